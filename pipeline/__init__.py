@@ -1,0 +1,1 @@
+"""Everything that knows no model: corpus, runtime, training loop, dump loop, evaluation."""

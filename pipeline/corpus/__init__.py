@@ -1,0 +1,1 @@
+"""From treebank and raw text to token ids and oracle actions."""

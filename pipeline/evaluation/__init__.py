@@ -1,0 +1,1 @@
+"""Perplexity, minimal pairs and the report."""

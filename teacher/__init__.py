@@ -1,0 +1,1 @@
+"""The Recurrent Neural Network Grammar, trained and run level by level."""
