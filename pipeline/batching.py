@@ -1,0 +1,58 @@
+"""Which sentences make which batch: a pure function of (lengths, seed, epoch) and the batch budget.
+
+World size plays no part: a rank takes ``batch[rank::size]`` of every batch. Sentences of similar length share a
+batch, because a student pads its rows and a teacher's sequential rounds follow its longest sentence; batches are
+then visited in random order.
+"""
+
+import numpy as np
+
+POOL_BATCHES = 50
+"""Sentences are sorted by length within random pools of about this many batches: little padding, yet batches differ
+from epoch to epoch."""
+
+
+def plan_epoch(
+    lengths: np.ndarray, *, seed: int, epoch: int, batch_tokens: int, batch_sentences: int
+) -> list[np.ndarray]:
+    """Return the epoch's batches in the order they are visited; each sentence stands in exactly one.
+
+    Args:
+        lengths: int64 ``[M]``, positions of each sentence (its tokens and ``<eos>``).
+        seed: Seed of the run.
+        epoch: From 0; another epoch is another permutation.
+        batch_tokens: Most positions a batch; a longer sentence is a batch of its own.
+        batch_sentences: Most sentences a batch; 0 for no limit.
+
+    Returns:
+        int64 arrays of sentence indices, longest sentence first within each.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    if not len(order):
+        return []
+    mean = float(lengths.mean())
+    per_batch = max(1, int(batch_tokens / mean))
+    if batch_sentences:
+        per_batch = min(per_batch, batch_sentences)
+    batches = []
+    for pool in np.array_split(order, max(1, round(len(order) / (per_batch * POOL_BATCHES)))):
+        by_length = pool[np.argsort(-lengths[pool], kind="stable")]
+        runs = consecutive_batches(lengths[by_length], batch_tokens, batch_sentences)
+        batches += [by_length[first:stop] for first, stop in runs]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences: int = 0) -> list[tuple[int, int]]:
+    """Cut a sequence of sentences into runs ``(first, stop)`` within the budgets of ``plan_epoch``, in order."""
+    ends = np.cumsum(lengths)
+    runs = []
+    first = 0
+    while first < len(lengths):
+        before = int(ends[first - 1]) if first else 0
+        stop = max(first + 1, int(np.searchsorted(ends, before + batch_tokens, side="right")))
+        if batch_sentences:
+            stop = min(stop, first + batch_sentences)
+        runs.append((first, stop))
+        first = stop
+    return runs

@@ -1,0 +1,69 @@
+"""What a next-token model is, to everything that dumps or scores one, and the log-probabilities of gold tokens.
+
+Shape letters: M sentences, P positions (sentence m with n tokens has n + 1: its tokens and ``<eos>``), D state size,
+V vocabulary, R any number of rows.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.batching import consecutive_batches
+from storage.ragged import Ragged
+
+LOGIT_ROWS = 1024
+"""Rows of ``[R, V]`` logits made at a time where only a summary of each is kept."""
+
+
+class NextTokenModel(Protocol):
+    """A model that gives, for each position, a distribution over the vocabulary.
+
+    It comes in two halves so that a caller decides how many rows of logits exist at once.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+
+    def states(self, tokens: Ragged, actions: Ragged | None) -> Tensor:
+        """Return ``[P, D]``: row by row, sentence by sentence, what each position's distribution is read from.
+
+        Args:
+            tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.
+            actions: Oracle actions of the same sentences, for models conditioned on a tree; others ignore them.
+        """
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
+
+
+def append_eos(tokens: Ragged, eos_id: int) -> Ragged:
+    """Return the gold tokens of all positions: each sentence's tokens, then ``<eos>``; int64."""
+    values = np.insert(tokens.values.astype(np.int64), tokens.offsets[1:], eos_id)
+    return Ragged(values, tokens.offsets + np.arange(len(tokens.offsets)))
+
+
+@torch.no_grad()
+def gold_log_probs(
+    model: NextTokenModel, tokens: Ragged, actions: Ragged | None, *, eos_id: int, batch_tokens: int
+) -> Ragged:
+    """Return the natural log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
+
+    Sentences are batched in the order given, ``batch_tokens`` positions at a time: sort by length first
+    where the model pads. The model should be in evaluation mode.
+    """
+    gold = append_eos(tokens, eos_id)
+    log_probs = np.empty(len(gold.values), np.float32)
+    for first, stop in consecutive_batches(gold.lengths, batch_tokens):
+        rows = np.arange(first, stop)
+        states = model.states(tokens.take(rows), actions.take(rows) if actions is not None else None)
+        begin = int(gold.offsets[first])
+        for start in range(0, len(states), LOGIT_ROWS):
+            logits = model.logits(states[start : start + LOGIT_ROWS]).float()
+            at = slice(begin + start, begin + start + len(logits))
+            target = torch.from_numpy(gold.values[at]).to(logits.device)
+            chosen = logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(1)
+            log_probs[at] = chosen.cpu().numpy()
+    return Ragged(log_probs, gold.offsets)
