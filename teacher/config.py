@@ -1,0 +1,39 @@
+"""Sizes and training options of the teacher. Imports no torch, so that ``--help`` can read it."""
+
+from dataclasses import dataclass
+
+from pipeline.runtime.train_config import TrainConfig
+from storage.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """The labelled top-down RNNG."""
+
+    embed_dim: int = 256
+    """Size of token, label and constituent vectors, and of the composition's LSTM in each direction."""
+    hidden_dim: int = 256
+    """Size of the stack LSTM; where it differs from --embed-dim a projection stands before the vocabulary."""
+    num_layers: int = 2
+    """Layers of the stack LSTM."""
+    dropout: float = 0.3
+    """Dropout on what is pushed, between layers and before the outputs; never on stored stack states."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}, expected at least 1"
+            for name in ("embed_dim", "hidden_dim", "num_layers")
+            if (value := getattr(self, name)) < 1
+        ]
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
+        if problems:
+            raise ConfigError("teacher: " + "; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherTrainConfig(TrainConfig):
+    """How ``train-teacher`` trains."""
+
+    lr: float = 2e-3
+    """Peak learning rate of AdamW."""

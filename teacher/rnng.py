@@ -1,0 +1,150 @@
+"""The stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017), computed level by level with the tree given.
+
+With ``u_t`` the top state of the stack LSTM before action ``t``:
+
+    p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
+    p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding,
+                       P a projection where the sizes differ
+    log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
+
+Valid actions: first ``NT(TOP)``, which never comes again; REDUCE needs a child under the open nonterminal, and
+TOP is closed by ``<eos>`` alone; the REDUCE after ``<eos>`` is certain. Forced actions have log-probability 0.
+
+Shape letters: see ``levels.py``; besides, D embedding size, H size of the stack LSTM, V vocabulary, A actions
+(SHIFT, REDUCE, and an NT for each label but TOP).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.chunked_vocabulary import cross_entropy_rows, vocabulary_loss
+from pipeline.corpus.oracle import FIRST_NT, REDUCE
+from storage.ragged import Ragged
+from teacher.composition import BiLstmComposition, lstm_cell
+from teacher.config import TeacherConfig
+from teacher.levels import Schedule, StackLevel, build_schedule
+
+PARTS = ("loss", "token_loss", "action_loss")
+"""What ``Rnng.forward`` sums, in nats: -log p(x, y), and its two halves."""
+
+
+class StackLayer(nn.Module):
+    """One layer of the stack LSTM over a trie of pushes, depth by depth."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(in_dim, 4 * dim)
+        self.recurrent = nn.Linear(dim, 4 * dim, bias=False)
+        with torch.no_grad():
+            self.input.bias.zero_()
+            self.input.bias[dim : 2 * dim] = 1.0  # forget gates start open (Jozefowicz et al. 2015)
+
+    def forward(self, inputs: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
+        """Return the hidden states ``[S, H]`` for inputs ``[S, D]``, both in row order."""
+        level_gates = self.input(inputs).split([level.size for level in levels])
+        hidden, cell = lstm_cell(level_gates[0], None)
+        states = [hidden]
+        for level, gates in zip(levels[1:], level_gates[1:], strict=True):
+            parents = torch.from_numpy(level.parents).to(inputs.device, non_blocking=True)
+            recurrent = self.recurrent(hidden.index_select(0, parents))
+            cell = cell.index_select(0, parents)
+            # A constituent is pushed onto what its NT was pushed onto: one product serves both.
+            recurrent = torch.cat([recurrent, recurrent[level.num_shifts :]])
+            cell = torch.cat([cell, cell[level.num_shifts :]])
+            hidden, cell = lstm_cell(gates + recurrent, cell)
+            states.append(hidden)
+        return torch.cat(states)
+
+
+class Rnng(nn.Module):
+    """The teacher. Satisfies ``pipeline.next_token.NextTokenModel``."""
+
+    def __init__(self, config: TeacherConfig, *, vocab_size: int, num_labels: int, eos_id: int) -> None:
+        super().__init__()
+        self.config = config
+        self._vocab_size = vocab_size
+        self.num_labels = num_labels
+        self.eos_id = eos_id
+        embed_dim, hidden_dim = config.embed_dim, config.hidden_dim
+        self.token_embedding = nn.Parameter(torch.empty(vocab_size, embed_dim).normal_(std=embed_dim**-0.5))
+        self.nt_embedding = nn.Parameter(torch.empty(num_labels, embed_dim).normal_(std=embed_dim**-0.5))
+        self.composition = BiLstmComposition(num_labels, embed_dim)
+        sizes = [embed_dim] + [hidden_dim] * config.num_layers
+        self.stack = nn.ModuleList(StackLayer(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.action_head = nn.Linear(hidden_dim, FIRST_NT + num_labels - 1)
+        self.projection = nn.Linear(hidden_dim, embed_dim) if hidden_dim != embed_dim else nn.Identity()
+        self.token_bias = nn.Parameter(torch.zeros(vocab_size))
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self._vocab_size
+
+    def forward(self, schedule: Schedule) -> Tensor:
+        """Return the sums named by ``PARTS``, ``[3]``, over all positions of the batch; part 0 is differentiable."""
+        device = self.token_bias.device
+        if not len(schedule.inputs):
+            # A rank whose slice is empty still takes part in the gradient's reduction.
+            return torch.zeros(len(PARTS), device=device) + 0.0 * sum(p.sum() for p in self.parameters())
+        stack_states = self._stack_states(schedule)
+        action_loss = -self._action_log_probs(stack_states, schedule).sum()
+        gold = torch.from_numpy(schedule.gold).to(device)
+        token_loss = vocabulary_loss(
+            self._token_states(stack_states, schedule), self.token_embedding, self.token_bias, cross_entropy_rows(gold)
+        )[0]
+        touch = 0.0 * sum(p.sum() for p in self.composition.parameters())  # a batch may have nothing to compose
+        return torch.stack([token_loss + action_loss + touch, token_loss.detach(), action_loss.detach()])
+
+    def states(self, tokens: Ragged, actions: Ragged | None) -> Tensor:
+        """Return ``[P, D]`` for sentences with their trees, as ``NextTokenModel`` says.
+
+        Raises:
+            ValueError: If ``actions`` is None: this model reads its distributions off a tree.
+        """
+        if actions is None:
+            raise ValueError("an RNNG needs the actions of each sentence's tree")
+        schedule = build_schedule(tokens, actions, eos_id=self.eos_id)
+        return self._token_states(self._stack_states(schedule), schedule)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return ``[R, V]`` for ``[R, D]``."""
+        return F.linear(states, self.token_embedding, self.token_bias)
+
+    def action_log_probs(self, tokens: Ragged, actions: Ragged) -> Ragged:
+        """Return the log-probability of every action of every sentence's tree, 0 where it is forced; float."""
+        schedule = build_schedule(tokens, actions, eos_id=self.eos_id)
+        chosen = self._action_log_probs(self._stack_states(schedule), schedule)
+        log_probs = np.zeros(schedule.num_actions, torch.empty(0, dtype=chosen.dtype).numpy().dtype)
+        log_probs[schedule.action_index] = chosen.detach().cpu().numpy()
+        return Ragged(log_probs, actions.offsets)
+
+    def _stack_states(self, schedule: Schedule) -> Tensor:
+        device = self.token_bias.device
+        tokens = torch.from_numpy(schedule.tokens).to(device)
+        nts = torch.from_numpy(schedule.nt_labels).to(device)
+        values = self.dropout(F.embedding(tokens, self.token_embedding))
+        values = self.composition(values, schedule.compositions, self.dropout)
+        values = torch.cat([values, self.dropout(F.embedding(nts, self.nt_embedding))])
+        states = values.index_select(0, torch.from_numpy(schedule.inputs).to(device))
+        for layer in self.stack:
+            states = self.dropout(layer(states, schedule.stack))
+        return states
+
+    def _token_states(self, stack_states: Tensor, schedule: Schedule) -> Tensor:
+        rows = torch.from_numpy(schedule.position_rows).to(stack_states.device)
+        projected: Tensor = self.projection(stack_states.index_select(0, rows))
+        return projected
+
+    def _action_log_probs(self, stack_states: Tensor, schedule: Schedule) -> Tensor:
+        """Return ``[S]``: the log-probability of the action decided from each row."""
+        device = stack_states.device
+        scores = self.action_head(stack_states)
+        forbidden = torch.zeros_like(scores, dtype=torch.bool)
+        forbidden[:, REDUCE] = torch.from_numpy(~schedule.reduce_allowed).to(device)
+        log_probs = scores.masked_fill(forbidden, -torch.inf).log_softmax(1)
+        # NT(TOP) has no column: the NTs that can be decided start with label 1.
+        column = np.where(schedule.next_actions < FIRST_NT, schedule.next_actions, schedule.next_actions - 1)
+        return log_probs.gather(1, torch.from_numpy(column).to(device)[:, None])[:, 0]
