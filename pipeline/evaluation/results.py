@@ -1,0 +1,100 @@
+"""Results of evaluations: one small JSON file each, beside the run they are about.
+
+RUN/results/NAME.json holds what was measured, and what is needed to trust and repeat it: command, settings,
+fingerprints, versions. The report reads nothing else about an evaluation.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from storage.errors import InputError, RunError
+from storage.files import write_atomically
+
+FORMAT_VERSION: Final = 1
+PERPLEXITY: Final = "perplexity"
+MINIMAL_PAIRS: Final = "minimal_pairs"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One evaluation of one run."""
+
+    kind: str
+    """``perplexity`` or ``minimal_pairs``: what ``figures`` are."""
+    subject: str
+    """What was evaluated on: the split's name, or the name of the folder of pairs."""
+    figures: Any
+    """Perplexity: a list of ``PerplexityFigure.to_json()``. Minimal pairs: ``MinimalPairFigures.to_json()``."""
+    settings: Mapping[str, Any]
+    """Everything that could change the figures: checkpoint, batch budget, device, dtype."""
+    fingerprints: Mapping[str, str]
+    """sha256 by what it is of: ``weights``, ``tokenizer``, and ``split`` or ``pairs``."""
+    versions: Mapping[str, str]
+    command: str
+    """The command line, credentials removed."""
+
+
+def write_result(run: Path, name: str, result: Result) -> Path:
+    """Write ``RUN/results/NAME.json`` atomically, replacing an earlier one, and return its path.
+
+    Raises:
+        RunError: If ``run`` is no run directory.
+        InputError: If ``name`` has other characters than letters, digits and ``._-``.
+    """
+    if not (run / "run.json").is_file():
+        raise RunError(f"{run}: no run.json here, expected a run directory; name the --out of a training command")
+    if not _NAME.fullmatch(name):
+        raise InputError(f"result name {name!r}: expected letters, digits and ._- only; choose another")
+    content = {"format_version": FORMAT_VERSION} | {field: getattr(result, field) for field in Result.__slots__}
+    folder = run / "results"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=dict)
+    write_atomically(path, text.encode() + b"\n")
+    return path
+
+
+def read_results(run: Path) -> dict[str, Result]:
+    """Return the results of a run by name, in alphabetical order; empty where nothing was evaluated.
+
+    Raises:
+        InputError: If a file is not one that ``write_result`` wrote.
+    """
+    return {path.stem: _read(path) for path in sorted((run / "results").glob("*.json"))}
+
+
+def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
+    """Return a finite number of a parsed JSON object.
+
+    Raises:
+        InputError: If it is missing or no such number.
+    """
+    found = value.get(name)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise InputError(f"{where}: {name} is {found!r}, expected a number; write the file again")
+    return found
+
+
+def _read(path: Path) -> Result:
+    remedy = "evaluate again, or remove the file"
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path}: not a result ({error}), expected a JSON object; {remedy}") from error
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path}: not a result of format version {FORMAT_VERSION}; {remedy}")
+    expected = {
+        "kind": str, "subject": str, "figures": list | dict, "settings": dict, "fingerprints": dict, "versions": dict,
+        "command": str,
+    }  # fmt: skip
+    wrong = [name for name, kind in expected.items() if not isinstance(content.get(name), kind)]
+    if wrong:
+        raise InputError(f"{path}: missing or of the wrong type: {', '.join(wrong)}; {remedy}")
+    return Result(**{name: content[name] for name in expected})

@@ -1,0 +1,55 @@
+"""What a scorer of sentences is, and the one over any ``NextTokenModel``.
+
+Evaluation that needs a probability of a whole sentence (minimal pairs, surprisals) asks a ``Scorer`` and knows no
+model. Models conditioned on a tree are no scorers by themselves: raw sentences have none.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.next_token import NextTokenModel, gold_log_probs
+from storage.ragged import Ragged
+
+
+class Scorer(Protocol):
+    """Gives the log-probability of every token of a sentence."""
+
+    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return ``[n + 1]`` float32 for each sentence of n token ids: its tokens' log-probabilities, then ``<eos>``'s.
+
+        Natural logarithms, each given ``<bos>`` and all tokens before it; results stand in the order asked.
+        Sentences come without ``<bos>`` and ``<eos>``, and may be empty.
+        """
+
+
+class NextTokenScorer:
+    """Scores sentences with an unconditional ``NextTokenModel``, batched by length.
+
+    Longest sentences go first: little is padded, and a batch budget too large for memory fails at once.
+    """
+
+    def __init__(self, model: NextTokenModel, *, eos_id: int, batch_tokens: int = 8192) -> None:
+        """Wrap a model, which should be in evaluation mode.
+
+        Args:
+            model: Reads no actions.
+            eos_id: Id of ``<eos>``, scored at the end of every sentence.
+            batch_tokens: Most positions a batch; a longer sentence is a batch of its own.
+        """
+        self._model = model
+        self._eos_id = eos_id
+        self._batch_tokens = batch_tokens
+
+    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See ``Scorer.log_probs``."""
+        lengths = np.array([len(sentence) for sentence in sentences], np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        tokens = Ragged.from_lists([sentences[i] for i in order], np.int64)
+        sorted_log_probs = gold_log_probs(
+            self._model, tokens, None, eos_id=self._eos_id, batch_tokens=self._batch_tokens
+        )
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        return [sorted_log_probs[int(i)] for i in place]

@@ -1,0 +1,187 @@
+"""Minimal pairs: read whole or refused by file and line; strictly better is right, a tie never."""
+
+import gzip
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.evaluation.minimal_pairs import (
+    MinimalPair,
+    MinimalPairFigures,
+    evaluate_minimal_pairs,
+    pairs_sha256,
+    read_minimal_pairs,
+)
+from storage.errors import InputError, RunError
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["the cat sleeps .", "the cats sleep .", "a dog barks .", "dogs bark ."] * 5, vocab_size=300)
+
+
+class StubScorer:
+    """Gives each token and ``<eos>`` what a function of the sentence says; remembers what it was asked."""
+
+    def __init__(self, value: Callable[[np.ndarray], float]) -> None:
+        self.value = value
+        self.asked: list[tuple[int, ...]] = []
+
+    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self.asked += [tuple(int(t) for t in sentence) for sentence in sentences]
+        return [np.full(len(sentence) + 1, self.value(sentence), np.float32) for sentence in sentences]
+
+
+def pair(good: str, bad: str, paradigm: str = "agreement", term: str = "subject_verb") -> MinimalPair:
+    return MinimalPair(good=good, bad=bad, paradigm=paradigm, term=term)
+
+
+def write_lines(path: Path, *lines: object) -> Path:
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+LINE = {"sentence_good": "the cat sleeps .", "sentence_bad": "the cat sleep .", "UID": "agr", "linguistics_term": "sv"}
+
+
+def test_a_model_that_gives_every_token_the_same_is_right_nowhere_but_by_length(tokenizer: Tokenizer) -> None:
+    pairs = [pair("the cat sleeps .", "sleeps cat the ."), pair("a dog barks .", "a dog barks barks barks .")]
+    figures = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, [pairs[0]])
+    assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.accuracy) == (0, 1, 0.0)
+    figures = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, pairs)
+    assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.num_pairs) == (1, 1, 2)
+
+
+def test_each_distinct_sentence_is_scored_once_and_identical_pairs_are_left_out(tokenizer: Tokenizer) -> None:
+    scorer = StubScorer(lambda _: -1.0)
+    good, bad, same = "the cat sleeps .", "the cat sleep .", "dogs bark ."
+    figures = evaluate_minimal_pairs(scorer, tokenizer, [pair(good, bad), pair(good, bad), pair(same, same)])
+    assert sorted(scorer.asked) == sorted(tuple(tokenizer.encode(text)) for text in (good, bad))
+    assert figures.num_identical == 1
+    assert figures.overall.num_pairs == 2
+
+
+def test_averages_are_over_paradigms_and_over_pairs(tokenizer: Tokenizer) -> None:
+    short, long = "a dog .", "a dog dog dog ."
+    pairs = [pair(short, long, "one", "x")] * 3 + [pair(long, short, "one", "x"), pair(long, short, "two", "y")]
+    pairs.append(pair(short, short, "three", "y"))
+    figures = evaluate_minimal_pairs(StubScorer(lambda _: -1.0), tokenizer, pairs)
+    assert figures.by_paradigm["one"].accuracy == 3 / 4
+    assert figures.by_paradigm["three"].accuracy is None
+    assert figures.macro_accuracy == pytest.approx((3 / 4 + 0) / 2)
+    assert figures.overall.accuracy == 3 / 5
+    assert figures.by_term["y"].num_pairs == 1
+    assert figures.terms == {"one": "x", "two": "y", "three": "y"}
+    step = len(tokenizer.encode(long)) - len(tokenizer.encode(short))
+    assert figures.by_paradigm["one"].mean_difference == pytest.approx(step * (3 - 1) / 4)
+
+
+words = st.lists(st.sampled_from(["the", "cat", "cats", "sleep", "sleeps"]), min_size=1, max_size=5).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.lists(st.builds(pair, words, words, st.sampled_from("ab"), st.sampled_from("xy")), max_size=12))
+def test_counts_are_those_of_a_loop_over_pairs_and_swapping_sides_swaps_them(
+    tokenizer: Tokenizer, pairs: list[MinimalPair]
+) -> None:
+    def value(ids: np.ndarray) -> float:
+        return -float(int(ids.sum()) % 7)
+
+    def total(text: str) -> float:
+        ids = np.array(tokenizer.encode(text))
+        return value(ids) * (len(ids) + 1)
+
+    figures = evaluate_minimal_pairs(StubScorer(value), tokenizer, pairs)
+    kept = [p for p in pairs if p.good != p.bad]
+    right = sum(total(p.good) > total(p.bad) for p in kept)
+    ties = sum(total(p.good) == total(p.bad) for p in kept)
+    assert (figures.overall.num_pairs, figures.overall.num_right, figures.overall.num_ties) == (len(kept), right, ties)
+    swapped = evaluate_minimal_pairs(
+        StubScorer(value), tokenizer, [pair(p.bad, p.good, p.paradigm, p.term) for p in pairs]
+    )
+    assert swapped.overall.num_right == len(kept) - right - ties
+    assert swapped.overall.mean_difference == pytest.approx(-figures.overall.mean_difference)
+    for name, by in (("paradigm", figures.by_paradigm), ("term", figures.by_term)):
+        assert sum(c.num_right for c in by.values()) == right
+        assert set(by) == {getattr(p, name) for p in pairs}
+    assert MinimalPairFigures.from_json(json.loads(json.dumps(figures.to_json())), where="file") == figures
+
+
+def test_a_damaged_model_is_refused_and_the_sentence_named(tokenizer: Tokenizer) -> None:
+    with pytest.raises(RunError, match=r"log p\('a dog \.'\) is nan"):
+        evaluate_minimal_pairs(StubScorer(lambda _: math.nan), tokenizer, [pair("a dog .", "dog a .")])
+
+
+def test_a_folder_is_read_plain_and_gzipped_in_order_ignoring_other_fields_and_files(tmp_path: Path) -> None:
+    write_lines(tmp_path / "b.jsonl", LINE | {"pairID": "0", "field": None}, "", LINE)
+    write_lines(tmp_path / "a.jsonl.gz", {"sentence_good": " a  dog ", "sentence_bad": "dog a"})
+    (tmp_path / "paradigms.tsv").write_text("UID\n")
+    pairs = read_minimal_pairs(tmp_path)
+    assert pairs[0] == pair("a dog", "dog a", "a", "unspecified")
+    assert pairs[1:] == [pair(LINE["sentence_good"], LINE["sentence_bad"], "agr", "sv")] * 2
+    assert read_minimal_pairs(tmp_path / "b.jsonl") == pairs[1:]
+    assert pairs_sha256(pairs) != pairs_sha256(pairs[::-1])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not a minimal pair"),
+        ("[" * 100_000, "not a minimal pair"),
+        ([1], "found list"),
+        ({"sentence_good": "a"}, "sentence_bad is None"),
+        (LINE | {"sentence_bad": 3}, "sentence_bad is 3"),
+        (LINE | {"sentence_good": " \u200b "}, "sentence_good is empty"),
+        (LINE | {"UID": None}, "UID is None"),
+        (LINE | {"sentence_good": "\ud800"}, "not UTF-8"),
+    ],
+)
+def test_a_malformed_line_is_named_by_file_and_line(tmp_path: Path, line: object, message: str) -> None:
+    write_lines(tmp_path / "x.jsonl", LINE, line)
+    with pytest.raises(InputError, match=rf"x\.jsonl:2: .*{message}"):
+        read_minimal_pairs(tmp_path)
+
+
+def test_undecodable_bytes_are_named_by_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(json.dumps(LINE).encode() + b'\n{"sentence_good": "\xff"}\n')
+    with pytest.raises(InputError, match=r"x\.jsonl:2: not UTF-8"):
+        read_minimal_pairs(tmp_path)
+
+
+def test_empty_folders_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no \.jsonl"):
+        read_minimal_pairs(tmp_path)
+    with pytest.raises(InputError, match=r"cannot be read \(No such file"):
+        read_minimal_pairs(tmp_path / "none.jsonl")
+    path = write_lines(tmp_path / "x.jsonl.gz", *[LINE | {"pairID": str(i)} for i in range(200)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"x\.jsonl\.gz: damaged gzip"):
+        read_minimal_pairs(tmp_path)
+    path.write_bytes(b"plain text")
+    with pytest.raises(InputError, match=r"x\.jsonl\.gz: cannot be read"):
+        read_minimal_pairs(tmp_path)
+    path.write_bytes(gzip.compress(b"\n"))
+    with pytest.raises(InputError, match="no minimal pair in 1 file"):
+        read_minimal_pairs(tmp_path)
+
+
+def test_a_paradigm_present_twice_plain_and_gzipped_is_refused(tmp_path: Path) -> None:
+    write_lines(tmp_path / "x.jsonl", LINE)
+    write_lines(tmp_path / "x.jsonl.gz", LINE)
+    with pytest.raises(InputError, match="both plain and gzipped: x"):
+        read_minimal_pairs(tmp_path)
+
+
+def test_blimp_is_read_whole(shared_data: Path) -> None:
+    pairs = read_minimal_pairs(shared_data / "blimp")
+    assert len(pairs) == 1000 * len(list((shared_data / "blimp").glob("*.jsonl.gz")))
+    assert len({p.term for p in pairs}) == 13

@@ -1,0 +1,159 @@
+"""Perplexities: each by its own equation, from sums that survive a round trip."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpus.dataset import Split
+from pipeline.evaluation.perplexity import (
+    FLOOR,
+    GIVEN_TREE,
+    UNCONDITIONAL,
+    PerplexityFigure,
+    floor_figure,
+    perplexity_figure,
+)
+from storage.errors import InputError, RunError
+from storage.ragged import Ragged
+
+
+def make_split(lengths: list[int]) -> Split:
+    lists = [list(range(3, 3 + n)) for n in lengths]
+    num = len(lengths)
+    return Split(
+        name="dev",
+        tokens=Ragged.from_lists(lists, np.uint16),
+        actions=Ragged.from_lists(lists, np.uint16),
+        document_ids=np.zeros(num, np.int32),
+        num_words=np.array([max(1, n - 1) for n in lengths], np.int32),
+        num_bytes=np.array([4 * n for n in lengths], np.int32),
+        sha256="0" * 64,
+    )
+
+
+def figure(**changes: object) -> PerplexityFigure:
+    values = {
+        "distribution": UNCONDITIONAL,
+        "num_sentences": 2,
+        "num_tokens": 8,
+        "num_words": 6,
+        "num_bytes": 30,
+        "nats": 20.0,
+        "nats_eos": 1.5,
+    }
+    return PerplexityFigure(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_each_normaliser_is_its_equation() -> None:
+    assert figure().nats_per_position == 2.0
+    assert figure().per_token == math.exp(20.0 / 10)
+    assert figure().per_token_without_eos == math.exp(18.5 / 8)
+    assert figure().per_word == math.exp(20.0 / 8)
+    assert figure().bits_per_byte == pytest.approx(20.0 / 32 / math.log(2), rel=1e-15)
+
+
+@given(vocab_size=st.integers(2, 60_000), lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20))
+def test_a_uniform_model_has_the_vocabulary_size_as_perplexity(vocab_size: int, lengths: list[int]) -> None:
+    split = make_split(lengths)
+    log_probs = Ragged.from_lists([[-math.log(vocab_size)] * (n + 1) for n in lengths], np.float32)
+    found = perplexity_figure(log_probs, split, UNCONDITIONAL)
+    # float32 keeps log V to 6e-8 of itself, so its exponential to about 7e-7
+    assert found.per_token == pytest.approx(vocab_size, rel=2e-6)
+    assert found.per_token_without_eos == pytest.approx(vocab_size, rel=2e-6)
+    assert found.num_positions == sum(lengths) + len(lengths)
+
+
+def test_the_eos_part_is_the_last_position_of_each_sentence() -> None:
+    split = make_split([2, 1])
+    log_probs = Ragged.from_lists([[-1.0, -2.0, -4.0], [-8.0, -16.0]], np.float32)
+    found = perplexity_figure(log_probs, split, GIVEN_TREE)
+    assert (found.nats, found.nats_eos) == (31.0, 20.0)
+    assert (found.num_sentences, found.num_tokens, found.num_words, found.num_bytes) == (2, 3, 2, 12)
+
+
+def test_sums_are_taken_in_float64() -> None:
+    split = make_split([3])
+    log_probs = Ragged.from_lists([[-(2.0**25), -1.0, -1.0, -1.0]], np.float32)
+    assert perplexity_figure(log_probs, split, UNCONDITIONAL).nats == 2**25 + 3
+
+
+def test_rows_of_another_split_and_damaged_models_are_refused() -> None:
+    split = make_split([2, 1])
+    with pytest.raises(ValueError, match="do not fit"):
+        perplexity_figure(Ragged.from_lists([[-1.0], [-1.0]], np.float32), split, UNCONDITIONAL)
+    damaged = Ragged.from_lists([[-1.0, -2.0, -4.0], [float("nan"), -16.0]], np.float32)
+    with pytest.raises(RunError, match="sentence 2"):
+        perplexity_figure(damaged, split, UNCONDITIONAL)
+
+
+@given(
+    nats=st.floats(0, 1e12),
+    eos=st.none() | st.floats(0, 1e6),
+    counts=st.tuples(st.integers(1, 10**9), st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9)),
+)
+def test_json_holds_the_figure_whole_and_names_every_normaliser(
+    nats: float, eos: float | None, counts: tuple[int, int, int, int]
+) -> None:
+    names = ("num_sentences", "num_tokens", "num_words", "num_bytes")
+    written = figure(nats=nats, nats_eos=eos, **dict(zip(names, counts, strict=True)))
+    text = json.dumps(written.to_json(), allow_nan=False)
+    assert PerplexityFigure.from_json(json.loads(text), where="file") == written
+    assert json.loads(text)["per_word"]["is"].startswith("exp(nats / (num_words + num_sentences))")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distribution": "conditional"}, "distribution is 'conditional'"),
+        ({"num_sentences": 0}, "num_sentences is 0"),
+        ({"num_words": -1}, "num_words is -1"),
+        ({"nats": float("inf")}, "nats is inf"),
+    ],
+)
+def test_impossible_figures_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        figure(**changes)
+
+
+def test_missing_sums_in_a_file_are_named() -> None:
+    value = figure().to_json()
+    del value["num_bytes"]
+    with pytest.raises(InputError, match=r"dev\.json: num_bytes is None"):
+        PerplexityFigure.from_json(value, where="dev.json")
+
+
+def write_entropy(folder: Path, **changes: object) -> Path:
+    split = {"num_sentences": 2, "num_words": 6, "neg_log_prob_nats": 15.0, "text_sha256": "0" * 64} | changes
+    path = folder / "entropy.json"
+    path.write_text(json.dumps({"splits": {"dev": split}}))
+    return path
+
+
+def test_the_floor_is_normalised_like_the_figure_it_stands_under(tmp_path: Path) -> None:
+    floor = floor_figure(write_entropy(tmp_path), "dev", like=figure())
+    assert floor == figure(distribution=FLOOR, nats=15.0, nats_eos=None)
+    assert floor.per_token == math.exp(1.5)
+    assert floor.per_token_without_eos is None
+
+
+def test_a_floor_of_other_sentences_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"num_sentences 3, but the evaluated split has 2"):
+        floor_figure(write_entropy(tmp_path, num_sentences=3), "dev", like=figure())
+    with pytest.raises(InputError, match=r"num_words 7, but the evaluated split has 6"):
+        floor_figure(write_entropy(tmp_path, num_words=7), "dev", like=figure())
+    with pytest.raises(InputError, match=r"no split 'test', there are dev"):
+        floor_figure(write_entropy(tmp_path), "test", like=figure())
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"splits": [1]}', b"\xff", None])
+def test_what_is_no_entropy_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "entropy.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"entropy\.json"):
+        floor_figure(path, "dev", like=figure())
