@@ -1,0 +1,85 @@
+"""Files that are either whole or absent, also after a power cut: temporary name, fsync, rename, fsync of the folder.
+
+The price is two fsyncs a file; stores have few, large files. A process killed in the middle leaves a file whose name
+ends in ``.partial``, which whoever holds the store's lock removes.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.errors import StoreError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
+    """Make ``data`` the content of ``path``, replacing what was there; its folder must exist.
+
+    Raises:
+        StoreError: If the bytes cannot be written (disk full, quota, size limit, rights). ``path`` is then as before.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
+    try:
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        fsync_directory(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, len(data), error) from error
+
+
+def make_directory(path: Path) -> None:
+    """Create ``path`` and the folders above it that are missing, each made durable in its parent.
+
+    Raises:
+        StoreError: If that is not possible.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            fsync_directory(folder.parent)
+    except OSError as error:
+        raise _cannot_write(path, 0, error) from error
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_files(root: Path) -> Iterator[str]:
+    """Yield every file below ``root`` (links too), sorted within its folder, as a path relative to it with slashes."""
+    for folder, subfolders, names in os.walk(root):
+        subfolders.sort()
+        here = Path(folder)
+        links = [name for name in subfolders if (here / name).is_symlink()]
+        for name in sorted(names + links):
+            yield (here / name).relative_to(root).as_posix()
+
+
+def remove_partial_files(root: Path) -> int:
+    """Remove the temporary files that interrupted writers left below ``root``; return how many there were."""
+    orphans = [name for name in list_files(root) if name.endswith(PARTIAL_SUFFIX)]
+    for name in orphans:
+        (root / name).unlink()
+    return len(orphans)
+
+
+def _cannot_write(path: Path, num_bytes: int, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path}: cannot write {num_bytes:,} bytes: {error.strerror}. Make room, lift the limit or mend the rights, "
+        "and run the same command again: what was complete stays valid"
+    )

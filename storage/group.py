@@ -1,0 +1,148 @@
+"""Small verified Zarr v3 groups, written by zarr-python itself and read whole: datasets, not dumps.
+
+Arrays go to disk uncompressed with crc32c; a sha256 over every array and the attributes catches what checksums of
+chunks cannot: a missing chunk, which zarr reads as its fill value without a word, and altered attributes. A group is
+written beside its place and renamed, so half a group is never seen. Nothing but Zarr v3, numbers, and the codecs bytes
+and crc32c is opened.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BytesCodec, Crc32cCodec
+
+from storage.errors import CorruptStoreError, StoreError
+from storage.files import PARTIAL_SUFFIX, fsync_directory, list_files, make_directory
+from storage.fingerprints import Json, canonical_json, sha256_arrays, sha256_bytes
+
+_CHUNK_BYTES = 1 << 23
+_CODECS = {"bytes", "crc32c"}
+_REMEDY = "Build it again (build-dataset), or restore it from a copy"
+_DIGEST, _ARRAY_DIGESTS = "content_sha256", "array_sha256"
+
+
+def write_group(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Json]) -> str:
+    """Write a group and return the sha256 of its content.
+
+    Args:
+        path: Where; nothing may be there yet.
+        arrays: Name → array of numbers, at least one dimension each.
+        attributes: JSON values; ``content_sha256`` and ``array_sha256`` are added.
+
+    Raises:
+        StoreError: If something is at ``path``, or it cannot be written.
+    """
+    if path.exists():
+        raise StoreError(f"{path}: already exists. Remove it, or name another folder")
+    digests = {name: sha256_arrays({name: array}) for name, array in arrays.items()}
+    content = _content_sha256(digests, attributes)
+    make_directory(path.absolute().parent)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
+    try:
+        group = zarr.open_group(
+            partial,
+            mode="w-",
+            zarr_format=3,
+            attributes={**attributes, _ARRAY_DIGESTS: digests, _DIGEST: content},
+        )
+        for name, values in arrays.items():
+            row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
+            rows = max(1, min(len(values), _CHUNK_BYTES // row_bytes))
+            group.create_array(
+                name,
+                data=values,
+                chunks=(rows, *(max(1, size) for size in values.shape[1:])),
+                serializer=BytesCodec(endian="little" if values.dtype.itemsize > 1 else None),
+                compressors=[Crc32cCodec()],
+                filters=None,
+                config={"write_empty_chunks": True},
+            )
+        for name in list_files(partial):
+            _fsync_file(partial / name)
+        partial.rename(path)
+        fsync_directory(path.absolute().parent)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror}. Make room or mend the rights, and run again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return content
+
+
+def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
+    """Return a group's arrays and its attributes (``content_sha256`` among them), every byte of them verified.
+
+    Raises:
+        StoreError: If there is no group, or it is of a format or codec that is not ours.
+        CorruptStoreError: Naming the array, if its content is not what was written.
+    """
+    if not (path / "zarr.json").is_file():
+        raise StoreError(f"{path}: there is no Zarr v3 group. Name a folder that build-dataset wrote")
+    attributes = _metadata(path / "zarr.json").get("attributes")
+    if not isinstance(attributes, dict):
+        raise _damaged(path, "it has no attributes")
+    digests, content = attributes.pop(_ARRAY_DIGESTS, None), attributes.pop(_DIGEST, None)
+    if not isinstance(digests, dict) or content != _content_sha256(digests, attributes):
+        raise _damaged(path, f"the attributes do not match their {_DIGEST}")
+    arrays = {}
+    for name, expected in digests.items():
+        if Path(name).name != name:
+            raise StoreError(f"{path}: array name {name!r} is a path. It was not written by this program")
+        _check_codecs(path / name / "zarr.json")
+        try:
+            array = np.asarray(zarr.open_array(path / name, mode="r", zarr_format=3)[...])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise _damaged(path / name, f"array {name}: {error}") from error
+        found = sha256_arrays({name: array})
+        if found != expected:
+            raise _damaged(path / name, f"array {name}: sha256 is {found[:12]}, expected {expected[:12]}")
+        arrays[name] = array
+    return arrays, {**attributes, _DIGEST: content}
+
+
+def _content_sha256(digests: Mapping[str, str], attributes: Mapping[str, Json]) -> str:
+    return sha256_bytes(canonical_json({"arrays": dict(digests), "attributes": dict(attributes)}))
+
+
+def _check_codecs(path: Path) -> None:
+    metadata = _metadata(path)
+    codecs = metadata.get("codecs")
+    names = (
+        {codec.get("name") if isinstance(codec, dict) else codec for codec in codecs}
+        if isinstance(codecs, list)
+        else {None}
+    )
+    if metadata.get("zarr_format") != 3 or not names <= _CODECS:
+        listed = ", ".join(sorted(str(name) for name in names - _CODECS)) or "none"
+        raise StoreError(f"{path}: codecs not on our list ({', '.join(sorted(_CODECS))}): {listed}. {_REMEDY}")
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path.parent, f"{path.name} cannot be read ({error})") from error
+    if not isinstance(metadata, dict):
+        raise _damaged(path.parent, f"{path.name} is not an object")
+    return metadata
+
+
+def _damaged(path: Path, problem: str) -> CorruptStoreError:
+    return CorruptStoreError(f"{path}: {problem}. {_REMEDY}")
+
+
+def _fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
