@@ -1,0 +1,87 @@
+"""Sizes of the student. Imports no torch, so that ``--help`` can read it."""
+
+from dataclasses import dataclass
+
+from storage.errors import ConfigError, InputError
+
+INITIALIZER_RANGE = 0.02
+"""Standard deviation of initial weights (Radford et al. 2019)."""
+LAYER_NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """The student: GPT-2's architecture (Radford et al. 2019)."""
+
+    vocab_size: int
+    """Rows of the embedding: the tokenizer's size."""
+    embed_dim: int = 256
+    """Size of token and position embeddings and of the residual stream; a multiple of --num-heads."""
+    num_blocks: int = 6
+    """Transformer blocks."""
+    num_heads: int = 4
+    """Attention heads a block."""
+    ff_dim: int = 0
+    """Size of the feed-forward layers; 0: four times --embed-dim."""
+    max_length: int = 512
+    """Most positions a sentence may have: its tokens and <eos>."""
+    dropout: float = 0.1
+    """Dropout on embeddings, attention weights and what each layer adds to the residual stream."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name.replace('_', '-')} is {value}, expected at least {least}"
+            for name, least in (
+                ("vocab_size", 1),
+                ("embed_dim", 1),
+                ("num_blocks", 1),
+                ("num_heads", 1),
+                ("ff_dim", 0),
+                ("max_length", 1),
+            )
+            if (value := getattr(self, name)) < least
+        ]
+        if self.num_heads >= 1 and self.embed_dim % self.num_heads:
+            problems.append(f"embed-dim is {self.embed_dim}, expected a multiple of num-heads ({self.num_heads})")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
+        if problems:
+            raise ConfigError("student: " + "; ".join(problems))
+
+    @property
+    def inner_dim(self) -> int:
+        """Size of the feed-forward layers, resolved."""
+        return self.ff_dim or 4 * self.embed_dim
+
+    def check_length(self, num_tokens: int) -> None:
+        """Refuse a sentence that has more positions than there are position embeddings.
+
+        Raises:
+            InputError: If ``num_tokens`` and ``<eos>`` are more than ``max_length``.
+        """
+        if num_tokens + 1 > self.max_length:
+            raise InputError(
+                f"student: a sentence of {num_tokens} tokens has {num_tokens + 1} positions, expected at most "
+                f"{self.max_length}; train with --max-length {num_tokens + 1} or more, or leave the sentence out"
+            )
+
+    def to_hf(self) -> dict[str, int | float | str | bool | None]:
+        """Return the same architecture in the keys of transformers' ``GPT2Config``, without special token ids."""
+        return {
+            "vocab_size": self.vocab_size,
+            "n_positions": self.max_length,
+            "n_embd": self.embed_dim,
+            "n_layer": self.num_blocks,
+            "n_head": self.num_heads,
+            "n_inner": self.inner_dim,
+            "activation_function": "gelu_new",
+            "resid_pdrop": self.dropout,
+            "embd_pdrop": self.dropout,
+            "attn_pdrop": self.dropout,
+            "layer_norm_epsilon": LAYER_NORM_EPSILON,
+            "initializer_range": INITIALIZER_RANGE,
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "reorder_and_upcast_attn": False,
+            "tie_word_embeddings": True,
+        }

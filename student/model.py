@@ -1,0 +1,191 @@
+"""The student: GPT-2 (Radford et al. 2019), exactly as transformers' ``GPT2LMHeadModel`` computes it.
+
+Pre-norm blocks, learned positions, tanh GELU, output weights tied to the token embedding. Parameters have the names
+and layouts of ``GPT2LMHeadModel.state_dict()`` (``Conv1D`` keeps ``[in, out]``), so that an export copies without
+renaming. Generation and key-value caches are left to transformers.
+
+A row is one sentence, ``<bos> w1 .. wn`` and then padding, its positions counted from 0. No attention mask is needed:
+under the causal mask a position sees only those before it, and padding stands only after a row's last one; what is
+computed at the padding itself is never gathered. The price is the arithmetic on padding, small where a batch holds
+sentences of similar length.
+
+Shape letters: M sentences, B rows, L length of the longest row, P positions (n + 1 for a sentence of n tokens),
+D embedding size, H heads, V vocabulary, R any number of positions.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.chunked_vocabulary import CHUNK_ROWS, RowLoss, vocabulary_loss
+from storage.ragged import Ragged
+from student.config import INITIALIZER_RANGE, LAYER_NORM_EPSILON, StudentConfig
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight is ``[in, out]``, as in GPT-2's checkpoints."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_dim, out_dim))
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return ``[..., out]`` for ``[..., in]``."""
+        return F.linear(inputs, self.weight.t(), self.bias)
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.c_attn = Conv1D(config.embed_dim, 3 * config.embed_dim)
+        self.c_proj = Conv1D(config.embed_dim, config.embed_dim)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return ``[B, L, D]`` for ``[B, L, D]``."""
+        heads = self.c_attn(inputs).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = heads.unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
+        mixed = self.c_proj(mixed.transpose(1, 2).flatten(2))
+        return F.dropout(mixed, self.dropout, self.training)
+
+
+class FeedForward(nn.Module):
+    """Two layers with a tanh-approximated GELU between them."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = Conv1D(config.embed_dim, config.inner_dim)
+        self.c_proj = Conv1D(config.inner_dim, config.embed_dim)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return ``[B, L, D]`` for ``[B, L, D]``."""
+        outputs = self.c_proj(F.gelu(self.c_fc(inputs), approximate="tanh"))
+        return F.dropout(outputs, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer, each on a normalised copy of the residual stream."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
+        self.mlp = FeedForward(config)
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """Return the residual stream ``[B, L, D]`` after this block."""
+        stream = stream + self.attn(self.ln_1(stream))
+        after: Tensor = stream + self.mlp(self.ln_2(stream))
+        return after
+
+
+class Transformer(nn.Module):
+    """Embeddings, blocks and the last normalisation."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.wte = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.wpe = nn.Embedding(config.max_length, config.embed_dim)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
+        self.ln_f = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Return ``[B, L, D]`` for int64 ``[B, L]``."""
+        stream = self.wte(input_ids) + self.wpe.weight[: input_ids.shape[1]]
+        stream = F.dropout(stream, self.dropout, self.training)
+        for block in self.h:
+            stream = block(stream)
+        normalised: Tensor = self.ln_f(stream)
+        return normalised
+
+
+class Student(nn.Module):
+    """The student. Satisfies ``pipeline.next_token.NextTokenModel``.
+
+    Args:
+        config: Sizes.
+        bos_id: What every row starts from.
+        seed: Seed of the initial weights; they do not depend on torch's global generator.
+    """
+
+    def __init__(self, config: StudentConfig, *, bos_id: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.bos_id = bos_id
+        self.transformer = Transformer(config)
+        self._initialise(torch.Generator().manual_seed(seed))
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.config.vocab_size
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Output weights ``[V, D]``: the token embedding itself."""
+        return self.transformer.wte.weight
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Return ``[B, L, D]`` after the last normalisation, for int64 ``[B, L]`` with L at most ``max_length``.
+
+        Position l of a row holds what predicts token l + 1 of it.
+        """
+        hidden: Tensor = self.transformer(input_ids)
+        return hidden
+
+    def states(self, tokens: Ragged, actions: Ragged | None = None) -> Tensor:  # noqa: ARG002  a teacher's needs them
+        """Return ``[P, D]``: what predicts each token of each sentence and then its ``<eos>``, sentence by sentence.
+
+        Without sentences the result is ``[0, D]`` and still depends on every parameter, so that a process whose
+        share of a batch is empty has gradients (of zero) to bring to the others.
+
+        Args:
+            tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.
+            actions: Ignored: a student knows no trees.
+
+        Raises:
+            InputError: If a sentence has more than ``max_length`` positions.
+        """
+        num_positions = tokens.lengths + 1
+        length = int(num_positions.max(initial=1))
+        self.config.check_length(length - 1)
+        columns = np.arange(length)
+        input_ids = np.full((max(1, len(tokens)), length), self.bos_id, np.int64)
+        input_ids[: len(tokens)][(columns > 0) & (columns < num_positions[:, None])] = tokens.values
+        valid = np.flatnonzero(columns < num_positions[:, None])
+        device = self.head_weight.device
+        hidden = self.hidden(torch.from_numpy(input_ids).to(device, non_blocking=True))
+        return hidden.flatten(0, 1).index_select(0, torch.from_numpy(valid).to(device, non_blocking=True))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
+        return F.linear(states, self.head_weight)
+
+    def forward(self, tokens: Ragged, row_loss: RowLoss, *, num_parts: int, chunk_rows: int = CHUNK_ROWS) -> Tensor:
+        """Return ``[num_parts]`` sums of ``row_loss`` over all positions, for sentences as in ``states``.
+
+        Everything that has a gradient happens in here, as ``DistributedDataParallel`` wants it.
+        """
+        states = self.states(tokens)
+        return vocabulary_loss(states, self.head_weight, None, row_loss, num_parts=num_parts, chunk_rows=chunk_rows)
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Initialise as GPT-2: what is added to the residual stream is scaled down by the number of additions."""
+        residual = INITIALIZER_RANGE / math.sqrt(2 * self.config.num_blocks)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Embedding | Conv1D):
+                std = residual if name.endswith("c_proj") else INITIALIZER_RANGE
+                module.weight.normal_(std=std, generator=generator)
