@@ -1,0 +1,159 @@
+"""The loss that distils a dump into a student, for a block of rows of logits.
+
+With logits z of the student, gold token g, the teacher's distribution p and temperature T:
+
+    p_T(w) = p(w)^(1/T) / sum over v of p(v)^(1/T)              q_T = softmax(z / T)
+    CE   = -log q_1(g)
+    KL   = sum over w in K of p_T(w) log(p_T(w) / q_T(w))  +  p_T(rest) log(p_T(rest) / q_T(rest))
+    loss = alpha CE + (1 - alpha) T^2 KL                        (Hinton et al. 2015), in nats a position
+
+K are the k tokens that the dump keeps, "rest" all others as one outcome. Merging outcomes never increases a divergence
+(log-sum inequality, Cover and Thomas 2006, Theorem 2.7.1): KL is a lower bound on the one over the whole vocabulary,
+and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature, because the dump holds
+log p_T(rest) and the normaliser of p_T for each temperature; neither follows from the top k.
+
+log q_T(rest) is a log-sum-exp over what was not selected, never log(1 - sum): in float32 that has no digits left where
+the rest is 1e-8. Two other treatments of the rest are there for comparison, and are wrong at q = p: ``renormalise``
+(the teacher rescaled to sum to 1 over K: the loss is not 0) and ``drop`` (the rest is left out: the gradient is not 0).
+
+Nothing is averaged here: sums over rows go out, and the caller divides by the global number of positions.
+
+Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.chunked_vocabulary import RowLoss
+from storage.positions import Positions
+
+Tail = Literal["bucket", "renormalise", "drop"]
+
+PARTS = ("loss", "cross_entropy", "kl")
+"""What ``distillation_rows`` sums, in nats; ``kl`` is at temperature T, without the factor T^2."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftTargets:
+    """The teacher's distributions for R rows, at one temperature T."""
+
+    ids: Tensor
+    """int64 ``[R, k]``, distinct in each row, in any order."""
+    log_probs: Tensor
+    """float ``[R, k]``: log p(w) at T = 1, over the whole vocabulary."""
+    tail: Tensor
+    """float ``[R]``: log p_T(rest); -inf where nothing is left. Not read when k = V."""
+    logz: Tensor
+    """float ``[R]``: log of the sum over w of p(w)^(1/T); 0 at T = 1."""
+
+    def __getitem__(self, rows: slice) -> Self:
+        """Return these rows alone."""
+        return type(self)(**{name: getattr(self, name)[rows] for name in self.__slots__})
+
+    @classmethod
+    def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device | None = None) -> Self:
+        """Return what a dump holds for these positions at one of its temperatures, on ``device`` (default: the CPU)."""
+        arrays = {
+            "ids": positions.ids.astype(np.int64),
+            "log_probs": positions.logp,
+            "tail": positions.tail[:, temperature_index].copy(),
+            "logz": positions.logz[:, temperature_index].copy(),
+        }
+        return cls(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on ``device``; asynchronous from pinned memory."""
+        return type(self)(**{name: getattr(self, name).to(device, non_blocking=True) for name in self.__slots__})
+
+
+def distillation_terms(
+    logits: Tensor, gold: Tensor, targets: SoftTargets | None, *, temperature: float = 1.0, tail: Tail = "bucket"
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy with the gold tokens and KL(teacher_T || student_T), row by row.
+
+    Args:
+        logits: ``[R, V]``, unnormalised; computed in float32, or in float64 if given so.
+        gold: int64 ``[R]`` in ``[0, V)``.
+        targets: The teacher's distributions, or None: KL is then 0.
+        temperature: T, above 0, the one that ``targets`` are for.
+        tail: What becomes of the tokens outside the top k; see the module.
+
+    Returns:
+        ``[R]`` and ``[R]`` in nats; KL without the factor T^2.
+    """
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    gold_logits = logits.gather(1, gold[:, None])[:, 0]
+    if targets is None:
+        return logits.logsumexp(1) - gold_logits, torch.zeros_like(gold_logits)
+
+    selected = logits.gather(1, targets.ids) / temperature
+    # Relative to the largest selected one, so that what follows keeps its digits when all logits are large.
+    shift = selected.detach().amax(1)
+    selected = selected - shift[:, None]
+    log_total, log_rest = _normalisers(logits, selected, shift, targets.ids, temperature, with_rest=tail == "bucket")
+
+    log_p = targets.log_probs.to(logits.dtype) / temperature - targets.logz.to(logits.dtype)[:, None]
+    if tail == "renormalise":
+        log_p = log_p - log_p.logsumexp(1, keepdim=True)
+    kl = _divergence(log_p, selected - log_total[:, None]).sum(1)
+    if log_rest is not None:
+        kl = kl + _divergence(targets.tail.to(logits.dtype), log_rest - log_total)
+
+    log_normaliser = log_total + shift if temperature == 1 else logits.logsumexp(1)
+    return log_normaliser - gold_logits, kl
+
+
+def distillation_rows(
+    gold: Tensor,
+    targets: SoftTargets | None,
+    *,
+    alpha: float,
+    temperature: float = 1.0,
+    tail: Tail = "bucket",
+) -> RowLoss:
+    """Return the row loss for ``pipeline.chunked_vocabulary.vocabulary_loss``, with the three parts of ``PARTS``.
+
+    Args:
+        gold: int64 ``[P]``.
+        targets: For the same P positions; None: the loss is the cross-entropy alone, whatever ``alpha``.
+        alpha: Weight of the cross-entropy, in [0, 1].
+        temperature: T.
+        tail: See ``distillation_terms``.
+    """
+    kl_weight = (1 - alpha) * temperature**2
+
+    def row_loss(logits: Tensor, rows: slice) -> Tensor:
+        block = targets[rows] if targets is not None else None
+        cross_entropy, kl = (
+            term.sum() for term in distillation_terms(logits, gold[rows], block, temperature=temperature, tail=tail)
+        )
+        loss = alpha * cross_entropy + kl_weight * kl if targets is not None else cross_entropy
+        return torch.stack([loss, cross_entropy, kl])
+
+    return row_loss
+
+
+def _normalisers(
+    logits: Tensor, selected: Tensor, shift: Tensor, ids: Tensor, temperature: float, *, with_rest: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return ``[R]`` log-sum-exp of all tempered logits and, if asked and k < V, of those not selected; less shift."""
+    log_selected = selected.logsumexp(1)
+    if ids.shape[1] == logits.shape[1]:
+        return log_selected, None
+    tempered = logits if temperature == 1 else logits / temperature
+    if not with_rest:
+        return tempered.logsumexp(1) - shift, None
+    # One pass over the vocabulary serves both: the whole is the selected and the rest.
+    log_rest = tempered.scatter(1, ids, -torch.inf).logsumexp(1) - shift
+    return torch.logaddexp(log_selected, log_rest), log_rest
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return p log(p / q) elementwise; 0 where p is 0."""
+    p = log_p.exp()
+    return p * (torch.where(p > 0, log_p, 0.0) - log_q)
