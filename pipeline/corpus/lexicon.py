@@ -1,0 +1,226 @@
+"""The words of the built-in grammar, and how they inflect.
+
+Every list is ordered from frequent to rare: the word at rank r (from 0) has weight 1 / (r + 2), Zipf's law with
+Mandelbrot's shift. Words are terminals of the grammar: inflected, spelt as in the middle of a sentence, no spaces.
+Regular inflection is computed, irregular forms are written out. Homographs are wanted (``teacher`` is he or she,
+``her`` an object or a possessive, ``sheep`` one or many, ``helped`` past or participle): the exact probability sums
+over them.
+
+Two constraints, both tested: no two words differ only in the case of their first letter (no name ``Rose``, no month
+``May``), so that capitalising a sentence's first word loses nothing; and a word's first letter decides between *a* and
+*an* (no *hour*, no *uniform*).
+"""
+
+from collections.abc import Mapping
+
+AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
+    "he": (
+        "boy man/men king father brother uncle son actor prince waiter nephew",
+        "teacher doctor student child/children friend neighbour lawyer artist singer baker",
+    ),
+    "she": (
+        "girl woman/women queen mother sister aunt daughter actress princess waitress niece",
+        "teacher doctor student child/children friend neighbour lawyer artist singer baker",
+    ),
+    "dog": ("dog cat horse bird cow elephant sheep/sheep owl mouse/mice", ""),
+    "cup": (
+        (
+            "book letter picture car house box door apple table story cup key umbrella coat lamp envelope bicycle "
+            "knife/knives orange basket"
+        ),
+        "",
+    ),
+}
+"""Agreement class of the singular → its own nouns, and those it shares with the other gender; ``singular/plural``."""
+
+PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
+"""Agreement class of a singular noun → that of its plural."""
+
+NAMES = {
+    "he": "Tom Peter David Daniel Martin Oscar Simon",
+    "she": "Anna Mary Emma Julia Alice Sarah Laura",
+}
+
+VERBS: Mapping[str, str] = {
+    # Intransitive, living subject.
+    "iv": "smile sleep/slept/slept laugh wait run/ran/run/running sing/sang/sung arrive dance cry "
+    "swim/swam/swum/swimming work sneeze",
+    # Transitive, living object.
+    "tl": "~see/saw/seen help ~like ~love follow find/found/found watch visit greet ~admire chase ~hate describe",
+    # Transitive, thing as object.
+    "tt": "~see/saw/seen find/found/found carry ~like open paint buy/bought/bought describe hide/hid/hidden "
+    "draw/drew/drawn repair",
+    # Two objects.
+    "dv": "give/gave/given show/showed/shown send/sent/sent offer lend/lent/lent",
+    # Clause as complement.
+    "sv": "say/said/said ~think/thought/thought ~know/knew/known ~believe hope claim doubt",
+    # Infinitive whose subject is the verb's own.
+    "cv": "~want try hope plan refuse",
+    # Thing as subject: intransitive, with a living object, with a thing as object.
+    "ti": "fall/fell/fallen vanish shine/shone/shone move break/broke/broken",
+    "psy": "please surprise frighten annoy amuse",
+    "cov": "cover touch hide/hid/hidden damage",
+}
+"""Subcategory → verbs, ``base[/past/participle[/ing]]``; ``~`` marks a stative verb, which has no progressive."""
+
+AUXILIARIES: Mapping[str, str] = {
+    "V[VBZ,be]": "is",
+    "V[VBP,am]": "am",
+    "V[VBP,be]": "are",
+    "V[VBD,was]": "was",
+    "V[VBD,were]": "were",
+    "V[VBZ,do]": "does",
+    "V[VBP,do]": "do",
+    "V[VBD,do]": "did",
+    "V[VBZ,have]": "has",
+    "V[VBP,have]": "have",
+    "V[VBD,have]": "had",
+    "MD": "will can may should must might could",
+    "MD/npi": "will could would",
+}
+
+ADJECTIVES: Mapping[str, str] = {
+    "liv": "old young happy tall clever quiet angry tired brave kind anxious hungry elderly polite",
+    "thg": "old new big red small heavy broken green expensive beautiful empty dusty",
+}
+
+FUNCTION_WORDS: Mapping[str, str] = {
+    "DT/sg": "the the the this every that each",
+    "DT/pl": "the the the these some those all",
+    "DT/no": "no",
+    "DT/the": "the",
+    "DT/some": "some",
+    "DT/a[c]": "a",
+    "DT/a[v]": "an",
+    "JJ/q": "many several few",
+    "CD": "two three four five ten",
+    "PRP$": "his her their my our your its",
+    "POS": "'s",
+    "IN/any": "near with behind beside",
+    "IN/thg": "in on under near behind",
+    "IN/by": "by",
+    "IN/that": "that",
+    "IN/adv": "because when while although before after",
+    "IN/time": "in during before after",
+    "TO": "to",
+    "IN/to": "to",
+    "RB/not": "not",
+    "RB/ever": "ever",
+    "RB/often": "often always never sometimes usually",
+    "RB/manner": "quietly slowly again today happily carefully outside",
+    "RB/frame": "today yesterday sometimes suddenly however",
+    "RB/very": "very quite rather too extremely",
+    "CC/and": "and",
+    "CC/or": "and and or",
+    "CC/but": "and but so",
+    "WP/who": "who",
+    "WP/what": "what",
+    "WDT/that": "that",
+    "WDT/which": "that which",
+    "EX": "there",
+    "NN/time": "morning evening afternoon night winter summer",
+    ",": ",",
+    "./end": ". . . . . . . . . . . . . . . . . !",
+    "./ask": "?",
+}
+"""A repeated word gets the weights of all its ranks."""
+
+PRONOUNS: Mapping[str, tuple[str, str, str]] = {
+    "i": ("I", "me", "myself"),
+    "you": ("you", "you", "yourself"),
+    "we": ("we", "us", "ourselves"),
+    "he": ("he", "him", "himself"),
+    "she": ("she", "her", "herself"),
+    "they": ("they", "them", "themselves"),
+    "dog": ("it", "it", "itself"),
+    "dogs": ("they", "them", "themselves"),
+    "cup": ("it", "it", "itself"),
+    "cups": ("they", "them", "themselves"),
+}
+"""Agreement class → subject, object, reflexive."""
+
+VOWELS = "aeiou"
+
+
+def third_singular(base: str) -> str:
+    """Return the present third person singular (also the regular plural of a noun): carry, carries; watch, watches."""
+    if base.endswith(("s", "x", "ch", "sh", "o")):
+        return base + "es"
+    if base.endswith("y") and base[-2] not in VOWELS:
+        return base[:-1] + "ies"
+    return base + "s"
+
+
+def _past(base: str) -> str:
+    if base.endswith("e"):
+        return base + "d"
+    if base.endswith("y") and base[-2] not in VOWELS:
+        return base[:-1] + "ied"
+    return base + "ed"
+
+
+def _progressive(base: str) -> str:
+    return (base[:-1] if base.endswith("e") and not base.endswith("ee") else base) + "ing"
+
+
+def verb_forms(entry: str) -> dict[str, str]:
+    """Return Penn tag → form of a verb written as in ``VERBS``; no ``VBG`` for a stative one."""
+    base, *irregular = entry.lstrip("~").split("/")
+    past, participle = irregular[:2] if irregular else (_past(base), _past(base))
+    forms = {"VB": base, "VBP": base, "VBZ": third_singular(base), "VBD": past, "VBN": participle}
+    if not entry.startswith("~"):
+        forms["VBG"] = irregular[2] if len(irregular) > 2 else _progressive(base)
+    return forms
+
+
+def zipf(words: list[str]) -> dict[str, float]:
+    """Return word → weight, from a list ordered from frequent to rare."""
+    weights: dict[str, float] = {}
+    for rank, word in enumerate(words):
+        weights[word] = weights.get(word, 0.0) + 1.0 / (rank + 2)
+    return weights
+
+
+def _nouns() -> dict[str, dict[str, float]]:
+    entries: dict[str, dict[str, float]] = {}
+    for agreement, (own, shared) in AGREEMENT_NOUNS.items():
+        for rank, noun in enumerate((own + " " + shared).split()):
+            singular, _, plural = noun.partition("/")
+            sound = "v" if singular[0] in VOWELS else "c"
+            weight = 1.0 / (rank + 2)
+            plurals = entries.setdefault(f"NNS[{PLURAL_OF[agreement]}]", {})
+            plural = plural or third_singular(singular)
+            plurals[plural] = plurals.get(plural, 0.0) + weight
+            entries.setdefault(f"NN[{agreement},{sound}]", {})[singular] = weight
+    return entries
+
+
+def lexical_entries() -> dict[str, dict[str, float]]:
+    """Return preterminal symbol → word → weight (positive, not normalised): the lexical rules of the grammar."""
+    entries = _nouns()
+    for symbol, words in {**AUXILIARIES, **FUNCTION_WORDS}.items():
+        entries[symbol] = zipf(words.split())
+    for agreement, names in NAMES.items():
+        entries[f"NNP[{agreement}]"] = zipf(names.split())
+    for subcategory, verbs in VERBS.items():
+        for rank, verb in enumerate(verbs.split()):
+            for tag, form in verb_forms(verb).items():
+                entries.setdefault(f"V[{tag},{subcategory}]", {})[form] = 1.0 / (rank + 2)
+    for kind, adjectives in ADJECTIVES.items():
+        for word, weight in zipf(adjectives.split()).items():
+            sound = "v" if word[0] in VOWELS else "c"
+            entries.setdefault(f"JJ/{kind}[{sound}]", {})[word] = weight
+    for agreement, (subject, object_, reflexive) in PRONOUNS.items():
+        entries[f"PRP/s[{agreement}]"] = {subject: 1.0}
+        entries[f"PRP/o[{agreement}]"] = {object_: 1.0}
+        entries[f"PRP/r[{agreement}]"] = {reflexive: 1.0}
+    return entries
+
+
+def other_number() -> dict[str, str]:
+    """Return finite verb form → the form of the other number: smiles ↔ smile, is ↔ are, was ↔ were, has ↔ have."""
+    swaps = {"is": "are", "was": "were", "does": "do", "has": "have"}
+    for verbs in VERBS.values():
+        for forms in map(verb_forms, verbs.split()):
+            swaps[forms["VBZ"]] = forms["VBP"]
+    return swaps | {plural: singular for singular, plural in swaps.items()}
