@@ -56,7 +56,7 @@ class SoftTargets:
 
     @classmethod
     def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device | None = None) -> Self:
-        """Return what a dump holds for these positions at one of its temperatures, on ``device`` (default: the CPU)."""
+        """Return what a dump holds for these positions, at the temperature of that index, on ``device`` (None: CPU)."""
         arrays = {
             "ids": positions.ids.astype(np.int64),
             "log_probs": positions.logp,
@@ -64,10 +64,6 @@ class SoftTargets:
             "logz": positions.logz[:, temperature_index].copy(),
         }
         return cls(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
-
-    def to(self, device: torch.device) -> Self:
-        """Return the same on ``device``; asynchronous from pinned memory."""
-        return type(self)(**{name: getattr(self, name).to(device, non_blocking=True) for name in self.__slots__})
 
 
 def distillation_terms(
