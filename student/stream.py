@@ -1,0 +1,182 @@
+"""Batches for the student, read ahead: tokens from the dataset and, position by position, soft targets from a dump.
+
+What makes which batch is decided elsewhere (``pipeline.batching``). One background thread reads while the student
+computes: the reader gathers millions of positions a second, so that worker processes, which would copy every batch once
+more, are not needed.
+
+A dump and a dataset that do not belong together are refused before the first step; that the gold tokens agree is
+checked again in every batch, since targets of other positions would train without any other sign.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.corpus.dataset import Split
+from pipeline.next_token import append_eos
+from storage.errors import FingerprintMismatchError, StoreError
+from storage.fingerprints import check_fingerprint
+from storage.ragged import Ragged
+from storage.reader import DumpReader
+from student.loss import SoftTargets
+
+READ_AHEAD = 2
+"""Batches read before they are asked for."""
+THREAD_NAME = "student-stream"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentBatch:
+    """This process's share of a batch; it may have no sentences."""
+
+    tokens: Ragged
+    """Token ids of its sentences, without ``<bos>`` and ``<eos>``."""
+    gold: Tensor
+    """int64 ``[P]``: the tokens of its positions, sentence by sentence, each sentence's then ``<eos>``."""
+    targets: SoftTargets | None
+    """The teacher's distributions for the same P positions, if there is a dump."""
+    num_positions: int
+    """P."""
+    num_positions_global: int
+    """Positions of the whole batch, over all processes: what sums of the loss are divided by."""
+
+
+class DumpTargets:
+    """A dump that belongs to a split, read at one temperature.
+
+    Args:
+        dump: The dump.
+        split: The sentences that the student reads.
+        tokenizer_sha256: Fingerprint of the tokenizer that made their tokens.
+        temperature: T; the dump must have been made for it.
+
+    Raises:
+        FingerprintMismatchError: If the dump is of another split, tokenizer or sentence boundaries.
+        StoreError: If it was not made for this temperature, or its ids are not the top k.
+    """
+
+    def __init__(self, dump: DumpReader, split: Split, *, tokenizer_sha256: str, temperature: float) -> None:
+        fingerprints = dump.schema.fingerprints
+        remedy = "Give the dump of this dataset, or run dump-teacher on it"
+        check_fingerprint(
+            f"{dump.path}: tokenizer", found=fingerprints["tokenizer"], expected=tokenizer_sha256, remedy=remedy
+        )
+        check_fingerprint(
+            f"{dump.path}: split {split.name}", found=fingerprints["split"], expected=split.sha256, remedy=remedy
+        )
+        if not np.array_equal(dump.offsets, split.tokens.offsets + np.arange(len(split.tokens.offsets))):
+            raise FingerprintMismatchError(
+                f"{dump.path}: the boundaries of its {dump.num_sentences} sentences are not those of the "
+                f"{len(split.tokens)} of split {split.name}. {remedy}"
+            )
+        if dump.schema.selection != "topk":
+            raise StoreError(
+                f"{dump.path}: selection is {dump.schema.selection}, expected topk, the only one that the student has "
+                "a loss for. Dump again, keeping the top k"
+            )
+        self._dump = dump
+        self._split_name = split.name
+        self._temperature_index = dump.temperature_index(temperature)
+
+    def read(self, sentences: np.ndarray, gold: np.ndarray, device: torch.device | None = None) -> SoftTargets:
+        """Return the targets of all positions of these sentences, whose gold tokens must be ``gold``.
+
+        Args:
+            sentences: int64 ``[M]``.
+            gold: int64 ``[P]``.
+            device: Where to; None: the CPU.
+
+        Raises:
+            FingerprintMismatchError: If the dump has other gold tokens.
+            CorruptStoreError: If a checksum is wrong.
+        """
+        positions = self._dump.read_sentences(sentences)
+        if not np.array_equal(positions.tokens, gold):
+            position = int(np.argmax(positions.tokens != gold))
+            raise FingerprintMismatchError(
+                f"{self._dump.path}: gold token {positions.tokens[position]} where split {self._split_name} has "
+                f"{gold[position]}, though the fingerprints agree. Run verify on the dump and on the dataset"
+            )
+        return SoftTargets.from_positions(positions, self._temperature_index, device)
+
+
+class StudentStream:
+    """An iterator over batches, read ahead by one thread; a context manager, which ends the thread.
+
+    Args:
+        plan: Of each batch, this process's sentences and the positions of the whole batch, as
+            ``pipeline.batching.rank_slices`` yields them.
+        split: The sentences.
+        eos_id: ``<eos>``.
+        targets: The dump, if there is one.
+        device: Where gold tokens and targets go; None: the CPU.
+
+    Attributes:
+        wait_s: Seconds that the consumer has waited for data so far.
+
+    Raises:
+        FingerprintMismatchError, CorruptStoreError: From ``next``, as ``DumpTargets.read`` says.
+    """
+
+    def __init__(
+        self,
+        plan: Iterable[tuple[np.ndarray, int]],
+        split: Split,
+        *,
+        eos_id: int,
+        targets: DumpTargets | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.wait_s = 0.0
+        self._plan = iter(plan)
+        self._split = split
+        self._eos_id = eos_id
+        self._targets = targets
+        self._device = device
+        self._pending: deque[Future[StudentBatch]] = deque()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=THREAD_NAME)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StudentBatch:
+        self._read_ahead()
+        if not self._pending:
+            raise StopIteration
+        future = self._pending.popleft()
+        self._read_ahead()
+        start = time.perf_counter()
+        batch = future.result()
+        self.wait_s += time.perf_counter() - start
+        return batch
+
+    def _read_ahead(self) -> None:
+        while len(self._pending) < READ_AHEAD and (planned := next(self._plan, None)) is not None:
+            self._pending.append(self._executor.submit(self._read, *planned))
+
+    def _read(self, sentences: np.ndarray, num_positions_global: int) -> StudentBatch:
+        tokens = self._split.tokens.take(sentences)
+        gold = append_eos(tokens, self._eos_id).values
+        return StudentBatch(
+            tokens=tokens,
+            gold=torch.from_numpy(gold).to(self._device),
+            targets=self._targets.read(sentences, gold, self._device) if self._targets else None,
+            num_positions=len(gold),
+            num_positions_global=num_positions_global,
+        )

@@ -1,0 +1,291 @@
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.batching import plan_epoch, rank_slices
+from pipeline.corpus.dataset import Split
+from pipeline.next_token import append_eos
+from pipeline.runtime.distributed import World
+from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
+from storage.positions import Positions
+from storage.ragged import Ragged
+from storage.reader import DumpReader
+from storage.schema import DumpSchema
+from storage.writer import DumpWriter
+from student.stream import READ_AHEAD, THREAD_NAME, DumpTargets, StudentBatch, StudentStream
+
+EOS, VOCAB_SIZE, K = 1, 50, 4
+FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}
+
+
+def make_split(num_sentences: int = 40) -> Split:
+    generator = np.random.default_rng(2)
+    lengths = generator.integers(0, 9, num_sentences)
+    tokens = Ragged.from_lengths(generator.integers(2, VOCAB_SIZE, lengths.sum()).astype(np.uint16), lengths)
+    nothing = np.zeros(num_sentences, np.int32)
+    return Split(
+        name="train",
+        tokens=tokens,
+        actions=tokens,
+        document_ids=nothing,
+        num_words=nothing,
+        num_bytes=nothing,
+        sha256=FINGERPRINTS["split"],
+    )
+
+
+def write_dump(path: Path, split: Split, **changes: Any) -> DumpReader:
+    gold = append_eos(split.tokens, EOS)
+    generator = np.random.default_rng(3)
+    num_positions = len(gold.values)
+    logits = generator.normal(size=(num_positions, VOCAB_SIZE)).astype(np.float32)
+    ids = np.argsort(-logits, kind="stable")[:, :K]
+    logp = np.take_along_axis(logits - np.log(np.exp(logits).sum(1, keepdims=True)), ids, 1)
+    tail = generator.uniform(-2, -1, (num_positions, 2)).astype(np.float32)
+    positions = Positions(
+        tokens=gold.values.astype(np.uint16),
+        ids=ids.astype(np.uint16),
+        logp=logp.astype(np.float16),
+        gold_logp=np.full(num_positions, -1, np.float32),
+        tail=tail,
+        logz=np.abs(tail),
+    )
+    settings = {
+        "num_positions": num_positions,
+        "num_sentences": len(gold),
+        "vocab_size": VOCAB_SIZE,
+        "k": K,
+        "temperatures": (1.0, 2.0),
+        "shard_positions": 64,
+        "chunk_positions": 16,
+        "tree_source": "none",
+        "split": "train",
+        "fingerprints": FINGERPRINTS,
+        "computation": {},
+    }
+    schema = DumpSchema(**(settings | changes))
+    with DumpWriter.open(path, schema, gold.offsets, main=True) as writer:
+        for shard in writer.pending():
+            rows = schema.layout.rows_of(shard)
+            writer.write_shard(shard, positions.slice(rows.start, rows.stop))
+        writer.finish()
+    return DumpReader(path)
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return make_split()
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory, split: Split) -> DumpReader:
+    return write_dump(tmp_path_factory.mktemp("store") / "dump", split)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
+
+
+def targets_of(dump: Any, split: Split, **changes: Any) -> DumpTargets:
+    return DumpTargets(dump, split, **({"tokenizer_sha256": FINGERPRINTS["tokenizer"], "temperature": 1.0} | changes))
+
+
+def plan_of(split: Split, world: World | None = None) -> list[tuple[np.ndarray, int]]:
+    lengths = split.tokens.lengths + 1
+    batches = plan_epoch(lengths, seed=1, epoch=0, batch_tokens=25, batch_sentences=0)
+    return list(rank_slices(batches, lengths, world or World()))
+
+
+class SlowDump:
+    """A dump whose reads can be held up or made to fail."""
+
+    def __init__(self, dump: DumpReader, before: Callable[[int], None]) -> None:
+        self.path, self.schema, self.offsets, self.num_sentences = (
+            dump.path,
+            dump.schema,
+            dump.offsets,
+            dump.num_sentences,
+        )
+        self.temperature_index = dump.temperature_index
+        self.num_reads = 0
+        self._dump, self._before = dump, before
+
+    def read_sentences(self, indices: np.ndarray) -> Positions:
+        self._before(self.num_reads)
+        self.num_reads += 1
+        return self._dump.read_sentences(indices)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_batches_hold_the_plans_sentences_and_the_dumps_rows_for_them(
+    split: Split, dump: DumpReader, temperature: float
+) -> None:
+    plan = plan_of(split)
+    with StudentStream(plan, split, eos_id=EOS, targets=targets_of(dump, split, temperature=temperature)) as stream:
+        batches = list(stream)
+    assert len(batches) == len(plan)
+    for (sentences, _), batch in zip(plan, batches, strict=True):
+        assert [row.tolist() for row in batch.tokens] == [split.tokens[m].tolist() for m in sentences]
+        assert batch.gold.tolist() == [token for row in batch.tokens for token in (*row.tolist(), EOS)]
+        assert batch.num_positions == batch.num_positions_global == len(batch.gold)
+        rows = [p for m in sentences for p in range(dump.offsets[m], dump.offsets[m + 1])]
+        whole = dump.read_range(0, dump.schema.num_positions)
+        index = dump.temperature_index(temperature)
+        assert batch.targets is not None
+        assert batch.targets.ids.tolist() == whole.ids[rows].tolist()
+        assert batch.targets.log_probs.tolist() == whole.logp[rows].tolist()
+        assert batch.targets.tail.tolist() == whole.tail[rows, index].tolist()
+        assert batch.targets.logz.tolist() == whole.logz[rows, index].tolist()
+
+
+def test_ranks_share_out_every_batch_and_know_its_size(split: Split, dump: DumpReader) -> None:
+    size = 3
+    by_rank: list[list[StudentBatch]] = []
+    for rank in range(size):
+        plan = plan_of(split, World(rank=rank, size=size))
+        with StudentStream(plan, split, eos_id=EOS, targets=targets_of(dump, split)) as stream:
+            by_rank.append(list(stream))
+    for shares in zip(*by_rank, strict=True):
+        assert {batch.num_positions_global for batch in shares} == {sum(batch.num_positions for batch in shares)}
+    assert sum(len(batch.tokens) for batches in by_rank for batch in batches) == len(split.tokens)
+
+
+@pytest.mark.parametrize("with_dump", [True, False])
+def test_an_empty_share_is_a_batch_all_the_same(split: Split, dump: DumpReader, with_dump: bool) -> None:
+    targets = targets_of(dump, split) if with_dump else None
+    with StudentStream([(np.empty(0, np.int64), 7)], split, eos_id=EOS, targets=targets) as stream:
+        (batch,) = stream
+    assert (len(batch.tokens), batch.num_positions, batch.num_positions_global) == (0, 0, 7)
+    assert batch.gold.shape == (0,)
+    assert batch.gold.dtype == torch.int64
+    assert (batch.targets is not None) == with_dump
+    if batch.targets is not None:
+        assert batch.targets.ids.shape == (0, K)
+
+
+def test_without_a_dump_there_are_no_targets(split: Split) -> None:
+    with StudentStream(plan_of(split), split, eos_id=EOS) as stream:
+        assert all(batch.targets is None for batch in stream)
+
+
+def test_a_dump_of_another_tokenizer_is_refused(split: Split, dump: DumpReader) -> None:
+    with pytest.raises(FingerprintMismatchError, match="tokenizer: sha256 is tttttttttttt, expected 777777777777"):
+        targets_of(dump, split, tokenizer_sha256="7" * 64)
+
+
+def test_a_dump_of_another_split_is_refused(split: Split, dump: DumpReader) -> None:
+    other = dataclasses.replace(split, sha256="9" * 64)
+    with pytest.raises(FingerprintMismatchError, match="split train: sha256 is ssssssssssss, expected 999999999999"):
+        targets_of(dump, other)
+
+
+def test_a_dump_with_other_sentence_boundaries_is_refused(split: Split, dump: DumpReader) -> None:
+    offsets = split.tokens.offsets.copy()
+    offsets[1] += 1
+    other = dataclasses.replace(split, tokens=Ragged(split.tokens.values, offsets))
+    with pytest.raises(FingerprintMismatchError, match="boundaries of its 40 sentences are not those of the 40"):
+        targets_of(dump, other)
+
+
+def test_a_temperature_the_dump_was_not_made_for_is_refused(split: Split, dump: DumpReader) -> None:
+    with pytest.raises(StoreError, match=r"temperature 3 is not declared.*--temperatures 1,2,3"):
+        targets_of(dump, split, temperature=3.0)
+
+
+def test_a_selection_without_a_loss_is_refused(split: Split, dump: DumpReader) -> None:
+    schema = SimpleNamespace(fingerprints=FINGERPRINTS, selection="sampled")
+    other = SimpleNamespace(path=dump.path, schema=schema, offsets=dump.offsets)
+    with pytest.raises(StoreError, match="selection is sampled, expected topk"):
+        targets_of(other, split)
+
+
+def test_a_dump_with_other_gold_tokens_is_refused_in_the_batch(split: Split, dump: DumpReader) -> None:
+    values = split.tokens.values.copy()
+    values[0] = 2 if values[0] != 2 else 3
+    other = dataclasses.replace(split, tokens=Ragged(values, split.tokens.offsets))
+    changed = np.flatnonzero(split.tokens.lengths)[0]
+    with (
+        StudentStream([(np.array([changed]), 1)], other, eos_id=EOS, targets=targets_of(dump, other)) as stream,
+        pytest.raises(FingerprintMismatchError, match=f"gold token {split.tokens.values[0]} where split train has"),
+    ):
+        next(stream)
+
+
+def test_damage_found_by_the_thread_surfaces_in_the_consumer(split: Split, tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", split)
+    shard = tmp_path / "dump" / "logp" / "c" / "1" / "0"
+    data = bytearray(shard.read_bytes())
+    data[5] ^= 1
+    shard.write_bytes(data)
+    damaged = DumpReader(tmp_path / "dump")
+    with (
+        StudentStream(plan_of(split), split, eos_id=EOS, targets=targets_of(damaged, split)) as stream,
+        pytest.raises(CorruptStoreError, match="logp"),
+    ):
+        list(stream)
+
+
+def test_a_bug_in_the_thread_keeps_its_type_and_comes_at_its_batch(split: Split, dump: DumpReader) -> None:
+    def fail_at_third(num_reads: int) -> None:
+        if num_reads == 2:
+            raise ZeroDivisionError("third read")
+
+    slow = SlowDump(dump, fail_at_third)
+    with StudentStream(plan_of(split), split, eos_id=EOS, targets=targets_of(slow, split)) as stream:
+        next(stream)
+        next(stream)
+        with pytest.raises(ZeroDivisionError, match="third read"):
+            next(stream)
+
+
+def test_closing_early_ends_the_thread_at_once(split: Split, dump: DumpReader) -> None:
+    slow = SlowDump(dump, lambda _: time.sleep(0.05))
+    with StudentStream(plan_of(split) * 100, split, eos_id=EOS, targets=targets_of(slow, split)) as stream:
+        next(stream)
+        start = time.perf_counter()
+    assert time.perf_counter() - start < 1
+    assert slow.num_reads <= 1 + READ_AHEAD
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
+
+
+def test_an_error_of_the_consumer_ends_the_thread(split: Split, dump: DumpReader) -> None:
+    def consume() -> None:
+        with StudentStream(plan_of(split), split, eos_id=EOS, targets=targets_of(dump, split)) as stream:
+            next(stream)
+            raise KeyError("the consumer's")
+
+    with pytest.raises(KeyError, match="the consumer's"):
+        consume()
+
+
+def test_reading_ahead_is_bounded_and_happens_while_the_consumer_works(split: Split, dump: DumpReader) -> None:
+    enough = threading.Event()
+
+    def count(num_reads: int) -> None:
+        if num_reads == READ_AHEAD:
+            enough.set()
+
+    slow = SlowDump(dump, count)
+    with StudentStream(plan_of(split), split, eos_id=EOS, targets=targets_of(slow, split)) as stream:
+        next(stream)
+        assert enough.wait(10), "nothing was read ahead"
+        time.sleep(0.05)
+        assert slow.num_reads == 1 + READ_AHEAD
+
+
+def test_the_time_waited_for_data_is_measured(split: Split, dump: DumpReader) -> None:
+    delay = 0.03
+    slow = SlowDump(dump, lambda _: time.sleep(delay))
+    with StudentStream(plan_of(split)[:4], split, eos_id=EOS, targets=targets_of(slow, split)) as stream:
+        list(stream)
+        assert 0.9 * 4 * delay <= stream.wait_s < 4 * delay + 1
