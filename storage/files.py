@@ -33,7 +33,7 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
             raise
         fsync_directory(path.parent)
     except OSError as error:
-        raise _cannot_write(path, len(data), error) from error
+        raise cannot_write(path, error) from error
 
 
 def make_directory(path: Path) -> None:
@@ -48,7 +48,7 @@ def make_directory(path: Path) -> None:
             folder.mkdir(exist_ok=True)
             fsync_directory(folder.parent)
     except OSError as error:
-        raise _cannot_write(path, 0, error) from error
+        raise cannot_write(path, error) from error
 
 
 def fsync_directory(path: Path) -> None:
@@ -78,8 +78,9 @@ def remove_partial_files(root: Path) -> int:
     return len(orphans)
 
 
-def _cannot_write(path: Path, num_bytes: int, error: OSError) -> StoreError:
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """Return the error that says a disk is full, a quota or limit reached, or a right missing."""
     return StoreError(
-        f"{path}: cannot write {num_bytes:,} bytes: {error.strerror}. Make room, lift the limit or mend the rights, "
-        "and run the same command again: what was complete stays valid"
+        f"{path}: cannot be written: {error.strerror}. Make room, lift the limit or mend the rights, and run the same "
+        "command again: what was complete stays valid"
     )

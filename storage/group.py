@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from storage.errors import CorruptStoreError, StoreError
-from storage.files import PARTIAL_SUFFIX, fsync_directory, list_files, make_directory
+from storage.files import PARTIAL_SUFFIX, cannot_write, fsync_directory, list_files, make_directory
 from storage.fingerprints import Json, canonical_json, sha256_arrays, sha256_bytes
 
 _CHUNK_BYTES = 1 << 23
@@ -70,9 +70,7 @@ def write_group(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapp
         partial.rename(path)
         fsync_directory(path.absolute().parent)
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written: {error.strerror}. Make room or mend the rights, and run again"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return content
@@ -99,7 +97,10 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
             raise StoreError(f"{path}: array name {name!r} is a path. It was not written by this program")
         _check_codecs(path / name / "zarr.json")
         try:
-            array = np.asarray(zarr.open_array(path / name, mode="r", zarr_format=3)[...])
+            stored = zarr.open_array(path / name, mode="r", zarr_format=3)
+            if stored.nchunks_initialized != stored.nchunks:
+                raise _damaged(path / name, f"array {name}: {stored.nchunks_initialized} of {stored.nchunks} chunks")
+            array = np.asarray(stored[...])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise _damaged(path / name, f"array {name}: {error}") from error
         found = sha256_arrays({name: array})

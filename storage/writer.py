@@ -11,15 +11,23 @@ import fcntl
 import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import CorruptStoreError, IncompleteStoreError, StoreBusyError, StoreError
-from storage.files import fsync_directory, list_files, make_directory, remove_partial_files, write_atomically
+from storage.files import (
+    cannot_write,
+    fsync_directory,
+    list_files,
+    make_directory,
+    remove_partial_files,
+    write_atomically,
+)
 from storage.fingerprints import Json, canonical_json
 from storage.layout import sentences_of_range
 from storage.manifest import (
@@ -46,7 +54,7 @@ class DumpWriter:
         schema: DumpSchema,
         offsets: NDArray[np.int64],
         *,
-        history: BinaryIO | None,
+        history: FileIO | None,
         summary: DumpSummary | None,
     ) -> None:
         self.path = path
@@ -174,8 +182,10 @@ class DumpWriter:
         if self._history is None:
             raise RuntimeError("only the main process writes the history")
         now = datetime.now(tz=UTC).isoformat(timespec="seconds")
-        self._history.write(canonical_json({"time": now, **event}))
-        self._history.flush()
+        try:
+            self._history.write(canonical_json({"time": now, **event}))
+        except OSError as error:
+            raise cannot_write(history_path(self.path), error) from error
 
     def close(self) -> None:
         """Release the lock; the store stays as it is."""
@@ -203,11 +213,11 @@ def history_path(path: Path) -> Path:
     return path.with_name(path.name + ".history.jsonl")
 
 
-def _lock(path: Path) -> BinaryIO:
+def _lock(path: Path) -> FileIO:
     """Take the store's lock, which the system releases when the process ends, however it ends."""
     target = history_path(path)
     try:
-        file = target.open("a+b")
+        file = target.open("a+b", buffering=0)
     except OSError as error:
         raise StoreError(f"{target}: cannot be opened: {error.strerror}. Mend that, or name another folder") from error
     try:

@@ -1,0 +1,88 @@
+"""Small random dumps for the tests of this folder: real distributions, truncated the slow way."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.positions import Positions
+from storage.schema import DumpSchema
+from storage.writer import DumpWriter
+
+FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}
+
+
+def make_schema(lengths: list[int], **changes: object) -> DumpSchema:
+    options: dict[str, object] = {
+        "num_positions": sum(lengths),
+        "num_sentences": len(lengths),
+        "vocab_size": 50,
+        "k": 6,
+        "temperatures": (1.0, 2.0),
+        "shard_positions": 32,
+        "chunk_positions": 8,
+        "tree_source": "treebank",
+        "split": "train",
+        "fingerprints": FINGERPRINTS,
+        "computation": {"threads": 1, "dtype": "float32"},
+        **changes,
+    }
+    return DumpSchema(**options)  # type: ignore[arg-type]
+
+
+def make_offsets(lengths: list[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def full_distributions(schema: DumpSchema, seed: int = 0) -> NDArray[np.float64]:
+    """Return natural log-probabilities over the whole vocabulary, ``[N, V]`` float64."""
+    logits = np.random.default_rng(seed).normal(0, 2, (schema.num_positions, schema.vocab_size))
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def make_positions(schema: DumpSchema, seed: int = 0) -> Positions:
+    log_probs = full_distributions(schema, seed)
+    tokens = np.random.default_rng(seed + 1).integers(0, schema.vocab_size, schema.num_positions)
+    ids = np.argsort(-log_probs, axis=1, kind="stable")
+    rows = np.arange(schema.num_positions)
+    tempered = [np.exp(log_probs / temperature) for temperature in schema.temperatures]
+    with np.errstate(divide="ignore"):
+        tail = [np.log(np.take_along_axis(p, ids[:, schema.k :], 1).sum(1) / p.sum(1)) for p in tempered]
+    return Positions(
+        tokens=tokens.astype(schema.token_dtype),
+        ids=ids[:, : schema.k].astype(schema.token_dtype),
+        logp=np.take_along_axis(log_probs, ids[:, : schema.k], 1).astype(np.float16),
+        gold_logp=log_probs[rows, tokens].astype(np.float32),
+        tail=np.stack(tail, axis=1).astype(np.float32),
+        logz=np.stack([np.log(p.sum(1)) for p in tempered], axis=1).astype(np.float32),
+    )
+
+
+def write_shards(writer: DumpWriter, positions: Positions, shards: list[int]) -> None:
+    for shard in shards:
+        rows = writer.schema.layout.rows_of(shard)
+        writer.write_shard(shard, positions.slice(rows.start, rows.stop))
+
+
+def write_dump(path: Path, schema: DumpSchema, lengths: list[int], positions: Positions | None = None) -> Positions:
+    rows = make_positions(schema) if positions is None else positions
+    with DumpWriter.open(path, schema, make_offsets(lengths), main=True) as writer:
+        write_shards(writer, rows, writer.pending())
+        writer.finish()
+    return rows
+
+
+def store_bytes(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def assert_same(found: Positions, expected: Positions) -> None:
+    for name in Positions.__slots__:
+        mine, theirs = getattr(found, name), getattr(expected, name)
+        assert mine.dtype == theirs.dtype, name
+        assert mine.shape == theirs.shape, name
+        assert mine.tobytes() == np.ascontiguousarray(theirs).tobytes(), name
+
+
+def pick(positions: Positions, rows: NDArray[np.int64]) -> Positions:
+    return Positions(*(getattr(positions, name)[rows] for name in Positions.__slots__))

@@ -1,0 +1,53 @@
+"""docs/format.md is enough: its code, with zarr and numpy alone, gives the distributions that were dumped."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.storage.dumps import full_distributions, make_schema, write_dump
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "format.md"
+LENGTHS = [5, 1, 7, 30, 40, 2, 9]
+
+
+@pytest.fixture(scope="module")
+def page() -> Any:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, namespace)  # noqa: S102 - our own page
+    return SimpleNamespace(**namespace)
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("format") / "dump"
+    write_dump(path, make_schema(LENGTHS), LENGTHS)
+    return path
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("position", [0, 31, 32, 93])
+def test_the_page_gives_the_distribution_of_a_position(
+    page: Any, dump: Path, position: int, temperature: float
+) -> None:
+    ids, probabilities, tail = page.distribution(dump, position, temperature)
+    log_probs = full_distributions(make_schema(LENGTHS))[position]
+    tempered = np.exp(log_probs / temperature) / np.exp(log_probs / temperature).sum()
+    best = np.argsort(-log_probs, kind="stable")[:6]
+    assert ids.tolist() == best.tolist()
+    # float16 rounds |logp| < 8 by at most 2⁻⁹, half a unit in its last place.
+    assert probabilities == pytest.approx(tempered[best], rel=2**-8)
+    assert tail == pytest.approx(1 - tempered[best].sum(), rel=1e-6)
+    assert probabilities.sum() + tail == pytest.approx(1, abs=2**-8)
+
+
+@pytest.mark.parametrize("array", ["tokens", "ids", "logp", "gold_logp", "tail", "logz"])
+@pytest.mark.parametrize("position", [0, 7, 8, 31, 32, 93])
+def test_the_page_locates_a_row_by_numpy_alone(page: Any, dump: Path, array: str, position: int) -> None:
+    expected = page.zarr.open_group(dump, mode="r")[array][position]
+    assert np.array_equal(page.row(dump, array, position), np.atleast_1d(expected))

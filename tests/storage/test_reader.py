@@ -1,0 +1,203 @@
+"""A reader gives back the rows that were written, in any order, as plain zarr does."""
+
+import math
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.errors import StoreError
+from storage.positions import Positions
+from storage.reader import DumpReader, inspect_dump, verify_dump
+from tests.storage.dumps import assert_same, make_offsets, make_positions, make_schema, pick, write_dump
+
+LENGTHS = [5, 1, 7, 30, 40, 2, 9]
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Positions]:
+    path = tmp_path_factory.mktemp("reader") / "dump"
+    return path, write_dump(path, make_schema(LENGTHS), LENGTHS)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    st.sampled_from([(8, 8), (32, 8), (96, 32), (65_536, 1_024)]),
+    st.sampled_from([(50, 6), (50, 50), (7, 1), (70_000, 3)]),
+    st.sampled_from([(1.0,), (1.0, 2.0, 0.5)]),
+    st.data(),
+)
+def test_what_is_written_is_read(
+    lengths: list[int],
+    cut: tuple[int, int],
+    size: tuple[int, int],
+    temperatures: tuple[float, ...],
+    data: st.DataObject,
+) -> None:
+    if size[0] > 50:
+        lengths = [min(length, 3) for length in lengths[:2]]
+    schema = make_schema(
+        lengths,
+        shard_positions=cut[0],
+        chunk_positions=cut[1],
+        vocab_size=size[0],
+        k=size[1],
+        temperatures=temperatures,
+    )
+    with TemporaryDirectory() as folder:
+        expected = write_dump(Path(folder) / "dump", schema, lengths)
+        reader = DumpReader(Path(folder) / "dump")
+        assert reader.schema == schema
+        assert reader.offsets.tolist() == make_offsets(lengths).tolist()
+        assert_same(reader.read_range(0, schema.num_positions), expected)
+        sentences = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=20))
+        offsets = reader.offsets
+        rows = [row for m in sentences for row in range(offsets[m], offsets[m + 1])]
+        assert_same(reader.read_sentences(sentences), pick(expected, np.array(rows, np.int64)))
+        assert verify_dump(Path(folder) / "dump") == reader.summary
+
+
+@pytest.mark.parametrize("num_positions", [1, 31, 32, 33, 64, 65])
+def test_sizes_around_a_shard_are_read_back(tmp_path: Path, num_positions: int) -> None:
+    expected = write_dump(tmp_path / "dump", make_schema([num_positions]), [num_positions])
+    assert_same(DumpReader(tmp_path / "dump").read_sentences([0]), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, len(LENGTHS) - 1), min_size=1, max_size=8))
+def test_sentences_equal_those_of_plain_zarr(dump: tuple[Path, Positions], sentences: list[int]) -> None:
+    path, _ = dump
+    group = zarr.open_group(path, mode="r")
+    offsets = group["offsets"][:]
+    arrays = {
+        name: np.concatenate([group[name][offsets[m] : offsets[m + 1]] for m in sentences])
+        for name in Positions.__slots__
+    }
+    assert_same(DumpReader(path).read_sentences(np.array(sentences)), Positions(**arrays))
+
+
+def test_plain_zarr_opens_and_lists_a_dump_without_a_warning(dump: tuple[Path, Positions]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group = zarr.open_group(dump[0], mode="r")
+        assert {name for name, _ in group.arrays()} == {*Positions.__slots__, "offsets"}
+        assert dict(group.attrs) == make_schema(LENGTHS).to_json()
+        for name in Positions.__slots__:
+            alone = zarr.open_array(dump[0] / name, mode="r")
+            assert alone.metadata.to_dict() == group[name].metadata.to_dict()
+
+
+@given(st.integers(0, 93), st.integers(0, 93), st.sampled_from([None, 1, 6]))
+@settings(deadline=None)
+def test_ranges_are_slices(dump: tuple[Path, Positions], first: int, second: int, k: int | None) -> None:
+    path, expected = dump
+    start, stop = sorted((first, second))
+    found = DumpReader(path).read_range(start, stop, k)
+    assert found.ids.tolist() == expected.ids[start:stop, :k].tolist()
+    assert found.logp.tolist() == expected.logp[start:stop, :k].tolist()
+    assert found.tokens.tolist() == expected.tokens[start:stop].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_fewer_ids_move_the_rest_into_the_tail(tmp_path: Path, k: int) -> None:
+    lengths = [20, 30]
+    write_dump(tmp_path / "dump", make_schema(lengths), lengths)
+    expected = make_positions(make_schema(lengths, k=k))
+    reader = DumpReader(tmp_path / "dump")
+    for found in (
+        reader.read_sentences([0, 1], k=k),
+        reader.read_sentences([1, 0], k=k),
+        reader.read_range(0, 50, k=k),
+    ):
+        assert found.ids.shape == found.logp.shape == (50, k)
+    found = reader.read_range(0, 50, k=k)
+    assert found.ids.tolist() == expected.ids.tolist()
+    # float16 rounds a log-probability above -16 by at most 2⁻⁸.
+    assert np.abs(found.tail - expected.tail).max() < 2**-8
+
+
+def test_the_whole_vocabulary_leaves_no_tail(tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", make_schema([9], k=50), [9])
+    reader = DumpReader(tmp_path / "dump")
+    assert np.isneginf(reader.read_range(0, 9).tail).all()
+    assert reader.summary.mean_kept_mass == 1
+    assert np.isfinite(reader.read_range(0, 9, k=49).tail).all()
+
+
+def test_figures_follow_their_definitions(dump: tuple[Path, Positions]) -> None:
+    path, rows = dump
+    summary = DumpReader(path).summary
+    last = make_offsets(LENGTHS)[1:] - 1
+    words = np.setdiff1d(np.arange(94), last)
+    kept = 1 - np.exp(rows.tail[:, 0].astype(np.float64))
+    gold = rows.gold_logp.astype(np.float64)
+    assert summary.mean_kept_mass == pytest.approx(kept.mean())
+    assert summary.mean_kept_mass_without_eos == pytest.approx(kept[words].mean())
+    assert summary.kept_mass_by_k.keys() == {1, 2, 4, 6}
+    assert summary.kept_mass_by_k[2] == pytest.approx(
+        np.exp(rows.logp[:, :2].astype(np.float64)).sum(1).mean(), rel=1e-6
+    )
+    assert summary.gold_nats == pytest.approx(-gold.sum())
+    assert summary.eos_nats == pytest.approx(-gold[last].sum())
+    assert summary.perplexity == pytest.approx(math.exp(-gold.mean()))
+    assert summary.perplexity_without_eos == pytest.approx(math.exp(-gold[words].mean()))
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "manifest.json"]
+    assert summary.size_bytes == sum(file.stat().st_size for file in files)
+
+
+def test_a_dump_of_nothing_but_ends_of_sentences_has_no_figures_without_them(tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", make_schema([1, 1]), [1, 1])
+    summary = DumpReader(tmp_path / "dump").summary
+    assert summary.perplexity_without_eos is None
+    assert summary.mean_kept_mass_without_eos is None
+
+
+def test_an_undeclared_temperature_is_refused_with_the_remedy(dump: tuple[Path, Positions]) -> None:
+    reader = DumpReader(dump[0])
+    assert [reader.temperature_index(temperature) for temperature in (1, 2.0)] == [0, 1]
+    with pytest.raises(StoreError, match=r"temperature 4 .* one of 1, 2: .* dump-teacher --temperatures 1,2,4"):
+        reader.temperature_index(4)
+
+
+def test_what_is_not_there_is_refused(dump: tuple[Path, Positions], tmp_path: Path) -> None:
+    reader = DumpReader(dump[0])
+    for sentences in ([-1], [0, 7]):
+        with pytest.raises(IndexError):
+            reader.read_sentences(sentences)
+    for start, stop in ((-1, 2), (3, 2), (0, 95)):
+        with pytest.raises(IndexError):
+            reader.read_range(start, stop)
+    with pytest.raises(StoreError, match="k is 7, expected 1 to 6"):
+        reader.read_sentences([0], k=7)
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(StoreError, match="not a dump"):
+            DumpReader(path)
+
+
+def test_few_open_files_are_enough(dump: tuple[Path, Positions]) -> None:
+    path, expected = dump
+    reader = DumpReader(path)
+    reader._max_views = 6
+    for _ in range(2):
+        assert_same(reader.read_range(0, 94), expected)
+    assert len(reader._views) == 6
+
+
+def test_inspect_describes_a_complete_dump(dump: tuple[Path, Positions]) -> None:
+    about = inspect_dump(dump[0])
+    assert (about["state"], about["num_shards"], about["num_finished_shards"]) == ("complete", 3, 3)
+    assert about["statistics"] == DumpReader(dump[0]).summary.to_json()
+
+
+def test_reading_needs_neither_torch_nor_zarr() -> None:
+    program = "import sys, storage.reader, storage.writer; sys.exit(bool({'torch', 'zarr'} & sys.modules.keys()))"
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False, timeout=60).returncode == 0
