@@ -5,7 +5,11 @@ batch, because a student pads its rows and a teacher's sequential rounds follow 
 then visited in random order.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
+
+from pipeline.runtime.distributed import World
 
 POOL_BATCHES = 50
 """Sentences are sorted by length within random pools of about this many batches: little padding, yet batches differ
@@ -56,3 +60,12 @@ def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences:
         runs.append((first, stop))
         first = stop
     return runs
+
+
+def rank_slices(batches: Iterable[np.ndarray], lengths: np.ndarray, world: World) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield this rank's sentences of each batch, possibly none, and the positions of the whole batch.
+
+    Every ``size``-th sentence of a batch sorted by length: all ranks get about the same work.
+    """
+    for batch in batches:
+        yield batch[world.rank :: world.size], int(lengths[batch].sum())

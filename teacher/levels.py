@@ -46,7 +46,7 @@ class StackLevel:
     """
 
     parents: np.ndarray
-    """int64 ``[num_shifts + num_nts]``: row of the parent within the level above, each at most once; empty at depth 1."""
+    """int64 ``[num_shifts + num_nts]``: rows of the level above, each at most once; empty at depth 1."""
     num_shifts: int
     num_nts: int
     size: int
@@ -90,6 +90,14 @@ class Schedule:
         return len(self.stack) + sum(1 + len(level.step_sizes) for level in self.compositions)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeBatch:
+    """This rank's slice of a batch of sentences with their trees."""
+
+    schedule: Schedule
+    num_positions_global: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Constituents:
     """All constituents of a batch, TOP's included, sorted by how many are open around them, then by time."""
@@ -120,9 +128,7 @@ def build_schedule(tokens: Ragged, actions: Ragged, *, eos_id: int) -> Schedule:
     found, word_parent = _constituents(is_nt, is_shift, num_open, word_times)
 
     below_top = np.flatnonzero(found.nesting > 1)
-    composed = below_top[
-        np.lexsort((found.opened[below_top], -found.num_children[below_top], found.height[below_top]))
-    ]
+    composed = below_top[np.lexsort((found.opened[below_top], -found.num_children[below_top], found.height[below_top]))]
     place = np.full(len(found.opened), -1)
     place[composed] = np.arange(len(composed))
 

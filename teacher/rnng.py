@@ -14,6 +14,8 @@ Shape letters: see ``levels.py``; besides, D embedding size, H size of the stack
 (SHIFT, REDUCE, and an NT for each label but TOP).
 """
 
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,7 +26,7 @@ from pipeline.corpus.oracle import FIRST_NT, REDUCE
 from storage.ragged import Ragged
 from teacher.composition import BiLstmComposition, lstm_cell
 from teacher.config import TeacherConfig
-from teacher.levels import Schedule, StackLevel, build_schedule
+from teacher.levels import Schedule, StackLevel, TreeBatch, build_schedule
 
 PARTS = ("loss", "token_loss", "action_loss")
 """What ``Rnng.forward`` sums, in nats: -log p(x, y), and its two halves."""
@@ -72,7 +74,7 @@ class Rnng(nn.Module):
         self.nt_embedding = nn.Parameter(torch.empty(num_labels, embed_dim).normal_(std=embed_dim**-0.5))
         self.composition = BiLstmComposition(num_labels, embed_dim)
         sizes = [embed_dim] + [hidden_dim] * config.num_layers
-        self.stack = nn.ModuleList(StackLayer(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.stack = nn.ModuleList(StackLayer(*pair) for pair in itertools.pairwise(sizes))
         self.action_head = nn.Linear(hidden_dim, FIRST_NT + num_labels - 1)
         self.projection = nn.Linear(hidden_dim, embed_dim) if hidden_dim != embed_dim else nn.Identity()
         self.token_bias = nn.Parameter(torch.zeros(vocab_size))
@@ -83,8 +85,9 @@ class Rnng(nn.Module):
         """V."""
         return self._vocab_size
 
-    def forward(self, schedule: Schedule) -> Tensor:
+    def forward(self, batch: TreeBatch) -> Tensor:
         """Return the sums named by ``PARTS``, ``[3]``, over all positions of the batch; part 0 is differentiable."""
+        schedule = batch.schedule
         device = self.token_bias.device
         if not len(schedule.inputs):
             # A rank whose slice is empty still takes part in the gradient's reduction.

@@ -1,0 +1,39 @@
+# make demo   environment, then the whole way on the built-in corpus, ending with an HTML report
+# make test   environment, then all tests
+# make check  ruff, mypy and the tests, as .ci/run does
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= demo-output
+
+.PHONY: env demo test lint check bench lock
+
+env: $(VENV)/installed
+
+# torch first and exactly: an open range may fetch gigabytes of CUDA libraries.
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $$(grep '^torch==' requirements.lock)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	touch $@
+
+demo: env
+	$(BIN)/python cli.py demo --out $(DEMO_OUT)
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+bench: env
+	@echo "No benchmarks yet: each will be a command, python -m benchmarks.NAME."
+
+lock: env
+	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock

@@ -1,0 +1,330 @@
+"""The command line: parse options, build a configuration, call one function, print. Nothing else.
+
+Heavy imports happen inside commands, so that ``--help`` answers at once.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.dump_config import DumpConfig
+from pipeline.runtime import config as options
+from pipeline.runtime.display import as_text, configure_logging
+from storage.errors import RnngDistillError
+from student.config import StudentConfig
+from student.train_config import StudentTrainConfig
+from teacher.config import TeacherConfig, TeacherTrainConfig
+
+PATH = click.Path(path_type=Path)
+
+DATASET_DECIDES = ("vocab_size",)
+"""Fields of model configurations that follow from the dataset and are no options."""
+
+
+class OneLineErrors(click.Group):
+    """Shows an error that a user can mend as one line; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  click's own signature
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except RnngDistillError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class CommaSeparated(click.ParamType):
+    """Several values of one type."""
+
+    def __init__(self, item: type) -> None:
+        self._item = item
+        self.name = f"{item.__name__},…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:  # noqa: ANN401
+        """Return the values as a tuple."""
+        try:
+            return tuple(self._item(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self._item.__name__}", param, ctx)
+
+
+def configured_by(*classes: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of configuration classes, and ``--config`` for a TOML file of them.
+
+    The command gets ``values``: what the file and, over it, the command line set.
+    """
+    known = options.options_of(*classes, without=DATASET_DECIDES)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def with_values(toml: Path | None, **given: Any) -> None:  # noqa: ANN401
+            values = options.read_toml(toml, known) if toml is not None else {}
+            names = {option.name for option in known}
+            values |= {name: value for name, value in given.items() if name in names and value is not None}
+            command(values=values, **{name: value for name, value in given.items() if name not in names})
+
+        decorated: Callable[..., None] = with_values
+        decorated.__doc__, decorated.__name__ = command.__doc__, command.__name__
+        decorated.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+        for option in reversed(known):
+            default = ",".join(map(str, option.default)) if option.many else option.default
+            kind: Any = CommaSeparated(option.type) if option.many else option.type
+            decorated = click.option(
+                "--" + option.name.replace("_", "-"),
+                option.name,
+                type=click.Choice(option.choices) if option.choices else kind,
+                help=f"{option.help} [default: {default}]",
+            )(decorated)
+        help_text = "TOML file of these options; the command line overrides it."
+        return click.option("--config", "toml", type=PATH, help=help_text)(decorated)
+
+    return decorate
+
+
+def show(summary: dict[str, Any], *, as_json: bool = False) -> None:
+    """Print a summary for people, or as JSON."""
+    click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else as_text(summary))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+@click.group(cls=OneLineErrors, context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Distil a Recurrent Neural Network Grammar into a GPT-2-like language model.
+
+    A trained RNNG writes its next-token distributions once, into a dump; any number of students learn from it.
+    """
+    configure_logging()
+
+
+@main.command()
+@click.argument("out", type=PATH)
+@click.option("--num-sentences", type=click.IntRange(1), default=10_000, show_default=True, help="Size of train.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the sample.")
+def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
+    r"""Write the built-in corpus: trees, text, minimal pairs and true probabilities, drawn from a known grammar.
+
+    \b
+    Example: python cli.py sample-corpus corpus --num-sentences 10000
+    """
+    from pipeline.corpus.sample import write_sample_corpus
+
+    show(write_sample_corpus(out, num_sentences, seed))
+
+
+@main.command()
+@click.argument("sources", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="Writes OUT.mrg and OUT.txt.")
+@click.option("--text", "texts", type=PATH, multiple=True, required=True, help="Raw text, a sentence a line.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+def import_trees(sources: tuple[Path, ...], out: Path, texts: tuple[Path, ...], on_error: str) -> None:
+    r"""Normalise a treebank: one tree a line in OUT.mrg, its raw text in the same line of OUT.txt.
+
+    \b
+    Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
+    """
+    from pipeline.corpus.import_trees import import_trees as run
+
+    show(run(sources, out, texts=texts, on_error=on_error))
+
+
+@main.command()
+@click.argument("texts", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="The tokenizer.json to write.")
+@click.option("--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Most entries.")
+def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None:
+    r"""Train the byte-level BPE tokenizer that teacher and student share, on raw text.
+
+    \b
+    Example: python cli.py train-tokenizer trees/train.txt --out tokenizer.json --vocab-size 10000
+    """
+    from pipeline.corpus.tokenizer import train_tokenizer as run
+
+    show(run(texts, out, vocab_size=vocab_size))
+
+
+@main.command()
+@click.option("--train", type=PATH, required=True, help="STEM of STEM.mrg and STEM.txt.")
+@click.option("--dev", type=PATH, required=True, help="STEM of the dev pair.")
+@click.option("--test", type=PATH, help="STEM of the test pair.")
+@click.option("--tokenizer", type=PATH, required=True, help="A tokenizer.json.")
+@click.option("--out", type=PATH, required=True, help="The dataset to write.")
+@click.option(
+    "--trees",
+    type=click.Choice(["given", "right", "shuffled"]),
+    default="given",
+    show_default=True,
+    help="The trees as they are, or a control on structure.",
+)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of --trees shuffled.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+def build_dataset(**given: Any) -> None:  # noqa: ANN401
+    r"""Fit trees to tokens and store both: the dataset that every later command reads.
+
+    \b
+    Example: python cli.py build-dataset --train trees/train --dev trees/dev --tokenizer tokenizer.json --out dataset
+    """
+    from pipeline.corpus.build import BuildConfig
+    from pipeline.corpus.build import build_dataset as run
+
+    show(run(BuildConfig(**given)))
+
+
+@main.command()
+@click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
+@click.option("--out", type=PATH, required=True, help="The run directory to make.")
+@configured_by(TeacherConfig, TeacherTrainConfig)
+def train_teacher(data: Path, out: Path, values: dict[str, Any]) -> None:
+    r"""Train the RNNG teacher. Also runs under torchrun.
+
+    \b
+    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
+    """
+    from teacher.train import train_teacher as run
+
+    best = run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values))
+    click.echo(f"{out}: best joint dev loss {best:.4f} nats a position")
+
+
+@main.command()
+@click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
+@click.option("--teacher", type=PATH, required=True, help="A run directory of train-teacher.")
+@click.option("--out", type=PATH, required=True, help="The store to write, or to finish.")
+@configured_by(DumpConfig)
+def dump_teacher(data: Path, teacher: Path, out: Path, values: dict[str, Any]) -> None:
+    r"""Write the teacher's top-k next-token distributions, once, for any number of students. Also under torchrun.
+
+    Interrupted, it is finished by the same command, with any number of processes.
+
+    \b
+    Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
+    """
+    from teacher.dump import dump_teacher as run
+
+    summary = run(data, teacher, out, options.build(DumpConfig, values))
+    if summary is not None:
+        show({"dump": str(out), **summary.to_json()})
+
+
+@main.command()
+@click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
+@click.option("--dump", type=PATH, help="A dump made by dump-teacher; without one, the baseline is trained.")
+@click.option("--out", type=PATH, required=True, help="The run directory to make.")
+@configured_by(StudentConfig, StudentTrainConfig)
+def train_student(data: Path, dump: Path | None, out: Path, values: dict[str, Any]) -> None:
+    r"""Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
+
+    \b
+    Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
+    """
+    from student.train import train_student as run
+
+    best = run(data, dump, out, values, options.build(StudentTrainConfig, values))
+    click.echo(f"{out}: best dev loss {best:.4f} nats a position")
+
+
+@main.group()
+def evaluate() -> None:
+    """Measure a trained model."""
+
+
+@evaluate.command()
+@click.argument("model", type=PATH)
+@click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
+@click.option("--split", default="dev", show_default=True)
+@click.option("--floor", type=PATH, help="entropy.json of sample-corpus: adds the true probability's figure.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@json_option
+def perplexity(model: Path, data: Path, split: str, floor: Path | None, device: str, as_json: bool) -> None:
+    r"""Perplexity of a run on a split; the distribution and the normaliser are named.
+
+    \b
+    Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
+    """
+    from pipeline.runtime.run_directory import open_run
+
+    if open_run(model).kind == "teacher":
+        from teacher.scoring import evaluate_perplexity
+    else:
+        from student.scoring import evaluate_perplexity
+
+    show(evaluate_perplexity(model, data, split=split, floor=floor, device=device), as_json=as_json)
+
+
+@evaluate.command()
+@click.argument("model", type=PATH)
+@click.argument("folder", type=PATH)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@json_option
+def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool) -> None:
+    r"""Accuracy of a student on a folder of minimal pairs in BLiMP's form; ties are reported and never right.
+
+    \b
+    Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
+    """
+    from student.scoring import evaluate_minimal_pairs
+
+    show(evaluate_minimal_pairs(model, folder, device=device), as_json=as_json)
+
+
+@main.command()
+@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="The HTML page to write.")
+@click.option("--floor", type=PATH, help="entropy.json of sample-corpus.")
+def report(runs: tuple[Path, ...], out: Path, floor: Path | None) -> None:
+    r"""Compare runs on one self-contained HTML page.
+
+    \b
+    Example: python cli.py report runs/teacher runs/baseline runs/distilled --out report.html
+    """
+    from pipeline.evaluation.report import write_report
+
+    write_report(runs, out, floor)
+    click.echo(str(out))
+
+
+@main.command()
+@click.argument("path", type=PATH)
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    r"""Say what a dataset, dump, run or tokenizer is, and from what it was made.
+
+    \b
+    Example: python cli.py inspect dump
+    """
+    from pipeline.inspection import inspect_path
+
+    show(inspect_path(path), as_json=as_json)
+
+
+@main.command()
+@click.argument("path", type=PATH)
+@json_option
+def verify(path: Path, as_json: bool) -> None:
+    r"""Check every byte of a dataset or dump against its digests.
+
+    \b
+    Example: python cli.py verify dump
+    """
+    from pipeline.inspection import verify_path
+
+    show(verify_path(path), as_json=as_json)
+
+
+@main.command()
+@click.option("--out", type=PATH, default="demo-output", show_default=True, help="Folder to work in; must be new.")
+def demo(out: Path) -> None:
+    r"""Run everything, small: sample corpus, teacher, dump, baseline and distilled students, report.
+
+    \b
+    Example: python cli.py demo --out demo-output
+    """
+    from pipeline.demo import run_demo
+
+    run_demo(out)
+
+
+if __name__ == "__main__":
+    main()

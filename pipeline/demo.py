@@ -1,0 +1,104 @@
+"""The demo: every stage on the built-in corpus, as the commands a user would type, and a closing table.
+
+It knows commands only, no models. Sizes are chosen for a few minutes on two cores; baseline and distilled student get
+the same data, steps and seed, so the table compares like with like.
+"""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from pipeline.evaluation.minimal_pairs import MinimalPairFigures
+from pipeline.evaluation.perplexity import FLOOR, PerplexityFigure
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, read_results
+from pipeline.runtime.display import table
+from storage.errors import InputError, RunError
+
+CLI = Path(__file__).resolve().parents[1] / "cli.py"
+NUM_SENTENCES = 8000
+VOCAB_SIZE = 1000
+TEACHER = "--embed-dim 128 --hidden-dim 128 --num-epochs 6 --batch-tokens 2048 --dropout 0.2"
+STUDENT = "--embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 12 --batch-tokens 2048"
+
+
+def run_demo(out: Path) -> None:
+    """Run all stages in a new folder and print the closing table.
+
+    Raises:
+        InputError: If the folder is there already.
+        RunError: If a stage fails; its own message stands above.
+    """
+    if out.exists():
+        raise InputError(f"{out}: already exists; remove it, or choose another folder with --out")
+    start = time.monotonic()
+    corpus, dataset, dump, runs = (out / name for name in ("corpus", "dataset", "dump", "runs"))
+    floor, page = corpus / "entropy.json", out / "report.html"
+    teacher, students = runs / "teacher", [runs / "baseline", runs / "distilled"]
+
+    _stage(
+        "A corpus from a grammar whose true probabilities are known",
+        f"sample-corpus {corpus} --num-sentences {NUM_SENTENCES}",
+    )
+    _stage(
+        "One tokenizer for both models",
+        f"train-tokenizer {corpus}/train.txt --out {out}/tokenizer.json --vocab-size {VOCAB_SIZE}",
+    )
+    stems = " ".join(f"--{split} {corpus}/{split}" for split in ("train", "dev", "test"))
+    _stage("Trees fitted to tokens", f"build-dataset {stems} --tokenizer {out}/tokenizer.json --out {dataset}")
+    _stage("The RNNG teacher", f"train-teacher --data {dataset} --out {teacher} {TEACHER}")
+    _stage(
+        "Its soft targets, written once, by two processes",
+        f"dump-teacher --data {dataset} --teacher {teacher} --out {dump} --temperatures 1,2 --shard-positions 8192",
+        processes=2,
+    )
+    _stage("The baseline: a student without a dump", f"train-student --data {dataset} --out {students[0]} {STUDENT}")
+    _stage("The distilled student", f"train-student --data {dataset} --dump {dump} --out {students[1]} {STUDENT}")
+    for run in (teacher, *students):
+        _stage(f"Perplexity of {run.name}", f"evaluate perplexity {run} --data {dataset} --split test --floor {floor}")
+    for run in students:
+        _stage(f"Minimal pairs by {run.name}", f"evaluate minimal-pairs {run} {corpus}/minimal_pairs")
+    named = " ".join(str(run) for run in (teacher, *students))
+    _stage("The report", f"report {named} --out {page} --floor {floor}")
+
+    click.echo(f"\n{closing_table([teacher, *students], split='test')}\n")
+    click.echo(f"Report: {page}   ({(time.monotonic() - start) / 60:.1f} minutes)")
+
+
+def closing_table(runs: list[Path], *, split: str) -> str:
+    """Return perplexities of a split, the floor first, and minimal-pair accuracies, by run and distribution."""
+    rows: list[tuple[object, ...]] = []
+    floor: PerplexityFigure | None = None
+    for run in runs:
+        accuracy = ties = None
+        for name, result in read_results(run).items():
+            if result.kind == MINIMAL_PAIRS:
+                pairs = MinimalPairFigures.from_json(result.figures, where=f"{run}: {name}")
+                accuracy, ties = pairs.macro_accuracy, pairs.overall.num_ties
+        for name, result in read_results(run).items():
+            if result.kind != PERPLEXITY or result.subject != split:
+                continue
+            for value in result.figures:
+                figure = PerplexityFigure.from_json(value, where=f"{run}: {name}")
+                if figure.distribution == FLOOR:
+                    floor = figure
+                    continue
+                rows.append((run.name, figure.distribution, figure.per_token, figure.per_word, accuracy, ties))
+    if floor is not None:
+        rows.insert(0, ("the grammar itself", FLOOR, floor.per_token, floor.per_word, None, None))
+    header = ("model", "distribution", f"{split} ppl/token", "ppl/word", "pairs right", "ties")
+    return table(rows, header=header)
+
+
+def _stage(title: str, arguments: str, *, processes: int = 1) -> None:
+    shown = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
+    click.echo(f"\n== {title}\n$ {shown} {CLI.name} {arguments}", err=True)
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    done = subprocess.run([sys.executable, *launcher, str(CLI), *shlex.split(arguments)], check=False)
+    if done.returncode:
+        raise RunError(f"demo: {arguments.split()[0]} ended with status {done.returncode}; its message stands above")

@@ -1,0 +1,68 @@
+"""What is at a path, and whether it is whole: datasets, dumps, runs and tokenizers."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpus.dataset import describe_dataset, load_dataset
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.evaluation.results import read_results
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.run_directory import open_run
+from storage.errors import InputError
+from storage.reader import inspect_dump, verify_dump
+
+
+def inspect_path(path: Path) -> dict[str, Any]:
+    """Return what is at ``path`` as JSON-able figures, ``kind`` first.
+
+    Raises:
+        InputError: If it is none of dataset, dump, run and tokenizer.
+    """
+    kind = _kind(path)
+    if kind == "dump":
+        return {"kind": kind, **inspect_dump(path)}
+    if kind == "dataset":
+        return {"kind": kind, **describe_dataset(path)}
+    if kind == "tokenizer":
+        tokenizer = Tokenizer.load(path)
+        return {"kind": kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256}
+    run = open_run(path)
+    return {
+        "kind": run.kind,
+        "configuration": run.configuration,
+        "fingerprints": run.fingerprints,
+        "dump": run.dump,
+        "results": sorted(read_results(path)),
+    }
+
+
+def verify_path(path: Path) -> dict[str, Any]:
+    """Check every byte of a dataset or dump; return what it is.
+
+    Raises:
+        InputError: If it is neither.
+        CorruptStoreError: Naming what is damaged and what to do.
+    """
+    kind = _kind(path)
+    if kind == "dump":
+        with Progress("verify", total=inspect_dump(path)["num_shards"], unit="shards") as progress:
+            summary = verify_dump(path, progress.update)
+        return {"kind": kind, "verified": True, **summary.to_json()}
+    if kind == "dataset":
+        dataset = load_dataset(path)
+        return {"kind": kind, "verified": True, "sha256": dataset.sha256}
+    raise InputError(f"{path}: is a {kind}, expected a dataset or a dump; only these hold digests")
+
+
+def _kind(path: Path) -> str:
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory; expected a dataset, dump, run or tokenizer.json")
+    if (path / "run.json").is_file():
+        return "run"
+    if (path / "dataset.zarr").is_dir():
+        return "dataset"
+    if (path / "zarr.json").is_file():
+        return "dump"
+    if path.is_file() and path.suffix == ".json":
+        return "tokenizer"
+    raise InputError(f"{path}: neither a dataset, dump, run nor tokenizer.json; give the --out of one of the commands")

@@ -1,0 +1,50 @@
+"""What a person sees on a terminal: log lines, and summaries as aligned text."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def configure_logging() -> None:
+    """Send log lines from INFO on to standard error, bare; processes other than the main one raise this to WARNING."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO, force=True)
+
+
+def as_text(summary: Mapping[str, object], *, indent: str = "") -> str:
+    """Return a JSON-like summary as lines of ``name  value``, nested ones indented."""
+    plain = {name: value for name, value in summary.items() if not isinstance(value, Mapping) or not value}
+    width = max((len(name) for name in plain), default=0)
+    lines = []
+    for name, value in summary.items():
+        if isinstance(value, Mapping) and value:
+            lines += [f"{indent}{name}", as_text(value, indent=indent + "  ")]
+        else:
+            lines.append(f"{indent}{name:<{width}}  {_value(value)}")
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Sequence[object]], *, header: Sequence[str]) -> str:
+    """Return rows as aligned columns; numbers to the right."""
+    cells = [list(header), *([_value(cell) for cell in row] for row in rows)]
+    columns = range(len(header))
+    widths = [max(len(row[column]) for row in cells) for column in columns]
+    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in columns]
+    lines = [
+        "  ".join(row[c].rjust(widths[c]) if numeric[c] else row[c].ljust(widths[c]) for c in columns) for row in cells
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 10 or abs(value) >= 1e7 else f"{value:,.2f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    return str(value)

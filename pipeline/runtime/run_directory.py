@@ -1,0 +1,181 @@
+"""A run directory: all that made a model, and the model.
+
+    RUN/run.json                              kind, configuration, fingerprints, versions, command, git state
+    RUN/tokenizer.json                        the tokenizer the model reads
+    RUN/checkpoints/{best,last}/model.safetensors
+    RUN/metrics.jsonl, RUN/tensorboard/       figures by step
+    RUN/results/*.json                        evaluations
+
+A directory is filled by one training run and never reused.
+"""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from storage.errors import FingerprintMismatchError, RunError
+from storage.files import write_atomically
+from storage.fingerprints import sha256_file
+
+RUN_FORMAT_VERSION = 1
+
+Kind = Literal["teacher", "student"]
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunInfo:
+    """What ``run.json`` says."""
+
+    path: Path
+    kind: Kind
+    configuration: dict[str, Any]
+    """Every option, resolved."""
+    model: dict[str, Any]
+    """What rebuilds the model besides options: vocabulary size, labels, special tokens."""
+    fingerprints: dict[str, str]
+    """sha256 of the dataset, its training split and the tokenizer; of the dump's manifest where there was one."""
+    dump: dict[str, Any] | None
+    """Summary of the dump a student learned from."""
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The run's own copy of the tokenizer."""
+        return self.path / "tokenizer.json"
+
+    def checkpoint(self, which: Which = "best") -> Path:
+        """Path of the weights: best by loss on dev, or last."""
+        return checkpoint_path(self.path, which)
+
+
+def create_run(
+    path: Path,
+    *,
+    kind: Kind,
+    configuration: Mapping[str, Any],
+    model: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    tokenizer: Path,
+    dump: Mapping[str, Any] | None = None,
+) -> RunInfo:
+    """Make a run directory and describe the run in it.
+
+    Raises:
+        RunError: If something is there already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: already exists and is not empty; choose another --out, or remove it")
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomically(path / "tokenizer.json", tokenizer.read_bytes())
+    described = {
+        "format_version": RUN_FORMAT_VERSION,
+        "kind": kind,
+        "configuration": dict(configuration),
+        "model": dict(model),
+        "fingerprints": dict(fingerprints),
+        "dump": dict(dump) if dump is not None else None,
+        "versions": versions(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git": _git_state(),
+    }
+    write_atomically(path / "run.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
+    return open_run(path)
+
+
+def open_run(path: Path) -> RunInfo:
+    """Read ``run.json``.
+
+    Raises:
+        RunError: If ``path`` is no run directory, or one of another format.
+        FingerprintMismatchError: If the run's tokenizer is not the one it was trained with.
+    """
+    try:
+        described = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path}: no run.json here; expected a directory made by train-teacher or train-student"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path / 'run.json'}: not readable as JSON ({error}); restore it or train again") from None
+    found = described.get("format_version")
+    if found != RUN_FORMAT_VERSION:
+        raise RunError(
+            f"{path}: run format is {found!r}, expected {RUN_FORMAT_VERSION}; use the version it was made with"
+        )
+    info = RunInfo(
+        path=path,
+        kind=described["kind"],
+        configuration=described["configuration"],
+        model=described["model"],
+        fingerprints=described["fingerprints"],
+        dump=described["dump"],
+    )
+    tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
+    expected = info.fingerprints["tokenizer_file"]
+    if tokenizer != expected:
+        raise FingerprintMismatchError(
+            f"{info.tokenizer_path}: sha256 is {tokenizer[:12]}, but the run was made with {expected[:12]}; "
+            "restore the file or train again"
+        )
+    return info
+
+
+def checkpoint_path(run: Path, which: Which) -> Path:
+    """Path of a checkpoint's weights."""
+    return run / "checkpoints" / which / "model.safetensors"
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's parameters, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(path, safetensors.torch.save(state))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Fill a model's parameters; nothing in the file is executed.
+
+    Raises:
+        RunError: If the file is missing, damaged, or of a model of other sizes.
+    """
+    try:
+        state = safetensors.torch.load_file(path)
+        model.load_state_dict(state)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no checkpoint here; the run may have ended before its first evaluation") from None
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise RunError(f"{path}: not a checkpoint of this model ({reason}); train again") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("torch", "numpy", "zarr", "tokenizers")
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the code and whether files differ from it; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "modified": bool(git("status", "--porcelain", "-uno"))} if commit else None

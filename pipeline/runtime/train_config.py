@@ -1,0 +1,65 @@
+"""Training options that teacher and student share. Imports no torch, so that ``--help`` can read it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from storage.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How a model is trained, whatever it is."""
+
+    num_epochs: int = 10
+    """Passes over the training split."""
+    max_steps: int = 0
+    """Stop after this many optimiser steps; 0: after --num-epochs."""
+    batch_tokens: int = 4096
+    """Most positions (tokens and <eos>) a batch, over all processes."""
+    batch_sentences: int = 0
+    """Most sentences a batch, over all processes; 0: no limit but --batch-tokens."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """What the learning rate does after the warm-up; cosine and linear end at zero."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly from zero."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay on matrices; biases, gains and embeddings have none."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    eval_every: int = 0
+    """Steps between dev evaluations; 0: at the end of each epoch."""
+    log_every: int = 10
+    """Steps between rows of metrics.jsonl."""
+    seed: int = 1
+    """Seed of initialisation, data order and dropout."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: a GPU if there is one."""
+    threads: int = 0
+    """CPU threads a process; 0: the cores shared out over the processes of this machine."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name.replace('_', '-')} is {value}, expected at least {least}"
+            for name, least in (
+                ("num_epochs", 1),
+                ("max_steps", 0),
+                ("batch_tokens", 1),
+                ("batch_sentences", 0),
+                ("warmup_steps", 0),
+                ("weight_decay", 0),
+                ("eval_every", 0),
+                ("log_every", 1),
+                ("seed", 0),
+                ("threads", 0),
+            )
+            if (value := getattr(self, name)) < least
+        ]
+        problems += [
+            f"{name.replace('_', '-')} is {value}, expected more than 0"
+            for name in ("lr", "clip_norm")
+            if not (value := getattr(self, name)) > 0
+        ]
+        if problems:
+            raise ConfigError("training: " + "; ".join(problems))

@@ -1,0 +1,46 @@
+"""Evaluate a trained student: perplexity of a split, accuracy on minimal pairs."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpus.dataset import load_dataset
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
+from pipeline.evaluation.minimal_pairs import pairs_sha256, read_minimal_pairs
+from pipeline.evaluation.perplexity import UNCONDITIONAL, perplexity_figure
+from pipeline.evaluation.recording import check_tokenizer, record_minimal_pairs, record_perplexity
+from pipeline.evaluation.scorer import NextTokenScorer
+from pipeline.runtime.distributed import joined
+from storage.ragged import Ragged
+from student.train import load_student
+
+BATCH_TOKENS = 8192
+"""Positions scored at a time."""
+
+
+def evaluate_perplexity(model: Path, data: Path, *, split: str, floor: Path | None, device: str) -> dict[str, Any]:
+    """Measure p(x) of a split, write it beside the run, return a summary."""
+    with joined(device, threads=0) as (_, where):
+        student, run = load_student(model, where)
+        dataset = load_dataset(data)
+        check_tokenizer(run, dataset)
+        sentences = dataset.split(split)
+        eos_id = dataset.tokenizer.eos_id
+        scorer = NextTokenScorer(student, eos_id=eos_id, batch_tokens=BATCH_TOKENS)
+        log_probs = Ragged.from_lists(scorer.log_probs(list(sentences.tokens)), "float32")
+        figure = perplexity_figure(log_probs, sentences, UNCONDITIONAL)
+        settings = {"checkpoint": "best", "batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        return record_perplexity(run, sentences, [figure], floor=floor, settings=settings)
+
+
+def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str) -> dict[str, Any]:
+    """Score every pair of a folder, write the figures beside the run, return them."""
+    with joined(device, threads=0) as (_, where):
+        pairs = read_minimal_pairs(folder)
+        student, run = load_student(model, where)
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+        scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=BATCH_TOKENS)
+        figures = score_pairs(scorer, tokenizer, pairs)
+        settings = {"checkpoint": "best", "batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        name = folder.resolve().name.removesuffix(".gz").removesuffix(".jsonl")
+        return record_minimal_pairs(run, name, figures, pairs_sha256=pairs_sha256(pairs), settings=settings)

@@ -1,0 +1,152 @@
+"""Train a student on a dataset, with a dump's soft targets or without; load one from its run directory."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.batching import plan_epoch, rank_slices
+from pipeline.corpus.dataset import Dataset, Split, load_dataset
+from pipeline.runtime import config as options
+from pipeline.runtime.distributed import World, joined
+from pipeline.runtime.run_directory import RunInfo, Which, create_run, load_weights, open_run
+from pipeline.training import train
+from storage.errors import RunError
+from storage.reader import DumpReader
+from student.config import StudentConfig
+from student.loss import PARTS, distillation_rows
+from student.model import Student
+from student.stream import DumpTargets, StudentBatch, student_batches
+from student.train_config import StudentTrainConfig
+
+
+class DistillationObjective(nn.Module):
+    """A student and its loss; called with a batch, it returns the sums named by ``student.loss.PARTS``."""
+
+    def __init__(self, student: Student, config: StudentTrainConfig) -> None:
+        super().__init__()
+        self.student = student
+        self._config = config
+
+    def forward(self, batch: StudentBatch) -> Tensor:
+        """Return ``[3]`` sums over the batch's positions, in nats; the first is differentiable."""
+        rows = distillation_rows(
+            batch.gold,
+            batch.targets,
+            alpha=self._config.alpha,
+            temperature=self._config.temperature,
+            tail=self._config.tail,
+        )
+        sums: Tensor = self.student(batch.tokens, rows, num_parts=len(PARTS))
+        return sums
+
+
+class StudentTask:
+    """A student and its batches, for ``pipeline.training``. Dev has no soft targets: its loss is the cross-entropy."""
+
+    parts = PARTS
+
+    def __init__(
+        self, model: Student, dataset: Dataset, targets: DumpTargets | None, config: StudentTrainConfig, world: World
+    ) -> None:
+        self.model = model
+        self.objective = DistillationObjective(model, config)
+        self._train, self._dev = dataset.split("train"), dataset.split("dev")
+        self._targets = targets
+        self._eos_id = dataset.tokenizer.eos_id
+        self._config = config
+        self._world = world
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self._plan(self._train, epoch))
+
+    def train_batches(self, epoch: int) -> Iterable[StudentBatch]:
+        """This rank's slices of an epoch."""
+        return self._batches(self._train, epoch, self._targets)
+
+    def dev_batches(self) -> Iterable[StudentBatch]:
+        """This rank's slices of dev."""
+        return self._batches(self._dev, 0, None)
+
+    def _plan(self, split: Split, epoch: int) -> list[np.ndarray]:
+        return plan_epoch(
+            np.diff(split.position_offsets),
+            seed=self._config.seed,
+            epoch=epoch,
+            batch_tokens=self._config.batch_tokens,
+            batch_sentences=self._config.batch_sentences,
+        )
+
+    def _batches(self, split: Split, epoch: int, targets: DumpTargets | None) -> Iterator[StudentBatch]:
+        slices = rank_slices(self._plan(split, epoch), np.diff(split.position_offsets), self._world)
+        device = self.model.head_weight.device
+        return student_batches(slices, split, eos_id=self._eos_id, targets=targets, device=device)
+
+
+def train_student(
+    data: Path, dump: Path | None, out: Path, sizes: Mapping[str, Any], training: StudentTrainConfig
+) -> float:
+    """Train a student on ``data``, into the run directory ``out``; return the best dev cross-entropy, nats a position.
+
+    Args:
+        data: A dataset.
+        dump: A dump of its training split, or None for the baseline.
+        out: The run directory to make.
+        sizes: Fields of ``StudentConfig`` but the vocabulary's size, which the dataset decides.
+        training: How to train.
+
+    Raises:
+        FingerprintMismatchError: If the dump is not of this dataset.
+        StoreError: If the dump is incomplete, damaged, or does not declare the temperature.
+        InputError: If a sentence is longer than ``max_length``.
+    """
+    with joined(training.device, threads=training.threads) as (world, device):
+        dataset = load_dataset(data)
+        config = options.build(StudentConfig, sizes, vocab_size=dataset.tokenizer.vocab_size)
+        for name in ("train", "dev"):
+            config.check_length(int(dataset.split(name).tokens.lengths.max(initial=0)))
+        reader = DumpReader(dump) if dump is not None else None
+        targets = None
+        if reader is not None:
+            tokenizer, temperature = dataset.tokenizer.sha256, training.temperature
+            targets = DumpTargets(reader, dataset.split("train"), tokenizer_sha256=tokenizer, temperature=temperature)
+        model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed).to(device)
+        if world.is_main:
+            create_run(
+                out,
+                kind="student",
+                configuration=options.to_json(config, training),
+                model={"bos_id": dataset.tokenizer.bos_id, "eos_id": dataset.tokenizer.eos_id},
+                fingerprints=dataset.fingerprints,
+                tokenizer=dataset.tokenizer_path,
+                dump=_described(reader) if reader is not None else None,
+            )
+        world.barrier()
+        return train(StudentTask(model, dataset, targets, training, world), training, run=out, world=world)
+
+
+def load_student(path: Path, device: torch.device, which: Which = "best") -> tuple[Student, RunInfo]:
+    """Return a trained student in evaluation mode, and what its run says.
+
+    Raises:
+        RunError: If ``path`` is no student's run.
+    """
+    run = open_run(path)
+    if run.kind != "student":
+        raise RunError(f"{path}: this run is a {run.kind}'s, expected a student's; give the output of train-student")
+    model = Student(options.build(StudentConfig, run.configuration), bos_id=run.model["bos_id"], seed=0)
+    load_weights(run.checkpoint(which), model)
+    return model.to(device).eval(), run
+
+
+def _described(reader: DumpReader) -> dict[str, Any]:
+    """What a run remembers of the dump it learned from."""
+    return {
+        "path": str(reader.path),
+        "schema": reader.schema.to_json(),
+        "statistics": reader.summary.to_json(),
+    }

@@ -1,0 +1,34 @@
+"""Training options of the student. Imports no torch, so that ``--help`` can read it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.runtime.train_config import TrainConfig
+from storage.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentTrainConfig(TrainConfig):
+    """How ``train-student`` trains."""
+
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay on matrices; biases, gains and embeddings have none."""
+    alpha: float = 0.7
+    """Weight of the cross-entropy with the gold tokens; the teacher has 1 - alpha. Not used without a dump."""
+    temperature: float = 1.0
+    """Temperature of the soft targets: one that the dump declares."""
+    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
+    """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored."""
+
+    def __post_init__(self) -> None:
+        # A dataclass with slots is rebuilt as another class, which the short form of super() would not find.
+        super(StudentTrainConfig, self).__post_init__()
+        problems = []
+        if not 0 <= self.alpha <= 1:
+            problems.append(f"alpha is {self.alpha}, expected 0 to 1")
+        if not self.temperature > 0:
+            problems.append(f"temperature is {self.temperature}, expected more than 0")
+        if problems:
+            raise ConfigError("distillation: " + "; ".join(problems))

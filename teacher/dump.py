@@ -1,0 +1,45 @@
+"""Dump a trained teacher's distributions over a split of a dataset."""
+
+from pathlib import Path
+
+from pipeline.corpus.dataset import Dataset, load_dataset
+from pipeline.dump import dump
+from pipeline.dump_config import DumpConfig
+from pipeline.evaluation.recording import check_tokenizer
+from pipeline.runtime.distributed import joined
+from pipeline.runtime.run_directory import RunInfo
+from storage.errors import FingerprintMismatchError
+from storage.statistics import DumpSummary
+from teacher.train import load_teacher, teacher_fingerprint
+
+
+def dump_teacher(data: Path, teacher: Path, out: Path, config: DumpConfig) -> DumpSummary | None:
+    """Write ``p(w | x_<t, y_<t, SHIFT)`` of every position of a split into the store ``out``; see ``pipeline.dump``.
+
+    Returns:
+        The finished dump's figures on the main rank, None on the others.
+
+    Raises:
+        FingerprintMismatchError: If teacher and dataset differ in tokenizer or labels.
+    """
+    with joined(config.device, threads=config.threads) as (world, device):
+        dataset = load_dataset(data)
+        model, run = load_teacher(teacher, device)
+        check_reads(run, dataset)
+        return dump(model, dataset, config, out=out, teacher=teacher_fingerprint(run), world=world, device=device)
+
+
+def check_reads(run: RunInfo, dataset: Dataset) -> None:
+    """Refuse a dataset whose tokens or labels are not those the teacher knows.
+
+    Raises:
+        FingerprintMismatchError: Naming both sides.
+    """
+    check_tokenizer(run, dataset)
+    known = tuple(run.model["labels"])
+    if dataset.labels != known:
+        unknown = sorted(set(dataset.labels) ^ set(known))
+        raise FingerprintMismatchError(
+            f"{dataset.path}: labels differ from the teacher's ({run.path}) in {', '.join(unknown) or 'their order'}; "
+            "give the dataset the teacher was trained on, or one built from the same training trees"
+        )

@@ -1,0 +1,66 @@
+"""What a trained teacher says of a split with its trees: two figures that must never be taken for each other.
+
+given the tree    -log p(w_t | x_<t, y_<t, SHIFT), the distribution that is dumped; the tree may come from a parser
+that saw the whole sentence, so it can leak what is to come
+joint             -log p(x, y), words and actions: an upper bound on -log p(x)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.batching import consecutive_batches
+from pipeline.corpus.dataset import Split, load_dataset
+from pipeline.corpus.oracle import SHIFT
+from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, perplexity_figure
+from pipeline.evaluation.recording import record_perplexity
+from pipeline.next_token import gold_log_probs
+from pipeline.runtime.distributed import joined
+from storage.ragged import Ragged
+from teacher.dump import check_reads
+from teacher.rnng import Rnng
+from teacher.train import load_teacher
+
+BATCH_TOKENS = 8192
+
+
+def evaluate_perplexity(model: Path, data: Path, *, split: str, floor: Path | None, device: str) -> dict[str, Any]:
+    """Measure both figures of a split, write them beside the run, return a summary."""
+    with joined(device, threads=0) as (_, where):
+        teacher, run = load_teacher(model, where)
+        dataset = load_dataset(data)
+        check_reads(run, dataset)
+        sentences = dataset.split(split)
+        token_log_probs = gold_log_probs(
+            teacher, sentences.tokens, sentences.actions, eos_id=teacher.eos_id, batch_tokens=BATCH_TOKENS
+        )
+        joint = Ragged(token_log_probs.values + _action_shares(teacher, sentences), token_log_probs.offsets)
+        figures = [
+            perplexity_figure(token_log_probs, sentences, GIVEN_TREE),
+            perplexity_figure(joint, sentences, JOINT),
+        ]
+        settings = {"checkpoint": "best", "batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        settings["tree_source"] = dataset.tree_source
+        return record_perplexity(run, sentences, figures, floor=floor, settings=settings)
+
+
+@torch.no_grad()
+def _action_shares(model: Rnng, split: Split) -> np.ndarray:
+    """Return, for each position, the log-probability of the actions since the position before; float32 ``[P]``.
+
+    The actions after the last token belong to ``<eos>``.
+    """
+    shares = np.zeros(split.num_positions, np.float32)
+    for first, stop in consecutive_batches(split.tokens.lengths + 1, BATCH_TOKENS):
+        rows = np.arange(first, stop)
+        actions = split.actions.take(rows)
+        log_probs = model.action_log_probs(split.tokens.take(rows), actions).values
+        begin = split.position_offsets[first]
+        is_shift = actions.values == SHIFT
+        # A SHIFT closes its position; only the REDUCE of TOP, which is certain, comes after a sentence's last one.
+        position = np.cumsum(is_shift) - is_shift
+        position[actions.offsets[1:] - 1] -= 1
+        np.add.at(shares, begin + position, log_probs)
+    return shares

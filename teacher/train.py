@@ -1,0 +1,118 @@
+"""Train a teacher on a dataset; load one from its run directory."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.batching import plan_epoch, rank_slices
+from pipeline.corpus.dataset import Dataset, Split, load_dataset
+from pipeline.runtime import config as options
+from pipeline.runtime.distributed import World, joined
+from pipeline.runtime.run_directory import RunInfo, Which, create_run, load_weights, open_run
+from pipeline.runtime.train_config import TrainConfig
+from pipeline.training import train
+from storage.errors import RunError
+from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
+from teacher.config import TeacherConfig, TeacherTrainConfig
+from teacher.levels import TreeBatch, build_schedule
+from teacher.rnng import PARTS, Rnng
+
+
+class TeacherTask:
+    """A teacher and its batches, for ``pipeline.training``."""
+
+    parts = PARTS
+
+    def __init__(self, model: Rnng, dataset: Dataset, config: TrainConfig, world: World) -> None:
+        self.model = self.objective = model
+        self._train, self._dev = dataset.split("train"), dataset.split("dev")
+        self._config = config
+        self._world = world
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self._plan(self._train, epoch))
+
+    def train_batches(self, epoch: int) -> Iterable[TreeBatch]:
+        """This rank's slices of an epoch."""
+        return self._batches(self._train, epoch)
+
+    def dev_batches(self) -> Iterable[TreeBatch]:
+        """This rank's slices of dev."""
+        return self._batches(self._dev, 0)
+
+    def _plan(self, split: Split, epoch: int) -> list[np.ndarray]:
+        return plan_epoch(
+            np.diff(split.position_offsets),
+            seed=self._config.seed,
+            epoch=epoch,
+            batch_tokens=self._config.batch_tokens,
+            batch_sentences=self._config.batch_sentences,
+        )
+
+    def _batches(self, split: Split, epoch: int) -> Iterator[TreeBatch]:
+        lengths = np.diff(split.position_offsets)
+        for rows, num_positions in rank_slices(self._plan(split, epoch), lengths, self._world):
+            schedule = build_schedule(split.tokens.take(rows), split.actions.take(rows), eos_id=self.model.eos_id)
+            yield TreeBatch(schedule=schedule, num_positions_global=num_positions)
+
+
+def train_teacher(data: Path, out: Path, config: TeacherConfig, training: TeacherTrainConfig) -> float:
+    """Train an RNNG on ``data``, into the run directory ``out``; return the best joint dev loss, nats a position."""
+    with joined(training.device, threads=training.threads) as (world, device):
+        dataset = load_dataset(data)
+        torch.manual_seed(training.seed)
+        described = {
+            "vocab_size": dataset.tokenizer.vocab_size,
+            "labels": list(dataset.labels),
+            "eos_id": dataset.tokenizer.eos_id,
+        }
+        model = _build(config, described).to(device)
+        if world.is_main:
+            create_run(
+                out,
+                kind="teacher",
+                configuration=options.to_json(config, training),
+                model=described,
+                fingerprints=dataset.fingerprints,
+                tokenizer=dataset.tokenizer_path,
+            )
+        world.barrier()
+        return train(TeacherTask(model, dataset, training, world), training, run=out, world=world)
+
+
+def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tuple[Rnng, RunInfo]:
+    """Return a trained teacher in evaluation mode, and what its run says.
+
+    Raises:
+        RunError: If ``path`` is no teacher's run.
+    """
+    run = open_run(path)
+    if run.kind != "teacher":
+        raise RunError(f"{path}: this run is a {run.kind}'s, expected a teacher's; give the output of train-teacher")
+    model = _build(options.build(TeacherConfig, run.configuration), run.model)
+    load_weights(run.checkpoint(which), model)
+    return model.to(device).eval(), run
+
+
+def teacher_fingerprint(run: RunInfo) -> str:
+    """Return the sha256 of what makes a teacher's distributions: weights, sizes, labels."""
+    return sha256_bytes(
+        canonical_json(
+            {
+                "weights": sha256_file(run.checkpoint()),
+                "model": run.model,
+                "configuration": options.to_json(options.build(TeacherConfig, run.configuration)),
+            }
+        )
+    )
+
+
+def _build(config: TeacherConfig, described: dict[str, object]) -> Rnng:
+    vocab_size, labels, eos_id = described["vocab_size"], described["labels"], described["eos_id"]
+    assert isinstance(vocab_size, int)
+    assert isinstance(labels, list)
+    assert isinstance(eos_id, int)
+    return Rnng(config, vocab_size=vocab_size, num_labels=len(labels), eos_id=eos_id)

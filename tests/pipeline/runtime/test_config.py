@@ -1,0 +1,112 @@
+"""Options come from dataclasses, and every bad key of a TOML file is named."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from pipeline.dump_config import DumpConfig
+from pipeline.runtime.config import build, options_of, read_toml, to_json
+from pipeline.runtime.train_config import TrainConfig
+from storage.errors import ConfigError, InputError
+from student.config import StudentConfig
+from student.train_config import StudentTrainConfig
+from teacher.config import TeacherConfig, TeacherTrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """For the tests."""
+
+    size: int = 3
+    """How
+    large."""
+    kind: Literal["a", "b"] = "a"
+    """Which."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Derived(Base):
+    """For the tests."""
+
+    size: int = 4
+    """How large here."""
+    rates: tuple[float, ...] = (1.0,)
+    """Rates."""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "options.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_field_is_an_option_with_its_docstring_as_help():
+    options = {option.name: option for option in options_of(Derived)}
+    assert list(options) == ["size", "kind", "rates"]
+    assert options["size"].help == "How large here."
+    assert options["size"].default == 4
+    assert options["kind"].choices == ("a", "b")
+    assert options["rates"].many
+    assert options["rates"].type is float
+    assert options_of(Base)[0].help == "How large."
+
+
+@pytest.mark.parametrize(
+    "cls", [TrainConfig, TeacherConfig, TeacherTrainConfig, StudentConfig, StudentTrainConfig, DumpConfig]
+)
+def test_every_option_of_ours_has_a_help_and_a_plain_type(cls):
+    for option in options_of(cls):
+        assert option.help.endswith("."), option.name
+        assert option.type in {int, float, str}, option.name
+
+
+def test_toml_values_reach_the_configuration(tmp_path):
+    path = write(tmp_path, 'size = 7\nkind = "b"\nrates = [1, 2.5]\n')
+    config = build(Derived, read_toml(path, options_of(Derived)))
+    assert config == Derived(size=7, kind="b", rates=(1.0, 2.5))
+    assert to_json(config) == {"size": 7, "kind": "b", "rates": [1.0, 2.5]}
+
+
+def test_hyphens_are_underscores(tmp_path):
+    assert read_toml(write(tmp_path, "batch-tokens = 5"), options_of(TrainConfig)) == {"batch_tokens": 5}
+
+
+def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
+    path = write(tmp_path, 'sizes = 7\nkind = "c"\nrates = 3\nsize = true\n')
+    with pytest.raises(ConfigError) as error:
+        read_toml(path, options_of(Derived))
+    message = str(error.value)
+    assert "\n" not in message
+    for expected in (
+        str(path),
+        "'sizes' (did you mean size?)",
+        "kind is 'c', expected one of a, b",
+        "rates is 3",
+        "size is True",
+    ):
+        assert expected in message
+
+
+def test_a_missing_or_broken_file_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_toml(tmp_path / "none.toml", [])
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        read_toml(write(tmp_path, "a ="), [])
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "expected"),
+    [
+        (TrainConfig, {"num_epochs": 0, "lr": 0.0}, ["num-epochs is 0", "lr is 0.0"]),
+        (StudentTrainConfig, {"alpha": 1.5, "temperature": 0.0}, ["alpha is 1.5", "temperature is 0.0"]),
+        (StudentTrainConfig, {"batch_tokens": 0}, ["batch-tokens is 0"]),
+        (TeacherConfig, {"embed_dim": 0, "dropout": 1.0}, ["embed_dim is 0", "dropout is 1.0"]),
+        (DumpConfig, {"k": 0, "temperatures": (2.0,)}, ["k is 0", "expected 1 among them"]),
+    ],
+)
+def test_impossible_values_are_all_named_at_once(cls, values, expected):
+    with pytest.raises(ConfigError) as error:
+        cls(**values)
+    assert all(part in str(error.value) for part in expected)

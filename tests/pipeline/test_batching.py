@@ -1,0 +1,52 @@
+"""An epoch visits every sentence once, within the budgets, in an order that is a function of seed and epoch."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.batching import consecutive_batches, plan_epoch, rank_slices
+from pipeline.runtime.distributed import World
+
+lengths_of_splits = st.lists(st.integers(1, 60), max_size=300).map(lambda lengths: np.array(lengths, np.int64))
+budgets = {"batch_tokens": st.integers(1, 200), "batch_sentences": st.integers(0, 20)}
+
+
+@given(lengths=lengths_of_splits, seed=st.integers(0, 5), epoch=st.integers(0, 5), **budgets)
+def test_every_sentence_stands_in_one_batch_within_the_budgets(lengths, seed, epoch, batch_tokens, batch_sentences):
+    budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences}
+    plan = plan_epoch(lengths, seed=seed, epoch=epoch, **budget)
+    assert sorted(np.concatenate([*plan, []]).tolist()) == list(range(len(lengths)))
+    for batch in plan:
+        assert len(batch) == 1 or lengths[batch].sum() <= batch_tokens
+        assert not batch_sentences or len(batch) <= batch_sentences
+        assert (np.diff(lengths[batch]) <= 0).all()
+    again = plan_epoch(lengths, seed=seed, epoch=epoch, **budget)
+    assert [batch.tolist() for batch in again] == [batch.tolist() for batch in plan]
+
+
+def test_another_epoch_or_seed_is_another_order():
+    lengths = np.arange(1, 200)
+    orders = {
+        tuple(np.concatenate(plan_epoch(lengths, seed=seed, epoch=epoch, batch_tokens=300, batch_sentences=0)))
+        for seed in range(2)
+        for epoch in range(2)
+    }
+    assert len(orders) == 4
+
+
+@given(lengths=lengths_of_splits, size=st.integers(1, 5), **budgets)
+def test_ranks_share_out_every_batch_and_know_its_size(lengths, size, batch_tokens, batch_sentences):
+    plan = plan_epoch(lengths, seed=1, epoch=0, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
+    slices = [list(rank_slices(plan, lengths, World(rank=rank, size=size))) for rank in range(size)]
+    for i, batch in enumerate(plan):
+        shares = [slices[rank][i] for rank in range(size)]
+        assert sorted(np.concatenate([rows for rows, _ in shares]).tolist()) == sorted(batch.tolist())
+        assert {positions for _, positions in shares} == {int(lengths[batch].sum())}
+
+
+@given(lengths=lengths_of_splits, budget=st.integers(1, 200))
+def test_consecutive_batches_cover_the_sequence_greedily(lengths, budget):
+    runs = consecutive_batches(lengths, budget)
+    assert [i for first, stop in runs for i in range(first, stop)] == list(range(len(lengths)))
+    for (first, stop), (_, _) in zip(runs, runs[1:], strict=False):
+        assert lengths[first : stop + 1].sum() > budget

@@ -1,0 +1,106 @@
+"""The schedule puts every push after what it depends on, and each exactly once."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
+from teacher.levels import build_schedule
+from tests.strategies import CORNER_CASES, DEEP, EOS_ID, UNARY_CHAIN, WIDE, batch, sentences
+
+
+def depths_and_parents(actions: list[int]) -> tuple[list[int], list[int]]:
+    """Stack depth after each action and the push it is pushed onto (-1: the empty stack), by keeping a stack."""
+    stack: list[tuple[int, bool]] = []  # the push, and whether it is an open nonterminal
+    depths, parents = [], []
+    for time, action in enumerate(actions):
+        if action == REDUCE:
+            while not stack.pop()[1]:
+                pass
+        parents.append(stack[-1][0] if stack else -1)
+        stack.append((time, action >= FIRST_NT))
+        depths.append(len(stack))
+    return depths, parents
+
+
+@given(st.lists(sentences(), min_size=1, max_size=6))
+def test_rows_are_sorted_by_depth_and_point_one_level_up(some):
+    tokens, actions = batch(some)
+    schedule = build_schedule(tokens, actions, eos_id=EOS_ID)
+    start_of = actions.offsets
+    expected_depth, expected_parent = {}, {}
+    for m, (_, sentence_actions) in enumerate(some):
+        depths, parents = depths_and_parents(sentence_actions)
+        for time in range(len(sentence_actions) - 2):
+            expected_depth[int(start_of[m]) + time] = depths[time]
+            expected_parent[int(start_of[m]) + time] = int(start_of[m]) + parents[time] if parents[time] >= 0 else -1
+
+    pushes = schedule.action_index - 1
+    assert sorted(pushes.tolist()) == sorted(expected_depth)
+    first = 0
+    before: list[int] = []
+    for depth, level in enumerate(schedule.stack, start=1):
+        here = pushes[first : first + level.size].tolist()
+        assert all(expected_depth[push] == depth for push in here)
+        parents = level.parents.tolist() + level.parents[level.num_shifts :].tolist()
+        assert len(set(level.parents.tolist())) == len(level.parents)
+        if depth > 1:
+            assert [expected_parent[push] for push in here] == [before[parent] for parent in parents]
+        first += level.size
+        before = here
+    assert first == len(pushes)
+
+
+@given(st.lists(sentences(), min_size=1, max_size=6))
+def test_every_child_is_composed_once_from_each_side_and_after_its_own_children(some):
+    tokens, actions = batch(some)
+    schedule = build_schedule(tokens, actions, eos_id=EOS_ID)
+    known = len(schedule.tokens)
+    seen = [[], []]
+    for level in schedule.compositions:
+        assert level.children.max() < known
+        assert sum(level.step_sizes) == level.children.shape[1]
+        assert list(level.step_sizes) == sorted(level.step_sizes, reverse=True)
+        assert level.step_sizes[0] == len(level.labels)
+        for side in (0, 1):
+            seen[side] += level.children[side].tolist()
+        known += len(level.labels)
+    assert sorted(seen[0]) == sorted(seen[1])
+    assert len(set(seen[0])) == len(seen[0])
+
+
+@given(st.lists(sentences(), min_size=1, max_size=6))
+def test_each_position_is_predicted_from_the_state_before_its_shift(some):
+    tokens, actions = batch(some)
+    schedule = build_schedule(tokens, actions, eos_id=EOS_ID)
+    assert len(schedule.position_rows) == len(schedule.gold) == len(tokens.values) + len(some)
+    assert (schedule.next_actions[schedule.position_rows] == SHIFT).all()
+    decided = schedule.action_index[schedule.position_rows]
+    assert (np.diff(decided) > 0).all()
+    assert schedule.gold.tolist() == [t for sentence_tokens, _ in some for t in [*sentence_tokens, EOS_ID]]
+
+
+def test_reduce_is_allowed_only_with_a_child_and_not_on_top():
+    schedule = build_schedule(*batch([DEEP]), eos_id=EOS_ID)
+    actions = DEEP[1]
+    allowed = dict(zip(schedule.action_index.tolist(), schedule.reduce_allowed.tolist(), strict=True))
+    num_open = 0
+    for time, action in enumerate(actions[:-1]):
+        if time in allowed:
+            assert allowed[time] == (num_open > 1 and actions[time - 1] < FIRST_NT), time
+        num_open += (action >= FIRST_NT) - (action == REDUCE)
+
+
+def test_rounds_are_far_fewer_than_actions_in_a_batch():
+    some = CORNER_CASES * 8
+    schedule = build_schedule(*batch(some), eos_id=EOS_ID)
+    longest = max(len(actions) for _, actions in some)
+    assert schedule.num_rounds < 3 * longest < sum(len(actions) for _, actions in some)
+
+
+def test_a_chain_is_composed_bottom_up_and_a_wide_phrase_in_one_level():
+    chain = build_schedule(*batch([UNARY_CHAIN]), eos_id=EOS_ID)
+    assert [level.labels.tolist() for level in chain.compositions] == [[4], [3], [2], [1], [5], [4], [3], [2], [1]]
+    wide = build_schedule(*batch([WIDE]), eos_id=EOS_ID)
+    assert [level.step_sizes for level in wide.compositions] == [(1,) * 40]
+    assert wide.compositions[0].children.tolist() == [list(range(40)), list(range(39, -1, -1))]

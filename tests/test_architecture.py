@@ -1,0 +1,94 @@
+"""The house rules that a machine can check: imports go down, storage is torch-free, ``--help`` is quick."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = {
+    "storage": {"storage"},
+    "pipeline": {"pipeline", "storage"},
+    "teacher": {"teacher", "pipeline", "storage"},
+    "student": {"student", "pipeline", "storage"},
+}
+OURS = {*ALLOWED, "cli", "tests", "benchmarks"}
+
+
+def imported_packages(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            assert node.module is not None
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_imports_go_down(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        upwards = (imported_packages(file) & OURS) - ALLOWED[package]
+        assert not upwards, f"{file.relative_to(ROOT)} imports {upwards}"
+
+
+def test_storage_never_imports_torch() -> None:
+    for file in (ROOT / "storage").rglob("*.py"):
+        assert "torch" not in imported_packages(file), file
+
+
+def test_nothing_imports_pickle_or_calls_eval() -> None:
+    for package in ALLOWED:
+        for file in (ROOT / package).rglob("*.py"):
+            assert not imported_packages(file) & {"pickle", "dill", "joblib"}, file
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    assert node.func.id not in {"eval", "exec"}, f"{file}:{node.lineno}"
+
+
+def test_only_the_distributed_module_knows_torchrun_and_cuda() -> None:
+    for package in ALLOWED:
+        for file in (ROOT / package).rglob("*.py"):
+            if file == ROOT / "pipeline" / "runtime" / "distributed.py":
+                continue
+            text = file.read_text()
+            assert "os.environ" not in text, file
+            assert ".cuda" not in text, file
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train-teacher", "--help"], ["evaluate", "perplexity", "--help"]])
+def test_help_loads_neither_torch_nor_numpy_nor_zarr(arguments: list[str]) -> None:
+    script = (
+        "import sys, cli\n"
+        "try:\n"
+        f"    cli.main({arguments!r})\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0, end.code\n"
+        "loaded = {'torch', 'numpy', 'zarr', 'tokenizers', 'transformers'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_every_command_has_an_example() -> None:
+    import cli
+
+    def commands(group, path):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from commands(command, [*path, name])
+            else:
+                yield " ".join([*path, name]), command
+
+    found = dict(commands(cli.main, []))
+    assert len(found) >= 12
+    for name, command in found.items():
+        assert f"cli.py {name} " in (command.help or ""), f"{name} has no example of itself"
