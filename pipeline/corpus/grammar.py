@@ -115,12 +115,21 @@ RULES = """
 1  NP/nb[$noun] -> DT/no _NB[$noun]
 
 1  _NB[$sg] -> _NBS[$sg,$snd]
-78 _NBS[$sg,$snd] -> NN[$sg,$snd]
-22 _NBS[$livsg,$snd] -> JJ/liv[$snd] _NB[$livsg]
-22 _NBS[cup,$snd] -> JJ/thg[$snd] _NB[cup]
-78 _NB[$npl] -> NNS[$npl]
-22 _NB[$livpl] -> JJ/liv[$snd] _NB[$livpl]
-22 _NB[cups] -> JJ/thg[$snd] _NB[cups]
+76 _NBS[$sg,$snd] -> NN[$sg,$snd]
+16 _NBS[$livsg,$snd] -> JJ/liv[$snd] _NM[$livsg]
+8  _NBS[$livsg,$snd] -> JJ/age[$snd] _N[$livsg]
+16 _NBS[cup,$snd] -> JJ/thg[$snd] _NM[cup]
+8  _NBS[cup,$snd] -> JJ/hue[$snd] _N[cup]
+76 _NB[$npl] -> NNS[$npl]
+16 _NB[$livpl] -> JJ/liv[$snd] _NM[$livpl]
+8  _NB[$livpl] -> JJ/age[$snd] _N[$livpl]
+16 _NB[cups] -> JJ/thg[$snd] _NM[cups]
+8  _NB[cups] -> JJ/hue[$snd] _N[cups]
+75 _NM[$noun] -> _N[$noun]
+25 _NM[$nliv] -> JJ/age[$snd] _N[$nliv]
+25 _NM[$thg] -> JJ/hue[$snd] _N[$thg]
+1  _N[$sg] -> NN[$sg,$snd]
+1  _N[$npl] -> NNS[$npl]
 
 38 SBAR/rel[$nhum] -> WHNP/who S/sub[$nhum]
 12 SBAR/rel[$nhum] -> WHNP/that S/sub[$nhum]
@@ -242,7 +251,8 @@ RULES = """
 1  ADVP/often -> RB/often
 1  ADVP/frame -> RB/frame
 1  ADVP/ever -> RB/ever
-75 ADJP/liv -> JJ/liv[$snd]
+55 ADJP/liv -> JJ/liv[$snd]
+20 ADJP/liv -> JJ/age[$snd]
 25 ADJP/liv -> RB/very JJ/liv[$snd]
 75 ADJP/thg -> JJ/thg[$snd]
 25 ADJP/thg -> RB/very JJ/thg[$snd]

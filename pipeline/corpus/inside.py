@@ -156,7 +156,7 @@ class Inside:
 
     def _batch(self, sentences: list[Sequence[str]]) -> Floats:
         lengths = np.array([len(words) for words in sentences])
-        starts = np.cumsum(lengths + 1) - lengths - 1  # one empty position after each sentence: nothing joins over it
+        starts = np.cumsum(lengths + 1) - lengths - 1  # an empty position after each: no vain joins across
         num_positions = int(lengths.sum()) + len(lengths)
         word_ids = np.array([self._words[word] for words in sentences for word in words])
         _, word_positions = _ranges(starts, lengths)

@@ -80,9 +80,12 @@ AUXILIARIES: Mapping[str, str] = {
 }
 
 ADJECTIVES: Mapping[str, str] = {
-    "liv": "old young happy tall clever quiet angry tired brave kind anxious hungry elderly polite",
-    "thg": "old new big red small heavy broken green expensive beautiful empty dusty",
+    "liv": "happy clever quiet angry tired brave kind anxious hungry polite friendly",
+    "age": "old young little tall elderly",
+    "thg": "new big old small heavy broken expensive beautiful empty dusty",
+    "hue": "red green blue wooden ivory",
 }
+"""Of the living and of things; ``age`` and ``hue`` may follow another adjective: a happy old man, a big red box."""
 
 FUNCTION_WORDS: Mapping[str, str] = {
     "DT/sg": "the the the this every that each",

@@ -50,6 +50,19 @@ def test_the_rules_of_every_symbol_sum_to_one():
     np.testing.assert_allclose(list(totals.values()), 1, rtol=1e-12)
 
 
+def test_variables_share_a_weight_in_proportion_to_their_domain():
+    domains = {"x": {"p": 1.0, "q": 3.0}}
+    lexicon = {"B[p]": {"b": 1.0}, "B[q]": {"c": 1.0}, "C": {"d": 2.0, "e": 6.0}}
+    rules = parse_rules("20 A -> B[$x1] B[$x2]\n20 A -> C\n1 D[$x] -> B[$x] C", domains, lexicon)
+    probs = {(rule.lhs, rule.rhs): rule.prob for rule in rules if rule.lhs != "B[p]"}
+    assert probs["A", ("B[p]", "B[p]")] == pytest.approx(1 / 32)
+    assert probs["A", ("B[p]", "B[q]")] == pytest.approx(3 / 32)
+    assert probs["A", ("B[q]", "B[q]")] == pytest.approx(9 / 32)
+    assert probs["A", ("C",)] == pytest.approx(1 / 2)
+    assert probs["D[q]", ("B[q]", "C")] == 1
+    assert probs["C", ("e",)] == pytest.approx(3 / 4)
+
+
 def test_sentences_end_and_have_the_expected_length():
     assert GRAMMAR.spectral_radius < 0.8
     assert 10 <= GRAMMAR.expected_length <= 12
@@ -141,6 +154,9 @@ GOOD_AND_BAD = [
     ("No boy has ever smiled.", "Every boy has ever smiled."),
     ("There are some boys near the house.", "There is some boys near the house."),
     ("The boy and the girl smile.", "The boy and the girl smiles."),
+    ("These boys smile.", "This boys smile."),
+    ("Many boys smile.", "Many boy smiles."),
+    ("A happy old man sings.", "An happy old man sings."),
     ("She sees him.", "Her sees him."),
     ("The teacher wants to help himself.", "The teacher wants to help itself."),
     ("Who does the girl like?", "Who does the girl like the boy?"),

@@ -16,18 +16,21 @@ from pipeline.corpus.pcfg import Grammar, parse_rules
 ENGLISH = english_grammar()
 ENGLISH_INSIDE = Inside(ENGLISH)
 
-# Attachment ambiguity, homographs, unary chains that meet again, rules of one to four symbols.
+# Attachment ambiguity, homographs, words and pairs that reach a symbol in several ways, unary chains that meet,
+# rules of one to four symbols.
 TINY = Grammar(
     parse_rules(
         """
         70 S -> NP VP
         20 S -> VP
         10 S -> NP C NP VP
+        10 S -> VP PP
         60 NP -> N
         15 NP -> M
         25 NP -> NP PP
         40 M -> N
         60 M -> M2
+        20 NP -> Q
         1 M2 -> N
         50 VP -> V
         30 VP -> V NP
@@ -35,7 +38,7 @@ TINY = Grammar(
         1 PP -> P NP
         """,
         {},
-        {"N": {"n": 2, "x": 1}, "V": {"v": 1, "x": 1, "n": 1}, "P": {"p": 1}, "C": {"c": 1, "p": 1}},
+        {"N": {"n": 2, "x": 1}, "Q": {"n": 1}, "V": {"v": 1, "x": 1, "n": 1}, "P": {"p": 1}, "C": {"c": 1, "p": 1}},
     ),
     start="S",
 )
