@@ -1,0 +1,292 @@
+"""The dataset on disk: token ids and oracle actions of every split, with the tokenizer they belong to.
+
+    DATASET/tokenizer.json
+    DATASET/dataset.zarr            labels, fingerprints and how the trees came about, as attributes
+    DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes;
+                                    counts by reason as attributes
+
+Each split is a small verified group, read whole: two bytes a token and as many an action, so 100 million words fit
+into about a gigabyte. Every byte is checked against a sha256 when it is read.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.corpus.trees import ROOT
+from storage.errors import CorruptStoreError, InputError, StoreError
+from storage.files import PARTIAL_SUFFIX, fsync_directory, make_directory
+from storage.fingerprints import Json, check_fingerprint
+from storage.group import read_group, write_group
+from storage.ragged import Ragged
+
+FORMAT_VERSION: Final = 1
+Trees = Literal["given", "right", "shuffled"]
+"""The trees of the corpus, right-branching ones, or those of other sentences of the same length."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """M sentences, N tokens, N + M positions."""
+
+    name: str
+    tokens: Ragged
+    """M rows, uint16, or uint32 if the vocabulary needs it; neither ``<bos>`` nor ``<eos>``."""
+    actions: Ragged
+    """M rows, int16: SHIFT 0, REDUCE 1, NT(label i) 2 + i; the last SHIFT is that of ``<eos>``."""
+    document_ids: NDArray[np.int32]
+    """``[M]``; 0 for all where documents are not known."""
+    num_words: NDArray[np.int32]
+    """``[M]``: white-space-separated strings of the text."""
+    num_bytes: NDArray[np.int32]
+    """``[M]``: of the text in UTF-8, without line end."""
+    sha256: str
+    """Of everything above."""
+
+    @property
+    def num_sentences(self) -> int:
+        """M."""
+        return len(self.tokens)
+
+    @property
+    def num_positions(self) -> int:
+        """N + M: a sentence of n tokens has n + 1."""
+        return len(self.tokens.values) + len(self.tokens)
+
+    @property
+    def position_offsets(self) -> NDArray[np.int64]:
+        """``[M + 1]``: sentence m is positions ``offsets[m]:offsets[m + 1]``."""
+        return self.tokens.offsets + np.arange(len(self.tokens.offsets))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dataset:
+    """What ``build-dataset`` wrote."""
+
+    path: Path
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    """Label 0 is TOP, the others are in alphabetical order."""
+    splits: dict[str, Split]
+    trees: Trees
+    tree_source: str
+    """Which trees: by name of the control and digest of the files."""
+    counts: dict[str, dict[str, Any]]
+    """By split: ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason."""
+    sha256: str
+    """Of labels, provenance, tokenizer and all splits."""
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The ``tokenizer.json`` beside the splits."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of what a run depends on: ``dataset`` and ``tokenizer``."""
+        return {"dataset": self.sha256, "tokenizer": self.tokenizer.sha256}
+
+    def split(self, name: str) -> Split:
+        """Return a split.
+
+        Raises:
+            InputError: Naming those there are.
+        """
+        if name not in self.splits:
+            raise InputError(f"{self.path}: no split {name!r}, expected one of {', '.join(self.splits)}")
+        return self.splits[name]
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the type token ids are stored in: uint16 up to a vocabulary of 65,535, uint32 above."""
+    return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
+
+
+def write_dataset(
+    path: Path,
+    splits: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    counts: Mapping[str, dict[str, Json]],
+    tokenizer: Tokenizer,
+    labels: tuple[str, ...],
+    trees: Trees,
+    tree_source: str,
+) -> str:
+    """Write a dataset, whole or not at all; return its sha256.
+
+    Raises:
+        StoreError: If something is at ``path`` already, or it cannot be written.
+    """
+    check_absent(path)
+    make_directory(path.absolute().parent)
+    partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+    shutil.rmtree(partial, ignore_errors=True)
+    store = partial / "dataset.zarr"
+    try:
+        digests: dict[str, Json] = {
+            name: write_group(partial / name, arrays, {"counts": counts[name], "split": name})
+            for name, arrays in splits.items()
+        }
+        sha256 = write_group(
+            store,
+            {},
+            {
+                "format_version": FORMAT_VERSION,
+                "kind": "dataset",
+                "labels": list(labels),
+                "splits": digests,
+                "tokenizer": tokenizer.sha256,
+                "tree_source": tree_source,
+                "trees": trees,
+                "vocab_size": tokenizer.vocab_size,
+            },
+        )
+        for name in splits:
+            (partial / name).rename(store / name)
+        fsync_directory(store)
+        tokenizer.save(partial / "tokenizer.json")
+        partial.rename(path)
+        fsync_directory(path.absolute().parent)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); make room or mend the rights") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return sha256
+
+
+def check_absent(path: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        StoreError: If something is at ``path``.
+    """
+    if path.exists():
+        raise StoreError(f"{path}: already exists; remove it, or give another --out")
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Return a dataset, every byte of it verified.
+
+    Raises:
+        StoreError: If there is none at ``path``, or it is of another format version.
+        CorruptStoreError: If it is not what was written.
+        FingerprintMismatchError: If its tokenizer or a split is not the one it was built with.
+    """
+    store = path / "dataset.zarr"
+    _, root = read_group(store)
+    if root.get("kind") != "dataset" or root.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{store}: kind {root.get('kind')!r}, format version {root.get('format_version')!r}, expected 'dataset', "
+            f"{FORMAT_VERSION}; build it again with this version (build-dataset)"
+        )
+    tokenizer = Tokenizer.load(path / "tokenizer.json")
+    remedy = "Build it again (build-dataset), or restore it from a copy"
+    check_fingerprint(
+        f"{path}: tokenizer.json", found=tokenizer.sha256, expected=_string(store, root, "tokenizer"), remedy=remedy
+    )
+    labels, digests = root.get("labels"), root.get("splits")
+    if not isinstance(labels, list) or labels[:1] != [ROOT] or not isinstance(digests, dict):
+        raise CorruptStoreError(f"{store}: the attributes hold no labels or no splits. {remedy}")
+    splits, counts = {}, {}
+    for name, digest in digests.items():
+        if Path(name).name != name:
+            raise StoreError(f"{store}: split name {name!r} is a path. It was not written by this program")
+        arrays, attributes = read_group(store / name)
+        found = _string(store / name, attributes, "content_sha256")
+        check_fingerprint(f"{store}: split {name}", found=found, expected=str(digest), remedy=remedy)
+        try:
+            splits[name] = _split(name, arrays, found)
+        except (KeyError, ValueError) as error:
+            raise CorruptStoreError(f"{store / name}: arrays do not fit together ({error}). {remedy}") from error
+        _check_split(store / name, splits[name], tokenizer.vocab_size, len(labels))
+        counts[name] = attributes.get("counts")
+    return Dataset(
+        path=path,
+        tokenizer=tokenizer,
+        labels=tuple(map(str, labels)),
+        splits=splits,
+        trees=root["trees"],  # type: ignore[arg-type]
+        tree_source=_string(store, root, "tree_source"),
+        counts=counts,  # type: ignore[arg-type]
+        sha256=_string(store, root, "content_sha256"),
+    )
+
+
+def describe_dataset(path: Path) -> dict[str, Any]:
+    """Return what a dataset holds, as JSON: sizes, labels, counts by reason, fingerprints."""
+    dataset = load_dataset(path)
+    return {
+        "trees": dataset.trees,
+        "tree_source": dataset.tree_source,
+        "vocab_size": dataset.tokenizer.vocab_size,
+        "num_labels": len(dataset.labels),
+        "labels": list(dataset.labels),
+        "sha256": dataset.sha256,
+        "tokenizer_sha256": dataset.tokenizer.sha256,
+        "splits": {
+            name: {**_sizes(split), **dataset.counts[name], "sha256": split.sha256}
+            for name, split in dataset.splits.items()
+        },
+    }
+
+
+def _sizes(split: Split) -> dict[str, Any]:
+    num_tokens, actions = len(split.tokens.values), split.actions.values
+    step = np.where(actions == SHIFT, 0, np.where(actions == REDUCE, -1, 1))
+    return {
+        "num_sentences": split.num_sentences,
+        "num_tokens": num_tokens,
+        "num_positions": split.num_positions,
+        "num_words": int(split.num_words.sum(dtype=np.int64)),
+        "num_bytes": int(split.num_bytes.sum(dtype=np.int64)),
+        "num_documents": len(np.unique(split.document_ids)),
+        "longest_sentence": int(split.tokens.lengths.max(initial=0)),
+        "num_actions": len(actions),
+        "actions_per_token": len(actions) / num_tokens if num_tokens else None,
+        "max_depth": int(np.cumsum(step).max(initial=0)),
+    }
+
+
+def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str) -> Split:
+    split = Split(
+        name=name,
+        tokens=Ragged(arrays["tokens"], arrays["offsets"]),
+        actions=Ragged(arrays["actions"], arrays["action_offsets"]),
+        document_ids=arrays["document_ids"],
+        num_words=arrays["num_words"],
+        num_bytes=arrays["num_bytes"],
+        sha256=sha256,
+    )
+    lengths = {len(split.tokens), len(split.actions), len(split.document_ids), len(split.num_words)}
+    if lengths != {len(split.num_bytes)}:
+        raise ValueError(f"{sorted(lengths)} sentences")
+    return split
+
+
+def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
+    """Refuse ids that models would index out of bounds with: a digest says who wrote, not what."""
+    shifts = np.cumsum(split.actions.values == SHIFT, dtype=np.int64)
+    per_sentence = np.diff(np.concatenate([np.zeros(1, np.int64), shifts])[split.actions.offsets])
+    if (
+        split.tokens.values.max(initial=0) >= vocab_size
+        or split.actions.values.max(initial=0) >= FIRST_NT + num_labels
+        or split.actions.values.min(initial=0) < 0
+        or not np.array_equal(per_sentence, split.tokens.lengths + 1)
+    ):
+        raise CorruptStoreError(
+            f"{path}: tokens, actions, labels and vocabulary do not fit together. Build it again (build-dataset)"
+        )
+
+
+def _string(path: Path, attributes: Mapping[str, Json], key: str) -> str:
+    value = attributes.get(key)
+    if not isinstance(value, str):
+        raise CorruptStoreError(f"{path}: attribute {key} is {value!r}, expected a string. Build it again")
+    return value

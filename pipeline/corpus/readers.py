@@ -1,0 +1,216 @@
+"""From a file of trees and a file of text, line by line the same sentences, to normalised pairs.
+
+Trees may stand one a line or be spread over lines, as in the Penn Treebank's ``.mrg`` files; which it is, the file
+itself says. Either way a broken tree is named by its first line and costs only itself, so that trees and text stay
+aligned. Files are read twice, once to count, and never held whole.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from pipeline.corpus.matching import Span, match_words
+from pipeline.corpus.text import OnError, not_utf8, read_lines, read_texts
+from pipeline.corpus.trees import ROOT_NAMES, MalformedTreeError, Tree, normalise_tree, parse_tree
+from storage.errors import InputError
+from storage.fingerprints import Json
+
+_SNIFFED_LINES = 2_000
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What became of the trees of an input: each is kept, or dropped for a reason."""
+
+    num_trees: int = 0
+    num_kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Sentences by reason."""
+    repaired: Counter[str] = field(default_factory=Counter)
+    """Sentences kept, and what was done to them, or is remarkable in them."""
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the counts, reasons in alphabetical order."""
+        return {
+            "num_trees": self.num_trees,
+            "num_kept": self.num_kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            "repaired": dict(sorted(self.repaired.items())),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sentence:
+    """A normalised text and its normalised tree."""
+
+    text: str
+    tree: Tree
+    spans: list[Span]
+    """Of each word of the tree in ``text``; together they cover all of it but spaces between words."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawTree:
+    """The text of one tree, not parsed yet."""
+
+    line: int
+    """Of its first character, from 1."""
+    text: str | None
+    """None if a line of it is not UTF-8."""
+
+
+def find_file(stem: Path, suffix: str) -> Path:
+    """Return the file ``STEM + suffix``, or its ``.gz``.
+
+    Raises:
+        InputError: If there is neither, or both.
+    """
+    found = [path for end in ("", ".gz") if (path := stem.with_name(stem.name + suffix + end)).is_file()]
+    if len(found) != 1:
+        problem = "both" if found else "neither"
+        raise InputError(f"{stem}: there is {problem} {stem.name}{suffix} and {stem.name}{suffix}.gz, expected one")
+    return found[0]
+
+
+def read_raw_trees(path: Path) -> Iterator[RawTree]:
+    """Yield each tree of a file, and each piece of it that should be one; nothing is parsed yet.
+
+    A file in which most lines are whole trees is read line by line. In any other, a tree ends where its brackets
+    close, and one whose brackets do not close ends before the next line that begins with a bracket at the margin,
+    provided the file indents its continuation lines.
+
+    Raises:
+        InputError: If the file cannot be read or is empty.
+    """
+    lines = [line for _, line in islice(read_lines(path), _SNIFFED_LINES) if line is None or line.strip()]
+    if not lines:
+        raise InputError(f"{path}: empty, expected trees in brackets")
+    readable = [line for line in lines if line is not None]
+    margin = min((len(line) - len(line.lstrip()) for line in readable), default=0)
+    whole = sum(line[margin : margin + 1] == "(" and line.count("(") == line.count(")") for line in readable)
+    if 2 * whole >= len(lines):
+        for number, line in read_lines(path):
+            if line is None or line.strip():
+                yield RawTree(number, line)
+    else:
+        indented = any(line[margin : margin + 1].isspace() for line in readable)
+        yield from _spread_over_lines(path, margin if indented else None)
+
+
+def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
+    """Yield the first line and the tree, as it stands, of each tree of a file.
+
+    Raises:
+        InputError: Naming file and line, at the first piece that is not a tree.
+    """
+    for raw in read_raw_trees(path):
+        if raw.text is None:
+            raise not_utf8(path, raw.line)
+        try:
+            yield raw.line, parse_tree(raw.text)
+        except MalformedTreeError as error:
+            raise _placed(path, raw.line, error) from None
+
+
+def read_sentences(trees: Path, texts: Path, *, on_error: OnError, counts: Counts) -> Iterator[Sentence]:
+    """Yield the sentences of a treebank and its raw text, normalised; ``counts`` is kept up to date.
+
+    A tree without words, or whose words are not those of its line of text, is always dropped and counted; what is
+    not a tree or not UTF-8 is too, where ``on_error`` is "skip".
+
+    Args:
+        trees: Trees in brackets, plain or gzipped.
+        texts: As many lines as there are trees; blank lines are left out if the lines with text are as many.
+        on_error: What a malformed line does.
+        counts: Grows.
+
+    Raises:
+        InputError: If a file cannot be read, there are not as many lines as trees, or, where ``on_error`` is "stop",
+            at the first malformed line.
+    """
+    blank_lines = _compare_lengths(trees, texts)
+    lines = (text for text in read_texts(texts, on_error) if text != "" or blank_lines)
+    for raw, text in zip(read_raw_trees(trees), lines, strict=True):
+        counts.num_trees += 1
+        try:
+            sentence = _pair(trees, raw, text, counts)
+        except MalformedTreeError as error:
+            if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
+                raise _placed(trees, raw.line, error) from None
+            counts.dropped[error.reason] += 1
+        else:
+            counts.num_kept += 1
+            yield sentence
+
+
+_ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text"})
+
+
+def _pair(path: Path, raw: RawTree, text: str | None, counts: Counts) -> Sentence:
+    if raw.text is None or text is None:
+        raise MalformedTreeError("not UTF-8, expected UTF-8 text; convert the file", "not UTF-8")
+    tree = normalise_tree(given := parse_tree(raw.text))
+    if not text:
+        raise MalformedTreeError(f"{path}:{raw.line}: a tree, but no text", "no text")
+    spans = match_words(tree, text)
+    if spans is None:
+        raise MalformedTreeError("words are not those of the text", "words are not those of the text")
+    found = [span for span in spans if span is not None]
+    if len(found) < len(spans):
+        counts.repaired["markup left out that is not in the text"] += 1
+        tree = normalise_tree(tree, {i for i, span in enumerate(spans) if span is None})
+    if any(label in ROOT_NAMES for label, _, _ in given.phrases[1:]):
+        counts.repaired["brackets without a label taken out"] += 1
+    if len(given.words) > len(spans):
+        counts.repaired["traces removed"] += 1
+    return Sentence(text=text, tree=tree, spans=found)
+
+
+def _compare_lengths(trees: Path, texts: Path) -> bool:
+    """Return whether blank lines of the text stand for trees too.
+
+    Raises:
+        InputError: If trees and lines of text cannot be paired one to one.
+    """
+    num_trees = sum(1 for _ in read_raw_trees(trees))
+    blank = [line is not None and not line.strip() for _, line in read_lines(texts)]
+    num_texts = len(blank) - sum(blank)
+    if num_trees not in (len(blank), num_texts):
+        raise InputError(
+            f"{texts}: {len(blank)} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as "
+            "many lines as trees, the text of each tree in a line of its own"
+        )
+    return num_trees == len(blank)
+
+
+def _spread_over_lines(path: Path, margin: int | None) -> Iterator[RawTree]:
+    """Cut a file into trees by counting brackets; ``margin`` is the column where only trees begin, if one is known."""
+    pieces: list[str] = []
+    first = depth = 0
+    readable = True
+    for number, line in read_lines(path):
+        if line is None:
+            readable = False
+            first = first if pieces or depth else number
+            pieces.append("")
+            continue
+        if not line.strip():
+            continue
+        if depth > 0 and margin is not None and line[margin : margin + 1] == "(":
+            yield RawTree(first, "\n".join(pieces) if readable else None)
+            pieces, depth, readable = [], 0, True
+        if not pieces:
+            first = number
+        pieces.append(line)
+        depth += line.count("(") - line.count(")")
+        if depth <= 0:
+            yield RawTree(first, "\n".join(pieces) if readable else None)
+            pieces, depth, readable = [], 0, True
+    if pieces:
+        yield RawTree(first, "\n".join(pieces) if readable else None)
+
+
+def _placed(path: Path, line: int, error: MalformedTreeError) -> InputError:
+    return InputError(f"{path}:{line}: {error}; expected one tree in brackets. Mend it, or use --on-error skip")

@@ -1,0 +1,83 @@
+"""Text, normalised once at the very start; and text files, read line by line with every fault placed.
+
+What is normalised stays: teacher, student, trees and evaluation all see the string ``normalise_text`` returns. It
+does not touch case, quotes, dashes or spelling, so that text can be given back as it was but for invisible characters.
+"""
+
+import gzip
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from storage.errors import InputError
+
+OnError = Literal["stop", "skip"]
+"""What a malformed line or tree does: end everything with one clear line, or be left out and counted."""
+
+# Controls that are not white space, format characters (joiners, marks of direction, soft hyphens, tags, the byte
+# order mark), fillers and variation selectors: what has no width of its own. A leaf made only of these is lost by
+# every treebank reader there is.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def normalise_text(text: str) -> str:
+    """Return ``text`` in NFC, without control and zero-width characters, with single spaces and none at the ends.
+
+    Idempotent. All white space (no-break spaces, tabs, line ends) becomes a space. A lone surrogate, which no file in
+    UTF-8 holds, becomes U+FFFD, so that the result can always be encoded.
+    """
+    if not (text.isascii() and text.isprintable()):
+        text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.split())
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
+    r"""Yield the lines of a UTF-8 file, plain or gzipped, with their numbers from 1; None for one that is not UTF-8.
+
+    Lines end with ``\n`` or ``\r\n`` and nothing else; a byte order mark is dropped.
+
+    Raises:
+        InputError: If the file is missing, cannot be read, or is a damaged gzip file.
+    """
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            with gzip.open(raw) if zipped else raw as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        decoded = line.decode("utf-8").rstrip("\r\n")
+                    except UnicodeDecodeError:
+                        yield number, None
+                    else:
+                        yield number, decoded.removeprefix("\ufeff") if number == 1 else decoded
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: damaged gzip file ({error}); fetch or compress it again") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file of UTF-8 text") from error
+
+
+def not_utf8(path: Path, line: int) -> InputError:
+    """Return the error for a line that ``read_lines`` could not decode."""
+    return InputError(f"{path}:{line}: not UTF-8, expected UTF-8 text; convert the file, or use --on-error skip")
+
+
+def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
+    """Yield the normalised text of each line of a file; None for one that is not UTF-8, where errors are skipped.
+
+    Raises:
+        InputError: As ``read_lines``, and at the first line that is not UTF-8 where ``on_error`` is "stop".
+    """
+    for number, line in read_lines(path):
+        if line is None and on_error == "stop":
+            raise not_utf8(path, number)
+        yield None if line is None else normalise_text(line)
