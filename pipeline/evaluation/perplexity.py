@@ -196,19 +196,18 @@ def floor_figure(path: Path, split: str, *, like: PerplexityFigure) -> Perplexit
         like: A figure of the same split, whose counts the floor is normalised by.
 
     Raises:
-        InputError: If the file is not one, does not know the split, or is about another number of sentences or words
-            (sentences dropped when the dataset was built, or another sample).
+        InputError: If the file is not one, does not know the split, or is about another number of sentences
+            (some were dropped when the dataset was built, or another sample).
     """
     splits = read_entropy(path)
     if split not in splits:
         raise InputError(f"{path}: no split {split!r}, there are {', '.join(sorted(splits))}; name one of these")
     found = splits[split]
-    for name, expected in (("num_sentences", like.num_sentences), ("num_words", like.num_words)):
-        if (value := int(number(found, name, where=f"{path}: {split}"))) != expected:
-            raise InputError(
-                f"{path}: {split} has {name} {value}, but the evaluated split has {expected}; a floor holds for the "
-                "very same sentences: build the dataset from this sample, dropping none"
-            )
+    if (count := int(number(found, "num_sentences", where=f"{path}: {split}"))) != like.num_sentences:
+        raise InputError(
+            f"{path}: {split} has {count:,} sentences, but the evaluated split has {like.num_sentences:,}; a floor "
+            "holds for the very same sentences: build the dataset from this sample, dropping none"
+        )
     nats = number(found, "neg_log_prob_nats", where=f"{path}: {split}")
     return replace(like, distribution=FLOOR, nats=nats, nats_eos=None)
 

@@ -142,10 +142,8 @@ def test_the_floor_is_normalised_like_the_figure_it_stands_under(tmp_path: Path)
 
 
 def test_a_floor_of_other_sentences_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"num_sentences 3, but the evaluated split has 2"):
+    with pytest.raises(InputError, match=r"dev has 3 sentences, but the evaluated split has 2"):
         floor_figure(write_entropy(tmp_path, num_sentences=3), "dev", like=figure())
-    with pytest.raises(InputError, match=r"num_words 7, but the evaluated split has 6"):
-        floor_figure(write_entropy(tmp_path, num_words=7), "dev", like=figure())
     with pytest.raises(InputError, match=r"no split 'test', there are dev"):
         floor_figure(write_entropy(tmp_path), "test", like=figure())
 

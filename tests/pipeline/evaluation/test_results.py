@@ -38,7 +38,7 @@ def test_results_are_read_back_by_name_and_replaced_by_later_ones(run: Path) -> 
 
 
 def test_the_same_result_is_the_same_bytes(run: Path) -> None:
-    reordered = dataclasses.replace(RESULT, settings=dict(reversed(RESULT.settings.items())))
+    reordered = dataclasses.replace(RESULT, settings=dict(reversed(list(RESULT.settings.items()))))
     assert write_result(run, "a", RESULT).read_bytes() == write_result(run, "b", reordered).read_bytes()
 
 

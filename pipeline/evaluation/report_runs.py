@@ -1,0 +1,196 @@
+"""What run directories say, for the report: description, curves and results of each, and what is missing.
+
+Run directories may come from strangers: nothing in them is believed beyond its type, and nothing is executed. What is
+damaged is refused by file; what is merely absent is collected in ``RunRecord.missing``, to be said in the page.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.minimal_pairs import MinimalPairFigures
+from pipeline.evaluation.perplexity import PerplexityFigure
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, read_results
+from storage.errors import InputError, RunError
+
+KINDS = ("student", "teacher")
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairResult:
+    """Minimal pairs of one folder, scored by one run."""
+
+    subject: str
+    """Name of the folder."""
+    fingerprint: str
+    """sha256 of the pairs."""
+    figures: MinimalPairFigures
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """All that the report knows of a run."""
+
+    path: Path
+    name: str
+    """The directory's name; with its parents' where two runs share it."""
+    kind: str
+    configuration: Mapping[str, Any]
+    fingerprints: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    command: str
+    dump: Mapping[str, Any] | None
+    """Summary of the dump a student learned from."""
+    train: Sequence[Row]
+    """Rows of ``metrics.jsonl`` of the training split, in order."""
+    dev: Sequence[Row]
+    perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
+    """By split, then by distribution."""
+    perplexity_commands: Sequence[str]
+    pairs: Sequence[PairResult]
+    missing: Sequence[str]
+    """One sentence for each thing that is not there, with what would make it."""
+
+    @property
+    def last(self) -> Row:
+        """The last row of either split; empty where there is none."""
+        rows = [rows[-1] for rows in (self.train, self.dev) if rows]
+        return max(rows, key=lambda row: value(row, "step") or 0) if rows else {}
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """Return the runs in the order given, each under a name of its own.
+
+    Raises:
+        RunError: If a path is no run directory, or is given twice.
+        InputError: If a result in one is damaged.
+    """
+    resolved = [path.resolve() for path in paths]
+    if twice := {str(path) for path in resolved if resolved.count(path) > 1}:
+        raise RunError(f"{', '.join(sorted(twice))}: given more than once; name each run once")
+    return [_read_run(path, name) for path, name in zip(paths, _names(resolved), strict=True)]
+
+
+def value(row: Row, name: str) -> float | None:
+    """Return a finite number of a row, or None: a run that diverged writes NaN."""
+    found = row.get(name)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
+    return found
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _read_run(path: Path, name: str) -> RunRecord:
+    described = _description(path)
+    missing: list[str] = []
+    rows = _metrics(path, missing)
+    train = [row for row in rows if row.get("split") == "train"]
+    dev = [row for row in rows if row.get("split") == "dev"]
+    if rows and not dev:
+        missing.append("no evaluation on dev yet: the run ended, or was stopped, before its first")
+    if any(value(row, "loss") is None for row in rows):
+        missing.append("some losses are not finite numbers: training diverged; those points are not drawn")
+
+    perplexities: dict[str, dict[str, PerplexityFigure]] = {}
+    pairs = []
+    commands = []
+    for file, result in read_results(path).items():
+        where = f"{path}/results/{file}.json"
+        if result.kind == PERPLEXITY:
+            commands.append(result.command)
+            for figure in _perplexities(result, where):
+                if figure.distribution in perplexities.setdefault(result.subject, {}):
+                    missing.append(f"results/{file}.json repeats a perplexity of {result.subject}: it is not shown")
+                    continue
+                perplexities[result.subject][figure.distribution] = figure
+        elif result.kind == MINIMAL_PAIRS:
+            pairs.append(
+                PairResult(
+                    subject=result.subject,
+                    fingerprint=str(result.fingerprints.get("pairs")),
+                    figures=MinimalPairFigures.from_json(result.figures, where=where),
+                    command=result.command,
+                )
+            )
+    if not perplexities:
+        missing.append("no perplexity: run evaluate perplexity")
+    if not pairs and described["kind"] == "student":
+        missing.append("no minimal pairs: run evaluate minimal-pairs")
+    return RunRecord(
+        path=path,
+        name=name,
+        kind=described["kind"],
+        configuration=described["configuration"],
+        fingerprints=_object(described, "fingerprints"),
+        versions=_object(described, "versions"),
+        command=str(described.get("command") or "not recorded"),
+        dump=described["dump"] if isinstance(described.get("dump"), dict) else None,
+        train=train,
+        dev=dev,
+        perplexities=perplexities,
+        perplexity_commands=commands,
+        pairs=pairs,
+        missing=missing,
+    )
+
+
+def _description(path: Path) -> dict[str, Any]:
+    remedy = "expected a directory made by train-teacher or train-student"
+    try:
+        described = json.loads((path / "run.json").read_bytes())
+    except OSError as error:
+        raise RunError(f"{path}: no run.json that can be read ({error.strerror}); {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path / 'run.json'}: not JSON ({error}); {remedy}") from error
+    if not isinstance(described, dict) or described.get("kind") not in KINDS:
+        raise RunError(f"{path / 'run.json'}: no kind of run, expected {' or '.join(KINDS)}; {remedy}")
+    if not isinstance(described.get("configuration"), dict):
+        raise RunError(f"{path / 'run.json'}: no configuration; {remedy}")
+    return described
+
+
+def _object(described: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = described.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _metrics(path: Path, missing: list[str]) -> list[Row]:
+    file = path / "metrics.jsonl"
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError:
+        missing.append("no metrics.jsonl: no learning curve")
+        return []
+    if lines[-1]:
+        missing.append("the last line of metrics.jsonl is cut off, as a killed run leaves it: it is not shown")
+    rows: list[Row] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{file}:{number}: not JSON ({error}); remove the line") from error
+        if not isinstance(row, dict):
+            raise RunError(f"{file}:{number}: found {type(row).__name__}, expected an object; remove the line")
+        rows.append(row)
+    if not rows:
+        missing.append("metrics.jsonl is empty: no learning curve")
+    return rows
+
+
+def _perplexities(result: Result, where: str) -> list[PerplexityFigure]:
+    if not isinstance(result.figures, list) or not all(isinstance(figure, dict) for figure in result.figures):
+        raise InputError(f"{where}: figures are not a list of objects; run evaluate perplexity again")
+    return [PerplexityFigure.from_json(figure, where=where) for figure in result.figures]

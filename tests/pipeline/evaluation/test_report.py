@@ -1,0 +1,276 @@
+"""The report: one page that needs nothing else, says what is missing, and never sets unlike figures side by side."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.evaluation import report_svg
+from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, UNCONDITIONAL
+from pipeline.evaluation.report import write_report
+from pipeline.evaluation.report_runs import read_runs
+from storage.errors import InputError, RunError
+
+MadeUpRuns = Any
+VOID = {"meta", "path", "circle", "use", "rect", "br", "line"}
+
+
+class Page(HTMLParser):
+    """Collects text, tables, ids and references, and fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html = html
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.references: set[str] = set()
+        self.attributes: set[str] = set()
+        self.texts: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self._seen(tag, attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._seen(tag, attrs)
+
+    def _seen(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, found in attrs:
+            self.attributes.add(name)
+            if name == "id":
+                self.ids.append(found or "")
+            self.references.update(re.findall(r"#([\w-]+)\)", found or ""))
+            if name == "href":
+                assert found is not None
+                assert found.startswith("#")
+                self.references.add(found[1:])
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in {"td", "th"}:
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.texts.append(data)
+        if self.open and ("td" in self.open or "th" in self.open):
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def table(self, first_row_has: str) -> list[list[str]]:
+        return next(t for t in self.tables if any(first_row_has in cell for cell in t[0]))
+
+
+def page_of(runs: list[Path], out: Path, floor: Path | None = None) -> Page:
+    write_report(runs, out, floor)
+    return Page(out.read_text(encoding="utf-8"))
+
+
+def test_the_page_is_whole_small_and_asks_for_nothing(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    page = page_of(made_up_runs.all, tmp_path / "new" / "report.html", made_up_runs.floor)
+    assert len(page.html.encode()) < 1_000_000
+    assert not {"script", "img", "link", "iframe", "image", "base"} & page.tags
+    assert not {"src", "srcset"} & page.attributes
+    assert not re.search(r"https?:|@import|//\w", page.html)
+    assert "default-src 'none'" in page.html
+    assert len(page.ids) == len(set(page.ids))
+    assert page.references <= set(page.ids)
+
+
+def test_the_same_runs_give_the_same_bytes(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    for name in ("a.html", "b.html"):
+        write_report(made_up_runs.all, tmp_path / name, made_up_runs.floor)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_every_perplexity_stands_under_its_distribution_and_kinds_stand_apart(
+    made_up_runs: MadeUpRuns, tmp_path: Path
+) -> None:
+    page = page_of(made_up_runs.all, tmp_path / "report.html", made_up_runs.floor)
+    students, teachers = page.table("dev perplexity, unconditional"), page.table("dev perplexity, given the tree")
+    assert [row[0].split()[0] for row in students[2:]] == ["baseline", "distilled", "born-again"]
+    assert [row[0].split()[0] for row in teachers[2:]] == ["rnng"]
+    assert not any(GIVEN_TREE in cell or "joint" in cell for cell in students[0])
+    assert not any(UNCONDITIONAL in cell for cell in teachers[0])
+    distilled = dict(zip(students[1], students[3], strict=True))
+    assert students[3][1] == f"{math.exp(2.11):.2f}"
+    assert students[3][3] == "+0.1280"  # 2.11 less the floor's 1.982
+    assert (distilled["ties"], distilled["steps"], distilled["positions"]) == ("120", "1,500", "6,018,000")
+    everything = page.table("distribution")
+    assert all(row[2] in {"unconditional", "given the tree", "joint with the tree", "floor"} for row in everything[1:])
+    assert "6.61 (given the tree)" in page.text
+    assert "distilled has the lowest of 3 students" in page.text
+    assert "0.128 nats a position above the floor" in page.text
+
+
+def test_students_are_drawn_over_the_floor_and_teachers_apart(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    page = page_of(made_up_runs.all, tmp_path / "report.html", made_up_runs.floor)
+    assert page.text.count("floor 1.982") == 2  # wide and narrow
+    assert "Teacher rnng" in page.text
+    students = page.table("curve")[1:]
+    assert {row[0] for row in students} == {"baseline", "distilled", "born-again"}
+    without = page_of(made_up_runs.all, tmp_path / "without.html")
+    assert "floor 1.982" not in without.text
+    assert "nats above floor" not in without.text
+
+
+def test_a_floor_recorded_with_a_result_needs_no_file(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
+    run = made_up_runs.distilled
+    helpers.add_perplexity(run, "dev", {UNCONDITIONAL: 2.11, FLOOR: 1.982})
+    page = page_of(made_up_runs.all, tmp_path / "report.html")
+    assert page.text.count("floor 1.982") == 2
+    students = page.table("dev perplexity, unconditional")
+    assert [row[3] for row in students[2:]] == ["\u2013", "+0.1280", "\u2013"]
+    assert [row[2] for row in page.table("distribution")[1:]].count("floor") == 1
+
+
+def test_distilled_students_are_drawn_by_their_cross_entropy(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (made_up_runs.distilled / "metrics.jsonl").read_text().splitlines()]
+    last = next(row for row in reversed(rows) if row["split"] == "dev")
+    page = page_of([made_up_runs.distilled], tmp_path / "report.html")
+    assert f"distilled: {last['cross_entropy']:.3f} at the end" in page.text
+    assert f"{last['loss']:.3f} at the end" not in page.text
+
+
+def test_settings_that_differ_are_listed_and_others_are_not(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    page = page_of(made_up_runs.all, tmp_path / "report.html")
+    settings = {row[0]: row[1:] for row in page.table("setting")[1:]}
+    assert settings["temperature"] == ["\u2013", "1.0", "2.0"]
+    assert "lr" not in settings
+    assert "Fewer than two teachers" in page.text
+
+
+def test_text_of_strangers_is_shown_and_never_obeyed(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
+    attack = "<img src=x onerror=alert(1)>"
+    odd = made_up_runs.teacher.parent / "<b>$x_{$ \u4f60&\"'"
+    helpers.made_up_run(odd, "student", 2.0, command=attack, configuration={attack: {"a": [attack]}})
+    helpers.add_pairs(odd, 0.6, paradigms={f"{attack}$\\frac": "]]><script>", 'id="x" #fe0100 1.23456': "t"})
+    made = [odd, made_up_runs.baseline]
+    described = json.loads((odd / "run.json").read_text())
+    (odd / "run.json").write_text(json.dumps(described | {"dump": {attack: attack, "kept_mass_by_k": {"x": 1}}}))
+    page = page_of(made, tmp_path / "report.html")
+    assert not {"img", "script", "b"} & page.tags
+    assert attack in page.text
+    assert odd.name in page.text
+    assert 'id="x" #fe0100 1.23456' in page.text
+
+
+def test_what_is_missing_is_said(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
+    bare = helpers.made_up_run(tmp_path / "bare", "student", 2.0)
+    (bare / "metrics.jsonl").unlink()
+    page = page_of([bare], tmp_path / "report.html", made_up_runs.floor)
+    for sentence in (
+        "bare: no metrics.jsonl",
+        "no perplexity: run evaluate perplexity",
+        "no minimal pairs: run evaluate minimal-pairs",
+        "No run has a metrics.jsonl with a loss",
+        "No run was evaluated on minimal pairs",
+        "No student here learned from a dump",
+    ):
+        assert sentence in page.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            '{"split": "train", "loss": 1.5, "positions": 10, "step": 1}\n{"spl',
+            "last line of metrics.jsonl is cut",
+        ),
+        ('{"split": "train", "loss": NaN, "positions": 10, "step": 1}\n', "not finite numbers"),
+        ('{"split": "train", "loss": 1.5, "positions": 10, "step": 1}\n', "no evaluation on dev yet"),
+        ('{"split": "dev", "loss": "x", "positions": [], "step": null}\n', "not finite numbers"),
+        ("", "metrics.jsonl is empty"),
+    ],
+)
+def test_runs_that_were_killed_or_diverged_are_shown(
+    made_up_runs: MadeUpRuns, tmp_path: Path, content: str, message: str
+) -> None:
+    (made_up_runs.baseline / "metrics.jsonl").write_text(content)
+    page = page_of([made_up_runs.baseline, made_up_runs.distilled], tmp_path / "report.html")
+    assert message in page.text
+
+
+def test_a_floor_of_other_sentences_is_noted_and_a_damaged_one_refused(
+    made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
+) -> None:
+    other = helpers.write_floor(tmp_path / "entropy.json", num_sentences=999)
+    page = page_of(made_up_runs.all, tmp_path / "report.html", other)
+    assert "dev has 999 sentences, but the evaluated split has 1,000" in page.text
+    assert "No floor is drawn" in page.text
+    other.write_text("{")
+    with pytest.raises(InputError, match=r"entropy\.json: not JSON"):
+        write_report(made_up_runs.all, tmp_path / "report.html", other)
+
+
+def test_figures_that_do_not_compare_are_said_not_to(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
+    other = helpers.made_up_run(tmp_path / "other", "student", 2.0, fingerprints={"tokenizer": "9" * 64})
+    helpers.add_pairs(other, 0.6, pairs="b" * 64)
+    page = page_of([made_up_runs.baseline, other], tmp_path / "report.html")
+    assert "do not share one tokenizer" in page.text
+    assert "minimal_pairs (aaaaaaaa)" in page.text
+    assert "minimal_pairs (bbbbbbbb)" in page.text
+
+
+def test_what_is_no_run_is_refused(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    run = made_up_runs.baseline
+    for runs, message in (
+        ([], "no run named"),
+        ([tmp_path], "no run.json"),
+        ([tmp_path / "none"], "no run.json"),
+        ([run, run], "more than once"),
+    ):
+        with pytest.raises(RunError, match=message):
+            write_report(runs, out)
+    for content, message in (("{", "not JSON"), ("[]", "no kind"), ('{"kind": "student"}', "no configuration")):
+        (run / "run.json").write_text(content)
+        with pytest.raises(RunError, match=message):
+            write_report([run], out)
+    assert not out.exists()
+
+
+def test_a_malformed_metrics_row_is_named_by_line(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    for line, message in (("{", "not JSON"), ("3", "found int")):
+        (made_up_runs.baseline / "metrics.jsonl").write_text('{"split": "dev"}\n' + line + "\n")
+        with pytest.raises(RunError, match=rf"metrics\.jsonl:2: {message}"):
+            write_report([made_up_runs.baseline], tmp_path / "report.html")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path, helpers: Any) -> None:
+    paths = [helpers.made_up_run(tmp_path / folder / "run", "student", 2.0) for folder in ("a", "b")]
+    assert [run.name for run in read_runs(paths)] == ["a/run", "b/run"]
+
+
+@given(points=st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 20)), max_size=200), most=st.integers(2, 50))
+def test_thinned_curves_are_short_end_where_they_end_and_stay_within_bounds(
+    points: list[tuple[float, float]], most: int
+) -> None:
+    thinned = report_svg._thinned(points, most)
+    assert len(thinned) <= max(most, 0)
+    if points:
+        assert thinned[-1] == points[-1]
+        for axis in (0, 1):
+            values = [point[axis] for point in points]
+            # a mean of equal values may differ from them in the last place
+            assert all(min(values) * (1 - 1e-12) <= p[axis] <= max(values) * (1 + 1e-12) for p in thinned)
