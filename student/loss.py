@@ -22,11 +22,13 @@ Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pipeline.chunked_vocabulary import RowLoss
 from storage.positions import Positions
@@ -83,25 +85,27 @@ def distillation_terms(
     """
     if logits.dtype != torch.float64:
         logits = logits.float()
-    gold_logits = logits.gather(1, gold[:, None])[:, 0]
     if targets is None:
-        return logits.logsumexp(1) - gold_logits, torch.zeros_like(gold_logits)
+        cross_entropy = F.cross_entropy(logits, gold, reduction="none")
+        return cross_entropy, torch.zeros_like(cross_entropy)
 
-    selected = logits.gather(1, targets.ids) / temperature
-    # Relative to the largest selected one, so that what follows keeps its digits when all logits are large.
-    shift = selected.detach().amax(1)
-    selected = selected - shift[:, None]
-    log_total, log_rest = _normalisers(logits, selected, shift, targets.ids, temperature, with_rest=tail == "bucket")
+    k = targets.ids.shape[1]
+    temperatures = (temperature,) if temperature == 1 else (temperature, 1.0)
+    index = torch.cat([targets.ids, gold[:, None]], 1)
+    chosen, rests = _Summary.apply(logits, index, k, temperatures)  # type: ignore[no-untyped-call]
+    selected = chosen[:, :k] / temperature
+    has_rest = k < logits.shape[1]
+    log_normaliser = log_total = _log_total(selected, rests[0] if has_rest else None)
+    if temperature != 1:
+        log_normaliser = _log_total(chosen[:, :k], rests[1] if has_rest else None)
 
     log_p = targets.log_probs.to(logits.dtype) / temperature - targets.logz.to(logits.dtype)[:, None]
     if tail == "renormalise":
         log_p = log_p - log_p.logsumexp(1, keepdim=True)
     kl = _divergence(log_p, selected - log_total[:, None]).sum(1)
-    if log_rest is not None:
-        kl = kl + _divergence(targets.tail.to(logits.dtype), log_rest - log_total)
-
-    log_normaliser = log_total + shift if temperature == 1 else logits.logsumexp(1)
-    return log_normaliser - gold_logits, kl
+    if tail == "bucket" and has_rest:
+        kl = kl + _divergence(targets.tail.to(logits.dtype), rests[0] - log_total)
+    return log_normaliser - chosen[:, k], kl
 
 
 def distillation_rows(
@@ -134,19 +138,58 @@ def distillation_rows(
     return row_loss
 
 
-def _normalisers(
-    logits: Tensor, selected: Tensor, shift: Tensor, ids: Tensor, temperature: float, *, with_rest: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return ``[R]`` log-sum-exp of all tempered logits and, if asked and k < V, of those not selected; less shift."""
+class _Summary(torch.autograd.Function):
+    """All that the loss needs of logits ``[R, V]``: those at some ids, and log-sum-exps of those not selected.
+
+    Both are less the row's largest selected logit, so that float32 keeps its digits when all logits are large; that is
+    taken as a constant, which what depends on differences alone cannot tell. The exponentials are kept for the
+    gradient: one pass of them a temperature, where a composition of torch's own functions takes two and more copies.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  torch gives its context no public type
+        logits: Tensor,
+        index: Tensor,
+        k: int,
+        temperatures: tuple[float, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``[R, k + 1]`` logits at ``index`` (the first k are selected), and ``[nT, R]``; the last T is 1."""
+        chosen = logits.gather(1, index)
+        base = chosen[:, :k].amax(1)
+        ctx.num_ids, ctx.temperatures = logits.shape[1], temperatures
+        if k == logits.shape[1]:
+            ctx.save_for_backward(index)
+            return chosen - base[:, None], logits.new_empty(len(temperatures), 0)
+        rest = logits.scatter(1, index[:, :k], -torch.inf)
+        shift = rest.amax(1)
+        rest -= shift[:, None]
+        exponentials = [(rest / temperature).exp_() for temperature in temperatures[:-1]]
+        exponentials.append(rest.exp_())
+        sums = torch.stack([each.sum(1) for each in exponentials])
+        ctx.save_for_backward(index, sums, *exponentials)
+        scale = 1 / sums.new_tensor(temperatures)[:, None]
+        return chosen - base[:, None], sums.log() + scale * (shift - base)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_chosen: Tensor, grad_rests: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        index, *kept = ctx.saved_tensors
+        if kept:
+            sums, first, *others = kept
+            scales = grad_rests / (sums * sums.new_tensor(ctx.temperatures)[:, None])
+            grad = first * scales[0, :, None]
+            for each, scale in zip(others, scales[1:], strict=True):
+                grad.addcmul_(each, scale[:, None])
+        else:
+            grad = grad_chosen.new_zeros(len(index), ctx.num_ids)
+        return grad.scatter_add_(1, index, grad_chosen), None, None, None
+
+
+def _log_total(selected: Tensor, log_rest: Tensor | None) -> Tensor:
+    """Return ``[R]``: the log-sum-exp of the selected logits and of the rest, if there is a rest."""
     log_selected = selected.logsumexp(1)
-    if ids.shape[1] == logits.shape[1]:
-        return log_selected, None
-    tempered = logits if temperature == 1 else logits / temperature
-    if not with_rest:
-        return tempered.logsumexp(1) - shift, None
-    # One pass over the vocabulary serves both: the whole is the selected and the rest.
-    log_rest = tempered.scatter(1, ids, -torch.inf).logsumexp(1) - shift
-    return torch.logaddexp(log_selected, log_rest), log_rest
+    return log_selected if log_rest is None else torch.logaddexp(log_selected, log_rest)
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, float]:
     return teacher, student, draw(st.integers(1, vocab_size)), draw(st.sampled_from(TEMPERATURES))
 
 
+@settings(deadline=None)  # a shared machine stalls now and then
 @given(cases())
 def test_kl_is_a_lower_bound_that_is_tight_at_full_k(case: tuple[Tensor, Tensor, int, float]) -> None:
     teacher, student, k, temperature = case
@@ -49,6 +50,7 @@ def test_kl_is_a_lower_bound_that_is_tight_at_full_k(case: tuple[Tensor, Tensor,
     torch.testing.assert_close(tight, full, rtol=1e-12, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(cases())
 def test_keeping_more_tokens_never_lowers_kl(case: tuple[Tensor, Tensor, int, float]) -> None:
     teacher, student, k, temperature = case
@@ -60,6 +62,7 @@ def test_keeping_more_tokens_never_lowers_kl(case: tuple[Tensor, Tensor, int, fl
     assert (fewer <= more + 1e-12 * (1 + more)).all()
 
 
+@settings(deadline=None)
 @given(cases(), st.sampled_from(TAILS))
 def test_cross_entropy_is_that_of_torch(case: tuple[Tensor, Tensor, int, float], tail: Tail) -> None:
     teacher, student, k, temperature = case
@@ -70,6 +73,7 @@ def test_cross_entropy_is_that_of_torch(case: tuple[Tensor, Tensor, int, float],
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(cases(), st.sampled_from(TAILS), st.randoms(use_true_random=False))
 def test_the_order_of_the_kept_tokens_does_not_matter(
     case: tuple[Tensor, Tensor, int, float], tail: Tail, random: Any
@@ -179,7 +183,7 @@ def test_without_targets_the_loss_is_the_cross_entropy() -> None:
     torch.testing.assert_close(sums, torch.stack([expected, expected, torch.tensor(0.0, dtype=torch.float64)]))
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.sampled_from([np.uint16, np.uint32]), st.integers(0, 1))
 def test_positions_of_a_dump_become_targets(dtype: type[np.generic], index: int) -> None:
     ids = np.array([[60_000, 1], [3, 2]], dtype)
