@@ -1,20 +1,14 @@
-"""Batches for the student, read ahead: tokens from the dataset and, position by position, soft targets from a dump.
+"""Batches for the student: tokens from the dataset and, position by position, soft targets from a dump.
 
-What makes which batch is decided elsewhere (``pipeline.batching``). One background thread reads while the student
-computes: the reader gathers millions of positions a second, so that worker processes, which would copy every batch once
-more, are not needed.
+What makes which batch is decided by ``pipeline.batching``; that batches are read in the background, by
+``pipeline.read_ahead``.
 
 A dump and a dataset that do not belong together are refused before the first step; that the gold tokens agree is
 checked again in every batch, since targets of other positions would train without any other sign.
 """
 
-import time
-from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -27,10 +21,6 @@ from storage.fingerprints import check_fingerprint
 from storage.ragged import Ragged
 from storage.reader import DumpReader
 from student.loss import SoftTargets
-
-READ_AHEAD = 2
-"""Batches read before they are asked for."""
-THREAD_NAME = "student-stream"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +62,7 @@ class DumpTargets:
         check_fingerprint(
             f"{dump.path}: split {split.name}", found=fingerprints["split"], expected=split.sha256, remedy=remedy
         )
-        if not np.array_equal(dump.offsets, split.tokens.offsets + np.arange(len(split.tokens.offsets))):
+        if not np.array_equal(dump.offsets, split.position_offsets):
             raise FingerprintMismatchError(
                 f"{dump.path}: the boundaries of its {dump.num_sentences} sentences are not those of the "
                 f"{len(split.tokens)} of split {split.name}. {remedy}"
@@ -108,75 +98,34 @@ class DumpTargets:
         return SoftTargets.from_positions(positions, self._temperature_index, device)
 
 
-class StudentStream:
-    """An iterator over batches, read ahead by one thread; a context manager, which ends the thread.
+def student_batches(
+    slices: Iterable[tuple[np.ndarray, int]],
+    split: Split,
+    *,
+    eos_id: int,
+    targets: DumpTargets | None = None,
+    device: torch.device | None = None,
+) -> Iterator[StudentBatch]:
+    """Yield a batch for each slice, empty ones included.
 
     Args:
-        plan: Of each batch, this process's sentences and the positions of the whole batch, as
+        slices: This process's sentences of each batch and the positions of the whole batch, as
             ``pipeline.batching.rank_slices`` yields them.
         split: The sentences.
         eos_id: ``<eos>``.
         targets: The dump, if there is one.
         device: Where gold tokens and targets go; None: the CPU.
 
-    Attributes:
-        wait_s: Seconds that the consumer has waited for data so far.
-
     Raises:
-        FingerprintMismatchError, CorruptStoreError: From ``next``, as ``DumpTargets.read`` says.
+        FingerprintMismatchError, CorruptStoreError: As ``DumpTargets.read`` says.
     """
-
-    def __init__(
-        self,
-        plan: Iterable[tuple[np.ndarray, int]],
-        split: Split,
-        *,
-        eos_id: int,
-        targets: DumpTargets | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        self.wait_s = 0.0
-        self._plan = iter(plan)
-        self._split = split
-        self._eos_id = eos_id
-        self._targets = targets
-        self._device = device
-        self._pending: deque[Future[StudentBatch]] = deque()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=THREAD_NAME)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._executor.shutdown(cancel_futures=True)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> StudentBatch:
-        self._read_ahead()
-        if not self._pending:
-            raise StopIteration
-        future = self._pending.popleft()
-        self._read_ahead()
-        start = time.perf_counter()
-        batch = future.result()
-        self.wait_s += time.perf_counter() - start
-        return batch
-
-    def _read_ahead(self) -> None:
-        while len(self._pending) < READ_AHEAD and (planned := next(self._plan, None)) is not None:
-            self._pending.append(self._executor.submit(self._read, *planned))
-
-    def _read(self, sentences: np.ndarray, num_positions_global: int) -> StudentBatch:
-        tokens = self._split.tokens.take(sentences)
-        gold = append_eos(tokens, self._eos_id).values
-        return StudentBatch(
+    for sentences, num_positions_global in slices:
+        tokens = split.tokens.take(sentences)
+        gold = append_eos(tokens, eos_id).values
+        yield StudentBatch(
             tokens=tokens,
-            gold=torch.from_numpy(gold).to(self._device),
-            targets=self._targets.read(sentences, gold, self._device) if self._targets else None,
+            gold=torch.from_numpy(gold).to(device),
+            targets=targets.read(sentences, gold, device) if targets else None,
             num_positions=len(gold),
             num_positions_global=num_positions_global,
         )

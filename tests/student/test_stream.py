@@ -1,7 +1,5 @@
 import dataclasses
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from pipeline.batching import plan_epoch, rank_slices
 from pipeline.corpus.dataset import Split
 from pipeline.next_token import append_eos
+from pipeline.read_ahead import DEPTH, ReadAhead
 from pipeline.runtime.distributed import World
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
 from storage.positions import Positions
@@ -20,7 +19,7 @@ from storage.ragged import Ragged
 from storage.reader import DumpReader
 from storage.schema import DumpSchema
 from storage.writer import DumpWriter
-from student.stream import READ_AHEAD, THREAD_NAME, DumpTargets, StudentBatch, StudentStream
+from student.stream import DumpTargets, StudentBatch, student_batches
 
 EOS, VOCAB_SIZE, K = 1, 50, 4
 FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}
@@ -90,12 +89,6 @@ def dump(tmp_path_factory: pytest.TempPathFactory, split: Split) -> DumpReader:
     return write_dump(tmp_path_factory.mktemp("store") / "dump", split)
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
-
-
 def targets_of(dump: Any, split: Split, **changes: Any) -> DumpTargets:
     return DumpTargets(dump, split, **({"tokenizer_sha256": FINGERPRINTS["tokenizer"], "temperature": 1.0} | changes))
 
@@ -106,33 +99,12 @@ def plan_of(split: Split, world: World | None = None) -> list[tuple[np.ndarray, 
     return list(rank_slices(batches, lengths, world or World()))
 
 
-class SlowDump:
-    """A dump whose reads can be held up or made to fail."""
-
-    def __init__(self, dump: DumpReader, before: Callable[[int], None]) -> None:
-        self.path, self.schema, self.offsets, self.num_sentences = (
-            dump.path,
-            dump.schema,
-            dump.offsets,
-            dump.num_sentences,
-        )
-        self.temperature_index = dump.temperature_index
-        self.num_reads = 0
-        self._dump, self._before = dump, before
-
-    def read_sentences(self, indices: np.ndarray) -> Positions:
-        self._before(self.num_reads)
-        self.num_reads += 1
-        return self._dump.read_sentences(indices)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_batches_hold_the_plans_sentences_and_the_dumps_rows_for_them(
     split: Split, dump: DumpReader, temperature: float
 ) -> None:
     plan = plan_of(split)
-    with StudentStream(plan, split, eos_id=EOS, targets=targets_of(dump, split, temperature=temperature)) as stream:
-        batches = list(stream)
+    batches = list(student_batches(plan, split, eos_id=EOS, targets=targets_of(dump, split, temperature=temperature)))
     assert len(batches) == len(plan)
     for (sentences, _), batch in zip(plan, batches, strict=True):
         assert [row.tolist() for row in batch.tokens] == [split.tokens[m].tolist() for m in sentences]
@@ -153,8 +125,7 @@ def test_ranks_share_out_every_batch_and_know_its_size(split: Split, dump: DumpR
     by_rank: list[list[StudentBatch]] = []
     for rank in range(size):
         plan = plan_of(split, World(rank=rank, size=size))
-        with StudentStream(plan, split, eos_id=EOS, targets=targets_of(dump, split)) as stream:
-            by_rank.append(list(stream))
+        by_rank.append(list(student_batches(plan, split, eos_id=EOS, targets=targets_of(dump, split))))
     for shares in zip(*by_rank, strict=True):
         assert {batch.num_positions_global for batch in shares} == {sum(batch.num_positions for batch in shares)}
     assert sum(len(batch.tokens) for batches in by_rank for batch in batches) == len(split.tokens)
@@ -163,8 +134,7 @@ def test_ranks_share_out_every_batch_and_know_its_size(split: Split, dump: DumpR
 @pytest.mark.parametrize("with_dump", [True, False])
 def test_an_empty_share_is_a_batch_all_the_same(split: Split, dump: DumpReader, with_dump: bool) -> None:
     targets = targets_of(dump, split) if with_dump else None
-    with StudentStream([(np.empty(0, np.int64), 7)], split, eos_id=EOS, targets=targets) as stream:
-        (batch,) = stream
+    (batch,) = student_batches([(np.empty(0, np.int64), 7)], split, eos_id=EOS, targets=targets)
     assert (len(batch.tokens), batch.num_positions, batch.num_positions_global) == (0, 0, 7)
     assert batch.gold.shape == (0,)
     assert batch.gold.dtype == torch.int64
@@ -174,8 +144,7 @@ def test_an_empty_share_is_a_batch_all_the_same(split: Split, dump: DumpReader, 
 
 
 def test_without_a_dump_there_are_no_targets(split: Split) -> None:
-    with StudentStream(plan_of(split), split, eos_id=EOS) as stream:
-        assert all(batch.targets is None for batch in stream)
+    assert all(batch.targets is None for batch in student_batches(plan_of(split), split, eos_id=EOS))
 
 
 def test_a_dump_of_another_tokenizer_is_refused(split: Split, dump: DumpReader) -> None:
@@ -214,78 +183,44 @@ def test_a_dump_with_other_gold_tokens_is_refused_in_the_batch(split: Split, dum
     values[0] = 2 if values[0] != 2 else 3
     other = dataclasses.replace(split, tokens=Ragged(values, split.tokens.offsets))
     changed = np.flatnonzero(split.tokens.lengths)[0]
-    with (
-        StudentStream([(np.array([changed]), 1)], other, eos_id=EOS, targets=targets_of(dump, other)) as stream,
-        pytest.raises(FingerprintMismatchError, match=f"gold token {split.tokens.values[0]} where split train has"),
-    ):
-        next(stream)
+    batches = student_batches([(np.array([changed]), 1)], other, eos_id=EOS, targets=targets_of(dump, other))
+    with pytest.raises(FingerprintMismatchError, match=f"gold token {split.tokens.values[0]} where split train has"):
+        next(batches)
 
 
-def test_damage_found_by_the_thread_surfaces_in_the_consumer(split: Split, tmp_path: Path) -> None:
+def test_damage_found_while_reading_ahead_surfaces_in_the_consumer(split: Split, tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", split)
     shard = tmp_path / "dump" / "logp" / "c" / "1" / "0"
     data = bytearray(shard.read_bytes())
     data[5] ^= 1
     shard.write_bytes(data)
-    damaged = DumpReader(tmp_path / "dump")
+    targets = targets_of(DumpReader(tmp_path / "dump"), split)
     with (
-        StudentStream(plan_of(split), split, eos_id=EOS, targets=targets_of(damaged, split)) as stream,
+        ReadAhead(student_batches(plan_of(split), split, eos_id=EOS, targets=targets)) as batches,
         pytest.raises(CorruptStoreError, match="logp"),
     ):
-        list(stream)
+        list(batches)
 
 
-def test_a_bug_in_the_thread_keeps_its_type_and_comes_at_its_batch(split: Split, dump: DumpReader) -> None:
-    def fail_at_third(num_reads: int) -> None:
-        if num_reads == 2:
-            raise ZeroDivisionError("third read")
+def test_the_next_batches_are_read_while_the_consumer_works_but_no_more(split: Split, dump: DumpReader) -> None:
+    read_sentences, enough, num_reads = dump.read_sentences, threading.Event(), 0
 
-    slow = SlowDump(dump, fail_at_third)
-    with StudentStream(plan_of(split), split, eos_id=EOS, targets=targets_of(slow, split)) as stream:
-        next(stream)
-        next(stream)
-        with pytest.raises(ZeroDivisionError, match="third read"):
-            next(stream)
-
-
-def test_closing_early_ends_the_thread_at_once(split: Split, dump: DumpReader) -> None:
-    slow = SlowDump(dump, lambda _: time.sleep(0.05))
-    with StudentStream(plan_of(split) * 100, split, eos_id=EOS, targets=targets_of(slow, split)) as stream:
-        next(stream)
-        start = time.perf_counter()
-    assert time.perf_counter() - start < 1
-    assert slow.num_reads <= 1 + READ_AHEAD
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
-
-
-def test_an_error_of_the_consumer_ends_the_thread(split: Split, dump: DumpReader) -> None:
-    def consume() -> None:
-        with StudentStream(plan_of(split), split, eos_id=EOS, targets=targets_of(dump, split)) as stream:
-            next(stream)
-            raise KeyError("the consumer's")
-
-    with pytest.raises(KeyError, match="the consumer's"):
-        consume()
-
-
-def test_reading_ahead_is_bounded_and_happens_while_the_consumer_works(split: Split, dump: DumpReader) -> None:
-    enough = threading.Event()
-
-    def count(num_reads: int) -> None:
-        if num_reads == READ_AHEAD:
+    def counted(sentences: np.ndarray) -> Positions:
+        nonlocal num_reads
+        num_reads += 1
+        if num_reads == 1 + DEPTH:
             enough.set()
+        return read_sentences(sentences)
 
-    slow = SlowDump(dump, count)
-    with StudentStream(plan_of(split), split, eos_id=EOS, targets=targets_of(slow, split)) as stream:
-        next(stream)
+    watched = SimpleNamespace(
+        path=dump.path,
+        schema=dump.schema,
+        offsets=dump.offsets,
+        temperature_index=dump.temperature_index,
+        read_sentences=counted,
+    )
+    targets = targets_of(watched, split)
+    with ReadAhead(student_batches(plan_of(split), split, eos_id=EOS, targets=targets)) as batches:
+        next(iter(batches))
         assert enough.wait(10), "nothing was read ahead"
-        time.sleep(0.05)
-        assert slow.num_reads == 1 + READ_AHEAD
-
-
-def test_the_time_waited_for_data_is_measured(split: Split, dump: DumpReader) -> None:
-    delay = 0.03
-    slow = SlowDump(dump, lambda _: time.sleep(delay))
-    with StudentStream(plan_of(split)[:4], split, eos_id=EOS, targets=targets_of(slow, split)) as stream:
-        list(stream)
-        assert 0.9 * 4 * delay <= stream.wait_s < 4 * delay + 1
+    assert num_reads == 1 + DEPTH
