@@ -20,7 +20,6 @@ from storage.errors import ConfigError, CorruptStoreError, StoreError
 from storage.fingerprints import Json
 from storage.manifest import (
     Manifest,
-    ShardEntry,
     describe_array,
     entry_path,
     metadata_paths,
@@ -61,7 +60,8 @@ class DumpReader:
         self._views: OrderedDict[tuple[str, int], ShardView] = OrderedDict()
         self._verified: dict[tuple[str, int], NDArray[np.bool_]] = {}
         # A mapped file keeps a descriptor open; half of those allowed are left to others.
-        self._max_views = max(len(self._arrays), resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._max_views = 1 << 16 if allowed == resource.RLIM_INFINITY else max(len(self._arrays), allowed // 2)
 
     @property
     def num_sentences(self) -> int:
@@ -273,4 +273,4 @@ def _runs(sorted_values: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
             yield int(sorted_values[low]), low, high
 
 
-__all__ = ["DumpReader", "DumpSummary", "Positions", "ShardEntry", "inspect_dump", "verify_dump"]
+__all__ = ["DumpReader", "DumpSummary", "Positions", "inspect_dump", "verify_dump"]

@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import CorruptStoreError, IncompleteStoreError, StoreBusyError, StoreError
+from storage.errors import IncompleteStoreError, StoreBusyError, StoreError
 from storage.files import (
     cannot_write,
     fsync_directory,
@@ -209,8 +209,9 @@ class DumpWriter:
 
 
 def history_path(path: Path) -> Path:
-    """Return the history and lock file of a store: beside it, not in it."""
-    return path.with_name(path.name + ".history.jsonl")
+    """Return the history and lock file of a store: beside it, not in it; one, whatever links lead to the store."""
+    real = path.resolve()
+    return real.with_name(real.name + ".history.jsonl")
 
 
 def _lock(path: Path) -> FileIO:
@@ -319,4 +320,4 @@ def _refuse_unless_begun(path: Path, schema: DumpSchema) -> None:
         raise StoreError(f"{path}: not empty ({foreign[0]}) and not a dump. Name another folder")
 
 
-__all__ = ["CorruptStoreError", "DumpSummary", "DumpWriter", "Positions", "history_path"]
+__all__ = ["DumpSummary", "DumpWriter", "Positions", "history_path"]

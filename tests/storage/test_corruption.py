@@ -130,8 +130,18 @@ def test_a_codec_that_is_not_on_the_list_is_refused_even_with_fitting_digests(du
         ({"metadata": {"../../etc/passwd": {"sha256": "", "size_bytes": 1}}}, "metadata files listed"),
         ({"schema": {}}, "format is"),
         ({"statistics": None}, "state is"),
+        ({"shards": [], "state": "writing", "statistics": None}, "state is writing"),
     ],
 )
 def test_a_forged_manifest_is_refused(dump: Path, change: dict[str, object], message: str) -> None:
     with replaced(dump / "manifest.json", forge(dump, change)), pytest.raises(StoreError, match=message):
         DumpReader(dump)
+
+
+def test_figures_that_are_not_those_of_the_shards_are_refused(dump: Path) -> None:
+    statistics = {**json.loads((dump / "manifest.json").read_bytes())["statistics"], "gold_nats": 0.5}
+    with (
+        replaced(dump / "manifest.json", forge(dump, {"statistics": statistics})),
+        pytest.raises(CorruptStoreError, match="statistics"),
+    ):
+        verify_dump(dump)

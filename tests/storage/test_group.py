@@ -51,6 +51,10 @@ def test_a_group_in_many_chunks_comes_back(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(group_module, "_CHUNK_BYTES", 100)
     write_group(tmp_path / "group", ARRAYS, {})
     assert np.array_equal(read_group(tmp_path / "group")[0]["tokens"], ARRAYS["tokens"])
+    chunks = tmp_path / "group" / "tokens" / "c"
+    (chunks / "0").write_bytes((chunks / "1").read_bytes())
+    with pytest.raises(CorruptStoreError, match="array tokens: sha256"):
+        read_group(tmp_path / "group")
 
 
 @pytest.mark.parametrize("name", ["tokens", "zeros"])

@@ -177,7 +177,8 @@ def test_what_is_not_there_is_refused(dump: tuple[Path, Positions], tmp_path: Pa
             reader.read_range(start, stop)
     with pytest.raises(StoreError, match="k is 7, expected 1 to 6"):
         reader.read_sentences([0], k=7)
-    for path in (tmp_path, tmp_path / "nowhere"):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(StoreError, match="not a dump"):
             DumpReader(path)
 

@@ -212,8 +212,10 @@ def test_a_damaged_finished_shard_is_pending_again(tmp_path: Path) -> None:
         (path / "logp/c/1/0").write_bytes(b"short")
         (path / "finished/2.json").write_text((path / "finished/0.json").read_text())
         assert writer.pending() == [1, 2]
+        shards: list[int] = []
         with pytest.raises(IncompleteStoreError, match="2 shards are not finished"):
-            writer.finish()
+            writer.finish(shards.append)
+        assert shards == [1, 1, 1]
 
 
 def test_an_incomplete_dump_is_refused_with_the_command_to_run(tmp_path: Path) -> None:
