@@ -149,7 +149,11 @@ def _summary(comparison: Comparison) -> str:
             continue
         best = min(scored, key=lambda run: run.perplexities[split][UNCONDITIONAL].per_word)
         figure = best.perplexities[split][UNCONDITIONAL]
-        which = f"{best.name} has the lowest of {plural(len(scored), 'student')}" if len(scored) > 1 else best.name
+        which = (
+            f"{best.name} has the lowest of the {len(scored)} students evaluated on it"
+            if len(scored) > 1
+            else best.name
+        )
         text = (
             f"Unconditional perplexity on {split}: {which}, {perplexity(figure.per_token)} a token and "
             f"{perplexity(figure.per_word)} a word"

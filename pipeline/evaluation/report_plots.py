@@ -192,7 +192,7 @@ def _pair_plot(comparison: Comparison, number: int, title: str, key: tuple[str, 
             rows += [[name, term, run.name, *pair_cells(counts)] for run, counts in found]
     caption = (
         "Share of pairs of which the grammatical sentence is strictly the more probable one. Paler, beyond it: ties, "
-        "which are not right. Dashed: chance. "
+        "which are not right. Dashed: chance. Bars stand in the order of the key. "
     )
     if identical := scored[0][1].figures.num_identical:
         caption += f"{plural(identical, 'pair')} of two identical sentences left out. "

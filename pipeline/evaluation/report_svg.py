@@ -114,7 +114,7 @@ def learning_curves(name: str, title: str, curves: Sequence[Curve], floors: Sequ
         for curve in curves:
             colour = _SERIES[curve.series % NUM_COLOURS]
             if curve.train:
-                x, y = zip(*_thinned(curve.train, 240), strict=True)
+                x, y = zip(*_means(curve.train, max(50, 240 // len(curves))), strict=True)
                 axes.plot(x, y, color=colour, alpha=0.42, linewidth=1.1, zorder=2)
             if curve.dev:
                 x, y = zip(*_thinned(curve.dev, 40), strict=True)
@@ -299,12 +299,17 @@ def _settled(curve: Curve) -> float:
     return float(np.quantile([y for _, y in points], 0.75)) if points else 0.0
 
 
-def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """Return at most ``most`` points: means of equal runs of neighbours; the last point itself is always there."""
+def _means(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Return at most ``most`` points: means of equal runs of neighbours."""
     if len(points) <= most:
         return list(points)
-    runs = np.array_split(np.asarray(points, np.float64), most - 1)
-    return [(float(x), float(y)) for x, y in (run.mean(axis=0) for run in runs)] + [points[-1]]
+    runs = np.array_split(np.asarray(points, np.float64), most)
+    return [(float(x), float(y)) for x, y in (run.mean(axis=0) for run in runs)]
+
+
+def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Return at most ``most`` points, means but for the last, which is the last of ``points``."""
+    return list(points) if len(points) <= most else [*_means(points, most - 1), points[-1]]
 
 
 def _short(count: float) -> str:
