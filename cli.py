@@ -111,7 +111,8 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
     """
     from pipeline.corpus.sample import write_sample_corpus
 
-    show(write_sample_corpus(out, num_sentences, seed))
+    summary = write_sample_corpus(out, num_sentences, seed)
+    show({"corpus": str(out), "grammar": summary["grammar"], "splits": summary["splits"]})
 
 
 @main.command()

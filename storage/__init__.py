@@ -1,1 +1,1 @@
-"""What is on disk: stores, shards, manifests, digests. numpy and zarr only; knows neither torch nor our other packages."""
+"""What is on disk: stores, shards, manifests, digests. Knows neither torch nor our other packages."""

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import run_cli
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -11,4 +13,19 @@ def shared_data() -> Path:
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the sample treebanks are not beside this checkout (../shared/data)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what most commands start from, made by the commands before: corpus, tokenizer.json, dataset, and a
+    teacher that was trained for a few steps."""
+    folder = tmp_path_factory.mktemp("small-world")
+    run_cli("sample-corpus", folder / "corpus", "--num-sentences", 600)
+    tokenizer = folder / "tokenizer.json"
+    run_cli("train-tokenizer", folder / "corpus/train.txt", "--out", tokenizer, "--vocab-size", 600)
+    splits = [part for s in ("train", "dev", "test") for part in (f"--{s}", folder / "corpus" / s)]
+    run_cli("build-dataset", *splits, "--tokenizer", tokenizer, "--out", folder / "dataset")
+    sizes = ["--embed-dim", 24, "--hidden-dim", 32, "--max-steps", 12, "--batch-tokens", 1024, "--threads", 1]
+    run_cli("train-teacher", "--data", folder / "dataset", "--out", folder / "teacher", *sizes)
     return folder

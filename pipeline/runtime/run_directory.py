@@ -122,7 +122,7 @@ def open_run(path: Path) -> RunInfo:
         dump=described["dump"],
     )
     tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
-    expected = info.fingerprints["tokenizer_file"]
+    expected = info.fingerprints["tokenizer"]
     if tokenizer != expected:
         raise FingerprintMismatchError(
             f"{info.tokenizer_path}: sha256 is {tokenizer[:12]}, but the run was made with {expected[:12]}; "

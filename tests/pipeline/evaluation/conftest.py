@@ -162,12 +162,17 @@ def write_floor(path: Path, **changes: Any) -> Path:
 
 
 def make_runs(folder: Path) -> MadeUpRuns:
-    dump = {
-        "path": "sample/dump",
+    schema = {
+        "num_positions": 118_204,
+        "num_sentences": 10_000,
         "k": 64,
         "temperatures": [1.0, 2.0],
         "condition": "tree",
         "tree_source": "given",
+        "split": "train",
+        "fingerprints": {"split": "c" * 64, "teacher": "b" * 64},
+    }
+    statistics = {
         "num_positions": 118_204,
         "num_sentences": 10_000,
         "size_bytes": 47_310_221,
@@ -176,6 +181,12 @@ def make_runs(folder: Path) -> MadeUpRuns:
         "kept_mass_by_k": {"1": 0.4211, "2": 0.551, "4": 0.684, "8": 0.8, "16": 0.894, "32": 0.957, "64": 0.98812},
         "perplexity": 6.612,
         "perplexity_without_eos": 7.301,
+    }
+    dump = {"path": "sample/dump", "schema": schema, "statistics": statistics}
+    other = {
+        "path": "sample/dump-of-student",
+        "schema": schema | {"condition": "beam"},
+        "statistics": statistics | {"kept_mass_by_k": {"1": 0.35, "8": 0.72, "64": 0.971}},
     }
     student = {"num_blocks": 4, "embed_dim": 256}
     runs = MadeUpRuns(
@@ -193,9 +204,7 @@ def make_runs(folder: Path) -> MadeUpRuns:
             "student",
             2.09,
             configuration=student | {"alpha": 0.7, "temperature": 2.0, "dump": "sample/dump-of-student"},
-            dump=dump
-            | {"path": "sample/dump-of-student", "condition": "none", "size_bytes": 47_310_112}
-            | {"kept_mass_by_k": {"1": 0.35, "8": 0.72, "64": 0.971}},
+            dump=other,
         ),
         floor=write_floor(folder / "entropy.json"),
     )

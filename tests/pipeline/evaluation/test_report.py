@@ -118,7 +118,6 @@ def test_every_perplexity_stands_under_its_distribution_and_kinds_stand_apart(
     assert (distilled["ties"], distilled["steps"], distilled["positions"]) == ("120", "1,500", "6,018,000")
     everything = page.table("distribution")
     assert all(row[2] in {"unconditional", "given the tree", "joint with the tree", "floor"} for row in everything[1:])
-    assert "6.61 (given the tree)" in page.text
     assert "distilled has the lowest of the 3 students evaluated on it" in page.text
     assert "0.128 nats a position above the floor" in page.text
 
@@ -150,6 +149,20 @@ def test_distilled_students_are_drawn_by_their_cross_entropy(made_up_runs: MadeU
     page = page_of([made_up_runs.distilled], tmp_path / "report.html")
     assert f"distilled: {last['cross_entropy']:.3f} at the end" in page.text
     assert f"{last['loss']:.3f} at the end" not in page.text
+
+
+def test_dumps_are_described_and_their_perplexity_is_named_by_its_condition(
+    made_up_runs: MadeUpRuns, tmp_path: Path
+) -> None:
+    page = page_of(made_up_runs.all, tmp_path / "report.html")
+    dumps = {row[0]: row[1:] for row in next(t for t in page.tables if "read by distilled" in t[0])[1:]}
+    assert dumps["perplexity"] == ["6.61 (given the tree)", "6.61 (condition: beam)"]
+    assert dumps["split"] == ["train", "train"]
+    assert dumps["fingerprints: split"] == ["c" * 64] * 2
+    assert dumps["temperatures"] == ["1.0, 2.0"] * 2
+    assert dumps["size bytes"][0] == "47.3 MB (47,310,221 bytes)"
+    kept = next(t for t in page.tables if t[0] == ["dump", "k\u2032", "mean mass kept", "left out"])
+    assert ["read by distilled", "64", "0.988120", "1.19e-02"] in kept
 
 
 def test_settings_that_differ_are_listed_and_others_are_not(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:

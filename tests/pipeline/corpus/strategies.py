@@ -1,0 +1,64 @@
+"""Random trees and texts for property tests."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pipeline.corpus.matching import escape_brackets
+from pipeline.corpus.readers import Sentence
+from pipeline.corpus.text import normalise_text
+from pipeline.corpus.trees import ROOT, Tree
+
+LABELS = ("NP", "VP", "S", "PP", "X")
+TAGS = ("NN", "-LRB-", "``", "PRP$", ":")
+
+words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).map(
+    lambda text: "".join(normalise_text(text).split())
+)
+"""Non-empty mostly; of any characters, brackets among them."""
+
+
+def trees(leaves: st.SearchStrategy[str] | None = None, *, max_leaves: int = 20) -> st.SearchStrategy[Tree]:
+    """Trees as brackets can hold them: no empty phrase, a root, chains of phrases, escaped words."""
+    leaf = st.tuples(st.sampled_from(TAGS), (words if leaves is None else leaves).map(escape_brackets).filter(bool))
+    nested = st.recursive(
+        leaf,
+        lambda children: st.tuples(st.sampled_from(LABELS), st.lists(children, min_size=1, max_size=4)),
+        max_leaves=max_leaves,
+    )
+    return st.lists(nested, min_size=1, max_size=3).map(lambda children: flatten((ROOT, children)))
+
+
+def flatten(nested: Any) -> Tree:
+    """Return the tree of ``(label, [child, …])`` with ``(tag, word)`` leaves, recursively and slowly."""
+    found_words: list[str] = []
+    tags: list[str] = []
+    phrases: list[tuple[str, int, int]] = []
+
+    def visit(node: Any) -> None:
+        label, below = node
+        if isinstance(below, str):
+            tags.append(label)
+            found_words.append(below)
+            return
+        index = len(phrases)
+        phrases.append((label, len(found_words), -1))
+        for child in below:
+            visit(child)
+        phrases[index] = (label, phrases[index][1], len(found_words))
+
+    visit(nested)
+    return Tree(tuple(found_words), tuple(tags), tuple(phrases))
+
+
+@st.composite
+def sentences(draw: st.DrawFn) -> Sentence:
+    """A tree, and a text that its words are the characters of, with spaces between some of them."""
+    tree = draw(trees(st.one_of(st.sampled_from(["do", "n't", "(", "a-b", "\u201c", "x\u0303", "\U0001f600"]), words)))
+    text, spans = "", []
+    for word in tree.words:
+        plain = word.replace("-LRB-", "(").replace("-RRB-", ")")
+        text += " " if text and draw(st.booleans()) else ""
+        spans.append((len(text), len(text) + len(plain)))
+        text += plain
+    return Sentence(text=text, tree=tree, spans=spans)

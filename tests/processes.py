@@ -1,0 +1,45 @@
+"""Start the command line as a user would: in one process, or in several that find each other."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end; show what it printed where it did not end as expected."""
+    process = start_cli(*arguments)[0]
+    out, err = process.communicate(timeout=240)
+    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    assert bool(done.returncode) == fails, f"{arguments}: status {done.returncode}\n{out}\n{err}"
+    return done
+
+
+def start_cli(*arguments: object, processes: int = 1) -> list[subprocess.Popen[str]]:
+    """Start a command in so many processes, as torchrun would, so that each can be killed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(processes):
+        environment = {key: value for key, value in os.environ.items() if key not in {"RANK", "WORLD_SIZE"}}
+        environment["OMP_NUM_THREADS"] = "1"
+        if processes > 1:
+            environment |= {
+                "RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
+                "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+        command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
+    return started
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> None:
+    """Wait for all to end well."""
+    for process in processes:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err

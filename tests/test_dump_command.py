@@ -1,0 +1,127 @@
+"""A dump is the same bytes whoever writes it, however often they are interrupted; plain zarr reads the teacher's own."""
+
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from pipeline.corpus.dataset import load_dataset
+from pipeline.next_token import append_eos
+from tests.processes import finish, run_cli, start_cli
+
+OPTIONS = ["--k", 16, "--temperatures", "1,2", "--shard-positions", 384, "--batch-tokens", 512]
+
+
+def dump_arguments(world: Path, out: Path) -> list[object]:
+    return ["dump-teacher", "--data", world / "dataset", "--teacher", world / "teacher", "--out", out, *OPTIONS]
+
+
+def digest(store: Path) -> str:
+    """One sha256 over the names and bytes of all files of a store."""
+    whole = hashlib.sha256()
+    for file in sorted(file for file in store.rglob("*") if file.is_file()):
+        whole.update(str(file.relative_to(store)).encode() + b"\0" + file.read_bytes())
+    return whole.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dump") / "dump"
+    run_cli(*dump_arguments(small_world, out))
+    return out
+
+
+@pytest.mark.processes
+def test_two_processes_write_the_bytes_of_one(small_world, dump, tmp_path):
+    finish(start_cli(*dump_arguments(small_world, tmp_path / "dump"), processes=2))
+    assert digest(tmp_path / "dump") == digest(dump)
+
+
+@pytest.mark.processes
+def test_killed_halfway_and_finished_by_another_number_of_processes_it_is_the_same(small_world, dump, tmp_path):
+    out = tmp_path / "dump"
+    num_shards = len(list((dump / "ids" / "c").iterdir()))
+    assert num_shards >= 16
+    processes = start_cli(*dump_arguments(small_world, out), processes=2)
+    while len(list(out.glob("finished/*.json"))) < num_shards // 3:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.002)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert json.loads((out / "manifest.json").read_text())["state"] == "writing"
+    assert "dump-teacher" in run_cli("verify", out, fails=True).stderr
+    run_cli(*dump_arguments(small_world, out))
+    assert digest(out) == digest(dump)
+    history = (tmp_path / "dump.history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in history] == ["begin", "begin", "complete"]
+
+
+def test_a_finished_dump_is_left_as_it_is(small_world, dump):
+    before = digest(dump)
+    run_cli(*dump_arguments(small_world, dump))
+    assert digest(dump) == before
+
+
+def test_plain_zarr_reads_what_the_teacher_computes(small_world, dump):
+    from teacher.train import load_teacher
+
+    split = load_dataset(small_world / "dataset").split("train")
+    group = zarr.open_group(dump, mode="r")
+    offsets = group["offsets"][:]
+    assert offsets[-1] == (split.tokens.lengths + 1).sum() == group["ids"].shape[0]
+    assert np.array_equal(offsets, split.position_offsets)
+
+    model, _ = load_teacher(small_world / "teacher", torch.device("cpu"))
+    sentences = np.arange(0, split.num_sentences, 7)
+    with torch.no_grad():
+        logits = model.logits(model.states(split.tokens.take(sentences), split.actions.take(sentences)))
+    log_probs = logits.double().log_softmax(1)
+    rows = np.concatenate([np.arange(offsets[m], offsets[m + 1]) for m in sentences])
+    gold = append_eos(split.tokens.take(sentences), 1).values
+    assert np.array_equal(group["tokens"][:][rows], gold)
+    assert np.array_equal(offsets, split.position_offsets)
+
+    ids, logp = group["ids"][:][rows].astype(np.int64), group["logp"][:][rows].astype(np.float64)
+    expected = log_probs.gather(1, torch.from_numpy(ids)).numpy()
+    np.testing.assert_allclose(logp, expected, rtol=2**-10, atol=1e-3)  # float16 rounds to a relative 2^-11
+    kth = log_probs.topk(ids.shape[1], dim=1).values[:, -1].numpy()
+    assert (expected[:, -1] >= kth - 1e-4).all()
+    gold_log_probs = log_probs.gather(1, torch.from_numpy(gold)[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(group["gold_logp"][:][rows], gold_log_probs, atol=1e-4)
+    outside = log_probs.scatter(1, torch.from_numpy(ids), -torch.inf)
+    for t, temperature in enumerate(group.attrs["temperatures"]):
+        logz = (log_probs / temperature).logsumexp(1).numpy()
+        tail = (outside / temperature).logsumexp(1).numpy() - logz
+        np.testing.assert_allclose(group["logz"][:][rows, t], logz, atol=1e-4)
+        np.testing.assert_allclose(group["tail"][:][rows, t], tail, atol=1e-4)
+
+
+def test_another_option_teacher_or_dataset_is_refused_with_both_values(small_world, dump, tmp_path):
+    other_k = run_cli(*dump_arguments(small_world, dump), "--k", 8, fails=True).stderr
+    assert "16" in other_k
+    assert " 8" in other_k
+    teacher = tmp_path / "teacher"
+    shutil.copytree(small_world / "teacher", teacher)
+    shutil.copy(teacher / "checkpoints/last/model.safetensors", tmp_path / "kept")
+    run_cli(
+        "train-teacher", "--data", small_world / "dataset", "--out", tmp_path / "other", "--embed-dim", 8,
+        "--hidden-dim", 8, "--max-steps", 1, "--threads", 1,
+    )  # fmt: skip
+    arguments = dump_arguments(small_world, dump)
+    arguments[arguments.index(small_world / "teacher")] = tmp_path / "other"
+    refused = run_cli(*arguments, fails=True).stderr
+    assert "teacher" in refused
+    assert len(refused.strip().splitlines()) == 1
+
+
+def test_k_above_the_vocabulary_is_refused(small_world, tmp_path):
+    refused = run_cli(*dump_arguments(small_world, tmp_path / "dump"), "--k", 100_000, fails=True).stderr
+    assert "k is 100000" in refused
+    assert not (tmp_path / "dump").exists()
