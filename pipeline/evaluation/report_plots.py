@@ -236,11 +236,13 @@ def _mean_tie_share(by_paradigm: Iterable[PairCounts]) -> float:
 
 
 def _flat(dump: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dump's figures without nesting; objects of its own that are figures by k stay whole."""
+    """Return the dump's schema and statistics on one level; what is nested deeper is named by its parent too."""
     flat: dict[str, Any] = {}
     for name, item in dump.items():
-        if isinstance(item, dict) and name != "kept_mass_by_k":
+        if name in {"schema", "statistics"} and isinstance(item, dict):
             flat |= _flat(item)
+        elif isinstance(item, dict) and name != "kept_mass_by_k":
+            flat |= {f"{name}: {key}": found for key, found in item.items()}
         else:
             flat[name] = item
     return flat
