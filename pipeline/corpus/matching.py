@@ -36,7 +36,7 @@ Span = tuple[int, int]
 
 def unescape_brackets(word: str) -> str:
     """Return a word with ``-LRB-``, ``-RRB-``, ``-LSB-``, ``-RSB-``, ``-LCB-``, ``-RCB-`` as the brackets they are."""
-    return _BRACKET.sub(lambda found: _BRACKETS[found[0]], word) if "-" in word else word
+    return _BRACKET.sub(lambda found: _BRACKETS[found[0]], word)
 
 
 def escape_brackets(word: str) -> str:
@@ -53,7 +53,9 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
     spans: list[Span | None] = []
     at = 0
     for word in tree.words:
-        plain = unescape_brackets(word if word.isascii() else normalise_text(word))
+        plain = word if word.isascii() else normalise_text(word)
+        if "-" in plain:
+            plain = unescape_brackets(plain)
         if text[at : at + 1] == " ":
             at += 1
         if not plain or not text.startswith(plain, at):

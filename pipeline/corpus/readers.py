@@ -5,14 +5,14 @@ itself says. Either way a broken tree is named by its first line and costs only 
 aligned. Files are read twice, once to count, and never held whole.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from pipeline.corpus.matching import Span, match_words
-from pipeline.corpus.text import OnError, not_utf8, read_lines, read_texts
+from pipeline.corpus.text import Line, OnError, not_utf8, read_lines, read_texts
 from pipeline.corpus.trees import ROOT_NAMES, MalformedTreeError, Tree, normalise_tree, parse_tree
 from storage.errors import InputError
 from storage.fingerprints import Json
@@ -84,19 +84,17 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
     Raises:
         InputError: If the file cannot be read or is empty.
     """
-    lines = [line for _, line in islice(read_lines(path), _SNIFFED_LINES) if line is None or line.strip()]
-    if not lines:
+    sniffed = [line.text for line in islice(read_lines(path), _SNIFFED_LINES) if line.text.strip()]
+    if not sniffed:
         raise InputError(f"{path}: empty, expected trees in brackets")
-    readable = [line for line in lines if line is not None]
-    margin = min((len(line) - len(line.lstrip()) for line in readable), default=0)
-    whole = sum(line[margin : margin + 1] == "(" and line.count("(") == line.count(")") for line in readable)
-    if 2 * whole >= len(lines):
-        for number, line in read_lines(path):
-            if line is None or line.strip():
-                yield RawTree(number, line)
+    margin = min(len(text) - len(text.lstrip()) for text in sniffed)
+    is_indented = any(text[margin].isspace() for text in sniffed)
+    if _has_a_tree_a_line(sniffed, margin, is_indented=is_indented):
+        for line in read_lines(path):
+            if line.text.strip():
+                yield RawTree(line.number, line.text if line.is_utf8 else None)
     else:
-        indented = any(line[margin : margin + 1].isspace() for line in readable)
-        yield from _spread_over_lines(path, margin if indented else None)
+        yield from _spread_over_lines(path, margin if is_indented else None)
 
 
 def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
@@ -130,7 +128,7 @@ def read_sentences(trees: Path, texts: Path, *, on_error: OnError, counts: Count
         InputError: If a file cannot be read, there are not as many lines as trees, or, where ``on_error`` is "stop",
             at the first malformed line.
     """
-    blank_lines = _compare_lengths(trees, texts)
+    blank_lines = _compare_lengths(trees, texts, on_error)
     lines = (text for text in read_texts(texts, on_error) if text != "" or blank_lines)
     for raw, text in zip(read_raw_trees(trees), lines, strict=True):
         counts.num_trees += 1
@@ -168,16 +166,18 @@ def _pair(path: Path, raw: RawTree, text: str | None, counts: Counts) -> Sentenc
     return Sentence(text=text, tree=tree, spans=found)
 
 
-def _compare_lengths(trees: Path, texts: Path) -> bool:
+def _compare_lengths(trees: Path, texts: Path, on_error: OnError) -> bool:
     """Return whether blank lines of the text stand for trees too.
 
     Raises:
         InputError: If trees and lines of text cannot be paired one to one.
     """
     num_trees = sum(1 for _ in read_raw_trees(trees))
-    blank = [line is not None and not line.strip() for _, line in read_lines(texts)]
+    blank = [text == "" for text in read_texts(texts, "skip")]
     num_texts = len(blank) - sum(blank)
     if num_trees not in (len(blank), num_texts):
+        if on_error == "stop":  # a tree that does not end swallows others: then it is what has to be mended
+            deque(read_trees(trees), maxlen=0)
         raise InputError(
             f"{texts}: {len(blank)} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as "
             "many lines as trees, the text of each tree in a line of its own"
@@ -185,31 +185,42 @@ def _compare_lengths(trees: Path, texts: Path) -> bool:
     return num_trees == len(blank)
 
 
+def _has_a_tree_a_line(texts: list[str], margin: int, *, is_indented: bool) -> bool:
+    """Return whether most lines are whole trees; or, if none is indented, whether brackets close over lines either."""
+    change = [_change_of_depth(text) for text in texts]
+    whole = sum(text[margin] == "(" and not step for text, step in zip(texts, change, strict=True))
+    if 2 * whole >= len(texts):
+        return True
+    depths = list(accumulate(change))
+    return not is_indented and (min(depths) < 0 or (len(texts) < _SNIFFED_LINES and depths[-1] != 0))
+
+
 def _spread_over_lines(path: Path, margin: int | None) -> Iterator[RawTree]:
     """Cut a file into trees by counting brackets; ``margin`` is the column where only trees begin, if one is known."""
-    pieces: list[str] = []
-    first = depth = 0
-    readable = True
-    for number, line in read_lines(path):
-        if line is None:
-            readable = False
-            first = first if pieces or depth else number
-            pieces.append("")
+    lines: list[Line] = []
+    depth = 0
+    for line in read_lines(path):
+        if not line.text.strip():
             continue
-        if not line.strip():
-            continue
-        if depth > 0 and margin is not None and line[margin : margin + 1] == "(":
-            yield RawTree(first, "\n".join(pieces) if readable else None)
-            pieces, depth, readable = [], 0, True
-        if not pieces:
-            first = number
-        pieces.append(line)
-        depth += line.count("(") - line.count(")")
+        if lines and margin is not None and line.text[margin : margin + 1] == "(":
+            yield _joined(lines)
+            lines, depth = [], 0
+        lines.append(line)
+        depth += _change_of_depth(line.text)
         if depth <= 0:
-            yield RawTree(first, "\n".join(pieces) if readable else None)
-            pieces, depth, readable = [], 0, True
-    if pieces:
-        yield RawTree(first, "\n".join(pieces) if readable else None)
+            yield _joined(lines)
+            lines, depth = [], 0
+    if lines:
+        yield _joined(lines)
+
+
+def _joined(lines: list[Line]) -> RawTree:
+    is_utf8 = all(line.is_utf8 for line in lines)
+    return RawTree(lines[0].number, "\n".join(line.text for line in lines) if is_utf8 else None)
+
+
+def _change_of_depth(text: str) -> int:
+    return text.count("(") - text.count(")")
 
 
 def _placed(path: Path, line: int, error: MalformedTreeError) -> InputError:

@@ -10,7 +10,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from storage.errors import InputError
 
@@ -40,8 +40,19 @@ def normalise_text(text: str) -> str:
     return " ".join(text.split())
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
-    r"""Yield the lines of a UTF-8 file, plain or gzipped, with their numbers from 1; None for one that is not UTF-8.
+class Line(NamedTuple):
+    """A line of a file."""
+
+    number: int
+    """From 1."""
+    text: str
+    """Without its end."""
+    is_utf8: bool
+    """False if U+FFFD stands for some of its bytes."""
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    r"""Yield the lines of a UTF-8 file, plain or gzipped.
 
     Lines end with ``\n`` or ``\r\n`` and nothing else; a byte order mark is dropped.
 
@@ -53,13 +64,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if zipped else raw as file:
-                for number, line in enumerate(file, 1):
+                for number, data in enumerate(file, 1):
                     try:
-                        decoded = line.decode("utf-8").rstrip("\r\n")
+                        text, is_utf8 = data.decode(), True
                     except UnicodeDecodeError:
-                        yield number, None
-                    else:
-                        yield number, decoded.removeprefix("\ufeff") if number == 1 else decoded
+                        text, is_utf8 = data.decode(errors="replace"), False
+                    text = text.removeprefix("\ufeff") if number == 1 else text
+                    yield Line(number, text.rstrip("\r\n"), is_utf8)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: damaged gzip file ({error}); fetch or compress it again") from error
     except OSError as error:
@@ -67,7 +78,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
 
 
 def not_utf8(path: Path, line: int) -> InputError:
-    """Return the error for a line that ``read_lines`` could not decode."""
+    """Return the error for a line whose ``is_utf8`` is False."""
     return InputError(f"{path}:{line}: not UTF-8, expected UTF-8 text; convert the file, or use --on-error skip")
 
 
@@ -77,7 +88,7 @@ def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
     Raises:
         InputError: As ``read_lines``, and at the first line that is not UTF-8 where ``on_error`` is "stop".
     """
-    for number, line in read_lines(path):
-        if line is None and on_error == "stop":
-            raise not_utf8(path, number)
-        yield None if line is None else normalise_text(line)
+    for line in read_lines(path):
+        if not line.is_utf8 and on_error == "stop":
+            raise not_utf8(path, line.number)
+        yield normalise_text(line.text) if line.is_utf8 else None

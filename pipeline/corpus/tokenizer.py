@@ -179,12 +179,12 @@ def train_tokenizer(
     def lines() -> Iterator[str]:
         nonlocal num_lines
         for path in texts:
-            for number, line in read_lines(path):
-                if line is None:
-                    raise not_utf8(path, number)
+            for line in read_lines(path):
+                if not line.is_utf8:
+                    raise not_utf8(path, line.number)
                 if progress is not None:
                     progress(1)
-                if text := normalise_text(line):
+                if text := normalise_text(line.text):
                     num_lines += 1
                     yield text
 

@@ -69,7 +69,7 @@ def test_the_sequence_is_the_one_of_the_literature() -> None:
     ],
 )
 def test_invalid_sequences_are_refused(actions: list[int]) -> None:
-    with pytest.raises(ValueError, match="valid|end"):
+    with pytest.raises(ValueError, match=r"valid|end"):
         actions_to_tree(actions)
 
 

@@ -17,8 +17,8 @@ def test_brackets_give_back_the_tree(tree: Tree) -> None:
     assert parse_tree(format_tree(tree)) == tree
 
 
-@given(trees(), st.randoms(use_true_random=False))
-def test_white_space_between_brackets_says_nothing(tree: Tree, random: object) -> None:
+@given(trees())
+def test_white_space_between_brackets_says_nothing(tree: Tree) -> None:
     spread = format_tree(tree).replace(" ", "\n  \t").replace(")", " )")
     assert parse_tree(spread) == tree
 
