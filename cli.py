@@ -6,7 +6,7 @@ Heavy imports happen inside commands, so that ``--help`` answers at once.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -35,7 +35,7 @@ class OneLineErrors(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-class CommaSeparated(click.ParamType):
+class CommaSeparated(click.ParamType[tuple[Any, ...]]):
     """Several values of one type."""
 
     def __init__(self, item: type) -> None:
@@ -104,7 +104,7 @@ def main() -> None:
 @click.option("--num-sentences", type=click.IntRange(1), default=10_000, show_default=True, help="Size of train.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the sample.")
 def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
-    r"""Write the built-in corpus: trees, text, minimal pairs and true probabilities, drawn from a known grammar.
+    """Write the built-in corpus: trees, text, minimal pairs and true probabilities, drawn from a known grammar.
 
     \b
     Example: python cli.py sample-corpus corpus --num-sentences 10000
@@ -120,8 +120,10 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 @click.option("--out", type=PATH, required=True, help="Writes OUT.mrg and OUT.txt.")
 @click.option("--text", "texts", type=PATH, multiple=True, required=True, help="Raw text, a sentence a line.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
-def import_trees(sources: tuple[Path, ...], out: Path, texts: tuple[Path, ...], on_error: str) -> None:
-    r"""Normalise a treebank: one tree a line in OUT.mrg, its raw text in the same line of OUT.txt.
+def import_trees(
+    sources: tuple[Path, ...], out: Path, texts: tuple[Path, ...], on_error: Literal["stop", "skip"]
+) -> None:
+    """Normalise a treebank: one tree a line in OUT.mrg, its raw text in the same line of OUT.txt.
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
@@ -136,7 +138,7 @@ def import_trees(sources: tuple[Path, ...], out: Path, texts: tuple[Path, ...], 
 @click.option("--out", type=PATH, required=True, help="The tokenizer.json to write.")
 @click.option("--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Most entries.")
 def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None:
-    r"""Train the byte-level BPE tokenizer that teacher and student share, on raw text.
+    """Train the byte-level BPE tokenizer that teacher and student share, on raw text.
 
     \b
     Example: python cli.py train-tokenizer trees/train.txt --out tokenizer.json --vocab-size 10000
@@ -162,7 +164,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of --trees shuffled.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
 def build_dataset(**given: Any) -> None:  # noqa: ANN401
-    r"""Fit trees to tokens and store both: the dataset that every later command reads.
+    """Fit trees to tokens and store both: the dataset that every later command reads.
 
     \b
     Example: python cli.py build-dataset --train trees/train --dev trees/dev --tokenizer tokenizer.json --out dataset
@@ -178,7 +180,7 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
 @configured_by(TeacherConfig, TeacherTrainConfig)
 def train_teacher(data: Path, out: Path, values: dict[str, Any]) -> None:
-    r"""Train the RNNG teacher. Also runs under torchrun.
+    """Train the RNNG teacher. Also runs under torchrun.
 
     \b
     Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
@@ -195,7 +197,7 @@ def train_teacher(data: Path, out: Path, values: dict[str, Any]) -> None:
 @click.option("--out", type=PATH, required=True, help="The store to write, or to finish.")
 @configured_by(DumpConfig)
 def dump_teacher(data: Path, teacher: Path, out: Path, values: dict[str, Any]) -> None:
-    r"""Write the teacher's top-k next-token distributions, once, for any number of students. Also under torchrun.
+    """Write the teacher's top-k next-token distributions, once, for any number of students. Also under torchrun.
 
     Interrupted, it is finished by the same command, with any number of processes.
 
@@ -215,7 +217,7 @@ def dump_teacher(data: Path, teacher: Path, out: Path, values: dict[str, Any]) -
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
 @configured_by(StudentConfig, StudentTrainConfig)
 def train_student(data: Path, dump: Path | None, out: Path, values: dict[str, Any]) -> None:
-    r"""Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
+    """Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
@@ -239,7 +241,7 @@ def evaluate() -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @json_option
 def perplexity(model: Path, data: Path, split: str, floor: Path | None, device: str, as_json: bool) -> None:
-    r"""Perplexity of a run on a split; the distribution and the normaliser are named.
+    """Perplexity of a run on a split; the distribution and the normaliser are named.
 
     \b
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
@@ -260,7 +262,7 @@ def perplexity(model: Path, data: Path, split: str, floor: Path | None, device: 
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @json_option
 def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool) -> None:
-    r"""Accuracy of a student on a folder of minimal pairs in BLiMP's form; ties are reported and never right.
+    """Accuracy of a student on a folder of minimal pairs in BLiMP's form; ties are reported and never right.
 
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
@@ -275,7 +277,7 @@ def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool) -> None
 @click.option("--out", type=PATH, required=True, help="The HTML page to write.")
 @click.option("--floor", type=PATH, help="entropy.json of sample-corpus.")
 def report(runs: tuple[Path, ...], out: Path, floor: Path | None) -> None:
-    r"""Compare runs on one self-contained HTML page.
+    """Compare runs on one self-contained HTML page.
 
     \b
     Example: python cli.py report runs/teacher runs/baseline runs/distilled --out report.html
@@ -290,7 +292,7 @@ def report(runs: tuple[Path, ...], out: Path, floor: Path | None) -> None:
 @click.argument("path", type=PATH)
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
-    r"""Say what a dataset, dump, run or tokenizer is, and from what it was made.
+    """Say what a dataset, dump, run or tokenizer is, and from what it was made.
 
     \b
     Example: python cli.py inspect dump
@@ -304,7 +306,7 @@ def inspect(path: Path, as_json: bool) -> None:
 @click.argument("path", type=PATH)
 @json_option
 def verify(path: Path, as_json: bool) -> None:
-    r"""Check every byte of a dataset or dump against its digests.
+    """Check every byte of a dataset or dump against its digests.
 
     \b
     Example: python cli.py verify dump
@@ -317,7 +319,7 @@ def verify(path: Path, as_json: bool) -> None:
 @main.command()
 @click.option("--out", type=PATH, default="demo-output", show_default=True, help="Folder to work in; must be new.")
 def demo(out: Path) -> None:
-    r"""Run everything, small: sample corpus, teacher, dump, baseline and distilled students, report.
+    """Run everything, small: sample corpus, teacher, dump, baseline and distilled students, report.
 
     \b
     Example: python cli.py demo --out demo-output

@@ -43,7 +43,9 @@ def vocabulary_loss(
         num_parts: How many sums ``row_loss`` returns.
         chunk_rows: R.
     """
-    sums: Tensor = _VocabularyLoss.apply(states, weight, bias, row_loss, num_parts, chunk_rows, torch.is_grad_enabled())
+    sums: Tensor = _VocabularyLoss.apply(  # type: ignore[no-untyped-call]
+        states, weight, bias, row_loss, num_parts, chunk_rows, torch.is_grad_enabled()
+    )
     return sums
 
 

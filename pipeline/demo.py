@@ -101,4 +101,6 @@ def _stage(title: str, arguments: str, *, processes: int = 1) -> None:
     )
     done = subprocess.run([sys.executable, *launcher, str(CLI), *shlex.split(arguments)], check=False)
     if done.returncode:
-        raise RunError(f"demo: {arguments.split()[0]} ended with status {done.returncode}; its message stands above")
+        raise RunError(
+            f"demo: {arguments.split(maxsplit=1)[0]} ended with status {done.returncode}; its message stands above"
+        )

@@ -45,7 +45,9 @@ def verify_path(path: Path) -> dict[str, Any]:
     """
     kind = _kind(path)
     if kind == "dump":
-        with Progress("verify", total=inspect_dump(path)["num_shards"], unit="shards") as progress:
+        num_shards = inspect_dump(path)["num_shards"]
+        assert isinstance(num_shards, int)
+        with Progress("verify", total=num_shards, unit="shards") as progress:
             summary = verify_dump(path, progress.update)
         return {"kind": kind, "verified": True, **summary.to_json()}
     if kind == "dataset":

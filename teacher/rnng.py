@@ -150,4 +150,5 @@ class Rnng(nn.Module):
         log_probs = scores.masked_fill(forbidden, -torch.inf).log_softmax(1)
         # NT(TOP) has no column: the NTs that can be decided start with label 1.
         column = np.where(schedule.next_actions < FIRST_NT, schedule.next_actions, schedule.next_actions - 1)
-        return log_probs.gather(1, torch.from_numpy(column).to(device)[:, None])[:, 0]
+        chosen: Tensor = log_probs.gather(1, torch.from_numpy(column).to(device)[:, None])[:, 0]
+        return chosen

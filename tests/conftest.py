@@ -18,8 +18,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what most commands start from, made by the commands before: corpus, tokenizer.json, dataset, and a
-    teacher that was trained for a few steps."""
+    """What most commands start from, in a folder: corpus, tokenizer.json, dataset, a teacher of a few steps."""
     folder = tmp_path_factory.mktemp("small-world")
     run_cli("sample-corpus", folder / "corpus", "--num-sentences", 600)
     tokenizer = folder / "tokenizer.json"

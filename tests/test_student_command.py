@@ -108,7 +108,8 @@ def test_a_damaged_dump_is_refused_and_named(small_world, dump, tmp_path):
     data = bytearray(shard.read_bytes())
     data[1000] ^= 1
     shard.write_bytes(data)
-    for arguments in (["verify", damaged], [*train_arguments(small_world, damaged, tmp_path / "run"), "--max-steps", 99]):
+    training = [*train_arguments(small_world, damaged, tmp_path / "run"), "--max-steps", 99]
+    for arguments in (["verify", damaged], training):
         message = run_cli(*arguments, fails=True).stderr.strip().splitlines()[-1]
         assert "ids" in message
         assert "1" in message
