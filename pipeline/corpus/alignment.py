@@ -35,15 +35,9 @@ def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Se
             where it is a token of its own. Tokens may share a character, of which each holds some bytes.
     """
     word_at = _word_at(word_spans)
-    firsts: list[int] = []
-    lasts: list[int] = []
-    over_several: set[Span] = set()
-    for start, stop in token_spans:
-        first, last = word_at[start], word_at[stop - 1] + 1
-        firsts.append(first)
-        lasts.append(last)
-        if last > first + 1:
-            over_several.add((first, last))
+    firsts = [word_at[start] for start, _ in token_spans]
+    lasts = [word_at[stop - 1] + 1 for _, stop in token_spans]
+    over_several = {(first, last) for first, last in zip(firsts, lasts, strict=True) if last > first + 1}
     found: list[Phrase] = []
     num_lost = 0
     for label, start, stop in phrases:

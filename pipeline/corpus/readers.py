@@ -8,7 +8,7 @@ aligned. Files are read twice, once to count, and never held whole.
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 
 from pipeline.corpus.matching import Span, match_words
@@ -77,24 +77,26 @@ def find_file(stem: Path, suffix: str) -> Path:
 def read_raw_trees(path: Path) -> Iterator[RawTree]:
     """Yield each tree of a file, and each piece of it that should be one; nothing is parsed yet.
 
-    A file in which most lines are whole trees is read line by line. In any other, a tree ends where its brackets
-    close, and one whose brackets do not close ends before the next line that begins with a bracket at the margin,
-    provided the file indents its continuation lines.
+    A tree ends where its brackets close. One whose brackets do not close ends before the next line that begins with a
+    bracket at the margin, if the file indents continuation lines. If it indents none, each line is a piece, unless
+    most lines are no whole trees and yet all brackets close.
 
     Raises:
         InputError: If the file cannot be read or is empty.
     """
-    sniffed = [line.text for line in islice(read_lines(path), _SNIFFED_LINES) if line.text.strip()]
-    if not sniffed:
+    lines = list(islice(read_lines(path), _SNIFFED_LINES))
+    texts = [line.text for line in lines if line.text.strip()]
+    if not texts:
         raise InputError(f"{path}: empty, expected trees in brackets")
-    margin = min(len(text) - len(text.lstrip()) for text in sniffed)
-    is_indented = any(text[margin].isspace() for text in sniffed)
-    if _has_a_tree_a_line(sniffed, margin, is_indented=is_indented):
+    margin = min(len(text) - len(text.lstrip()) for text in texts)
+    if any(text[margin].isspace() for text in texts):
+        yield from _spread_over_lines(path, margin)
+    elif _close_over_lines(texts, is_all=len(lines) < _SNIFFED_LINES):
+        yield from _spread_over_lines(path, None)
+    else:
         for line in read_lines(path):
             if line.text.strip():
                 yield RawTree(line.number, line.text if line.is_utf8 else None)
-    else:
-        yield from _spread_over_lines(path, margin if is_indented else None)
 
 
 def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
@@ -185,14 +187,11 @@ def _compare_lengths(trees: Path, texts: Path, on_error: OnError) -> bool:
     return num_trees == len(blank)
 
 
-def _has_a_tree_a_line(texts: list[str], margin: int, *, is_indented: bool) -> bool:
-    """Return whether most lines are whole trees; or, if none is indented, whether brackets close over lines either."""
-    change = [_change_of_depth(text) for text in texts]
-    whole = sum(text[margin] == "(" and not step for text, step in zip(texts, change, strict=True))
-    if 2 * whole >= len(texts):
-        return True
-    depths = list(accumulate(change))
-    return not is_indented and (min(depths) < 0 or (len(texts) < _SNIFFED_LINES and depths[-1] != 0))
+def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
+    """Return whether most lines are no whole trees, and yet brackets close, over lines."""
+    depths = list(accumulate(map(_change_of_depth, texts)))
+    num_whole = sum(above == below for above, below in pairwise([0, *depths]))
+    return 2 * num_whole < len(texts) and min(depths) >= 0 and not (is_all and depths[-1])
 
 
 def _spread_over_lines(path: Path, margin: int | None) -> Iterator[RawTree]:

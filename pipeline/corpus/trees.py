@@ -118,7 +118,7 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
 @lru_cache(maxsize=65_536)
 def strip_label(label: str) -> str:
     """Return a label without function tags and indices; one that begins with a hyphen (``-LRB-``) is left whole."""
-    return label if label[:1] == "-" else re.split("[-=]", label, maxsplit=1)[0] or label
+    return re.split("[-=]", label, maxsplit=1)[0] or label
 
 
 def format_tree(tree: Tree) -> str:
