@@ -172,6 +172,15 @@ def test_trees_and_text_of_different_length_are_refused(write: Write) -> None:
         read(trees, write("x.txt", "\n".join([*TEXTS, "more"])))
 
 
+def test_a_bracket_that_changes_the_number_of_trees_is_named_before_the_number(write: Write) -> None:
+    trees = write("x.mrg", PRETTY + "( (S\n    (NP (NN dog))))\n    (VP (VBZ barks))))\n")
+    texts = write("x.txt", "\n".join([*TEXTS, "dog barks"]))
+    with pytest.raises(InputError, match=r"x\.mrg:13: unbalanced"):
+        read(trees, texts, "stop")
+    with pytest.raises(InputError, match=r"but .* has 5 trees"):
+        read(trees, texts, "skip")
+
+
 def test_blank_lines_between_texts_are_no_sentences(write: Write) -> None:
     trees = write("x.mrg", "\n\n".join(LINES))
     assert len(read(trees, write("x.txt", "\n\n".join(TEXTS) + "\n\n\n"))[0]) == 3
