@@ -187,8 +187,7 @@ def train_teacher(data: Path, out: Path, values: dict[str, Any]) -> None:
     """
     from teacher.train import train_teacher as run
 
-    best = run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values))
-    click.echo(f"{out}: best joint dev loss {best:.4f} nats a position")
+    run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values))
 
 
 @main.command()
@@ -224,8 +223,7 @@ def train_student(data: Path, dump: Path | None, out: Path, values: dict[str, An
     """
     from student.train import train_student as run
 
-    best = run(data, dump, out, values, options.build(StudentTrainConfig, values))
-    click.echo(f"{out}: best dev loss {best:.4f} nats a position")
+    run(data, dump, out, values, options.build(StudentTrainConfig, values))
 
 
 @main.group()

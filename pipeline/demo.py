@@ -4,6 +4,7 @@ It knows commands only, no models. Sizes are chosen for a few minutes on two cor
 the same data, steps and seed, so the table compares like with like.
 """
 
+import os
 import shlex
 import subprocess
 import sys
@@ -94,13 +95,14 @@ def closing_table(runs: list[Path], *, split: str) -> str:
 
 
 def _stage(title: str, arguments: str, *, processes: int = 1) -> None:
-    shown = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
+    """Run one command; under torchrun each process has one thread, as torchrun itself would have it, but quietly."""
+    shown, launcher, environment = "python", [], dict(os.environ)
+    if processes > 1:
+        shown = f"torchrun --nproc-per-node {processes}"
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        environment["OMP_NUM_THREADS"] = "1"
     click.echo(f"\n== {title}\n$ {shown} {CLI.name} {arguments}", err=True)
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    )
-    done = subprocess.run([sys.executable, *launcher, str(CLI), *shlex.split(arguments)], check=False)
-    if done.returncode:
-        raise RunError(
-            f"demo: {arguments.split(maxsplit=1)[0]} ended with status {done.returncode}; its message stands above"
-        )
+    command = [sys.executable, *launcher, str(CLI), *shlex.split(arguments)]
+    if status := subprocess.run(command, env=environment, check=False).returncode:
+        name = arguments.split(maxsplit=1)[0]
+        raise RunError(f"demo: {name} ended with status {status}; its message stands above")

@@ -120,6 +120,7 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
             epoch += step == epoch_ends[epoch]
     if metrics is not None:
         metrics.close()
+        log.info("%s: best dev loss %.4f nats a position", run, best)
     return best
 
 

@@ -1,10 +1,19 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.processes import run_cli
+
+# Small tensors gain nothing from threads, and several test processes at once lose much by them. Set before torch loads.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# A busy machine is no failure.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")

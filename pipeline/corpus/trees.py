@@ -83,6 +83,8 @@ def parse_tree(text: str) -> Tree:
         raise MalformedTreeError(f"unbalanced brackets: {len(is_open)} not closed", "unbalanced brackets")
     if not labels:
         raise MalformedTreeError("empty, expected a tree", "not a tree")
+    if not words:
+        raise MalformedTreeError("an empty tree, expected at least one word in its brackets", "empty tree")
     return Tree(tuple(words), tuple(tags), tuple(zip(labels, starts, stops, strict=True)))
 
 

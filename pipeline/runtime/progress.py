@@ -49,7 +49,7 @@ class Progress:
 
     def figures(self, **figures: float) -> None:
         """Show these figures beside the count."""
-        self._figures = {name: f"{value:.4g}" for name, value in figures.items()}
+        self._figures = {name: f"{value:,.0f}" if value >= 100 else f"{value:.4g}" for name, value in figures.items()}
         if self._bar is not None:
             self._bar.set_postfix(self._figures, refresh=False)
 
@@ -61,7 +61,15 @@ class Progress:
         end = f"took {_clock(elapsed)}" if finished else f"ETA {_clock(left)}"
         figures = "".join(f", {name} {value}" for name, value in self._figures.items())
         share = f"{self._done:,}/{self._total:,} {self._unit}"
-        log.info("%s: %s, %s %s/s, %s%s", self._what, share, f"{rate:,.0f}", self._unit, end, figures)
+        log.info(
+            "%s: %s, %s %s/s, %s%s",
+            self._what,
+            share,
+            f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}",
+            self._unit,
+            end,
+            figures,
+        )
 
 
 class Metrics:

@@ -102,7 +102,8 @@ def test_normalisation_is_that_of_the_design(text: str, expected: str) -> None:
         ("(S (NN a)) (S (NN b))", "more than one tree", "more than one"),
         ("(NN a) (NN b)", "more than one tree", "more than one"),
         ("(S (NN a)) # note", "more than one tree", "something after it"),
-        ("()", "no words", "without words"),
+        ("()", "empty tree", "an empty tree"),
+        ("( (S (NP )))", "empty tree", "an empty tree"),
         ("( (S (NP (-NONE- *))))", "no words", "without words"),
     ],
 )

@@ -1,0 +1,91 @@
+"""What a user mistypes is answered by one line that says where, what, and what to do; nothing is made."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import cli
+
+
+def refused(*arguments: object) -> str:
+    """Run a command that must end with one line and status 1; return the line."""
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    lines = result.stderr.strip().splitlines()
+    assert result.exit_code == 1, result.output
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("Error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["import-trees", "NOWHERE", "--text", "NOWHERE.txt", "--out", "OUT"],
+        ["train-tokenizer", "NOWHERE", "--out", "OUT"],
+        ["build-dataset", "--train", "NOWHERE", "--dev", "NOWHERE", "--tokenizer", "NOWHERE", "--out", "OUT"],
+        ["train-teacher", "--data", "NOWHERE", "--out", "OUT"],
+        ["dump-teacher", "--data", "NOWHERE", "--teacher", "NOWHERE", "--out", "OUT"],
+        ["train-student", "--data", "NOWHERE", "--out", "OUT"],
+        ["evaluate", "perplexity", "NOWHERE", "--data", "NOWHERE"],
+        ["evaluate", "minimal-pairs", "NOWHERE", "NOWHERE"],
+        ["report", "NOWHERE", "--out", "OUT"],
+        ["inspect", "NOWHERE"],
+        ["verify", "NOWHERE"],
+        ["train-teacher", "--data", "NOWHERE", "--out", "OUT", "--config", "NOWHERE"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_a_path_that_does_not_exist_is_named(arguments, tmp_path):
+    paths = [
+        argument.replace("NOWHERE", f"{tmp_path}/nowhere").replace("OUT", f"{tmp_path}/out") for argument in arguments
+    ]
+    assert "nowhere" in refused(*paths)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.mrg").exists()
+
+
+def test_an_unknown_key_in_the_toml_is_named_with_the_nearest_one(tmp_path):
+    options = tmp_path / "options.toml"
+    options.write_text("embed-dims = 3\nlr = 'fast'\n")
+    line = refused("train-teacher", "--data", tmp_path, "--out", tmp_path / "out", "--config", options)
+    assert "embed-dims" in line
+    assert "did you mean embed_dim?" in line
+    assert "lr is 'fast', expected float" in line
+
+
+def test_the_command_line_overrides_the_toml(tmp_path):
+    options = tmp_path / "options.toml"
+    options.write_text("embed-dim = 0\n")
+    arguments = ["train-teacher", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--config", options]
+    assert "embed_dim is 0" in refused(*arguments)
+    assert "nowhere" in refused(*arguments, "--embed-dim", 8)
+
+
+@pytest.mark.parametrize(
+    ("trees", "text", "expected"),
+    [
+        ("(ROOT (S (NN a))\n", "a\n", ["trees.mrg:1"]),
+        ("(ROOT (S (NN a)))\n\n()\n", "a\nb\nc\n", ["trees.mrg:3"]),
+        ("(ROOT (S (NN a)))\n(ROOT (S (NN b)))\n", "a\n", ["2", "1"]),
+        ("(ROOT (S (NN a)))\n", "b\n", ["trees.mrg", "words are not those of the text"]),
+        ("no trees at all\n", "no trees at all\n", ["trees.mrg:1"]),
+    ],
+    ids=["unbalanced", "empty tree", "different length", "other words", "text for trees"],
+)
+def test_malformed_trees_are_named_by_file_and_line(trees, text, expected, tmp_path: Path):
+    (tmp_path / "trees.mrg").write_text(trees)
+    (tmp_path / "text.txt").write_text(text)
+    line = refused("import-trees", tmp_path / "trees.mrg", "--text", tmp_path / "text.txt", "--out", tmp_path / "out")
+    assert all(part in line for part in expected)
+    assert not (tmp_path / "out.mrg").exists()
+
+
+def test_malformed_trees_can_be_skipped_and_are_counted(tmp_path: Path):
+    (tmp_path / "trees.mrg").write_text("(ROOT (S (NN a)))\n(ROOT (S (NN b))\n(ROOT (S (NN c)))\n")
+    (tmp_path / "text.txt").write_text("a\nb\nc\n")
+    sources = [str(tmp_path / "trees.mrg"), "--text", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.main, ["import-trees", *sources, "--on-error", "skip"])
+    assert result.exit_code == 0
+    assert (tmp_path / "out.txt").read_text() == "a\nc\n"
+    assert "unbalanced" in result.output or "malformed" in result.output
