@@ -20,10 +20,10 @@ from pipeline.runtime.display import table
 from storage.errors import InputError, RunError
 
 CLI = Path(__file__).resolve().parents[1] / "cli.py"
-NUM_SENTENCES = 8000
+NUM_SENTENCES = 6000
 VOCAB_SIZE = 1000
-TEACHER = "--embed-dim 128 --hidden-dim 128 --num-epochs 6 --batch-tokens 2048 --dropout 0.2"
-STUDENT = "--embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 12 --batch-tokens 2048"
+TEACHER = "--embed-dim 128 --hidden-dim 128 --num-epochs 5 --batch-tokens 1024 --dropout 0.2"
+STUDENT = "--embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 9 --batch-tokens 1024"
 
 
 def run_demo(out: Path) -> None:

@@ -37,7 +37,7 @@ class BiLstmComposition(nn.Module):
     def __init__(self, num_labels: int, dim: int) -> None:
         super().__init__()
         bound = dim**-0.5
-        self.label_embedding = nn.Parameter(torch.empty(num_labels, dim).normal_(std=bound))
+        self.label_embedding = nn.Parameter(torch.empty(num_labels, dim).normal_())
         self.input_weight = nn.Parameter(torch.empty(2, dim, 4 * dim).uniform_(-bound, bound))
         self.recurrent_weight = nn.Parameter(torch.empty(2, dim, 4 * dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(2, 1, 4 * dim))

@@ -35,5 +35,5 @@ class TeacherConfig:
 class TeacherTrainConfig(TrainConfig):
     """How ``train-teacher`` trains."""
 
-    lr: float = 2e-3
-    """Peak learning rate of AdamW."""
+    lr: float = 1e-2
+    """Peak learning rate of AdamW; see docs/decisions/0004."""

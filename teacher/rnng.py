@@ -5,6 +5,8 @@ With ``u_t`` the top state of the stack LSTM before action ``t``:
     p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
     p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding,
                        P a projection where the sizes differ
+    pushed           = sqrt(D) E_w for a token, since rows of E are small enough to predict from (Vaswani et al. 2017,
+                       section 3.4); likewise for a nonterminal; a constituent's value as it is composed
     log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
 
 Valid actions: first ``NT(TOP)``, which never comes again; REDUCE needs a child under the open nonterminal, and
@@ -70,6 +72,7 @@ class Rnng(nn.Module):
         self.num_labels = num_labels
         self.eos_id = eos_id
         embed_dim, hidden_dim = config.embed_dim, config.hidden_dim
+        self.input_scale = embed_dim**0.5
         self.token_embedding = nn.Parameter(torch.empty(vocab_size, embed_dim).normal_(std=embed_dim**-0.5))
         self.nt_embedding = nn.Parameter(torch.empty(num_labels, embed_dim).normal_(std=embed_dim**-0.5))
         self.composition = BiLstmComposition(num_labels, embed_dim)
@@ -128,9 +131,9 @@ class Rnng(nn.Module):
         device = self.token_bias.device
         tokens = torch.from_numpy(schedule.tokens).to(device)
         nts = torch.from_numpy(schedule.nt_labels).to(device)
-        values = self.dropout(F.embedding(tokens, self.token_embedding))
+        values = self.dropout(self.input_scale * F.embedding(tokens, self.token_embedding))
         values = self.composition(values, schedule.compositions, self.dropout)
-        values = torch.cat([values, self.dropout(F.embedding(nts, self.nt_embedding))])
+        values = torch.cat([values, self.dropout(self.input_scale * F.embedding(nts, self.nt_embedding))])
         states = values.index_select(0, torch.from_numpy(schedule.inputs).to(device))
         for layer in self.stack:
             states = self.dropout(layer(states, schedule.stack))

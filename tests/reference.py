@@ -31,7 +31,7 @@ def sentence_log_probs(model: Rnng, tokens: list[int], actions: list[int]) -> tu
             word = words[next_word]
             logits = model.token_embedding @ model.projection(u) + model.token_bias
             token_log_probs.append(logits.log_softmax(0)[word])
-            vector = model.token_embedding[word]
+            vector = model.config.embed_dim**0.5 * model.token_embedding[word]
             stack.append(("token", vector, _push(model, vector, state)))
             next_word += 1
         elif action == REDUCE:
@@ -45,7 +45,8 @@ def sentence_log_probs(model: Rnng, tokens: list[int], actions: list[int]) -> tu
                 stack.append(("constituent", vector, _push(model, vector, below)))
         else:
             label = action - FIRST_NT
-            stack.append(("open", label, _push(model, model.nt_embedding[label], state)))
+            vector = model.config.embed_dim**0.5 * model.nt_embedding[label]
+            stack.append(("open", label, _push(model, vector, state)))
     return torch.stack(action_log_probs), torch.stack(token_log_probs)
 
 
