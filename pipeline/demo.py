@@ -58,8 +58,10 @@ def run_demo(out: Path) -> None:
     )
     _stage("The baseline: a student without a dump", f"train-student --data {dataset} --out {students[0]} {STUDENT}")
     _stage("The distilled student", f"train-student --data {dataset} --dump {dump} --out {students[1]} {STUDENT}")
-    for run in (teacher, *students):
-        _stage(f"Perplexity of {run.name}", f"evaluate perplexity {run} --data {dataset} --split test --floor {floor}")
+    for run, split in [(teacher, "test"), *((run, split) for split in ("dev", "test") for run in students)]:
+        _stage(
+            f"Perplexity of {run.name}", f"evaluate perplexity {run} --data {dataset} --split {split} --floor {floor}"
+        )
     for run in students:
         _stage(f"Minimal pairs by {run.name}", f"evaluate minimal-pairs {run} {corpus}/minimal_pairs")
     named = " ".join(str(run) for run in (teacher, *students))
