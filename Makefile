@@ -1,6 +1,7 @@
 # make demo   environment, then the whole way on the built-in corpus, ending with an HTML report
 # make test   environment, then all tests
 # make check  ruff, mypy and the tests, as .ci/run does
+# make bench  the benchmarks, quickly; each is a command, python -m benchmarks.NAME
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -33,7 +34,7 @@ lint: env
 check: lint test
 
 bench: env
-	@echo "No benchmarks yet: each will be a command, python -m benchmarks.NAME."
+	$(BIN)/python -m benchmarks.teacher --quick
 
 lock: env
 	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock

@@ -1,0 +1,1 @@
+"""One command a benchmark: ``python -m benchmarks.NAME [--quick] [--json FILE]``."""
