@@ -187,37 +187,35 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
     )
 
 
-def floor_figure(path: Path, split: str, *, like: PerplexityFigure) -> PerplexityFigure:
+def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256: str) -> PerplexityFigure:
     """Return what the grammar of ``sample-corpus`` assigns to a split: the floor of an unconditional model.
 
     Args:
         path: Its ``entropy.json``.
         split: Name of the split.
         like: A figure of the same split, whose counts the floor is normalised by.
+        text_sha256: Of the evaluated split's text (``Split.text_sha256``).
 
     Raises:
-        InputError: If the file is not one, does not know the split, or is about another number of sentences
-            (some were dropped when the dataset was built, or another sample).
+        InputError: If the file is not one, does not know the split, or is about another text (some sentences were
+            dropped when the dataset was built, or another sample).
     """
-    splits = read_entropy(path)
+    splits = _read_entropy(path)
     if split not in splits:
         raise InputError(f"{path}: no split {split!r}, there are {', '.join(sorted(splits))}; name one of these")
     found = splits[split]
-    if (count := int(number(found, "num_sentences", where=f"{path}: {split}"))) != like.num_sentences:
+    if (sha256 := str(found.get("text_sha256"))) != text_sha256:
         raise InputError(
-            f"{path}: {split} has {count:,} sentences, but the evaluated split has {like.num_sentences:,}; a floor "
-            "holds for the very same sentences: build the dataset from this sample, dropping none"
+            f"{path}: text_sha256 of {split} is {sha256[:12]}, but the evaluated split's is {text_sha256[:12]}; a "
+            "floor holds for the very same sentences: name the entropy.json of the sample that the dataset was built "
+            "from, and build it dropping no sentence"
         )
     nats = number(found, "neg_log_prob_nats", where=f"{path}: {split}")
     return replace(like, distribution=FLOOR, nats=nats, nats_eos=None)
 
 
-def read_entropy(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the splits of an ``entropy.json``, by name.
-
-    Raises:
-        InputError: If the file is missing or not a JSON object of objects.
-    """
+def _read_entropy(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the splits of an ``entropy.json``, by name."""
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:

@@ -19,8 +19,6 @@ from pipeline.evaluation.perplexity import (
     NORMALISERS,
     UNCONDITIONAL,
     PerplexityFigure,
-    floor_figure,
-    read_entropy,
 )
 from pipeline.evaluation.report_plots import dump_plot, dump_table, pair_plots, student_curves, teacher_curves
 from pipeline.evaluation.report_runs import RunRecord, read_runs
@@ -33,36 +31,33 @@ from pipeline.evaluation.report_tables import (
     settings_table,
     splits_of,
 )
-from storage.errors import InputError, RunError
-from storage.files import write_atomically
+from storage.errors import RunError
+from storage.files import make_directory, write_atomically
 
 
-def write_report(runs: Sequence[Path], out: Path, floor: Path | None = None) -> None:
+def write_report(runs: Sequence[Path], out: Path) -> None:
     """Write a page about runs to ``out``, atomically.
 
     Args:
         runs: Run directories of students and teachers, in the order in which to show them.
         out: The HTML file; replaced where there is one.
-        floor: ``entropy.json`` of the built-in sample, where the runs were trained on it; without it, the floors that
-            were recorded with the results.
 
     Raises:
         RunError: If there is no run, or one of ``runs`` is no run directory or is damaged.
-        InputError: If a result or the floor is damaged. Where a piece is only absent, the page says so.
+        InputError: If a result is damaged. Where a piece is only absent, the page says so.
+        StoreError: If ``out`` or its folder cannot be written.
     """
     if not runs:
         raise RunError("report: no run named, expected one or more; name the --out of a training command")
-    html = render_report(read_runs(runs), floor)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    html = render_report(read_runs(runs))
+    make_directory(out.absolute().parent)
     write_atomically(out, html.encode())
 
 
-def render_report(records: Sequence[RunRecord], floor: Path | None = None) -> str:
+def render_report(records: Sequence[RunRecord]) -> str:
     """Return the page; see ``write_report``."""
-    notes: list[str] = []
     runs = sorted(records, key=lambda run: run.kind)  # students first; the order given otherwise
-    floors = _floors(runs, floor, notes)
-    comparison = Comparison(runs=runs, floors=floors, has_floor=bool(floors) or floor is not None)
+    comparison = Comparison(runs=runs, floors=_floors(runs))
     students, teachers = comparison.of_kind("student"), comparison.of_kind("teacher")
     here = Path(__file__).parent
     environment = Environment(
@@ -77,7 +72,7 @@ def render_report(records: Sequence[RunRecord], floor: Path | None = None) -> st
         css=Markup((here / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         title=f"{plural(len(students), 'student')}, {plural(len(teachers), 'teacher')}",
         summary=_summary(comparison),
-        notes=[*notes, *_what_does_not_compare(runs)],
+        notes=_what_does_not_compare(runs),
         missing=[(comparison.label(run), run.missing) for run in runs if run.missing],
         students=comparison_table(comparison, "student", (UNCONDITIONAL,)) if students else None,
         teachers=comparison_table(comparison, "teacher", (GIVEN_TREE, JOINT, UNCONDITIONAL)) if teachers else None,
@@ -95,28 +90,14 @@ def render_report(records: Sequence[RunRecord], floor: Path | None = None) -> st
     )
 
 
-def _floors(runs: Sequence[RunRecord], floor: Path | None, notes: list[str]) -> dict[tuple[str, str], PerplexityFigure]:
-    """Return the floors recorded with results, and those of the file named, by run and split."""
-    floors = {
+def _floors(runs: Sequence[RunRecord]) -> dict[tuple[str, str], PerplexityFigure]:
+    """Return the floors recorded with unconditional figures, by run and split."""
+    return {
         (run.name, split): figures[FLOOR]
         for run in runs
         for split, figures in run.perplexities.items()
         if UNCONDITIONAL in figures and FLOOR in figures
     }
-    if floor is None:
-        return floors
-    read_entropy(floor)  # a damaged file is refused; one about other sentences is only noted
-    for run in runs:
-        for split, figures in run.perplexities.items():
-            if UNCONDITIONAL not in figures:
-                continue
-            try:
-                floors[run.name, split] = floor_figure(floor, split, like=figures[UNCONDITIONAL])
-            except InputError as error:
-                note = f"No floor for {split}. {error}."
-                if note not in notes:
-                    notes.append(note)
-    return floors
 
 
 def _what_does_not_compare(runs: Sequence[RunRecord]) -> list[str]:

@@ -62,7 +62,7 @@ def student_curves(comparison: Comparison) -> Plot | None:
     if floors:
         caption += "Dashed: the floor, which the grammar that wrote the dev sentences gives them. "
     elif comparison.has_floor:
-        caption += "No floor is drawn: that needs a perplexity of dev, on the very sentences of the sample. "
+        caption += "No floor is drawn: none is recorded for dev; run evaluate perplexity with --floor on it. "
     return _curve_plot("students", "Students (unconditional)", curves, floors, caption, runs)
 
 

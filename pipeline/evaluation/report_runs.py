@@ -110,12 +110,13 @@ def _read_run(path: Path, name: str) -> RunRecord:
     for file, result in read_results(path).items():
         where = f"{path}/results/{file}.json"
         if result.kind == PERPLEXITY:
+            figures = _perplexities(result, where)
+            # Whole results only: a floor is of the very text of the figures recorded with it, and of no other.
+            if result.subject in perplexities:
+                missing.append(f"results/{file}.json repeats a perplexity of {result.subject}: it is not shown")
+                continue
             commands.append(result.command)
-            for figure in _perplexities(result, where):
-                if figure.distribution in perplexities.setdefault(result.subject, {}):
-                    missing.append(f"results/{file}.json repeats a perplexity of {result.subject}: it is not shown")
-                    continue
-                perplexities[result.subject][figure.distribution] = figure
+            perplexities[result.subject] = figures
         elif result.kind == MINIMAL_PAIRS:
             pairs.append(
                 PairResult(
@@ -190,7 +191,11 @@ def _metrics(path: Path, missing: list[str]) -> list[Row]:
     return rows
 
 
-def _perplexities(result: Result, where: str) -> list[PerplexityFigure]:
+def _perplexities(result: Result, where: str) -> dict[str, PerplexityFigure]:
     if not isinstance(result.figures, list) or not all(isinstance(figure, dict) for figure in result.figures):
         raise InputError(f"{where}: figures are not a list of objects; run evaluate perplexity again")
-    return [PerplexityFigure.from_json(figure, where=where) for figure in result.figures]
+    figures = [PerplexityFigure.from_json(figure, where=where) for figure in result.figures]
+    by_distribution = {figure.distribution: figure for figure in figures}
+    if len(by_distribution) != len(figures):
+        raise InputError(f"{where}: two figures of one distribution, expected one; run evaluate perplexity again")
+    return by_distribution

@@ -35,9 +35,12 @@ class Comparison:
     runs: Sequence[RunRecord]
     """Students, then teachers."""
     floors: Mapping[tuple[str, str], PerplexityFigure]
-    """By name of the run and split, where there is one for the very sentences the run was evaluated on."""
-    has_floor: bool
-    """Whether a floor was asked for, or is recorded with a result."""
+    """By name of the run and split, where one is recorded with the run's unconditional figure."""
+
+    @property
+    def has_floor(self) -> bool:
+        """Whether a floor is recorded with any result."""
+        return bool(self.floors)
 
     def of_kind(self, kind: str) -> list[RunRecord]:
         """Return the runs of a kind, in order."""

@@ -1,5 +1,6 @@
 """Perplexities: each by its own equation, from sums that survive a round trip."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -32,6 +33,7 @@ def make_split(lengths: list[int]) -> Split:
         document_ids=np.zeros(num, np.int32),
         num_words=np.array([max(1, n - 1) for n in lengths], np.int32),
         num_bytes=np.array([4 * n for n in lengths], np.int32),
+        text_sha256="1" * 64,
         sha256="0" * 64,
     )
 
@@ -127,25 +129,41 @@ def test_missing_sums_in_a_file_are_named() -> None:
         PerplexityFigure.from_json(value, where="dev.json")
 
 
+TEXT_SHA256 = hashlib.sha256(b"the cat sleeps .\nthe dog barks .\n").hexdigest()
+
+
 def write_entropy(folder: Path, **changes: object) -> Path:
-    split = {"num_sentences": 2, "num_words": 6, "neg_log_prob_nats": 15.0, "text_sha256": "0" * 64} | changes
+    split = {"num_sentences": 2, "num_words": 6, "neg_log_prob_nats": 15.0, "text_sha256": TEXT_SHA256} | changes
     path = folder / "entropy.json"
     path.write_text(json.dumps({"splits": {"dev": split}}))
     return path
 
 
 def test_the_floor_is_normalised_like_the_figure_it_stands_under(tmp_path: Path) -> None:
-    floor = floor_figure(write_entropy(tmp_path), "dev", like=figure())
+    floor = floor_figure(write_entropy(tmp_path), "dev", like=figure(), text_sha256=TEXT_SHA256)
     assert floor == figure(distribution=FLOOR, nats=15.0, nats_eos=None)
     assert floor.per_token == math.exp(1.5)
     assert floor.per_token_without_eos is None
 
 
-def test_a_floor_of_other_sentences_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"dev has 3 sentences, but the evaluated split has 2"):
-        floor_figure(write_entropy(tmp_path, num_sentences=3), "dev", like=figure())
+def test_a_floor_of_another_text_is_refused_with_both_digests(tmp_path: Path) -> None:
+    # As many sentences, words and bytes: only the digest tells them apart.
+    other = hashlib.sha256(b"the dog sleeps .\nthe cat barks .\n").hexdigest()
+    path = write_entropy(tmp_path, text_sha256=other)
+    with pytest.raises(InputError) as refused:
+        floor_figure(path, "dev", like=figure(), text_sha256=TEXT_SHA256)
+    message = str(refused.value)
+    assert message.startswith(f"{path}: text_sha256 of dev is {other[:12]}, ")
+    assert f"the evaluated split's is {TEXT_SHA256[:12]}; " in message
+    assert other[:13] not in message
+    assert "\n" not in message
+
+
+def test_a_floor_that_does_not_say_its_text_or_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"text_sha256 of dev is None, but"):
+        floor_figure(write_entropy(tmp_path, text_sha256=None), "dev", like=figure(), text_sha256=TEXT_SHA256)
     with pytest.raises(InputError, match=r"no split 'test', there are dev"):
-        floor_figure(write_entropy(tmp_path), "test", like=figure())
+        floor_figure(write_entropy(tmp_path), "test", like=figure(), text_sha256=TEXT_SHA256)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"splits": [1]}', b"\xff", None])
@@ -154,4 +172,4 @@ def test_what_is_no_entropy_file_is_refused_by_name(tmp_path: Path, content: byt
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"entropy\.json"):
-        floor_figure(path, "dev", like=figure())
+        floor_figure(path, "dev", like=figure(), text_sha256=TEXT_SHA256)

@@ -1,5 +1,6 @@
 """The report: one page that needs nothing else, says what is missing, and never sets unlike figures side by side."""
 
+import itertools
 import json
 import math
 import re
@@ -12,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation import report_svg
-from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, UNCONDITIONAL
+from pipeline.evaluation.perplexity import GIVEN_TREE, UNCONDITIONAL
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.report_runs import read_runs
-from storage.errors import InputError, RunError
+from storage.errors import InputError, RunError, StoreError
 
 MadeUpRuns = Any
 VOID = {"meta", "path", "circle", "use", "rect", "br", "line"}
@@ -81,13 +82,13 @@ class Page(HTMLParser):
         return next(t for t in self.tables if any(first_row_has in cell for cell in t[0]))
 
 
-def page_of(runs: list[Path], out: Path, floor: Path | None = None) -> Page:
-    write_report(runs, out, floor)
+def page_of(runs: list[Path], out: Path) -> Page:
+    write_report(runs, out)
     return Page(out.read_text(encoding="utf-8"))
 
 
 def test_the_page_is_whole_small_and_asks_for_nothing(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
-    page = page_of(made_up_runs.all, tmp_path / "new" / "report.html", made_up_runs.floor)
+    page = page_of(made_up_runs.all, tmp_path / "new" / "report.html")
     assert len(page.html.encode()) < 1_000_000
     assert not {"script", "img", "link", "iframe", "image", "base"} & page.tags
     assert not {"src", "srcset"} & page.attributes
@@ -99,14 +100,14 @@ def test_the_page_is_whole_small_and_asks_for_nothing(made_up_runs: MadeUpRuns, 
 
 def test_the_same_runs_give_the_same_bytes(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
-        write_report(made_up_runs.all, tmp_path / name, made_up_runs.floor)
+        write_report(made_up_runs.all, tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 def test_every_perplexity_stands_under_its_distribution_and_kinds_stand_apart(
     made_up_runs: MadeUpRuns, tmp_path: Path
 ) -> None:
-    page = page_of(made_up_runs.all, tmp_path / "report.html", made_up_runs.floor)
+    page = page_of(made_up_runs.all, tmp_path / "report.html")
     students, teachers = page.table("dev perplexity, unconditional"), page.table("dev perplexity, given the tree")
     assert [row[0].split()[0] for row in students[2:]] == ["baseline", "distilled", "born-again"]
     assert [row[0].split()[0] for row in teachers[2:]] == ["rnng"]
@@ -122,25 +123,63 @@ def test_every_perplexity_stands_under_its_distribution_and_kinds_stand_apart(
     assert "0.128 nats a position above the floor" in page.text
 
 
-def test_students_are_drawn_over_the_floor_and_teachers_apart(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
-    page = page_of(made_up_runs.all, tmp_path / "report.html", made_up_runs.floor)
+def test_students_are_drawn_over_the_floor_and_teachers_apart(
+    made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
+) -> None:
+    page = page_of(made_up_runs.all, tmp_path / "report.html")
     assert page.text.count("floor 1.982") == 2  # wide and narrow
     assert "Teacher rnng" in page.text
     students = page.table("curve")[1:]
     assert {row[0] for row in students} == {"baseline", "distilled", "born-again"}
+    for run, split in itertools.product(made_up_runs.students, ("dev", "test")):
+        helpers.add_perplexity(run, split, {UNCONDITIONAL: 2.15})
     without = page_of(made_up_runs.all, tmp_path / "without.html")
     assert "floor 1.982" not in without.text
     assert "nats above floor" not in without.text
 
 
-def test_a_floor_recorded_with_a_result_needs_no_file(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
-    run = made_up_runs.distilled
-    helpers.add_perplexity(run, "dev", {UNCONDITIONAL: 2.11, FLOOR: 1.982})
+def test_a_floor_stands_under_the_figure_it_is_recorded_with_and_no_other(
+    made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
+) -> None:
+    for run in (made_up_runs.baseline, made_up_runs.born_again):
+        helpers.add_perplexity(run, "dev", {UNCONDITIONAL: 2.15})
     page = page_of(made_up_runs.all, tmp_path / "report.html")
     assert page.text.count("floor 1.982") == 2
     students = page.table("dev perplexity, unconditional")
     assert [row[3] for row in students[2:]] == ["\u2013", "+0.1280", "\u2013"]
-    assert [row[2] for row in page.table("distribution")[1:]].count("floor") == 1
+    floors = [row[:3] for row in page.table("distribution")[1:] if row[2] == "floor"]
+    assert [row[0].split()[-1] for row in floors if row[1] == "dev"] == ["distilled"]
+
+
+def test_a_floor_for_another_split_is_not_drawn_and_the_caption_says_how_to_get_one(
+    made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
+) -> None:
+    for run in made_up_runs.students:
+        helpers.add_perplexity(run, "dev", {UNCONDITIONAL: 2.15})
+    page = page_of(made_up_runs.all, tmp_path / "report.html")
+    assert "floor 1.982" not in page.text
+    assert "No floor is drawn: none is recorded for dev; run evaluate perplexity with --floor" in page.text
+
+
+def test_a_second_result_of_a_split_lends_its_floor_to_no_other(
+    made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
+) -> None:
+    results = made_up_runs.baseline / "results"
+    second = (results / "perplexity-dev.json").read_bytes()
+    helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.15})
+    (results / "second.json").write_bytes(second)
+    page = page_of([made_up_runs.baseline], tmp_path / "report.html")
+    assert "results/second.json repeats a perplexity of dev: it is not shown" in page.text
+    dev = [row for row in page.table("distribution")[1:] if row[1] == "dev"]
+    assert [(row[2], row[3]) for row in dev] == [("unconditional", f"{math.exp(2.15):.2f}")]
+
+
+def test_a_result_with_two_figures_of_one_distribution_is_refused(made_up_runs: MadeUpRuns) -> None:
+    path = made_up_runs.baseline / "results" / "perplexity-dev.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"figures": result["figures"] * 2}))
+    with pytest.raises(InputError, match=r"perplexity-dev\.json: two figures of one distribution"):
+        read_runs([made_up_runs.baseline])
 
 
 def test_distilled_students_are_drawn_by_their_cross_entropy(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
@@ -188,10 +227,10 @@ def test_text_of_strangers_is_shown_and_never_obeyed(made_up_runs: MadeUpRuns, t
     assert 'id="x" #fe0100 1.23456' in page.text
 
 
-def test_what_is_missing_is_said(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
+def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
     bare = helpers.made_up_run(tmp_path / "bare", "student", 2.0)
     (bare / "metrics.jsonl").unlink()
-    page = page_of([bare], tmp_path / "report.html", made_up_runs.floor)
+    page = page_of([bare], tmp_path / "report.html")
     for sentence in (
         "bare: no metrics.jsonl",
         "no perplexity: run evaluate perplexity",
@@ -224,18 +263,6 @@ def test_runs_that_were_killed_or_diverged_are_shown(
     assert message in page.text
 
 
-def test_a_floor_of_other_sentences_is_noted_and_a_damaged_one_refused(
-    made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
-) -> None:
-    other = helpers.write_floor(tmp_path / "entropy.json", num_sentences=999)
-    page = page_of(made_up_runs.all, tmp_path / "report.html", other)
-    assert "dev has 999 sentences, but the evaluated split has 1,000" in page.text
-    assert "No floor is drawn" in page.text
-    other.write_text("{")
-    with pytest.raises(InputError, match=r"entropy\.json: not JSON"):
-        write_report(made_up_runs.all, tmp_path / "report.html", other)
-
-
 def test_figures_that_do_not_compare_are_said_not_to(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
     other = helpers.made_up_run(tmp_path / "other", "student", 2.0, fingerprints={"tokenizer": "9" * 64})
     helpers.add_pairs(other, 0.6, pairs="b" * 64)
@@ -261,6 +288,12 @@ def test_what_is_no_run_is_refused(made_up_runs: MadeUpRuns, tmp_path: Path) -> 
         with pytest.raises(RunError, match=message):
             write_report([run], out)
     assert not out.exists()
+
+
+def test_a_page_that_cannot_be_written_is_a_store_error(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_report([made_up_runs.baseline], tmp_path / "file" / "new" / "report.html")
 
 
 def test_a_malformed_metrics_row_is_named_by_line(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
