@@ -13,6 +13,7 @@ import click
 from pipeline.dump_config import DumpConfig
 from pipeline.runtime import config as options
 from pipeline.runtime.display import as_text, configure_logging
+from pipeline.runtime.progress import Progress
 from storage.errors import RnngDistillError
 from student.config import StudentConfig
 from student.train_config import StudentTrainConfig
@@ -111,7 +112,8 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
     """
     from pipeline.corpus.sample import write_sample_corpus
 
-    summary = write_sample_corpus(out, num_sentences, seed)
+    with Progress("sample", total=None, unit="sentences") as progress:
+        summary = write_sample_corpus(out, num_sentences, seed, progress.update)
     show({"corpus": str(out), "grammar": summary["grammar"], "splits": summary["splits"]})
 
 
@@ -130,7 +132,9 @@ def import_trees(
     """
     from pipeline.corpus.import_trees import import_trees as run
 
-    show(run(sources, out, texts=texts, on_error=on_error))
+    with Progress("import", total=None, unit="sentences") as progress:
+        counts = run(sources, out, texts=texts, on_error=on_error, progress=progress.update)
+    show(counts)
 
 
 @main.command()
@@ -145,7 +149,9 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     """
     from pipeline.corpus.tokenizer import train_tokenizer as run
 
-    show(run(texts, out, vocab_size=vocab_size))
+    with Progress("read", total=None, unit="lines") as progress:
+        summary = run(texts, out, vocab_size=vocab_size, progress=progress.update)
+    show(summary)
 
 
 @main.command()
@@ -172,7 +178,9 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
     from pipeline.corpus.build import BuildConfig
     from pipeline.corpus.build import build_dataset as run
 
-    show(run(BuildConfig(**given)))
+    with Progress("build", total=None, unit="sentences") as progress:
+        summary = run(BuildConfig(**given), progress.update)
+    show(summary)
 
 
 @main.command()
@@ -273,8 +281,7 @@ def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool) -> None
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="The HTML page to write.")
-@click.option("--floor", type=PATH, help="entropy.json of sample-corpus.")
-def report(runs: tuple[Path, ...], out: Path, floor: Path | None) -> None:
+def report(runs: tuple[Path, ...], out: Path) -> None:
     """Compare runs on one self-contained HTML page.
 
     \b
@@ -282,7 +289,7 @@ def report(runs: tuple[Path, ...], out: Path, floor: Path | None) -> None:
     """
     from pipeline.evaluation.report import write_report
 
-    write_report(runs, out, floor)
+    write_report(runs, out)
     click.echo(str(out))
 
 

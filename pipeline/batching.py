@@ -5,11 +5,12 @@ batch, because a student pads its rows and a teacher's sequential rounds follow 
 then visited in random order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from pipeline.runtime.distributed import World
+from pipeline.runtime.train_config import TrainConfig
 
 POOL_BATCHES = 50
 """Sentences are sorted by length within random pools of about this many batches: little padding, yet batches differ
@@ -62,10 +63,32 @@ def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences:
     return runs
 
 
-def rank_slices(batches: Iterable[np.ndarray], lengths: np.ndarray, world: World) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield this rank's sentences of each batch, possibly none, and the positions of the whole batch.
+class BatchPlan:
+    """The batches of a split, as one rank sees them."""
 
-    Every ``size``-th sentence of a batch sorted by length: all ranks get about the same work.
-    """
-    for batch in batches:
-        yield batch[world.rank :: world.size], int(lengths[batch].sum())
+    def __init__(self, lengths: np.ndarray, config: TrainConfig, world: World) -> None:
+        """Plan for sentences of these positions, int64 ``[M]``, by the budgets and the seed of ``config``."""
+        self._lengths = lengths
+        self._config = config
+        self._world = world
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch, the same on every rank."""
+        return len(self._batches(epoch))
+
+    def slices(self, epoch: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield this rank's sentences of each batch, possibly none, and the positions of the whole batch.
+
+        Every ``size``-th sentence of a batch sorted by length: all ranks get about the same work.
+        """
+        for batch in self._batches(epoch):
+            yield batch[self._world.rank :: self._world.size], int(self._lengths[batch].sum())
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        return plan_epoch(
+            self._lengths,
+            seed=self._config.seed,
+            epoch=epoch,
+            batch_tokens=self._config.batch_tokens,
+            batch_sentences=self._config.batch_sentences,
+        )

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -22,8 +23,9 @@ from storage.errors import InputError, RunError
 CLI = Path(__file__).resolve().parents[1] / "cli.py"
 NUM_SENTENCES = 6000
 VOCAB_SIZE = 1000
-TEACHER = "--embed-dim 128 --hidden-dim 128 --num-epochs 5 --batch-tokens 1024 --dropout 0.2"
-STUDENT = "--embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 9 --batch-tokens 1024"
+TEACHER = "--device cpu --embed-dim 128 --hidden-dim 128 --num-epochs 5 --batch-tokens 1024 --dropout 0.2"
+DUMP = "--device cpu --temperatures 1,2 --shard-positions 8192"
+STUDENT = "--device cpu --embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 9 --batch-tokens 1024"
 
 
 def run_demo(out: Path) -> None:
@@ -37,37 +39,34 @@ def run_demo(out: Path) -> None:
         raise InputError(f"{out}: already exists; remove it, or choose another folder with --out")
     start = time.monotonic()
     corpus, dataset, dump, runs = (out / name for name in ("corpus", "dataset", "dump", "runs"))
-    floor, page = corpus / "entropy.json", out / "report.html"
-    teacher, students = runs / "teacher", [runs / "baseline", runs / "distilled"]
+    tokenizer, floor, page = out / "tokenizer.json", corpus / "entropy.json", out / "report.html"
+    teacher, baseline, distilled = (runs / name for name in ("teacher", "baseline", "distilled"))
+    data = ["--data", dataset]
 
-    _stage(
-        "A corpus from a grammar whose true probabilities are known",
-        f"sample-corpus {corpus} --num-sentences {NUM_SENTENCES}",
-    )
-    _stage(
-        "One tokenizer for both models",
-        f"train-tokenizer {corpus}/train.txt --out {out}/tokenizer.json --vocab-size {VOCAB_SIZE}",
-    )
-    stems = " ".join(f"--{split} {corpus}/{split}" for split in ("train", "dev", "test"))
-    _stage("Trees fitted to tokens", f"build-dataset {stems} --tokenizer {out}/tokenizer.json --out {dataset}")
-    _stage("The RNNG teacher", f"train-teacher --data {dataset} --out {teacher} {TEACHER}")
-    _stage(
-        "Its soft targets, written once, by two processes",
-        f"dump-teacher --data {dataset} --teacher {teacher} --out {dump} --temperatures 1,2 --shard-positions 8192",
-        processes=2,
-    )
-    _stage("The baseline: a student without a dump", f"train-student --data {dataset} --out {students[0]} {STUDENT}")
-    _stage("The distilled student", f"train-student --data {dataset} --dump {dump} --out {students[1]} {STUDENT}")
-    for run, split in [(teacher, "test"), *((run, split) for split in ("dev", "test") for run in students)]:
-        _stage(
-            f"Perplexity of {run.name}", f"evaluate perplexity {run} --data {dataset} --split {split} --floor {floor}"
-        )
-    for run in students:
-        _stage(f"Minimal pairs by {run.name}", f"evaluate minimal-pairs {run} {corpus}/minimal_pairs")
-    named = " ".join(str(run) for run in (teacher, *students))
-    _stage("The report", f"report {named} --out {page} --floor {floor}")
+    _stage("A corpus from a known grammar", ["sample-corpus", corpus, "--num-sentences", NUM_SENTENCES])
+    text = corpus / "train.txt"
+    _stage("One tokenizer for both models", ["train-tokenizer", text, "--out", tokenizer, "--vocab-size", VOCAB_SIZE])
+    stems = [part for split in ("train", "dev", "test") for part in (f"--{split}", corpus / split)]
+    _stage("Trees fitted to tokens", ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset])
+    _stage("The RNNG teacher", ["train-teacher", *data, "--out", teacher, *TEACHER.split()])
+    dumping = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *DUMP.split()]
+    _stage("Its soft targets, written once, by two processes", dumping, processes=2)
+    _stage("The baseline: a student without a dump", ["train-student", *data, "--out", baseline, *STUDENT.split()])
+    _stage("The distilled student", ["train-student", *data, "--dump", dump, "--out", distilled, *STUDENT.split()])
+    for run, split in (
+        (teacher, "test"),
+        (baseline, "dev"),
+        (distilled, "dev"),
+        (baseline, "test"),
+        (distilled, "test"),
+    ):
+        evaluation = ["evaluate", "perplexity", run, *data, "--split", split, "--floor", floor]
+        _stage(f"Perplexity of {run.name} on {split}", evaluation)
+    for run in (baseline, distilled):
+        _stage(f"Minimal pairs by {run.name}", ["evaluate", "minimal-pairs", run, corpus / "minimal_pairs"])
+    _stage("The report", ["report", teacher, baseline, distilled, "--out", page])
 
-    click.echo(f"\n{closing_table([teacher, *students], split='test')}\n")
+    click.echo(f"\n{closing_table([teacher, baseline, distilled], split='test')}\n")
     click.echo(f"Report: {page}   ({(time.monotonic() - start) / 60:.1f} minutes)")
 
 
@@ -96,15 +95,15 @@ def closing_table(runs: list[Path], *, split: str) -> str:
     return table(rows, header=header)
 
 
-def _stage(title: str, arguments: str, *, processes: int = 1) -> None:
+def _stage(title: str, arguments: Sequence[object], *, processes: int = 1) -> None:
     """Run one command; under torchrun each process has one thread, as torchrun itself would have it, but quietly."""
     shown, launcher, environment = "python", [], dict(os.environ)
     if processes > 1:
         shown = f"torchrun --nproc-per-node {processes}"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         environment["OMP_NUM_THREADS"] = "1"
-    click.echo(f"\n== {title}\n$ {shown} {CLI.name} {arguments}", err=True)
-    command = [sys.executable, *launcher, str(CLI), *shlex.split(arguments)]
+    typed = [str(argument) for argument in arguments]
+    click.echo(f"\n== {title}\n$ {shown} {CLI.name} {shlex.join(typed)}", err=True)
+    command = [sys.executable, *launcher, str(CLI), *typed]
     if status := subprocess.run(command, env=environment, check=False).returncode:
-        name = arguments.split(maxsplit=1)[0]
-        raise RunError(f"demo: {name} ended with status {status}; its message stands above")
+        raise RunError(f"demo: {typed[0]} ended with status {status}; its message stands above")

@@ -15,9 +15,7 @@ Shape letters: R rows of logits, V vocabulary, k kept ids, nT temperatures.
 """
 
 import contextlib
-import shlex
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ from pipeline.dump_config import DumpConfig
 from pipeline.next_token import LOGIT_ROWS, NextTokenModel, append_eos
 from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.run_directory import versions
+from pipeline.runtime.run_directory import command_line, versions
 from storage.layout import sentences_of_range
 from storage.positions import Positions
 from storage.schema import DumpSchema
@@ -70,13 +68,12 @@ def dump(
     eos_id = dataset.tokenizer.eos_id
     with contextlib.ExitStack() as stack:
         todo = torch.zeros(schema.layout.num_shards, dtype=torch.uint8, device=device)
-        if world.is_main:
-            writer = stack.enter_context(DumpWriter.open(out, schema, offsets, main=True))
-            writer.log(_event("begin", world))
-            todo[writer.pending()] = 1
+        main_writer = world.on_main(lambda: stack.enter_context(DumpWriter.open(out, schema, offsets, main=True)))
+        if main_writer is not None:
+            main_writer.log(_event("begin", world))
+            todo[main_writer.pending()] = 1
         world.broadcast(todo)
-        if not world.is_main:
-            writer = stack.enter_context(DumpWriter.open(out, schema, offsets, main=False))
+        writer = main_writer or stack.enter_context(DumpWriter.open(out, schema, offsets, main=False))
         shards = todo.nonzero()[:, 0].tolist()[world.rank :: world.size]
         num_positions = sum(len(schema.layout.rows_of(shard)) for shard in shards)
         with Progress("dump", total=num_positions, unit="positions", shown=world.is_main) as progress:
@@ -129,7 +126,7 @@ def _event(what: str, world: World) -> dict[str, str | int]:
         "event": what,
         "host": socket.gethostname(),
         "world_size": world.size,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

@@ -19,7 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.read_ahead import ReadAhead
 from pipeline.runtime.distributed import World
 from pipeline.runtime.lr_schedule import lr_factor
-from pipeline.runtime.progress import Metrics, Progress
+from pipeline.runtime.metrics import Metrics
+from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import checkpoint_path, save_weights
 from pipeline.runtime.train_config import TrainConfig
 from storage.errors import RunError
@@ -111,6 +112,7 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
                     progress.figures(loss=figures["loss"], **{"positions/s": figures["positions_per_s"]})
             if step in eval_steps:
                 dev = evaluate(task, world)
+                _refuse_if_diverged(dev["loss"], step)
                 tally.skip_time()
                 if metrics is not None:
                     metrics.row("dev", step=step, figures=at | dev)
@@ -160,11 +162,7 @@ class _Tally:
 
     def close(self, world: World, *, step: int, wait_s: float) -> dict[str, float]:
         means = (world.sum(self._sums) / self._positions).tolist()
-        if not math.isfinite(means[0]):
-            raise RunError(
-                f"the loss is {means[0]} at step {step}; earlier checkpoints are kept; "
-                "try a lower --lr or more --warmup-steps"
-            )
+        _refuse_if_diverged(means[0], step)
         now = time.perf_counter()
         figures = dict(zip(self._parts, means, strict=True)) | {
             "positions_per_s": round(self._positions / (now - self._start), 1),
@@ -173,6 +171,13 @@ class _Tally:
         self._sums.zero_()
         self._positions, self._waited_s, self._start = 0, wait_s, now
         return figures
+
+
+def _refuse_if_diverged(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise RunError(
+            f"the loss is {loss} at step {step}; earlier checkpoints are kept; try a lower --lr or more --warmup-steps"
+        )
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -192,15 +197,15 @@ def _epoch_ends(task: Task, config: TrainConfig) -> list[int]:
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """One seed for each (seed, step, rank): far apart, and the same whenever the step is taken."""
-    return (seed * 1_000_003 + step) * 65_537 + rank
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() >= 2 and "embedding" not in name and ".wte." not in name and ".wpe." not in name
-        (decayed if is_matrix else plain).append(parameter)
+        is_plain = parameter.dim() < 2 or any(part in name for part in ("bias", "embedding", ".wte.", ".wpe."))
+        (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-9)
 

@@ -29,10 +29,6 @@ class Layout:
         """Chunks a full shard has, and entries every shard's index has."""
         return self.shard_rows // self.chunk_rows
 
-    def shard_of(self, row: int) -> int:
-        """Return the shard that holds ``row``."""
-        return row // self.shard_rows
-
     def rows_of(self, shard: int) -> range:
         """Return the rows of a shard.
 
@@ -52,11 +48,6 @@ class Layout:
 def shard_file(array: str, shard: int, num_dimensions: int) -> str:
     """Return the path of a shard relative to the store: Zarr's default chunk key."""
     return f"{array}/c/{shard}" + "/0" * (num_dimensions - 1)
-
-
-def owner_of_shard(shard: int, size: int) -> int:
-    """Return the rank, of ``size``, that writes a shard: dealt out in turn, so that ranks finish together."""
-    return shard % size
 
 
 def sentences_of_range(offsets: NDArray[np.int64], positions: range) -> range:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.batching import plan_epoch, rank_slices
-from pipeline.corpus.dataset import Dataset, Split, load_dataset
+from pipeline.batching import BatchPlan
+from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, joined
-from pipeline.runtime.run_directory import RunInfo, Which, create_run, load_weights, open_run
+from pipeline.runtime.run_directory import RunInfo, create_run, load_weights, open_run
 from pipeline.training import train
 from storage.errors import RunError
+from storage.fingerprints import sha256_file
 from storage.reader import DumpReader
 from student.config import StudentConfig
 from student.loss import PARTS, distillation_rows
@@ -54,37 +55,28 @@ class StudentTask:
     ) -> None:
         self.model = model
         self.objective = DistillationObjective(model, config)
-        self._train, self._dev = dataset.split("train"), dataset.split("dev")
+        self._splits = {name: dataset.split(name) for name in ("train", "dev")}
+        self._plans = {
+            name: BatchPlan(np.diff(split.position_offsets), config, world) for name, split in self._splits.items()
+        }
         self._targets = targets
         self._eos_id = dataset.tokenizer.eos_id
-        self._config = config
-        self._world = world
 
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch."""
-        return len(self._plan(self._train, epoch))
+        return self._plans["train"].num_batches(epoch)
 
     def train_batches(self, epoch: int) -> Iterable[StudentBatch]:
         """This rank's slices of an epoch."""
-        return self._batches(self._train, epoch, self._targets)
+        return self._batches("train", epoch, self._targets)
 
     def dev_batches(self) -> Iterable[StudentBatch]:
         """This rank's slices of dev."""
-        return self._batches(self._dev, 0, None)
+        return self._batches("dev", 0, None)
 
-    def _plan(self, split: Split, epoch: int) -> list[np.ndarray]:
-        return plan_epoch(
-            np.diff(split.position_offsets),
-            seed=self._config.seed,
-            epoch=epoch,
-            batch_tokens=self._config.batch_tokens,
-            batch_sentences=self._config.batch_sentences,
-        )
-
-    def _batches(self, split: Split, epoch: int, targets: DumpTargets | None) -> Iterator[StudentBatch]:
-        slices = rank_slices(self._plan(split, epoch), np.diff(split.position_offsets), self._world)
-        device = self.model.head_weight.device
-        return student_batches(slices, split, eos_id=self._eos_id, targets=targets, device=device)
+    def _batches(self, name: str, epoch: int, targets: DumpTargets | None) -> Iterator[StudentBatch]:
+        slices, device = self._plans[name].slices(epoch), self.model.head_weight.device
+        return student_batches(slices, self._splits[name], eos_id=self._eos_id, targets=targets, device=device)
 
 
 def train_student(
@@ -115,21 +107,21 @@ def train_student(
             tokenizer, temperature = dataset.tokenizer.sha256, training.temperature
             targets = DumpTargets(reader, dataset.split("train"), tokenizer_sha256=tokenizer, temperature=temperature)
         model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed).to(device)
-        if world.is_main:
-            create_run(
+        world.on_main(
+            lambda: create_run(
                 out,
                 kind="student",
                 configuration=options.to_json(config, training),
                 model={"bos_id": dataset.tokenizer.bos_id, "eos_id": dataset.tokenizer.eos_id},
-                fingerprints=dataset.fingerprints,
+                fingerprints=dataset.fingerprints | _manifest(dump),
                 tokenizer=dataset.tokenizer_path,
                 dump=_described(reader) if reader is not None else None,
             )
-        world.barrier()
+        )
         return train(StudentTask(model, dataset, targets, training, world), training, run=out, world=world)
 
 
-def load_student(path: Path, device: torch.device, which: Which = "best") -> tuple[Student, RunInfo]:
+def load_student(path: Path, device: torch.device) -> tuple[Student, RunInfo]:
     """Return a trained student in evaluation mode, and what its run says.
 
     Raises:
@@ -139,8 +131,12 @@ def load_student(path: Path, device: torch.device, which: Which = "best") -> tup
     if run.kind != "student":
         raise RunError(f"{path}: this run is a {run.kind}'s, expected a student's; give the output of train-student")
     model = Student(options.build(StudentConfig, run.configuration), bos_id=run.model["bos_id"], seed=0)
-    load_weights(run.checkpoint(which), model)
+    load_weights(run.checkpoint(), model)
     return model.to(device).eval(), run
+
+
+def _manifest(dump: Path | None) -> dict[str, str]:
+    return {"manifest": sha256_file(dump / "manifest.json")} if dump is not None else {}
 
 
 def _described(reader: DumpReader) -> dict[str, Any]:

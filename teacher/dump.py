@@ -9,6 +9,7 @@ from pipeline.evaluation.recording import check_tokenizer
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import RunInfo
 from storage.errors import FingerprintMismatchError
+from storage.fingerprints import canonical_json, sha256_bytes
 from storage.statistics import DumpSummary
 from teacher.train import load_teacher, teacher_fingerprint
 
@@ -40,6 +41,11 @@ def check_reads(run: RunInfo, dataset: Dataset) -> None:
     if dataset.labels != known:
         unknown = sorted(set(dataset.labels) ^ set(known))
         raise FingerprintMismatchError(
-            f"{dataset.path}: labels differ from the teacher's ({run.path}) in {', '.join(unknown) or 'their order'}; "
+            f"{dataset.path}: labels are {_digest(dataset.labels)}, but {run.path} was trained with {_digest(known)}: "
+            f"they differ in {', '.join(unknown) or 'their order'}; "
             "give the dataset the teacher was trained on, or one built from the same training trees"
         )
+
+
+def _digest(labels: tuple[str, ...]) -> str:
+    return sha256_bytes(canonical_json(list(labels)))[:12]

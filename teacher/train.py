@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.batching import plan_epoch, rank_slices
-from pipeline.corpus.dataset import Dataset, Split, load_dataset
+from pipeline.batching import BatchPlan
+from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, joined
-from pipeline.runtime.run_directory import RunInfo, Which, create_run, load_weights, open_run
+from pipeline.runtime.run_directory import RunInfo, create_run, load_weights, open_run
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training import train
 from storage.errors import RunError
@@ -27,34 +27,26 @@ class TeacherTask:
 
     def __init__(self, model: Rnng, dataset: Dataset, config: TrainConfig, world: World) -> None:
         self.model = self.objective = model
-        self._train, self._dev = dataset.split("train"), dataset.split("dev")
-        self._config = config
-        self._world = world
+        self._splits = {name: dataset.split(name) for name in ("train", "dev")}
+        self._plans = {
+            name: BatchPlan(np.diff(split.position_offsets), config, world) for name, split in self._splits.items()
+        }
 
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch."""
-        return len(self._plan(self._train, epoch))
+        return self._plans["train"].num_batches(epoch)
 
     def train_batches(self, epoch: int) -> Iterable[TreeBatch]:
         """This rank's slices of an epoch."""
-        return self._batches(self._train, epoch)
+        return self._batches("train", epoch)
 
     def dev_batches(self) -> Iterable[TreeBatch]:
         """This rank's slices of dev."""
-        return self._batches(self._dev, 0)
+        return self._batches("dev", 0)
 
-    def _plan(self, split: Split, epoch: int) -> list[np.ndarray]:
-        return plan_epoch(
-            np.diff(split.position_offsets),
-            seed=self._config.seed,
-            epoch=epoch,
-            batch_tokens=self._config.batch_tokens,
-            batch_sentences=self._config.batch_sentences,
-        )
-
-    def _batches(self, split: Split, epoch: int) -> Iterator[TreeBatch]:
-        lengths = np.diff(split.position_offsets)
-        for rows, num_positions in rank_slices(self._plan(split, epoch), lengths, self._world):
+    def _batches(self, name: str, epoch: int) -> Iterator[TreeBatch]:
+        split = self._splits[name]
+        for rows, num_positions in self._plans[name].slices(epoch):
             schedule = build_schedule(split.tokens.take(rows), split.actions.take(rows), eos_id=self.model.eos_id)
             yield TreeBatch(schedule=schedule, num_positions_global=num_positions)
 
@@ -70,8 +62,8 @@ def train_teacher(data: Path, out: Path, config: TeacherConfig, training: Teache
             "eos_id": dataset.tokenizer.eos_id,
         }
         model = _build(config, described).to(device)
-        if world.is_main:
-            create_run(
+        world.on_main(
+            lambda: create_run(
                 out,
                 kind="teacher",
                 configuration=options.to_json(config, training),
@@ -79,11 +71,11 @@ def train_teacher(data: Path, out: Path, config: TeacherConfig, training: Teache
                 fingerprints=dataset.fingerprints,
                 tokenizer=dataset.tokenizer_path,
             )
-        world.barrier()
+        )
         return train(TeacherTask(model, dataset, training, world), training, run=out, world=world)
 
 
-def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tuple[Rnng, RunInfo]:
+def load_teacher(path: Path, device: torch.device) -> tuple[Rnng, RunInfo]:
     """Return a trained teacher in evaluation mode, and what its run says.
 
     Raises:
@@ -93,7 +85,7 @@ def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tup
     if run.kind != "teacher":
         raise RunError(f"{path}: this run is a {run.kind}'s, expected a teacher's; give the output of train-teacher")
     model = _build(options.build(TeacherConfig, run.configuration), run.model)
-    load_weights(run.checkpoint(which), model)
+    load_weights(run.checkpoint(), model)
     return model.to(device).eval(), run
 
 

@@ -10,6 +10,8 @@ from tests.processes import run_cli
 
 # Small tensors gain nothing from threads, and several test processes at once lose much by them. Set before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
+# The same sums on every machine.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # A busy machine is no failure.
 settings.register_profile("default", deadline=None)
@@ -18,10 +20,11 @@ settings.load_profile("default")
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real treebanks beside the checkout; tests that want them skip where there are none."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    """Real treebanks (gum, craft, masc) and BLiMP; tests that want them skip where there are none."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("RNNG_DISTILL_TREEBANKS", beside))
     if not folder.is_dir():
-        pytest.skip("the sample treebanks are not beside this checkout (../shared/data)")
+        pytest.skip("no real treebanks: RNNG_DISTILL_TREEBANKS names no folder of them")
     return folder
 
 

@@ -121,3 +121,13 @@ def test_k_above_the_vocabulary_is_refused(small_world, tmp_path):
     refused = run_cli(*dump_arguments(small_world, tmp_path / "dump"), "--k", 100_000, fails=True).stderr
     assert "k is 100000" in refused
     assert not (tmp_path / "dump").exists()
+
+
+@pytest.mark.processes
+def test_under_two_processes_a_refusal_is_one_line_and_both_end(small_world, dump):
+    processes = start_cli(*dump_arguments(small_world, dump), "--k", 8, processes=2)
+    messages = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert messages[0].startswith("Error: ")
+    assert len(messages[0].strip().splitlines()) == 1
+    assert not messages[1]

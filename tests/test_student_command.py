@@ -114,3 +114,13 @@ def test_a_damaged_dump_is_refused_and_named(small_world, dump, tmp_path):
         assert "ids" in message
         assert "1" in message
         assert message.startswith("Error: ")
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_it_had(small_world, tmp_path):
+    run = tmp_path / "run"
+    options = ["--lr", 1e30, "--warmup-steps", 0, "--eval-every", 1, "--max-steps", 9]
+    message = run_cli(*train_arguments(small_world, None, run), *options, fails=True).stderr.strip().splitlines()[-1]
+    assert message.startswith("Error: the loss is ")
+    assert "--lr" in message
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        assert "NaN" not in line

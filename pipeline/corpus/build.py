@@ -5,6 +5,7 @@ numbered as they come in train and renumbered alphabetically at the end. The con
 of the finished split, so that they hold exactly the sentences of the given trees.
 """
 
+import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ class _SplitBuilder:
         self._numbers = numbers
         self._frozen = frozen
         self._tallies = _Tallies()
+        self._text = hashlib.sha256()
         self._tokens, self._lengths = array("I"), array("q")
         self._actions, self._action_lengths = array("h"), array("q")
         self._num_words, self._num_bytes = array("i"), array("i")
@@ -168,7 +170,9 @@ class _SplitBuilder:
         self._actions.extend(actions)
         self._action_lengths.append(len(actions))
         self._num_words.append(sentence.text.count(" ") + 1)
-        self._num_bytes.append(len(sentence.text.encode()))
+        text = sentence.text.encode()
+        self._num_bytes.append(len(text))
+        self._text.update(text + b"\n")
         self._tallies.num_crossing_tokens += tree.num_crossing
         self._tallies.num_phrases += len(tree.phrases)
         self._tallies.num_lost_phrases += tree.num_lost
@@ -190,8 +194,9 @@ class _SplitBuilder:
         }
 
     def to_json(self) -> dict[str, Json]:
-        """Return the counts by reason and the figures of the alignment."""
-        return {**self.counts.to_json(), **{name: getattr(self._tallies, name) for name in self._tallies.__slots__}}
+        """Return the counts by reason, the figures of the alignment, and the digest of the text that was kept."""
+        tallies = {name: getattr(self._tallies, name) for name in self._tallies.__slots__}
+        return {**self.counts.to_json(), **tallies, "text_sha256": self._text.hexdigest()}
 
 
 def shuffled_trees(lengths: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:

@@ -47,8 +47,10 @@ class Split:
     """``[M]``: white-space-separated strings of the text."""
     num_bytes: NDArray[np.int32]
     """``[M]``: of the text in UTF-8, without line end."""
+    text_sha256: str
+    """Of the text in UTF-8, a line end after each sentence."""
     sha256: str
-    """Of everything above."""
+    """Of all arrays above and the counts."""
 
     @property
     def num_sentences(self) -> int:
@@ -194,7 +196,8 @@ def load_dataset(path: Path) -> Dataset:
     labels, digests = root.get("labels"), root.get("splits")
     if not isinstance(labels, list) or labels[:1] != [ROOT] or not isinstance(digests, dict):
         raise CorruptStoreError(f"{store}: the attributes hold no labels or no splits. {remedy}")
-    splits, counts = {}, {}
+    splits: dict[str, Split] = {}
+    counts: dict[str, Any] = {}
     for name, digest in digests.items():
         if Path(name).name != name:
             raise StoreError(f"{store}: split name {name!r} is a path. It was not written by this program")
@@ -202,11 +205,11 @@ def load_dataset(path: Path) -> Dataset:
         found = _string(store / name, attributes, "content_sha256")
         check_fingerprint(f"{store}: split {name}", found=found, expected=str(digest), remedy=remedy)
         try:
-            splits[name] = _split(name, arrays, found)
-        except (KeyError, ValueError) as error:
+            counts[name] = attributes["counts"]
+            splits[name] = _split(name, arrays, found, text_sha256=str(counts[name]["text_sha256"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise CorruptStoreError(f"{store / name}: arrays do not fit together ({error}). {remedy}") from error
         _check_split(store / name, splits[name], tokenizer.vocab_size, len(labels))
-        counts[name] = attributes.get("counts")
     return Dataset(
         path=path,
         tokenizer=tokenizer,
@@ -214,7 +217,7 @@ def load_dataset(path: Path) -> Dataset:
         splits=splits,
         trees=root["trees"],  # type: ignore[arg-type]
         tree_source=_string(store, root, "tree_source"),
-        counts=counts,  # type: ignore[arg-type]
+        counts=counts,
         sha256=_string(store, root, "content_sha256"),
     )
 
@@ -254,7 +257,7 @@ def _sizes(split: Split) -> dict[str, Any]:
     }
 
 
-def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str) -> Split:
+def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_sha256: str) -> Split:
     split = Split(
         name=name,
         tokens=Ragged(arrays["tokens"], arrays["offsets"]),
@@ -262,6 +265,7 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str) -> Split:
         document_ids=arrays["document_ids"],
         num_words=arrays["num_words"],
         num_bytes=arrays["num_bytes"],
+        text_sha256=text_sha256,
         sha256=sha256,
     )
     lengths = {len(split.tokens), len(split.actions), len(split.document_ids), len(split.num_words)}

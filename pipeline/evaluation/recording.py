@@ -1,7 +1,6 @@
 """From figures to what a command prints and keeps: the last step of every evaluation, whatever the model."""
 
-import shlex
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from pipeline.corpus.dataset import Dataset, Split
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures
 from pipeline.evaluation.perplexity import NORMALISERS, PerplexityFigure, floor_figure
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, write_result
-from pipeline.runtime.run_directory import RunInfo, versions
+from pipeline.runtime.run_directory import RunInfo, command_line, versions
 from storage.errors import FingerprintMismatchError
 from storage.fingerprints import sha256_file
 
@@ -42,7 +41,7 @@ def record_perplexity(
         settings: What could change the figures.
     """
     if floor is not None:
-        figures = [*figures, floor_figure(floor, split.name, like=figures[0])]
+        figures = [*figures, floor_figure(floor, split.name, like=figures[0], text_sha256=split.text_sha256)]
     result = Result(
         kind=PERPLEXITY,
         subject=split.name,
@@ -50,7 +49,7 @@ def record_perplexity(
         settings=dict(settings),
         fingerprints=_fingerprints(run) | {"split": split.sha256},
         versions=versions(),
-        command=_command(),
+        command=command_line(),
     )
     written = write_result(run.path, f"perplexity-{split.name}", result)
     summary: dict[str, Any] = {"run": str(run.path), "split": split.name, "positions": split.num_positions}
@@ -62,7 +61,7 @@ def record_perplexity(
 def record_minimal_pairs(
     run: RunInfo, subject: str, figures: MinimalPairFigures, *, pairs_sha256: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write ``RUN/results/minimal-pairs-SUBJECT.json``; return its figures."""
+    """Write ``RUN/results/minimal-pairs-SUBJECT-DIGEST.json``; return its figures."""
     result = Result(
         kind=MINIMAL_PAIRS,
         subject=subject,
@@ -70,15 +69,13 @@ def record_minimal_pairs(
         settings=dict(settings),
         fingerprints=_fingerprints(run) | {"pairs": pairs_sha256},
         versions=versions(),
-        command=_command(),
+        command=command_line(),
     )
-    written = write_result(run.path, f"minimal-pairs-{subject}", result)
+    # Two folders of the same name are two results.
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", subject)
+    written = write_result(run.path, f"minimal-pairs-{name}-{pairs_sha256[:8]}", result)
     return {"run": str(run.path), "subject": subject, **figures.to_json(), "written": str(written)}
 
 
 def _fingerprints(run: RunInfo) -> dict[str, str]:
     return {"weights": sha256_file(run.checkpoint()), "tokenizer": run.fingerprints["tokenizer"]}
-
-
-def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

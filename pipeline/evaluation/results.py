@@ -38,7 +38,7 @@ class Result:
     """sha256 by what it is of: ``weights``, ``tokenizer``, and ``split`` or ``pairs``."""
     versions: Mapping[str, str]
     command: str
-    """The command line, credentials removed."""
+    """The command line."""
 
 
 def write_result(run: Path, name: str, result: Result) -> Path:

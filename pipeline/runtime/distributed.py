@@ -7,8 +7,9 @@ import contextlib
 import datetime as dt
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from storage.errors import ConfigError
 
-COLLECTIVE_TIMEOUT = dt.timedelta(minutes=30)
+Result = TypeVar("Result")
+
+COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
+"""The last barrier of a dump waits for the slowest rank; torchrun ends the others when one dies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +36,29 @@ class World:
     def is_main(self) -> bool:
         """Whether this is rank 0, which alone prints, logs and writes run files."""
         return self.rank == 0
+
+    def on_main(self, action: Callable[[], Result]) -> Result | None:
+        """Run ``action`` on the main rank while the others wait; every rank must call it.
+
+        If it fails, the main rank raises its error and the others end at once, quietly.
+
+        Returns:
+            What it returned on the main rank, None on the others.
+        """
+        if self.size == 1:
+            return action()
+        on_gpu = torch.distributed.get_backend() == "nccl"
+        succeeded = torch.zeros(1, device="cuda" if on_gpu else "cpu")
+        result = None
+        try:
+            if self.is_main:
+                result = action()
+                succeeded += 1
+        finally:
+            self.broadcast(succeeded)
+        if not succeeded:
+            raise SystemExit(1)
+        return result
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -69,14 +96,17 @@ def joined(device: str, *, threads: int) -> Iterator[tuple[World, torch.device]]
     )
     if not world.is_main:
         logging.getLogger().setLevel(logging.WARNING)
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise ConfigError("--device is cuda, but torch sees no GPU here; use --device cpu, or a CUDA build of torch")
-    on_gpu = has_gpu and device != "cpu"
+    num_gpus = torch.cuda.device_count()
+    on_gpu = device == "cuda" or (device == "auto" and num_gpus > 0)
+    if on_gpu and num_gpus < world.local_size:
+        raise ConfigError(
+            f"--device is {device}: {world.local_size} processes on this machine, but torch sees {num_gpus} GPUs; "
+            "start a process a GPU, or use --device cpu"
+        )
     chosen = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // world.local_size))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // world.local_size))
     if world.size == 1:
         yield world, chosen
         return

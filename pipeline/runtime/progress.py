@@ -1,15 +1,11 @@
-"""What a person and a script see of long work: a progress line with rate and ETA, and rows of figures in files."""
+"""What a person sees of long work: a bar, or a line now and then, with rate and ETA. Imports no torch."""
 
-import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -19,9 +15,12 @@ LINE_EVERY_S = 15.0
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere; nothing at all where ``shown`` is False."""
+    """A bar on a terminal, a line now and then elsewhere; nothing at all where ``shown`` is False.
 
-    def __init__(self, what: str, *, total: int, unit: str, shown: bool = True) -> None:
+    ``total`` is None where nobody knows it before the end; there is no ETA then.
+    """
+
+    def __init__(self, what: str, *, total: int | None, unit: str, shown: bool = True) -> None:
         self._what, self._total, self._unit, self._shown = what, total, unit, shown
         self._done = 0
         self._figures: dict[str, str] = {}
@@ -57,10 +56,13 @@ class Progress:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._start
         rate = self._done / elapsed if elapsed else 0.0
-        left = (self._total - self._done) / rate if rate else float("inf")
-        end = f"took {_clock(elapsed)}" if finished else f"ETA {_clock(left)}"
+        end = f"took {_clock(elapsed)}"
+        if not finished and self._total is not None:
+            end = f"ETA {_clock((self._total - self._done) / rate) if rate else 'unknown'}"
+        elif not finished:
+            end = f"{_clock(elapsed)} so far"
         figures = "".join(f", {name} {value}" for name, value in self._figures.items())
-        share = f"{self._done:,}/{self._total:,} {self._unit}"
+        share = f"{self._done:,}" if self._total is None else f"{self._done:,}/{self._total:,}"
         log.info(
             "%s: %s, %s %s/s, %s%s",
             self._what,
@@ -72,31 +74,7 @@ class Progress:
         )
 
 
-class Metrics:
-    """Rows of figures: appended to ``metrics.jsonl``, shown in TensorBoard. Only the main process has one."""
-
-    def __init__(self, run: Path) -> None:
-        self._file = (run / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"))
-        self._start = time.monotonic()
-
-    def row(self, split: str, *, step: int, figures: Mapping[str, float | int]) -> None:
-        """Append one row; it is on disk when this returns."""
-        row = {"split": split, "step": step, "elapsed_s": round(time.monotonic() - self._start, 3), **figures}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in figures.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
-
-    def close(self) -> None:
-        """Close both files."""
-        self._file.close()
-        self._board.close()
-
-
 def _clock(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "unknown"
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}"

@@ -25,13 +25,14 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from storage.errors import FingerprintMismatchError, RunError
-from storage.files import write_atomically
+from storage.files import make_directory, write_atomically
 from storage.fingerprints import sha256_file
 
 RUN_FORMAT_VERSION = 1
 
 Kind = Literal["teacher", "student"]
 Which = Literal["best", "last"]
+"""By loss on dev, or the newest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,7 @@ class RunInfo:
     model: dict[str, Any]
     """What rebuilds the model besides options: vocabulary size, labels, special tokens."""
     fingerprints: dict[str, str]
-    """sha256 of the dataset, its training split and the tokenizer; of the dump's manifest where there was one."""
+    """sha256 of dataset and tokenizer, and of the dump's manifest where there was one."""
     dump: dict[str, Any] | None
     """Summary of the dump a student learned from."""
 
@@ -76,7 +77,7 @@ def create_run(
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: already exists and is not empty; choose another --out, or remove it")
-    path.mkdir(parents=True, exist_ok=True)
+    make_directory(path)
     write_atomically(path / "tokenizer.json", tokenizer.read_bytes())
     described = {
         "format_version": RUN_FORMAT_VERSION,
@@ -86,7 +87,7 @@ def create_run(
         "fingerprints": dict(fingerprints),
         "dump": dict(dump) if dump is not None else None,
         "versions": versions(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "git": _git_state(),
     }
     write_atomically(path / "run.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
@@ -100,27 +101,21 @@ def open_run(path: Path) -> RunInfo:
         RunError: If ``path`` is no run directory, or one of another format.
         FingerprintMismatchError: If the run's tokenizer is not the one it was trained with.
     """
+    remedy = "give a directory made by train-teacher or train-student"
     try:
         described = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(
-            f"{path}: no run.json here; expected a directory made by train-teacher or train-student"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{path}: no run.json here; {remedy}") from None
+    except (OSError, ValueError) as error:
         raise RunError(f"{path / 'run.json'}: not readable as JSON ({error}); restore it or train again") from None
-    found = described.get("format_version")
+    found = described.get("format_version") if isinstance(described, dict) else None
     if found != RUN_FORMAT_VERSION:
-        raise RunError(
-            f"{path}: run format is {found!r}, expected {RUN_FORMAT_VERSION}; use the version it was made with"
-        )
-    info = RunInfo(
-        path=path,
-        kind=described["kind"],
-        configuration=described["configuration"],
-        model=described["model"],
-        fingerprints=described["fingerprints"],
-        dump=described["dump"],
-    )
+        raise RunError(f"{path}: run.json has format version {found!r}, expected {RUN_FORMAT_VERSION}; {remedy}")
+    kinds = {"kind": str, "configuration": dict, "model": dict, "fingerprints": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(described.get(name), kind)]
+    if wrong or "tokenizer" not in described["fingerprints"]:
+        raise RunError(f"{path / 'run.json'}: missing or damaged: {', '.join(wrong) or 'fingerprints'}; {remedy}")
+    info = RunInfo(path=path, dump=described.get("dump"), **{name: described[name] for name in kinds})
     tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
     expected = info.fingerprints["tokenizer"]
     if tokenizer != expected:
@@ -157,6 +152,11 @@ def load_weights(path: Path, model: nn.Module) -> None:
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise RunError(f"{path}: not a checkpoint of this model ({reason}); train again") from None
+
+
+def command_line() -> str:
+    """Return the command that runs, as it can be typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ class TrainConfig:
     num_epochs: int = 10
     """Passes over the training split."""
     max_steps: int = 0
-    """Stop after this many optimiser steps; 0: after --num-epochs."""
+    """Optimiser steps, whatever --num-epochs says; 0: as many as those epochs have."""
     batch_tokens: int = 4096
     """Most positions (tokens and <eos>) a batch, over all processes."""
     batch_sentences: int = 0

@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import consecutive_batches, plan_epoch, rank_slices
+from pipeline.batching import BatchPlan, consecutive_batches, plan_epoch
 from pipeline.runtime.distributed import World
+from pipeline.runtime.train_config import TrainConfig
 
 lengths_of_splits = st.lists(st.integers(1, 60), max_size=300).map(lambda lengths: np.array(lengths, np.int64))
 budgets = {"batch_tokens": st.integers(1, 200), "batch_sentences": st.integers(0, 20)}
@@ -36,8 +37,11 @@ def test_another_epoch_or_seed_is_another_order():
 
 @given(lengths=lengths_of_splits, size=st.integers(1, 5), **budgets)
 def test_ranks_share_out_every_batch_and_know_its_size(lengths, size, batch_tokens, batch_sentences):
-    plan = plan_epoch(lengths, seed=1, epoch=0, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
-    slices = [list(rank_slices(plan, lengths, World(rank=rank, size=size))) for rank in range(size)]
+    config = TrainConfig(seed=1, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
+    plan = plan_epoch(lengths, seed=1, epoch=3, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
+    plans = [BatchPlan(lengths, config, World(rank=rank, size=size)) for rank in range(size)]
+    assert {one.num_batches(3) for one in plans} == {len(plan)}
+    slices = [list(one.slices(3)) for one in plans]
     for i, batch in enumerate(plan):
         shares = [slices[rank][i] for rank in range(size)]
         assert sorted(np.concatenate([rows for rows, _ in shares]).tolist()) == sorted(batch.tolist())

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.layout import Layout, owner_of_shard, sentences_of_range, shard_file
+from storage.layout import Layout, sentences_of_range, shard_file
 
 
 @st.composite
@@ -19,7 +19,7 @@ def test_shards_partition_the_rows(layout: Layout) -> None:
     rows = [row for shard in range(layout.num_shards) for row in layout.rows_of(shard)]
     assert rows == list(range(layout.num_rows))
     for shard in range(layout.num_shards):
-        assert {layout.shard_of(row) for row in layout.rows_of(shard)} == {shard}
+        assert {row // layout.shard_rows for row in layout.rows_of(shard)} == {shard}
 
 
 @given(layouts())
@@ -28,14 +28,6 @@ def test_stored_chunks_are_those_with_a_row(layout: Layout) -> None:
         chunks = {(row - shard * layout.shard_rows) // layout.chunk_rows for row in layout.rows_of(shard)}
         assert chunks == set(range(layout.num_chunks(shard)))
         assert layout.num_chunks(shard) <= layout.chunks_per_shard
-
-
-@given(layouts(), st.integers(1, 7))
-def test_ranks_partition_the_shards_evenly(layout: Layout, size: int) -> None:
-    owners = [owner_of_shard(shard, size) for shard in range(layout.num_shards)]
-    counts = [owners.count(rank) for rank in range(size)]
-    assert sum(counts) == layout.num_shards
-    assert max(counts) - min(counts) <= 1
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.data())

@@ -90,7 +90,7 @@ def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         read_toml(tmp_path / "none.toml", [])
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_toml(write(tmp_path, "a ="), [])

@@ -1,0 +1,74 @@
+"""A run directory that is none, or is damaged, is refused by one line; what is loaded executes nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.runtime.run_directory import checkpoint_path, create_run, load_weights, open_run, save_weights
+from storage.errors import FingerprintMismatchError, RunError, StoreError
+from storage.fingerprints import sha256_file
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    path = tmp_path / "given.json"
+    path.write_text("{}")
+    return path
+
+
+def make(path: Path, tokenizer: Path) -> None:
+    fingerprints = {"tokenizer": sha256_file(tokenizer), "dataset": "d"}
+    create_run(path, kind="student", configuration={"lr": 1}, model={}, fingerprints=fingerprints, tokenizer=tokenizer)
+
+
+def test_a_run_is_read_back_as_it_was_made(tmp_path, tokenizer):
+    make(tmp_path / "run", tokenizer)
+    run = open_run(tmp_path / "run")
+    assert (run.kind, run.configuration, run.dump) == ("student", {"lr": 1}, None)
+    described = json.loads((tmp_path / "run/run.json").read_text())
+    assert {"command", "versions", "git"} <= set(described)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"format_version": 1}', '{"format_version": 2}', "\udcff"])
+def test_a_damaged_description_is_refused(tmp_path, tokenizer, content):
+    make(tmp_path / "run", tokenizer)
+    (tmp_path / "run/run.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(RunError, match=r"run\.json"):
+        open_run(tmp_path / "run")
+
+
+def test_a_file_or_an_empty_folder_is_no_run(tmp_path, tokenizer):
+    for path in (tokenizer, tmp_path):
+        with pytest.raises(RunError, match=r"no run\.json here"):
+            open_run(path)
+
+
+def test_another_tokenizer_in_the_run_is_refused_with_both_digests(tmp_path, tokenizer):
+    make(tmp_path / "run", tokenizer)
+    before = sha256_file(tokenizer)[:12]
+    (tmp_path / "run/tokenizer.json").write_text("{} ")
+    after = sha256_file(tmp_path / "run/tokenizer.json")[:12]
+    with pytest.raises(FingerprintMismatchError, match=f"{after}.*{before}"):
+        open_run(tmp_path / "run")
+
+
+def test_a_place_that_is_taken_or_impossible_is_refused(tmp_path, tokenizer):
+    make(tmp_path / "run", tokenizer)
+    with pytest.raises(RunError, match="already exists"):
+        make(tmp_path / "run", tokenizer)
+    with pytest.raises(StoreError):
+        make(tokenizer / "below a file", tokenizer)
+
+
+def test_weights_of_another_size_or_none_are_refused(tmp_path):
+    path = checkpoint_path(tmp_path, "best")
+    with pytest.raises(RunError, match="no checkpoint here"):
+        load_weights(path, torch.nn.Linear(2, 2))
+    save_weights(path, torch.nn.Linear(2, 3))
+    with pytest.raises(RunError, match="not a checkpoint of this model"):
+        load_weights(path, torch.nn.Linear(2, 2))
+    torch.save({"weight": torch.zeros(2, 2)}, path)  # a pickle, which is never opened
+    with pytest.raises(RunError, match="not a checkpoint of this model"):
+        load_weights(path, torch.nn.Linear(2, 2))
