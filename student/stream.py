@@ -110,7 +110,7 @@ def student_batches(
 
     Args:
         slices: This process's sentences of each batch and the positions of the whole batch, as
-            ``pipeline.batching.rank_slices`` yields them.
+            ``pipeline.batching.BatchPlan.slices`` yields them.
         split: The sentences.
         eos_id: ``<eos>``.
         targets: The dump, if there is one.

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batching import plan_epoch, rank_slices
+from pipeline.batching import BatchPlan
 from pipeline.corpus.dataset import Split
 from pipeline.next_token import append_eos
 from pipeline.read_ahead import DEPTH, ReadAhead
 from pipeline.runtime.distributed import World
+from pipeline.runtime.train_config import TrainConfig
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
 from storage.positions import Positions
 from storage.ragged import Ragged
@@ -94,9 +95,8 @@ def targets_of(dump: Any, split: Split, **changes: Any) -> DumpTargets:
 
 
 def plan_of(split: Split, world: World | None = None) -> list[tuple[np.ndarray, int]]:
-    lengths = split.tokens.lengths + 1
-    batches = plan_epoch(lengths, seed=1, epoch=0, batch_tokens=25, batch_sentences=0)
-    return list(rank_slices(batches, lengths, world or World()))
+    plan = BatchPlan(split.tokens.lengths + 1, TrainConfig(seed=1, batch_tokens=25), world or World())
+    return list(plan.slices(epoch=0))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
