@@ -212,7 +212,7 @@ def test_arrays_that_models_would_index_out_of_bounds_with_are_refused(dataset: 
         write_dataset(
             tmp_path / str(i),
             {"train": arrays},
-            counts={"train": {}},
+            counts={"train": {"text_sha256": "1" * 64}},
             tokenizer=dataset.tokenizer,
             labels=("TOP", "X"),
             trees="given",
