@@ -7,6 +7,7 @@ it is taken once when a file is written and once when a store is verified, never
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +19,32 @@ from storage.errors import FingerprintMismatchError
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileDigest:
+    """Size and sha256 of one file."""
+
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of_bytes(cls, data: bytes | memoryview) -> "FileDigest":
+        """Return the digest of a file with this content."""
+        return cls(sha256=sha256_bytes(data), size_bytes=len(data))
+
+    def problem_with(self, path: Path) -> str | None:
+        """Return what is wrong with a file, or None if it is the file that was written."""
+        try:
+            size = path.stat().st_size
+            if size != self.size_bytes:
+                return f"{size} bytes, expected {self.size_bytes}"
+            found = sha256_file(path)
+        except FileNotFoundError:
+            return "the file is missing"
+        except OSError as error:
+            return f"the file cannot be read ({error.strerror})"
+        return None if found == self.sha256 else f"sha256 is {found[:12]}, expected {self.sha256[:12]}"
 
 
 def canonical_json(value: object) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, IncompleteStoreError, StoreError
 from storage.files import list_files, write_atomically
-from storage.fingerprints import Json, canonical_json, sha256_bytes, sha256_file
+from storage.fingerprints import FileDigest, Json, canonical_json, sha256_bytes
 from storage.schema import FORMAT, FORMAT_VERSION, ArraySpec, DumpSchema
 from storage.statistics import DumpSummary
 
@@ -21,32 +21,6 @@ MANIFEST = "manifest.json"
 FINISHED = "finished"
 
 _Parsed = TypeVar("_Parsed")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileDigest:
-    """Size and sha256 of one file."""
-
-    sha256: str
-    size_bytes: int
-
-    @classmethod
-    def of_bytes(cls, data: bytes | memoryview) -> "FileDigest":
-        """Return the digest of a file with this content."""
-        return cls(sha256=sha256_bytes(data), size_bytes=len(data))
-
-    def problem_with(self, path: Path) -> str | None:
-        """Return what is wrong with a file, or None if it is the file that was written."""
-        try:
-            size = path.stat().st_size
-            if size != self.size_bytes:
-                return f"{size} bytes, expected {self.size_bytes}"
-            found = sha256_file(path)
-        except FileNotFoundError:
-            return "the file is missing"
-        except OSError as error:
-            return f"the file cannot be read ({error.strerror})"
-        return None if found == self.sha256 else f"sha256 is {found[:12]}, expected {self.sha256[:12]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

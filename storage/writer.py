@@ -28,12 +28,11 @@ from storage.files import (
     remove_partial_files,
     write_atomically,
 )
-from storage.fingerprints import Json, canonical_json
+from storage.fingerprints import FileDigest, Json, canonical_json
 from storage.layout import sentences_of_range
 from storage.manifest import (
     FINISHED,
     MANIFEST,
-    FileDigest,
     Manifest,
     ShardEntry,
     metadata_paths,
