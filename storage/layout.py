@@ -59,3 +59,15 @@ def sentences_of_range(offsets: NDArray[np.int64], positions: range) -> range:
     """
     first = int(np.searchsorted(offsets, positions.start, side="right")) - 1
     return range(first, int(np.searchsorted(offsets, positions.stop, side="left")))
+
+
+def sentence_blocks(offsets: NDArray[np.int64], block_positions: int) -> NDArray[np.int64]:
+    """Return ``[B + 1]`` int64 edges: sentences ``edges[b]:edges[b + 1]`` begin in one run of positions.
+
+    Args:
+        offsets: ``[M + 1]`` int64, strictly rising.
+        block_positions: Positions of a run.
+    """
+    block = offsets[:-1] // block_positions
+    begins = np.flatnonzero(np.diff(block, prepend=-1))
+    return np.append(begins, len(block))

@@ -8,12 +8,11 @@ manifest when the store is complete. Paths are computed from the schema and neve
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, IncompleteStoreError, StoreError
-from storage.files import list_files, write_atomically
 from storage.fingerprints import FileDigest, Json, canonical_json, sha256_bytes
+from storage.folder import Folder
 from storage.schema import FORMAT, FORMAT_VERSION, ArraySpec, DumpSchema
 from storage.statistics import DumpSummary
 
@@ -37,24 +36,25 @@ class ShardEntry:
         """Return what ``asdict`` gave."""
         return cls(shard=value["shard"], files=_digests(value["files"]), sums=dict(value["sums"]))
 
-    def problem_with(self, store: Path, schema: DumpSchema) -> str | None:
+    def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
         """Return what is wrong with the shard's files, naming array and shard, or None."""
         for spec in schema.position_arrays:
-            problem = self.files[spec.name].problem_with(store / spec.file(self.shard))
+            name = spec.file(self.shard)
+            problem = store.problem_with(name, self.files[spec.name])
             if problem:
-                return f"{store / spec.file(self.shard)}: array {spec.name}, shard {self.shard}: {problem}"
+                return f"{store}/{name}: array {spec.name}, shard {self.shard}: {problem}"
         return None
 
-    def write(self, store: Path) -> None:
+    def write(self, store: Folder) -> None:
         """Write the entry's file."""
-        write_atomically(entry_path(store, self.shard), _with_digest(asdict(self)))
+        store.write(entry_name(self.shard), _with_digest(asdict(self)))
 
     @classmethod
-    def read(cls, store: Path, shard: int, schema: DumpSchema) -> "ShardEntry | None":
+    def read(cls, store: Folder, shard: int, schema: DumpSchema) -> "ShardEntry | None":
         """Return the entry of a shard, or None if it has no undamaged entry."""
-        path = entry_path(store, shard)
+        name = entry_name(shard)
         try:
-            entry = _parse(path, _read_with_digest(path), cls.from_json)
+            entry = _parse(f"{store}/{name}", _read_with_digest(store, name), cls.from_json)
         except (CorruptStoreError, OSError):
             return None
         return entry if entry.shard == shard and _names(schema) == entry.files.keys() else None
@@ -83,7 +83,7 @@ class Manifest:
         digests = [*self.metadata.values(), *(digest for entry in self.shards for digest in entry.files.values())]
         return sum(digest.size_bytes for digest in digests)
 
-    def write(self, store: Path) -> None:
+    def write(self, store: Folder) -> None:
         """Replace the store's manifest."""
         value: dict[str, Json] = {
             "format": FORMAT,
@@ -94,22 +94,23 @@ class Manifest:
             "shards": [asdict(entry) for entry in self.shards],
             "statistics": self.statistics.to_json() if self.statistics else None,
         }
-        write_atomically(store / MANIFEST, _with_digest(value))
+        store.write(MANIFEST, _with_digest(value))
 
     @classmethod
-    def read(cls, store: Path) -> "Manifest":
+    def read(cls, store: Folder) -> "Manifest":
         """Return a store's manifest.
 
         Raises:
             StoreError: If there is none, or it is of another format.
             CorruptStoreError: If its digest does not match or it does not say what a manifest says.
         """
-        path = store / MANIFEST
+        path = f"{store}/{MANIFEST}"
         try:
-            value = _read_with_digest(path)
+            value = _read_with_digest(store, MANIFEST)
         except OSError as error:
-            found = f"{MANIFEST}: {error.strerror}" if store.is_dir() else "there is no such folder"
-            raise StoreError(f"{store}: not a dump: {found}. Name a folder that dump-teacher wrote") from error
+            raise StoreError(
+                f"{store}: not a dump: {MANIFEST}: {error.strerror or error}. Name a folder that dump-teacher wrote"
+            ) from error
         found_format = (value.get("format"), value.get("format_version"))
         if found_format != (FORMAT, FORMAT_VERSION):
             raise StoreError(
@@ -140,21 +141,21 @@ class Manifest:
             raise ValueError("the shards listed are not those of the schema")
         return manifest
 
-    def require_complete(self, store: Path) -> DumpSummary:
+    def require_complete(self, store: Folder) -> DumpSummary:
         """Return the statistics.
 
         Raises:
             IncompleteStoreError: If the store is still being written.
         """
         if self.statistics is None:
-            finished = sum(entry_path(store, shard).exists() for shard in range(self.schema.layout.num_shards))
             raise IncompleteStoreError(
-                f"{store}: state is {self.state}, expected complete ({finished} of {self.schema.layout.num_shards} "
+                f"{store}: state is {self.state}, expected complete "
+                f"({num_finished(store, self.schema)} of {self.schema.layout.num_shards} "
                 "shards are finished). Run dump-teacher again with the same options: it goes on where it stopped"
             )
         return self.statistics
 
-    def require_schema(self, store: Path, schema: DumpSchema) -> None:
+    def require_schema(self, store: Folder, schema: DumpSchema) -> None:
         """Refuse a store that was begun with another schema.
 
         Raises:
@@ -168,18 +169,23 @@ class Manifest:
             raise error(f"{store}: begun with other options: {named}. Give the same options, or another --out")
 
 
-def entry_path(store: Path, shard: int) -> Path:
+def entry_name(shard: int) -> str:
     """Return where the entry of a finished shard is kept while the store is being written."""
-    return store / FINISHED / f"{shard}.json"
+    return f"{FINISHED}/{shard}.json"
+
+
+def num_finished(store: Folder, schema: DumpSchema) -> int:
+    """Return how many shards of a store that is being written have an entry."""
+    present = store.sizes()
+    return sum(entry_name(shard) in present for shard in range(schema.layout.num_shards))
 
 
 def metadata_paths(schema: DumpSchema) -> list[str]:
-    """Return the paths of every ``zarr.json`` and every shard of the offsets, relative to the store."""
-    offsets = schema.offsets_array
-    return [*schema.zarr_files(), *(offsets.file(shard) for shard in range(offsets.layout.num_shards))]
+    """Return the paths of every ``zarr.json`` and of the offsets, relative to the store."""
+    return [*schema.zarr_files(), schema.offsets_array.file(0)]
 
 
-def foreign_files(store: Path, schema: DumpSchema, *, is_complete: bool) -> list[str]:
+def foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> list[str]:
     """Return the files of a store that do not belong there, relative to it."""
     shards = range(schema.layout.num_shards)
     own = {
@@ -188,11 +194,11 @@ def foreign_files(store: Path, schema: DumpSchema, *, is_complete: bool) -> list
         *(spec.file(shard) for spec in schema.position_arrays for shard in shards),
     }
     if not is_complete:
-        own |= {f"{FINISHED}/{shard}.json" for shard in shards}
-    return [path for path in list_files(store) if path not in own]
+        own |= {entry_name(shard) for shard in shards}
+    return [name for name in store.sizes() if name not in own]
 
 
-def refuse_foreign_files(store: Path, schema: DumpSchema, *, is_complete: bool) -> None:
+def refuse_foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> None:
     """Refuse a store with files that do not belong there.
 
     Raises:
@@ -223,14 +229,13 @@ def _with_digest(value: Mapping[str, Any]) -> bytes:
     return canonical_json({**value, "sha256": sha256_bytes(canonical_json(value))})
 
 
-def _read_with_digest(path: Path) -> dict[str, Any]:
+def _read_with_digest(store: Folder, name: str) -> dict[str, Any]:
     """Return a file's JSON object without its digest.
 
     Raises:
         OSError: If there is no such file, or it cannot be read.
         CorruptStoreError: If it is not canonical JSON, or its digest does not match.
     """
-    data = path.read_bytes()
 
     def parse(text: bytes) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(text)
@@ -239,14 +244,14 @@ def _read_with_digest(path: Path) -> dict[str, Any]:
             raise ValueError("its sha256 does not match")
         return value
 
-    return _parse(path, data, parse)
+    return _parse(f"{store}/{name}", store.read(name), parse)
 
 
-def _parse(path: Path, value: Any, parser: Callable[[Any], _Parsed]) -> _Parsed:  # noqa: ANN401
+def _parse(where: str, value: Any, parser: Callable[[Any], _Parsed]) -> _Parsed:  # noqa: ANN401
     try:
         return parser(value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise CorruptStoreError(
-            f"{path}: damaged, or not written by dump-teacher ({error}). "
+            f"{where}: damaged, or not written by dump-teacher ({error}). "
             "Restore it from a copy, or delete the store and dump again"
         ) from error

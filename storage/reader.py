@@ -1,14 +1,18 @@
-"""DumpReader: positions of a complete dump, by sentence or by range, straight from mapped files.
+"""DumpReader: positions of a complete dump, by sentence, by range, in scans and shuffled windows, from mapped files.
 
-Opening checks the manifest, the metadata and the size of every file; a shard's index is checked when it is first mapped
-and each chunk's checksum when one of its rows is first read. That every byte is right from the start is what
+Opening checks the manifest, the metadata, the offsets and the size of every file; a shard's index is checked when it is
+mapped and the checksums of a chunk when one of its rows is first read. That every byte is right from the start is what
 `verify_dump` is for. zarr is not needed: its own API takes about a millisecond an access, 200 times as long as this.
+
+A reader holds no rows: what it returns are copies, and the mapped pages are the system's page cache, which any number
+of readers share and the system takes back when it needs the memory. It may be used from several threads, lives on in
+forked processes, and is opened anew in spawned ones.
 """
 
 import mmap
 import resource
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,32 +21,36 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from storage.errors import ConfigError, CorruptStoreError, StoreError
-from storage.fingerprints import Json
-from storage.manifest import (
-    Manifest,
-    describe_array,
-    entry_path,
-    metadata_paths,
-    refuse_foreign_files,
-)
+from storage.fingerprints import FileDigest, Json
+from storage.folder import Folder, LocalFolder
+from storage.layout import sentence_blocks
+from storage.manifest import Manifest, describe_array, num_finished, refuse_foreign_files
+from storage.mapped import MappedShard
 from storage.positions import Positions
 from storage.ragged import concatenated_ranges
 from storage.schema import ArraySpec, DumpSchema, check_offsets
 from storage.shards import REMEDY, ShardView
 from storage.statistics import DumpSummary, summarise
 
+BLOCK_POSITIONS = 4096
+"""Positions that a scan copies at a time, and that stay together in a shuffled window: 1 MB at k = 64."""
+WINDOW_BLOCKS = 16
+"""Blocks that are shuffled together."""
+_SPARE_FILES = 256
+"""Open files left to the rest of the process."""
+
 
 class DumpReader:
-    """A complete dump, open for reading.
+    """A complete dump, open for reading. ``reader[m]`` is sentence m, ``len(reader)`` the number of sentences.
 
     Attributes:
-        path: Folder of the store.
+        folder: Where it lies.
         schema: What it holds.
         offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
         summary: Its figures.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, location: Path | Folder) -> None:
         """Open a dump.
 
         Raises:
@@ -50,23 +58,35 @@ class DumpReader:
             IncompleteStoreError: If it is still being written.
             CorruptStoreError: If its manifest or metadata are damaged, or a shard is missing or truncated.
         """
-        self.path = path
-        manifest = Manifest.read(path)
-        self.summary: DumpSummary = manifest.require_complete(path)
+        self.folder: Folder = LocalFolder(location) if isinstance(location, Path) else location
+        manifest = Manifest.read(self.folder)
+        self.summary: DumpSummary = manifest.require_complete(self.folder)
         self.schema: DumpSchema = manifest.schema
-        self.offsets: NDArray[np.int64] = _read_metadata(path, manifest)
+        self.offsets: NDArray[np.int64] = _read_metadata(self.folder, manifest)
         self._arrays = self.schema.position_arrays
-        _check_sizes(path, manifest)
-        self._views: OrderedDict[tuple[str, int], ShardView] = OrderedDict()
-        self._verified: dict[tuple[str, int], NDArray[np.bool_]] = {}
-        # A mapped file keeps a descriptor open; half of those allowed are left to others.
-        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._max_views = 1 << 16 if allowed == resource.RLIM_INFINITY else max(len(self._arrays), allowed // 2)
+        self._digests = [entry.files for entry in manifest.shards]
+        _check_sizes(self.folder, manifest)
+        self._shards: OrderedDict[int, MappedShard] = OrderedDict()
+        self._verified: dict[int, bytearray] = {}
+        self._max_shards = max(1, _allow_open_files(len(self._arrays) * len(self._digests)) // len(self._arrays))
 
-    @property
-    def num_sentences(self) -> int:
-        """M."""
+    def __reduce__(self) -> tuple[type["DumpReader"], tuple[Folder]]:
+        """Let a spawned process open the dump itself."""
+        return DumpReader, (self.folder,)
+
+    def __len__(self) -> int:
         return self.schema.num_sentences
+
+    def __getitem__(self, sentence: int) -> Positions:
+        """Return the positions of one sentence, as copies.
+
+        Raises:
+            IndexError: If there is no such sentence.
+            CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.
+        """
+        if not 0 <= sentence < self.schema.num_sentences:
+            raise IndexError(f"sentence {sentence} is not in [0, {self.schema.num_sentences})")
+        return self.read_range(int(self.offsets[sentence]), int(self.offsets[sentence + 1]))
 
     def temperature_index(self, temperature: float) -> int:
         """Return the column of ``tail`` and ``logz`` that belongs to a temperature.
@@ -79,8 +99,8 @@ class DumpReader:
             listed = ", ".join(f"{declared_one:g}" for declared_one in declared)
             wanted = ",".join(f"{declared_one:g}" for declared_one in (*declared, temperature))
             raise StoreError(
-                f"{self.path}: temperature {temperature:g} is not declared, expected one of {listed}: the mass outside "
-                f"the top k is not known at others. Dump again with dump-teacher --temperatures {wanted}"
+                f"{self.folder}: temperature {temperature:g} is not declared, expected one of {listed}: the mass "
+                f"outside the top k is not known at others. Dump again with dump-teacher --temperatures {wanted}"
             )
         return declared.index(temperature)
 
@@ -99,8 +119,8 @@ class DumpReader:
             CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.
         """
         sentences = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if sentences.size and not 0 <= sentences.min() <= sentences.max() < self.num_sentences:
-            raise IndexError(f"sentences {sentences.min()} to {sentences.max()}: not all in [0, {self.num_sentences})")
+        if sentences.size and not 0 <= sentences.min() <= sentences.max() < len(self):
+            raise IndexError(f"sentences {sentences.min()} to {sentences.max()}: not all in [0, {len(self)})")
         starts, stops = self.offsets[sentences], self.offsets[sentences + 1]
         if sentences.size and np.array_equal(starts[1:], stops[:-1]):
             return self.read_range(int(starts[0]), int(stops[-1]), k)
@@ -116,13 +136,64 @@ class DumpReader:
         if not 0 <= start <= stop <= self.schema.num_positions:
             raise IndexError(f"positions {start} to {stop} are not a range in [0, {self.schema.num_positions}]")
         width = self.schema.shard_positions
-        arrays = [self._empty(spec, stop - start, k) for spec in self._arrays]
-        for shard in range(start // width, -(-stop // width) if stop > start else 0):
-            rows = self.schema.layout.rows_of(shard)
-            low, high = max(start, rows.start), min(stop, rows.stop)
-            for spec, out in zip(self._arrays, arrays, strict=True):
-                self._view(spec, shard).read(low - rows.start, high - rows.start, out[low - start : high - start])
-        return self._positions(arrays, k)
+        first = start // width
+        if k is None and stop <= (first + 1) * width and stop > start:
+            rows = self._shard(first).rows(start - first * width, stop - first * width)
+            if rows is not None:
+                return Positions(*rows)
+        out = self._empty(stop - start, k)
+        for shard in range(first, -(-stop // width) if stop > start else 0):
+            low, high = max(start, shard * width), min(stop, (shard + 1) * width)
+            parts = [array[low - start : high - start] for array in out]
+            self._shard(shard).read(low - shard * width, high - shard * width, parts)
+        return self._positions(out, k)
+
+    def scan(self, block_positions: int = BLOCK_POSITIONS) -> Iterator[Positions]:
+        """Yield all positions in order, in blocks; what lies behind is unmapped.
+
+        Raises:
+            CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.
+        """
+        shard = 0
+        for start in range(0, self.schema.num_positions, block_positions):
+            yield self.read_range(start, min(start + block_positions, self.schema.num_positions))
+            while (shard + 1) * self.schema.shard_positions <= start + block_positions:
+                self._shards.pop(shard, None)
+                shard += 1
+
+    def shuffled_windows(
+        self, seed: int | Sequence[int], *, block_positions: int = BLOCK_POSITIONS, num_blocks: int = WINDOW_BLOCKS
+    ) -> Iterator[tuple[NDArray[np.int64], Positions]]:
+        """Yield every sentence once, in an order that follows from ``seed`` alone, and their positions.
+
+        Consecutive sentences make blocks; the blocks are visited in random order, ``num_blocks`` at a time, and the
+        sentences of these are shuffled. The order is less random than a permutation of all sentences, but each block is
+        read as one run: what slow disks and networks want, and what needs no more of a large dump than fits a cache.
+
+        Args:
+            seed: Anything that seeds a numpy generator, such as ``(seed, epoch)``.
+            block_positions: Positions of a block, about: a sentence is in the block that it begins in.
+            num_blocks: Blocks of a window.
+
+        Yields:
+            int64 ``[R]`` sentences, and the positions of one after the other, as copies.
+        """
+        generator = np.random.default_rng(seed)
+        edges = sentence_blocks(self.offsets, block_positions)
+        order = generator.permutation(len(edges) - 1)
+        for first in range(0, len(order), num_blocks):
+            chosen = order[first : first + num_blocks]
+            sentences = generator.permutation(concatenated_ranges(edges[chosen], edges[chosen + 1] - edges[chosen]))
+            yield sentences, self.read_sentences(sentences)
+
+    def prefetch(self, sentences: ArrayLike) -> None:
+        """Begin to fetch the shards that these sentences lie in, where shards have to be fetched; returns at once."""
+        wanted = np.asarray(sentences, dtype=np.int64).reshape(-1)
+        width = self.schema.shard_positions
+        shards = np.union1d(self.offsets[wanted] // width, (self.offsets[wanted + 1] - 1) // width).tolist()
+        self.folder.prefetch(
+            [(spec.file(shard), self._digests[shard][spec.name]) for shard in shards for spec in self._arrays]
+        )
 
     def _gather(self, positions: NDArray[np.int64], k: int | None) -> Positions:
         shards, rows = np.divmod(positions, self.schema.shard_positions)
@@ -130,55 +201,55 @@ class DumpReader:
         if (shards[1:] < shards[:-1]).any():
             order = np.argsort(shards, kind="stable")
             shards, rows = shards[order], rows[order]
-        arrays = [self._empty(spec, len(positions), k) for spec in self._arrays]
+        out = self._empty(len(positions), k)
+        columns = [array.shape[1] if array.ndim > 1 else None for array in out]
         for shard, low, high in _runs(shards):
             target = slice(low, high) if order is None else order[low:high]
-            for spec, out in zip(self._arrays, arrays, strict=True):
-                columns = out.shape[1] if out.ndim > 1 else None
-                part = self._view(spec, shard).gather(rows[low:high], columns)
+            for array, part in zip(out, self._shard(shard).gather(rows[low:high], columns), strict=True):
                 # As opaque items, whole rows are scattered by one index, twice as fast as by element.
                 item = np.dtype((np.void, part.dtype.itemsize * part[0].size))
-                out.reshape(-1).view(item)[target] = part.reshape(-1).view(item)
-        return self._positions(arrays, k)
+                array.reshape(-1).view(item)[target] = part.reshape(-1).view(item)
+        return self._positions(out, k)
 
-    def _empty(self, spec: ArraySpec, num_rows: int, k: int | None) -> NDArray[Any]:
+    def _empty(self, num_rows: int, k: int | None) -> list[NDArray[Any]]:
         if k is not None and not 1 <= k <= self.schema.k:
-            raise StoreError(f"{self.path}: k is {k}, expected 1 to {self.schema.k}. Dump again with a larger --k")
-        row_shape = (k,) if spec.name == "ids" and k is not None else spec.row_shape
-        return np.empty((num_rows, *row_shape), spec.dtype)
+            raise StoreError(f"{self.folder}: k is {k}, expected 1 to {self.schema.k}. Dump again with a larger --k")
+        shapes = [(k,) if spec.name == "ids" and k is not None else spec.row_shape for spec in self._arrays]
+        return [np.empty((num_rows, *shape), spec.dtype) for spec, shape in zip(self._arrays, shapes, strict=True)]
 
     def _positions(self, arrays: list[NDArray[Any]], k: int | None) -> Positions:
         positions = Positions(*arrays)
         return positions if k is None or k == self.schema.k else positions.with_fewer(k, self.schema.temperatures)
 
+    def _shard(self, shard: int) -> MappedShard:
+        mapped = self._shards.get(shard)
+        if mapped is None:
+            views = [self._view(spec, shard) for spec in self._arrays]
+            verified = self._verified.setdefault(shard, bytearray(self.schema.layout.num_chunks(shard)))
+            mapped = self._shards[shard] = MappedShard(views, self.schema.chunk_positions, verified)
+            if len(self._shards) > self._max_shards:
+                self._shards.popitem(last=False)
+        return mapped
+
     def _view(self, spec: ArraySpec, shard: int) -> ShardView:
-        key = (spec.name, shard)
-        view = self._views.get(key)
-        if view is not None:
-            self._views.move_to_end(key)
-            return view
-        path = self.path / spec.file(shard)
-        verified = self._verified.setdefault(key, np.zeros(spec.layout.num_chunks(shard), np.bool_))
+        name = spec.file(shard)
+        where = f"{self.folder}/{name}"
         try:
-            with path.open("rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: the file is empty
-            raise CorruptStoreError(
-                f"{path}: array {spec.name}, shard {shard}: unreadable: {error}. {REMEDY}"
-            ) from error
-        view = ShardView(data, spec, shard, where=str(path), verified=verified)
-        self._views[key] = view
-        if len(self._views) > self._max_views:
-            self._views.popitem(last=False)
-        return view
+            data = self.folder.map(name, self._digests[shard][spec.name])
+        except (FileNotFoundError, ValueError) as error:
+            found = "the file is missing" if isinstance(error, FileNotFoundError) else "the file is empty"
+            raise CorruptStoreError(f"{where}: array {spec.name}, shard {shard}: {found}. {REMEDY}") from error
+        except OSError as error:
+            raise StoreError(f"{where}: cannot be read: {error.strerror or error}. Mend that and run again") from error
+        return ShardView(data, spec, shard, where=where)
 
 
-def verify_dump(path: Path, progress: Callable[[int], object] | None = None) -> DumpSummary:
+def verify_dump(location: Path | Folder, progress: Callable[[int], object] | None = None) -> DumpSummary:
     """Check every byte of a complete dump against its manifest, and that nothing else lies in it.
 
     Args:
-        path: Folder of the store.
-        progress: Called with 1 after each shard.
+        location: Where the store lies.
+        progress: Called with the bytes of each shard when it is checked.
 
     Returns:
         The dump's figures.
@@ -187,81 +258,99 @@ def verify_dump(path: Path, progress: Callable[[int], object] | None = None) -> 
         StoreError: As `DumpReader`; also if there are foreign files.
         CorruptStoreError: Naming array, shard and remedy.
     """
-    manifest = Manifest.read(path)
-    summary = manifest.require_complete(path)
-    _read_metadata(path, manifest)
+    folder = LocalFolder(location) if isinstance(location, Path) else location
+    manifest = Manifest.read(folder)
+    summary = manifest.require_complete(folder)
+    _read_metadata(folder, manifest)
     for entry in manifest.shards:
-        problem = entry.problem_with(path, manifest.schema)
+        problem = entry.problem_with(folder, manifest.schema)
         if problem:
             raise CorruptStoreError(f"{problem}. {REMEDY}")
         if progress:
-            progress(1)
+            progress(sum(digest.size_bytes for digest in entry.files.values()))
     if summary != summarise(manifest.schema, [entry.sums for entry in manifest.shards], manifest.size_bytes()):
-        raise CorruptStoreError(f"{path}: the statistics are not those of the shards. Delete the store and dump again")
-    refuse_foreign_files(path, manifest.schema, is_complete=True)
+        raise CorruptStoreError(
+            f"{folder}: the statistics are not those of the shards. Delete the store and dump again"
+        )
+    refuse_foreign_files(folder, manifest.schema, is_complete=True)
     return summary
 
 
-def inspect_dump(path: Path) -> dict[str, Json]:
+def inspect_dump(location: Path | Folder) -> dict[str, Json]:
     """Return what a dump is, complete or not, as JSON values; the shards are not read.
 
     Raises:
         StoreError: If there is no dump.
         CorruptStoreError: If its manifest is damaged.
     """
-    manifest = Manifest.read(path)
+    folder = LocalFolder(location) if isinstance(location, Path) else location
+    manifest = Manifest.read(folder)
     schema = manifest.schema
-    shards = range(schema.layout.num_shards)
-    finished = len(shards) if manifest.is_complete else sum(entry_path(path, shard).exists() for shard in shards)
+    num_shards = schema.layout.num_shards
     return {
         "kind": "dump",
-        "path": str(path),
+        "path": str(folder),
         "state": manifest.state,
-        "num_shards": len(shards),
-        "num_finished_shards": finished,
+        "num_shards": num_shards,
+        "num_finished_shards": num_shards if manifest.is_complete else num_finished(folder, schema),
         "arrays": {spec.name: describe_array(spec) for spec in (*schema.position_arrays, schema.offsets_array)},
         "schema": schema.to_json(),
         "statistics": manifest.statistics.to_json() if manifest.statistics else None,
     }
 
 
-def _read_metadata(path: Path, manifest: Manifest) -> NDArray[np.int64]:
-    """Check every metadata file and return the offsets."""
+def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
+    """Check every metadata file and return the offsets, mapped."""
     for name, expected in manifest.schema.zarr_files().items():
-        problem = manifest.metadata[name].problem_with(path / name)
+        problem = folder.problem_with(name, manifest.metadata[name])
         if problem:
-            raise CorruptStoreError(f"{path / name}: metadata of array {name.partition('/')[0]}: {problem}. {REMEDY}")
-        if (path / name).read_bytes() != expected:
+            raise CorruptStoreError(f"{folder}/{name}: metadata of array {name.partition('/')[0]}: {problem}. {REMEDY}")
+        if folder.read(name) != expected:
             raise StoreError(
-                f"{path / name}: not the metadata that this program writes: another layout, data type or codec than "
+                f"{folder}/{name}: not the metadata that this program writes: another layout, data type or codec than "
                 "sharding_indexed, bytes and crc32c. Use the program that wrote it, or dump again"
             )
     spec = manifest.schema.offsets_array
-    offsets = np.empty(spec.shape, np.int64)
-    for name in metadata_paths(manifest.schema)[-spec.layout.num_shards :]:
-        shard = int(name.rpartition("/")[2])
-        problem = manifest.metadata[name].problem_with(path / name)
-        if problem:
-            raise CorruptStoreError(f"{path / name}: array offsets, shard {shard}: {problem}. {REMEDY}")
-        rows = spec.layout.rows_of(shard)
-        view = ShardView((path / name).read_bytes(), spec, shard, where=str(path / name))
-        view.read(0, len(rows), offsets[rows.start : rows.stop])
+    name = spec.file(0)
+    digest: FileDigest = manifest.metadata[name]
+    problem = folder.problem_with(name, digest)
+    if problem:
+        raise CorruptStoreError(f"{folder}/{name}: array offsets, shard 0: {problem}. {REMEDY}")
+    data = folder.map(name, digest)
+    offsets: NDArray[np.int64] = ShardView(data, spec, 0, where=f"{folder}/{name}").chunks[0]
     try:
         check_offsets(offsets, manifest.schema)
     except ConfigError as error:
-        raise CorruptStoreError(f"{path}: {error}. Delete the store and dump again") from error
+        raise CorruptStoreError(f"{folder}: {error}. Delete the store and dump again") from error
+    data.madvise(mmap.MADV_DONTNEED)  # checked, they are page cache again and no memory of this process
     return offsets
 
 
-def _check_sizes(path: Path, manifest: Manifest) -> None:
+def _check_sizes(folder: Folder, manifest: Manifest) -> None:
     """Find missing and truncated shards at the start instead of hours into a training run."""
+    sizes = folder.sizes()
     for entry in manifest.shards:
         for spec in manifest.schema.position_arrays:
-            file, expected = path / spec.file(entry.shard), entry.files[spec.name].size_bytes
-            found = file.stat().st_size if file.is_file() else None
+            name, expected = spec.file(entry.shard), entry.files[spec.name].size_bytes
+            found = sizes.get(name)
             if found != expected:
                 what = "the file is missing" if found is None else f"{found} bytes, expected {expected}"
-                raise CorruptStoreError(f"{file}: array {spec.name}, shard {entry.shard}: {what}. {REMEDY}")
+                raise CorruptStoreError(f"{folder}/{name}: array {spec.name}, shard {entry.shard}: {what}. {REMEDY}")
+
+
+def _allow_open_files(wanted: int) -> int:
+    """Return how many files may be mapped at once, raising this process's soft limit if that is needed and allowed.
+
+    A mapped file keeps a descriptor open, and the usual soft limit of 1,024 would have a large dump's shards mapped and
+    unmapped in turn.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    needed = wanted + _SPARE_FILES
+    if unlimited != soft < needed:
+        soft = needed if hard == unlimited else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == unlimited else min(wanted, max(0, soft - _SPARE_FILES))
 
 
 def _runs(sorted_values: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:

@@ -23,6 +23,8 @@ FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
 
 _CHOICES = {"selection": ("topk",), "profile": ("exact",), "condition": ("tree",)}
+_BLOCK = 1 << 16
+"""Sentences looked at together, so that checking millions of them takes no memory to speak of."""
 _CRC32C: Json = {"name": "crc32c"}
 _LITTLE_ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -99,7 +101,7 @@ class DumpSchema:
     """
 
     num_positions: int
-    """N: predicted tokens of the split, one ``<eos>`` a sentence included."""
+    """N: predicted tokens of the split, one ``<eos>`` a sentence included; 0 for an empty split."""
     num_sentences: int
     """M."""
     vocab_size: int
@@ -142,7 +144,7 @@ class DumpSchema:
     @property
     def layout(self) -> Layout:
         """How positions are cut."""
-        return self._cut(self.num_positions)
+        return Layout(num_rows=self.num_positions, shard_rows=self.shard_positions, chunk_rows=self.chunk_positions)
 
     @property
     def position_arrays(self) -> tuple[ArraySpec, ...]:
@@ -159,12 +161,13 @@ class DumpSchema:
 
     @property
     def offsets_array(self) -> ArraySpec:
-        """The array of sentence boundaries, ``[M + 1]``."""
+        """The array of sentence boundaries, ``[M + 1]``: one chunk, so that a reader maps it instead of holding it."""
+        num_rows = self.num_sentences + 1
         return ArraySpec(
             name="offsets",
             dtype=np.dtype("<i8"),
             row_shape=(),
-            layout=self._cut(self.num_sentences + 1),
+            layout=Layout(num_rows=num_rows, shard_rows=num_rows, chunk_rows=num_rows),
             dimensions=("sentence_boundary",),
         )
 
@@ -213,9 +216,6 @@ class DumpSchema:
         keys = sorted(mine.keys() | theirs.keys())
         return {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
 
-    def _cut(self, num_rows: int) -> Layout:
-        return Layout(num_rows=num_rows, shard_rows=self.shard_positions, chunk_rows=self.chunk_positions)
-
     def _array(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...], *columns: str) -> ArraySpec:
         return ArraySpec(
             name=name, dtype=dtype, row_shape=row_shape, layout=self.layout, dimensions=("position", *columns)
@@ -225,11 +225,12 @@ class DumpSchema:
         return self._count_problems() + self._temperature_problems() + self._label_problems()
 
     def _count_problems(self) -> list[str]:
-        names = ("num_positions", "num_sentences", "vocab_size", "k", "shard_positions", "chunk_positions")
+        least = {"num_positions": 0, "num_sentences": 0, "vocab_size": 1, "k": 1}
+        least |= {"shard_positions": 1, "chunk_positions": 1}
         problems = [
-            f"{name} is {getattr(self, name)!r}, not a whole number above 0"
-            for name in names
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1
+            f"{name} is {getattr(self, name)!r}, not a whole number of at least {number}"
+            for name, number in least.items()
+            if type(getattr(self, name)) is not int or getattr(self, name) < number
         ]
         if problems:
             return problems
@@ -278,7 +279,9 @@ def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:
     expected = f"int64 [{schema.num_sentences + 1}] rising from 0 to {schema.num_positions}"
     if offsets.dtype != np.int64 or offsets.shape != (schema.num_sentences + 1,):
         raise ConfigError(f"dump: offsets are {offsets.dtype} {list(offsets.shape)}, expected {expected}")
-    if offsets[0] != 0 or offsets[-1] != schema.num_positions or (np.diff(offsets) < 1).any():
+    blocks = range(0, schema.num_sentences, _BLOCK)
+    rising = all((np.diff(offsets[start : start + _BLOCK + 1]) > 0).all() for start in blocks)
+    if offsets[0] != 0 or offsets[-1] != schema.num_positions or not rising:
         raise ConfigError(f"dump: offsets run from {offsets[0]} to {offsets[-1]} or fall, expected {expected}")
 
 

@@ -26,8 +26,8 @@ class DumpSummary:
     num_sentences: int
     size_bytes: int
     """Bytes of all files but the manifest."""
-    mean_kept_mass: float
-    """Mean probability of a position's k ids together."""
+    mean_kept_mass: float | None
+    """Mean probability of a position's k ids together; None if there are no positions."""
     mean_kept_mass_without_eos: float | None
     """The same without the positions of ``<eos>``; None if there are no others."""
     kept_mass_by_k: dict[int, float]
@@ -73,18 +73,18 @@ def shard_sums(positions: Positions, is_eos: NDArray[np.bool_]) -> dict[str, flo
 
 def summarise(schema: DumpSchema, sums: Sequence[Mapping[str, float]], size_bytes: int) -> DumpSummary:
     """Return the figures of a dump from the sums of all its shards, in their order."""
-    total = {name: math.fsum(shard[name] for shard in sums) for name in sums[0]}
+    kept_by_k = {k: f"kept_mass_of_{k}" for k in powers_of_two_below(schema.k)} | {schema.k: "kept_mass"}
+    names = {"kept_mass", "eos_kept_mass", "gold_nats", "eos_nats", *kept_by_k.values()}
+    total = {name: math.fsum(shard[name] for shard in sums) for name in names}
     num_positions = schema.num_positions
     num_words = num_positions - schema.num_sentences
-    kept_words = total["kept_mass"] - total["eos_kept_mass"]
-    by_k = {k: total[f"kept_mass_of_{k}"] / num_positions for k in powers_of_two_below(schema.k)}
     return DumpSummary(
         num_positions=num_positions,
         num_sentences=schema.num_sentences,
         size_bytes=size_bytes,
-        mean_kept_mass=total["kept_mass"] / num_positions,
-        mean_kept_mass_without_eos=kept_words / num_words if num_words else None,
-        kept_mass_by_k={**by_k, schema.k: total["kept_mass"] / num_positions},
+        mean_kept_mass=_mean(total["kept_mass"], num_positions),
+        mean_kept_mass_without_eos=_mean(total["kept_mass"] - total["eos_kept_mass"], num_words),
+        kept_mass_by_k={k: total[name] / num_positions for k, name in kept_by_k.items() if num_positions},
         gold_nats=total["gold_nats"],
         eos_nats=total["eos_nats"],
         perplexity=_exp(total["gold_nats"], num_positions),
@@ -95,6 +95,10 @@ def summarise(schema: DumpSchema, sums: Sequence[Mapping[str, float]], size_byte
 def powers_of_two_below(k: int) -> list[int]:
     """Return 1, 2, 4, … while below ``k``."""
     return [1 << bit for bit in range((k - 1).bit_length())]
+
+
+def _mean(total: float, count: int) -> float | None:
+    return total / count if count else None
 
 
 def _exp(nats: float, count: int) -> float | None:

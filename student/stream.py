@@ -57,20 +57,20 @@ class DumpTargets:
         fingerprints = dump.schema.fingerprints
         remedy = "Give the dump of this dataset, or run dump-teacher on it"
         check_fingerprint(
-            f"{dump.path}: tokenizer", found=fingerprints["tokenizer"], expected=tokenizer_sha256, remedy=remedy
+            f"{dump.folder}: tokenizer", found=fingerprints["tokenizer"], expected=tokenizer_sha256, remedy=remedy
         )
         check_fingerprint(
-            f"{dump.path}: split {split.name}", found=fingerprints["split"], expected=split.sha256, remedy=remedy
+            f"{dump.folder}: split {split.name}", found=fingerprints["split"], expected=split.sha256, remedy=remedy
         )
         if not np.array_equal(dump.offsets, split.position_offsets):
             raise FingerprintMismatchError(
-                f"{dump.path}: the boundaries of its {dump.num_sentences} sentences are not those of the "
+                f"{dump.folder}: the boundaries of its {len(dump)} sentences are not those of the "
                 f"{len(split.tokens)} of split {split.name}. {remedy}"
             )
         if dump.schema.selection != "topk":
             raise StoreError(
-                f"{dump.path}: selection is {dump.schema.selection}, expected topk, the only one that the student has "
-                "a loss for. Dump again, keeping the top k"
+                f"{dump.folder}: selection is {dump.schema.selection}, expected topk, the only one that the student "
+                "has a loss for. Dump again, keeping the top k"
             )
         self._dump = dump
         self._split_name = split.name
@@ -92,7 +92,7 @@ class DumpTargets:
         if not np.array_equal(positions.tokens, gold):
             position = int(np.argmax(positions.tokens != gold))
             raise FingerprintMismatchError(
-                f"{self._dump.path}: gold token {positions.tokens[position]} where split {self._split_name} has "
+                f"{self._dump.folder}: gold token {positions.tokens[position]} where split {self._split_name} has "
                 f"{gold[position]}, though the fingerprints agree. Run verify on the dump and on the dataset"
             )
         return SoftTargets.from_positions(positions, self._temperature_index, device)

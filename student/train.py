@@ -142,7 +142,7 @@ def _manifest(dump: Path | None) -> dict[str, str]:
 def _described(reader: DumpReader) -> dict[str, Any]:
     """What a run remembers of the dump it learned from."""
     return {
-        "path": str(reader.path),
+        "path": str(reader.folder),
         "schema": reader.schema.to_json(),
         "statistics": reader.summary.to_json(),
     }

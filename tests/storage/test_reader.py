@@ -4,20 +4,24 @@ import math
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from storage.errors import StoreError
 from storage.positions import Positions
 from storage.reader import DumpReader, inspect_dump, verify_dump
 from tests.storage.dumps import assert_same, make_offsets, make_positions, make_schema, pick, write_dump
 
+ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = [5, 1, 7, 30, 40, 2, 9]
 
 
@@ -186,10 +190,144 @@ def test_what_is_not_there_is_refused(dump: tuple[Path, Positions], tmp_path: Pa
 def test_few_open_files_are_enough(dump: tuple[Path, Positions]) -> None:
     path, expected = dump
     reader = DumpReader(path)
-    reader._max_views = 6
+    reader._max_shards = 1
     for _ in range(2):
         assert_same(reader.read_range(0, 94), expected)
-    assert len(reader._views) == 6
+        assert_same(reader.read_sentences(np.arange(len(LENGTHS))[::-1]), pick(expected, reversed_rows()))
+    assert len(reader._shards) == 1
+
+
+def test_the_limit_of_open_files_is_raised_for_a_store_of_many_shards(tmp_path: Path) -> None:
+    lengths = [8] * 60
+    write_dump(tmp_path / "dump", make_schema(lengths, shard_positions=8), lengths)
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from storage.reader import DumpReader\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))\n"
+        "reader = DumpReader(Path(sys.argv[1]))\n"
+        "reader.read_range(0, reader.schema.num_positions)\n"
+        "print(len(reader._shards), resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 360)\n"
+        "del reader\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))\n"
+        "reader = DumpReader(Path(sys.argv[1]))\n"
+        "reader.read_range(0, reader.schema.num_positions)\n"
+        "print(len(reader._shards))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "dump")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["60", "True", "7"]
+
+
+def reversed_rows() -> NDArray[np.int64]:
+    offsets = make_offsets(LENGTHS)
+    return np.concatenate([np.arange(offsets[m], offsets[m + 1]) for m in reversed(range(len(LENGTHS)))])
+
+
+def test_a_sentence_is_an_item(dump: tuple[Path, Positions]) -> None:
+    path, expected = dump
+    reader, offsets = DumpReader(path), make_offsets(LENGTHS)
+    assert len(reader) == len(LENGTHS)
+    for m in range(len(LENGTHS)):
+        assert_same(reader[m], expected.slice(offsets[m], offsets[m + 1]))
+    for m in (-1, len(LENGTHS)):
+        with pytest.raises(IndexError):
+            reader[m]
+
+
+@pytest.mark.parametrize("block_positions", [1, 7, 32, 64, 1000])
+def test_a_scan_is_everything_in_order_and_keeps_nothing_mapped(
+    dump: tuple[Path, Positions], block_positions: int
+) -> None:
+    path, expected = dump
+    reader = DumpReader(path)
+    blocks = list(reader.scan(block_positions))
+    arrays = [np.concatenate([getattr(block, name) for block in blocks]) for name in Positions.__slots__]
+    assert_same(Positions(*arrays), expected)
+    assert len(reader._shards) <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    block_positions=st.integers(1, 100),
+    num_blocks=st.integers(1, 5),
+    seed=st.integers(0, 3),
+)
+def test_shuffled_windows_visit_every_sentence_once_by_the_seed_alone(
+    lengths: list[int], block_positions: int, num_blocks: int, seed: int
+) -> None:
+    schema = make_schema(lengths)
+    with TemporaryDirectory() as folder:
+        expected = write_dump(Path(folder) / "dump", schema, lengths)
+        reader, offsets = DumpReader(Path(folder) / "dump"), make_offsets(lengths)
+
+        def windows(seed: int) -> list[tuple[NDArray[np.int64], Positions]]:
+            return list(reader.shuffled_windows((seed, 2), block_positions=block_positions, num_blocks=num_blocks))
+
+        first, again = windows(seed), windows(seed)
+        visited = np.concatenate([sentences for sentences, _ in first])
+        assert sorted(visited.tolist()) == list(range(len(lengths)))
+        for (sentences, positions), (same, _) in zip(first, again, strict=True):
+            assert sentences.tolist() == same.tolist()
+            rows = [row for m in sentences for row in range(offsets[m], offsets[m + 1])]
+            assert_same(positions, pick(expected, np.array(rows)))
+            assert len({offsets[m] // block_positions for m in sentences}) <= num_blocks
+        if len(lengths) > 12:
+            assert visited.tolist() != np.concatenate([sentences for sentences, _ in windows(seed + 1)]).tolist()
+
+
+class Sentences(torch.utils.data.Dataset[list[float]]):
+    """What a user would write around a dump."""
+
+    def __init__(self, reader: DumpReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, sentence: int) -> list[float]:
+        return self.reader[sentence].gold_logp.tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader_read_what_one_process_reads(dump: tuple[Path, Positions], method: str) -> None:
+    path, expected = dump
+    reader, offsets = DumpReader(path), make_offsets(LENGTHS)
+    reader.read_range(0, 94)  # mapped before the workers begin
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork in a process with threads
+        loader = torch.utils.data.DataLoader(
+            Sentences(reader), batch_size=None, num_workers=2, multiprocessing_context=method
+        )
+        found = list(loader)
+    gold = expected.gold_logp
+    assert found == [gold[offsets[m] : offsets[m + 1]].tolist() for m in range(len(LENGTHS))]
+
+
+def test_threads_share_a_reader(dump: tuple[Path, Positions]) -> None:
+    path, expected = dump
+    reader = DumpReader(path)
+    reader._max_shards = 1
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: reader.read_sentences(np.arange(len(LENGTHS))[::-1]), range(200)):
+            assert_same(found, pick(expected, reversed_rows()))
+
+
+def test_an_empty_split_is_a_dump_of_nothing(tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", make_schema([]), [])
+    reader = DumpReader(tmp_path / "dump")
+    assert (len(reader), len(reader.read_sentences([])), list(reader.scan())) == (0, 0, [])
+    assert list(reader.shuffled_windows(1)) == []
+    assert reader.summary.perplexity is reader.summary.mean_kept_mass is None
+    assert reader.summary.kept_mass_by_k == {}
+    assert verify_dump(tmp_path / "dump") == reader.summary
+    group = zarr.open_group(tmp_path / "dump", mode="r")
+    assert {name: group[name].shape[0] for name in (*Positions.__slots__, "offsets")} == {
+        **dict.fromkeys(Positions.__slots__, 0),
+        "offsets": 1,
+    }
 
 
 def test_inspect_describes_a_complete_dump(dump: tuple[Path, Positions]) -> None:
@@ -200,5 +338,4 @@ def test_inspect_describes_a_complete_dump(dump: tuple[Path, Positions]) -> None
 
 def test_reading_needs_neither_torch_nor_zarr() -> None:
     program = "import sys, storage.reader, storage.writer; sys.exit(bool({'torch', 'zarr'} & sys.modules.keys()))"
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60).returncode == 0

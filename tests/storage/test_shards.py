@@ -12,6 +12,7 @@ from zarr.storage import MemoryStore
 
 from storage.errors import CorruptStoreError
 from storage.layout import Layout
+from storage.mapped import MappedShard
 from storage.schema import ArraySpec
 from storage.shards import ShardView, encode_shard, shard_bytes
 
@@ -66,12 +67,14 @@ def test_bytes_equal_those_of_zarr_python(case: tuple[ArraySpec, np.ndarray]) ->
 def test_rows_come_back_gathered_and_in_runs(case: tuple[ArraySpec, np.ndarray], data: st.DataObject) -> None:
     spec, values = case
     shard = data.draw(st.integers(0, spec.layout.num_shards - 1))
-    inside = spec.layout.rows_of(shard)
-    part = values[inside.start : inside.stop]
+    rows_of_shard = spec.layout.rows_of(shard)
+    part = values[rows_of_shard.start : rows_of_shard.stop]
     view = ShardView(encode_shard(spec, shard, part).tobytes(), spec, shard, where="file")
     rows = np.array(data.draw(st.lists(st.integers(0, len(part) - 1), min_size=1)), np.int64)
     columns = data.draw(st.integers(1, spec.row_shape[0])) if spec.row_shape else None
-    assert np.array_equal(view.gather(rows, columns), part[rows] if columns is None else part[rows, :columns])
+    chunks, inside = np.divmod(rows, spec.layout.chunk_rows)
+    gathered = view.gather(chunks, inside, columns)
+    assert np.array_equal(gathered, part[rows] if columns is None else part[rows, :columns])
     start = data.draw(st.integers(0, len(part) - 1))
     stop = data.draw(st.integers(start + 1, len(part)))
     expected = part[start:stop] if columns is None else part[start:stop, :columns]
@@ -87,10 +90,15 @@ def test_a_damaged_chunk_does_not_hide_the_others() -> None:
     data = bytearray(encode_shard(spec, 0, values).tobytes())
     data[40] ^= 1  # chunk 1 begins at 8 · 4 + 4
     view = ShardView(bytes(data), spec, 0, where="file")
-    assert np.array_equal(view.gather(np.array([0, 7, 31])), values[[0, 7, 31]])
-    for _ in range(2):
-        with pytest.raises(CorruptStoreError, match="array a, shard 0, chunk 1"):
-            view.gather(np.array([7, 8]))
+    mapped = MappedShard([view], 8, bytearray(4))
+    for read in (lambda rows: mapped.gather(rows, [None]), lambda rows: mapped.rows(rows[0], rows[-1] + 1)):
+        for rows in (np.arange(0, 8), np.arange(24, 32)):
+            assert np.array_equal(read(rows)[0], values[rows])
+        for _ in range(2):
+            with pytest.raises(CorruptStoreError, match="array a, shard 0, chunk 1"):
+                read(np.arange(8, 16))
+    with pytest.raises(CorruptStoreError, match="array a, shard 0, chunk 1"):
+        mapped.read(7, 9, [np.empty(2, "<f4")])
 
 
 def test_metadata_equals_that_of_zarr_python() -> None:

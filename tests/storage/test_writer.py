@@ -23,9 +23,10 @@ from storage.errors import (
     StoreBusyError,
     StoreError,
 )
+from storage.folder import history_path
 from storage.positions import Positions
 from storage.reader import DumpReader, inspect_dump, verify_dump
-from storage.writer import DumpWriter, history_path
+from storage.writer import DumpWriter
 from tests.storage.dumps import make_offsets, make_positions, make_schema, store_bytes, write_dump, write_shards
 
 LENGTHS = [5, 1, 7, 30, 40, 2, 9]
@@ -84,7 +85,7 @@ def killed_after(calls: int, work: Callable[[], None], monkeypatch: pytest.Monke
 
         monkeypatch.setattr(os, "fsync", counted(lambda _: None))
         monkeypatch.setattr(Path, "replace", counted(Path.replace))
-        monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
         try:
             work()
         except BaseException:  # noqa: BLE001 - the child must not go on as a second pytest

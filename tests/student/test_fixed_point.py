@@ -93,7 +93,7 @@ def test_through_the_store_only_the_rounding_of_float16_is_left(
 ) -> None:
     teacher = teacher_logits()
     dump = dumps[k]
-    order = np.random.default_rng(0).permutation(dump.num_sentences)
+    order = np.random.default_rng(0).permutation(len(dump))
     rows = torch.from_numpy((order[:, None] * 10 + np.arange(10)).ravel())
     targets = SoftTargets.from_positions(dump.read_sentences(order), dump.temperature_index(temperature))
     loss, gradient = loss_and_gradient(teacher[rows], targets, temperature)

@@ -174,7 +174,7 @@ def test_a_temperature_the_dump_was_not_made_for_is_refused(split: Split, dump: 
 
 def test_a_selection_without_a_loss_is_refused(split: Split, dump: DumpReader) -> None:
     schema = SimpleNamespace(fingerprints=FINGERPRINTS, selection="sampled")
-    other = SimpleNamespace(path=dump.path, schema=schema, offsets=dump.offsets)
+    other = SimpleNamespace(folder=dump.folder, schema=schema, offsets=dump.offsets)
     with pytest.raises(StoreError, match="selection is sampled, expected topk"):
         targets_of(other, split)
 
@@ -214,7 +214,7 @@ def test_the_next_batches_are_read_while_the_consumer_works_but_no_more(split: S
         return read_sentences(sentences)
 
     watched = SimpleNamespace(
-        path=dump.path,
+        folder=dump.folder,
         schema=dump.schema,
         offsets=dump.offsets,
         temperature_index=dump.temperature_index,
