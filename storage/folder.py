@@ -5,7 +5,6 @@ class with the same methods. Names use slashes and are computed by this program,
 """
 
 import fcntl
-import mmap
 import os
 from collections.abc import Iterable
 from io import FileIO
@@ -64,15 +63,14 @@ class Folder(Protocol):
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
         """Return what is wrong with a file, every byte of it read, or None if it is the one with this digest."""
 
-    def map(self, name: str, digest: FileDigest) -> mmap.mmap:
-        """Return a file's bytes, mapped.
+    def open(self, name: str, digest: FileDigest) -> FileIO:
+        """Return a file of the local machine with this content, open for reading, to be mapped.
 
-        A local file is mapped as it lies there, its content unchecked; one that has to be fetched first is checked
+        A local file is opened as it lies there, its content unchecked; one that has to be fetched first is checked
         against ``digest`` on its way.
 
         Raises:
-            OSError: If it cannot be read.
-            ValueError: If it is empty.
+            OSError: If there is no such file (FileNotFoundError), or it cannot be read.
             CorruptStoreError: If what was fetched is not what was written.
         """
 
@@ -133,10 +131,9 @@ class LocalFolder:
         """Return what is wrong with a file, as `Folder` says."""
         return digest.problem_with(self._path / name)
 
-    def map(self, name: str, digest: FileDigest) -> mmap.mmap:  # noqa: ARG002  crc32c are checked chunk by chunk
-        """Return a file mapped as it lies there, as `Folder` says."""
-        with (self._path / name).open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def open(self, name: str, digest: FileDigest) -> FileIO:  # noqa: ARG002  chunks have checksums of their own
+        """Open a file as it lies there, as `Folder` says."""
+        return FileIO(self._path / name)
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Do nothing: the files are here."""

@@ -10,10 +10,7 @@ forked processes, and is opened anew in spawned ones.
 """
 
 import mmap
-import resource
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +22,17 @@ from storage.fingerprints import FileDigest, Json
 from storage.folder import Folder, LocalFolder
 from storage.layout import sentence_blocks
 from storage.manifest import Manifest, describe_array, num_finished, refuse_foreign_files
-from storage.mapped import MappedShard
+from storage.mapped import MappedRows
 from storage.positions import Positions
 from storage.ragged import concatenated_ranges
 from storage.schema import ArraySpec, DumpSchema, check_offsets
-from storage.shards import REMEDY, ShardView
+from storage.shards import REMEDY, decode_one_chunk
 from storage.statistics import DumpSummary, summarise
 
 BLOCK_POSITIONS = 4096
 """Positions that a scan copies at a time, and that stay together in a shuffled window: 1 MB at k = 64."""
 WINDOW_BLOCKS = 16
 """Blocks that are shuffled together."""
-_SPARE_FILES = 256
-"""Open files left to the rest of the process."""
 
 
 class DumpReader:
@@ -66,9 +61,9 @@ class DumpReader:
         self._arrays = self.schema.position_arrays
         self._digests = [entry.files for entry in manifest.shards]
         _check_sizes(self.folder, manifest)
-        self._shards: OrderedDict[int, MappedShard] = OrderedDict()
-        self._verified: dict[int, bytearray] = {}
-        self._max_shards = max(1, _allow_open_files(len(self._arrays) * len(self._digests)) // len(self._arrays))
+        layout = self.schema.layout
+        verified = bytearray(layout.num_shards * layout.chunks_per_shard)
+        self._rows = MappedRows(self.folder, self.schema, self._digests, verified)
 
     def __reduce__(self) -> tuple[type["DumpReader"], tuple[Folder]]:
         """Let a spawned process open the dump itself."""
@@ -122,8 +117,8 @@ class DumpReader:
         if sentences.size and not 0 <= sentences.min() <= sentences.max() < len(self):
             raise IndexError(f"sentences {sentences.min()} to {sentences.max()}: not all in [0, {len(self)})")
         starts, stops = self.offsets[sentences], self.offsets[sentences + 1]
-        if sentences.size and np.array_equal(starts[1:], stops[:-1]):
-            return self.read_range(int(starts[0]), int(stops[-1]), k)
+        if not sentences.size or np.array_equal(starts[1:], stops[:-1]):
+            return self.read_range(int(starts[0]), int(stops[-1]), k) if sentences.size else self.read_range(0, 0, k)
         return self._gather(concatenated_ranges(starts, stops - starts), k)
 
     def read_range(self, start: int, stop: int, k: int | None = None) -> Positions:
@@ -135,17 +130,13 @@ class DumpReader:
         """
         if not 0 <= start <= stop <= self.schema.num_positions:
             raise IndexError(f"positions {start} to {stop} are not a range in [0, {self.schema.num_positions}]")
-        width = self.schema.shard_positions
-        first = start // width
-        if k is None and stop <= (first + 1) * width and stop > start:
-            rows = self._shard(first).rows(start - first * width, stop - first * width)
+        if k is None and stop > start:
+            rows = self._rows.run(start, stop)
             if rows is not None:
                 return Positions(*rows)
         out = self._empty(stop - start, k)
-        for shard in range(first, -(-stop // width) if stop > start else 0):
-            low, high = max(start, shard * width), min(stop, (shard + 1) * width)
-            parts = [array[low - start : high - start] for array in out]
-            self._shard(shard).read(low - shard * width, high - shard * width, parts)
+        if stop > start:
+            self._rows.read(start, stop, out)
         return self._positions(out, k)
 
     def scan(self, block_positions: int = BLOCK_POSITIONS) -> Iterator[Positions]:
@@ -154,12 +145,12 @@ class DumpReader:
         Raises:
             CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.
         """
-        shard = 0
+        released = 0
         for start in range(0, self.schema.num_positions, block_positions):
             yield self.read_range(start, min(start + block_positions, self.schema.num_positions))
-            while (shard + 1) * self.schema.shard_positions <= start + block_positions:
-                self._shards.pop(shard, None)
-                shard += 1
+            if start - released >= self.schema.shard_positions:
+                self._rows.release(released, start)
+                released = start - start % self.schema.shard_positions
 
     def shuffled_windows(
         self, seed: int | Sequence[int], *, block_positions: int = BLOCK_POSITIONS, num_blocks: int = WINDOW_BLOCKS
@@ -196,52 +187,23 @@ class DumpReader:
         )
 
     def _gather(self, positions: NDArray[np.int64], k: int | None) -> Positions:
-        shards, rows = np.divmod(positions, self.schema.shard_positions)
-        order: NDArray[np.int64] | None = None
-        if (shards[1:] < shards[:-1]).any():
-            order = np.argsort(shards, kind="stable")
-            shards, rows = shards[order], rows[order]
-        out = self._empty(len(positions), k)
-        columns = [array.shape[1] if array.ndim > 1 else None for array in out]
-        for shard, low, high in _runs(shards):
-            target = slice(low, high) if order is None else order[low:high]
-            for array, part in zip(out, self._shard(shard).gather(rows[low:high], columns), strict=True):
-                # As opaque items, whole rows are scattered by one index, twice as fast as by element.
-                item = np.dtype((np.void, part.dtype.itemsize * part[0].size))
-                array.reshape(-1).view(item)[target] = part.reshape(-1).view(item)
-        return self._positions(out, k)
+        columns = [self._columns(spec, k) for spec in self._arrays]
+        return self._positions(self._rows.gather(positions, columns), k)
 
-    def _empty(self, num_rows: int, k: int | None) -> list[NDArray[Any]]:
+    def _columns(self, spec: ArraySpec, k: int | None) -> int | None:
+        """Return how many columns of an array to read if of the ids only k are wanted; None for all."""
         if k is not None and not 1 <= k <= self.schema.k:
             raise StoreError(f"{self.folder}: k is {k}, expected 1 to {self.schema.k}. Dump again with a larger --k")
-        shapes = [(k,) if spec.name == "ids" and k is not None else spec.row_shape for spec in self._arrays]
+        return k if spec.name == "ids" else None
+
+    def _empty(self, num_rows: int, k: int | None) -> list[NDArray[Any]]:
+        columns = [self._columns(spec, k) for spec in self._arrays]
+        shapes = [spec.row_shape if n is None else (n,) for spec, n in zip(self._arrays, columns, strict=True)]
         return [np.empty((num_rows, *shape), spec.dtype) for spec, shape in zip(self._arrays, shapes, strict=True)]
 
     def _positions(self, arrays: list[NDArray[Any]], k: int | None) -> Positions:
         positions = Positions(*arrays)
         return positions if k is None or k == self.schema.k else positions.with_fewer(k, self.schema.temperatures)
-
-    def _shard(self, shard: int) -> MappedShard:
-        mapped = self._shards.get(shard)
-        if mapped is None:
-            views = [self._view(spec, shard) for spec in self._arrays]
-            verified = self._verified.setdefault(shard, bytearray(self.schema.layout.num_chunks(shard)))
-            mapped = self._shards[shard] = MappedShard(views, self.schema.chunk_positions, verified)
-            if len(self._shards) > self._max_shards:
-                self._shards.popitem(last=False)
-        return mapped
-
-    def _view(self, spec: ArraySpec, shard: int) -> ShardView:
-        name = spec.file(shard)
-        where = f"{self.folder}/{name}"
-        try:
-            data = self.folder.map(name, self._digests[shard][spec.name])
-        except (FileNotFoundError, ValueError) as error:
-            found = "the file is missing" if isinstance(error, FileNotFoundError) else "the file is empty"
-            raise CorruptStoreError(f"{where}: array {spec.name}, shard {shard}: {found}. {REMEDY}") from error
-        except OSError as error:
-            raise StoreError(f"{where}: cannot be read: {error.strerror or error}. Mend that and run again") from error
-        return ShardView(data, spec, shard, where=where)
 
 
 def verify_dump(location: Path | Folder, progress: Callable[[int], object] | None = None) -> DumpSummary:
@@ -316,8 +278,9 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
     problem = folder.problem_with(name, digest)
     if problem:
         raise CorruptStoreError(f"{folder}/{name}: array offsets, shard 0: {problem}. {REMEDY}")
-    data = folder.map(name, digest)
-    offsets: NDArray[np.int64] = ShardView(data, spec, 0, where=f"{folder}/{name}").chunks[0]
+    with folder.open(name, digest) as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    offsets: NDArray[np.int64] = decode_one_chunk(data, spec, where=f"{folder}/{name}: array offsets, shard 0")
     try:
         check_offsets(offsets, manifest.schema)
     except ConfigError as error:
@@ -336,30 +299,6 @@ def _check_sizes(folder: Folder, manifest: Manifest) -> None:
             if found != expected:
                 what = "the file is missing" if found is None else f"{found} bytes, expected {expected}"
                 raise CorruptStoreError(f"{folder}/{name}: array {spec.name}, shard {entry.shard}: {what}. {REMEDY}")
-
-
-def _allow_open_files(wanted: int) -> int:
-    """Return how many files may be mapped at once, raising this process's soft limit if that is needed and allowed.
-
-    A mapped file keeps a descriptor open, and the usual soft limit of 1,024 would have a large dump's shards mapped and
-    unmapped in turn.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    needed = wanted + _SPARE_FILES
-    if unlimited != soft < needed:
-        soft = needed if hard == unlimited else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return wanted if soft == unlimited else min(wanted, max(0, soft - _SPARE_FILES))
-
-
-def _runs(sorted_values: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """Yield (value, start, stop) of each run of equal values."""
-    edges = np.flatnonzero(np.diff(sorted_values)) + 1
-    bounds = [0, *edges.tolist(), len(sorted_values)]
-    for low, high in pairwise(bounds):
-        if high > low:
-            yield int(sorted_values[low]), low, high
 
 
 __all__ = ["DumpReader", "DumpSummary", "Positions", "inspect_dump", "verify_dump"]

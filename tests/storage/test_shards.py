@@ -1,4 +1,4 @@
-"""A shard's bytes are zarr-python's own, and rows read from them are the rows that went in."""
+"""A shard's bytes are zarr-python's own, and a damaged one is found out chunk by chunk."""
 
 import json
 
@@ -12,9 +12,8 @@ from zarr.storage import MemoryStore
 
 from storage.errors import CorruptStoreError
 from storage.layout import Layout
-from storage.mapped import MappedShard
 from storage.schema import ArraySpec
-from storage.shards import ShardView, encode_shard, shard_bytes
+from storage.shards import check_chunk, check_index, chunk_stride, encode_shard, shard_bytes
 
 
 @st.composite
@@ -62,43 +61,29 @@ def test_bytes_equal_those_of_zarr_python(case: tuple[ArraySpec, np.ndarray]) ->
     assert ours == encoded_by_zarr(spec, values)
 
 
+@settings(max_examples=40, deadline=None)
 @given(arrays(), st.data())
-@settings(deadline=None)
-def test_rows_come_back_gathered_and_in_runs(case: tuple[ArraySpec, np.ndarray], data: st.DataObject) -> None:
+def test_a_flipped_byte_of_a_shard_is_found_where_it_lies(
+    case: tuple[ArraySpec, np.ndarray], data: st.DataObject
+) -> None:
     spec, values = case
-    shard = data.draw(st.integers(0, spec.layout.num_shards - 1))
-    rows_of_shard = spec.layout.rows_of(shard)
-    part = values[rows_of_shard.start : rows_of_shard.stop]
-    view = ShardView(encode_shard(spec, shard, part).tobytes(), spec, shard, where="file")
-    rows = np.array(data.draw(st.lists(st.integers(0, len(part) - 1), min_size=1)), np.int64)
-    columns = data.draw(st.integers(1, spec.row_shape[0])) if spec.row_shape else None
-    chunks, inside = np.divmod(rows, spec.layout.chunk_rows)
-    gathered = view.gather(chunks, inside, columns)
-    assert np.array_equal(gathered, part[rows] if columns is None else part[rows, :columns])
-    start = data.draw(st.integers(0, len(part) - 1))
-    stop = data.draw(st.integers(start + 1, len(part)))
-    expected = part[start:stop] if columns is None else part[start:stop, :columns]
-    out = np.empty_like(expected)
-    view.read(start, stop, out)
-    assert np.array_equal(out, expected)
-
-
-def test_a_damaged_chunk_does_not_hide_the_others() -> None:
-    layout = Layout(num_rows=32, shard_rows=32, chunk_rows=8)
-    spec = ArraySpec(name="a", dtype=np.dtype("<f4"), row_shape=(), layout=layout, dimensions=("position",))
-    values = np.arange(32, dtype="<f4")
-    data = bytearray(encode_shard(spec, 0, values).tobytes())
-    data[40] ^= 1  # chunk 1 begins at 8 · 4 + 4
-    view = ShardView(bytes(data), spec, 0, where="file")
-    mapped = MappedShard([view], 8, bytearray(4))
-    for read in (lambda rows: mapped.gather(rows, [None]), lambda rows: mapped.rows(rows[0], rows[-1] + 1)):
-        for rows in (np.arange(0, 8), np.arange(24, 32)):
-            assert np.array_equal(read(rows)[0], values[rows])
-        for _ in range(2):
-            with pytest.raises(CorruptStoreError, match="array a, shard 0, chunk 1"):
-                read(np.arange(8, 16))
-    with pytest.raises(CorruptStoreError, match="array a, shard 0, chunk 1"):
-        mapped.read(7, 9, [np.empty(2, "<f4")])
+    rows = spec.layout.rows_of(0)
+    file = encode_shard(spec, 0, values[rows.start : rows.stop])
+    check_index(file, spec, 0, where="file")
+    at = data.draw(st.integers(0, len(file) - 1))
+    file[at] ^= data.draw(st.integers(1, 255))
+    num_chunks, stride = spec.layout.num_chunks(0), chunk_stride(spec)
+    for chunk in range(num_chunks):
+        if at // stride == chunk:
+            with pytest.raises(CorruptStoreError, match="file: the checksum"):
+                check_chunk(file, spec, chunk, where="file")
+        else:
+            check_chunk(file, spec, chunk, where="file")
+    if at >= num_chunks * stride:
+        with pytest.raises(CorruptStoreError, match="file: the index"):
+            check_index(file, spec, 0, where="file")
+    with pytest.raises(CorruptStoreError, match=f"file: {len(file) - 1} bytes, expected {len(file)}"):
+        check_index(file[:-1], spec, 0, where="file")
 
 
 def test_metadata_equals_that_of_zarr_python() -> None:

@@ -1,0 +1,319 @@
+"""How fast a dump is read and written, against raw memory maps of the same bytes and against other libraries.
+
+    python -m benchmarks.storage [--quick] [--json FILE] [--dump DUMP] [--positions N]
+
+A random store of k = 64 is written under a temporary folder, read whole once, and then read by every reader in turn;
+figures are medians over interleaved rounds, checksums on. "memmap" is `numpy.memmap` of contiguous files that hold the
+same arrays, read with the same calls into fresh arrays: what no format can beat. All of it is in the page cache, so disks
+play no part. tensorstore and MosaicML streaming take part where they are installed.
+"""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import interleaved, parser, ratio, report
+from storage.positions import Positions
+from storage.ragged import concatenated_ranges
+from storage.reader import BLOCK_POSITIONS, DumpReader
+from storage.schema import FINGERPRINTS, DumpSchema
+from storage.writer import DumpWriter
+
+K = 64
+VOCAB_SIZE = 12_000
+NAMES = ("tokens", "ids", "logp", "gold_logp", "tail", "logz")
+SENTENCE = 20
+"""Positions of every sentence."""
+BATCH = 512
+"""Sentences of a batched gather."""
+WINDOW = 16
+"""Blocks of a shuffled window."""
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parser(__doc__)
+    options.add_argument("--positions", type=int, default=1_000_000, help="size of the store")
+    given = options.parse_args()
+    num_positions = 200_000 if given.quick else given.positions
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), num_positions, rounds=5 if given.quick else 15)
+        figures |= memory(Path(folder), small=1_000_000, large=4_000_000 if given.quick else 50_000_000)
+    report(figures, given)
+
+
+def measure(folder: Path, num_positions: int, *, rounds: int) -> dict[str, float]:
+    """Return the ratios and rates of reading and writing."""
+    num_positions -= num_positions % SENTENCE
+    schema = make_schema(num_positions)
+    offsets = np.arange(0, num_positions + 1, SENTENCE)
+    rows = random_rows(schema)
+    figures = writing(folder, schema, offsets, rows, rounds)
+    write_store(folder / "dump", schema, offsets, rows)
+    for name in NAMES:
+        getattr(rows, name).tofile(folder / f"{name}.raw")
+    figures |= first_pass(folder, schema, rounds)
+    figures |= reading(folder, schema, offsets, rounds)
+    return figures
+
+
+def make_schema(num_positions: int, **changes: Any) -> DumpSchema:
+    """Return the schema of a store of random rows."""
+    return DumpSchema(
+        num_positions=num_positions,
+        num_sentences=num_positions // SENTENCE,
+        vocab_size=VOCAB_SIZE,
+        k=K,
+        temperatures=(1.0,),
+        tree_source="none",
+        split="train",
+        fingerprints=dict.fromkeys(FINGERPRINTS, "0" * 64),
+        computation={},
+        **changes,
+    )
+
+
+def random_rows(schema: DumpSchema, num_positions: int | None = None) -> Positions:
+    """Return rows that a writer accepts."""
+    generator = np.random.default_rng(1)
+    size = schema.num_positions if num_positions is None else num_positions
+    falling = -np.sort(generator.random((size, K), np.float32) * 12, axis=1)
+    return Positions(
+        tokens=generator.integers(0, VOCAB_SIZE, size, np.uint16),
+        ids=generator.integers(0, VOCAB_SIZE, (size, K), np.uint16),
+        logp=falling.astype(np.float16),
+        gold_logp=-generator.random(size, np.float32),
+        tail=-generator.random((size, 1), np.float32),
+        logz=np.zeros((size, 1), np.float32),
+    )
+
+
+def write_store(path: Path, schema: DumpSchema, offsets: NDArray[np.int64], rows: Positions) -> None:
+    """Write a whole dump."""
+    with DumpWriter.open(path, schema, offsets, main=True) as writer:
+        for shard in writer.pending():
+            span = schema.layout.rows_of(shard)
+            writer.write_shard(shard, rows.slice(span.start, span.stop))
+        writer.finish()
+
+
+def writing(
+    folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rows: Positions, rounds: int
+) -> dict[str, float]:
+    """Compare encoding and writing shards with ``tofile``; neither waits for the disk."""
+    num_shards = min(4, schema.layout.num_shards)
+    parts = [rows.slice(span.start, span.stop) for span in map(schema.layout.rows_of, range(num_shards))]
+
+    def ours() -> None:
+        shutil.rmtree(folder / "written", ignore_errors=True)
+        with DumpWriter.open(folder / "written", schema, offsets, main=True) as writer:
+            for shard, part in enumerate(parts):
+                writer.write_shard(shard, part)
+
+    def raw() -> None:
+        for shard, part in enumerate(parts):
+            for name in NAMES:
+                getattr(part, name).tofile(folder / f"{name}.{shard}.raw")
+
+    with without_fsync():
+        seconds = interleaved({"ours": ours, "tofile": raw}, max(3, rounds // 3))
+    positions = sum(map(len, parts))
+    shutil.rmtree(folder / "written")
+    return {
+        "write_vs_tofile": ratio(seconds, "ours", "tofile"),
+        "write_positions_per_s": positions / sorted(seconds["ours"])[len(seconds["ours"]) // 2],
+    }
+
+
+@contextlib.contextmanager
+def without_fsync() -> Iterator[None]:
+    """Leave out what waits for the disk: the question is what this program costs."""
+    import os
+
+    kept, os.fsync = os.fsync, lambda _: None
+    try:
+        yield
+    finally:
+        os.fsync = kept
+
+
+def memmaps(folder: Path, schema: DumpSchema) -> list[np.memmap[Any, Any]]:
+    """Return the raw files mapped."""
+    return [
+        np.memmap(folder / f"{spec.name}.raw", spec.dtype, "r", shape=spec.shape) for spec in schema.position_arrays
+    ]
+
+
+def first_pass(folder: Path, schema: DumpSchema, rounds: int) -> dict[str, float]:
+    """Compare a first sequential pass, every checksum on, with a memmap's."""
+
+    def ours() -> None:
+        for _ in DumpReader(folder / "dump").scan():
+            pass
+
+    def raw() -> None:
+        maps = memmaps(folder, schema)
+        for start in range(0, schema.num_positions, BLOCK_POSITIONS):
+            for each in maps:
+                np.array(each[start : start + BLOCK_POSITIONS])
+
+    seconds = interleaved({"ours": ours, "memmap": raw}, max(3, rounds // 3))
+    return {"first_pass_vs_memmap": ratio(seconds, "ours", "memmap")}
+
+
+def reading(folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rounds: int) -> dict[str, float]:
+    """Compare the ways of reading, every chunk verified before."""
+    reader, maps = DumpReader(folder / "dump"), memmaps(folder, schema)
+    for _ in reader.scan():
+        pass
+    generator = np.random.default_rng(2)
+    num_sentences, num_positions = schema.num_sentences, schema.num_positions
+    random = generator.integers(0, num_sentences, 4000).tolist()
+    few = random[:20]
+    bounds = offsets.tolist()
+    batches = [generator.integers(0, num_sentences, BATCH) for _ in range(40)]
+    batch_rows = [concatenated_ranges(offsets[batch], np.full(BATCH, SENTENCE)) for batch in batches]
+    epoch = list(reader.shuffled_windows(3, num_blocks=WINDOW))
+    window_rows = [concatenated_ranges(offsets[s], np.full(len(s), SENTENCE)) for s, _ in epoch]
+    del epoch
+
+    def sequential() -> None:
+        for start in range(0, num_positions, BLOCK_POSITIONS):
+            reader.read_range(start, min(start + BLOCK_POSITIONS, num_positions))
+
+    def memmap_sequential() -> None:
+        for start in range(0, num_positions, BLOCK_POSITIONS):
+            stop = min(start + BLOCK_POSITIONS, num_positions)
+            for each in maps:
+                np.array(each[start:stop])
+
+    def memmap_sentences() -> None:
+        for m in random:
+            start, stop = bounds[m], bounds[m + 1]
+            for each in maps:
+                np.array(each[start:stop])
+
+    def memmap_take(picked: list[NDArray[np.int64]]) -> Callable[[], None]:
+        def run() -> None:
+            for rows in picked:
+                for each in maps:
+                    np.take(each, rows, axis=0)
+
+        return run
+
+    def sentences() -> None:
+        for m in random:
+            reader[m]
+
+    runs: dict[str, Callable[[], object]] = {
+        "sequential": sequential,
+        "memmap sequential": memmap_sequential,
+        "window": lambda: [None for _ in reader.shuffled_windows(3, num_blocks=WINDOW)],
+        "memmap window": memmap_take(window_rows),
+        "sentence": sentences,
+        "memmap sentence": memmap_sentences,
+        "gather": lambda: [reader.read_sentences(batch) for batch in batches],
+        "take": memmap_take(batch_rows),
+        "zarr sentence": zarr_sentences(folder / "dump", few, bounds),
+    } | others(folder / "dump", few, bounds)
+    seconds = interleaved(runs, rounds)
+    figures = {
+        "window_vs_memmap": ratio(seconds, "window", "memmap window"),
+        "sequential_vs_memmap": ratio(seconds, "sequential", "memmap sequential"),
+        "random_sentence_vs_memmap": ratio(seconds, "sentence", "memmap sentence"),
+        "batched_gather_vs_take": ratio(seconds, "gather", "take"),
+        "random_sentence_vs_zarr": ratio(seconds, "sentence", "zarr sentence") * len(random) / len(few),
+    }
+    for name in runs:
+        if name.endswith(" sentence") and name not in ("memmap sentence", "zarr sentence"):
+            other = name.removesuffix(" sentence")
+            figures[f"random_sentence_vs_{other}"] = ratio(seconds, "sentence", name) * len(random) / len(few)
+    sizes = {"sequential": num_positions, "window": num_positions}
+    sizes |= {"sentence": len(random) * SENTENCE, "gather": len(batches) * BATCH * SENTENCE}
+    for name, size in sizes.items():
+        middle = sorted(seconds[name])[rounds // 2]
+        figures[f"{name}_positions_per_s"] = size / middle
+    return figures
+
+
+def zarr_sentences(path: Path, sentences: list[int], bounds: list[int]) -> Callable[[], None]:
+    """Return reading sentences through zarr-python's own API."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r")
+    arrays = [group[name] for name in NAMES]
+
+    def run() -> None:
+        for m in sentences:
+            for array in arrays:
+                array[bounds[m] : bounds[m + 1]]  # type: ignore[index]
+
+    return run
+
+
+def others(path: Path, sentences: list[int], bounds: list[int]) -> dict[str, Callable[[], object]]:
+    """Return reading the same store, or the same rows, through libraries that are installed."""
+    found: dict[str, Callable[[], object]] = {}
+    if find_spec("tensorstore"):
+        import tensorstore
+
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 200_000_000}})
+        arrays = [
+            tensorstore.open(
+                {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / name)}}, context=context, read=True
+            ).result()
+            for name in NAMES
+        ]
+        found["tensorstore sentence"] = lambda: [
+            array[bounds[m] : bounds[m + 1]].read().result() for m in sentences for array in arrays
+        ]
+    if find_spec("streaming"):
+        from streaming import LocalDataset, MDSWriter
+
+        target = path.with_name("mds")
+        if not target.exists():
+            reader = DumpReader(path)
+            columns = dict.fromkeys(NAMES, "bytes")
+            with MDSWriter(out=str(target), columns=columns, size_limit=1 << 26) as writer:
+                for m in range(len(reader)):
+                    rows = reader[m]
+                    writer.write({name: getattr(rows, name).tobytes() for name in NAMES})
+        dataset = LocalDataset(str(target))
+        found["streaming sentence"] = lambda: [dataset[m] for m in sentences]
+    return found
+
+
+def memory(folder: Path, *, small: int, large: int) -> dict[str, float]:
+    """Return by how many MB the resident memory of reader and writer grows from a small store to a large one.
+
+    The large store is sparse: its files are holes of the right size, whose checksums are never looked at because reading
+    begins with all chunks marked verified. Anonymous memory is the process's own; mapped pages belong to the page cache.
+    """
+    figures: dict[str, float] = {}
+    for what in ("reader", "writer"):
+        sizes = [_resident(what, folder / f"{what}-{size}", size) for size in (small, large)]
+        for kind, before, after in zip(("anonymous", "all"), *sizes, strict=True):
+            figures[f"{what}_{kind}_mb_small"] = before
+            figures[f"{what}_{kind}_growth_mb"] = after - before
+    return figures
+
+
+def _resident(what: str, path: Path, num_positions: int) -> tuple[float, float]:
+    command = [sys.executable, "-m", "benchmarks.storage_memory", what, str(path), str(num_positions)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shutil.rmtree(path, ignore_errors=True)
+    anonymous, everything = map(float, done.stdout.split())
+    return anonymous, everything
+
+
+if __name__ == "__main__":
+    main()
