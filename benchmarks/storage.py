@@ -9,6 +9,7 @@ play no part. tensorstore and MosaicML streaming take part where they are instal
 """
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def measure(folder: Path, num_positions: int, *, rounds: int) -> dict[str, float
     return figures
 
 
-def make_schema(num_positions: int, **changes: Any) -> DumpSchema:
+def make_schema(num_positions: int, **changes: object) -> DumpSchema:
     """Return the schema of a store of random rows."""
     return DumpSchema(
         num_positions=num_positions,
@@ -137,8 +138,6 @@ def writing(
 @contextlib.contextmanager
 def without_fsync() -> Iterator[None]:
     """Leave out what waits for the disk: the question is what this program costs."""
-    import os
-
     kept, os.fsync = os.fsync, lambda _: None
     try:
         yield
@@ -295,8 +294,7 @@ def others(path: Path, sentences: list[int], bounds: list[int]) -> dict[str, Cal
 def memory(folder: Path, *, small: int, large: int) -> dict[str, float]:
     """Return by how many MB the resident memory of reader and writer grows from a small store to a large one.
 
-    The large store is sparse: its files are holes of the right size, whose checksums are never looked at because reading
-    begins with all chunks marked verified. Anonymous memory is the process's own; mapped pages belong to the page cache.
+    Anonymous memory is the process's own; all memory counts mapped pages too, which are the page cache's.
     """
     figures: dict[str, float] = {}
     for what in ("reader", "writer"):

@@ -2,7 +2,11 @@
 
 Batches are cut inside a shard, in corpus order, from (dataset, shard, budget) alone; a sentence across a boundary is
 computed whole for both shards. So a shard's bytes depend on nothing else: not on rank, world size, order or
-interruptions.
+interruptions. Processes claim one shard after another, so a slow one does not hold up the others.
+
+While the model computes a batch, a thread prepares the next ones and another encodes and writes the shard before. What
+that holds in memory is two shards of rows (18 MB each at k = 64 and 65,536 positions), one array of one of them encoded,
+two batches, and the logits of 1,024 rows a few times over; nothing grows with the corpus.
 
 For a position with probabilities p over the vocabulary, k kept ids and temperature T:
 
@@ -15,10 +19,14 @@ Shape letters: R rows of logits, V vocabulary, k kept ids, nT temperatures.
 """
 
 import contextlib
+import functools
+import itertools
+import operator
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +36,11 @@ from pipeline.batching import consecutive_batches
 from pipeline.corpus.dataset import Dataset, Split
 from pipeline.dump_config import DumpConfig
 from pipeline.next_token import LOGIT_ROWS, NextTokenModel, append_eos
+from pipeline.read_ahead import ReadAhead
 from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import command_line, versions
+from pipeline.write_behind import WriteBehind
 from storage.layout import sentences_of_range
 from storage.positions import Positions
 from storage.schema import DumpSchema
@@ -63,25 +73,38 @@ def dump(
         The finished dump's figures on the main rank, None on the others.
     """
     split = dataset.split(config.split)
-    schema = _schema(model, dataset, config, teacher=teacher, device=device)
-    offsets = split.position_offsets
+    schema = dump_schema(model, dataset, config, teacher=teacher, device=device)
     eos_id = dataset.tokenizer.eos_id
     with contextlib.ExitStack() as stack:
-        todo = torch.zeros(schema.layout.num_shards, dtype=torch.uint8, device=device)
-        main_writer = world.on_main(lambda: stack.enter_context(DumpWriter.open(out, schema, offsets, main=True)))
+        todo = torch.zeros(schema.layout.num_shards, dtype=torch.uint8)
+        opened = functools.partial(DumpWriter.open, out, schema, split.position_offsets)
+        main_writer = world.on_main(lambda: stack.enter_context(opened(main=True)))
         if main_writer is not None:
             main_writer.log(_event("begin", world))
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
-        writer = main_writer or stack.enter_context(DumpWriter.open(out, schema, offsets, main=False))
-        shards = todo.nonzero()[:, 0].tolist()[world.rank :: world.size]
-        num_positions = sum(len(schema.layout.rows_of(shard)) for shard in shards)
-        with Progress("dump", total=num_positions, unit="positions", shown=world.is_main) as progress:
-            for shard in shards:
-                positions = compute_shard(
-                    model, split, schema, shard, eos_id=eos_id, batch_tokens=config.batch_tokens, progress=progress
-                )
-                writer.write_shard(shard, positions)
+        writer = main_writer or stack.enter_context(opened(main=False))
+        pending = todo.nonzero()[:, 0].tolist()
+        num_positions = sum(len(schema.layout.rows_of(shard)) for shard in pending)
+
+        def claimed_batches() -> Iterator[ShardBatch]:
+            while (turn := world.claim("shard")) < len(pending):
+                yield from shard_batches(model, split, schema, pending[turn], eos_id=eos_id)
+
+        with (
+            Progress("dump", total=num_positions, unit="positions", shown=world.is_main) as progress,
+            ReadAhead(claimed_batches()) as stream,
+            WriteBehind() as behind,
+        ):
+
+            def counted(batches: Iterable[ShardBatch]) -> Iterator[ShardBatch]:
+                for batch in batches:
+                    yield batch
+                    progress.reached(world.tally("positions", len(batch.gold)))
+
+            for shard, batches in itertools.groupby(stream, key=operator.attrgetter("shard")):
+                rows = compute_shard(model, schema, shard, counted(batches), device=device)
+                behind.submit(functools.partial(_write, writer, shard, rows))
         world.barrier()
         if not world.is_main:
             return None
@@ -91,7 +114,7 @@ def dump(
         return summary
 
 
-def _schema(
+def dump_schema(
     model: NextTokenModel, dataset: Dataset, config: DumpConfig, *, teacher: str, device: torch.device
 ) -> DumpSchema:
     split = dataset.split(config.split)
@@ -172,62 +195,99 @@ def reduce_logits(logits: Tensor, gold: Tensor, *, k: int, temperatures: Sequenc
     )
 
 
-@torch.no_grad()
-def compute_shard(
-    model: NextTokenModel,
-    split: Split,
-    schema: DumpSchema,
-    shard: int,
-    *,
-    eos_id: int,
-    batch_tokens: int,
-    progress: Progress | None = None,
-) -> Positions:
-    """Return all positions of a shard, in order. The model should be in evaluation mode."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardBatch:
+    """Some positions of one shard, ready for the model."""
+
+    shard: int
+    first: int
+    """The first position, within the shard."""
+    inputs: Any
+    """What the model prepared of whole sentences."""
+    inside: slice
+    """Which of their positions lie in the shard."""
+    gold: np.ndarray
+    """int64 ``[P]``: the gold tokens of those."""
+
+
+def shard_batches(
+    model: NextTokenModel, split: Split, schema: DumpSchema, shard: int, *, eos_id: int
+) -> Iterator[ShardBatch]:
+    """Yield the batches of a shard, in order: a function of the dataset, the shard and the batch budget alone."""
     rows = schema.layout.rows_of(shard)
-    ids_dtype = schema.token_dtype
-    shape = (len(rows), schema.k)
-    num_temperatures = len(schema.temperatures)
-    kept = Positions(
-        tokens=np.empty(len(rows), ids_dtype),
-        ids=np.empty(shape, ids_dtype),
-        logp=np.empty(shape, np.float16),
-        gold_logp=np.empty(len(rows), np.float32),
-        tail=np.empty((len(rows), num_temperatures), np.float32),
-        logz=np.empty((len(rows), num_temperatures), np.float32),
-    )
-    for begin, states, gold in _states_of(model, split, rows, eos_id=eos_id, batch_tokens=batch_tokens):
-        for row in range(0, len(states), LOGIT_ROWS):
-            part = states[row : row + LOGIT_ROWS]
-            target = torch.from_numpy(gold[row : row + LOGIT_ROWS]).to(part.device)
-            reduced = reduce_logits(model.logits(part).float(), target, k=schema.k, temperatures=schema.temperatures)
-            at = slice(begin - rows.start + row, begin - rows.start + row + len(part))
-            kept.tokens[at] = gold[row : row + LOGIT_ROWS]
-            kept.ids[at] = reduced.ids.cpu().numpy()
-            kept.logp[at] = reduced.logp.cpu().numpy()
-            kept.gold_logp[at] = reduced.gold_logp.cpu().numpy()
-            kept.tail[at] = reduced.tail.cpu().numpy()
-            kept.logz[at] = reduced.logz.cpu().numpy()
-        if progress is not None:
-            progress.update(len(states))
-    return kept
-
-
-def _states_of(
-    model: NextTokenModel, split: Split, rows: range, *, eos_id: int, batch_tokens: int
-) -> Iterator[tuple[int, Tensor, np.ndarray]]:
-    """Yield (position, states, gold tokens) of runs that together cover the positions ``rows``."""
     offsets = split.position_offsets
     sentences = sentences_of_range(offsets, rows)
     lengths = np.diff(offsets[sentences.start : sentences.stop + 1])
-    for first, stop in consecutive_batches(lengths, batch_tokens):
-        batch = np.arange(sentences.start + first, sentences.start + stop)
+    for low, high in consecutive_batches(lengths, int(schema.computation["batch_tokens"])):
+        batch = np.arange(sentences.start + low, sentences.start + high)
         tokens = split.tokens.take(batch)
-        states = model.states(tokens, split.actions.take(batch))
-        gold = append_eos(tokens, eos_id).values
         begin = int(offsets[batch[0]])
         inside = slice(max(rows.start - begin, 0), rows.stop - begin)
-        yield max(begin, rows.start), states[inside], gold[inside]
+        yield ShardBatch(
+            shard=shard,
+            first=max(begin, rows.start) - rows.start,
+            inputs=model.prepare(tokens, split.actions.take(batch)),
+            inside=inside,
+            gold=append_eos(tokens, eos_id).values[inside],
+        )
+
+
+class ShardRows:
+    """Where the rows of a shard are collected on the CPU while the device computes on.
+
+    A GPU copies into page-locked memory by itself; ``positions`` waits until it has.
+    """
+
+    def __init__(self, schema: DumpSchema, shard: int, device: torch.device) -> None:
+        self._schema = schema
+        num_rows = len(schema.layout.rows_of(shard))
+        of_device = device.type != "cpu"
+        shapes = {"ids": (schema.k,), "logp": (schema.k,), "gold_logp": ()}
+        shapes |= dict.fromkeys(("tail", "logz"), (len(schema.temperatures),))
+        dtypes = {"ids": torch.int32, "logp": torch.float16}
+        self._gold = np.empty(num_rows, schema.token_dtype)
+        self._kept = {
+            name: torch.empty((num_rows, *shape), dtype=dtypes.get(name, torch.float32), pin_memory=of_device)
+            for name, shape in shapes.items()
+        }
+        self._copied = torch.Event(device) if of_device else None
+
+    def put(self, first: int, gold: np.ndarray, reduced: Reduced) -> None:
+        """Take what is kept of the rows from ``first`` on."""
+        at = slice(first, first + len(gold))
+        self._gold[at] = gold
+        for name, kept in self._kept.items():
+            kept[at].copy_(getattr(reduced, name), non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+    def positions(self) -> Positions:
+        """Return the rows as a writer takes them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        kept = {name: tensor.numpy() for name, tensor in self._kept.items()}
+        return Positions(tokens=self._gold, **kept | {"ids": kept["ids"].astype(self._schema.token_dtype)})
+
+
+@torch.no_grad()
+def compute_shard(
+    model: NextTokenModel, schema: DumpSchema, shard: int, batches: Iterable[ShardBatch], *, device: torch.device
+) -> ShardRows:
+    """Return all positions of a shard from its batches. The model should be in evaluation mode."""
+    kept = ShardRows(schema, shard, device)
+    for batch in batches:
+        states = model.states(batch.inputs)[batch.inside]
+        for row in range(0, len(states), LOGIT_ROWS):
+            part = slice(row, row + LOGIT_ROWS)
+            gold = torch.from_numpy(batch.gold[part]).to(device, non_blocking=True)
+            logits = model.logits(states[part]).float()
+            reduced = reduce_logits(logits, gold, k=schema.k, temperatures=schema.temperatures)
+            kept.put(batch.first + row, batch.gold[part], reduced)
+    return kept
+
+
+def _write(writer: DumpWriter, shard: int, rows: ShardRows) -> None:
+    writer.write_shard(shard, rows.positions())
 
 
 def _top_ids(log_probs: Tensor, k: int) -> Tensor:

@@ -4,7 +4,7 @@ Shape letters: M sentences, P positions (sentence m with n tokens has n + 1: its
 V vocabulary, R any number of rows.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,20 +20,24 @@ LOGIT_ROWS = 1024
 class NextTokenModel(Protocol):
     """A model that gives, for each position, a distribution over the vocabulary.
 
-    It comes in two halves so that a caller decides how many rows of logits exist at once.
+    It comes in three parts: what can be made ready in another thread while the model computes, and then in two halves, so
+    that a caller decides how many rows of logits exist at once.
     """
 
     @property
     def vocab_size(self) -> int:
         """V."""
 
-    def states(self, tokens: Ragged, actions: Ragged | None) -> Tensor:
-        """Return ``[P, D]``: row by row, sentence by sentence, what each position's distribution is read from.
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Any:  # noqa: ANN401  the model's own
+        """Return what ``states`` takes: integer work on the CPU, in any thread.
 
         Args:
             tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.
             actions: Oracle actions of the same sentences, for models conditioned on a tree; others ignore them.
         """
+
+    def states(self, inputs: Any) -> Tensor:  # noqa: ANN401  the model's own
+        """Return ``[P, D]``: row by row, sentence by sentence, what each position's distribution is read from."""
 
     def logits(self, states: Tensor) -> Tensor:
         """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
@@ -58,7 +62,7 @@ def gold_log_probs(
     log_probs = np.empty(len(gold.values), np.float32)
     for first, stop in consecutive_batches(gold.lengths, batch_tokens):
         rows = np.arange(first, stop)
-        states = model.states(tokens.take(rows), actions.take(rows) if actions is not None else None)
+        states = model.states(model.prepare(tokens.take(rows), actions.take(rows) if actions is not None else None))
         begin = int(gold.offsets[first])
         for start in range(0, len(states), LOGIT_ROWS):
             logits = model.logits(states[start : start + LOGIT_ROWS]).float()

@@ -145,7 +145,11 @@ class Student(nn.Module):
         hidden: Tensor = self.transformer(input_ids)
         return hidden
 
-    def states(self, tokens: Ragged, actions: Ragged | None = None) -> Tensor:  # noqa: ARG002  a teacher's needs them
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  a teacher needs them
+        """Return the tokens alone: a student knows no trees."""
+        return tokens
+
+    def states(self, tokens: Ragged) -> Tensor:
         """Return ``[P, D]``: what predicts each token of each sentence and then its ``<eos>``, sentence by sentence.
 
         Without sentences the result is ``[0, D]`` and still depends on every parameter, so that a process whose
@@ -153,7 +157,6 @@ class Student(nn.Module):
 
         Args:
             tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.
-            actions: Ignored: a student knows no trees.
 
         Raises:
             InputError: If a sentence has more than ``max_length`` positions.

@@ -104,16 +104,19 @@ class Rnng(nn.Module):
         touch = 0.0 * sum(p.sum() for p in self.composition.parameters())  # a batch may have nothing to compose
         return torch.stack([token_loss + action_loss + touch, token_loss.detach(), action_loss.detach()])
 
-    def states(self, tokens: Ragged, actions: Ragged | None) -> Tensor:
-        """Return ``[P, D]`` for sentences with their trees, as ``NextTokenModel`` says.
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Schedule:
+        """Return the schedule of sentences with their trees, as ``NextTokenModel`` says.
 
         Raises:
             ValueError: If ``actions`` is None: this model reads its distributions off a tree.
         """
         if actions is None:
             raise ValueError("an RNNG needs the actions of each sentence's tree")
-        schedule = build_schedule(tokens, actions, eos_id=self.eos_id)
-        return self._token_states(self._stack_states(schedule), schedule)
+        return build_schedule(tokens, actions, eos_id=self.eos_id)
+
+    def states(self, inputs: Schedule) -> Tensor:
+        """Return ``[P, D]`` for what ``prepare`` returned."""
+        return self._token_states(self._stack_states(inputs), inputs)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return ``[R, V]`` for ``[R, D]``."""

@@ -80,7 +80,7 @@ def test_plain_zarr_reads_what_the_teacher_computes(small_world, dump):
     model, _ = load_teacher(small_world / "teacher", torch.device("cpu"))
     sentences = np.arange(0, split.num_sentences, 7)
     with torch.no_grad():
-        logits = model.logits(model.states(split.tokens.take(sentences), split.actions.take(sentences)))
+        logits = model.logits(model.states(model.prepare(split.tokens.take(sentences), split.actions.take(sentences))))
     log_probs = logits.double().log_softmax(1)
     rows = np.concatenate([np.arange(offsets[m], offsets[m + 1]) for m in sentences])
     gold = append_eos(split.tokens.take(sentences), 1).values

@@ -46,6 +46,10 @@ class Progress:
         elif self._shown and time.monotonic() - self._last_line > LINE_EVERY_S:
             self._line()
 
+    def reached(self, total_done: int) -> None:
+        """Count up to ``total_done`` units in all, others' work included."""
+        self.update(total_done - self._done)
+
     def figures(self, **figures: float) -> None:
         """Show these figures beside the count."""
         self._figures = {name: f"{value:,.0f}" if value >= 100 else f"{value:.4g}" for name, value in figures.items()}

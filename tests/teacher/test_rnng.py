@@ -43,7 +43,7 @@ def assert_equal_to_reference(model: Rnng, tokens: Ragged, actions: Ragged, *, g
         np.testing.assert_allclose(found_tokens[m], token_log_probs.detach().numpy(), atol=1e-5, rtol=1e-6)
     all_tokens = torch.cat([token_log_probs for _, token_log_probs in expected])
     schedule = build_schedule(tokens, actions, eos_id=EOS_ID)
-    log_probs = model.logits(model.states(tokens, actions)).log_softmax(1)
+    log_probs = model.logits(model.states(model.prepare(tokens, actions))).log_softmax(1)
     found = log_probs.gather(1, torch.from_numpy(schedule.gold)[:, None])[:, 0]
     torch.testing.assert_close(found, all_tokens, atol=TOLERANCE, rtol=0)
     if not gradients:

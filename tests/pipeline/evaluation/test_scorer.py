@@ -25,8 +25,11 @@ class Bigrams:
         self.table = torch.randn(VOCAB_SIZE, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
         self.batches: list[list[int]] = []
 
-    def states(self, tokens: Ragged, actions: Ragged | None) -> Tensor:
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:
         assert actions is None
+        return tokens
+
+    def states(self, tokens: Ragged) -> Tensor:
         self.batches.append([int(n) for n in tokens.lengths])
         before = [np.concatenate([[0], tokens[m]]) for m in range(len(tokens))]
         return self.table[torch.from_numpy(np.concatenate(before).astype(np.int64))]
