@@ -4,8 +4,8 @@
 
 A random store of k = 64 is written under a temporary folder, read whole once, and then read by every reader in turn;
 figures are medians over interleaved rounds, checksums on. "memmap" is `numpy.memmap` of contiguous files that hold the
-same arrays, read with the same calls into fresh arrays: what no format can beat. All of it is in the page cache, so disks
-play no part. tensorstore and MosaicML streaming take part where they are installed.
+same arrays, read with the same calls into fresh arrays. All of it is in the page cache, so disks play no part.
+tensorstore and MosaicML streaming take part where they are installed.
 """
 
 import contextlib

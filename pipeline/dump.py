@@ -5,8 +5,8 @@ computed whole for both shards. So a shard's bytes depend on nothing else: not o
 interruptions. Processes claim one shard after another, so a slow one does not hold up the others.
 
 While the model computes a batch, a thread prepares the next ones and another encodes and writes the shard before. What
-that holds in memory is two shards of rows (18 MB each at k = 64 and 65,536 positions), one array of one of them encoded,
-two batches, and the logits of 1,024 rows a few times over; nothing grows with the corpus.
+that holds in memory is two shards of rows (18 MB each at k = 64 and 65,536 positions), one array of one of them
+encoded, two batches, and the logits of 1,024 rows a few times over; nothing grows with the corpus.
 
 For a position with probabilities p over the vocabulary, k kept ids and temperature T:
 
@@ -117,6 +117,7 @@ def dump(
 def dump_schema(
     model: NextTokenModel, dataset: Dataset, config: DumpConfig, *, teacher: str, device: torch.device
 ) -> DumpSchema:
+    """Return what the dump of a split will hold and depend on; arguments as in ``dump``."""
     split = dataset.split(config.split)
     return DumpSchema(
         num_positions=split.num_positions,

@@ -11,7 +11,7 @@ from typing import Self
 
 
 class WriteBehind:
-    """A context manager; its end waits for the last piece. An error of a piece is raised at the next call or the end."""
+    """A context manager; its end waits for the last piece. A piece's error is raised at the next call or the end."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="write-behind")

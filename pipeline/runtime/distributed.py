@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from storage.errors import ConfigError, RunError
 
@@ -34,7 +35,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    store: torch.distributed.Store = field(default_factory=torch.distributed.HashStore, repr=False, compare=False)
+    store: Store = field(default_factory=HashStore, repr=False, compare=False)
     """Small values that all processes see: torchrun's own store, or this process's."""
 
     @property
@@ -82,7 +83,7 @@ class World:
         """
         self.check()
         with self._noticing_the_dead():
-            return self.store.add(f"claim/{what}", 1) - 1
+            return int(self.store.add(f"claim/{what}", 1)) - 1
 
     def tally(self, what: str, number: int) -> int:
         """Add to a count that all processes share; return the total so far.
@@ -92,7 +93,7 @@ class World:
         """
         self.check()
         with self._noticing_the_dead():
-            return self.store.add(f"tally/{what}", number)
+            return int(self.store.add(f"tally/{what}", number))
 
     def check(self) -> None:
         """Stop if another process has failed, instead of working on for nothing; costs a tenth of a millisecond.
@@ -108,8 +109,8 @@ class World:
     def failed(self, error: BaseException) -> None:
         """Tell the others why this process ends; if they cannot be told, they notice that it is gone."""
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        with contextlib.suppress(RuntimeError):
-            self.store.set(_FAILED, f"rank {self.rank} on {socket.gethostname()}: {first_line}")
+        with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+            self.store.compare_set(_FAILED, "", f"rank {self.rank} on {socket.gethostname()}: {first_line}")
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return ``tensor`` summed over all ranks, in place; every rank must call it."""
@@ -128,9 +129,7 @@ class World:
                 message = self._last_words() if self.store.check([_FAILED]) else None
             except RuntimeError:
                 message = None  # the process that held the store is the one that died
-            lost = (
-                f"another process of this run ended without a word ({str(error).splitlines()[0]}); see its own output"
-            )
+            lost = f"another process of this run ended ({str(error).splitlines()[0]}); see its own output"
             raise RunError(message or lost) from error
 
     def _last_words(self) -> str:
@@ -170,16 +169,16 @@ def joined(device: str, *, threads: int) -> Iterator[tuple[World, torch.device]]
     if world.size == 1:
         yield world, chosen
         return
-    store, _, _ = next(torch.distributed.rendezvous("env://"))
+    store, _, _ = next(rendezvous("env://"))
     # Tensors of the CPU go through gloo in any case: what the ranks agree on is small, and gloo notices the dead.
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=torch.distributed.PrefixStore("group", store),
+        store=PrefixStore("group", store),
         rank=world.rank,
         world_size=world.size,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    world = dataclasses.replace(world, store=torch.distributed.PrefixStore("run", store))
+    world = dataclasses.replace(world, store=PrefixStore("run", store))
     try:
         yield world, chosen
     except Exception as error:
