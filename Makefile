@@ -1,5 +1,6 @@
 # make demo   environment, then the whole way on the built-in corpus, ending with an HTML report
 # make test   environment, then all tests
+# make soak   the tests of faults, ten times as long
 # make check  ruff, mypy and the tests, as .ci/run does
 # make bench  the benchmarks, quickly; each is a command, python -m benchmarks.NAME
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
 
-.PHONY: env demo test lint check bench lock
+.PHONY: env demo test soak lint check bench lock
 
 env: $(VENV)/installed
 
@@ -32,6 +33,9 @@ lint: env
 	$(BIN)/mypy
 
 check: lint test
+
+soak: env
+	RNNG_DISTILL_SOAK=10 $(BIN)/python -m pytest -m faults --timeout 7200
 
 bench: env
 	$(BIN)/python -m benchmarks.teacher --quick

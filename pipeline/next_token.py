@@ -20,8 +20,8 @@ LOGIT_ROWS = 1024
 class NextTokenModel(Protocol):
     """A model that gives, for each position, a distribution over the vocabulary.
 
-    It comes in three parts: what can be made ready in another thread while the model computes, states, and logits, so that
-    a caller decides how many rows of logits exist at once.
+    It comes in three parts: what can be made ready in another thread while the model computes; states; and logits, so
+    that a caller decides how many rows of logits exist at once.
     """
 
     @property

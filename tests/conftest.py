@@ -19,6 +19,12 @@ settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
+def soak_factor() -> int:
+    """How many times as long tests of faults last: 1, or what ``make soak`` says."""
+    return int(os.environ.get("RNNG_DISTILL_SOAK", "1"))
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real treebanks (gum, craft, masc) and BLiMP; tests that want them skip where there are none."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"

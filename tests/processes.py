@@ -1,5 +1,6 @@
 """Start the command line as a user would: in one process, or in several that find each other."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -7,6 +8,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def store_digest(store: Path) -> str:
+    """Return one sha256 over the names and bytes of all files of a store."""
+    whole = hashlib.sha256()
+    for file in sorted(file for file in store.rglob("*") if file.is_file()):
+        whole.update(str(file.relative_to(store)).encode() + b"\0" + file.read_bytes())
+    return whole.hexdigest()
 
 
 def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,5 @@
 """A dump is the same bytes whoever writes it, however often interrupted; plain zarr reads the teacher's own values."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -12,21 +11,13 @@ import zarr
 
 from pipeline.corpus.dataset import load_dataset
 from pipeline.next_token import append_eos
-from tests.processes import finish, run_cli, start_cli
+from tests.processes import finish, run_cli, start_cli, store_digest
 
 OPTIONS = ["--k", 16, "--temperatures", "1,2", "--shard-positions", 384, "--batch-tokens", 512]
 
 
 def dump_arguments(world: Path, out: Path) -> list[object]:
     return ["dump-teacher", "--data", world / "dataset", "--teacher", world / "teacher", "--out", out, *OPTIONS]
-
-
-def digest(store: Path) -> str:
-    """One sha256 over the names and bytes of all files of a store."""
-    whole = hashlib.sha256()
-    for file in sorted(file for file in store.rglob("*") if file.is_file()):
-        whole.update(str(file.relative_to(store)).encode() + b"\0" + file.read_bytes())
-    return whole.hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,7 @@ def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.processes
 def test_two_processes_write_the_bytes_of_one(small_world, dump, tmp_path):
     finish(start_cli(*dump_arguments(small_world, tmp_path / "dump"), processes=2))
-    assert digest(tmp_path / "dump") == digest(dump)
+    assert store_digest(tmp_path / "dump") == store_digest(dump)
 
 
 @pytest.mark.processes
@@ -57,15 +48,15 @@ def test_killed_halfway_and_finished_by_another_number_of_processes_it_is_the_sa
     assert json.loads((out / "manifest.json").read_text())["state"] == "writing"
     assert "dump-teacher" in run_cli("verify", out, fails=True).stderr
     run_cli(*dump_arguments(small_world, out))
-    assert digest(out) == digest(dump)
+    assert store_digest(out) == store_digest(dump)
     history = (tmp_path / "dump.history.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in history] == ["begin", "begin", "complete"]
 
 
 def test_a_finished_dump_is_left_as_it_is(small_world, dump):
-    before = digest(dump)
+    before = store_digest(dump)
     run_cli(*dump_arguments(small_world, dump))
-    assert digest(dump) == before
+    assert store_digest(dump) == before
 
 
 def test_plain_zarr_reads_what_the_teacher_computes(small_world, dump):

@@ -49,6 +49,10 @@ def test_an_error_is_raised_at_the_next_piece_or_at_the_end():
 
 
 def test_the_producers_own_error_is_the_one_that_is_seen():
-    with pytest.raises(KeyError), WriteBehind() as behind:
-        behind.submit(fail)
-        raise KeyError
+    def produce():
+        with WriteBehind() as behind:
+            behind.submit(fail)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        produce()

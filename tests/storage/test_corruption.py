@@ -1,6 +1,7 @@
 """One flipped byte anywhere, a missing or a short file: refused, never wrong numbers."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from storage.fingerprints import canonical_json, sha256_bytes
 from storage.reader import DumpReader, inspect_dump, verify_dump
 from tests.storage.dumps import make_schema, store_bytes, write_dump
 
+SOAK = int(os.environ.get("RNNG_DISTILL_SOAK", "1"))
 LENGTHS = [5, 1, 7, 30, 40, 2, 9]
 SHARDS = [f"{name}/c/{shard}{end}" for name, end in (("tokens", ""), ("ids", "/0"), ("logz", "/0")) for shard in (0, 2)]
 
@@ -43,7 +45,8 @@ def read_everything(path: Path) -> None:
     reader.read_sentences(np.arange(len(LENGTHS))[::-1])
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.faults
+@settings(max_examples=150 if SOAK == 1 else 500 * SOAK, deadline=None)
 @given(st.data())
 def test_a_flipped_byte_anywhere_is_refused(dump: Path, data: st.DataObject) -> None:
     files = store_bytes(dump)
