@@ -1,14 +1,12 @@
 """A compressed shard's bytes are zarr-python's, rows come back as they went in, and no claim of a file is trusted."""
 
+import json
 import struct
 
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import BloscCodec as ZarrBloscCodec
-from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from storage.compressed_shards import (
@@ -22,6 +20,7 @@ from storage.errors import CorruptStoreError, StoreError
 from storage.layout import Layout
 from storage.schema import ArraySpec
 from storage.shards import crc32c
+from tests.storage.compact_dumps import create_with_zarr
 
 
 def make_spec(dtype: str, columns: tuple[int, ...], **layout: int) -> ArraySpec:
@@ -51,24 +50,6 @@ def arrays(draw: st.DrawFn) -> tuple[ArraySpec, np.ndarray]:
     return spec, (raw % 251 if spec.dtype.itemsize == 1 else raw).astype(spec.dtype)
 
 
-def create_with_zarr(spec: ArraySpec, codec: BloscCodec) -> tuple[MemoryStore, zarr.Array]:
-    store = MemoryStore()
-    array = zarr.create_array(
-        store,
-        name=spec.name,
-        shape=spec.shape,
-        dtype=spec.dtype,
-        shards=(spec.layout.shard_rows, *spec.row_shape),
-        chunks=(spec.layout.chunk_rows, *spec.row_shape),
-        fill_value=spec.fill,
-        serializer=BytesCodec(endian="little" if spec.dtype.itemsize > 1 else None),
-        compressors=[ZarrBloscCodec(**codec.zarr_metadata()["configuration"]), Crc32cCodec()],
-        filters=None,
-        config={"write_empty_chunks": True},
-    )
-    return store, array
-
-
 def encoded(spec: ArraySpec, values: np.ndarray) -> dict[str, bytes]:
     shards = {}
     for shard in range(spec.layout.num_shards):
@@ -93,8 +74,8 @@ def read_all(data: bytes, spec: ArraySpec) -> np.ndarray:
 @given(arrays())
 def test_bytes_equal_those_of_zarr_python(case: tuple[ArraySpec, np.ndarray]) -> None:
     spec, values = case
-    store, array = create_with_zarr(spec, BloscCodec.of(spec))
-    array[...] = values
+    store = MemoryStore()
+    create_with_zarr(spec, BloscCodec.of(spec), store)[...] = values
     assert encoded(spec, values) == {
         name: value.to_bytes() for name, value in store._store_dict.items() if "/c/" in name
     }
@@ -121,6 +102,19 @@ def test_rows_come_back_gathered_and_in_runs(case: tuple[ArraySpec, np.ndarray],
     out = np.empty_like(expected)
     view.read(start, stop, out)
     assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize(("dtype", "configuration"), [("u1", {}), ("<f4", {"configuration": {"endian": "little"}})])
+def test_metadata_of_the_codecs_equal_those_of_zarr_python(dtype: str, configuration: dict[str, object]) -> None:
+    spec = make_spec(dtype, (4,), num_rows=70, chunk_rows=8, shard_rows=32)
+    store = MemoryStore()
+    create_with_zarr(spec, BloscCodec.of(spec), store)
+    metadata = json.loads(store._store_dict["a/zarr.json"].to_bytes())
+    assert metadata["codecs"][0]["configuration"]["codecs"] == [
+        {"name": "bytes", **configuration},
+        BloscCodec.of(spec).zarr_metadata(),
+        {"name": "crc32c"},
+    ]
 
 
 SMALL = make_spec("<u2", (4,), num_rows=44, chunk_rows=16, shard_rows=64)
