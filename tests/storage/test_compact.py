@@ -187,6 +187,14 @@ def test_rows_that_do_not_add_up_are_refused(change: dict[str, float], index: in
         encode_rows(positions, schema.temperatures, where="dump")
 
 
+def test_a_row_whose_tail_leaves_nothing_is_refused_however_little_is_kept() -> None:
+    positions = truncated(np.full((1, 60_000), -np.log(60_000)), 1, (1.0,))
+    assert encode_rows(positions, (1.0,), where="dump")
+    positions.tail[0, 0] = 0.0  # within the tolerance of 1, but there is no log of what it leaves
+    with pytest.raises(StoreError, match=r"the tail alone to 1\.000, expected 1 and less"):
+        encode_rows(positions, (1.0,), where="dump")
+
+
 def test_plain_zarr_reads_every_array_without_a_warning(tmp_path: Path) -> None:
     schema = make_schema([40, 30, 9])
     arrays = encode_rows(make_positions(schema), schema.temperatures, where="rows")

@@ -170,6 +170,7 @@ def index_of(data: bytes) -> np.ndarray:
         ((1, 1), 1 << 63),  # beyond the file, and negative as int64
         ((2, 1), (1 << 64) - 1),  # absent, though the layout has the chunk
         ((2, 0), (1 << 64) - 1),
+        ((2, 1), 20),  # bytes after the last chunk
         ((3, 0), 0),  # a chunk that the layout does not have
         ((3, 1), 20),
     ],
@@ -180,6 +181,16 @@ def test_an_index_that_does_not_account_for_every_byte_is_refused(entry: tuple[i
     assert view_of(with_index(data, entries), SMALL)
     entries[entry] = found
     with pytest.raises(CorruptStoreError, match=r"shard 0: the index does not cut its \d+ bytes into 3 chunks"):
+        view_of(with_index(data, entries), SMALL)
+
+
+def test_lengths_that_add_up_only_by_overflow_are_refused() -> None:
+    (data,) = encoded(SMALL, VALUES).values()
+    entries = index_of(data)
+    num_data, last = int(entries[2].sum()), int(entries[2, 1])
+    entries[0, 1] = entries[1, 0] = num_data + 100
+    entries[1, 1] = (1 << 64) - 100 - last
+    with pytest.raises(CorruptStoreError, match="the index does not cut"):
         view_of(with_index(data, entries), SMALL)
 
 
@@ -206,6 +217,7 @@ def forged_headers() -> dict[str, bytes]:
     return {
         "claims 4 GiB": forge("size", (1 << 32) - 1),
         "claims fewer bytes": forge("size", 64),
+        "has fewer rows": BloscCodec.of(SMALL).encode(VALUES[:8].reshape(-1).view(np.uint8)),
         "claims more compressed bytes": forge("compressed", 1 << 30),
         "claims fewer compressed bytes": forge("compressed", 17),
         "another compressor": forge("flags", 0x34),
