@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.storage.dumps import full_distributions, make_schema, write_dump
+from storage.compact import encode_rows
+from tests.storage.compact_dumps import write_with_zarr_metadata
+from tests.storage.dumps import full_distributions, make_positions, make_schema, write_dump
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "format.md"
 LENGTHS = [5, 1, 7, 30, 40, 2, 9]
@@ -51,3 +53,22 @@ def test_the_page_gives_the_distribution_of_a_position(
 def test_the_page_locates_a_row_by_numpy_alone(page: Any, dump: Path, array: str, position: int) -> None:
     expected = page.zarr.open_group(dump, mode="r")[array][position]
     assert np.array_equal(page.row(dump, array, position), np.atleast_1d(expected))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("position", [0, 31, 32, 93])
+def test_the_page_gives_the_distribution_of_a_position_of_a_compact_dump(
+    page: Any, tmp_path: Path, position: int, temperature: float
+) -> None:
+    schema = make_schema(LENGTHS)
+    arrays = encode_rows(make_positions(schema), schema.temperatures, where="rows")
+    write_with_zarr_metadata(tmp_path, schema, arrays)
+    ids, probabilities, tail = page.compact_distribution(tmp_path, position, temperature)
+    log_probs = full_distributions(schema)[position]
+    tempered = np.exp(log_probs / temperature) / np.exp(log_probs / temperature).sum()
+    best = np.argsort(-log_probs, kind="stable")[:6]
+    assert ids.tolist() == best.tolist()
+    # Falls are off by 1/32 of a nat, a little more behind wide gaps, and so is the sum they are shares of.
+    assert probabilities == pytest.approx(tempered[best], rel=2**-3)
+    assert tail == pytest.approx(1 - tempered[best].sum(), rel=1e-6)
+    assert probabilities.sum() + tail == pytest.approx(1, abs=1e-12)
