@@ -136,8 +136,19 @@ def test_of_many_that_come_at_once_one_gets_it(
     url: str, beside: ObjectStore, monkeypatch: pytest.MonkeyPatch, expired: bool
 ) -> None:
     monkeypatch.setattr(lease, "SETTLE_S", 0.5)
+    write, delays = ObjectStore.write, iter((0.0, 0.1, 0.2, 0.3))
+    all_have_read = threading.Barrier(4)
+
+    def slow_write(self: ObjectStore, name: str, data: bytes) -> None:
+        delay = next(delays, None)
+        if delay is not None:
+            all_have_read.wait(10)
+            time.sleep(delay)
+        write(self, name, data)
+
     if expired:
         beside.write("store.lease.json", json.dumps(EXPIRED).encode())
+        monkeypatch.setattr(ObjectStore, "write", slow_write)
     together = threading.Barrier(4)
     taken: list[Lease] = []
     refused: list[StoreBusyError] = []
@@ -190,6 +201,24 @@ def test_what_is_no_lease_is_left_alone(beside: ObjectStore, url: str, content: 
         Lease(url, take_over=True)
     assert str(caught.value).isprintable()
     assert beside.read("store.lease.json") == content
+
+
+def test_a_renewal_under_way_does_not_bring_back_a_lease_given_back(
+    url: str, beside: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, renewing = ObjectStore.write, threading.Event()
+
+    def slow_write(self: ObjectStore, name: str, data: bytes) -> None:
+        renewing.set()
+        time.sleep(0.3)
+        write(self, name, data)
+
+    taken = Lease(url, take_over=False)
+    monkeypatch.setattr(ObjectStore, "write", slow_write)
+    assert renewing.wait(20)
+    taken.close()
+    time.sleep(0.5)
+    assert not beside.entries()
 
 
 def test_a_renewal_that_fails_is_tried_again(

@@ -95,6 +95,17 @@ def test_what_another_process_wrote_is_listed_at_once(folder: RemoteFolder, url:
         other.write(f"finished/{number}.json", b"{}")
 
 
+def test_what_another_process_wrote_is_found_though_it_was_not_listed(s3_url: str, cache: FileCache) -> None:
+    import s3fs
+
+    folder = RemoteFolder(s3_url, cache=cache)
+    folder.write("finished/0.json", b"{}")
+    assert len(folder.sizes()) == 1
+    s3fs.S3FileSystem(skip_instance_cache=True).pipe_file(f"{s3_url}/finished/1.json", b"[]")
+    assert folder.read("finished/1.json") == b"[]"
+    assert len(folder.sizes()) == 2
+
+
 def test_what_lies_beside_is_not_in_it(folder: RemoteFolder, url: str, cache: FileCache) -> None:
     RemoteFolder(url + "-other", cache=cache).write("zarr.json", b"{}")
     beside = ObjectStore(url.rpartition("/")[0])
@@ -135,6 +146,10 @@ def test_a_replaced_object_is_never_served_from_an_older_copy(folder: RemoteFold
         assert folder.map("tokens/c/0", FileDigest.of_bytes(data))[:] == data
 
 
+def num_copies(cache: FileCache) -> int:
+    return len([path for path in (cache.folder / "objects").glob("*/*") if path.suffix != ".partial"])
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -149,7 +164,7 @@ def test_files_are_fetched_ahead_and_what_fails_is_said_when_mapped(folder: Remo
     digests = {name: FileDigest.of_bytes(data) for name, data in parts.items()}
     missing = ("gone", FileDigest.of_bytes(b"gone"))
     folder.prefetch([missing, *digests.items()])
-    wait_for(lambda: len(list((cache.folder / "objects").glob("*/*[0-9a-f]"))) == len(parts))
+    wait_for(lambda: num_copies(cache) == len(parts))
     folder.remove(parts)
     assert [folder.map(name, digest)[:] for name, digest in digests.items()] == list(parts.values())
     with pytest.raises(FileNotFoundError):
@@ -163,7 +178,7 @@ def test_no_more_than_half_a_cache_is_fetched_ahead(tmp_path: Path) -> None:
     for name, data in parts.items():
         folder.write(name, data)
     folder.prefetch([(name, FileDigest.of_bytes(data)) for name, data in parts.items()])
-    wait_for(lambda: len(list((cache.folder / "objects").glob("*/*[0-9a-f]"))) == 5)
+    wait_for(lambda: num_copies(cache) == 5)
     time.sleep(0.05)
     assert len(list((cache.folder / "objects").glob("*/*"))) == 5
 
@@ -185,9 +200,10 @@ def test_threads_share_a_folder(s3_url: str, cache: FileCache) -> None:
     assert problems == [None] * 8
 
 
-def _use(folder: RemoteFolder) -> None:
+def _use(folder: RemoteFolder, cache: FileCache) -> None:
     assert folder.map("ids/c/0/0", DIGEST)[:] == DATA
-    folder.prefetch([("ids/c/0/0", DIGEST)])
+    folder.prefetch([("ids/c/1/0", FileDigest.of_bytes(b"other"))])
+    wait_for(lambda: num_copies(cache) == 2)
     folder.write(f"{os.getpid()}", b"from a child")
 
 
@@ -195,16 +211,22 @@ def _use(folder: RemoteFolder) -> None:
 def test_a_folder_in_use_can_be_used_by_child_processes(s3_url: str, cache: FileCache, method: str) -> None:
     folder = RemoteFolder(s3_url, cache=cache)
     folder.write("ids/c/0/0", DATA)
+    folder.write("ids/c/1/0", b"other")
     folder.prefetch([("ids/c/0/0", DIGEST)])  # its threads and connections are the parent's
+    wait_for(lambda: num_copies(cache) == 1)
     context = multiprocessing.get_context(method)
     # One that is spawned imports everything again.
-    children = [context.Process(target=_use, args=(folder,)) for _ in range(2 if method == "fork" else 1)]
+    children = [context.Process(target=_use, args=(folder, cache)) for _ in range(2 if method == "fork" else 1)]
     for child in children:
         child.start()
     for child in children:
         child.join(60)
     assert not any(child.exitcode for child in children)
-    assert folder.sizes() == {"ids/c/0/0": len(DATA), **{str(child.pid): len(b"from a child") for child in children}}
+    assert folder.sizes() == {
+        "ids/c/0/0": len(DATA),
+        "ids/c/1/0": 5,
+        **{str(child.pid): len(b"from a child") for child in children},
+    }
 
 
 def actions(folder: RemoteFolder) -> dict[str, Callable[[], object]]:
