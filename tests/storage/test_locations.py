@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fsspec.registry import _registry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,13 @@ def test_any_text_is_a_path_or_a_url_or_refused(text: str) -> None:
 def test_a_scheme_nobody_knows_is_refused_when_it_is_used() -> None:
     with pytest.raises(ConfigError, match="nosuch://bucket/dump: Protocol not known"):
         open_folder("nosuch://bucket/dump").sizes()
+
+
+def test_a_missing_package_is_named_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    with pytest.raises(ConfigError, match=r"s3://bucket/dump: a package is missing: .*s3fs.*rnng-distill\[s3\]"):
+        open_folder("s3://bucket/dump").sizes()
 
 
 def test_a_folder_goes_to_another_process_as_its_url() -> None:
