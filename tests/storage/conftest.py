@@ -1,9 +1,20 @@
-"""Nothing here cuts the power, so tests need not wait for the disk; the order of syncs is tested by itself."""
+"""Nothing here cuts the power, so tests need not wait for the disk; the order of syncs is tested by itself.
 
+Object stores: fsspec's own in memory, and moto's S3 over HTTP on this machine, reached as a user's would be.
+"""
+
+import logging
 import os
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from storage.cache import FileCache
+
+ACCESS_KEY = "AKIDTESTTESTTEST"
+SECRET_KEY = "do-not-show/this+secret"  # noqa: S105  it opens nothing
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -11,3 +22,49 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """The URL of a bucket of a real HTTP server that speaks S3; the environment names server and credentials."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        import s3fs
+
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir("bucket")
+        yield "s3://bucket"
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_bucket: str) -> str:
+    """A URL at which nothing is."""
+    return f"{s3_bucket}/{secrets.token_hex(4)}/store"
+
+
+@pytest.fixture(params=["memory", "s3"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A URL at which nothing is, of each kind of object store."""
+    if request.param == "s3":
+        found: str = request.getfixturevalue("s3_url")
+        return found
+    return f"memory://{secrets.token_hex(4)}/store"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FileCache:
+    return FileCache(tmp_path / "cache")

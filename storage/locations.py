@@ -1,0 +1,80 @@
+"""Where a store lies, as a user writes it: a path, or a URL that fsspec knows (s3://, gs://, abfs://, memory://).
+
+A URL is taken literally: no globs, no query, no chains of file systems, and no credentials, which would end up in logs,
+histories and shells' own histories. They come from where the libraries look for them: AWS_* and FSSPEC_* variables,
+~/.aws, the machine's role. fsspec is imported only when a URL is opened.
+"""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from storage.cache import DEFAULT_CACHE_BYTES, FileCache
+from storage.errors import ConfigError
+from storage.folder import Folder, LocalFolder
+from storage.remote import RemoteFolder
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_CONTAINER_FIRST = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
+"""Schemes whose URLs begin with CONTAINER@ACCOUNT, which is no credential."""
+
+
+def is_url(location: str | Path) -> bool:
+    """Return whether a location is a URL of other than a local file; a ``Path`` never is."""
+    return isinstance(location, str) and "://" in location and not location.lower().startswith("file://")
+
+
+def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES, take_over: bool = False) -> Folder:
+    """Return the folder of a store; nothing is read or written yet.
+
+    Args:
+        location: A path, a file:// URL, or another URL.
+        cache_bytes: Bound on the local copies of remote files. Of no meaning for a path.
+        take_over: Whether `Folder.lock` takes a lease from a writer that may still be alive. Of no meaning for a path,
+            whose lock ends with its process.
+
+    Raises:
+        ConfigError: If it is no URL that can be used.
+    """
+    if isinstance(location, Path) or not is_url(location):
+        return LocalFolder(local_path(location))
+    return RemoteFolder(check_url(location), cache=FileCache(size_bytes=cache_bytes), take_over=take_over)
+
+
+def local_path(location: str | Path) -> Path:
+    """Return the path that a path or a file:// URL names."""
+    text = str(location)
+    return Path(unquote(text[len("file://") :])) if text.lower().startswith("file://") else Path(text)
+
+
+def check_url(url: str) -> str:
+    """Return a URL without slashes at its end.
+
+    Raises:
+        ConfigError: If it holds credentials, is not SCHEME://BUCKET/NAME, or cannot be taken literally.
+    """
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        raise ConfigError("a location: not SCHEME://BUCKET/NAME, and not a path. Give a URL such as s3://BUCKET/NAME")
+    protocol, rest = scheme[1].lower(), url[scheme.end() :].rstrip("/")
+    where = f"{protocol}://…"  # the rest may be a secret
+    bucket = rest.partition("/")[0]
+    user, at, _ = bucket.rpartition("@")
+    has_password = re.search(r":(?!\d+$)", bucket) or (":" in bucket and "@" in rest)
+    if has_password or (at and (protocol not in _CONTAINER_FIRST or ":" in user)) or "?" in rest:
+        raise ConfigError(
+            f"{where}: the URL holds credentials, or a query that may be one. Leave them out: give them by the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
+        )
+    segments = rest.split("/")
+    odd = sorted(set(rest) & set("*[]{}#\\")) + [part for part in segments if part in ("", ".", "..")]
+    if odd or not rest.isprintable():
+        raise ConfigError(f"{protocol}://{rest!r}: {odd} in it cannot be taken literally. Give another name")
+    if len(segments) < 2:
+        raise ConfigError(
+            f"{protocol}://{rest}: a bucket, not a folder in it. Give {protocol}://{rest or 'BUCKET'}/NAME"
+        )
+    return f"{protocol}://{rest}"
+
+
+__all__ = ["DEFAULT_CACHE_BYTES", "Folder", "check_url", "is_url", "local_path", "open_folder"]
