@@ -8,13 +8,12 @@ A file is verified while it is copied and appears under its name only then; late
 by the checksums within it. Ranks, workers and runs that want one file at once copy it once: they wait for each other.
 Files used longest ago go first when the whole is over the bound. A file that is mapped stays readable when its name
 is removed, and a name that is gone is fetched again, so any process may remove any file at any time. The price: the
-disk is freed only when the last map of a removed file is closed, so more may be in use than the bound says.
+disk is freed only when the last map of a removed file is gone, so more may be in use than the bound says.
 
 It belongs to one user: its folder is created for nobody else to enter, since copies are not rehashed when used again.
 """
 
 import fcntl
-import mmap
 import os
 import re
 import secrets
@@ -50,8 +49,8 @@ class FileCache:
         self.folder = cache_folder() if folder is None else folder
         self.size_bytes = size_bytes
 
-    def map(self, digest: FileDigest, fetch: Callable[[Path], None], *, where: str) -> mmap.mmap:
-        """Return a file's bytes, mapped; copy it first if it is not here.
+    def open(self, digest: FileDigest, fetch: Callable[[Path], None], *, where: str) -> FileIO:
+        """Open a file for reading; copy it first if it is not here.
 
         Args:
             digest: Its content.
@@ -60,16 +59,17 @@ class FileCache:
 
         Raises:
             FileNotFoundError: By ``fetch``, if there is no such file.
-            ValueError: If it is empty.
             CorruptStoreError: If what came is not what the digest says; no copy of it is kept.
             StoreError: If the cache cannot be written, or by ``fetch``.
         """
-        with self._open(digest, fetch, where) as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def ensure(self, digest: FileDigest, fetch: Callable[[Path], None], *, where: str) -> None:
-        """Copy a file unless it is here; errors as `map`."""
-        self._open(digest, fetch, where).close()
+        if not _SHA256.fullmatch(str(digest.sha256)):  # it names a file here, and a stranger may have written it
+            raise CorruptStoreError(f"{where}: its sha256 is noted as {str(digest.sha256)[:80]!r}. {_REMEDY}")
+        target = self.subfolder("objects", digest.sha256[:2]) / digest.sha256
+        file = self._here(target, digest)
+        if file is None:
+            with self.locked(digest.sha256):
+                file = self._here(target, digest) or self._copy(target, digest, fetch, where)
+        return file
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
@@ -107,16 +107,6 @@ class FileCache:
             return self._subfolder(*names)
         except OSError as error:
             raise self._cannot_use(error) from None
-
-    def _open(self, digest: FileDigest, fetch: Callable[[Path], None], where: str) -> FileIO:
-        if not _SHA256.fullmatch(str(digest.sha256)):  # it names a file here, and a stranger may have written it
-            raise CorruptStoreError(f"{where}: its sha256 is noted as {str(digest.sha256)[:80]!r}. {_REMEDY}")
-        target = self.subfolder("objects", digest.sha256[:2]) / digest.sha256
-        file = self._here(target, digest)
-        if file is None:
-            with self.locked(digest.sha256):
-                file = self._here(target, digest) or self._copy(target, digest, fetch, where)
-        return file
 
     def _here(self, target: Path, digest: FileDigest) -> FileIO | None:
         """Open a copy and note that it was used; None if it is not here, or cut short by a crash of the machine."""

@@ -74,8 +74,12 @@ class Folder(Protocol):
             CorruptStoreError: If what was fetched is not what was written.
         """
 
+    @property
+    def max_open_bytes(self) -> int | None:
+        """Bytes of files that may be mapped at once, because copies of them take room; None for no bound."""
+
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
-        """Begin to fetch files that will be mapped soon, where files have to be fetched; returns at once."""
+        """Begin to fetch files that will be opened soon, where files have to be fetched; returns at once."""
 
     def sweep(self) -> None:
         """Remove what interrupted writers left; for the one who holds the lock."""
@@ -134,6 +138,10 @@ class LocalFolder:
     def open(self, name: str, digest: FileDigest) -> FileIO:  # noqa: ARG002  chunks have checksums of their own
         """Open a file as it lies there, as `Folder` says."""
         return FileIO(self._path / name)
+
+    @property
+    def max_open_bytes(self) -> None:
+        """Nothing is copied."""
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Do nothing: the files are here."""

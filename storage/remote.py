@@ -7,12 +7,12 @@ read for one sentence costs its whole transfer, and pays when its neighbours are
 """
 
 import logging
-import mmap
 import os
 import queue
 import threading
 from collections.abc import Iterable
 from functools import partial
+from io import FileIO
 
 from storage.cache import FileCache
 from storage.errors import StoreError
@@ -105,22 +105,26 @@ class RemoteFolder:
             return f"{found.size_bytes} bytes, expected {digest.size_bytes}"
         return None if found == digest else f"sha256 is {found.sha256[:12]}, expected {digest.sha256[:12]}"
 
-    def map(self, name: str, digest: FileDigest) -> mmap.mmap:
-        """Return a file's bytes, copied and verified first if there is no copy; as `Folder` says.
+    def open(self, name: str, digest: FileDigest) -> FileIO:
+        """Open a copy of a file, made and verified first if there is none; as `Folder` says.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is empty.
             CorruptStoreError: If it is not what was written.
             StoreError: If it cannot be fetched for another reason, or the cache cannot be written.
         """
-        return self._cache.map(digest, partial(self._objects.fetch, name), where=f"{self}/{name}")
+        return self._cache.open(digest, partial(self._objects.fetch, name), where=f"{self}/{name}")
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
-        """Begin to copy files in the background, at most half a cache of them; what fails is said when it is mapped."""
+        """Begin to copy files in the background, at most half a cache of them; what fails is said when it is opened."""
         if self._prefetcher is None or self._prefetcher.process != os.getpid():
             self._prefetcher = _Prefetcher(self._objects, self._cache)  # threads do not survive a fork
         self._prefetcher.add(names)
+
+    @property
+    def max_open_bytes(self) -> int:
+        """The cache's bound: a copy that is mapped takes room although it was evicted."""
+        return self._cache.size_bytes
 
     def sweep(self) -> None:
         """Do nothing: an object store shows no partial files."""
@@ -159,7 +163,7 @@ class _Prefetcher:
             name, digest = self._queue.get()
             fetch = partial(self._objects.fetch, name)
             try:
-                self._cache.ensure(digest, fetch, where=f"{self._objects}/{name}")
+                self._cache.open(digest, fetch, where=f"{self._objects}/{name}").close()
             except (OSError, StoreError) as error:
                 _log.debug("%s/%s: not fetched ahead: %s", self._objects, name, error)
 

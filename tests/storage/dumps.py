@@ -1,5 +1,7 @@
 """Small random dumps for the tests of this folder: real distributions, truncated the slow way."""
 
+import mmap
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +88,9 @@ def assert_same(found: Positions, expected: Positions) -> None:
 
 def pick(positions: Positions, rows: NDArray[np.int64]) -> Positions:
     return Positions(*(getattr(positions, name)[rows] for name in Positions.__slots__))
+
+
+def mapped(file: FileIO) -> mmap.mmap:
+    """Return a file's bytes mapped, and close the file."""
+    with file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -54,13 +54,13 @@ def test_the_place_is_the_variable_or_the_users_cache(monkeypatch: pytest.Monkey
 
 
 def test_a_file_is_fetched_once(cache: FileCache) -> None:
-    assert cache.map(digest_of(1), fetching(content(1)), where="one")[:] == content(1)
-    assert cache.map(digest_of(1), never, where="one")[:] == content(1)
+    assert mapped(cache.open(digest_of(1), fetching(content(1)), where="one"))[:] == content(1)
+    assert mapped(cache.open(digest_of(1), never, where="one"))[:] == content(1)
 
 
 def test_the_bytes_are_those_of_the_digest_whatever_the_name(cache: FileCache) -> None:
-    cache.map(digest_of(1), fetching(content(1)), where="same name")
-    assert cache.map(digest_of(2), fetching(content(2)), where="same name")[:] == content(2)
+    mapped(cache.open(digest_of(1), fetching(content(1)), where="same name"))
+    assert mapped(cache.open(digest_of(2), fetching(content(2)), where="same name"))[:] == content(2)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b"x" + data[1:]])
@@ -68,26 +68,26 @@ def test_what_is_not_what_was_written_is_refused_and_not_kept(
     cache: FileCache, damage: Callable[[bytes], bytes]
 ) -> None:
     with pytest.raises(CorruptStoreError, match=r"^s3://b/d/ids: .*expected.*dump-teacher"):
-        cache.map(digest_of(1), fetching(damage(content(1))), where="s3://b/d/ids")
+        mapped(cache.open(digest_of(1), fetching(damage(content(1))), where="s3://b/d/ids"))
     assert files(cache) == {}
-    assert cache.map(digest_of(1), fetching(content(1)), where="s3://b/d/ids")[:] == content(1)
+    assert mapped(cache.open(digest_of(1), fetching(content(1)), where="s3://b/d/ids"))[:] == content(1)
 
 
 @pytest.mark.parametrize("sha256", ["../../../etc/passwd", "/etc/passwd", "", "A" * 64, "a" * 63, "a" * 64 + "\n"])
 def test_a_digest_that_is_none_names_no_file(cache: FileCache, sha256: str) -> None:
     with pytest.raises(CorruptStoreError, match=r"^d: its sha256 is noted as"):
-        cache.map(FileDigest(sha256=sha256, size_bytes=3), never, where="d")
+        mapped(cache.open(FileDigest(sha256=sha256, size_bytes=3), never, where="d"))
 
 
 def test_a_copy_cut_short_is_fetched_again(cache: FileCache) -> None:
-    cache.map(digest_of(1), fetching(content(1)), where="one")
+    mapped(cache.open(digest_of(1), fetching(content(1)), where="one"))
     os.truncate(next((cache.folder / "objects").glob("*/*")), 10)
-    assert cache.map(digest_of(1), fetching(content(1)), where="one")[:] == content(1)
+    assert mapped(cache.open(digest_of(1), fetching(content(1)), where="one"))[:] == content(1)
 
 
 def test_an_empty_file_cannot_be_mapped(cache: FileCache) -> None:
     with pytest.raises(ValueError, match="empty"):
-        cache.map(FileDigest.of_bytes(b""), fetching(b""), where="empty")
+        mapped(cache.open(FileDigest.of_bytes(b""), fetching(b""), where="empty"))
 
 
 @settings(max_examples=40)
@@ -105,7 +105,7 @@ def test_it_is_a_least_recently_used_cache_within_its_bound(
         patch.setattr(os, "utime", lambda file: utime(file, ns=(0, next(clock) * 10**9)))
         for number in uses:
             calls: list[Path] = []
-            mapped = cache.map(digest_of(number), fetching(content(number), calls), where="file")
+            mapped = mapped(cache.open(digest_of(number), fetching(content(number), calls), where="file"))
             assert bool(calls) == (number not in expected)
             expected = [*(used for used in expected if used != number), number][-room:] if room else []
             assert mapped[:] == content(number)
@@ -117,7 +117,7 @@ def test_it_is_a_least_recently_used_cache_within_its_bound(
 
 def test_more_than_the_cache_holds_can_be_mapped_at_once(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, size_bytes=2500)
-    maps = [cache.map(digest_of(number), fetching(content(number)), where="file") for number in range(10)]
+    maps = [mapped(cache.open(digest_of(number), fetching(content(number)), where="file")) for number in range(10)]
     assert [found[:] for found in maps] == [content(number) for number in range(10)]
     assert sum(files(cache).values()) <= 2500
 
@@ -125,7 +125,7 @@ def test_more_than_the_cache_holds_can_be_mapped_at_once(tmp_path: Path) -> None
 def test_partial_files_of_a_killed_process_are_removed(cache: FileCache) -> None:
     folder = cache.subfolder("objects", digest_of(1).sha256[:2])
     (folder / "killed.partial").write_bytes(b"half")
-    cache.map(digest_of(1), fetching(content(1)), where="one")
+    mapped(cache.open(digest_of(1), fetching(content(1)), where="one"))
     assert files(cache).keys() == {digest_of(1).sha256}
 
 
@@ -142,7 +142,7 @@ def _map_all(folder: Path, log: Path, size_bytes: int, order: list[int], wait_s:
         return fetch
 
     for number in order:
-        assert cache.map(digest_of(number), fetch_and_note(number), where="file")[:] == content(number)
+        assert mapped(cache.open(digest_of(number), fetch_and_note(number), where="file"))[:] == content(number)
 
 
 def _run_all(arguments: list[tuple[object, ...]]) -> None:
@@ -185,7 +185,7 @@ def test_a_lock_held_while_another_thread_forks_is_freed_by_its_holder(cache: Fi
 def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"cache of remote files cannot be used: .*RNNG_DISTILL_CACHE"):
-        FileCache(tmp_path / "file" / "cache").map(digest_of(1), never, where="one")
+        mapped(FileCache(tmp_path / "file" / "cache").open(digest_of(1), never, where="one"))
 
 
 def test_a_full_disk_leaves_nothing_behind(cache: FileCache) -> None:
@@ -194,5 +194,5 @@ def test_a_full_disk_leaves_nothing_behind(cache: FileCache) -> None:
         raise no_room(target.parent, "one")
 
     with pytest.raises(StoreError, match="Make room"):
-        cache.map(digest_of(1), fetch, where="one")
+        mapped(cache.open(digest_of(1), fetch, where="one"))
     assert files(cache) == {}

@@ -67,7 +67,7 @@ def test_it_holds_what_a_folder_on_a_disk_would(tmp_path_factory: pytest.TempPat
             for digest in (FileDigest.of_bytes(data), FileDigest.of_bytes(data + b"x"), FileDigest.of_bytes(b"x")):
                 assert remote.problem_with(name, digest) == local.problem_with(name, digest)
             if data:
-                assert remote.map(name, FileDigest.of_bytes(data))[:] == local.map(name, DIGEST)[:]
+                assert mapped(remote.open(name, FileDigest.of_bytes(data)))[:] == mapped(local.open(name, DIGEST))[:]
 
 
 def test_a_file_written_is_listed_read_mapped_and_removed(folder: RemoteFolder) -> None:
@@ -77,7 +77,7 @@ def test_a_file_written_is_listed_read_mapped_and_removed(folder: RemoteFolder) 
     assert folder.sizes() == {"ids/c/0/0": len(DATA), "zarr.json": 2}
     assert folder.read("ids/c/0/0") == DATA
     assert folder.problem_with("ids/c/0/0", DIGEST) is None
-    assert folder.map("ids/c/0/0", DIGEST)[:] == DATA
+    assert mapped(folder.open("ids/c/0/0", DIGEST))[:] == DATA
     folder.sweep()
     folder.remove(["ids/c/0/0", "never/there"])
     assert folder.sizes() == {"zarr.json": 2}
@@ -85,7 +85,7 @@ def test_a_file_written_is_listed_read_mapped_and_removed(folder: RemoteFolder) 
     with pytest.raises(FileNotFoundError, match="there is no such object"):
         folder.read("ids/c/0/0")
     with pytest.raises(FileNotFoundError):
-        folder.map("gone", FileDigest.of_bytes(b"gone"))
+        mapped(folder.open("gone", FileDigest.of_bytes(b"gone")))
 
 
 def test_what_another_process_wrote_is_listed_at_once(folder: RemoteFolder, url: str, cache: FileCache) -> None:
@@ -127,23 +127,23 @@ def test_large_objects_go_in_parts_and_come_back_whole(
         folder.write("ids/c/0/0", memoryview(data))
         about = fsspec.filesystem("s3").info(f"{s3_url}/ids/c/0/0")
         assert about["ETag"].strip('"').endswith("-3")  # of three parts
-        assert folder.map("ids/c/0/0", FileDigest.of_bytes(data))[:] == data
+        assert mapped(folder.open("ids/c/0/0", FileDigest.of_bytes(data)))[:] == data
 
 
 def test_a_damaged_object_is_refused_and_not_kept(folder: RemoteFolder, cache: FileCache) -> None:
     folder.write("ids/c/0/0", DATA[:-1] + b"x")
     with pytest.raises(CorruptStoreError, match=r"/store/ids/c/0/0: sha256 is .*expected.*dump-teacher"):
-        folder.map("ids/c/0/0", DIGEST)
+        mapped(folder.open("ids/c/0/0", DIGEST))
     assert folder.problem_with("ids/c/0/0", DIGEST) is not None
     assert not list((cache.folder / "objects").glob("*/*"))
     folder.write("ids/c/0/0", DATA)
-    assert folder.map("ids/c/0/0", DIGEST)[:] == DATA
+    assert mapped(folder.open("ids/c/0/0", DIGEST))[:] == DATA
 
 
 def test_a_replaced_object_is_never_served_from_an_older_copy(folder: RemoteFolder) -> None:
     for data in (b"first", b"other"):
         folder.write("tokens/c/0", data)
-        assert folder.map("tokens/c/0", FileDigest.of_bytes(data))[:] == data
+        assert mapped(folder.open("tokens/c/0", FileDigest.of_bytes(data)))[:] == data
 
 
 def num_copies(cache: FileCache) -> int:
@@ -166,9 +166,9 @@ def test_files_are_fetched_ahead_and_what_fails_is_said_when_mapped(folder: Remo
     folder.prefetch([missing, *digests.items()])
     wait_for(lambda: num_copies(cache) == len(parts))
     folder.remove(parts)
-    assert [folder.map(name, digest)[:] for name, digest in digests.items()] == list(parts.values())
+    assert [mapped(folder.open(name, digest))[:] for name, digest in digests.items()] == list(parts.values())
     with pytest.raises(FileNotFoundError):
-        folder.map(*missing)
+        mapped(folder.open(*missing))
 
 
 def test_no_more_than_half_a_cache_is_fetched_ahead(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_threads_share_a_folder(s3_url: str, cache: FileCache) -> None:
 
 
 def _use(folder: RemoteFolder, cache: FileCache) -> None:
-    assert folder.map("ids/c/0/0", DIGEST)[:] == DATA
+    assert mapped(folder.open("ids/c/0/0", DIGEST))[:] == DATA
     folder.prefetch([("ids/c/1/0", FileDigest.of_bytes(b"other"))])
     wait_for(lambda: num_copies(cache) == 2)
     folder.write(f"{os.getpid()}", b"from a child")
@@ -235,7 +235,7 @@ def actions(folder: RemoteFolder) -> dict[str, Callable[[], object]]:
         "read": lambda: folder.read("x"),
         "write": lambda: folder.write("x", DATA),
         "problem_with": lambda: folder.problem_with("x", DIGEST),
-        "map": lambda: folder.map("x", DIGEST),
+        "map": lambda: mapped(folder.open("x", DIGEST)),
         "remove": lambda: folder.remove(["x"]),
         "lock": folder.lock,
     }
@@ -296,7 +296,7 @@ def test_a_full_local_disk_is_told_from_a_store_that_fails(cache: FileCache, mon
 
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.get_file", full)
     with pytest.raises(StoreError, match=r"no room for a copy of memory://.*RNNG_DISTILL_CACHE"):
-        folder.map("x", DIGEST)
+        mapped(folder.open("x", DIGEST))
 
 
 def test_credentials_are_never_shown(
