@@ -144,6 +144,11 @@ class DumpReader:
     def _empty(self, spec: ArraySpec, num_rows: int, k: int | None) -> NDArray[Any]:
         if k is not None and not 1 <= k <= self.schema.k:
             raise StoreError(f"{self.path}: k is {k}, expected 1 to {self.schema.k}. Dump again with a larger --k")
+        if k not in (None, self.schema.k) and self.schema.num_draws:
+            raise StoreError(
+                f"{self.path}: k is {k}, expected {self.schema.k}: a {self.schema.selection} dump is read whole, since "
+                f"leaving out the rarer draws biases what is left. Dump again with --k {k}"
+            )
         row_shape = (k,) if spec.name == "ids" and k is not None else spec.row_shape
         return np.empty((num_rows, *row_shape), spec.dtype)
 

@@ -140,7 +140,7 @@ class DumpWriter:
         last_positions = self._offsets[sentences.start + 1 : sentences.stop + 1] - 1
         is_eos = np.zeros(len(rows), np.bool_)
         is_eos[last_positions[last_positions < rows.stop] - rows.start] = True
-        ShardEntry(shard=shard, files=digests, sums=shard_sums(positions, is_eos)).write(self.path)
+        ShardEntry(shard=shard, files=digests, sums=shard_sums(positions, is_eos, self.schema.num_top)).write(self.path)
 
     def finish(self, progress: Callable[[int], object] | None = None) -> DumpSummary:
         """Verify every byte, write the final manifest and open the dump to readers; in the main process only.
