@@ -1,23 +1,15 @@
-"""The dump: any next-token model's top-k distributions of a whole split, shard by shard, into a store.
+"""The dump: any next-token model's distributions of a whole split, shard by shard, into a store.
 
 Batches are cut inside a shard, in corpus order, from (dataset, shard, budget) alone; a sentence across a boundary is
 computed whole for both shards. So a shard's bytes depend on nothing else: not on rank, world size, order or
 interruptions.
 
-For a position with probabilities p over the vocabulary, k kept ids and temperature T:
-
-    logp       = log p(id), natural, at T = 1, not renormalised; most probable first, ties by id
-    logz(T)    = log sum over w of p(w)^(1/T)                  so that p_T(w) = p(w)^(1/T) / exp(logz(T)); logz(1) = 0
-    tail(T)    = log sum over w not kept of p_T(w)
-    gold_logp  = log p(gold token)
-
-Shape letters: R rows of logits, V vocabulary, k kept ids, nT temperatures.
+What is kept of a position's distribution is the business of ``pipeline.reduction``.
 """
 
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +20,7 @@ from pipeline.batching import consecutive_batches
 from pipeline.corpus.dataset import Dataset, Split
 from pipeline.dump_config import DumpConfig
 from pipeline.next_token import LOGIT_ROWS, NextTokenModel, append_eos
+from pipeline.reduction import draw_generator, reduce_logits
 from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import command_line, versions
@@ -100,8 +93,11 @@ def _schema(
         num_sentences=split.num_sentences,
         vocab_size=model.vocab_size,
         k=config.k,
+        num_top=config.num_exact,
         temperatures=(1.0, *(t for t in config.temperatures if t != 1)),
         shard_positions=config.shard_positions,
+        selection=config.select,
+        draw_seed=config.draw_seed if config.select != "topk" else 0,
         tree_source=dataset.tree_source,
         split=config.split,
         fingerprints={
@@ -130,48 +126,6 @@ def _event(what: str, world: World) -> dict[str, str | int]:
     }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reduced:
-    """What is kept of R distributions, on the device that computed them."""
-
-    ids: Tensor
-    """int64 ``[R, k]``."""
-    logp: Tensor
-    """``[R, k]``, in the model's precision."""
-    gold_logp: Tensor
-    """``[R]``."""
-    tail: Tensor
-    """``[R, nT]``; -inf where nothing is outside the top k."""
-    logz: Tensor
-    """``[R, nT]``."""
-
-
-def reduce_logits(logits: Tensor, gold: Tensor, *, k: int, temperatures: Sequence[float]) -> Reduced:
-    """Reduce logits ``[R, V]`` to what a dump keeps of them, as the module's equations say.
-
-    Args:
-        logits: ``[R, V]`` float32 or float64, unnormalised.
-        gold: int64 ``[R]``.
-        k: In 1 .. V.
-        temperatures: The declared temperatures.
-    """
-    log_probs = logits.log_softmax(1)
-    ids = _top_ids(log_probs, k)
-    outside = log_probs.scatter(1, ids, -torch.inf)
-    logz = [(log_probs / t).logsumexp(1) if t != 1 else torch.zeros_like(log_probs[:, 0]) for t in temperatures]
-    tail = [
-        (outside / t).logsumexp(1) - z if k < logits.shape[1] else torch.full_like(z, -torch.inf)
-        for t, z in zip(temperatures, logz, strict=True)
-    ]
-    return Reduced(
-        ids=ids,
-        logp=log_probs.gather(1, ids),
-        gold_logp=log_probs.gather(1, gold[:, None])[:, 0],
-        tail=torch.stack(tail, dim=1),
-        logz=torch.stack(logz, dim=1),
-    )
-
-
 @torch.no_grad()
 def compute_shard(
     model: NextTokenModel,
@@ -195,12 +149,22 @@ def compute_shard(
         gold_logp=np.empty(len(rows), np.float32),
         tail=np.empty((len(rows), num_temperatures), np.float32),
         logz=np.empty((len(rows), num_temperatures), np.float32),
+        counts=np.empty(shape, np.uint8) if schema.num_draws else None,
     )
+    generator: torch.Generator | None = None
     for begin, states, gold in _states_of(model, split, rows, eos_id=eos_id, batch_tokens=batch_tokens):
+        generator = generator or draw_generator(schema.draw_seed, shard, states.device)
         for row in range(0, len(states), LOGIT_ROWS):
             part = states[row : row + LOGIT_ROWS]
             target = torch.from_numpy(gold[row : row + LOGIT_ROWS]).to(part.device)
-            reduced = reduce_logits(model.logits(part).float(), target, k=schema.k, temperatures=schema.temperatures)
+            reduced = reduce_logits(
+                model.logits(part).float(),
+                target,
+                k=schema.k,
+                num_top=schema.num_top,
+                temperatures=schema.temperatures,
+                generator=generator,
+            )
             at = slice(begin - rows.start + row, begin - rows.start + row + len(part))
             kept.tokens[at] = gold[row : row + LOGIT_ROWS]
             kept.ids[at] = reduced.ids.cpu().numpy()
@@ -208,6 +172,8 @@ def compute_shard(
             kept.gold_logp[at] = reduced.gold_logp.cpu().numpy()
             kept.tail[at] = reduced.tail.cpu().numpy()
             kept.logz[at] = reduced.logz.cpu().numpy()
+            if kept.counts is not None and reduced.counts is not None:
+                kept.counts[at] = reduced.counts.cpu().numpy()
         if progress is not None:
             progress.update(len(states))
     return kept
@@ -228,20 +194,3 @@ def _states_of(
         begin = int(offsets[batch[0]])
         inside = slice(max(rows.start - begin, 0), rows.stop - begin)
         yield max(begin, rows.start), states[inside], gold[inside]
-
-
-def _top_ids(log_probs: Tensor, k: int) -> Tensor:
-    """Return the ids of the k largest of each row, largest first, ties by id; int64 ``[R, k]``.
-
-    ``topk`` breaks ties as it likes. Reordering equal values within what it chose mends nearly all rows; where the
-    k-th value is also that of a token left out, the row is sorted as a whole.
-    """
-    top = log_probs.topk(k, dim=1)
-    ids = top.indices.sort(dim=1).values
-    by_value = log_probs.gather(1, ids).sort(dim=1, descending=True, stable=True).indices
-    ids = ids.gather(1, by_value)
-    smallest = top.values[:, -1:]
-    unclear = ((log_probs >= smallest).sum(1) > k).nonzero()[:, 0]
-    if len(unclear):
-        ids[unclear] = log_probs[unclear].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return ids
