@@ -132,10 +132,10 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
 def _draws_of_block(outside: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
     """Return ``[R, n]`` int64 draws by inversion; V in a row without mass.
 
-    In float64: running sums near 1 in float32 are multiples of 6e-8. Of 12,000 tokens (logits normal, deviation 2.5)
-    194 could then never be drawn, and some above 1e-7 were drawn up to 20 % too often or too rarely; 2e-8 for each of
-    11,999 gave none of 4,800 expected draws. torch.multinomial in float64 draws the same on a CPU, and is slower; on a
-    GPU its uniform numbers have float32's digits whatever the dtype.
+    In float64: running sums near 1 in float32, as torch.multinomial keeps them, are multiples of 6e-8. Of 12,000 tokens
+    (logits normal, deviation 2.5) 194 could then never be drawn, and some above 1e-7 were up to 20 % too frequent or
+    too rare; 11,999 tokens of 2e-8 beside one of 1 were drawn 0 times of 4,800 expected ones. torch.multinomial in
+    float64 draws the same as this on a CPU, and is slower; on a GPU its uniform numbers have float32's digits.
     """
     largest = outside.amax(1, keepdim=True)
     shifted = outside - largest.clamp(min=torch.finfo(outside.dtype).min)  # a row of -inf stays one

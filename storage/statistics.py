@@ -60,7 +60,7 @@ def shard_sums(positions: Positions, is_eos: NDArray[np.bool_], num_top: int) ->
         is_eos: ``[n]`` bool: the last position of each sentence.
         num_top: How many ids of a row are exact: those before the drawn ones.
     """
-    kept = 0 - np.expm1(positions.tail[:, 0].astype(np.float64))  # a minus sign would make -0 of nothing kept
+    kept = -np.expm1(positions.tail[:, 0].astype(np.float64))
     gold = positions.gold_logp.astype(np.float64)
     bits = positions.logp[:, :num_top].view(np.uint16)
     columns = np.cumsum(np.take(_half_exponentials(), bits).sum(axis=0, dtype=np.float64))

@@ -176,11 +176,10 @@ def distillation_terms(
     temperatures = (temperature,) if temperature == 1 else (temperature, 1.0)
     index = torch.cat([targets.ids, gold[:, None]], 1)
     if isinstance(targets, DrawnTargets):
-        # Nothing is selected: an unused column holds some id, and the normaliser is that of the whole vocabulary.
-        log_normalisers = [(logits / t if t != 1 else logits).logsumexp(1) for t in temperatures]
-        chosen = logits.gather(1, index)
-        log_q = chosen[:, :k] / temperature - log_normalisers[0][:, None]
-        return log_normalisers[-1] - chosen[:, k], -(targets.weights.to(logits.dtype) * log_q).sum(1)
+        # Nothing is selected, so that the rest is the whole vocabulary: unused columns hold an id that others may hold.
+        chosen, totals = _Summary.apply(logits, index, 0, temperatures)  # type: ignore[no-untyped-call]
+        log_q = chosen[:, :k] / temperature - totals[0][:, None]
+        return totals[-1] - chosen[:, k], -(targets.weights.to(logits.dtype) * log_q).sum(1)
     chosen, rests = _Summary.apply(logits, index, k, temperatures)  # type: ignore[no-untyped-call]
     selected = chosen[:, :k] / temperature
     has_rest = k < logits.shape[1]
@@ -232,9 +231,10 @@ def distillation_rows(
 class _Summary(torch.autograd.Function):
     """All that the loss needs of logits ``[R, V]``: those at some ids, and log-sum-exps of those not selected.
 
-    Both are less the row's largest selected logit, so that float32 keeps its digits when all logits are large; that is
-    taken as a constant, which what depends on differences alone cannot tell. The exponentials are kept for the
-    gradient: one pass of them a temperature, where a composition of torch's own functions takes two and more copies.
+    Both are less the row's largest selected logit (of all, if none is selected), so that float32 keeps its digits when
+    all logits are large; that is taken as a constant, which what depends on differences alone cannot tell. The
+    exponentials are kept for the gradient: one pass of them a temperature, where a composition of torch's own functions
+    takes two and more copies.
     """
 
     @staticmethod
@@ -245,15 +245,15 @@ class _Summary(torch.autograd.Function):
         k: int,
         temperatures: tuple[float, ...],
     ) -> tuple[Tensor, Tensor]:
-        """Return ``[R, k + 1]`` logits at ``index`` (the first k are selected), and ``[nT, R]``; the last T is 1."""
+        """Return the logits at ``index`` (the first k are selected), and ``[nT, R]``; the last T is 1."""
         chosen = logits.gather(1, index)
-        base = chosen[:, :k].amax(1)
         ctx.num_ids, ctx.temperatures = logits.shape[1], temperatures
         if k == logits.shape[1]:
             ctx.save_for_backward(index)
-            return chosen - base[:, None], logits.new_empty(len(temperatures), 0)
+            return chosen - chosen[:, :k].amax(1, keepdim=True), logits.new_empty(len(temperatures), 0)
         rest = logits.scatter(1, index[:, :k], -torch.inf)
         shift = rest.amax(1)
+        base = chosen[:, :k].amax(1) if k else shift
         rest -= shift[:, None]
         exponentials = [(rest / temperature).exp_() for temperature in temperatures[:-1]]
         exponentials.append(rest.exp_())
