@@ -204,7 +204,7 @@ def train_teacher(data: Path, out: Path, values: dict[str, Any]) -> None:
 @click.option("--out", type=PATH, required=True, help="The store to write, or to finish.")
 @configured_by(DumpConfig)
 def dump_teacher(data: Path, teacher: Path, out: Path, values: dict[str, Any]) -> None:
-    """Write the teacher's top-k next-token distributions, once, for any number of students. Also under torchrun.
+    """Write the teacher's next-token distributions, once, for any number of students. Also under torchrun.
 
     Interrupted, it is finished by the same command, with any number of processes.
 

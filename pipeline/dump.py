@@ -1,4 +1,4 @@
-"""The dump: any next-token model's top-k distributions of a whole split, shard by shard, into a store.
+"""The dump: any next-token model's distributions of a whole split, shard by shard, into a store.
 
 Batches are cut inside a shard, in corpus order, from (dataset, shard, budget) alone; a sentence across a boundary is
 computed whole for both shards. So a shard's bytes depend on nothing else: not on rank, world size, order or
@@ -8,14 +8,7 @@ While the model computes a batch, a thread prepares the next ones and another en
 that holds in memory is two shards of rows (18 MB each at k = 64 and 65,536 positions), one array of one of them
 encoded, two batches, and the logits of 1,024 rows a few times over; nothing grows with the corpus.
 
-For a position with probabilities p over the vocabulary, k kept ids and temperature T:
-
-    logp       = log p(id), natural, at T = 1, not renormalised; most probable first, ties by id
-    logz(T)    = log sum over w of p(w)^(1/T)                  so that p_T(w) = p(w)^(1/T) / exp(logz(T)); logz(1) = 0
-    tail(T)    = log sum over w not kept of p_T(w)
-    gold_logp  = log p(gold token)
-
-Shape letters: R rows of logits, V vocabulary, k kept ids, nT temperatures.
+What is kept of a position's distribution is the business of ``pipeline.reduction``.
 """
 
 import contextlib
@@ -23,20 +16,20 @@ import functools
 import itertools
 import operator
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.batching import consecutive_batches
 from pipeline.corpus.dataset import Dataset, Split
 from pipeline.dump_config import DumpConfig
 from pipeline.next_token import LOGIT_ROWS, NextTokenModel, append_eos
 from pipeline.read_ahead import ReadAhead
+from pipeline.reduction import Reduced, draw_generator, reduce_logits
 from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import command_line, versions
@@ -124,8 +117,11 @@ def dump_schema(
         num_sentences=split.num_sentences,
         vocab_size=model.vocab_size,
         k=config.k,
+        num_top=config.num_exact,
         temperatures=(1.0, *(t for t in config.temperatures if t != 1)),
         shard_positions=config.shard_positions,
+        selection=config.select,
+        draw_seed=config.draw_seed if config.select != "topk" else 0,
         tree_source=dataset.tree_source,
         split=config.split,
         fingerprints={
@@ -152,48 +148,6 @@ def _event(what: str, world: World) -> dict[str, str | int]:
         "world_size": world.size,
         "command": command_line(),
     }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reduced:
-    """What is kept of R distributions, on the device that computed them."""
-
-    ids: Tensor
-    """int64 ``[R, k]``."""
-    logp: Tensor
-    """``[R, k]``, in the model's precision."""
-    gold_logp: Tensor
-    """``[R]``."""
-    tail: Tensor
-    """``[R, nT]``; -inf where nothing is outside the top k."""
-    logz: Tensor
-    """``[R, nT]``."""
-
-
-def reduce_logits(logits: Tensor, gold: Tensor, *, k: int, temperatures: Sequence[float]) -> Reduced:
-    """Reduce logits ``[R, V]`` to what a dump keeps of them, as the module's equations say.
-
-    Args:
-        logits: ``[R, V]`` float32 or float64, unnormalised.
-        gold: int64 ``[R]``.
-        k: In 1 .. V.
-        temperatures: The declared temperatures.
-    """
-    log_probs = logits.log_softmax(1)
-    ids = _top_ids(log_probs, k)
-    outside = log_probs.scatter(1, ids, -torch.inf)
-    logz = [(log_probs / t).logsumexp(1) if t != 1 else torch.zeros_like(log_probs[:, 0]) for t in temperatures]
-    tail = [
-        (outside / t).logsumexp(1) - z if k < logits.shape[1] else torch.full_like(z, -torch.inf)
-        for t, z in zip(temperatures, logz, strict=True)
-    ]
-    return Reduced(
-        ids=ids,
-        logp=log_probs.gather(1, ids),
-        gold_logp=log_probs.gather(1, gold[:, None])[:, 0],
-        tail=torch.stack(tail, dim=1),
-        logz=torch.stack(logz, dim=1),
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,7 +199,9 @@ class ShardRows:
         of_device = device.type != "cpu"
         shapes = {"ids": (schema.k,), "logp": (schema.k,), "gold_logp": ()}
         shapes |= dict.fromkeys(("tail", "logz"), (len(schema.temperatures),))
-        dtypes = {"ids": torch.int32, "logp": torch.float16}
+        if schema.num_draws:
+            shapes["counts"] = (schema.k,)
+        dtypes = {"ids": torch.int32, "logp": torch.float16, "counts": torch.uint8}
         self._gold = np.empty(num_rows, schema.token_dtype)
         self._kept = {
             name: torch.empty((num_rows, *shape), dtype=dtypes.get(name, torch.float32), pin_memory=of_device)
@@ -276,33 +232,24 @@ def compute_shard(
 ) -> ShardRows:
     """Return all positions of a shard from its batches. The model should be in evaluation mode."""
     kept = ShardRows(schema, shard, device)
+    generator = draw_generator(schema.draw_seed, shard, device)
     for batch in batches:
         states = model.states(batch.inputs)[batch.inside]
         for row in range(0, len(states), LOGIT_ROWS):
             part = slice(row, row + LOGIT_ROWS)
             gold = torch.from_numpy(batch.gold[part]).to(device, non_blocking=True)
             logits = model.logits(states[part]).float()
-            reduced = reduce_logits(logits, gold, k=schema.k, temperatures=schema.temperatures)
+            reduced = reduce_logits(
+                logits,
+                gold,
+                k=schema.k,
+                num_top=schema.num_top,
+                temperatures=schema.temperatures,
+                generator=generator,
+            )
             kept.put(batch.first + row, batch.gold[part], reduced)
     return kept
 
 
 def _write(writer: DumpWriter, shard: int, rows: ShardRows) -> None:
     writer.write_shard(shard, rows.positions())
-
-
-def _top_ids(log_probs: Tensor, k: int) -> Tensor:
-    """Return the ids of the k largest of each row, largest first, ties by id; int64 ``[R, k]``.
-
-    ``topk`` breaks ties as it likes. Reordering equal values within what it chose mends nearly all rows; where the
-    k-th value is also that of a token left out, the row is sorted as a whole.
-    """
-    top = log_probs.topk(k, dim=1)
-    ids = top.indices.sort(dim=1).values
-    by_value = log_probs.gather(1, ids).sort(dim=1, descending=True, stable=True).indices
-    ids = ids.gather(1, by_value)
-    smallest = top.values[:, -1:]
-    unclear = ((log_probs >= smallest).sum(1) > k).nonzero()[:, 0]
-    if len(unclear):
-        ids[unclear] = log_probs[unclear].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return ids

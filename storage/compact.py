@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 
 from storage.errors import StoreError
 from storage.positions import Positions
-from storage.schema import ArraySpec, DumpSchema
+from storage.schema import GAPS
 
-GAPS = "gaps"
 TO_ZERO = 255
 """Code of the fall to probability 0, and the fill value: a row that begins with it was not read."""
 
@@ -42,21 +41,8 @@ _TOLERANCE = 0.01
 """By how much a row and its tail may miss 1: float16 rounds a log-probability above -16 by at most 2⁻⁸."""
 
 
-def compact_arrays(schema: DumpSchema) -> tuple[ArraySpec, ...]:
-    """Return the arrays of a compact dump that have one row per position."""
-    gaps = ArraySpec(
-        name=GAPS,
-        dtype=np.dtype("u1"),
-        row_shape=(schema.k,),
-        layout=schema.layout,
-        dimensions=("position", "rank"),
-    )
-    exact = {spec.name: spec for spec in schema.position_arrays}
-    return (exact["tokens"], exact["ids"], gaps, exact["gold_logp"], exact["tail"])
-
-
 def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of `compact_arrays` for some positions.
+    """Return the arrays of `storage.schema.DumpSchema.stored_arrays` for some positions.
 
     Args:
         positions: Rows that passed `storage.positions.check_positions`.
@@ -112,7 +98,7 @@ def decode_rows(
 
 
 def decode_positions(arrays: Mapping[str, NDArray[Any]], temperatures: Sequence[float]) -> Positions:
-    """Return the positions that the arrays of `compact_arrays` stand for; ``logp`` is rounded to float16."""
+    """Return the positions that a compact dump's arrays stand for; ``logp`` is rounded to float16."""
     logp, logz = decode_rows(arrays[GAPS], arrays["tail"], temperatures)
     return Positions(
         tokens=arrays["tokens"],

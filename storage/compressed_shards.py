@@ -13,6 +13,7 @@ A row costs the decoding of its chunk, so this is for reading runs and windows; 
 """
 
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +26,8 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from storage.errors import CorruptStoreError, StoreError
-from storage.fingerprints import Json
-from storage.schema import ArraySpec
+from storage.schema import BLOSC_LEVEL, MAX_CHUNK_BYTES, ArraySpec
 from storage.shards import REMEDY, crc32c
-
-MAX_CHUNK_BYTES = 1 << 26
-"""What one chunk may take when decoded: a few compressed bytes must not be able to claim all memory."""
 
 # With threads of its own Blosc lays out blocks in the order in which they are done. zarr-python sets the same.
 blosc.use_threads = False
@@ -51,26 +48,12 @@ class BloscCodec:
 
     typesize: int
     """Bytes of an item."""
-    level: int = 3
-    """0 to 9: Blosc's scale, not zstd's."""
+    level: int = BLOSC_LEVEL
 
     @classmethod
     def of(cls, spec: ArraySpec) -> "BloscCodec":
         """Return the codec of an array."""
         return cls(typesize=spec.dtype.itemsize)
-
-    def zarr_metadata(self) -> dict[str, Json]:
-        """Return the codec's entry in ``zarr.json``."""
-        return {
-            "name": "blosc",
-            "configuration": {
-                "typesize": self.typesize,
-                "cname": "zstd",
-                "clevel": self.level,
-                "shuffle": "bitshuffle",
-                "blocksize": 0,
-            },
-        }
 
     def encode(self, data: NDArray[np.uint8]) -> bytes:
         """Return the compressed form of contiguous bytes."""
@@ -98,8 +81,11 @@ class BloscCodec:
             raise ValueError(str(error)) from error
 
 
-class ChunkCache:
-    """Decoded chunks of one store, the least recently used dropped first; shared by all views of a reader."""
+class ChunkCache(threading.local):
+    """Decoded chunks of one store, the least recently used dropped first; shared by all views of a reader.
+
+    Each thread keeps its own, so that none waits for another.
+    """
 
     def __init__(self, max_bytes: int = MAX_CHUNK_BYTES) -> None:
         """Keep at most ``max_bytes``, but always the last chunk."""

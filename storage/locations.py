@@ -7,12 +7,16 @@ histories and shells' own histories. They come from where the libraries look for
 
 import re
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote
 
 from storage.cache import DEFAULT_CACHE_BYTES, FileCache
 from storage.errors import ConfigError
 from storage.folder import Folder, LocalFolder
 from storage.remote import RemoteFolder
+
+Location: TypeAlias = "str | Path | Folder"
+"""A path, a URL, or a folder that was opened before."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTAINER_FIRST = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
@@ -39,6 +43,15 @@ def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES,
     if isinstance(location, Path) or not is_url(location):
         return LocalFolder(local_path(location))
     return RemoteFolder(check_url(location), cache=FileCache(size_bytes=cache_bytes), take_over=take_over)
+
+
+def as_folder(location: Location) -> Folder:
+    """Return the folder at a location, with the usual options if it is a URL.
+
+    Raises:
+        ConfigError: If it is no URL that can be used.
+    """
+    return open_folder(location) if isinstance(location, str | Path) else location
 
 
 def local_path(location: str | Path) -> Path:
@@ -77,4 +90,4 @@ def check_url(url: str) -> str:
     return f"{protocol}://{rest}"
 
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Folder", "check_url", "is_url", "local_path", "open_folder"]
+__all__ = ["DEFAULT_CACHE_BYTES", "Folder", "Location", "as_folder", "check_url", "is_url", "local_path", "open_folder"]

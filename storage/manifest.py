@@ -38,7 +38,7 @@ class ShardEntry:
 
     def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
         """Return what is wrong with the shard's files, naming array and shard, or None."""
-        for spec in schema.position_arrays:
+        for spec in schema.stored_arrays:
             name = spec.file(self.shard)
             problem = store.problem_with(name, self.files[spec.name])
             if problem:
@@ -191,7 +191,7 @@ def foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> li
     own = {
         MANIFEST,
         *metadata_paths(schema),
-        *(spec.file(shard) for spec in schema.position_arrays for shard in shards),
+        *(spec.file(shard) for spec in schema.stored_arrays for shard in shards),
     }
     if not is_complete:
         own |= {entry_name(shard) for shard in shards}
@@ -218,7 +218,7 @@ def describe_array(spec: ArraySpec) -> dict[str, Json]:
 
 
 def _names(schema: DumpSchema) -> set[str]:
-    return {spec.name for spec in schema.position_arrays}
+    return {spec.name for spec in schema.stored_arrays}
 
 
 def _digests(value: Mapping[str, Any]) -> dict[str, FileDigest]:

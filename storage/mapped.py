@@ -16,6 +16,7 @@ from storage.addresses import AddressRange, pages
 from storage.errors import CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest
 from storage.folder import Folder
+from storage.positions import Positions
 from storage.schema import ArraySpec, DumpSchema
 from storage.shards import REMEDY, check_chunk, check_index, chunk_stride, row_strides, shard_bytes
 
@@ -38,11 +39,11 @@ class MappedRows:
         self._arrays = [_MappedArray(folder, spec, digests) for spec in schema.position_arrays]
         self._verified = verified
         self._is_mapped = bytearray(schema.layout.num_shards)
-        self.mapped_bytes = 0
+        self.open_bytes = 0
         """Of all files mapped so far."""
 
-    def run(self, start: int, stop: int) -> list[NDArray[Any]] | None:
-        """Return copies of the positions ``start`` to ``stop`` if they lie in one chunk, else None.
+    def run(self, start: int, stop: int) -> Positions | None:
+        """Return the positions ``start`` to ``stop`` if they lie in one chunk, else None.
 
         Raises:
             CorruptStoreError: If a checksum is wrong.
@@ -54,42 +55,31 @@ class MappedRows:
         shard, chunk = divmod(number, self._chunks_per_shard)
         if not (self._verified[number] and self._is_mapped[shard]):
             self._require([number])
-        return [array.rows[shard, chunk, low:high].copy() for array in self._arrays]
+        return Positions(*[array.rows[shard, chunk, low:high].copy() for array in self._arrays])
 
-    def read(self, start: int, stop: int, out: Sequence[NDArray[Any]]) -> None:
-        """Copy the positions ``start`` to ``stop``, at least one, into ``out``: ``[stop - start, …]`` for each array.
-
-        An array with fewer columns than are stored gets the first ones.
-
-        Raises:
-            CorruptStoreError: If a checksum is wrong.
-        """
-        first, last = start // self._chunk_rows, (stop - 1) // self._chunk_rows
-        self._require(range(first, last + 1))
-        for number in range(first, last + 1):
+    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
+        """Return positions, as `storage.profiles.Rows` says."""
+        numbers = range(start // self._chunk_rows, -(-stop // self._chunk_rows) if stop > start else 0)
+        self._require(numbers)
+        arrays = [array.empty(stop - start, num_ids) for array in self._arrays]
+        for number in numbers:
             shard, chunk = divmod(number, self._chunks_per_shard)
             begin = number * self._chunk_rows
             low, high = max(start, begin), min(stop, begin + self._chunk_rows)
-            for array, target in zip(self._arrays, out, strict=True):
-                columns = (slice(target.shape[1]),) if target.ndim > 1 else ()
-                inside = slice(low - begin, high - begin)
-                target[low - start : high - start] = array.rows[(shard, chunk, inside, *columns)]
+            for array, out in zip(self._arrays, arrays, strict=True):
+                rows = array.rows[shard, chunk, low - begin : high - begin]
+                out[low - start : high - start] = rows if out.ndim == 1 else rows[:, : out.shape[1]]
+        return Positions(*arrays)
 
-    def gather(self, positions: NDArray[np.int64], columns: Sequence[int | None]) -> list[NDArray[Any]]:
-        """Return copies of at least one position, in any order; of the first ``columns`` of each array, None for all.
-
-        Raises:
-            CorruptStoreError: If a checksum is wrong.
-        """
+    def gather(self, positions: NDArray[np.int64], num_ids: int | None) -> Positions:
+        """Return positions, as `storage.profiles.Rows` says."""
         numbers = positions // self._chunk_rows
         shards = numbers // self._chunks_per_shard
         needed = np.bincount(numbers)
         self._require(np.flatnonzero(needed).tolist())
         inside = positions - numbers * self._chunk_rows
         chunks = numbers - shards * self._chunks_per_shard
-        return [
-            array.gather(shards, chunks, inside, number) for array, number in zip(self._arrays, columns, strict=True)
-        ]
+        return Positions(*[array.gather(shards, chunks, inside, num_ids) for array in self._arrays])
 
     def release(self, start: int, stop: int) -> None:
         """Take the pages of the whole shards among the positions ``start`` to ``stop`` off this process's memory."""
@@ -102,7 +92,7 @@ class MappedRows:
         for number in numbers:
             shard, chunk = divmod(number, self._chunks_per_shard)
             if not self._is_mapped[shard]:
-                self.mapped_bytes += sum(array.map(shard) for array in self._arrays)
+                self.open_bytes += sum(array.map(shard) for array in self._arrays)
                 self._is_mapped[shard] = 1
             if not self._verified[number]:
                 for array in self._arrays:
@@ -160,11 +150,10 @@ class _MappedArray:
         shards: NDArray[np.int64],
         chunks: NDArray[np.int64],
         inside: NDArray[np.int64],
-        num_columns: int | None,
+        num_ids: int | None,
     ) -> NDArray[Any]:
         """Return a copy of the rows at these shards, chunks and places, ``[R]`` each."""
-        dtype = self.rows.dtype
-        row_shape = self._spec.row_shape if num_columns is None else (num_columns,)
+        dtype, row_shape = self.rows.dtype, self._row_shape(num_ids)
         item = np.dtype((np.void, dtype.itemsize * math.prod(row_shape)))
         num_items = (len(self._range.bytes) - item.itemsize) // self._step + 1
         items = np.ndarray((num_items,), item, self._range.bytes.data, 0, (self._step,))
@@ -174,6 +163,13 @@ class _MappedArray:
         index += inside * by_row
         gathered: NDArray[Any] = items[index].view(dtype).reshape(len(index), *row_shape)
         return gathered
+
+    def empty(self, num_rows: int, num_ids: int | None) -> NDArray[Any]:
+        """Return room for rows; of the ids, for the first ``num_ids`` only."""
+        return np.empty((num_rows, *self._row_shape(num_ids)), self.rows.dtype)
+
+    def _row_shape(self, num_ids: int | None) -> tuple[int, ...]:
+        return (num_ids,) if num_ids is not None and self._spec.name == "ids" else self._spec.row_shape
 
     def release(self, first: int, stop: int) -> None:
         """Give the pages of these shards back to the page cache."""

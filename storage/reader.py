@@ -11,21 +11,20 @@ forked processes, and is opened anew in spawned ones.
 
 import mmap
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from storage.errors import ConfigError, CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest, Json
-from storage.folder import Folder, LocalFolder
+from storage.folder import Folder
 from storage.layout import sentence_blocks
+from storage.locations import Location, as_folder
 from storage.manifest import Manifest, describe_array, num_finished, refuse_foreign_files
-from storage.mapped import MappedRows
 from storage.positions import Positions
+from storage.profiles import Rows, open_rows
 from storage.ragged import concatenated_ranges
-from storage.schema import ArraySpec, DumpSchema, check_offsets
+from storage.schema import DumpSchema, check_offsets
 from storage.shards import REMEDY, decode_one_chunk
 from storage.statistics import DumpSummary, summarise
 
@@ -45,7 +44,7 @@ class DumpReader:
         summary: Its figures.
     """
 
-    def __init__(self, location: Path | Folder) -> None:
+    def __init__(self, location: Location) -> None:
         """Open a dump.
 
         Raises:
@@ -53,17 +52,16 @@ class DumpReader:
             IncompleteStoreError: If it is still being written.
             CorruptStoreError: If its manifest or metadata are damaged, or a shard is missing or truncated.
         """
-        self.folder: Folder = LocalFolder(location) if isinstance(location, Path) else location
+        self.folder: Folder = as_folder(location)
         manifest = Manifest.read(self.folder)
         self.summary: DumpSummary = manifest.require_complete(self.folder)
         self.schema: DumpSchema = manifest.schema
         self.offsets: NDArray[np.int64] = _read_metadata(self.folder, manifest)
-        self._arrays = self.schema.position_arrays
         self._digests = [entry.files for entry in manifest.shards]
         _check_sizes(self.folder, manifest)
         layout = self.schema.layout
-        verified = bytearray(layout.num_shards * layout.chunks_per_shard)
-        self._rows = MappedRows(self.folder, self.schema, self._digests, verified)
+        self._verified = bytearray(layout.num_shards * layout.chunks_per_shard)
+        self._rows = self._open_rows()
 
     def __reduce__(self) -> tuple[type["DumpReader"], tuple[Folder]]:
         """Let a spawned process open the dump itself."""
@@ -119,7 +117,8 @@ class DumpReader:
         starts, stops = self.offsets[sentences], self.offsets[sentences + 1]
         if not sentences.size or np.array_equal(starts[1:], stops[:-1]):
             return self.read_range(int(starts[0]), int(stops[-1]), k) if sentences.size else self.read_range(0, 0, k)
-        return self._gather(concatenated_ranges(starts, stops - starts), k)
+        positions = concatenated_ranges(starts, stops - starts)
+        return self._cut(self._current_rows().gather(positions, self._checked(k)), k)
 
     def read_range(self, start: int, stop: int, k: int | None = None) -> Positions:
         """Return the positions from ``start`` to ``stop``, as copies; ``k`` as in `read_sentences`.
@@ -130,14 +129,12 @@ class DumpReader:
         """
         if not 0 <= start <= stop <= self.schema.num_positions:
             raise IndexError(f"positions {start} to {stop} are not a range in [0, {self.schema.num_positions}]")
+        rows = self._current_rows()
         if k is None and stop > start:
-            rows = self._rows.run(start, stop)
-            if rows is not None:
-                return Positions(*rows)
-        out = self._empty(stop - start, k)
-        if stop > start:
-            self._rows.read(start, stop, out)
-        return self._positions(out, k)
+            found = rows.run(start, stop)
+            if found is not None:
+                return found
+        return self._cut(rows.read(start, stop, self._checked(k)), k)
 
     def scan(self, block_positions: int = BLOCK_POSITIONS) -> Iterator[Positions]:
         """Yield all positions in order, in blocks; what lies behind is unmapped.
@@ -183,30 +180,39 @@ class DumpReader:
         width = self.schema.shard_positions
         shards = np.union1d(self.offsets[wanted] // width, (self.offsets[wanted + 1] - 1) // width).tolist()
         self.folder.prefetch(
-            [(spec.file(shard), self._digests[shard][spec.name]) for shard in shards for spec in self._arrays]
+            [
+                (spec.file(shard), self._digests[shard][spec.name])
+                for shard in shards
+                for spec in self.schema.stored_arrays
+            ]
         )
 
-    def _gather(self, positions: NDArray[np.int64], k: int | None) -> Positions:
-        columns = [self._columns(spec, k) for spec in self._arrays]
-        return self._positions(self._rows.gather(positions, columns), k)
-
-    def _columns(self, spec: ArraySpec, k: int | None) -> int | None:
-        """Return how many columns of an array to read if of the ids only k are wanted; None for all."""
+    def _checked(self, k: int | None) -> int | None:
+        """Return how many ids to read of each position; None for all."""
         if k is not None and not 1 <= k <= self.schema.k:
             raise StoreError(f"{self.folder}: k is {k}, expected 1 to {self.schema.k}. Dump again with a larger --k")
-        return k if spec.name == "ids" else None
+        if k not in (None, self.schema.k) and self.schema.num_draws:
+            raise StoreError(
+                f"{self.folder}: k is {k}, expected {self.schema.k}: a {self.schema.selection} dump is read whole, "
+                f"since leaving out the rarer draws biases what is left. Dump again with --k {k}"
+            )
+        return k
 
-    def _empty(self, num_rows: int, k: int | None) -> list[NDArray[Any]]:
-        columns = [self._columns(spec, k) for spec in self._arrays]
-        shapes = [spec.row_shape if n is None else (n,) for spec, n in zip(self._arrays, columns, strict=True)]
-        return [np.empty((num_rows, *shape), spec.dtype) for spec, shape in zip(self._arrays, shapes, strict=True)]
-
-    def _positions(self, arrays: list[NDArray[Any]], k: int | None) -> Positions:
-        positions = Positions(*arrays)
+    def _cut(self, positions: Positions, k: int | None) -> Positions:
         return positions if k is None or k == self.schema.k else positions.with_fewer(k, self.schema.temperatures)
 
+    def _open_rows(self) -> Rows:
+        return open_rows(self.folder, self.schema, self._digests, self._verified)
 
-def verify_dump(location: Path | Folder, progress: Callable[[int], object] | None = None) -> DumpSummary:
+    def _current_rows(self) -> Rows:
+        """Return the mapped rows, anew where too much is mapped: the last who reads the old ones unmaps them."""
+        rows, bound = self._rows, self.folder.max_open_bytes
+        if bound is not None and rows.open_bytes > bound:
+            rows = self._rows = self._open_rows()
+        return rows
+
+
+def verify_dump(location: Location, progress: Callable[[int], object] | None = None) -> DumpSummary:
     """Check every byte of a complete dump against its manifest, and that nothing else lies in it.
 
     Args:
@@ -220,7 +226,7 @@ def verify_dump(location: Path | Folder, progress: Callable[[int], object] | Non
         StoreError: As `DumpReader`; also if there are foreign files.
         CorruptStoreError: Naming array, shard and remedy.
     """
-    folder = LocalFolder(location) if isinstance(location, Path) else location
+    folder = as_folder(location)
     manifest = Manifest.read(folder)
     summary = manifest.require_complete(folder)
     _read_metadata(folder, manifest)
@@ -238,14 +244,14 @@ def verify_dump(location: Path | Folder, progress: Callable[[int], object] | Non
     return summary
 
 
-def inspect_dump(location: Path | Folder) -> dict[str, Json]:
+def inspect_dump(location: Location) -> dict[str, Json]:
     """Return what a dump is, complete or not, as JSON values; the shards are not read.
 
     Raises:
         StoreError: If there is no dump.
         CorruptStoreError: If its manifest is damaged.
     """
-    folder = LocalFolder(location) if isinstance(location, Path) else location
+    folder = as_folder(location)
     manifest = Manifest.read(folder)
     schema = manifest.schema
     num_shards = schema.layout.num_shards
@@ -255,7 +261,7 @@ def inspect_dump(location: Path | Folder) -> dict[str, Json]:
         "state": manifest.state,
         "num_shards": num_shards,
         "num_finished_shards": num_shards if manifest.is_complete else num_finished(folder, schema),
-        "arrays": {spec.name: describe_array(spec) for spec in (*schema.position_arrays, schema.offsets_array)},
+        "arrays": {spec.name: describe_array(spec) for spec in (*schema.stored_arrays, schema.offsets_array)},
         "schema": schema.to_json(),
         "statistics": manifest.statistics.to_json() if manifest.statistics else None,
     }
@@ -293,7 +299,7 @@ def _check_sizes(folder: Folder, manifest: Manifest) -> None:
     """Find missing and truncated shards at the start instead of hours into a training run."""
     sizes = folder.sizes()
     for entry in manifest.shards:
-        for spec in manifest.schema.position_arrays:
+        for spec in manifest.schema.stored_arrays:
             name, expected = spec.file(entry.shard), entry.files[spec.name].size_bytes
             found = sizes.get(name)
             if found != expected:

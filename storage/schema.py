@@ -8,7 +8,7 @@ with those it would have written, so no codec, data type or extension that is no
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,25 @@ from storage.layout import Layout, shard_file
 FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
+GAPS = "gaps"
+"""The array that a compact dump has in place of ``logp``; see `storage.compact`."""
+BLOSC_LEVEL = 3
+"""0 to 9: Blosc's scale, not zstd's."""
+MAX_CHUNK_BYTES = 1 << 26
+"""What one compressed chunk may take when decoded: a few bytes must not be able to claim all memory."""
+MAX_DRAWS = 255
+"""Draws per position that uint8 can count."""
 
-_CHOICES = {"selection": ("topk",), "profile": ("exact",), "condition": ("tree",)}
+_CHOICES = {
+    "selection": ("topk", "sampled", "stratified"),
+    "profile": ("exact", "compact"),
+    "condition": ("tree",),
+}
 _BLOCK = 1 << 16
 """Sentences looked at together, so that checking millions of them takes no memory to speak of."""
 _CRC32C: Json = {"name": "crc32c"}
 _LITTLE_ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
+_SINGLE_BYTES: Json = {"name": "bytes"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +53,8 @@ class ArraySpec:
     """Shape of one row: ``()`` or ``(k,)``."""
     layout: Layout
     dimensions: tuple[str, ...]
+    compressed: bool = False
+    """Whether its chunks are compressed: Blosc with bits transposed, then zstd."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,7 +68,7 @@ class ArraySpec:
 
     @property
     def fill(self) -> int | float:
-        """An impossible value, so that a missing shard cannot look like data: NaN, the highest id, or -1."""
+        """NaN, the highest value, or -1: no row is made of it alone, so that a missing shard cannot look like data."""
         if self.dtype.kind == "f":
             return math.nan
         return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else -1
@@ -61,6 +76,20 @@ class ArraySpec:
     def file(self, shard: int) -> str:
         """Return the path of a shard relative to the store."""
         return shard_file(self.name, shard, len(self.shape))
+
+    @property
+    def compression(self) -> dict[str, Json]:
+        """The codec of compressed chunks, as ``zarr.json`` has it."""
+        return {
+            "name": "blosc",
+            "configuration": {
+                "typesize": self.dtype.itemsize,
+                "cname": "zstd",
+                "clevel": BLOSC_LEVEL,
+                "shuffle": "bitshuffle",
+                "blocksize": 0,
+            },
+        }
 
     def zarr_metadata(self) -> dict[str, Json]:
         """Return the content of the array's ``zarr.json``."""
@@ -80,7 +109,11 @@ class ArraySpec:
                     "name": "sharding_indexed",
                     "configuration": {
                         "chunk_shape": [self.layout.chunk_rows, *self.row_shape],
-                        "codecs": [_LITTLE_ENDIAN, _CRC32C],
+                        "codecs": [
+                            _LITTLE_ENDIAN if self.dtype.itemsize > 1 else _SINGLE_BYTES,
+                            *([self.compression] if self.compressed else []),
+                            _CRC32C,
+                        ],
                         "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
                         "index_location": "end",
                     },
@@ -107,7 +140,9 @@ class DumpSchema:
     vocab_size: int
     """V."""
     k: int
-    """Tokens kept per position."""
+    """Columns per position: tokens kept, or for draws the most that they can be."""
+    num_top: int = 0
+    """Exact ids: the most probable tokens, first in a row. In topk all k (also where 0 is given), in sampled none."""
     temperatures: tuple[float, ...]
     """Temperatures at which tail and normaliser are stored; the first is 1."""
     shard_positions: int = 65_536
@@ -115,7 +150,10 @@ class DumpSchema:
     chunk_positions: int = 1_024
     """Positions per chunk: the unit of reading and of checksums. Cut down to a smaller shard."""
     selection: str = "topk"
-    """How the ids were chosen."""
+    """How ids were chosen: the most probable ones (``topk``), draws from p (``sampled``), or the ``num_top`` most
+    probable ones and draws from the others (``stratified``)."""
+    draw_seed: int = 0
+    """Seed of the draws; 0 in topk, which has none."""
     profile: str = "exact"
     """How the values are encoded."""
     condition: str = "tree"
@@ -130,6 +168,8 @@ class DumpSchema:
     """What else can change bits: threads, batch budget, dtype, device model, versions."""
 
     def __post_init__(self) -> None:
+        if self.selection == "topk" and self.num_top == 0:
+            object.__setattr__(self, "num_top", self.k)
         problems = self._problems()
         if problems:
             raise ConfigError("dump: " + "; ".join(problems))
@@ -142,6 +182,11 @@ class DumpSchema:
         return np.dtype("<u2" if self.vocab_size <= 65_535 else "<u4")
 
     @property
+    def num_draws(self) -> int:
+        """Draws per position."""
+        return self.k - self.num_top
+
+    @property
     def layout(self) -> Layout:
         """How positions are cut."""
         return Layout(num_rows=self.num_positions, shard_rows=self.shard_positions, chunk_rows=self.chunk_positions)
@@ -150,7 +195,7 @@ class DumpSchema:
     def position_arrays(self) -> tuple[ArraySpec, ...]:
         """The arrays with one row per position, in the order of `storage.positions.Positions`."""
         num_temperatures = len(self.temperatures)
-        return (
+        arrays = (
             self._array("tokens", self.token_dtype, ()),
             self._array("ids", self.token_dtype, (self.k,), "rank"),
             self._array("logp", np.dtype("<f2"), (self.k,), "rank"),
@@ -158,6 +203,16 @@ class DumpSchema:
             self._array("tail", np.dtype("<f4"), (num_temperatures,), "temperature"),
             self._array("logz", np.dtype("<f4"), (num_temperatures,), "temperature"),
         )
+        return (*arrays, self._array("counts", np.dtype("u1"), (self.k,), "rank")) if self.num_draws else arrays
+
+    @property
+    def stored_arrays(self) -> tuple[ArraySpec, ...]:
+        """The arrays with one row per position that are on the disk: under ``exact`` those of ``Positions``."""
+        if self.profile == "exact":
+            return self.position_arrays
+        exact = {spec.name: replace(spec, compressed=True) for spec in self.position_arrays}
+        gaps = replace(exact["logp"], name=GAPS, dtype=np.dtype("u1"))
+        return (exact["tokens"], exact["ids"], gaps, exact["gold_logp"], exact["tail"])
 
     @property
     def offsets_array(self) -> ArraySpec:
@@ -173,7 +228,7 @@ class DumpSchema:
 
     def zarr_files(self) -> dict[str, bytes]:
         """Return the store's ``zarr.json`` files: path relative to the store → content."""
-        arrays = {spec.name: spec.zarr_metadata() for spec in (*self.position_arrays, self.offsets_array)}
+        arrays = {spec.name: spec.zarr_metadata() for spec in (*self.stored_arrays, self.offsets_array)}
         group = {
             "zarr_format": 3,
             "node_type": "group",
@@ -222,7 +277,13 @@ class DumpSchema:
         )
 
     def _problems(self) -> list[str]:
-        return self._count_problems() + self._temperature_problems() + self._label_problems()
+        return (
+            self._count_problems()
+            + self._selection_problems()
+            + self._profile_problems()
+            + self._temperature_problems()
+            + self._label_problems()
+        )
 
     def _count_problems(self) -> list[str]:
         least = {"num_positions": 0, "num_sentences": 0, "vocab_size": 1, "k": 1}
@@ -246,6 +307,29 @@ class DumpSchema:
                 f"shard_positions is {self.shard_positions}, not a multiple of {chunk_positions}, the chunk"
             )
         return problems
+
+    def _selection_problems(self) -> list[str]:
+        if any(type(number) is not int for number in (self.k, self.num_top, self.draw_seed)) or self.draw_seed < 0:
+            return [f"num_top {self.num_top!r} and draw_seed {self.draw_seed!r} are not whole numbers, 0 or more"]
+        if self.selection == "topk" and (self.num_top, self.draw_seed) != (self.k, 0):
+            return [f"topk with num_top {self.num_top} and draw_seed {self.draw_seed}, not {self.k} (k) and 0"]
+        if self.selection == "sampled" and self.num_top != 0:
+            return [f"sampled with num_top {self.num_top}, not 0"]
+        if self.selection == "stratified" and not 0 < self.num_top < self.k:
+            return [f"stratified with num_top {self.num_top}, not above 0 and below k ({self.k})"]
+        if self.num_draws > MAX_DRAWS:
+            return [f"{self.num_draws} draws a position (k - num_top), expected at most {MAX_DRAWS}: uint8 counts them"]
+        return []
+
+    def _profile_problems(self) -> list[str]:
+        if self.profile != "compact" or self._count_problems():
+            return []
+        if self.selection != "topk":
+            return [f"profile compact with selection {self.selection}, not topk: only falling rows have a compact form"]
+        chunk_bytes = min(self.chunk_positions, self.shard_positions) * self.k * self.token_dtype.itemsize
+        if chunk_bytes > MAX_CHUNK_BYTES:
+            return [f"profile compact with chunks of {chunk_bytes} bytes, expected at most {MAX_CHUNK_BYTES}"]
+        return []
 
     def _temperature_problems(self) -> list[str]:
         if any(type(t) not in (int, float) or not 0 < t < math.inf for t in self.temperatures):

@@ -27,11 +27,11 @@ class DumpSummary:
     size_bytes: int
     """Bytes of all files but the manifest."""
     mean_kept_mass: float | None
-    """Mean probability of a position's k ids together; None if there are no positions."""
+    """Mean probability of a position's exact ids together; 0 where all are drawn, None if there are no positions."""
     mean_kept_mass_without_eos: float | None
     """The same without the positions of ``<eos>``; None if there are no others."""
     kept_mass_by_k: dict[int, float]
-    """Mean probability of the first k' ids, for powers of two up to k, and k."""
+    """Mean probability of the first k' ids, for powers of two up to the number of exact ids, and that number."""
     gold_nats: float
     """Negative log-probability of all gold tokens."""
     eos_nats: float
@@ -52,28 +52,32 @@ class DumpSummary:
         return cls(**{**value, "kept_mass_by_k": dict(sorted(kept.items()))})
 
 
-def shard_sums(positions: Positions, is_eos: NDArray[np.bool_]) -> dict[str, float]:
+def shard_sums(positions: Positions, is_eos: NDArray[np.bool_], num_top: int) -> dict[str, float]:
     """Return the sums over one shard from which `summarise` makes the figures.
 
     Args:
         positions: The rows of the shard.
         is_eos: ``[n]`` bool: the last position of each sentence.
+        num_top: How many ids of a row are exact: those before the drawn ones.
     """
     kept = -np.expm1(positions.tail[:, 0].astype(np.float64))
     gold = positions.gold_logp.astype(np.float64)
-    columns = np.cumsum(np.take(_half_exponentials(), positions.logp.view(np.uint16)).sum(axis=0, dtype=np.float64))
+    bits = positions.logp[:, :num_top].view(np.uint16)
+    columns = np.cumsum(np.take(_half_exponentials(), bits).sum(axis=0, dtype=np.float64))
     return {
         "kept_mass": float(kept.sum()),
         "eos_kept_mass": float(kept[is_eos].sum()),
         "gold_nats": -float(gold.sum()),
         "eos_nats": -float(gold[is_eos].sum()),
-        **{f"kept_mass_of_{k}": float(columns[k - 1]) for k in powers_of_two_below(positions.logp.shape[1])},
+        **{f"kept_mass_of_{k}": float(columns[k - 1]) for k in powers_of_two_below(num_top)},
     }
 
 
 def summarise(schema: DumpSchema, sums: Sequence[Mapping[str, float]], size_bytes: int) -> DumpSummary:
     """Return the figures of a dump from the sums of all its shards, in their order."""
-    kept_by_k = {k: f"kept_mass_of_{k}" for k in powers_of_two_below(schema.k)} | {schema.k: "kept_mass"}
+    kept_by_k = {k: f"kept_mass_of_{k}" for k in powers_of_two_below(schema.num_top)}
+    if schema.num_top:
+        kept_by_k[schema.num_top] = "kept_mass"
     names = {"kept_mass", "eos_kept_mass", "gold_nats", "eos_nats", *kept_by_k.values()}
     total = {name: math.fsum(shard[name] for shard in sums) for name in names}
     num_positions = schema.num_positions
@@ -94,7 +98,7 @@ def summarise(schema: DumpSchema, sums: Sequence[Mapping[str, float]], size_byte
 
 def powers_of_two_below(k: int) -> list[int]:
     """Return 1, 2, 4, … while below ``k``."""
-    return [1 << bit for bit in range((k - 1).bit_length())]
+    return [1 << bit for bit in range((k - 1).bit_length())] if k else []
 
 
 def _mean(total: float, count: int) -> float | None:

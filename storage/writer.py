@@ -9,7 +9,6 @@ bits (hosts, times, commands) goes to PATH.history.jsonl beside the store, which
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -19,10 +18,12 @@ from numpy.typing import NDArray
 from storage.errors import IncompleteStoreError, StoreError
 from storage.files import PARTIAL_SUFFIX
 from storage.fingerprints import FileDigest, Json, canonical_json
-from storage.folder import Folder, LocalFolder, WriterLock
+from storage.folder import Folder, WriterLock
 from storage.layout import sentences_of_range
+from storage.locations import Location, as_folder
 from storage.manifest import MANIFEST, Manifest, ShardEntry, entry_name, metadata_paths, refuse_foreign_files
 from storage.positions import Positions, check_positions
+from storage.profiles import encoded
 from storage.schema import DumpSchema, check_offsets
 from storage.shards import REMEDY, encode_shard
 from storage.statistics import DumpSummary, shard_sums, summarise
@@ -47,9 +48,7 @@ class DumpWriter:
         self._summary = summary
 
     @classmethod
-    def open(
-        cls, location: Path | Folder, schema: DumpSchema, offsets: NDArray[np.int64], *, main: bool
-    ) -> "DumpWriter":
+    def open(cls, location: Location, schema: DumpSchema, offsets: NDArray[np.int64], *, main: bool) -> "DumpWriter":
         """Create a dump, or go on with one begun with the same schema and offsets.
 
         The main process takes the lock, removes what interrupted writers left behind, and rewrites missing or damaged
@@ -69,7 +68,7 @@ class DumpWriter:
             CorruptStoreError: If the manifest is damaged.
         """
         check_offsets(offsets, schema)
-        folder = LocalFolder(location) if isinstance(location, Path) else location
+        folder = as_folder(location)
         if not main:
             manifest = Manifest.read(folder)
             manifest.require_schema(folder, schema)
@@ -114,17 +113,18 @@ class DumpWriter:
         if self.is_complete:
             raise StoreError(f"{self.folder}: complete, nothing may be written. Name another folder for another dump")
         rows = self.schema.layout.rows_of(shard)
-        check_positions(positions, self.schema, num_positions=len(rows), where=f"{self.folder}: shard {shard}")
+        where = f"{self.folder}: shard {shard}"
+        check_positions(positions, self.schema, num_positions=len(rows), where=where)
         digests = {}
-        for spec in self.schema.position_arrays:
-            data = encode_shard(spec, shard, getattr(positions, spec.name)).data
+        for spec, data in encoded(positions, self.schema, shard, where=where):
             self.folder.write(spec.file(shard), data)
             digests[spec.name] = FileDigest.of_bytes(data)
         sentences = sentences_of_range(self._offsets, rows)
         last_positions = self._offsets[sentences.start + 1 : sentences.stop + 1] - 1
         is_eos = np.zeros(len(rows), np.bool_)
         is_eos[last_positions[last_positions < rows.stop] - rows.start] = True
-        ShardEntry(shard=shard, files=digests, sums=shard_sums(positions, is_eos)).write(self.folder)
+        sums = shard_sums(positions, is_eos, self.schema.num_top)
+        ShardEntry(shard=shard, files=digests, sums=sums).write(self.folder)
 
     def finish(self, progress: Callable[[int], object] | None = None) -> DumpSummary:
         """Verify every byte, write the final manifest and open the dump to readers; in the main process only.

@@ -16,9 +16,19 @@ log q_T(rest) is a log-sum-exp over what was not selected, never log(1 - sum): i
 the rest is 1e-8. Two other treatments of the rest are there for comparison, and are wrong at q = p: ``renormalise``
 (the teacher rescaled to sum to 1 over K: the loss is not 0) and ``drop`` (the rest is left out: the gradient is not 0).
 
+A dump with draws gives no KL, but an estimate of its part that depends on the student, the soft cross-entropy:
+
+    p^_T(w) = p_T(w) for exact ids,  (c_w / n) (p(rest) / p(w)) p_T(w) for an id that c_w of n draws from the rest gave
+    SCE  = -sum over w of p^_T(w) log q_T(w)                    loss = alpha CE + (1 - alpha) T^2 SCE
+
+The expectation of c_w / n is p(w) / p(rest), so that of p^_T is p_T, and SCE, linear in it, and its gradient are
+unbiased over independent dumps: importance sampling with p at T = 1 as the proposal (for T = 1 see Anshumann et al.
+2025, Sparse Logit Sampling). So p^_T is taken as it is: it does not sum to 1, and must not be made to. SCE is no
+divergence: it is not 0 at q = p, and the entropy that would have to be subtracted is not in the dump.
+
 Nothing is averaged here: sums over rows go out, and the caller divides by the global number of positions.
 
-Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept.
+Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept or columns of draws.
 """
 
 from dataclasses import dataclass
@@ -32,11 +42,14 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.chunked_vocabulary import RowLoss
 from storage.positions import Positions
+from storage.schema import DumpSchema
 
 Tail = Literal["bucket", "renormalise", "drop"]
 
 PARTS = ("loss", "cross_entropy", "kl")
 """What ``distillation_rows`` sums, in nats; ``kl`` is at temperature T, without the factor T^2."""
+DRAWN_PARTS = ("loss", "cross_entropy", "soft_cross_entropy")
+"""The same for targets with draws; ``soft_cross_entropy`` is at temperature T, without the factor T^2."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,20 +81,90 @@ class SoftTargets:
         return cls(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrawnTargets:
+    """Estimates of the teacher's distributions for R rows, at one temperature T."""
+
+    ids: Tensor
+    """int64 ``[R, k]``: any id of the vocabulary where a column is unused."""
+    weights: Tensor
+    """float ``[R, k]``: p^_T(w); 0 where unused. A row need not sum to 1."""
+
+    def __getitem__(self, rows: slice) -> Self:
+        """Return these rows alone."""
+        return type(self)(ids=self.ids[rows], weights=self.weights[rows])
+
+    @classmethod
+    def from_positions(
+        cls, positions: Positions, schema: DumpSchema, temperature_index: int, device: torch.device | None = None
+    ) -> Self:
+        """Return what a dump of ``schema``, one with draws, holds for these positions; as in ``SoftTargets``."""
+        assert positions.counts is not None, "a dump without draws has SoftTargets"
+        arrays = (
+            positions.ids.astype(np.int64),
+            positions.logp,
+            positions.counts,
+            positions.tail[:, 0].copy(),
+            positions.logz[:, temperature_index].copy(),
+        )
+        ids, logp, counts, tail, logz = (torch.from_numpy(array).to(device) for array in arrays)
+        return cls(
+            ids=ids.masked_fill(logp.isnan(), 0),
+            weights=estimated_probabilities(
+                logp.float(),
+                counts,
+                tail,
+                logz,
+                num_top=schema.num_top,
+                temperature=schema.temperatures[temperature_index],
+            ),
+        )
+
+
+def estimated_probabilities(
+    log_probs: Tensor, counts: Tensor, tail: Tensor, logz: Tensor, *, num_top: int, temperature: float
+) -> Tensor:
+    """Return p^_T, ``[R, k]`` of the dtype of ``log_probs``; 0 in unused columns.
+
+    Args:
+        log_probs: float ``[R, k]``: log p(w) at T = 1; NaN in unused columns.
+        counts: ``[R, k]``: draws of each id; 0 for the first ``num_top``, which are exact, and in unused columns.
+        tail: float ``[R]``: log of the mass outside the exact ids at T = 1.
+        logz: float ``[R]``: log of the sum over w of p(w)^(1/T).
+        num_top: How many ids are exact; the other k - ``num_top`` columns are for as many draws.
+        temperature: T.
+    """
+    # float16 has no -65,505: as -inf it would meet itself in a difference, where the rest is as improbable.
+    log_probs = log_probs.clamp(min=torch.finfo(torch.float16).min)
+    log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
+    drawn = log_probs[:, num_top:]
+    share = counts[:, num_top:].to(log_probs.dtype) / drawn.shape[1]
+    # In logarithms, since mass of the rest and probability may both be too small for float32 where their ratio is not.
+    log_weights[:, num_top:] += share.log() + (tail.to(log_probs.dtype)[:, None] - drawn)
+    weights = log_weights.exp()
+    weights[:, num_top:].masked_fill_(share == 0, 0.0)
+    return weights
+
+
+Targets = SoftTargets | DrawnTargets
+
+
 def distillation_terms(
-    logits: Tensor, gold: Tensor, targets: SoftTargets | None, *, temperature: float = 1.0, tail: Tail = "bucket"
+    logits: Tensor, gold: Tensor, targets: Targets | None, *, temperature: float = 1.0, tail: Tail = "bucket"
 ) -> tuple[Tensor, Tensor]:
     """Return the cross-entropy with the gold tokens and KL(teacher_T || student_T), row by row.
+
+    For targets with draws the second is the soft cross-entropy, which is no divergence.
 
     Args:
         logits: ``[R, V]``, unnormalised; computed in float32, or in float64 if given so.
         gold: int64 ``[R]`` in ``[0, V)``.
         targets: The teacher's distributions, or None: KL is then 0.
         temperature: T, above 0, the one that ``targets`` are for.
-        tail: What becomes of the tokens outside the top k; see the module.
+        tail: What becomes of the tokens outside the top k; see the module. Not used where there are draws.
 
     Returns:
-        ``[R]`` and ``[R]`` in nats; KL without the factor T^2.
+        ``[R]`` and ``[R]`` in nats; the second without the factor T^2.
     """
     if logits.dtype != torch.float64:
         logits = logits.float()
@@ -92,6 +175,11 @@ def distillation_terms(
     k = targets.ids.shape[1]
     temperatures = (temperature,) if temperature == 1 else (temperature, 1.0)
     index = torch.cat([targets.ids, gold[:, None]], 1)
+    if isinstance(targets, DrawnTargets):
+        # Nothing is selected, so that the rest is the whole vocabulary: unused columns hold an id that others may hold.
+        chosen, totals = _Summary.apply(logits, index, 0, temperatures)  # type: ignore[no-untyped-call]
+        log_q = chosen[:, :k] / temperature - totals[0][:, None]
+        return totals[-1] - chosen[:, k], -(targets.weights.to(logits.dtype) * log_q).sum(1)
     chosen, rests = _Summary.apply(logits, index, k, temperatures)  # type: ignore[no-untyped-call]
     selected = chosen[:, :k] / temperature
     has_rest = k < logits.shape[1]
@@ -110,13 +198,15 @@ def distillation_terms(
 
 def distillation_rows(
     gold: Tensor,
-    targets: SoftTargets | None,
+    targets: Targets | None,
     *,
     alpha: float,
     temperature: float = 1.0,
     tail: Tail = "bucket",
 ) -> RowLoss:
-    """Return the row loss for ``pipeline.chunked_vocabulary.vocabulary_loss``, with the three parts of ``PARTS``.
+    """Return the row loss for ``pipeline.chunked_vocabulary.vocabulary_loss``, with three parts.
+
+    They are named by ``DRAWN_PARTS`` for targets with draws, else by ``PARTS``.
 
     Args:
         gold: int64 ``[P]``.
@@ -125,15 +215,15 @@ def distillation_rows(
         temperature: T.
         tail: See ``distillation_terms``.
     """
-    kl_weight = (1 - alpha) * temperature**2
+    soft_weight = (1 - alpha) * temperature**2
 
     def row_loss(logits: Tensor, rows: slice) -> Tensor:
         block = targets[rows] if targets is not None else None
-        cross_entropy, kl = (
+        cross_entropy, soft = (
             term.sum() for term in distillation_terms(logits, gold[rows], block, temperature=temperature, tail=tail)
         )
-        loss = alpha * cross_entropy + kl_weight * kl if targets is not None else cross_entropy
-        return torch.stack([loss, cross_entropy, kl])
+        loss = alpha * cross_entropy + soft_weight * soft if targets is not None else cross_entropy
+        return torch.stack([loss, cross_entropy, soft])
 
     return row_loss
 
@@ -141,9 +231,10 @@ def distillation_rows(
 class _Summary(torch.autograd.Function):
     """All that the loss needs of logits ``[R, V]``: those at some ids, and log-sum-exps of those not selected.
 
-    Both are less the row's largest selected logit, so that float32 keeps its digits when all logits are large; that is
-    taken as a constant, which what depends on differences alone cannot tell. The exponentials are kept for the
-    gradient: one pass of them a temperature, where a composition of torch's own functions takes two and more copies.
+    Both are less the row's largest selected logit (of all, if none is selected), so that float32 keeps its digits when
+    all logits are large; that is taken as a constant, which what depends on differences alone cannot tell. The
+    exponentials are kept for the gradient: one pass of them a temperature, where a composition of torch's own functions
+    takes two and more copies.
     """
 
     @staticmethod
@@ -154,15 +245,15 @@ class _Summary(torch.autograd.Function):
         k: int,
         temperatures: tuple[float, ...],
     ) -> tuple[Tensor, Tensor]:
-        """Return ``[R, k + 1]`` logits at ``index`` (the first k are selected), and ``[nT, R]``; the last T is 1."""
+        """Return the logits at ``index`` (the first k are selected), and ``[nT, R]``; the last T is 1."""
         chosen = logits.gather(1, index)
-        base = chosen[:, :k].amax(1)
         ctx.num_ids, ctx.temperatures = logits.shape[1], temperatures
         if k == logits.shape[1]:
             ctx.save_for_backward(index)
-            return chosen - base[:, None], logits.new_empty(len(temperatures), 0)
+            return chosen - chosen[:, :k].amax(1, keepdim=True), logits.new_empty(len(temperatures), 0)
         rest = logits.scatter(1, index[:, :k], -torch.inf)
         shift = rest.amax(1)
+        base = chosen[:, :k].amax(1) if k else shift
         rest -= shift[:, None]
         exponentials = [(rest / temperature).exp_() for temperature in temperatures[:-1]]
         exponentials.append(rest.exp_())

@@ -20,7 +20,7 @@ from storage.errors import FingerprintMismatchError, StoreError
 from storage.fingerprints import check_fingerprint
 from storage.ragged import Ragged
 from storage.reader import DumpReader
-from student.loss import SoftTargets
+from student.loss import DrawnTargets, SoftTargets, Tail, Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,7 @@ class StudentBatch:
     """Token ids of its sentences, without ``<bos>`` and ``<eos>``."""
     gold: Tensor
     """int64 ``[P]``: the tokens of its positions, sentence by sentence, each sentence's then ``<eos>``."""
-    targets: SoftTargets | None
+    targets: Targets | None
     """The teacher's distributions for the same P positions, if there is a dump."""
     num_positions: int
     """P."""
@@ -47,13 +47,16 @@ class DumpTargets:
         split: The sentences that the student reads.
         tokenizer_sha256: Fingerprint of the tokenizer that made their tokens.
         temperature: T; the dump must have been made for it.
+        tail: What becomes of the mass outside the top k; other dumps than of the top k leave no choice.
 
     Raises:
         FingerprintMismatchError: If the dump is of another split, tokenizer or sentence boundaries.
-        StoreError: If it was not made for this temperature, or its ids are not the top k.
+        StoreError: If it was not made for this temperature or treatment of the tail.
     """
 
-    def __init__(self, dump: DumpReader, split: Split, *, tokenizer_sha256: str, temperature: float) -> None:
+    def __init__(
+        self, dump: DumpReader, split: Split, *, tokenizer_sha256: str, temperature: float, tail: Tail = "bucket"
+    ) -> None:
         fingerprints = dump.schema.fingerprints
         remedy = "Give the dump of this dataset, or run dump-teacher on it"
         check_fingerprint(
@@ -67,16 +70,21 @@ class DumpTargets:
                 f"{dump.folder}: the boundaries of its {len(dump)} sentences are not those of the "
                 f"{len(split.tokens)} of split {split.name}. {remedy}"
             )
-        if dump.schema.selection != "topk":
+        if tail != "bucket" and dump.schema.num_draws:
             raise StoreError(
-                f"{dump.folder}: selection is {dump.schema.selection}, expected topk, the only one that the student "
-                "has a loss for. Dump again, keeping the top k"
+                f"{dump.folder}: selection is {dump.schema.selection}, expected topk for --tail {tail}: draws stand "
+                "for what lies outside. Leave out --tail, or give a dump of the top k"
             )
         self._dump = dump
         self._split_name = split.name
         self._temperature_index = dump.temperature_index(temperature)
 
-    def read(self, sentences: np.ndarray, gold: np.ndarray, device: torch.device | None = None) -> SoftTargets:
+    @property
+    def have_draws(self) -> bool:
+        """Whether the targets are estimates from draws: the loss then has ``student.loss.DRAWN_PARTS``."""
+        return self._dump.schema.num_draws > 0
+
+    def read(self, sentences: np.ndarray, gold: np.ndarray, device: torch.device | None = None) -> Targets:
         """Return the targets of all positions of these sentences, whose gold tokens must be ``gold``.
 
         Args:
@@ -95,6 +103,8 @@ class DumpTargets:
                 f"{self._dump.folder}: gold token {positions.tokens[position]} where split {self._split_name} has "
                 f"{gold[position]}, though the fingerprints agree. Run verify on the dump and on the dataset"
             )
+        if self.have_draws:
+            return DrawnTargets.from_positions(positions, self._dump.schema, self._temperature_index, device)
         return SoftTargets.from_positions(positions, self._temperature_index, device)
 
 

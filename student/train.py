@@ -18,14 +18,14 @@ from storage.errors import RunError
 from storage.fingerprints import sha256_file
 from storage.reader import DumpReader
 from student.config import StudentConfig
-from student.loss import PARTS, distillation_rows
+from student.loss import DRAWN_PARTS, PARTS, distillation_rows
 from student.model import Student
 from student.stream import DumpTargets, StudentBatch, student_batches
 from student.train_config import StudentTrainConfig
 
 
 class DistillationObjective(nn.Module):
-    """A student and its loss; called with a batch, it returns the sums named by ``student.loss.PARTS``."""
+    """A student and its loss; called with a batch, it returns three sums, as ``student.loss`` names them."""
 
     def __init__(self, student: Student, config: StudentTrainConfig) -> None:
         super().__init__()
@@ -48,12 +48,11 @@ class DistillationObjective(nn.Module):
 class StudentTask:
     """A student and its batches, for ``pipeline.training``. Dev has no soft targets: its loss is the cross-entropy."""
 
-    parts = PARTS
-
     def __init__(
         self, model: Student, dataset: Dataset, targets: DumpTargets | None, config: StudentTrainConfig, world: World
     ) -> None:
         self.model = model
+        self.parts = DRAWN_PARTS if targets is not None and targets.have_draws else PARTS
         self.objective = DistillationObjective(model, config)
         self._splits = {name: dataset.split(name) for name in ("train", "dev")}
         self._plans = {
@@ -93,7 +92,7 @@ def train_student(
 
     Raises:
         FingerprintMismatchError: If the dump is not of this dataset.
-        StoreError: If the dump is incomplete, damaged, or does not declare the temperature.
+        StoreError: If the dump is incomplete, damaged, or is not for the temperature or the tail.
         InputError: If a sentence is longer than ``max_length``.
     """
     with joined(training.device, threads=training.threads) as (world, device):
@@ -104,8 +103,13 @@ def train_student(
         reader = DumpReader(dump) if dump is not None else None
         targets = None
         if reader is not None:
-            tokenizer, temperature = dataset.tokenizer.sha256, training.temperature
-            targets = DumpTargets(reader, dataset.split("train"), tokenizer_sha256=tokenizer, temperature=temperature)
+            targets = DumpTargets(
+                reader,
+                dataset.split("train"),
+                tokenizer_sha256=dataset.tokenizer.sha256,
+                temperature=training.temperature,
+                tail=training.tail,
+            )
         model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed).to(device)
         world.on_main(
             lambda: create_run(

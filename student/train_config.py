@@ -20,7 +20,8 @@ class StudentTrainConfig(TrainConfig):
     temperature: float = 1.0
     """Temperature of the soft targets: one that the dump declares."""
     tail: Literal["bucket", "renormalise", "drop"] = "bucket"
-    """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored."""
+    """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored. With
+    draws there is no choice."""
 
     def __post_init__(self) -> None:
         # A dataclass with slots is rebuilt as another class, which the short form of super() would not find.

@@ -1,6 +1,7 @@
 """Compact dumps for the tests of this folder: metadata by zarr-python, shards by us."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,11 @@ from zarr.codecs import BloscCodec as ZarrBloscCodec
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from storage.compact import compact_arrays
 from storage.compressed_shards import BloscCodec, encode_compressed_shard
 from storage.schema import ArraySpec, DumpSchema
 
 
-def create_with_zarr(spec: ArraySpec, codec: BloscCodec, store: Store) -> zarr.Array:
+def create_with_zarr(spec: ArraySpec, store: Store) -> zarr.Array:
     """Return an empty array of zarr-python's own, with the codecs of a compact dump."""
     return zarr.create_array(
         store,
@@ -26,7 +26,7 @@ def create_with_zarr(spec: ArraySpec, codec: BloscCodec, store: Store) -> zarr.A
         chunks=(spec.layout.chunk_rows, *spec.row_shape),
         fill_value=spec.fill,
         serializer=BytesCodec(endian="little" if spec.dtype.itemsize > 1 else None),
-        compressors=[ZarrBloscCodec(**codec.zarr_metadata()["configuration"]), Crc32cCodec()],
+        compressors=[ZarrBloscCodec(**spec.compression["configuration"]), Crc32cCodec()],
         filters=None,
         config={"write_empty_chunks": True},
     )
@@ -35,9 +35,9 @@ def create_with_zarr(spec: ArraySpec, codec: BloscCodec, store: Store) -> zarr.A
 def write_with_zarr_metadata(path: Path, schema: DumpSchema, arrays: Mapping[str, np.ndarray]) -> None:
     """Write what `storage.compact.encode_rows` gave."""
     zarr.open_group(path, mode="w", zarr_format=3, attributes={"temperatures": [*schema.temperatures]})
-    for spec in compact_arrays(schema):
+    for spec in replace(schema, profile="compact").stored_arrays:
         codec = BloscCodec.of(spec)
-        create_with_zarr(spec, codec, LocalStore(path))
+        create_with_zarr(spec, LocalStore(path))
         for shard in range(spec.layout.num_shards):
             rows = spec.layout.rows_of(shard)
             data = encode_compressed_shard(spec, shard, arrays[spec.name][rows.start : rows.stop], codec)

@@ -46,6 +46,8 @@ def make_positions(schema: DumpSchema, seed: int = 0) -> Positions:
     log_probs = full_distributions(schema, seed)
     tokens = np.random.default_rng(seed + 1).integers(0, schema.vocab_size, schema.num_positions)
     ids = np.argsort(-log_probs, axis=1, kind="stable")
+    if schema.num_draws:
+        return _with_draws(schema, log_probs, tokens, ids, seed)
     rows = np.arange(schema.num_positions)
     tempered = [np.exp(log_probs / temperature) for temperature in schema.temperatures]
     with np.errstate(divide="ignore"):
@@ -57,6 +59,37 @@ def make_positions(schema: DumpSchema, seed: int = 0) -> Positions:
         gold_logp=log_probs[rows, tokens].astype(np.float32),
         tail=np.stack(tail, axis=1).astype(np.float32),
         logz=np.stack([np.log(p.sum(1)) for p in tempered], axis=1).astype(np.float32),
+    )
+
+
+def _with_draws(
+    schema: DumpSchema, log_probs: NDArray[np.float64], tokens: NDArray[np.int64], order: NDArray[np.int64], seed: int
+) -> Positions:
+    """Rows of a sampled or stratified dump, one after the other."""
+    generator = np.random.default_rng(seed + 2)
+    shape = (schema.num_positions, schema.k)
+    ids, logp = np.full(shape, np.iinfo(schema.token_dtype).max, schema.token_dtype), np.full(shape, np.nan, np.float16)
+    counts, tail = np.zeros(shape, np.uint8), np.zeros((schema.num_positions, len(schema.temperatures)), np.float32)
+    for row, (log_p, ranked) in enumerate(zip(log_probs, order, strict=True)):
+        exact, others = ranked[: schema.num_top], ranked[schema.num_top :]
+        p = np.exp(log_p[others])
+        drawn = generator.choice(others, schema.num_draws, p=p / p.sum())
+        distinct = [token for token in others if token in drawn]
+        kept = np.array([*exact, *distinct])
+        ids[row, : len(kept)], logp[row, : len(kept)] = kept, log_p[kept]
+        counts[row, schema.num_top : len(kept)] = [(drawn == token).sum() for token in distinct]
+        if schema.num_top:
+            for t, temperature in enumerate(schema.temperatures):
+                tempered = np.exp(log_p / temperature)
+                tail[row, t] = np.log(tempered[others].sum() / tempered.sum())
+    return Positions(
+        tokens=tokens.astype(schema.token_dtype),
+        ids=ids,
+        logp=logp,
+        gold_logp=log_probs[np.arange(len(tokens)), tokens].astype(np.float32),
+        tail=tail,
+        logz=np.stack([np.log(np.exp(log_probs / t).sum(1)) for t in schema.temperatures], axis=1).astype(np.float32),
+        counts=counts,
     )
 
 
@@ -79,15 +112,16 @@ def store_bytes(path: Path) -> dict[str, bytes]:
 
 
 def assert_same(found: Positions, expected: Positions) -> None:
-    for name in Positions.__slots__:
-        mine, theirs = getattr(found, name), getattr(expected, name)
+    assert found.arrays().keys() == expected.arrays().keys()
+    for name, mine in found.arrays().items():
+        theirs = getattr(expected, name)
         assert mine.dtype == theirs.dtype, name
         assert mine.shape == theirs.shape, name
         assert mine.tobytes() == np.ascontiguousarray(theirs).tobytes(), name
 
 
 def pick(positions: Positions, rows: NDArray[np.int64]) -> Positions:
-    return Positions(*(getattr(positions, name)[rows] for name in Positions.__slots__))
+    return Positions(**{name: array[rows] for name, array in positions.arrays().items()})
 
 
 def mapped(file: FileIO) -> mmap.mmap:

@@ -15,6 +15,7 @@ from storage.cache import FileCache, cache_folder
 from storage.errors import CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest
 from storage.objects import no_room
+from tests.storage.dumps import mapped
 
 
 def content(number: int, size: int = 1000) -> bytes:
@@ -105,10 +106,10 @@ def test_it_is_a_least_recently_used_cache_within_its_bound(
         patch.setattr(os, "utime", lambda file: utime(file, ns=(0, next(clock) * 10**9)))
         for number in uses:
             calls: list[Path] = []
-            mapped = mapped(cache.open(digest_of(number), fetching(content(number), calls), where="file"))
+            kept = mapped(cache.open(digest_of(number), fetching(content(number), calls), where="file"))
             assert bool(calls) == (number not in expected)
             expected = [*(used for used in expected if used != number), number][-room:] if room else []
-            assert mapped[:] == content(number)
+            assert kept[:] == content(number)
             if calls and files(cache):  # a fresh file has the real time, later than all of those
                 newest = cache.folder / "objects" / digest_of(number).sha256[:2] / digest_of(number).sha256
                 utime(newest, ns=(0, next(clock) * 10**9))

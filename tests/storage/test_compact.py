@@ -1,5 +1,6 @@
 """Codes of gaps give a row back to half a step: in order, adding up to 1, at a bounded divergence, by zarr alone."""
 
+import dataclasses
 import warnings
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from storage.compact import GAPS, TO_ZERO, compact_arrays, decode_positions, decode_rows, encode_rows
-from storage.compressed_shards import BloscCodec
+from storage.compact import TO_ZERO, decode_positions, decode_rows, encode_rows
 from storage.errors import StoreError
 from storage.positions import Positions, check_positions
+from storage.schema import GAPS
 from tests.storage.compact_dumps import create_with_zarr, write_with_zarr_metadata
 from tests.storage.dumps import assert_same, make_positions, make_schema
 
@@ -203,7 +204,7 @@ def test_plain_zarr_reads_every_array_without_a_warning(tmp_path: Path) -> None:
 
 def test_an_array_that_was_not_written_cannot_look_like_data() -> None:
     schema = make_schema([40, 30])
-    gaps = next(spec for spec in compact_arrays(schema) if spec.name == GAPS)
+    gaps = next(spec for spec in dataclasses.replace(schema, profile="compact").stored_arrays if spec.name == GAPS)
     assert gaps.fill == TO_ZERO
-    array = create_with_zarr(gaps, BloscCodec.of(gaps), MemoryStore())
+    array = create_with_zarr(gaps, MemoryStore())
     assert (np.asarray(array[...])[:, 0] != 0).all()

@@ -75,7 +75,7 @@ def read_all(data: bytes, spec: ArraySpec) -> np.ndarray:
 def test_bytes_equal_those_of_zarr_python(case: tuple[ArraySpec, np.ndarray]) -> None:
     spec, values = case
     store = MemoryStore()
-    create_with_zarr(spec, BloscCodec.of(spec), store)[...] = values
+    create_with_zarr(spec, store)[...] = values
     assert encoded(spec, values) == {
         name: value.to_bytes() for name, value in store._store_dict.items() if "/c/" in name
     }
@@ -108,11 +108,11 @@ def test_rows_come_back_gathered_and_in_runs(case: tuple[ArraySpec, np.ndarray],
 def test_metadata_of_the_codecs_equal_those_of_zarr_python(dtype: str, configuration: dict[str, object]) -> None:
     spec = make_spec(dtype, (4,), num_rows=70, chunk_rows=8, shard_rows=32)
     store = MemoryStore()
-    create_with_zarr(spec, BloscCodec.of(spec), store)
+    create_with_zarr(spec, store)
     metadata = json.loads(store._store_dict["a/zarr.json"].to_bytes())
     assert metadata["codecs"][0]["configuration"]["codecs"] == [
         {"name": "bytes", **configuration},
-        BloscCodec.of(spec).zarr_metadata(),
+        spec.compression,
         {"name": "crc32c"},
     ]
 

@@ -32,6 +32,13 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def drawn_dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("format") / "dump"
+    write_dump(path, make_schema(LENGTHS, selection="stratified", num_top=2), LENGTHS)
+    return path
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("position", [0, 31, 32, 93])
 def test_the_page_gives_the_distribution_of_a_position(
@@ -48,11 +55,37 @@ def test_the_page_gives_the_distribution_of_a_position(
     assert probabilities.sum() + tail == pytest.approx(1, abs=2**-8)
 
 
-@pytest.mark.parametrize("array", ["tokens", "ids", "logp", "gold_logp", "tail", "logz"])
+@pytest.mark.parametrize("changes", [{"selection": "sampled"}, {"selection": "stratified", "num_top": 2}])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_page_estimates_a_distribution_from_draws(
+    page: Any, tmp_path: Path, changes: dict[str, Any], temperature: float
+) -> None:
+    schema = make_schema(LENGTHS, **changes)
+    rows = write_dump(tmp_path / "dump", schema, LENGTHS)
+    assert rows.counts is not None
+    for position in (0, 31, 32, 93):
+        log_probs, counts = full_distributions(schema)[position], rows.counts[position]
+        p, tempered = np.exp(log_probs), np.exp(log_probs / temperature) / np.exp(log_probs / temperature).sum()
+        best = np.argsort(-log_probs, kind="stable")
+        expected = {int(token): tempered[token] for token in best[: schema.num_top]}
+        rest = p[best[schema.num_top :]].sum()
+        for token, count in zip(rows.ids[position], counts, strict=True):
+            if count:
+                expected[int(token)] = count / schema.num_draws * rest / p[token] * tempered[token]
+        ids, weights = page.estimate(tmp_path / "dump", position, temperature)
+        assert ids.tolist() == list(expected)
+        assert weights == pytest.approx(list(expected.values()), rel=2**-8)
+
+
+@pytest.mark.parametrize("array", ["tokens", "ids", "logp", "gold_logp", "tail", "logz", "counts"])
 @pytest.mark.parametrize("position", [0, 7, 8, 31, 32, 93])
-def test_the_page_locates_a_row_by_numpy_alone(page: Any, dump: Path, array: str, position: int) -> None:
-    expected = page.zarr.open_group(dump, mode="r")[array][position]
-    assert np.array_equal(page.row(dump, array, position), np.atleast_1d(expected))
+def test_the_page_locates_a_row_by_numpy_alone(
+    page: Any, dump: Path, drawn_dump: Path, array: str, position: int
+) -> None:
+    for path in (drawn_dump,) if array == "counts" else (dump, drawn_dump):
+        expected = page.zarr.open_group(path, mode="r")[array][position]
+        found = page.row(path, array, position)
+        assert np.array_equal(found, np.atleast_1d(expected), equal_nan=found.dtype.kind == "f")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -13,9 +13,14 @@ from storage.errors import CorruptStoreError
 from storage.folder import LocalFolder
 from storage.manifest import Manifest
 from storage.mapped import MappedRows
-from tests.storage.dumps import make_schema, pick, write_dump
+from storage.positions import Positions
+from tests.storage.dumps import assert_same, make_schema, pick, write_dump
 
 LENGTHS = [5, 1, 7, 30, 40, 2, 9]
+
+
+def first_ids(positions: Positions, number: int | None) -> Positions:
+    return Positions(**positions.arrays() | {"ids": positions.ids[:, :number]})
 
 
 def mapped(path: Path) -> MappedRows:
@@ -44,20 +49,16 @@ def test_rows_come_back_gathered_in_runs_and_in_ranges(
         rows = mapped(Path(folder) / "dump")
         picked = np.array(data.draw(st.lists(st.integers(0, num_positions - 1), min_size=1)), np.int64)
         columns = data.draw(st.integers(1, schema.k))
-        wanted = [columns if spec.name in ("ids", "logp") else None for spec in schema.position_arrays]
-        names = [spec.name for spec in schema.position_arrays]
-        for name, number, found in zip(names, wanted, rows.gather(picked, wanted), strict=True):
-            array = getattr(pick(expected, picked), name)
-            assert np.array_equal(found, array if number is None else array[:, :number])
+        for num_ids in (None, columns):
+            assert_same(rows.gather(picked, num_ids), first_ids(pick(expected, picked), num_ids))
         start = data.draw(st.integers(0, num_positions - 1))
         stop = data.draw(st.integers(start + 1, num_positions))
         run = rows.run(start, stop)
         assert (run is None) == (start // cut[1] != (stop - 1) // cut[1])
-        out = [np.empty_like(getattr(expected, name)[start:stop]) for name in names]
-        rows.read(start, stop, out)
-        for name, *found in zip(names, out, *([run] if run else []), strict=True):
-            for each in found:
-                assert np.array_equal(each, getattr(expected, name)[start:stop])
+        if run is not None:
+            assert_same(run, expected.slice(start, stop))
+        for num_ids in (None, columns):
+            assert_same(rows.read(start, stop, num_ids), first_ids(expected.slice(start, stop), num_ids))
 
 
 def test_a_damaged_chunk_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -68,12 +69,12 @@ def test_a_damaged_chunk_does_not_hide_the_others(tmp_path: Path) -> None:
     file.write_bytes(data)
     rows = mapped(tmp_path / "dump")
     for first, last in ((32, 39), (48, 55)):
-        assert rows.run(first, last + 1)[1].tolist() == expected.ids[first : last + 1].tolist()  # type: ignore[index]
+        assert rows.run(first, last + 1).ids.tolist() == expected.ids[first : last + 1].tolist()  # type: ignore[union-attr]
     for _ in range(2):
         for read in (
             lambda: rows.run(41, 42),
-            lambda: rows.gather(np.array([90, 47, 3]), [None] * 6),
-            lambda: rows.read(39, 41, [np.empty(0)] * 6),
+            lambda: rows.gather(np.array([90, 47, 3]), None),
+            lambda: rows.read(39, 41, None),
         ):
             with pytest.raises(CorruptStoreError, match="tail/c/1/0: array tail, shard 1, chunk 1"):
                 read()
@@ -84,7 +85,7 @@ def test_pages_given_back_are_read_again(tmp_path: Path) -> None:
     rows = mapped(tmp_path / "dump")
     rows.release(0, 94)
     for _ in range(2):
-        assert rows.gather(np.arange(94), [None] * 6)[0].tolist() == expected.tokens.tolist()
+        assert rows.gather(np.arange(94), None).tokens.tolist() == expected.tokens.tolist()
         rows.release(3, 94)
 
 

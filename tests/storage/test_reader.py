@@ -7,6 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Positions]:
     st.sampled_from([(8, 8), (32, 8), (96, 32), (65_536, 1_024)]),
     st.sampled_from([(50, 6), (50, 50), (7, 1), (70_000, 3)]),
     st.sampled_from([(1.0,), (1.0, 2.0, 0.5)]),
+    st.sampled_from(["topk", "sampled", "stratified"]),
     st.data(),
 )
 def test_what_is_written_is_read(
@@ -44,8 +46,11 @@ def test_what_is_written_is_read(
     cut: tuple[int, int],
     size: tuple[int, int],
     temperatures: tuple[float, ...],
+    selection: str,
     data: st.DataObject,
 ) -> None:
+    if selection == "stratified" and size[1] == 1:
+        selection = "sampled"
     if size[0] > 50:
         lengths = [min(length, 3) for length in lengths[:2]]
     schema = make_schema(
@@ -55,6 +60,8 @@ def test_what_is_written_is_read(
         vocab_size=size[0],
         k=size[1],
         temperatures=temperatures,
+        selection=selection,
+        num_top=size[1] // 2 if selection == "stratified" else 0,
     )
     with TemporaryDirectory() as folder:
         expected = write_dump(Path(folder) / "dump", schema, lengths)
@@ -78,25 +85,29 @@ def test_sizes_around_a_shard_are_read_back(tmp_path: Path, num_positions: int) 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, len(LENGTHS) - 1), min_size=1, max_size=8))
 def test_sentences_equal_those_of_plain_zarr(dump: tuple[Path, Positions], sentences: list[int]) -> None:
-    path, _ = dump
+    path, expected = dump
     group = zarr.open_group(path, mode="r")
     offsets = group["offsets"][:]
     arrays = {
         name: np.concatenate([group[name][offsets[m] : offsets[m + 1]] for m in sentences])
-        for name in Positions.__slots__
+        for name in expected.arrays()
     }
     assert_same(DumpReader(path).read_sentences(np.array(sentences)), Positions(**arrays))
 
 
-def test_plain_zarr_opens_and_lists_a_dump_without_a_warning(dump: tuple[Path, Positions]) -> None:
+@pytest.mark.parametrize("changes", [{}, {"selection": "stratified", "num_top": 2, "draw_seed": 3}])
+def test_plain_zarr_opens_and_lists_a_dump_without_a_warning(tmp_path: Path, changes: dict[str, Any]) -> None:
+    schema = make_schema(LENGTHS, **changes)
+    rows = write_dump(tmp_path / "dump", schema, LENGTHS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        group = zarr.open_group(dump[0], mode="r")
-        assert {name for name, _ in group.arrays()} == {*Positions.__slots__, "offsets"}
-        assert dict(group.attrs) == make_schema(LENGTHS).to_json()
-        for name in Positions.__slots__:
-            alone = zarr.open_array(dump[0] / name, mode="r")
+        group = zarr.open_group(tmp_path / "dump", mode="r")
+        assert {name for name, _ in group.arrays()} == {*rows.arrays(), "offsets"}
+        assert dict(group.attrs) == schema.to_json()
+        for name, expected in rows.arrays().items():
+            alone = zarr.open_array(tmp_path / "dump" / name, mode="r")
             assert alone.metadata.to_dict() == group[name].metadata.to_dict()
+            assert np.array_equal(alone[:], expected, equal_nan=expected.dtype.kind == "f")
 
 
 @given(st.integers(0, 93), st.integers(0, 93), st.sampled_from([None, 1, 6]))
@@ -128,6 +139,17 @@ def test_fewer_ids_move_the_rest_into_the_tail(tmp_path: Path, k: int) -> None:
     assert np.abs(found.tail - expected.tail).max() < 2**-8
 
 
+@pytest.mark.parametrize("changes", [{"selection": "sampled"}, {"selection": "stratified", "num_top": 4}])
+def test_draws_are_read_whole_or_not_at_all(tmp_path: Path, changes: dict[str, Any]) -> None:
+    rows = write_dump(tmp_path / "dump", make_schema([9], **changes), [9])
+    reader = DumpReader(tmp_path / "dump")
+    assert_same(reader.read_range(0, 9, k=6), rows)
+    assert_same(reader.read_sentences([0], k=6), rows)
+    for read in (lambda: reader.read_range(0, 9, k=4), lambda: reader.read_sentences([0], k=4)):
+        with pytest.raises(StoreError, match=r"k is 4, expected 6: a s\w+ dump is read whole.*--k 4"):
+            read()
+
+
 def test_the_whole_vocabulary_leaves_no_tail(tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", make_schema([9], k=50), [9])
     reader = DumpReader(tmp_path / "dump")
@@ -155,6 +177,21 @@ def test_figures_follow_their_definitions(dump: tuple[Path, Positions]) -> None:
     assert summary.perplexity_without_eos == pytest.approx(math.exp(-gold[words].mean()))
     files = [file for file in path.rglob("*") if file.is_file() and file.name != "manifest.json"]
     assert summary.size_bytes == sum(file.stat().st_size for file in files)
+
+
+def test_figures_of_draws_are_those_of_the_exact_ids(tmp_path: Path) -> None:
+    rows = write_dump(tmp_path / "a", make_schema([9], k=8, selection="stratified", num_top=3), [9])
+    summary = DumpReader(tmp_path / "a").summary
+    assert summary.mean_kept_mass == pytest.approx(1 - np.exp(rows.tail[:, 0].astype(np.float64)).mean())
+    assert summary.kept_mass_by_k == {
+        1: pytest.approx(np.exp(rows.logp[:, 0].astype(np.float64)).mean(), rel=1e-6),
+        2: pytest.approx(np.exp(rows.logp[:, :2].astype(np.float64)).sum(1).mean(), rel=1e-6),
+        3: summary.mean_kept_mass,
+    }
+    write_dump(tmp_path / "b", make_schema([9], k=8, selection="sampled"), [9])
+    summary = verify_dump(tmp_path / "b")
+    assert summary.mean_kept_mass == 0
+    assert summary.kept_mass_by_k == {}
 
 
 def test_a_dump_of_nothing_but_ends_of_sentences_has_no_figures_without_them(tmp_path: Path) -> None:
@@ -217,8 +254,8 @@ def test_a_scan_is_everything_in_order(dump: tuple[Path, Positions], block_posit
     path, expected = dump
     reader = DumpReader(path)
     blocks = list(reader.scan(block_positions))
-    arrays = [np.concatenate([getattr(block, name) for block in blocks]) for name in Positions.__slots__]
-    assert_same(Positions(*arrays), expected)
+    arrays = {name: np.concatenate([block.arrays()[name] for block in blocks]) for name in expected.arrays()}
+    assert_same(Positions(**arrays), expected)
 
 
 @settings(max_examples=30, deadline=None)
@@ -296,10 +333,9 @@ def test_an_empty_split_is_a_dump_of_nothing(tmp_path: Path) -> None:
     assert reader.summary.kept_mass_by_k == {}
     assert verify_dump(tmp_path / "dump") == reader.summary
     group = zarr.open_group(tmp_path / "dump", mode="r")
-    assert {name: group[name].shape[0] for name in (*Positions.__slots__, "offsets")} == {
-        **dict.fromkeys(Positions.__slots__, 0),
-        "offsets": 1,
-    }
+    lengths = {name: array.shape[0] for name, array in group.arrays()}
+    assert lengths.pop("offsets") == 1
+    assert set(lengths.values()) == {0}
 
 
 def test_inspect_describes_a_complete_dump(dump: tuple[Path, Positions]) -> None:

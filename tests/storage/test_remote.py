@@ -23,6 +23,7 @@ from storage.folder import Folder, LocalFolder
 from storage.objects import ObjectStore, plain_text
 from storage.remote import RemoteFolder
 from tests.storage.conftest import ACCESS_KEY, SECRET_KEY
+from tests.storage.dumps import mapped
 
 DATA = bytes(range(256)) * 40
 DIGEST = FileDigest.of_bytes(DATA)

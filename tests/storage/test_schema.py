@@ -20,7 +20,7 @@ def test_a_schema_survives_json() -> None:
 def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         make_schema(
-            LENGTHS, k=51, temperatures=(2.0,), selection="sampled", split="", fingerprints={}, computation={"a": None}
+            LENGTHS, k=51, temperatures=(2.0,), selection="nucleus", split="", fingerprints={}, computation={"a": None}
         )
     for name in ("k is 51", "temperatures", "selection", "split", "fingerprints", "computation"):
         assert name in str(caught.value)
@@ -40,11 +40,30 @@ def test_all_problems_are_reported_at_once() -> None:
         {"temperatures": (1.0, float("nan"))},
         {"temperatures": (1.0, -1.0)},
         {"computation": {"rate": float("inf")}},
+        {"num_top": 5},
+        {"num_top": -1},
+        {"num_top": True},
+        {"draw_seed": 1},
+        {"draw_seed": -1, "selection": "sampled"},
+        {"num_top": 1, "selection": "sampled"},
+        {"num_top": 0, "selection": "stratified"},
+        {"num_top": 6, "selection": "stratified"},
+        {"k": 256, "vocab_size": 300, "selection": "sampled"},
+        {"k": 257, "vocab_size": 300, "selection": "stratified", "num_top": 1},
     ],
 )
 def test_impossible_values_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         make_schema(LENGTHS, **changes)
+
+
+def test_the_top_k_are_all_exact_and_255_draws_are_counted() -> None:
+    top, drawn = make_schema(LENGTHS), make_schema(LENGTHS, k=255, vocab_size=300, selection="sampled", draw_seed=7)
+    assert (top.num_top, top.num_draws) == (6, 0)
+    assert (drawn.num_top, drawn.num_draws) == (0, 255)
+    assert [spec.name for spec in drawn.position_arrays] == [*(spec.name for spec in top.position_arrays), "counts"]
+    for schema in (top, drawn):
+        assert DumpSchema.from_json(json.loads(canonical_json(schema.to_json()))) == schema
 
 
 def test_a_chunk_is_cut_down_to_a_smaller_shard() -> None:
@@ -73,4 +92,4 @@ def test_offsets_must_cut_the_positions_into_the_sentences(offsets: list[int]) -
 def test_differences_name_nested_keys() -> None:
     schema = make_schema(LENGTHS)
     other = make_schema(LENGTHS, k=5, fingerprints={**schema.fingerprints, "teacher": "x"})
-    assert schema.differences(other) == {"fingerprints.teacher": ("t" * 64, "x"), "k": (6, 5)}
+    assert schema.differences(other) == {"fingerprints.teacher": ("t" * 64, "x"), "k": (6, 5), "num_top": (6, 5)}

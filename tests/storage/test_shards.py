@@ -23,7 +23,7 @@ def arrays(draw: st.DrawFn) -> tuple[ArraySpec, np.ndarray]:
         num_rows=draw(st.integers(1, 80)), chunk_rows=chunk_rows, shard_rows=chunk_rows * draw(st.integers(1, 5))
     )
     columns = draw(st.sampled_from([(), (1,), (3,), (4,)]))
-    dtype = np.dtype(draw(st.sampled_from(["<u2", "<u4", "<f2", "<f4", "<i8"])))
+    dtype = np.dtype(draw(st.sampled_from(["u1", "<u2", "<u4", "<f2", "<f4", "<i8"])))
     spec = ArraySpec(
         name="a", dtype=dtype, row_shape=columns, layout=layout, dimensions=("position", "rank")[: 1 + len(columns)]
     )

@@ -1,5 +1,6 @@
 """The finished store's bytes depend on schema, offsets and rows alone, whatever happened on the way."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -26,6 +27,7 @@ from storage.errors import (
 from storage.folder import history_path
 from storage.positions import Positions
 from storage.reader import DumpReader, inspect_dump, verify_dump
+from storage.schema import DumpSchema
 from storage.writer import DumpWriter
 from tests.storage.dumps import make_offsets, make_positions, make_schema, store_bytes, write_dump, write_shards
 
@@ -246,7 +248,7 @@ def test_foreign_files_stop_a_dump_before_its_work(tmp_path: Path) -> None:
 
 def changed(**changes: Any) -> Positions:
     part = POSITIONS.slice(0, 32)
-    return Positions(**{name: changes.get(name, getattr(part, name)) for name in Positions.__slots__})
+    return Positions(**(part.arrays() | changes))
 
 
 def bad_rows() -> Iterator[tuple[str, Positions]]:
@@ -261,6 +263,62 @@ def bad_rows() -> Iterator[tuple[str, Positions]]:
     yield "gold_logp is not finite", changed(gold_logp=np.full_like(part.gold_logp, -np.inf))
     yield "tail holds a NaN", changed(tail=np.full_like(part.tail, np.nan))
     yield "logz is not finite", changed(logz=np.full_like(part.logz, np.inf))
+
+
+DRAWS = make_schema(LENGTHS, k=8, selection="stratified", num_top=3, draw_seed=1)
+DRAWN = make_positions(DRAWS).slice(0, 32)
+
+
+def edited(name: str, row: int, column: int, value: float) -> Positions:
+    array = DRAWN.arrays()[name].copy()
+    array[row, column] = value
+    return dataclasses.replace(DRAWN, **{name: array})
+
+
+def bad_draws() -> Iterator[tuple[str, DumpSchema, Positions]]:
+    assert DRAWN.counts is not None
+    used = (DRAWN.counts[:, 3:] > 0).sum(1)
+    row = int(np.argmin(used))  # one with unused columns
+    last = 3 + int(used[row]) - 1
+    yield "counts is missing", DRAWS, dataclasses.replace(DRAWN, counts=None)
+    yield "counts does not belong in a topk dump", SCHEMA, changed(counts=np.zeros((32, 6), np.uint8))
+    yield "counts of the 3 exact ids are not 0", DRAWS, edited("counts", row, 0, 1)
+    yield "counts do not add up to 5 draws", DRAWS, edited("counts", row, last, int(DRAWN.counts[row, last]) + 1)
+    yield "counts do not add up to 5 draws, or to 0 where", DRAWS, edited("tail", row, 0, -np.inf)
+    shifted = DRAWN.counts.copy()
+    shifted[row, last + 1], shifted[row, last] = shifted[row, last], 0
+    yield "an unused column before a used one", DRAWS, dataclasses.replace(DRAWN, counts=shifted)
+    yield "logp is NaN or ids hold the fill value", DRAWS, edited("logp", row, last, np.nan)
+    yield "logp is NaN or ids hold the fill value", DRAWS, edited("ids", row, last, 65_535)
+    yield "neither where it is unused", DRAWS, edited("logp", row, last + 1, -9.0)
+    yield "neither where it is unused", DRAWS, edited("ids", row, last + 1, 1)
+    yield "ids holds the id 50", DRAWS, edited("ids", row, last, 50)
+    yield "logp holds a NaN", DRAWS, edited("logp", row, 0, np.nan)
+    yield "logp rises", DRAWS, edited("logp", row, last, -0.001)
+    sampled = dataclasses.replace(DRAWS, selection="sampled", num_top=0)
+    rows = dataclasses.replace(make_positions(sampled).slice(0, 32), tail=DRAWN.tail)
+    yield "tail is not 0", sampled, rows
+
+
+@pytest.mark.parametrize(
+    ("message", "schema", "rows"), list(bad_draws()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_impossible_draws_never_reach_the_disk(
+    tmp_path: Path, message: str, schema: DumpSchema, rows: Positions
+) -> None:
+    with DumpWriter.open(tmp_path / "dump", schema, OFFSETS, main=True) as writer:
+        before = store_bytes(tmp_path / "dump")
+        with pytest.raises(StoreError, match=message):
+            writer.write_shard(0, rows)
+        assert store_bytes(tmp_path / "dump") == before
+        writer.write_shard(0, make_positions(schema).slice(0, 32))
+
+
+def test_where_no_mass_is_left_to_draw_from_there_are_no_draws(tmp_path: Path) -> None:
+    arrays = {name: array.copy() for name, array in DRAWN.arrays().items()}
+    arrays["tail"][5], arrays["counts"][5], arrays["logp"][5, 3:], arrays["ids"][5, 3:] = -np.inf, 0, np.nan, 65_535
+    with DumpWriter.open(tmp_path / "dump", DRAWS, OFFSETS, main=True) as writer:
+        writer.write_shard(0, Positions(**arrays))
 
 
 @pytest.mark.parametrize(

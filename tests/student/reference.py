@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from student.loss import SoftTargets
+from pipeline.reduction import Reduced, draw_generator, reduce_logits
+from student.loss import DrawnTargets, SoftTargets, estimated_probabilities
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
@@ -28,3 +29,45 @@ def full_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) 
     """Return KL(teacher_T || student_T) over the whole vocabulary, ``[R]``."""
     log_p, log_q = tempered(teacher_logits, temperature), tempered(student_logits, temperature)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def draw(teacher_logits: Tensor, k: int, num_top: int, temperature: float, seed: int) -> Reduced:
+    """Return what a dump with draws keeps before it is stored in low precision; index 1 is ``temperature``'s."""
+    gold = torch.zeros(len(teacher_logits), dtype=torch.int64)
+    generator = draw_generator(seed, 0, torch.device("cpu"))
+    temperatures = (1.0, temperature)
+    return reduce_logits(teacher_logits, gold, k=k, num_top=num_top, temperatures=temperatures, generator=generator)
+
+
+def drawn_targets(reduced: Reduced, num_top: int, temperature: float) -> DrawnTargets:
+    """Return the targets of a dump that stored nothing in low precision."""
+    assert reduced.counts is not None
+    tail, logz = reduced.tail[:, 0], reduced.logz[:, 1]
+    weights = estimated_probabilities(
+        reduced.logp, reduced.counts, tail, logz, num_top=num_top, temperature=temperature
+    )
+    return DrawnTargets(ids=reduced.ids.clamp(min=0), weights=weights)
+
+
+def estimate(teacher_logits: Tensor, reduced: Reduced, num_top: int, temperature: float) -> Tensor:
+    """Return the estimate of p_T over the whole vocabulary, ``[R, V]``, token by token."""
+    assert reduced.counts is not None
+    p, p_t = tempered(teacher_logits, 1.0).exp(), tempered(teacher_logits, temperature).exp()
+    result = torch.zeros_like(p)
+    num_draws = reduced.ids.shape[1] - num_top
+    for row in range(len(p)):
+        exact = reduced.ids[row, :num_top].tolist()
+        rest = sum(float(p[row, token]) for token in range(p.shape[1]) if token not in exact)
+        for token in exact:
+            result[row, token] = p_t[row, token]
+        for token, count in zip(
+            reduced.ids[row, num_top:].tolist(), reduced.counts[row, num_top:].tolist(), strict=True
+        ):
+            if count:
+                result[row, token] = count / num_draws * rest / p[row, token] * p_t[row, token]
+    return result
+
+
+def soft_cross_entropy(weights: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
+    """Return -sum of weights times log student_T over the whole vocabulary, ``[R]``."""
+    return -(weights * tempered(student_logits, temperature)).sum(-1)

@@ -172,11 +172,13 @@ def test_a_temperature_the_dump_was_not_made_for_is_refused(split: Split, dump: 
         targets_of(dump, split, temperature=3.0)
 
 
-def test_a_selection_without_a_loss_is_refused(split: Split, dump: DumpReader) -> None:
-    schema = SimpleNamespace(fingerprints=FINGERPRINTS, selection="sampled")
+@pytest.mark.parametrize("tail", ["renormalise", "drop"])
+def test_draws_leave_no_choice_of_tail(split: Split, dump: DumpReader, tail: str) -> None:
+    schema = SimpleNamespace(fingerprints=FINGERPRINTS, selection="sampled", num_draws=4)
     other = SimpleNamespace(folder=dump.folder, schema=schema, offsets=dump.offsets)
-    with pytest.raises(StoreError, match="selection is sampled, expected topk"):
-        targets_of(other, split)
+    with pytest.raises(StoreError, match=f"selection is sampled, expected topk for --tail {tail}.*Leave out --tail"):
+        targets_of(other, split, tail=tail)
+    targets_of(dump, split, tail=tail)
 
 
 def test_a_dump_with_other_gold_tokens_is_refused_in_the_batch(split: Split, dump: DumpReader) -> None:

@@ -1,0 +1,95 @@
+"""The rows of a compact dump: chunks are decompressed when one of their rows is read, and rows then decoded.
+
+A chunk's checksum is looked at each time it is decompressed. Decompressed chunks are kept, but not many, so reading
+runs and windows costs little and reading single sentences at random much: that is the price of half the bytes.
+"""
+
+import mmap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.compact import decode_positions
+from storage.compressed_shards import BloscCodec, ChunkCache, CompressedShardView
+from storage.errors import CorruptStoreError, StoreError
+from storage.fingerprints import FileDigest
+from storage.folder import Folder
+from storage.positions import Positions
+from storage.schema import ArraySpec, DumpSchema
+from storage.shards import REMEDY
+
+
+class CompactRows:
+    """All positions of a dump of profile ``compact``.
+
+    Args:
+        folder: Where the dump lies.
+        schema: What it holds.
+        digests: For each shard, array → digest of its file.
+    """
+
+    def __init__(self, folder: Folder, schema: DumpSchema, digests: Sequence[Mapping[str, FileDigest]]) -> None:
+        self._folder, self._schema, self._digests = folder, schema, digests
+        self._chunks = ChunkCache()
+        self._views: dict[tuple[str, int], CompressedShardView] = {}
+        self.open_bytes = 0
+
+    def run(self, start: int, stop: int) -> None:
+        """Return None: no way is quicker than ``read``."""
+
+    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
+        """Return positions, as `storage.profiles.Rows` says."""
+        width = self._schema.shard_positions
+        arrays = {}
+        for spec in self._schema.stored_arrays:
+            out = arrays[spec.name] = np.empty((stop - start, *spec.row_shape), spec.dtype)
+            for shard in range(start // width, -(-stop // width) if stop > start else 0):
+                begin = shard * width
+                low, high = max(start, begin), min(stop, begin + width)
+                self._view(spec, shard).read(low - begin, high - begin, out[low - start : high - start])
+        return self._decoded(arrays, num_ids)
+
+    def gather(self, positions: NDArray[np.int64], num_ids: int | None) -> Positions:
+        """Return positions, as `storage.profiles.Rows` says."""
+        shards, rows = np.divmod(positions, self._schema.shard_positions)
+        arrays = {}
+        for spec in self._schema.stored_arrays:
+            out = arrays[spec.name] = np.empty((len(positions), *spec.row_shape), spec.dtype)
+            for shard in np.unique(shards).tolist():
+                inside = np.flatnonzero(shards == shard)
+                out[inside] = self._view(spec, shard).gather(rows[inside])
+        return self._decoded(arrays, num_ids)
+
+    def release(self, start: int, stop: int) -> None:
+        """Do nothing: few chunks are kept anyway."""
+
+    def _decoded(self, arrays: dict[str, NDArray[Any]], num_ids: int | None) -> Positions:
+        # All of a row is needed to decode it, however few ids are wanted.
+        found = decode_positions(arrays, self._schema.temperatures)
+        if num_ids is None:
+            return found
+        return Positions(**found.arrays() | {"ids": found.ids[:, :num_ids]})
+
+    def _view(self, spec: ArraySpec, shard: int) -> CompressedShardView:
+        view = self._views.get((spec.name, shard))
+        if view is None:
+            name = spec.file(shard)
+            where = f"{self._folder}/{name}: array {spec.name}, shard {shard}"
+            try:
+                with self._folder.open(name, self._digests[shard][spec.name]) as file:
+                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (FileNotFoundError, ValueError) as error:
+                found = "the file is missing" if isinstance(error, FileNotFoundError) else "the file is empty"
+                raise CorruptStoreError(f"{where}: {found}. {REMEDY}") from error
+            except OSError as error:
+                raise StoreError(
+                    f"{where}: cannot be read: {error.strerror or error}. Mend that and run again"
+                ) from error
+            view = CompressedShardView(
+                data, spec, shard, BloscCodec.of(spec), where=f"{self._folder}/{name}", cache=self._chunks
+            )
+            self._views[spec.name, shard] = view
+            self.open_bytes += len(data)
+        return view

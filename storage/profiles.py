@@ -1,0 +1,85 @@
+"""The two ways rows lie on the disk, behind one writer and one reader: exact, or compact and compressed.
+
+`encoded` makes the files of a shard; `open_rows` looks at the rows of all shards.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.fingerprints import FileDigest
+from storage.folder import Folder
+from storage.mapped import MappedRows
+from storage.positions import Positions
+from storage.schema import ArraySpec, DumpSchema
+from storage.shards import encode_shard
+
+
+class Rows(Protocol):
+    """The rows of a dump, read where they lie; what is returned are copies."""
+
+    open_bytes: int
+    """Of all files mapped so far."""
+
+    def run(self, start: int, stop: int) -> Positions | None:
+        """Return the positions ``start`` to ``stop``, at least one, if there is a quick way, else None."""
+
+    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
+        """Return the positions ``start`` to ``stop``, with the first ``num_ids`` ids of each only (None: all).
+
+        Raises:
+            CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.
+        """
+
+    def gather(self, positions: NDArray[np.int64], num_ids: int | None) -> Positions:
+        """Return at least one position, in any order; otherwise as ``read``."""
+
+    def release(self, start: int, stop: int) -> None:
+        """Give the memory that the positions ``start`` to ``stop`` take back to the system, where that is possible."""
+
+
+def encoded(
+    positions: Positions, schema: DumpSchema, shard: int, *, where: str
+) -> Iterator[tuple[ArraySpec, bytes | memoryview]]:
+    """Yield each stored array of a shard with the content of its file.
+
+    Args:
+        positions: The rows of the shard, which passed `storage.positions.check_positions`.
+        schema: What is dumped.
+        shard: Which shard.
+        where: For messages.
+
+    Raises:
+        StoreError: If the profile cannot keep these rows.
+    """
+    if schema.profile == "exact":
+        arrays = positions.arrays()
+        for spec in schema.stored_arrays:
+            yield spec, encode_shard(spec, shard, arrays[spec.name]).data
+        return
+    from storage.compact import encode_rows  # noqa: PLC0415  numcodecs takes a third of a second
+    from storage.compressed_shards import BloscCodec, encode_compressed_shard  # noqa: PLC0415
+
+    arrays = encode_rows(positions, schema.temperatures, where=where)
+    for spec in schema.stored_arrays:
+        yield spec, encode_compressed_shard(spec, shard, arrays[spec.name], BloscCodec.of(spec))
+
+
+def open_rows(
+    folder: Folder, schema: DumpSchema, digests: Sequence[Mapping[str, FileDigest]], verified: bytearray
+) -> Rows:
+    """Return the rows of a complete dump.
+
+    Args:
+        folder: Where the dump lies.
+        schema: What it holds.
+        digests: For each shard, array → digest of its file.
+        verified: One byte a chunk of the dump, 1 where its checksums were found right; updated in place.
+    """
+    if schema.profile == "exact":
+        return MappedRows(folder, schema, digests, verified)
+    from storage.compact_rows import CompactRows  # noqa: PLC0415  numcodecs takes a third of a second
+
+    return CompactRows(folder, schema, digests)
