@@ -11,6 +11,7 @@ tensorstore and MosaicML streaming take part where they are installed.
 import contextlib
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,8 +37,11 @@ SENTENCE = 20
 """Positions of every sentence."""
 BATCH = 512
 """Sentences of a batched gather."""
-WINDOW = 16
-"""Blocks of a shuffled window."""
+WINDOW_SEED = 3
+NUM_RANDOM = 4000
+"""Random sentences read one by one."""
+NUM_FEW = 20
+"""Of these, how many are read through other libraries."""
 
 
 def main() -> None:
@@ -63,8 +67,7 @@ def measure(folder: Path, num_positions: int, *, rounds: int) -> dict[str, float
     for name in NAMES:
         getattr(rows, name).tofile(folder / f"{name}.raw")
     figures |= first_pass(folder, schema, rounds)
-    figures |= reading(folder, schema, offsets, rounds)
-    return figures
+    return figures | reading(folder, schema, offsets, rounds)
 
 
 def make_schema(num_positions: int, **changes: object) -> DumpSchema:
@@ -131,7 +134,7 @@ def writing(
     shutil.rmtree(folder / "written")
     return {
         "write_vs_tofile": ratio(seconds, "ours", "tofile"),
-        "write_positions_per_s": positions / sorted(seconds["ours"])[len(seconds["ours"]) // 2],
+        "write_positions_per_s": positions / statistics.median(seconds["ours"]),
     }
 
 
@@ -175,76 +178,69 @@ def reading(folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rounds
     for _ in reader.scan():
         pass
     generator = np.random.default_rng(2)
-    num_sentences, num_positions = schema.num_sentences, schema.num_positions
-    random = generator.integers(0, num_sentences, 4000).tolist()
-    few = random[:20]
-    bounds = offsets.tolist()
-    batches = [generator.integers(0, num_sentences, BATCH) for _ in range(40)]
-    batch_rows = [concatenated_ranges(offsets[batch], np.full(BATCH, SENTENCE)) for batch in batches]
-    epoch = list(reader.shuffled_windows(3, num_blocks=WINDOW))
-    window_rows = [concatenated_ranges(offsets[s], np.full(len(s), SENTENCE)) for s, _ in epoch]
-    del epoch
-
-    def sequential() -> None:
-        for start in range(0, num_positions, BLOCK_POSITIONS):
-            reader.read_range(start, min(start + BLOCK_POSITIONS, num_positions))
-
-    def memmap_sequential() -> None:
-        for start in range(0, num_positions, BLOCK_POSITIONS):
-            stop = min(start + BLOCK_POSITIONS, num_positions)
-            for each in maps:
-                np.array(each[start:stop])
-
-    def memmap_sentences() -> None:
-        for m in random:
-            start, stop = bounds[m], bounds[m + 1]
-            for each in maps:
-                np.array(each[start:stop])
-
-    def memmap_take(picked: list[NDArray[np.int64]]) -> Callable[[], None]:
-        def run() -> None:
-            for rows in picked:
-                for each in maps:
-                    np.take(each, rows, axis=0)
-
-        return run
-
-    def sentences() -> None:
-        for m in random:
-            reader[m]
-
+    sentences = generator.integers(0, schema.num_sentences, NUM_RANDOM).tolist()
+    batches = [generator.integers(0, schema.num_sentences, BATCH) for _ in range(40)]
+    windows = [chosen for chosen, _ in reader.shuffled_windows(WINDOW_SEED)]
+    blocks = range(0, schema.num_positions, BLOCK_POSITIONS)
+    few = sentences[:NUM_FEW]
     runs: dict[str, Callable[[], object]] = {
-        "sequential": sequential,
-        "memmap sequential": memmap_sequential,
-        "window": lambda: [None for _ in reader.shuffled_windows(3, num_blocks=WINDOW)],
-        "memmap window": memmap_take(window_rows),
-        "sentence": sentences,
-        "memmap sentence": memmap_sentences,
-        "gather": lambda: [reader.read_sentences(batch) for batch in batches],
-        "take": memmap_take(batch_rows),
-        "zarr sentence": zarr_sentences(folder / "dump", few, bounds),
-    } | others(folder / "dump", few, bounds)
+        "sequential": lambda: [reader.read_range(at, min(at + BLOCK_POSITIONS, blocks.stop)) and None for at in blocks],
+        "memmap sequential": lambda: [_copies(maps, at, at + BLOCK_POSITIONS) and None for at in blocks],
+        "window": lambda: [None for _ in reader.shuffled_windows(WINDOW_SEED)],
+        "memmap window": lambda: [_window(maps, offsets, chosen) and None for chosen in windows],
+        "take window": lambda: [_take(maps, offsets, chosen) and None for chosen in windows],
+        "sentence": lambda: [reader[m] and None for m in sentences],
+        "memmap sentence": lambda: [_copies(maps, m * SENTENCE, (m + 1) * SENTENCE) and None for m in sentences],
+        "gather": lambda: [reader.read_sentences(batch) and None for batch in batches],
+        "take": lambda: [_take(maps, offsets, batch) and None for batch in batches],
+        "zarr sentence": zarr_sentences(folder / "dump", few),
+    } | others(folder / "dump", few)
     seconds = interleaved(runs, rounds)
     figures = {
         "window_vs_memmap": ratio(seconds, "window", "memmap window"),
+        "window_vs_take": ratio(seconds, "window", "take window"),
         "sequential_vs_memmap": ratio(seconds, "sequential", "memmap sequential"),
         "random_sentence_vs_memmap": ratio(seconds, "sentence", "memmap sentence"),
         "batched_gather_vs_take": ratio(seconds, "gather", "take"),
-        "random_sentence_vs_zarr": ratio(seconds, "sentence", "zarr sentence") * len(random) / len(few),
     }
     for name in runs:
-        if name.endswith(" sentence") and name not in ("memmap sentence", "zarr sentence"):
-            other = name.removesuffix(" sentence")
-            figures[f"random_sentence_vs_{other}"] = ratio(seconds, "sentence", name) * len(random) / len(few)
-    sizes = {"sequential": num_positions, "window": num_positions}
-    sizes |= {"sentence": len(random) * SENTENCE, "gather": len(batches) * BATCH * SENTENCE}
-    for name, size in sizes.items():
-        middle = sorted(seconds[name])[rounds // 2]
-        figures[f"{name}_positions_per_s"] = size / middle
-    return figures
+        other = name.removesuffix(" sentence")
+        if other not in (name, "memmap"):
+            figures[f"random_sentence_vs_{other}"] = ratio(seconds, "sentence", name) * NUM_RANDOM / NUM_FEW
+    sizes = {"sequential": schema.num_positions, "window": schema.num_positions}
+    sizes |= {"sentence": NUM_RANDOM * SENTENCE, "gather": len(batches) * BATCH * SENTENCE}
+    return figures | {
+        f"{name}_positions_per_s": size / statistics.median(seconds[name]) for name, size in sizes.items()
+    }
 
 
-def zarr_sentences(path: Path, sentences: list[int], bounds: list[int]) -> Callable[[], None]:
+def _copies(maps: list[np.memmap[Any, Any]], start: int, stop: int) -> list[NDArray[Any]]:
+    return [np.array(each[start:stop]) for each in maps]
+
+
+def _take(maps: list[np.memmap[Any, Any]], offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> list[NDArray[Any]]:
+    rows = concatenated_ranges(offsets[chosen], offsets[chosen + 1] - offsets[chosen])
+    return [np.take(each, rows, axis=0) for each in maps]
+
+
+def _window(
+    maps: list[np.memmap[Any, Any]], offsets: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> list[NDArray[Any]]:
+    """Read the blocks of a window, each as one run, and put their sentences in the order wanted."""
+    ordered = np.sort(chosen)
+    edges = np.flatnonzero(np.diff(ordered) > 1) + 1
+    runs = [(part[0], part[-1] + 1) for part in np.split(ordered, edges)]
+    lengths = offsets[chosen + 1] - offsets[chosen]
+    begins = np.concatenate([[0], np.cumsum(offsets[ordered + 1] - offsets[ordered])[:-1]])
+    rows = concatenated_ranges(begins[np.searchsorted(ordered, chosen)], lengths)
+    found = []
+    for each in maps:
+        block = np.concatenate([each[offsets[first] : offsets[stop]] for first, stop in runs])
+        found.append(np.take(block, rows, axis=0))
+    return found
+
+
+def zarr_sentences(path: Path, sentences: list[int]) -> Callable[[], None]:
     """Return reading sentences through zarr-python's own API."""
     import zarr
 
@@ -254,12 +250,12 @@ def zarr_sentences(path: Path, sentences: list[int], bounds: list[int]) -> Calla
     def run() -> None:
         for m in sentences:
             for array in arrays:
-                array[bounds[m] : bounds[m + 1]]  # type: ignore[index]
+                array[m * SENTENCE : (m + 1) * SENTENCE]  # type: ignore[index]
 
     return run
 
 
-def others(path: Path, sentences: list[int], bounds: list[int]) -> dict[str, Callable[[], object]]:
+def others(path: Path, sentences: list[int]) -> dict[str, Callable[[], object]]:
     """Return reading the same store, or the same rows, through libraries that are installed."""
     found: dict[str, Callable[[], object]] = {}
     if find_spec("tensorstore"):
@@ -273,7 +269,7 @@ def others(path: Path, sentences: list[int], bounds: list[int]) -> dict[str, Cal
             for name in NAMES
         ]
         found["tensorstore sentence"] = lambda: [
-            array[bounds[m] : bounds[m + 1]].read().result() for m in sentences for array in arrays
+            array[m * SENTENCE : (m + 1) * SENTENCE].read().result() for m in sentences for array in arrays
         ]
     if find_spec("streaming"):
         from streaming import LocalDataset, MDSWriter

@@ -105,6 +105,8 @@ class DigestsOnly:
         """Refuse: nothing was kept."""
         raise FileNotFoundError(name)
 
+    max_open_bytes = None
+
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Do nothing."""
 
@@ -131,7 +133,7 @@ def write_sparse(path: Path, schema: DumpSchema) -> None:
     for name, data in files.items():
         folder.write(name, data)
     zeros = random_rows(schema, 1)
-    sums = shard_sums(zeros, np.zeros(1, np.bool_))
+    sums = shard_sums(zeros, np.zeros(1, np.bool_), schema.num_top)
     entries = []
     for shard in range(schema.layout.num_shards):
         digests = {}

@@ -39,17 +39,28 @@ class CompactRows:
     def run(self, start: int, stop: int) -> None:
         """Return None: no way is quicker than ``read``."""
 
-    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
+    def read(
+        self, runs: Sequence[tuple[int, int]], num_ids: int | None, order: NDArray[np.int64] | None = None
+    ) -> Positions:
         """Return positions, as `storage.profiles.Rows` says."""
-        width = self._schema.shard_positions
+        num_rows = sum(stop - start for start, stop in runs)
         arrays = {}
         for spec in self._schema.stored_arrays:
-            out = arrays[spec.name] = np.empty((stop - start, *spec.row_shape), spec.dtype)
-            for shard in range(start // width, -(-stop // width) if stop > start else 0):
-                begin = shard * width
-                low, high = max(start, begin), min(stop, begin + width)
-                self._view(spec, shard).read(low - begin, high - begin, out[low - start : high - start])
+            out = arrays[spec.name] = np.empty((num_rows, *spec.row_shape), spec.dtype)
+            at = 0
+            for start, stop in runs:
+                self._read_run(spec, start, stop, out[at : at + stop - start])
+                at += stop - start
+            if order is not None:
+                arrays[spec.name] = np.take(out, order, axis=0)
         return self._decoded(arrays, num_ids)
+
+    def _read_run(self, spec: ArraySpec, start: int, stop: int, out: NDArray[Any]) -> None:
+        width = self._schema.shard_positions
+        for shard in range(start // width, -(-stop // width) if stop > start else 0):
+            begin = shard * width
+            low, high = max(start, begin), min(stop, begin + width)
+            self._view(spec, shard).read(low - begin, high - begin, out[low - start : high - start])
 
     def gather(self, positions: NDArray[np.int64], num_ids: int | None) -> Positions:
         """Return positions, as `storage.profiles.Rows` says."""

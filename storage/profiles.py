@@ -26,8 +26,15 @@ class Rows(Protocol):
     def run(self, start: int, stop: int) -> Positions | None:
         """Return the positions ``start`` to ``stop``, at least one, if there is a quick way, else None."""
 
-    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
-        """Return the positions ``start`` to ``stop``, with the first ``num_ids`` ids of each only (None: all).
+    def read(
+        self, runs: Sequence[tuple[int, int]], num_ids: int | None, order: NDArray[np.int64] | None = None
+    ) -> Positions:
+        """Return runs of positions, one after the other or their rows in another order.
+
+        Args:
+            runs: (start, stop) of each.
+            num_ids: Read only so many ids of each position; None for all.
+            order: int64 ``[R]``: which of the rows to return, in which order; None for all as they are.
 
         Raises:
             CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.

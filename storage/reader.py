@@ -134,7 +134,7 @@ class DumpReader:
             found = rows.run(start, stop)
             if found is not None:
                 return found
-        return self._cut(rows.read(start, stop, self._checked(k)), k)
+        return self._cut(rows.read([(start, stop)], self._checked(k)), k)
 
     def scan(self, block_positions: int = BLOCK_POSITIONS) -> Iterator[Positions]:
         """Yield all positions in order, in blocks; what lies behind is unmapped.
@@ -170,9 +170,13 @@ class DumpReader:
         edges = sentence_blocks(self.offsets, block_positions)
         order = generator.permutation(len(edges) - 1)
         for first in range(0, len(order), num_blocks):
-            chosen = order[first : first + num_blocks]
-            sentences = generator.permutation(concatenated_ranges(edges[chosen], edges[chosen + 1] - edges[chosen]))
-            yield sentences, self.read_sentences(sentences)
+            chosen = np.sort(order[first : first + num_blocks])
+            in_order = concatenated_ranges(edges[chosen], edges[chosen + 1] - edges[chosen])
+            starts, stops = self.offsets[edges[chosen]].tolist(), self.offsets[edges[chosen + 1]].tolist()
+            shuffled = generator.permutation(len(in_order))
+            lengths = self.offsets[in_order + 1] - self.offsets[in_order]
+            rows = concatenated_ranges((np.cumsum(lengths) - lengths)[shuffled], lengths[shuffled])
+            yield in_order[shuffled], self._current_rows().read(list(zip(starts, stops, strict=True)), None, rows)
 
     def prefetch(self, sentences: ArrayLike) -> None:
         """Begin to fetch the shards that these sentences lie in, where shards have to be fetched; returns at once."""

@@ -58,7 +58,7 @@ def test_rows_come_back_gathered_in_runs_and_in_ranges(
         if run is not None:
             assert_same(run, expected.slice(start, stop))
         for num_ids in (None, columns):
-            assert_same(rows.read(start, stop, num_ids), first_ids(expected.slice(start, stop), num_ids))
+            assert_same(rows.read([(start, stop)], num_ids), first_ids(expected.slice(start, stop), num_ids))
 
 
 def test_a_damaged_chunk_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_damaged_chunk_does_not_hide_the_others(tmp_path: Path) -> None:
         for read in (
             lambda: rows.run(41, 42),
             lambda: rows.gather(np.array([90, 47, 3]), None),
-            lambda: rows.read(39, 41, None),
+            lambda: rows.read([(0, 1), (39, 41)], None),
         ):
             with pytest.raises(CorruptStoreError, match="tail/c/1/0: array tail, shard 1, chunk 1"):
                 read()
