@@ -1,9 +1,11 @@
 """What the benchmarks share: options, interleaved rounds, and the machine that a figure belongs to."""
 
 import argparse
+import ctypes
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -23,12 +25,13 @@ def parser(description: str) -> argparse.ArgumentParser:
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of every round of every run; the runs of a round follow one another.
 
-    The order turns by one each round, so that none always follows the same one. A first round is not counted.
+    Each round has a random order, since a run leaves caches and heap to the next. A first round is not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
+    generator, names = random.Random(1), list(runs)
     for number in range(-1, rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        generator.shuffle(names)
+        for name in names:
             start = time.perf_counter()
             runs[name]()
             if number >= 0:
@@ -39,6 +42,18 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
     """Return how many times as fast ``ours`` is, the median over the rounds."""
     return statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed, for this process.
+
+    Arrays of some 100 kB to 32 MB come from the system, page by page and zeroed, or from what was freed before, as malloc
+    happens to decide; it is ten times the cost of copying into them, and the same whatever is measured.
+    """
+    libc = ctypes.CDLL(None)
+    trim_threshold, mmap_threshold = -1, -3
+    libc.mallopt(trim_threshold, 1 << 30)
+    libc.mallopt(mmap_threshold, 1 << 25)
 
 
 def report(figures: Mapping[str, float], options: argparse.Namespace) -> None:

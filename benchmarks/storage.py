@@ -5,7 +5,8 @@
 A random store of k = 64 is written under a temporary folder, read whole once, and then read by every reader in turn;
 figures are medians over interleaved rounds, checksums on. "memmap" is `numpy.memmap` of contiguous files that hold the
 same arrays, read with the same calls into fresh arrays. All of it is in the page cache, so disks play no part.
-tensorstore and MosaicML streaming take part where they are installed.
+tensorstore and MosaicML streaming take part where they are installed. malloc is told to keep what is freed: whether it
+does is otherwise chance, and costs more than any copy.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import interleaved, parser, ratio, report
+from benchmarks.common import interleaved, keep_freed_memory, parser, ratio, report
 from storage.positions import Positions
 from storage.ragged import concatenated_ranges
 from storage.reader import BLOCK_POSITIONS, DumpReader
@@ -49,6 +50,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--positions", type=int, default=1_000_000, help="size of the store")
     given = options.parse_args()
+    keep_freed_memory()
     num_positions = 200_000 if given.quick else given.positions
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), num_positions, rounds=5 if given.quick else 15)

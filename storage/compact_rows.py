@@ -5,7 +5,7 @@ runs and windows costs little and reading single sentences at random much: that 
 """
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from storage.compressed_shards import BloscCodec, ChunkCache, CompressedShardVie
 from storage.errors import CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest
 from storage.folder import Folder
+from storage.mapped import Runs
 from storage.positions import Positions
 from storage.schema import ArraySpec, DumpSchema
 from storage.shards import REMEDY
@@ -39,21 +40,27 @@ class CompactRows:
     def run(self, start: int, stop: int) -> None:
         """Return None: no way is quicker than ``read``."""
 
-    def read(
-        self, runs: Sequence[tuple[int, int]], num_ids: int | None, order: NDArray[np.int64] | None = None
-    ) -> Positions:
+    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
         """Return positions, as `storage.profiles.Rows` says."""
-        num_rows = sum(stop - start for start, stop in runs)
+        return self._decoded(self._stored([(start, stop)]), num_ids)
+
+    def windows(self, parts: Iterable[tuple[Runs, NDArray[np.int64]]]) -> Iterator[Positions]:
+        """Yield positions, as `storage.profiles.Rows` says."""
+        for runs, order in parts:
+            arrays = self._stored(runs)
+            yield self._decoded({name: np.take(array, order, axis=0) for name, array in arrays.items()}, None)
+
+    def _stored(self, runs: Runs) -> dict[str, NDArray[Any]]:
+        """Return the rows of some runs as they are stored."""
         arrays = {}
         for spec in self._schema.stored_arrays:
-            out = arrays[spec.name] = np.empty((num_rows, *spec.row_shape), spec.dtype)
+            out = np.empty((sum(stop - start for start, stop in runs), *spec.row_shape), spec.dtype)
             at = 0
             for start, stop in runs:
                 self._read_run(spec, start, stop, out[at : at + stop - start])
                 at += stop - start
-            if order is not None:
-                arrays[spec.name] = np.take(out, order, axis=0)
-        return self._decoded(arrays, num_ids)
+            arrays[spec.name] = out
+        return arrays
 
     def _read_run(self, spec: ArraySpec, start: int, stop: int, out: NDArray[Any]) -> None:
         width = self._schema.shard_positions

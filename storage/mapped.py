@@ -6,7 +6,7 @@ size and index checked, when it is first needed; a chunk is checked in all array
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +21,8 @@ from storage.positions import Positions
 from storage.schema import ArraySpec, DumpSchema
 from storage.shards import REMEDY, check_chunk, check_index, chunk_stride, row_strides, shard_bytes
 
+Runs: TypeAlias = Sequence[tuple[int, int]]
+"""Runs of positions, (start, stop) each."""
 _Piece: TypeAlias = tuple[slice, tuple[int | slice, ...]]
 
 
@@ -47,34 +49,47 @@ class MappedRows:
         self.open_bytes = 0
 
     def run(self, start: int, stop: int) -> Positions | None:
-        """Return the positions ``start`` to ``stop`` if they lie in one chunk, else None.
+        """Return the positions ``start`` to ``stop`` if they are one slice of each array, else None.
+
+        Those are a sentence that lies in one chunk, and whole chunks of one shard, as in a scan.
 
         Raises:
             CorruptStoreError: If a checksum is wrong.
         """
         number, low = divmod(start, self._chunk_rows)
         high = low + stop - start
-        if high > self._chunk_rows:
-            return None
-        if not self._ready[number]:
-            self._make_ready(number)
         shard, chunk = divmod(number, self._chunks_per_shard)
-        return Positions(*[array.rows[shard, chunk, low:high].copy() for array in self._arrays])
+        if high <= self._chunk_rows:
+            if not self._ready[number]:
+                self._make_ready(number)
+            return Positions(*[array.rows[shard, chunk, low:high].copy() for array in self._arrays])
+        num_chunks, rest = divmod(high, self._chunk_rows)
+        if low or rest or chunk + num_chunks > self._chunks_per_shard:
+            return None
+        if 0 in self._ready[number : number + num_chunks]:
+            for each in range(number, number + num_chunks):
+                self._make_ready(each)
+        return Positions(*[array.chunks(shard, chunk, chunk + num_chunks) for array in self._arrays])
 
-    def read(
-        self, runs: Sequence[tuple[int, int]], num_ids: int | None, order: NDArray[np.int64] | None = None
-    ) -> Positions:
+    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
         """Return positions, as `storage.profiles.Rows` says."""
-        pieces: list[_Piece] = []
-        num_rows = 0
-        for start, stop in runs:
-            for number in range(start // self._chunk_rows, -(-stop // self._chunk_rows) if stop > start else 0):
-                if not self._ready[number]:
-                    self._make_ready(number)
-            pieces += self._pieces(start, stop, num_rows)
-            num_rows += stop - start
-        # One array after the other, so that the room for its rows before they are put in order is used again.
-        return Positions(*[array.read(pieces, num_rows, num_ids, order) for array in self._arrays])
+        pieces = self._ready_pieces(start, stop, 0)
+        return Positions(*[array.read(pieces, stop - start, num_ids) for array in self._arrays])
+
+    def windows(self, parts: Iterable[tuple[Runs, NDArray[np.int64]]]) -> Iterator[Positions]:
+        """Yield positions, as `storage.profiles.Rows` says."""
+        # Rows are read into the same room again and again: pages of fresh memory cost more than the copies.
+        room = np.empty(0, np.uint8)
+        for runs, order in parts:
+            pieces: list[_Piece] = []
+            num_rows = 0
+            for start, stop in runs:
+                pieces += self._ready_pieces(start, stop, num_rows)
+                num_rows += stop - start
+            size = num_rows * max(array.row_bytes for array in self._arrays)
+            if len(room) < size:
+                room = np.empty(size, np.uint8)
+            yield Positions(*[array.reordered(pieces, num_rows, order, room) for array in self._arrays])
 
     def gather(self, positions: NDArray[np.int64], num_ids: int | None) -> Positions:
         """Return positions, as `storage.profiles.Rows` says."""
@@ -108,11 +123,15 @@ class MappedRows:
             self._verified[number] = 1
         self._ready[number] = 1
 
-    def _pieces(self, start: int, stop: int, at: int) -> Iterator[_Piece]:
+    def _ready_pieces(self, start: int, stop: int, at: int) -> list[_Piece]:
         """Cut a run into pieces, each one copy: where it goes, the run at row ``at``, and where it is in ``rows``.
 
-        Whole chunks of a shard that follow one another are one piece.
+        Whole chunks of a shard that follow one another are one piece. All are mapped and checked.
         """
+        pieces: list[_Piece] = []
+        for number in range(start // self._chunk_rows, -(-stop // self._chunk_rows) if stop > start else 0):
+            if not self._ready[number]:
+                self._make_ready(number)
         position, start = start, start - at
         while position < stop:
             number, inside = divmod(position, self._chunk_rows)
@@ -120,11 +139,13 @@ class MappedRows:
             num_whole = min((stop - position) // self._chunk_rows, self._chunks_per_shard - chunk)
             if inside == 0 and num_whole:
                 end = position + num_whole * self._chunk_rows
-                yield slice(position - start, end - start), (shard, slice(chunk, chunk + num_whole))
+                pieces.append((slice(position - start, end - start), (shard, slice(chunk, chunk + num_whole))))
             else:
                 end = min(stop, position + self._chunk_rows - inside)
-                yield slice(position - start, end - start), (shard, chunk, slice(inside, inside + end - position))
+                rows = slice(inside, inside + end - position)
+                pieces.append((slice(position - start, end - start), (shard, chunk, rows)))
             position = end
+        return pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +178,7 @@ class _MappedArray:
 
     def __init__(self, folder: Folder, spec: ArraySpec, digests: Sequence[Mapping[str, FileDigest]]) -> None:
         self._folder, self._spec, self._digests = folder, spec, digests
+        self.row_bytes = spec.row_bytes
         layout, stride = spec.layout, chunk_stride(spec)
         self._pitch = pages(max(layout.chunks_per_shard * stride, shard_bytes(spec, 0))) if layout.num_shards else 0
         self._range = AddressRange(layout.num_shards * self._pitch)
@@ -195,6 +217,10 @@ class _MappedArray:
         where = f"{self._folder}/{spec.file(shard)}: array {spec.name}, shard {shard}, chunk {chunk}"
         check_chunk(self._file(shard, shard_bytes(spec, shard)), spec, chunk, where=where)
 
+    def chunks(self, shard: int, first: int, stop: int) -> NDArray[Any]:
+        """Return a copy of the rows of whole chunks of a shard."""
+        return self.rows[shard, first:stop].copy().reshape(-1, *self._spec.row_shape)
+
     def gather(self, index: NDArray[np.int64], num_ids: int | None) -> NDArray[Any]:
         """Return a copy of the rows that begin at these ``steps``, int64 ``[R]``."""
         dtype, row_shape = self.rows.dtype, self._row_shape(num_ids)
@@ -209,18 +235,26 @@ class _MappedArray:
         gathered: NDArray[Any] = picked.view(dtype).reshape(len(index), *row_shape)
         return gathered
 
-    def read(
-        self, pieces: Sequence[_Piece], num_rows: int, num_ids: int | None, order: NDArray[np.int64] | None
+    def read(self, pieces: Sequence[_Piece], num_rows: int, num_ids: int | None) -> NDArray[Any]:
+        """Return a copy of rows that lie in these pieces, as `MappedRows` cuts them."""
+        out = np.empty((num_rows, *self._row_shape(num_ids)), self.rows.dtype)
+        self._fill(out, pieces)
+        return out
+
+    def reordered(
+        self, pieces: Sequence[_Piece], num_rows: int, order: NDArray[np.int64], room: NDArray[np.uint8]
     ) -> NDArray[Any]:
-        """Return a copy of rows that lie in these pieces, as `MappedRows` cuts them, in that order or another."""
-        row_shape = self._row_shape(num_ids)
-        out = np.empty((num_rows, *row_shape), self.rows.dtype)
+        """Return rows that lie in these pieces in another order; ``room`` is for the rows as they lie."""
+        rows = room[: num_rows * self.row_bytes].view(self.rows.dtype).reshape(num_rows, *self._spec.row_shape)
+        self._fill(rows, pieces)
+        return np.take(rows, order, axis=0)
+
+    def _fill(self, out: NDArray[Any], pieces: Sequence[_Piece]) -> None:
         for target, place in pieces:
             rows = self.rows[place]
-            if num_ids is not None and row_shape:
-                rows = rows[..., : row_shape[0]]
+            if out.ndim > 1:
+                rows = rows[..., : out.shape[1]]
             out[target].reshape(rows.shape)[...] = rows
-        return out if order is None else np.take(out, order, axis=0)
 
     def _row_shape(self, num_ids: int | None) -> tuple[int, ...]:
         return (num_ids,) if num_ids is not None and self._spec.name == "ids" else self._spec.row_shape

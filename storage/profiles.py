@@ -3,7 +3,7 @@
 `encoded` makes the files of a shard; `open_rows` looks at the rows of all shards.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from storage.fingerprints import FileDigest
 from storage.folder import Folder
-from storage.mapped import MappedRows
+from storage.mapped import MappedRows, Runs
 from storage.positions import Positions
 from storage.schema import ArraySpec, DumpSchema
 from storage.shards import encode_shard
@@ -26,15 +26,15 @@ class Rows(Protocol):
     def run(self, start: int, stop: int) -> Positions | None:
         """Return the positions ``start`` to ``stop``, at least one, if there is a quick way, else None."""
 
-    def read(
-        self, runs: Sequence[tuple[int, int]], num_ids: int | None, order: NDArray[np.int64] | None = None
-    ) -> Positions:
-        """Return runs of positions, one after the other or their rows in another order.
+    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
+        """Return the positions ``start`` to ``stop``, with the first ``num_ids`` ids of each only (None: all).
 
-        Args:
-            runs: (start, stop) of each.
-            num_ids: Read only so many ids of each position; None for all.
-            order: int64 ``[R]``: which of the rows to return, in which order; None for all as they are.
+        Raises:
+            CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.
+        """
+
+    def windows(self, parts: Iterable[tuple[Runs, NDArray[np.int64]]]) -> Iterator[Positions]:
+        """Yield, for each part, the positions of its runs, read run by run, in the order of its int64 ``[R]`` rows.
 
         Raises:
             CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.

@@ -21,6 +21,7 @@ from storage.folder import Folder
 from storage.layout import sentence_blocks
 from storage.locations import Location, as_folder
 from storage.manifest import Manifest, describe_array, num_finished, refuse_foreign_files
+from storage.mapped import Runs
 from storage.positions import Positions
 from storage.profiles import Rows, open_rows
 from storage.ragged import concatenated_ranges
@@ -134,7 +135,7 @@ class DumpReader:
             found = rows.run(start, stop)
             if found is not None:
                 return found
-        return self._cut(rows.read([(start, stop)], self._checked(k)), k)
+        return self._cut(rows.read(start, stop, self._checked(k)), k)
 
     def scan(self, block_positions: int = BLOCK_POSITIONS) -> Iterator[Positions]:
         """Yield all positions in order, in blocks; what lies behind is unmapped.
@@ -169,14 +170,21 @@ class DumpReader:
         generator = np.random.default_rng(seed)
         edges = sentence_blocks(self.offsets, block_positions)
         order = generator.permutation(len(edges) - 1)
-        for first in range(0, len(order), num_blocks):
-            chosen = np.sort(order[first : first + num_blocks])
-            in_order = concatenated_ranges(edges[chosen], edges[chosen + 1] - edges[chosen])
-            starts, stops = self.offsets[edges[chosen]].tolist(), self.offsets[edges[chosen + 1]].tolist()
-            shuffled = generator.permutation(len(in_order))
-            lengths = self.offsets[in_order + 1] - self.offsets[in_order]
-            rows = concatenated_ranges((np.cumsum(lengths) - lengths)[shuffled], lengths[shuffled])
-            yield in_order[shuffled], self._current_rows().read(list(zip(starts, stops, strict=True)), None, rows)
+        visited: list[NDArray[np.int64]] = []
+
+        def parts() -> Iterator[tuple[Runs, NDArray[np.int64]]]:
+            for first in range(0, len(order), num_blocks):
+                blocks = np.sort(order[first : first + num_blocks])
+                in_order = concatenated_ranges(edges[blocks], edges[blocks + 1] - edges[blocks])
+                shuffled = generator.permutation(len(in_order))
+                lengths = self.offsets[in_order + 1] - self.offsets[in_order]
+                rows = concatenated_ranges((np.cumsum(lengths) - lengths)[shuffled], lengths[shuffled])
+                visited.append(in_order[shuffled])
+                starts, stops = self.offsets[edges[blocks]].tolist(), self.offsets[edges[blocks + 1]].tolist()
+                yield list(zip(starts, stops, strict=True)), rows
+
+        for positions in self._current_rows().windows(parts()):
+            yield visited.pop(), positions
 
     def prefetch(self, sentences: ArrayLike) -> None:
         """Begin to fetch the shards that these sentences lie in, where shards have to be fetched; returns at once."""
