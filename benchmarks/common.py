@@ -28,7 +28,7 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     Each round has a random order, since a run leaves caches and heap to the next. A first round is not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    generator, names = random.Random(1), list(runs)
+    generator, names = random.Random(1), list(runs)  # noqa: S311
     for number in range(-1, rounds):
         generator.shuffle(names)
         for name in names:
@@ -47,8 +47,8 @@ def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
 def keep_freed_memory() -> None:
     """Let malloc keep what is freed, for this process.
 
-    Arrays of some 100 kB to 32 MB come from the system, page by page and zeroed, or from what was freed before, as malloc
-    happens to decide; it is ten times the cost of copying into them, and the same whatever is measured.
+    Arrays of some 100 kB to 32 MB come from the system, page by page and zeroed, or from what was freed before, as
+    malloc happens to decide; it is ten times the cost of copying into them, and the same whatever is measured.
     """
     libc = ctypes.CDLL(None)
     trim_threshold, mmap_threshold = -1, -3

@@ -185,19 +185,30 @@ def reading(folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rounds
     windows = [chosen for chosen, _ in reader.shuffled_windows(WINDOW_SEED)]
     blocks = range(0, schema.num_positions, BLOCK_POSITIONS)
     few = sentences[:NUM_FEW]
-    runs: dict[str, Callable[[], object]] = {
-        "sequential": lambda: [reader.read_range(at, min(at + BLOCK_POSITIONS, blocks.stop)) and None for at in blocks],
-        "memmap sequential": lambda: [_copies(maps, at, at + BLOCK_POSITIONS) and None for at in blocks],
-        "window": lambda: [None for _ in reader.shuffled_windows(WINDOW_SEED)],
-        "memmap window": lambda: [_window(maps, offsets, chosen) and None for chosen in windows],
-        "take window": lambda: [_take(maps, offsets, chosen) and None for chosen in windows],
-        "sentence": lambda: [reader[m] and None for m in sentences],
-        "memmap sentence": lambda: [_copies(maps, m * SENTENCE, (m + 1) * SENTENCE) and None for m in sentences],
-        "gather": lambda: [reader.read_sentences(batch) and None for batch in batches],
-        "take": lambda: [_take(maps, offsets, batch) and None for batch in batches],
-        "zarr sentence": zarr_sentences(folder / "dump", few),
-    } | others(folder / "dump", few)
-    seconds = interleaved(runs, rounds)
+    ways: list[dict[str, Callable[[], object]]] = [
+        {
+            "sequential": lambda: [
+                reader.read_range(at, min(at + BLOCK_POSITIONS, blocks.stop)) and None for at in blocks
+            ],
+            "memmap sequential": lambda: [_copies(maps, at, at + BLOCK_POSITIONS) and None for at in blocks],
+        },
+        {
+            "window": lambda: [None for _ in reader.shuffled_windows(WINDOW_SEED)],
+            "memmap window": lambda: [_window(maps, offsets, chosen) and None for chosen in windows],
+            "take window": lambda: [_take(maps, offsets, chosen) and None for chosen in windows],
+        },
+        {
+            "sentence": lambda: [reader[m] and None for m in sentences],
+            "memmap sentence": lambda: [_copies(maps, m * SENTENCE, (m + 1) * SENTENCE) and None for m in sentences],
+            "zarr sentence": zarr_sentences(folder / "dump", few),
+            **others(folder / "dump", few),
+        },
+        {
+            "gather": lambda: [reader.read_sentences(batch) and None for batch in batches],
+            "take": lambda: [_take(maps, offsets, batch) and None for batch in batches],
+        },
+    ]
+    seconds = {name: values for runs in ways for name, values in interleaved(runs, rounds).items()}
     figures = {
         "window_vs_memmap": ratio(seconds, "window", "memmap window"),
         "window_vs_take": ratio(seconds, "window", "take window"),
@@ -205,7 +216,7 @@ def reading(folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rounds
         "random_sentence_vs_memmap": ratio(seconds, "sentence", "memmap sentence"),
         "batched_gather_vs_take": ratio(seconds, "gather", "take"),
     }
-    for name in runs:
+    for name in seconds:
         other = name.removesuffix(" sentence")
         if other not in (name, "memmap"):
             figures[f"random_sentence_vs_{other}"] = ratio(seconds, "sentence", name) * NUM_RANDOM / NUM_FEW
