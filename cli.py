@@ -6,7 +6,7 @@ Heavy imports happen inside commands, so that ``--help`` answers at once.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import click
 
@@ -19,7 +19,22 @@ from student.config import StudentConfig
 from student.train_config import StudentTrainConfig
 from teacher.config import TeacherConfig, TeacherTrainConfig
 
+Place: TypeAlias = Path | str
+"""A path or a URL."""
 PATH = click.Path(path_type=Path)
+
+
+class StoreLocation(click.ParamType["Place"]):
+    """A path, or a URL that fsspec knows."""
+
+    name = "PATH or URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:  # noqa: ANN401, ARG002
+        """Return a URL as it is, anything else as a path."""
+        return value if isinstance(value, str) and "://" in value else Path(value)
+
+
+STORE = StoreLocation()
 
 DATASET_DECIDES = ("vocab_size",)
 """Fields of model configurations that follow from the dataset and are no options."""
@@ -88,6 +103,13 @@ def show(summary: dict[str, Any], *, as_json: bool = False) -> None:
     click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else as_text(summary))
 
 
+cache_option = click.option(
+    "--cache-gb",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Of a dump at a URL: most local copies to keep.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -159,7 +181,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 @click.option("--dev", type=PATH, required=True, help="STEM of the dev pair.")
 @click.option("--test", type=PATH, help="STEM of the test pair.")
 @click.option("--tokenizer", type=PATH, required=True, help="A tokenizer.json.")
-@click.option("--out", type=PATH, required=True, help="The dataset to write.")
+@click.option("--out", type=STORE, required=True, help="The dataset to write.")
 @click.option(
     "--trees",
     type=click.Choice(["given", "right", "shuffled"]),
@@ -184,10 +206,10 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
 
 
 @main.command()
-@click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
+@click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
 @configured_by(TeacherConfig, TeacherTrainConfig)
-def train_teacher(data: Path, out: Path, values: dict[str, Any]) -> None:
+def train_teacher(data: Place, out: Path, values: dict[str, Any]) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
 
     \b
@@ -199,11 +221,12 @@ def train_teacher(data: Path, out: Path, values: dict[str, Any]) -> None:
 
 
 @main.command()
-@click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
+@click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--teacher", type=PATH, required=True, help="A run directory of train-teacher.")
-@click.option("--out", type=PATH, required=True, help="The store to write, or to finish.")
+@click.option("--out", type=STORE, required=True, help="The store to write, or to finish.")
+@click.option("--take-over", is_flag=True, help="In an object store: write though another process holds the lease.")
 @configured_by(DumpConfig)
-def dump_teacher(data: Path, teacher: Path, out: Path, values: dict[str, Any]) -> None:
+def dump_teacher(data: Place, teacher: Path, out: Place, take_over: bool, values: dict[str, Any]) -> None:
     """Write the teacher's next-token distributions, once, for any number of students. Also under torchrun.
 
     Interrupted, it is finished by the same command, with any number of processes.
@@ -211,27 +234,31 @@ def dump_teacher(data: Path, teacher: Path, out: Path, values: dict[str, Any]) -
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
     """
+    from storage.locations import open_folder
     from teacher.dump import dump_teacher as run
 
-    summary = run(data, teacher, out, options.build(DumpConfig, values))
+    summary = run(data, teacher, open_folder(out, take_over=take_over), options.build(DumpConfig, values))
     if summary is not None:
         show({"dump": str(out), **summary.to_json()})
 
 
 @main.command()
-@click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
-@click.option("--dump", type=PATH, help="A dump made by dump-teacher; without one, the baseline is trained.")
+@click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
+@click.option("--dump", type=STORE, help="A dump made by dump-teacher; without one, the baseline is trained.")
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
+@cache_option
 @configured_by(StudentConfig, StudentTrainConfig)
-def train_student(data: Path, dump: Path | None, out: Path, values: dict[str, Any]) -> None:
+def train_student(data: Place, dump: Place | None, out: Path, cache_gb: float, values: dict[str, Any]) -> None:
     """Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
     """
+    from storage.locations import open_folder
     from student.train import train_student as run
 
-    run(data, dump, out, values, options.build(StudentTrainConfig, values))
+    folder = open_folder(dump, cache_bytes=int(cache_gb * 1e9)) if dump is not None else None
+    run(data, folder, out, values, options.build(StudentTrainConfig, values))
 
 
 @main.group()
@@ -241,12 +268,12 @@ def evaluate() -> None:
 
 @evaluate.command()
 @click.argument("model", type=PATH)
-@click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
+@click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--split", default="dev", show_default=True)
 @click.option("--floor", type=PATH, help="entropy.json of sample-corpus: adds the true probability's figure.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @json_option
-def perplexity(model: Path, data: Path, split: str, floor: Path | None, device: str, as_json: bool) -> None:
+def perplexity(model: Path, data: Place, split: str, floor: Path | None, device: str, as_json: bool) -> None:
     """Perplexity of a run on a split; the distribution and the normaliser are named.
 
     \b
@@ -294,9 +321,9 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 
 
 @main.command()
-@click.argument("path", type=PATH)
+@click.argument("path", type=STORE)
 @json_option
-def inspect(path: Path, as_json: bool) -> None:
+def inspect(path: Place, as_json: bool) -> None:
     """Say what a dataset, dump, run or tokenizer is, and from what it was made.
 
     \b
@@ -308,9 +335,9 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path", type=PATH)
+@click.argument("path", type=STORE)
 @json_option
-def verify(path: Path, as_json: bool) -> None:
+def verify(path: Place, as_json: bool) -> None:
     """Check every byte of a dataset or dump against its digests.
 
     \b

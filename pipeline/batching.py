@@ -3,6 +3,10 @@
 World size plays no part: a rank takes ``batch[rank::size]`` of every batch. Sentences of similar length share a
 batch, because a student pads its rows and a teacher's sequential rounds follow its longest sentence; batches are
 then visited in random order.
+
+With a shuffle window the order has locality: runs of sentences are visited in random order, a window of them at a time,
+and everything above happens within a window. It is for dumps that are larger than memory or than the cache of remote
+files, of which a whole-split permutation wants every shard all the time.
 """
 
 from collections.abc import Iterator
@@ -11,14 +15,20 @@ import numpy as np
 
 from pipeline.runtime.distributed import World
 from pipeline.runtime.train_config import TrainConfig
+from storage.layout import sentence_blocks
+from storage.ragged import concatenated_ranges
 
 POOL_BATCHES = 50
 """Sentences are sorted by length within random pools of about this many batches: little padding, yet batches differ
 from epoch to epoch."""
 
 
+BLOCK_POSITIONS = 4096
+"""Positions of a run of sentences that stay together in a shuffle window."""
+
+
 def plan_epoch(
-    lengths: np.ndarray, *, seed: int, epoch: int, batch_tokens: int, batch_sentences: int
+    lengths: np.ndarray, *, seed: int, epoch: int, batch_tokens: int, batch_sentences: int, shuffle_window: int = 0
 ) -> list[np.ndarray]:
     """Return the epoch's batches in the order they are visited; each sentence stands in exactly one.
 
@@ -28,15 +38,34 @@ def plan_epoch(
         epoch: From 0; another epoch is another permutation.
         batch_tokens: Most positions a batch; a longer sentence is a batch of its own.
         batch_sentences: Most sentences a batch; 0 for no limit.
+        shuffle_window: Positions shuffled together, about; 0: all.
 
     Returns:
         int64 arrays of sentence indices, longest sentence first within each.
     """
     generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(lengths))
-    if not len(order):
+    if not len(lengths):
         return []
-    mean = float(lengths.mean())
+    budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences}
+    if not shuffle_window:
+        return _shuffled_batches(generator.permutation(len(lengths)), lengths, generator, **budget)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    edges = sentence_blocks(offsets, min(BLOCK_POSITIONS, shuffle_window))
+    blocks = generator.permutation(len(edges) - 1)
+    per_window = max(1, shuffle_window // BLOCK_POSITIONS)
+    batches = []
+    for first in range(0, len(blocks), per_window):
+        chosen = blocks[first : first + per_window]
+        window = concatenated_ranges(edges[chosen], edges[chosen + 1] - edges[chosen])
+        batches += _shuffled_batches(generator.permutation(window), lengths, generator, **budget)
+    return batches
+
+
+def _shuffled_batches(
+    order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, *, batch_tokens: int, batch_sentences: int
+) -> list[np.ndarray]:
+    """Return the batches of the sentences ``order``, which are in random order; so are the batches."""
+    mean = float(lengths[order].mean())
     per_batch = max(1, int(batch_tokens / mean))
     if batch_sentences:
         per_batch = min(per_batch, batch_sentences)
@@ -91,4 +120,5 @@ class BatchPlan:
             epoch=epoch,
             batch_tokens=self._config.batch_tokens,
             batch_sentences=self._config.batch_sentences,
+            shuffle_window=self._config.shuffle_window,
         )

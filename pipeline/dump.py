@@ -18,7 +18,6 @@ import operator
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import command_line, versions
 from pipeline.write_behind import WriteBehind
 from storage.layout import sentences_of_range
+from storage.locations import Location, as_folder
 from storage.positions import Positions
 from storage.schema import DumpSchema
 from storage.statistics import DumpSummary
@@ -46,7 +46,7 @@ def dump(
     dataset: Dataset,
     config: DumpConfig,
     *,
-    out: Path,
+    out: Location,
     teacher: str,
     world: World,
     device: torch.device,
@@ -57,7 +57,7 @@ def dump(
         model: On ``device``, in evaluation mode.
         dataset: The dataset the model was trained on, or another of the same tokenizer and labels.
         config: What to write.
-        out: The store; ``OUT.history.jsonl`` beside it records who wrote it when.
+        out: Where the store lies or will; ``OUT.history.jsonl`` beside it records who wrote it when.
         teacher: Fingerprint of the model.
         world: The processes that share the work.
         device: Recorded by its model name, since it can change bits.
@@ -70,7 +70,7 @@ def dump(
     eos_id = dataset.tokenizer.eos_id
     with contextlib.ExitStack() as stack:
         todo = torch.zeros(schema.layout.num_shards, dtype=torch.uint8)
-        opened = functools.partial(DumpWriter.open, out, schema, split.position_offsets)
+        opened = functools.partial(DumpWriter.open, as_folder(out), schema, split.position_offsets)
         main_writer = world.on_main(lambda: stack.enter_context(opened(main=True)))
         if main_writer is not None:
             main_writer.log(_event("begin", world))

@@ -1,6 +1,5 @@
 """What is at a path, and whether it is whole: datasets, dumps, runs and tokenizers."""
 
-from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.dataset import describe_dataset, load_dataset
@@ -9,10 +8,12 @@ from pipeline.evaluation.results import read_results
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import open_run
 from storage.errors import InputError
+from storage.locations import Place, is_url, local_path, open_folder
+from storage.manifest import MANIFEST
 from storage.reader import inspect_dump, verify_dump
 
 
-def inspect_path(path: Path) -> dict[str, Any]:
+def inspect_path(path: Place) -> dict[str, Any]:
     """Return what is at ``path`` as JSON-able figures, ``kind`` first.
 
     Raises:
@@ -24,8 +25,9 @@ def inspect_path(path: Path) -> dict[str, Any]:
     if kind == "dataset":
         return {"kind": kind, **describe_dataset(path)}
     if kind == "tokenizer":
-        tokenizer = Tokenizer.load(path)
+        tokenizer = Tokenizer.load(local_path(path))
         return {"kind": kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256}
+    path = local_path(path)
     run = open_run(path)
     return {
         "kind": run.kind,
@@ -36,7 +38,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
     }
 
 
-def verify_path(path: Path) -> dict[str, Any]:
+def verify_path(path: Place) -> dict[str, Any]:
     """Check every byte of a dataset or dump; return what it is.
 
     Raises:
@@ -56,7 +58,15 @@ def verify_path(path: Path) -> dict[str, Any]:
     raise InputError(f"{path}: is a {kind}, expected a dataset or a dump; only these hold digests")
 
 
-def _kind(path: Path) -> str:
+def _kind(place: Place) -> str:
+    if isinstance(place, str) and is_url(place):
+        names = open_folder(place).sizes()
+        if "dataset.zarr/zarr.json" in names:
+            return "dataset"
+        if MANIFEST in names:
+            return "dump"
+        raise InputError(f"{place}: neither a dataset nor a dump; give the --out of build-dataset or dump-teacher")
+    path = local_path(place)
     if not path.exists():
         raise InputError(f"{path}: no such file or directory; expected a dataset, dump, run or tokenizer.json")
     if (path / "run.json").is_file():

@@ -15,7 +15,9 @@ from storage.errors import ConfigError
 from storage.folder import Folder, LocalFolder
 from storage.remote import RemoteFolder
 
-Location: TypeAlias = "str | Path | Folder"
+Place: TypeAlias = Path | str
+"""A path or a URL."""
+Location: TypeAlias = Path | str | Folder
 """A path, a URL, or a folder that was opened before."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -90,4 +92,14 @@ def check_url(url: str) -> str:
     return f"{protocol}://{rest}"
 
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Folder", "Location", "as_folder", "check_url", "is_url", "local_path", "open_folder"]
+__all__ = [
+    "DEFAULT_CACHE_BYTES",
+    "Folder",
+    "Location",
+    "Place",
+    "as_folder",
+    "check_url",
+    "is_url",
+    "local_path",
+    "open_folder",
+]

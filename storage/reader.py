@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from storage.errors import ConfigError, CorruptStoreError, StoreError
-from storage.fingerprints import FileDigest, Json
+from storage.fingerprints import FileDigest, Json, sha256_bytes
 from storage.folder import Folder
 from storage.layout import sentence_blocks
 from storage.locations import Location, as_folder
-from storage.manifest import Manifest, describe_array, num_finished, refuse_foreign_files
+from storage.manifest import MANIFEST, Manifest, describe_array, num_finished, refuse_foreign_files
 from storage.mapped import Runs
 from storage.positions import Positions
 from storage.profiles import Rows, open_rows
@@ -43,6 +43,7 @@ class DumpReader:
         schema: What it holds.
         offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
         summary: Its figures.
+        manifest_sha256: Of its manifest, and so of all of it.
     """
 
     def __init__(self, location: Location) -> None:
@@ -55,6 +56,7 @@ class DumpReader:
         """
         self.folder: Folder = as_folder(location)
         manifest = Manifest.read(self.folder)
+        self.manifest_sha256 = sha256_bytes(self.folder.read(MANIFEST))
         self.summary: DumpSummary = manifest.require_complete(self.folder)
         self.schema: DumpSchema = manifest.schema
         self.offsets: NDArray[np.int64] = _read_metadata(self.folder, manifest)
@@ -63,6 +65,7 @@ class DumpReader:
         layout = self.schema.layout
         self._verified = bytearray(layout.num_shards * layout.chunks_per_shard)
         self._rows = self._open_rows()
+        self._announced: set[int] = set()
 
     def __reduce__(self) -> tuple[type["DumpReader"], tuple[Folder]]:
         """Let a spawned process open the dump itself."""
@@ -189,8 +192,12 @@ class DumpReader:
     def prefetch(self, sentences: ArrayLike) -> None:
         """Begin to fetch the shards that these sentences lie in, where shards have to be fetched; returns at once."""
         wanted = np.asarray(sentences, dtype=np.int64).reshape(-1)
+        if self.folder.max_open_bytes is None or not wanted.size:
+            return
         width = self.schema.shard_positions
-        shards = np.union1d(self.offsets[wanted] // width, (self.offsets[wanted + 1] - 1) // width).tolist()
+        touched = np.union1d(self.offsets[wanted] // width, (self.offsets[wanted + 1] - 1) // width).tolist()
+        shards = [shard for shard in touched if shard not in self._announced]
+        self._announced.update(shards)
         self.folder.prefetch(
             [
                 (spec.file(shard), self._digests[shard][spec.name])
@@ -221,6 +228,7 @@ class DumpReader:
         rows, bound = self._rows, self.folder.max_open_bytes
         if bound is not None and rows.open_bytes > bound:
             rows = self._rows = self._open_rows()
+            self._announced.clear()  # the cache may have dropped what was fetched
         return rows
 
 

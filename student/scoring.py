@@ -11,6 +11,7 @@ from pipeline.evaluation.perplexity import UNCONDITIONAL, perplexity_figure
 from pipeline.evaluation.recording import check_tokenizer, record_minimal_pairs, record_perplexity
 from pipeline.evaluation.scorer import NextTokenScorer
 from pipeline.runtime.distributed import joined
+from storage.locations import Place
 from storage.ragged import Ragged
 from student.train import load_student
 
@@ -18,7 +19,7 @@ BATCH_TOKENS = 8192
 """Positions scored at a time."""
 
 
-def evaluate_perplexity(model: Path, data: Path, *, split: str, floor: Path | None, device: str) -> dict[str, Any]:
+def evaluate_perplexity(model: Path, data: Place, *, split: str, floor: Path | None, device: str) -> dict[str, Any]:
     """Measure p(x) of a split, write it beside the run, return a summary."""
     with joined(device, threads=0) as (_, where):
         student, run = load_student(model, where)

@@ -7,6 +7,7 @@ A dump and a dataset that do not belong together are refused before the first st
 checked again in every batch, since targets of other positions would train without any other sign.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from storage.fingerprints import check_fingerprint
 from storage.ragged import Ragged
 from storage.reader import DumpReader
 from student.loss import DrawnTargets, SoftTargets, Tail, Targets
+
+BATCHES_AHEAD = 32
+"""Batches that a dump hears of before they are read: seconds, in which a shard comes over a network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +88,10 @@ class DumpTargets:
         """Whether the targets are estimates from draws: the loss then has ``student.loss.DRAWN_PARTS``."""
         return self._dump.schema.num_draws > 0
 
+    def prefetch(self, sentences: np.ndarray) -> None:
+        """Begin to fetch what ``read`` will want for these sentences, int64 ``[M]``; returns at once."""
+        self._dump.prefetch(sentences)
+
     def read(self, sentences: np.ndarray, gold: np.ndarray, device: torch.device | None = None) -> Targets:
         """Return the targets of all positions of these sentences, whose gold tokens must be ``gold``.
 
@@ -108,6 +116,17 @@ class DumpTargets:
         return SoftTargets.from_positions(positions, self._temperature_index, device)
 
 
+def _announced(slices: Iterable[tuple[np.ndarray, int]], targets: DumpTargets) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield slices, each announced to the dump some batches before, so that it can fetch what it does not have here."""
+    coming: deque[tuple[np.ndarray, int]] = deque()
+    for each in slices:
+        targets.prefetch(each[0])
+        coming.append(each)
+        if len(coming) > BATCHES_AHEAD:
+            yield coming.popleft()
+    yield from coming
+
+
 def student_batches(
     slices: Iterable[tuple[np.ndarray, int]],
     split: Split,
@@ -129,7 +148,7 @@ def student_batches(
     Raises:
         FingerprintMismatchError, CorruptStoreError: As ``DumpTargets.read`` says.
     """
-    for sentences, num_positions_global in slices:
+    for sentences, num_positions_global in slices if targets is None else _announced(slices, targets):
         tokens = split.tokens.take(sentences)
         gold = append_eos(tokens, eos_id).values
         yield StudentBatch(

@@ -15,7 +15,7 @@ from pipeline.runtime.distributed import World, joined
 from pipeline.runtime.run_directory import RunInfo, create_run, load_weights, open_run
 from pipeline.training import train
 from storage.errors import RunError
-from storage.fingerprints import sha256_file
+from storage.locations import Location, Place
 from storage.reader import DumpReader
 from student.config import StudentConfig
 from student.loss import DRAWN_PARTS, PARTS, distillation_rows
@@ -79,7 +79,7 @@ class StudentTask:
 
 
 def train_student(
-    data: Path, dump: Path | None, out: Path, sizes: Mapping[str, Any], training: StudentTrainConfig
+    data: Place, dump: Location | None, out: Path, sizes: Mapping[str, Any], training: StudentTrainConfig
 ) -> float:
     """Train a student on ``data``, into the run directory ``out``; return the best dev cross-entropy, nats a position.
 
@@ -117,7 +117,8 @@ def train_student(
                 kind="student",
                 configuration=options.to_json(config, training),
                 model={"bos_id": dataset.tokenizer.bos_id, "eos_id": dataset.tokenizer.eos_id},
-                fingerprints=dataset.fingerprints | _manifest(dump),
+                fingerprints=dataset.fingerprints
+                | ({"manifest": reader.manifest_sha256} if reader is not None else {}),
                 tokenizer=dataset.tokenizer_path,
                 dump=_described(reader) if reader is not None else None,
             )
@@ -137,10 +138,6 @@ def load_student(path: Path, device: torch.device) -> tuple[Student, RunInfo]:
     model = Student(options.build(StudentConfig, run.configuration), bos_id=run.model["bos_id"], seed=0)
     load_weights(run.checkpoint(), model)
     return model.to(device).eval(), run
-
-
-def _manifest(dump: Path | None) -> dict[str, str]:
-    return {"manifest": sha256_file(dump / "manifest.json")} if dump is not None else {}
 
 
 def _described(reader: DumpReader) -> dict[str, Any]:

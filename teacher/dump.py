@@ -10,11 +10,12 @@ from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import RunInfo
 from storage.errors import FingerprintMismatchError
 from storage.fingerprints import canonical_json, sha256_bytes
+from storage.locations import Location, Place
 from storage.statistics import DumpSummary
 from teacher.train import load_teacher, teacher_fingerprint
 
 
-def dump_teacher(data: Path, teacher: Path, out: Path, config: DumpConfig) -> DumpSummary | None:
+def dump_teacher(data: Place, teacher: Path, out: Location, config: DumpConfig) -> DumpSummary | None:
     """Write ``p(w | x_<t, y_<t, SHIFT)`` of every position of a split into the store ``out``; see ``pipeline.dump``.
 
     Returns:
@@ -41,8 +42,8 @@ def check_reads(run: RunInfo, dataset: Dataset) -> None:
     if dataset.labels != known:
         unknown = sorted(set(dataset.labels) ^ set(known))
         raise FingerprintMismatchError(
-            f"{dataset.path}: labels are {_digest(dataset.labels)}, but {run.path} was trained with {_digest(known)}: "
-            f"they differ in {', '.join(unknown) or 'their order'}; "
+            f"{dataset.location}: labels are {_digest(dataset.labels)}, but {run.path} was trained with "
+            f"{_digest(known)}: they differ in {', '.join(unknown) or 'their order'}; "
             "give the dataset the teacher was trained on, or one built from the same training trees"
         )
 

@@ -18,6 +18,7 @@ from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, perplexity_figure
 from pipeline.evaluation.recording import record_perplexity
 from pipeline.next_token import gold_log_probs
 from pipeline.runtime.distributed import joined
+from storage.locations import Place
 from storage.ragged import Ragged
 from teacher.dump import check_reads
 from teacher.rnng import Rnng
@@ -26,7 +27,7 @@ from teacher.train import load_teacher
 BATCH_TOKENS = 8192
 
 
-def evaluate_perplexity(model: Path, data: Path, *, split: str, floor: Path | None, device: str) -> dict[str, Any]:
+def evaluate_perplexity(model: Path, data: Place, *, split: str, floor: Path | None, device: str) -> dict[str, Any]:
     """Measure both figures of a split, write them beside the run, return a summary."""
     with joined(device, threads=0) as (_, where):
         teacher, run = load_teacher(model, where)

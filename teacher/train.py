@@ -15,6 +15,7 @@ from pipeline.runtime.train_config import TrainConfig
 from pipeline.training import train
 from storage.errors import RunError
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
+from storage.locations import Place
 from teacher.config import TeacherConfig, TeacherTrainConfig
 from teacher.levels import TreeBatch, build_schedule
 from teacher.rnng import PARTS, Rnng
@@ -51,7 +52,7 @@ class TeacherTask:
             yield TreeBatch(schedule=schedule, num_positions_global=num_positions)
 
 
-def train_teacher(data: Path, out: Path, config: TeacherConfig, training: TeacherTrainConfig) -> float:
+def train_teacher(data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig) -> float:
     """Train an RNNG on ``data``, into the run directory ``out``; return the best joint dev loss, nats a position."""
     with joined(training.device, threads=training.threads) as (world, device):
         dataset = load_dataset(data)

@@ -42,7 +42,7 @@ class BuildConfig:
     """STEM of the development trees and text."""
     tokenizer: Path
     """A tokenizer.json."""
-    out: Path
+    out: Path | str
     """The dataset to write; nothing may be there."""
     test: Path | None = None
     """STEM of the test trees and text."""

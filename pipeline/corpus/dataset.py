@@ -10,6 +10,7 @@ into about a gigabyte. Every byte is checked against a sha256 when it is read.
 """
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ from storage.errors import CorruptStoreError, InputError, StoreError
 from storage.files import PARTIAL_SUFFIX, fsync_directory, make_directory
 from storage.fingerprints import Json, check_fingerprint
 from storage.group import read_group, write_group
+from storage.locations import Place, is_url, local_path, open_folder
 from storage.ragged import Ragged
+from storage.transfer import fetch_folder, upload_folder
 
 FORMAT_VERSION: Final = 1
 Trees = Literal["given", "right", "shuffled"]
@@ -72,7 +75,10 @@ class Split:
 class Dataset:
     """What ``build-dataset`` wrote."""
 
+    location: str
+    """What messages call it: its path or URL."""
     path: Path
+    """Where its files are: a copy in the cache, if it lies at a URL."""
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     """Label 0 is TOP, the others are in alphabetical order."""
@@ -102,7 +108,7 @@ class Dataset:
             InputError: Naming those there are.
         """
         if name not in self.splits:
-            raise InputError(f"{self.path}: no split {name!r}, expected one of {', '.join(self.splits)}")
+            raise InputError(f"{self.location}: no split {name!r}, expected one of {', '.join(self.splits)}")
         return self.splits[name]
 
 
@@ -112,7 +118,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def write_dataset(
-    path: Path,
+    location: Place,
     splits: Mapping[str, Mapping[str, NDArray[Any]]],
     *,
     counts: Mapping[str, dict[str, Json]],
@@ -123,9 +129,26 @@ def write_dataset(
 ) -> str:
     """Write a dataset, whole or not at all; return its sha256.
 
+    One for a URL is written into a temporary folder and then copied, the file that makes it valid last.
+
     Raises:
-        StoreError: If something is at ``path`` already, or it cannot be written.
+        StoreError: If something is at ``location`` already, or it cannot be written.
     """
+    if isinstance(location, str) and is_url(location):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "dataset"
+            sha256 = write_dataset(
+                local,
+                splits,
+                counts=counts,
+                tokenizer=tokenizer,
+                labels=labels,
+                trees=trees,
+                tree_source=tree_source,
+            )
+            upload_folder(local, location, last="dataset.zarr/zarr.json")
+        return sha256
+    path = local_path(location)
     check_absent(path)
     make_directory(path.absolute().parent)
     partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
@@ -163,24 +186,26 @@ def write_dataset(
     return sha256
 
 
-def check_absent(path: Path) -> None:
+def check_absent(location: Place) -> None:
     """Refuse to write over something.
 
     Raises:
-        StoreError: If something is at ``path``.
+        StoreError: If something is at ``location``.
     """
-    if path.exists():
-        raise StoreError(f"{path}: already exists; remove it, or give another --out")
+    is_there = open_folder(location).sizes() if isinstance(location, str) and is_url(location) else None
+    if is_there or (is_there is None and local_path(location).exists()):
+        raise StoreError(f"{location}: already exists; remove it, or give another --out")
 
 
-def load_dataset(path: Path) -> Dataset:
-    """Return a dataset, every byte of it verified.
+def load_dataset(location: Place) -> Dataset:
+    """Return a dataset, every byte of it verified; one at a URL is copied into the cache first.
 
     Raises:
-        StoreError: If there is none at ``path``, or it is of another format version.
+        StoreError: If there is none at ``location``, or it is of another format version.
         CorruptStoreError: If it is not what was written.
         FingerprintMismatchError: If its tokenizer or a split is not the one it was built with.
     """
+    path = fetch_folder(location)
     store = path / "dataset.zarr"
     _, root = read_group(store)
     if root.get("kind") != "dataset" or root.get("format_version") != FORMAT_VERSION:
@@ -211,6 +236,7 @@ def load_dataset(path: Path) -> Dataset:
             raise CorruptStoreError(f"{store / name}: arrays do not fit together ({error}). {remedy}") from error
         _check_split(store / name, splits[name], tokenizer.vocab_size, len(labels))
     return Dataset(
+        location=str(location),
         path=path,
         tokenizer=tokenizer,
         labels=tuple(map(str, labels)),
@@ -222,9 +248,9 @@ def load_dataset(path: Path) -> Dataset:
     )
 
 
-def describe_dataset(path: Path) -> dict[str, Any]:
+def describe_dataset(location: Place) -> dict[str, Any]:
     """Return what a dataset holds, as JSON: sizes, labels, counts by reason, fingerprints."""
-    dataset = load_dataset(path)
+    dataset = load_dataset(location)
     return {
         "trees": dataset.trees,
         "tree_source": dataset.tree_source,

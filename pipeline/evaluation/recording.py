@@ -23,7 +23,7 @@ def check_tokenizer(run: RunInfo, dataset: Dataset) -> None:
     found, expected = dataset.tokenizer.sha256, run.fingerprints["tokenizer"]
     if found != expected:
         raise FingerprintMismatchError(
-            f"{dataset.path}: tokenizer is {found[:12]}, but {run.path} was trained with {expected[:12]}; "
+            f"{dataset.location}: tokenizer is {found[:12]}, but {run.path} was trained with {expected[:12]}; "
             f"build the dataset with {run.tokenizer_path}, or name the run trained on this dataset"
         )
 

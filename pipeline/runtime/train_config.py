@@ -18,6 +18,8 @@ class TrainConfig:
     """Most positions (tokens and <eos>) a batch, over all processes."""
     batch_sentences: int = 0
     """Most sentences a batch, over all processes; 0: no limit but --batch-tokens."""
+    shuffle_window: int = 0
+    """Positions shuffled together; 0: the whole split. For a dump larger than memory or --cache-gb, say 1000000."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -47,6 +49,7 @@ class TrainConfig:
                 ("max_steps", 0),
                 ("batch_tokens", 1),
                 ("batch_sentences", 0),
+                ("shuffle_window", 0),
                 ("warmup_steps", 0),
                 ("weight_decay", 0),
                 ("eval_every", 0),

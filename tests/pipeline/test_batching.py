@@ -12,9 +12,17 @@ lengths_of_splits = st.lists(st.integers(1, 60), max_size=300).map(lambda length
 budgets = {"batch_tokens": st.integers(1, 200), "batch_sentences": st.integers(0, 20)}
 
 
-@given(lengths=lengths_of_splits, seed=st.integers(0, 5), epoch=st.integers(0, 5), **budgets)
-def test_every_sentence_stands_in_one_batch_within_the_budgets(lengths, seed, epoch, batch_tokens, batch_sentences):
-    budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences}
+@given(
+    lengths=lengths_of_splits,
+    seed=st.integers(0, 5),
+    epoch=st.integers(0, 5),
+    shuffle_window=st.sampled_from([0, 1, 100, 1000, 10**6]),
+    **budgets,
+)
+def test_every_sentence_stands_in_one_batch_within_the_budgets(
+    lengths, seed, epoch, batch_tokens, batch_sentences, shuffle_window
+):
+    budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences, "shuffle_window": shuffle_window}
     plan = plan_epoch(lengths, seed=seed, epoch=epoch, **budget)
     assert sorted(np.concatenate([*plan, []]).tolist()) == list(range(len(lengths)))
     for batch in plan:
@@ -23,6 +31,20 @@ def test_every_sentence_stands_in_one_batch_within_the_budgets(lengths, seed, ep
         assert (np.diff(lengths[batch]) <= 0).all()
     again = plan_epoch(lengths, seed=seed, epoch=epoch, **budget)
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in plan]
+
+
+def test_a_shuffle_window_keeps_what_is_read_together_close_together():
+    lengths = np.random.default_rng(1).integers(1, 60, 20_000)
+    blocks = (np.cumsum(lengths) - lengths) // 4096
+    window = 16 * 4096
+    plan = plan_epoch(lengths, seed=1, epoch=0, batch_tokens=2000, batch_sentences=0, shuffle_window=window)
+    num_batches = len(plan) * window // lengths.sum()
+    for first in range(0, len(plan) - num_batches, num_batches // 2):
+        together = np.concatenate(plan[first : first + num_batches // 2])
+        assert len(np.unique(blocks[together])) <= 2 * 16
+    orders = {tuple(np.concatenate(plan_epoch(lengths, seed=1, epoch=epoch, batch_tokens=2000, batch_sentences=0,
+                                              shuffle_window=window))[:50]) for epoch in range(3)}  # fmt: skip
+    assert len(orders) == 3
 
 
 def test_another_epoch_or_seed_is_another_order():

@@ -220,6 +220,7 @@ def test_the_next_batches_are_read_while_the_consumer_works_but_no_more(split: S
         schema=dump.schema,
         offsets=dump.offsets,
         temperature_index=dump.temperature_index,
+        prefetch=dump.prefetch,
         read_sentences=counted,
     )
     targets = targets_of(watched, split)
