@@ -121,6 +121,7 @@ def dump_schema(
         temperatures=(1.0, *(t for t in config.temperatures if t != 1)),
         shard_positions=config.shard_positions,
         selection=config.select,
+        profile=config.profile,
         draw_seed=config.draw_seed if config.select != "topk" else 0,
         tree_source=dataset.tree_source,
         split=config.split,

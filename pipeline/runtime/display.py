@@ -4,10 +4,19 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 
+OUR_LOGGERS = ("pipeline", "storage", "student", "teacher")
+
 
 def configure_logging() -> None:
-    """Send log lines from INFO on to standard error, bare; processes other than the main one raise this to WARNING."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO, force=True)
+    """Send our log lines from INFO on to standard error, bare, and other libraries' from WARNING on."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    set_log_level(logging.INFO)
+
+
+def set_log_level(level: int) -> None:
+    """Set from which level on our own lines are shown: processes other than the main one raise it to WARNING."""
+    for name in OUR_LOGGERS:
+        logging.getLogger(name).setLevel(level)
 
 
 def as_text(summary: Mapping[str, object], *, indent: str = "") -> str:

@@ -18,6 +18,7 @@ import torch.distributed
 from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
+from pipeline.runtime.display import set_log_level
 from storage.errors import ConfigError, RunError
 
 Result = TypeVar("Result")
@@ -154,7 +155,7 @@ def joined(device: str, *, threads: int) -> Iterator[tuple[World, torch.device]]
         local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
     if not world.is_main:
-        logging.getLogger().setLevel(logging.WARNING)
+        set_log_level(logging.WARNING)
     num_gpus = torch.cuda.device_count()
     on_gpu = device == "cuda" or (device == "auto" and num_gpus > 0)
     if on_gpu and num_gpus < world.local_size:

@@ -162,7 +162,7 @@ def command_line() -> str:
 def versions() -> dict[str, str]:
     """Versions of what can change a number."""
     return {"python": platform.python_version()} | {
-        name: metadata.version(name) for name in ("torch", "numpy", "zarr", "tokenizers")
+        name: metadata.version(name) for name in ("torch", "numpy", "zarr", "numcodecs", "tokenizers")
     }
 
 
