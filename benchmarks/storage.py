@@ -10,6 +10,7 @@ does is otherwise chance, and costs more than any copy.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import statistics
@@ -25,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import interleaved, keep_freed_memory, parser, ratio, report
+from storage.compact import decode_rows, encode_rows
 from storage.positions import Positions
+from storage.profiles import encoded
 from storage.ragged import concatenated_ranges
 from storage.reader import BLOCK_POSITIONS, DumpReader
 from storage.schema import FINGERPRINTS, DumpSchema
@@ -48,12 +51,14 @@ NUM_FEW = 20
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
+    options.add_argument("--dump", type=Path, help="a dump of profile exact: what the compact profile makes of it")
     options.add_argument("--positions", type=int, default=1_000_000, help="size of the store")
     given = options.parse_args()
     keep_freed_memory()
     num_positions = 200_000 if given.quick else given.positions
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), num_positions, rounds=5 if given.quick else 15)
+        figures |= compact(DumpReader(given.dump) if given.dump else None)
         figures |= memory(Path(folder), small=1_000_000, large=4_000_000 if given.quick else 50_000_000)
     report(figures, given)
 
@@ -298,6 +303,62 @@ def others(path: Path, sentences: list[int]) -> dict[str, Callable[[], object]]:
         dataset = LocalDataset(str(target))
         found["streaming sentence"] = lambda: [dataset[m] for m in sentences]
     return found
+
+
+def compact(reader: DumpReader | None) -> dict[str, float]:
+    """Return what the compact profile costs: bytes, and divergence of the exact rows from those it gives back, in nats.
+
+    Without a dump the rows are synthetic, of a vocabulary with Zipf's frequencies and normal noise on its logits: a
+    teacher's ids repeat more from row to row, and compress better.
+    """
+    if reader is None:
+        schema, rows = make_schema(16_384), zipf_rows(16_384)
+    else:
+        num_positions = min(reader.schema.num_positions, 1 << 18)
+        rows = reader.read_range(0, num_positions)
+        schema = dataclasses.replace(reader.schema, num_positions=num_positions)
+    schema = dataclasses.replace(schema, profile="compact", shard_positions=1 << 16)
+    size = 0
+    nats = 0.0
+    for shard in range(schema.layout.num_shards):
+        span = schema.layout.rows_of(shard)
+        part = rows.slice(span.start, span.stop)
+        size += sum(len(data) for _, data in encoded(part, schema, shard, where="benchmark"))
+        decoded, _ = decode_rows(
+            encode_rows(part, schema.temperatures, where="benchmark")["gaps"], part.tail, schema.temperatures
+        )
+        exact = part.logp.astype(np.float64)
+        # As float16 a row and its tail miss 1 by up to 1e-3: what is missing is no divergence.
+        exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True) / -np.expm1(part.tail[:, :1].astype(np.float64)))
+        nats += float((np.exp(exact) * (exact - decoded)).sum())
+    return {
+        "compact_bytes_per_position": size / schema.num_positions,
+        "compact_added_kl_nats": nats / schema.num_positions,
+        "exact_bytes_per_position": float(sum(spec.row_bytes for spec in schema.position_arrays)),
+    }
+
+
+def zipf_rows(num_positions: int) -> Positions:
+    """Return rows of a made-up teacher."""
+    generator = np.random.default_rng(5)
+    frequency = -np.log(np.arange(1, VOCAB_SIZE + 1, dtype=np.float32))
+    parts = []
+    for _ in range(num_positions // 1024):
+        logits = frequency + generator.normal(0, 2, (1024, VOCAB_SIZE)).astype(np.float32)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        top = np.argpartition(-logits, K, axis=1)[:, :K]
+        top = np.take_along_axis(top, np.argsort(-np.take_along_axis(logits, top, 1), axis=1), 1)
+        logp = np.take_along_axis(logits, top, 1)
+        parts.append((top.astype(np.uint16), logp.astype(np.float16), np.log1p(-np.exp(logp).sum(axis=1))))
+    ids, logp, tail = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Positions(
+        tokens=ids[:, 0].copy(),
+        ids=ids,
+        logp=logp,
+        gold_logp=logp[:, 0].astype(np.float32),
+        tail=tail[:, None].astype(np.float32),
+        logz=np.zeros((num_positions, 1), np.float32),
+    )
 
 
 def memory(folder: Path, *, small: int, large: int) -> dict[str, float]:
