@@ -98,7 +98,9 @@ def dump(
             for shard, batches in itertools.groupby(stream, key=operator.attrgetter("shard")):
                 rows = compute_shard(model, schema, shard, counted(batches), device=device)
                 behind.submit(functools.partial(_write, writer, shard, rows))
-        world.barrier()
+            behind.wait()
+            world.barrier()
+            progress.reached(num_positions)
         if not world.is_main:
             return None
         with Progress("verify", total=len(todo), unit="shards") as progress:
