@@ -70,6 +70,18 @@ def test_a_rank_that_fails_ends_the_others_with_its_error(small_world: Path, tmp
     assert store_digest(out) == expected
 
 
+def test_a_slow_rank_does_not_hold_up_the_others(small_world: Path, tmp_path: Path, expected: str) -> None:
+    out = tmp_path / "dump"
+    processes = start_cli(*dump_arguments(small_world, out), processes=2)
+    wait_for_shards(out, 1, processes)
+    os.kill(processes[1].pid, signal.SIGSTOP)
+    # It may have claimed, ahead of computing them, two shards and be amid a third.
+    wait_for_shards(out, 16 - 3, processes)
+    os.kill(processes[1].pid, signal.SIGCONT)
+    finish(processes)
+    assert store_digest(out) == expected
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_under_torchrun_a_killed_rank_ends_the_run_within_seconds(
     small_world: Path, tmp_path: Path, expected: str, rank: int

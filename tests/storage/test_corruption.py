@@ -28,6 +28,13 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def compact_dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compact") / "dump"
+    write_dump(path, make_schema(LENGTHS, profile="compact"), LENGTHS)
+    return path
+
+
 @contextmanager
 def replaced(path: Path, data: bytes | None) -> Iterator[None]:
     before = path.read_bytes()
@@ -48,7 +55,8 @@ def read_everything(path: Path) -> None:
 @pytest.mark.faults
 @settings(max_examples=150 if SOAK == 1 else 500 * SOAK, deadline=None)
 @given(st.data())
-def test_a_flipped_byte_anywhere_is_refused(dump: Path, data: st.DataObject) -> None:
+def test_a_flipped_byte_anywhere_is_refused(dump: Path, compact_dump: Path, data: st.DataObject) -> None:
+    dump = data.draw(st.sampled_from([dump, compact_dump]))
     files = store_bytes(dump)
     name = data.draw(st.sampled_from(sorted(files)))
     content = bytearray(files[name])

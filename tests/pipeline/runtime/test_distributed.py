@@ -1,0 +1,48 @@
+"""Processes share out work by claims, count together, and hear of each other's failures."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from torch.distributed import HashStore
+
+from pipeline.runtime.distributed import World
+from storage.errors import RunError
+
+
+def worlds(size: int) -> list[World]:
+    store = HashStore()
+    return [World(rank=rank, size=size, store=store) for rank in range(size)]
+
+
+def test_every_number_is_claimed_once_by_whoever_asks():
+    group = worlds(4)
+    with ThreadPoolExecutor(4) as pool:
+        claimed = list(pool.map(lambda number: group[number % 4].claim("shard"), range(200)))
+    assert sorted(claimed) == list(range(200))
+    assert group[0].claim("something else") == 0
+    assert [World().claim("shard") for _ in range(2)] == [0, 0]
+
+
+def test_a_tally_is_of_all_processes():
+    group = worlds(3)
+    assert [world.tally("positions", 5) for world in group] == [5, 10, 15]
+    assert group[0].tally("positions", 0) == 15
+
+
+def test_the_first_failure_is_what_the_others_hear():
+    group = worlds(3)
+    for world in group:
+        world.check()
+    group[1].failed(ValueError("no room\nmore"))
+    group[2].failed(ValueError("a later one"))
+    for act in (group[0].check, lambda: group[0].claim("shard"), lambda: group[2].tally("positions", 1)):
+        with pytest.raises(RunError, match=r"another process of this run failed: rank 1 on .*: no room$"):
+            act()
+
+
+def test_a_process_alone_hears_nothing_and_has_nothing_to_wait_for():
+    world = World()
+    world.failed(ValueError("no room"))
+    world.check()
+    world.barrier()
+    assert world.on_main(lambda: 7) == 7
