@@ -153,10 +153,10 @@ class DumpWriter:
             raise IncompleteStoreError(
                 f"{self.folder}: {len(problems)} shards are not finished ({problems[0]}). {REMEDY}"
             )
-        metadata = _metadata(self.schema, self._offsets)
-        _restore(self.folder, metadata)
+        digests = Manifest.read(self.folder).metadata
+        if any(self.folder.problem_with(name, digest) for name, digest in digests.items()):
+            _restore(self.folder, _metadata(self.schema, self._offsets))
         refuse_foreign_files(self.folder, self.schema, is_complete=False)
-        digests = {name: FileDigest.of_bytes(data) for name, data in metadata.items()}
         self._summary = _complete(self.folder, self.schema, digests, entries)
         return self._summary
 
@@ -242,13 +242,13 @@ def _remove_entries(folder: Folder, schema: DumpSchema) -> None:
     folder.remove(entry_name(shard) for shard in range(schema.layout.num_shards))
 
 
-def _metadata(schema: DumpSchema, offsets: NDArray[np.int64]) -> dict[str, bytes]:
+def _metadata(schema: DumpSchema, offsets: NDArray[np.int64]) -> dict[str, bytes | memoryview]:
     """Return every file that follows from schema and offsets alone: path relative to the store → content."""
     spec = schema.offsets_array
-    return {**schema.zarr_files(), spec.file(0): encode_shard(spec, 0, offsets).tobytes()}
+    return {**schema.zarr_files(), spec.file(0): encode_shard(spec, 0, offsets).data}
 
 
-def _restore(folder: Folder, metadata: Mapping[str, bytes]) -> None:
+def _restore(folder: Folder, metadata: Mapping[str, bytes | memoryview]) -> None:
     """Write the metadata files that are missing or differ."""
     for name, data in metadata.items():
         if folder.problem_with(name, FileDigest.of_bytes(data)):
