@@ -248,7 +248,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
             raise CorruptStoreError(f"{problem}. {REMEDY}")
         if progress:
             progress(sum(digest.size_bytes for digest in entry.files.values()))
-    if summary != summarise(manifest.schema, [entry.sums for entry in manifest.shards], manifest.size_bytes()):
+    if summary != summarise(manifest.schema, [entry.figures for entry in manifest.shards], manifest.size_bytes()):
         raise CorruptStoreError(
             f"{folder}: the statistics are not those of the shards. Delete the store and dump again"
         )
