@@ -20,6 +20,8 @@ class DumpConfig:
     """With --select stratified, the most probable tokens kept; the other k - num-top are draws. 0: half of k."""
     draw_seed: int = 1
     """Seed of the draws."""
+    profile: Literal["exact", "compact"] = "exact"
+    """How values are stored; compact: less than half the bytes, slower to read, log-probabilities to 1/32 nat."""
     temperatures: tuple[float, ...] = (1.0,)
     """Temperatures a student may ask for, comma-separated; 1 must be among them."""
     shard_positions: int = 65_536
