@@ -201,21 +201,46 @@ def train_teacher(data: Path, out: Path, values: dict[str, Any]) -> None:
 @main.command()
 @click.option("--data", type=PATH, required=True, help="A dataset made by build-dataset.")
 @click.option("--teacher", type=PATH, required=True, help="A run directory of train-teacher.")
-@click.option("--out", type=PATH, required=True, help="The store to write, or to finish.")
+@click.option("--out", type=PATH, help="The store to write, or to finish; not needed with --plan.")
+@click.option("--plan", is_flag=True, help="Write nothing: time a few batches, say how many bytes and hours it takes.")
+@click.option(
+    "--plan-processes",
+    type=CommaSeparated(int),
+    default="1,2,4,8",
+    show_default=True,
+    help="With --plan: numbers of processes.",
+)
+@json_option
 @configured_by(DumpConfig)
-def dump_teacher(data: Path, teacher: Path, out: Path, values: dict[str, Any]) -> None:
+def dump_teacher(
+    data: Path,
+    teacher: Path,
+    out: Path | None,
+    plan: bool,
+    plan_processes: tuple[int, ...],
+    as_json: bool,
+    values: dict[str, Any],
+) -> None:
     """Write the teacher's next-token distributions, once, for any number of students. Also under torchrun.
 
     Interrupted, it is finished by the same command, with any number of processes.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
+    Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     """
     from teacher.dump import dump_teacher as run
+    from teacher.dump import plan_teacher_dump
 
-    summary = run(data, teacher, out, options.build(DumpConfig, values))
+    config = options.build(DumpConfig, values)
+    if plan:
+        show(plan_teacher_dump(data, teacher, config, plan_processes), as_json=as_json)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
+    summary = run(data, teacher, out, config)
     if summary is not None:
-        show({"dump": str(out), **summary.to_json()})
+        show({"dump": str(out), **summary.to_json()}, as_json=as_json)
 
 
 @main.command()
