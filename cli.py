@@ -327,9 +327,10 @@ def inspect(path: Path, as_json: bool) -> None:
     \b
     Example: python cli.py inspect dump
     """
-    from pipeline.inspection import inspect_path
+    from pipeline.inspection import for_people, inspect_path
 
-    show(inspect_path(path), as_json=as_json)
+    about = inspect_path(path)
+    show(about if as_json else for_people(about), as_json=as_json)
 
 
 @main.command()

@@ -229,7 +229,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
 
     Args:
         location: Where the store lies.
-        progress: Called with the bytes of each shard when it is checked.
+        progress: Called with the bytes that were checked since; in all, ``size_bytes`` of the figures.
 
     Returns:
         The dump's figures.
@@ -242,6 +242,8 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
     manifest = Manifest.read(folder)
     summary = manifest.require_complete(folder)
     _read_metadata(folder, manifest)
+    if progress:
+        progress(sum(digest.size_bytes for digest in manifest.metadata.values()))
     for entry in manifest.shards:
         problem = entry.problem_with(folder, manifest.schema)
         if problem:
