@@ -335,16 +335,34 @@ def inspect(path: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("path", type=PATH)
+@click.option("--recompute", type=click.IntRange(1), help="Also compute so many random shards of a dump again.")
+@click.option("--teacher", type=PATH, help="With --recompute: the run that the dump was made with.")
+@click.option("--data", type=PATH, help="With --recompute: the dataset that the dump was made from.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="With --recompute: which shards.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @json_option
-def verify(path: Path, as_json: bool) -> None:
-    """Check every byte of a dataset or dump against its digests.
+def verify(
+    path: Path, recompute: int | None, teacher: Path | None, data: Path | None, seed: int, device: str, as_json: bool
+) -> None:
+    """Check every byte of a dataset or dump against its digests; on request, a dump against its teacher.
+
+    Recomputed on a machine like the one that made the dump, every byte must be the same; elsewhere values are compared.
 
     \b
     Example: python cli.py verify dump
+    Example: python cli.py verify dump --recompute 3 --teacher runs/teacher --data dataset
     """
     from pipeline.inspection import verify_path
 
-    show(verify_path(path), as_json=as_json)
+    if recompute is None:
+        show(verify_path(path), as_json=as_json)
+        return
+    if teacher is None or data is None:
+        raise click.UsageError("--recompute needs --teacher and --data.")
+    from teacher.recompute import verify_recomputing
+
+    summary = verify_recomputing(path, data, teacher, num_shards=recompute, seed=seed, device=device)
+    show(summary, as_json=as_json)
 
 
 @main.command()
