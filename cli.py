@@ -223,23 +223,49 @@ def train_teacher(data: Place, out: Path, values: dict[str, Any]) -> None:
 @main.command()
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--teacher", type=PATH, required=True, help="A run directory of train-teacher.")
-@click.option("--out", type=STORE, required=True, help="The store to write, or to finish.")
+@click.option("--out", type=STORE, help="The store to write, or to finish; not needed with --plan.")
 @click.option("--take-over", is_flag=True, help="In an object store: write though another process holds the lease.")
+@click.option("--plan", is_flag=True, help="Write nothing: time a few batches, say how many bytes and hours it takes.")
+@click.option(
+    "--plan-processes",
+    type=CommaSeparated(int),
+    default="1,2,4,8",
+    show_default=True,
+    help="With --plan: numbers of processes.",
+)
+@json_option
 @configured_by(DumpConfig)
-def dump_teacher(data: Place, teacher: Path, out: Place, take_over: bool, values: dict[str, Any]) -> None:
+def dump_teacher(
+    data: Place,
+    teacher: Path,
+    out: Place | None,
+    take_over: bool,
+    plan: bool,
+    plan_processes: tuple[int, ...],
+    as_json: bool,
+    values: dict[str, Any],
+) -> None:
     """Write the teacher's next-token distributions, once, for any number of students. Also under torchrun.
 
     Interrupted, it is finished by the same command, with any number of processes.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
+    Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     """
     from storage.locations import open_folder
     from teacher.dump import dump_teacher as run
+    from teacher.dump import plan_teacher_dump
 
-    summary = run(data, teacher, open_folder(out, take_over=take_over), options.build(DumpConfig, values))
+    config = options.build(DumpConfig, values)
+    if plan:
+        show(plan_teacher_dump(data, teacher, config, plan_processes), as_json=as_json)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
+    summary = run(data, teacher, open_folder(out, take_over=take_over), config)
     if summary is not None:
-        show({"dump": str(out), **summary.to_json()})
+        show({"dump": str(out), **summary.to_json()}, as_json=as_json)
 
 
 @main.command()
@@ -329,23 +355,42 @@ def inspect(path: Place, as_json: bool) -> None:
     \b
     Example: python cli.py inspect dump
     """
-    from pipeline.inspection import inspect_path
+    from pipeline.inspection import for_people, inspect_path
 
-    show(inspect_path(path), as_json=as_json)
+    about = inspect_path(path)
+    show(about if as_json else for_people(about), as_json=as_json)
 
 
 @main.command()
 @click.argument("path", type=STORE)
+@click.option("--recompute", type=click.IntRange(1), help="Also compute so many random shards of a dump again.")
+@click.option("--teacher", type=PATH, help="With --recompute: the run that the dump was made with.")
+@click.option("--data", type=STORE, help="With --recompute: the dataset that the dump was made from.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="With --recompute: which shards.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @json_option
-def verify(path: Place, as_json: bool) -> None:
-    """Check every byte of a dataset or dump against its digests.
+def verify(
+    path: Place, recompute: int | None, teacher: Path | None, data: Place | None, seed: int, device: str, as_json: bool
+) -> None:
+    """Check every byte of a dataset or dump against its digests; on request, a dump against its teacher.
+
+    Recomputed on a machine like the one that made the dump, every byte must be the same; elsewhere values are compared.
 
     \b
     Example: python cli.py verify dump
+    Example: python cli.py verify dump --recompute 3 --teacher runs/teacher --data dataset
     """
     from pipeline.inspection import verify_path
 
-    show(verify_path(path), as_json=as_json)
+    if recompute is None:
+        show(verify_path(path), as_json=as_json)
+        return
+    if teacher is None or data is None:
+        raise click.UsageError("--recompute needs --teacher and --data.")
+    from teacher.recompute import verify_recomputing
+
+    summary = verify_recomputing(path, data, teacher, num_shards=recompute, seed=seed, device=device)
+    show(summary, as_json=as_json)
 
 
 @main.command()

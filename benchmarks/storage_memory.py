@@ -21,7 +21,7 @@ from storage.manifest import Manifest, ShardEntry
 from storage.reader import DumpReader
 from storage.schema import DumpSchema
 from storage.shards import encode_shard, shard_bytes
-from storage.statistics import shard_sums, summarise
+from storage.statistics import shard_figures, summarise
 from storage.writer import DumpWriter
 
 _STATUS = Path("/proc/self/status")
@@ -110,6 +110,10 @@ class DigestsOnly:
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Do nothing."""
 
+    def history(self) -> bytes:
+        """Return nothing."""
+        return b""
+
     def sweep(self) -> None:
         """Do nothing."""
 
@@ -133,7 +137,7 @@ def write_sparse(path: Path, schema: DumpSchema) -> None:
     for name, data in files.items():
         folder.write(name, data)
     zeros = random_rows(schema, 1)
-    sums = shard_sums(zeros, np.zeros(1, np.bool_), schema.num_top)
+    figures = shard_figures(zeros, np.zeros(1, np.bool_), schema.num_top)
     entries = []
     for shard in range(schema.layout.num_shards):
         digests = {}
@@ -141,10 +145,10 @@ def write_sparse(path: Path, schema: DumpSchema) -> None:
             size = shard_bytes(spec, shard)
             digests[spec.name] = FileDigest(sha256="0" * 64, size_bytes=size)
             _write_holes(path / spec.file(shard), encode_zeros(spec, shard, schema))
-        entries.append(ShardEntry(shard=shard, files=digests, sums=sums))
+        entries.append(ShardEntry(shard=shard, files=digests, figures=figures))
     shards = tuple(entries)
     size = Manifest(state="writing", schema=schema, metadata=metadata, shards=shards).size_bytes()
-    summary = summarise(schema, [entry.sums for entry in entries], size)
+    summary = summarise(schema, [entry.figures for entry in entries], size)
     Manifest(state="complete", schema=schema, metadata=metadata, shards=shards, statistics=summary).write(folder)
 
 

@@ -127,12 +127,7 @@ def dump_schema(
         draw_seed=config.draw_seed if config.select != "topk" else 0,
         tree_source=dataset.tree_source,
         split=config.split,
-        fingerprints={
-            "dataset": dataset.sha256,
-            "split": split.sha256,
-            "tokenizer": dataset.tokenizer.sha256,
-            "teacher": teacher,
-        },
+        fingerprints=fingerprints(dataset, config.split, teacher),
         computation={
             "threads": torch.get_num_threads(),
             "batch_tokens": config.batch_tokens,
@@ -141,6 +136,20 @@ def dump_schema(
             **versions(),
         },
     )
+
+
+def fingerprints(dataset: Dataset, split: str, teacher: str) -> dict[str, str]:
+    """Return sha256 of all that the dump of a split is made from.
+
+    Raises:
+        InputError: If the dataset has no such split.
+    """
+    return {
+        "dataset": dataset.sha256,
+        "split": dataset.split(split).sha256,
+        "tokenizer": dataset.tokenizer.sha256,
+        "teacher": teacher,
+    }
 
 
 def _event(what: str, world: World) -> dict[str, str | int]:
@@ -172,22 +181,35 @@ def shard_batches(
     model: NextTokenModel, split: Split, schema: DumpSchema, shard: int, *, eos_id: int
 ) -> Iterator[ShardBatch]:
     """Yield the batches of a shard, in order: a function of the dataset, the shard and the batch budget alone."""
-    rows = schema.layout.rows_of(shard)
+    for sentences in batch_sentences(split, schema, shard):
+        yield prepare_batch(model, split, schema, shard, sentences, eos_id=eos_id)
+
+
+def batch_sentences(split: Split, schema: DumpSchema, shard: int) -> list[range]:
+    """Return the sentences of each batch of a shard."""
     offsets = split.position_offsets
-    sentences = sentences_of_range(offsets, rows)
+    sentences = sentences_of_range(offsets, schema.layout.rows_of(shard))
     lengths = np.diff(offsets[sentences.start : sentences.stop + 1])
-    for low, high in consecutive_batches(lengths, int(schema.computation["batch_tokens"])):
-        batch = np.arange(sentences.start + low, sentences.start + high)
-        tokens = split.tokens.take(batch)
-        begin = int(offsets[batch[0]])
-        inside = slice(max(rows.start - begin, 0), rows.stop - begin)
-        yield ShardBatch(
-            shard=shard,
-            first=max(begin, rows.start) - rows.start,
-            inputs=model.prepare(tokens, split.actions.take(batch)),
-            inside=inside,
-            gold=append_eos(tokens, eos_id).values[inside],
-        )
+    cuts = consecutive_batches(lengths, int(schema.computation["batch_tokens"]))
+    return [sentences[low:high] for low, high in cuts]
+
+
+def prepare_batch(
+    model: NextTokenModel, split: Split, schema: DumpSchema, shard: int, sentences: range, *, eos_id: int
+) -> ShardBatch:
+    """Return the batch of some sentences of a shard."""
+    rows = schema.layout.rows_of(shard)
+    batch = np.arange(sentences.start, sentences.stop)
+    tokens = split.tokens.take(batch)
+    begin = int(split.tokens.offsets[sentences.start]) + sentences.start
+    inside = slice(max(rows.start - begin, 0), rows.stop - begin)
+    return ShardBatch(
+        shard=shard,
+        first=max(begin, rows.start) - rows.start,
+        inputs=model.prepare(tokens, split.actions.take(batch)),
+        inside=inside,
+        gold=append_eos(tokens, eos_id).values[inside],
+    )
 
 
 class ShardRows:

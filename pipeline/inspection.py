@@ -4,13 +4,14 @@ from typing import Any
 
 from pipeline.corpus.dataset import describe_dataset, load_dataset
 from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.dump_description import describe_dump, dump_for_people, dump_size_bytes
 from pipeline.evaluation.results import read_results
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import open_run
 from storage.errors import InputError
 from storage.locations import Place, is_url, local_path, open_folder
 from storage.manifest import MANIFEST
-from storage.reader import inspect_dump, verify_dump
+from storage.reader import verify_dump
 
 
 def inspect_path(path: Place) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def inspect_path(path: Place) -> dict[str, Any]:
     """
     kind = _kind(path)
     if kind == "dump":
-        return {"kind": kind, **inspect_dump(path)}
+        return {"kind": kind, **describe_dump(path)}
     if kind == "dataset":
         return {"kind": kind, **describe_dataset(path)}
     if kind == "tokenizer":
@@ -38,6 +39,11 @@ def inspect_path(path: Place) -> dict[str, Any]:
     }
 
 
+def for_people(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what `inspect_path` returned, arranged to be read; a dump's figures are grouped and named."""
+    return dump_for_people(about) if about["kind"] == "dump" else about
+
+
 def verify_path(path: Place) -> dict[str, Any]:
     """Check every byte of a dataset or dump; return what it is.
 
@@ -47,9 +53,7 @@ def verify_path(path: Place) -> dict[str, Any]:
     """
     kind = _kind(path)
     if kind == "dump":
-        num_shards = inspect_dump(path)["num_shards"]
-        assert isinstance(num_shards, int)
-        with Progress("verify", total=num_shards, unit="shards") as progress:
+        with Progress("verify", total=dump_size_bytes(path), unit="B") as progress:
             summary = verify_dump(path, progress.update)
         return {"kind": kind, "verified": True, **summary.to_json()}
     if kind == "dataset":

@@ -81,6 +81,9 @@ class Folder(Protocol):
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Begin to fetch files that will be opened soon, where files have to be fetched; returns at once."""
 
+    def history(self) -> bytes:
+        """Return what was logged beside the store, a JSON object a line, half lines of killed writers included."""
+
     def sweep(self) -> None:
         """Remove what interrupted writers left; for the one who holds the lock."""
 
@@ -145,6 +148,13 @@ class LocalFolder:
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Do nothing: the files are here."""
+
+    def history(self) -> bytes:
+        """Return what was logged, as `Folder` says; nothing where there is no history."""
+        try:
+            return history_path(self._path).read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def sweep(self) -> None:
         """Remove files of temporary names, as `Folder` says."""

@@ -34,6 +34,8 @@ SETTLE_S = 2.0
 INSIST = 3
 """Times a lease is taken from a living holder that renews it at the same moment, before giving up."""
 
+_HISTORY = ".history.jsonl"
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,13 +96,13 @@ class Lease:
         self._store = store
         self._beside = ObjectStore(parent)
         self._name = f"{name}.lease.json"
-        self._history_name = f"{name}.history.jsonl"
+        self._history_name = f"{name}{_HISTORY}"
         self._owner = secrets.token_hex(16)
         self._since = _iso(0)
         self._process = os.getpid()
         self._take(take_over=take_over)
         try:
-            self._history = self._read_history()
+            self._history = read_history(store)
         except BaseException:
             self._release()
             raise
@@ -208,19 +210,26 @@ class Lease:
                 "remove it if no process writes the store"
             ) from None
 
-    def _read_history(self) -> bytes:
-        try:
-            history = self._beside.read(self._history_name)
-        except FileNotFoundError:
-            return b""
-        return history if history.endswith(b"\n") or not history else history + b"\n"
-
     def _busy(self, found: _Holder | None) -> StoreBusyError:
         holder = f"{found}; its lease expires {found.expires} unless it is renewed" if found else "it came and went"
         return StoreBusyError(
             f"{self._store}: another process is writing it ({holder}). Wait for it or stop it, then run the same "
             "command again; if it crashed, with --take-over, or after that time"
         )
+
+
+def read_history(store: str) -> bytes:
+    """Return the history beside the store at a URL, its last line whole; nothing where there is none.
+
+    Raises:
+        StoreError: If it cannot be read.
+    """
+    parent, _, name = store.rpartition("/")
+    try:
+        history = ObjectStore(parent).read(f"{name}{_HISTORY}")
+    except FileNotFoundError:
+        return b""
+    return history if history.endswith(b"\n") or not history else history + b"\n"
 
 
 def _iso(seconds_ahead: float) -> str:

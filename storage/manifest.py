@@ -14,7 +14,7 @@ from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchEr
 from storage.fingerprints import FileDigest, Json, canonical_json, sha256_bytes
 from storage.folder import Folder
 from storage.schema import FORMAT, FORMAT_VERSION, ArraySpec, DumpSchema
-from storage.statistics import DumpSummary
+from storage.statistics import DumpSummary, ShardFigures
 
 MANIFEST = "manifest.json"
 FINISHED = "finished"
@@ -24,17 +24,19 @@ _Parsed = TypeVar("_Parsed")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
-    """A finished shard: the digest of its file in each array, and its sums."""
+    """A finished shard: the digest of its file in each array, and its figures."""
 
     shard: int
     files: dict[str, FileDigest]
     """Array → digest."""
-    sums: dict[str, float]
+    figures: ShardFigures
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShardEntry":
         """Return what ``asdict`` gave."""
-        return cls(shard=value["shard"], files=_digests(value["files"]), sums=dict(value["sums"]))
+        return cls(
+            shard=value["shard"], files=_digests(value["files"]), figures=ShardFigures.from_json(value["figures"])
+        )
 
     def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
         """Return what is wrong with the shard's files, naming array and shard, or None."""

@@ -74,6 +74,15 @@ def encoded(
         yield spec, encode_compressed_shard(spec, shard, arrays[spec.name], BloscCodec.of(spec))
 
 
+def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Positions:
+    """Return what a reader returns of rows that are written; arguments as in `encoded`."""
+    if schema.profile == "exact":
+        return positions
+    from storage.compact import decode_positions, encode_rows  # noqa: PLC0415  numcodecs takes a third of a second
+
+    return decode_positions(encode_rows(positions, schema.temperatures, where=where), schema.temperatures)
+
+
 def open_rows(
     folder: Folder, schema: DumpSchema, digests: Sequence[Mapping[str, FileDigest]], verified: bytearray
 ) -> Rows:

@@ -237,7 +237,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
 
     Args:
         location: Where the store lies.
-        progress: Called with the bytes of each shard when it is checked.
+        progress: Called with the bytes that were checked since; in all, ``size_bytes`` of the figures.
 
     Returns:
         The dump's figures.
@@ -250,13 +250,15 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
     manifest = Manifest.read(folder)
     summary = manifest.require_complete(folder)
     _read_metadata(folder, manifest)
+    if progress:
+        progress(sum(digest.size_bytes for digest in manifest.metadata.values()))
     for entry in manifest.shards:
         problem = entry.problem_with(folder, manifest.schema)
         if problem:
             raise CorruptStoreError(f"{problem}. {REMEDY}")
         if progress:
             progress(sum(digest.size_bytes for digest in entry.files.values()))
-    if summary != summarise(manifest.schema, [entry.sums for entry in manifest.shards], manifest.size_bytes()):
+    if summary != summarise(manifest.schema, [entry.figures for entry in manifest.shards], manifest.size_bytes()):
         raise CorruptStoreError(
             f"{folder}: the statistics are not those of the shards. Delete the store and dump again"
         )

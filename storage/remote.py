@@ -17,7 +17,7 @@ from io import FileIO
 from storage.cache import FileCache
 from storage.errors import StoreError
 from storage.fingerprints import FileDigest
-from storage.lease import Lease
+from storage.lease import Lease, read_history
 from storage.objects import ObjectStore
 
 PREFETCH_THREADS = 4
@@ -125,6 +125,14 @@ class RemoteFolder:
     def max_open_bytes(self) -> int:
         """The cache's bound: a copy that is mapped takes room although it was evicted."""
         return self._cache.size_bytes
+
+    def history(self) -> bytes:
+        """Return what was logged, as `Folder` says; nothing where there is no history.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        return read_history(str(self))
 
     def sweep(self) -> None:
         """Do nothing: an object store shows no partial files."""

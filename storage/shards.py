@@ -33,7 +33,12 @@ def crc32c(data: NDArray[np.uint8]) -> int:
 
 def shard_bytes(spec: ArraySpec, shard: int) -> int:
     """Return the size of a shard's file."""
-    return spec.layout.num_chunks(shard) * chunk_stride(spec) + spec.layout.chunks_per_shard * 16 + _CRC_BYTES
+    return spec.layout.num_chunks(shard) * chunk_stride(spec) + index_bytes(spec)
+
+
+def index_bytes(spec: ArraySpec) -> int:
+    """Return the size of the index that every shard's file ends with, its checksum included."""
+    return spec.layout.chunks_per_shard * 16 + _CRC_BYTES
 
 
 def encode_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ from storage.positions import Positions, check_positions
 from storage.profiles import encoded
 from storage.schema import DumpSchema, check_offsets
 from storage.shards import REMEDY, encode_shard
-from storage.statistics import DumpSummary, shard_sums, summarise
+from storage.statistics import DumpSummary, ShardFigures, shard_figures, summarise
 
 
 class DumpWriter:
@@ -119,12 +119,8 @@ class DumpWriter:
         for spec, data in encoded(positions, self.schema, shard, where=where):
             self.folder.write(spec.file(shard), data)
             digests[spec.name] = FileDigest.of_bytes(data)
-        sentences = sentences_of_range(self._offsets, rows)
-        last_positions = self._offsets[sentences.start + 1 : sentences.stop + 1] - 1
-        is_eos = np.zeros(len(rows), np.bool_)
-        is_eos[last_positions[last_positions < rows.stop] - rows.start] = True
-        sums = shard_sums(positions, is_eos, self.schema.num_top)
-        ShardEntry(shard=shard, files=digests, sums=sums).write(self.folder)
+        figures = figures_of_shard(positions, self.schema, self._offsets, shard)
+        ShardEntry(shard=shard, files=digests, figures=figures).write(self.folder)
 
     def finish(self, progress: Callable[[int], object] | None = None) -> DumpSummary:
         """Verify every byte, write the final manifest and open the dump to readers; in the main process only.
@@ -188,6 +184,16 @@ class DumpWriter:
         return entry.problem_with(self.folder, self.schema) or entry
 
 
+def figures_of_shard(positions: Positions, schema: DumpSchema, offsets: NDArray[np.int64], shard: int) -> ShardFigures:
+    """Return the figures of a shard, whose rows are ``positions``."""
+    rows = schema.layout.rows_of(shard)
+    sentences = sentences_of_range(offsets, rows)
+    last_positions = offsets[sentences.start + 1 : sentences.stop + 1] - 1
+    is_eos = np.zeros(len(rows), np.bool_)
+    is_eos[last_positions[last_positions < rows.stop] - rows.start] = True
+    return shard_figures(positions, is_eos, schema.num_top)
+
+
 def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> DumpSummary | None:
     """Bring a store into the state in which shards can be written; return the summary if it is complete."""
     metadata = _metadata(schema, offsets)
@@ -231,7 +237,7 @@ def _complete(
     folder: Folder, schema: DumpSchema, metadata: dict[str, FileDigest], entries: list[ShardEntry]
 ) -> DumpSummary:
     size_bytes = Manifest(state="writing", schema=schema, metadata=metadata, shards=tuple(entries)).size_bytes()
-    summary = summarise(schema, [entry.sums for entry in entries], size_bytes)
+    summary = summarise(schema, [entry.figures for entry in entries], size_bytes)
     manifest = Manifest(state="complete", schema=schema, metadata=metadata, shards=tuple(entries), statistics=summary)
     manifest.write(folder)
     _remove_entries(folder, schema)

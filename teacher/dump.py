@@ -1,14 +1,17 @@
-"""Dump a trained teacher's distributions over a split of a dataset."""
+"""Dump a trained teacher's distributions over a split of a dataset, or say what that will take."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.dump import dump
 from pipeline.dump_config import DumpConfig
 from pipeline.evaluation.recording import check_tokenizer
-from pipeline.runtime.distributed import joined
+from pipeline.plan import plan_dump
+from pipeline.runtime.distributed import World, joined
 from pipeline.runtime.run_directory import RunInfo
-from storage.errors import FingerprintMismatchError
+from storage.errors import ConfigError, FingerprintMismatchError
 from storage.fingerprints import canonical_json, sha256_bytes
 from storage.locations import Location, Place
 from storage.statistics import DumpSummary
@@ -29,6 +32,36 @@ def dump_teacher(data: Place, teacher: Path, out: Location, config: DumpConfig) 
         model, run = load_teacher(teacher, device)
         check_reads(run, dataset)
         return dump(model, dataset, config, out=out, teacher=teacher_fingerprint(run), world=world, device=device)
+
+
+def plan_teacher_dump(data: Place, teacher: Path, config: DumpConfig, processes: Sequence[int]) -> dict[str, Any]:
+    """Return what the dump of the same options will take, as `pipeline.plan` says; nothing is written.
+
+    Raises:
+        ConfigError: Under more than one process.
+        FingerprintMismatchError: If teacher and dataset differ in tokenizer or labels.
+    """
+    with joined(config.device, threads=config.threads) as (world, device):
+        refuse_several(world, "dump-teacher --plan")
+        dataset = load_dataset(data)
+        model, run = load_teacher(teacher, device)
+        check_reads(run, dataset)
+        fingerprint = teacher_fingerprint(run)
+        return plan_dump(model, dataset, config, teacher=fingerprint, device=device, processes=processes)
+
+
+def refuse_several(world: World, what: str) -> None:
+    """Refuse to run in more than one process; every rank must call it.
+
+    Raises:
+        ConfigError: On the main rank; the others end quietly.
+    """
+
+    def refuse() -> None:
+        raise ConfigError(f"{what}: started in {world.size} processes, expected 1. Start it without torchrun")
+
+    if world.size > 1:
+        world.on_main(refuse)
 
 
 def check_reads(run: RunInfo, dataset: Dataset) -> None:

@@ -45,6 +45,15 @@ def table(rows: Sequence[Sequence[object]], *, header: Sequence[str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def size(num_bytes: float) -> str:
+    """Return bytes in the unit that suits them, by thousands: ``31.4 MB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB" if num_bytes < 1000 else f"{num_bytes:,.0f} TB"
+
+
 def _value(value: object) -> str:
     if value is None:
         return "-"

@@ -8,6 +8,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from pipeline.runtime.display import size
+
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 15.0
@@ -17,7 +19,7 @@ LINE_EVERY_S = 15.0
 class Progress:
     """A bar on a terminal, a line now and then elsewhere; nothing at all where ``shown`` is False.
 
-    ``total`` is None where nobody knows it before the end; there is no ETA then.
+    ``total`` is None where nobody knows it before the end; there is no ETA then. The unit ``B`` is shown as kB, MB, …
     """
 
     def __init__(self, what: str, *, total: int | None, unit: str, shown: bool = True) -> None:
@@ -66,16 +68,22 @@ class Progress:
         elif not finished:
             end = f"{_clock(elapsed)} so far"
         figures = "".join(f", {name} {value}" for name, value in self._figures.items())
-        share = f"{self._done:,}" if self._total is None else f"{self._done:,}/{self._total:,}"
-        log.info(
-            "%s: %s, %s %s/s, %s%s",
-            self._what,
-            share,
-            f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}",
-            self._unit,
-            end,
-            figures,
+        share = (
+            self._amount(self._done)
+            if self._total is None
+            else f"{self._amount(self._done)}/{self._amount(self._total)}"
         )
+        speed = (
+            size(rate)
+            if self._unit == "B"
+            else f"{rate:,.0f} {self._unit}"
+            if rate >= 10
+            else f"{rate:.2g} {self._unit}"
+        )
+        log.info("%s: %s, %s/s, %s%s", self._what, share, speed, end, figures)
+
+    def _amount(self, number: int) -> str:
+        return size(number) if self._unit == "B" else f"{number:,}"
 
 
 def _clock(seconds: float) -> str:

@@ -16,6 +16,7 @@ from storage import lease
 from storage.cache import FileCache
 from storage.errors import StoreBusyError, StoreError
 from storage.lease import Lease
+from storage.locations import open_folder
 from storage.objects import ObjectStore
 from storage.remote import RemoteFolder
 
@@ -188,6 +189,8 @@ def test_the_history_goes_on_where_it_ended(url: str, beside: ObjectStore) -> No
             taken.log(b"%d\n" % number)
             taken.log(b"more\n")
     assert beside.read("store.history.jsonl") == b'{"half\n0\nmore\n1\nmore\n'
+    assert open_folder(url).history() == b'{"half\n0\nmore\n1\nmore\n'
+    assert open_folder(url + "-other").history() == b""
 
 
 @pytest.mark.parametrize(
