@@ -1,6 +1,6 @@
 """Memory of one process that reads, or writes, a whole store of so many positions; run by `benchmarks.storage`.
 
-    python -m benchmarks.storage_memory {reader|writer} FOLDER POSITIONS
+    python -m benchmarks.storage_memory {sparse|reader|writer} FOLDER POSITIONS
 
 Prints the peak of anonymous memory and of all resident memory in MB. The store that is read is sparse: all rows are
 zero and only the checksums are on the disk, so 50 million positions take little room and every checksum is right. The
@@ -28,16 +28,18 @@ _STATUS = Path("/proc/self/status")
 
 
 def main() -> None:
-    """Read or write, and print two peaks."""
+    """Make a sparse store, read it, or write one; print two peaks."""
     what, path, num_positions = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     schema = make_schema(num_positions - num_positions % SENTENCE)
-    peaks = read(path, schema) if what == "reader" else write(path, schema)
+    if what == "sparse":
+        write_sparse(path, schema)
+        return
+    peaks = read(path) if what == "reader" else write(path, schema)
     print(*peaks)
 
 
-def read(path: Path, schema: DumpSchema) -> tuple[float, float]:
-    """Scan a sparse store, and visit random sentences of it."""
-    write_sparse(path, schema)
+def read(path: Path) -> tuple[float, float]:
+    """Scan a sparse store, and visit random sentences of it; the peak of all memory is that of the scan."""
     _forget_peak()
     reader, peak = DumpReader(path), 0.0
     for number, _ in enumerate(reader.scan()):
@@ -184,7 +186,6 @@ def _mapped_offsets(path: Path, schema: DumpSchema) -> np.memmap[tuple[int], np.
 
 def _forget_peak() -> None:
     """Let the peak begin again."""
-    _ENCODED.clear()
     Path("/proc/self/clear_refs").write_text("5")
 
 
