@@ -39,6 +39,8 @@ soak: env
 
 bench: env
 	$(BIN)/python -m benchmarks.teacher --quick
+	$(BIN)/python -m benchmarks.storage --quick
+	$(BIN)/python -m benchmarks.dump --quick
 
 lock: env
 	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
