@@ -319,6 +319,7 @@ def test_where_no_mass_is_left_to_draw_from_there_are_no_draws(tmp_path: Path) -
     arrays["tail"][5], arrays["counts"][5], arrays["logp"][5, 3:], arrays["ids"][5, 3:] = -np.inf, 0, np.nan, 65_535
     with DumpWriter.open(tmp_path / "dump", DRAWS, OFFSETS, main=True) as writer:
         writer.write_shard(0, Positions(**arrays))
+        assert 0 not in writer.pending()
 
 
 @pytest.mark.parametrize(
