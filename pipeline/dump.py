@@ -15,6 +15,7 @@ import contextlib
 import functools
 import itertools
 import operator
+import secrets
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -76,12 +77,15 @@ def dump(
             main_writer.log(_event("begin", world))
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
+        turns = torch.tensor([secrets.randbits(62)])  # claims of this call alone, whatever was dumped before
+        world.broadcast(turns)
+        claims = f"shards of {int(turns)}"
         writer = main_writer or stack.enter_context(opened(main=False))
         pending = todo.nonzero()[:, 0].tolist()
         num_positions = sum(len(schema.layout.rows_of(shard)) for shard in pending)
 
         def claimed_batches() -> Iterator[ShardBatch]:
-            while (turn := world.claim("shard")) < len(pending):
+            while (turn := world.claim(claims)) < len(pending):
                 yield from shard_batches(model, split, schema, pending[turn], eos_id=eos_id)
 
         with (
@@ -93,7 +97,7 @@ def dump(
             def counted(batches: Iterable[ShardBatch]) -> Iterator[ShardBatch]:
                 for batch in batches:
                     yield batch
-                    progress.reached(world.tally("positions", len(batch.gold)))
+                    progress.reached(world.tally(claims, len(batch.gold)))
 
             for shard, batches in itertools.groupby(stream, key=operator.attrgetter("shard")):
                 rows = compute_shard(model, schema, shard, counted(batches), device=device)
@@ -239,7 +243,8 @@ class ShardRows:
         at = slice(first, first + len(gold))
         self._gold[at] = gold
         for name, kept in self._kept.items():
-            kept[at].copy_(getattr(reduced, name), non_blocking=True)
+            # Converted where it is: a copy that also converts would wait for itself.
+            kept[at].copy_(getattr(reduced, name).to(kept.dtype), non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 

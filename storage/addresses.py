@@ -25,6 +25,16 @@ def pages(size_bytes: int) -> int:
     return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
+def mapped_file(descriptor: int) -> NDArray[np.uint8]:
+    """Return a whole file's bytes, mapped; unlike Python's own mmap it keeps no descriptor open.
+
+    Raises:
+        OSError: If the system refuses.
+    """
+    place = AddressRange(os.fstat(descriptor).st_size)
+    return place.bytes[: place.map(descriptor, 0)]
+
+
 class AddressRange:
     """A range of addresses; what no file was mapped into reads as zeros and takes no memory.
 

@@ -4,19 +4,19 @@ A chunk's checksum is looked at each time it is decompressed. Decompressed chunk
 runs and windows costs little and reading single sentences at random much: that is the price of half the bytes.
 """
 
-import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.addresses import mapped_file
 from storage.compact import decode_positions
 from storage.compressed_shards import BloscCodec, ChunkCache, CompressedShardView
-from storage.errors import CorruptStoreError, StoreError
+from storage.errors import CorruptStoreError
 from storage.fingerprints import FileDigest
 from storage.folder import Folder
-from storage.mapped import Runs
+from storage.mapped import Runs, cannot_map
 from storage.positions import Positions
 from storage.schema import ArraySpec, DumpSchema
 from storage.shards import REMEDY
@@ -29,9 +29,17 @@ class CompactRows:
         folder: Where the dump lies.
         schema: What it holds.
         digests: For each shard, array → digest of its file.
+        check_store: Called when a file was mapped; raises if the store is another by now.
     """
 
-    def __init__(self, folder: Folder, schema: DumpSchema, digests: Sequence[Mapping[str, FileDigest]]) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        schema: DumpSchema,
+        digests: Sequence[Mapping[str, FileDigest]],
+        check_store: Callable[[], None],
+    ) -> None:
+        self._check_store = check_store
         self._folder, self._schema, self._digests = folder, schema, digests
         self._chunks = ChunkCache()
         self._views: dict[tuple[str, int], CompressedShardView] = {}
@@ -97,14 +105,12 @@ class CompactRows:
             where = f"{self._folder}/{name}: array {spec.name}, shard {shard}"
             try:
                 with self._folder.open(name, self._digests[shard][spec.name]) as file:
-                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (FileNotFoundError, ValueError) as error:
-                found = "the file is missing" if isinstance(error, FileNotFoundError) else "the file is empty"
-                raise CorruptStoreError(f"{where}: {found}. {REMEDY}") from error
+                    data = mapped_file(file.fileno())
+            except FileNotFoundError as error:
+                raise CorruptStoreError(f"{where}: the file is missing. {REMEDY}") from error
             except OSError as error:
-                raise StoreError(
-                    f"{where}: cannot be read: {error.strerror or error}. Mend that and run again"
-                ) from error
+                raise cannot_map(where, error) from error
+            self._check_store()
             view = CompressedShardView(
                 data, spec, shard, BloscCodec.of(spec), where=f"{self._folder}/{name}", cache=self._chunks
             )

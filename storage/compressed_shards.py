@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -148,7 +147,7 @@ class CompressedShardView:
 
     def __init__(
         self,
-        data: mmap | bytes,
+        data: NDArray[np.uint8] | bytes,
         spec: ArraySpec,
         shard: int,
         codec: BloscCodec,
@@ -174,7 +173,7 @@ class CompressedShardView:
         _check_chunk_bytes(spec, self._where)
         self._spec, self._shard, self._codec = spec, shard, codec
         self._cache = ChunkCache() if cache is None else cache
-        self._bytes = np.frombuffer(data, np.uint8)
+        self._bytes = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
         self._ends = self._parse_index(spec.layout.num_chunks(shard))
 
     def gather(self, rows: NDArray[np.int64], num_columns: int | None = None) -> NDArray[Any]:

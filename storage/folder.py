@@ -113,7 +113,7 @@ class LocalFolder:
         """Return name → bytes, as `Folder` says."""
         if not self._path.is_dir():
             return {}
-        return {name: (self._path / name).lstat().st_size for name in list_files(self._path)}
+        return {name: _size(self._path / name) for name in list_files(self._path)}
 
     def read(self, name: str) -> bytes:
         """Return a file's content, as `Folder` says."""
@@ -217,6 +217,11 @@ def history_path(path: Path) -> Path:
     """Return the history and lock file of a store: beside it, not in it; one, whatever links lead to the store."""
     real = path.resolve()
     return real.with_name(real.name + ".history.jsonl")
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of the file a link leads to; of a link that leads nowhere, its own."""
+    return (path.stat() if path.exists() else path.lstat()).st_size
 
 
 def _by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:

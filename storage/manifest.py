@@ -47,19 +47,25 @@ class ShardEntry:
                 return f"{store}/{name}: array {spec.name}, shard {self.shard}: {problem}"
         return None
 
-    def write(self, store: Folder) -> None:
-        """Write the entry's file."""
-        store.write(entry_name(self.shard), _with_digest(asdict(self)))
+    def write(self, store: Folder, dump: str) -> None:
+        """Write the entry's file, as one of the dump with this `Manifest.identity`."""
+        store.write(entry_name(self.shard), _with_digest({**asdict(self), "dump": dump}))
 
     @classmethod
-    def read(cls, store: Folder, shard: int, schema: DumpSchema) -> "ShardEntry | None":
-        """Return the entry of a shard, or None if it has no undamaged entry."""
+    def read(cls, store: Folder, shard: int, manifest: "Manifest") -> "ShardEntry | None":
+        """Return the entry of a shard, or None if it has no undamaged entry of this dump.
+
+        A process of a run that was given up may go on for a while and write shards, and the entries of these, where
+        another dump was begun in the same place.
+        """
         name = entry_name(shard)
         try:
-            entry = _parse(f"{store}/{name}", _read_with_digest(store, name), cls.from_json)
+            value = _read_with_digest(store, name)
+            entry = _parse(f"{store}/{name}", value, cls.from_json)
         except (CorruptStoreError, OSError):
             return None
-        return entry if entry.shard == shard and _names(schema) == entry.files.keys() else None
+        is_of_dump = value.get("dump") == manifest.identity
+        return entry if is_of_dump and entry.shard == shard and _names(manifest.schema) == entry.files.keys() else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +85,11 @@ class Manifest:
     def is_complete(self) -> bool:
         """Whether the store is complete and was verified."""
         return self.state == "complete"
+
+    @property
+    def identity(self) -> str:
+        """A sha256 of schema and sentence boundaries, which is the same from the beginning of a dump to its end."""
+        return sha256_bytes(canonical_json({path: asdict(digest) for path, digest in self.metadata.items()}))
 
     def size_bytes(self) -> int:
         """Return the bytes of all files the manifest lists."""

@@ -5,8 +5,9 @@ address, a sentence mostly one slice an array, and any set of positions one gath
 size and index checked, when it is first needed; a chunk is checked in all arrays when one of its rows is.
 """
 
+import errno
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,6 +27,16 @@ Runs: TypeAlias = Sequence[tuple[int, int]]
 _Piece: TypeAlias = tuple[slice, tuple[int | slice, ...]]
 
 
+def cannot_map(where: str, error: OSError) -> StoreError:
+    """Return the error that says why a file cannot be mapped."""
+    remedy = "Mend that and run again"
+    if error.errno == errno.ENOMEM:
+        remedy = (
+            "The system allows only so many maps (vm.max_map_count): raise that, or dump with more --shard-positions"
+        )
+    return StoreError(f"{where}: cannot be read: {error.strerror or error}. {remedy}")
+
+
 class MappedRows:
     """All positions of a dump of profile ``exact``.
 
@@ -34,11 +45,18 @@ class MappedRows:
         schema: What it holds.
         digests: For each shard, array → digest of its file.
         verified: One byte a chunk of the dump, 1 where its checksums were found right; updated in place.
+        check_store: Called when a shard was mapped; raises if the store is another by now.
     """
 
     def __init__(
-        self, folder: Folder, schema: DumpSchema, digests: Sequence[Mapping[str, FileDigest]], verified: bytearray
+        self,
+        folder: Folder,
+        schema: DumpSchema,
+        digests: Sequence[Mapping[str, FileDigest]],
+        verified: bytearray,
+        check_store: Callable[[], None],
     ) -> None:
+        self._check_store = check_store
         self._chunk_rows = schema.chunk_positions
         self._chunks_per_shard = schema.layout.chunks_per_shard
         self._arrays = [_MappedArray(folder, spec, digests) for spec in schema.position_arrays]
@@ -116,6 +134,7 @@ class MappedRows:
         shard, chunk = divmod(number, self._chunks_per_shard)
         if not self._is_mapped[shard]:
             self.open_bytes += sum(array.map(shard) for array in self._arrays)
+            self._check_store()
             self._is_mapped[shard] = 1
         if not self._verified[number]:
             for array in self._arrays:
@@ -207,7 +226,7 @@ class _MappedArray:
         except FileNotFoundError as error:
             raise CorruptStoreError(f"{where}: the file is missing. {REMEDY}") from error
         except OSError as error:
-            raise StoreError(f"{where}: cannot be read: {error.strerror or error}. Mend that and run again") from error
+            raise cannot_map(where, error) from error
         check_index(self._file(shard, size), spec, shard, where=where)
         return size
 

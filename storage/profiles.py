@@ -3,7 +3,7 @@
 `encoded` makes the files of a shard; `open_rows` looks at the rows of all shards.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -84,7 +84,11 @@ def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Position
 
 
 def open_rows(
-    folder: Folder, schema: DumpSchema, digests: Sequence[Mapping[str, FileDigest]], verified: bytearray
+    folder: Folder,
+    schema: DumpSchema,
+    digests: Sequence[Mapping[str, FileDigest]],
+    verified: bytearray,
+    check_store: Callable[[], None],
 ) -> Rows:
     """Return the rows of a complete dump.
 
@@ -93,9 +97,10 @@ def open_rows(
         schema: What it holds.
         digests: For each shard, array → digest of its file.
         verified: One byte a chunk of the dump, 1 where its checksums were found right; updated in place.
+        check_store: Called when a file was mapped; raises if the store is another by now.
     """
     if schema.profile == "exact":
-        return MappedRows(folder, schema, digests, verified)
+        return MappedRows(folder, schema, digests, verified, check_store)
     from storage.compact_rows import CompactRows  # noqa: PLC0415  numcodecs takes a third of a second
 
-    return CompactRows(folder, schema, digests)
+    return CompactRows(folder, schema, digests, check_store)

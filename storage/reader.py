@@ -9,6 +9,7 @@ of readers share and the system takes back when it needs the memory. It may be u
 forked processes, and is opened anew in spawned ones.
 """
 
+import functools
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 
@@ -46,8 +47,12 @@ class DumpReader:
         manifest_sha256: Of its manifest, and so of all of it.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, *, manifest_sha256: str | None = None) -> None:
         """Open a dump.
+
+        Args:
+            location: Where it lies.
+            manifest_sha256: That of the manifest expected there; None for any.
 
         Raises:
             StoreError: If there is no dump, or it is of a format, codec or layout that is not ours.
@@ -57,6 +62,8 @@ class DumpReader:
         self.folder: Folder = as_folder(location)
         manifest = Manifest.read(self.folder)
         self.manifest_sha256 = sha256_bytes(self.folder.read(MANIFEST))
+        if manifest_sha256 not in (None, self.manifest_sha256):
+            raise self._replaced()
         self.summary: DumpSummary = manifest.require_complete(self.folder)
         self.schema: DumpSchema = manifest.schema
         self.offsets: NDArray[np.int64] = _read_metadata(self.folder, manifest)
@@ -67,9 +74,9 @@ class DumpReader:
         self._rows = self._open_rows()
         self._announced: set[int] = set()
 
-    def __reduce__(self) -> tuple[type["DumpReader"], tuple[Folder]]:
-        """Let a spawned process open the dump itself."""
-        return DumpReader, (self.folder,)
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let a spawned process open the same dump itself."""
+        return functools.partial(DumpReader, manifest_sha256=self.manifest_sha256), (self.folder,)
 
     def __len__(self) -> int:
         return self.schema.num_sentences
@@ -186,8 +193,15 @@ class DumpReader:
                 starts, stops = self.offsets[edges[blocks]].tolist(), self.offsets[edges[blocks + 1]].tolist()
                 yield list(zip(starts, stops, strict=True)), rows
 
-        for positions in self._current_rows().windows(parts()):
-            yield visited.pop(), positions
+        coming = parts()
+        while True:
+            rows = self._current_rows()
+            for positions in rows.windows(coming):
+                yield visited.pop(), positions
+                if self._current_rows() is not rows:
+                    break  # too much is mapped: go on with what comes in other maps
+            else:
+                return
 
     def prefetch(self, sentences: ArrayLike) -> None:
         """Begin to fetch the shards that these sentences lie in, where shards have to be fetched; returns at once."""
@@ -221,7 +235,16 @@ class DumpReader:
         return positions if k is None or k == self.schema.k else positions.with_fewer(k, self.schema.temperatures)
 
     def _open_rows(self) -> Rows:
-        return open_rows(self.folder, self.schema, self._digests, self._verified)
+        return open_rows(self.folder, self.schema, self._digests, self._verified, self._check_store)
+
+    def _check_store(self) -> None:
+        """Refuse to go on in a store that was replaced: its shards may have the same sizes and right checksums."""
+        is_remote = self.folder.max_open_bytes is not None  # what is fetched is compared with its digest
+        if not is_remote and sha256_bytes(self.folder.read(MANIFEST)) != self.manifest_sha256:
+            raise self._replaced()
+
+    def _replaced(self) -> StoreError:
+        return StoreError(f"{self.folder}: another dump than when it was opened: it was replaced. Start again")
 
     def _current_rows(self) -> Rows:
         """Return the mapped rows, anew where too much is mapped: the last who reads the old ones unmaps them."""

@@ -39,13 +39,14 @@ class DumpWriter:
         offsets: NDArray[np.int64],
         *,
         lock: WriterLock | None,
-        summary: DumpSummary | None,
+        manifest: Manifest,
     ) -> None:
         self.folder = folder
         self.schema = schema
         self._offsets = offsets
         self._lock = lock
-        self._summary = summary
+        self._manifest = manifest
+        self._summary = manifest.statistics
 
     @classmethod
     def open(cls, location: Location, schema: DumpSchema, offsets: NDArray[np.int64], *, main: bool) -> "DumpWriter":
@@ -72,14 +73,14 @@ class DumpWriter:
         if not main:
             manifest = Manifest.read(folder)
             manifest.require_schema(folder, schema)
-            return cls(folder, schema, offsets, lock=None, summary=manifest.statistics)
+            return cls(folder, schema, offsets, lock=None, manifest=manifest)
         lock = folder.lock()
         try:
-            summary = _prepare(folder, schema, offsets)
+            manifest = _prepare(folder, schema, offsets)
         except BaseException:
             lock.close()
             raise
-        return cls(folder, schema, offsets, lock=lock, summary=summary)
+        return cls(folder, schema, offsets, lock=lock, manifest=manifest)
 
     @property
     def is_complete(self) -> bool:
@@ -115,12 +116,14 @@ class DumpWriter:
         rows = self.schema.layout.rows_of(shard)
         where = f"{self.folder}: shard {shard}"
         check_positions(positions, self.schema, num_positions=len(rows), where=where)
+        if self._lock is None and Manifest.read(self.folder).identity != self._manifest.identity:
+            raise StoreError(f"{where}: the store was replaced by another dump. Start again")
         digests = {}
         for spec, data in encoded(positions, self.schema, shard, where=where):
             self.folder.write(spec.file(shard), data)
             digests[spec.name] = FileDigest.of_bytes(data)
         figures = figures_of_shard(positions, self.schema, self._offsets, shard)
-        ShardEntry(shard=shard, files=digests, figures=figures).write(self.folder)
+        ShardEntry(shard=shard, files=digests, figures=figures).write(self.folder, self._manifest.identity)
 
     def finish(self, progress: Callable[[int], object] | None = None) -> DumpSummary:
         """Verify every byte, write the final manifest and open the dump to readers; in the main process only.
@@ -149,7 +152,7 @@ class DumpWriter:
             raise IncompleteStoreError(
                 f"{self.folder}: {len(problems)} shards are not finished ({problems[0]}). {REMEDY}"
             )
-        digests = Manifest.read(self.folder).metadata
+        digests = self._manifest.metadata
         if any(self.folder.problem_with(name, digest) for name, digest in digests.items()):
             _restore(self.folder, _metadata(self.schema, self._offsets))
         refuse_foreign_files(self.folder, self.schema, is_complete=False)
@@ -178,7 +181,7 @@ class DumpWriter:
 
     def _check(self, shard: int) -> ShardEntry | str:
         """Return the entry of a finished shard, or what is wrong."""
-        entry = ShardEntry.read(self.folder, shard, self.schema)
+        entry = ShardEntry.read(self.folder, shard, self._manifest)
         if entry is None:
             return f"shard {shard} has no valid entry"
         return entry.problem_with(self.folder, self.schema) or entry
@@ -194,8 +197,8 @@ def figures_of_shard(positions: Positions, schema: DumpSchema, offsets: NDArray[
     return shard_figures(positions, is_eos, schema.num_top)
 
 
-def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> DumpSummary | None:
-    """Bring a store into the state in which shards can be written; return the summary if it is complete."""
+def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> Manifest:
+    """Bring a store into the state in which shards can be written, or leave a complete one; return its manifest."""
     metadata = _metadata(schema, offsets)
     digests = {name: FileDigest.of_bytes(data) for name, data in metadata.items()}
     present = folder.sizes()
@@ -208,7 +211,7 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
         folder.sweep()
         refuse_foreign_files(folder, schema, is_complete=False)
         _restore(folder, metadata)
-        return _reopen(folder, manifest) if manifest.is_complete else None
+        return _reopen(folder, manifest) if manifest.is_complete else manifest
     # Without a manifest, only what creating this store leaves behind may be there.
     own = set(metadata_paths(schema))
     foreign = [name for name in present if name not in own and not name.endswith(PARTIAL_SUFFIX)]
@@ -216,21 +219,23 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
         raise StoreError(f"{folder}: not empty ({foreign[0]}) and not a dump. Name another folder")
     folder.sweep()
     _restore(folder, metadata)
-    Manifest(state="writing", schema=schema, metadata=digests).write(folder)
-    return None
+    manifest = Manifest(state="writing", schema=schema, metadata=digests)
+    manifest.write(folder)
+    return manifest
 
 
-def _reopen(folder: Folder, manifest: Manifest) -> DumpSummary | None:
+def _reopen(folder: Folder, manifest: Manifest) -> Manifest:
     """Keep a complete store as it is if its shards are right, else make the right ones entries again."""
     damaged = {entry.shard for entry in manifest.shards if entry.problem_with(folder, manifest.schema)}
     if not damaged:
         _remove_entries(folder, manifest.schema)
-        return manifest.statistics
+        return manifest
     for entry in manifest.shards:
         if entry.shard not in damaged:
-            entry.write(folder)
-    Manifest(state="writing", schema=manifest.schema, metadata=manifest.metadata).write(folder)
-    return None
+            entry.write(folder, manifest.identity)
+    begun_again = Manifest(state="writing", schema=manifest.schema, metadata=manifest.metadata)
+    begun_again.write(folder)
+    return begun_again
 
 
 def _complete(

@@ -1,6 +1,8 @@
 """A reader gives back the rows that were written, in any order, as plain zarr does."""
 
 import math
+import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -236,6 +238,42 @@ def test_mapped_shards_hold_no_files_open(tmp_path: Path) -> None:
 def reversed_rows() -> NDArray[np.int64]:
     offsets = make_offsets(LENGTHS)
     return np.concatenate([np.arange(offsets[m], offsets[m + 1]) for m in reversed(range(len(LENGTHS)))])
+
+
+@pytest.mark.parametrize("profile", ["exact", "compact"])
+def test_a_dump_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, profile: str) -> None:
+    schema = make_schema(LENGTHS, profile=profile)
+    write_dump(tmp_path / "dump", schema, LENGTHS)
+    reader = DumpReader(tmp_path / "dump")
+    first = reader[0]
+    again = pickle.dumps(reader)
+    shutil.rmtree(tmp_path / "dump")
+    other = make_schema(LENGTHS, profile=profile, fingerprints={**schema.fingerprints, "teacher": "another"})
+    write_dump(tmp_path / "dump", other, LENGTHS, make_positions(other, seed=9))
+    assert_same(reader[0], first)
+    with pytest.raises(StoreError, match="another dump than when it was opened"):
+        reader[6]
+    with pytest.raises(StoreError, match="another dump than when it was opened"):
+        pickle.loads(again)  # noqa: S301  what a spawned worker does
+
+
+def test_a_compact_dump_of_many_shards_holds_no_files_open(tmp_path: Path) -> None:
+    lengths = [8] * 60
+    write_dump(tmp_path / "dump", make_schema(lengths, shard_positions=8, profile="compact"), lengths)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    reader = DumpReader(tmp_path / "dump")
+    reader.read_range(0, reader.schema.num_positions)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the offsets
+
+
+def test_a_dump_of_links_is_read(dump: tuple[Path, Positions], tmp_path: Path) -> None:
+    path, expected = dump
+    for file in (file for file in path.rglob("*") if file.is_file()):
+        link = tmp_path / "links" / file.relative_to(path)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    assert_same(DumpReader(tmp_path / "links").read_range(0, 94), expected)
+    verify_dump(tmp_path / "links")
 
 
 def test_a_sentence_is_an_item(dump: tuple[Path, Positions]) -> None:

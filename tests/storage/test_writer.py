@@ -29,7 +29,15 @@ from storage.positions import Positions
 from storage.reader import DumpReader, inspect_dump, verify_dump
 from storage.schema import DumpSchema
 from storage.writer import DumpWriter
-from tests.storage.dumps import make_offsets, make_positions, make_schema, store_bytes, write_dump, write_shards
+from tests.storage.dumps import (
+    assert_same,
+    make_offsets,
+    make_positions,
+    make_schema,
+    store_bytes,
+    write_dump,
+    write_shards,
+)
 
 LENGTHS = [5, 1, 7, 30, 40, 2, 9]
 SCHEMA = make_schema(LENGTHS)
@@ -231,6 +239,26 @@ def test_an_incomplete_dump_is_refused_with_the_command_to_run(tmp_path: Path) -
             use(path)
     about = inspect_dump(path)
     assert (about["state"], about["num_finished_shards"], about["num_shards"]) == ("writing", 1, 3)
+
+
+def test_a_process_of_a_run_that_was_given_up_cannot_put_its_shards_into_another_dump(tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    first = make_schema(LENGTHS, fingerprints={**SCHEMA.fingerprints, "teacher": "another"})
+    other_rows = make_positions(SCHEMA, seed=7)
+    DumpWriter.open(path, first, OFFSETS, main=True).close()
+    late = DumpWriter.open(path, first, OFFSETS, main=False)
+    write_shards(late, other_rows, [1])
+    entry = (path / "finished" / "1.json").read_bytes()
+    shutil.rmtree(path)
+    with DumpWriter.open(path, SCHEMA, OFFSETS, main=True) as writer:
+        with pytest.raises(StoreError, match="shard 0: the store was replaced by another dump"):
+            write_shards(late, other_rows, [0])
+        write_shards(writer, POSITIONS, [0, 1])
+        (path / "finished" / "1.json").write_bytes(entry)  # written late, between that look and its end
+        assert writer.pending() == [1, 2]
+        write_shards(writer, POSITIONS, [1, 2])
+        writer.finish()
+    assert_same(DumpReader(path).read_range(0, 94), POSITIONS)
 
 
 def test_foreign_files_stop_a_dump_before_its_work(tmp_path: Path) -> None:
