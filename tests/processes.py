@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,8 +28,11 @@ def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProc
     return done
 
 
-def start_cli(*arguments: object, processes: int = 1) -> list[subprocess.Popen[str]]:
-    """Start a command in so many processes, as torchrun would, so that each can be killed."""
+def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = ()) -> list[subprocess.Popen[str]]:
+    """Start a command in so many processes, as torchrun would, so that each can be killed.
+
+    ``last`` has a last argument for each process, where they differ.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,7 +45,7 @@ def start_cli(*arguments: object, processes: int = 1) -> list[subprocess.Popen[s
                 "RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
                 "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
-        command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+        command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments), *map(str, last[rank : rank + 1])]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
     return started

@@ -70,6 +70,17 @@ def test_a_rank_that_fails_ends_the_others_with_its_error(small_world: Path, tmp
     assert store_digest(out) == expected
 
 
+def test_a_rank_that_fails_before_it_joins_is_not_waited_for(small_world: Path, tmp_path: Path) -> None:
+    *arguments, _ = dump_arguments(small_world, tmp_path / "dump")
+    start = time.monotonic()
+    processes = start_cli(*arguments, processes=2, last=("cpu", "cuda"))
+    messages = [process.communicate(timeout=120)[1] for process in processes]
+    assert time.monotonic() - start < 60
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "torch sees 0 GPUs" in messages[1].splitlines()[-1]
+    assert "torch sees 0 GPUs" in messages[0].splitlines()[-1]
+
+
 def test_a_slow_rank_does_not_hold_up_the_others(small_world: Path, tmp_path: Path, expected: str) -> None:
     out = tmp_path / "dump"
     processes = start_cli(*dump_arguments(small_world, out), processes=2)

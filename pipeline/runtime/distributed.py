@@ -9,6 +9,7 @@ import datetime as dt
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -25,6 +26,8 @@ Result = TypeVar("Result")
 
 COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
 """How long a rank may wait for a slower one. One that has died is noticed at once: its connections close."""
+JOIN_TIMEOUT = dt.timedelta(minutes=10)
+"""How long the first process waits for the last to come."""
 _FAILED = "failed"
 
 
@@ -156,37 +159,63 @@ def joined(device: str, *, threads: int) -> Iterator[tuple[World, torch.device]]
     )
     if not world.is_main:
         set_log_level(logging.WARNING)
+    if world.size == 1:
+        yield world, _chosen_device(device, world, threads)
+        return
+    store, _, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
+    world = dataclasses.replace(world, store=PrefixStore("run", store))
+    try:
+        chosen = _chosen_device(device, world, threads)
+        _wait_for_all(world)
+        # Tensors of the CPU go through gloo in any case: what the ranks agree on is small, and gloo notices the dead.
+        torch.distributed.init_process_group(
+            "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl",
+            store=PrefixStore("group", store),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=COLLECTIVE_TIMEOUT,
+        )
+        try:
+            yield world, chosen
+        finally:
+            torch.distributed.destroy_process_group()
+    except Exception as error:
+        world.failed(error)
+        raise
+
+
+def _chosen_device(device: str, world: World, threads: int) -> torch.device:
+    """Return where this process computes, with as many threads."""
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // world.local_size))
     num_gpus = torch.cuda.device_count()
     on_gpu = device == "cuda" or (device == "auto" and num_gpus > 0)
-    if on_gpu and num_gpus < world.local_size:
+    if not on_gpu:
+        return torch.device("cpu")
+    if num_gpus < world.local_size:
         raise ConfigError(
             f"--device is {device}: {world.local_size} processes on this machine, but torch sees {num_gpus} GPUs; "
             "start a process a GPU, or use --device cpu"
         )
-    chosen = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
-    if on_gpu:
-        torch.cuda.set_device(chosen)
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // world.local_size))
-    if world.size == 1:
-        yield world, chosen
-        return
-    store, _, _ = next(rendezvous("env://"))
-    # Tensors of the CPU go through gloo in any case: what the ranks agree on is small, and gloo notices the dead.
-    torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=PrefixStore("group", store),
-        rank=world.rank,
-        world_size=world.size,
-        timeout=COLLECTIVE_TIMEOUT,
-    )
-    world = dataclasses.replace(world, store=PrefixStore("run", store))
-    try:
-        yield world, chosen
-    except Exception as error:
-        world.failed(error)
-        raise
-    finally:
-        torch.distributed.destroy_process_group()
+    chosen = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _wait_for_all(world: World) -> None:
+    """Wait until every process is there, or one says that it will not be.
+
+    Raises:
+        RunError: If one failed, or did not come within `JOIN_TIMEOUT`.
+    """
+    deadline = time.monotonic() + JOIN_TIMEOUT.total_seconds()
+    number = world.tally("joined", 1)
+    while number < world.size:
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"{number} of {world.size} processes came together within {JOIN_TIMEOUT}; see the output of the others"
+            )
+        time.sleep(0.05)
+        number = world.tally("joined", 0)
 
 
 def device_model(device: torch.device) -> str:
