@@ -5,8 +5,9 @@ computed whole for both shards. So a shard's bytes depend on nothing else: not o
 interruptions. Processes claim one shard after another, so a slow one does not hold up the others.
 
 While the model computes a batch, a thread prepares the next ones and another encodes and writes the shard before. What
-that holds in memory is two shards of rows (18 MB each at k = 64 and 65,536 positions), one array of one of them
-encoded, two batches, and the logits of 1,024 rows a few times over; nothing grows with the corpus.
+that holds in memory is two shards of rows (26 MB each at k = 64 and 65,536 positions, ids being int32), the ids of one
+of them in their final type and one array of it encoded (8 MB each), two batches, and the logits of 1,024 rows a few
+times over; nothing grows with the corpus.
 
 What is kept of a position's distribution is the business of ``pipeline.reduction``.
 """

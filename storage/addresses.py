@@ -1,8 +1,8 @@
 """Files mapped side by side into one range of addresses, so that numpy sees many files as one array.
 
-Without this a gather over S shards is S gathers, a sort before and a scatter after them: seven times slower for 512
-sentences over 16 shards. Python's own mmap cannot be told where to map, hence the one call of the C library; the range
-itself is an ordinary anonymous `mmap.mmap`, which unmaps all of it when the last array that looks into it is gone.
+Without this a gather over S shards is S gathers, a sort before and a scatter after them: three times slower for 512
+sentences (docs/decisions/0006). Python's own mmap cannot be told where to map, hence the one call of the C library; the
+range itself is an ordinary anonymous `mmap.mmap`, unmapped as a whole when the last array that looks into it is gone.
 """
 
 import ctypes

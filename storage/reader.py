@@ -148,7 +148,7 @@ class DumpReader:
         return self._cut(rows.read(start, stop, self._checked(k)), k)
 
     def scan(self, block_positions: int = BLOCK_POSITIONS) -> Iterator[Positions]:
-        """Yield all positions in order, in blocks; what lies behind is unmapped.
+        """Yield all positions in order, in blocks; the memory of what lies behind is given back.
 
         Raises:
             CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.
