@@ -31,6 +31,7 @@ def dump_teacher(data: Place, teacher: Path, out: Location, config: DumpConfig) 
         dataset = load_dataset(data)
         model, run = load_teacher(teacher, device)
         check_reads(run, dataset)
+        model.cache_inputs()
         return dump(model, dataset, config, out=out, teacher=teacher_fingerprint(run), world=world, device=device)
 
 
