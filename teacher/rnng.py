@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.chunked_vocabulary import cross_entropy_rows, vocabulary_loss
+from pipeline.chunked_vocabulary import CrossEntropyRows, vocabulary_loss
 from pipeline.corpus.oracle import FIRST_NT, REDUCE
 from storage.ragged import Ragged
 from teacher.composition import make_composition
@@ -113,7 +113,7 @@ class Rnng(nn.Module):
         action_loss = -self._action_log_probs(stack_states, schedule).sum()
         gold = torch.from_numpy(schedule.gold).to(device)
         token_loss = vocabulary_loss(
-            self._token_states(stack_states, schedule), self.token_embedding, self.token_bias, cross_entropy_rows(gold)
+            self._token_states(stack_states, schedule), self.token_embedding, self.token_bias, CrossEntropyRows(gold)
         )[0]
         touch = 0.0 * sum(p.sum() for p in self.composition.parameters())  # a batch may have nothing to compose
         return torch.stack([token_loss + action_loss + touch, token_loss.detach(), action_loss.detach()])
