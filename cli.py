@@ -191,6 +191,13 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of --trees shuffled.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@click.option(
+    "--unseen-labels",
+    type=click.Choice(["drop", "map", "refuse"]),
+    default="drop",
+    show_default=True,
+    help="Of dev and test, labels that train lacks: drop the sentence, or read them as train's most frequent label.",
+)
 def build_dataset(**given: Any) -> None:  # noqa: ANN401
     """Fit trees to tokens and store both: the dataset that every later command reads.
 
