@@ -78,7 +78,6 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
         token_spans: As of ``align``.
     """
     edges = [start for start, _ in token_spans] + [len(text)]
-    edges[0] = 0
     over_characters = [(label, edges[start], edges[stop]) for label, start, stop in phrases]
     cuts = sorted({edge for _, start, stop in over_characters for edge in (start, stop)})
     words = [found.span() for start, stop in pairwise(cuts) for found in _WORD.finditer(text, start, stop)]

@@ -24,8 +24,8 @@ These are not the figures of EVALB with COLLINS.prm, the usual ones of the Penn 
 as punctuation (comma, colon, quotes, full stop) before it counts spans, lets ADVP match PRT, counts over words, and
 leaves out sentences it cannot read; here nothing is taken out, labels match themselves alone, and all sentences count.
 Spans over tokens instead of words do not change a gold bracket, but a predicted one can end inside a word. Nor do
-figures of two treebanks, of annotated trees and a parser's, or of labelled and binary trees compare with each other: how
-many brackets a sentence has, and so how easily one is hit, is the annotation's (a binary tree over n tokens has n - 1).
+figures of two treebanks, of annotated trees and a parser's, or of labelled and binary trees compare: how many brackets
+a sentence has, and so how easily one is hit, is the annotation's (a binary tree over n tokens has n - 1).
 """
 
 from collections import Counter

@@ -82,6 +82,7 @@ def test_a_label_unseen_in_training_is_dropped_and_counted(dataset: Dataset) -> 
     assert dataset.split("test").num_sentences == 2
     assert dataset.counts["test"]["dropped"] == {"label unseen in training": 1}
     assert dataset.counts["test"]["num_trees"] == 3
+    assert dataset.counts["test"]["num_kept"] == 2
     assert dataset.counts["train"]["num_kept"] == dataset.split("train").num_sentences
 
 
