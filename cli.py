@@ -191,6 +191,13 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of --trees shuffled.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@click.option(
+    "--unseen-labels",
+    type=click.Choice(["drop", "map", "refuse"]),
+    default="drop",
+    show_default=True,
+    help="Of dev and test, labels that train lacks: drop the sentence, or read them as train's most frequent label.",
+)
 def build_dataset(**given: Any) -> None:  # noqa: ANN401
     """Fit trees to tokens and store both: the dataset that every later command reads.
 
@@ -329,6 +336,35 @@ def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool) -> None
     from student.scoring import evaluate_minimal_pairs
 
     show(evaluate_minimal_pairs(model, folder, device=device), as_json=as_json)
+
+
+@evaluate.command()
+@click.argument("model", type=PATH)
+@click.argument("text", type=PATH)
+@click.option("--out", type=PATH, required=True, help="The table to write: tab-separated, with a header, no quoting.")
+@click.option("--by", type=click.Choice(["word", "token"]), default="word", show_default=True, help="What a row is.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@json_option
+def surprisal(
+    model: Path,
+    text: Path,
+    out: Path,
+    by: Literal["word", "token"],
+    on_error: Literal["stop", "skip"],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Surprisal in bits of every word of a text, a sentence a line, under a student; with <eos> of each sentence.
+
+    The sentence number is that of the line, so the table can be joined with the text.
+
+    \b
+    Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
+    """
+    from student.scoring import evaluate_surprisal
+
+    show(evaluate_surprisal(model, text, out, by=by, on_error=on_error, device=device), as_json=as_json)
 
 
 @main.command()
