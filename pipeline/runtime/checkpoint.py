@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]  # pickle itself is not imported
 
 from pipeline.runtime.distributed import World
-from pipeline.runtime.run_directory import checkpoint_path, save_weights
+from pipeline.runtime.run_directory import checkpoint_path, save_weights, weights_bytes
 from storage.errors import RunError
 from storage.files import make_directory, write_atomically
 
@@ -73,14 +73,15 @@ def save_checkpoint(run: Path, state: TrainingState, model: nn.Module) -> None:
     buffer = io.BytesIO()
     torch.save({"format_version": STATE_FORMAT_VERSION, **content}, buffer)
     write_atomically(path, buffer.getbuffer())
-    save_state_weights(run, state, model)
+    for weights in _weight_paths(run, state):
+        save_weights(weights, model)
 
 
-def save_state_weights(run: Path, state: TrainingState, model: nn.Module) -> None:
-    """Write the weights of ``model``, whose state this is, as ``last`` and, if there is none better, as ``best``."""
-    save_weights(checkpoint_path(run, "last"), model)
-    if state.best_step == state.step:
-        save_weights(checkpoint_path(run, "best"), model)
+def mend_weights(run: Path, state: TrainingState, model: nn.Module) -> None:
+    """Write the weights of ``model``, whose state this is, where a process was killed before it had written them."""
+    for path in _weight_paths(run, state):
+        if not path.exists() or path.read_bytes() != weights_bytes(model):
+            save_weights(path, model)
 
 
 def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> TrainingState | None:
@@ -105,6 +106,12 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
         if any(not isinstance(value, Tensor) or value.shape not in {parameter.shape, ()} for value in kept.values()):
             raise _refusal(path, "has an optimiser of another model")
     return state
+
+
+def _weight_paths(run: Path, state: TrainingState) -> list[Path]:
+    """Return the files that hold the weights of a state: ``last`` and, if none before was better, ``best``."""
+    best = [checkpoint_path(run, "best")] if state.best_step == state.step else []
+    return [checkpoint_path(run, "last"), *best]
 
 
 def _checked(path: Path) -> bytes:

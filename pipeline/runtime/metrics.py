@@ -47,19 +47,26 @@ class Metrics:
         try:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
+            for name, value in figures.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
         except OSError as error:
             raise cannot_write(self._path, error) from error
-        for name, value in figures.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
 
     def sync(self) -> None:
         """Make all rows durable: a checkpoint must not outlive the rows before it."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close both files."""
-        self._file.close()
-        self._board.close()
+        """Close both files.
+
+        Raises:
+            StoreError: If the disk is full.
+        """
+        try:
+            self._board.close()
+            self._file.close()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
 
 def _cut_back(path: Path, step: int) -> None:

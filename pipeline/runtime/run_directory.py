@@ -136,8 +136,13 @@ def save_weights(path: Path, model: nn.Module) -> None:
         StoreError: If there is no room; what was there before stays.
     """
     make_directory(path.parent)
+    write_atomically(path, weights_bytes(model))
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """Return a model's parameters as a safetensors file."""
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(state))
+    return safetensors.torch.save(state)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -5,6 +5,9 @@ from typing import Literal
 
 from storage.errors import ConfigError
 
+MOST = 1e30
+"""Of a learning rate or norm: a float32 times a few of these is still a float32."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -71,9 +74,9 @@ class TrainConfig:
             if (value := getattr(self, name)) < least
         ]
         problems += [
-            f"{name.replace('_', '-')} is {value}, expected more than 0"
+            f"{name.replace('_', '-')} is {value}, expected more than 0 and at most {MOST:g}"
             for name in ("lr", "clip_norm")
-            if not (value := getattr(self, name)) > 0
+            if not 0 < (value := getattr(self, name)) <= MOST
         ]
         if problems:
             raise ConfigError("training: " + "; ".join(problems))
