@@ -196,6 +196,9 @@ def joined(device: str, *, threads: int) -> Iterator[tuple[World, torch.device]]
         )
         try:
             yield world, chosen
+        except Exception as error:
+            world.failed(error)  # before the connections close, by which the others notice
+            raise
         finally:
             torch.distributed.destroy_process_group()
     except Exception as error:

@@ -212,6 +212,27 @@ def test_a_dev_row_has_only_the_parts_that_dev_has(tmp_path):
     assert rows(tmp_path / "run", "train")[0].keys() == {"split", "step", "epoch", "positions"} | more
 
 
+class Seeing(Line):
+    """Remembers in which precision each forward multiplied."""
+
+    def forward(self, batch: Points) -> Tensor:
+        self.seen = getattr(self, "seen", [])
+        column = self.w.expand(1, 1)
+        self.seen.append((self.training, (column @ column).dtype))
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_only_training_forwards_multiply_in_another_precision(tmp_path, dtype, expected):
+    task = LineTask([3, 3])
+    task.model = task.objective = Seeing()
+    trained(task, tmp_path / "run", num_epochs=1, dtype=dtype)
+    assert task.model.seen == [(True, expected)] * 2 + [(False, torch.float32)]
+    state = torch.load(state_path(tmp_path / "run"), weights_only=True)
+    moments = [value for kept in state["optimizer"]["state"].values() for value in kept.values()]
+    assert {value.dtype for value in [*state["model"].values(), *moments]} == {torch.float32}
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_first_loss_that_is_no_number_is_named_exactly_and_never_saved(tmp_path, accumulate):
     task = LineTask([3, 7, 4, 4], poison=(2, 1))
