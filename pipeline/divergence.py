@@ -64,7 +64,9 @@ class DivergenceWatch:
             raise RunError(f"the weights {bad[0]}{more} are not finite numbers after step {step}; {REMEDY}")
 
     def _see(self, value: Tensor, code: int) -> None:
-        torch.minimum(self._first, torch.where(torch.isfinite(value), _NONE, code), out=self._first)
+        # Filled, not `torch.where` of two numbers, which would be copied to the device, and waited for.
+        seen = torch.full_like(self._first, code).masked_fill_(torch.isfinite(value), _NONE)
+        torch.minimum(self._first, seen, out=self._first)
 
     def _message(self, step: int, index: int) -> str:
         epoch, indices = self._plan.place(step)

@@ -125,13 +125,13 @@ class _Training:
         """Add the gradient of a batch to those of its step."""
         if place.opens_step:
             torch.manual_seed(_step_seed(self._config.seed, place.step, self._world.rank))
-        alone = self._parallel is not None and not place.closes_step
-        device = _device(self._task.model)
-        with self._parallel.no_sync() if self._parallel is not None and alone else contextlib.nullcontext():
+        parallel, device = self._parallel, _device(self._task.model)
+        with parallel.no_sync() if parallel is not None and not place.closes_step else contextlib.nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=self._config.dtype == "bfloat16"):
-                sums: Tensor = (self._parallel or self._task.objective)(place.batch)
+                sums: Tensor = (parallel or self._task.objective)(place.batch)
             # DistributedDataParallel averages gradients over ranks; the loss is a mean over all their positions.
-            (sums[0] * (self._world.size / place.num_positions_step)).backward()
+            with self._world.reducing_gradients():
+                (sums[0] * (self._world.size / place.num_positions_step)).backward()
         sums = sums.detach()
         self._watch.see_loss(sums[0], step=place.step, index=place.index)
         self._tally.add(sums, place.batch.num_positions_global)

@@ -49,7 +49,7 @@ def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(small_w
     run = tmp_path / "run"
     arguments = [
         "train-student", "--data", small_world / "dataset", "--out", run, "--embed-dim", 64, "--num-blocks", 1,
-        "--num-heads", 2, "--batch-tokens", 500, "--checkpoint-every", 5, "--max-steps", 150, "--threads", 1,
+        "--num-heads", 2, "--batch-tokens", 500, "--checkpoint-every", 5, "--max-steps", 90, "--threads", 1,
         "--resume",
     ]  # fmt: skip
     [process] = start_cli(*arguments)
@@ -66,10 +66,10 @@ def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(small_w
     before = torch.load(state_path(run), weights_only=True)["step"]
     assert before % 5 == 0
     message = run_cli(*arguments).stderr
-    assert f"goes on after step {before} of 150" in message
-    assert "finished: all 150 steps are done" in message
+    assert f"goes on after step {before} of 90" in message
+    assert "finished: all 90 steps are done" in message
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(10, 151, 10))
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(10, 91, 10))
 
 
 def test_a_run_goes_on_with_its_own_options_and_data_alone(small_world: Path, tmp_path: Path) -> None:
@@ -98,3 +98,18 @@ def test_ranks_that_opened_different_things_stop_before_the_first_step(small_wor
         assert "rank 1 on " in message
         assert "has other options or data than rank 0: --seed is 2, expected 1" in message
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_rank_that_is_killed_ends_the_others_with_one_line(small_world: Path, tmp_path: Path) -> None:
+    arguments = ["train-teacher", "--data", small_world / "dataset", "--out", tmp_path / "run", "--batch-tokens", 500]
+    processes = start_cli(*arguments, "--threads", 1, "--embed-dim", 16, "--hidden-dim", 16, processes=2)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.stat().st_size:
+        assert processes[0].poll() is None
+        time.sleep(0.002)
+    processes[1].kill()
+    lines = processes[0].communicate(timeout=60)[1].splitlines()
+    assert processes[0].returncode == 1
+    assert lines[-1].startswith("Error: another process of this run ended (")
+    assert not any("Traceback" in line for line in lines)
+    processes[1].communicate()

@@ -143,6 +143,21 @@ class World:
         return tensor
 
     @contextlib.contextmanager
+    def reducing_gradients(self) -> Iterator[None]:
+        """Surround a backward pass in which ``DistributedDataParallel`` talks to the other ranks.
+
+        Raises:
+            RunError: If one of them died or failed. Other errors of the pass stay what they are.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+                with self._noticing_the_dead():
+                    raise
+            raise
+
+    @contextlib.contextmanager
     def _noticing_the_dead(self) -> Iterator[None]:
         """Turn a broken connection, which is all that is left of a process that died, into an error of one line."""
         try:

@@ -16,10 +16,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.divergence import DivergenceWatch
 from pipeline.runtime.checkpoint import state_path
 from pipeline.runtime.distributed import World
 from pipeline.runtime.train_config import TrainConfig
+from pipeline.step_plan import StepPlan
 from pipeline.training import _step_seed, adamw, train
+from pipeline.training_tally import Tally
 from storage.errors import RunError
 from student.config import StudentConfig
 from student.model import Student
@@ -166,7 +169,7 @@ class Interrupting(LineTask):
 
 
 def test_training_goes_on_amid_an_epoch_to_the_same_bits_without_making_the_batches_before(tmp_path):
-    options = {"num_epochs": 3, "accumulate_batches": 2, "checkpoint_every": 2, "eval_every": 5}
+    options = {"num_epochs": 3, "accumulate_batches": 2, "checkpoint_every": 2, "eval_every": 5, "log_every": 4}
     sizes = [3, 4, 5, 3, 4, 2, 3]
     whole = trained(LineTask(sizes, dropout=0.3), tmp_path / "whole", **options)
     with pytest.raises(StopHereError):
@@ -254,6 +257,20 @@ def test_a_gradient_that_is_no_number_is_named_with_all_batches_of_its_step(tmp_
     task.model.w.register_hook(lambda grad: grad * (torch.inf if len(task.made) > 6 else 1.0))
     with pytest.raises(RunError, match=r"the gradient is not a finite number at step \d \(epoch 1, batches \d to \d"):
         trained(task, tmp_path / "run", num_epochs=5, accumulate_batches=2)
+
+
+def test_a_step_is_watched_without_a_word_from_the_device():
+    # The meta device has no numbers to give: asking for one fails.
+    task = LineTask([3])
+    task.model.to("meta")
+    watch = DivergenceWatch(task, StepPlan(task, TrainConfig()))
+    number = torch.empty((), device="meta")
+    watch.see_loss(number, step=1, index=0)
+    watch.see_gradient(number, step=1)
+    tally = Tally(task.parts, number.device)
+    tally.add(torch.empty(2, device="meta"), 3)
+    with pytest.raises(RuntimeError, match="meta"):
+        watch.check(World())
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
