@@ -110,6 +110,11 @@ cache_option = click.option(
     show_default=True,
     help="Of a dump at a URL: most local copies to keep.",
 )
+resume_option = click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the checkpoint of the run in --out, to the same end; begin where there is none yet.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -215,16 +220,17 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
 @main.command()
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
+@resume_option
 @configured_by(TeacherConfig, TeacherTrainConfig)
-def train_teacher(data: Place, out: Path, values: dict[str, Any]) -> None:
+def train_teacher(data: Place, out: Path, resume: bool, values: dict[str, Any]) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
 
     \b
-    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
+    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6 --resume
     """
     from teacher.train import train_teacher as run
 
-    run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values))
+    run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values), resume=resume)
 
 
 @main.command()
@@ -279,9 +285,12 @@ def dump_teacher(
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--dump", type=STORE, help="A dump made by dump-teacher; without one, the baseline is trained.")
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
+@resume_option
 @cache_option
 @configured_by(StudentConfig, StudentTrainConfig)
-def train_student(data: Place, dump: Place | None, out: Path, cache_gb: float, values: dict[str, Any]) -> None:
+def train_student(
+    data: Place, dump: Place | None, out: Path, resume: bool, cache_gb: float, values: dict[str, Any]
+) -> None:
     """Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
 
     \b
@@ -291,7 +300,7 @@ def train_student(data: Place, dump: Place | None, out: Path, cache_gb: float, v
     from student.train import train_student as run
 
     folder = open_folder(dump, cache_bytes=int(cache_gb * 1e9)) if dump is not None else None
-    run(data, folder, out, values, options.build(StudentTrainConfig, values))
+    run(data, folder, out, values, options.build(StudentTrainConfig, values), resume=resume)
 
 
 @main.group()
