@@ -113,3 +113,20 @@ def test_a_rank_that_is_killed_ends_the_others_with_one_line(small_world: Path, 
     assert lines[-1].startswith("Error: another process of this run ended (")
     assert not any("Traceback" in line for line in lines)
     processes[1].communicate()
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+def test_bfloat16_takes_steps_near_those_of_float32(small_world: Path, tmp_path: Path, kind: str) -> None:
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        data, run, options = small_world / "dataset", tmp_path / dtype, SHORT | {"dtype": dtype, "warmup_steps": 0}
+        if kind == "teacher":
+            sizes = TeacherConfig(embed_dim=16, hidden_dim=24, dropout=0)
+            losses[dtype] = train_teacher(data, run, sizes, TeacherTrainConfig(**options))
+        else:
+            losses[dtype] = train_student(data, None, run, SIZES, StudentTrainConfig(**options))
+        weights = torch.load(state_path(run), weights_only=True)["model"]
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    # bfloat16 has 8 bits; yet it is not float32.
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=2e-2)
+    assert losses["bfloat16"] != losses["float32"]
