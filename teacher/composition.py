@@ -43,6 +43,19 @@ class BiLstmComposition(nn.Module):
         self.bias = nn.Parameter(torch.zeros(2, 1, 4 * dim))
         self.output = nn.Linear(2 * dim, dim)
 
+    @property
+    def value_dim(self) -> int:
+        """C."""
+        return self.output.out_features
+
+    def leaves(self, vectors: Tensor) -> Tensor:
+        """Return the values ``[N, C]`` of token vectors ``[N, D]``."""
+        return vectors
+
+    def vectors(self, values: Tensor) -> Tensor:
+        """Return what is pushed on the stack, ``[..., D]``, for values ``[..., C]``."""
+        return values
+
     def forward(self, values: Tensor, levels: tuple[CompositionLevel, ...], dropout: nn.Dropout) -> Tensor:
         """Return ``[N + K, D]``: the token values and, after them, those of the constituents.
 
@@ -51,23 +64,26 @@ class BiLstmComposition(nn.Module):
             levels: Height 1 first.
             dropout: Applied to each new value.
         """
+        for level in levels:
+            values = torch.cat([values, dropout(self.compose(values, level))])
+        return values
+
+    def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
+        """Return ``[m, C]``: the values of the constituents of a level, whose children index rows of ``values``."""
         label_gates = torch.baddbmm(self.bias, self.label_embedding.expand(2, -1, -1), self.input_weight)
         label_hidden, label_cell = lstm_cell(label_gates, None)
-        for level in levels:
-            labels = torch.from_numpy(level.labels).to(values.device, non_blocking=True)
-            children = torch.from_numpy(level.children).to(values.device, non_blocking=True)
-            inputs = values.index_select(0, children.reshape(-1)).view(2, -1, values.shape[1])
-            gates = torch.baddbmm(self.bias, inputs, self.input_weight)
-            hidden, cell = label_hidden.index_select(1, labels), label_cell.index_select(1, labels)
-            finished = []
-            for step_gates in gates.split(level.step_sizes, dim=1):
-                going_on = step_gates.shape[1]
-                if going_on < hidden.shape[1]:
-                    finished.append(hidden[:, going_on:])
-                    hidden, cell = hidden[:, :going_on], cell[:, :going_on]
-                hidden, cell = lstm_cell(torch.baddbmm(step_gates, hidden, self.recurrent_weight), cell)
-            finished.append(hidden)
-            forward, backward = torch.cat(finished[::-1], dim=1)
-            composed = torch.tanh(self.output(torch.cat([forward, backward], dim=1)))
-            values = torch.cat([values, dropout(composed)])
-        return values
+        labels = torch.from_numpy(level.labels).to(values.device, non_blocking=True)
+        children = torch.from_numpy(level.children).to(values.device, non_blocking=True)
+        inputs = values.index_select(0, children.reshape(-1)).view(2, -1, values.shape[1])
+        gates = torch.baddbmm(self.bias, inputs, self.input_weight)
+        hidden, cell = label_hidden.index_select(1, labels), label_cell.index_select(1, labels)
+        finished = []
+        for step_gates in gates.split(level.step_sizes, dim=1):
+            going_on = step_gates.shape[1]
+            if going_on < hidden.shape[1]:
+                finished.append(hidden[:, going_on:])
+                hidden, cell = hidden[:, :going_on], cell[:, :going_on]
+            hidden, cell = lstm_cell(torch.baddbmm(step_gates, hidden, self.recurrent_weight), cell)
+        finished.append(hidden)
+        forward, backward = torch.cat(finished[::-1], dim=1)
+        return torch.tanh(self.output(torch.cat([forward, backward], dim=1)))
