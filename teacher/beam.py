@@ -1,8 +1,8 @@
-"""Word-synchronous beam search (Stern, Fried, Klein 2017) in a variant that never looks ahead: p(w | x_<t) and parses.
+"""Word-synchronous beam search (Stern, Fried, Klein 2017) that never looks ahead: next-token mixtures, and parses.
 
-Before position t a sentence has some hypotheses, (x_<t, y_<t) with a score log p(x_<t, y_<t). Between two tokens they are
+Before position t a sentence has some hypotheses (x_<t, y_<t) with scores log p(x_<t, y_<t). Between two tokens they are
 extended action by action. At each step the valid actions of all hypotheses compete and the ``beam`` best successors
-survive; a survivor whose action is SHIFT leaves and becomes a candidate c of the position, with score
+survive; a survivor whose action is SHIFT leaves and becomes a candidate c of the position, its score
 log p(x_<t, y_<t) + log p(SHIFT | u_c); the others are executed. Of the candidates the best ``word_beam`` are kept. Then
 
     w_c               = softmax over the candidates of their scores
@@ -10,20 +10,19 @@ log p(x_<t, y_<t) + log p(SHIFT | u_c); the others are executed. Of the candidat
     prefix at t       = log sum over c of p(x_<=t, y_<t, SHIFT)
 
 and only when the mixture has been read is log p(x_t | u_c) added to the score, so that the mixture depends on x_<t alone.
-For the same reason nothing is said about the end of the sentence before: where x_t is ``<eos>``, candidates with open
-constituents count in the mixture, whose p(<eos>) they lower, and die with it; complete ones alone are the sentence's.
+Likewise the end of a sentence is not foreseen: where x_t is ``<eos>`` the mixture is that of all candidates, though one
+with open constituents does not survive it. Only complete ones, with nothing but TOP open, are the sentence's.
 
-Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``word_beam``-th best candidate, and
-a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as many structural
-actions (NT, REDUCE) SHIFT alone is left. Ties go to the better hypothesis before, then to the first action.
+Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``word_beam``-th best candidate,
+and a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as many NTs and
+REDUCEs SHIFT alone is left. Ties go to the better hypothesis before, then to the first action.
 
-Prefix probabilities sum over some trees only: they are lower bounds, as tight as the beam is wide. The mixtures' gold
-log-probabilities are those of a language model of its own: they sum to the log-probability of the sentence under it.
+Prefix probabilities sum over some trees only: lower bounds, the tighter the wider the beams. The mixtures are a language
+model of their own: their log-probabilities of the gold tokens add up to that of the sentence.
 
-Many sentences advance together, one action at a time and one token at a time. What is computed how is the business of
-``stack_pool``.
+Many sentences advance together, an action and a token at a time. What is computed only once is said in ``stack_pool``.
 
-Shape letters: M sentences, P positions, W word beam, D embedding size, V vocabulary, n any number of hypotheses, A actions.
+Shape letters: M sentences, P positions, W word beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """
 
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT, TokenPhrase, actions
 from pipeline.next_token import append_eos
 from storage.ragged import Ragged
 from teacher.beam_config import BeamConfig
+from teacher.hypotheses import History, Hypotheses, best_successors, log_sums, ranks, run_starts
 from teacher.rnng import Rnng
 from teacher.stack_pool import BOTTOM, StackPool
 
@@ -62,7 +62,8 @@ class BeamResult:
     num_effective: Ragged
     """n + 1 values in [1, W]: effective number of candidates, exp of the entropy of their weights, in nats."""
     phrases: list[list[TokenPhrase]]
-    """The best parse. Where no candidate was complete, the best that comes of closing all that is open before ``<eos>``."""
+    """The best parse. Where no candidate is complete, the best that comes of closing all that is open after the last
+    token, even beyond ``max_actions``."""
     parse_log_probs: np.ndarray
     """``[M]``: joint log-probability of the sentence and that parse."""
     states: Tensor | None
@@ -166,58 +167,6 @@ class _Found:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Hypotheses:
-    """n hypotheses of some sentences: sentence by sentence, best first."""
-
-    sentence: np.ndarray
-    score: np.ndarray
-    node: np.ndarray
-    event: np.ndarray
-    """The last action of each; see ``_History``."""
-
-    def __len__(self) -> int:
-        return len(self.sentence)
-
-    def take(self, index: np.ndarray) -> "_Hypotheses":
-        return _Hypotheses(self.sentence[index], self.score[index], self.node[index], self.event[index])
-
-    def best(self, num: int) -> "_Hypotheses":
-        """Return the best of each sentence; ties go to those that come first."""
-        order = np.lexsort((-self.score, self.sentence))
-        return self.take(order[_ranks(self.sentence[order]) < num])
-
-    @staticmethod
-    def together(first: "_Hypotheses", second: "_Hypotheses") -> "_Hypotheses":
-        pairs = ((getattr(first, name), getattr(second, name)) for name in _Hypotheses.__slots__)
-        return _Hypotheses(*(np.concatenate(pair) for pair in pairs))
-
-
-class _History:
-    """The actions of all hypotheses there ever were, each with the action before it; NT(TOP) or <bos> is event 0."""
-
-    def __init__(self) -> None:
-        self._before = [np.full(1, -1)]
-        self._action = [np.full(1, -1)]
-        self._size = 1
-
-    def add(self, before: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Return the numbers of new events ``[n]``."""
-        self._before.append(before)
-        self._action.append(actions)
-        self._size += len(before)
-        return np.arange(self._size - len(before), self._size)
-
-    def actions(self, event: int) -> list[int]:
-        """Return the actions that lead to an event, first to last, event 0 left out."""
-        self._before, self._action = [np.concatenate(self._before)], [np.concatenate(self._action)]
-        found = []
-        while event:
-            found.append(int(self._action[0][event]))
-            event = int(self._before[0][event])
-        return found[::-1]
-
-
 class _Batch:
     """The search of some sentences, longest first, all at the same position."""
 
@@ -233,26 +182,26 @@ class _Batch:
         self._found = found
         self._max_nodes = self._compact_above = max_nodes
         self._pool = StackPool(model, np.unique(gold.take(sentences).values))
-        self._history = _History()
+        self._history = History()
 
     def search(self) -> None:
         num_sentences = len(self._sentences)
         at_bottom = np.full(num_sentences, BOTTOM)
-        hypotheses = _Hypotheses(np.arange(num_sentences), np.zeros(num_sentences), at_bottom, at_bottom)
+        hypotheses = Hypotheses(np.arange(num_sentences), np.zeros(num_sentences), at_bottom, at_bottom)
         for t in range(int(self._lengths[0])):
             candidates = self._candidates(hypotheses)
             gold = self._gold.values[self._begins[candidates.sentence] + t]
             scores = self._read(candidates, gold, t)
             is_last = self._lengths[candidates.sentence] == t + 1
             scores[is_last & ~self._pool.is_complete(candidates.node)] = -np.inf
-            self._found.prefix_log_probs[self._begins[: self._num_at(t)] + t] = _log_sums(scores, candidates.sentence)
+            self._found.prefix_log_probs[self._begins[: self._num_at(t)] + t] = log_sums(scores, candidates.sentence)
             if is_last.any():
                 self._finish(hypotheses, candidates, scores, t)
             self._sentences = self._sentences[: self._num_at(t + 1)]
             if len(self._sentences):
                 hypotheses = self._shift(candidates, scores, gold)
 
-    def _candidates(self, hypotheses: _Hypotheses) -> _Hypotheses:
+    def _candidates(self, hypotheses: Hypotheses) -> Hypotheses:
         """Return the best that reach a SHIFT, and their scores with it; nodes and events are those before the SHIFT."""
         word_beam, max_actions = self._config.word_beam, self._config.max_actions
         candidates = hypotheses.take(np.arange(0))
@@ -261,12 +210,12 @@ class _Batch:
             totals = hypotheses.score[:, None] + self._pool.action_log_probs(hypotheses.node)
             if num_actions == max_actions:
                 totals[:, _SHIFT_COLUMN + 1 :] = -np.inf
-            successors, columns = self._survivors(hypotheses, totals, to_beat)
+            successors, columns = best_successors(hypotheses, totals, to_beat, self._config.beam)
             is_shift = columns == _SHIFT_COLUMN
             if is_shift.any():
                 shifted = successors.take(np.flatnonzero(is_shift))
-                candidates = _Hypotheses.together(candidates, shifted).best(word_beam)
-                last = _ranks(candidates.sentence) == word_beam - 1
+                candidates = candidates.and_then(shifted).best(word_beam)
+                last = ranks(candidates.sentence) == word_beam - 1
                 to_beat[candidates.sentence[last]] = candidates.score[last]
             executed = np.flatnonzero(~is_shift & (successors.score > to_beat[successors.sentence]))
             if not len(executed):
@@ -274,53 +223,24 @@ class _Batch:
             hypotheses = self._act(successors.take(executed), columns[executed])
         return candidates
 
-    def _survivors(
-        self, hypotheses: _Hypotheses, totals: np.ndarray, to_beat: np.ndarray
-    ) -> tuple[_Hypotheses, np.ndarray]:
-        """Return the best ``beam`` successors of each sentence, not yet executed, and the columns of their actions.
-
-        Args:
-            hypotheses: n of them.
-            totals: ``[n, A]`` scores of their successors, -inf where invalid.
-            to_beat: ``[M]`` by sentence; successors that are no better are left out.
-        """
-        beam, num_columns = self._config.beam, totals.shape[1]
-        sentence, rank = hypotheses.sentence, _ranks(hypotheses.sentence)
-        # Most successors are below the beam: a partition finds its edge, and only what is above is sorted.
-        rivals = np.full((len(to_beat), int(rank.max()) + 1, num_columns), -np.inf)
-        rivals[sentence, rank] = totals
-        rivals = rivals.reshape(len(to_beat), -1)
-        edge = np.full(len(to_beat), -np.inf)
-        if rivals.shape[1] > beam:
-            edge = -np.partition(-rivals, beam - 1, axis=1)[:, beam - 1]
-        row, column = np.nonzero((totals >= edge[sentence, None]) & (totals > to_beat[sentence, None]))
-        score, sentence = totals[row, column], sentence[row]
-        order = np.lexsort((-score, sentence))
-        order = order[_ranks(sentence[order]) < beam]
-        row = row[order]
-        return (
-            _Hypotheses(sentence[order], score[order], hypotheses.node[row], hypotheses.event[row]),
-            column[order],
-        )
-
-    def _act(self, hypotheses: _Hypotheses, columns: np.ndarray) -> _Hypotheses:
+    def _act(self, hypotheses: Hypotheses, columns: np.ndarray) -> Hypotheses:
         actions = np.where(columns < FIRST_NT, columns, columns + 1)  # NT(TOP) has no column
-        return _Hypotheses(
+        return Hypotheses(
             hypotheses.sentence,
             hypotheses.score,
             self._pool.act(hypotheses.node, columns),
             self._history.add(hypotheses.event, actions),
         )
 
-    def _read(self, candidates: _Hypotheses, gold: np.ndarray, t: int) -> np.ndarray:
+    def _read(self, candidates: Hypotheses, gold: np.ndarray, t: int) -> np.ndarray:
         """Note what the mixtures at position ``t`` say; return scores with the gold tokens' log-probabilities added."""
         sentence = candidates.sentence
-        log_weights = candidates.score - _log_sums(candidates.score, sentence)[sentence]
+        log_weights = candidates.score - log_sums(candidates.score, sentence)[sentence]
         states = self._pool.token_states(candidates.node)
         gold_log_probs, normalisers = self._vocabulary(states, gold)
-        starts = _starts(sentence)
+        starts = run_starts(sentence)
         at = self._begins[sentence[starts]] + t
-        self._found.token_log_probs[at] = _log_sums(log_weights + gold_log_probs, sentence)
+        self._found.token_log_probs[at] = log_sums(log_weights + gold_log_probs, sentence)
         entropies = -np.add.reduceat(np.exp(log_weights) * log_weights, starts)
         self._found.num_effective[at] = np.exp(entropies)
         if self._found.states is not None:
@@ -328,7 +248,7 @@ class _Batch:
             shift = torch.from_numpy(log_weights).to(device) - normalisers.double()
             rows = torch.cat([states, shift.to(states.dtype)[:, None]], dim=1)
             position = torch.from_numpy(self._begins[sentence] + t).to(device)
-            self._found.states[position, torch.from_numpy(_ranks(sentence)).to(device)] = rows
+            self._found.states[position, torch.from_numpy(ranks(sentence)).to(device)] = rows
         return candidates.score + gold_log_probs
 
     def _vocabulary(self, states: Tensor, gold: np.ndarray) -> tuple[np.ndarray, Tensor]:
@@ -343,7 +263,7 @@ class _Batch:
         log_probs: np.ndarray = (torch.cat(gold_logits) - normaliser).double().cpu().numpy()
         return log_probs, normaliser
 
-    def _shift(self, candidates: _Hypotheses, scores: np.ndarray, gold: np.ndarray) -> _Hypotheses:
+    def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray) -> Hypotheses:
         """Return the hypotheses before the next position: candidates of unfinished sentences, their tokens pushed."""
         going_on = np.flatnonzero(candidates.sentence < len(self._sentences))
         going_on = going_on[np.lexsort((-scores[going_on], candidates.sentence[going_on]))]
@@ -353,9 +273,9 @@ class _Batch:
             nodes = self._pool.compact(nodes)
             self._compact_above = max(self._max_nodes, 2 * len(self._pool))
         events = self._history.add(before.event, np.full(len(before), SHIFT))
-        return _Hypotheses(before.sentence, scores[going_on], nodes, events)
+        return Hypotheses(before.sentence, scores[going_on], nodes, events)
 
-    def _finish(self, entered: _Hypotheses, candidates: _Hypotheses, scores: np.ndarray, t: int) -> None:
+    def _finish(self, entered: Hypotheses, candidates: Hypotheses, scores: np.ndarray, t: int) -> None:
         """Note the best parses of the sentences that end at position ``t``.
 
         Args:
@@ -369,15 +289,15 @@ class _Batch:
         without = np.setdiff1d(ending, candidates.sentence[is_complete])
         closed = self._close(entered.take(np.flatnonzero(np.isin(entered.sentence, without))))
         complete = np.flatnonzero(is_complete & (candidates.sentence >= ending[0]))
-        with_eos = _Hypotheses(
+        with_eos = Hypotheses(
             candidates.sentence[complete], scores[complete], candidates.node[complete], candidates.event[complete]
         )
-        best = _Hypotheses.together(with_eos, closed).best(1)
+        best = with_eos.and_then(closed).best(1)
         for sentence, score, event in zip(self._sentences[best.sentence], best.score, best.event, strict=True):
             self._found.parse_log_probs[sentence] = score
             self._found.actions[sentence] = [FIRST_NT, *self._history.actions(event), SHIFT, REDUCE]
 
-    def _close(self, hypotheses: _Hypotheses) -> _Hypotheses:
+    def _close(self, hypotheses: Hypotheses) -> Hypotheses:
         """Return hypotheses completed by nothing but REDUCEs and ``<eos>``, however many it takes."""
         hypotheses = hypotheses.take(np.arange(len(hypotheses)))
         while len(still_open := np.flatnonzero(~self._pool.is_complete(hypotheses.node))):
@@ -393,20 +313,3 @@ class _Batch:
     def _num_at(self, t: int) -> int:
         """Return how many sentences have a position ``t``: the first ones."""
         return int((self._lengths > t).sum())
-
-
-def _starts(sentence: np.ndarray) -> np.ndarray:
-    """Return where each run of equal values begins; int64."""
-    return np.flatnonzero(np.diff(sentence, prepend=-1))
-
-
-def _ranks(sentence: np.ndarray) -> np.ndarray:
-    """Return each element's place in its run of equal values, from 0; int64 ``[n]``."""
-    starts = _starts(sentence)
-    return np.arange(len(sentence)) - np.repeat(starts, np.diff(starts, append=len(sentence)))
-
-
-def _log_sums(scores: np.ndarray, sentence: np.ndarray) -> np.ndarray:
-    """Return log Σ exp of each sentence's scores."""
-    sums: np.ndarray = np.logaddexp.reduceat(scores, _starts(sentence))
-    return sums

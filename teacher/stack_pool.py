@@ -19,6 +19,8 @@ Shape letters: n any number of nodes, U distinct tokens, L heads, C size of a co
 LSTM, A actions.
 """
 
+from typing import cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,7 @@ from torch import Tensor
 from pipeline.corpus.oracle import REDUCE
 from teacher.composition import lstm_cell
 from teacher.levels import CompositionLevel
-from teacher.rnng import Rnng
+from teacher.rnng import Rnng, StackLayer
 
 BOTTOM = 0
 """The node every stack begins with: ``NT(TOP)`` or ``<bos>``."""
@@ -51,8 +53,8 @@ class StackPool:
         self._num_heads = len(heads)
         token_rows = F.embedding(self._on_device(tokens), model.token_embedding)
         vectors = model.input_scale * torch.cat([heads, token_rows])
-        layers = [*model.stack]
-        self._items = _Rows(layers[0].input(vectors))
+        self._layers = cast("list[StackLayer]", [*model.stack])
+        self._items = _Rows(self._layers[0].input(vectors))
         # Heads have a row for the sake of one numbering; it is never read.
         self._values = _Rows(model.composition.leaves(vectors))
         self._known: dict[bytes, int] = {}
@@ -62,8 +64,8 @@ class StackPool:
         self._product = _Integers()
         """The row of a node's recurrent products, -1 while it has none."""
         empty = self._items.rows.new_empty((0, model.config.hidden_dim))
-        self._hidden, self._cell = [[_Rows(empty) for _ in layers] for _ in range(2)]
-        self._products = [_Rows(empty.new_empty((0, 4 * model.config.hidden_dim))) for _ in layers]
+        self._hidden, self._cell = [[_Rows(empty) for _ in self._layers] for _ in range(2)]
+        self._products = [_Rows(empty.new_empty((0, 4 * model.config.hidden_dim))) for _ in self._layers]
         self._num_products = 0
         bottom = np.zeros(1, np.int64)
         self._push(bottom - 1, bottom, opened=bottom, num_children=bottom, num_open=bottom + 1)
@@ -73,18 +75,16 @@ class StackPool:
 
     def is_complete(self, nodes: np.ndarray) -> np.ndarray:
         """Return bool ``[n]``: whether ``<eos>`` would end a sentence there, with nothing but TOP open."""
-        if self._is_binary:
-            return self._num_children[nodes] <= 1
-        return self._num_open[nodes] == 1
+        complete: np.ndarray = self._num_children[nodes] <= 1 if self._is_binary else self._num_open[nodes] == 1
+        return complete
 
     def action_log_probs(self, nodes: np.ndarray) -> np.ndarray:
         """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE and each NT but TOP's; -inf where invalid."""
         scores = self._model.action_head(self._hidden[-1].take(self._on_device(nodes)))
-        num_children = self._num_children[nodes]
-        if self._is_binary:
-            can_reduce = num_children >= 2
-        else:
-            can_reduce = (num_children >= 1) & (self._num_open[nodes] > 1)
+        needed = 2 if self._is_binary else 1
+        can_reduce = self._num_children[nodes] >= needed
+        if not self._is_binary:
+            can_reduce &= self._num_open[nodes] > 1
         scores[:, REDUCE].masked_fill_(self._on_device(~can_reduce), -torch.inf)
         log_probs: np.ndarray = scores.log_softmax(1).double().cpu().numpy()
         return log_probs
@@ -151,7 +151,8 @@ class StackPool:
         for rows in (self._items, self._values):
             rows.keep(self._on_device(kept_items))
         self._known = {}
-        return number[nodes]
+        renumbered: np.ndarray = number[nodes]
+        return renumbered
 
     def _push(
         self,
@@ -167,7 +168,7 @@ class StackPool:
         if not at_bottom:
             products = self._on_device(self._products_of(below))
         parents, inputs = self._on_device(below), None
-        for number, layer in enumerate(self._model.stack):
+        for number, layer in enumerate(self._layers):
             gates = self._items.take(self._on_device(items)) if inputs is None else layer.input(inputs)
             if not at_bottom:
                 gates += self._products[number].take(products)
@@ -190,7 +191,7 @@ class StackPool:
         missing = np.unique(nodes[self._product[nodes] < 0])
         if len(missing):
             at = self._on_device(missing)
-            for layer, hidden, products in zip(self._model.stack, self._hidden, self._products, strict=True):
+            for layer, hidden, products in zip(self._layers, self._hidden, self._products, strict=True):
                 products.append(layer.recurrent(hidden.take(at)))
             self._product[missing] = np.arange(self._num_products, self._num_products + len(missing))
             self._num_products += len(missing)
@@ -215,7 +216,7 @@ class StackPool:
             below = self._parent[below]
 
         items = np.empty(len(nodes), np.int64)
-        new = []
+        new: list[int] = []
         for row, key in enumerate(contents[i, : 2 + c].tobytes() for i, c in enumerate(num_children.tolist())):
             item = self._known.get(key)
             if item is None:
@@ -223,10 +224,10 @@ class StackPool:
                 new.append(row)
             items[row] = item
         if new:
-            self._compose(contents[new], items, new)
+            self._compose(contents[new])
         return below, items
 
-    def _compose(self, contents: np.ndarray, items: np.ndarray, new: list[int]) -> None:
+    def _compose(self, contents: np.ndarray) -> None:
         """Compute the constituents ``contents`` and give them the next item numbers, in their order."""
         by_size = np.argsort(-contents[:, 1], kind="stable")
         labels, num_children = contents[by_size, 0], contents[by_size, 1]
@@ -242,7 +243,7 @@ class StackPool:
         values = self._model.composition.compose(self._values.rows, level)
         values = values.index_select(0, self._on_device(np.argsort(by_size)))
         self._values.append(values)
-        self._items.append(self._model.stack[0].input(self._model.composition.vectors(values)))
+        self._items.append(self._layers[0].input(self._model.composition.vectors(values)))
 
     def _on_device(self, integers: np.ndarray) -> Tensor:
         return torch.from_numpy(integers).to(self._model.token_bias.device, non_blocking=True)
