@@ -9,13 +9,13 @@ log p(x_<t, y_<t) + log p(SHIFT | u_c); the others are executed. Of the candidat
     p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
     prefix at t       = log sum over c of p(x_<=t, y_<t, SHIFT)
 
-and only when the mixture has been read is log p(x_t | u_c) added to the score, so that the mixture depends on x_<t alone.
-Likewise the end of a sentence is not foreseen: where x_t is ``<eos>`` the mixture is that of all candidates, though one
-with open constituents does not survive it. Only complete ones, with nothing but TOP open, are the sentence's.
+and only when the mixture has been read is log p(x_t | u_c) added to the score: the mixture depends on x_<t alone.
+Likewise the end of a sentence is not foreseen: where x_t is ``<eos>`` the mixture is that of all candidates, though
+one with open constituents does not survive it. Complete ones alone, with nothing but TOP open, are the sentence's.
 
-Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``word_beam``-th best candidate,
-and a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as many NTs and
-REDUCEs SHIFT alone is left. Ties go to the better hypothesis before, then to the first action.
+Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``word_beam``-th best
+candidate, and a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as
+many NTs and REDUCEs SHIFT alone is left. Ties go to the better hypothesis before, then to the first action.
 
 Prefix probabilities sum over some trees only: lower bounds, the tighter the wider the beams. The mixtures are a language
 model of their own: their log-probabilities of the gold tokens add up to that of the sentence.
@@ -62,8 +62,8 @@ class BeamResult:
     num_effective: Ragged
     """n + 1 values in [1, W]: effective number of candidates, exp of the entropy of their weights, in nats."""
     phrases: list[list[TokenPhrase]]
-    """The best parse. Where no candidate is complete, the best that comes of closing all that is open after the last
-    token, even beyond ``max_actions``."""
+    """The best parse, in opening order; unlabelled constituents have label 1. Where no candidate is complete, the best
+    that comes of closing all that is open after the last token, even beyond ``max_actions``."""
     parse_log_probs: np.ndarray
     """``[M]``: joint log-probability of the sentence and that parse."""
     states: Tensor | None
@@ -144,6 +144,7 @@ class _Found:
     def __init__(self, model: Rnng, config: BeamConfig, gold: Ragged, *, with_states: bool) -> None:
         num_positions, num_sentences = len(gold.values), len(gold)
         self._offsets = gold.offsets
+        self._phrases = _binary_phrases if model.config.strategy == "binary" else lambda made: actions_to_tree(made)[0]
         self.token_log_probs = np.empty(num_positions)
         self.prefix_log_probs = np.empty(num_positions)
         self.num_effective = np.empty(num_positions)
@@ -161,10 +162,25 @@ class _Found:
             token_log_probs=Ragged(self.token_log_probs, self._offsets),
             prefix_log_probs=Ragged(self.prefix_log_probs, self._offsets),
             num_effective=Ragged(self.num_effective, self._offsets),
-            phrases=[actions_to_tree(actions)[0] for actions in self.actions],
+            phrases=[self._phrases(actions) for actions in self.actions],
             parse_log_probs=self.parse_log_probs,
             states=self.states.flatten(1) if self.states is not None else None,
         )
+
+
+def _binary_phrases(actions: list[int]) -> list[TokenPhrase]:
+    """Return TOP and, for each REDUCE but the last, a phrase of label 1, in opening order."""
+    starts: list[int] = []
+    phrases = []
+    num_tokens = 0
+    for action in actions[1:-2]:
+        if action == SHIFT:
+            starts.append(num_tokens)
+            num_tokens += 1
+        else:
+            starts.pop()
+            phrases.append((1, starts[-1], num_tokens))
+    return [(0, 0, num_tokens), *sorted(phrases, key=lambda phrase: (phrase[1], -phrase[2]))]
 
 
 class _Batch:
@@ -249,7 +265,8 @@ class _Batch:
             rows = torch.cat([states, shift.to(states.dtype)[:, None]], dim=1)
             position = torch.from_numpy(self._begins[sentence] + t).to(device)
             self._found.states[position, torch.from_numpy(ranks(sentence)).to(device)] = rows
-        return candidates.score + gold_log_probs
+        scores: np.ndarray = candidates.score + gold_log_probs
+        return scores
 
     def _vocabulary(self, states: Tensor, gold: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """Return the log-probabilities of gold tokens, float64 ``[n]``, and the log normalisers ``[n]``."""

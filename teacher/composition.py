@@ -1,89 +1,215 @@
-"""How a constituent's vector is made from its label and its children: one class a way.
+"""How a constituent's value is made from its label and its children: one class a way.
 
-A composition sees nothing but the constituent itself, so all constituents of one height are composed at once.
-Another way of composing is another class with the same ``forward``.
+A composition sees nothing but the constituent itself, so all constituents of one height are composed at once. Another
+way of composing is another class with ``compose``, and a name in ``make_composition``.
 
-Shape letters: N tokens, K constituents, D embedding size, C size of the LSTM in each direction (here D),
-m constituents of a height, c their children, L labels.
+A value is a row of C numbers, of which the first D are the vector that is pushed on the stack; what more a value holds
+is for the constituent above alone.
+
+Shape letters: N tokens, K constituents, D embedding size, C size of a value, m constituents of a height, c their
+children, L labels.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from teacher.levels import CompositionLevel
+from teacher.recurrence import bilstm_composition, level_indices, lstm_cell, run_both_directions, state_dtype
 
 
-def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the hidden and the cell state after one LSTM step (Hochreiter and Schmidhuber 1997; forget gates).
+class Composition(nn.Module, ABC):
+    """A way of composing."""
 
-    Args:
-        gates: ``[..., 4H]``: input, forget, candidate and output gates before their non-linearities.
-        cell: ``[..., H]`` cell state before, or None for zeros.
-    """
-    in_gate, forget_gate, candidate, out_gate = gates.chunk(4, dim=-1)
-    new = torch.sigmoid(in_gate) * torch.tanh(candidate)
-    if cell is not None:
-        new = torch.addcmul(new, torch.sigmoid(forget_gate), cell)
-    return torch.sigmoid(out_gate) * torch.tanh(new), new
-
-
-class BiLstmComposition(nn.Module):
-    """Dyer et al. (2016), section 3.2: an LSTM reads label then children, another label then children from the right.
-
-    ``value = tanh(W [forward; backward] + b)`` of their last hidden states. Both directions run as one batched
-    product; the first step depends on the label alone, so it is taken once a label.
-    """
-
-    def __init__(self, num_labels: int, dim: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        bound = dim**-0.5
-        self.label_embedding = nn.Parameter(torch.empty(num_labels, dim).normal_())
-        self.input_weight = nn.Parameter(torch.empty(2, dim, 4 * dim).uniform_(-bound, bound))
-        self.recurrent_weight = nn.Parameter(torch.empty(2, dim, 4 * dim).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(2, 1, 4 * dim))
-        self.output = nn.Linear(2 * dim, dim)
+        self.dim = dim
 
     @property
     def value_dim(self) -> int:
         """C."""
-        return self.output.out_features
+        return self.dim
 
-    def leaves(self, vectors: Tensor) -> Tensor:
-        """Return the values ``[N, C]`` of token vectors ``[N, D]``."""
-        return vectors
-
-    def vectors(self, values: Tensor) -> Tensor:
-        """Return what is pushed on the stack, ``[..., D]``, for values ``[..., C]``."""
-        return values
-
-    def forward(self, values: Tensor, levels: tuple[CompositionLevel, ...], dropout: nn.Dropout) -> Tensor:
-        """Return ``[N + K, D]``: the token values and, after them, those of the constituents.
+    @abstractmethod
+    def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
+        """Return ``[m, C]``: the values of the constituents of one level.
 
         Args:
-            values: ``[N, D]`` token vectors.
-            levels: Height 1 first.
-            dropout: Applied to each new value.
+            values: ``[*, C]``; children are rows of it.
+            level: Which children each constituent has.
         """
+
+    def leaves(self, vectors: Tensor) -> Tensor:
+        """Return the values ``[N, C]`` of tokens with vectors ``[N, D]``."""
+        return nn.functional.pad(vectors, (0, self.value_dim - self.dim))
+
+    def vectors(self, values: Tensor) -> Tensor:
+        """Return the vectors ``[..., D]`` of values ``[..., C]``."""
+        return values[..., : self.dim]
+
+    def input_products(self, vectors: Tensor) -> Tensor | None:
+        """Return what ``forward`` can use of token vectors ``[V, D]`` again and again, a row each; None for nothing."""
+        del vectors
+        return None
+
+    def forward(
+        self,
+        vectors: Tensor,
+        levels: Sequence[CompositionLevel],
+        dropout: nn.Dropout,
+        products: Tensor | None = None,
+    ) -> Tensor:
+        """Return ``[N + K, D]``: the vectors of the tokens and, after them, those of the constituents.
+
+        Args:
+            vectors: ``[N, D]`` token vectors.
+            levels: Height 1 first.
+            dropout: Applied to each new vector.
+            products: The tokens' rows of ``input_products``, in evaluation only.
+        """
+        del products
+        values = self.leaves(vectors)
         for level in levels:
-            values = torch.cat([values, dropout(self.compose(values, level))])
-        return values
+            composed = self.compose(values, level)
+            dropped = dropout(self.vectors(composed))
+            values = torch.cat([values, torch.cat([dropped, composed[:, self.dim :]], dim=1)])
+        return self.vectors(values)
+
+
+class BiLstmComposition(Composition):
+    """Dyer et al. (2016), section 3.2: an LSTM reads label then children, another label then children from the right.
+
+    ``vector = tanh(W [forward; backward] + b)`` of their last hidden states. The first step depends on the label
+    alone, so it is taken once a label; both directions run as one batched product.
+    """
+
+    def __init__(self, num_labels: int, dim: int) -> None:
+        super().__init__(dim)
+        bound = dim**-0.5
+        self.label_embedding = nn.Parameter(torch.empty(num_labels, dim).normal_())
+        self.input_weight = nn.Parameter(torch.empty(dim, 8 * dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(8 * dim))
+        self.recurrent_weight = nn.Parameter(torch.empty(2, dim, 4 * dim).uniform_(-bound, bound))
+        self.output = nn.Linear(2 * dim, dim)
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
-        """Return ``[m, C]``: the values of the constituents of a level, whose children index rows of ``values``."""
-        label_gates = torch.baddbmm(self.bias, self.label_embedding.expand(2, -1, -1), self.input_weight)
-        label_hidden, label_cell = lstm_cell(label_gates, None)
-        labels = torch.from_numpy(level.labels).to(values.device, non_blocking=True)
-        children = torch.from_numpy(level.children).to(values.device, non_blocking=True)
-        inputs = values.index_select(0, children.reshape(-1)).view(2, -1, values.shape[1])
-        gates = torch.baddbmm(self.bias, inputs, self.input_weight)
-        hidden, cell = label_hidden.index_select(1, labels), label_cell.index_select(1, labels)
-        finished = []
-        for step_gates in gates.split(level.step_sizes, dim=1):
-            going_on = step_gates.shape[1]
-            if going_on < hidden.shape[1]:
-                finished.append(hidden[:, going_on:])
-                hidden, cell = hidden[:, :going_on], cell[:, :going_on]
-            hidden, cell = lstm_cell(torch.baddbmm(step_gates, hidden, self.recurrent_weight), cell)
-        finished.append(hidden)
-        forward, backward = torch.cat(finished[::-1], dim=1)
-        return torch.tanh(self.output(torch.cat([forward, backward], dim=1)))
+        """See ``Composition.compose``; without a gradient's bookkeeping."""
+        (labels,), (gather,) = level_indices([level], values.device)
+        used, places = torch.unique(gather // 2, return_inverse=True)
+        gates = self.input_products(values.index_select(0, used)).view(-1, 4 * self.dim)
+        rows = gates.index_select(0, 2 * places + gather % 2).view(2, -1, 4 * self.dim)
+        hidden, cell = self._label_states().index_select(2, labels)
+        ends = run_both_directions(rows, hidden, cell, self.recurrent_weight, level.step_sizes)
+        return torch.tanh(self.output(ends))
+
+    def input_products(self, vectors: Tensor) -> Tensor:
+        """Return ``[V, 8D]``: gates before their non-linearities, forward then backward."""
+        return torch.addmm(self.bias, vectors, self.input_weight)
+
+    def forward(
+        self,
+        vectors: Tensor,
+        levels: Sequence[CompositionLevel],
+        dropout: nn.Dropout,
+        products: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Composition.forward``."""
+        mask = None
+        if dropout.training and dropout.p:
+            kept = vectors.new_empty(sum(len(level.labels) for level in levels), self.dim)
+            mask = kept.bernoulli_(1 - dropout.p).div_(1 - dropout.p)
+        weights = [self.input_weight, self.bias, self.recurrent_weight, self.output.weight.T, self.output.bias]
+        if torch.is_autocast_enabled(vectors.device.type):
+            weights = [weight.to(torch.get_autocast_dtype(vectors.device.type)) for weight in weights]
+        return bilstm_composition(vectors, products, self._label_states(), mask, weights, levels)
+
+    def _label_states(self) -> Tensor:
+        """Return ``[2, 2, L, D]``: hidden and cell states, forward and backward, after reading a label."""
+        gates = self.input_products(self.label_embedding).view(-1, 2, 4 * self.dim).transpose(0, 1)
+        return torch.stack(lstm_cell(gates.to(state_dtype(gates)), None))
+
+
+class AttentionComposition(Composition):
+    """Kuncoro et al. (2017), section 4.2, gated attention, with the query made of the label alone.
+
+    With label vector o and child vectors v_i:
+
+        a = softmax over children of (v_i · W_q o / sqrt(D))        m = sum_i a_i v_i
+        g = sigmoid(W_o o + W_m m + b)                              vector = g * o + (1 - g) * m
+
+    Their query also holds the state of the stack below the constituent. That would tie its vector to what is to the
+    left of it: the constituents of one height could no longer be composed before any stack state is known.
+    """
+
+    def __init__(self, num_labels: int, dim: int) -> None:
+        super().__init__(dim)
+        self.label_embedding = nn.Parameter(torch.empty(num_labels, dim).normal_())
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.gate = nn.Linear(2 * dim, dim)
+
+    def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
+        """See ``Composition.compose``."""
+        constituent = np.concatenate([np.arange(size) for size in level.step_sizes])
+        owner, children, labels = (
+            torch.from_numpy(index).to(values.device) for index in (constituent, level.children[0], level.labels)
+        )
+        label_vectors = self.label_embedding.index_select(0, labels)
+        child_vectors = values.index_select(0, children)
+        scores = (child_vectors * self.query(label_vectors).index_select(0, owner)).sum(1)
+        scores = scores.to(state_dtype(scores)) * self.dim**-0.5
+        # Softmax within each constituent; the largest score is taken off first.
+        largest = scores.detach().new_full((len(labels),), -torch.inf)
+        largest = largest.scatter_reduce(0, owner, scores.detach(), "amax")
+        weights = (scores - largest.index_select(0, owner)).exp()
+        total = torch.zeros_like(largest).index_add(0, owner, weights)
+        weighted = weights[:, None] * child_vectors
+        mean = weighted.new_zeros(len(labels), self.dim).index_add(0, owner, weighted) / total[:, None]
+        gate = torch.sigmoid(self.gate(torch.cat([label_vectors, mean], dim=1)))
+        return gate * label_vectors + (1 - gate) * mean
+
+
+class TreeLstmComposition(Composition):
+    """Tai, Socher, Manning (2015), equations 9 to 14, the N-ary Tree-LSTM with N = 2: for binary trees.
+
+    With the children's hidden states h and cells c (a token's cell is 0), and no input of its own:
+
+        i, f_l, f_r, o, u = W [h_l; h_r] + b              c = sigmoid(i) * tanh(u) + sigmoid(f_l) c_l + sigmoid(f_r) c_r
+                                                          h = sigmoid(o) * tanh(c)
+
+    The vector is h; the value is [h; c]. Labels play no part.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.gates = nn.Linear(2 * dim, 5 * dim)
+        with torch.no_grad():
+            self.gates.bias.zero_()
+            self.gates.bias[dim : 3 * dim] = 1.0  # forget gates start open (Jozefowicz et al. 2015)
+
+    @property
+    def value_dim(self) -> int:
+        """C: hidden and cell state."""
+        return 2 * self.dim
+
+    def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
+        """See ``Composition.compose``; each constituent has two children."""
+        assert len(level.step_sizes) == 2
+        children = torch.from_numpy(level.children[0]).to(values.device)
+        left, right = values.index_select(0, children).chunk(2)
+        hidden = torch.cat([self.vectors(left), self.vectors(right)], dim=1)
+        gates = self.gates(hidden)
+        gates = gates.to(state_dtype(gates))
+        in_gate, forget_left, forget_right, out_gate = torch.sigmoid(gates[:, : 4 * self.dim]).chunk(4, dim=1)
+        cell = in_gate * torch.tanh(gates[:, 4 * self.dim :])
+        cell = cell + forget_left * left[:, self.dim :] + forget_right * right[:, self.dim :]
+        return torch.cat([out_gate * torch.tanh(cell), cell], dim=1)
+
+
+def make_composition(name: str, *, num_labels: int, dim: int) -> Composition:
+    """Return a new composition by the name that ``TeacherConfig.composition`` has for it."""
+    if name == "treelstm":
+        return TreeLstmComposition(dim)
+    return {"bilstm": BiLstmComposition, "attention": AttentionComposition}[name](num_labels, dim)

@@ -1,6 +1,7 @@
 """Sizes and training options of the teacher. Imports no torch, so that ``--help`` can read it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.runtime.train_config import TrainConfig
 from storage.errors import ConfigError
@@ -8,7 +9,7 @@ from storage.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherConfig:
-    """The labelled top-down RNNG."""
+    """Which RNNG, and how large."""
 
     embed_dim: int = 256
     """Size of token, label and constituent vectors, and of the composition's LSTM in each direction."""
@@ -16,6 +17,12 @@ class TeacherConfig:
     """Size of the stack LSTM; where it differs from --embed-dim a projection stands before the vocabulary."""
     num_layers: int = 2
     """Layers of the stack LSTM."""
+    strategy: Literal["top-down", "binary"] = "top-down"
+    """Labelled trees, generated top-down; or unlabelled binary ones, by SHIFT and REDUCE (docs/teacher.md)."""
+    branching: Literal["left", "right"] = "right"
+    """With --strategy binary, how constituents of more than two children are binarised."""
+    composition: Literal["bilstm", "attention", "treelstm"] = "bilstm"
+    """How a constituent's vector is made of its children's; treelstm is for --strategy binary."""
     dropout: float = 0.3
     """Dropout on what is pushed, between layers and before the outputs; never on stored stack states."""
 
@@ -27,6 +34,11 @@ class TeacherConfig:
         ]
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
+        if self.composition == "treelstm" and self.strategy != "binary":
+            problems.append(
+                f"composition treelstm joins two children, but constituents of strategy {self.strategy} have any "
+                "number; give --strategy binary, or --composition bilstm or attention"
+            )
         if problems:
             raise ConfigError("teacher: " + "; ".join(problems))
 

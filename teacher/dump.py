@@ -71,6 +71,7 @@ def conditioned(
 ) -> tuple[NextTokenModel, dict[str, int] | None]:
     """Return the model of the distributions that are asked for, and the sizes of its search, if it makes one."""
     if config.condition == "tree":
+        model.cache_inputs()
         return model, None
     beam = beam or BeamConfig()
     return BeamTeacher(model, beam), asdict(beam)

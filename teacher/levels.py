@@ -8,12 +8,13 @@ With the tree given, an RNNG needs no action loop.
    All pushes of depth 1 are computed at once, then those of depth 2, and so on.
 
 This module is integer work only, in numpy, vectorised over all actions of a batch; it never loops over nodes.
-What is not needed is left out: ``<eos>`` and the REDUCE of TOP are the last two actions of a sentence, nothing is
-read from the states after them, and TOP itself is never composed.
+What is not needed is left out: ``<eos>`` and the last REDUCE are the last two actions of a sentence, nothing is read
+from the states after them, and what that REDUCE composes is never looked at.
 
-Shape letters: M sentences, N tokens (``<eos>`` not counted), P = N + M positions, K constituents other than TOP,
-S rows: the pushes that matter, which are all actions but the last two of each sentence. The state after push ``t``
-is what action ``t + 1`` is decided from, so rows are also the decisions that are not forced.
+Shape letters: M sentences, N tokens (``<eos>`` not counted), P = N + M positions, K composed constituents, O pushes
+of nonterminals (with the binary strategy: of ``<bos>``), S rows: the pushes that matter, which are all actions but
+the last two of each sentence. The state after push ``t`` is what action ``t + 1`` is decided from, so rows are also
+the decisions.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy as np
 from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.next_token import append_eos
 from storage.ragged import Ragged
+from teacher.derivation import Derivation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,17 +42,19 @@ class CompositionLevel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackLevel:
-    """The pushes of one stack depth, in row order: SHIFTs, then NTs, then the constituents those NTs became.
+    """The pushes of one stack depth, in row order.
 
-    A constituent is pushed onto the state that its NT was pushed onto, so ``parents`` lists each state once.
+    Several things are pushed onto one state in the course of a derivation: a nonterminal and what it became, or all
+    that grows from one left corner. First pushes come first, then second pushes, and so on; the states with most
+    pushes come first in each, so that every group belongs to the first few of ``parents``.
     """
 
     parents: np.ndarray
-    """int64 ``[num_shifts + num_nts]``: rows of the level above, each at most once; empty at depth 1."""
-    num_shifts: int
-    num_nts: int
+    """int64 ``[q]``: rows (of S) pushed onto, each once; empty at depth 1."""
+    group_sizes: tuple[int, ...]
+    """How many of the parents have a first push, a second push, and so on; the first is q. Empty at depth 1."""
     size: int
-    """``num_shifts + 2 * num_nts``, but the number of sentences at depth 1, where only ``NT(TOP)`` stands."""
+    """Rows of this depth: the sum of ``group_sizes``, but the number of sentences at depth 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +68,9 @@ class Schedule:
     compositions: tuple[CompositionLevel, ...]
     """Height 1 first."""
     nt_labels: np.ndarray
-    """int64 ``[K + M]``: labels of the NT pushes, TOP's included, in order of action."""
+    """int64 ``[O]``: labels of the nonterminals pushed, TOP's included, in order of action."""
     inputs: np.ndarray
-    """int64 ``[S]``: what each row pushes, among N tokens, K constituents and K + M NTs, in that order."""
+    """int64 ``[S]``: what each row pushes, among N tokens, K constituents and O nonterminals, in that order."""
     stack: tuple[StackLevel, ...]
     """Depth 1 first; their rows in order are the S rows."""
     position_rows: np.ndarray
@@ -74,10 +78,11 @@ class Schedule:
     next_actions: np.ndarray
     """int64 ``[S]``: the action decided from each row."""
     reduce_allowed: np.ndarray
-    """bool ``[S]``: whether REDUCE is a valid action there: the open nonterminal has a child and is not TOP."""
+    """bool ``[S]``: whether REDUCE is a valid action there."""
     action_index: np.ndarray
     """int64 ``[S]``: where that action stands among all actions of the batch."""
-    num_actions: int
+    actions: Ragged
+    """int64: the actions scheduled, M rows."""
 
     @property
     def num_constituents(self) -> int:
@@ -98,170 +103,128 @@ class TreeBatch:
     num_positions_global: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Constituents:
-    """All constituents of a batch, TOP's included, sorted by how many are open around them, then by time."""
-
-    opened: np.ndarray
-    closed: np.ndarray
-    nesting: np.ndarray
-    parent: np.ndarray
-    height: np.ndarray
-    num_children: np.ndarray
-
-
-def build_schedule(tokens: Ragged, actions: Ragged, *, eos_id: int) -> Schedule:
+def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, eos_id: int) -> Schedule:
     """Return the schedule of a batch of sentences.
 
     Args:
         tokens: Token ids of M sentences, without ``<eos>``.
-        actions: Their oracle actions, complete: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
+        actions: Their actions, complete: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
+        derivation: Of these actions.
         eos_id: Id of ``<eos>``.
     """
-    action = actions.values.astype(np.int64)
-    is_nt, is_shift = action >= FIRST_NT, action == SHIFT
-    num_open = np.cumsum(is_nt.astype(np.int64) - (action == REDUCE))
-    last = actions.offsets[1:] - 1
-    is_word = is_shift.copy()
-    is_word[last - 1] = False
-    word_times = np.flatnonzero(is_word)
-    found, word_parent = _constituents(is_nt, is_shift, num_open, word_times)
-
-    below_top = np.flatnonzero(found.nesting > 1)
-    composed = below_top[np.lexsort((found.opened[below_top], -found.num_children[below_top], found.height[below_top]))]
-    place = np.full(len(found.opened), -1)
-    place[composed] = np.arange(len(composed))
-
-    num_words, num_composed = len(word_times), len(composed)
-    word_of = np.cumsum(is_word) - 1
-    nt_of = np.cumsum(is_nt) - 1
-
-    # What each push pushes, among tokens, constituents and NTs; and the state it is pushed onto.
-    source = np.where(is_shift, word_of, num_words + num_composed + nt_of)
-    source[found.closed] = num_words + place
-    parent = np.arange(-1, len(action) - 1)
-    parent[found.closed] = found.opened - 1
-    beginning = np.arange(len(action))
-    beginning[found.closed] = found.opened
-
-    change = np.ones(len(action), np.int64)
-    change[found.closed] = -found.num_children
-    # After the last action of a sentence the next one starts from an empty stack.
-    change[last] = -found.num_children[: len(last)] - 1
-    depth = np.cumsum(change)
-
+    action, last, depth = derivation.action, derivation.last, derivation.depth
+    is_nt, is_shift, is_reduce = action >= FIRST_NT, action == SHIFT, action == REDUCE
     is_row = np.ones(len(action), bool)
     is_row[last] = is_row[last - 1] = False
-    pushes = np.flatnonzero(is_row)
-    kind = np.where(is_shift, 0, np.where(is_nt, 1, 2))
-    rows = pushes[np.lexsort((beginning[pushes], kind[pushes], depth[pushes]))]
+    words, composed = np.flatnonzero(is_shift & is_row), np.flatnonzero(is_reduce & is_row)
+
+    num_children = np.bincount(derivation.owner[derivation.owner >= 0], minlength=len(action))
+    height = _heights(derivation.owner, num_children, words)
+    composed = composed[np.lexsort((composed, -num_children[composed], height[composed]))]
+    # Where the value that an action pushes stands, among tokens, constituents and nonterminals.
+    place = np.full(len(action), -1)
+    place[words] = np.arange(len(words))
+    place[composed] = len(words) + np.arange(len(composed))
+    place[is_nt] = len(words) + len(composed) + np.arange(int(is_nt.sum()))
+
+    rows, stack = _stack_levels(np.flatnonzero(is_row), depth)
     row_of = np.full(len(action), -1)
     row_of[rows] = np.arange(len(rows))
-
-    decided = rows + 1
     return Schedule(
         tokens=tokens.values.astype(np.int64),
         gold=append_eos(tokens, eos_id).values,
-        compositions=_composition_levels(found, composed, place, word_times, word_parent, action),
+        compositions=_composition_levels(derivation, composed, num_children, height, place),
         nt_labels=action[is_nt] - FIRST_NT,
-        inputs=source[rows],
-        stack=_stack_levels(depth[rows], kind[rows], row_of[parent[rows]]),
+        inputs=place[rows],
+        stack=stack,
         position_rows=row_of[np.flatnonzero(is_shift) - 1],
-        next_actions=action[decided],
-        reduce_allowed=(num_open[rows] > 1) & (kind[rows] != 1),
-        action_index=decided,
-        num_actions=len(action),
+        next_actions=action[rows + 1],
+        reduce_allowed=derivation.reduce_allowed[rows],
+        action_index=rows + 1,
+        actions=actions,
     )
 
 
-def _constituents(
-    is_nt: np.ndarray, is_shift: np.ndarray, num_open: np.ndarray, word_times: np.ndarray
-) -> tuple[_Constituents, np.ndarray]:
-    """Match each NT with its REDUCE; also return the constituent each word (not ``<eos>``) is a child of."""
-    # At one nesting level NT and REDUCE alternate, over the whole batch: sorting by level pairs them up.
-    brackets = np.flatnonzero(~is_shift)
-    level = num_open[brackets] + ~is_nt[brackets]
-    by_level = np.argsort(level, kind="stable")
-    opened, closed = brackets[by_level[0::2]], brackets[by_level[1::2]]
-    nesting = level[by_level[0::2]]
-
-    stride = len(is_nt) + 1
-    key = nesting * stride + opened
-    word_parent = np.searchsorted(key, num_open[word_times] * stride + word_times) - 1
-    parent = np.searchsorted(key, (nesting - 1) * stride + opened) - 1
-
-    inner = parent[nesting > 1]
-    num_children = np.bincount(word_parent, minlength=len(key)) + np.bincount(inner, minlength=len(key))
-    num_children[nesting == 1] += 1  # <eos>
-    height = np.ones(len(key), np.int64)
-    max_nesting = int(nesting[-1]) if len(nesting) else 0
-    starts = np.searchsorted(nesting, np.arange(max_nesting + 2))
-    for n in range(max_nesting, 1, -1):
-        at = slice(starts[n], starts[n + 1])
-        np.maximum.at(height, parent[at], height[at] + 1)
-    found = _Constituents(opened, closed, nesting, parent, height, num_children)
-    return found, word_parent
+def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Return the height of what each action composes: 0 for a word, else one more than its highest child."""
+    height = np.zeros(len(owner), np.int64)
+    missing = num_children.copy()
+    reached = words
+    round_ = 0
+    while len(reached):
+        round_ += 1
+        owners, arrived = np.unique(owner[reached][owner[reached] >= 0], return_counts=True)
+        missing[owners] -= arrived
+        reached = owners[missing[owners] == 0]
+        height[reached] = round_
+    return height
 
 
 def _composition_levels(
-    found: _Constituents,
-    composed: np.ndarray,
-    place: np.ndarray,
-    word_times: np.ndarray,
-    word_parent: np.ndarray,
-    action: np.ndarray,
+    derivation: Derivation, composed: np.ndarray, num_children: np.ndarray, height: np.ndarray, place: np.ndarray
 ) -> tuple[CompositionLevel, ...]:
-    num_words = len(word_times)
-    owner = place[np.concatenate([word_parent, found.parent[composed]])]
-    value = np.arange(num_words + len(composed))
-    time = np.concatenate([word_times, found.opened[composed]])
-    inner = owner >= 0
-    owner, value, time = owner[inner], value[inner], time[inner]
+    """Return the levels of the constituents ``composed``, times of their REDUCEs in the order of their values."""
+    order = np.full(len(place), -1)
+    order[composed] = np.arange(len(composed))
+    children = np.flatnonzero(derivation.owner >= 0)
+    children = children[np.lexsort((children, order[derivation.owner[children]]))]
+    owner = order[derivation.owner[children]]
 
-    in_order = np.lexsort((time, owner))
-    owner, value = owner[in_order], value[in_order]
-    num_children = found.num_children[composed]
-    height = found.height[composed]
-    starts = np.cumsum(num_children) - num_children
+    sizes, heights = num_children[composed], height[composed]
+    starts = np.cumsum(sizes) - sizes
     from_left = np.arange(len(owner)) - starts[owner]
-    from_right = num_children[owner] - 1 - from_left
-    forward = np.lexsort((owner, from_left, height[owner]))
-    backward = np.lexsort((owner, from_right, height[owner]))
-    children = np.stack([value[forward], value[backward]])
-    step, step_height = from_left[forward], height[owner][forward]
+    from_right = sizes[owner] - 1 - from_left
+    forward = np.lexsort((owner, from_left, heights[owner]))
+    backward = np.lexsort((owner, from_right, heights[owner]))
+    value = place[children]
+    both = np.stack([value[forward], value[backward]])
+    step, step_height = from_left[forward], heights[owner][forward]
 
     levels = []
-    labels = action[found.opened[composed]] - FIRST_NT
-    max_height = int(height[-1]) if len(height) else 0
-    ends = np.searchsorted(height, np.arange(max_height + 1), side="right")
+    labels = derivation.label[composed]
+    max_height = int(heights[-1]) if len(heights) else 0
+    ends = np.searchsorted(heights, np.arange(max_height + 1), side="right")
     child_ends = np.searchsorted(step_height, np.arange(max_height + 1), side="right")
     for h in range(max_height):
         at = slice(child_ends[h], child_ends[h + 1])
         levels.append(
             CompositionLevel(
                 labels=labels[ends[h] : ends[h + 1]],
-                children=children[:, at],
+                children=both[:, at],
                 step_sizes=tuple(np.bincount(step[at]).tolist()),
             )
         )
     return tuple(levels)
 
 
-def _stack_levels(depth: np.ndarray, kind: np.ndarray, parent_row: np.ndarray) -> tuple[StackLevel, ...]:
-    max_depth = int(depth[-1]) if len(depth) else 0
-    starts = np.searchsorted(depth, np.arange(max_depth + 2))
-    num_shifts, num_nts = (np.bincount(depth[kind == k], minlength=max_depth + 1).tolist() for k in (0, 1))
-    levels = []
-    for d in range(1, max_depth + 1):
-        first, stop = int(starts[d]), int(starts[d + 1])
-        onto_empty = d == 1
-        parents = parent_row[first : first + num_shifts[d] + num_nts[d]] - starts[d - 1]
+def _stack_levels(pushes: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, tuple[StackLevel, ...]]:
+    """Return the times of pushes in row order, and their levels."""
+    if not len(pushes):
+        return pushes, ()
+    # A push lands on the last one before it that is one element less deep.
+    stride = len(depth) + 1
+    by_depth = pushes[np.lexsort((pushes, depth[pushes]))]
+    key = depth[by_depth] * stride + by_depth
+    below = np.searchsorted(key, (depth[pushes] - 1) * stride + pushes) - 1
+    parent = np.where(depth[pushes] > 1, by_depth[below], -1)
+
+    deep = parent >= 0
+    num_pushes = np.bincount(parent[deep], minlength=len(depth))
+    by_parent = np.lexsort((pushes, parent))
+    turn = np.arange(len(pushes))
+    begins = np.searchsorted(parent[by_parent], parent[by_parent])
+    turn[by_parent] = np.arange(len(pushes)) - begins
+    turn[~deep] = 0
+    order = np.lexsort((np.where(deep, parent, pushes), -np.where(deep, num_pushes[parent], 0), turn, depth[pushes]))
+    rows, parent, turn, depths = pushes[order], parent[order], turn[order], depth[pushes][order]
+
+    row_of = np.full(len(depth), -1)
+    row_of[rows] = np.arange(len(rows))
+    starts = np.searchsorted(depths, np.arange(1, int(depths[-1]) + 2))
+    levels = [StackLevel(parents=rows[:0], group_sizes=(), size=int(starts[1]))]
+    for first, stop in zip(starts[1:-1].tolist(), starts[2:].tolist(), strict=True):
+        sizes = tuple(np.bincount(turn[first:stop]).tolist())
         levels.append(
-            StackLevel(
-                parents=parents[:0] if onto_empty else parents,
-                num_shifts=num_shifts[d],
-                num_nts=num_nts[d],
-                size=stop - first,
-            )
+            StackLevel(parents=row_of[parent[first : first + sizes[0]]], group_sizes=sizes, size=stop - first)
         )
-    return tuple(levels)
+    return rows, tuple(levels)

@@ -1,5 +1,8 @@
 """The stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017), computed level by level with the tree given.
 
+Both strategies of ``teacher.derivation`` are this one model; the binary one has no nonterminals but the ``<bos>`` that
+stands where the other has TOP, and its constituents have no labels.
+
 With ``u_t`` the top state of the stack LSTM before action ``t``:
 
     p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
@@ -10,13 +13,16 @@ With ``u_t`` the top state of the stack LSTM before action ``t``:
     log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
 
 Valid actions: first ``NT(TOP)``, which never comes again; REDUCE needs a child under the open nonterminal, and
-TOP is closed by ``<eos>`` alone; the REDUCE after ``<eos>`` is certain. Forced actions have log-probability 0.
+TOP is closed by ``<eos>`` alone (binary: two elements above ``<bos>``); the REDUCE after ``<eos>`` is certain. Forced
+actions have log-probability 0.
 
 Shape letters: see ``levels.py``; besides, D embedding size, H size of the stack LSTM, V vocabulary, A actions
 (SHIFT, REDUCE, and an NT for each label but TOP).
 """
 
 import itertools
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -26,9 +32,11 @@ from torch import Tensor, nn
 from pipeline.chunked_vocabulary import cross_entropy_rows, vocabulary_loss
 from pipeline.corpus.oracle import FIRST_NT, REDUCE
 from storage.ragged import Ragged
-from teacher.composition import BiLstmComposition, lstm_cell
+from teacher.composition import make_composition
 from teacher.config import TeacherConfig
+from teacher.derivation import binarise, derive_binary, derive_top_down
 from teacher.levels import Schedule, StackLevel, TreeBatch, build_schedule
+from teacher.recurrence import stack_lstm, stack_lstm_from_gates
 
 PARTS = ("loss", "token_loss", "action_loss")
 """What ``Rnng.forward`` sums, in nats: -log p(x, y), and its two halves."""
@@ -47,19 +55,24 @@ class StackLayer(nn.Module):
 
     def forward(self, inputs: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
         """Return the hidden states ``[S, H]`` for inputs ``[S, D]``, both in row order."""
-        level_gates = self.input(inputs).split([level.size for level in levels])
-        hidden, cell = lstm_cell(level_gates[0], None)
-        states = [hidden]
-        for level, gates in zip(levels[1:], level_gates[1:], strict=True):
-            parents = torch.from_numpy(level.parents).to(inputs.device, non_blocking=True)
-            recurrent = self.recurrent(hidden.index_select(0, parents))
-            cell = cell.index_select(0, parents)
-            # A constituent is pushed onto what its NT was pushed onto: one product serves both.
-            recurrent = torch.cat([recurrent, recurrent[level.num_shifts :]])
-            cell = torch.cat([cell, cell[level.num_shifts :]])
-            hidden, cell = lstm_cell(gates + recurrent, cell)
-            states.append(hidden)
-        return torch.cat(states)
+        weights = [self.input.weight.T, self.input.bias, self.recurrent.weight.T]
+        if torch.is_autocast_enabled(inputs.device.type):
+            weights = [weight.to(torch.get_autocast_dtype(inputs.device.type)) for weight in weights]
+        return stack_lstm(inputs, *weights, levels)
+
+    def from_gates(self, gates: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
+        """Return the same from ``input(inputs)`` ``[S, 4H]``, which is overwritten; without a gradient."""
+        return stack_lstm_from_gates(gates, self.recurrent.weight.T, levels)
+
+
+@dataclass(frozen=True, slots=True)
+class _InputCache:
+    """Products of all V token vectors with input weights."""
+
+    composition: Tensor | None
+    """What the composition can use again, a row a token."""
+    stack: Tensor
+    """``[V, 4H]``: gates of the stack's first layer."""
 
 
 class Rnng(nn.Module):
@@ -69,19 +82,20 @@ class Rnng(nn.Module):
         super().__init__()
         self.config = config
         self._vocab_size = vocab_size
-        self.num_labels = num_labels
+        self.num_labels = num_labels if config.strategy == "top-down" else 1
         self.eos_id = eos_id
         embed_dim, hidden_dim = config.embed_dim, config.hidden_dim
         self.input_scale = embed_dim**0.5
         self.token_embedding = nn.Parameter(torch.empty(vocab_size, embed_dim).normal_(std=embed_dim**-0.5))
-        self.nt_embedding = nn.Parameter(torch.empty(num_labels, embed_dim).normal_(std=embed_dim**-0.5))
-        self.composition = BiLstmComposition(num_labels, embed_dim)
+        self.nt_embedding = nn.Parameter(torch.empty(self.num_labels, embed_dim).normal_(std=embed_dim**-0.5))
+        self.composition = make_composition(config.composition, num_labels=self.num_labels, dim=embed_dim)
         sizes = [embed_dim] + [hidden_dim] * config.num_layers
         self.stack = nn.ModuleList(StackLayer(*pair) for pair in itertools.pairwise(sizes))
-        self.action_head = nn.Linear(hidden_dim, FIRST_NT + num_labels - 1)
+        self.action_head = nn.Linear(hidden_dim, FIRST_NT + self.num_labels - 1)
         self.projection = nn.Linear(hidden_dim, embed_dim) if hidden_dim != embed_dim else nn.Identity()
         self.token_bias = nn.Parameter(torch.zeros(vocab_size))
         self.dropout = nn.Dropout(config.dropout)
+        self._cache: _InputCache | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -112,7 +126,10 @@ class Rnng(nn.Module):
         """
         if actions is None:
             raise ValueError("an RNNG needs the actions of each sentence's tree")
-        return build_schedule(tokens, actions, eos_id=self.eos_id)
+        if self.config.strategy == "binary":
+            actions = binarise(actions, self.config.branching)
+            return build_schedule(tokens, actions, derive_binary(actions), eos_id=self.eos_id)
+        return build_schedule(tokens, actions, derive_top_down(actions), eos_id=self.eos_id)
 
     def states(self, inputs: Schedule) -> Tensor:
         """Return ``[P, D]`` for what ``prepare`` returned."""
@@ -122,15 +139,32 @@ class Rnng(nn.Module):
         """Return ``[R, V]`` for ``[R, D]``."""
         return F.linear(states, self.token_embedding, self.token_bias)
 
-    def action_log_probs(self, tokens: Ragged, actions: Ragged) -> Ragged:
-        """Return the log-probability of every action of every sentence's tree, 0 where it is forced; float."""
-        schedule = build_schedule(tokens, actions, eos_id=self.eos_id)
-        chosen = self._action_log_probs(self._stack_states(schedule), schedule)
-        log_probs = np.zeros(schedule.num_actions, torch.empty(0, dtype=chosen.dtype).numpy().dtype)
-        log_probs[schedule.action_index] = chosen.detach().cpu().numpy()
-        return Ragged(log_probs, actions.offsets)
+    def action_log_probs(self, schedule: Schedule) -> Ragged:
+        """Return the log-probability of every action of every sentence, 0 where it is forced; float."""
+        chosen = self._action_log_probs(self._stack_states(schedule), schedule).detach().cpu().numpy()
+        log_probs = np.zeros(len(schedule.actions.values), chosen.dtype)
+        log_probs[schedule.action_index] = chosen
+        return Ragged(log_probs, schedule.actions.offsets)
+
+    @torch.no_grad()
+    def cache_inputs(self) -> None:
+        """Take the products of all token vectors with input weights once, for a lot of inference.
+
+        Holds ``V * 12`` vectors (147 MB at V = 12,000 and size 256) until ``train`` or ``eval`` is called.
+        """
+        vectors = self.input_scale * self.token_embedding
+        first = self.stack[0].input
+        assert isinstance(first, nn.Linear)
+        self._cache = _InputCache(self.composition.input_products(vectors), first(vectors))
+
+    def train(self, mode: bool = True) -> Self:
+        """See ``torch.nn.Module.train``; weights may change from now on, so what was cached goes."""
+        self._cache = None
+        return super().train(mode)
 
     def _stack_states(self, schedule: Schedule) -> Tensor:
+        if self._cache is not None and not torch.is_grad_enabled():
+            return self._stack_states_from_cache(schedule, self._cache)
         device = self.token_bias.device
         tokens = torch.from_numpy(schedule.tokens).to(device)
         nts = torch.from_numpy(schedule.nt_labels).to(device)
@@ -140,6 +174,26 @@ class Rnng(nn.Module):
         states = values.index_select(0, torch.from_numpy(schedule.inputs).to(device))
         for layer in self.stack:
             states = self.dropout(layer(states, schedule.stack))
+        return states
+
+    def _stack_states_from_cache(self, schedule: Schedule, cache: "_InputCache") -> Tensor:
+        device = self.token_bias.device
+        tokens = torch.from_numpy(schedule.tokens).to(device)
+        nts = torch.from_numpy(schedule.nt_labels).to(device)
+        vectors = self.input_scale * F.embedding(tokens, self.token_embedding)
+        products = F.embedding(tokens, cache.composition) if cache.composition is not None else None
+        vectors = self.composition(vectors, schedule.compositions, self.dropout, products)
+        first, *others = self.stack
+        gates = torch.cat(
+            [
+                F.embedding(tokens, cache.stack),
+                first.input(vectors[len(tokens) :]),
+                F.embedding(nts, first.input(self.input_scale * self.nt_embedding)),
+            ]
+        )
+        states = first.from_gates(gates.index_select(0, torch.from_numpy(schedule.inputs).to(device)), schedule.stack)
+        for layer in others:
+            states = layer.from_gates(layer.input(states), schedule.stack)
         return states
 
     def _token_states(self, stack_states: Tensor, schedule: Schedule) -> Tensor:

@@ -34,6 +34,7 @@ def evaluate_perplexity(model: Path, data: Place, *, split: str, floor: Path | N
         dataset = load_dataset(data)
         check_reads(run, dataset)
         sentences = dataset.split(split)
+        teacher.cache_inputs()
         token_log_probs = gold_log_probs(
             teacher, sentences.tokens, sentences.actions, eos_id=teacher.eos_id, batch_tokens=BATCH_TOKENS
         )
@@ -56,12 +57,12 @@ def _action_shares(model: Rnng, split: Split) -> np.ndarray:
     shares = np.zeros(split.num_positions, np.float32)
     for first, stop in consecutive_batches(split.tokens.lengths + 1, BATCH_TOKENS):
         rows = np.arange(first, stop)
-        actions = split.actions.take(rows)
-        log_probs = model.action_log_probs(split.tokens.take(rows), actions).values
+        schedule = model.prepare(split.tokens.take(rows), split.actions.take(rows))
+        log_probs = model.action_log_probs(schedule).values
         begin = split.position_offsets[first]
-        is_shift = actions.values == SHIFT
+        is_shift = schedule.actions.values == SHIFT
         # A SHIFT closes its position; only the REDUCE of TOP, which is certain, comes after a sentence's last one.
         position = np.cumsum(is_shift) - is_shift
-        position[actions.offsets[1:] - 1] -= 1
+        position[schedule.actions.offsets[1:] - 1] -= 1
         np.add.at(shares, begin + position, log_probs)
     return shares

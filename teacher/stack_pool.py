@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.corpus.oracle import REDUCE
-from teacher.composition import lstm_cell
 from teacher.levels import CompositionLevel
+from teacher.recurrence import lstm_cell
 from teacher.rnng import Rnng, StackLayer
 
 BOTTOM = 0
@@ -47,12 +47,11 @@ class StackPool:
             tokens: int64 ``[U]``: the distinct tokens that will be pushed, rising.
         """
         self._model = model
-        self._is_binary = getattr(model.config, "strategy", "top-down") == "binary"
+        self._is_binary = model.config.strategy == "binary"
         self._tokens = tokens
-        heads = model.token_embedding[[model.bos_id]] if self._is_binary else model.nt_embedding
-        self._num_heads = len(heads)
+        self._num_heads = model.num_labels
         token_rows = F.embedding(self._on_device(tokens), model.token_embedding)
-        vectors = model.input_scale * torch.cat([heads, token_rows])
+        vectors = model.input_scale * torch.cat([model.nt_embedding, token_rows])
         self._layers = cast("list[StackLayer]", [*model.stack])
         self._items = _Rows(self._layers[0].input(vectors))
         # Heads have a row for the sake of one numbering; it is never read.

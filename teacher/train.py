@@ -17,7 +17,7 @@ from storage.errors import RunError
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Place
 from teacher.config import TeacherConfig, TeacherTrainConfig
-from teacher.levels import TreeBatch, build_schedule
+from teacher.levels import TreeBatch
 from teacher.rnng import PARTS, Rnng
 
 
@@ -48,7 +48,7 @@ class TeacherTask:
     def _batches(self, name: str, epoch: int) -> Iterator[TreeBatch]:
         split = self._splits[name]
         for rows, num_positions in self._plans[name].slices(epoch):
-            schedule = build_schedule(split.tokens.take(rows), split.actions.take(rows), eos_id=self.model.eos_id)
+            schedule = self.model.prepare(split.tokens.take(rows), split.actions.take(rows))
             yield TreeBatch(schedule=schedule, num_positions_global=num_positions)
 
 

@@ -3,6 +3,8 @@
 It reads the weights of ``teacher.rnng.Rnng`` and nothing else of it; the level-parallel model must equal it.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
@@ -11,87 +13,187 @@ from teacher.rnng import Rnng
 
 State = list[tuple[Tensor, Tensor]]
 """Hidden and cell state of each layer of the stack LSTM."""
+Value = tuple[Tensor, Tensor | None]
+"""The vector of a token or constituent; and its cell, which only a TreeLSTM has."""
+
+
+@dataclass
+class Element:
+    """Something on the stack, and the state after pushing it."""
+
+    label: int | None
+    """Of an open nonterminal."""
+    value: Value
+    state: State
+
+
+@dataclass
+class Parser:
+    """A sentence half made."""
+
+    model: Rnng
+    stack: list[Element] = field(default_factory=list)
+
+    @property
+    def is_binary(self) -> bool:
+        return self.model.config.strategy == "binary"
+
+    @property
+    def state(self) -> State:
+        if self.stack:
+            return self.stack[-1].state
+        zeros = torch.zeros(self.model.config.hidden_dim, dtype=self.model.token_bias.dtype)
+        return [(zeros, zeros) for _ in self.model.stack]
+
+    @property
+    def top(self) -> Tensor:
+        """u: the hidden state of the topmost layer."""
+        return self.state[-1][0]
+
+    def valid_actions(self, *, ended: bool) -> list[int]:
+        if not self.stack:
+            return [FIRST_NT]
+        if ended:
+            return [REDUCE]
+        if self.is_binary:
+            return [SHIFT, REDUCE] if len(self.stack) > 2 else [SHIFT]
+        valid = [SHIFT, *(FIRST_NT + label for label in range(1, self.model.num_labels))]
+        num_open = sum(element.label is not None for element in self.stack)
+        return [*valid, REDUCE] if self.stack[-1].label is None and num_open > 1 else valid
+
+    def action_log_prob(self, action: int, *, ended: bool) -> Tensor:
+        valid = self.valid_actions(ended=ended)
+        assert action in valid
+        if len(valid) == 1:
+            return self.top.sum() * 0.0
+        scores = self.model.action_head(self.top)
+        columns = [a if a < FIRST_NT else a - 1 for a in valid]
+        return scores[columns].log_softmax(0)[valid.index(action)]
+
+    def token_log_probs(self) -> Tensor:
+        logits = self.model.token_embedding @ self.model.projection(self.top) + self.model.token_bias
+        return logits.log_softmax(0)
+
+    def open(self, label: int) -> None:
+        self._push(label, (self._scaled(self.model.nt_embedding[label]), None))
+
+    def shift(self, token: int) -> None:
+        vector = self._scaled(self.model.token_embedding[token])
+        self._push(None, (vector, torch.zeros_like(vector)))
+
+    def reduce(self) -> None:
+        children: list[Value] = []
+        label = 0
+        if self.is_binary:
+            children = [self.stack.pop().value, self.stack.pop().value]
+        else:
+            while self.stack[-1].label is None:
+                children.append(self.stack.pop().value)
+            label = self.stack.pop().label
+        if self.stack:  # what the last REDUCE composes is never looked at
+            self._push(None, compose(self.model, label, children[::-1]))
+
+    def _scaled(self, vector: Tensor) -> Tensor:
+        return self.model.config.embed_dim**0.5 * vector
+
+    def _push(self, label: int | None, value: Value) -> None:
+        pushed = []
+        vector = value[0]
+        for layer, (hidden, cell) in zip(self.model.stack, self.state, strict=True):
+            gates = layer.input.weight @ vector + layer.input.bias + layer.recurrent.weight @ hidden
+            pushed.append(_lstm(gates, cell))
+            vector = pushed[-1][0]
+        self.stack.append(Element(label, value, pushed))
 
 
 def sentence_log_probs(model: Rnng, tokens: list[int], actions: list[int]) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of all actions ``[T]`` and of all tokens, ``<eos>`` included, ``[n + 1]``."""
+    """Return the log-probabilities of all actions ``[T]`` and of all tokens, ``<eos>`` included, ``[n + 1]``.
+
+    ``actions`` are top-down; a binary model's are made from them.
+    """
     words = [*tokens, model.eos_id]
-    hidden_dim = model.config.hidden_dim
-    zeros = torch.zeros(hidden_dim, dtype=model.token_bias.dtype)
-    empty: State = [(zeros, zeros) for _ in model.stack]
-    # An element: ("open", label), ("token", vector) or ("constituent", vector), and the state after pushing it.
-    stack: list[tuple[str, object, State]] = []
+    if model.config.strategy == "binary":
+        actions = binarised(actions, model.config.branching)
+    parser = Parser(model)
     action_log_probs, token_log_probs = [], []
     next_word = 0
     for action in actions:
-        state = stack[-1][2] if stack else empty
-        u = state[-1][0]
-        action_log_probs.append(_action_log_prob(model, u, stack, action, ended=next_word == len(words)))
+        action_log_probs.append(parser.action_log_prob(action, ended=next_word == len(words)))
         if action == SHIFT:
-            word = words[next_word]
-            logits = model.token_embedding @ model.projection(u) + model.token_bias
-            token_log_probs.append(logits.log_softmax(0)[word])
-            vector = model.config.embed_dim**0.5 * model.token_embedding[word]
-            stack.append(("token", vector, _push(model, vector, state)))
+            token_log_probs.append(parser.token_log_probs()[words[next_word]])
+            parser.shift(words[next_word])
             next_word += 1
         elif action == REDUCE:
-            children = []
-            while stack[-1][0] != "open":
-                children.append(stack.pop()[1])
-            label = stack.pop()[1]
-            below = stack[-1][2] if stack else empty
-            if stack:  # the constituent TOP is never looked at
-                vector = _compose(model, label, children[::-1])
-                stack.append(("constituent", vector, _push(model, vector, below)))
+            parser.reduce()
         else:
-            label = action - FIRST_NT
-            vector = model.config.embed_dim**0.5 * model.nt_embedding[label]
-            stack.append(("open", label, _push(model, vector, state)))
+            parser.open(action - FIRST_NT)
     return torch.stack(action_log_probs), torch.stack(token_log_probs)
 
 
-def _action_log_prob(model: Rnng, u: Tensor, stack: list, action: int, *, ended: bool) -> Tensor:
-    if not stack:
-        valid = [FIRST_NT]
-    elif ended:
-        valid = [REDUCE]
-    else:
-        valid = [SHIFT] + [FIRST_NT + label for label in range(1, model.num_labels)]
-        num_open = sum(kind == "open" for kind, _, _ in stack)
-        if stack[-1][0] != "open" and num_open > 1:
-            valid.append(REDUCE)
-    assert action in valid
-    if len(valid) == 1:
-        return u.sum() * 0.0
-    scores = model.action_head(u)
-    columns = [a if a < FIRST_NT else a - 1 for a in valid]
-    return scores[columns].log_softmax(0)[valid.index(action)]
+def binarised(actions: list[int], branching: str) -> list[int]:
+    """Return a sentence's binary actions: build the tree, pair children up, write it down again."""
+    stack: list[list] = []
+    for action in actions[:-2]:
+        if action == SHIFT:
+            stack[-1].append([SHIFT])
+        elif action == REDUCE:
+            children = stack.pop()
+            stack[-1].append(_paired(children, branching))
+        else:
+            stack.append([])
+    (top,) = stack
+    tree = _paired(top, branching) if top else []
+    return [FIRST_NT, *tree, SHIFT, REDUCE]
 
 
-def _push(model: Rnng, vector: Tensor, state: State) -> State:
-    pushed = []
-    for layer, (hidden, cell) in zip(model.stack, state, strict=True):
-        gates = layer.input.weight @ vector + layer.input.bias + layer.recurrent.weight @ hidden
-        pushed.append(_lstm(gates, cell))
-        vector = pushed[-1][0]
-    return pushed
+def _paired(children: list[list[int]], branching: str) -> list[int]:
+    while len(children) > 1:
+        at = 0 if branching == "left" else len(children) - 2
+        children = [*children[:at], [*children[at], *children[at + 1], REDUCE], *children[at + 2 :]]
+    return children[0]
 
 
-def _compose(model: Rnng, label: int, children: list[Tensor]) -> Tensor:
-    module = model.composition
+def compose(model: Rnng, label: int, children: list[Value]) -> Value:
+    """Return what a constituent is made into."""
+    return {"bilstm": _compose_bilstm, "attention": _compose_attention, "treelstm": _compose_treelstm}[
+        model.config.composition
+    ](model.composition, label, children)
+
+
+def _compose_bilstm(module: torch.nn.Module, label: int, children: list[Value]) -> Value:
+    vectors = [vector for vector, _ in children]
+    size = len(vectors[0])
     ends = []
-    for direction, order in enumerate((children, children[::-1])):
-        hidden = cell = torch.zeros_like(module.label_embedding[0])
+    for direction, order in enumerate((vectors, vectors[::-1])):
+        hidden = cell = torch.zeros_like(vectors[0])
+        weight = module.input_weight[:, direction * 4 * size : (direction + 1) * 4 * size]
+        bias = module.bias[direction * 4 * size : (direction + 1) * 4 * size]
         for vector in [module.label_embedding[label], *order]:
-            gates = vector @ module.input_weight[direction] + module.bias[direction, 0]
-            gates = gates + hidden @ module.recurrent_weight[direction]
+            gates = vector @ weight + bias + hidden @ module.recurrent_weight[direction]
             hidden, cell = _lstm(gates, cell)
         ends.append(hidden)
-    return torch.tanh(module.output.weight @ torch.cat(ends) + module.output.bias)
+    return torch.tanh(module.output.weight @ torch.cat(ends) + module.output.bias), None
+
+
+def _compose_attention(module: torch.nn.Module, label: int, children: list[Value]) -> Value:
+    vectors = torch.stack([vector for vector, _ in children])
+    embedded = module.label_embedding[label]
+    weights = (vectors @ (module.query.weight @ embedded) / len(embedded) ** 0.5).softmax(0)
+    mean = weights @ vectors
+    gate = torch.sigmoid(module.gate.weight @ torch.cat([embedded, mean]) + module.gate.bias)
+    return gate * embedded + (1 - gate) * mean, None
+
+
+def _compose_treelstm(module: torch.nn.Module, label: int, children: list[Value]) -> Value:
+    assert label == 0
+    (left, left_cell), (right, right_cell) = children
+    gates = module.gates.weight @ torch.cat([left, right]) + module.gates.bias
+    i, f, g, o, u = gates.chunk(5)
+    cell = torch.sigmoid(i) * torch.tanh(u) + torch.sigmoid(f) * left_cell + torch.sigmoid(g) * right_cell
+    return torch.sigmoid(o) * torch.tanh(cell), cell
 
 
 def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    size = len(cell)
-    i, f, g, o = (gates[n * size : (n + 1) * size] for n in range(4))
+    i, f, o, g = gates.chunk(4)
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(cell), cell

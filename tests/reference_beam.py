@@ -12,65 +12,44 @@ from torch import Tensor
 from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
 from teacher.beam_config import BeamConfig
 from teacher.rnng import Rnng
-from tests import reference
+from tests.reference import Parser
 
 
 @dataclass
 class Hypothesis:
-    """A stack as in ``tests.reference``, and how it came about."""
+    """A sentence half made, and how it came about."""
 
-    model: Rnng
-    stack: list
+    parser: Parser
     actions: list[int]
     score: float = 0.0
 
     @staticmethod
     def first(model: Rnng) -> "Hypothesis":
-        zeros = torch.zeros(model.config.hidden_dim, dtype=model.token_bias.dtype)
-        empty = Hypothesis(model, [], [])
-        empty.stack = [("empty", None, [(zeros, zeros) for _ in model.stack])]
-        return empty.after(FIRST_NT, 0.0)
-
-    @property
-    def u(self) -> Tensor:
-        return self.stack[-1][2][-1][0]
+        return Hypothesis(Parser(model), []).after(FIRST_NT, 0.0)
 
     @property
     def is_complete(self) -> bool:
-        return sum(kind == "open" for kind, _, _ in self.stack) == 1
+        if self.parser.is_binary:
+            return len(self.parser.stack) <= 2
+        return sum(element.label is not None for element in self.parser.stack) == 1
 
     def successors(self, *, shift_only: bool) -> Iterator[tuple[int, float]]:
         """Valid actions with the scores of what they lead to, in the order SHIFT, REDUCE, NTs."""
-        valid = [SHIFT] + [FIRST_NT + label for label in range(1, self.model.num_labels)]
-        if self.stack[-1][0] != "open" and not self.is_complete:
-            valid.insert(1, REDUCE)
-        columns = [a if a < FIRST_NT else a - 1 for a in valid]
-        log_probs = self.model.action_head(self.u)[columns].log_softmax(0)
-        for action, log_prob in zip(valid, log_probs.tolist(), strict=True):
+        for action in sorted(self.parser.valid_actions(ended=False)):
             if action == SHIFT or not shift_only:
-                yield action, self.score + log_prob
-
-    def token_log_probs(self) -> Tensor:
-        return (self.model.token_embedding @ self.model.projection(self.u) + self.model.token_bias).log_softmax(0)
+                yield action, self.score + float(self.parser.action_log_prob(action, ended=False))
 
     def after(self, action: int, score: float, token: int | None = None) -> "Hypothesis":
         """This hypothesis after an action; a SHIFT is executed with its token only."""
-        model, stack = self.model, list(self.stack)
-        if action == REDUCE:
-            children = []
-            while stack[-1][0] != "open":
-                children.append(stack.pop()[1])
-            label = stack.pop()[1]
-            kind, item = "constituent", reference._compose(model, label, children[::-1])
-            vector = item
-        elif action == SHIFT:
-            kind, item = "token", model.config.embed_dim**0.5 * model.token_embedding[token]
-            vector = item
+        parser = Parser(self.parser.model, list(self.parser.stack))
+        if action == SHIFT:
+            assert token is not None
+            parser.shift(token)
+        elif action == REDUCE:
+            parser.reduce()
         else:
-            kind, item = "open", action - FIRST_NT
-            vector = model.config.embed_dim**0.5 * model.nt_embedding[item]
-        stack.append((kind, item, reference._push(model, vector, stack[-1][2])))
-        return Hypothesis(model, stack, [*self.actions, action], score)
+            parser.open(action - FIRST_NT)
+        return Hypothesis(parser, [*self.actions, action], score)
 
 
 @dataclass
@@ -88,7 +67,7 @@ class Found:
         """Note what candidates, each with its score after SHIFT, say of a position; return them with its token."""
         scores = torch.tensor([score for _, score in candidates])
         weights = scores.softmax(0)
-        rows = torch.stack([hypothesis.token_log_probs() for hypothesis, _ in candidates])
+        rows = torch.stack([hypothesis.parser.token_log_probs() for hypothesis, _ in candidates])
         self.mixtures.append((weights.log()[:, None] + rows).logsumexp(0))
         self.num_effective.append(float(torch.exp(-torch.xlogy(weights, weights).sum())))
         shifted = [
@@ -138,3 +117,18 @@ def beam_search(model: Rnng, tokens: list[int], config: BeamConfig) -> Found:
         hypotheses = found.add(kept, token, is_last=t == len(tokens))
         hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
     return found
+
+
+def binary_phrases(actions: list[int]) -> list[tuple[int, int, int]]:
+    """The phrases that binary actions build: TOP, and one of label 1 for each REDUCE but the last."""
+    stack: list[tuple[int, list]] = []
+    position = 0
+    for action in actions[1:-2]:
+        if action == SHIFT:
+            stack.append((position, []))
+            position += 1
+        else:
+            (middle, right), (start, left) = stack.pop(), stack.pop()
+            assert start < middle
+            stack.append((start, [(1, start, position), *left, *right]))
+    return [(0, 0, position), *(phrase for _, phrases in stack for phrase in phrases)]

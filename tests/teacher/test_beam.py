@@ -6,20 +6,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.oracle import actions_to_tree, tree_to_actions
+from pipeline.corpus.oracle import TokenPhrase, actions_to_tree, tree_to_actions
 from storage.errors import ConfigError
 from storage.ragged import Ragged
 from teacher.beam import BeamResult, BeamSearch, BeamTeacher
 from teacher.beam_config import BeamConfig
 from teacher.config import TeacherConfig
 from teacher.rnng import Rnng
-from tests.reference_beam import beam_search, enumerate_trees
+from tests.reference_beam import beam_search, binary_phrases, enumerate_trees
 from tests.strategies import EOS_ID, VOCAB_SIZE
 
 TOLERANCE = 1e-10
 """Both sides compute in float64; what they differ by is the order of additions."""
-SIZES = [(6, 6, 2), (5, 7, 1)]
-"""Embedding, hidden, layers: without and with a projection."""
+KINDS = {
+    "bilstm": {"embed_dim": 6, "hidden_dim": 6, "num_layers": 2},
+    "attention and a projection": {"embed_dim": 5, "hidden_dim": 7, "num_layers": 1, "composition": "attention"},
+    "binary treelstm": {"strategy": "binary", "composition": "treelstm", "embed_dim": 6, "hidden_dim": 7},
+    "binary bilstm": {"strategy": "binary", "embed_dim": 6, "hidden_dim": 5, "num_layers": 3},
+}
+TWO_KINDS = ["bilstm", "binary treelstm"]
 EVERYTHING = {"beam": 3_000, "word_beam": 3_000}
 """More than there are hypotheses of the short sentences."""
 SHORT = [[], [5], [2, 3], [EOS_ID, 4]]
@@ -33,9 +38,9 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
-def make_model(sizes: tuple[int, int, int] = SIZES[0], *, num_labels: int = 3, seed: int = 0) -> Rnng:
+def make_model(kind: str = "bilstm", *, num_labels: int = 3, seed: int = 0) -> Rnng:
     torch.manual_seed(seed)
-    config = TeacherConfig(embed_dim=sizes[0], hidden_dim=sizes[1], num_layers=sizes[2], dropout=0.0)
+    config = TeacherConfig(**KINDS[kind], dropout=0.0)
     model = Rnng(config, vocab_size=VOCAB_SIZE, num_labels=num_labels, eos_id=EOS_ID).eval().requires_grad_(False)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -64,15 +69,23 @@ def beams() -> st.SearchStrategy[dict[str, int]]:
     return st.fixed_dictionaries({"beam": st.integers(1, 12), "word_beam": st.integers(1, 8)})
 
 
+def kinds() -> st.SearchStrategy[str]:
+    return st.sampled_from(list(KINDS))
+
+
+def phrases_of(model: Rnng, actions: list[int]) -> list[TokenPhrase]:
+    return binary_phrases(actions) if model.config.strategy == "binary" else actions_to_tree(actions)[0]
+
+
 def random_tokens(lengths: list[int], seed: int = 0) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     return [generator.integers(2, VOCAB_SIZE, length).tolist() for length in lengths]
 
 
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("num_labels", "max_actions"), [(2, 3), (3, 2), (4, 0)])
-def test_with_nothing_pruned_it_is_the_sum_over_all_trees(sizes, num_labels, max_actions):
-    model = make_model(sizes, num_labels=num_labels)
+def test_with_nothing_pruned_it_is_the_sum_over_all_trees(kind, num_labels, max_actions):
+    model = make_model(kind, num_labels=num_labels)
     config = BeamConfig(max_actions=max_actions, **EVERYTHING)
     found = search(model, SHORT, config)
     rows = mixtures(model, found, config)
@@ -81,14 +94,15 @@ def test_with_nothing_pruned_it_is_the_sum_over_all_trees(sizes, num_labels, max
         np.testing.assert_allclose(found.prefix_log_probs[m], expected.prefix_log_probs, atol=TOLERANCE)
         np.testing.assert_allclose(found.num_effective[m], expected.num_effective, rtol=TOLERANCE)
         np.testing.assert_allclose(rows[m], torch.stack(expected.mixtures).numpy(), atol=TOLERANCE)
-        assert found.phrases[m] == actions_to_tree(expected.actions)[0]
-        assert found.parse_log_probs[m] == pytest.approx(expected.parse_log_prob, abs=TOLERANCE)
+        if expected.actions:
+            assert found.phrases[m] == phrases_of(model, expected.actions)
+            assert found.parse_log_probs[m] == pytest.approx(expected.parse_log_prob, abs=TOLERANCE)
 
 
 @settings(max_examples=25, deadline=None)
-@given(beams(), st.integers(0, 2), st.lists(st.integers(2, VOCAB_SIZE - 1), max_size=2), st.integers(0, 5))
-def test_prefix_probabilities_never_exceed_the_sum_over_all_trees(sizes, max_actions, tokens, seed):
-    model = make_model(seed=seed)
+@given(beams(), kinds(), st.integers(0, 2), st.lists(st.integers(2, VOCAB_SIZE - 1), max_size=2), st.integers(0, 5))
+def test_prefix_probabilities_never_exceed_the_sum_over_all_trees(sizes, kind, max_actions, tokens, seed):
+    model = make_model(kind, seed=seed)
     expected = enumerate_trees(model, tokens, max_actions)
     found = search(model, [tokens], BeamConfig(max_actions=max_actions, **sizes))
     assert (found.prefix_log_probs.values <= np.array(expected.prefix_log_probs) + TOLERANCE).all()
@@ -96,10 +110,10 @@ def test_prefix_probabilities_never_exceed_the_sum_over_all_trees(sizes, max_act
         assert found.parse_log_probs[0] <= expected.parse_log_prob + TOLERANCE
 
 
-@settings(max_examples=25, deadline=None)
-@given(beams(), st.integers(0, 5), st.lists(st.integers(2, VOCAB_SIZE - 1), max_size=5), st.integers(0, 5))
-def test_it_is_the_slow_search_which_drops_nothing_early(sizes, max_actions, tokens, seed):
-    model = make_model(seed=seed)
+@settings(max_examples=40, deadline=None)
+@given(beams(), kinds(), st.integers(0, 5), st.lists(st.integers(2, VOCAB_SIZE - 1), max_size=5), st.integers(0, 5))
+def test_it_is_the_slow_search_which_drops_nothing_early(sizes, kind, max_actions, tokens, seed):
+    model = make_model(kind, seed=seed)
     config = BeamConfig(max_actions=max_actions, **sizes)
     expected, found = beam_search(model, tokens, config), search(model, [tokens], config)
     rows = torch.stack(expected.mixtures)
@@ -109,29 +123,28 @@ def test_it_is_the_slow_search_which_drops_nothing_early(sizes, max_actions, tok
     np.testing.assert_allclose(found.prefix_log_probs.values, expected.prefix_log_probs, atol=TOLERANCE)
     np.testing.assert_allclose(found.num_effective.values, expected.num_effective, rtol=TOLERANCE)
     if expected.actions:
-        assert found.phrases[0] == actions_to_tree(expected.actions)[0]
+        assert found.phrases[0] == phrases_of(model, expected.actions)
         assert found.parse_log_probs[0] == pytest.approx(expected.parse_log_prob, abs=TOLERANCE)
 
 
 @settings(max_examples=20, deadline=None)
-@given(beams(), st.integers(0, 4), st.integers(0, 100))
-def test_the_best_parse_has_the_probability_that_the_level_parallel_model_gives_it(sizes, max_actions, seed):
-    model, tokens = make_model(seed=seed % 3), random_tokens([0, 1, 4, 9, 9], seed)
+@given(beams(), kinds(), st.integers(0, 4), st.integers(0, 100))
+def test_the_best_parse_has_the_probability_that_the_level_parallel_model_gives_it(sizes, kind, max_actions, seed):
+    model, tokens = make_model(kind, seed=seed % 3), random_tokens([0, 1, 4, 9, 9], seed)
     found = search(model, tokens, BeamConfig(max_actions=max_actions, **sizes))
     actions = [tree_to_actions(phrases, len(words)) for phrases, words in zip(found.phrases, tokens, strict=True)]
-    trees = Ragged.from_lists(tokens, np.int64), Ragged.from_lists(actions, np.int64)
-    schedule = model.prepare(*trees)
+    schedule = model.prepare(Ragged.from_lists(tokens, np.int64), Ragged.from_lists(actions, np.int64))
     gold = torch.from_numpy(schedule.gold)[:, None]
     of_tokens = model.logits(model.states(schedule)).log_softmax(1).gather(1, gold)[:, 0].numpy()
-    joint = [a.sum() for a in model.action_log_probs(*trees)]
+    joint = [a.sum() for a in model.action_log_probs(schedule)]
     joint = np.array(joint) + np.add.reduceat(of_tokens, found.token_log_probs.offsets[:-1])
     np.testing.assert_allclose(found.parse_log_probs, joint, atol=TOLERANCE)
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.data(), beams())
-def test_the_mixture_depends_on_no_token_at_or_after_its_position(data, sizes):
-    model = make_model()
+@given(st.data(), beams(), kinds())
+def test_the_mixture_depends_on_no_token_at_or_after_its_position(data, sizes, kind):
+    model = make_model(kind)
     config = BeamConfig(max_actions=4, **sizes)
     tokens = random_tokens([8], data.draw(st.integers(0, 100)))[0]
     t = data.draw(st.integers(0, 8))
@@ -164,8 +177,9 @@ def test_a_sentence_is_searched_alone_as_among_others(sizes, lengths):
         assert alone.parse_log_probs[0] == pytest.approx(together.parse_log_probs[m], abs=TOLERANCE)
 
 
-def test_batches_and_compaction_change_nothing():
-    model, tokens = make_model(), random_tokens([3, 20, 7, 7, 11, 1])
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_batches_and_compaction_change_nothing(kind):
+    model, tokens = make_model(kind), random_tokens([3, 20, 7, 7, 11, 1])
     config = BeamConfig(beam=8, word_beam=4, max_actions=6)
     expected = search(model, tokens, config)
     assert_same(search(model, tokens, config, max_nodes=0), expected)

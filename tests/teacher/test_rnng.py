@@ -1,5 +1,7 @@
 """The level-parallel RNNG is the one-action-at-a-time RNNG."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.next_token import gold_log_probs
+from storage.errors import ConfigError
 from storage.ragged import Ragged
 from teacher.config import TeacherConfig
-from teacher.levels import TreeBatch, build_schedule
+from teacher.levels import TreeBatch
 from teacher.rnng import PARTS, Rnng
 from tests.reference import sentence_log_probs
 from tests.strategies import CORNER_CASES, EOS_ID, NUM_LABELS, VOCAB_SIZE, batch, sentences
 
 SIZES = [(8, 8, 2), (6, 9, 1), (9, 5, 3)]
 """Embedding, hidden, layers: equal sizes, and projections up and down."""
+KINDS = [
+    {"strategy": "top-down", "composition": "bilstm"},
+    {"strategy": "top-down", "composition": "attention"},
+    *(
+        {"strategy": "binary", "composition": composition, "branching": branching}
+        for composition, branching in itertools.product(("treelstm", "bilstm", "attention"), ("left", "right"))
+    ),
+]
+"""Every strategy with every composition that it has."""
 TOLERANCE = 1e-10
 """Both sides compute in float64; what they differ by is the order of additions."""
 
@@ -27,23 +39,25 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
-def make_model(sizes: tuple[int, int, int], *, vocab_size: int = VOCAB_SIZE, num_labels: int = NUM_LABELS) -> Rnng:
+def make_model(
+    sizes: tuple[int, int, int], *, vocab_size: int = VOCAB_SIZE, num_labels: int = NUM_LABELS, **kind: str
+) -> Rnng:
     torch.manual_seed(0)
-    config = TeacherConfig(embed_dim=sizes[0], hidden_dim=sizes[1], num_layers=sizes[2], dropout=0.0)
+    config = TeacherConfig(embed_dim=sizes[0], hidden_dim=sizes[1], num_layers=sizes[2], dropout=0.0, **kind)
     return Rnng(config, vocab_size=vocab_size, num_labels=num_labels, eos_id=EOS_ID)
 
 
 def assert_equal_to_reference(model: Rnng, tokens: Ragged, actions: Ragged, *, gradients: bool) -> None:
     expected = [sentence_log_probs(model, list(t), list(map(int, a))) for t, a in zip(tokens, actions, strict=True)]
-    found_actions = model.action_log_probs(tokens, actions)
+    schedule = model.prepare(tokens, actions)
+    found_actions = model.action_log_probs(schedule)
     found_tokens = gold_log_probs(model, tokens, actions, eos_id=EOS_ID, batch_tokens=50)
     for m, (action_log_probs, token_log_probs) in enumerate(expected):
         np.testing.assert_allclose(found_actions[m], action_log_probs.detach().numpy(), atol=TOLERANCE, rtol=0)
         # gold_log_probs returns float32: the float64 values are compared through the states below.
         np.testing.assert_allclose(found_tokens[m], token_log_probs.detach().numpy(), atol=1e-5, rtol=1e-6)
     all_tokens = torch.cat([token_log_probs for _, token_log_probs in expected])
-    schedule = build_schedule(tokens, actions, eos_id=EOS_ID)
-    log_probs = model.logits(model.states(model.prepare(tokens, actions))).log_softmax(1)
+    log_probs = model.logits(model.states(schedule)).log_softmax(1)
     found = log_probs.gather(1, torch.from_numpy(schedule.gold)[:, None])[:, 0]
     torch.testing.assert_close(found, all_tokens, atol=TOLERANCE, rtol=0)
     if not gradients:
@@ -63,21 +77,57 @@ def assert_equal_to_reference(model: Rnng, tokens: Ragged, actions: Ragged, *, g
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@settings(max_examples=70, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(sentences(), min_size=1, max_size=5))
 def test_level_parallel_equals_one_action_at_a_time(sizes, some):
     assert_equal_to_reference(make_model(sizes), *batch(some), gradients=True)
 
 
-@pytest.mark.parametrize("sizes", SIZES)
-def test_corner_cases_equal_the_reference_alone_and_together(sizes):
+@pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: "-".join(kind.values()))
+@settings(max_examples=25, deadline=None)
+@given(st.lists(sentences(), min_size=1, max_size=5))
+def test_every_strategy_and_composition_equals_one_action_at_a_time(kind, some):
+    assert_equal_to_reference(make_model(SIZES[1], **kind), *batch(some), gradients=True)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_corner_cases_equal_the_reference_alone_and_together(kind):
     for some in [*([case] for case in CORNER_CASES), CORNER_CASES]:
-        assert_equal_to_reference(make_model(sizes), *batch(some), gradients=True)
+        assert_equal_to_reference(make_model(SIZES[0], **kind), *batch(some), gradients=True)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_cached_inputs_change_nothing(kind):
+    model = make_model(SIZES[2], **kind).eval()
+    tokens, actions = batch(CORNER_CASES)
+    with torch.no_grad():
+        plain = model.states(model.prepare(tokens, actions))
+        model.cache_inputs()
+        cached = model.states(model.prepare(tokens, actions))
+    torch.testing.assert_close(cached, plain, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[2]], ids=lambda kind: "-".join(kind.values()))
+def test_levels_compose_what_constituents_alone_do(kind):
+    """``compose``, one level after the other, gives what ``forward`` gives for all."""
+    model = make_model(SIZES[0], **kind)
+    schedule = model.prepare(*batch(CORNER_CASES))
+    vectors = model.token_embedding[torch.from_numpy(schedule.tokens)]
+    values = model.composition.leaves(vectors)
+    for level in schedule.compositions:
+        values = torch.cat([values, model.composition.compose(values, level)])
+    expected = model.composition(vectors, schedule.compositions, model.dropout)
+    torch.testing.assert_close(model.composition.vectors(values), expected, atol=1e-12, rtol=0)
+
+
+def test_treelstm_is_refused_for_labelled_trees():
+    with pytest.raises(ConfigError, match="treelstm joins two children"):
+        TeacherConfig(composition="treelstm")
 
 
 def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter():
     model = make_model(SIZES[1])
-    schedule = build_schedule(*batch([]), eos_id=EOS_ID)
+    schedule = model.prepare(*batch([]))
     sums = model(TreeBatch(schedule=schedule, num_positions_global=3))
     sums[0].backward()
     assert sums.tolist() == [0.0] * len(PARTS)
@@ -86,7 +136,7 @@ def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter():
 
 def test_a_batch_with_nothing_to_compose_reaches_every_parameter():
     model = make_model(SIZES[0])
-    schedule = build_schedule(*batch([CORNER_CASES[2]]), eos_id=EOS_ID)
+    schedule = model.prepare(*batch([CORNER_CASES[2]]))
     model(TreeBatch(schedule=schedule, num_positions_global=2))[0].backward()
     assert all(p.grad is not None for p in model.parameters())
 
@@ -94,10 +144,10 @@ def test_a_batch_with_nothing_to_compose_reaches_every_parameter():
 def test_parts_are_the_joint_loss_and_its_halves():
     model = make_model(SIZES[0])
     tokens, actions = batch(CORNER_CASES)
-    schedule = build_schedule(tokens, actions, eos_id=EOS_ID)
+    schedule = model.prepare(tokens, actions)
     loss, token_loss, action_loss = model(TreeBatch(schedule=schedule, num_positions_global=1)).tolist()
     assert loss == pytest.approx(token_loss + action_loss, rel=1e-12)
-    assert action_loss == pytest.approx(-float(model.action_log_probs(tokens, actions).values.sum()), rel=1e-12)
+    assert action_loss == pytest.approx(-float(model.action_log_probs(schedule).values.sum()), rel=1e-12)
 
 
 def test_dropout_changes_training_and_never_evaluation():
@@ -105,7 +155,7 @@ def test_dropout_changes_training_and_never_evaluation():
     model = Rnng(
         TeacherConfig(embed_dim=8, hidden_dim=8, dropout=0.5), vocab_size=VOCAB_SIZE, num_labels=6, eos_id=EOS_ID
     )
-    schedule = build_schedule(*batch(CORNER_CASES), eos_id=EOS_ID)
+    schedule = model.prepare(*batch(CORNER_CASES))
     one = TreeBatch(schedule=schedule, num_positions_global=1)
     assert model(one)[0] != model(one)[0]
     model.eval()

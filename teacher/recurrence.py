@@ -1,0 +1,400 @@
+"""LSTMs over levels, each as one differentiable function with its backward pass written out.
+
+What autograd would do round by round is here done once: one product gives the gates of all inputs, one the gradient
+of each weight, and the states of all rounds lie in one buffer that later rounds gather from. A round is left with one
+recurrent product and a few point-wise operations. Second derivatives are not available. Against the same arithmetic
+left to autograd: docs/decisions/0007.
+
+Products are taken in the type of the weights (bfloat16 under autocast); gates, hidden and cell states are kept in
+float32 then, and in the weights' own type otherwise.
+
+Shape letters: S rows of the stack, Q of them distinct parents, H size of the LSTM, I size of its inputs; N tokens, K
+constituents, c children, L labels, D size of values. Gates stand in the order input, forget, output, candidate, so
+that one call squashes three of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from teacher.levels import CompositionLevel, StackLevel
+
+
+def state_dtype(weight: Tensor) -> torch.dtype:
+    """Return the type of states where products are taken in the type of ``weight``: float32 at least."""
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the hidden and the cell state after one LSTM step (Hochreiter and Schmidhuber 1997; forget gates).
+
+    Args:
+        gates: ``[..., 4H]``: input, forget, output and candidate gates before their non-linearities.
+        cell: ``[..., H]`` cell state before, or None for zeros.
+    """
+    size = gates.shape[-1] // 4
+    in_gate, forget_gate, out_gate = gates[..., : 3 * size].sigmoid().chunk(3, dim=-1)
+    new = in_gate * gates[..., 3 * size :].tanh()
+    if cell is not None:
+        new = torch.addcmul(new, forget_gate, cell)
+    return out_gate * new.tanh(), new
+
+
+def stack_lstm(
+    inputs: Tensor, input_weight: Tensor, bias: Tensor, recurrent_weight: Tensor, levels: Sequence[StackLevel]
+) -> Tensor:
+    """Return the hidden states ``[S, H]`` of one layer over a trie of pushes, in row order.
+
+    Args:
+        inputs: ``[S, I]`` in row order.
+        input_weight: ``[I, 4H]``.
+        bias: ``[4H]``.
+        recurrent_weight: ``[H, 4H]``.
+        levels: Depth 1 first.
+    """
+    hidden: Tensor = _StackLstm.apply(inputs, input_weight, bias, recurrent_weight, levels)  # type: ignore[no-untyped-call]
+    return hidden
+
+
+def stack_lstm_from_gates(gates: Tensor, recurrent_weight: Tensor, levels: Sequence[StackLevel]) -> Tensor:
+    """Return what ``stack_lstm`` does from the gates ``[S, 4H]`` of all inputs, which it overwrites; no gradient."""
+    parents = _parents(levels, gates.device)
+    hidden, _, _ = _run_stack(gates, recurrent_weight, levels, parents)
+    return hidden
+
+
+def _parents(levels: Sequence[StackLevel], device: torch.device) -> list[Tensor]:
+    """Return the parents of each level on the device, by one copy."""
+    sizes = [len(level.parents) for level in levels]
+    return list(torch.from_numpy(np.concatenate([level.parents for level in levels])).to(device).split(sizes))
+
+
+def _run_stack(
+    gates: Tensor, recurrent_weight: Tensor, levels: Sequence[StackLevel], parents: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return hidden states, cell states and the tanh of those, all ``[S, H]``; ``gates`` become squashed gates."""
+    size = gates.shape[1] // 4
+    hidden, cell, squashed = (gates.new_empty(len(gates), size) for _ in range(3))
+    first = 0
+    for level, onto in zip(levels, parents, strict=True):
+        at = slice(first, first + level.size)
+        first += level.size
+        here = gates[at]
+        if level.group_sizes:
+            recurrent = hidden.index_select(0, onto).to(recurrent_weight.dtype) @ recurrent_weight
+            below = cell.index_select(0, onto)
+            start = 0
+            for number in level.group_sizes:
+                here[start : start + number] += recurrent[:number]
+                start += number
+        here[:, : 3 * size].sigmoid_()
+        here[:, 3 * size :].tanh_()
+        new = torch.mul(here[:, :size], here[:, 3 * size :], out=cell[at])
+        if level.group_sizes:
+            start = 0
+            for number in level.group_sizes:
+                new[start : start + number].addcmul_(here[start : start + number, size : 2 * size], below[:number])
+                start += number
+        torch.tanh(new, out=squashed[at])
+        torch.mul(here[:, 2 * size : 3 * size], squashed[at], out=hidden[at])
+    return hidden, cell, squashed
+
+
+def _cell_backward(
+    gates: Tensor, squashed: Tensor, below: Tensor | None, grad_hidden: Tensor, grad_cell: Tensor, out: Tensor
+) -> Tensor:
+    """Write the gradient of the gates before their non-linearities; return that of the cell state before.
+
+    Args:
+        gates: ``[..., 4H]``, squashed.
+        squashed: ``[..., H]``: tanh of the new cell state.
+        below: ``[..., H]``: the cell state before; None for zeros.
+        grad_hidden: ``[..., H]``.
+        grad_cell: ``[..., H]``: what later rounds give; the share of ``grad_hidden`` is added to it in place.
+        out: ``[..., 4H]``.
+    """
+    size = squashed.shape[-1]
+    in_gate, forget_gate, out_gate, candidate = gates.split(size, dim=-1)
+    through_tanh = torch.ops.aten.tanh_backward(grad_hidden * out_gate, squashed)
+    grad_cell += through_tanh
+    grad_in, grad_forget, grad_out, grad_candidate = out.split(size, dim=-1)
+    torch.mul(grad_cell, candidate, out=grad_in)
+    if below is None:
+        grad_forget.zero_()
+    else:
+        torch.mul(grad_cell, below, out=grad_forget)
+    torch.mul(grad_hidden, squashed, out=grad_out)
+    three, three_gates = out[..., : 3 * size], gates[..., : 3 * size]
+    three.mul_(three_gates).addcmul_(three, three_gates, value=-1)
+    torch.mul(grad_cell, in_gate, out=grad_candidate)
+    grad_candidate.addcmul_(grad_candidate * candidate, candidate, value=-1)
+    return grad_cell * forget_gate
+
+
+class _StackLstm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  torch gives its context no public type
+        inputs: Tensor,
+        input_weight: Tensor,
+        bias: Tensor,
+        recurrent_weight: Tensor,
+        levels: Sequence[StackLevel],
+    ) -> Tensor:
+        gates = torch.addmm(bias, inputs.to(bias.dtype), input_weight).to(state_dtype(input_weight))
+        ctx.levels, ctx.parents = levels, _parents(levels, inputs.device)
+        hidden, cell, squashed = _run_stack(gates, recurrent_weight, levels, ctx.parents)
+        ctx.save_for_backward(inputs, input_weight, recurrent_weight, gates, hidden, cell, squashed)
+        return hidden
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs, input_weight, recurrent_weight, gates, hidden, cell, squashed = ctx.saved_tensors
+        grad_hidden = grad_output.clone(memory_format=torch.contiguous_format)
+        grad_cell = torch.zeros_like(cell)
+        grad_gates = torch.empty_like(gates)
+        all_parents = torch.cat(ctx.parents)
+        grad_recurrent = gates.new_empty(len(all_parents), gates.shape[1])
+        first, first_parent = len(gates), len(all_parents)
+        for level, onto in zip(reversed(ctx.levels), reversed(ctx.parents), strict=True):
+            at = slice(first - level.size, first)
+            first -= level.size
+            below = None
+            if level.group_sizes:
+                # A parent's cell state, once for each push onto it.
+                distinct = cell.index_select(0, onto)
+                below = torch.cat([distinct[:number] for number in level.group_sizes])
+            grad_below = _cell_backward(gates[at], squashed[at], below, grad_hidden[at], grad_cell[at], grad_gates[at])
+            if not level.group_sizes:
+                continue
+            first_parent -= len(onto)
+            summed = grad_recurrent[first_parent : first_parent + len(onto)]
+            _sum_groups(grad_gates[at], level.group_sizes, out=summed)
+            grad_cell.index_add_(0, onto, _sum_groups(grad_below, level.group_sizes))
+            to_hidden = summed.to(recurrent_weight.dtype) @ recurrent_weight.T
+            grad_hidden.index_add_(0, onto, to_hidden.to(grad_hidden.dtype))
+        dtype = input_weight.dtype
+        grad_gates = grad_gates.to(dtype)
+        parent_states = hidden.index_select(0, all_parents).to(dtype)
+        return (
+            (grad_gates @ input_weight.T).to(inputs.dtype),
+            inputs.to(dtype).T @ grad_gates,
+            grad_gates.sum(0),
+            parent_states.T @ grad_recurrent.to(dtype),
+            None,
+        )
+
+
+def _sum_groups(rows: Tensor, sizes: Sequence[int], *, out: Tensor | None = None) -> Tensor:
+    """Return, for each parent, the sum over what is pushed onto it."""
+    total = rows[: sizes[0]].clone() if out is None else out.copy_(rows[: sizes[0]])
+    start = sizes[0]
+    for number in sizes[1:]:
+        total[:number] += rows[start : start + number]
+        start += number
+    return total
+
+
+def bilstm_composition(
+    vectors: Tensor,
+    gates: Tensor | None,
+    label_states: Tensor,
+    mask: Tensor | None,
+    weights: Sequence[Tensor],
+    levels: Sequence[CompositionLevel],
+) -> Tensor:
+    """Return ``[N + K, D]``: vectors of the tokens and, after them, of all constituents.
+
+    Args:
+        vectors: ``[N, D]``.
+        gates: ``[N, 8D]``: the tokens' products with the input weights, if they are known; then no gradient flows.
+        label_states: ``[2, 2, L, D]``: hidden and cell state, in both directions, after reading a label.
+        mask: ``[K, D]`` that constituents are multiplied by, or None.
+        weights: Input ``[D, 8D]`` (forward, then backward), its bias ``[8D]``, recurrent ``[2, D, 4D]``, output
+            ``[2D, D]`` and its bias ``[D]``.
+        levels: Height 1 first.
+    """
+    values: Tensor = _BiLstmComposition.apply(vectors, gates, label_states, mask, levels, *weights)  # type: ignore[no-untyped-call]
+    return values
+
+
+class _Steps:
+    """What the rounds of one level leave for its backward pass."""
+
+    def __init__(self) -> None:
+        self.gates: list[Tensor] = []
+        self.squashed: list[Tensor] = []
+        self.hidden_before: list[Tensor] = []
+        self.cell_before: list[Tensor] = []
+
+
+def run_both_directions(
+    gates: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    recurrent_weight: Tensor,
+    step_sizes: Sequence[int],
+    keep: _Steps | None = None,
+) -> Tensor:
+    """Return ``[m, 2D]``: the last hidden states, forward then backward, of the constituents of one level.
+
+    Args:
+        gates: ``[2, c, 4D]``: the children's products with the input weights, step by step.
+        hidden: ``[2, m, D]``: after the label.
+        cell: ``[2, m, D]``: after the label.
+        recurrent_weight: ``[2, D, 4D]``.
+        step_sizes: How many constituents have a first child, a second, and so on.
+        keep: Where to leave what a backward pass needs.
+    """
+    size = cell.shape[2]
+    ends = cell.new_empty(cell.shape[1], 2 * size)
+    first = 0
+    for number, after in zip(step_sizes, [*step_sizes[1:], 0], strict=True):
+        hidden, cell = hidden[:, :number], cell[:, :number]
+        recurrent = torch.bmm(hidden.to(recurrent_weight.dtype), recurrent_weight)
+        here = gates[:, first : first + number] + recurrent
+        first += number
+        here[..., : 3 * size].sigmoid_()
+        here[..., 3 * size :].tanh_()
+        new = (here[..., :size] * here[..., 3 * size :]).addcmul_(here[..., size : 2 * size], cell)
+        squashed = new.tanh()
+        if keep is not None:
+            keep.gates.append(here)
+            keep.squashed.append(squashed)
+            keep.hidden_before.append(hidden)
+            keep.cell_before.append(cell)
+        hidden, cell = here[..., 2 * size : 3 * size] * squashed, new
+        ends[after:number, :size] = hidden[0, after:]
+        ends[after:number, size:] = hidden[1, after:]
+    return ends
+
+
+class _BiLstmComposition(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        vectors: Tensor,
+        gates: Tensor | None,
+        label_states: Tensor,
+        mask: Tensor | None,
+        levels: Sequence[CompositionLevel],
+        input_weight: Tensor,
+        bias: Tensor,
+        recurrent_weight: Tensor,
+        output_weight: Tensor,
+        output_bias: Tensor,
+    ) -> Tensor:
+        num_tokens, num_values = len(vectors), len(vectors) + sum(len(level.labels) for level in levels)
+        dtype, dim = state_dtype(input_weight), vectors.shape[1]
+        values = vectors.new_empty(num_values, dim, dtype=dtype)
+        values[:num_tokens] = vectors
+        node_gates = vectors.new_empty(num_values, 8 * dim, dtype=dtype)
+        node_gates[:num_tokens] = torch.addmm(bias, vectors.to(bias.dtype), input_weight) if gates is None else gates
+        labels, gathers = level_indices(levels, vectors.device)
+        composed = values.new_empty(num_values - num_tokens, dim)
+        ends = values.new_empty(num_values - num_tokens, 2 * dim)
+        steps = [_Steps() for _ in levels]
+        first = 0
+        for level, label, gather, keep in zip(levels, labels, gathers, steps, strict=True):
+            here = slice(first, first + len(label))
+            at = slice(num_tokens + first, num_tokens + first + len(label))
+            first += len(label)
+            level_gates = node_gates.view(-1, 4 * dim).index_select(0, gather).view(2, -1, 4 * dim)
+            hidden, cell = label_states.index_select(2, label)
+            ends[here] = run_both_directions(level_gates, hidden, cell, recurrent_weight, level.step_sizes, keep)
+            product = torch.addmm(output_bias, ends[here].to(output_weight.dtype), output_weight)
+            torch.tanh(product.to(dtype), out=composed[here])
+            if mask is None:
+                values[at] = composed[here]
+            else:
+                torch.mul(composed[here], mask[here], out=values[at])
+            node_gates[at] = torch.addmm(bias, values[at].to(bias.dtype), input_weight)
+        ctx.save_for_backward(values, composed, ends, mask, input_weight, recurrent_weight, output_weight)
+        ctx.levels, ctx.labels, ctx.gathers, ctx.steps = levels, labels, gathers, steps
+        ctx.num_tokens, ctx.num_labels = num_tokens, label_states.shape[2]
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        values, composed, ends, mask, input_weight, recurrent_weight, output_weight = ctx.saved_tensors
+        dim, dtype, num_tokens = values.shape[1], input_weight.dtype, ctx.num_tokens
+        grad_values = grad_output.clone(memory_format=torch.contiguous_format)
+        grad_node_gates = values.new_zeros(len(values), 8 * dim)
+        grad_labels = values.new_zeros(2, 2, ctx.num_labels, dim)
+        grad_before_tanh = torch.empty_like(composed)
+        hidden_before, grad_gates = [], []
+        first = len(composed)
+        for level, label, gather, kept in reversed(
+            list(zip(ctx.levels, ctx.labels, ctx.gathers, ctx.steps, strict=True))
+        ):
+            here = slice(first - len(label), first)
+            at = slice(num_tokens + here.start, num_tokens + first)
+            first -= len(label)
+            # What is composed here may have been a child above: those levels are done.
+            grad = grad_values[at]
+            grad += (grad_node_gates[at].to(dtype) @ input_weight.T).to(grad.dtype)
+            if mask is not None:
+                grad = grad * mask[here]
+            grad_before_tanh[here] = torch.ops.aten.tanh_backward(grad, composed[here])
+            grad_ends = (grad_before_tanh[here].to(dtype) @ output_weight.T).to(values.dtype)
+            grad_ends = torch.stack(grad_ends.split(dim, dim=1))
+            grad_level = values.new_empty(2, sum(level.step_sizes), 4 * dim)
+            grad_hidden, grad_cell = grad_ends[:, : level.step_sizes[-1]], None
+            position = sum(level.step_sizes)
+            for step in range(len(level.step_sizes) - 1, -1, -1):
+                number = level.step_sizes[step]
+                if grad_cell is None or grad_cell.shape[1] < number:
+                    # Constituents whose last child this is join in.
+                    done = grad_cell.shape[1] if grad_cell is not None else 0
+                    fresh = grad_ends[:, done:number]
+                    grad_hidden = torch.cat([grad_hidden, fresh], dim=1) if done else fresh
+                    zeros = torch.zeros_like(fresh)
+                    grad_cell = torch.cat([grad_cell, zeros], dim=1) if grad_cell is not None else zeros
+                out = grad_level[:, position - number : position]
+                position -= number
+                grad_cell = _cell_backward(
+                    kept.gates[step], kept.squashed[step], kept.cell_before[step], grad_hidden, grad_cell, out
+                )
+                grad_hidden = torch.bmm(out.to(dtype), recurrent_weight.mT).to(values.dtype)
+            hidden_before += kept.hidden_before
+            grad_gates.append(grad_level)
+            grad_labels[0].index_add_(1, label, grad_hidden)
+            grad_labels[1].index_add_(1, label, grad_cell)
+            grad_node_gates.view(-1, 4 * dim).index_copy_(0, gather, grad_level.view(-1, 4 * dim))
+        grad_node_gates = grad_node_gates.to(dtype)
+        grad_tokens = grad_values[:num_tokens] + grad_node_gates[:num_tokens] @ input_weight.T
+        grad_recurrent = torch.zeros_like(recurrent_weight)
+        if hidden_before:
+            before = torch.cat(hidden_before, dim=1).to(dtype)
+            grad_recurrent = torch.bmm(before.mT, torch.cat(grad_gates, dim=1).to(dtype))
+        return (
+            grad_tokens,
+            None,
+            grad_labels,
+            None,
+            None,
+            values.to(dtype).T @ grad_node_gates,
+            grad_node_gates.sum(0),
+            grad_recurrent,
+            ends.to(dtype).T @ grad_before_tanh.to(dtype),
+            grad_before_tanh.sum(0).to(dtype),
+        )
+
+
+def level_indices(levels: Sequence[CompositionLevel], device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Return of each level, on the device, by one copy each, its labels and where its children's gates stand.
+
+    Gates of a node are two rows, forward and backward: row ``2 * node + direction``; int64 ``[2c]``, forward first.
+    """
+    if not levels:
+        return [], []
+    labels = torch.from_numpy(np.concatenate([level.labels for level in levels])).to(device)
+    rows = [(2 * level.children + np.array([[0], [1]])).reshape(-1) for level in levels]
+    gathers = torch.from_numpy(np.concatenate(rows)).to(device)
+    return (
+        list(labels.split([len(level.labels) for level in levels])),
+        list(gathers.split([len(row) for row in rows])),
+    )
