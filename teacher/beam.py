@@ -15,10 +15,10 @@ one with open constituents does not survive it. Complete ones alone, with nothin
 
 Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``word_beam``-th best
 candidate, and a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as
-many NTs and REDUCEs SHIFT alone is left. Ties go to the better hypothesis before, then to the first action.
+many NTs and REDUCEs SHIFT alone is left. Ties go to the hypothesis that came first, then to the first action.
 
-Prefix probabilities sum over some trees only: lower bounds, the tighter the wider the beams. The mixtures are a language
-model of their own: their log-probabilities of the gold tokens add up to that of the sentence.
+Prefix probabilities sum over some trees only: lower bounds, the tighter the wider the beams. The mixtures are a
+language model of their own: their log-probabilities of the gold tokens add up to that of the sentence.
 
 Many sentences advance together, an action and a token at a time. What is computed only once is said in ``stack_pool``.
 
@@ -283,7 +283,6 @@ class _Batch:
     def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray) -> Hypotheses:
         """Return the hypotheses before the next position: candidates of unfinished sentences, their tokens pushed."""
         going_on = np.flatnonzero(candidates.sentence < len(self._sentences))
-        going_on = going_on[np.lexsort((-scores[going_on], candidates.sentence[going_on]))]
         before = candidates.take(going_on)
         nodes = self._pool.shift(before.node, gold[going_on])
         if len(self._pool) > self._compact_above:

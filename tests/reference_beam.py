@@ -115,7 +115,6 @@ def beam_search(model: Rnng, tokens: list[int], config: BeamConfig) -> Found:
             hypotheses = [h.after(action, score) for h, action, score in survivors if action != SHIFT]
         kept = sorted(candidates, key=lambda pair: -pair[1])[: config.word_beam]
         hypotheses = found.add(kept, token, is_last=t == len(tokens))
-        hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
     return found
 
 

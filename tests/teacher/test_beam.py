@@ -1,5 +1,7 @@
 """The beam search is the slow one, looks at no token too early, and never exceeds the sum over all trees."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -180,8 +182,12 @@ def test_a_sentence_is_searched_alone_as_among_others(sizes, lengths):
 @pytest.mark.parametrize("kind", TWO_KINDS)
 def test_batches_and_compaction_change_nothing(kind):
     model, tokens = make_model(kind), random_tokens([3, 20, 7, 7, 11, 1])
+    with torch.no_grad():
+        model.action_head.bias[1:] += 1  # without it few constituents stay open from token to token
     config = BeamConfig(beam=8, word_beam=4, max_actions=6)
     expected = search(model, tokens, config)
+    if kind == "bilstm":
+        assert max(stop - start for phrases in expected.phrases for label, start, stop in phrases if label) > 5
     assert_same(search(model, tokens, config, max_nodes=0), expected)
     assert_same(search(model, tokens, config, max_nodes=100), expected)
     assert_same(search(model, tokens, config, batch_sentences=2), expected)
@@ -207,12 +213,13 @@ def test_no_sentences_are_searched():
 def test_equal_hypotheses_are_ranked_by_order():
     model = make_model(num_labels=5)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "nt_embedding" in name or "label_embedding" in name or "action_head" in name:
-                parameter.zero_()  # all actions, and all labels, are the same
-    found = search(model, random_tokens([4]), BeamConfig(beam=3, word_beam=2, max_actions=4))
-    assert found.phrases[0] == [(0, 0, 4)]
-    assert {label for label, _, _ in found.phrases[0]} <= {0, 1}
+        for parameter in model.action_head.parameters():
+            parameter.zero_()
+    for beam, word_beam in itertools.product(range(1, 9), range(1, 5)):
+        config = BeamConfig(beam=beam, word_beam=word_beam, max_actions=3)
+        expected, found = beam_search(model, [], config), search(model, [[]], config)
+        assert found.num_effective[0] == pytest.approx(expected.num_effective, abs=TOLERANCE)
+        np.testing.assert_allclose(mixtures(model, found, config)[0][0], expected.mixtures[0], atol=TOLERANCE)
 
 
 def test_all_that_is_wrong_with_a_configuration_is_said_at_once():
