@@ -25,7 +25,7 @@ Many sentences advance together, an action and a token at a time. What is comput
 Shape letters: M sentences, P positions, W word beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -204,6 +204,7 @@ class _Batch:
         num_sentences = len(self._sentences)
         at_bottom = np.full(num_sentences, BOTTOM)
         hypotheses = Hypotheses(np.arange(num_sentences), np.zeros(num_sentences), at_bottom, at_bottom)
+        self._unclosed = hypotheses.take(np.arange(0))
         for t in range(int(self._lengths[0])):
             candidates = self._candidates(hypotheses)
             gold = self._gold.values[self._begins[candidates.sentence] + t]
@@ -213,15 +214,15 @@ class _Batch:
             self._found.prefix_log_probs[self._begins[: self._num_at(t)] + t] = log_sums(scores, candidates.sentence)
             if is_last.any():
                 self._finish(hypotheses, candidates, scores, t)
-            self._sentences = self._sentences[: self._num_at(t + 1)]
-            if len(self._sentences):
-                hypotheses = self._shift(candidates, scores, gold)
+            if self._num_at(t + 1):
+                hypotheses = self._shift(candidates, scores, gold, t)
+        self._note_parses(self._close(self._unclosed))
 
     def _candidates(self, hypotheses: Hypotheses) -> Hypotheses:
         """Return the best that reach a SHIFT, and their scores with it; nodes and events are those before the SHIFT."""
         word_beam, max_actions = self._config.word_beam, self._config.max_actions
         candidates = hypotheses.take(np.arange(0))
-        to_beat = np.full(len(self._sentences), -np.inf)
+        to_beat = np.full(int(hypotheses.sentence[-1]) + 1, -np.inf)
         for num_actions in range(max_actions + 1):
             totals = hypotheses.score[:, None] + self._pool.action_log_probs(hypotheses.node)
             if num_actions == max_actions:
@@ -280,19 +281,20 @@ class _Batch:
         log_probs: np.ndarray = (torch.cat(gold_logits) - normaliser).double().cpu().numpy()
         return log_probs, normaliser
 
-    def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray) -> Hypotheses:
-        """Return the hypotheses before the next position: candidates of unfinished sentences, their tokens pushed."""
-        going_on = np.flatnonzero(candidates.sentence < len(self._sentences))
+    def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray, t: int) -> Hypotheses:
+        """Return the hypotheses after position ``t``: candidates of unfinished sentences, their tokens pushed."""
+        going_on = np.flatnonzero(candidates.sentence < self._num_at(t + 1))
         before = candidates.take(going_on)
         nodes = self._pool.shift(before.node, gold[going_on])
         if len(self._pool) > self._compact_above:
-            nodes = self._pool.compact(nodes)
+            kept = self._pool.compact(np.append(nodes, self._unclosed.node))
+            nodes, self._unclosed = kept[: len(nodes)], replace(self._unclosed, node=kept[len(nodes) :])
             self._compact_above = max(self._max_nodes, 2 * len(self._pool))
         events = self._history.add(before.event, np.full(len(before), SHIFT))
         return Hypotheses(before.sentence, scores[going_on], nodes, events)
 
     def _finish(self, entered: Hypotheses, candidates: Hypotheses, scores: np.ndarray, t: int) -> None:
-        """Note the best parses of the sentences that end at position ``t``.
+        """Note the best parses of the sentences that end at position ``t``, or put off those without a candidate.
 
         Args:
             entered: The hypotheses before the position.
@@ -300,22 +302,22 @@ class _Batch:
             scores: The candidates' with ``<eos>``; -inf for those that are not complete.
             t: The position.
         """
-        is_complete = scores > -np.inf
         ending = np.arange(self._num_at(t + 1), self._num_at(t))
-        without = np.setdiff1d(ending, candidates.sentence[is_complete])
-        closed = self._close(entered.take(np.flatnonzero(np.isin(entered.sentence, without))))
-        complete = np.flatnonzero(is_complete & (candidates.sentence >= ending[0]))
-        with_eos = Hypotheses(
-            candidates.sentence[complete], scores[complete], candidates.node[complete], candidates.event[complete]
-        )
-        best = with_eos.and_then(closed).best(1)
+        complete = np.flatnonzero((scores > -np.inf) & (candidates.sentence >= ending[0]))
+        self._note_parses(replace(candidates.take(complete), score=scores[complete]))
+        without = np.setdiff1d(ending, candidates.sentence[complete])
+        unclosed = entered.take(np.flatnonzero(np.isin(entered.sentence, without)))
+        self._unclosed = self._unclosed.and_then(unclosed)
+
+    def _note_parses(self, complete: Hypotheses) -> None:
+        best = complete.best(1)
         for sentence, score, event in zip(self._sentences[best.sentence], best.score, best.event, strict=True):
             self._found.parse_log_probs[sentence] = score
             self._found.actions[sentence] = [FIRST_NT, *self._history.actions(event), SHIFT, REDUCE]
 
     def _close(self, hypotheses: Hypotheses) -> Hypotheses:
         """Return hypotheses completed by nothing but REDUCEs and ``<eos>``, however many it takes."""
-        hypotheses = hypotheses.take(np.arange(len(hypotheses)))
+        hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # changed below
         while len(still_open := np.flatnonzero(~self._pool.is_complete(hypotheses.node))):
             hypotheses.score[still_open] += self._pool.action_log_probs(hypotheses.node[still_open])[:, REDUCE]
             reduced = self._act(hypotheses.take(still_open), np.full(len(still_open), REDUCE))
