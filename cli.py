@@ -111,6 +111,11 @@ cache_option = click.option(
     show_default=True,
     help="Of a dump at a URL: most local copies to keep.",
 )
+resume_option = click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the checkpoint of the run in --out, to the same end; begin where there is none yet.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -192,6 +197,13 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of --trees shuffled.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@click.option(
+    "--unseen-labels",
+    type=click.Choice(["drop", "map", "refuse"]),
+    default="drop",
+    show_default=True,
+    help="Of dev and test, labels that train lacks: drop the sentence, or read them as train's most frequent label.",
+)
 def build_dataset(**given: Any) -> None:  # noqa: ANN401
     """Fit trees to tokens and store both: the dataset that every later command reads.
 
@@ -209,16 +221,17 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
 @main.command()
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
+@resume_option
 @configured_by(TeacherConfig, TeacherTrainConfig)
-def train_teacher(data: Place, out: Path, values: dict[str, Any]) -> None:
+def train_teacher(data: Place, out: Path, resume: bool, values: dict[str, Any]) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
 
     \b
-    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
+    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6 --resume
     """
     from teacher.train import train_teacher as run
 
-    run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values))
+    run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values), resume=resume)
 
 
 @main.command()
@@ -274,9 +287,12 @@ def dump_teacher(
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--dump", type=STORE, help="A dump made by dump-teacher; without one, the baseline is trained.")
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
+@resume_option
 @cache_option
 @configured_by(StudentConfig, StudentTrainConfig)
-def train_student(data: Place, dump: Place | None, out: Path, cache_gb: float, values: dict[str, Any]) -> None:
+def train_student(
+    data: Place, dump: Place | None, out: Path, resume: bool, cache_gb: float, values: dict[str, Any]
+) -> None:
     """Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
 
     \b
@@ -286,7 +302,7 @@ def train_student(data: Place, dump: Place | None, out: Path, cache_gb: float, v
     from student.train import train_student as run
 
     folder = open_folder(dump, cache_bytes=int(cache_gb * 1e9)) if dump is not None else None
-    run(data, folder, out, values, options.build(StudentTrainConfig, values))
+    run(data, folder, out, values, options.build(StudentTrainConfig, values), resume=resume)
 
 
 @main.group()
@@ -331,6 +347,35 @@ def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool) -> None
     from student.scoring import evaluate_minimal_pairs
 
     show(evaluate_minimal_pairs(model, folder, device=device), as_json=as_json)
+
+
+@evaluate.command()
+@click.argument("model", type=PATH)
+@click.argument("text", type=PATH)
+@click.option("--out", type=PATH, required=True, help="The table to write: tab-separated, with a header, no quoting.")
+@click.option("--by", type=click.Choice(["word", "token"]), default="word", show_default=True, help="What a row is.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@json_option
+def surprisal(
+    model: Path,
+    text: Path,
+    out: Path,
+    by: Literal["word", "token"],
+    on_error: Literal["stop", "skip"],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Surprisal in bits of every word of a text, a sentence a line, under a student; with <eos> of each sentence.
+
+    The sentence number is that of the line, so the table can be joined with the text.
+
+    \b
+    Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
+    """
+    from student.scoring import evaluate_surprisal
+
+    show(evaluate_surprisal(model, text, out, by=by, on_error=on_error, device=device), as_json=as_json)
 
 
 @main.command()

@@ -100,25 +100,38 @@ class BatchPlan:
         self._lengths = lengths
         self._config = config
         self._world = world
+        self._newest: tuple[int, list[np.ndarray]] | None = None
 
-    def num_batches(self, epoch: int) -> int:
-        """Batches of an epoch, the same on every rank."""
-        return len(self._batches(epoch))
+    def batch_positions(self, epoch: int) -> np.ndarray:
+        """Return int64 ``[B]``: the positions of each batch of an epoch, over all ranks."""
+        return np.array([self._lengths[batch].sum() for batch in self.batches(epoch)], np.int64)
 
-    def slices(self, epoch: int) -> Iterator[tuple[np.ndarray, int]]:
+    def slices(self, epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, int]]:
         """Yield this rank's sentences of each batch, possibly none, and the positions of the whole batch.
 
         Every ``size``-th sentence of a batch sorted by length: all ranks get about the same work.
+
+        Args:
+            epoch: From 0.
+            first: The batch to begin with; those before it cost nothing.
         """
-        for batch in self._batches(epoch):
+        for batch in self.batches(epoch)[first:]:
             yield batch[self._world.rank :: self._world.size], int(self._lengths[batch].sum())
 
-    def _batches(self, epoch: int) -> list[np.ndarray]:
-        return plan_epoch(
-            self._lengths,
-            seed=self._config.seed,
-            epoch=epoch,
-            batch_tokens=self._config.batch_tokens,
-            batch_sentences=self._config.batch_sentences,
-            shuffle_window=self._config.shuffle_window,
-        )
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Return the sentences of each batch of an epoch, over all ranks. The newest epoch asked for is kept."""
+        newest = self._newest
+        if newest is None or newest[0] != epoch:
+            newest = (
+                epoch,
+                plan_epoch(
+                    self._lengths,
+                    seed=self._config.seed,
+                    epoch=epoch,
+                    batch_tokens=self._config.batch_tokens,
+                    batch_sentences=self._config.batch_sentences,
+                    shuffle_window=self._config.shuffle_window,
+                ),
+            )
+            self._newest = newest
+        return newest[1]

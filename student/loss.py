@@ -51,6 +51,9 @@ PARTS = ("loss", "cross_entropy", "kl")
 DRAWN_PARTS = ("loss", "cross_entropy", "soft_cross_entropy")
 """The same for targets with draws; ``soft_cross_entropy`` is at temperature T, without the factor T^2."""
 
+NUM_GOLD_PARTS = 2
+"""How many of either, the first, there are without targets."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SoftTargets:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.chunked_vocabulary import CHUNK_ROWS, RowLoss, vocabulary_loss
+from pipeline.chunked_vocabulary import RowLoss, vocabulary_loss
 from storage.ragged import Ragged
 from student.config import INITIALIZER_RANGE, LAYER_NORM_EPSILON, StudentConfig
 
@@ -176,7 +176,7 @@ class Student(nn.Module):
         """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
         return F.linear(states, self.head_weight)
 
-    def forward(self, tokens: Ragged, row_loss: RowLoss, *, num_parts: int, chunk_rows: int = CHUNK_ROWS) -> Tensor:
+    def forward(self, tokens: Ragged, row_loss: RowLoss, *, num_parts: int, chunk_rows: int = 0) -> Tensor:
         """Return ``[num_parts]`` sums of ``row_loss`` over all positions, for sentences as in ``states``.
 
         Everything that has a gradient happens in here, as ``DistributedDataParallel`` wants it.

@@ -1,15 +1,17 @@
-"""Evaluate a trained student: perplexity of a split, accuracy on minimal pairs."""
+"""Evaluate a trained student: perplexity of a split, accuracy on minimal pairs, surprisals of a text."""
 
 from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.dataset import load_dataset
+from pipeline.corpus.text import OnError
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
 from pipeline.evaluation.minimal_pairs import pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.perplexity import UNCONDITIONAL, perplexity_figure
-from pipeline.evaluation.recording import check_tokenizer, record_minimal_pairs, record_perplexity
+from pipeline.evaluation.recording import check_tokenizer, record_minimal_pairs, record_perplexity, record_surprisal
 from pipeline.evaluation.scorer import NextTokenScorer
+from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.runtime.distributed import joined
 from storage.locations import Place
 from storage.ragged import Ragged
@@ -45,3 +47,17 @@ def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str) -> dict[st
         settings = {"checkpoint": "best", "batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
         name = folder.resolve().name.removesuffix(".gz").removesuffix(".jsonl")
         return record_minimal_pairs(run, name, figures, pairs_sha256=pairs_sha256(pairs), settings=settings)
+
+
+def evaluate_surprisal(model: Path, text: Path, out: Path, *, by: By, on_error: OnError, device: str) -> dict[str, Any]:
+    """Write the surprisals of a text's words or tokens as a table, and their sums beside the run; return the sums."""
+    with joined(device, threads=0) as (_, where):
+        student, run = load_student(model, where)
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+        scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=BATCH_TOKENS)
+        figure, dropped = write_surprisals(
+            scorer, tokenizer, text, out, by=by, max_tokens=student.config.max_length - 1, on_error=on_error
+        )
+        settings = {"checkpoint": "best", "batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        settings |= {"distribution": UNCONDITIONAL, "on_error": on_error}
+        return record_surprisal(run, text, out, figure, dropped=dropped, settings=settings)

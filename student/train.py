@@ -12,13 +12,14 @@ from pipeline.batching import BatchPlan
 from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, joined
-from pipeline.runtime.run_directory import RunInfo, create_run, load_weights, open_run
+from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights, open_run
+from pipeline.runtime.run_start import training_run
 from pipeline.training import train
 from storage.errors import RunError
 from storage.locations import Location, Place
 from storage.reader import DumpReader
 from student.config import StudentConfig
-from student.loss import DRAWN_PARTS, PARTS, distillation_rows
+from student.loss import DRAWN_PARTS, NUM_GOLD_PARTS, PARTS, distillation_rows
 from student.model import Student
 from student.stream import DumpTargets, StudentBatch, student_batches
 from student.train_config import StudentTrainConfig
@@ -46,13 +47,17 @@ class DistillationObjective(nn.Module):
 
 
 class StudentTask:
-    """A student and its batches, for ``pipeline.training``. Dev has no soft targets: its loss is the cross-entropy."""
+    """A student and its batches, for ``pipeline.training``.
+
+    Without soft targets, as on dev and without a dump, the loss is the cross-entropy.
+    """
 
     def __init__(
         self, model: Student, dataset: Dataset, targets: DumpTargets | None, config: StudentTrainConfig, world: World
     ) -> None:
         self.model = model
-        self.parts = DRAWN_PARTS if targets is not None and targets.have_draws else PARTS
+        self.dev_parts = PARTS[:NUM_GOLD_PARTS]
+        self.parts = self.dev_parts if targets is None else DRAWN_PARTS if targets.have_draws else PARTS
         self.objective = DistillationObjective(model, config)
         self._splits = {name: dataset.split(name) for name in ("train", "dev")}
         self._plans = {
@@ -61,25 +66,35 @@ class StudentTask:
         self._targets = targets
         self._eos_id = dataset.tokenizer.eos_id
 
-    def num_batches(self, epoch: int) -> int:
-        """Batches of an epoch."""
-        return self._plans["train"].num_batches(epoch)
+    def batch_positions(self, epoch: int) -> np.ndarray:
+        """Positions of each batch of an epoch."""
+        return self._plans["train"].batch_positions(epoch)
 
-    def train_batches(self, epoch: int) -> Iterable[StudentBatch]:
+    def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
+        """Sentences of a batch."""
+        return self._plans["train"].batches(epoch)[index]
+
+    def train_batches(self, epoch: int, first: int) -> Iterable[StudentBatch]:
         """This rank's slices of an epoch."""
-        return self._batches("train", epoch, self._targets)
+        return self._batches("train", epoch, first, self._targets)
 
     def dev_batches(self) -> Iterable[StudentBatch]:
         """This rank's slices of dev."""
-        return self._batches("dev", 0, None)
+        return self._batches("dev", 0, 0, None)
 
-    def _batches(self, name: str, epoch: int, targets: DumpTargets | None) -> Iterator[StudentBatch]:
-        slices, device = self._plans[name].slices(epoch), self.model.head_weight.device
+    def _batches(self, name: str, epoch: int, first: int, targets: DumpTargets | None) -> Iterator[StudentBatch]:
+        slices, device = self._plans[name].slices(epoch, first), self.model.head_weight.device
         return student_batches(slices, self._splits[name], eos_id=self._eos_id, targets=targets, device=device)
 
 
 def train_student(
-    data: Place, dump: Location | None, out: Path, sizes: Mapping[str, Any], training: StudentTrainConfig
+    data: Place,
+    dump: Location | None,
+    out: Path,
+    sizes: Mapping[str, Any],
+    training: StudentTrainConfig,
+    *,
+    resume: bool = False,
 ) -> float:
     """Train a student on ``data``, into the run directory ``out``; return the best dev cross-entropy, nats a position.
 
@@ -89,6 +104,7 @@ def train_student(
         out: The run directory to make.
         sizes: Fields of ``StudentConfig`` but the vocabulary's size, which the dataset decides.
         training: How to train.
+        resume: Whether a run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says.
 
     Raises:
         FingerprintMismatchError: If the dump is not of this dataset.
@@ -111,19 +127,16 @@ def train_student(
                 tail=training.tail,
             )
         model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed).to(device)
-        world.on_main(
-            lambda: create_run(
-                out,
-                kind="student",
-                configuration=options.to_json(config, training),
-                model={"bos_id": dataset.tokenizer.bos_id, "eos_id": dataset.tokenizer.eos_id},
-                fingerprints=dataset.fingerprints
-                | ({"manifest": reader.manifest_sha256} if reader is not None else {}),
-                tokenizer=dataset.tokenizer_path,
-                dump=_described(reader) if reader is not None else None,
-            )
+        run = RunDescription(
+            kind="student",
+            configuration=options.to_json(config, training),
+            model={"bos_id": dataset.tokenizer.bos_id, "eos_id": dataset.tokenizer.eos_id},
+            fingerprints=dataset.fingerprints | ({"manifest": reader.manifest_sha256} if reader is not None else {}),
+            tokenizer=dataset.tokenizer_path,
+            dump=_described(reader) if reader is not None else None,
         )
-        return train(StudentTask(model, dataset, targets, training, world), training, run=out, world=world)
+        with training_run(out, run, resume=resume, device=device, world=world):
+            return train(StudentTask(model, dataset, targets, training, world), training, run=out, world=world)
 
 
 def load_student(path: Path, device: torch.device) -> tuple[Student, RunInfo]:

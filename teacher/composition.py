@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from teacher.levels import CompositionLevel
-from teacher.recurrence import bilstm_composition, level_indices, lstm_cell, run_both_directions, state_dtype
+from teacher.recurrence import (
+    bilstm_composition,
+    level_indices,
+    lstm_cell,
+    product_weights,
+    run_both_directions,
+    state_dtype,
+)
 
 
 class Composition(nn.Module, ABC):
@@ -121,9 +128,9 @@ class BiLstmComposition(Composition):
         if dropout.training and dropout.p:
             kept = vectors.new_empty(sum(len(level.labels) for level in levels), self.dim)
             mask = kept.bernoulli_(1 - dropout.p).div_(1 - dropout.p)
-        weights = [self.input_weight, self.bias, self.recurrent_weight, self.output.weight.T, self.output.bias]
-        if torch.is_autocast_enabled(vectors.device.type):
-            weights = [weight.to(torch.get_autocast_dtype(vectors.device.type)) for weight in weights]
+        weights = product_weights(
+            self.input_weight, self.bias, self.recurrent_weight, self.output.weight.T, self.output.bias
+        )
         return bilstm_composition(vectors, products, self._label_states(), mask, weights, levels)
 
     def _label_states(self) -> Tensor:
@@ -168,7 +175,7 @@ class AttentionComposition(Composition):
         weighted = weights[:, None] * child_vectors
         mean = weighted.new_zeros(len(labels), self.dim).index_add(0, owner, weighted) / total[:, None]
         gate = torch.sigmoid(self.gate(torch.cat([label_vectors, mean], dim=1)))
-        return gate * label_vectors + (1 - gate) * mean
+        return torch.lerp(mean, label_vectors.to(mean.dtype), gate.to(mean.dtype))
 
 
 class TreeLstmComposition(Composition):

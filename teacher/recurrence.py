@@ -43,19 +43,23 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
     return out_gate * new.tanh(), new
 
 
-def stack_lstm(
-    inputs: Tensor, input_weight: Tensor, bias: Tensor, recurrent_weight: Tensor, levels: Sequence[StackLevel]
-) -> Tensor:
+def product_weights(*weights: Tensor) -> list[Tensor]:
+    """Return the weights in the type that products are taken in: autocast's where it is on, otherwise their own."""
+    device = weights[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(weights)
+    return [weight.to(torch.get_autocast_dtype(device)) for weight in weights]
+
+
+def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[StackLevel]) -> Tensor:
     """Return the hidden states ``[S, H]`` of one layer over a trie of pushes, in row order.
 
     Args:
         inputs: ``[S, I]`` in row order.
-        input_weight: ``[I, 4H]``.
-        bias: ``[4H]``.
-        recurrent_weight: ``[H, 4H]``.
+        weights: Input ``[I, 4H]``, its bias ``[4H]``, recurrent ``[H, 4H]``.
         levels: Depth 1 first.
     """
-    hidden: Tensor = _StackLstm.apply(inputs, input_weight, bias, recurrent_weight, levels)  # type: ignore[no-untyped-call]
+    hidden: Tensor = _StackLstm.apply(inputs, *weights, levels)  # type: ignore[no-untyped-call]
     return hidden
 
 
@@ -131,7 +135,8 @@ def _cell_backward(
     three.mul_(three_gates).addcmul_(three, three_gates, value=-1)
     torch.mul(grad_cell, in_gate, out=grad_candidate)
     grad_candidate.addcmul_(grad_candidate * candidate, candidate, value=-1)
-    return grad_cell * forget_gate
+    grad_below: Tensor = grad_cell * forget_gate
+    return grad_below
 
 
 class _StackLstm(torch.autograd.Function):

@@ -29,14 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.chunked_vocabulary import cross_entropy_rows, vocabulary_loss
+from pipeline.chunked_vocabulary import CrossEntropyRows, vocabulary_loss
 from pipeline.corpus.oracle import FIRST_NT, REDUCE
 from storage.ragged import Ragged
 from teacher.composition import make_composition
 from teacher.config import TeacherConfig
 from teacher.derivation import binarise, derive_binary, derive_top_down
 from teacher.levels import Schedule, StackLevel, TreeBatch, build_schedule
-from teacher.recurrence import stack_lstm, stack_lstm_from_gates
+from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gates
 
 PARTS = ("loss", "token_loss", "action_loss")
 """What ``Rnng.forward`` sums, in nats: -log p(x, y), and its two halves."""
@@ -55,10 +55,8 @@ class StackLayer(nn.Module):
 
     def forward(self, inputs: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
         """Return the hidden states ``[S, H]`` for inputs ``[S, D]``, both in row order."""
-        weights = [self.input.weight.T, self.input.bias, self.recurrent.weight.T]
-        if torch.is_autocast_enabled(inputs.device.type):
-            weights = [weight.to(torch.get_autocast_dtype(inputs.device.type)) for weight in weights]
-        return stack_lstm(inputs, *weights, levels)
+        weights = product_weights(self.input.weight.T, self.input.bias, self.recurrent.weight.T)
+        return stack_lstm(inputs, weights, levels)
 
     def from_gates(self, gates: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
         """Return the same from ``input(inputs)`` ``[S, 4H]``, which is overwritten; without a gradient."""
@@ -90,7 +88,8 @@ class Rnng(nn.Module):
         self.nt_embedding = nn.Parameter(torch.empty(self.num_labels, embed_dim).normal_(std=embed_dim**-0.5))
         self.composition = make_composition(config.composition, num_labels=self.num_labels, dim=embed_dim)
         sizes = [embed_dim] + [hidden_dim] * config.num_layers
-        self.stack = nn.ModuleList(StackLayer(*pair) for pair in itertools.pairwise(sizes))
+        self.layers = [StackLayer(*pair) for pair in itertools.pairwise(sizes)]
+        self.stack = nn.ModuleList(self.layers)
         self.action_head = nn.Linear(hidden_dim, FIRST_NT + self.num_labels - 1)
         self.projection = nn.Linear(hidden_dim, embed_dim) if hidden_dim != embed_dim else nn.Identity()
         self.token_bias = nn.Parameter(torch.zeros(vocab_size))
@@ -113,7 +112,7 @@ class Rnng(nn.Module):
         action_loss = -self._action_log_probs(stack_states, schedule).sum()
         gold = torch.from_numpy(schedule.gold).to(device)
         token_loss = vocabulary_loss(
-            self._token_states(stack_states, schedule), self.token_embedding, self.token_bias, cross_entropy_rows(gold)
+            self._token_states(stack_states, schedule), self.token_embedding, self.token_bias, CrossEntropyRows(gold)
         )[0]
         touch = 0.0 * sum(p.sum() for p in self.composition.parameters())  # a batch may have nothing to compose
         return torch.stack([token_loss + action_loss + touch, token_loss.detach(), action_loss.detach()])
@@ -153,9 +152,7 @@ class Rnng(nn.Module):
         Holds ``V * 12`` vectors (147 MB at V = 12,000 and size 256) until ``train`` or ``eval`` is called.
         """
         vectors = self.input_scale * self.token_embedding
-        first = self.stack[0].input
-        assert isinstance(first, nn.Linear)
-        self._cache = _InputCache(self.composition.input_products(vectors), first(vectors))
+        self._cache = _InputCache(self.composition.input_products(vectors), self.layers[0].input(vectors))
 
     def train(self, mode: bool = True) -> Self:
         """See ``torch.nn.Module.train``; weights may change from now on, so what was cached goes."""
@@ -183,7 +180,7 @@ class Rnng(nn.Module):
         vectors = self.input_scale * F.embedding(tokens, self.token_embedding)
         products = F.embedding(tokens, cache.composition) if cache.composition is not None else None
         vectors = self.composition(vectors, schedule.compositions, self.dropout, products)
-        first, *others = self.stack
+        first, *others = self.layers
         gates = torch.cat(
             [
                 F.embedding(tokens, cache.stack),

@@ -10,7 +10,8 @@ from pipeline.batching import BatchPlan
 from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, joined
-from pipeline.runtime.run_directory import RunInfo, create_run, load_weights, open_run
+from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights, open_run
+from pipeline.runtime.run_start import training_run
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training import train
 from storage.errors import RunError
@@ -24,7 +25,7 @@ from teacher.rnng import PARTS, Rnng
 class TeacherTask:
     """A teacher and its batches, for ``pipeline.training``."""
 
-    parts = PARTS
+    parts = dev_parts = PARTS
 
     def __init__(self, model: Rnng, dataset: Dataset, config: TrainConfig, world: World) -> None:
         self.model = self.objective = model
@@ -33,27 +34,36 @@ class TeacherTask:
             name: BatchPlan(np.diff(split.position_offsets), config, world) for name, split in self._splits.items()
         }
 
-    def num_batches(self, epoch: int) -> int:
-        """Batches of an epoch."""
-        return self._plans["train"].num_batches(epoch)
+    def batch_positions(self, epoch: int) -> np.ndarray:
+        """Positions of each batch of an epoch."""
+        return self._plans["train"].batch_positions(epoch)
 
-    def train_batches(self, epoch: int) -> Iterable[TreeBatch]:
+    def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
+        """Sentences of a batch."""
+        return self._plans["train"].batches(epoch)[index]
+
+    def train_batches(self, epoch: int, first: int) -> Iterable[TreeBatch]:
         """This rank's slices of an epoch."""
-        return self._batches("train", epoch)
+        return self._batches("train", epoch, first)
 
     def dev_batches(self) -> Iterable[TreeBatch]:
         """This rank's slices of dev."""
-        return self._batches("dev", 0)
+        return self._batches("dev", 0, 0)
 
-    def _batches(self, name: str, epoch: int) -> Iterator[TreeBatch]:
+    def _batches(self, name: str, epoch: int, first: int) -> Iterator[TreeBatch]:
         split = self._splits[name]
-        for rows, num_positions in self._plans[name].slices(epoch):
+        for rows, num_positions in self._plans[name].slices(epoch, first):
             schedule = self.model.prepare(split.tokens.take(rows), split.actions.take(rows))
             yield TreeBatch(schedule=schedule, num_positions_global=num_positions)
 
 
-def train_teacher(data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig) -> float:
-    """Train an RNNG on ``data``, into the run directory ``out``; return the best joint dev loss, nats a position."""
+def train_teacher(
+    data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig, *, resume: bool = False
+) -> float:
+    """Train an RNNG on ``data``, into the run directory ``out``; return the best joint dev loss, nats a position.
+
+    With ``resume`` a run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says.
+    """
     with joined(training.device, threads=training.threads) as (world, device):
         dataset = load_dataset(data)
         torch.manual_seed(training.seed)
@@ -63,17 +73,15 @@ def train_teacher(data: Place, out: Path, config: TeacherConfig, training: Teach
             "eos_id": dataset.tokenizer.eos_id,
         }
         model = _build(config, described).to(device)
-        world.on_main(
-            lambda: create_run(
-                out,
-                kind="teacher",
-                configuration=options.to_json(config, training),
-                model=described,
-                fingerprints=dataset.fingerprints,
-                tokenizer=dataset.tokenizer_path,
-            )
+        run = RunDescription(
+            kind="teacher",
+            configuration=options.to_json(config, training),
+            model=described,
+            fingerprints=dataset.fingerprints,
+            tokenizer=dataset.tokenizer_path,
         )
-        return train(TeacherTask(model, dataset, training, world), training, run=out, world=world)
+        with training_run(out, run, resume=resume, device=device, world=world):
+            return train(TeacherTask(model, dataset, training, world), training, run=out, world=world)
 
 
 def load_teacher(path: Path, device: torch.device) -> tuple[Rnng, RunInfo]:

@@ -28,8 +28,8 @@ def test_one_process_and_two_have_the_same_losses(small_world, tmp_path):
         for a, b in zip(one, two, strict=True):
             assert a["positions"] == b["positions"]
             for part in ("loss", "token_loss", "action_loss"):
-                # Adam divides by the gradient's size, so rounding grows from step to step.
-                assert b[part] == pytest.approx(a[part], abs=1e-4)
+                # Measured: 2e-6 at most, over 90 steps and three seeds.
+                assert b[part] == pytest.approx(a[part], abs=1e-5)
 
 
 def test_dev_loss_joint_perplexity_and_its_parts_agree(small_world):

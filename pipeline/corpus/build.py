@@ -1,35 +1,35 @@
 """``build-dataset``: trees and text to token ids and oracle actions, every sentence checked or counted by reason.
 
-A split is built in one pass: read, normalise, tokenise, fit the tree to the tokens, write down its actions. Labels are
-numbered as they come in train and renumbered alphabetically at the end. The controls on structure replace the actions
-of the finished split, so that they hold exactly the sentences of the given trees.
+A split is built in one pass of ``token_trees``, each tree written down as its actions. Labels are numbered as they come
+in train and renumbered alphabetically at the end; train comes first, so what dev and test have beyond it is known when
+it is met. The controls on structure replace the actions of the finished split, so that they hold exactly the sentences
+of the given trees.
 """
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.alignment import align
 from pipeline.corpus.dataset import Trees, check_absent, token_dtype, write_dataset
-from pipeline.corpus.oracle import FIRST_NT, right_branching, tree_to_actions
-from pipeline.corpus.readers import Counts, Sentence, find_file, read_sentences
+from pipeline.corpus.oracle import FIRST_NT, TokenPhrase, right_branching, tree_to_actions
+from pipeline.corpus.readers import Counts, find_file
 from pipeline.corpus.text import OnError
+from pipeline.corpus.token_trees import LabelNumbers, Numbering, TokenSentence, UnseenLabels, read_token_trees
 from pipeline.corpus.tokenizer import Tokenizer
-from pipeline.corpus.trees import ROOT
-from storage.errors import ConfigError, InputError
+from pipeline.corpus.trees import ROOT, Phrase
+from storage.errors import ConfigError
 from storage.fingerprints import Json, sha256_bytes, sha256_file
 from storage.ragged import Ragged
 
 RIGHT_LABEL: Final = "X"
 """The one label, besides TOP, of right-branching trees."""
-_BATCH_SENTENCES: Final = 1_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +52,18 @@ class BuildConfig:
     """Seed of the shuffle."""
     on_error: OnError = "stop"
     """What a malformed tree or line does: "stop", or "skip" and count."""
+    unseen_labels: UnseenLabels = "drop"
+    """What a label of dev or test that train lacks does: "drop" its sentence and count it; "map": read it as the most
+    frequent label of train and count it; "refuse"."""
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} is {value!r}, expected one of {', '.join(get_args(allowed))}"
-            for name, value, allowed in (("trees", self.trees, Trees), ("on_error", self.on_error, OnError))
+            for name, value, allowed in (
+                ("trees", self.trees, Trees),
+                ("on_error", self.on_error, OnError),
+                ("unseen_labels", self.unseen_labels, UnseenLabels),
+            )
             if value not in get_args(allowed)
         ]
         if self.seed < 0:
@@ -73,19 +80,26 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         progress: Called with the number of sentences done since the last call.
 
     Raises:
-        InputError: If a file is missing or malformed, trees and text do not pair, or nothing is left of a split.
+        InputError: If a file is missing or malformed, trees and text do not pair, nothing is left of a split, or dev
+            or test have labels that train lacks and these are refused.
         StoreError: If there is something at ``out``, or it cannot be written.
     """
     check_absent(config.out)
     tokenizer = Tokenizer.load(config.tokenizer)
     stems = {"train": config.train, "dev": config.dev} | ({"test": config.test} if config.test else {})
     files = {name: (find_file(stem, ".mrg"), find_file(stem, ".txt")) for name, stem in stems.items()}
-    numbers = {ROOT: 0}
+    numbers = LabelNumbers()
+
+    def growing(phrases: Sequence[Phrase], _: Counts) -> list[TokenPhrase]:
+        return numbers.add(phrases)
+
     built = {}
     for name, (trees, texts) in files.items():
-        built[name] = _SplitBuilder(tokenizer, numbers, frozen=name != "train")
-        built[name].read(trees, texts, config.on_error, progress)
-    labels, order = _inventory(numbers)
+        numbering = growing if name == "train" else partial(numbers.seen, what=config.unseen_labels)
+        built[name] = _SplitBuilder(tokenizer)
+        built[name].read(trees, texts, numbering, config.on_error, progress)
+        numbers.check_refused(trees)
+    labels, order = _inventory(numbers.numbers)
     splits, counts = {}, {}
     for number, (name, builder) in enumerate(built.items()):
         splits[name] = builder.arrays(order)
@@ -125,58 +139,41 @@ class _Tallies:
 class _SplitBuilder:
     """Collects one split, sentence by sentence, in flat arrays."""
 
-    def __init__(self, tokenizer: Tokenizer, numbers: dict[str, int], *, frozen: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.counts = Counts()
         self._tokenizer = tokenizer
-        self._numbers = numbers
-        self._frozen = frozen
         self._tallies = _Tallies()
         self._text = hashlib.sha256()
         self._tokens, self._lengths = array("I"), array("q")
         self._actions, self._action_lengths = array("h"), array("q")
         self._num_words, self._num_bytes = array("i"), array("i")
 
-    def read(self, trees: Path, texts: Path, on_error: OnError, progress: Callable[[int], None] | None) -> None:
-        sentences = read_sentences(trees, texts, on_error=on_error, counts=self.counts)
-        for batch in _batches(sentences, _BATCH_SENTENCES):
-            encoded = self._tokenizer.encode_batch_with_spans([sentence.text for sentence in batch])
-            decoded = self._tokenizer.decode_batch([ids for ids, _ in encoded])
-            for sentence, (ids, spans), text in zip(batch, encoded, decoded, strict=True):
-                if reason := self._add(sentence, ids, spans, text):
-                    self.counts.num_kept -= 1
-                    self.counts.dropped[reason] += 1
-            if progress is not None:
-                progress(len(batch))
-        if not self._lengths:
-            raise InputError(
-                f"{trees}: no sentence left of {self.counts.num_trees} trees: {dict(self.counts.dropped)}; expected "
-                "trees with the text of each in the same line of the text file"
-            )
+    def read(
+        self,
+        trees: Path,
+        texts: Path,
+        numbering: Numbering,
+        on_error: OnError,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        for sentence in read_token_trees(
+            trees, texts, self._tokenizer, numbering, on_error=on_error, counts=self.counts, progress=progress
+        ):
+            self._add(sentence)
 
-    def _add(self, sentence: Sentence, ids: list[int], spans: list[tuple[int, int]], decoded: str) -> str | None:
-        """Append a sentence; return the reason if it cannot be one."""
-        if decoded != sentence.text:
-            return "text not given back by the tokenizer"
-        tree = align(sentence.tree.phrases, sentence.spans, spans)
-        numbers = self._numbers
-        if not self._frozen:
-            for label, _, _ in tree.phrases:
-                numbers.setdefault(label, len(numbers))
-        elif any(label not in numbers for label, _, _ in tree.phrases):
-            return "label unseen in training"
-        actions = tree_to_actions([(numbers[label], start, stop) for label, start, stop in tree.phrases], len(ids))
-        self._tokens.extend(ids)
-        self._lengths.append(len(ids))
+    def _add(self, sentence: TokenSentence) -> None:
+        actions = tree_to_actions(sentence.phrases, len(sentence.ids))
+        self._tokens.extend(sentence.ids)
+        self._lengths.append(len(sentence.ids))
         self._actions.extend(actions)
         self._action_lengths.append(len(actions))
         self._num_words.append(sentence.text.count(" ") + 1)
         text = sentence.text.encode()
         self._num_bytes.append(len(text))
         self._text.update(text + b"\n")
-        self._tallies.num_crossing_tokens += tree.num_crossing
-        self._tallies.num_phrases += len(tree.phrases)
-        self._tallies.num_lost_phrases += tree.num_lost
-        return None
+        self._tallies.num_crossing_tokens += sentence.num_crossing
+        self._tallies.num_phrases += len(sentence.phrases)
+        self._tallies.num_lost_phrases += sentence.num_lost
 
     def arrays(self, order: NDArray[np.int16]) -> dict[str, NDArray[Any]]:
         """Return the arrays of the split as they are stored; ``order`` gives labels their final numbers."""
@@ -235,7 +232,7 @@ def _make_right_branching(arrays: dict[str, NDArray[Any]]) -> None:
     arrays["actions"], arrays["action_offsets"] = actions.values, actions.offsets
 
 
-def _inventory(numbers: dict[str, int]) -> tuple[tuple[str, ...], NDArray[np.int16]]:
+def _inventory(numbers: Mapping[str, int]) -> tuple[tuple[str, ...], NDArray[np.int16]]:
     """Return the labels in their final order, TOP and then the alphabet, and the final number of each old one."""
     labels = (ROOT, *sorted(label for label in numbers if label != ROOT))
     order = np.empty(len(labels), np.int16)
@@ -254,8 +251,3 @@ def _tree_source(config: BuildConfig, files: Iterable[Path]) -> str:
 
 def _offsets(lengths: "array[int]") -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.frombuffer(lengths, np.int64))])
-
-
-def _batches(sentences: Iterator[Sentence], size: int) -> Iterator[list[Sentence]]:
-    while batch := list(islice(sentences, size)):
-        yield batch

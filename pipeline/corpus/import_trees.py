@@ -45,7 +45,7 @@ def import_trees(
     """
     outputs = _outputs(sources, out_stem, texts)
     counts = Counts()
-    with _written_whole(outputs) as (mrg, txt):
+    with written_whole(outputs) as (mrg, txt):
         for source, text in zip(sources, texts, strict=True):
             for sentence in read_sentences(source, text, on_error=on_error, counts=counts):
                 mrg.write(format_tree(with_words_of_text(sentence)) + "\n")
@@ -78,7 +78,7 @@ def _outputs(sources: Sequence[Path], out_stem: Path, texts: Sequence[Path]) -> 
 
 
 @contextmanager
-def _written_whole(paths: Sequence[Path]) -> Iterator[list[IO[str]]]:
+def written_whole(paths: Sequence[Path]) -> Iterator[list[IO[str]]]:
     """Open temporary files, which take the places of ``paths`` if all goes well and are removed if not."""
     folder = paths[0].absolute().parent
     make_directory(folder)

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.dataset import Dataset, Split
+from pipeline.corpus.readers import Counts, find_file
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures
+from pipeline.evaluation.parses import ParseFigure
 from pipeline.evaluation.perplexity import NORMALISERS, PerplexityFigure, floor_figure
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, write_result
+from pipeline.evaluation.results import MINIMAL_PAIRS, PARSES, PERPLEXITY, SURPRISAL, Result, write_result
+from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.runtime.run_directory import RunInfo, command_line, versions
 from storage.errors import FingerprintMismatchError
 from storage.fingerprints import sha256_file
@@ -42,15 +45,8 @@ def record_perplexity(
     """
     if floor is not None:
         figures = [*figures, floor_figure(floor, split.name, like=figures[0], text_sha256=split.text_sha256)]
-    result = Result(
-        kind=PERPLEXITY,
-        subject=split.name,
-        figures=[figure.to_json() for figure in figures],
-        settings=dict(settings),
-        fingerprints=_fingerprints(run) | {"split": split.sha256},
-        versions=versions(),
-        command=command_line(),
-    )
+    found = [figure.to_json() for figure in figures]
+    result = _result(run, PERPLEXITY, split.name, found, settings, split=split.sha256)
     written = write_result(run.path, f"perplexity-{split.name}", result)
     summary: dict[str, Any] = {"run": str(run.path), "split": split.name, "positions": split.num_positions}
     for figure in figures:
@@ -62,20 +58,76 @@ def record_minimal_pairs(
     run: RunInfo, subject: str, figures: MinimalPairFigures, *, pairs_sha256: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write ``RUN/results/minimal-pairs-SUBJECT-DIGEST.json``; return its figures."""
-    result = Result(
-        kind=MINIMAL_PAIRS,
-        subject=subject,
-        figures=figures.to_json(),
-        settings=dict(settings),
-        fingerprints=_fingerprints(run) | {"pairs": pairs_sha256},
-        versions=versions(),
-        command=command_line(),
-    )
-    # Two folders of the same name are two results.
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", subject)
-    written = write_result(run.path, f"minimal-pairs-{name}-{pairs_sha256[:8]}", result)
+    result = _result(run, MINIMAL_PAIRS, subject, figures.to_json(), settings, pairs=pairs_sha256)
+    written = write_result(run.path, _name("minimal-pairs", subject, pairs_sha256), result)
     return {"run": str(run.path), "subject": subject, **figures.to_json(), "written": str(written)}
 
 
-def _fingerprints(run: RunInfo) -> dict[str, str]:
-    return {"weights": sha256_file(run.checkpoint()), "tokenizer": run.fingerprints["tokenizer"]}
+def record_surprisal(
+    run: RunInfo,
+    text: Path,
+    table: Path,
+    figure: SurprisalFigure,
+    *,
+    dropped: Mapping[str, int],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write ``RUN/results/surprisal-TEXT-DIGEST.json``; return its figures.
+
+    Args:
+        run: What was evaluated.
+        text: On what.
+        table: Where the surprisals are.
+        figure: Their sums.
+        dropped: Lines of the text left out, by reason.
+        settings: What could change the figures.
+    """
+    sha256 = sha256_file(text)
+    figures = figure.to_json() | {"dropped": dict(sorted(dropped.items()))}
+    result = _result(run, SURPRISAL, text.name, figures, settings, text=sha256)
+    written = write_result(run.path, _name("surprisal", text.name, sha256), result)
+    return {"run": str(run.path), "text": str(text), **figures, "table": str(table), "written": str(written)}
+
+
+def record_parses(
+    run: RunInfo, stem: Path, figure: ParseFigure, *, counts: Counts, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write ``RUN/results/parses-STEM-DIGEST.json``; return its figures.
+
+    Args:
+        run: What was evaluated.
+        stem: STEM of the trees it was compared with, as ``read_gold_trees`` read them.
+        figure: How they agree.
+        counts: What became of each tree of the treebank.
+        settings: What could change the figures: the beam, the caps.
+    """
+    sha256 = sha256_file(find_file(stem, ".mrg"))
+    figures = figure.to_json() | {"treebank": counts.to_json()}
+    result = _result(run, PARSES, stem.name, figures, settings, trees=sha256)
+    written = write_result(run.path, _name("parses", stem.name, sha256), result)
+    return {"run": str(run.path), "trees": str(stem), **figures, "written": str(written)}
+
+
+def _name(kind: str, subject: str, sha256: str) -> str:
+    """Return the name of a result; two subjects of one name are two results."""
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{sha256[:8]}"
+
+
+def _result(
+    run: RunInfo,
+    kind: str,
+    subject: str,
+    figures: Any,  # noqa: ANN401 - JSON
+    settings: Mapping[str, Any],
+    **fingerprints: str,
+) -> Result:
+    return Result(
+        kind=kind,
+        subject=subject,
+        figures=figures,
+        settings=dict(settings),
+        fingerprints={"weights": sha256_file(run.checkpoint()), "tokenizer": run.fingerprints["tokenizer"]}
+        | fingerprints,
+        versions=versions(),
+        command=command_line(),
+    )

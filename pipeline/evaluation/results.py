@@ -18,6 +18,8 @@ from storage.files import write_atomically
 FORMAT_VERSION: Final = 1
 PERPLEXITY: Final = "perplexity"
 MINIMAL_PAIRS: Final = "minimal_pairs"
+SURPRISAL: Final = "surprisal"
+PARSES: Final = "parses"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -27,15 +29,16 @@ class Result:
     """One evaluation of one run."""
 
     kind: str
-    """``perplexity`` or ``minimal_pairs``: what ``figures`` are."""
+    """``perplexity``, ``minimal_pairs``, ``surprisal`` or ``parses``: what ``figures`` are."""
     subject: str
-    """What was evaluated on: the split's name, or the name of the folder of pairs."""
+    """What was evaluated on: the name of the split, the folder of pairs, the text, or the STEM of trees."""
     figures: Any
-    """Perplexity: a list of ``PerplexityFigure.to_json()``. Minimal pairs: ``MinimalPairFigures.to_json()``."""
+    """Perplexity: a list of ``PerplexityFigure.to_json()``. The others: the one object that ``MinimalPairFigures``,
+    ``SurprisalFigure`` or ``ParseFigure`` gives (``to_json``)."""
     settings: Mapping[str, Any]
     """Everything that could change the figures: checkpoint, batch budget, device, dtype."""
     fingerprints: Mapping[str, str]
-    """sha256 by what it is of: ``weights``, ``tokenizer``, and ``split`` or ``pairs``."""
+    """sha256 by what it is of: ``weights``, ``tokenizer``, and ``split``, ``pairs``, ``text`` or ``trees``."""
     versions: Mapping[str, str]
     command: str
     """The command line."""

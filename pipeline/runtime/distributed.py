@@ -79,6 +79,25 @@ class World:
             with self._noticing_the_dead():
                 torch.distributed.broadcast(tensor, src=0)
 
+    def share(self, data: bytes) -> bytes:
+        """Return the main rank's bytes on every rank; every rank must call it. What others bring is not looked at."""
+        if self.size == 1:
+            return data
+        size_bytes = torch.tensor([len(data)])
+        self.broadcast(size_bytes)
+        if self.is_main:
+            buffer = torch.frombuffer(bytearray(data) or bytearray(1), dtype=torch.uint8)[: len(data)]
+        else:
+            buffer = torch.empty(int(size_bytes), dtype=torch.uint8)
+        self.broadcast(buffer)
+        return buffer.numpy().tobytes()
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return ``[size, ...]``: the ``tensor`` of each rank; every rank must call it."""
+        every = tensor.new_zeros(self.size, *tensor.shape)
+        every[self.rank] = tensor
+        return self.sum(every)
+
     def claim(self, what: str) -> int:
         """Return 0, 1, 2, …: each number goes to one process only, whichever asks first.
 
@@ -122,6 +141,21 @@ class World:
             with self._noticing_the_dead():
                 torch.distributed.all_reduce(tensor)
         return tensor
+
+    @contextlib.contextmanager
+    def reducing_gradients(self) -> Iterator[None]:
+        """Surround a backward pass in which ``DistributedDataParallel`` talks to the other ranks.
+
+        Raises:
+            RunError: If one of them died or failed. Other errors of the pass stay what they are.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+                with self._noticing_the_dead():
+                    raise
+            raise
 
     @contextlib.contextmanager
     def _noticing_the_dead(self) -> Iterator[None]:
@@ -177,6 +211,9 @@ def joined(device: str, *, threads: int) -> Iterator[tuple[World, torch.device]]
         )
         try:
             yield world, chosen
+        except Exception as error:
+            world.failed(error)  # before the connections close, by which the others notice
+            raise
         finally:
             torch.distributed.destroy_process_group()
     except Exception as error:

@@ -20,14 +20,16 @@ class Progress:
     """A bar on a terminal, a line now and then elsewhere; nothing at all where ``shown`` is False.
 
     ``total`` is None where nobody knows it before the end; there is no ETA then. The unit ``B`` is shown as kB, MB, …
+    What was done before, ``initial``, counts towards the total and not towards the rate.
     """
 
-    def __init__(self, what: str, *, total: int | None, unit: str, shown: bool = True) -> None:
+    def __init__(self, what: str, *, total: int | None, unit: str, shown: bool = True, initial: int = 0) -> None:
         self._what, self._total, self._unit, self._shown = what, total, unit, shown
-        self._done = 0
+        self._done = self._initial = initial
         self._figures: dict[str, str] = {}
         self._start = self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, desc=what, unit=unit, unit_scale=True) if shown and sys.stderr.isatty() else None
+        on_terminal = shown and sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=what, unit=unit, unit_scale=True, initial=initial) if on_terminal else None
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +63,7 @@ class Progress:
     def _line(self, *, finished: bool = False) -> None:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._start
-        rate = self._done / elapsed if elapsed else 0.0
+        rate = (self._done - self._initial) / elapsed if elapsed else 0.0
         end = f"took {_clock(elapsed)}"
         if not finished and self._total is not None:
             end = f"ETA {_clock((self._total - self._done) / rate) if rate else 'unknown'}"

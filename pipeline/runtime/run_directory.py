@@ -3,10 +3,12 @@
     RUN/run.json                              kind, configuration, fingerprints, versions, command, git state
     RUN/tokenizer.json                        the tokenizer the model reads
     RUN/checkpoints/{best,last}/model.safetensors
+    RUN/checkpoints/last/training_state.pt    what training goes on from
+    RUN/starts.jsonl                          when, where and on what each start of the training computed
     RUN/metrics.jsonl, RUN/tensorboard/       figures by step
     RUN/results/*.json                        evaluations
 
-A directory is filled by one training run and never reused.
+A directory is filled by one training run, in one process or, interrupted, in several; it is never reused for another.
 """
 
 import json
@@ -60,38 +62,34 @@ class RunInfo:
         return checkpoint_path(self.path, which)
 
 
-def create_run(
-    path: Path,
-    *,
-    kind: Kind,
-    configuration: Mapping[str, Any],
-    model: Mapping[str, Any],
-    fingerprints: Mapping[str, str],
-    tokenizer: Path,
-    dump: Mapping[str, Any] | None = None,
-) -> RunInfo:
-    """Make a run directory and describe the run in it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDescription:
+    """What makes a run: the parts of ``RunInfo`` before there is a directory."""
 
-    Raises:
-        RunError: If something is there already.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: already exists and is not empty; choose another --out, or remove it")
-    make_directory(path)
-    write_atomically(path / "tokenizer.json", tokenizer.read_bytes())
+    kind: Kind
+    configuration: Mapping[str, Any]
+    model: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+    tokenizer: Path
+    """The file to copy into the run."""
+    dump: Mapping[str, Any] | None = None
+
+
+def describe_run(path: Path, run: RunDescription) -> None:
+    """Write ``run.json`` and the tokenizer into an existing folder."""
     described = {
         "format_version": RUN_FORMAT_VERSION,
-        "kind": kind,
-        "configuration": dict(configuration),
-        "model": dict(model),
-        "fingerprints": dict(fingerprints),
-        "dump": dict(dump) if dump is not None else None,
+        "kind": run.kind,
+        "configuration": dict(run.configuration),
+        "model": dict(run.model),
+        "fingerprints": dict(run.fingerprints),
+        "dump": dict(run.dump) if run.dump is not None else None,
         "versions": versions(),
         "command": command_line(),
-        "git": _git_state(),
+        "git": git_state(),
     }
     write_atomically(path / "run.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
-    return open_run(path)
+    write_atomically(path / "tokenizer.json", run.tokenizer.read_bytes())
 
 
 def open_run(path: Path) -> RunInfo:
@@ -132,10 +130,19 @@ def checkpoint_path(run: Path, which: Which) -> Path:
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's parameters, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a model's parameters, atomically.
+
+    Raises:
+        StoreError: If there is no room; what was there before stays.
+    """
+    make_directory(path.parent)
+    write_atomically(path, weights_bytes(model))
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """Return a model's parameters as a safetensors file."""
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(state))
+    return safetensors.torch.save(state)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -166,8 +173,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the code and whether files differ from it; None outside a git checkout."""
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the code and whether files differ from it; None outside a git checkout."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:

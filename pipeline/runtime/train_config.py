@@ -5,6 +5,9 @@ from typing import Literal
 
 from storage.errors import ConfigError
 
+MOST = 1e30
+"""Of a learning rate or norm: a float32 times a few of these is still a float32."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -18,6 +21,8 @@ class TrainConfig:
     """Most positions (tokens and <eos>) a batch, over all processes."""
     batch_sentences: int = 0
     """Most sentences a batch, over all processes; 0: no limit but --batch-tokens."""
+    accumulate_batches: int = 1
+    """Consecutive batches of an epoch whose gradients make one step; an epoch's last step may have fewer."""
     shuffle_window: int = 0
     """Positions shuffled together; 0: the whole split. For a dump larger than memory or --cache-gb, say 1000000."""
     lr: float = 1e-3
@@ -32,10 +37,16 @@ class TrainConfig:
     """Gradients are scaled down to this norm."""
     eval_every: int = 0
     """Steps between dev evaluations; 0: at the end of each epoch."""
+    patience: int = 0
+    """Dev evaluations without a new best after which training ends; 0: it goes on to its last step."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints to go on from, beside those at each dev evaluation; 0: those alone."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
     seed: int = 1
     """Seed of initialisation, data order and dropout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the training forward's matrix products; weights, optimiser and dev evaluation stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: a GPU if there is one."""
     threads: int = 0
@@ -49,10 +60,13 @@ class TrainConfig:
                 ("max_steps", 0),
                 ("batch_tokens", 1),
                 ("batch_sentences", 0),
+                ("accumulate_batches", 1),
                 ("shuffle_window", 0),
                 ("warmup_steps", 0),
                 ("weight_decay", 0),
                 ("eval_every", 0),
+                ("patience", 0),
+                ("checkpoint_every", 0),
                 ("log_every", 1),
                 ("seed", 0),
                 ("threads", 0),
@@ -60,9 +74,9 @@ class TrainConfig:
             if (value := getattr(self, name)) < least
         ]
         problems += [
-            f"{name.replace('_', '-')} is {value}, expected more than 0"
+            f"{name.replace('_', '-')} is {value}, expected more than 0 and at most {MOST:g}"
             for name in ("lr", "clip_norm")
-            if not (value := getattr(self, name)) > 0
+            if not 0 < (value := getattr(self, name)) <= MOST
         ]
         if problems:
             raise ConfigError("training: " + "; ".join(problems))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.chunked_vocabulary import cross_entropy_rows, vocabulary_loss
+from pipeline.chunked_vocabulary import CrossEntropyRows, vocabulary_loss
 
 
 def tensors(rows: int, *, bias: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
@@ -20,7 +20,7 @@ def tensors(rows: int, *, bias: bool) -> tuple[torch.Tensor, torch.Tensor, torch
 def test_chunks_give_the_cross_entropy_and_its_gradient(rows, bias):
     states, weight, offset, gold = tensors(rows, bias=bias)
     parameters = [p for p in (states, weight, offset) if p is not None]
-    (loss,) = vocabulary_loss(states, weight, offset, cross_entropy_rows(gold), chunk_rows=8)
+    (loss,) = vocabulary_loss(states, weight, offset, CrossEntropyRows(gold), chunk_rows=8)
     found = torch.autograd.grad(3 * loss, parameters)
     expected_loss = F.cross_entropy(F.linear(states, weight, offset), gold, reduction="sum")
     expected = torch.autograd.grad(3 * expected_loss, parameters)
@@ -47,7 +47,7 @@ def test_only_the_first_part_has_a_gradient_and_all_are_summed():
 
 def test_no_rows_give_zero_and_a_zero_gradient():
     states, weight, offset, gold = tensors(0, bias=True)
-    (loss,) = vocabulary_loss(states, weight, offset, cross_entropy_rows(gold))
+    (loss,) = vocabulary_loss(states, weight, offset, CrossEntropyRows(gold))
     loss.backward()
     assert float(loss.detach()) == 0
     assert not weight.grad.any()
@@ -56,5 +56,5 @@ def test_no_rows_give_zero_and_a_zero_gradient():
 def test_without_gradients_nothing_is_differentiated():
     states, weight, offset, gold = tensors(9, bias=True)
     with torch.no_grad():
-        (loss,) = vocabulary_loss(states, weight, offset, cross_entropy_rows(gold), chunk_rows=4)
+        (loss,) = vocabulary_loss(states, weight, offset, CrossEntropyRows(gold), chunk_rows=4)
     assert not loss.requires_grad

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.chunked_vocabulary import cross_entropy_rows
+from pipeline.chunked_vocabulary import CrossEntropyRows
 from pipeline.next_token import append_eos
 from storage.errors import ConfigError, InputError
 from storage.ragged import Ragged
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_transformers() -> None:
     reference.load_state_dict(student.state_dict(), strict=False)
     tokens = sentences(7, 3, 0)
     gold = torch.from_numpy(append_eos(tokens, EOS).values)
-    student(tokens, cross_entropy_rows(gold), num_parts=1, chunk_rows=4)[0].backward()
+    student(tokens, CrossEntropyRows(gold), num_parts=1, chunk_rows=4)[0].backward()
     logits = torch.cat([reference(row).logits[0] for row in rows_of(tokens)])
     F.cross_entropy(logits, gold, reduction="sum").backward()
     found = {name: parameter.grad for name, parameter in student.named_parameters()}
@@ -139,7 +139,7 @@ def test_an_empty_batch_has_no_states_and_gradients_of_zero() -> None:
     student = Student(SMALL, bos_id=BOS, seed=3)
     empty = Ragged.from_lists([], np.uint16)
     assert student.states(empty).shape == (0, SMALL.embed_dim)
-    sums = student(empty, cross_entropy_rows(torch.empty(0, dtype=torch.int64)), num_parts=1)
+    sums = student(empty, CrossEntropyRows(torch.empty(0, dtype=torch.int64)), num_parts=1)
     sums[0].backward()
     assert sums.tolist() == [0.0]
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in student.parameters())

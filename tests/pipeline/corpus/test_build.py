@@ -82,7 +82,42 @@ def test_a_label_unseen_in_training_is_dropped_and_counted(dataset: Dataset) -> 
     assert dataset.split("test").num_sentences == 2
     assert dataset.counts["test"]["dropped"] == {"label unseen in training": 1}
     assert dataset.counts["test"]["num_trees"] == 3
+    assert dataset.counts["test"]["num_kept"] == 2
     assert dataset.counts["train"]["num_kept"] == dataset.split("train").num_sentences
+
+
+def test_a_label_unseen_in_training_is_read_as_the_most_frequent_one_where_the_option_says_so(
+    corpus: Path, tmp_path: Path
+) -> None:
+    # over NP and under it: what becomes NP over a single NP is one NP
+    trees = ["(ROOT (FRAG (NP (NN cat))))", "(ROOT (FRAG (NN cat) (INTJ (NN cat)) (FRAG (NN cat))))"]
+    (tmp_path / "new.mrg").write_text("".join(tree + "\n" for tree in trees))
+    (tmp_path / "new.txt").write_text("cat\ncat cat cat\n")
+    build(corpus, tmp_path / "data", test=tmp_path / "new", unseen_labels="map")
+    mapped = load_dataset(tmp_path / "data")
+    assert mapped.labels == ("TOP", "NP", "PP", "S", "VP")
+    cat = len(mapped.tokenizer.encode("cat"))
+    phrases = [actions_to_tree(actions.tolist())[0] for actions in mapped.split("test").actions]
+    assert phrases[0] == [(0, 0, cat), (1, 0, cat)]
+    whole = 3 * cat
+    assert phrases[1] == [(0, 0, whole), (1, 0, whole), (1, cat, 2 * cat), (1, 2 * cat, whole)]
+    assert mapped.counts["test"]["num_kept"] == 2
+    assert mapped.counts["test"]["dropped"] == {}
+    assert mapped.counts["test"]["repaired"] == {
+        "label unseen in training, read as NP: FRAG": 2,
+        "label unseen in training, read as NP: INTJ": 1,
+    }
+    assert mapped.counts["train"]["repaired"] == {}
+
+
+def test_labels_unseen_in_training_are_all_named_where_they_are_refused(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.mrg").write_text("(ROOT (S (NN cat)))\n" + "(ROOT (FRAG (INTJ (NN cat)) (NN cat)))\n" * 2)
+    (tmp_path / "new.txt").write_text("cat\n" + "cat cat\n" * 2)
+    expected = r"new\.mrg: .*FRAG \(2 sentences\), INTJ \(2 sentences\).*--unseen-labels.* as NP$"
+    with pytest.raises(InputError, match=expected):
+        build(corpus, tmp_path / "data", dev=tmp_path / "new", unseen_labels="refuse")
+    assert not (tmp_path / "data").exists()
+    build(corpus, tmp_path / "data", unseen_labels="refuse")
 
 
 def test_what_is_built_twice_is_the_same(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
@@ -246,8 +281,8 @@ def test_a_split_of_which_nothing_is_left_is_refused(corpus: Path, tmp_path: Pat
 
 
 def test_impossible_options_are_all_named_at_once(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trees is 'left'.*on_error is 'go'.*seed is -1"):
-        build(corpus, corpus / "x", trees="left", on_error="go", seed=-1)
+    with pytest.raises(ConfigError, match=r"trees is 'left'.*on_error is 'go'.*labels is 'x'.*seed is -1"):
+        build(corpus, corpus / "x", trees="left", on_error="go", unseen_labels="x", seed=-1)
 
 
 def test_ids_are_stored_in_sixteen_bits_up_to_the_largest_vocabulary_that_fits() -> None:

@@ -1,0 +1,163 @@
+"""The state that training goes on from: one file, written atomically, that is the whole truth about a run.
+
+    RUN/checkpoints/last/training_state.pt    weights, optimiser, step, positions, best loss, figures since the last row
+    RUN/checkpoints/{last,best}/model.safetensors    the weights alone, for all who only load a model
+
+The state is written first and the weights after it, so whenever a process dies the weights can be made again from it.
+The price is writing the weights twice or three times.
+
+A file from a stranger executes nothing: it is read by torch's restricted unpickler. That one does not check the
+checksums of its archive, so they are checked before, by ``zipfile``.
+"""
+
+import dataclasses
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]  # pickle itself is not imported
+
+from pipeline.runtime.distributed import World
+from pipeline.runtime.run_directory import checkpoint_path, save_weights, weights_bytes
+from storage.errors import RunError
+from storage.files import make_directory, write_atomically
+
+STATE_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingState:
+    """Where training stands after a step."""
+
+    step: int
+    """Steps taken."""
+    positions: int
+    """Positions seen, over all ranks."""
+    best_loss: float
+    """Least dev loss so far, nats a position; infinite before the first evaluation."""
+    best_step: int
+    """The step it was found after; 0 before the first evaluation."""
+    num_worse: int
+    """Dev evaluations since."""
+    elapsed_s: float
+    """Seconds of training."""
+    row_sums: Tensor
+    """float64 ``[size, num_parts]``: each rank's sums since the last row of figures."""
+    row_positions: int
+    """Positions over all ranks since the last row of figures."""
+    model: dict[str, Any]
+    """Weights by name."""
+    optimizer: dict[str, Any]
+    """The optimiser's own state."""
+
+
+def state_path(run: Path) -> Path:
+    """Path of the state of a run."""
+    return run / "checkpoints" / "last" / "training_state.pt"
+
+
+def save_checkpoint(run: Path, state: TrainingState, model: nn.Module) -> None:
+    """Write the state, then the weights of ``model``, whose state it is.
+
+    Raises:
+        StoreError: If there is no room. The checkpoint before is then still there, whole.
+    """
+    path = state_path(run)
+    make_directory(path.parent)
+    content = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    buffer = io.BytesIO()
+    torch.save({"format_version": STATE_FORMAT_VERSION, **content}, buffer)
+    write_atomically(path, buffer.getbuffer())
+    for weights in _weight_paths(run, state):
+        save_weights(weights, model)
+
+
+def mend_weights(run: Path, state: TrainingState, model: nn.Module) -> None:
+    """Write the weights of ``model``, whose state this is, where a process was killed before it had written them."""
+    for path in _weight_paths(run, state):
+        if not path.exists() or path.read_bytes() != weights_bytes(model):
+            save_weights(path, model)
+
+
+def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> TrainingState | None:
+    """Fill model and optimiser from the state of a run and return it; None where the run has no checkpoint yet.
+
+    Only the main rank reads the file; the others get its bytes.
+
+    Raises:
+        RunError: If the file is damaged, is not a training state, or is that of another model.
+    """
+    path = state_path(run)
+    data = world.share(world.on_main(lambda: _checked(path)) or b"")
+    if not data:
+        return None
+    state = _parse(path, data)
+    try:
+        model.load_state_dict(state.model)
+        optimizer.load_state_dict(state.optimizer)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise _refusal(path, f"is not of this model: {str(error).splitlines()[-1].strip()}") from error
+    for parameter, kept in optimizer.state.items():
+        if any(not isinstance(value, Tensor) or value.shape not in {parameter.shape, ()} for value in kept.values()):
+            raise _refusal(path, "has an optimiser of another model")
+    return state
+
+
+def _weight_paths(run: Path, state: TrainingState) -> list[Path]:
+    """Return the files that hold the weights of a state: ``last`` and, if none before was better, ``best``."""
+    best = [checkpoint_path(run, "best")] if state.best_step == state.step else []
+    return [checkpoint_path(run, "last"), *best]
+
+
+def _checked(path: Path) -> bytes:
+    """Return the file's bytes, which are a training state; nothing where there is no checkpoint."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if (path.parent / "model.safetensors").exists():
+            raise RunError(
+                f"{path}: missing, and the weights beside it do not say how training stood; train again into "
+                "another --out"
+            ) from None
+        return b""
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); mend that and run the same command") from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise _refusal(path, f"is damaged: {error}") from error
+    if damaged is not None:
+        raise _refusal(path, f"is damaged: the checksum of {damaged} is wrong")
+    _parse(path, data)
+    return data
+
+
+def _parse(path: Path, data: bytes) -> TrainingState:
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise _refusal(path, "holds more than numbers, which was not executed") from error
+    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise _refusal(path, f"is not a training state: {error!r}") from error
+    found = content.pop("format_version", None) if isinstance(content, dict) else None
+    if found != STATE_FORMAT_VERSION:
+        raise _refusal(path, f"has format version {found!r}, expected {STATE_FORMAT_VERSION}")
+    kinds = {field.name: field.type for field in dataclasses.fields(TrainingState)}
+    wrong = [
+        name
+        for name, kind in kinds.items()
+        if not isinstance(content.get(name), dict if kind == dict[str, Any] else kind)  # type: ignore[arg-type]
+    ]
+    if wrong or content.keys() != kinds.keys():
+        raise _refusal(path, f"is not a training state: {', '.join(wrong) or 'unknown entries'}")
+    return TrainingState(**content)
+
+
+def _refusal(path: Path, what: str) -> RunError:
+    return RunError(f"{path}: {what}. Restore the file from a copy, or train again into another --out")

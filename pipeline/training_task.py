@@ -1,0 +1,47 @@
+"""What a model brings to the training loop."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+
+
+class Batch(Protocol):
+    """This rank's slice of a global batch; may be empty."""
+
+    @property
+    def num_positions_global(self) -> int:
+        """Positions of the batch over all ranks."""
+
+
+class Task(Protocol):
+    """A model, its loss and its batches."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Whose parameters are trained and saved."""
+
+    @property
+    def objective(self) -> nn.Module:
+        """Holds the model; called with a batch, it returns sums over its positions, ``parts`` first."""
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of the sums, ``loss`` first, as they stand in metrics.jsonl."""
+
+    @property
+    def dev_parts(self) -> Sequence[str]:
+        """The first of ``parts``: those that dev has."""
+
+    def batch_positions(self, epoch: int) -> np.ndarray:
+        """Return int64 ``[B]``: positions of each batch of an epoch over all ranks, the same on every rank."""
+
+    def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
+        """Return int64 ``[M]``: the sentences of one batch over all ranks, as numbers in the training split."""
+
+    def train_batches(self, epoch: int, first: int) -> Iterable[Batch]:
+        """This rank's slices of the epoch's batches from ``first`` on, made as they are asked for."""
+
+    def dev_batches(self) -> Iterable[Batch]:
+        """This rank's slices of the dev split, always the same."""

@@ -1,0 +1,202 @@
+"""Surprisals: rows add up to the sentence, spaces belong to the word after them, and faulty lines are named."""
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpus.text import normalise_text
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.evaluation.surprisal import (
+    COLUMNS,
+    SurprisalFigure,
+    TextSentence,
+    read_text,
+    rows_of_sentence,
+    words_of_tokens,
+    write_surprisals,
+)
+from storage.errors import ConfigError, InputError, RunError
+
+TOKENIZER = Tokenizer.train(["the cat sleeps.", 'a dog barks, "the dog" don\'t'] * 3, 300)
+
+
+class StubScorer:
+    """Gives a token the log-probability -id/16, and ``<eos>`` -1/2; remembers how many sentences it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self.asked.append(len(sentences))
+        return [np.append(sentence / -16, -0.5).astype(np.float32) for sentence in sentences]
+
+
+def sentence_of(text: str) -> TextSentence:
+    ids, spans = TOKENIZER.encode_with_spans(text)
+    return TextSentence(line=7, text=text, ids=ids, spans=spans, words=words_of_tokens(text, spans))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    # as the module says a table is read
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def written(tmp_path: Path, text: str | bytes, **options: Any) -> tuple[list[dict[str, str]], SurprisalFigure, Counter]:
+    path = tmp_path / "text.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    figure, dropped = write_surprisals(StubScorer(), TOKENIZER, path, tmp_path / "out.tsv", **options)
+    return rows_of(tmp_path / "out.tsv"), figure, dropped
+
+
+texts = st.lists(
+    st.one_of(st.sampled_from(["the", "barks,", '"', "NA", "don't", "\U0001f600"]), st.text(min_size=1, max_size=5)),
+    min_size=1,
+    max_size=6,
+).map(lambda words: normalise_text(" ".join(words)))
+
+
+@given(texts.filter(bool))
+def test_rows_add_up_to_the_sentence_and_tokens_spell_their_word(text: str) -> None:
+    sentence = sentence_of(text)
+    log_probs = StubScorer().log_probs([np.array(sentence.ids)])[0]
+    by_word = rows_of_sentence(sentence, log_probs, TOKENIZER, by="word")
+    by_token = rows_of_sentence(sentence, log_probs, TOKENIZER, by="token")
+    assert [row[2] for row in by_word] == [*text.split(), "<eos>"]
+    assert len(by_token) == len(sentence.ids) + 1
+    total = -log_probs.sum(dtype=np.float64) / math.log(2)
+    assert sum(row[3] for row in by_word) == pytest.approx(total)
+    assert sum(row[4] for row in by_token) == pytest.approx(total)
+    first = 0
+    for number, word, bits, num_tokens in (row[1:] for row in by_word[:-1]):
+        ids = sentence.ids[first : first + num_tokens]
+        assert TOKENIZER.decode(ids) == word
+        assert bits == pytest.approx(sum(ids) / 16 / math.log(2))
+        assert {row[1] for row in by_token[first : first + num_tokens]} == {number}
+        first += num_tokens
+    assert first == len(sentence.ids)
+    assert not any(str(cell).split() != [str(cell)] for row in by_word + by_token for cell in row)
+
+
+def test_the_table_has_one_row_a_word_and_one_for_eos(tmp_path: Path) -> None:
+    text = 'the cat sleeps.\n"the  dog"\tbarks NA\n'
+    rows, figure, dropped = written(tmp_path, text)
+    assert tuple(rows[0]) == COLUMNS["word"]
+    assert [row["word"] for row in rows] == ["the", "cat", "sleeps.", "<eos>", '"the', 'dog"', "barks", "NA", "<eos>"]
+    assert [row["sentence_number"] for row in rows] == ["1"] * 4 + ["2"] * 5
+    assert [row["word_number"] for row in rows] == list("1234") + list("12345")
+    ids = TOKENIZER.encode("the cat sleeps.")
+    the = TOKENIZER.encode("the")
+    assert float(rows[0]["surprisal_bits"]) == pytest.approx(sum(the) / 16 / math.log(2), abs=1e-6)
+    assert float(rows[3]["surprisal_bits"]) == pytest.approx(0.5 / math.log(2), abs=1e-6)
+    assert sum(int(row["num_tokens"]) for row in rows[:3]) == len(ids)
+    assert (figure.num_sentences, figure.num_words) == (2, 7)
+    assert figure.num_tokens == sum(int(row["num_tokens"]) for row in rows) - 2
+    assert figure.bits == pytest.approx(sum(float(row["surprisal_bits"]) for row in rows), abs=1e-5)
+    assert figure.bits_eos == pytest.approx(1 / math.log(2))
+    assert figure.bits_per_word == pytest.approx((figure.bits - figure.bits_eos) / 7)
+    assert not dropped
+
+
+def test_by_token_the_sums_are_the_same(tmp_path: Path) -> None:
+    text = "the cat sleeps.\na dog\n"
+    _, by_word, _ = written(tmp_path, text)
+    rows, by_token, _ = written(tmp_path, text, by="token")
+    assert tuple(rows[0]) == COLUMNS["token"]
+    assert by_token == by_word
+    names = [TOKENIZER.token(i) for i in TOKENIZER.encode("a dog")]
+    assert [row["token"] for row in rows if row["sentence_number"] == "2"] == [*names, "<eos>"]
+    assert [int(row["token_number"]) for row in rows[-len(names) - 1 :]] == list(range(1, len(names) + 2))
+
+
+def test_a_long_text_is_scored_in_blocks_of_which_each_keeps_its_lines(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat\na dog barks\n" * 5)
+    tables = []
+    for size, asked in ((3, [3, 3, 3, 1]), (100, [10])):
+        scorer = StubScorer()
+        write_surprisals(scorer, TOKENIZER, text, tmp_path / "out.tsv", block_sentences=size)
+        assert scorer.asked == asked
+        tables.append((tmp_path / "out.tsv").read_bytes())
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "message"),
+    [
+        (b"the cat\n \na dog\n", "empty", r"text\.txt:2: an empty line, expected a sentence"),
+        (b"the cat\n\xff\na dog\n", "not UTF-8", r"text\.txt:2: not UTF-8"),
+        (b"the cat\nthe the the the the the the\na dog\n", "too long", r"text\.txt:2: 7 tokens, expected at most 6"),
+    ],
+)
+def test_faulty_lines_are_named_or_skipped_and_counted(tmp_path: Path, text: bytes, reason: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        written(tmp_path, text, max_tokens=6)
+    assert not (tmp_path / "out.tsv").exists()
+    rows, figure, dropped = written(tmp_path, text, max_tokens=6, on_error="skip")
+    assert [row["sentence_number"] for row in rows if row["word"] == "<eos>"] == ["1", "3"]
+    assert dropped == {reason: 1}
+    assert figure.num_sentences == 2
+
+
+def test_a_text_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"text\.txt: no sentence; expected one a line"):
+        written(tmp_path, "")
+    with pytest.raises(InputError, match=r"no sentence: \{'empty': 2\}"):
+        written(tmp_path, "\n\n", on_error="skip")
+    with pytest.raises(InputError, match=r"nowhere.*cannot be read"):
+        list(read_text(tmp_path / "nowhere", TOKENIZER, max_tokens=None, on_error="stop", dropped=Counter()))
+
+
+def test_the_text_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat\n")
+    with pytest.raises(ConfigError, match="would be replaced"):
+        write_surprisals(StubScorer(), TOKENIZER, path, path)
+    assert path.read_text() == "the cat\n"
+
+
+def test_a_token_over_two_words_is_refused() -> None:
+    assert words_of_tokens("a b", [(0, 1), (1, 3)]).tolist() == [0, 1]
+    assert words_of_tokens("a b", [(0, 1), (1, 2), (2, 3)]).tolist() == [0, 1, 1]
+    with pytest.raises(ValueError, match="'a b' holds parts of two words"):
+        words_of_tokens("a b", [(0, 3)])
+
+
+def test_a_damaged_model_is_refused_by_line_and_leaves_nothing(tmp_path: Path) -> None:
+    class Broken(StubScorer):
+        def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [row if i == 0 else row * np.nan for i, row in enumerate(super().log_probs(sentences))]
+
+    (tmp_path / "text.txt").write_text("the cat\na dog\n")
+    with pytest.raises(RunError, match=r"text\.txt:2: .*not finite"):
+        write_surprisals(Broken(), TOKENIZER, tmp_path / "text.txt", tmp_path / "out.tsv")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_certain_tokens_have_surprisal_zero_without_a_sign(tmp_path: Path) -> None:
+    class Sure(StubScorer):
+        def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [np.full(len(sentence) + 1, 1e-9, np.float32) for sentence in sentences]
+
+    (tmp_path / "text.txt").write_text("the cat\n")
+    write_surprisals(Sure(), TOKENIZER, tmp_path / "text.txt", tmp_path / "out.tsv")
+    assert {row["surprisal_bits"] for row in rows_of(tmp_path / "out.tsv")} == {"0.000000"}
+
+
+def test_figures_are_read_back_and_damaged_ones_refused(tmp_path: Path) -> None:
+    _, figure, _ = written(tmp_path, "the cat\n")
+    assert SurprisalFigure.from_json(json.loads(json.dumps(figure.to_json())), where="file") == figure
+    with pytest.raises(InputError, match="file: bits is None"):
+        SurprisalFigure.from_json(figure.to_json() | {"bits": None}, where="file")
+    with pytest.raises(InputError, match="num_words is 0, expected at least 1"):
+        SurprisalFigure.from_json(figure.to_json() | {"num_words": 0}, where="file")
