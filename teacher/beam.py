@@ -44,8 +44,9 @@ BATCH_SENTENCES = 64
 """Sentences searched together."""
 BATCH_TOKENS = 4096
 """Positions searched together, so that long sentences share memory with few others."""
-MAX_NODES = 16_384
-"""A pool that has grown past this many nodes, and past twice what was left, is compacted."""
+MAX_NODES = 4096
+"""A pool that has grown past this many nodes, and past twice what was left, is compacted. A node takes 15 KB with two
+layers of 256, so that this many stay in a large cache."""
 _LOGIT_ROWS = 256
 _SHIFT_COLUMN = 0
 
@@ -62,8 +63,8 @@ class BeamResult:
     num_effective: Ragged
     """n + 1 values in [1, W]: effective number of candidates, exp of the entropy of their weights, in nats."""
     phrases: list[list[TokenPhrase]]
-    """The best parse, in opening order; unlabelled constituents have label 1. Where no candidate is complete, the best
-    that comes of closing all that is open after the last token, even beyond ``max_actions``."""
+    """The best parse, in opening order; unlabelled constituents have label 1. Where no candidate is complete, what comes
+    of closing all that the best hypothesis has open after the last token, even beyond ``max_actions``."""
     parse_log_probs: np.ndarray
     """``[M]``: joint log-probability of the sentence and that parse."""
     states: Tensor | None
@@ -306,7 +307,7 @@ class _Batch:
         complete = np.flatnonzero((scores > -np.inf) & (candidates.sentence >= ending[0]))
         self._note_parses(replace(candidates.take(complete), score=scores[complete]))
         without = np.setdiff1d(ending, candidates.sentence[complete])
-        unclosed = entered.take(np.flatnonzero(np.isin(entered.sentence, without)))
+        unclosed = entered.take(np.flatnonzero(np.isin(entered.sentence, without))).best(1)
         self._unclosed = self._unclosed.and_then(unclosed)
 
     def _note_parses(self, complete: Hypotheses) -> None:

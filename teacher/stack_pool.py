@@ -278,8 +278,8 @@ class _Rows:
         self._size = size
 
     def keep(self, index: Tensor) -> None:
-        """Leave these rows only, in this order."""
-        self._all = self.take(index)
+        """Leave these rows only, in this order; the memory stays, so that growing again touches none anew."""
+        self._all[: len(index)] = self.take(index)
         self._size = len(index)
 
 
