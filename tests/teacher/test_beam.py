@@ -166,8 +166,8 @@ def test_mixtures_are_distributions_and_gold_tokens_are_read_from_them():
     assert (found.num_effective.values <= 3 + TOLERANCE).all()
 
 
-@settings(max_examples=10, deadline=None)
-@given(beams(), st.permutations([0, 1, 5, 5, 5, 9, 14]))
+@settings(max_examples=6, deadline=None)
+@given(beams(), st.permutations([0, 1, 5, 5, 12]))
 def test_a_sentence_is_searched_alone_as_among_others(sizes, lengths):
     model, tokens, config = make_model(), random_tokens(lengths), BeamConfig(max_actions=5, **sizes)
     together = search(model, tokens, config)
