@@ -17,6 +17,7 @@ from pipeline.runtime.progress import Progress
 from storage.errors import RnngDistillError
 from student.config import StudentConfig
 from student.train_config import StudentTrainConfig
+from teacher.beam_config import BeamConfig
 from teacher.config import TeacherConfig, TeacherTrainConfig
 
 Place: TypeAlias = Path | str
@@ -247,7 +248,7 @@ def train_teacher(data: Place, out: Path, resume: bool, values: dict[str, Any]) 
     help="With --plan: numbers of processes.",
 )
 @json_option
-@configured_by(DumpConfig)
+@configured_by(DumpConfig, BeamConfig)
 def dump_teacher(
     data: Place,
     teacher: Path,
@@ -264,19 +265,20 @@ def dump_teacher(
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
+    Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     """
     from storage.locations import open_folder
     from teacher.dump import dump_teacher as run
     from teacher.dump import plan_teacher_dump
 
-    config = options.build(DumpConfig, values)
+    config, beam = options.build(DumpConfig, values), options.build(BeamConfig, values)
     if plan:
-        show(plan_teacher_dump(data, teacher, config, plan_processes), as_json=as_json)
+        show(plan_teacher_dump(data, teacher, config, plan_processes, beam), as_json=as_json)
         return
     if out is None:
         raise click.UsageError("Missing option '--out'.")
-    summary = run(data, teacher, open_folder(out, take_over=take_over), config)
+    summary = run(data, teacher, open_folder(out, take_over=take_over), config, beam)
     if summary is not None:
         show({"dump": str(out), **summary.to_json()}, as_json=as_json)
 

@@ -18,7 +18,7 @@ import itertools
 import operator
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,9 @@ from storage.schema import DumpSchema
 from storage.statistics import DumpSummary
 from storage.writer import DumpWriter
 
+NO_TREES = "none: marginal by beam search"
+"""The source of trees where the condition is ``beam``."""
+
 
 def dump(
     model: NextTokenModel,
@@ -52,6 +55,7 @@ def dump(
     teacher: str,
     world: World,
     device: torch.device,
+    search: Mapping[str, int] | None = None,
 ) -> DumpSummary | None:
     """Write a split's distributions into the store ``out``, or finish what an interrupted call began.
 
@@ -63,12 +67,13 @@ def dump(
         teacher: Fingerprint of the model.
         world: The processes that share the work.
         device: Recorded by its model name, since it can change bits.
+        search: Sizes of the beam search that the model makes where the condition is ``beam``; recorded with the device.
 
     Returns:
         The finished dump's figures on the main rank, None on the others.
     """
     split = dataset.split(config.split)
-    schema = dump_schema(model, dataset, config, teacher=teacher, device=device)
+    schema = dump_schema(model, dataset, config, teacher=teacher, device=device, search=search)
     eos_id = dataset.tokenizer.eos_id
     with contextlib.ExitStack() as stack:
         todo = torch.zeros(schema.layout.num_shards, dtype=torch.uint8)
@@ -115,7 +120,13 @@ def dump(
 
 
 def dump_schema(
-    model: NextTokenModel, dataset: Dataset, config: DumpConfig, *, teacher: str, device: torch.device
+    model: NextTokenModel,
+    dataset: Dataset,
+    config: DumpConfig,
+    *,
+    teacher: str,
+    device: torch.device,
+    search: Mapping[str, int] | None = None,
 ) -> DumpSchema:
     """Return what the dump of a split will hold and depend on; arguments as in ``dump``."""
     split = dataset.split(config.split)
@@ -130,7 +141,8 @@ def dump_schema(
         selection=config.select,
         profile=config.profile,
         draw_seed=config.draw_seed if config.select != "topk" else 0,
-        tree_source=dataset.tree_source,
+        condition=config.condition,
+        tree_source=dataset.tree_source if config.condition == "tree" else NO_TREES,
         split=config.split,
         fingerprints=fingerprints(dataset, config.split, teacher),
         computation={
@@ -139,6 +151,7 @@ def dump_schema(
             "dtype": "float32",
             "device": device_model(device),
             **versions(),
+            **(search or {}),
         },
     )
 

@@ -12,6 +12,8 @@ class DumpConfig:
 
     split: str = "train"
     """Which split of the dataset."""
+    condition: Literal["tree", "beam"] = "tree"
+    """Distributions given the tree so far; or given the words alone, by beam search over trees, which none can leak."""
     k: int = 64
     """Tokens kept a position, most probable first; with draws, the most that are kept."""
     select: Literal["topk", "sampled", "stratified"] = "topk"

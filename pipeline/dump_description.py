@@ -12,6 +12,9 @@ from storage.locations import Location, as_folder
 from storage.manifest import Manifest
 from storage.reader import inspect_dump
 
+_GIVEN = {"tree": "given the tree", "beam": "marginal by beam search"}
+"""Of what a perplexity is, by the dump's condition."""
+
 
 def describe_dump(location: Location) -> dict[str, Any]:
     """Return all that is known about a dump as JSON values.
@@ -57,7 +60,7 @@ def dump_for_people(about: dict[str, Any]) -> dict[str, Any]:
         },
     }
     if statistics is not None:
-        groups["distributions at temperature 1"] = _figures(statistics)
+        groups["distributions at temperature 1"] = _figures(statistics, schema["condition"])
     return {**groups, "computed with": _computation(schema["computation"])}
 
 
@@ -123,12 +126,12 @@ def _computation(computation: dict[str, Any]) -> dict[str, str]:
     return {what: _plain(", ".join(f"{name} {value}" for name, value in of.items())) for what, of in lines.items()}
 
 
-def _figures(statistics: dict[str, Any]) -> dict[str, str]:
+def _figures(statistics: dict[str, Any], condition: str) -> dict[str, str]:
     quantiles = statistics["entropy_nats_quantiles"]
     kept = ", ".join(f"{k}: {mass:.3f}" for k, mass in statistics["kept_mass_by_k"].items())
     entropy = ", ".join(f"{percent} %: {nats:.2f}" for percent, nats in quantiles.items()) if quantiles else "-"
     return {
-        "perplexity, given the tree": f"{_figure(statistics['perplexity'])} with <eos>, "
+        f"perplexity, {_GIVEN[condition]}": f"{_figure(statistics['perplexity'])} with <eos>, "
         f"{_figure(statistics['perplexity_without_eos'])} without",
         "mass of exact ids": f"{_figure(statistics['mean_kept_mass'], 4)} with <eos>, "
         f"{_figure(statistics['mean_kept_mass_without_eos'], 4)} without",

@@ -8,7 +8,7 @@ fast as this one alone, on cores or a GPU of its own, and count whole shards: mo
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,7 @@ def plan_dump(
     teacher: str,
     device: torch.device,
     processes: Sequence[int],
+    search: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return sizes, rates and hours of the dump that the same options would write, as JSON values.
 
@@ -52,13 +53,14 @@ def plan_dump(
         teacher: Fingerprint of the model.
         device: Where the model is.
         processes: For how many processes to give the hours.
+        search: As for `pipeline.dump.dump`.
 
     Raises:
         ConfigError: If a number of processes is below 1.
     """
     if not processes or min(processes) < 1:
         raise ConfigError(f"--plan-processes is {','.join(map(str, processes))}, expected numbers of at least 1")
-    schema = dump_schema(model, dataset, config, teacher=teacher, device=device)
+    schema = dump_schema(model, dataset, config, teacher=teacher, device=device, search=search)
     rows, seconds = _measure(model, dataset, schema, device)
     chunk_bytes, seconds["encode"] = _encode(schema, rows) if rows is not None else (0.0, 0.0)
     size, rates = _size_bytes(schema, chunk_bytes), _rates(seconds, rows, config.threads)

@@ -8,7 +8,7 @@ the log-probabilities of the gold tokens must agree within a bound.
 Shards are drawn at random. N of S find a writer that was wrong throughout; one wrong shard they find in N / S of cases.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,6 +68,7 @@ def recompute(
     seed: int,
     teacher: str,
     device: torch.device,
+    search: Mapping[str, int] | None = None,
 ) -> Recomputation:
     """Recompute shards of a complete dump, whose own digests were found right, and compare.
 
@@ -79,6 +80,7 @@ def recompute(
         seed: Seed of their choice.
         teacher: Fingerprint of the model.
         device: Compared with the dump's by its model name.
+        search: As for `pipeline.dump.dump`.
 
     Raises:
         FingerprintMismatchError: As `check_origin`.
@@ -89,7 +91,7 @@ def recompute(
     manifest = Manifest.read(as_folder(dump))
     schema = manifest.schema
     check_origin(dump, dataset, teacher)
-    differences = _differences(dump, schema, model, dataset, teacher=teacher, device=device)
+    differences = _differences(dump, schema, model, dataset, teacher=teacher, device=device, search=search)
     reader, split = DumpReader(dump), dataset.split(schema.split)
     if not np.array_equal(reader.offsets, split.position_offsets):
         raise CorruptStoreError(f"{dump}: array offsets: not those of the dataset's sentences. {_REMEDY}")
@@ -166,6 +168,7 @@ def _config(dump: Location, schema: DumpSchema) -> DumpConfig:
         )
     return DumpConfig(
         split=schema.split,
+        condition=schema.condition,  # type: ignore[arg-type]
         k=schema.k,
         select=schema.selection,  # type: ignore[arg-type]
         num_top=schema.num_top if schema.selection == "stratified" else 0,
@@ -186,8 +189,9 @@ def _differences(
     *,
     teacher: str,
     device: torch.device,
+    search: Mapping[str, int] | None,
 ) -> dict[str, dict[str, Any]]:
-    here = dump_schema(model, dataset, _config(dump, schema), teacher=teacher, device=device)
+    here = dump_schema(model, dataset, _config(dump, schema), teacher=teacher, device=device, search=search)
     prefix = "computation."
     differences = schema.differences(here)
     others = {key: pair for key, pair in differences.items() if not key.startswith(prefix)}

@@ -33,7 +33,7 @@ MAX_DRAWS = 255
 _CHOICES = {
     "selection": ("topk", "sampled", "stratified"),
     "profile": ("exact", "compact"),
-    "condition": ("tree",),
+    "condition": ("tree", "beam"),
 }
 _BLOCK = 1 << 16
 """Sentences looked at together, so that checking millions of them takes no memory to speak of."""
@@ -157,15 +157,16 @@ class DumpSchema:
     profile: str = "exact"
     """How the values are encoded."""
     condition: str = "tree"
-    """What the distributions are given beside the words."""
+    """What the distributions are given beside the words: the tree so far, or nothing (``beam``: a beam search sums over
+    trees)."""
     tree_source: str
-    """Where the trees came from."""
+    """Where the trees came from; where none was given, how they were summed over."""
     split: str
     """The dataset's split that was dumped."""
     fingerprints: dict[str, str]
     """sha256 of dataset, split, tokenizer and teacher."""
     computation: dict[str, str | int | float]
-    """What else can change bits: threads, batch budget, dtype, device model, versions."""
+    """What else can change bits: threads, batch budget, dtype, device model, versions, sizes of a beam search."""
 
     def __post_init__(self) -> None:
         if self.selection == "topk" and self.num_top == 0:

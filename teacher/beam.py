@@ -1,0 +1,334 @@
+"""Word-synchronous beam search (Stern, Fried, Klein 2017) that never looks ahead: next-token mixtures, and parses.
+
+Before position t a sentence has some hypotheses (x_<t, y_<t) with scores log p(x_<t, y_<t). Between two tokens they are
+extended action by action. At each step the valid actions of all hypotheses compete and the ``beam`` best successors
+survive; a survivor whose action is SHIFT leaves and becomes a candidate c of the position, its score
+log p(x_<t, y_<t) + log p(SHIFT | u_c); the others are executed. Of the candidates the best ``word_beam`` are kept. Then
+
+    w_c               = softmax over the candidates of their scores
+    p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
+    prefix at t       = log sum over c of p(x_<=t, y_<t, SHIFT)
+
+and only when the mixture has been read is log p(x_t | u_c) added to the score: the mixture depends on x_<t alone.
+Likewise the end of a sentence is not foreseen: where x_t is ``<eos>`` the mixture is that of all candidates, though
+one with open constituents does not survive it. Complete ones alone, with nothing but TOP open, are the sentence's.
+
+Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``word_beam``-th best
+candidate, and a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as
+many NTs and REDUCEs SHIFT alone is left. Ties go to the hypothesis that came first, then to the first action.
+
+Prefix probabilities sum over some trees only: lower bounds, the tighter the wider the beams. The mixtures are a
+language model of their own: their log-probabilities of the gold tokens add up to that of the sentence.
+
+Many sentences advance together, an action and a token at a time. What is computed only once is said in ``stack_pool``.
+
+Shape letters: M sentences, P positions, W word beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.batching import consecutive_batches
+from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT, TokenPhrase, actions_to_tree
+from pipeline.next_token import append_eos
+from storage.ragged import Ragged
+from teacher.beam_config import BeamConfig
+from teacher.hypotheses import History, Hypotheses, best_successors, log_sums, ranks, run_starts
+from teacher.rnng import Rnng
+from teacher.stack_pool import BOTTOM, StackPool
+
+BATCH_SENTENCES = 64
+"""Sentences searched together."""
+BATCH_TOKENS = 4096
+"""Positions searched together, so that long sentences share memory with few others."""
+MAX_NODES = 4096
+"""A pool that has grown past this many nodes, and past twice what was left, is compacted. A node with all that hangs on
+it takes 17 KB at most with two layers of 256."""
+_LOGIT_ROWS = 256
+_SHIFT_COLUMN = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeamResult:
+    """What the search finds about M sentences, in the order they were given; natural logarithms, float64."""
+
+    token_log_probs: Ragged
+    """n + 1 values a sentence: log-probability of each gold token under the mixture, ``<eos>`` included."""
+    prefix_log_probs: Ragged
+    """n + 1 values: the log-probability of all hypotheses once the token is generated; at ``<eos>`` of those that are
+    complete, -inf where none is."""
+    num_effective: Ragged
+    """n + 1 values in [1, W]: effective number of candidates, exp of the entropy of their weights, in nats."""
+    phrases: list[list[TokenPhrase]]
+    """The best parse, in opening order; unlabelled constituents have label 1. Where no candidate is complete, what
+    comes of closing all that the best hypothesis has open after the last token, even beyond ``max_actions``."""
+    parse_log_probs: np.ndarray
+    """``[M]``: joint log-probability of the sentence and that parse."""
+    states: Tensor | None
+    """``[P, W * (D + 1)]`` if asked for: what ``BeamTeacher.logits`` reads the mixtures from."""
+
+
+class BeamSearch:
+    """Searches sentences of a model's tokens."""
+
+    def __init__(
+        self,
+        model: Rnng,
+        config: BeamConfig,
+        *,
+        batch_sentences: int = BATCH_SENTENCES,
+        batch_tokens: int = BATCH_TOKENS,
+        max_nodes: int = MAX_NODES,
+    ) -> None:
+        """Search with ``model``, in evaluation mode; what follows ``config`` trades memory for speed."""
+        self.model = model
+        self.config = config
+        self._batch_sentences = batch_sentences
+        self._batch_tokens = batch_tokens
+        self._max_nodes = max_nodes
+
+    @torch.no_grad()
+    def search(self, tokens: Ragged, *, with_states: bool = False) -> BeamResult:
+        """Return what is found of sentences, given without ``<eos>``.
+
+        Sentences of similar length are searched together: batches are a function of the lengths alone.
+        """
+        gold = append_eos(tokens, self.model.eos_id)
+        found = _Found(self.model, self.config, gold, with_states=with_states)
+        by_length = np.argsort(-gold.lengths, kind="stable")
+        for first, stop in consecutive_batches(gold.lengths[by_length], self._batch_tokens, self._batch_sentences):
+            _Batch(self.model, self.config, gold, by_length[first:stop], found, self._max_nodes).search()
+        return found.result()
+
+
+class BeamTeacher:
+    """A teacher without trees: ``pipeline.next_token.NextTokenModel`` of the mixtures."""
+
+    def __init__(self, model: Rnng, config: BeamConfig) -> None:
+        self._search = BeamSearch(model, config)
+        self._model = model
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self._model.vocab_size
+
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  the protocol's; no tree is read
+        """Return the tokens."""
+        return tokens
+
+    def states(self, inputs: Ragged) -> Tensor:
+        """Return ``[P, W * (D + 1)]``: the candidates' states and, after each, what is added to its logits."""
+        states = self._search.search(inputs, with_states=True).states
+        assert states is not None
+        return states
+
+    @torch.no_grad()
+    def logits(self, states: Tensor) -> Tensor:
+        """Return ``[R, V]``: log-probabilities under the mixtures."""
+        word_beam = self._search.config.word_beam
+        mixtures = states.new_empty((len(states), self.vocab_size))
+        rows = max(1, _LOGIT_ROWS // word_beam)
+        for at, part in zip(mixtures.split(rows), states.view(len(states), word_beam, -1).split(rows), strict=True):
+            logits: Tensor = self._model.logits(part[..., :-1].reshape(-1, part.shape[2] - 1))
+            logits += part[..., -1].reshape(-1, 1)
+            torch.logsumexp(logits.view(len(part), word_beam, -1), 1, out=at)
+        return mixtures
+
+
+class _Found:
+    """Where results are collected while sentences are searched in another order."""
+
+    def __init__(self, model: Rnng, config: BeamConfig, gold: Ragged, *, with_states: bool) -> None:
+        num_positions, num_sentences = len(gold.values), len(gold)
+        self._offsets = gold.offsets
+        self._phrases = _binary_phrases if model.config.strategy == "binary" else lambda made: actions_to_tree(made)[0]
+        self.token_log_probs = np.empty(num_positions)
+        self.prefix_log_probs = np.empty(num_positions)
+        self.num_effective = np.empty(num_positions)
+        self.actions: list[list[int]] = [[] for _ in range(num_sentences)]
+        self.parse_log_probs = np.empty(num_sentences)
+        self.states: Tensor | None = None
+        if with_states:
+            columns = model.config.embed_dim + 1
+            # Where there are fewer candidates than W, the others have weight 0.
+            self.states = model.token_bias.new_zeros((num_positions, config.word_beam, columns))
+            self.states[..., -1] = -torch.inf
+
+    def result(self) -> BeamResult:
+        return BeamResult(
+            token_log_probs=Ragged(self.token_log_probs, self._offsets),
+            prefix_log_probs=Ragged(self.prefix_log_probs, self._offsets),
+            num_effective=Ragged(self.num_effective, self._offsets),
+            phrases=[self._phrases(actions) for actions in self.actions],
+            parse_log_probs=self.parse_log_probs,
+            states=self.states.flatten(1) if self.states is not None else None,
+        )
+
+
+def _binary_phrases(actions: list[int]) -> list[TokenPhrase]:
+    """Return TOP and, for each REDUCE but the last, a phrase of label 1, in opening order."""
+    starts: list[int] = []
+    phrases = []
+    num_tokens = 0
+    for action in actions[1:-2]:
+        if action == SHIFT:
+            starts.append(num_tokens)
+            num_tokens += 1
+        else:
+            starts.pop()
+            phrases.append((1, starts[-1], num_tokens))
+    return [(0, 0, num_tokens), *sorted(phrases, key=lambda phrase: (phrase[1], -phrase[2]))]
+
+
+class _Batch:
+    """The search of some sentences, longest first, all at the same position."""
+
+    def __init__(
+        self, model: Rnng, config: BeamConfig, gold: Ragged, sentences: np.ndarray, found: _Found, max_nodes: int
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._gold = gold
+        self._sentences = sentences
+        self._begins = gold.offsets[sentences]
+        self._lengths = gold.lengths[sentences]
+        self._found = found
+        self._max_nodes = self._compact_above = max_nodes
+        self._pool = StackPool(model, np.unique(gold.take(sentences).values))
+        self._history = History()
+
+    def search(self) -> None:
+        num_sentences = len(self._sentences)
+        at_bottom = np.full(num_sentences, BOTTOM)
+        hypotheses = Hypotheses(np.arange(num_sentences), np.zeros(num_sentences), at_bottom, at_bottom)
+        self._unclosed = hypotheses.take(np.arange(0))
+        for t in range(int(self._lengths[0])):
+            candidates = self._candidates(hypotheses)
+            gold = self._gold.values[self._begins[candidates.sentence] + t]
+            scores = self._read(candidates, gold, t)
+            is_last = self._lengths[candidates.sentence] == t + 1
+            scores[is_last & ~self._pool.is_complete(candidates.node)] = -np.inf
+            self._found.prefix_log_probs[self._begins[: self._num_at(t)] + t] = log_sums(scores, candidates.sentence)
+            if is_last.any():
+                self._finish(hypotheses, candidates, scores, t)
+            if self._num_at(t + 1):
+                hypotheses = self._shift(candidates, scores, gold, t)
+        self._note_parses(self._close(self._unclosed))
+
+    def _candidates(self, hypotheses: Hypotheses) -> Hypotheses:
+        """Return the best that reach a SHIFT, and their scores with it; nodes and events are those before the SHIFT."""
+        word_beam, max_actions = self._config.word_beam, self._config.max_actions
+        candidates = hypotheses.take(np.arange(0))
+        to_beat = np.full(int(hypotheses.sentence[-1]) + 1, -np.inf)
+        for num_actions in range(max_actions + 1):
+            totals = hypotheses.score[:, None] + self._pool.action_log_probs(hypotheses.node)
+            if num_actions == max_actions:
+                totals[:, _SHIFT_COLUMN + 1 :] = -np.inf
+            successors, columns = best_successors(hypotheses, totals, to_beat, self._config.beam)
+            is_shift = columns == _SHIFT_COLUMN
+            if is_shift.any():
+                shifted = successors.take(np.flatnonzero(is_shift))
+                candidates = candidates.and_then(shifted).best(word_beam)
+                last = ranks(candidates.sentence) == word_beam - 1
+                to_beat[candidates.sentence[last]] = candidates.score[last]
+            executed = np.flatnonzero(~is_shift & (successors.score > to_beat[successors.sentence]))
+            if not len(executed):
+                break
+            hypotheses = self._act(successors.take(executed), columns[executed])
+        return candidates
+
+    def _act(self, hypotheses: Hypotheses, columns: np.ndarray) -> Hypotheses:
+        actions = np.where(columns < FIRST_NT, columns, columns + 1)  # NT(TOP) has no column
+        return Hypotheses(
+            hypotheses.sentence,
+            hypotheses.score,
+            self._pool.act(hypotheses.node, columns),
+            self._history.add(hypotheses.event, actions),
+        )
+
+    def _read(self, candidates: Hypotheses, gold: np.ndarray, t: int) -> np.ndarray:
+        """Note what the mixtures at position ``t`` say; return scores with the gold tokens' log-probabilities added."""
+        sentence = candidates.sentence
+        log_weights = candidates.score - log_sums(candidates.score, sentence)[sentence]
+        states = self._pool.token_states(candidates.node)
+        gold_log_probs, normalisers = self._vocabulary(states, gold)
+        starts = run_starts(sentence)
+        at = self._begins[sentence[starts]] + t
+        self._found.token_log_probs[at] = log_sums(log_weights + gold_log_probs, sentence)
+        entropies = -np.add.reduceat(np.exp(log_weights) * log_weights, starts)
+        self._found.num_effective[at] = np.exp(entropies)
+        if self._found.states is not None:
+            device = states.device
+            shift = torch.from_numpy(log_weights).to(device) - normalisers.double()
+            rows = torch.cat([states, shift.to(states.dtype)[:, None]], dim=1)
+            position = torch.from_numpy(self._begins[sentence] + t).to(device)
+            self._found.states[position, torch.from_numpy(ranks(sentence)).to(device)] = rows
+        scores: np.ndarray = candidates.score + gold_log_probs
+        return scores
+
+    def _vocabulary(self, states: Tensor, gold: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """Return the log-probabilities of gold tokens, float64 ``[n]``, and the log normalisers ``[n]``."""
+        targets = torch.from_numpy(gold).to(states.device)[:, None]
+        gold_logits, normalisers = [], []
+        for part, target in zip(states.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True):
+            logits = self._model.logits(part)
+            gold_logits.append(logits.gather(1, target)[:, 0])
+            normalisers.append(logits.logsumexp(1))
+        normaliser = torch.cat(normalisers)
+        log_probs: np.ndarray = (torch.cat(gold_logits) - normaliser).double().cpu().numpy()
+        return log_probs, normaliser
+
+    def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray, t: int) -> Hypotheses:
+        """Return the hypotheses after position ``t``: candidates of unfinished sentences, their tokens pushed."""
+        going_on = np.flatnonzero(candidates.sentence < self._num_at(t + 1))
+        before = candidates.take(going_on)
+        nodes = self._pool.shift(before.node, gold[going_on])
+        if len(self._pool) > self._compact_above:
+            kept = self._pool.compact(np.append(nodes, self._unclosed.node))
+            nodes, self._unclosed = kept[: len(nodes)], replace(self._unclosed, node=kept[len(nodes) :])
+            self._compact_above = max(self._max_nodes, 2 * len(self._pool))
+        events = self._history.add(before.event, np.full(len(before), SHIFT))
+        return Hypotheses(before.sentence, scores[going_on], nodes, events)
+
+    def _finish(self, entered: Hypotheses, candidates: Hypotheses, scores: np.ndarray, t: int) -> None:
+        """Note the best parses of the sentences that end at position ``t``, or put off those without a candidate.
+
+        Args:
+            entered: The hypotheses before the position.
+            candidates: What came of them.
+            scores: The candidates' with ``<eos>``; -inf for those that are not complete.
+            t: The position.
+        """
+        ending = np.arange(self._num_at(t + 1), self._num_at(t))
+        complete = np.flatnonzero((scores > -np.inf) & (candidates.sentence >= ending[0]))
+        self._note_parses(replace(candidates.take(complete), score=scores[complete]))
+        without = np.setdiff1d(ending, candidates.sentence[complete])
+        unclosed = entered.take(np.flatnonzero(np.isin(entered.sentence, without))).best(1)
+        self._unclosed = self._unclosed.and_then(unclosed)
+
+    def _note_parses(self, complete: Hypotheses) -> None:
+        best = complete.best(1)
+        for sentence, score, event in zip(self._sentences[best.sentence], best.score, best.event, strict=True):
+            self._found.parse_log_probs[sentence] = score
+            self._found.actions[sentence] = [FIRST_NT, *self._history.actions(event), SHIFT, REDUCE]
+
+    def _close(self, hypotheses: Hypotheses) -> Hypotheses:
+        """Return hypotheses completed by nothing but REDUCEs and ``<eos>``, however many it takes."""
+        hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # changed below
+        while len(still_open := np.flatnonzero(~self._pool.is_complete(hypotheses.node))):
+            hypotheses.score[still_open] += self._pool.action_log_probs(hypotheses.node[still_open])[:, REDUCE]
+            reduced = self._act(hypotheses.take(still_open), np.full(len(still_open), REDUCE))
+            hypotheses.node[still_open], hypotheses.event[still_open] = reduced.node, reduced.event
+        if len(hypotheses):
+            eos = np.full(len(hypotheses), self._model.eos_id)
+            hypotheses.score[:] += self._pool.action_log_probs(hypotheses.node)[:, _SHIFT_COLUMN]
+            hypotheses.score[:] += self._vocabulary(self._pool.token_states(hypotheses.node), eos)[0]
+        return hypotheses
+
+    def _num_at(self, t: int) -> int:
+        """Return how many sentences have a position ``t``: the first ones."""
+        return int((self._lengths > t).sum())

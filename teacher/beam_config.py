@@ -1,0 +1,26 @@
+"""Sizes of the teacher's beam search. Imports no torch, so that ``--help`` can read it."""
+
+from dataclasses import dataclass
+
+from storage.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeamConfig:
+    """How widely the trees of a sentence are searched; see ``teacher.beam``."""
+
+    beam: int = 10
+    """With --condition beam, successors of a sentence's hypotheses that survive each action between two tokens."""
+    word_beam: int = 5
+    """With --condition beam, hypotheses that are kept at each token."""
+    max_actions: int = 16
+    """With --condition beam, most NTs and REDUCEs between two tokens: 99.9 % of tokens in GUM's trees have no more."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name.replace('_', '-')} is {value}, expected at least {least}"
+            for name, least in (("beam", 1), ("word_beam", 1), ("max_actions", 0))
+            if (value := getattr(self, name)) < least
+        ]
+        if problems:
+            raise ConfigError("beam search: " + "; ".join(problems))

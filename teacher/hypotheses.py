@@ -1,0 +1,115 @@
+"""The hypotheses of a beam search as vectors, and how the best of each sentence are found. Integer work, in numpy.
+
+Elements are grouped by sentence: those of one sentence are a run of equal values in ``Hypotheses.sentence``.
+
+Shape letters: n hypotheses, M sentences, A actions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Hypotheses:
+    """n hypotheses of some sentences, grouped by sentence."""
+
+    sentence: np.ndarray
+    """int64 ``[n]``: number of the sentence in the batch."""
+    score: np.ndarray
+    """float64 ``[n]``: log-probability of words and actions so far."""
+    node: np.ndarray
+    """int64 ``[n]``: the stack; see ``stack_pool``."""
+    event: np.ndarray
+    """int64 ``[n]``: the last action; see ``History``."""
+
+    def __len__(self) -> int:
+        return len(self.sentence)
+
+    def take(self, index: np.ndarray) -> "Hypotheses":
+        """Return a copy of some of them."""
+        return Hypotheses(self.sentence[index], self.score[index], self.node[index], self.event[index])
+
+    def best(self, num: int) -> "Hypotheses":
+        """Return the ``num`` best of each sentence, best first; ties go to those that come first."""
+        order = np.lexsort((-self.score, self.sentence))
+        return self.take(order[ranks(self.sentence[order]) < num])
+
+    def and_then(self, others: "Hypotheses") -> "Hypotheses":
+        """Return these, then others; no longer grouped."""
+        return Hypotheses(
+            np.concatenate([self.sentence, others.sentence]),
+            np.concatenate([self.score, others.score]),
+            np.concatenate([self.node, others.node]),
+            np.concatenate([self.event, others.event]),
+        )
+
+
+class History:
+    """The actions of all hypotheses there ever were, each with the action before it; NT(TOP) or <bos> is event 0."""
+
+    def __init__(self) -> None:
+        self._before = [np.full(1, -1)]
+        self._action = [np.full(1, -1)]
+        self._size = 1
+
+    def add(self, before: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Return the numbers of new events ``[n]``."""
+        self._before.append(before)
+        self._action.append(actions)
+        self._size += len(before)
+        return np.arange(self._size - len(before), self._size)
+
+    def actions(self, event: int) -> list[int]:
+        """Return the actions that lead to an event, first to last, event 0 left out."""
+        self._before, self._action = [np.concatenate(self._before)], [np.concatenate(self._action)]
+        found = []
+        while event:
+            found.append(int(self._action[0][event]))
+            event = int(self._before[0][event])
+        return found[::-1]
+
+
+def best_successors(
+    hypotheses: Hypotheses, totals: np.ndarray, to_beat: np.ndarray, beam: int
+) -> tuple[Hypotheses, np.ndarray]:
+    """Return the best successors of each sentence's hypotheses, not yet executed, and the columns of their actions.
+
+    Args:
+        hypotheses: n of them, of some of M sentences.
+        totals: ``[n, A]`` scores of their successors, -inf where invalid.
+        to_beat: ``[M]``; successors that are no better are left out.
+        beam: How many of a sentence. Ties go to the successors of the first hypothesis, then to the first column.
+    """
+    sentence, rank = hypotheses.sentence, ranks(hypotheses.sentence)
+    # Most successors are below the beam: a partition finds its edge, and only what is above is sorted.
+    edge = np.full(len(to_beat), -np.inf)
+    rivals = np.full((len(to_beat), int(rank.max()) + 1, totals.shape[1]), -np.inf)
+    if rivals[0].size > beam:
+        rivals[sentence, rank] = totals
+        edge = -np.partition(-rivals.reshape(len(to_beat), -1), beam - 1, axis=1)[:, beam - 1]
+    row, column = np.nonzero((totals >= edge[sentence, None]) & (totals > to_beat[sentence, None]))
+    score, sentence = totals[row, column], sentence[row]
+    order = np.lexsort((-score, sentence))
+    order = order[ranks(sentence[order]) < beam]
+    row = row[order]
+    successors = Hypotheses(sentence[order], score[order], hypotheses.node[row], hypotheses.event[row])
+    return successors, column[order]
+
+
+def run_starts(sentence: np.ndarray) -> np.ndarray:
+    """Return where each run of equal values begins; int64."""
+    return np.flatnonzero(np.diff(sentence, prepend=-1))
+
+
+def ranks(sentence: np.ndarray) -> np.ndarray:
+    """Return each element's place in its run of equal values, from 0; int64 ``[n]``."""
+    starts = run_starts(sentence)
+    places: np.ndarray = np.arange(len(sentence)) - np.repeat(starts, np.diff(starts, append=len(sentence)))
+    return places
+
+
+def log_sums(scores: np.ndarray, sentence: np.ndarray) -> np.ndarray:
+    """Return log Σ exp of the scores of each run; float64, as many as there are runs."""
+    sums: np.ndarray = np.logaddexp.reduceat(scores, run_starts(sentence))
+    return sums
