@@ -4,99 +4,23 @@ Heavy imports happen inside commands, so that ``--help`` answers at once.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import click
 
 from pipeline.dump_config import DumpConfig
 from pipeline.runtime import config as options
+from pipeline.runtime.click_options import PATH, STORE, CommaSeparated, OneLineErrors, Place, configured_by
 from pipeline.runtime.display import as_text, configure_logging
 from pipeline.runtime.progress import Progress
-from storage.errors import RnngDistillError
 from student.config import StudentConfig
 from student.train_config import StudentTrainConfig
 from teacher.beam_config import BeamConfig
 from teacher.config import TeacherConfig, TeacherTrainConfig
 
-Place: TypeAlias = Path | str
-"""A path or a URL."""
-PATH = click.Path(path_type=Path)
-
-
-class StoreLocation(click.ParamType["Place"]):
-    """A path, or a URL that fsspec knows."""
-
-    name = "PATH or URL"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:  # noqa: ANN401, ARG002
-        """Return a URL as it is, anything else as a path."""
-        return value if isinstance(value, str) and "://" in value else Path(value)
-
-
-STORE = StoreLocation()
-
 DATASET_DECIDES = ("vocab_size",)
 """Fields of model configurations that follow from the dataset and are no options."""
-
-
-class OneLineErrors(click.Group):
-    """Shows an error that a user can mend as one line; anything else is a bug and keeps its traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  click's own signature
-        """Run the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except RnngDistillError as error:
-            raise click.ClickException(str(error)) from error
-
-
-class CommaSeparated(click.ParamType[tuple[Any, ...]]):
-    """Several values of one type."""
-
-    def __init__(self, item: type) -> None:
-        self._item = item
-        self.name = f"{item.__name__},…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:  # noqa: ANN401
-        """Return the values as a tuple."""
-        try:
-            return tuple(self._item(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of {self._item.__name__}", param, ctx)
-
-
-def configured_by(*classes: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of configuration classes, and ``--config`` for a TOML file of them.
-
-    The command gets ``values``: what the file and, over it, the command line set.
-    """
-    known = options.options_of(*classes, without=DATASET_DECIDES)
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def with_values(toml: Path | None, **given: Any) -> None:  # noqa: ANN401
-            values = options.read_toml(toml, known) if toml is not None else {}
-            names = {option.name for option in known}
-            values |= {name: value for name, value in given.items() if name in names and value is not None}
-            command(values=values, **{name: value for name, value in given.items() if name not in names})
-
-        decorated: Callable[..., None] = with_values
-        decorated.__doc__, decorated.__name__ = command.__doc__, command.__name__
-        decorated.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-        for option in reversed(known):
-            default = ",".join(map(str, option.default)) if option.many else option.default
-            kind: Any = CommaSeparated(option.type) if option.many else option.type
-            decorated = click.option(
-                "--" + option.name.replace("_", "-"),
-                option.name,
-                type=click.Choice(option.choices) if option.choices else kind,
-                help=f"{option.help} [default: {default}]",
-            )(decorated)
-        help_text = "TOML file of these options; the command line overrides it."
-        return click.option("--config", "toml", type=PATH, help=help_text)(decorated)
-
-    return decorate
 
 
 def show(summary: dict[str, Any], *, as_json: bool = False) -> None:
@@ -104,6 +28,8 @@ def show(summary: dict[str, Any], *, as_json: bool = False) -> None:
     click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else as_text(summary))
 
 
+device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+on_error_option = click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
 cache_option = click.option(
     "--cache-gb",
     type=click.FloatRange(0, min_open=True),
@@ -149,7 +75,7 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 @click.argument("sources", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="Writes OUT.mrg and OUT.txt.")
 @click.option("--text", "texts", type=PATH, multiple=True, required=True, help="Raw text, a sentence a line.")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@on_error_option
 def import_trees(
     sources: tuple[Path, ...], out: Path, texts: tuple[Path, ...], on_error: Literal["stop", "skip"]
 ) -> None:
@@ -196,7 +122,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     help="The trees as they are, or a control on structure.",
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of --trees shuffled.")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@on_error_option
 @click.option(
     "--unseen-labels",
     type=click.Choice(["drop", "map", "refuse"]),
@@ -289,7 +215,7 @@ def dump_teacher(
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
 @resume_option
 @cache_option
-@configured_by(StudentConfig, StudentTrainConfig)
+@configured_by(StudentConfig, StudentTrainConfig, without=DATASET_DECIDES)
 def train_student(
     data: Place, dump: Place | None, out: Path, resume: bool, cache_gb: float, values: dict[str, Any]
 ) -> None:
@@ -310,43 +236,78 @@ def evaluate() -> None:
     """Measure a trained model."""
 
 
+def _is_teacher(run: Path, *, beam: dict[str, Any], marginal: bool = False) -> bool:
+    """Return whose run it is, and refuse a teacher's options for a student."""
+    from pipeline.runtime.run_directory import open_run
+
+    if open_run(run).kind == "teacher":
+        return True
+    given = ["--" + name.replace("_", "-") for name in beam] + ["--marginal"] * marginal
+    if given:
+        raise click.UsageError(f"{run} is a student, but {', '.join(given)} are for a teacher; leave them out.")
+    return False
+
+
 @evaluate.command()
 @click.argument("model", type=PATH)
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--split", default="dev", show_default=True)
 @click.option("--floor", type=PATH, help="entropy.json of sample-corpus: adds the true probability's figure.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--marginal", is_flag=True, help="Of a teacher: also without the trees, by beam search.")
+@device_option
 @json_option
-def perplexity(model: Path, data: Place, split: str, floor: Path | None, device: str, as_json: bool) -> None:
+@configured_by(BeamConfig)
+def perplexity(
+    model: Path,
+    data: Place,
+    split: str,
+    floor: Path | None,
+    marginal: bool,
+    device: str,
+    as_json: bool,
+    values: dict[str, Any],
+) -> None:
     """Perplexity of a run on a split; the distribution and the normaliser are named.
 
     \b
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
+    Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev --marginal
     """
-    from pipeline.runtime.run_directory import open_run
+    if _is_teacher(model, beam=values, marginal=marginal):
+        from teacher.scoring import evaluate_perplexity as of_teacher
 
-    if open_run(model).kind == "teacher":
-        from teacher.scoring import evaluate_perplexity
+        beam = options.build(BeamConfig, values) if marginal else None
+        found = of_teacher(model, data, split=split, floor=floor, device=device, marginal=beam)
     else:
-        from student.scoring import evaluate_perplexity
+        from student.scoring import evaluate_perplexity as of_student
 
-    show(evaluate_perplexity(model, data, split=split, floor=floor, device=device), as_json=as_json)
+        found = of_student(model, data, split=split, floor=floor, device=device)
+    show(found, as_json=as_json)
 
 
 @evaluate.command()
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @json_option
-def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool) -> None:
-    """Accuracy of a student on a folder of minimal pairs in BLiMP's form; ties are reported and never right.
+@configured_by(BeamConfig)
+def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool, values: dict[str, Any]) -> None:
+    """Accuracy on a folder of minimal pairs in BLiMP's form; ties are reported and never right.
+
+    Under a student, or under a teacher that sees no tree, by beam search.
 
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
     """
-    from student.scoring import evaluate_minimal_pairs
+    if _is_teacher(model, beam=values):
+        from teacher.beam_scoring import evaluate_minimal_pairs as of_teacher
 
-    show(evaluate_minimal_pairs(model, folder, device=device), as_json=as_json)
+        found = of_teacher(model, folder, device=device, beam=options.build(BeamConfig, values))
+    else:
+        from student.scoring import evaluate_minimal_pairs as of_student
+
+        found = of_student(model, folder, device=device)
+    show(found, as_json=as_json)
 
 
 @evaluate.command()
@@ -354,9 +315,10 @@ def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool) -> None
 @click.argument("text", type=PATH)
 @click.option("--out", type=PATH, required=True, help="The table to write: tab-separated, with a header, no quoting.")
 @click.option("--by", type=click.Choice(["word", "token"]), default="word", show_default=True, help="What a row is.")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@on_error_option
+@device_option
 @json_option
+@configured_by(BeamConfig)
 def surprisal(
     model: Path,
     text: Path,
@@ -365,17 +327,55 @@ def surprisal(
     on_error: Literal["stop", "skip"],
     device: str,
     as_json: bool,
+    values: dict[str, Any],
 ) -> None:
-    """Surprisal in bits of every word of a text, a sentence a line, under a student; with <eos> of each sentence.
+    """Surprisal in bits of every word of a text, a sentence a line; with <eos> of each sentence.
 
-    The sentence number is that of the line, so the table can be joined with the text.
+    Under a student, or under a teacher that sees no tree, by beam search. The sentence number is that of the line, so
+    the table can be joined with the text.
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
     """
-    from student.scoring import evaluate_surprisal
+    if _is_teacher(model, beam=values):
+        from teacher.beam_scoring import evaluate_surprisal as of_teacher
 
-    show(evaluate_surprisal(model, text, out, by=by, on_error=on_error, device=device), as_json=as_json)
+        beam = options.build(BeamConfig, values)
+        found = of_teacher(model, text, out, by=by, on_error=on_error, device=device, beam=beam)
+    else:
+        from student.scoring import evaluate_surprisal as of_student
+
+        found = of_student(model, text, out, by=by, on_error=on_error, device=device)
+    show(found, as_json=as_json)
+
+
+@evaluate.command()
+@click.argument("teacher", type=PATH)
+@click.argument("trees", type=PATH)
+@click.option("--trees-out", type=PATH, help="STEM to write the parses to, as STEM.mrg and STEM.txt.")
+@on_error_option
+@device_option
+@json_option
+@configured_by(BeamConfig)
+def parses(
+    teacher: Path,
+    trees: Path,
+    trees_out: Path | None,
+    on_error: Literal["stop", "skip"],
+    device: str,
+    as_json: bool,
+    values: dict[str, Any],
+) -> None:
+    """Parse the text of a treebank, STEM.mrg and STEM.txt, by beam search; brackets against its trees.
+
+    \b
+    Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev
+    """
+    from teacher.beam_scoring import evaluate_parses
+
+    beam = options.build(BeamConfig, values)
+    found = evaluate_parses(teacher, trees, trees_out=trees_out, on_error=on_error, device=device, beam=beam)
+    show(found, as_json=as_json)
 
 
 @main.command()

@@ -80,7 +80,11 @@ def speed(dataset: Dataset, dim: int, num_sentences: int, *, rounds: int) -> dic
     schedule = _median_batch(model, dataset, num_sentences)
     square = torch.randn(MATRIX, MATRIX)
     positions = len(schedule.gold)
-    runs = {"matrix": lambda: square @ square, "train": _training(model, schedule), "infer": _inference(evaluated, schedule)}
+    runs = {
+        "matrix": lambda: square @ square,
+        "train": _training(model, schedule),
+        "infer": _inference(evaluated, schedule),
+    }
     seconds = interleaved(runs, rounds)
     flops = {"train": training_flops(model, schedule), "infer": inference_flops(model, schedule)}
     name = f"d{dim}_{num_sentences}"
@@ -92,7 +96,8 @@ def speed(dataset: Dataset, dim: int, num_sentences: int, *, rounds: int) -> dic
     }
     for task, count in flops.items():
         share = statistics.median(
-            count / its * of_matrix / (2 * MATRIX**3) for its, of_matrix in zip(seconds[task], seconds["matrix"], strict=True)
+            count / its * of_matrix / (2 * MATRIX**3)
+            for its, of_matrix in zip(seconds[task], seconds["matrix"], strict=True)
         )
         figures[f"{task}_positions_per_s_{name}"] = positions / statistics.median(seconds[task])
         figures[f"{task}_mflop_a_position_{name}"] = 1e-6 * count / positions

@@ -10,11 +10,11 @@ class BeamConfig:
     """How widely the trees of a sentence are searched; see ``teacher.beam``."""
 
     beam: int = 10
-    """With --condition beam, successors of a sentence's hypotheses that survive each action between two tokens."""
+    """Beam search: successors of a sentence's hypotheses that survive each action between two tokens."""
     word_beam: int = 5
-    """With --condition beam, hypotheses that are kept at each token."""
+    """Beam search: hypotheses that are kept at each token."""
     max_actions: int = 16
-    """With --condition beam, most NTs and REDUCEs between two tokens: 99.9 % of tokens in GUM's trees have no more."""
+    """Beam search: most NTs and REDUCEs between two tokens: 99.9 % of tokens in GUM's trees have no more."""
 
     def __post_init__(self) -> None:
         problems = [

@@ -1,8 +1,10 @@
-"""What a trained teacher says of a split with its trees: two figures that must never be taken for each other.
+"""What a trained teacher says of a split with its trees: figures that must never be taken for each other.
 
 given the tree    -log p(w_t | x_<t, y_<t, SHIFT), the distribution that is dumped; the tree may come from a parser
 that saw the whole sentence, so it can leak what is to come
 joint             -log p(x, y), words and actions: an upper bound on -log p(x)
+
+What it says of text without trees is in ``teacher.beam_scoring``.
 """
 
 from pathlib import Path
@@ -20,6 +22,8 @@ from pipeline.next_token import gold_log_probs
 from pipeline.runtime.distributed import joined
 from storage.locations import Place
 from storage.ragged import Ragged
+from teacher.beam_config import BeamConfig
+from teacher.beam_scoring import marginal_figures
 from teacher.dump import check_reads
 from teacher.rnng import Rnng
 from teacher.train import load_teacher
@@ -27,8 +31,13 @@ from teacher.train import load_teacher
 BATCH_TOKENS = 8192
 
 
-def evaluate_perplexity(model: Path, data: Place, *, split: str, floor: Path | None, device: str) -> dict[str, Any]:
-    """Measure both figures of a split, write them beside the run, return a summary."""
+def evaluate_perplexity(
+    model: Path, data: Place, *, split: str, floor: Path | None, device: str, marginal: BeamConfig | None = None
+) -> dict[str, Any]:
+    """Measure both figures of a split, write them beside the run, return a summary.
+
+    With ``marginal`` the figures of the text without its trees are added, by a beam search of these sizes.
+    """
     with joined(device, threads=0) as (_, where):
         teacher, run = load_teacher(model, where)
         dataset = load_dataset(data)
@@ -43,8 +52,16 @@ def evaluate_perplexity(model: Path, data: Place, *, split: str, floor: Path | N
             perplexity_figure(token_log_probs, sentences, GIVEN_TREE),
             perplexity_figure(joint, sentences, JOINT),
         ]
-        settings = {"checkpoint": "best", "batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        settings: dict[str, Any] = {
+            "checkpoint": "best",
+            "batch_tokens": BATCH_TOKENS,
+            "device": where.type,
+            "dtype": "float32",
+        }
         settings["tree_source"] = dataset.tree_source
+        if marginal is not None:
+            more, search = marginal_figures(teacher, marginal, sentences)
+            figures, settings = [*figures, *more], settings | search
         return record_perplexity(run, sentences, figures, floor=floor, settings=settings)
 
 

@@ -34,9 +34,13 @@ GIVEN_TREE: Final = "given the tree"
 """The product of p(x_t | x_<t, y_<t, SHIFT): what a teacher's dump holds."""
 JOINT: Final = "joint with the tree"
 """p(x, y): a teacher's, words and actions together."""
+MARGINAL: Final = "marginal by beam search"
+"""p(x) of a teacher that knows no tree: the product of the mixtures over its hypotheses, which see x_<t alone."""
+PREFIX: Final = "sum over trees by beam search"
+"""The sum of p(x, y) over the hypotheses that were kept: a lower bound of p(x), so of its perplexity an upper one."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
-DISTRIBUTIONS: Final = (UNCONDITIONAL, GIVEN_TREE, JOINT, FLOOR)
+DISTRIBUTIONS: Final = (UNCONDITIONAL, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 NORMALISERS: Final = {
     "per_token": "exp(nats / (num_tokens + num_sentences)): tokens and one <eos> a sentence",

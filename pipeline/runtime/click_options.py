@@ -1,0 +1,85 @@
+"""What the command line adds to click: options from configuration classes, paths or URLs, one-line errors."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import click
+
+from pipeline.runtime import config as options
+from storage.errors import RnngDistillError
+
+Place: TypeAlias = Path | str
+"""A path or a URL."""
+PATH = click.Path(path_type=Path)
+
+
+class StoreLocation(click.ParamType["Place"]):
+    """A path, or a URL that fsspec knows."""
+
+    name = "PATH or URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:  # noqa: ANN401, ARG002
+        """Return a URL as it is, anything else as a path."""
+        return value if isinstance(value, str) and "://" in value else Path(value)
+
+
+STORE = StoreLocation()
+
+
+class OneLineErrors(click.Group):
+    """Shows an error that a user can mend as one line; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  click's own signature
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except RnngDistillError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class CommaSeparated(click.ParamType[tuple[Any, ...]]):
+    """Several values of one type."""
+
+    def __init__(self, item: type) -> None:
+        self._item = item
+        self.name = f"{item.__name__},…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:  # noqa: ANN401
+        """Return the values as a tuple."""
+        try:
+            return tuple(self._item(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self._item.__name__}", param, ctx)
+
+
+def configured_by(*classes: type, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of configuration classes, and ``--config`` for a TOML file of them.
+
+    The command gets ``values``: what the file and, over it, the command line set. Fields named in ``without`` are none.
+    """
+    known = options.options_of(*classes, without=without)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def with_values(toml: Path | None, **given: Any) -> None:  # noqa: ANN401
+            values = options.read_toml(toml, known) if toml is not None else {}
+            names = {option.name for option in known}
+            values |= {name: value for name, value in given.items() if name in names and value is not None}
+            command(values=values, **{name: value for name, value in given.items() if name not in names})
+
+        decorated: Callable[..., None] = with_values
+        decorated.__doc__, decorated.__name__ = command.__doc__, command.__name__
+        decorated.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+        for option in reversed(known):
+            default = ",".join(map(str, option.default)) if option.many else option.default
+            kind: Any = CommaSeparated(option.type) if option.many else option.type
+            decorated = click.option(
+                "--" + option.name.replace("_", "-"),
+                option.name,
+                type=click.Choice(option.choices) if option.choices else kind,
+                help=f"{option.help} [default: {default}]",
+            )(decorated)
+        help_text = "TOML file of these options; the command line overrides it."
+        return click.option("--config", "toml", type=PATH, help=help_text)(decorated)
+
+    return decorate

@@ -1,0 +1,137 @@
+"""What a trained teacher says of text without trees, by beam search: surprisals, the marginal perplexity, parses.
+
+``teacher.beam`` defines the quantities. A log-probability here is that of the mixtures, a language model of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.corpus.dataset import Split
+from pipeline.corpus.oracle import TokenPhrase
+from pipeline.corpus.text import OnError
+from pipeline.corpus.token_trees import read_gold_trees
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
+from pipeline.evaluation.minimal_pairs import pairs_sha256, read_minimal_pairs
+from pipeline.evaluation.parses import score_parses, write_parses
+from pipeline.evaluation.perplexity import MARGINAL, PREFIX, PerplexityFigure, perplexity_figure
+from pipeline.evaluation.recording import record_minimal_pairs, record_parses, record_surprisal
+from pipeline.evaluation.surprisal import By, write_surprisals
+from pipeline.runtime.distributed import joined
+from pipeline.runtime.progress import Progress
+from storage.ragged import Ragged
+from teacher.beam import BeamResult, BeamSearch
+from teacher.beam_config import BeamConfig
+from teacher.rnng import Rnng
+from teacher.train import load_teacher
+
+BLOCK_SENTENCES = 256
+"""Sentences between two signs of progress: seconds, and four batches of the search."""
+
+
+class BeamScorer:
+    """A ``pipeline.evaluation.scorer.Scorer`` of the mixtures."""
+
+    def __init__(self, model: Rnng, beam: BeamConfig) -> None:
+        self._search = BeamSearch(model, beam)
+
+    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See ``Scorer.log_probs``."""
+        found = self._search.search(Ragged.from_lists(list(sentences), np.int64))
+        return [row.astype(np.float32) for row in found.token_log_probs]
+
+
+def search_all(model: Rnng, beam: BeamConfig, tokens: Ragged, *, what: str) -> list[BeamResult]:
+    """Return what is found of all sentences, block by block, and show how far it is."""
+    search = BeamSearch(model, beam)
+    found = []
+    with Progress(what, total=len(tokens.values), unit="tokens") as progress:
+        for first in range(0, len(tokens), BLOCK_SENTENCES):
+            block = tokens.take(np.arange(first, min(first + BLOCK_SENTENCES, len(tokens))))
+            found.append(search.search(block))
+            progress.update(len(block.values))
+    return found
+
+
+def marginal_figures(model: Rnng, beam: BeamConfig, split: Split) -> tuple[list[PerplexityFigure], dict[str, Any]]:
+    """Return the perplexities of a split without its trees, and what the search adds to the settings.
+
+    Of a sentence without a complete hypothesis, the one parse that was found is all of the sum.
+    """
+    found = search_all(model, beam, split.tokens, what="search")
+    mixture = _joined([result.token_log_probs for result in found])
+    figures = [perplexity_figure(mixture, split, MARGINAL)]
+    prefixes = _joined([result.prefix_log_probs for result in found])
+    is_complete = np.isfinite(prefixes.values[prefixes.offsets[1:] - 1])
+    parses = np.concatenate([result.parse_log_probs for result in found])
+    prefixes.values[prefixes.offsets[1:][~is_complete] - 1] = parses[~is_complete]
+    steps = [np.diff(row, prepend=0.0) for row in prefixes]
+    figures.append(perplexity_figure(Ragged.from_lists(steps, np.float64), split, PREFIX))
+    num_effective = np.concatenate([result.num_effective.values for result in found])
+    return figures, asdict(beam) | {
+        "mean_num_effective": float(num_effective.mean()),
+        "num_incomplete_sentences": int((~is_complete).sum()),
+    }
+
+
+def evaluate_surprisal(
+    model: Path, text: Path, out: Path, *, by: By, on_error: OnError, device: str, beam: BeamConfig
+) -> dict[str, Any]:
+    """Write the surprisals of a text's words or tokens as a table, and their sums beside the run; return the sums."""
+    with joined(device, threads=0) as (_, where):
+        teacher, run = load_teacher(model, where)
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+        figure, dropped = write_surprisals(
+            BeamScorer(teacher, beam), tokenizer, text, out, by=by, on_error=on_error, block_sentences=BLOCK_SENTENCES
+        )
+        settings = _settings(beam, where) | {"distribution": MARGINAL, "on_error": on_error}
+        return record_surprisal(run, text, out, figure, dropped=dropped, settings=settings)
+
+
+def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, beam: BeamConfig) -> dict[str, Any]:
+    """Score every pair of a folder, write the figures beside the run, return them."""
+    with joined(device, threads=0) as (_, where):
+        pairs = read_minimal_pairs(folder)
+        teacher, run = load_teacher(model, where)
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+        figures = score_pairs(BeamScorer(teacher, beam), tokenizer, pairs)
+        settings = _settings(beam, where) | {"distribution": MARGINAL}
+        name = folder.resolve().name.removesuffix(".gz").removesuffix(".jsonl")
+        return record_minimal_pairs(run, name, figures, pairs_sha256=pairs_sha256(pairs), settings=settings)
+
+
+def evaluate_parses(
+    model: Path, stem: Path, *, trees_out: Path | None, on_error: OnError, device: str, beam: BeamConfig
+) -> dict[str, Any]:
+    """Parse the text of a treebank, compare with its trees, write the figures beside the run, return them."""
+    with joined(device, threads=0) as (_, where):
+        teacher, run = load_teacher(model, where)
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+        labels: list[str] = run.model["labels"]
+        with Progress("read", total=None, unit="sentences") as progress:
+            gold, counts = read_gold_trees(stem, tokenizer, labels, on_error=on_error, progress=progress.update)
+        tokens = Ragged.from_lists([sentence.ids for sentence in gold], np.int64)
+        found = search_all(teacher, beam, tokens, what="parse")
+        predicted: list[list[TokenPhrase]] = [phrases for result in found for phrases in result.phrases]
+        labelled = teacher.config.strategy == "top-down"
+        figure = score_parses((sentence.phrases for sentence in gold), predicted, labelled=labelled)
+        written: dict[str, Any] = {}
+        if trees_out is not None:
+            num_lost = write_parses(trees_out, gold, predicted, labels if labelled else ["TOP", "X"])
+            written = {"trees_out": str(trees_out), "phrases_that_cannot_be_written": num_lost}
+        return record_parses(run, stem, figure, counts=counts, settings=_settings(beam, where)) | written
+
+
+def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:
+    return {"checkpoint": "best", "device": where.type, "dtype": "float32", **asdict(beam)}
+
+
+def _joined(parts: Sequence[Ragged]) -> Ragged:
+    return Ragged.from_lengths(
+        np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
+    )

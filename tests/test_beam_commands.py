@@ -1,0 +1,73 @@
+"""Commands that read text without its trees: figures of one search agree, and what is not a teacher's is refused."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_cli
+
+NARROW = ["--beam", 4, "--word-beam", 2]
+
+
+@pytest.fixture(scope="module")
+def few(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight sentences of dev, STEM.mrg and STEM.txt, and a dataset whose dev they are."""
+    folder = tmp_path_factory.mktemp("few")
+    for suffix in (".mrg", ".txt"):
+        lines = (small_world / "corpus" / f"dev{suffix}").read_text().splitlines(keepends=True)[:8]
+        (folder / f"few{suffix}").write_text("".join(lines))
+    train = ["--train", small_world / "corpus/train", "--dev", folder / "few"]
+    run_cli("build-dataset", *train, "--tokenizer", small_world / "tokenizer.json", "--out", folder / "dataset")
+    return folder
+
+
+def test_the_marginal_perplexity_is_that_of_the_surprisals(small_world, few, tmp_path):
+    teacher, table = small_world / "teacher", tmp_path / "surprisals.tsv"
+    data = ["--data", few / "dataset", "--split", "dev"]
+    found = json.loads(run_cli("evaluate", "perplexity", teacher, *data, "--marginal", *NARROW, "--json").stdout)
+    marginal, lower_bound = found["marginal by beam search"], found["sum over trees by beam search"]
+    assert lower_bound["per_token"] < found["joint with the tree"]["per_token"]
+    assert marginal["per_token"] != lower_bound["per_token"]
+
+    sums = json.loads(
+        run_cli("evaluate", "surprisal", teacher, few / "few.txt", "--out", table, *NARROW, "--json").stdout
+    )
+    positions = sums["num_tokens"] + sums["num_sentences"]
+    assert math.log(marginal["per_token"]) == pytest.approx(sums["bits"] * math.log(2) / positions, rel=1e-5)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert sum(float(row["surprisal_bits"]) for row in rows) == pytest.approx(sums["bits"], abs=1e-3)
+
+
+def test_parses_can_be_written_and_are_scored_as_they_were(small_world, few, tmp_path):
+    parsed = tmp_path / "parsed"
+    command = ["evaluate", "parses", small_world / "teacher", few / "few", "--trees-out", parsed, *NARROW, "--json"]
+    found = json.loads(run_cli(*command).stdout)
+    assert found["num_sentences"] == 8
+    assert 0 <= found["f1"]["value"] <= found["unlabelled_f1"]["value"] <= 1
+    assert len(parsed.with_suffix(".mrg").read_text().splitlines()) == 8
+    run_cli(
+        "import-trees", parsed.with_suffix(".mrg"), "--text", parsed.with_suffix(".txt"), "--out", tmp_path / "again"
+    )
+    assert (tmp_path / "again.txt").read_text() == (few / "few.txt").read_text()
+
+
+def test_a_teacher_ranks_minimal_pairs_without_trees(small_world, tmp_path):
+    pairs = small_world / "corpus/minimal_pairs"
+    one = sorted(pairs.glob("*.jsonl"))[0]
+    (tmp_path / one.name).write_text("".join(one.read_text().splitlines(keepends=True)[:6]))
+    found = json.loads(
+        run_cli("evaluate", "minimal-pairs", small_world / "teacher", tmp_path, *NARROW, "--json").stdout
+    )
+    assert found["overall"]["num_pairs"] == 6
+
+
+def test_beam_options_are_refused_for_what_is_no_teacher(small_world, tmp_path):
+    sizes = ["--embed-dim", 16, "--num-blocks", 1, "--num-heads", 2, "--max-steps", 1, "--threads", 1]
+    run_cli("train-student", "--data", small_world / "dataset", "--out", tmp_path / "student", *sizes)
+    data = ["--data", small_world / "dataset"]
+    message = run_cli("evaluate", "perplexity", tmp_path / "student", *data, "--beam", 4, fails=True).stderr
+    assert "--beam are for a teacher" in message
