@@ -29,7 +29,6 @@ def test_the_marginal_perplexity_is_that_of_the_surprisals(small_world, few, tmp
     data = ["--data", few / "dataset", "--split", "dev"]
     found = json.loads(run_cli("evaluate", "perplexity", teacher, *data, "--marginal", *NARROW, "--json").stdout)
     marginal, lower_bound = found["marginal by beam search"], found["sum over trees by beam search"]
-    assert lower_bound["per_token"] < found["joint with the tree"]["per_token"]
     assert marginal["per_token"] != lower_bound["per_token"]
 
     sums = json.loads(
@@ -57,7 +56,7 @@ def test_parses_can_be_written_and_are_scored_as_they_were(small_world, few, tmp
 
 def test_a_teacher_ranks_minimal_pairs_without_trees(small_world, tmp_path):
     pairs = small_world / "corpus/minimal_pairs"
-    one = sorted(pairs.glob("*.jsonl"))[0]
+    one = min(pairs.glob("*.jsonl"))
     (tmp_path / one.name).write_text("".join(one.read_text().splitlines(keepends=True)[:6]))
     found = json.loads(
         run_cli("evaluate", "minimal-pairs", small_world / "teacher", tmp_path, *NARROW, "--json").stdout

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.next_token import gold_log_probs
 from storage.errors import ConfigError
 from storage.ragged import Ragged
@@ -118,6 +119,15 @@ def test_levels_compose_what_constituents_alone_do(kind):
         values = torch.cat([values, model.composition.compose(values, level)])
     expected = model.composition(vectors, schedule.compositions, model.dropout)
     torch.testing.assert_close(model.composition.vectors(values), expected, atol=1e-12, rtol=0)
+
+
+def test_a_chain_of_two_thousand_constituents_trains():
+    model = make_model(SIZES[1])
+    actions = [FIRST_NT, *[FIRST_NT + 1] * 2000, SHIFT, *[REDUCE] * 2000, SHIFT, REDUCE]
+    sums = model(TreeBatch(schedule=model.prepare(*batch([([5], actions)])), num_positions_global=2))
+    sums[0].backward()
+    assert torch.isfinite(sums).all()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
 def test_treelstm_is_refused_for_labelled_trees():
