@@ -1,14 +1,25 @@
-"""How much the level-parallel RNNG gains over one action at a time, on the same sentences with the same weights.
+"""The teacher beside the floor of its arithmetic; its memory, a second process, and beam search.
 
-    python -m benchmarks.teacher [--quick] [--json FILE]
+    python -m benchmarks.teacher [--quick] [--json FILE] [--data DATASET] [--teacher RUN]
 
-Rounds of the two alternate; figures are medians. Rates are positions a second on one thread, sample corpus, so they
-compare with each other and with nothing else.
+Without a dataset of your own: the sample corpus. Models of size 256 and 650 with a vocabulary of 12,000, whatever the
+dataset's, in one process and one thread; batches of 32, 128 and 512 sentences of similar length (``--quick``: 128).
+
+TASK_floor_dSIZE   floating-point operations counted (``benchmarks.teacher_flops``) over seconds, as a share of the rate
+                   of a 2,048 x 2,048 float32 matrix product with the same threads; at 128 sentences; a round takes both
+TASK_positions_per_s_dSIZE_BATCH  and floor_… of other batches, in the same rounds
+train_peak_rss_gb  a whole ``train-teacher`` of size 256 with 128 sentences a batch: the most resident memory
+scaling_2          its positions/s with two processes of one thread over those with one
+beam_tokens_per_s  beam search (beam 10, word beam 5) over sentences of dev with RUN, or with what was just trained
 """
 
 import argparse
 import json
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,86 +28,159 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.corpus.build import BuildConfig, build_dataset
-from pipeline.corpus.dataset import Split, load_dataset
-from pipeline.corpus.sample import write_sample_corpus
-from pipeline.corpus.tokenizer import train_tokenizer
+from benchmarks.common import interleaved, parser, report
+from benchmarks.dump import sample_dataset
+from benchmarks.teacher_flops import inference_flops, training_flops
+from pipeline.batching import plan_epoch
+from pipeline.corpus.dataset import Dataset, load_dataset
+from pipeline.next_token import LOGIT_ROWS
+from teacher.beam import BeamSearch
+from teacher.beam_config import BeamConfig
 from teacher.config import TeacherConfig
-from teacher.levels import TreeBatch, build_schedule
+from teacher.levels import Schedule, TreeBatch
 from teacher.rnng import Rnng
-from tests.reference import sentence_log_probs
+from teacher.train import load_teacher
+
+VOCAB_SIZE = 12_000
+MATRIX = 2048
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of a small batch")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--data", type=Path, help="a dataset")
+    options.add_argument("--teacher", type=Path, help="a teacher's run that reads it, for beam search")
+    given = options.parse_args()
     torch.set_num_threads(1)
-    figures = measure(num_sentences=16 if options.quick else 128, rounds=1 if options.quick else 5)
-    for name, value in figures.items():
-        print(f"{name:<34}{value:>14,.1f}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def measure(*, num_sentences: int, rounds: int) -> dict[str, float]:
-    """Return medians over interleaved rounds, for one batch of the sample corpus at size 256."""
     with tempfile.TemporaryDirectory() as folder:
-        split, vocab_size, num_labels, eos_id = _sample(Path(folder))
-    model = Rnng(TeacherConfig(dropout=0.0), vocab_size=vocab_size, num_labels=num_labels, eos_id=eos_id)
-    rows = np.arange(num_sentences)
-    tokens, actions = split.tokens.take(rows), split.actions.take(rows)
-    schedule = build_schedule(tokens, actions, eos_id=eos_id)
+        figures = measure(Path(folder), given)
+    report(figures, given)
+
+
+def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
+    """Return all figures."""
+    dataset = load_dataset(given.data) if given.data else sample_dataset(folder, num_sentences=1200)
+    figures: dict[str, float] = {"threads": torch.get_num_threads()}
+    for dim in (256, 650):
+        for num_sentences in (128,) if given.quick else (128, 32, 512):
+            figures |= speed(dataset, dim, num_sentences, rounds=2 if given.quick else 5)
+    figures |= processes(dataset, folder, given)
+    model, _ = load_teacher(given.teacher or folder / "run-1-0", torch.device("cpu"))
+    return figures | beam(model, dataset, num_sentences=16 if given.quick else 128)
+
+
+def speed(dataset: Dataset, dim: int, num_sentences: int, *, rounds: int) -> dict[str, float]:
+    """Return rates and shares of the floor of one size of model and batch."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCAB_SIZE, "num_labels": len(dataset.labels), "eos_id": dataset.tokenizer.eos_id}
+    model = Rnng(TeacherConfig(embed_dim=dim, hidden_dim=dim), **sizes)
+    evaluated = Rnng(TeacherConfig(embed_dim=dim, hidden_dim=dim), **sizes).eval()
+    evaluated.cache_inputs()
+    schedule = _median_batch(model, dataset, num_sentences)
+    square = torch.randn(MATRIX, MATRIX)
+    positions = len(schedule.gold)
+    runs = {"matrix": lambda: square @ square, "train": _training(model, schedule), "infer": _inference(evaluated, schedule)}
+    seconds = interleaved(runs, rounds)
+    flops = {"train": training_flops(model, schedule), "infer": inference_flops(model, schedule)}
+    name = f"d{dim}_{num_sentences}"
+    figures: dict[str, float] = {
+        f"positions_{name}": positions,
+        f"sequential_rounds_{name}": schedule.num_rounds,
+        f"actions_of_the_longest_sentence_{name}": int(schedule.actions.lengths.max()),
+        f"matrix_gflops_{name}": 2e-9 * MATRIX**3 / statistics.median(seconds["matrix"]),
+    }
+    for task, count in flops.items():
+        share = statistics.median(
+            count / its * of_matrix / (2 * MATRIX**3) for its, of_matrix in zip(seconds[task], seconds["matrix"], strict=True)
+        )
+        figures[f"{task}_positions_per_s_{name}"] = positions / statistics.median(seconds[task])
+        figures[f"{task}_mflop_a_position_{name}"] = 1e-6 * count / positions
+        figures[f"{task}_floor_{name}" if num_sentences != 128 else f"{task}_floor_d{dim}"] = share
+    return figures
+
+
+def _median_batch(model: Rnng, dataset: Dataset, num_sentences: int) -> Schedule:
+    """Return the schedule of the batch with the median number of positions of an epoch."""
+    split = dataset.split("train")
+    lengths = np.diff(split.position_offsets)
+    plan = plan_epoch(lengths, seed=0, epoch=0, batch_tokens=10**9, batch_sentences=num_sentences)
+    rows = sorted(plan, key=lambda batch: int(lengths[batch].sum()))[len(plan) // 2]
+    return model.prepare(split.tokens.take(rows), split.actions.take(rows))
+
+
+def _training(model: Rnng, schedule: Schedule) -> Callable[[], None]:
+    """Return a forward and backward pass."""
     batch = TreeBatch(schedule=schedule, num_positions_global=len(schedule.gold))
 
-    def levels() -> None:
-        model(TreeBatch(schedule=build_schedule(tokens, actions, eos_id=eos_id), num_positions_global=1))[0].backward()
+    def run() -> None:
+        model.zero_grad()
+        model(batch)[0].backward()
 
-    def levels_inference() -> None:
-        with torch.no_grad():
-            model(batch)
+    return run
 
-    def reference() -> None:
-        loss = torch.zeros(())
-        for sentence, its_actions in zip(tokens, actions, strict=True):
-            action_log_probs, token_log_probs = sentence_log_probs(model, sentence.tolist(), its_actions.tolist())
-            loss = loss - action_log_probs.sum() - token_log_probs.sum()
-        loss.backward()
 
-    seconds: dict[str, list[float]] = {"levels": [], "levels_inference": [], "reference": []}
-    levels()  # the first call pays for allocations
-    for _ in range(rounds):
-        for name, run in (("levels", levels), ("levels_inference", levels_inference), ("reference", reference)):
-            seconds[name].append(_time(run))
-    positions = len(schedule.gold)
-    ratios = [slow / fast for slow, fast in zip(seconds["reference"], seconds["levels"], strict=True)]
+def _inference(model: Rnng, schedule: Schedule) -> Callable[[], None]:
+    """Return the log-probability of every gold token."""
+    gold = torch.from_numpy(schedule.gold)[:, None]
+
+    @torch.no_grad()
+    def run() -> None:
+        states = model.states(schedule)
+        for rows, targets in zip(states.split(LOGIT_ROWS), gold.split(LOGIT_ROWS), strict=True):
+            logits = model.logits(rows)
+            logits.gather(1, targets)[:, 0] - logits.logsumexp(1)
+
+    return run
+
+
+def processes(dataset: Dataset, folder: Path, given: argparse.Namespace) -> dict[str, float]:
+    """Return the peak memory of one training process, and what a second one brings."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    memory = []
+    steps, log_every = (4, 2) if given.quick else (20, 5)
+    for number in range(1 if given.quick else 3):
+        for count in rates:
+            out = folder / f"run-{count}-{number}"
+            options = ["--batch-sentences", 128, "--batch-tokens", 10**9, "--threads", 1, "--device", "cpu"]
+            options += ["--max-steps", steps, "--log-every", log_every]
+            command = [ROOT / "cli.py", "train-teacher", "--data", dataset.path, "--out", out, *options]
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count] if count > 1 else []
+            _run([sys.executable, *launcher, *command])
+            if count == 1:
+                memory.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9)
+            rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+            rates[count] += [row["positions_per_s"] for row in rows if row["split"] == "train"][1:]
+    one, two = statistics.median(rates[1]), statistics.median(rates[2])
     return {
-        "sentences": num_sentences,
-        "positions": positions,
-        "sequential_rounds": schedule.num_rounds,
-        "actions_of_the_longest_sentence": int(actions.lengths.max()),
-        "train_positions_per_s": positions / statistics.median(seconds["levels"]),
-        "infer_positions_per_s": positions / statistics.median(seconds["levels_inference"]),
-        "reference_train_positions_per_s": positions / statistics.median(seconds["reference"]),
-        "train_vs_reference": statistics.median(ratios),
+        "train_peak_rss_gb": max(memory[:1]),
+        "train_command_positions_per_s_1": one,
+        "train_command_positions_per_s_2": two,
+        "scaling_2": two / one,
     }
 
 
-def _sample(folder: Path) -> tuple[Split, int, int, int]:
-    write_sample_corpus(folder / "corpus", 1000, 1)
-    stem = folder / "corpus" / "train"
-    train_tokenizer([stem.with_suffix(".txt")], folder / "tokenizer.json", vocab_size=1000)
-    build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=folder / "tokenizer.json", out=folder / "dataset"))
-    dataset = load_dataset(folder / "dataset")
-    return dataset.split("train"), dataset.tokenizer.vocab_size, len(dataset.labels), dataset.tokenizer.eos_id
+def _run(command: list[object]) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
 
 
-def _time(run: Callable[[], None]) -> float:
+def beam(model: Rnng, dataset: Dataset, *, num_sentences: int) -> dict[str, float]:
+    """Return the rate of beam search over every so many-th sentence of dev."""
+    split = dataset.split("dev")
+    rows = np.linspace(0, split.num_sentences - 1, min(num_sentences, split.num_sentences)).astype(np.int64)
+    tokens = split.tokens.take(rows)
+    search = BeamSearch(model, BeamConfig(beam=10, word_beam=5))
     start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    found = search.search(tokens)
+    seconds = time.perf_counter() - start
+    return {
+        "beam_tokens_per_s": len(tokens.values) / seconds,
+        "beam_tokens": len(tokens.values),
+        "beam_mixture_nats_a_position": -float(found.token_log_probs.values.mean()),
+    }
 
 
 if __name__ == "__main__":

@@ -68,21 +68,21 @@ def reduce_logits(
         generator: Where draws come from, row after row; on the logits' device. Not used where nothing is drawn.
     """
     log_probs = logits.log_softmax(1)
-    top = _top_ids(log_probs, num_top) if num_top else logits.new_empty((len(logits), 0), dtype=torch.int64)
-    logz = [(log_probs / t).logsumexp(1) if t != 1 else torch.zeros_like(log_probs[:, 0]) for t in temperatures]
-    outside = log_probs.scatter(1, top, -torch.inf) if num_top else log_probs
-    tail = torch.stack([_tail(outside, t, z, num_top) for t, z in zip(temperatures, logz, strict=True)], dim=1)
-    ids, logp, counts = top, log_probs.gather(1, top), None
+    ids, largest, largest_outside = _top_ids(log_probs, num_top)
+    logz = [_log_sum(log_probs, t, largest) if t != 1 else torch.zeros_like(log_probs[:, 0]) for t in temperatures]
+    logp, gold_logp, counts = log_probs.gather(1, ids), log_probs.gather(1, gold[:, None])[:, 0], None
+    outside = log_probs.scatter_(1, ids, -torch.inf)
+    tail = [_tail(outside, t, z, num_top, largest_outside) for t, z in zip(temperatures, logz, strict=True)]
     if num_top < k:
         drawn, drawn_counts = _draw(outside, k - num_top, generator)
-        drawn_logp = log_probs.gather(1, drawn.clamp(min=0)).masked_fill(drawn == UNUSED, torch.nan)
-        ids, logp = torch.cat([top, drawn], 1), torch.cat([logp, drawn_logp], 1)
-        counts = torch.cat([torch.zeros_like(top), drawn_counts], 1).to(torch.uint8)
+        drawn_logp = outside.gather(1, drawn.clamp(min=0)).masked_fill(drawn == UNUSED, torch.nan)
+        counts = torch.cat([torch.zeros_like(ids), drawn_counts], 1).to(torch.uint8)
+        ids, logp = torch.cat([ids, drawn], 1), torch.cat([logp, drawn_logp], 1)
     return Reduced(
         ids=ids,
         logp=logp,
-        gold_logp=log_probs.gather(1, gold[:, None])[:, 0],
-        tail=tail,
+        gold_logp=gold_logp,
+        tail=torch.stack(tail, dim=1),
         logz=torch.stack(logz, dim=1),
         counts=counts,
     )
@@ -94,12 +94,19 @@ def draw_generator(draw_seed: int, shard: int, device: torch.device) -> torch.Ge
     return torch.Generator(device).manual_seed(int(seed))
 
 
-def _tail(outside: Tensor, temperature: float, logz: Tensor, num_top: int) -> Tensor:
+def _log_sum(log_probs: Tensor, temperature: float, largest: Tensor) -> Tensor:
+    """Return the log of the sum of ``p^(1/T)`` of each row, given its largest value ``[R, 1]``, which is finite."""
+    scaled = (log_probs - largest).div_(temperature) if temperature != 1 else log_probs - largest
+    return scaled.exp_().sum(1).log_() + largest[:, 0] / temperature
+
+
+def _tail(outside: Tensor, temperature: float, logz: Tensor, num_top: int, largest: Tensor) -> Tensor:
     if not num_top:
         return torch.zeros_like(logz)  # exactly: all mass is outside
     if num_top == outside.shape[1]:
         return torch.full_like(logz, -torch.inf)
-    return (outside / temperature).logsumexp(1) - logz
+    # Of the smallest number where all is -inf: -inf less itself would be no number.
+    return _log_sum(outside, temperature, largest.clamp(min=torch.finfo(outside.dtype).min)) - logz
 
 
 def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -146,18 +153,23 @@ def _draws_of_block(outside: Tensor, num_draws: int, generator: torch.Generator)
     return torch.searchsorted(sums, uniform.mul_(sums[:, -1:]), right=True)
 
 
-def _top_ids(log_probs: Tensor, k: int) -> Tensor:
-    """Return the ids of the k largest of each row, largest first, ties by id; int64 ``[R, k]``.
+def _top_ids(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ids of the k largest of each row, and two values of it: the largest, and the largest not among them.
 
     ``topk`` breaks ties as it likes. Reordering equal values within what it chose mends nearly all rows; where the
-    k-th value is also that of a token left out, the row is sorted as a whole.
+    next value is the k-th again, the row is sorted as a whole.
+
+    Returns:
+        int64 ``[R, k]``, largest first, ties by id; ``[R, 1]``; ``[R, 1]``, -inf where k is V.
     """
-    top = log_probs.topk(k, dim=1)
-    ids = top.indices.sort(dim=1).values
+    vocab_size = log_probs.shape[1]
+    values, ids = log_probs.topk(min(k + 1, vocab_size), dim=1)
+    largest = values[:, :1]
+    outside = values[:, k:] if k < vocab_size else torch.full_like(largest, -torch.inf)
+    ids = ids[:, :k].sort(dim=1).values
     by_value = log_probs.gather(1, ids).sort(dim=1, descending=True, stable=True).indices
     ids = ids.gather(1, by_value)
-    smallest = top.values[:, -1:]
-    unclear = ((log_probs >= smallest).sum(1) > k).nonzero()[:, 0]
+    unclear = (values[:, :k][:, -1:] == outside).any(1).nonzero()[:, 0]
     if len(unclear):
         ids[unclear] = log_probs[unclear].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return ids
+    return ids, largest, outside

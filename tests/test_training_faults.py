@@ -41,21 +41,26 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_bits_and_elsewhere_to_the_
     assert counts.keys() == {"teacher exact", "teacher mixed", "student exact", "student mixed"}
     for sort, found in counts.items():
         assert found["killed"] >= num_kills // (2 if "mixed" in sort else 1)
-        assert found["went_on"] >= max(1, num_kills // 4)
+        assert found["went_on"] >= max(1, num_kills // 8)
         assert found["sizes_changed"] >= ("mixed" in sort)
+
+
+def wait_for_rows(run: Path, number: int, process: subprocess.Popen[str]) -> None:
+    file = run / "metrics.jsonl"
+    while not file.exists() or file.read_bytes().count(b"\n") < number:
+        assert process.poll() is None
+        time.sleep(0.002)
 
 
 def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(small_world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [
         "train-student", "--data", small_world / "dataset", "--out", run, "--embed-dim", 64, "--num-blocks", 1,
-        "--num-heads", 2, "--batch-tokens", 500, "--checkpoint-every", 5, "--max-steps", 90, "--threads", 1,
-        "--resume",
+        "--num-heads", 2, "--batch-tokens", 500, "--checkpoint-every", 5, "--max-steps", 40, "--threads", 1,
+        "--log-every", 1, "--resume",
     ]  # fmt: skip
     [process] = start_cli(*arguments)
-    while not state_path(run).exists():
-        assert process.poll() is None
-        time.sleep(0.002)
+    wait_for_rows(run, 7, process)  # a checkpoint is whole, and none is being written
     # Less than the state has, more than there are figures so far.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     message = process.communicate(timeout=60)[1].splitlines()[-1]
@@ -66,10 +71,10 @@ def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(small_w
     before = torch.load(state_path(run), weights_only=True)["step"]
     assert before % 5 == 0
     message = run_cli(*arguments).stderr
-    assert f"goes on after step {before} of 90" in message
-    assert "finished: all 90 steps are done" in message
+    assert f"goes on after step {before} of 40" in message
+    assert "finished: all 40 steps are done" in message
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(10, 91, 10))
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 41))
 
 
 def test_a_run_goes_on_with_its_own_options_and_data_alone(small_world: Path, tmp_path: Path) -> None:
@@ -103,13 +108,27 @@ def test_ranks_that_opened_different_things_stop_before_the_first_step(small_wor
 def test_a_rank_that_is_killed_ends_the_others_with_one_line(small_world: Path, tmp_path: Path) -> None:
     arguments = ["train-teacher", "--data", small_world / "dataset", "--out", tmp_path / "run", "--batch-tokens", 500]
     processes = start_cli(*arguments, "--threads", 1, "--embed-dim", 16, "--hidden-dim", 16, processes=2)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while not metrics.exists() or not metrics.stat().st_size:
-        assert processes[0].poll() is None
-        time.sleep(0.002)
+    wait_for_rows(tmp_path / "run", 1, processes[0])
     processes[1].kill()
     lines = processes[0].communicate(timeout=60)[1].splitlines()
     assert processes[0].returncode == 1
     assert lines[-1].startswith("Error: another process of this run ended (")
     assert not any("Traceback" in line for line in lines)
     processes[1].communicate()
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+def test_bfloat16_takes_steps_near_those_of_float32(small_world: Path, tmp_path: Path, kind: str) -> None:
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        data, run, options = small_world / "dataset", tmp_path / dtype, SHORT | {"dtype": dtype, "warmup_steps": 0}
+        if kind == "teacher":
+            sizes = TeacherConfig(embed_dim=16, hidden_dim=24, dropout=0)
+            losses[dtype] = train_teacher(data, run, sizes, TeacherTrainConfig(**options))
+        else:
+            losses[dtype] = train_student(data, None, run, SIZES, StudentTrainConfig(**options))
+        weights = torch.load(state_path(run), weights_only=True)["model"]
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    # bfloat16 has 8 bits; yet it is not float32.
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=2e-2)
+    assert losses["bfloat16"] != losses["float32"]

@@ -196,6 +196,18 @@ def test_a_finished_run_that_is_trained_again_says_so_and_changes_nothing(tmp_pa
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
+def test_weights_that_a_killed_process_did_not_come_to_write_are_made_from_the_state(tmp_path):
+    options = {"num_epochs": 3, "eval_every": 1}
+    trained(LineTask([3, 4]), tmp_path / "run", **options)
+    files = sorted((tmp_path / "run").rglob("*.safetensors"))
+    assert len(files) == 2
+    written = [file.read_bytes() for file in files]
+    files[0].unlink()
+    files[1].write_bytes(b"of an earlier step")
+    trained(LineTask([3, 4]), tmp_path / "run", **options)
+    assert [file.read_bytes() for file in files] == written
+
+
 def test_training_ends_after_as_many_evaluations_without_a_new_best_as_patience_says(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     # What lowers the loss at sin(x) raises it at -100.
