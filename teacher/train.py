@@ -9,7 +9,7 @@ import torch
 from pipeline.batching import BatchPlan
 from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.runtime import config as options
-from pipeline.runtime.distributed import World, joined
+from pipeline.runtime.distributed import World, available_bytes, joined
 from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights, open_run
 from pipeline.runtime.run_start import training_run
 from pipeline.runtime.train_config import TrainConfig
@@ -19,6 +19,7 @@ from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Place
 from teacher.config import TeacherConfig, TeacherTrainConfig
 from teacher.levels import TreeBatch
+from teacher.memory import check_longest
 from teacher.rnng import PARTS, Rnng
 
 
@@ -72,6 +73,8 @@ def train_teacher(
             "labels": list(dataset.labels),
             "eos_id": dataset.tokenizer.eos_id,
         }
+        for name in ("train", "dev"):
+            check_longest(dataset.split(name), config, available_bytes=available_bytes(device))
         model = _build(config, described).to(device)
         run = RunDescription(
             kind="teacher",

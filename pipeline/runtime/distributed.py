@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -253,6 +254,17 @@ def _wait_for_all(world: World) -> None:
             )
         time.sleep(0.05)
         number = world.tally("joined", 0)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return how much memory is to be had where ``device`` computes; all there is where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        sizes = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(sizes["MemAvailable"].split()[0]) * 1024  # what the page cache would give back is in it
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_model(device: torch.device) -> str:
