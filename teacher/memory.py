@@ -8,13 +8,13 @@ from teacher.config import TeacherConfig
 
 _NUMBERS_OF_COMPOSITION = 28
 _NUMBERS_OF_A_LAYER = 10
-"""Float32 numbers that training holds an action: so many times the embedding size for values, compositions and their
-gradients, so many times the hidden size for each layer of the stack. Measured as peak memory on 64 to 512 sentences
-of real trees, sizes 128 and 256: 37, 46 and 64 numbers for 1, 2 and 4 layers of equal sizes."""
+"""Float32 numbers that training holds an action: so many times the embedding size for values, compositions and
+their gradients, so many times the hidden size for each layer of the stack. Measured as peak memory on 64 to 512
+sentences of real trees, sizes 128 and 256: 37, 46 and 64 numbers for 1, 2 and 4 layers of equal sizes."""
 
 
 def training_bytes(config: TeacherConfig, num_actions: int) -> int:
-    """Return about how many bytes a training step over sentences of ``num_actions`` in all holds besides the weights."""
+    """Return about how many bytes a step over sentences of ``num_actions`` in all holds besides weights."""
     stack = _NUMBERS_OF_A_LAYER * config.num_layers * config.hidden_dim
     return 4 * num_actions * (_NUMBERS_OF_COMPOSITION * config.embed_dim + stack)
 
