@@ -43,7 +43,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="a dataset")
     options.add_argument("--teacher", type=Path, required=True, help="a teacher's run that reads it")
     options.add_argument("--split", default="dev")
-    options.add_argument("--beams", default="10/5,10/10,100/20,200/50", help="pairs beam/word-beam")
+    options.add_argument("--beams", default="10/5,20/10,50/10,100/20", help="pairs beam/word-beam")
     given = options.parse_args()
     torch.set_num_threads(1)
     model, _ = load_teacher(given.teacher, torch.device("cpu"))

@@ -3,17 +3,17 @@
 Before position t a sentence has some hypotheses (x_<t, y_<t) with scores log p(x_<t, y_<t). Between two tokens they are
 extended action by action. At each step the valid actions of all hypotheses compete and the ``beam`` best successors
 survive; a survivor whose action is SHIFT leaves and becomes a candidate c of the position, its score
-log p(x_<t, y_<t) + log p(SHIFT | u_c); the others are executed. Of the candidates the best ``word_beam`` are kept. Then
+log p(x_<t, y_<t) + log p(SHIFT | u_c); the others are executed. Of the candidates the best ``beam`` are kept. Then
 
     w_c               = softmax over the candidates of their scores
     p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
     prefix at t       = log sum over c of p(x_<=t, y_<t, SHIFT)
 
-and only when the mixture has been read is log p(x_t | u_c) added to the score: the mixture depends on x_<t alone.
-Likewise the end of a sentence is not foreseen: where x_t is ``<eos>`` the mixture is that of all candidates, though
+and only when the mixture has been read is log p(x_t | u_c) added to the scores, and the best ``word_beam`` are kept for
+the next position: the mixture depends on x_<t alone. Likewise the end of a sentence is not foreseen: where x_t is ``<eos>`` the mixture is that of all candidates, though
 one with open constituents does not survive it. Complete ones alone, with nothing but TOP open, are the sentence's.
 
-Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``word_beam``-th best
+Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``beam``-th best
 candidate, and a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as
 many NTs and REDUCEs SHIFT alone is left. Ties go to the hypothesis that came first, then to the first action.
 
@@ -22,7 +22,7 @@ language model of their own: their log-probabilities of the gold tokens add up t
 
 Many sentences advance together, an action and a token at a time. What is computed only once is said in ``stack_pool``.
 
-Shape letters: M sentences, P positions, W word beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
+Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """
 
 from dataclasses import dataclass, replace
@@ -61,14 +61,14 @@ class BeamResult:
     """n + 1 values: the log-probability of all hypotheses once the token is generated; at ``<eos>`` of those that are
     complete, -inf where none is."""
     num_effective: Ragged
-    """n + 1 values in [1, W]: effective number of candidates, exp of the entropy of their weights, in nats."""
+    """n + 1 values in [1, B]: effective number of candidates, exp of the entropy of their weights, in nats."""
     phrases: list[list[TokenPhrase]]
     """The best parse, in opening order; unlabelled constituents have label 1. Where no candidate is complete, what
     comes of closing all that the best hypothesis has open after the last token, even beyond ``max_actions``."""
     parse_log_probs: np.ndarray
     """``[M]``: joint log-probability of the sentence and that parse."""
     states: Tensor | None
-    """``[P, W * (D + 1)]`` if asked for: what ``BeamTeacher.logits`` reads the mixtures from."""
+    """``[P, B * (D + 1)]`` if asked for: what ``BeamTeacher.logits`` reads the mixtures from."""
 
 
 class BeamSearch:
@@ -121,7 +121,7 @@ class BeamTeacher:
         return tokens
 
     def states(self, inputs: Ragged) -> Tensor:
-        """Return ``[P, W * (D + 1)]``: the candidates' states and, after each, what is added to its logits."""
+        """Return ``[P, B * (D + 1)]``: the candidates' states and, after each, what is added to its logits."""
         states = self._search.search(inputs, with_states=True).states
         assert states is not None
         return states
@@ -129,13 +129,13 @@ class BeamTeacher:
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
         """Return ``[R, V]``: log-probabilities under the mixtures."""
-        word_beam = self._search.config.word_beam
+        beam = self._search.config.beam
         mixtures = states.new_empty((len(states), self.vocab_size))
-        rows = max(1, _LOGIT_ROWS // word_beam)
-        for at, part in zip(mixtures.split(rows), states.view(len(states), word_beam, -1).split(rows), strict=True):
+        rows = max(1, _LOGIT_ROWS // beam)
+        for at, part in zip(mixtures.split(rows), states.view(len(states), beam, -1).split(rows), strict=True):
             logits: Tensor = self._model.logits(part[..., :-1].reshape(-1, part.shape[2] - 1))
             logits += part[..., -1].reshape(-1, 1)
-            torch.logsumexp(logits.view(len(part), word_beam, -1), 1, out=at)
+            torch.logsumexp(logits.view(len(part), beam, -1), 1, out=at)
         return mixtures
 
 
@@ -154,8 +154,8 @@ class _Found:
         self.states: Tensor | None = None
         if with_states:
             columns = model.config.embed_dim + 1
-            # Where there are fewer candidates than W, the others have weight 0.
-            self.states = model.token_bias.new_zeros((num_positions, config.word_beam, columns))
+            # Where there are fewer candidates than B, the others have weight 0.
+            self.states = model.token_bias.new_zeros((num_positions, config.beam, columns))
             self.states[..., -1] = -torch.inf
 
     def result(self) -> BeamResult:
@@ -221,19 +221,19 @@ class _Batch:
 
     def _candidates(self, hypotheses: Hypotheses) -> Hypotheses:
         """Return the best that reach a SHIFT, and their scores with it; nodes and events are those before the SHIFT."""
-        word_beam, max_actions = self._config.word_beam, self._config.max_actions
+        beam, max_actions = self._config.beam, self._config.max_actions
         candidates = hypotheses.take(np.arange(0))
         to_beat = np.full(int(hypotheses.sentence[-1]) + 1, -np.inf)
         for num_actions in range(max_actions + 1):
             totals = hypotheses.score[:, None] + self._pool.action_log_probs(hypotheses.node)
             if num_actions == max_actions:
                 totals[:, _SHIFT_COLUMN + 1 :] = -np.inf
-            successors, columns = best_successors(hypotheses, totals, to_beat, self._config.beam)
+            successors, columns = best_successors(hypotheses, totals, to_beat, beam)
             is_shift = columns == _SHIFT_COLUMN
             if is_shift.any():
                 shifted = successors.take(np.flatnonzero(is_shift))
-                candidates = candidates.and_then(shifted).best(word_beam)
-                last = ranks(candidates.sentence) == word_beam - 1
+                candidates = candidates.and_then(shifted).best(beam)
+                last = ranks(candidates.sentence) == beam - 1
                 to_beat[candidates.sentence[last]] = candidates.score[last]
             executed = np.flatnonzero(~is_shift & (successors.score > to_beat[successors.sentence]))
             if not len(executed):
@@ -283,8 +283,10 @@ class _Batch:
         return log_probs, normaliser
 
     def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray, t: int) -> Hypotheses:
-        """Return the hypotheses after position ``t``: candidates of unfinished sentences, their tokens pushed."""
+        """Return the hypotheses after position ``t``: the best candidates of unfinished sentences, tokens pushed."""
         going_on = np.flatnonzero(candidates.sentence < self._num_at(t + 1))
+        going_on = going_on[np.lexsort((-scores[going_on], candidates.sentence[going_on]))]
+        going_on = going_on[ranks(candidates.sentence[going_on]) < self._config.word_beam]
         before = candidates.take(going_on)
         nodes = self._pool.shift(before.node, gold[going_on])
         if len(self._pool) > self._compact_above:

@@ -9,10 +9,10 @@ from storage.errors import ConfigError
 class BeamConfig:
     """How widely the trees of a sentence are searched; see ``teacher.beam``."""
 
-    beam: int = 10
-    """Beam search: successors of a sentence's hypotheses that survive each action between two tokens."""
-    word_beam: int = 5
-    """Beam search: hypotheses that are kept at each token."""
+    beam: int = 50
+    """Beam search: successors of a sentence's hypotheses that survive each action, and hypotheses in the mixture."""
+    word_beam: int = 10
+    """Beam search: hypotheses that are kept after each token."""
     max_actions: int = 16
     """Beam search: most NTs and REDUCEs between two tokens: 99.9 % of tokens in GUM's trees have no more."""
 

@@ -113,8 +113,9 @@ def beam_search(model: Rnng, tokens: list[int], config: BeamConfig) -> Found:
             survivors = sorted(pairs, key=lambda pair: -pair[2])[: config.beam]
             candidates += [(hypothesis, score) for hypothesis, action, score in survivors if action == SHIFT]
             hypotheses = [h.after(action, score) for h, action, score in survivors if action != SHIFT]
-        kept = sorted(candidates, key=lambda pair: -pair[1])[: config.word_beam]
-        hypotheses = found.add(kept, token, is_last=t == len(tokens))
+        kept = sorted(candidates, key=lambda pair: -pair[1])[: config.beam]
+        shifted = found.add(kept, token, is_last=t == len(tokens))
+        hypotheses = sorted(shifted, key=lambda hypothesis: -hypothesis.score)[: config.word_beam]
     return found
 
 
