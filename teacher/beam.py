@@ -10,8 +10,9 @@ log p(x_<t, y_<t) + log p(SHIFT | u_c); the others are executed. Of the candidat
     prefix at t       = log sum over c of p(x_<=t, y_<t, SHIFT)
 
 and only when the mixture has been read is log p(x_t | u_c) added to the scores, and the best ``word_beam`` are kept for
-the next position: the mixture depends on x_<t alone. Likewise the end of a sentence is not foreseen: where x_t is ``<eos>`` the mixture is that of all candidates, though
-one with open constituents does not survive it. Complete ones alone, with nothing but TOP open, are the sentence's.
+the next position: the mixture depends on x_<t alone. Likewise the end of a sentence is not foreseen: where x_t is
+``<eos>`` the mixture is that of all candidates, though one with open constituents does not survive it. Complete ones
+alone, with nothing but TOP open, are the sentence's.
 
 Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``beam``-th best
 candidate, and a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as
