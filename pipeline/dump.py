@@ -28,7 +28,7 @@ import torch
 from pipeline.batching import consecutive_batches
 from pipeline.corpus.dataset import Dataset, Split
 from pipeline.dump_config import DumpConfig
-from pipeline.next_token import LOGIT_ROWS, NextTokenModel, append_eos
+from pipeline.next_token import LOGIT_ROWS, MixtureModel, NextTokenModel, append_eos
 from pipeline.read_ahead import ReadAhead
 from pipeline.reduction import Reduced, draw_generator, reduce_logits
 from pipeline.runtime.distributed import World, device_model
@@ -236,7 +236,7 @@ class ShardRows:
     A GPU copies into page-locked memory by itself; ``positions`` waits until it has.
     """
 
-    def __init__(self, schema: DumpSchema, shard: int, device: torch.device) -> None:
+    def __init__(self, schema: DumpSchema, shard: int, device: torch.device, *, of_mixtures: bool) -> None:
         self._schema = schema
         num_rows = len(schema.layout.rows_of(shard))
         of_device = device.type != "cpu"
@@ -250,15 +250,18 @@ class ShardRows:
             name: torch.empty((num_rows, *shape), dtype=dtypes.get(name, torch.float32), pin_memory=of_device)
             for name, shape in shapes.items()
         }
+        self._num_effective = torch.empty(num_rows, pin_memory=of_device) if of_mixtures else None
         self._copied = torch.Event(device) if of_device else None
 
-    def put(self, first: int, gold: np.ndarray, reduced: Reduced) -> None:
-        """Take what is kept of the rows from ``first`` on."""
+    def put(self, first: int, gold: np.ndarray, reduced: Reduced, num_effective: torch.Tensor | None) -> None:
+        """Take what is kept of the rows from ``first`` on; ``num_effective`` where they are mixtures."""
         at = slice(first, first + len(gold))
         self._gold[at] = gold
         for name, kept in self._kept.items():
             # Converted where it is: a copy that also converts would wait for itself.
             kept[at].copy_(getattr(reduced, name).to(kept.dtype), non_blocking=True)
+        if self._num_effective is not None and num_effective is not None:
+            self._num_effective[at].copy_(num_effective, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 
@@ -269,13 +272,19 @@ class ShardRows:
         kept = {name: tensor.numpy() for name, tensor in self._kept.items()}
         return Positions(tokens=self._gold, **kept | {"ids": kept["ids"].astype(self._schema.token_dtype)})
 
+    def num_effective(self) -> np.ndarray | None:
+        """Return float32 ``[n]``: how many hypotheses each row mixes in effect; None where rows are no mixtures."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._num_effective.numpy() if self._num_effective is not None else None
+
 
 @torch.no_grad()
 def compute_shard(
     model: NextTokenModel, schema: DumpSchema, shard: int, batches: Iterable[ShardBatch], *, device: torch.device
 ) -> ShardRows:
     """Return all positions of a shard from its batches. The model should be in evaluation mode."""
-    kept = ShardRows(schema, shard, device)
+    kept = ShardRows(schema, shard, device, of_mixtures=isinstance(model, MixtureModel))
     generator = draw_generator(schema.draw_seed, shard, device)
     for batch in batches:
         states = model.states(batch.inputs)[batch.inside]
@@ -291,9 +300,10 @@ def compute_shard(
                 temperatures=schema.temperatures,
                 generator=generator,
             )
-            kept.put(batch.first + row, batch.gold[part], reduced)
+            num_effective = model.num_effective(states[part]) if isinstance(model, MixtureModel) else None
+            kept.put(batch.first + row, batch.gold[part], reduced, num_effective)
     return kept
 
 
 def _write(writer: DumpWriter, shard: int, rows: ShardRows) -> None:
-    writer.write_shard(shard, rows.positions())
+    writer.write_shard(shard, rows.positions(), rows.num_effective())

@@ -129,6 +129,7 @@ def _computation(computation: dict[str, Any]) -> dict[str, str]:
 def _figures(statistics: dict[str, Any], condition: str) -> dict[str, str]:
     quantiles = statistics["entropy_nats_quantiles"]
     kept = ", ".join(f"{k}: {mass:.3f}" for k, mass in statistics["kept_mass_by_k"].items())
+    effective = statistics.get("mean_num_effective")
     entropy = ", ".join(f"{percent} %: {nats:.2f}" for percent, nats in quantiles.items()) if quantiles else "-"
     return {
         f"perplexity, {_GIVEN[condition]}": f"{_figure(statistics['perplexity'])} with <eos>, "
@@ -139,6 +140,7 @@ def _figures(statistics: dict[str, Any], condition: str) -> dict[str, str]:
         "entropy, mean": _figure(statistics["mean_entropy_nats"])
         + " nats a position: exact ids, and a bucket for the others",
         "entropy, quantiles": entropy,
+        **({"effective hypotheses, mean": f"{_figure(effective)} a position"} if effective is not None else {}),
     }
 
 

@@ -4,7 +4,7 @@ Shape letters: M sentences, P positions (sentence m with n tokens has n + 1: its
 V vocabulary, R any number of rows.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,14 @@ class NextTokenModel(Protocol):
 
     def logits(self, states: Tensor) -> Tensor:
         """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
+
+
+@runtime_checkable
+class MixtureModel(NextTokenModel, Protocol):
+    """A model whose distributions are mixtures over hypotheses, and that says over how many of them in effect."""
+
+    def num_effective(self, states: Tensor) -> Tensor:
+        """Return ``[R]``, at least 1: exp of the entropy in nats of the mixture's weights, for ``[R, D]`` states."""
 
 
 def append_eos(tokens: Ragged, eos_id: int) -> Ragged:

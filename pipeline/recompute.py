@@ -109,9 +109,10 @@ def recompute(
 
         for shard in shards:
             batches = shard_batches(model, split, schema, shard, eos_id=dataset.tokenizer.eos_id)
-            rows = compute_shard(model, schema, shard, counted(batches), device=device).positions()
+            computed = compute_shard(model, schema, shard, counted(batches), device=device)
+            rows, num_effective = computed.positions(), computed.num_effective()
             where, entry = f"{dump}: shard {shard}", manifest.shards[shard]
-            altered = _altered(rows, schema, entry, split.position_offsets, where=where)
+            altered = _altered(rows, num_effective, schema, entry, split.position_offsets, where=where)
             if altered and not differences:
                 raise CorruptStoreError(f"{where}, {altered}, though all that can change bits is the same. {_REMEDY}")
             is_identical &= not altered
@@ -202,7 +203,13 @@ def _differences(
 
 
 def _altered(
-    rows: Positions, schema: DumpSchema, entry: ShardEntry, offsets: NDArray[np.int64], *, where: str
+    rows: Positions,
+    num_effective: NDArray[np.float32] | None,
+    schema: DumpSchema,
+    entry: ShardEntry,
+    offsets: NDArray[np.int64],
+    *,
+    where: str,
 ) -> str | None:
     """Return which file of a shard is not what was recomputed, or None."""
     for spec, data in encoded(rows, schema, entry.shard, where=where):
@@ -210,7 +217,9 @@ def _altered(
         if digest != entry.files[spec.name]:
             found = entry.files[spec.name].sha256
             return f"array {spec.name}: sha256 is {found[:12]}, recomputed it is {digest.sha256[:12]}"
-    if figures_of_shard(rows, schema, offsets, entry.shard) != entry.figures:
+    if "num_effective" not in entry.figures.sums:
+        num_effective = None  # an older program wrote the entry
+    if figures_of_shard(rows, schema, offsets, entry.shard, num_effective) != entry.figures:
         return "its figures in the manifest: not those of the rows"
     return None
 

@@ -63,12 +63,16 @@ class DumpSummary:
     ids."""
     entropy_nats_quantiles: dict[int, float] | None
     """Percent → that quantile of these entropies, to within 1/64 nat; None as the mean."""
+    mean_num_effective: float | None = None
+    """Mean effective number of the hypotheses whose mixture a distribution is; None where that is not known of all."""
 
     def to_json(self) -> dict[str, Json]:
-        """Return the figures as JSON values."""
-        quantiles = self.entropy_nats_quantiles
+        """Return the figures as JSON values, without ``mean_num_effective`` where it is None."""
+        quantiles, figures = self.entropy_nats_quantiles, asdict(self)
+        if self.mean_num_effective is None:
+            del figures["mean_num_effective"]
         return {
-            **asdict(self),
+            **figures,
             "kept_mass_by_k": {str(k): mass for k, mass in self.kept_mass_by_k.items()},
             "entropy_nats_quantiles": {str(q): nats for q, nats in quantiles.items()} if quantiles else None,
         }
@@ -91,7 +95,7 @@ class ShardFigures:
     """What `summarise` makes a dump's figures from: one of these a shard."""
 
     sums: dict[str, float]
-    """Float64 sums over the rows."""
+    """Float64 sums over the rows; ``num_effective`` only where it is known of them."""
     entropy_histogram: list[int]
     """How many rows have an entropy in each bin of 1/64 nat from 0 on, without zeros at the end; empty if no id is
     exact."""
@@ -109,13 +113,16 @@ class ShardFigures:
         return figures
 
 
-def shard_figures(positions: Positions, is_eos: NDArray[np.bool_], num_top: int) -> ShardFigures:
+def shard_figures(
+    positions: Positions, is_eos: NDArray[np.bool_], num_top: int, num_effective: NDArray[np.float32] | None = None
+) -> ShardFigures:
     """Return the figures of one shard.
 
     Args:
         positions: The rows of the shard.
         is_eos: ``[n]`` bool: the last position of each sentence.
         num_top: How many ids of a row are exact: those before the drawn ones.
+        num_effective: ``[n]`` float32: effective number of hypotheses in each row's mixture, if rows are mixtures.
     """
     kept = -np.expm1(positions.tail[:, 0].astype(np.float64))
     gold = positions.gold_logp.astype(np.float64)
@@ -128,6 +135,8 @@ def shard_figures(positions: Positions, is_eos: NDArray[np.bool_], num_top: int)
         "eos_nats": -float(gold[is_eos].sum()),
         **{f"kept_mass_of_{k}": float(columns[k - 1]) for k in powers_of_two_below(num_top)},
     }
+    if num_effective is not None:
+        sums["num_effective"] = float(num_effective.sum(dtype=np.float64))
     if not num_top:
         return ShardFigures(sums=sums, entropy_histogram=[])
     entropies = _entropies(bits, positions.tail[:, 0])
@@ -144,6 +153,9 @@ def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: in
     names = {"kept_mass", "eos_kept_mass", "gold_nats", "eos_nats", *kept_by_k.values()}
     if schema.num_top:
         names.add("entropy_nats")
+    # Shards that an older program wrote lack it, and a part would not be the mean of the dump.
+    if shards and all("num_effective" in shard.sums for shard in shards):
+        names.add("num_effective")
     total = {name: math.fsum(shard.sums[name] for shard in shards) for name in names}
     histogram = [sum(counts) for counts in zip_longest(*(shard.entropy_histogram for shard in shards), fillvalue=0)]
     num_positions = schema.num_positions
@@ -161,6 +173,7 @@ def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: in
         perplexity_without_eos=_exp(total["gold_nats"] - total["eos_nats"], num_words),
         mean_entropy_nats=_mean(total["entropy_nats"], num_positions) if schema.num_top else None,
         entropy_nats_quantiles=entropy_quantiles(histogram),
+        mean_num_effective=_mean(total["num_effective"], num_positions) if "num_effective" in names else None,
     )
 
 

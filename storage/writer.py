@@ -101,12 +101,13 @@ class DumpWriter:
             return []
         return [shard for shard in range(self.schema.layout.num_shards) if isinstance(self._check(shard), str)]
 
-    def write_shard(self, shard: int, positions: Positions) -> None:
+    def write_shard(self, shard: int, positions: Positions, num_effective: NDArray[np.float32] | None = None) -> None:
         """Write one shard, replacing what is there; when this returns it is on the disk, finished.
 
         Args:
             shard: Which shard.
             positions: All its positions, ``schema.layout.rows_of(shard)``.
+            num_effective: As for `figures_of_shard`.
 
         Raises:
             StoreError: If the rows are not what the schema says, or cannot be written. The shard stays pending.
@@ -122,7 +123,7 @@ class DumpWriter:
         for spec, data in encoded(positions, self.schema, shard, where=where):
             self.folder.write(spec.file(shard), data)
             digests[spec.name] = FileDigest.of_bytes(data)
-        figures = figures_of_shard(positions, self.schema, self._offsets, shard)
+        figures = figures_of_shard(positions, self.schema, self._offsets, shard, num_effective)
         ShardEntry(shard=shard, files=digests, figures=figures).write(self.folder, self._manifest.identity)
 
     def finish(self, progress: Callable[[int], object] | None = None) -> DumpSummary:
@@ -187,14 +188,23 @@ class DumpWriter:
         return entry.problem_with(self.folder, self.schema) or entry
 
 
-def figures_of_shard(positions: Positions, schema: DumpSchema, offsets: NDArray[np.int64], shard: int) -> ShardFigures:
-    """Return the figures of a shard, whose rows are ``positions``."""
+def figures_of_shard(
+    positions: Positions,
+    schema: DumpSchema,
+    offsets: NDArray[np.int64],
+    shard: int,
+    num_effective: NDArray[np.float32] | None = None,
+) -> ShardFigures:
+    """Return the figures of a shard, whose rows are ``positions``.
+
+    Where each is a mixture, ``num_effective`` ``[n]`` says of how many hypotheses in effect; only their sum is kept.
+    """
     rows = schema.layout.rows_of(shard)
     sentences = sentences_of_range(offsets, rows)
     last_positions = offsets[sentences.start + 1 : sentences.stop + 1] - 1
     is_eos = np.zeros(len(rows), np.bool_)
     is_eos[last_positions[last_positions < rows.stop] - rows.start] = True
-    return shard_figures(positions, is_eos, schema.num_top)
+    return shard_figures(positions, is_eos, schema.num_top, num_effective)
 
 
 def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> Manifest:

@@ -69,7 +69,7 @@ class BeamResult:
     parse_log_probs: np.ndarray
     """``[M]``: joint log-probability of the sentence and that parse."""
     states: Tensor | None
-    """``[P, B * (D + 1)]`` if asked for: what ``BeamTeacher.logits`` reads the mixtures from."""
+    """``[P, B * (D + 1) + 1]`` if asked for: what ``BeamTeacher`` reads the mixtures from."""
 
 
 class BeamSearch:
@@ -106,7 +106,7 @@ class BeamSearch:
 
 
 class BeamTeacher:
-    """A teacher without trees: ``pipeline.next_token.NextTokenModel`` of the mixtures."""
+    """A teacher without trees: ``pipeline.next_token.MixtureModel`` of the mixtures."""
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
         self._search = BeamSearch(model, config)
@@ -122,7 +122,10 @@ class BeamTeacher:
         return tokens
 
     def states(self, inputs: Ragged) -> Tensor:
-        """Return ``[P, B * (D + 1)]``: the candidates' states and, after each, what is added to its logits."""
+        """Return ``[P, B * (D + 1) + 1]``.
+
+        They are the candidates' states, after each what is added to its logits, and last their effective number.
+        """
         states = self._search.search(inputs, with_states=True).states
         assert states is not None
         return states
@@ -132,12 +135,22 @@ class BeamTeacher:
         """Return ``[R, V]``: log-probabilities under the mixtures."""
         beam = self._search.config.beam
         mixtures = states.new_empty((len(states), self.vocab_size))
+        candidates = _candidates_of(states, beam)
         rows = max(1, _LOGIT_ROWS // beam)
-        for at, part in zip(mixtures.split(rows), states.view(len(states), beam, -1).split(rows), strict=True):
+        for at, part in zip(mixtures.split(rows), candidates.split(rows), strict=True):
             logits: Tensor = self._model.logits(part[..., :-1].reshape(-1, part.shape[2] - 1))
             logits += part[..., -1].reshape(-1, 1)
             torch.logsumexp(logits.view(len(part), beam, -1), 1, out=at)
         return mixtures
+
+    def num_effective(self, states: Tensor) -> Tensor:
+        """Return ``[R]``: the effective number of candidates, as ``BeamResult.num_effective``."""
+        return states[:, -1]
+
+
+def _candidates_of(states: Tensor, beam: int) -> Tensor:
+    """Return a view ``[R, B, D + 1]`` of states: what they hold of each candidate."""
+    return states[:, :-1].view(len(states), beam, (states.shape[1] - 1) // beam)
 
 
 class _Found:
@@ -154,19 +167,22 @@ class _Found:
         self.parse_log_probs = np.empty(num_sentences)
         self.states: Tensor | None = None
         if with_states:
-            columns = model.config.embed_dim + 1
+            columns = config.beam * (model.config.embed_dim + 1) + 1
             # Where there are fewer candidates than B, the others have weight 0.
-            self.states = model.token_bias.new_zeros((num_positions, config.beam, columns))
-            self.states[..., -1] = -torch.inf
+            self.states = model.token_bias.new_zeros((num_positions, columns))
+            self.candidates = _candidates_of(self.states, config.beam)
+            self.candidates[..., -1] = -torch.inf
 
     def result(self) -> BeamResult:
+        if self.states is not None:
+            self.states[:, -1] = torch.from_numpy(self.num_effective)
         return BeamResult(
             token_log_probs=Ragged(self.token_log_probs, self._offsets),
             prefix_log_probs=Ragged(self.prefix_log_probs, self._offsets),
             num_effective=Ragged(self.num_effective, self._offsets),
             phrases=[self._phrases(actions) for actions in self.actions],
             parse_log_probs=self.parse_log_probs,
-            states=self.states.flatten(1) if self.states is not None else None,
+            states=self.states,
         )
 
 
@@ -267,7 +283,7 @@ class _Batch:
             shift = torch.from_numpy(log_weights).to(device) - normalisers.double()
             rows = torch.cat([states, shift.to(states.dtype)[:, None]], dim=1)
             position = torch.from_numpy(self._begins[sentence] + t).to(device)
-            self._found.states[position, torch.from_numpy(ranks(sentence)).to(device)] = rows
+            self._found.candidates[position, torch.from_numpy(ranks(sentence)).to(device)] = rows
         scores: np.ndarray = candidates.score + gold_log_probs
         return scores
 

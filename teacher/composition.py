@@ -11,7 +11,8 @@ children, L labels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -48,6 +49,10 @@ class Composition(nn.Module, ABC):
             values: ``[*, C]``; children are rows of it.
             level: Which children each constituent has.
         """
+
+    def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
+        """Return ``compose`` for many calls without a change of weights: what is the same in all is computed now."""
+        return self.compose
 
     def leaves(self, vectors: Tensor) -> Tensor:
         """Return the values ``[N, C]`` of tokens with vectors ``[N, D]``."""
@@ -104,11 +109,18 @@ class BiLstmComposition(Composition):
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
         """See ``Composition.compose``; without a gradient's bookkeeping."""
+        return self._compose(self._label_states(), values, level)
+
+    def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
+        """See ``Composition.composer``: it keeps the states after each label."""
+        return partial(self._compose, self._label_states())
+
+    def _compose(self, label_states: Tensor, values: Tensor, level: CompositionLevel) -> Tensor:
         (labels,), (gather,) = level_indices([level], values.device)
         used, places = torch.unique(gather // 2, return_inverse=True)
         gates = self.input_products(values.index_select(0, used)).view(-1, 4 * self.dim)
         rows = gates.index_select(0, 2 * places + gather % 2).view(2, -1, 4 * self.dim)
-        hidden, cell = self._label_states().index_select(2, labels)
+        hidden, cell = label_states.index_select(2, labels)
         ends = run_both_directions(rows, hidden, cell, self.recurrent_weight, level.step_sizes)
         return torch.tanh(self.output(ends))
 

@@ -10,7 +10,8 @@ What depends on less than a node is computed once for all that share it:
 - an item's product with the input weights of the first layer, whatever it is pushed onto;
 - a node's products with the recurrent weights, when it is first pushed onto: a constituent is pushed onto what its NT
   was pushed onto, and an NT onto what the word or another NT is pushed onto;
-- a constituent, by its label and children: hypotheses that differ further down the stack share it.
+- a constituent, by its label and children: hypotheses that differ further down the stack share it;
+- what a composition knows of a label before any child: 14 % of the search's time for the bidirectional LSTM.
 
 The bottom of every stack is one node. In the binary strategy it is ``<bos>``, which is treated as an open nonterminal
 that never closes: its children are the elements above it.
@@ -56,6 +57,7 @@ class StackPool:
         self._items = _Rows(self._layers[0].input(vectors))
         # Heads have a row for the sake of one numbering; it is never read.
         self._values = _Rows(model.composition.leaves(vectors))
+        self._compose_level = model.composition.composer()
         self._known: dict[bytes, int] = {}
 
         self._parent, self._open, self._item = _Integers(), _Integers(), _Integers()
@@ -239,7 +241,7 @@ class StackPool:
             children=np.stack([from_left.T[is_child], from_right.T[is_child]]),
             step_sizes=tuple(n for n in is_child.sum(axis=1).tolist() if n),
         )
-        values = self._model.composition.compose(self._values.rows, level)
+        values = self._compose_level(self._values.rows, level)
         values = values.index_select(0, self._on_device(np.argsort(by_size)))
         self._values.append(values)
         self._items.append(self._layers[0].input(self._model.composition.vectors(values)))
