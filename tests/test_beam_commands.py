@@ -9,7 +9,7 @@ import pytest
 
 from tests.processes import run_cli
 
-NARROW = ["--beam", 4, "--word-beam", 2]
+NARROW = ["--beam", 4, "--word-beam", 2, "--max-actions", 4]
 
 
 @pytest.fixture(scope="module")
