@@ -135,8 +135,9 @@ def test_treelstm_is_refused_for_labelled_trees():
         TeacherConfig(composition="treelstm")
 
 
-def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter():
-    model = make_model(SIZES[1])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter(kind):
+    model = make_model(SIZES[1], **kind)
     schedule = model.prepare(*batch([]))
     sums = model(TreeBatch(schedule=schedule, num_positions_global=3))
     sums[0].backward()
@@ -144,8 +145,9 @@ def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter():
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_a_batch_with_nothing_to_compose_reaches_every_parameter():
-    model = make_model(SIZES[0])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_a_batch_with_nothing_to_compose_reaches_every_parameter(kind):
+    model = make_model(SIZES[0], **kind)
     schedule = model.prepare(*batch([CORNER_CASES[2]]))
     model(TreeBatch(schedule=schedule, num_positions_global=2))[0].backward()
     assert all(p.grad is not None for p in model.parameters())
