@@ -187,7 +187,19 @@ def test_bfloat16_products_stay_near_float32(kind):
             sums = model(batch_of_all)
         sums[0].backward()
         assert sums.dtype == torch.float32
+        # A sum that autocast rounded to 8 bits would be one of few numbers.
+        assert (sums != sums.bfloat16()).all()
         losses.append(float(sums[0].detach()))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
     assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 2e-2
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_a_step_on_the_meta_device_strays_nowhere_and_asks_for_no_number(kind):
+    model = make_model(SIZES[1], **kind).to("meta")
+    model.dropout.p = 0.5
+    for some in (CORNER_CASES, []):
+        sums = model(TreeBatch(schedule=model.prepare(*batch(some)), num_positions_global=1))
+        sums[0].backward()
+    assert all(parameter.grad.is_meta for parameter in model.parameters())
