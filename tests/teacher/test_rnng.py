@@ -135,6 +135,11 @@ def test_treelstm_is_refused_for_labelled_trees():
         TeacherConfig(composition="treelstm")
 
 
+def test_branching_is_refused_for_labelled_trees():
+    with pytest.raises(ConfigError, match="branching is left, but strategy top-down pairs no children"):
+        TeacherConfig(branching="left")
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter(kind):
     model = make_model(SIZES[1], **kind)
