@@ -149,8 +149,8 @@ class Rnng(nn.Module):
     def cache_inputs(self) -> None:
         """Take the products of all token vectors with input weights once, for a lot of inference.
 
-        Holds ``V * 12`` vectors at most (147 MB at V = 12,000 and size 256) until ``train`` or ``eval`` is called, which
-        it takes after any change of the weights or of their device.
+        Holds ``V * 12`` vectors at most (147 MB at V = 12,000 and size 256) until ``train`` or ``eval`` is called: call
+        one of them after any change of the weights or of their device.
         """
         vectors = self.input_scale * self.token_embedding
         self._cache = _InputCache(self.composition.input_products(vectors), self.layers[0].input(vectors))
