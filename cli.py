@@ -4,6 +4,7 @@ Heavy imports happen inside commands, so that ``--help`` answers at once.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,6 +200,8 @@ def dump_teacher(
     from teacher.dump import plan_teacher_dump
 
     config, beam = options.build(DumpConfig, values), options.build(BeamConfig, values)
+    if config.condition != "beam":
+        _refuse_without_search(values, "--condition beam")
     if plan:
         show(plan_teacher_dump(data, teacher, config, plan_processes, beam), as_json=as_json)
         return
@@ -242,10 +245,21 @@ def _is_teacher(run: Path, *, beam: dict[str, Any], marginal: bool = False) -> b
 
     if open_run(run).kind == "teacher":
         return True
-    given = ["--" + name.replace("_", "-") for name in beam] + ["--marginal"] * marginal
+    given = [*_flags(beam), *["--marginal"] * marginal]
     if given:
         raise click.UsageError(f"{run} is a student, but {', '.join(given)} are for a teacher; leave them out.")
     return False
+
+
+def _flags(values: Iterable[str]) -> list[str]:
+    """Return options as they are typed."""
+    return ["--" + name.replace("_", "-") for name in values]
+
+
+def _refuse_without_search(values: dict[str, Any], searching: str) -> None:
+    """Refuse sizes of the beam search where there will be none."""
+    if given := _flags(option.name for option in options.options_of(BeamConfig) if option.name in values):
+        raise click.UsageError(f"{', '.join(given)}: sizes of a beam search, which only {searching} makes; give that.")
 
 
 @evaluate.command()
@@ -276,6 +290,8 @@ def perplexity(
     if _is_teacher(model, beam=values, marginal=marginal):
         from teacher.scoring import evaluate_perplexity as of_teacher
 
+        if not marginal:
+            _refuse_without_search(values, "--marginal")
         beam = options.build(BeamConfig, values) if marginal else None
         found = of_teacher(model, data, split=split, floor=floor, device=device, marginal=beam)
     else:

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.autocast import autocast_dtype, without_autocast
+
 CHUNK_ROWS = 256
 """Rows at a time on a CPU: 256 x 12,000 float32 logits are 12 MB. Fewer slow the products down, more leave the cache:
 of 128, 256, 512 and 1,024, it is the fastest at D = 256 and as fast as 512 at D = 650."""
@@ -98,18 +100,17 @@ class _VocabularyLoss(torch.autograd.Function):
         chunk_rows: int,
         with_gradient: bool,
     ) -> Tensor:
-        device = states.device.type
-        autocast = torch.is_autocast_enabled(device)
         # States that autocast made are of the narrow type already, and come back as such.
         exact = torch.promote_types(states.dtype, torch.float32)
-        dtype = torch.get_autocast_dtype(device) if autocast else exact
+        autocast = autocast_dtype(states.device)
+        dtype = autocast or exact
         product_states, product_weight = states.to(dtype), weight.to(dtype)
         sums = states.new_zeros(num_parts, dtype=exact)
         buffer = states.new_empty(min(chunk_rows, len(states)), len(weight), dtype=exact)
         if with_gradient:
             grad_states, grad_weight = torch.zeros_like(states), torch.zeros_like(weight)
             grad_bias = torch.zeros_like(bias) if bias is not None else None
-        with torch.autocast(device, enabled=False):
+        with without_autocast(states.device):
             for start in range(0, len(states), chunk_rows):
                 rows = slice(start, min(start + chunk_rows, len(states)))
                 chunk = product_states[rows]
@@ -120,7 +121,7 @@ class _VocabularyLoss(torch.autograd.Function):
                 parts, grad_logits = _differentiated(row_loss, logits, rows)
                 sums += parts
                 product_grad = grad_logits.to(dtype)
-                if autocast:
+                if autocast is not None:
                     grad_states[rows] = product_grad @ product_weight
                     grad_weight += product_grad.T @ chunk
                 else:

@@ -39,6 +39,11 @@ class TeacherConfig:
                 f"composition treelstm joins two children, but constituents of strategy {self.strategy} have any "
                 "number; give --strategy binary, or --composition bilstm or attention"
             )
+        if self.branching != "right" and self.strategy != "binary":
+            problems.append(
+                f"branching is {self.branching}, but strategy {self.strategy} pairs no children; give --strategy "
+                "binary, or leave --branching out"
+            )
         if problems:
             raise ConfigError("teacher: " + "; ".join(problems))
 

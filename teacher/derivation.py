@@ -94,7 +94,7 @@ def derive_binary(actions: Ragged) -> Derivation:
     change = np.where(is_reduce, -1, 1)
     depth = np.cumsum(change)
     leftover = depth[last]
-    depth -= np.repeat(np.concatenate([[0], leftover[:-1]]), actions.lengths)
+    depth -= np.repeat(np.concatenate([[0], leftover])[:-1], actions.lengths)
 
     owner = np.full(len(action), NO_TIME)
     reduces = np.flatnonzero(is_reduce)

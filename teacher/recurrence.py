@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.autocast import autocast_dtype
 from teacher.levels import CompositionLevel, StackLevel
 
 
@@ -45,10 +46,8 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def product_weights(*weights: Tensor) -> list[Tensor]:
     """Return the weights in the type that products are taken in: autocast's where it is on, otherwise their own."""
-    device = weights[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return list(weights)
-    return [weight.to(torch.get_autocast_dtype(device)) for weight in weights]
+    dtype = autocast_dtype(weights[0].device)
+    return [weight if dtype is None else weight.to(dtype) for weight in weights]
 
 
 def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[StackLevel]) -> Tensor:

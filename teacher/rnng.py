@@ -36,7 +36,7 @@ from teacher.composition import make_composition
 from teacher.config import TeacherConfig
 from teacher.derivation import binarise, derive_binary, derive_top_down
 from teacher.levels import Schedule, StackLevel, TreeBatch, build_schedule
-from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gates
+from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gates, state_dtype
 
 PARTS = ("loss", "token_loss", "action_loss")
 """What ``Rnng.forward`` sums, in nats: -log p(x, y), and its two halves."""
@@ -149,7 +149,8 @@ class Rnng(nn.Module):
     def cache_inputs(self) -> None:
         """Take the products of all token vectors with input weights once, for a lot of inference.
 
-        Holds ``V * 12`` vectors (147 MB at V = 12,000 and size 256) until ``train`` or ``eval`` is called.
+        Holds ``V * 12`` vectors at most (147 MB at V = 12,000 and size 256) until ``train`` or ``eval`` is called: call
+        one of them after any change of the weights or of their device.
         """
         vectors = self.input_scale * self.token_embedding
         self._cache = _InputCache(self.composition.input_products(vectors), self.layers[0].input(vectors))
@@ -202,6 +203,7 @@ class Rnng(nn.Module):
         """Return ``[S]``: the log-probability of the action decided from each row."""
         device = stack_states.device
         scores = self.action_head(stack_states)
+        scores = scores.to(state_dtype(scores))
         forbidden = torch.zeros_like(scores, dtype=torch.bool)
         forbidden[:, REDUCE] = torch.from_numpy(~schedule.reduce_allowed).to(device)
         log_probs = scores.masked_fill(forbidden, -torch.inf).log_softmax(1)

@@ -70,3 +70,15 @@ def test_beam_options_are_refused_for_what_is_no_teacher(small_world, tmp_path):
     data = ["--data", small_world / "dataset"]
     message = run_cli("evaluate", "perplexity", tmp_path / "student", *data, "--beam", 4, fails=True).stderr
     assert "--beam are for a teacher" in message
+
+
+def test_sizes_of_a_search_are_refused_where_none_is_made(tmp_path):
+    dumping = ["dump-teacher", "--data", tmp_path, "--teacher", tmp_path, "--out", tmp_path / "dump"]
+    message = run_cli(*dumping, "--word-beam", 4, fails=True).stderr
+    assert "--word-beam: sizes of a beam search, which only --condition beam makes" in message
+
+
+def test_sizes_of_a_search_are_refused_for_a_perplexity_given_the_tree(small_world):
+    teacher, data = small_world / "teacher", small_world / "dataset"
+    message = run_cli("evaluate", "perplexity", teacher, "--data", data, *NARROW, fails=True).stderr
+    assert "--beam, --word-beam: sizes of a beam search, which only --marginal makes" in message

@@ -69,8 +69,10 @@ def find_file(stem: Path, suffix: str) -> Path:
     """
     found = [path for end in ("", ".gz") if (path := stem.with_name(stem.name + suffix + end)).is_file()]
     if len(found) != 1:
-        problem = "both" if found else "neither"
-        raise InputError(f"{stem}: there is {problem} {stem.name}{suffix} and {stem.name}{suffix}.gz, expected one")
+        plain = stem.name + suffix
+        problem = f"both {plain} and {plain}.gz" if found else f"neither {plain} nor {plain}.gz"
+        remedy = "leave one of them" if found else f"give the path without {suffix}"
+        raise InputError(f"{stem}: there is {problem}, expected one; {remedy}")
     return found[0]
 
 

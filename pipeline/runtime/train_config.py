@@ -6,7 +6,7 @@ from typing import Literal
 from storage.errors import ConfigError
 
 MOST = 1e30
-"""Of a learning rate or norm: a float32 times a few of these is still a float32."""
+"""Of a learning rate, norm or decay: a float32 times a few of these is still a float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,6 @@ class TrainConfig:
                 ("accumulate_batches", 1),
                 ("shuffle_window", 0),
                 ("warmup_steps", 0),
-                ("weight_decay", 0),
                 ("eval_every", 0),
                 ("patience", 0),
                 ("checkpoint_every", 0),
@@ -78,5 +77,7 @@ class TrainConfig:
             for name in ("lr", "clip_norm")
             if not 0 < (value := getattr(self, name)) <= MOST
         ]
+        if not 0 <= self.weight_decay <= MOST:
+            problems.append(f"weight-decay is {self.weight_decay}, expected at least 0 and at most {MOST:g}")
         if problems:
             raise ConfigError("training: " + "; ".join(problems))

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from pipeline.runtime.train_config import TrainConfig
 from pipeline.step_plan import StepPlan
 from pipeline.training import _step_seed, adamw, train
 from pipeline.training_tally import Tally
-from storage.errors import RunError
+from storage.errors import ConfigError, RunError
 from student.config import StudentConfig
 from student.model import Student
 from teacher.config import TeacherConfig
@@ -292,3 +293,10 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
         trained(task, tmp_path / "run", max_steps=2, eval_every=2)
     assert not list((tmp_path / "run").rglob("*.safetensors"))
     assert not state_path(tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["lr", "clip_norm", "weight_decay"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_options_that_are_no_usable_numbers_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name.replace('_', '-')} is {value}, expected"):
+        TrainConfig(**{name: value})

@@ -135,8 +135,14 @@ def test_treelstm_is_refused_for_labelled_trees():
         TeacherConfig(composition="treelstm")
 
 
-def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter():
-    model = make_model(SIZES[1])
+def test_branching_is_refused_for_labelled_trees():
+    with pytest.raises(ConfigError, match="branching is left, but strategy top-down pairs no children"):
+        TeacherConfig(branching="left")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter(kind):
+    model = make_model(SIZES[1], **kind)
     schedule = model.prepare(*batch([]))
     sums = model(TreeBatch(schedule=schedule, num_positions_global=3))
     sums[0].backward()
@@ -144,8 +150,9 @@ def test_an_empty_batch_has_zero_loss_and_reaches_every_parameter():
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_a_batch_with_nothing_to_compose_reaches_every_parameter():
-    model = make_model(SIZES[0])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_a_batch_with_nothing_to_compose_reaches_every_parameter(kind):
+    model = make_model(SIZES[0], **kind)
     schedule = model.prepare(*batch([CORNER_CASES[2]]))
     model(TreeBatch(schedule=schedule, num_positions_global=2))[0].backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -185,7 +192,19 @@ def test_bfloat16_products_stay_near_float32(kind):
             sums = model(batch_of_all)
         sums[0].backward()
         assert sums.dtype == torch.float32
+        # A sum that autocast rounded to 8 bits would be one of few numbers.
+        assert (sums != sums.bfloat16()).all()
         losses.append(float(sums[0].detach()))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
     assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 2e-2
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_a_step_on_the_meta_device_strays_nowhere_and_asks_for_no_number(kind):
+    model = make_model(SIZES[1], **kind).to("meta")
+    model.dropout.p = 0.5
+    for some in (CORNER_CASES, []):
+        sums = model(TreeBatch(schedule=model.prepare(*batch(some)), num_positions_global=1))
+        sums[0].backward()
+    assert all(parameter.grad.is_meta for parameter in model.parameters())
