@@ -23,7 +23,8 @@ BATCH_TOKENS = 8192
 
 def evaluate_perplexity(model: Path, data: Place, *, split: str, floor: Path | None, device: str) -> dict[str, Any]:
     """Measure p(x) of a split, write it beside the run, return a summary."""
-    with joined(device, threads=0) as (_, where):
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate perplexity")
         student, run = load_student(model, where)
         dataset = load_dataset(data)
         check_tokenizer(run, dataset)
@@ -38,7 +39,8 @@ def evaluate_perplexity(model: Path, data: Place, *, split: str, floor: Path | N
 
 def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str) -> dict[str, Any]:
     """Score every pair of a folder, write the figures beside the run, return them."""
-    with joined(device, threads=0) as (_, where):
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate minimal-pairs")
         pairs = read_minimal_pairs(folder)
         student, run = load_student(model, where)
         tokenizer = Tokenizer.load(run.tokenizer_path)
@@ -51,7 +53,8 @@ def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str) -> dict[st
 
 def evaluate_surprisal(model: Path, text: Path, out: Path, *, by: By, on_error: OnError, device: str) -> dict[str, Any]:
     """Write the surprisals of a text's words or tokens as a table, and their sums beside the run; return the sums."""
-    with joined(device, threads=0) as (_, where):
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate surprisal")
         student, run = load_student(model, where)
         tokenizer = Tokenizer.load(run.tokenizer_path)
         scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=BATCH_TOKENS)

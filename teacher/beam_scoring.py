@@ -83,7 +83,8 @@ def evaluate_surprisal(
     model: Path, text: Path, out: Path, *, by: By, on_error: OnError, device: str, beam: BeamConfig
 ) -> dict[str, Any]:
     """Write the surprisals of a text's words or tokens as a table, and their sums beside the run; return the sums."""
-    with joined(device, threads=0) as (_, where):
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate surprisal")
         teacher, run = load_teacher(model, where)
         tokenizer = Tokenizer.load(run.tokenizer_path)
         figure, dropped = write_surprisals(
@@ -95,7 +96,8 @@ def evaluate_surprisal(
 
 def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, beam: BeamConfig) -> dict[str, Any]:
     """Score every pair of a folder, write the figures beside the run, return them."""
-    with joined(device, threads=0) as (_, where):
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate minimal-pairs")
         pairs = read_minimal_pairs(folder)
         teacher, run = load_teacher(model, where)
         tokenizer = Tokenizer.load(run.tokenizer_path)
@@ -109,7 +111,8 @@ def evaluate_parses(
     model: Path, stem: Path, *, trees_out: Path | None, on_error: OnError, device: str, beam: BeamConfig
 ) -> dict[str, Any]:
     """Parse the text of a treebank, compare with its trees, write the figures beside the run, return them."""
-    with joined(device, threads=0) as (_, where):
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate parses")
         teacher, run = load_teacher(model, where)
         tokenizer = Tokenizer.load(run.tokenizer_path)
         labels: list[str] = run.model["labels"]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.runtime.distributed import on_device
 from teacher.levels import CompositionLevel
 from teacher.recurrence import (
     bilstm_composition,
@@ -173,7 +174,7 @@ class AttentionComposition(Composition):
         """See ``Composition.compose``."""
         constituent = np.concatenate([np.arange(size) for size in level.step_sizes])
         owner, children, labels = (
-            torch.from_numpy(index).to(values.device) for index in (constituent, level.children[0], level.labels)
+            on_device(index, values.device) for index in (constituent, level.children[0], level.labels)
         )
         label_vectors = self.label_embedding.index_select(0, labels)
         child_vectors = values.index_select(0, children)
@@ -216,7 +217,7 @@ class TreeLstmComposition(Composition):
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
         """See ``Composition.compose``; each constituent has two children."""
         assert len(level.step_sizes) == 2
-        children = torch.from_numpy(level.children[0]).to(values.device)
+        children = on_device(level.children[0], values.device)
         left, right = values.index_select(0, children).chunk(2)
         hidden = torch.cat([self.vectors(left), self.vectors(right)], dim=1)
         gates = self.gates(hidden)

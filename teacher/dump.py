@@ -11,9 +11,9 @@ from pipeline.dump_config import DumpConfig
 from pipeline.evaluation.recording import check_tokenizer
 from pipeline.next_token import NextTokenModel
 from pipeline.plan import plan_dump
-from pipeline.runtime.distributed import World, joined
+from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import RunInfo
-from storage.errors import ConfigError, FingerprintMismatchError
+from storage.errors import FingerprintMismatchError
 from storage.fingerprints import canonical_json, sha256_bytes
 from storage.locations import Location, Place
 from storage.statistics import DumpSummary
@@ -55,7 +55,7 @@ def plan_teacher_dump(
         FingerprintMismatchError: If teacher and dataset differ in tokenizer or labels.
     """
     with joined(config.device, threads=config.threads) as (world, device):
-        refuse_several(world, "dump-teacher --plan")
+        world.refuse_several("dump-teacher --plan")
         dataset = load_dataset(data)
         model, run = load_teacher(teacher, device)
         check_reads(run, dataset)
@@ -75,20 +75,6 @@ def conditioned(
         return model, None
     beam = beam or BeamConfig()
     return BeamTeacher(model, beam), asdict(beam)
-
-
-def refuse_several(world: World, what: str) -> None:
-    """Refuse to run in more than one process; every rank must call it.
-
-    Raises:
-        ConfigError: On the main rank; the others end quietly.
-    """
-
-    def refuse() -> None:
-        raise ConfigError(f"{what}: started in {world.size} processes, expected 1. Start it without torchrun")
-
-    if world.size > 1:
-        world.on_main(refuse)
 
 
 def check_reads(run: RunInfo, dataset: Dataset) -> None:

@@ -12,7 +12,7 @@ from storage.errors import StoreError
 from storage.locations import Location, Place, as_folder
 from storage.manifest import Manifest
 from teacher.beam_config import BeamConfig
-from teacher.dump import check_reads, conditioned, refuse_several
+from teacher.dump import check_reads, conditioned
 from teacher.train import load_teacher, teacher_fingerprint
 
 
@@ -30,7 +30,7 @@ def verify_recomputing(
     config = computed_with(dump)
     beam = _searched_with(dump) if config.condition == "beam" else None
     with joined(device, threads=config.threads) as (world, chosen):
-        refuse_several(world, "verify --recompute")
+        world.refuse_several("verify --recompute")
         dataset = load_dataset(data)
         model, run = load_teacher(teacher, chosen)
         fingerprint = teacher_fingerprint(run)

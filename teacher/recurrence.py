@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.autocast import autocast_dtype
+from pipeline.runtime.distributed import on_device
 from teacher.levels import CompositionLevel, StackLevel
 
 
@@ -72,7 +73,7 @@ def stack_lstm_from_gates(gates: Tensor, recurrent_weight: Tensor, levels: Seque
 def _parents(levels: Sequence[StackLevel], device: torch.device) -> list[Tensor]:
     """Return the parents of each level on the device, by one copy."""
     sizes = [len(level.parents) for level in levels]
-    return list(torch.from_numpy(np.concatenate([level.parents for level in levels])).to(device).split(sizes))
+    return list(on_device(np.concatenate([level.parents for level in levels]), device).split(sizes))
 
 
 def _run_stack(
@@ -395,9 +396,9 @@ def level_indices(levels: Sequence[CompositionLevel], device: torch.device) -> t
     """
     if not levels:
         return [], []
-    labels = torch.from_numpy(np.concatenate([level.labels for level in levels])).to(device)
+    labels = on_device(np.concatenate([level.labels for level in levels]), device)
     rows = [(2 * level.children + np.array([[0], [1]])).reshape(-1) for level in levels]
-    gathers = torch.from_numpy(np.concatenate(rows)).to(device)
+    gathers = on_device(np.concatenate(rows), device)
     return (
         list(labels.split([len(level.labels) for level in levels])),
         list(gathers.split([len(row) for row in rows])),

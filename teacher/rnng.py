@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from pipeline.chunked_vocabulary import CrossEntropyRows, vocabulary_loss
 from pipeline.corpus.oracle import FIRST_NT, REDUCE
+from pipeline.runtime.distributed import on_device
 from storage.ragged import Ragged
 from teacher.composition import make_composition
 from teacher.config import TeacherConfig
@@ -110,7 +111,7 @@ class Rnng(nn.Module):
             return torch.zeros(len(PARTS), device=device) + 0.0 * sum(p.sum() for p in self.parameters())
         stack_states = self._stack_states(schedule)
         action_loss = -self._action_log_probs(stack_states, schedule).sum()
-        gold = torch.from_numpy(schedule.gold).to(device)
+        gold = on_device(schedule.gold, device)
         token_loss = vocabulary_loss(
             self._token_states(stack_states, schedule), self.token_embedding, self.token_bias, CrossEntropyRows(gold)
         )[0]
@@ -164,20 +165,20 @@ class Rnng(nn.Module):
         if self._cache is not None and not torch.is_grad_enabled():
             return self._stack_states_from_cache(schedule, self._cache)
         device = self.token_bias.device
-        tokens = torch.from_numpy(schedule.tokens).to(device)
-        nts = torch.from_numpy(schedule.nt_labels).to(device)
+        tokens = on_device(schedule.tokens, device)
+        nts = on_device(schedule.nt_labels, device)
         values = self.dropout(self.input_scale * F.embedding(tokens, self.token_embedding))
         values = self.composition(values, schedule.compositions, self.dropout)
         values = torch.cat([values, self.dropout(self.input_scale * F.embedding(nts, self.nt_embedding))])
-        states = values.index_select(0, torch.from_numpy(schedule.inputs).to(device))
+        states = values.index_select(0, on_device(schedule.inputs, device))
         for layer in self.stack:
             states = self.dropout(layer(states, schedule.stack))
         return states
 
     def _stack_states_from_cache(self, schedule: Schedule, cache: "_InputCache") -> Tensor:
         device = self.token_bias.device
-        tokens = torch.from_numpy(schedule.tokens).to(device)
-        nts = torch.from_numpy(schedule.nt_labels).to(device)
+        tokens = on_device(schedule.tokens, device)
+        nts = on_device(schedule.nt_labels, device)
         vectors = self.input_scale * F.embedding(tokens, self.token_embedding)
         products = F.embedding(tokens, cache.composition) if cache.composition is not None else None
         vectors = self.composition(vectors, schedule.compositions, self.dropout, products)
@@ -189,13 +190,13 @@ class Rnng(nn.Module):
                 F.embedding(nts, first.input(self.input_scale * self.nt_embedding)),
             ]
         )
-        states = first.from_gates(gates.index_select(0, torch.from_numpy(schedule.inputs).to(device)), schedule.stack)
+        states = first.from_gates(gates.index_select(0, on_device(schedule.inputs, device)), schedule.stack)
         for layer in others:
             states = layer.from_gates(layer.input(states), schedule.stack)
         return states
 
     def _token_states(self, stack_states: Tensor, schedule: Schedule) -> Tensor:
-        rows = torch.from_numpy(schedule.position_rows).to(stack_states.device)
+        rows = on_device(schedule.position_rows, stack_states.device)
         projected: Tensor = self.projection(stack_states.index_select(0, rows))
         return projected
 
@@ -205,9 +206,9 @@ class Rnng(nn.Module):
         scores = self.action_head(stack_states)
         scores = scores.to(state_dtype(scores))
         forbidden = torch.zeros_like(scores, dtype=torch.bool)
-        forbidden[:, REDUCE] = torch.from_numpy(~schedule.reduce_allowed).to(device)
+        forbidden[:, REDUCE] = on_device(~schedule.reduce_allowed, device)
         log_probs = scores.masked_fill(forbidden, -torch.inf).log_softmax(1)
         # NT(TOP) has no column: the NTs that can be decided start with label 1.
         column = np.where(schedule.next_actions < FIRST_NT, schedule.next_actions, schedule.next_actions - 1)
-        chosen: Tensor = log_probs.gather(1, torch.from_numpy(column).to(device)[:, None])[:, 0]
+        chosen: Tensor = log_probs.gather(1, on_device(column, device)[:, None])[:, 0]
         return chosen

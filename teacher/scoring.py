@@ -38,7 +38,8 @@ def evaluate_perplexity(
 
     With ``marginal`` the figures of the text without its trees are added, by a beam search of these sizes.
     """
-    with joined(device, threads=0) as (_, where):
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate perplexity")
         teacher, run = load_teacher(model, where)
         dataset = load_dataset(data)
         check_reads(run, dataset)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
@@ -69,6 +70,19 @@ class World:
         if not succeeded:
             raise SystemExit(1)
         return result
+
+    def refuse_several(self, what: str) -> None:
+        """Refuse to do ``what`` in more than one process; every rank must call it.
+
+        Raises:
+            ConfigError: On the main rank; the others end quietly.
+        """
+
+        def refuse() -> None:
+            raise ConfigError(f"{what}: started in {self.size} processes, expected 1. Start it without torchrun")
+
+        if self.size > 1:
+            self.on_main(refuse)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -254,6 +268,15 @@ def _wait_for_all(world: World) -> None:
             )
         time.sleep(0.05)
         number = world.tally("joined", 0)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array as a tensor on ``device``, without waiting for what that still has to do.
+
+    To a GPU it goes through page-locked memory: a copy from any other waits for all work before it.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def available_bytes(device: torch.device) -> int:
