@@ -28,14 +28,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import beam as beam_search
 from benchmarks.common import interleaved, parser, report
 from benchmarks.dump import sample_dataset
 from benchmarks.teacher_flops import inference_flops, training_flops
 from pipeline.batching import plan_epoch
 from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.next_token import LOGIT_ROWS
-from teacher.beam import BeamSearch
-from teacher.beam_config import BeamConfig
 from teacher.config import TeacherConfig
 from teacher.levels import Schedule, TreeBatch
 from teacher.rnng import Rnng
@@ -67,7 +66,8 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
             figures |= speed(dataset, dim, num_sentences, rounds=2 if given.quick else 5)
     figures |= processes(dataset, folder, given)
     model, _ = load_teacher(given.teacher or folder / "run-1-0", torch.device("cpu"))
-    return figures | beam(model, dataset, num_sentences=16 if given.quick else 128)
+    sizes = {"num_sentences": 16, "rounds": 1} if given.quick else {"num_sentences": 128, "rounds": 3}
+    return figures | beam(model, dataset, **sizes)
 
 
 def speed(dataset: Dataset, dim: int, num_sentences: int, *, rounds: int) -> dict[str, float]:
@@ -143,8 +143,8 @@ def processes(dataset: Dataset, folder: Path, given: argparse.Namespace) -> dict
     """Return the peak memory of one training process, and what a second one brings."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     memory = []
-    steps, log_every = (4, 2) if given.quick else (20, 5)
-    for number in range(1 if given.quick else 3):
+    steps, log_every = (4, 2) if given.quick else (12, 4)
+    for number in range(1 if given.quick else 2):
         for count in rates:
             out = folder / f"run-{count}-{number}"
             options = ["--batch-sentences", 128, "--batch-tokens", 10**9, "--threads", 1, "--device", "cpu"]
@@ -172,20 +172,12 @@ def _run(command: list[object]) -> None:
         sys.exit(done.stderr)
 
 
-def beam(model: Rnng, dataset: Dataset, *, num_sentences: int) -> dict[str, float]:
-    """Return the rate of beam search over every so many-th sentence of dev."""
+def beam(model: Rnng, dataset: Dataset, *, num_sentences: int, rounds: int) -> dict[str, float]:
+    """Return the rate of beam search over some sentences of dev, evenly spaced, and what it found."""
     split = dataset.split("dev")
     rows = np.linspace(0, split.num_sentences - 1, min(num_sentences, split.num_sentences)).astype(np.int64)
-    tokens = split.tokens.take(rows)
-    search = BeamSearch(model, BeamConfig(beam=10, word_beam=5))
-    start = time.perf_counter()
-    found = search.search(tokens)
-    seconds = time.perf_counter() - start
-    return {
-        "beam_tokens_per_s": len(tokens.values) / seconds,
-        "beam_tokens": len(tokens.values),
-        "beam_mixture_nats_a_position": -float(found.token_log_probs.values.mean()),
-    }
+    found = beam_search.measure(model, split.tokens.take(rows), rounds=rounds)
+    return {name if name.startswith("beam_") else f"beam_{name}": value for name, value in found.items()}
 
 
 if __name__ == "__main__":
