@@ -160,10 +160,8 @@ class _StackLstm(torch.autograd.Function):
         inputs, input_weight, recurrent_weight, gates, hidden, cell, squashed = ctx.saved_tensors
         grad_hidden = grad_output.clone(memory_format=torch.contiguous_format)
         grad_cell = torch.zeros_like(cell)
-        grad_gates = torch.empty_like(gates)
-        all_parents = torch.cat(ctx.parents)
-        grad_recurrent = gates.new_empty(len(all_parents), gates.shape[1])
-        first, first_parent = len(gates), len(all_parents)
+        grad_recurrent = _WeightGradient(recurrent_weight)
+        first = len(gates)
         for level, onto in zip(reversed(ctx.levels), reversed(ctx.parents), strict=True):
             at = slice(first - level.size, first)
             first -= level.size
@@ -172,30 +170,63 @@ class _StackLstm(torch.autograd.Function):
                 # A parent's cell state, once for each push onto it.
                 distinct = cell.index_select(0, onto)
                 below = torch.cat([distinct[:number] for number in level.group_sizes])
-            grad_below = _cell_backward(gates[at], squashed[at], below, grad_hidden[at], grad_cell[at], grad_gates[at])
+            grad_gates = torch.empty_like(gates[at])
+            grad_below = _cell_backward(gates[at], squashed[at], below, grad_hidden[at], grad_cell[at], grad_gates)
+            gates[at] = grad_gates  # in the room of what is not needed again
             if not level.group_sizes:
                 continue
-            first_parent -= len(onto)
-            summed = grad_recurrent[first_parent : first_parent + len(onto)]
-            _sum_groups(grad_gates[at], level.group_sizes, out=summed)
+            summed = _sum_groups(grad_gates, level.group_sizes)
+            grad_recurrent.add(hidden.index_select(0, onto), summed)
             grad_cell.index_add_(0, onto, _sum_groups(grad_below, level.group_sizes))
             to_hidden = summed.to(recurrent_weight.dtype) @ recurrent_weight.T
             grad_hidden.index_add_(0, onto, to_hidden.to(grad_hidden.dtype))
         dtype = input_weight.dtype
-        grad_gates = grad_gates.to(dtype)
-        parent_states = hidden.index_select(0, all_parents).to(dtype)
+        all_gates = gates.to(dtype)
         return (
-            (grad_gates @ input_weight.T).to(inputs.dtype),
-            inputs.to(dtype).T @ grad_gates,
-            grad_gates.sum(0),
-            parent_states.T @ grad_recurrent.to(dtype),
+            (all_gates @ input_weight.T).to(inputs.dtype),
+            inputs.to(dtype).T @ all_gates,
+            all_gates.sum(0),
+            grad_recurrent.total(),
             None,
         )
 
 
-def _sum_groups(rows: Tensor, sizes: Sequence[int], *, out: Tensor | None = None) -> Tensor:
+class _WeightGradient:
+    """The gradient of a recurrent weight ``[..., H, 4H]``: states and gradients of rounds, multiplied many at a time."""
+
+    ROWS = 2048
+    """Enough for a product at full speed, few enough not to count beside a batch."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+        self._sum = torch.zeros_like(weight, dtype=state_dtype(weight))
+        self._states: list[Tensor] = []
+        self._grads: list[Tensor] = []
+        self._num_rows = 0
+
+    def add(self, states: Tensor, grads: Tensor) -> None:
+        """Take the states ``[..., n, H]`` that met the weight and the gradients ``[..., n, 4H]`` of what came of it."""
+        self._states.append(states)
+        self._grads.append(grads)
+        self._num_rows += states.shape[-2]
+        if self._num_rows >= self.ROWS:
+            self._multiply()
+
+    def total(self) -> Tensor:
+        """Return the gradient, in the weight's type."""
+        if self._num_rows:
+            self._multiply()
+        return self._sum.to(self._weight.dtype)
+
+    def _multiply(self) -> None:
+        states, grads = (torch.cat(rows, dim=-2).to(self._weight.dtype) for rows in (self._states, self._grads))
+        self._sum += states.mT @ grads
+        self._states, self._grads, self._num_rows = [], [], 0
+
+
+def _sum_groups(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return, for each parent, the sum over what is pushed onto it."""
-    total = rows[: sizes[0]].clone() if out is None else out.copy_(rows[: sizes[0]])
+    total = rows[: sizes[0]].clone()
     start = sizes[0]
     for number in sizes[1:]:
         total[:number] += rows[start : start + number]
@@ -330,11 +361,10 @@ class _BiLstmComposition(torch.autograd.Function):
         grad_node_gates = values.new_zeros(len(values), 8 * dim)
         grad_labels = values.new_zeros(2, 2, ctx.num_labels, dim)
         grad_before_tanh = torch.empty_like(composed)
-        hidden_before, grad_gates = [], []
+        grad_recurrent = _WeightGradient(recurrent_weight)
         first = len(composed)
-        for level, label, gather, kept in reversed(
-            list(zip(ctx.levels, ctx.labels, ctx.gathers, ctx.steps, strict=True))
-        ):
+        for level, label, gather in reversed(list(zip(ctx.levels, ctx.labels, ctx.gathers, strict=True))):
+            kept = ctx.steps.pop()  # and so freed
             here = slice(first - len(label), first)
             at = slice(num_tokens + here.start, num_tokens + first)
             first -= len(label)
@@ -364,17 +394,12 @@ class _BiLstmComposition(torch.autograd.Function):
                     kept.gates[step], kept.squashed[step], kept.cell_before[step], grad_hidden, grad_cell, out
                 )
                 grad_hidden = torch.bmm(out.to(dtype), recurrent_weight.mT).to(values.dtype)
-            hidden_before += kept.hidden_before
-            grad_gates.append(grad_level)
+            grad_recurrent.add(torch.cat(kept.hidden_before, dim=1), grad_level)
             grad_labels[0].index_add_(1, label, grad_hidden)
             grad_labels[1].index_add_(1, label, grad_cell)
             grad_node_gates.view(-1, 4 * dim).index_copy_(0, gather, grad_level.view(-1, 4 * dim))
         grad_node_gates = grad_node_gates.to(dtype)
         grad_tokens = grad_values[:num_tokens] + grad_node_gates[:num_tokens] @ input_weight.T
-        grad_recurrent = torch.zeros_like(recurrent_weight)
-        if hidden_before:
-            before = torch.cat(hidden_before, dim=1).to(dtype)
-            grad_recurrent = torch.bmm(before.mT, torch.cat(grad_gates, dim=1).to(dtype))
         return (
             grad_tokens,
             None,
@@ -383,7 +408,7 @@ class _BiLstmComposition(torch.autograd.Function):
             None,
             values.to(dtype).T @ grad_node_gates,
             grad_node_gates.sum(0),
-            grad_recurrent,
+            grad_recurrent.total(),
             ends.to(dtype).T @ grad_before_tanh.to(dtype),
             grad_before_tanh.sum(0).to(dtype),
         )
