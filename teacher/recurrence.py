@@ -192,7 +192,7 @@ class _StackLstm(torch.autograd.Function):
 
 
 class _WeightGradient:
-    """The gradient of a recurrent weight ``[..., H, 4H]``: states and gradients of rounds, multiplied many at a time."""
+    """The gradient of a recurrent weight ``[..., H, 4H]``: states and gradients of many rounds in one product."""
 
     ROWS = 2048
     """Enough for a product at full speed, few enough not to count beside a batch."""
