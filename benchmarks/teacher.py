@@ -62,7 +62,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
     figures: dict[str, float] = {"threads": torch.get_num_threads()}
     for dim in (256, 650):
         for num_sentences in (128,) if given.quick else (128, 32, 512):
-            figures |= speed(dataset, dim, num_sentences, rounds=2 if given.quick else 5)
+            figures |= speed(dataset, dim, num_sentences, rounds=2 if given.quick else 3)
     figures |= processes(dataset, folder, given)
     model, _ = load_teacher(given.teacher or folder / "run-1-0", torch.device("cpu"))
     sizes = {"num_sentences": 16, "rounds": 1} if given.quick else {"num_sentences": 128, "rounds": 3}
