@@ -332,7 +332,8 @@ class _BiLstmComposition(torch.autograd.Function):
         labels, gathers = level_indices(levels, vectors.device)
         composed = values.new_empty(num_values - num_tokens, dim)
         ends = values.new_empty(num_values - num_tokens, 2 * dim)
-        steps = [_Steps() for _ in levels]
+        is_training = any(ctx.needs_input_grad)
+        steps = [_Steps() if is_training else None for _ in levels]
         first = 0
         for level, label, gather, keep in zip(levels, labels, gathers, steps, strict=True):
             here = slice(first, first + len(label))
