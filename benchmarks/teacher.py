@@ -141,7 +141,7 @@ def processes(dataset: Dataset, folder: Path, given: argparse.Namespace) -> dict
     """Return the peak memory of one training process, and what a second one brings."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     memory = []
-    steps, log_every = (8, 2) if given.quick else (12, 4)
+    steps, log_every = (8, 1) if given.quick else (12, 4)
     for number in range(1 if given.quick else 2):
         for count in rates:
             out = folder / f"run-{count}-{number}"
@@ -154,12 +154,13 @@ def processes(dataset: Dataset, folder: Path, given: argparse.Namespace) -> dict
                 memory.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9)
             rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
             rates[count] += [row["positions_per_s"] for row in rows if row["split"] == "train"][1:]
-    one, two = statistics.median(rates[1]), statistics.median(rates[2])
+    one, two = (statistics.median(rates[count]) for count in (1, 2))
     return {
         "train_peak_rss_gb": max(memory[:1]),
         "train_command_positions_per_s_1": one,
         "train_command_positions_per_s_2": two,
-        "scaling_2": two / one,
+        # Both take the same batches: rows of the same steps are compared.
+        "scaling_2": statistics.median(both / alone for alone, both in zip(rates[1], rates[2], strict=True)),
     }
 
 

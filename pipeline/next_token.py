@@ -75,8 +75,8 @@ def gold_log_probs(
         begin = int(gold.offsets[first])
         for start in range(0, len(states), LOGIT_ROWS):
             # One pass of a row at a time, twice as fast as a log-sum-exp, which goes over all rows four times.
-            rows = model.logits(states[start : start + LOGIT_ROWS]).float().log_softmax(1)
-            at = slice(begin + start, begin + start + len(rows))
-            target = torch.from_numpy(gold.values[at]).to(rows.device)
-            log_probs[at] = rows.gather(1, target[:, None])[:, 0].cpu().numpy()
+            block = model.logits(states[start : start + LOGIT_ROWS]).float().log_softmax(1)
+            at = slice(begin + start, begin + start + len(block))
+            target = torch.from_numpy(gold.values[at]).to(block.device)
+            log_probs[at] = block.gather(1, target[:, None])[:, 0].cpu().numpy()
     return Ragged(log_probs, gold.offsets)
