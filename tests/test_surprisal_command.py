@@ -18,7 +18,7 @@ from pipeline.evaluation.report import write_report
 from pipeline.evaluation.results import PARSES, SURPRISAL, read_results
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.runtime import config as options
-from pipeline.runtime.run_directory import create_run, open_run, save_weights
+from pipeline.runtime.run_directory import RunDescription, describe_run, open_run, save_weights
 from student.config import StudentConfig
 from student.model import Student
 from student.train_config import StudentTrainConfig
@@ -32,14 +32,16 @@ def make_run(folder: Path, kind: str) -> Path:
     tokenizer.save(folder / "tokenizer.json")
     sizes = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2, "max_length": 12}
     config = options.build(StudentConfig, sizes, vocab_size=tokenizer.vocab_size)
-    run = create_run(
-        folder / kind,
+    description = RunDescription(
         kind=kind,  # type: ignore[arg-type]
         configuration=options.to_json(config, StudentTrainConfig()),
         model={"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id},
         fingerprints={"tokenizer": tokenizer.sha256},
         tokenizer=folder / "tokenizer.json",
     )
+    (folder / kind).mkdir()
+    describe_run(folder / kind, description)
+    run = open_run(folder / kind)
     save_weights(run.checkpoint(), Student(config, bos_id=tokenizer.bos_id, seed=3))
     return run.path
 
@@ -120,10 +122,3 @@ def test_a_faulty_line_is_one_line_with_its_place(run: Path, tmp_path: Path, tex
 def test_a_sentence_as_long_as_the_student_can_read_is_scored(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the " * 11 + "\n")
     assert surprisal(run, tmp_path / "text.txt", "--out", tmp_path / "out.tsv").exit_code == 0
-
-
-def test_another_kind_of_run_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("the cat\n")
-    result = surprisal(make_run(tmp_path, "teacher"), tmp_path / "text.txt", "--out", tmp_path / "out.tsv")
-    assert result.exit_code == 1
-    assert "this run is a teacher's, expected a student's" in result.stderr
