@@ -81,4 +81,4 @@ def test_sizes_of_a_search_are_refused_where_none_is_made(tmp_path):
 def test_sizes_of_a_search_are_refused_for_a_perplexity_given_the_tree(small_world):
     teacher, data = small_world / "teacher", small_world / "dataset"
     message = run_cli("evaluate", "perplexity", teacher, "--data", data, *NARROW, fails=True).stderr
-    assert "--beam, --word-beam: sizes of a beam search, which only --marginal makes" in message
+    assert "--beam, --word-beam, --max-actions: sizes of a beam search, which only --marginal makes" in message

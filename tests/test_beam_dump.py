@@ -93,7 +93,7 @@ def test_it_holds_what_the_search_finds_and_says_so(small_world, dump, model, fo
 
 def test_the_mean_effective_number_of_hypotheses_is_that_of_the_search(dump, found):
     mean = float(found.num_effective.values.mean())
-    assert 1.01 < mean < 2
+    assert 1.01 < mean < 3
     about = describe_dump(dump)
     assert about["statistics"]["mean_num_effective"] == pytest.approx(mean, abs=1e-5)
     assert dump_for_people(about)["distributions at temperature 1"][SHOWN] == f"{mean:.2f} a position"
