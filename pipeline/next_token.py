@@ -59,6 +59,19 @@ def append_eos(tokens: Ragged, eos_id: int) -> Ragged:
 
 
 @torch.no_grad()
+def log_probs_of(model: NextTokenModel, states: Tensor, gold: np.ndarray) -> np.ndarray:
+    """Return the natural log-probability of gold tokens, int64 ``[P]``, from states ``[P, D]``: float32 ``[P]``."""
+    log_probs = np.empty(len(gold), np.float32)
+    for start in range(0, len(states), LOGIT_ROWS):
+        at = slice(start, start + LOGIT_ROWS)
+        # One pass of a row at a time, twice as fast as a log-sum-exp, which goes over all rows four times.
+        block = model.logits(states[at]).float().log_softmax(1)
+        target = torch.from_numpy(gold[at]).to(block.device)
+        log_probs[at] = block.gather(1, target[:, None])[:, 0].cpu().numpy()
+    return log_probs
+
+
+@torch.no_grad()
 def gold_log_probs(
     model: NextTokenModel, tokens: Ragged, actions: Ragged | None, *, eos_id: int, batch_tokens: int
 ) -> Ragged:
@@ -72,11 +85,6 @@ def gold_log_probs(
     for first, stop in consecutive_batches(gold.lengths, batch_tokens):
         rows = np.arange(first, stop)
         states = model.states(model.prepare(tokens.take(rows), actions.take(rows) if actions is not None else None))
-        begin = int(gold.offsets[first])
-        for start in range(0, len(states), LOGIT_ROWS):
-            # One pass of a row at a time, twice as fast as a log-sum-exp, which goes over all rows four times.
-            block = model.logits(states[start : start + LOGIT_ROWS]).float().log_softmax(1)
-            at = slice(begin + start, begin + start + len(block))
-            target = torch.from_numpy(gold.values[at]).to(block.device)
-            log_probs[at] = block.gather(1, target[:, None])[:, 0].cpu().numpy()
+        positions = slice(gold.offsets[first], gold.offsets[stop])
+        log_probs[positions] = log_probs_of(model, states, gold.values[positions])
     return Ragged(log_probs, gold.offsets)

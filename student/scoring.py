@@ -7,7 +7,7 @@ from pipeline.corpus.dataset import load_dataset
 from pipeline.corpus.text import OnError
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
-from pipeline.evaluation.minimal_pairs import pairs_sha256, read_minimal_pairs
+from pipeline.evaluation.minimal_pairs import pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.perplexity import UNCONDITIONAL, perplexity_figure
 from pipeline.evaluation.recording import check_tokenizer, record_minimal_pairs, record_perplexity, record_surprisal
 from pipeline.evaluation.scorer import NextTokenScorer
@@ -47,8 +47,9 @@ def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str) -> dict[st
         scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=BATCH_TOKENS)
         figures = score_pairs(scorer, tokenizer, pairs)
         settings = {"checkpoint": "best", "batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
-        name = folder.resolve().name.removesuffix(".gz").removesuffix(".jsonl")
-        return record_minimal_pairs(run, name, figures, pairs_sha256=pairs_sha256(pairs), settings=settings)
+        return record_minimal_pairs(
+            run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings
+        )
 
 
 def evaluate_surprisal(model: Path, text: Path, out: Path, *, by: By, on_error: OnError, device: str) -> dict[str, Any]:

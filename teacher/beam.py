@@ -35,6 +35,7 @@ from torch import Tensor
 from pipeline.batching import consecutive_batches
 from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT, TokenPhrase, actions_to_tree
 from pipeline.next_token import append_eos
+from pipeline.runtime.distributed import on_device
 from storage.ragged import Ragged
 from teacher.beam_config import BeamConfig
 from teacher.hypotheses import History, Hypotheses, best_successors, log_sums, ranks, run_starts
@@ -280,16 +281,16 @@ class _Batch:
         self._found.num_effective[at] = np.exp(entropies)
         if self._found.states is not None:
             device = states.device
-            shift = torch.from_numpy(log_weights).to(device) - normalisers.double()
+            shift = on_device(log_weights, device) - normalisers.double()
             rows = torch.cat([states, shift.to(states.dtype)[:, None]], dim=1)
-            position = torch.from_numpy(self._begins[sentence] + t).to(device)
-            self._found.candidates[position, torch.from_numpy(ranks(sentence)).to(device)] = rows
+            position = on_device(self._begins[sentence] + t, device)
+            self._found.candidates[position, on_device(ranks(sentence), device)] = rows
         scores: np.ndarray = candidates.score + gold_log_probs
         return scores
 
     def _vocabulary(self, states: Tensor, gold: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """Return the log-probabilities of gold tokens, float64 ``[n]``, and the log normalisers ``[n]``."""
-        targets = torch.from_numpy(gold).to(states.device)[:, None]
+        targets = on_device(gold, states.device)[:, None]
         gold_logits, normalisers = [], []
         for part, target in zip(states.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True):
             logits = self._model.logits(part)

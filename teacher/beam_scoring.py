@@ -17,7 +17,7 @@ from pipeline.corpus.text import OnError
 from pipeline.corpus.token_trees import read_gold_trees
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
-from pipeline.evaluation.minimal_pairs import pairs_sha256, read_minimal_pairs
+from pipeline.evaluation.minimal_pairs import pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.parses import score_parses, write_parses
 from pipeline.evaluation.perplexity import MARGINAL, PREFIX, PerplexityFigure, perplexity_figure
 from pipeline.evaluation.recording import record_minimal_pairs, record_parses, record_surprisal
@@ -103,8 +103,9 @@ def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, beam: Beam
         tokenizer = Tokenizer.load(run.tokenizer_path)
         figures = score_pairs(BeamScorer(teacher, beam), tokenizer, pairs)
         settings = _settings(beam, where) | {"distribution": MARGINAL}
-        name = folder.resolve().name.removesuffix(".gz").removesuffix(".jsonl")
-        return record_minimal_pairs(run, name, figures, pairs_sha256=pairs_sha256(pairs), settings=settings)
+        return record_minimal_pairs(
+            run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings
+        )
 
 
 def evaluate_parses(

@@ -22,7 +22,7 @@ Shape letters: see ``levels.py``; besides, D embedding size, H size of the stack
 
 import itertools
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -89,8 +89,7 @@ class Rnng(nn.Module):
         self.nt_embedding = nn.Parameter(torch.empty(self.num_labels, embed_dim).normal_(std=embed_dim**-0.5))
         self.composition = make_composition(config.composition, num_labels=self.num_labels, dim=embed_dim)
         sizes = [embed_dim] + [hidden_dim] * config.num_layers
-        self.layers = [StackLayer(*pair) for pair in itertools.pairwise(sizes)]
-        self.stack = nn.ModuleList(self.layers)
+        self.stack = nn.ModuleList(StackLayer(*pair) for pair in itertools.pairwise(sizes))
         self.action_head = nn.Linear(hidden_dim, FIRST_NT + self.num_labels - 1)
         self.projection = nn.Linear(hidden_dim, embed_dim) if hidden_dim != embed_dim else nn.Identity()
         self.token_bias = nn.Parameter(torch.zeros(vocab_size))
@@ -101,6 +100,11 @@ class Rnng(nn.Module):
     def vocab_size(self) -> int:
         """V."""
         return self._vocab_size
+
+    @property
+    def layers(self) -> list[StackLayer]:
+        """The layers of the stack LSTM, lowest first."""
+        return cast("list[StackLayer]", [*self.stack])
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Return the sums named by ``PARTS``, ``[3]``, over all positions of the batch; part 0 is differentiable."""
@@ -141,10 +145,15 @@ class Rnng(nn.Module):
 
     def action_log_probs(self, schedule: Schedule) -> Ragged:
         """Return the log-probability of every action of every sentence, 0 where it is forced; float."""
-        chosen = self._action_log_probs(self._stack_states(schedule), schedule).detach().cpu().numpy()
+        return self.states_and_action_log_probs(schedule)[1]
+
+    def states_and_action_log_probs(self, schedule: Schedule) -> tuple[Tensor, Ragged]:
+        """Return what ``states`` and ``action_log_probs`` do, from one pass."""
+        stack_states = self._stack_states(schedule)
+        chosen = self._action_log_probs(stack_states, schedule).detach().cpu().numpy()
         log_probs = np.zeros(len(schedule.actions.values), chosen.dtype)
         log_probs[schedule.action_index] = chosen
-        return Ragged(log_probs, schedule.actions.offsets)
+        return self._token_states(stack_states, schedule), Ragged(log_probs, schedule.actions.offsets)
 
     @torch.no_grad()
     def cache_inputs(self) -> None:

@@ -18,7 +18,7 @@ from pipeline.corpus.dataset import Split, load_dataset
 from pipeline.corpus.oracle import SHIFT
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, perplexity_figure
 from pipeline.evaluation.recording import record_perplexity
-from pipeline.next_token import gold_log_probs
+from pipeline.next_token import log_probs_of
 from pipeline.runtime.distributed import joined
 from storage.locations import Place
 from storage.ragged import Ragged
@@ -45,10 +45,8 @@ def evaluate_perplexity(
         check_reads(run, dataset)
         sentences = dataset.split(split)
         teacher.cache_inputs()
-        token_log_probs = gold_log_probs(
-            teacher, sentences.tokens, sentences.actions, eos_id=teacher.eos_id, batch_tokens=BATCH_TOKENS
-        )
-        joint = Ragged(token_log_probs.values + _action_shares(teacher, sentences), token_log_probs.offsets)
+        token_log_probs, action_shares = _log_probs(teacher, sentences)
+        joint = Ragged(token_log_probs.values + action_shares, token_log_probs.offsets)
         figures = [
             perplexity_figure(token_log_probs, sentences, GIVEN_TREE),
             perplexity_figure(joint, sentences, JOINT),
@@ -67,20 +65,21 @@ def evaluate_perplexity(
 
 
 @torch.no_grad()
-def _action_shares(model: Rnng, split: Split) -> np.ndarray:
-    """Return, for each position, the log-probability of the actions since the position before; float32 ``[P]``.
+def _log_probs(model: Rnng, split: Split) -> tuple[Ragged, np.ndarray]:
+    """Return log-probabilities by position: of its token, and float32 ``[P]`` of the actions since the one before.
 
     The actions after the last token belong to ``<eos>``.
     """
-    shares = np.zeros(split.num_positions, np.float32)
-    for first, stop in consecutive_batches(split.tokens.lengths + 1, BATCH_TOKENS):
+    token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))
+    offsets = split.position_offsets
+    for first, stop in consecutive_batches(np.diff(offsets), BATCH_TOKENS):
         rows = np.arange(first, stop)
         schedule = model.prepare(split.tokens.take(rows), split.actions.take(rows))
-        log_probs = model.action_log_probs(schedule).values
-        begin = split.position_offsets[first]
+        states, action_log_probs = model.states_and_action_log_probs(schedule)
+        token_log_probs[offsets[first] : offsets[stop]] = log_probs_of(model, states, schedule.gold)
         is_shift = schedule.actions.values == SHIFT
         # A SHIFT closes its position; only the REDUCE of TOP, which is certain, comes after a sentence's last one.
         position = np.cumsum(is_shift) - is_shift
         position[schedule.actions.offsets[1:] - 1] -= 1
-        np.add.at(shares, begin + position, log_probs)
-    return shares
+        np.add.at(shares, offsets[first] + position, action_log_probs.values)
+    return Ragged(token_log_probs, offsets), shares

@@ -20,17 +20,16 @@ Shape letters: n any number of nodes, U distinct tokens, L heads, C size of a co
 LSTM, A actions.
 """
 
-from typing import cast
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.corpus.oracle import REDUCE
+from pipeline.runtime.distributed import on_device
 from teacher.levels import CompositionLevel
 from teacher.recurrence import lstm_cell
-from teacher.rnng import Rnng, StackLayer
+from teacher.rnng import Rnng
 
 BOTTOM = 0
 """The node every stack begins with: ``NT(TOP)`` or ``<bos>``."""
@@ -53,7 +52,7 @@ class StackPool:
         self._num_heads = model.num_labels
         token_rows = F.embedding(self._on_device(tokens), model.token_embedding)
         vectors = model.input_scale * torch.cat([model.nt_embedding, token_rows])
-        self._layers = cast("list[StackLayer]", [*model.stack])
+        self._layers = model.layers
         self._items = _Rows(self._layers[0].input(vectors))
         # Heads have a row for the sake of one numbering; it is never read.
         self._values = _Rows(model.composition.leaves(vectors))
@@ -247,7 +246,7 @@ class StackPool:
         self._items.append(self._layers[0].input(self._model.composition.vectors(values)))
 
     def _on_device(self, integers: np.ndarray) -> Tensor:
-        return torch.from_numpy(integers).to(self._model.token_bias.device, non_blocking=True)
+        return on_device(integers, self._model.token_bias.device)
 
 
 class _Rows:

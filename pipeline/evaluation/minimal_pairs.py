@@ -149,6 +149,11 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
     return pairs
 
 
+def pairs_name(folder: Path) -> str:
+    """Return what results call the pairs of a folder or file."""
+    return folder.resolve().name.removesuffix(".gz").removesuffix(".jsonl")
+
+
 def pairs_sha256(pairs: Sequence[MinimalPair]) -> str:
     """Return a fingerprint of the pairs and their order: results of two runs compare only where it is the same."""
     return sha256_bytes(canonical_json([[pair.paradigm, pair.term, pair.good, pair.bad] for pair in pairs]))
