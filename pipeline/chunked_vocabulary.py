@@ -3,19 +3,16 @@
 Within the forward pass each chunk's logits are made, reduced to the loss, differentiated and dropped; what is kept
 is the gradient with respect to the states and the output weights, as large as those. The price is that a second
 derivative is not available. The idea of taking the gradient inside the forward pass is that of fused
-cross-entropies (Hsu et al. 2024, Liger Kernel); here the loss of a chunk is any differentiable function.
+cross-entropies (Hsu et al. 2024, Liger Kernel); here the loss of a chunk is anything that knows its own gradient.
 
 Under autocast the products are taken in its type; logits and losses are float32, and so are sums of gradients.
 
 Shape letters: P positions, D state size, V vocabulary, R rows of a chunk.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.autocast import autocast_dtype, without_autocast
@@ -26,8 +23,20 @@ of 128, 256, 512 and 1,024, it is the fastest at D = 256 and as fast as 512 at D
 CHUNK_ROWS_GPU = 4096
 """Rows at a time elsewhere: 200 MB of logits, a few launches a batch."""
 
-RowLoss = Callable[[Tensor, slice], Tensor]
-"""From logits ``[R, V]`` and the rows of P that they are, to ``[num_parts]`` sums over those rows, in nats."""
+
+class RowLoss(Protocol):
+    """A loss that knows its own gradient."""
+
+    def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient of the first, ``[R, V]``.
+
+        Without autograd. The gradient is None where none is asked for, and may lie in the memory of ``logits``.
+
+        Args:
+            logits: ``[R, V]``, float32 or float64; may be overwritten.
+            rows: Which of the P positions they are of.
+            with_gradient: Whether the gradient is wanted.
+        """
 
 
 def vocabulary_loss(
@@ -47,7 +56,7 @@ def vocabulary_loss(
         states: ``[P, D]``; P may be 0.
         weight: ``[V, D]``.
         bias: ``[V]``, or None.
-        row_loss: See ``RowLoss``; called once a chunk, in order.
+        row_loss: Called once a chunk, in order.
         num_parts: How many sums ``row_loss`` returns.
         chunk_rows: R; 0: what suits the device.
     """
@@ -58,34 +67,43 @@ def vocabulary_loss(
     return sums
 
 
-class DifferentiatedRowLoss(ABC):
-    """A ``RowLoss`` that knows its own gradient."""
-
-    @abstractmethod
-    def __call__(self, logits: Tensor, rows: slice) -> Tensor:
-        """See ``RowLoss``."""
-
-    @abstractmethod
-    def differentiated(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """Return the sums ``[num_parts]``, and the gradient of the first ``[R, V]``, without autograd."""
-
-
-class CrossEntropyRows(DifferentiatedRowLoss):
+class CrossEntropyRows:
     """The row loss whose one part is the summed cross-entropy with ``gold``, int64 ``[P]``."""
 
     def __init__(self, gold: Tensor) -> None:
         self._gold = gold
 
-    def __call__(self, logits: Tensor, rows: slice) -> Tensor:
+    def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """See ``RowLoss``."""
-        return F.cross_entropy(logits, self._gold[rows], reduction="sum").reshape(1)
+        cross_entropy, gradient = cross_entropy_terms(logits, self._gold[rows, None], with_gradient=with_gradient)
+        return cross_entropy.sum().reshape(1), gradient
 
-    def differentiated(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """See ``DifferentiatedRowLoss``: softmax less one at the gold token, in one buffer."""
-        gold = self._gold[rows, None]
-        log_probs = logits.log_softmax(1)
-        loss = -log_probs.gather(1, gold).sum().reshape(1)
-        return loss, log_probs.exp_().scatter_add_(1, gold, -torch.ones_like(gold, dtype=logits.dtype))
+
+def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the cross-entropy of each row, ``[R]`` in nats, and its gradient, ``[R, V]``, if it is asked for.
+
+    Args:
+        logits: ``[R, V]``.
+        gold: int64 ``[R, 1]``.
+        with_gradient: Whether the gradient is wanted.
+    """
+    of_gold = logits.gather(1, gold)[:, 0]
+    probs, largest, excess = softmax_and_log_sum(logits)
+    cross_entropy = largest - of_gold + excess
+    if not with_gradient:
+        return cross_entropy, None
+    return cross_entropy, probs.scatter_add_(1, gold, -torch.ones_like(gold, dtype=probs.dtype))
+
+
+def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the softmax of each row, ``[R, V]``, its largest logit, ``[R]``, and by how much its log-sum-exp is above.
+
+    That is read off the largest probability, exp(largest logit - log-sum-exp): two quick passes in place of one more
+    of exponentials, which takes ten times as long on a CPU. In two numbers, so that float32 keeps the digits of a
+    difference to logits that are all large.
+    """
+    probs = logits.softmax(1)
+    return probs, logits.amax(1), -probs.amax(1).log()
 
 
 class _VocabularyLoss(torch.autograd.Function):
@@ -115,11 +133,10 @@ class _VocabularyLoss(torch.autograd.Function):
                 rows = slice(start, min(start + chunk_rows, len(states)))
                 chunk = product_states[rows]
                 logits = _logits(chunk, product_weight, bias, out=buffer[: len(chunk)])
-                if not with_gradient:
-                    sums += row_loss(logits, rows)
-                    continue
-                parts, grad_logits = _differentiated(row_loss, logits, rows)
+                parts, grad_logits = row_loss(logits, rows, with_gradient=with_gradient)
                 sums += parts
+                if grad_logits is None:
+                    continue
                 product_grad = grad_logits.to(dtype)
                 if autocast is not None:
                     grad_states[rows] = product_grad @ product_weight
@@ -154,14 +171,3 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor)
         out.copy_(states @ weight.T)
         return out if bias is None else out.add_(bias)
     return torch.mm(states, weight.T, out=out) if bias is None else torch.addmm(bias, states, weight.T, out=out)
-
-
-def _differentiated(row_loss: RowLoss, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-    """Return the sums of a chunk and the gradient of the first."""
-    if isinstance(row_loss, DifferentiatedRowLoss):
-        return row_loss.differentiated(logits, rows)
-    with torch.enable_grad():
-        logits = logits.detach().requires_grad_()
-        parts = row_loss(logits, rows)
-        (grad_logits,) = torch.autograd.grad(parts[0], logits)
-    return parts.detach(), grad_logits

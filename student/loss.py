@@ -1,4 +1,4 @@
-"""The loss that distils a dump into a student, for a block of rows of logits.
+"""The loss that distils a dump into a student, for a block of rows of logits, with its gradient.
 
 With logits z of the student, gold token g, the teacher's distribution p and temperature T:
 
@@ -10,283 +10,222 @@ With logits z of the student, gold token g, the teacher's distribution p and tem
 K are the k tokens that the dump keeps, "rest" all others as one outcome. Merging outcomes never increases a divergence
 (log-sum inequality, Cover and Thomas 2006, Theorem 2.7.1): KL is a lower bound on the one over the whole vocabulary,
 and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature, because the dump holds
-log p_T(rest) and the normaliser of p_T for each temperature; neither follows from the top k.
+log p_T(rest) and the normaliser of p_T for each temperature; neither follows from the top k. All of this is as true of
+KL(q || p) (``reverse-kl``) and of the Jensen-Shannon divergence (``js``: the mean of KL(p || m) and KL(q || m) with
+m = (p + q) / 2), which may take its place.
 
 log q_T(rest) is a log-sum-exp over what was not selected, never log(1 - sum): in float32 that has no digits left where
 the rest is 1e-8. Two other treatments of the rest are there for comparison, and are wrong at q = p: ``renormalise``
 (the teacher rescaled to sum to 1 over K: the loss is not 0) and ``drop`` (the rest is left out: the gradient is not 0).
 
-A dump with draws gives no KL, but an estimate of its part that depends on the student, the soft cross-entropy:
+A dump with draws gives no divergence, but an estimate p^_T of the teacher's distribution (``student.targets``), and so
+of the part of the KL that depends on the student, the soft cross-entropy:
 
-    p^_T(w) = p_T(w) for exact ids,  (c_w / n) (p(rest) / p(w)) p_T(w) for an id that c_w of n draws from the rest gave
     SCE  = -sum over w of p^_T(w) log q_T(w)                    loss = alpha CE + (1 - alpha) T^2 SCE
 
-The expectation of c_w / n is p(w) / p(rest), so that of p^_T is p_T, and SCE, linear in it, and its gradient are
-unbiased over independent dumps: importance sampling with p at T = 1 as the proposal (for T = 1 see Anshumann et al.
-2025, Sparse Logit Sampling). So p^_T is taken as it is: it does not sum to 1, and must not be made to. SCE is no
-divergence: it is not 0 at q = p, and the entropy that would have to be subtracted is not in the dump.
+It and its gradient are linear in p^_T, so unbiased over independent dumps. SCE is not 0 at q = p, and the entropy that
+would have to be subtracted is not in the dump.
 
-Nothing is averaged here: sums over rows go out, and the caller divides by the global number of positions.
+The gradient is written out, since it is one pass over the logits. A divergence D is a function of log q_T(i), i in K or
+"rest"; with u_i its derivatives, U their sum, and s = q_T / q_T(rest) outside K,
+
+    dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
+
+so outside K every row is a multiple of a softmax over those. Nothing is averaged here: sums over rows go out, and the
+caller divides by the global number of positions.
 
 Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept or columns of draws.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from pipeline.chunked_vocabulary import RowLoss
-from storage.positions import Positions
-from storage.schema import DumpSchema
+from pipeline.chunked_vocabulary import cross_entropy_terms, softmax_and_log_sum
+from student.targets import SoftTargets, Targets
 
 Tail = Literal["bucket", "renormalise", "drop"]
+Divergence = Literal["kl", "reverse-kl", "js"]
 
-PARTS = ("loss", "cross_entropy", "kl")
-"""What ``distillation_rows`` sums, in nats; ``kl`` is at temperature T, without the factor T^2."""
-DRAWN_PARTS = ("loss", "cross_entropy", "soft_cross_entropy")
-"""The same for targets with draws; ``soft_cross_entropy`` is at temperature T, without the factor T^2."""
-
-NUM_GOLD_PARTS = 2
-"""How many of either, the first, there are without targets."""
+NUM_PARTS = 3
+"""Of ``DistillationRows``."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SoftTargets:
-    """The teacher's distributions for R rows, at one temperature T."""
-
-    ids: Tensor
-    """int64 ``[R, k]``, distinct in each row, in any order."""
-    log_probs: Tensor
-    """float ``[R, k]``: log p(w) at T = 1, over the whole vocabulary."""
-    tail: Tensor
-    """float ``[R]``: log p_T(rest); -inf where nothing is left. Not read when k = V."""
-    logz: Tensor
-    """float ``[R]``: log of the sum over w of p(w)^(1/T); 0 at T = 1."""
-
-    def __getitem__(self, rows: slice) -> Self:
-        """Return these rows alone."""
-        return type(self)(**{name: getattr(self, name)[rows] for name in self.__slots__})
-
-    @classmethod
-    def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device | None = None) -> Self:
-        """Return what a dump holds for these positions, at the temperature of that index, on ``device`` (None: CPU)."""
-        arrays = {
-            "ids": positions.ids.astype(np.int64),
-            "log_probs": positions.logp,
-            "tail": positions.tail[:, temperature_index].copy(),
-            "logz": positions.logz[:, temperature_index].copy(),
-        }
-        return cls(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DrawnTargets:
-    """Estimates of the teacher's distributions for R rows, at one temperature T."""
-
-    ids: Tensor
-    """int64 ``[R, k]``: any id of the vocabulary where a column is unused."""
-    weights: Tensor
-    """float ``[R, k]``: p^_T(w); 0 where unused. A row need not sum to 1."""
-
-    def __getitem__(self, rows: slice) -> Self:
-        """Return these rows alone."""
-        return type(self)(ids=self.ids[rows], weights=self.weights[rows])
-
-    @classmethod
-    def from_positions(
-        cls, positions: Positions, schema: DumpSchema, temperature_index: int, device: torch.device | None = None
-    ) -> Self:
-        """Return what a dump of ``schema``, one with draws, holds for these positions; as in ``SoftTargets``."""
-        assert positions.counts is not None, "a dump without draws has SoftTargets"
-        arrays = (
-            positions.ids.astype(np.int64),
-            positions.logp,
-            positions.counts,
-            positions.tail[:, 0].copy(),
-            positions.logz[:, temperature_index].copy(),
-        )
-        ids, logp, counts, tail, logz = (torch.from_numpy(array).to(device) for array in arrays)
-        return cls(
-            ids=ids.masked_fill(logp.isnan(), 0),
-            weights=estimated_probabilities(
-                logp.float(),
-                counts,
-                tail,
-                logz,
-                num_top=schema.num_top,
-                temperature=schema.temperatures[temperature_index],
-            ),
-        )
-
-
-def estimated_probabilities(
-    log_probs: Tensor, counts: Tensor, tail: Tensor, logz: Tensor, *, num_top: int, temperature: float
-) -> Tensor:
-    """Return p^_T, ``[R, k]`` of the dtype of ``log_probs``; 0 in unused columns.
+class DistillationRows:
+    """A ``RowLoss`` of three parts, named by ``part_names``.
 
     Args:
-        log_probs: float ``[R, k]``: log p(w) at T = 1; NaN in unused columns.
-        counts: ``[R, k]``: draws of each id; 0 for the first ``num_top``, which are exact, and in unused columns.
-        tail: float ``[R]``: log of the mass outside the exact ids at T = 1.
-        logz: float ``[R]``: log of the sum over w of p(w)^(1/T).
-        num_top: How many ids are exact; the other k - ``num_top`` columns are for as many draws.
-        temperature: T.
-    """
-    # float16 has no -65,505: as -inf it would meet itself in a difference, where the rest is as improbable.
-    log_probs = log_probs.clamp(min=torch.finfo(torch.float16).min)
-    log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
-    drawn = log_probs[:, num_top:]
-    share = counts[:, num_top:].to(log_probs.dtype) / drawn.shape[1]
-    # In logarithms, since mass of the rest and probability may both be too small for float32 where their ratio is not.
-    log_weights[:, num_top:] += share.log() + (tail.to(log_probs.dtype)[:, None] - drawn)
-    weights = log_weights.exp()
-    weights[:, num_top:].masked_fill_(share == 0, 0.0)
-    return weights
-
-
-Targets = SoftTargets | DrawnTargets
-
-
-def distillation_terms(
-    logits: Tensor, gold: Tensor, targets: Targets | None, *, temperature: float = 1.0, tail: Tail = "bucket"
-) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy with the gold tokens and KL(teacher_T || student_T), row by row.
-
-    For targets with draws the second is the soft cross-entropy, which is no divergence.
-
-    Args:
-        logits: ``[R, V]``, unnormalised; computed in float32, or in float64 if given so.
-        gold: int64 ``[R]`` in ``[0, V)``.
-        targets: The teacher's distributions, or None: KL is then 0.
-        temperature: T, above 0, the one that ``targets`` are for.
-        tail: What becomes of the tokens outside the top k; see the module. Not used where there are draws.
-
-    Returns:
-        ``[R]`` and ``[R]`` in nats; the second without the factor T^2.
-    """
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    if targets is None:
-        cross_entropy = F.cross_entropy(logits, gold, reduction="none")
-        return cross_entropy, torch.zeros_like(cross_entropy)
-
-    k = targets.ids.shape[1]
-    temperatures = (temperature,) if temperature == 1 else (temperature, 1.0)
-    index = torch.cat([targets.ids, gold[:, None]], 1)
-    if isinstance(targets, DrawnTargets):
-        # Nothing is selected, so that the rest is the whole vocabulary: unused columns hold an id that others may hold.
-        chosen, totals = _Summary.apply(logits, index, 0, temperatures)  # type: ignore[no-untyped-call]
-        log_q = chosen[:, :k] / temperature - totals[0][:, None]
-        return totals[-1] - chosen[:, k], -(targets.weights.to(logits.dtype) * log_q).sum(1)
-    chosen, rests = _Summary.apply(logits, index, k, temperatures)  # type: ignore[no-untyped-call]
-    selected = chosen[:, :k] / temperature
-    has_rest = k < logits.shape[1]
-    log_normaliser = log_total = _log_total(selected, rests[0] if has_rest else None)
-    if temperature != 1:
-        log_normaliser = _log_total(chosen[:, :k], rests[1] if has_rest else None)
-
-    log_p = targets.log_probs.to(logits.dtype) / temperature - targets.logz.to(logits.dtype)[:, None]
-    if tail == "renormalise":
-        log_p = log_p - log_p.logsumexp(1, keepdim=True)
-    kl = _divergence(log_p, selected - log_total[:, None]).sum(1)
-    if tail == "bucket" and has_rest:
-        kl = kl + _divergence(targets.tail.to(logits.dtype), rests[0] - log_total)
-    return log_normaliser - chosen[:, k], kl
-
-
-def distillation_rows(
-    gold: Tensor,
-    targets: Targets | None,
-    *,
-    alpha: float,
-    temperature: float = 1.0,
-    tail: Tail = "bucket",
-) -> RowLoss:
-    """Return the row loss for ``pipeline.chunked_vocabulary.vocabulary_loss``, with three parts.
-
-    They are named by ``DRAWN_PARTS`` for targets with draws, else by ``PARTS``.
-
-    Args:
-        gold: int64 ``[P]``.
+        gold: int64 ``[P]`` in ``[0, V)``.
         targets: For the same P positions; None: the loss is the cross-entropy alone, whatever ``alpha``.
         alpha: Weight of the cross-entropy, in [0, 1].
-        temperature: T.
-        tail: See ``distillation_terms``.
-    """
-    soft_weight = (1 - alpha) * temperature**2
-
-    def row_loss(logits: Tensor, rows: slice) -> Tensor:
-        block = targets[rows] if targets is not None else None
-        cross_entropy, soft = (
-            term.sum() for term in distillation_terms(logits, gold[rows], block, temperature=temperature, tail=tail)
-        )
-        loss = alpha * cross_entropy + soft_weight * soft if targets is not None else cross_entropy
-        return torch.stack([loss, cross_entropy, soft])
-
-    return row_loss
-
-
-class _Summary(torch.autograd.Function):
-    """All that the loss needs of logits ``[R, V]``: those at some ids, and log-sum-exps of those not selected.
-
-    Both are less the row's largest selected logit (of all, if none is selected), so that float32 keeps its digits when
-    all logits are large; that is taken as a constant, which what depends on differences alone cannot tell. The
-    exponentials are kept for the gradient: one pass of them a temperature, where a composition of torch's own functions
-    takes two and more copies.
+        temperature: T, above 0, the one that ``targets`` are for.
+        tail: What becomes of the tokens outside the top k; see the module. Not used where there are draws.
+        divergence: D; see the module. Not used where there are draws.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401  torch gives its context no public type
-        logits: Tensor,
-        index: Tensor,
-        k: int,
-        temperatures: tuple[float, ...],
-    ) -> tuple[Tensor, Tensor]:
-        """Return the logits at ``index`` (the first k are selected), and ``[nT, R]``; the last T is 1."""
-        chosen = logits.gather(1, index)
-        ctx.num_ids, ctx.temperatures = logits.shape[1], temperatures
-        if k == logits.shape[1]:
-            ctx.save_for_backward(index)
-            return chosen - chosen[:, :k].amax(1, keepdim=True), logits.new_empty(len(temperatures), 0)
-        rest = logits.scatter(1, index[:, :k], -torch.inf)
-        shift = rest.amax(1)
-        base = chosen[:, :k].amax(1) if k else shift
-        rest -= shift[:, None]
-        exponentials = [(rest / temperature).exp_() for temperature in temperatures[:-1]]
-        exponentials.append(rest.exp_())
-        sums = torch.stack([each.sum(1) for each in exponentials])
-        ctx.save_for_backward(index, sums, *exponentials)
-        scale = 1 / sums.new_tensor(temperatures)[:, None]
-        return chosen - base[:, None], sums.log() + scale * (shift - base)
+    def __init__(
+        self,
+        gold: Tensor,
+        targets: Targets | None,
+        *,
+        alpha: float,
+        temperature: float = 1.0,
+        tail: Tail = "bucket",
+        divergence: Divergence = "kl",
+    ) -> None:
+        self._gold = gold
+        self._targets = targets
+        self._alpha = alpha
+        self._temperature = temperature
+        self._tail = tail
+        self._divergence = _DIVERGENCES[divergence]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_chosen: Tensor, grad_rests: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        index, *kept = ctx.saved_tensors
-        if kept:
-            sums, first, *others = kept
-            scales = grad_rests / (sums * sums.new_tensor(ctx.temperatures)[:, None])
-            grad = first * scales[0, :, None]
-            for each, scale in zip(others, scales[1:], strict=True):
-                grad.addcmul_(each, scale[:, None])
+    def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """See ``RowLoss``."""
+        terms, gradient = self.terms(logits, rows, with_gradient=with_gradient)
+        return terms.sum(1), gradient
+
+    def terms(self, logits: Tensor, rows: slice, *, with_gradient: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return the parts row by row, ``[3, R]``, in nats, and the gradient of the sum of the first, ``[R, V]``.
+
+        ``logits``, ``[R, V]``, float32 or float64, are overwritten.
+        """
+        gold = self._gold[rows, None]
+        if self._targets is None:
+            cross_entropy, gradient = cross_entropy_terms(logits, gold, with_gradient=with_gradient)
+            return torch.stack([cross_entropy, cross_entropy, torch.zeros_like(cross_entropy)]), gradient
+        temperature, targets = self._temperature, self._targets[rows]
+        weight = (1 - self._alpha) * temperature**2
+        num_selected = targets.ids.shape[1] if isinstance(targets, SoftTargets) else 0
+        index = torch.cat([targets.ids, gold], 1)
+        at_1, at_t = _student(logits, index, num_selected, temperature)
+        if isinstance(targets, SoftTargets):
+            soft, slopes, rest_slope = self._diverge(targets, at_t, has_rest=num_selected < logits.shape[1])
         else:
-            grad = grad_chosen.new_zeros(len(index), ctx.num_ids)
-        return grad.scatter_add_(1, index, grad_chosen), None, None, None
+            slopes = -targets.weights.to(logits.dtype)
+            soft, rest_slope = (slopes * at_t.log_probs).sum(1), 0.0
+        terms = torch.stack([-self._alpha * at_1.log_gold + weight * soft, -at_1.log_gold, soft])
+        if not with_gradient:
+            return terms, None
+        scale = weight / temperature
+        slopes, rest_slope = scale * slopes, scale * rest_slope
+        total = slopes.sum(1) + rest_slope
+        gradient = at_t.within_rest
+        of_rest, of_rest_1 = rest_slope - at_t.log_rest.exp() * total, self._alpha * at_1.log_rest.exp()
+        if at_1 is at_t:
+            gradient.mul_((of_rest + of_rest_1)[:, None])
+        else:
+            gradient.mul_(of_rest[:, None]).add_(at_1.within_rest.mul_(of_rest_1[:, None]))
+        if num_selected:
+            selected = slopes - at_t.log_probs.exp() * total[:, None] + self._alpha * at_1.log_probs.exp()
+            gradient.scatter_(1, targets.ids, selected)
+        else:  # unused columns hold an id that others may hold
+            gradient.scatter_add_(1, targets.ids, slopes)
+        return terms, gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, -self._alpha))
+
+    def _diverge(
+        self, targets: SoftTargets, student: "_Student", *, has_rest: bool
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Return D, ``[R]``, and its derivatives by log q_T of the ids, ``[R, k]``, and of the rest, ``[R]``."""
+        dtype, k = student.log_probs.dtype, targets.ids.shape[1]
+        log_p = targets.log_probs.to(dtype) / self._temperature - targets.logz.to(dtype)[:, None]
+        log_q = student.log_probs
+        if self._tail == "renormalise":
+            log_p = log_p - log_p.logsumexp(1, keepdim=True)
+        if self._tail == "bucket" and has_rest:
+            log_p = torch.cat([log_p, targets.tail.to(dtype)[:, None]], 1)
+            log_q = torch.cat([log_q, student.log_rest[:, None]], 1)
+        values, slopes = self._divergence(log_p, log_q)
+        return values.sum(1), slopes[:, :k], slopes[:, k] if slopes.shape[1] > k else 0.0
 
 
-def _log_total(selected: Tensor, log_rest: Tensor | None) -> Tensor:
-    """Return ``[R]``: the log-sum-exp of the selected logits and of the rest, if there is a rest."""
-    log_selected = selected.logsumexp(1)
-    return log_selected if log_rest is None else torch.logaddexp(log_selected, log_rest)
+def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...]:
+    """Return the names of what ``DistillationRows`` sums, in nats, ``loss`` first; the last is without the factor T^2.
+
+    Without targets there are the first two alone: the third is 0.
+    """
+    third = {"kl": "kl", "reverse-kl": "reverse_kl", "js": "js_divergence", "draws": "soft_cross_entropy"}
+    return ("loss", "cross_entropy", *([third[targets]] if targets != "none" else []))
 
 
-def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return p log(p / q) elementwise; 0 where p is 0."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Student:
+    """What the loss needs of q_T, for R rows of which some ids are selected; if none is, the rest is everything."""
+
+    log_probs: Tensor
+    """``[R, k]``: log q_T of the targets' ids."""
+    log_gold: Tensor
+    """``[R]``: log q_T of the gold token."""
+    log_rest: Tensor
+    """``[R]``: log q_T(rest); -inf where there is none."""
+    within_rest: Tensor
+    """``[R, V]``: q_T / q_T(rest), 0 where selected."""
+
+
+def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: float) -> tuple[_Student, _Student]:
+    """Return q_1 and q_T, the same object if T = 1, from logits that are overwritten.
+
+    Logits are taken less a row's largest selected one, so that float32 keeps its digits where all of them are large.
+
+    Args:
+        logits: ``[R, V]``.
+        index: int64 ``[R, k + 1]``: the targets' ids, distinct if they are selected, and the gold token.
+        num_selected: k or 0.
+        temperature: T.
+    """
+    chosen = logits.gather(1, index)
+    base = (chosen[:, :num_selected] if num_selected else logits).amax(1, keepdim=True)
+    chosen = chosen - base
+    if num_selected:
+        logits.scatter_(1, index[:, :num_selected], -torch.inf)
+
+    def at(temperature: float) -> _Student:
+        if num_selected < logits.shape[1]:
+            within, largest, excess = softmax_and_log_sum(logits if temperature == 1 else logits / temperature)
+            log_rest = largest - base[:, 0] / temperature + excess
+        else:
+            within, log_rest = torch.zeros_like(logits), torch.full_like(base[:, 0], -torch.inf)
+        log_probs = chosen / temperature
+        log_total = log_rest
+        if num_selected:
+            log_total = torch.logaddexp(log_probs[:, :num_selected].logsumexp(1), log_rest)
+        log_probs = log_probs - log_total[:, None]
+        return _Student(
+            log_probs=log_probs[:, :-1], log_gold=log_probs[:, -1], log_rest=log_rest - log_total, within_rest=within
+        )
+
+    at_1 = at(1.0)
+    return at_1, at_1 if temperature == 1 else at(temperature)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return p log(p / q), 0 where p is 0, and its derivatives by log q, elementwise."""
     p = log_p.exp()
-    return p * (torch.where(p > 0, log_p, 0.0) - log_q)
+    return p * (torch.where(p > 0, log_p, 0.0) - log_q), -p
+
+
+def _reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return q log(q / p) and its derivatives by log q, elementwise.
+
+    A teacher's probability is never taken for less than the type's smallest number: it was computed in float32.
+    """
+    q, ratio = log_q.exp(), log_q - log_p.clamp(min=math.log(torch.finfo(log_p.dtype).tiny))
+    return q * ratio, q * (ratio + 1)
+
+
+def _jensen_shannon(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return half of p log(p / m) + q log(q / m), 0 where p is 0, and its derivatives by log q, elementwise."""
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    p, half_q, ratio = log_p.exp(), 0.5 * log_q.exp(), log_q - log_m
+    return 0.5 * p * (torch.where(p > 0, log_p, 0.0) - log_m) + half_q * ratio, half_q * ratio
+
+
+_DIVERGENCES: dict[Divergence, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "kl": _kl,
+    "reverse-kl": _reverse_kl,
+    "js": _jensen_shannon,
+}

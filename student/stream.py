@@ -21,7 +21,8 @@ from storage.errors import FingerprintMismatchError, StoreError
 from storage.fingerprints import check_fingerprint
 from storage.ragged import Ragged
 from storage.reader import DumpReader
-from student.loss import DrawnTargets, SoftTargets, Tail, Targets
+from student.loss import Divergence, Tail
+from student.targets import DrawnTargets, SoftTargets, Targets
 
 BATCHES_AHEAD = 32
 """Batches that a dump hears of before they are read: seconds, in which a shard comes over a network."""
@@ -52,6 +53,7 @@ class DumpTargets:
         tokenizer_sha256: Fingerprint of the tokenizer that made their tokens.
         temperature: T; the dump must have been made for it.
         tail: What becomes of the mass outside the top k; other dumps than of the top k leave no choice.
+        divergence: From what the dump holds; the same.
 
     Raises:
         FingerprintMismatchError: If the dump is of another split, tokenizer or sentence boundaries.
@@ -59,7 +61,14 @@ class DumpTargets:
     """
 
     def __init__(
-        self, dump: DumpReader, split: Split, *, tokenizer_sha256: str, temperature: float, tail: Tail = "bucket"
+        self,
+        dump: DumpReader,
+        split: Split,
+        *,
+        tokenizer_sha256: str,
+        temperature: float,
+        tail: Tail = "bucket",
+        divergence: Divergence = "kl",
     ) -> None:
         fingerprints = dump.schema.fingerprints
         remedy = "Give the dump of this dataset, or run dump-teacher on it"
@@ -74,11 +83,13 @@ class DumpTargets:
                 f"{dump.folder}: the boundaries of its {len(dump)} sentences are not those of the "
                 f"{len(split.tokens)} of split {split.name}. {remedy}"
             )
-        if tail != "bucket" and dump.schema.num_draws:
-            raise StoreError(
-                f"{dump.folder}: selection is {dump.schema.selection}, expected topk for --tail {tail}: draws stand "
-                "for what lies outside. Leave out --tail, or give a dump of the top k"
-            )
+        if dump.schema.num_draws:
+            for option, value, default in (("--tail", tail, "bucket"), ("--divergence", divergence, "kl")):
+                if value != default:
+                    raise StoreError(
+                        f"{dump.folder}: selection is {dump.schema.selection}, expected topk for {option} {value}: of "
+                        f"draws there is the soft cross-entropy alone. Leave out {option}, or give a dump of the top k"
+                    )
         self._dump = dump
         self._split_name = split.name
         self._temperature_index = dump.temperature_index(temperature)

@@ -19,7 +19,7 @@ from storage.errors import RunError
 from storage.locations import Location, Place
 from storage.reader import DumpReader
 from student.config import StudentConfig
-from student.loss import DRAWN_PARTS, NUM_GOLD_PARTS, PARTS, distillation_rows
+from student.loss import NUM_PARTS, DistillationRows, part_names
 from student.model import Student
 from student.stream import DumpTargets, StudentBatch, student_batches
 from student.train_config import StudentTrainConfig
@@ -35,14 +35,15 @@ class DistillationObjective(nn.Module):
 
     def forward(self, batch: StudentBatch) -> Tensor:
         """Return ``[3]`` sums over the batch's positions, in nats; the first is differentiable."""
-        rows = distillation_rows(
+        rows = DistillationRows(
             batch.gold,
             batch.targets,
             alpha=self._config.alpha,
             temperature=self._config.temperature,
             tail=self._config.tail,
+            divergence=self._config.divergence,
         )
-        sums: Tensor = self.student(batch.tokens, rows, num_parts=len(PARTS))
+        sums: Tensor = self.student(batch.tokens, rows, num_parts=NUM_PARTS)
         return sums
 
 
@@ -56,8 +57,8 @@ class StudentTask:
         self, model: Student, dataset: Dataset, targets: DumpTargets | None, config: StudentTrainConfig, world: World
     ) -> None:
         self.model = model
-        self.dev_parts = PARTS[:NUM_GOLD_PARTS]
-        self.parts = self.dev_parts if targets is None else DRAWN_PARTS if targets.have_draws else PARTS
+        self.dev_parts = part_names("none")
+        self.parts = part_names("none" if targets is None else "draws" if targets.have_draws else config.divergence)
         self.objective = DistillationObjective(model, config)
         self._splits = {name: dataset.split(name) for name in ("train", "dev")}
         self._plans = {
@@ -125,6 +126,7 @@ def train_student(
                 tokenizer_sha256=dataset.tokenizer.sha256,
                 temperature=training.temperature,
                 tail=training.tail,
+                divergence=training.divergence,
             )
         model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed).to(device)
         run = RunDescription(

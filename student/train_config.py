@@ -19,6 +19,9 @@ class StudentTrainConfig(TrainConfig):
     """Weight of the cross-entropy with the gold tokens; the teacher has 1 - alpha. Not used without a dump."""
     temperature: float = 1.0
     """Temperature of the soft targets: one that the dump declares."""
+    divergence: Literal["kl", "reverse-kl", "js"] = "kl"
+    """From the soft targets: KL(teacher || student); or, of a dump of the top k, KL(student || teacher) or
+    Jensen-Shannon."""
     tail: Literal["bucket", "renormalise", "drop"] = "bucket"
     """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored. With
     draws there is no choice."""

@@ -1,10 +1,13 @@
 """What a dump holds and what distillation loses, written out over the whole vocabulary: slow and obvious."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pipeline.reduction import Reduced, draw_generator, reduce_logits
-from student.loss import DrawnTargets, SoftTargets, estimated_probabilities
+from student.loss import DistillationRows
+from student.targets import DrawnTargets, SoftTargets, Targets, estimated_probabilities
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
@@ -29,6 +32,18 @@ def full_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) 
     """Return KL(teacher_T || student_T) over the whole vocabulary, ``[R]``."""
     log_p, log_q = tempered(teacher_logits, temperature), tempered(student_logits, temperature)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def full_reverse_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
+    """Return KL(student_T || teacher_T) over the whole vocabulary, ``[R]``."""
+    return full_kl(student_logits, teacher_logits, temperature)
+
+
+def full_jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
+    """Return the Jensen-Shannon divergence over the whole vocabulary, ``[R]``."""
+    log_p, log_q = tempered(teacher_logits, temperature), tempered(student_logits, temperature)
+    log_m = torch.stack([log_p, log_q]).logsumexp(0) - torch.tensor(2.0).double().log()
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1)
 
 
 def draw(teacher_logits: Tensor, k: int, num_top: int, temperature: float, seed: int) -> Reduced:
@@ -71,3 +86,31 @@ def estimate(teacher_logits: Tensor, reduced: Reduced, num_top: int, temperature
 def soft_cross_entropy(weights: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """Return -sum of weights times log student_T over the whole vocabulary, ``[R]``."""
     return -(weights * tempered(student_logits, temperature)).sum(-1)
+
+
+class _Differentiated(torch.autograd.Function):
+    """One part of a loss, row by row, with the gradient that the loss itself brings; called twice, for either part."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, gold: Tensor, targets: Targets | None, part: int, options: Any) -> Tensor:
+        # At alpha = 1 the loss is the cross-entropy, at alpha = 0 it is T^2 times the other part.
+        rows = DistillationRows(gold, targets, alpha=float(part == 1), **options)
+        terms, gradient = rows.terms(logits.detach().clone(), slice(0, len(logits)), with_gradient=True)
+        assert gradient is not None
+        scale = 1.0 if part == 1 else options["temperature"] ** 2
+        ctx.save_for_backward(gradient / scale)
+        return terms[part]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return grad[:, None] * gradient, None, None, None, None
+
+
+def distillation_terms(
+    logits: Tensor, gold: Tensor, targets: Targets | None, *, temperature: float = 1.0, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy and the divergence of each row as the loss computes them, with its own gradients."""
+    options |= {"temperature": temperature}
+    first, second = (_Differentiated.apply(logits, gold, targets, part, options) for part in (1, 2))
+    return first, second

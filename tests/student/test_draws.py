@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pipeline.chunked_vocabulary import vocabulary_loss
 from storage.reader import DumpReader
-from student.loss import DrawnTargets, distillation_rows, distillation_terms
+from student.loss import DistillationRows
+from student.targets import DrawnTargets
 from tests.storage.dumps import full_distributions, make_schema, write_dump
-from tests.student.reference import draw, drawn_targets, estimate, soft_cross_entropy, tempered
+from tests.student.reference import distillation_terms, draw, drawn_targets, estimate, soft_cross_entropy, tempered
 
 SELECTIONS = [pytest.param(0, id="sampled"), pytest.param(3, id="stratified")]
 
@@ -114,7 +115,7 @@ def test_the_chunked_loss_and_its_gradients_are_the_equation(alpha: float, tempe
     states, weight = logits_of(9, 11, 6).requires_grad_(), logits_of(10, 23, 6, scale=0.5).requires_grad_()
     teacher, gold = logits_of(11, 11, 23), gold_of(11, 23)
     reduced = draw(teacher, 9, 3, temperature, 2)
-    rows = distillation_rows(gold, drawn_targets(reduced, 3, temperature), alpha=alpha, temperature=temperature)
+    rows = DistillationRows(gold, drawn_targets(reduced, 3, temperature), alpha=alpha, temperature=temperature)
     sums = vocabulary_loss(states, weight, None, rows, num_parts=3, chunk_rows=chunk_rows)
     logits = states @ weight.T
     cross_entropy = F.cross_entropy(logits, gold, reduction="sum")

@@ -1,6 +1,7 @@
 """If the student's logits are the teacher's, the loss is 0 and so is its gradient; and which wrong losses are not."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from storage.positions import Positions
 from storage.reader import DumpReader
 from storage.schema import FINGERPRINTS, DumpSchema
 from storage.writer import DumpWriter
-from student.loss import SoftTargets, Tail, distillation_rows, distillation_terms
-from tests.student.reference import soft_targets, tempered
+from student.loss import DistillationRows, Divergence, Tail
+from student.targets import SoftTargets
+from tests.student.reference import distillation_terms, soft_targets, tempered
 
 VOCAB_SIZE = 300
 NUM_ROWS = 120
@@ -28,14 +30,18 @@ def teacher_logits() -> Tensor:
 
 
 def loss_and_gradient(
-    logits: Tensor, targets: SoftTargets, temperature: float, tail: Tail = "bucket"
+    logits: Tensor,
+    targets: SoftTargets,
+    temperature: float,
+    tail: Tail = "bucket",
+    divergence: Divergence = "kl",
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of each row at alpha = 0, and its gradient."""
-    logits = logits.clone().requires_grad_()
     gold = torch.zeros(len(logits), dtype=torch.int64)
-    rows = distillation_rows(gold, targets, alpha=0.0, temperature=temperature, tail=tail)
-    losses = torch.stack([rows(logits[i : i + 1], slice(i, i + 1))[0] for i in range(len(logits))])
-    return losses.detach(), torch.autograd.grad(losses.sum(), logits)[0]
+    rows = DistillationRows(gold, targets, alpha=0.0, temperature=temperature, tail=tail, divergence=divergence)
+    terms, gradient = rows.terms(logits.clone(), slice(0, len(logits)), with_gradient=True)
+    assert gradient is not None
+    return terms[0], gradient
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +85,11 @@ def write_dump(path: Path, k: int) -> DumpReader:
 
 @pytest.mark.parametrize("k", KEPT)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_loss_and_gradient_are_zero_before_storage(k: int, temperature: float) -> None:
+@pytest.mark.parametrize("divergence", get_args(Divergence))
+def test_loss_and_gradient_are_zero_before_storage(k: int, temperature: float, divergence: Divergence) -> None:
     teacher = teacher_logits()
-    loss, gradient = loss_and_gradient(teacher, soft_targets(teacher, k, temperature), temperature)
+    targets = soft_targets(teacher, k, temperature)
+    loss, gradient = loss_and_gradient(teacher, targets, temperature, divergence=divergence)
     assert loss.abs().max() <= 1e-9
     assert gradient.abs().max() <= 1e-9
 
