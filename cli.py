@@ -76,11 +76,18 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 @click.argument("sources", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="Writes OUT.mrg and OUT.txt.")
 @click.option("--text", "texts", type=PATH, multiple=True, required=True, help="Raw text, a sentence a line.")
+@click.option("--documents", type=PATH, multiple=True, help="The name of a document for each tree, a line each.")
 @on_error_option
 def import_trees(
-    sources: tuple[Path, ...], out: Path, texts: tuple[Path, ...], on_error: Literal["stop", "skip"]
+    sources: tuple[Path, ...],
+    out: Path,
+    texts: tuple[Path, ...],
+    documents: tuple[Path, ...],
+    on_error: Literal["stop", "skip"],
 ) -> None:
     """Normalise a treebank: one tree a line in OUT.mrg, its raw text in the same line of OUT.txt.
+
+    With --documents also OUT.docs, which train-student --context document needs.
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
@@ -88,7 +95,7 @@ def import_trees(
     from pipeline.corpus.import_trees import import_trees as run
 
     with Progress("import", total=None, unit="sentences") as progress:
-        counts = run(sources, out, texts=texts, on_error=on_error, progress=progress.update)
+        counts = run(sources, out, texts=texts, documents=documents, on_error=on_error, progress=progress.update)
     show(counts)
 
 

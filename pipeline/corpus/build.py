@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset import Trees, check_absent, token_dtype, write_dataset
+from pipeline.corpus.documents import find_documents, read_documents
 from pipeline.corpus.oracle import FIRST_NT, TokenPhrase, right_branching, tree_to_actions
 from pipeline.corpus.readers import Counts, find_file
 from pipeline.corpus.text import OnError
@@ -34,7 +35,10 @@ RIGHT_LABEL: Final = "X"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildConfig:
-    """What ``build-dataset`` reads and writes. A STEM is read as STEM.mrg and STEM.txt, either of them or .gz."""
+    """What ``build-dataset`` reads and writes.
+
+    A STEM is read as STEM.mrg, STEM.txt and, where there is one, STEM.docs, each of them or its .gz.
+    """
 
     train: Path
     """STEM of the training trees and text; the labels are theirs."""
@@ -87,17 +91,19 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
     check_absent(config.out)
     tokenizer = Tokenizer.load(config.tokenizer)
     stems = {"train": config.train, "dev": config.dev} | ({"test": config.test} if config.test else {})
-    files = {name: (find_file(stem, ".mrg"), find_file(stem, ".txt")) for name, stem in stems.items()}
+    files = {
+        name: (find_file(stem, ".mrg"), find_file(stem, ".txt"), find_documents(stem)) for name, stem in stems.items()
+    }
     numbers = LabelNumbers()
 
     def growing(phrases: Sequence[Phrase], _: Counts) -> list[TokenPhrase]:
         return numbers.add(phrases)
 
     built = {}
-    for name, (trees, texts) in files.items():
+    for name, (trees, texts, documents) in files.items():
         numbering = growing if name == "train" else partial(numbers.seen, what=config.unseen_labels)
         built[name] = _SplitBuilder(tokenizer)
-        built[name].read(trees, texts, numbering, config.on_error, progress)
+        built[name].read(trees, texts, documents, numbering, config.on_error, progress)
         numbers.check_refused(trees)
     labels, order = _inventory(numbers.numbers)
     splits, counts = {}, {}
@@ -118,7 +124,7 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         tokenizer=tokenizer,
         labels=labels,
         trees=config.trees,
-        tree_source=_tree_source(config, [trees for trees, _ in files.values()]),
+        tree_source=_tree_source(config, [trees for trees, _, _ in files.values()]),
     )
     summary: dict[str, Json] = {
         name: {"num_sentences": len(arrays["num_words"]), "num_tokens": len(arrays["tokens"]), **counts[name]}
@@ -147,11 +153,14 @@ class _SplitBuilder:
         self._tokens, self._lengths = array("I"), array("q")
         self._actions, self._action_lengths = array("h"), array("q")
         self._num_words, self._num_bytes = array("i"), array("i")
+        self._numbers = array("q")
+        self._documents: list[str] | None = None
 
     def read(
         self,
         trees: Path,
         texts: Path,
+        documents: Path | None,
         numbering: Numbering,
         on_error: OnError,
         progress: Callable[[int], None] | None,
@@ -160,6 +169,8 @@ class _SplitBuilder:
             trees, texts, self._tokenizer, numbering, on_error=on_error, counts=self.counts, progress=progress
         ):
             self._add(sentence)
+        if documents is not None:
+            self._documents = read_documents(documents, num_trees=self.counts.num_trees)
 
     def _add(self, sentence: TokenSentence) -> None:
         actions = tree_to_actions(sentence.phrases, len(sentence.ids))
@@ -167,6 +178,7 @@ class _SplitBuilder:
         self._lengths.append(len(sentence.ids))
         self._actions.extend(actions)
         self._action_lengths.append(len(actions))
+        self._numbers.append(sentence.number)
         self._num_words.append(sentence.text.count(" ") + 1)
         text = sentence.text.encode()
         self._num_bytes.append(len(text))
@@ -185,10 +197,16 @@ class _SplitBuilder:
             "offsets": _offsets(self._lengths),
             "actions": actions,
             "action_offsets": _offsets(self._action_lengths),
-            "document_ids": np.zeros(len(self._lengths), np.int32),
+            "document_ids": self._document_ids(),
             "num_words": np.frombuffer(self._num_words, np.int32).copy(),
             "num_bytes": np.frombuffer(self._num_bytes, np.int32).copy(),
         }
+
+    def _document_ids(self) -> NDArray[np.int32]:
+        if self._documents is None:
+            return np.zeros(len(self._lengths), np.int32)
+        names = np.array([self._documents[number] for number in self._numbers])
+        return np.cumsum(np.concatenate([[True], names[1:] != names[:-1]])).astype(np.int32)
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts by reason, the figures of the alignment, and the digest of the text that was kept."""

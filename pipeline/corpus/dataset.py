@@ -45,7 +45,7 @@ class Split:
     actions: Ragged
     """M rows, int16: SHIFT 0, REDUCE 1, NT(label i) 2 + i; the last SHIFT is that of ``<eos>``."""
     document_ids: NDArray[np.int32]
-    """``[M]``; 0 for all where documents are not known."""
+    """``[M]``: numbered from 1, a document's sentences one after the other; 0 for all where documents are not known."""
     num_words: NDArray[np.int32]
     """``[M]``: white-space-separated strings of the text."""
     num_bytes: NDArray[np.int32]
@@ -59,6 +59,11 @@ class Split:
     def num_sentences(self) -> int:
         """M."""
         return len(self.tokens)
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether it is known which sentences make a document."""
+        return bool(self.document_ids.all())
 
     @property
     def num_positions(self) -> int:
@@ -275,7 +280,7 @@ def _sizes(split: Split) -> dict[str, Any]:
         "num_positions": split.num_positions,
         "num_words": int(split.num_words.sum(dtype=np.int64)),
         "num_bytes": int(split.num_bytes.sum(dtype=np.int64)),
-        "num_documents": len(np.unique(split.document_ids)),
+        "num_documents": len(np.unique(split.document_ids)) if split.has_documents else "not known",
         "longest_sentence": int(split.tokens.lengths.max(initial=0)),
         "num_actions": len(actions),
         "actions_per_token": len(actions) / num_tokens if num_tokens else None,

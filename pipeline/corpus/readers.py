@@ -45,6 +45,8 @@ class Counts:
 class Sentence:
     """A normalised text and its normalised tree."""
 
+    number: int
+    """Of its tree in the file, from 0, those that were dropped included."""
     text: str
     tree: Tree
     spans: list[Span]
@@ -167,7 +169,7 @@ def _pair(path: Path, raw: RawTree, text: str | None, counts: Counts) -> Sentenc
         counts.repaired["brackets without a label taken out"] += 1
     if len(given.words) > len(spans):
         counts.repaired["traces removed"] += 1
-    return Sentence(text=text, tree=tree, spans=found)
+    return Sentence(number=counts.num_trees - 1, text=text, tree=tree, spans=found)
 
 
 def _compare_lengths(trees: Path, texts: Path, on_error: OnError) -> bool:

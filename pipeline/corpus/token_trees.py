@@ -31,6 +31,8 @@ _BATCH_SENTENCES: Final = 1_000
 class TokenSentence:
     """A sentence as a model reads it, and its tree over the same tokens."""
 
+    number: int
+    """Of its tree in the file, from 0, those that were dropped included."""
     text: str
     ids: list[int]
     """n token ids, neither ``<bos>`` nor ``<eos>``."""
@@ -205,6 +207,7 @@ def _over_tokens(
     if phrases is None:
         return UNSEEN
     return TokenSentence(
+        number=sentence.number,
         text=sentence.text,
         ids=ids,
         spans=spans,

@@ -61,4 +61,4 @@ def sentences(draw: st.DrawFn) -> Sentence:
         text += " " if text and draw(st.booleans()) else ""
         spans.append((len(text), len(text) + len(plain)))
         text += plain
-    return Sentence(text=text, tree=tree, spans=spans)
+    return Sentence(number=0, text=text, tree=tree, spans=spans)
