@@ -131,6 +131,25 @@ class DumpReader:
         positions = concatenated_ranges(starts, stops - starts)
         return self._cut(self._current_rows().gather(positions, self._checked(k)), k)
 
+    def read_positions(self, indices: ArrayLike) -> Positions:
+        """Return some positions, as copies, in the order asked.
+
+        Args:
+            indices: ``[n]`` int64 in ``[0, N)``, any order, repeats allowed.
+
+        Raises:
+            IndexError: If there is no such position.
+            CorruptStoreError: Naming array, shard and chunk, if a checksum is wrong.
+        """
+        positions = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if not positions.size:
+            return self.read_range(0, 0)
+        if not 0 <= positions.min() <= positions.max() < self.schema.num_positions:
+            raise IndexError(
+                f"positions {positions.min()} to {positions.max()}: not all in [0, {self.schema.num_positions})"
+            )
+        return self._current_rows().gather(positions, None)
+
     def read_range(self, start: int, stop: int, k: int | None = None) -> Positions:
         """Return the positions from ``start`` to ``stop``, as copies; ``k`` as in `read_sentences`.
 

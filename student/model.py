@@ -4,10 +4,10 @@ Pre-norm blocks, learned positions, tanh GELU, output weights tied to the token 
 and layouts of ``GPT2LMHeadModel.state_dict()`` (``Conv1D`` keeps ``[in, out]``), so that an export copies without
 renaming. Generation and key-value caches are left to transformers.
 
-A row is one sentence, ``<bos> w1 .. wn`` and then padding, its positions counted from 0. No attention mask is needed:
-under the causal mask a position sees only those before it, and padding stands only after a row's last one; what is
-computed at the padding itself is never gathered. The price is the arithmetic on padding, small where a batch holds
-sentences of similar length.
+A row is one sentence, or several (``student.rows``), then padding; its positions are counted from 0. No attention mask
+is needed: under the causal mask a position sees only those before it, and padding stands only after a row's last one;
+what is computed at the padding itself is never gathered. The price is the arithmetic on padding, small where a batch
+holds rows of similar length.
 
 Shape letters: M sentences, B rows, L length of the longest row, P positions (n + 1 for a sentence of n tokens),
 D embedding size, H heads, V vocabulary, R any number of positions.
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pipeline.chunked_vocabulary import RowLoss, vocabulary_loss
 from storage.ragged import Ragged
 from student.config import INITIALIZER_RANGE, LAYER_NORM_EPSILON, StudentConfig
+from student.rows import StudentInputs
 
 
 class Conv1D(nn.Module):
@@ -145,43 +146,37 @@ class Student(nn.Module):
         hidden: Tensor = self.transformer(input_ids)
         return hidden
 
-    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  a teacher needs them
-        """Return the tokens alone: a student knows no trees."""
-        return tokens
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> StudentInputs:  # noqa: ARG002  a teacher needs them
+        """Return each sentence as a row of its own: a student knows no trees.
 
-    def states(self, tokens: Ragged) -> Tensor:
+        Raises:
+            InputError: If a sentence has more than ``max_length`` positions.
+        """
+        self.config.check_length(int(tokens.lengths.max(initial=0)))
+        return StudentInputs.of(tokens, np.arange(len(tokens) + 1), bos_id=self.bos_id)
+
+    def states(self, inputs: StudentInputs) -> Tensor:
         """Return ``[P, D]``: what predicts each token of each sentence and then its ``<eos>``, sentence by sentence.
 
         Without sentences the result is ``[0, D]`` and still depends on every parameter, so that a process whose
         share of a batch is empty has gradients (of zero) to bring to the others.
 
         Args:
-            tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.
-
-        Raises:
-            InputError: If a sentence has more than ``max_length`` positions.
+            inputs: Rows of at most ``max_length`` positions.
         """
-        num_positions = tokens.lengths + 1
-        length = int(num_positions.max(initial=1))
-        self.config.check_length(length - 1)
-        columns = np.arange(length)
-        input_ids = np.full((max(1, len(tokens)), length), self.bos_id, np.int64)
-        input_ids[: len(tokens)][(columns > 0) & (columns < num_positions[:, None])] = tokens.values
-        valid = np.flatnonzero(columns < num_positions[:, None])
-        device = self.head_weight.device
-        hidden = self.hidden(torch.from_numpy(input_ids).to(device, non_blocking=True))
-        return hidden.flatten(0, 1).index_select(0, torch.from_numpy(valid).to(device, non_blocking=True))
+        inputs = inputs.to(self.head_weight.device)
+        return self.hidden(inputs.input_ids).flatten(0, 1).index_select(0, inputs.valid)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
         return F.linear(states, self.head_weight)
 
-    def forward(self, tokens: Ragged, row_loss: RowLoss, *, num_parts: int, chunk_rows: int = 0) -> Tensor:
-        """Return ``[num_parts]`` sums of ``row_loss`` over all positions, for sentences as in ``states``.
+    def forward(self, inputs: StudentInputs, row_loss: RowLoss, *, num_parts: int, chunk_rows: int = 0) -> Tensor:
+        """Return ``[num_parts]`` sums of ``row_loss`` over all positions, for rows as in ``states``.
 
         Everything that has a gradient happens in here, as ``DistributedDataParallel`` wants it.
         """
-        states = self.states(tokens)
+        states = self.states(inputs)
         return vocabulary_loss(states, self.head_weight, None, row_loss, num_parts=num_parts, chunk_rows=chunk_rows)
 
     @torch.no_grad()

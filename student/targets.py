@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.runtime.distributed import on_device
 from storage.positions import Positions
 from storage.schema import DumpSchema
 
@@ -39,15 +40,15 @@ class SoftTargets:
         return type(self)(**{name: getattr(self, name)[rows] for name in self.__slots__})
 
     @classmethod
-    def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device | None = None) -> Self:
-        """Return what a dump holds for these positions, at the temperature of that index, on ``device`` (None: CPU)."""
-        arrays = {
+    def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device) -> Self:
+        """Return what a dump holds for these positions, at the temperature of that index, on ``device``."""
+        arrays: dict[str, np.ndarray] = {
             "ids": positions.ids.astype(np.int64),
             "log_probs": positions.logp,
             "tail": positions.tail[:, temperature_index].copy(),
             "logz": positions.logz[:, temperature_index].copy(),
         }
-        return cls(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
+        return cls(**{name: on_device(array, device) for name, array in arrays.items()})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ class DrawnTargets:
 
     @classmethod
     def from_positions(
-        cls, positions: Positions, schema: DumpSchema, temperature_index: int, device: torch.device | None = None
+        cls, positions: Positions, schema: DumpSchema, temperature_index: int, device: torch.device
     ) -> Self:
         """Return what a dump of ``schema``, one with draws, holds for these positions; as in ``SoftTargets``."""
         assert positions.counts is not None, "a dump without draws has SoftTargets"
@@ -76,7 +77,7 @@ class DrawnTargets:
             positions.tail[:, 0].copy(),
             positions.logz[:, temperature_index].copy(),
         )
-        ids, logp, counts, tail, logz = (torch.from_numpy(array).to(device) for array in arrays)
+        ids, logp, counts, tail, logz = (on_device(array, device) for array in arrays)
         return cls(
             ids=ids.masked_fill(logp.isnan(), 0),
             weights=estimated_probabilities(

@@ -1,5 +1,7 @@
 """Train a student on a dataset, with a dump's soft targets or without; load one from its run directory."""
 
+import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,20 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.batching import BatchPlan
-from pipeline.corpus.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset import Dataset, Split, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, joined
 from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights, open_run
 from pipeline.runtime.run_start import training_run
 from pipeline.training import train
-from storage.errors import RunError
+from storage.errors import ConfigError, RunError
 from storage.locations import Location, Place
 from storage.reader import DumpReader
 from student.config import StudentConfig
+from student.dump_targets import DumpTargets
 from student.loss import NUM_PARTS, DistillationRows, part_names
 from student.model import Student
-from student.stream import DumpTargets, StudentBatch, student_batches
+from student.rows import Rows
+from student.stream import StudentBatch, student_batches
 from student.train_config import StudentTrainConfig
+
+log = logging.getLogger(__name__)
 
 
 class DistillationObjective(nn.Module):
@@ -43,7 +49,7 @@ class DistillationObjective(nn.Module):
             tail=self._config.tail,
             divergence=self._config.divergence,
         )
-        sums: Tensor = self.student(batch.tokens, rows, num_parts=NUM_PARTS)
+        sums: Tensor = self.student(batch.inputs, rows, num_parts=NUM_PARTS)
         return sums
 
 
@@ -61,11 +67,10 @@ class StudentTask:
         self.parts = part_names("none" if targets is None else "draws" if targets.have_draws else config.divergence)
         self.objective = DistillationObjective(model, config)
         self._splits = {name: dataset.split(name) for name in ("train", "dev")}
-        self._plans = {
-            name: BatchPlan(np.diff(split.position_offsets), config, world) for name, split in self._splits.items()
-        }
+        self._rows = {name: rows_of(split, model.config, config) for name, split in self._splits.items()}
+        self._plans = {name: BatchPlan(rows.lengths, config, world) for name, rows in self._rows.items()}
         self._targets = targets
-        self._eos_id = dataset.tokenizer.eos_id
+        self._tokenizer = dataset.tokenizer
 
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Positions of each batch of an epoch."""
@@ -73,7 +78,7 @@ class StudentTask:
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Sentences of a batch."""
-        return self._plans["train"].batches(epoch)[index]
+        return self._rows["train"].sentences(self._plans["train"].batches(epoch)[index])[0]
 
     def train_batches(self, epoch: int, first: int) -> Iterable[StudentBatch]:
         """This rank's slices of an epoch."""
@@ -84,8 +89,15 @@ class StudentTask:
         return self._batches("dev", 0, 0, None)
 
     def _batches(self, name: str, epoch: int, first: int, targets: DumpTargets | None) -> Iterator[StudentBatch]:
-        slices, device = self._plans[name].slices(epoch, first), self.model.head_weight.device
-        return student_batches(slices, self._splits[name], eos_id=self._eos_id, targets=targets, device=device)
+        return student_batches(
+            self._plans[name].slices(epoch, first),
+            self._splits[name],
+            self._rows[name],
+            bos_id=self._tokenizer.bos_id,
+            eos_id=self._tokenizer.eos_id,
+            device=self.model.head_weight.device,
+            targets=targets,
+        )
 
 
 def train_student(
@@ -116,7 +128,19 @@ def train_student(
         dataset = load_dataset(data)
         config = options.build(StudentConfig, sizes, vocab_size=dataset.tokenizer.vocab_size)
         for name in ("train", "dev"):
-            config.check_length(int(dataset.split(name).tokens.lengths.max(initial=0)))
+            rows = rows_of(dataset.split(name), config, training)
+            if rows.num_truncated and world.is_main:
+                log.warning(
+                    "split %s: %s sentences have more than %d positions; their last ones, %s in all, are left out",
+                    name,
+                    f"{rows.num_truncated:,}",
+                    config.max_length,
+                    f"{rows.num_lost:,}",
+                )
+        if dump is None and training.targets == "shuffled":
+            raise ConfigError("--targets shuffled: no dump whose targets could be shuffled; give --dump")
+        if dump is None or training.targets == "none":
+            dump, training = None, dataclasses.replace(training, targets="none")
         reader = DumpReader(dump) if dump is not None else None
         targets = None
         if reader is not None:
@@ -124,9 +148,11 @@ def train_student(
                 reader,
                 dataset.split("train"),
                 tokenizer_sha256=dataset.tokenizer.sha256,
+                eos_id=dataset.tokenizer.eos_id,
                 temperature=training.temperature,
                 tail=training.tail,
                 divergence=training.divergence,
+                shuffle_seed=training.seed if training.targets == "shuffled" else None,
             )
         model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed).to(device)
         run = RunDescription(
@@ -139,6 +165,12 @@ def train_student(
         )
         with training_run(out, run, resume=resume, device=device, world=world):
             return train(StudentTask(model, dataset, targets, training, world), training, run=out, world=world)
+
+
+def rows_of(split: Split, config: StudentConfig, training: StudentTrainConfig) -> Rows:
+    """Return the rows a student reads a split in."""
+    truncate = training.long_sentences == "truncate"
+    return Rows(split, context=training.context, max_length=config.max_length, truncate=truncate)
 
 
 def load_student(path: Path, device: torch.device) -> tuple[Student, RunInfo]:

@@ -42,7 +42,8 @@ def import_trees(
         ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason.
 
     Raises:
-        ConfigError: If there are not as many texts, or documents if any, as sources, or an output would replace an input.
+        ConfigError: If there are not as many texts, or documents if any, as sources, or an output would replace an
+            input.
         InputError: Naming file and line where there is one; also if no sentence is left.
         StoreError: If the files cannot be written.
     """

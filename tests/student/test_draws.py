@@ -172,7 +172,9 @@ def test_positions_of_a_dump_become_targets(tmp_path: Path, changes: dict[str, o
     rows = write_dump(tmp_path / "dump", schema, lengths)
     assert rows.counts is not None
     reader = DumpReader(tmp_path / "dump")
-    targets = DrawnTargets.from_positions(reader.read_sentences([2, 0]), schema, reader.temperature_index(temperature))
+    targets = DrawnTargets.from_positions(
+        reader.read_sentences([2, 0]), schema, reader.temperature_index(temperature), torch.device("cpu")
+    )
     order = np.r_[35:42, 0:5]
     log_probs = torch.from_numpy(full_distributions(schema)[order])
     p, p_t = log_probs.exp(), tempered(log_probs, temperature).exp()

@@ -103,7 +103,9 @@ def test_through_the_store_only_the_rounding_of_float16_is_left(
     dump = dumps[k]
     order = np.random.default_rng(0).permutation(len(dump))
     rows = torch.from_numpy((order[:, None] * 10 + np.arange(10)).ravel())
-    targets = SoftTargets.from_positions(dump.read_sentences(order), dump.temperature_index(temperature))
+    targets = SoftTargets.from_positions(
+        dump.read_sentences(order), dump.temperature_index(temperature), torch.device("cpu")
+    )
     loss, gradient = loss_and_gradient(teacher[rows], targets, temperature)
 
     exact = soft_targets(teacher[rows], k, temperature)

@@ -200,7 +200,7 @@ def test_positions_of_a_dump_become_targets(dtype: type[np.generic], index: int)
     logp = np.log(np.array([[0.5, 0.25], [0.5, 0.125]])).astype(np.float16)
     gold_logp = np.zeros(2, np.float32)
     positions = Positions(tokens=np.array([3, 1], dtype), ids=ids, logp=logp, gold_logp=gold_logp, tail=tail, logz=logz)
-    targets = SoftTargets.from_positions(positions, index)
+    targets = SoftTargets.from_positions(positions, index, torch.device("cpu"))
     assert targets.ids.dtype == torch.int64
     assert targets.ids.tolist() == ids.tolist()
     assert targets.log_probs.tolist() == logp.tolist()

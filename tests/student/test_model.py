@@ -39,6 +39,10 @@ def sentences(*lengths: int) -> Ragged:
     return Ragged.from_lists([generator.integers(2, SMALL.vocab_size, n).tolist() for n in lengths], np.uint16)
 
 
+def states_of(student: Student, tokens: Ragged) -> Tensor:
+    return student.states(student.prepare(tokens, None))
+
+
 def rows_of(tokens: Ragged) -> list[Tensor]:
     return [torch.tensor([[BOS, *tokens[m].tolist()]]) for m in range(len(tokens))]
 
@@ -52,7 +56,7 @@ def test_logits_are_those_of_transformers_with_the_students_weights(dtype: torch
     assert outcome.unexpected_keys == []
     tokens = sentences(5, 0, 15, 1)
     expected = torch.cat([reference(row).logits[0] for row in rows_of(tokens)])
-    found = student.logits(student.states(tokens))
+    found = student.logits(states_of(student, tokens))
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype])
 
@@ -74,7 +78,7 @@ def test_gradients_are_those_of_transformers() -> None:
     reference.load_state_dict(student.state_dict(), strict=False)
     tokens = sentences(7, 3, 0)
     gold = torch.from_numpy(append_eos(tokens, EOS).values)
-    student(tokens, CrossEntropyRows(gold), num_parts=1, chunk_rows=4)[0].backward()
+    student(student.prepare(tokens, None), CrossEntropyRows(gold), num_parts=1, chunk_rows=4)[0].backward()
     logits = torch.cat([reference(row).logits[0] for row in rows_of(tokens)])
     F.cross_entropy(logits, gold, reduction="sum").backward()
     found = {name: parameter.grad for name, parameter in student.named_parameters()}
@@ -90,16 +94,16 @@ def test_states_of_a_sentence_do_not_depend_on_what_is_batched_with_it(lengths: 
     student = small_student()
     tokens = sentences(*lengths)
     order = np.argsort([random.random() for _ in lengths])  # type: ignore[attr-defined]
-    together = student.states(tokens.take(order)).split([int(n) + 1 for n in tokens.lengths[order]])
+    together = states_of(student, tokens.take(order)).split([int(n) + 1 for n in tokens.lengths[order]])
     for m, states in zip(order, together, strict=True):
-        alone = student.states(tokens.take(np.array([m])))
+        alone = states_of(student, tokens.take(np.array([m])))
         torch.testing.assert_close(states, alone, rtol=0, atol=1e-12)
 
 
 def test_a_position_does_not_see_what_it_predicts() -> None:
     student = small_student()
-    changed = student.states(Ragged.from_lists([[5, 6, 7, 9]], np.int64))
-    states = student.states(Ragged.from_lists([[5, 6, 7, 8]], np.int64))
+    changed = states_of(student, Ragged.from_lists([[5, 6, 7, 9]], np.int64))
+    states = states_of(student, Ragged.from_lists([[5, 6, 7, 8]], np.int64))
     assert torch.equal(states[:4], changed[:4])
     assert not torch.allclose(states[4], changed[4])
 
@@ -130,16 +134,16 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 def test_dropout_is_active_in_training_only() -> None:
     student = small_student()
     tokens = sentences(6)
-    assert torch.equal(student.states(tokens), student.states(tokens))
+    assert torch.equal(states_of(student, tokens), states_of(student, tokens))
     student.train()
-    assert not torch.equal(student.states(tokens), student.states(tokens))
+    assert not torch.equal(states_of(student, tokens), states_of(student, tokens))
 
 
 def test_an_empty_batch_has_no_states_and_gradients_of_zero() -> None:
     student = Student(SMALL, bos_id=BOS, seed=3)
     empty = Ragged.from_lists([], np.uint16)
-    assert student.states(empty).shape == (0, SMALL.embed_dim)
-    sums = student(empty, CrossEntropyRows(torch.empty(0, dtype=torch.int64)), num_parts=1)
+    assert states_of(student, empty).shape == (0, SMALL.embed_dim)
+    sums = student(student.prepare(empty, None), CrossEntropyRows(torch.empty(0, dtype=torch.int64)), num_parts=1)
     sums[0].backward()
     assert sums.tolist() == [0.0]
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in student.parameters())
@@ -147,14 +151,14 @@ def test_an_empty_batch_has_no_states_and_gradients_of_zero() -> None:
 
 def test_a_forward_on_the_meta_device_strays_nowhere() -> None:
     student = Student(SMALL, bos_id=BOS, seed=3).to("meta")
-    assert student.logits(student.states(sentences(4, 2))).shape == (8, SMALL.vocab_size)
+    assert student.logits(states_of(student, sentences(4, 2))).shape == (8, SMALL.vocab_size)
 
 
 def test_a_sentence_as_long_as_the_positions_is_taken_and_a_longer_one_refused() -> None:
     student = small_student()
-    assert len(student.states(sentences(15))) == 16
+    assert len(states_of(student, sentences(15))) == 16
     with pytest.raises(InputError, match="16 tokens has 17 positions, expected at most 16; train with --max-length 17"):
-        student.states(sentences(2, 16))
+        states_of(student, sentences(2, 16))
 
 
 def test_impossible_sizes_are_reported_together() -> None:

@@ -1,5 +1,6 @@
 import dataclasses
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,11 @@ from storage.ragged import Ragged
 from storage.reader import DumpReader
 from storage.schema import DumpSchema
 from storage.writer import DumpWriter
-from student.stream import DumpTargets, StudentBatch, student_batches
+from student.dump_targets import DumpTargets
+from student.rows import Rows
+from student.stream import StudentBatch, student_batches
 
-EOS, VOCAB_SIZE, K = 1, 50, 4
+BOS, EOS, VOCAB_SIZE, K = 0, 1, 50, 4
 FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}
 
 
@@ -92,7 +95,9 @@ def dump(tmp_path_factory: pytest.TempPathFactory, split: Split) -> DumpReader:
 
 
 def targets_of(dump: Any, split: Split, **changes: Any) -> DumpTargets:
-    return DumpTargets(dump, split, **({"tokenizer_sha256": FINGERPRINTS["tokenizer"], "temperature": 1.0} | changes))
+    return DumpTargets(
+        dump, split, **({"tokenizer_sha256": FINGERPRINTS["tokenizer"], "eos_id": EOS, "temperature": 1.0} | changes)
+    )
 
 
 def plan_of(split: Split, world: World | None = None) -> list[tuple[np.ndarray, int]]:
@@ -100,16 +105,25 @@ def plan_of(split: Split, world: World | None = None) -> list[tuple[np.ndarray, 
     return list(plan.slices(epoch=0))
 
 
+def batches_of(
+    slices: Iterable[tuple[np.ndarray, int]], split: Split, rows: Rows | None = None, **options: Any
+) -> Iterator[StudentBatch]:
+    rows = rows or Rows(split, context="sentence", max_length=99)
+    return student_batches(slices, split, rows, bos_id=BOS, eos_id=EOS, device=torch.device("cpu"), **options)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_batches_hold_the_plans_sentences_and_the_dumps_rows_for_them(
     split: Split, dump: DumpReader, temperature: float
 ) -> None:
     plan = plan_of(split)
-    batches = list(student_batches(plan, split, eos_id=EOS, targets=targets_of(dump, split, temperature=temperature)))
+    batches = list(batches_of(plan, split, targets=targets_of(dump, split, temperature=temperature)))
     assert len(batches) == len(plan)
     for (sentences, _), batch in zip(plan, batches, strict=True):
-        assert [row.tolist() for row in batch.tokens] == [split.tokens[m].tolist() for m in sentences]
-        assert batch.gold.tolist() == [token for row in batch.tokens for token in (*row.tolist(), EOS)]
+        tokens = [split.tokens[m].tolist() for m in sentences]
+        assert batch.gold.tolist() == [token for row in tokens for token in (*row, EOS)]
+        inputs = batch.inputs.input_ids.flatten()[batch.inputs.valid]
+        assert inputs.tolist() == [token for row in tokens for token in (BOS, *row)]
         assert batch.num_positions == batch.num_positions_global == len(batch.gold)
         rows = [p for m in sentences for p in range(dump.offsets[m], dump.offsets[m + 1])]
         whole = dump.read_range(0, dump.schema.num_positions)
@@ -126,17 +140,17 @@ def test_ranks_share_out_every_batch_and_know_its_size(split: Split, dump: DumpR
     by_rank: list[list[StudentBatch]] = []
     for rank in range(size):
         plan = plan_of(split, World(rank=rank, size=size))
-        by_rank.append(list(student_batches(plan, split, eos_id=EOS, targets=targets_of(dump, split))))
+        by_rank.append(list(batches_of(plan, split, targets=targets_of(dump, split))))
     for shares in zip(*by_rank, strict=True):
         assert {batch.num_positions_global for batch in shares} == {sum(batch.num_positions for batch in shares)}
-    assert sum(len(batch.tokens) for batches in by_rank for batch in batches) == len(split.tokens)
+    assert sum(batch.num_positions for batches in by_rank for batch in batches) == split.num_positions
 
 
 @pytest.mark.parametrize("with_dump", [True, False])
 def test_an_empty_share_is_a_batch_all_the_same(split: Split, dump: DumpReader, with_dump: bool) -> None:
     targets = targets_of(dump, split) if with_dump else None
-    (batch,) = student_batches([(np.empty(0, np.int64), 7)], split, eos_id=EOS, targets=targets)
-    assert (len(batch.tokens), batch.num_positions, batch.num_positions_global) == (0, 0, 7)
+    (batch,) = batches_of([(np.empty(0, np.int64), 7)], split, targets=targets)
+    assert (len(batch.inputs.valid), batch.num_positions, batch.num_positions_global) == (0, 0, 7)
     assert batch.gold.shape == (0,)
     assert batch.gold.dtype == torch.int64
     assert (batch.targets is not None) == with_dump
@@ -145,7 +159,7 @@ def test_an_empty_share_is_a_batch_all_the_same(split: Split, dump: DumpReader, 
 
 
 def test_without_a_dump_there_are_no_targets(split: Split) -> None:
-    assert all(batch.targets is None for batch in student_batches(plan_of(split), split, eos_id=EOS))
+    assert all(batch.targets is None for batch in batches_of(plan_of(split), split))
 
 
 def test_a_dump_of_another_tokenizer_is_refused(split: Split, dump: DumpReader) -> None:
@@ -186,7 +200,7 @@ def test_a_dump_with_other_gold_tokens_is_refused_in_the_batch(split: Split, dum
     values[0] = 2 if values[0] != 2 else 3
     other = dataclasses.replace(split, tokens=Ragged(values, split.tokens.offsets))
     changed = np.flatnonzero(split.tokens.lengths)[0]
-    batches = student_batches([(np.array([changed]), 1)], other, eos_id=EOS, targets=targets_of(dump, other))
+    batches = batches_of([(np.array([changed]), 1)], other, targets=targets_of(dump, other))
     with pytest.raises(FingerprintMismatchError, match=f"gold token {split.tokens.values[0]} where split train has"):
         next(batches)
 
@@ -199,7 +213,7 @@ def test_damage_found_while_reading_ahead_surfaces_in_the_consumer(split: Split,
     shard.write_bytes(data)
     targets = targets_of(DumpReader(tmp_path / "dump"), split)
     with (
-        ReadAhead(student_batches(plan_of(split), split, eos_id=EOS, targets=targets)) as batches,
+        ReadAhead(batches_of(plan_of(split), split, targets=targets)) as batches,
         pytest.raises(CorruptStoreError, match="logp"),
     ):
         list(batches)
@@ -224,7 +238,7 @@ def test_the_next_batches_are_read_while_the_consumer_works_but_no_more(split: S
         read_sentences=counted,
     )
     targets = targets_of(watched, split)
-    with ReadAhead(student_batches(plan_of(split), split, eos_id=EOS, targets=targets)) as batches:
+    with ReadAhead(batches_of(plan_of(split), split, targets=targets)) as batches:
         next(iter(batches))
         assert enough.wait(10), "nothing was read ahead"
     assert num_reads == 1 + DEPTH

@@ -1,0 +1,116 @@
+"""Which sentences make a row of the student's input, and the rows as it takes them.
+
+In the context ``sentence`` a row is one sentence, in ``document`` it is consecutive sentences of a document,
+as many as there are position embeddings for, each of which sees those before it. Either way a sentence comes as
+``<bos> w1 .. wn`` and predicts ``w1 .. wn <eos>``, and no row holds parts of two documents.
+
+Shape letters: M sentences, B rows, L positions of the longest row, P positions (n + 1 for a sentence of n tokens).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.corpus.dataset import Split
+from pipeline.runtime.distributed import on_device
+from storage.errors import InputError
+from storage.ragged import Ragged, concatenated_ranges
+
+Context = Literal["sentence", "document"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentInputs:
+    """Rows for the student."""
+
+    input_ids: Tensor
+    """int64 ``[B, L]``, of at least one row of at least one position; ``<bos>`` where a row has ended."""
+    valid: Tensor
+    """int64 ``[P]``: which of the B · L are positions, sentence by sentence."""
+
+    @classmethod
+    def of(cls, tokens: Ragged, row_offsets: np.ndarray, *, bos_id: int) -> Self:
+        """Lay out M sentences, without ``<bos>`` and ``<eos>``.
+
+        Args:
+            tokens: Token ids.
+            row_offsets: int64 ``[B + 1]``: row b is sentences ``row_offsets[b]:row_offsets[b + 1]``, never none.
+            bos_id: Stands before each sentence.
+        """
+        flat = np.insert(tokens.values.astype(np.int64), tokens.offsets[:-1], bos_id)
+        num_positions = np.diff((tokens.offsets + np.arange(len(tokens.offsets)))[row_offsets])
+        length = int(num_positions.max(initial=1))
+        is_valid = np.arange(length) < num_positions[:, None]
+        input_ids = np.full((max(1, len(num_positions)), length), bos_id, np.int64)
+        input_ids[: len(num_positions)][is_valid] = flat
+        return cls(input_ids=torch.from_numpy(input_ids), valid=torch.from_numpy(np.flatnonzero(is_valid)))
+
+    def to(self, device: torch.device) -> Self:
+        """Return them on a device, without waiting for what that still has to do."""
+        if self.input_ids.device == device:
+            return self
+        input_ids, valid = (on_device(each.numpy(), device) for each in (self.input_ids, self.valid))
+        return type(self)(input_ids=input_ids, valid=valid)
+
+
+class Rows:
+    """The rows of a split.
+
+    Args:
+        split: The sentences.
+        context: See the module.
+        max_length: Most positions of a row.
+        truncate: Whether a sentence of more positions keeps its first ones; it is refused otherwise.
+
+    Raises:
+        InputError: If a sentence is too long, or documents are asked for and not known.
+    """
+
+    def __init__(self, split: Split, *, context: Context, max_length: int, truncate: bool = False) -> None:
+        whole = split.tokens.lengths + 1
+        is_long = whole > max_length
+        self.num_truncated = int(is_long.sum())
+        """Sentences that lost positions."""
+        self.num_lost = int((whole - max_length)[is_long].sum())
+        """Positions that they lost."""
+        if self.num_truncated and not truncate:
+            longest = int(np.argmax(whole))
+            raise InputError(
+                f"split {split.name}: {self.num_truncated:,} of {len(whole):,} sentences have more than {max_length:,} "
+                f"positions, sentence {longest} has {whole[longest]:,}; give --max-length {whole[longest]}, or "
+                "--long-sentences truncate to keep the first positions of each"
+            )
+        self.num_positions = np.minimum(whole, max_length)
+        """int64 ``[M]``: positions of each sentence."""
+        self._offsets = np.arange(len(whole) + 1)
+        if context == "document":
+            if not split.has_documents:
+                raise InputError(
+                    f"split {split.name}: which sentences make a document is not known, expected it for --context "
+                    "document; build the dataset from trees with a STEM.docs (import-trees --documents)"
+                )
+            self._offsets = _document_rows(split.document_ids, self.num_positions, max_length)
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.num_positions)])
+        self.lengths = np.diff(ends[self._offsets])
+        """int64 ``[R]``: positions of each row of the split."""
+
+    def sentences(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sentences of some rows, int64 ``[M]``, and where each row begins among them, ``[B + 1]``."""
+        starts, counts = self._offsets[rows], self._offsets[rows + 1] - self._offsets[rows]
+        return concatenated_ranges(starts, counts), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+def _document_rows(document_ids: np.ndarray, num_positions: np.ndarray, max_length: int) -> np.ndarray:
+    """Return int64 ``[R + 1]``: documents cut into rows of at most ``max_length`` positions, each as full as can be."""
+    ends = np.cumsum(num_positions)
+    document_ends = np.append(np.flatnonzero(np.diff(document_ids)) + 1, len(document_ids))
+    offsets = [0]
+    while offsets[-1] < len(document_ids):
+        first = offsets[-1]
+        before = ends[first - 1] if first else 0
+        stop = int(np.searchsorted(ends, before + max_length, side="right"))
+        offsets.append(min(stop, int(document_ends[np.searchsorted(document_ends, first, side="right")])))
+    return np.array(offsets, np.int64)
