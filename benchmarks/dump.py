@@ -9,11 +9,12 @@ A round is a whole dump, from creating the store to verifying it, and the same b
 """
 
 import argparse
+import contextlib
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -106,6 +107,16 @@ def stages(model: Rnng, dataset: Dataset, schema: DumpSchema) -> dict[str, float
         "copying": converted - computed,
     }
     return {f"stage_{name}_share": value / sum(times.values()) for name, value in times.items()}
+
+
+@contextlib.contextmanager
+def temporary_dataset(given: Path | None, *, num_sentences: int) -> Iterator[Dataset]:
+    """Return the dataset that was given, or one of the sample corpus for as long as it is needed."""
+    if given:
+        yield load_dataset(given)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield sample_dataset(Path(folder), num_sentences=num_sentences)
 
 
 def sample_dataset(folder: Path, *, num_sentences: int) -> Dataset:

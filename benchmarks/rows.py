@@ -1,0 +1,131 @@
+"""Two ways to lay sentences out for a student: rows of one sentence and similar length, or packed rows.
+
+    python -m benchmarks.rows [--quick] [--json FILE] [--data DATASET] [--device cpu]
+
+A forward and backward pass of the blocks of a model, vocabulary and loss left out, over the same sentences: once as the
+student reads them, a sentence a row, padded to the longest of a batch whose sentences are of similar length; once
+packed into rows of 512 positions, where a block mask keeps sentences apart and each counts its positions from 0.
+
+bucketed_vs_packed    seconds packed over seconds a sentence a row, batches of 4,096 positions; above 1: the latter wins
+padding_share         of what is computed a sentence a row
+packed_padding_share  of the packed rows
+"""
+
+import argparse
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.common import interleaved, parser, ratio, report
+from benchmarks.dump import temporary_dataset
+from pipeline.batching import BatchPlan
+from pipeline.corpus.dataset import Split
+from pipeline.runtime.distributed import World
+from student.config import StudentConfig
+from student.model import Student
+from student.rows import Rows, StudentInputs
+from student.train_config import StudentTrainConfig
+
+VOCAB_SIZE = 12_000
+LENGTH = 512
+NUM_BATCHES = 4
+BOS_ID = 0
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parser(__doc__)
+    options.add_argument("--data", type=Path, help="a dataset")
+    options.add_argument("--device", default="cpu")
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    with temporary_dataset(given.data, num_sentences=2000) as dataset:
+        figures = measure(dataset.split("train"), given)
+    report(figures, given)
+
+
+def measure(split: Split, given: argparse.Namespace) -> dict[str, float]:
+    """Return all figures."""
+    device = torch.device(given.device)
+    config = StudentConfig(vocab_size=VOCAB_SIZE, dropout=0.0)
+    student = Student(config, bos_id=BOS_ID, seed=1).to(device)
+    rows = Rows(split, context="sentence", max_length=LENGTH)
+    slices = BatchPlan(rows.lengths, StudentTrainConfig(), World()).slices(0)
+    batches = [next(slices)[0] for _ in range(NUM_BATCHES)]
+    tokens = [split.tokens.take(batch) for batch in batches]
+    bucketed = [StudentInputs.of(each, np.arange(len(each) + 1), bos_id=BOS_ID).to(device) for each in tokens]
+    packed = [pack(each.input_ids.cpu(), each.valid.cpu(), device) for each in bucketed]
+    for one, other in zip(bucketed, packed, strict=True):
+        with torch.no_grad():  # the same states, or there is nothing to compare
+            expected = student.states(one).sort(0).values
+            torch.testing.assert_close(packed_states(student, *other).sort(0).values, expected, rtol=1e-3, atol=1e-4)
+    runs = {
+        "bucketed": _pass(student, cycle(bucketed), student.states),
+        "packed": _pass(student, cycle(packed), lambda inputs: packed_states(student, *inputs)),
+    }
+    seconds = interleaved(runs, NUM_BATCHES * (2 if given.quick else 8))
+    positions = sum(len(each.valid) for each in bucketed)
+    return {
+        "bucketed_vs_packed": ratio(seconds, "bucketed", "packed"),
+        "padding_share": 1 - positions / sum(each.input_ids.numel() for each in bucketed),
+        "packed_padding_share": 1 - positions / sum(each[0].numel() for each in packed),
+        "mean_positions_a_sentence": positions / sum(len(batch) for batch in batches),
+    }
+
+
+def pack(input_ids: Tensor, valid: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ids and positions, int64 ``[B, 512]``, the block mask, bool ``[B, 1, 512, 512]``, and what is valid."""
+    is_valid = torch.zeros(input_ids.numel(), dtype=torch.bool)
+    is_valid[valid] = True
+    sentences = [row[mask] for row, mask in zip(input_ids, is_valid.view_as(input_ids), strict=True)]
+    rows: list[list[Tensor]] = []
+    for sentence in sentences:  # longest first: each into the first row with room
+        fits = next((row for row in rows if sum(map(len, row)) + len(sentence) <= LENGTH), None)
+        if fits is None:
+            rows.append([sentence])
+        else:
+            fits.append(sentence)
+    ids = torch.full((len(rows), LENGTH), BOS_ID)
+    positions, owner = torch.zeros_like(ids), torch.zeros_like(ids)
+    for row, inside in enumerate(rows):
+        at = 0
+        for number, sentence in enumerate(inside, 1):
+            here = slice(at, at + len(sentence))
+            ids[row, here], positions[row, here], owner[row, here] = sentence, torch.arange(len(sentence)), number
+            at += len(sentence)
+    same = (owner[:, :, None] == owner[:, None, :]) & torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    parts = (ids, positions, same[:, None], owner.flatten().nonzero()[:, 0])
+    first, second, mask, kept = (part.to(device) for part in parts)
+    return first, second, mask, kept
+
+
+def packed_states(student: Student, ids: Tensor, positions: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+    """Return ``[P, D]``, as ``Student.states`` does for a sentence a row."""
+    body = student.transformer
+    stream = body.wte(ids) + body.wpe(positions)
+    for block in body.h:
+        inputs = block.ln_1(stream)
+        heads = block.attn.c_attn(inputs).unflatten(2, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*heads.unbind(0), attn_mask=mask)
+        stream = stream + block.attn.c_proj(mixed.transpose(1, 2).flatten(2))
+        stream = stream + block.mlp(block.ln_2(stream))
+    return body.ln_f(stream).flatten(0, 1).index_select(0, valid)
+
+
+def _pass(student: Student, batches: "cycle", states: Callable[..., Tensor]) -> Callable[[], None]:  # type: ignore[type-arg]
+    def run() -> None:
+        student.zero_grad()
+        total = states(next(batches)).square().sum()
+        total.backward()
+        total.detach().item()  # waits for the device
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

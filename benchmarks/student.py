@@ -1,0 +1,268 @@
+"""A student's step: with distillation beside a plain one, and beside transformers' GPT-2 in a plain loop.
+
+    python -m benchmarks.student [--quick] [--json FILE] [--data DATASET --dump DUMP]
+
+Without a dataset and a dump (temperatures 1 and 2) of your own: the sample corpus, and an untrained teacher's dump of
+it with k = 64. The vocabulary of the models is 12,000, whatever the dataset's. A step is what training takes: forward,
+backward, clipping, AdamW; one process and one thread, batches of 4,096 positions, the same for all runs of a round.
+
+distill_step_vs_plain, …_t2   seconds of a distilling step over a plain one's, T = 1 and T = 2; the default model
+NAME_d384                     the same of 6 blocks of size 384
+tokens_vs_transformers        a plain step's rate over that of ``GPT2LMHeadModel`` of the same sizes: the same sentences
+                              padded to the longest, the labels of padding ignored, the same optimiser
+data_wait_share               of a whole ``train-student --dump``: share of its steps' time spent waiting for batches
+scaling_2                     its positions/s with two processes of one thread over those with one
+step_mb_vVOCAB_kK             what ten distilling steps of 4,096 positions add to the most resident memory of a process
+                              that holds model, targets and optimiser state
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from itertools import cycle, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from benchmarks.common import interleaved, parser, ratio, report
+from benchmarks.dump import sample_dataset
+from pipeline.batching import BatchPlan
+from pipeline.corpus.dataset import Dataset, load_dataset
+from pipeline.dump import dump as write_dump
+from pipeline.dump_config import DumpConfig
+from pipeline.runtime.distributed import World
+from pipeline.training import adamw
+from storage.ragged import Ragged
+from storage.reader import DumpReader
+from student.config import StudentConfig
+from student.dump_targets import DumpTargets
+from student.model import Student
+from student.rows import Rows, StudentInputs
+from student.stream import StudentBatch, student_batches
+from student.targets import SoftTargets
+from student.train import DistillationObjective
+from student.train_config import StudentTrainConfig
+from teacher.config import TeacherConfig
+from teacher.rnng import Rnng
+
+CPU = torch.device("cpu")
+VOCAB_SIZE = 12_000
+ROOT = Path(__file__).resolve().parents[1]
+NUM_BATCHES = 4
+IGNORED = -100
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parser(__doc__)
+    options.add_argument("--data", type=Path, help="a dataset")
+    options.add_argument("--dump", type=Path, help="a dump of its training split at temperatures 1 and 2")
+    options.add_argument("--memory", type=int, nargs=2, help=argparse.SUPPRESS)
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    if given.memory:
+        print(step_memory(*given.memory))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), given)
+    report(figures, given)
+
+
+def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
+    """Return all figures."""
+    if given.data:
+        dataset, path = load_dataset(given.data), given.dump
+    else:
+        dataset, path = sample_dataset(folder, num_sentences=1500 if given.quick else 6000), folder / "dump"
+        teacher = Rnng(
+            TeacherConfig(embed_dim=64, hidden_dim=64),
+            vocab_size=dataset.tokenizer.vocab_size,
+            num_labels=len(dataset.labels),
+            eos_id=dataset.tokenizer.eos_id,
+        ).eval()
+        config = DumpConfig(temperatures=(1.0, 2.0), device="cpu")
+        write_dump(teacher, dataset, config, out=path, teacher="0" * 64, world=World(), device=CPU)
+    reader = DumpReader(path)
+    rounds = 4 if given.quick else 12
+    figures: dict[str, float] = {"threads": 1, "k": reader.schema.k, "vocab_size": VOCAB_SIZE}
+    figures |= steps(dataset, reader, {}, rounds=rounds)
+    wide = steps(dataset, reader, {"embed_dim": 384, "num_heads": 6}, rounds=max(2, rounds // 2))
+    figures |= {f"{name}_d384": value for name, value in wide.items()}
+    figures |= processes(dataset, path, folder, quick=given.quick)
+    for vocab_size, k in ((12_000, 64), (50_000, 64), (12_000, 1024)):
+        figures[f"step_mb_v{vocab_size}_k{k}"] = float(_printed_by("--memory", vocab_size, k))
+    return figures
+
+
+def steps(dataset: Dataset, reader: DumpReader, sizes: dict[str, Any], *, rounds: int) -> dict[str, float]:
+    """Return what distilling steps cost beside plain ones, and those beside transformers', of one model's sizes."""
+    config = StudentConfig(vocab_size=VOCAB_SIZE, **sizes)
+    plain = _batches(dataset, None, 1.0)
+    runs = {
+        "plain": _ours(config, plain, temperature=1.0),
+        "distill": _ours(config, _batches(dataset, reader, 1.0), temperature=1.0),
+        "distill_t2": _ours(config, _batches(dataset, reader, 2.0), temperature=2.0),
+        "transformers": _transformers(config, plain),
+    }
+    seconds = interleaved(runs, rounds * NUM_BATCHES)
+    positions = statistics.mean(batch.num_positions for batch in plain)
+    return {
+        "distill_step_vs_plain": ratio(seconds, "plain", "distill"),
+        "distill_step_vs_plain_t2": ratio(seconds, "plain", "distill_t2"),
+        "tokens_vs_transformers": ratio(seconds, "plain", "transformers"),
+        "distill_tokens_vs_transformers": ratio(seconds, "distill", "transformers"),
+        "plain_positions_per_s": positions / statistics.mean(seconds["plain"]),
+    }
+
+
+def _batches(dataset: Dataset, reader: DumpReader | None, temperature: float) -> list[StudentBatch]:
+    split, tokenizer = dataset.split("train"), dataset.tokenizer
+    targets = None
+    if reader is not None:
+        targets = DumpTargets(
+            reader, split, tokenizer_sha256=tokenizer.sha256, eos_id=tokenizer.eos_id, temperature=temperature
+        )
+    rows = Rows(split, context="sentence", max_length=StudentConfig(vocab_size=VOCAB_SIZE).max_length, truncate=True)
+    slices = BatchPlan(rows.lengths, StudentTrainConfig(), World()).slices(0)
+    some = [next(slices) for _ in range(NUM_BATCHES)]
+    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    return list(student_batches(some, split, rows, **ids, device=CPU, targets=targets))
+
+
+def _ours(config: StudentConfig, batches: list[StudentBatch], *, temperature: float) -> Callable[[], None]:
+    training = StudentTrainConfig(temperature=temperature)
+    student = Student(config, bos_id=0, seed=1).train()
+    objective, coming = DistillationObjective(student, training), cycle(batches)
+
+    def loss() -> torch.Tensor:
+        batch = next(coming)
+        sums: torch.Tensor = objective(batch)
+        return sums[0] / batch.num_positions
+
+    return _step(student, training, loss)
+
+
+def _transformers(config: StudentConfig, batches: list[StudentBatch]) -> Callable[[], None]:
+    model = GPT2LMHeadModel(GPT2Config(**config.to_hf())).train()
+    padded = cycle([_padded(batch) for batch in batches])
+
+    def loss() -> torch.Tensor:
+        input_ids, labels = next(padded)
+        of_step: torch.Tensor = model(input_ids, attention_mask=(labels != IGNORED).long(), labels=labels).loss
+        return of_step
+
+    return _step(model, StudentTrainConfig(), loss)
+
+
+def _padded(batch: StudentBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows ``<bos> w1 .. wn <eos>`` and their labels, which the model shifts by itself."""
+    inputs = batch.inputs.input_ids
+    labels = torch.full((len(inputs), inputs.shape[1] + 1), IGNORED)
+    labels[:, 0] = inputs[:, 0]
+    after = torch.full((inputs.numel(),), IGNORED).scatter_(0, batch.inputs.valid, batch.gold)
+    labels[:, 1:] = after.view_as(inputs)
+    return labels.clamp(min=0), labels
+
+
+def _step(model: nn.Module, training: StudentTrainConfig, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    optimizer = adamw(model, training)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+        optimizer.step()
+
+    return run
+
+
+def processes(dataset: Dataset, dump: Path, folder: Path, *, quick: bool) -> dict[str, float]:
+    """Return how long a whole training waits for data, and what a second process brings."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    waits: dict[int, list[float]] = {1: [], 2: []}
+    max_steps, log_every = (12, 2) if quick else (60, 4)
+    for count, found in rates.items():
+        out = folder / f"run-{count}"
+        options = ["--threads", 1, "--device", "cpu", "--max-steps", max_steps, "--log-every", log_every]
+        command = [ROOT / "cli.py", "train-student", "--data", dataset.path, "--dump", dump, "--out", out, *options]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count] if count > 1 else []
+        _run([*launcher, *command])
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        train = [row for row in rows if row["split"] == "train"]
+        for before, row in pairwise(train):
+            found.append(row["positions_per_s"])
+            seconds = (row["positions"] - before["positions"]) / row["positions_per_s"]
+            waits[count].append(row["data_wait_s"] / seconds)
+    return {
+        "data_wait_share": statistics.mean(waits[1]),
+        "data_wait_share_2": statistics.mean(waits[2]),
+        "train_command_positions_per_s_1": statistics.median(rates[1]),
+        "train_command_positions_per_s_2": statistics.median(rates[2]),
+        # Both take the same batches: rows of the same steps are compared.
+        "scaling_2": statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True)),
+    }
+
+
+def step_memory(vocab_size: int, k: int) -> float:
+    """Return by how many MB ten distilling steps raise the most resident memory that this process has had."""
+    num_sentences, length = 204, 20
+    generator = torch.Generator().manual_seed(1)
+    student = Student(StudentConfig(vocab_size=vocab_size), bos_id=0, seed=1).train()
+    training = StudentTrainConfig()
+    tokens = Ragged.from_lengths(np.full(num_sentences * (length - 1), 5), np.full(num_sentences, length - 1))
+    num_positions = num_sentences * length
+    log_probs = torch.rand(num_positions, k, generator=generator).log_softmax(1) - 0.5
+    batch = StudentBatch(
+        inputs=StudentInputs.of(tokens, np.arange(num_sentences + 1), bos_id=0),
+        gold=torch.full((num_positions,), 5),
+        targets=SoftTargets(
+            ids=torch.rand(num_positions, vocab_size, generator=generator).topk(k).indices,
+            log_probs=log_probs,
+            tail=torch.log1p(-log_probs.exp().sum(1)),
+            logz=torch.zeros(num_positions),
+        ),
+        num_positions=num_positions,
+        num_positions_global=num_positions,
+    )
+    objective = DistillationObjective(student, training)
+    optimizer = adamw(student, training)
+    for parameter in student.parameters():  # so that the optimiser has its state
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    Path("/proc/self/clear_refs").write_text("5")  # the most resident memory counts from here
+    before = _peak_bytes()
+    run = _step(student, training, lambda: objective(batch)[0] / num_positions)
+    for _ in range(10):
+        run()
+    return (_peak_bytes() - before) / 1e6
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def _printed_by(*options: object) -> str:
+    return _run(["-m", "benchmarks.student", *options])
+
+
+def _run(arguments: list[object]) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
