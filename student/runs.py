@@ -81,6 +81,8 @@ class InitialWeights:
             "--" + option.replace("_", "-"): (getattr(config, size), getattr(theirs, size))
             for option, size in _SIZES.items()
             if getattr(config, size) != getattr(theirs, size)
+            # Left to --embed-dim by both, it needs no option of its own.
+            and not (option == "ff_dim" and config.ff_dim == theirs.ff_dim == 0)
         }
         if wrong:
             found = "; ".join(f"{option} is {mine}, expected {other}" for option, (mine, other) in wrong.items())
