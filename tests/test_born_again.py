@@ -18,7 +18,7 @@ from pipeline.dump_source import dump_run, plan_run
 from storage.ragged import Ragged
 from storage.reader import DumpReader
 from student.config import StudentConfig
-from student.dump import MOST_PADDING, GroupedByLength, StudentSource, verify_recomputing
+from student.dump import MOST_PADDING, GroupedByLength, StudentSource, _groups, verify_recomputing
 from student.model import Student
 from student.train import load_student, train_student
 from student.train_config import StudentTrainConfig
@@ -56,7 +56,9 @@ def test_plain_zarr_reads_what_the_student_computes_and_that_nothing_was_given(s
     model, _ = load_student(student, torch.device("cpu"))
     sentences = np.arange(0, split.num_sentences, 7)
     with torch.no_grad():
-        log_probs = model.logits(model.states(split.tokens.take(sentences))).double().log_softmax(1)
+        log_probs = (
+            model.logits(model.states(model.prepare(split.tokens.take(sentences), None))).double().log_softmax(1)
+        )
     offsets = split.position_offsets
     rows = np.concatenate([np.arange(offsets[m], offsets[m + 1]) for m in sentences])
     gold = torch.from_numpy(group["tokens"][:][rows].astype(np.int64))
@@ -171,10 +173,12 @@ def test_groups_of_similar_length_pad_little_and_change_no_state():
     lengths = generator.integers(0, 60, 80)
     tokens = Ragged.from_lists([generator.integers(2, 40, length).tolist() for length in lengths], "int64")
     grouped = GroupedByLength(model)
-    groups, places = grouped.prepare(tokens, None)
+    groups = _groups(np.argsort(-lengths, kind="stable"), lengths + 1)
     assert len(groups) > 2
+    assert sorted(np.concatenate(groups)) == list(range(len(lengths)))
     for group in groups:
-        num_rows, num_positions = len(group), (group.lengths + 1).sum()
-        assert num_positions >= (1 - MOST_PADDING) * num_rows * (group.lengths.max() + 1)
+        num_positions = (lengths[group] + 1).sum()
+        assert num_positions >= (1 - MOST_PADDING) * len(group) * (lengths[group].max() + 1)
     with torch.no_grad():
-        torch.testing.assert_close(grouped.states((groups, places)), model.states(tokens), rtol=0, atol=1e-5)
+        expected = model.states(model.prepare(tokens, None))
+        torch.testing.assert_close(grouped.states(grouped.prepare(tokens, None)), expected, rtol=0, atol=1e-5)
