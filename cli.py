@@ -170,7 +170,7 @@ def train_teacher(data: Place, out: Path, resume: bool, values: dict[str, Any]) 
 
 @main.command()
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
-@click.option("--teacher", type=PATH, required=True, help="A run directory of train-teacher.")
+@click.option("--teacher", type=PATH, required=True, help="A run directory of train-teacher, or of train-student.")
 @click.option("--out", type=STORE, help="The store to write, or to finish; not needed with --plan.")
 @click.option("--take-over", is_flag=True, help="In an object store: write though another process holds the lease.")
 @click.option("--plan", is_flag=True, help="Write nothing: time a few batches, say how many bytes and hours it takes.")
@@ -193,28 +193,39 @@ def dump_teacher(
     as_json: bool,
     values: dict[str, Any],
 ) -> None:
-    """Write the teacher's next-token distributions, once, for any number of students. Also under torchrun.
+    """Write a teacher's next-token distributions, once, for any number of students. Also under torchrun.
 
-    Interrupted, it is finished by the same command, with any number of processes.
+    Interrupted, it is finished by the same command, with any number of processes. The teacher may be a student, which
+    knows no trees: born-again distillation, the control of what structure is worth.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
+    Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     """
+    from pipeline.dump_source import DumpSource, dump_run, plan_run
     from storage.locations import open_folder
-    from teacher.dump import dump_teacher as run
-    from teacher.dump import plan_teacher_dump
 
-    config, beam = options.build(DumpConfig, values), options.build(BeamConfig, values)
-    if config.condition != "beam":
-        _refuse_without_search(values, "--condition beam")
+    source: DumpSource
+    if _is_teacher(teacher, beam=_sizes_of_search(values)):
+        from teacher.dump import TeacherSource
+
+        config = options.build(DumpConfig, values)
+        if config.condition != "beam":
+            _refuse_without_search(values, "--condition beam")
+        source = TeacherSource(teacher, options.build(BeamConfig, values))
+    else:
+        from student.dump import StudentSource
+
+        config = options.build(DumpConfig, {"condition": "none", **values})
+        source = StudentSource(teacher)
     if plan:
-        show(plan_teacher_dump(data, teacher, config, plan_processes, beam), as_json=as_json)
+        show(plan_run(data, source, config, plan_processes), as_json=as_json)
         return
     if out is None:
         raise click.UsageError("Missing option '--out'.")
-    summary = run(data, teacher, open_folder(out, take_over=take_over), config, beam)
+    summary = dump_run(data, source, open_folder(out, take_over=take_over), config)
     if summary is not None:
         show({"dump": str(out), **summary.to_json()}, as_json=as_json)
 
@@ -223,13 +234,22 @@ def dump_teacher(
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--dump", type=STORE, help="A dump made by dump-teacher; without one, the baseline is trained.")
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
+@click.option("--init", type=PATH, help="Start from the best weights of this student's run, of the same sizes.")
 @resume_option
 @cache_option
 @configured_by(StudentConfig, StudentTrainConfig, without=DATASET_DECIDES)
 def train_student(
-    data: Place, dump: Place | None, out: Path, resume: bool, cache_gb: float, values: dict[str, Any]
+    data: Place,
+    dump: Place | None,
+    out: Path,
+    init: Path | None,
+    resume: bool,
+    cache_gb: float,
+    values: dict[str, Any],
 ) -> None:
     """Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
+
+    With --init every size must be that of the run it starts from, those left at their defaults too.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
@@ -238,7 +258,7 @@ def train_student(
     from student.train import train_student as run
 
     folder = open_folder(dump, cache_bytes=int(cache_gb * 1e9)) if dump is not None else None
-    run(data, folder, out, values, options.build(StudentTrainConfig, values), resume=resume)
+    run(data, folder, out, values, options.build(StudentTrainConfig, values), resume=resume, init=init)
 
 
 @main.group()
@@ -263,9 +283,14 @@ def _flags(values: Iterable[str]) -> list[str]:
     return ["--" + name.replace("_", "-") for name in values]
 
 
+def _sizes_of_search(values: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the given options that are sizes of the beam search."""
+    return {option.name: values[option.name] for option in options.options_of(BeamConfig) if option.name in values}
+
+
 def _refuse_without_search(values: dict[str, Any], searching: str) -> None:
     """Refuse sizes of the beam search where there will be none."""
-    if given := _flags(option.name for option in options.options_of(BeamConfig) if option.name in values):
+    if given := _flags(_sizes_of_search(values)):
         raise click.UsageError(f"{', '.join(given)}: sizes of a beam search, which only {searching} makes; give that.")
 
 
@@ -457,10 +482,11 @@ def verify(
         return
     if teacher is None or data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
-    from teacher.recompute import verify_recomputing
-
-    summary = verify_recomputing(path, data, teacher, num_shards=recompute, seed=seed, device=device)
-    show(summary, as_json=as_json)
+    if _is_teacher(teacher, beam={}):
+        from teacher.recompute import verify_recomputing as verify
+    else:
+        from student.dump import verify_recomputing as verify
+    show(verify(path, data, teacher, num_shards=recompute, seed=seed, device=device), as_json=as_json)
 
 
 @main.command()

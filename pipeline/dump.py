@@ -42,8 +42,8 @@ from storage.schema import DumpSchema
 from storage.statistics import DumpSummary
 from storage.writer import DumpWriter
 
-NO_TREES = "none: marginal by beam search"
-"""The source of trees where the condition is ``beam``."""
+NO_TREES = {"beam": "none: marginal by beam search", "none": "none: the words before alone"}
+"""The source of trees where the condition is not ``tree``."""
 
 
 def dump(
@@ -142,7 +142,7 @@ def dump_schema(
         profile=config.profile,
         draw_seed=config.draw_seed if config.select != "topk" else 0,
         condition=config.condition,
-        tree_source=dataset.tree_source if config.condition == "tree" else NO_TREES,
+        tree_source=NO_TREES.get(config.condition, dataset.tree_source),
         split=config.split,
         fingerprints=fingerprints(dataset, config.split, teacher),
         computation={

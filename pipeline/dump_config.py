@@ -1,9 +1,12 @@
 """Options of the dump. Imports no torch, so that ``--help`` can read it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from storage.errors import ConfigError
+
+Condition: TypeAlias = Literal["tree", "beam", "none"]
+"""What distributions are given beside the words before; see ``condition`` in `storage.schema`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,8 +15,9 @@ class DumpConfig:
 
     split: str = "train"
     """Which split of the dataset."""
-    condition: Literal["tree", "beam"] = "tree"
-    """Distributions given the tree so far; or given the words alone, by beam search over trees, which none can leak."""
+    condition: Condition = "tree"
+    """Of a teacher: given the tree so far; or the words alone, by beam search over trees, which none can leak. Of a
+    student always none, also by default: the words alone, without a search."""
     k: int = 64
     """Tokens kept a position, most probable first; with draws, the most that are kept."""
     select: Literal["topk", "sampled", "stratified"] = "topk"

@@ -12,7 +12,7 @@ from storage.locations import Location, as_folder
 from storage.manifest import Manifest
 from storage.reader import inspect_dump
 
-_GIVEN = {"tree": "given the tree", "beam": "marginal by beam search"}
+_GIVEN = {"tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional"}
 """Of what a perplexity is, by the dump's condition."""
 
 

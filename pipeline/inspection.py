@@ -35,6 +35,7 @@ def inspect_path(path: Place) -> dict[str, Any]:
         "configuration": run.configuration,
         "fingerprints": run.fingerprints,
         "dump": run.dump,
+        **({"init": run.init} if run.init is not None else {}),
         "results": sorted(read_results(path)),
     }
 

@@ -33,7 +33,7 @@ MAX_DRAWS = 255
 _CHOICES = {
     "selection": ("topk", "sampled", "stratified"),
     "profile": ("exact", "compact"),
-    "condition": ("tree", "beam"),
+    "condition": ("tree", "beam", "none"),
 }
 _BLOCK = 1 << 16
 """Sentences looked at together, so that checking millions of them takes no memory to speak of."""
@@ -157,8 +157,8 @@ class DumpSchema:
     profile: str = "exact"
     """How the values are encoded."""
     condition: str = "tree"
-    """What the distributions are given beside the words: the tree so far, or nothing (``beam``: a beam search sums over
-    trees)."""
+    """What the distributions are given beside the words before: the tree so far (``tree``), or nothing, since a beam
+    search sums over trees (``beam``) or the model knows none (``none``)."""
     tree_source: str
     """Where the trees came from; where none was given, how they were summed over."""
     split: str

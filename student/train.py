@@ -14,10 +14,10 @@ from pipeline.batching import BatchPlan
 from pipeline.corpus.dataset import Dataset, Split, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, joined
-from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights, open_run
+from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights
 from pipeline.runtime.run_start import training_run
 from pipeline.training import train
-from storage.errors import ConfigError, RunError
+from storage.errors import ConfigError
 from storage.locations import Location, Place
 from storage.reader import DumpReader
 from student.config import StudentConfig
@@ -25,6 +25,7 @@ from student.dump_targets import DumpTargets
 from student.loss import NUM_PARTS, DistillationRows, part_names
 from student.model import Student
 from student.rows import Rows
+from student.runs import InitialWeights, open_student, student_config
 from student.stream import StudentBatch, student_batches
 from student.train_config import StudentTrainConfig
 
@@ -108,6 +109,7 @@ def train_student(
     training: StudentTrainConfig,
     *,
     resume: bool = False,
+    init: Path | None = None,
 ) -> float:
     """Train a student on ``data``, into the run directory ``out``; return the best dev cross-entropy, nats a position.
 
@@ -118,9 +120,11 @@ def train_student(
         sizes: Fields of ``StudentConfig`` but the vocabulary's size, which the dataset decides.
         training: How to train.
         resume: Whether a run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says.
+        init: A student's run of the same sizes whose best weights to start from; a checkpoint to go on from is newer.
 
     Raises:
-        FingerprintMismatchError: If the dump is not of this dataset.
+        ConfigError: If the run ``init`` has other sizes.
+        FingerprintMismatchError: If the dump is not of this dataset, or the run ``init`` reads other tokens.
         StoreError: If the dump is incomplete, damaged, or is not for the temperature or the tail.
         InputError: If a sentence is longer than ``max_length``.
     """
@@ -154,14 +158,21 @@ def train_student(
                 divergence=training.divergence,
                 shuffle_seed=training.seed if training.targets == "shuffled" else None,
             )
-        model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed).to(device)
+        initial = InitialWeights.read(init, config, dataset) if init is not None else None
+        model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed)
+        if initial is not None:
+            initial.fill(model)
+        model = model.to(device)
         run = RunDescription(
             kind="student",
             configuration=options.to_json(config, training),
             model={"bos_id": dataset.tokenizer.bos_id, "eos_id": dataset.tokenizer.eos_id},
-            fingerprints=dataset.fingerprints | ({"manifest": reader.manifest_sha256} if reader is not None else {}),
+            fingerprints=dataset.fingerprints
+            | ({"manifest": reader.manifest_sha256} if reader is not None else {})
+            | ({"initial weights": initial.sha256} if initial is not None else {}),
             tokenizer=dataset.tokenizer_path,
             dump=_described(reader) if reader is not None else None,
+            init=initial.described() if initial is not None else None,
         )
         with training_run(out, run, resume=resume, device=device, world=world):
             return train(StudentTask(model, dataset, targets, training, world), training, run=out, world=world)
@@ -179,10 +190,8 @@ def load_student(path: Path, device: torch.device) -> tuple[Student, RunInfo]:
     Raises:
         RunError: If ``path`` is no student's run.
     """
-    run = open_run(path)
-    if run.kind != "student":
-        raise RunError(f"{path}: this run is a {run.kind}'s, expected a student's; give the output of train-student")
-    model = Student(options.build(StudentConfig, run.configuration), bos_id=run.model["bos_id"], seed=0)
+    run = open_student(path)
+    model = Student(student_config(run), bos_id=run.model["bos_id"], seed=0)
     load_weights(run.checkpoint(), model)
     return model.to(device).eval(), run
 

@@ -5,13 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.dataset import Dataset, load_dataset
-from pipeline.dump import dump
-from pipeline.dump_config import DumpConfig
+import torch
+
+from pipeline.corpus.dataset import Dataset
+from pipeline.dump_config import Condition, DumpConfig
+from pipeline.dump_source import Dumped, dump_run, plan_run
 from pipeline.evaluation.recording import check_tokenizer
-from pipeline.next_token import NextTokenModel
-from pipeline.plan import plan_dump
-from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import RunInfo
 from storage.errors import FingerprintMismatchError
 from storage.fingerprints import canonical_json, sha256_bytes
@@ -19,62 +18,54 @@ from storage.locations import Location, Place
 from storage.statistics import DumpSummary
 from teacher.beam import BeamTeacher
 from teacher.beam_config import BeamConfig
-from teacher.rnng import Rnng
-from teacher.train import load_teacher, teacher_fingerprint
+from teacher.train import load_teacher, open_teacher, teacher_fingerprint
+
+
+class TeacherSource:
+    """A teacher's run, whose distributions are given the tree or, by beam search, nothing: a ``DumpSource``.
+
+    Raises:
+        RunError: If ``path`` is no teacher's run.
+    """
+
+    conditions: tuple[Condition, ...] = ("tree", "beam")
+
+    def __init__(self, path: Path, beam: BeamConfig | None = None) -> None:
+        self.run = open_teacher(path)
+        self.fingerprint = teacher_fingerprint(self.run)
+        self._beam = beam or BeamConfig()
+
+    def check_reads(self, dataset: Dataset, split: str) -> None:  # noqa: ARG002  a teacher reads sentences of any length
+        """Refuse a dataset whose tokens or labels are not those the teacher knows."""
+        check_reads(self.run, dataset)
+
+    def load(self, condition: Condition, device: torch.device) -> Dumped:
+        """Return the teacher, or under the condition ``beam`` the mixtures of ``teacher.beam``."""
+        model, _ = load_teacher(self.run.path, device)
+        if condition == "tree":
+            model.cache_inputs()
+            return Dumped(model=model)
+        return Dumped(model=BeamTeacher(model, self._beam), search=asdict(self._beam))
 
 
 def dump_teacher(
     data: Place, teacher: Path, out: Location, config: DumpConfig, beam: BeamConfig | None = None
 ) -> DumpSummary | None:
-    """Write a distribution of every position of a split into the store ``out``; see ``pipeline.dump``.
+    """Write a distribution of every position of a split into the store ``out``; see `pipeline.dump_source.dump_run`.
 
     It is ``p(w | x_<t, y_<t, SHIFT)`` given the tree, or under the condition ``beam`` the mixture of ``teacher.beam``.
-
-    Returns:
-        The finished dump's figures on the main rank, None on the others.
 
     Raises:
         FingerprintMismatchError: If teacher and dataset differ in tokenizer or labels.
     """
-    with joined(config.device, threads=config.threads) as (world, device):
-        dataset = load_dataset(data)
-        model, run = load_teacher(teacher, device)
-        check_reads(run, dataset)
-        fingerprint = teacher_fingerprint(run)
-        dumped, search = conditioned(model, config, beam)
-        return dump(dumped, dataset, config, out=out, teacher=fingerprint, world=world, device=device, search=search)
+    return dump_run(data, TeacherSource(teacher, beam), out, config)
 
 
 def plan_teacher_dump(
     data: Place, teacher: Path, config: DumpConfig, processes: Sequence[int], beam: BeamConfig | None = None
 ) -> dict[str, Any]:
-    """Return what the dump of the same options will take, as `pipeline.plan` says; nothing is written.
-
-    Raises:
-        ConfigError: Under more than one process.
-        FingerprintMismatchError: If teacher and dataset differ in tokenizer or labels.
-    """
-    with joined(config.device, threads=config.threads) as (world, device):
-        world.refuse_several("dump-teacher --plan")
-        dataset = load_dataset(data)
-        model, run = load_teacher(teacher, device)
-        check_reads(run, dataset)
-        fingerprint = teacher_fingerprint(run)
-        dumped, search = conditioned(model, config, beam)
-        return plan_dump(
-            dumped, dataset, config, teacher=fingerprint, device=device, processes=processes, search=search
-        )
-
-
-def conditioned(
-    model: Rnng, config: DumpConfig, beam: BeamConfig | None
-) -> tuple[NextTokenModel, dict[str, int] | None]:
-    """Return the model of the distributions that are asked for, and the sizes of its search, if it makes one."""
-    if config.condition == "tree":
-        model.cache_inputs()
-        return model, None
-    beam = beam or BeamConfig()
-    return BeamTeacher(model, beam), asdict(beam)
+    """Return what the dump of the same options will take; see `pipeline.dump_source.plan_run`."""
+    return plan_run(data, TeacherSource(teacher, beam), config, processes)
 
 
 def check_reads(run: RunInfo, dataset: Dataset) -> None:

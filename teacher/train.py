@@ -93,12 +93,22 @@ def load_teacher(path: Path, device: torch.device) -> tuple[Rnng, RunInfo]:
     Raises:
         RunError: If ``path`` is no teacher's run.
     """
-    run = open_run(path)
-    if run.kind != "teacher":
-        raise RunError(f"{path}: this run is a {run.kind}'s, expected a teacher's; give the output of train-teacher")
+    run = open_teacher(path)
     model = _build(options.build(TeacherConfig, run.configuration), run.model)
     load_weights(run.checkpoint(), model)
     return model.to(device).eval(), run
+
+
+def open_teacher(path: Path) -> RunInfo:
+    """Return what a teacher's run says.
+
+    Raises:
+        RunError: If ``path`` is no teacher's run.
+    """
+    run = open_run(path)
+    if run.kind != "teacher":
+        raise RunError(f"{path}: this run is a {run.kind}'s, expected a teacher's; give the output of train-teacher")
+    return run
 
 
 def teacher_fingerprint(run: RunInfo) -> str:

@@ -72,8 +72,8 @@ def test_beam_options_are_refused_for_what_is_no_teacher(small_world, tmp_path):
     assert "--beam are for a teacher" in message
 
 
-def test_sizes_of_a_search_are_refused_where_none_is_made(tmp_path):
-    dumping = ["dump-teacher", "--data", tmp_path, "--teacher", tmp_path, "--out", tmp_path / "dump"]
+def test_sizes_of_a_search_are_refused_where_none_is_made(small_world, tmp_path):
+    dumping = ["dump-teacher", "--data", tmp_path, "--teacher", small_world / "teacher", "--out", tmp_path / "dump"]
     message = run_cli(*dumping, "--word-beam", 4, fails=True).stderr
     assert "--word-beam: sizes of a beam search, which only --condition beam makes" in message
 

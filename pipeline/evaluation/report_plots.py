@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.evaluation.minimal_pairs import PairCounts
-from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT
+from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, UNCONDITIONAL
 from pipeline.evaluation.report_runs import Row, RunRecord, value
 from pipeline.evaluation.report_svg import Bar, BarGroup, Curve, learning_curves, left_out_mass, paradigm_bars, swatch
 from pipeline.evaluation.report_tables import (
@@ -25,6 +25,8 @@ from pipeline.evaluation.report_tables import (
     size,
 )
 
+DISTRIBUTIONS = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL}
+"""What a dump's perplexity is of, by its condition."""
 CURVE_ROWS = 40
 """Most rows a curve and split in the table under a figure; the figure is drawn from all of them."""
 
@@ -268,5 +270,5 @@ def _dump_cell(dump: Mapping[str, Any], name: str) -> str:
         return size(figure)
     if name.startswith("perplexity"):
         condition = dump.get("condition", "not recorded")
-        return f"{perplexity(figure)} ({GIVEN_TREE if condition == 'tree' else f'condition: {condition}'})"
+        return f"{perplexity(figure)} ({DISTRIBUTIONS.get(str(condition), f'condition: {condition}')})"
     return f"{figure:.6f}" if name.startswith("mean_kept_mass") else f"{figure:,.10g}"

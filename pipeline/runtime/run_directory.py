@@ -48,9 +48,11 @@ class RunInfo:
     model: dict[str, Any]
     """What rebuilds the model besides options: vocabulary size, labels, special tokens."""
     fingerprints: dict[str, str]
-    """sha256 of dataset and tokenizer, and of the dump's manifest where there was one."""
+    """sha256 of dataset and tokenizer, and of the dump's manifest and the initial weights where there were any."""
     dump: dict[str, Any] | None
     """Summary of the dump a student learned from."""
+    init: dict[str, Any] | None = None
+    """The run whose weights a student started from."""
 
     @property
     def tokenizer_path(self) -> Path:
@@ -73,6 +75,7 @@ class RunDescription:
     tokenizer: Path
     """The file to copy into the run."""
     dump: Mapping[str, Any] | None = None
+    init: Mapping[str, Any] | None = None
 
 
 def describe_run(path: Path, run: RunDescription) -> None:
@@ -84,6 +87,7 @@ def describe_run(path: Path, run: RunDescription) -> None:
         "model": dict(run.model),
         "fingerprints": dict(run.fingerprints),
         "dump": dict(run.dump) if run.dump is not None else None,
+        "init": dict(run.init) if run.init is not None else None,
         "versions": versions(),
         "command": command_line(),
         "git": git_state(),
@@ -113,7 +117,8 @@ def open_run(path: Path) -> RunInfo:
     wrong = [name for name, kind in kinds.items() if not isinstance(described.get(name), kind)]
     if wrong or "tokenizer" not in described["fingerprints"]:
         raise RunError(f"{path / 'run.json'}: missing or damaged: {', '.join(wrong) or 'fingerprints'}; {remedy}")
-    info = RunInfo(path=path, dump=described.get("dump"), **{name: described[name] for name in kinds})
+    made_of = {name: described.get(name) for name in ("dump", "init")}
+    info = RunInfo(path=path, **made_of, **{name: described[name] for name in kinds})
     tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
     expected = info.fingerprints["tokenizer"]
     if tokenizer != expected:

@@ -50,11 +50,19 @@ def test_all_problems_are_reported_at_once() -> None:
         {"num_top": 6, "selection": "stratified"},
         {"k": 256, "vocab_size": 300, "selection": "sampled"},
         {"k": 257, "vocab_size": 300, "selection": "stratified", "num_top": 1},
+        {"condition": "word"},
+        {"condition": None},
     ],
 )
 def test_impossible_values_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         make_schema(LENGTHS, **changes)
+
+
+@pytest.mark.parametrize("condition", ["tree", "beam", "none"])
+def test_each_condition_survives_json(condition: str) -> None:
+    schema = make_schema(LENGTHS, condition=condition)
+    assert DumpSchema.from_json(json.loads(canonical_json(schema.to_json()))).condition == condition
 
 
 def test_the_top_k_are_all_exact_and_255_draws_are_counted() -> None:

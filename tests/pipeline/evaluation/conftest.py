@@ -179,7 +179,7 @@ def make_runs(folder: Path) -> MadeUpRuns:
     dump = {"path": "sample/dump", "schema": schema, "statistics": statistics}
     other = {
         "path": "sample/dump-of-student",
-        "schema": schema | {"condition": "beam"},
+        "schema": schema | {"condition": "none"},
         "statistics": statistics | {"kept_mass_by_k": {"1": 0.35, "8": 0.72, "64": 0.971}},
     }
     student = {"num_blocks": 4, "embed_dim": 256}

@@ -195,7 +195,7 @@ def test_dumps_are_described_and_their_perplexity_is_named_by_its_condition(
 ) -> None:
     page = page_of(made_up_runs.all, tmp_path / "report.html")
     dumps = {row[0]: row[1:] for row in next(t for t in page.tables if "read by distilled" in t[0])[1:]}
-    assert dumps["perplexity"] == ["6.61 (given the tree)", "6.61 (condition: beam)"]
+    assert dumps["perplexity"] == ["6.61 (given the tree)", "6.61 (unconditional)"]
     assert dumps["split"] == ["train", "train"]
     assert dumps["fingerprints: split"] == ["c" * 64] * 2
     assert dumps["temperatures"] == ["1.0, 2.0"] * 2
