@@ -40,8 +40,10 @@ cache_option = click.option(
 )
 resume_option = click.option(
     "--resume",
-    is_flag=True,
-    help="Go on from the checkpoint of the run in --out, to the same end; begin where there is none yet.",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Of a run in --out that the same command made: go on from its checkpoint to the same end; or refuse it.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -150,11 +152,13 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
 @resume_option
 @configured_by(TeacherConfig, TeacherTrainConfig)
-def train_teacher(data: Place, out: Path, resume: bool, values: dict[str, Any]) -> None:
+def train_teacher(data: Place, out: Path, resume: Literal["auto", "never"], values: dict[str, Any]) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
 
+    Killed, or stopped by SIGTERM after a step and a checkpoint, it goes on with the same command.
+
     \b
-    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6 --resume
+    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
     """
     from teacher.train import train_teacher as run
 
@@ -220,9 +224,16 @@ def dump_teacher(
 @cache_option
 @configured_by(StudentConfig, StudentTrainConfig, without=DATASET_DECIDES)
 def train_student(
-    data: Place, dump: Place | None, out: Path, resume: bool, cache_gb: float, values: dict[str, Any]
+    data: Place,
+    dump: Place | None,
+    out: Path,
+    resume: Literal["auto", "never"],
+    cache_gb: float,
+    values: dict[str, Any],
 ) -> None:
     """Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
+
+    Killed, or stopped by SIGTERM after a step and a checkpoint, it goes on with the same command.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
