@@ -421,6 +421,24 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 
 
 @main.command()
+@click.argument("folder", type=PATH)
+@json_option
+def runs(folder: Path, as_json: bool) -> None:
+    """List the training runs below a folder: how each stands, its best dev loss, and what differs between them.
+
+    \b
+    Example: python cli.py runs runs
+    """
+    from pipeline.runs import list_runs, runs_as_json, runs_as_text
+
+    found = list_runs(folder)
+    if as_json:
+        show(runs_as_json(*found), as_json=True)
+    else:
+        click.echo(runs_as_text(*found))
+
+
+@main.command()
 @click.argument("path", type=STORE)
 @json_option
 def inspect(path: Place, as_json: bool) -> None:
