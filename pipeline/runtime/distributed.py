@@ -255,7 +255,8 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
         yield world, _chosen_device(device, world, threads)
         return
     shared, _, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
-    store = PrefixStore(_agreed_round(world, shared), shared)
+    with world._noticing_the_dead():  # noqa: SLF001  as World itself would, were there a store of its own yet
+        store = PrefixStore(_agreed_round(world, shared), shared)
     world = dataclasses.replace(world, store=PrefixStore("run", store))
     try:
         chosen = _chosen_device(device, world, threads)

@@ -77,7 +77,10 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
         raise RunError(f"{path}: already exists and is no folder; choose another --out")
     there = {file.name for file in path.iterdir()} if path.is_dir() else set()
     if there and resume == "never":
-        raise _not_empty(path)
+        raise RunError(
+            f"{path}: already exists and is not empty, and --resume is never; leave that out to go on with the run in "
+            "it, choose another --out, or remove it"
+        )
     unfinished = {name for name in there if name == HISTORY or name.endswith(PARTIAL_SUFFIX)}
     if there - unfinished and "run.json" not in there:
         raise RunError(
@@ -90,8 +93,6 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
         remove_partial_files(path)
         if not (path / "run.json").exists():  # asked here, as another process may have made it while this one waited
             describe_run(path, run)
-        elif resume == "never":
-            raise _not_empty(path)  # noqa: TRY301  the lock is let go below
         else:
             _refuse_another_run(path, run)
         add_start(lock, start)
@@ -102,13 +103,6 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
         lock.close()
         raise
     return lock
-
-
-def _not_empty(path: Path) -> RunError:
-    return RunError(
-        f"{path}: already exists and is not empty, and --resume is never; leave that out to go on with the run in it, "
-        "choose another --out, or remove it"
-    )
 
 
 def _refuse_another_run(path: Path, run: RunDescription) -> None:

@@ -1,5 +1,6 @@
 """Processes share out work by claims, count together, and hear of each other's failures."""
 
+import datetime as dt
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
+from pipeline.runtime import distributed
 from pipeline.runtime.distributed import World, _agreed_round, joined
 from storage.errors import ConfigError, RunError
 
@@ -50,7 +52,8 @@ def test_a_process_alone_hears_nothing_and_has_nothing_to_wait_for():
     assert world.on_main(lambda: 7) == 7
 
 
-def test_a_restarted_group_shares_a_name_of_its_own_though_the_store_has_the_keys_of_those_before():
+def test_a_restarted_group_shares_a_name_of_its_own_though_the_store_has_the_keys_of_those_before(monkeypatch):
+    monkeypatch.setattr(distributed, "JOIN_TIMEOUT", dt.timedelta(seconds=20))
     group = worlds(4)
     names = []
     for missing in (0, 2, 0, 1, 0):  # so many died, when there were others before, before they left a word

@@ -98,6 +98,8 @@ def test_a_directory_whose_making_was_interrupted_is_made(tmp_path, description,
         (run / ".run.json.0123456789abcdef.partial").write_text('{"kind":')
     if killed_after != "nothing":
         (run / HISTORY).write_text('{"time": "20')
+        with pytest.raises(RunError, match="is not empty, and --resume is never"):
+            start(run, description, resume="never").__enter__()
     with start(run, description):
         assert open_run(run).kind == "teacher"
     assert not list(run.glob(".*"))
