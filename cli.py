@@ -40,8 +40,10 @@ cache_option = click.option(
 )
 resume_option = click.option(
     "--resume",
-    is_flag=True,
-    help="Go on from the checkpoint of the run in --out, to the same end; begin where there is none yet.",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Of a run in --out that the same command made: go on from its checkpoint to the same end; or refuse it.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -157,11 +159,13 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
 @resume_option
 @configured_by(TeacherConfig, TeacherTrainConfig)
-def train_teacher(data: Place, out: Path, resume: bool, values: dict[str, Any]) -> None:
+def train_teacher(data: Place, out: Path, resume: Literal["auto", "never"], values: dict[str, Any]) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
 
+    Killed, or stopped by SIGTERM after a step and a checkpoint, it goes on with the same command.
+
     \b
-    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6 --resume
+    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
     """
     from teacher.train import train_teacher as run
 
@@ -243,12 +247,13 @@ def train_student(
     dump: Place | None,
     out: Path,
     init: Path | None,
-    resume: bool,
+    resume: Literal["auto", "never"],
     cache_gb: float,
     values: dict[str, Any],
 ) -> None:
     """Train a student on tokens and, given a dump, on the teacher's soft targets. Also runs under torchrun.
 
+    Killed, or stopped by SIGTERM after a step and a checkpoint, it goes on with the same command.
     With --init every size must be that of the run it starts from, those left at their defaults too.
 
     \b
@@ -439,6 +444,24 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 
     write_report(runs, out)
     click.echo(str(out))
+
+
+@main.command()
+@click.argument("folder", type=PATH)
+@json_option
+def runs(folder: Path, as_json: bool) -> None:
+    """List the training runs below a folder: how each stands, its best dev loss, and what differs between them.
+
+    \b
+    Example: python cli.py runs runs
+    """
+    from pipeline.runs import list_runs, runs_as_json, runs_as_text
+
+    found = list_runs(folder)
+    if as_json:
+        show(runs_as_json(*found), as_json=True)
+    else:
+        click.echo(runs_as_text(*found))
 
 
 @main.command()

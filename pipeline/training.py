@@ -25,6 +25,8 @@ from pipeline.runtime.distributed import World
 from pipeline.runtime.lr_schedule import lr_factor
 from pipeline.runtime.metrics import Metrics
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.run_end import recorded_end
+from pipeline.runtime.stop_signal import StoppedBySignal, StopRequest, stop_request
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.step_plan import StepBatch, StepPlan
 from pipeline.training_tally import Tally
@@ -40,17 +42,29 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     ``RUN/checkpoints/best`` is the best by dev loss so far, ``last`` the newest; both are written at each evaluation,
     ``last`` also every ``checkpoint_every`` steps.
 
+    On SIGTERM, on whichever rank, the step under way ends and ``last`` is written. How it ended stands in the run's
+    history.
+
     Raises:
         RunError: If a loss, gradient or weight stops being a number; the checkpoints written before stay.
             If the run's state is damaged.
         StoreError: If a checkpoint cannot be written; the one before stays.
+        StoppedBySignal: On all ranks, after SIGTERM on one.
     """
-    training = _Training(task, config, run, world)
-    if training.end is None:
-        training.go_on()
-    if world.is_main:
-        best = f"best dev loss {training.best_loss:.4f} nats a position, after step {training.best_step}"
-        log.info("%s: %s; %s", run, training.end, best)
+    # Outermost, so that a second signal does not come between the last checkpoint and the history.
+    with stop_request() as stop, recorded_end(run, world) as ending:
+        training = _Training(task, config, run, world)
+        ending.step = training.step
+        if training.end is None:
+            try:
+                training.go_on(stop)
+            finally:
+                ending.step = training.step
+        assert training.end is not None, "it goes on to its end"
+        ending.reason = training.end
+        if world.is_main:
+            best = f"best dev loss {training.best_loss:.4f} nats a position, after step {training.best_step}"
+            log.info("%s: finished: %s; %s", run, training.end, best)
     return training.best_loss
 
 
@@ -92,16 +106,15 @@ class _Training:
     def end(self) -> str | None:
         """Why training is over; None while it is not."""
         if self.step >= self._plan.num_steps:
-            return f"finished: all {self.step} steps are done"
+            return f"all {self.step} steps are done"
         if self._config.patience and self.num_worse >= self._config.patience:
             return (
-                f"finished: no better dev loss in {self.num_worse} evaluations, after {self.step} of "
-                f"{self._plan.num_steps} steps"
+                f"no better dev loss in {self.num_worse} evaluations, after {self.step} of {self._plan.num_steps} steps"
             )
         return None
 
-    def go_on(self) -> None:
-        """Take the steps that are left."""
+    def go_on(self, stop: StopRequest) -> None:
+        """Take the steps that are left, or those until a stop is requested on any rank."""
         world = self._world
         with contextlib.ExitStack() as stack:
             if world.is_main:
@@ -117,9 +130,16 @@ class _Training:
                     continue
                 gradient_norm = self._update(place)
                 progress.update(1)
-                self._after_step(place, gradient_norm, progress, wait_s=stream.wait_s)
+                # After the same step on all ranks: whether one was asked to stop is agreed on, by way of the CPU.
+                stopping = world.any(stop.requested)
+                self._after_step(place, gradient_norm, progress, wait_s=stream.wait_s, stopping=stopping)
                 if self.end is not None:
                     break
+                if stopping:
+                    if world.is_main:
+                        where = f"after step {self.step} of {self._plan.num_steps}"
+                        log.warning("%s: stopped by SIGTERM %s; the same command goes on", self._run, where)
+                    raise StoppedBySignal
 
     def _backward(self, place: StepBatch) -> None:
         """Add the gradient of a batch to those of its step."""
@@ -155,12 +175,14 @@ class _Training:
         self.positions += place.num_positions_step
         return gradient_norm
 
-    def _after_step(self, place: StepBatch, gradient_norm: Tensor, progress: Progress, *, wait_s: float) -> None:
-        """Write the row, evaluate and write the checkpoint that are due."""
+    def _after_step(
+        self, place: StepBatch, gradient_norm: Tensor, progress: Progress, *, wait_s: float, stopping: bool
+    ) -> None:
+        """Write the row, evaluate and write the checkpoint that are due; a checkpoint in any case before stopping."""
         step, every = self.step, self._config.checkpoint_every
         has_row = step % self._config.log_every == 0 or step == self._plan.num_steps
         is_evaluated = self._plan.is_evaluated(step)
-        is_saved = is_evaluated or (every > 0 and step % every == 0)
+        is_saved = is_evaluated or stopping or (every > 0 and step % every == 0)
         if has_row or is_saved:
             self._watch.check(self._world)
         at = {"epoch": place.epoch, "positions": self.positions}

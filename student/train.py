@@ -15,7 +15,7 @@ from pipeline.corpus.dataset import Dataset, Split, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, joined
 from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights
-from pipeline.runtime.run_start import training_run
+from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training import train
 from storage.errors import ConfigError
 from storage.locations import Location, Place
@@ -108,7 +108,7 @@ def train_student(
     sizes: Mapping[str, Any],
     training: StudentTrainConfig,
     *,
-    resume: bool = False,
+    resume: Resume = "auto",
     init: Path | None = None,
 ) -> float:
     """Train a student on ``data``, into the run directory ``out``; return the best dev cross-entropy, nats a position.
@@ -119,7 +119,8 @@ def train_student(
         out: The run directory to make.
         sizes: Fields of ``StudentConfig`` but the vocabulary's size, which the dataset decides.
         training: How to train.
-        resume: Whether a run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says.
+        resume: Whether a run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says, or is
+            refused.
         init: A student's run of the same sizes whose best weights to start from; a checkpoint to go on from is newer.
 
     Raises:
@@ -128,7 +129,7 @@ def train_student(
         StoreError: If the dump is incomplete, damaged, or is not for the temperature or the tail.
         InputError: If a sentence is longer than ``max_length``.
     """
-    with joined(training.device, threads=training.threads) as (world, device):
+    with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
         config = options.build(StudentConfig, sizes, vocab_size=dataset.tokenizer.vocab_size)
         for name in ("train", "dev"):

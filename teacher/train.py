@@ -11,7 +11,7 @@ from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, available_bytes, joined
 from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights, open_run
-from pipeline.runtime.run_start import training_run
+from pipeline.runtime.run_start import Resume, training_run
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training import train
 from storage.errors import RunError
@@ -59,13 +59,13 @@ class TeacherTask:
 
 
 def train_teacher(
-    data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig, *, resume: bool = False
+    data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig, *, resume: Resume = "auto"
 ) -> float:
     """Train an RNNG on ``data``, into the run directory ``out``; return the best joint dev loss, nats a position.
 
-    With ``resume`` a run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says.
+    A run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says, unless ``resume`` is never.
     """
-    with joined(training.device, threads=training.threads) as (world, device):
+    with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
         torch.manual_seed(training.seed)
         described = {

@@ -1,4 +1,4 @@
-"""Kill trainings at random instants and go on with them; run by test_training_faults in a process of its own.
+"""Kill trainings, or stop them by SIGTERM, at random instants and go on with them; run by test_training_faults.
 
     python -m tests.kill_trainings SMALL_WORLD FOLDER NUM_KILLS SEED
 
@@ -11,6 +11,7 @@ import functools
 import json
 import random
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -71,7 +72,8 @@ class Trial:
         while any(counts[name] < number for name, number in enough.items()):
             size = generator.choice(self.sizes)
             went_on = (self.run_path / "checkpoints/last/training_state.pt").exists()
-            if self.attempt(size, generator.uniform(0, whole_s * size)):
+            by = generator.choice([signal.SIGKILL, signal.SIGTERM])
+            if self.attempt(size, generator.uniform(0, whole_s * size), by):
                 counts["killed"] += 1
             else:
                 self.compare(counts)
@@ -82,8 +84,8 @@ class Trial:
         self.compare(counts)
         return counts
 
-    def attempt(self, size: int, patience_s: float | None) -> bool:
-        return attempt(lambda: self.begin(self.run_path), size, log=self.log, patience_s=patience_s)
+    def attempt(self, size: int, patience_s: float | None, by: signal.Signals = signal.SIGKILL) -> bool:
+        return attempt(lambda: self.begin(self.run_path), size, log=self.log, patience_s=patience_s, by=by)
 
     def compare(self, counts: dict[str, int]) -> None:
         """Compare the run with the one that nothing interrupted, and remove it."""
@@ -108,10 +110,10 @@ def _trainer(kind: str, world: Path, dump: Path, dropout: float) -> Callable[[Pa
     data = world / "dataset"
     if kind == "teacher":
         sizes = TeacherConfig(embed_dim=16, hidden_dim=24, dropout=dropout)
-        return lambda out: train_teacher(data, out, sizes, TeacherTrainConfig(**TRAINING), resume=True)
+        return lambda out: train_teacher(data, out, sizes, TeacherTrainConfig(**TRAINING))
     student = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2, "dropout": dropout}
     training = StudentTrainConfig(**TRAINING)
-    return lambda out: train_student(data, open_folder(dump), out, student, training, resume=True)
+    return lambda out: train_student(data, open_folder(dump), out, student, training)
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def attempt(work: Callable[[], object], size: int, *, log: Path, patience_s: float | None) -> bool:
+def attempt(
+    work: Callable[[], object],
+    size: int,
+    *,
+    log: Path,
+    patience_s: float | None,
+    by: signal.Signals = signal.SIGKILL,
+) -> bool:
     """Do ``work`` in so many processes; return whether they were killed before the end. None: they never are."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -28,7 +35,7 @@ def attempt(work: Callable[[], object], size: int, *, log: Path, patience_s: flo
                 left.remove(child)
         time.sleep(0.001)
     for child in left:
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, by)
     for child in left:
         os.waitpid(child, 0)
     return bool(left)

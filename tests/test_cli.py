@@ -31,6 +31,7 @@ def refused(*arguments: object) -> str:
         ["evaluate", "minimal-pairs", "NOWHERE", "NOWHERE"],
         ["evaluate", "surprisal", "NOWHERE", "NOWHERE", "--out", "OUT"],
         ["report", "NOWHERE", "--out", "OUT"],
+        ["runs", "NOWHERE"],
         ["inspect", "NOWHERE"],
         ["verify", "NOWHERE"],
         ["train-teacher", "--data", "NOWHERE", "--out", "OUT", "--config", "NOWHERE"],

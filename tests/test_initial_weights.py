@@ -116,7 +116,7 @@ def test_going_on_from_a_checkpoint_the_initial_weights_do_not_come_back(small_w
         patched.setattr(StudentTask, "train_batches", few)
         with pytest.raises(StoppedError):
             trained(small_world, tmp_path / "stopped", **options)
-    trained(small_world, tmp_path / "stopped", **options, resume=True)
+    trained(small_world, tmp_path / "stopped", **options, resume="auto")
     assert best(tmp_path / "stopped") == best(whole)
 
 
@@ -124,12 +124,12 @@ def test_a_run_goes_on_with_its_own_initial_weights_alone(small_world, student, 
     run = trained(small_world, tmp_path / "run", init=student, max_steps=2)
     for init in (None, trained(small_world, tmp_path / "other", max_steps=1)):
         with pytest.raises(RunError, match="sha256 of the initial weights is"):
-            trained(small_world, run, init=init, max_steps=2, resume=True)
+            trained(small_world, run, init=init, max_steps=2, resume="auto")
     with pytest.raises(RunError, match=r"sha256 of the initial weights is .*, expected not set"):
-        trained(small_world, tmp_path / "other", init=student, max_steps=1, resume=True)
+        trained(small_world, tmp_path / "other", init=student, max_steps=1, resume="auto")
     moved = tmp_path / "moved"
     shutil.copytree(student, moved)
-    trained(small_world, run, init=moved, max_steps=2, resume=True)
+    trained(small_world, run, init=moved, max_steps=2, resume="auto")
 
 
 def test_every_size_of_the_student_is_compared() -> None:

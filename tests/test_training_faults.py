@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pipeline.runtime.checkpoint import state_path
+from pipeline.runtime.run_history import HISTORY
 from storage.errors import RunError
 from student.train import train_student
 from student.train_config import StudentTrainConfig
@@ -57,7 +58,7 @@ def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(small_w
     arguments = [
         "train-student", "--data", small_world / "dataset", "--out", run, "--embed-dim", 64, "--num-blocks", 1,
         "--num-heads", 2, "--batch-tokens", 500, "--checkpoint-every", 5, "--max-steps", 40, "--threads", 1,
-        "--log-every", 1, "--resume",
+        "--log-every", 1,
     ]  # fmt: skip
     [process] = start_cli(*arguments)
     wait_for_rows(run, 7, process)  # a checkpoint is whole, and none is being written
@@ -81,15 +82,15 @@ def test_a_run_goes_on_with_its_own_options_and_data_alone(small_world: Path, tm
     data, run = small_world / "dataset", tmp_path / "run"
     training = StudentTrainConfig(**SHORT)
     train_student(data, None, run, SIZES, training)
-    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "starts.jsonl"}
-    with pytest.raises(RunError, match="add --resume"):
-        train_student(data, None, run, SIZES, training)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != HISTORY}
+    with pytest.raises(RunError, match="already exists and is not empty, and --resume is never"):
+        train_student(data, None, run, SIZES, training, resume="never")
     other = dataclasses.replace(training, lr=0.5, max_steps=9)
     with pytest.raises(RunError, match=r"--embed-dim is 16, expected 32; --max-steps is 9, .*--lr is 0\.5"):
-        train_student(data, None, run, SIZES | {"embed_dim": 16}, other, resume=True)
+        train_student(data, None, run, SIZES | {"embed_dim": 16}, other)
     with pytest.raises(RunError, match="kind is teacher, expected student"):
-        train_teacher(data, run, TeacherConfig(), TeacherTrainConfig(**SHORT), resume=True)
-    train_student(data, None, run, SIZES, training, resume=True)
+        train_teacher(data, run, TeacherConfig(), TeacherTrainConfig(**SHORT))
+    train_student(data, None, run, SIZES, training)
     for file, content in before.items():
         assert file.read_bytes() == content, file
 

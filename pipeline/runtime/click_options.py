@@ -71,15 +71,25 @@ def configured_by(*classes: type, without: Sequence[str] = ()) -> Callable[[Call
         decorated.__doc__, decorated.__name__ = command.__doc__, command.__name__
         decorated.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
         for option in reversed(known):
-            default = ",".join(map(str, option.default)) if option.many else option.default
-            kind: Any = CommaSeparated(option.type) if option.many else option.type
-            decorated = click.option(
-                "--" + option.name.replace("_", "-"),
-                option.name,
-                type=click.Choice(option.choices) if option.choices else kind,
-                help=f"{option.help} [default: {default}]",
-            )(decorated)
+            decorated = _click_option(option)(decorated)
         help_text = "TOML file of these options; the command line overrides it."
         return click.option("--config", "toml", type=PATH, help=help_text)(decorated)
 
     return decorate
+
+
+def _click_option(option: options.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option as click has it, without a value where none is given; a switch can be turned on and off."""
+    typed = option.name.replace("_", "-")
+    if option.type is bool:
+        default = typed if option.default else f"no-{typed}"
+        about = f"{option.help} [default: {default}]"
+        return click.option(f"--{typed}/--no-{typed}", option.name, default=None, help=about)
+    default = ",".join(map(str, option.default)) if option.many else option.default
+    kind: Any = CommaSeparated(option.type) if option.many else option.type
+    return click.option(
+        f"--{typed}",
+        option.name,
+        type=click.Choice(option.choices) if option.choices else kind,
+        help=f"{option.help} [default: {default}]",
+    )

@@ -109,6 +109,8 @@ def _is(value: object, kind: type) -> bool:
 def _expected(option: Option) -> str:
     if option.choices:
         return "one of " + ", ".join(option.choices)
+    if option.type is bool:
+        return "true or false"
     return f"a list of {option.type.__name__}" if option.many else option.type.__name__
 
 

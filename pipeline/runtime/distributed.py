@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
 """How long the first process waits for the last to come."""
 _FAILED = "failed"
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+_CUBLAS_REPEATING = (":4096:8", ":16:8")
+"""Settings of it under which cuBLAS gives the same bits again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +161,10 @@ class World:
                 torch.distributed.all_reduce(tensor)
         return tensor
 
+    def any(self, flag: bool) -> bool:
+        """Return whether ``flag`` is set on any rank; every rank must call it. Goes through CPUs alone."""
+        return bool(self.sum(torch.tensor([float(flag)])) > 0)
+
     @contextlib.contextmanager
     def reducing_gradients(self) -> Iterator[None]:
         """Surround a backward pass in which ``DistributedDataParallel`` talks to the other ranks.
@@ -190,16 +198,51 @@ class World:
 
 
 @contextlib.contextmanager
-def joined(device: str, *, threads: int) -> Iterator[tuple[World, torch.device]]:
+def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterator[tuple[World, torch.device]]:
     """Join the processes torchrun started, if any, and leave them at the end.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of this process; 0 shares the machine's cores out.
+        deterministic: Whether torch may use only algorithms that give the same bits again, until the end.
 
     Raises:
-        ConfigError: If a GPU is asked for and there is none.
+        ConfigError: If a GPU is asked for and there is none, or it cannot be made deterministic any more.
     """
+    with _deterministic() if deterministic else contextlib.nullcontext(), _connected(device, threads) as here:
+        yield here
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Let torch use only algorithms that give the same bits again; it raises an error where there is none.
+
+    Raises:
+        ConfigError: If cuBLAS is set up otherwise, or a GPU is in use already without its being set up.
+    """
+    found = os.environ.get(_CUBLAS)
+    if found not in {None, *_CUBLAS_REPEATING}:
+        expected = " or ".join(_CUBLAS_REPEATING)
+        raise ConfigError(f"--deterministic: {_CUBLAS} is {found}, expected {expected}, or not set; unset it")
+    if found is None and torch.cuda.is_initialized():
+        raise ConfigError(
+            f"--deterministic: this process uses a GPU already, with {_CUBLAS} not set; set it to "
+            f"{_CUBLAS_REPEATING[0]} before, or train in a new process"
+        )
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault(_CUBLAS, _CUBLAS_REPEATING[0])
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        if found is None:
+            del os.environ[_CUBLAS]
+
+
+@contextlib.contextmanager
+def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]]:
+    """Find the other processes, and where this one computes; see `joined`."""
     world = World(
         rank=int(os.environ.get("RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),
@@ -211,7 +254,9 @@ def joined(device: str, *, threads: int) -> Iterator[tuple[World, torch.device]]
     if world.size == 1:
         yield world, _chosen_device(device, world, threads)
         return
-    store, _, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
+    shared, _, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
+    with world._noticing_the_dead():  # noqa: SLF001  as World itself would, were there a store of its own yet
+        store = PrefixStore(_agreed_round(world, shared), shared)
     world = dataclasses.replace(world, store=PrefixStore("run", store))
     try:
         chosen = _chosen_device(device, world, threads)
@@ -253,8 +298,40 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
     return chosen
 
 
+def _agreed_round(world: World, shared: Store) -> str:
+    """Return a name that just the processes of this start of the group share, to put before their keys.
+
+    When torchrun restarts a group, its store still has the keys of those before. Their count of restarts would not do
+    as a name: on several machines it differs, as it counts a machine's own failures. So each process leaves a random
+    word under its rank, rank 0 publishes the words of all, its own first, until all have found theirs among them.
+
+    Raises:
+        RunError: If one did not come within `JOIN_TIMEOUT`.
+    """
+    deadline = time.monotonic() + JOIN_TIMEOUT.total_seconds()
+    ranks = [f"present/{rank}" for rank in range(world.size)]
+    mine = secrets.token_hex(8)
+    shared.set(ranks[world.rank], mine)
+    published: list[str] = []
+    number = 1
+    while number < world.size:
+        if world.is_main and shared.check(ranks):
+            present = [word.decode() for word in shared.multi_get(ranks)]
+            if present != published:
+                shared.set("round", ",".join(present))
+                published = present
+            number = 1 + shared.add(f"{mine}/found", 0)
+        elif not world.is_main and shared.check(["round"]):
+            words = shared.get("round").decode().split(",")
+            if mine in words:
+                shared.add(f"{words[0]}/found", 1)
+                return words[0]
+        _wait_until(deadline, world, number)
+    return mine
+
+
 def _wait_for_all(world: World) -> None:
-    """Wait until every process is there, or one says that it will not be.
+    """Wait until every process is ready, or one says that it will not be.
 
     Raises:
         RunError: If one failed, or did not come within `JOIN_TIMEOUT`.
@@ -262,12 +339,17 @@ def _wait_for_all(world: World) -> None:
     deadline = time.monotonic() + JOIN_TIMEOUT.total_seconds()
     number = world.tally("joined", 1)
     while number < world.size:
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"{number} of {world.size} processes came together within {JOIN_TIMEOUT}; see the output of the others"
-            )
-        time.sleep(0.05)
+        _wait_until(deadline, world, number)
         number = world.tally("joined", 0)
+
+
+def _wait_until(deadline: float, world: World, number: int) -> None:
+    """Wait a moment for the processes that are not among the ``number`` yet."""
+    if time.monotonic() > deadline:
+        raise RunError(
+            f"{number} of {world.size} processes came together within {JOIN_TIMEOUT}; see the output of the others"
+        )
+    time.sleep(0.05)
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@
     RUN/tokenizer.json                        the tokenizer the model reads
     RUN/checkpoints/{best,last}/model.safetensors
     RUN/checkpoints/last/training_state.pt    what training goes on from
-    RUN/starts.jsonl                          when, where and on what each start of the training computed
+    RUN/history.jsonl                         each start of the training, on what it computed, and each end
     RUN/metrics.jsonl, RUN/tensorboard/       figures by step
     RUN/results/*.json                        evaluations
 

@@ -2,20 +2,17 @@
 
 What makes the results is compared, on resumption with ``run.json`` and in any case between the ranks: kind,
 configuration, model and fingerprints. `FREE` options may differ: they cannot change results by design. Each start
-leaves a line in ``RUN/starts.jsonl`` with the device, threads and world size it had; that file's lock is held as long
-as the training lasts, so no two processes fill one run.
+goes into the run's history with the device, threads and world size it had; ``pipeline.runtime.run_history`` also keeps
+other processes out.
 """
 
 import contextlib
-import datetime as dt
-import fcntl
 import json
 import logging
-import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 
@@ -28,8 +25,12 @@ from pipeline.runtime.run_directory import (
     open_run,
     versions,
 )
-from storage.errors import RunError, StoreBusyError
+from pipeline.runtime.run_history import HISTORY, add_start, hold
+from storage.errors import RunError
 from storage.files import PARTIAL_SUFFIX, cannot_write, make_directory, remove_partial_files, write_atomically
+
+Resume = Literal["auto", "never"]
+"""Whether a run that is there goes on, or is refused whatever it is."""
 
 FREE = ("device", "threads", "checkpoint_every")
 """Options a resumed run may be given otherwise; the number of processes may differ too."""
@@ -41,11 +42,12 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def training_run(
-    path: Path, run: RunDescription, *, resume: bool, device: torch.device, world: World
+    path: Path, run: RunDescription, *, resume: Resume, device: torch.device, world: World
 ) -> Iterator[None]:
-    """Make the run directory, or enter it with ``resume``, and hold it while training lasts.
+    """Make the run directory, or enter the one that the same command made, and hold it while training lasts.
 
-    With ``resume`` a directory that does not exist, or that a process was killed in while making it, is begun.
+    A directory that does not exist, is empty, or that a process was killed in while making it, is begun. With
+    ``resume="never"`` nothing may be in it.
 
     Raises:
         RunError: If something else is there, the run there was made by other options or data, or the ranks differ.
@@ -53,7 +55,6 @@ def training_run(
     """
     _refuse_other_ranks(run, world)
     start = {
-        "time": dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "world_size": world.size,
         "threads": torch.get_num_threads(),
@@ -70,29 +71,31 @@ def training_run(
             lock.close()
 
 
-def _enter(path: Path, run: RunDescription, start: Mapping[str, Any], *, resume: bool) -> BinaryIO:
+def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Resume) -> BinaryIO:
     """Return the open file that holds the run."""
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: already exists and is no folder; choose another --out")
     there = {file.name for file in path.iterdir()} if path.is_dir() else set()
-    if there and not resume:
+    if there and resume == "never":
         raise RunError(
-            f"{path}: already exists and is not empty; add --resume to go on with the run in it, choose another --out, "
-            "or remove it"
+            f"{path}: already exists and is not empty, and --resume is never; leave that out to go on with the run in "
+            "it, choose another --out, or remove it"
         )
-    unfinished = {name for name in there if name == "starts.jsonl" or name.endswith(PARTIAL_SUFFIX)}
+    unfinished = {name for name in there if name == HISTORY or name.endswith(PARTIAL_SUFFIX)}
     if there - unfinished and "run.json" not in there:
-        raise RunError(f"{path}: no run.json here, so there is no run to go on with; choose another --out")
+        raise RunError(
+            f"{path}: already exists with other files and no run.json, so there is no run to go on with; choose "
+            "another --out"
+        )
     make_directory(path)
-    lock = _locked(path)
+    lock = hold(path)
     try:
         remove_partial_files(path)
-        if "run.json" in there:
-            _refuse_another_run(path, run)
-        else:
+        if not (path / "run.json").exists():  # asked here, as another process may have made it while this one waited
             describe_run(path, run)
-        lock.write(json.dumps(start, ensure_ascii=False).encode() + b"\n")
-        lock.flush()
+        else:
+            _refuse_another_run(path, run)
+        add_start(lock, start)
     except OSError as error:
         lock.close()
         raise cannot_write(path, error) from error
@@ -102,25 +105,6 @@ def _enter(path: Path, run: RunDescription, start: Mapping[str, Any], *, resume:
     return lock
 
 
-def _locked(path: Path) -> BinaryIO:
-    target = path / "starts.jsonl"
-    try:
-        file = target.open("a+b")
-    except OSError as error:
-        raise cannot_write(target, error) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if isinstance(error, BlockingIOError):
-            raise StoreBusyError(f"{path}: another process trains in it; wait for it or stop it") from error
-        raise RunError(f"{target}: cannot be locked: {error.strerror}; use a file system with flock") from error
-    # A killed process's half line stays by itself.
-    if (size := os.fstat(file.fileno()).st_size) and os.pread(file.fileno(), 1, size - 1) != b"\n":
-        file.write(b"\n")
-    return file
-
-
 def _refuse_another_run(path: Path, run: RunDescription) -> None:
     if not (path / "tokenizer.json").exists():  # killed before it was copied
         write_atomically(path / "tokenizer.json", run.tokenizer.read_bytes())
@@ -128,8 +112,8 @@ def _refuse_another_run(path: Path, run: RunDescription) -> None:
     before = _comparable(found.kind, found.configuration, found.model, found.fingerprints)
     if problems := _differences(_comparable(run.kind, run.configuration, run.model, run.fingerprints), before):
         raise RunError(
-            f"{path}: --resume needs what the run was started with: {'; '.join(problems)}. Give that, or choose "
-            "another --out"
+            f"{path}: the run there was made with other options or data: {'; '.join(problems)}. Give what it was "
+            "made with, or choose another --out"
         )
     started_with = json.loads((path / "run.json").read_bytes()).get("versions")
     if started_with != versions():

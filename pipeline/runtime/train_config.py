@@ -51,6 +51,8 @@ class TrainConfig:
     """Where to compute; auto: a GPU if there is one."""
     threads: int = 0
     """CPU threads a process; 0: the cores shared out over the processes of this machine."""
+    deterministic: bool = False
+    """On a GPU, only algorithms that give the same bits again, which are slower; on CPUs all do in any case."""
 
     def __post_init__(self) -> None:
         problems = [

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from pipeline.divergence import DivergenceWatch
 from pipeline.runtime.checkpoint import state_path
 from pipeline.runtime.distributed import World
+from pipeline.runtime.run_history import HISTORY, read_history
+from pipeline.runtime.stop_signal import StoppedBySignal
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.step_plan import StepPlan
 from pipeline.training import _step_seed, adamw, train
@@ -190,11 +193,84 @@ def test_training_goes_on_amid_an_epoch_to_the_same_bits_without_making_the_batc
 def test_a_finished_run_that_is_trained_again_says_so_and_changes_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     trained(LineTask([3]), tmp_path / "run", num_epochs=4)
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file() and file.name != HISTORY]
+    before = [file.stat().st_mtime_ns for file in files]
     task = trained(LineTask([3]), tmp_path / "run", num_epochs=4)
     assert not task.made
     assert "finished: all 4 steps are done" in caplog.messages[-1]
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert set(files) == {file for file in (tmp_path / "run").rglob("*") if file.is_file() and file.name != HISTORY}
+
+
+class Terminating(LineTask):
+    """Gets SIGTERM while it computes the loss of one of its batches, counted from 1."""
+
+    def __init__(self, *arguments: object, at: int, **more: object) -> None:
+        super().__init__(*arguments, **more)
+        calls = itertools.count(1)
+
+        def terminate(model: nn.Module, *_: object) -> None:
+            if model.training and next(calls) == at:
+                signal.raise_signal(signal.SIGTERM)
+
+        self.model.register_forward_hook(terminate)
+
+
+def test_stopped_by_a_signal_amid_a_step_it_goes_on_to_the_same_bits(tmp_path, caplog):
+    options = {"num_epochs": 3, "accumulate_batches": 2, "eval_every": 5, "log_every": 4}
+    sizes = [3, 4, 5, 3, 4, 2, 3]
+    whole = trained(LineTask(sizes, dropout=0.3), tmp_path / "whole", **options)
+    for at in (5, 3):  # within steps 3 and, after that, 5, where dev is evaluated
+        with pytest.raises(StoppedBySignal):
+            trained(Terminating(sizes, at=at, dropout=0.3), tmp_path / "run", **options)
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert [message.partition(": ")[2] for message in warnings] == [
+        f"stopped by SIGTERM after step {step} of 12; the same command goes on" for step in (3, 5)
+    ]
+    rest = trained(LineTask(sizes, dropout=0.3), tmp_path / "run", **options)
+    assert rest.made[0] == (1, 2)
+    assert weights(rest) == weights(whole)
+    for split in ("train", "dev"):
+        assert rows(tmp_path / "run", split) == rows(tmp_path / "whole", split)
+    for name in ("best", "last"):
+        file = Path("checkpoints") / name / "model.safetensors"
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_signal_in_the_last_step_stops_nothing(tmp_path):
+    trained(Terminating([3, 4], at=4), tmp_path / "run", num_epochs=2)
+    assert ends(tmp_path / "run") == [("finished", "all 4 steps are done", 4)]
+
+
+def ends(run: Path) -> list[tuple[str, str, int]]:
+    found = [event for event in read_history(run) if event["event"] == "end"]
+    return [(event["state"], event["reason"], event["step"]) for event in found]
+
+
+def test_each_end_is_in_the_history_with_its_reason_and_step(tmp_path):
+    run, options = tmp_path / "run", {"num_epochs": 9, "checkpoint_every": 2}
+    with pytest.raises(StoppedBySignal):
+        trained(Terminating([2, 2], at=3), run, **options)
+    with pytest.raises(RunError):
+        trained(LineTask([2, 2], poison=(2, 1)), run, **options)
+    with pytest.raises(StopHereError):
+        trained(Interrupting([2, 2], at=(3, 0)), run, **options)
+    state = state_path(run).read_bytes()
+    state_path(run).write_bytes(b"damaged")
+    with pytest.raises(RunError):
+        trained(LineTask([2, 2]), run, **options)
+    state_path(run).write_bytes(state)
+    trained(LineTask([2, 2]), run, **options)
+    found = ends(run)
+    assert [(state, step) for state, _, step in found] == [
+        ("stopped", 3), ("failed", 6), ("failed", 6), ("failed", 0), ("finished", 18)
+    ]  # fmt: skip
+    reasons = [reason for _, reason, _ in found]
+    assert reasons[0] == "SIGTERM"
+    assert reasons[1].startswith("the loss is not a finite number at step 6 ")
+    assert reasons[2] == "StopHereError: "
+    assert "training_state.pt: is damaged" in reasons[3]
+    assert reasons[4] == "all 18 steps are done"
 
 
 def test_weights_that_a_killed_process_did_not_come_to_write_are_made_from_the_state(tmp_path):

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from pipeline.dump_config import DumpConfig
+from pipeline.runtime.click_options import configured_by
 from pipeline.runtime.config import build, options_of, read_toml, to_json
 from pipeline.runtime.train_config import TrainConfig
 from storage.errors import ConfigError, InputError
@@ -34,6 +37,8 @@ class Derived(Base):
     """How large here."""
     rates: tuple[float, ...] = (1.0,)
     """Rates."""
+    careful: bool = False
+    """Whether to be."""
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -44,7 +49,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def test_a_field_is_an_option_with_its_docstring_as_help():
     options = {option.name: option for option in options_of(Derived)}
-    assert list(options) == ["size", "kind", "rates"]
+    assert list(options) == ["size", "kind", "rates", "careful"]
     assert options["size"].help == "How large here."
     assert options["size"].default == 4
     assert options["kind"].choices == ("a", "b")
@@ -59,14 +64,14 @@ def test_a_field_is_an_option_with_its_docstring_as_help():
 def test_every_option_of_ours_has_a_help_and_a_plain_type(cls):
     for option in options_of(cls):
         assert option.help.endswith("."), option.name
-        assert option.type in {int, float, str}, option.name
+        assert option.type in {int, float, str, bool}, option.name
 
 
 def test_toml_values_reach_the_configuration(tmp_path):
-    path = write(tmp_path, 'size = 7\nkind = "b"\nrates = [1, 2.5]\n')
+    path = write(tmp_path, 'size = 7\nkind = "b"\nrates = [1, 2.5]\ncareful = true\n')
     config = build(Derived, read_toml(path, options_of(Derived)))
-    assert config == Derived(size=7, kind="b", rates=(1.0, 2.5))
-    assert to_json(config) == {"size": 7, "kind": "b", "rates": [1.0, 2.5]}
+    assert config == Derived(size=7, kind="b", rates=(1.0, 2.5), careful=True)
+    assert to_json(config) == {"size": 7, "kind": "b", "rates": [1.0, 2.5], "careful": True}
 
 
 def test_hyphens_are_underscores(tmp_path):
@@ -74,7 +79,7 @@ def test_hyphens_are_underscores(tmp_path):
 
 
 def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
-    path = write(tmp_path, 'sizes = 7\nkind = "c"\nrates = 3\nsize = true\n')
+    path = write(tmp_path, 'sizes = 7\nkind = "c"\nrates = 3\nsize = true\ncareful = 1\n')
     with pytest.raises(ConfigError) as error:
         read_toml(path, options_of(Derived))
     message = str(error.value)
@@ -85,6 +90,7 @@ def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
         "kind is 'c', expected one of a, b",
         "rates is 3",
         "size is True",
+        "careful is 1, expected true or false",
     ):
         assert expected in message
 
@@ -110,3 +116,19 @@ def test_impossible_values_are_all_named_at_once(cls, values, expected):
     with pytest.raises(ConfigError) as error:
         cls(**values)
     assert all(part in str(error.value) for part in expected)
+
+
+@pytest.mark.parametrize(("typed", "expected"), [([], True), (["--careful"], True), (["--no-careful"], False)])
+def test_a_switch_can_be_turned_on_and_off_over_the_toml(tmp_path, typed, expected):
+    found = {}
+
+    @click.command()
+    @configured_by(Derived)
+    def command(values: dict) -> None:
+        found.update(values)
+
+    path = write(tmp_path, "careful = true")
+    result = CliRunner().invoke(command, ["--config", str(path), *typed])
+    assert result.exit_code == 0, result.output
+    assert found == {"careful": expected}
+    assert "[default: no-careful]" in CliRunner().invoke(command, ["--help"]).output

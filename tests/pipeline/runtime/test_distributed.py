@@ -1,12 +1,16 @@
 """Processes share out work by claims, count together, and hear of each other's failures."""
 
+import datetime as dt
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from torch.distributed import HashStore
 
-from pipeline.runtime.distributed import World
-from storage.errors import RunError
+from pipeline.runtime import distributed
+from pipeline.runtime.distributed import World, _agreed_round, joined
+from storage.errors import ConfigError, RunError
 
 
 def worlds(size: int) -> list[World]:
@@ -46,3 +50,33 @@ def test_a_process_alone_hears_nothing_and_has_nothing_to_wait_for():
     world.check()
     world.barrier()
     assert world.on_main(lambda: 7) == 7
+
+
+def test_a_restarted_group_shares_a_name_of_its_own_though_the_store_has_the_keys_of_those_before(monkeypatch):
+    monkeypatch.setattr(distributed, "JOIN_TIMEOUT", dt.timedelta(seconds=20))
+    group = worlds(4)
+    names = []
+    for missing in (0, 2, 0, 1, 0):  # so many died, when there were others before, before they left a word
+        if missing:
+            for world in group[missing:]:
+                world.store.set(f"present/{world.rank}", f"a dead process's {world.rank}")
+            continue
+        with ThreadPoolExecutor(4) as pool:
+            found = set(pool.map(lambda world: _agreed_round(world, world.store), reversed(group)))
+        assert len(found) == 1
+        names += found
+    assert len(set(names)) == 3
+
+
+def test_deterministic_algorithms_are_asked_for_as_long_as_training_lasts(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with joined("cpu", threads=1, deterministic=True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with joined("cpu", threads=1):
+        assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ConfigError, match="CUBLAS_WORKSPACE_CONFIG is :0:0, expected :4096:8 or :16:8"):
+        joined("cpu", threads=1, deterministic=True).__enter__()

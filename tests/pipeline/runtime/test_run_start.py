@@ -1,15 +1,18 @@
 """A run is begun once, is gone on with by the same command alone, and belongs to one process at a time."""
 
 import dataclasses
-import json
+import fcntl
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.runtime import run_history
 from pipeline.runtime.distributed import World
-from pipeline.runtime.run_directory import RunDescription, open_run
-from pipeline.runtime.run_start import training_run
+from pipeline.runtime.run_directory import RunDescription, describe_run, open_run
+from pipeline.runtime.run_history import HISTORY, add_end, hold, is_held, read_history
+from pipeline.runtime.run_start import Resume, training_run
 from storage.errors import RunError, StoreBusyError, StoreError
 from storage.fingerprints import sha256_file
 
@@ -27,7 +30,7 @@ def description(tmp_path: Path) -> RunDescription:
     )
 
 
-def start(path: Path, run: RunDescription, *, resume: bool = True):
+def start(path: Path, run: RunDescription, *, resume: Resume = "auto"):
     return training_run(path, run, resume=resume, device=torch.device("cpu"), world=World())
 
 
@@ -35,20 +38,20 @@ def test_each_start_is_recorded(tmp_path, description):
     for _ in range(2):
         with start(tmp_path / "run", description):
             pass
-    lines = [json.loads(line) for line in (tmp_path / "run" / "starts.jsonl").read_text().splitlines()]
-    assert len(lines) == 2
-    assert {"time", "host", "device", "threads", "world_size", "versions", "command"} <= lines[1].keys()
+    events = read_history(tmp_path / "run")
+    assert [event["event"] for event in events] == ["start", "start"]
+    assert {"time", "host", "device", "threads", "world_size", "versions", "command"} <= events[1].keys()
     assert open_run(tmp_path / "run").configuration == description.configuration
 
 
 def test_a_place_that_is_taken_or_impossible_is_refused(tmp_path, description):
-    with start(tmp_path / "run", description, resume=False):
+    with start(tmp_path / "run", description, resume="never"):
         pass
-    with pytest.raises(RunError, match="already exists and is not empty; add --resume"):
-        start(tmp_path / "run", description, resume=False).__enter__()
+    with pytest.raises(RunError, match="already exists and is not empty, and --resume is never"):
+        start(tmp_path / "run", description, resume="never").__enter__()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
-    with pytest.raises(RunError, match=r"no run\.json here"):
+    with pytest.raises(RunError, match=r"other files and no run\.json"):
         start(tmp_path / "other", description).__enter__()
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["notes.txt"]
     with pytest.raises(RunError, match="is no folder"):
@@ -82,7 +85,7 @@ def test_other_options_and_data_are_named_with_both_sides_and_free_ones_are_not(
     assert "tokenizer" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("killed_after", ["nothing", "starts", "half a description", "description"])
+@pytest.mark.parametrize("killed_after", ["nothing", "start", "half a description", "description"])
 def test_a_directory_whose_making_was_interrupted_is_made(tmp_path, description, killed_after):
     run = tmp_path / "run"
     if killed_after == "description":
@@ -94,14 +97,17 @@ def test_a_directory_whose_making_was_interrupted_is_made(tmp_path, description,
     if killed_after == "half a description":
         (run / ".run.json.0123456789abcdef.partial").write_text('{"kind":')
     if killed_after != "nothing":
-        (run / "starts.jsonl").write_text('{"time": "20')
+        (run / HISTORY).write_text('{"time": "20')
+        with pytest.raises(RunError, match="is not empty, and --resume is never"):
+            start(run, description, resume="never").__enter__()
     with start(run, description):
         assert open_run(run).kind == "teacher"
     assert not list(run.glob(".*"))
-    assert json.loads((run / "starts.jsonl").read_text().splitlines()[-1])["threads"]
+    assert read_history(run)[-1]["threads"]
 
 
-def test_a_run_that_another_process_trains_in_is_refused(tmp_path, description):
+def test_a_run_that_another_process_trains_in_is_refused(tmp_path, description, monkeypatch):
+    monkeypatch.setattr(run_history, "LOCK_PATIENCE_S", 0.1)
     with (
         start(tmp_path / "run", description),
         pytest.raises(StoreBusyError, match="another process trains in it"),
@@ -110,3 +116,61 @@ def test_a_run_that_another_process_trains_in_is_refused(tmp_path, description):
         pass
     with start(tmp_path / "run", description):
         pass
+
+
+def test_a_start_waits_for_a_process_that_is_just_dying(tmp_path, description):
+    dying = start(tmp_path / "run", description)
+    dying.__enter__()
+    timer = threading.Timer(0.2, dying.__exit__, (None, None, None))
+    timer.start()
+    with start(tmp_path / "run", description):
+        assert len(read_history(tmp_path / "run")) == 2
+    timer.join()
+
+
+def test_a_run_that_was_made_while_a_start_waited_is_not_made_again(tmp_path, description):
+    run = tmp_path / "run"
+    run.mkdir()
+    lock = hold(run)
+
+    def make_another() -> None:
+        describe_run(run, dataclasses.replace(description, configuration={**description.configuration, "lr": 9}))
+        lock.close()
+
+    timer = threading.Timer(0.2, make_another)
+    timer.start()
+    with pytest.raises(RunError, match=r"--lr is 0\.1, expected 9"):
+        start(run, description).__enter__()
+    timer.join()
+
+
+def test_looking_whether_a_run_is_trained_in_keeps_nobody_out(tmp_path, description):
+    run = tmp_path / "run"
+    with start(run, description):
+        assert is_held(run)
+    assert not is_held(run)
+    with (run / HISTORY).open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
+        timer.start()
+        assert not is_held(run)  # one who looks is not one who trains
+        with start(run, description):
+            assert is_held(run)
+        timer.join()
+
+
+def test_a_history_has_whole_events_alone(tmp_path, description):
+    with start(tmp_path / "run", description):
+        pass
+    add_end(tmp_path / "run", "stopped", reason="SIGTERM", step=7)
+    with (tmp_path / "run" / HISTORY).open("a") as file:
+        file.write('{"event": "end", "time": "20\n')
+    assert [event.get("step") for event in read_history(tmp_path / "run")] == [None, 7]
+    for line in ('{"event": "pause"}', '{"event": "start", "time": 3}', "[]", '"text" }'):
+        with (tmp_path / "run" / HISTORY).open("a") as file:
+            file.write(line + "\n")
+        with pytest.raises(RunError, match=r"history\.jsonl:4: neither a start nor an end"):
+            read_history(tmp_path / "run")
+        (tmp_path / "run" / HISTORY).write_text(
+            "".join((tmp_path / "run" / HISTORY).read_text().splitlines(keepends=True)[:3])
+        )

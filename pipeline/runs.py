@@ -1,0 +1,194 @@
+"""What trainings there are below a folder: how each stands, how good it is, and what differs in how they were made.
+
+Only reads, and only small files: ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A run that is damaged is a row
+that says so. Whether one is trained in now is asked by its lock, which is let go at once.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pipeline.runtime.display import table
+from pipeline.runtime.run_directory import open_run
+from pipeline.runtime.run_history import is_held, read_history
+from storage.errors import InputError, RnngDistillError, RunError
+
+log = logging.getLogger(__name__)
+
+RunState: TypeAlias = Literal["finished", "stopped", "failed", "training", "interrupted"]
+"""By itself, by a signal, by an error; not ended; ended without a word, as by kill -9."""
+Differences: TypeAlias = dict[str, dict[str, dict[str, Any]]]
+"""By kind, then by run: options, and shortened fingerprints, that are not the same for all runs of that kind."""
+
+FINGERPRINT_LENGTH = 12
+_HEADER = ("run", "kind", "state", "step", "best dev loss", "perplexity", "at step", "last start")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRow:
+    """A run in the list; where it is damaged, only its path and the error."""
+
+    path: str
+    """Below the folder."""
+    kind: str | None = None
+    state: RunState | None = None
+    reason: str | None = None
+    """Of the state, where its end gave one."""
+    step: int | None = None
+    """Steps taken, as far as its end or its last row of figures says."""
+    best_dev_loss: float | None = None
+    """Least cross-entropy on dev, nats a position; a teacher's is joint with the tree."""
+    best_dev_perplexity: float | None = None
+    best_step: int | None = None
+    last_start: str | None = None
+    error: str | None = None
+
+
+def list_runs(folder: Path) -> tuple[list[RunRow], Differences]:
+    """Return a row for each run below ``folder``, or for ``folder`` itself, by path; and what differs between them.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected one with run directories below it")
+    rows, made_by = [], {}
+    for path in _run_directories(folder):
+        name = path.relative_to(folder).as_posix()
+        try:
+            row, made_by[name] = _described(path, name)
+        except RnngDistillError as error:
+            row = RunRow(path=name, error=str(error))
+        rows.append(row)
+    rows.sort(key=lambda row: row.path)
+    return rows, _differences([row for row in rows if row.error is None], made_by)
+
+
+def runs_as_json(rows: Sequence[RunRow], differences: Differences) -> dict[str, Any]:
+    """Return a list of runs as JSON-able values."""
+    return {"runs": [asdict(row) for row in rows], "differences": differences}
+
+
+def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
+    """Return a list of runs as tables: how they stand, then for each kind what differs."""
+    if not rows:
+        return "no runs here"
+    cells = [
+        (
+            row.path,
+            row.kind,
+            row.state or "damaged",
+            row.step,
+            row.best_dev_loss,
+            row.best_dev_perplexity,
+            row.best_step,
+            row.last_start,
+        )
+        for row in rows
+    ]
+    parts = [table(cells, header=_HEADER)]
+    reasons = [f"{row.path} failed: {row.reason}" for row in rows if row.state == "failed"]
+    reasons += [f"{row.path} is damaged: {row.error}" for row in rows if row.error is not None]
+    if reasons:
+        parts.append("\n".join(reasons))
+    if any(row.kind == "teacher" and row.best_dev_loss is not None for row in rows):
+        parts.append(
+            "A teacher's dev loss and perplexity are joint with the tree: no figures to set beside a student's."
+        )
+    for kind, by_run in differences.items():
+        names = list(next(iter(by_run.values())))
+        values = [(path, *(made[name] for name in names)) for path, made in by_run.items()]
+        parts.append(f"What differs between {kind} runs:\n{table(values, header=('run', *names))}")
+    return "\n\n".join(parts)
+
+
+def _run_directories(folder: Path) -> Iterator[Path]:
+    """Yield run directories; what is in them, or in a store, is not looked at."""
+
+    def left_out(error: OSError) -> None:
+        log.warning("%s: cannot be read (%s): runs in it are left out", error.filename, error.strerror)
+
+    for here, subfolders, files in os.walk(folder, onerror=left_out):
+        if "run.json" in files:
+            yield Path(here)
+        if "run.json" in files or "zarr.json" in files:
+            subfolders.clear()
+
+
+def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
+    """Return a run's row, and what it was made by: options, and fingerprints under the names of what they are of."""
+    run = open_run(path)
+    held = is_held(path)
+    events = read_history(path)
+    starts = [event["time"] for event in events if event["event"] == "start"]
+    ends = [event for event in events if event["event"] == "end"]
+    last_step, best = _figures(path)
+    state: RunState = "training" if held else "interrupted"
+    reason = None
+    if not held and events and events[-1]["event"] == "end":
+        state, reason = events[-1]["state"], events[-1]["reason"]
+        last_step = events[-1]["step"]
+    elif ends:
+        last_step = max(last_step, ends[-1]["step"])
+    loss, best_step = best if best is not None else (None, None)
+    row = RunRow(
+        path=name,
+        kind=run.kind,
+        state=state,
+        reason=reason,
+        step=last_step,
+        best_dev_loss=loss,
+        best_dev_perplexity=math.exp(loss) if loss is not None and loss < math.log(1e300) else None,
+        best_step=best_step,
+        last_start=starts[-1] if starts else None,
+    )
+    names = {"manifest": "dump"}
+    fingerprints = {
+        names.get(what, what): sha256[:FINGERPRINT_LENGTH]
+        for what, sha256 in run.fingerprints.items()
+        if isinstance(sha256, str)
+    }
+    return row, run.configuration | fingerprints
+
+
+def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
+    """Return the step of the last row of figures, 0 without one, and the best dev loss with its step."""
+    path = run / "metrics.jsonl"
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is being written, or torn
+    except FileNotFoundError:
+        return 0, None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); mend that") from error
+    last_step, best = 0, None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            step = int(row["step"])
+            if row["split"] == "dev":
+                loss = float(row["cross_entropy"] if "cross_entropy" in row else row["loss"])
+                if math.isfinite(loss) and (best is None or loss < best[0]):
+                    best = loss, step
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path}:{number}: not a row of figures ({error!r}); remove the line") from error
+        last_step = step
+    return last_step, best
+
+
+def _differences(rows: Sequence[RunRow], made_by: Mapping[str, Mapping[str, Any]]) -> Differences:
+    """Return what is not the same for all runs of a kind; None for what a run does not have."""
+    found: Differences = {}
+    for kind in dict.fromkeys(str(row.kind) for row in rows):
+        made = {row.path: made_by[row.path] for row in rows if row.kind == kind}
+        names = dict.fromkeys(name for each in made.values() for name in each)
+        differing = [
+            name for name in names if len({json.dumps([name in each, each.get(name)]) for each in made.values()}) > 1
+        ]
+        if differing:
+            found[kind] = {path: {name: each.get(name) for name in differing} for path, each in made.items()}
+    return found
