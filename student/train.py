@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from pipeline.batching import BatchPlan
 from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.runtime import config as options
-from pipeline.runtime.distributed import World, joined
-from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights, open_run
+from pipeline.runtime.distributed import World, device_model, joined
+from pipeline.runtime.peak_rates import peak_flops
+from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights, open_run
 from pipeline.runtime.run_start import training_run
 from pipeline.training import train
 from storage.errors import RunError
 from storage.locations import Location, Place
 from storage.reader import DumpReader
+from student.compilation import compile_transformer
 from student.config import StudentConfig
+from student.flops import training_flops
 from student.loss import DRAWN_PARTS, NUM_GOLD_PARTS, PARTS, distillation_rows
 from student.model import Student
 from student.stream import DumpTargets, StudentBatch, student_batches
@@ -63,12 +66,24 @@ class StudentTask:
         self._plans = {
             name: BatchPlan(np.diff(split.position_offsets), config, world) for name, split in self._splits.items()
         }
+        lengths = np.diff(self._splits["train"].position_offsets)
+        self._flops = training_flops(model.config, lengths)
+        device = device_model(model.head_weight.device)
+        self.peak_flops = peak_flops(device, config.dtype, given_tflops=config.peak_tflops)
         self._targets = targets
         self._eos_id = dataset.tokenizer.eos_id
 
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Positions of each batch of an epoch."""
         return self._plans["train"].batch_positions(epoch)
+
+    def batch_words(self, epoch: int) -> np.ndarray:
+        """Words of each batch of an epoch."""
+        return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
+
+    def batch_flops(self, epoch: int) -> np.ndarray:
+        """Model FLOPs of each batch of an epoch."""
+        return self._plans["train"].batch_sums(self._flops, epoch)
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Sentences of a batch."""
@@ -127,6 +142,8 @@ def train_student(
                 tail=training.tail,
             )
         model = Student(config, bos_id=dataset.tokenizer.bos_id, seed=training.seed).to(device)
+        if training.compile:
+            compile_transformer(model, device)
         run = RunDescription(
             kind="student",
             configuration=options.to_json(config, training),
@@ -139,17 +156,17 @@ def train_student(
             return train(StudentTask(model, dataset, targets, training, world), training, run=out, world=world)
 
 
-def load_student(path: Path, device: torch.device) -> tuple[Student, RunInfo]:
+def load_student(path: Path, device: torch.device, which: Which = "best") -> tuple[Student, RunInfo]:
     """Return a trained student in evaluation mode, and what its run says.
 
     Raises:
-        RunError: If ``path`` is no student's run.
+        RunError: If ``path`` is no student's run, or has no such checkpoint.
     """
     run = open_run(path)
     if run.kind != "student":
         raise RunError(f"{path}: this run is a {run.kind}'s, expected a student's; give the output of train-student")
     model = Student(options.build(StudentConfig, run.configuration), bos_id=run.model["bos_id"], seed=0)
-    load_weights(run.checkpoint(), model)
+    load_weights(run.checkpoint(which), model)
     return model.to(device).eval(), run
 
 

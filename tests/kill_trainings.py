@@ -33,7 +33,7 @@ TRAINING: dict[str, Any] = {
     "max_steps": 18, "accumulate_batches": 2, "batch_tokens": 400, "eval_every": 9, "checkpoint_every": 3,
     "log_every": 5, "warmup_steps": 4, "threads": 1, "device": "cpu",
 }  # fmt: skip
-TIMES = {"elapsed_s", "positions_per_s", "data_wait_s"}
+TIMES = {"elapsed_s", "positions_per_s", "data_wait_s", "data_wait_share", "model_flops_per_s"}
 
 
 def main() -> None:

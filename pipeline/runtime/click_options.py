@@ -71,11 +71,15 @@ def configured_by(*classes: type, without: Sequence[str] = ()) -> Callable[[Call
         decorated.__doc__, decorated.__name__ = command.__doc__, command.__name__
         decorated.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
         for option in reversed(known):
-            default = ",".join(map(str, option.default)) if option.many else option.default
+            default = ",".join(map(str, option.default)) or "none" if option.many else option.default
             kind: Any = CommaSeparated(option.type) if option.many else option.type
+            flag = "--" + option.name.replace("_", "-")
+            if option.type is bool:
+                flag, default = f"{flag}/--no-{flag[2:]}", "on" if option.default else "off"
             decorated = click.option(
-                "--" + option.name.replace("_", "-"),
+                flag,
                 option.name,
+                default=None,
                 type=click.Choice(option.choices) if option.choices else kind,
                 help=f"{option.help} [default: {default}]",
             )(decorated)

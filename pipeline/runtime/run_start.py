@@ -31,7 +31,7 @@ from pipeline.runtime.run_directory import (
 from storage.errors import RunError, StoreBusyError
 from storage.files import PARTIAL_SUFFIX, cannot_write, make_directory, remove_partial_files, write_atomically
 
-FREE = ("device", "threads", "checkpoint_every")
+FREE = ("device", "threads", "checkpoint_every", "compile", "peak_tflops")
 """Options a resumed run may be given otherwise; the number of processes may differ too."""
 SHOWN = 60
 """Characters of a value in a message."""

@@ -17,6 +17,12 @@ class Epochs:
     def batch_positions(self, epoch: int) -> np.ndarray:
         return 10 * (1 + np.arange(self.sizes[epoch % len(self.sizes)]))
 
+    def batch_words(self, epoch: int) -> np.ndarray:
+        return (7 * np.arange(self.sizes[epoch % len(self.sizes)]) + epoch) % 5  # some have none
+
+    def batch_flops(self, epoch: int) -> np.ndarray:
+        return 100.0 * self.batch_positions(epoch)
+
     def train_batches(self, epoch: int, first: int) -> list[tuple[int, int]]:
         return [(epoch, index) for index in range(first, self.sizes[epoch % len(self.sizes)])]
 

@@ -105,6 +105,14 @@ class LineTask:
     def batch_positions(self, _epoch: int) -> np.ndarray:
         return np.array(self.sizes)
 
+    peak_flops = None
+
+    def batch_words(self, _epoch: int) -> np.ndarray:
+        return 10 * np.array(self.sizes)
+
+    def batch_flops(self, _epoch: int) -> None:
+        return None
+
     def batch_sentences(self, _epoch: int, index: int) -> np.ndarray:
         return sum(self.sizes[:index]) + np.arange(self.sizes[index])
 
@@ -124,7 +132,7 @@ OPTIONS = {"lr": 0.05, "warmup_steps": 0, "log_every": 3}
 
 def rows(run: Path, split: str) -> list[dict]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    times = {"elapsed_s", "positions_per_s", "data_wait_s"}
+    times = {"elapsed_s", "positions_per_s", "data_wait_s", "data_wait_share"}
     return [{name: row[name] for name in row.keys() - times} for row in found if row["split"] == split]
 
 
@@ -223,9 +231,9 @@ def test_training_ends_after_as_many_evaluations_without_a_new_best_as_patience_
 
 def test_a_dev_row_has_only_the_parts_that_dev_has(tmp_path):
     trained(LineTask([3]), tmp_path / "run", num_epochs=1)
-    assert rows(tmp_path / "run", "dev")[0].keys() == {"split", "step", "epoch", "positions", "loss"}
+    assert rows(tmp_path / "run", "dev")[0].keys() == {"split", "step", "epoch", "positions", "words", "loss"}
     more = {"loss", "again", "lr", "grad_norm"}
-    assert rows(tmp_path / "run", "train")[0].keys() == {"split", "step", "epoch", "positions"} | more
+    assert rows(tmp_path / "run", "train")[0].keys() == {"split", "step", "epoch", "positions", "words"} | more
 
 
 class Seeing(Line):

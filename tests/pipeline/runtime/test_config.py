@@ -59,7 +59,7 @@ def test_a_field_is_an_option_with_its_docstring_as_help():
 def test_every_option_of_ours_has_a_help_and_a_plain_type(cls):
     for option in options_of(cls):
         assert option.help.endswith("."), option.name
-        assert option.type in {int, float, str}, option.name
+        assert option.type in {int, float, str, bool}, option.name
 
 
 def test_toml_values_reach_the_configuration(tmp_path):
