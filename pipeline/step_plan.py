@@ -132,7 +132,7 @@ class StepPlan:
                     )
 
     def _words_seen(self, epoch: int) -> np.ndarray:
-        """Return int64 ``[B]``: the words seen when each batch of an epoch is done, those of the epochs before included."""
+        """Return int64 ``[B]``: words seen when each batch of an epoch is done, those of the epochs before included."""
         return (self._word_ends[epoch - 1] if epoch else 0) + np.cumsum(self._task.batch_words(epoch))
 
     def _epoch_of(self, step: int) -> int:

@@ -39,8 +39,8 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     """Train to the end, from the run's checkpoint if it has one; return the best dev loss in nats a position.
 
     ``RUN/checkpoints/best`` is the best by dev loss so far, ``last`` the newest; both are written at each evaluation,
-    ``last`` also every ``checkpoint_every`` steps. ``words_1M`` and so on are written, and ``last`` with them, after the
-    first step with as many words seen.
+    ``last`` also every ``checkpoint_every`` steps. ``words_1M`` and so on are written, and ``last`` with them, after
+    the first step with as many words seen.
 
     Raises:
         RunError: If a loss, gradient or weight stops being a number; the checkpoints written before stay.
@@ -233,7 +233,7 @@ class _Training:
             log.info("%s: goes on after step %d of %d", self._run, self.step, self._plan.num_steps)
 
     def _planned_word_checkpoints(self) -> dict[int, list[str]]:
-        """Return the names of the word checkpoints by the step after which they are written; say which never will be."""
+        """Return the names of the word checkpoints by the step they are written after; say which never will be."""
         thresholds = word_thresholds(self._config.word_checkpoints)
         reached = self._plan.steps_reaching(thresholds)
         missed = [words_name(threshold) for threshold in thresholds if threshold not in reached]

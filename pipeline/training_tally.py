@@ -31,7 +31,7 @@ class Tally:
         self._skipped_from = self._start
 
     def add(self, sums: Tensor, positions: int, *, flops: float = 0.0) -> None:
-        """Add this rank's sums of a batch that has so many positions, and model FLOPs if they are known, over all ranks."""
+        """Add this rank's sums of a batch; positions and, if they are known, model FLOPs are those of all ranks."""
         self._sums += sums[: len(self._parts)]
         self._positions += positions
         self._timed_positions += positions
@@ -82,7 +82,7 @@ class Tally:
 
 
 def perplexity(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the perplexity a position of a row that has a ``cross_entropy``; nothing where it has none or is above 1e300.
+    """Return the perplexity a position of a row that has a ``cross_entropy``; nothing where it has none, or over 1e300.
 
     A teacher's losses are joint with the tree, or given it: their exponential is no language model's perplexity.
     """

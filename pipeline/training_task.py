@@ -41,13 +41,14 @@ class Task(Protocol):
         """Return int64 ``[B]``: white-space-separated words of each batch, over all ranks, the same on every rank."""
 
     def batch_flops(self, epoch: int) -> np.ndarray | None:
-        """Return float64 ``[B]``: floating-point operations that the model needs for forward and backward of each batch,
-        over all ranks; None if nobody counts them.
+        """Return float64 ``[B]``: model FLOPs of each batch, over all ranks; None if nobody counts them.
+
+        They are what forward and backward of the model need, whatever a program spends.
         """
 
     @property
     def peak_flops(self) -> float | None:
-        """What the device of one rank can at most do, in floating-point operations a second; None if it is not known."""
+        """Floating-point operations a second that the device of one rank can at most do; None if it is not known."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return int64 ``[M]``: the sentences of one batch over all ranks, as numbers in the training split."""

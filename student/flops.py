@@ -1,4 +1,4 @@
-"""Model FLOPs of the student: what its arithmetic needs, whatever a program spends on padding or on making things again.
+"""Model FLOPs of the student: what its arithmetic needs, whatever a program spends on padding or on doing it twice.
 
 As PaLM counts them (Chowdhery et al. 2022, appendix B), a multiplication and an addition being two:
 
@@ -6,11 +6,11 @@ As PaLM counts them (Chowdhery et al. 2022, appendix B), a multiplication and an
     N = n (4 D² + 2 D F) + V D
 
 n blocks, D embedding size, F size of the feed-forward layers, V vocabulary, l positions of the row that the position
-stands in. N are the parameters of matrix products: those of the blocks and the output layer, which is tied to the token
-embedding; the look-up in that and the position embedding, biases and gains are no products. Under the causal mask half of
-attention's products would do; PaLM counts all, and so do others.
+stands in. N are the parameters of matrix products: those of the blocks and the output layer, which is tied to the
+token embedding; the look-up in that and the position embedding, biases and gains are no products. Under the causal
+mask half of attention's products would do; PaLM counts all, and so do others.
 
-A row is a sentence, so l is its own number of positions and not that of the longest one beside it: padding is no use.
+A row is a sentence, so l is its own number of positions and not that of the longest one beside it.
 """
 
 import numpy as np

@@ -23,9 +23,9 @@ class StudentTrainConfig(TrainConfig):
     """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored. With
     draws there is no choice."""
     compile: bool = False
-    """Compile the Transformer with torch.compile; needs a C++ compiler on CPUs, Triton on GPUs. Dropout then draws others."""
+    """Compile the Transformer (torch.compile); needs a C++ compiler on CPUs, Triton on GPUs; dropout draws others."""
     peak_tflops: float = 0.0
-    """Most 10^12 floating-point operations a second that one device can do, for mfu; 0: what is known of it, if anything."""
+    """Peak of one device in 10^12 floating-point operations a second, for mfu; 0: what is known of it, if anything."""
 
     def __post_init__(self) -> None:
         # A dataclass with slots is rebuilt as another class, which the short form of super() would not find.

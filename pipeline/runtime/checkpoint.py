@@ -63,7 +63,7 @@ def state_path(run: Path) -> Path:
 
 
 def save_checkpoint(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
-    """Write the state, then the weights of ``model``, whose state it is: as ``last``, ``best`` if they are, and ``also``.
+    """Write the state, then the weights of ``model``, whose state it is: ``last``, ``best`` if they are, and ``also``.
 
     Raises:
         StoreError: If there is no room. The checkpoint before is then still there, whole.

@@ -46,8 +46,8 @@ class TrainConfig:
     checkpoint_every: int = 0
     """Steps between checkpoints to go on from, beside those at each dev evaluation; 0: those alone."""
     word_checkpoints: tuple[str, ...] = ()
-    """Words after which the weights are kept as RUN/checkpoints/words_1M and so on: 500k,1M,2M; or babylm: every 1M up to
-    10M, every 10M up to 100M, every 100M up to 1000M. Words are white-space-separated, repeated passes count again."""
+    """Words after which the weights are kept as RUN/checkpoints/words_1M and so on: 500k,1M,2M; or babylm: every 1M up
+    to 10M, every 10M up to 100M, every 100M up to 1000M. White-space-separated words; repeated passes count again."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
     seed: int = 1
@@ -87,13 +87,11 @@ class TrainConfig:
         if not 0 <= self.weight_decay <= MOST:
             problems.append(f"weight-decay is {self.weight_decay}, expected at least 0 and at most {MOST:g}")
         if not 0 <= self.decay_share <= 1:
-            problems.append(
-                f"decay-share is {self.decay_share}, expected more than 0 and at most 1, or 0 for {DECAY_SHARE}"
-            )
+            problems.append(f"decay-share is {self.decay_share}, expected 0 to 1 (0: {DECAY_SHARE})")
         elif self.decay_share and self.schedule != "wsd":
             problems.append(
-                f"decay-share is {self.decay_share}, but schedule {self.schedule} has no such share; give --schedule wsd, "
-                "or leave --decay-share out"
+                f"decay-share is {self.decay_share}, but schedule {self.schedule} has no such share; give --schedule "
+                "wsd, or leave --decay-share out"
             )
         try:
             word_thresholds(self.word_checkpoints)
