@@ -82,7 +82,7 @@ class _Training:
         peak_flops = task.peak_flops * world.size if task.peak_flops is not None else None
         self._tally = Tally(task.parts, _device(task.model), peak_flops=peak_flops)
         self._watch = DivergenceWatch(task, self._plan)
-        self.step = self.positions = self.words = 0
+        self.step = self.positions = 0
         self.best_loss, self.best_step, self.num_worse = math.inf, 0, 0
         self.elapsed_s = 0.0
         state = load_state(run, task.model, self._optimizer, world)
@@ -158,7 +158,6 @@ class _Training:
         self._optimizer.zero_grad()
         self.step = place.step
         self.positions += place.num_positions_step
-        self.words = place.num_words
         return gradient_norm
 
     def _after_step(self, place: StepBatch, gradient_norm: Tensor, progress: Progress, *, wait_s: float) -> None:
@@ -169,7 +168,7 @@ class _Training:
         is_saved = is_evaluated or (every > 0 and step % every == 0) or step in self._word_checkpoints
         if has_row or is_saved:
             self._watch.check(self._world)
-        at = {"epoch": place.epoch, "positions": self.positions, "words": self.words}
+        at = {"epoch": place.epoch, "positions": self.positions, "words": place.num_words}
         if has_row:
             figures = self._tally.close(self._world, wait_s=wait_s)
             if self._metrics is not None:
@@ -222,7 +221,7 @@ class _Training:
         save_checkpoint(self._run, state, self._task.model, also=self._word_checkpoints.get(self.step, ()))
 
     def _stand_at(self, state: TrainingState) -> None:
-        self.step, self.positions, self.words = state.step, state.positions, self._plan.words_after(state.step)
+        self.step, self.positions = state.step, state.positions
         self.best_loss, self.best_step, self.num_worse = state.best_loss, state.best_step, state.num_worse
         self.elapsed_s = state.elapsed_s
         self._tally.restore(state.row_sums, state.row_positions, self._world)
