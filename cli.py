@@ -38,6 +38,13 @@ cache_option = click.option(
     show_default=True,
     help="Of a dump at a URL: most local copies to keep.",
 )
+checkpoint_option = click.option(
+    "--checkpoint",
+    "which",
+    default="best",
+    show_default=True,
+    help="Of the run: best by loss on dev, last, or one of --word-checkpoints, such as words_1M.",
+)
 resume_option = click.option(
     "--resume",
     type=click.Choice(["auto", "never"]),
@@ -305,6 +312,7 @@ def _refuse_without_search(values: dict[str, Any], searching: str) -> None:
 @click.option("--split", default="dev", show_default=True)
 @click.option("--floor", type=PATH, help="entropy.json of sample-corpus: adds the true probability's figure.")
 @click.option("--marginal", is_flag=True, help="Of a teacher: also without the trees, by beam search.")
+@checkpoint_option
 @device_option
 @json_option
 @configured_by(BeamConfig)
@@ -314,6 +322,7 @@ def perplexity(
     split: str,
     floor: Path | None,
     marginal: bool,
+    which: str,
     device: str,
     as_json: bool,
     values: dict[str, Any],
@@ -330,21 +339,22 @@ def perplexity(
         if not marginal:
             _refuse_without_search(values, "--marginal")
         beam = options.build(BeamConfig, values) if marginal else None
-        found = of_teacher(model, data, split=split, floor=floor, device=device, marginal=beam)
+        found = of_teacher(model, data, split=split, floor=floor, device=device, which=which, marginal=beam)
     else:
         from student.scoring import evaluate_perplexity as of_student
 
-        found = of_student(model, data, split=split, floor=floor, device=device)
+        found = of_student(model, data, split=split, floor=floor, device=device, which=which)
     show(found, as_json=as_json)
 
 
 @evaluate.command()
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH)
+@checkpoint_option
 @device_option
 @json_option
 @configured_by(BeamConfig)
-def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool, values: dict[str, Any]) -> None:
+def minimal_pairs(model: Path, folder: Path, which: str, device: str, as_json: bool, values: dict[str, Any]) -> None:
     """Accuracy on a folder of minimal pairs in BLiMP's form; ties are reported and never right.
 
     Under a student, or under a teacher that sees no tree, by beam search.
@@ -355,11 +365,11 @@ def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool, values:
     if _is_teacher(model, beam=values):
         from teacher.beam_scoring import evaluate_minimal_pairs as of_teacher
 
-        found = of_teacher(model, folder, device=device, beam=options.build(BeamConfig, values))
+        found = of_teacher(model, folder, device=device, which=which, beam=options.build(BeamConfig, values))
     else:
         from student.scoring import evaluate_minimal_pairs as of_student
 
-        found = of_student(model, folder, device=device)
+        found = of_student(model, folder, device=device, which=which)
     show(found, as_json=as_json)
 
 
@@ -369,6 +379,7 @@ def minimal_pairs(model: Path, folder: Path, device: str, as_json: bool, values:
 @click.option("--out", type=PATH, required=True, help="The table to write: tab-separated, with a header, no quoting.")
 @click.option("--by", type=click.Choice(["word", "token"]), default="word", show_default=True, help="What a row is.")
 @on_error_option
+@checkpoint_option
 @device_option
 @json_option
 @configured_by(BeamConfig)
@@ -378,6 +389,7 @@ def surprisal(
     out: Path,
     by: Literal["word", "token"],
     on_error: Literal["stop", "skip"],
+    which: str,
     device: str,
     as_json: bool,
     values: dict[str, Any],
@@ -394,11 +406,11 @@ def surprisal(
         from teacher.beam_scoring import evaluate_surprisal as of_teacher
 
         beam = options.build(BeamConfig, values)
-        found = of_teacher(model, text, out, by=by, on_error=on_error, device=device, beam=beam)
+        found = of_teacher(model, text, out, by=by, on_error=on_error, device=device, which=which, beam=beam)
     else:
         from student.scoring import evaluate_surprisal as of_student
 
-        found = of_student(model, text, out, by=by, on_error=on_error, device=device)
+        found = of_student(model, text, out, by=by, on_error=on_error, device=device, which=which)
     show(found, as_json=as_json)
 
 
@@ -407,6 +419,7 @@ def surprisal(
 @click.argument("trees", type=PATH)
 @click.option("--trees-out", type=PATH, help="STEM to write the parses to, as STEM.mrg and STEM.txt.")
 @on_error_option
+@checkpoint_option
 @device_option
 @json_option
 @configured_by(BeamConfig)
@@ -415,6 +428,7 @@ def parses(
     trees: Path,
     trees_out: Path | None,
     on_error: Literal["stop", "skip"],
+    which: str,
     device: str,
     as_json: bool,
     values: dict[str, Any],
@@ -427,7 +441,9 @@ def parses(
     from teacher.beam_scoring import evaluate_parses
 
     beam = options.build(BeamConfig, values)
-    found = evaluate_parses(teacher, trees, trees_out=trees_out, on_error=on_error, device=device, beam=beam)
+    found = evaluate_parses(
+        teacher, trees, trees_out=trees_out, on_error=on_error, device=device, which=which, beam=beam
+    )
     show(found, as_json=as_json)
 
 

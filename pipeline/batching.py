@@ -104,7 +104,17 @@ class BatchPlan:
 
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return int64 ``[B]``: the positions of each batch of an epoch, over all ranks."""
-        return np.array([self._lengths[batch].sum() for batch in self.batches(epoch)], np.int64)
+        return self.batch_sums(self._lengths, epoch)
+
+    def batch_sums(self, values: np.ndarray, epoch: int) -> np.ndarray:
+        """Return ``[B]``: the sum over each batch of an epoch, over all ranks, of a number each unit has.
+
+        Args:
+            values: ``[M]``, integers or floats; sums of integers are int64, of floats float64.
+            epoch: From 0.
+        """
+        dtype = np.int64 if np.issubdtype(values.dtype, np.integer) else np.float64
+        return np.array([values[batch].sum(dtype=dtype) for batch in self.batches(epoch)], dtype)
 
     def slices(self, epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, int]]:
         """Yield this rank's sentences of each batch, possibly none, and the positions of the whole batch.

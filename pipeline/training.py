@@ -22,14 +22,15 @@ from pipeline.divergence import REMEDY, DivergenceWatch
 from pipeline.read_ahead import ReadAhead
 from pipeline.runtime.checkpoint import TrainingState, load_state, mend_weights, save_checkpoint
 from pipeline.runtime.distributed import World
-from pipeline.runtime.lr_schedule import lr_factor
+from pipeline.runtime.lr_schedule import DECAY_SHARE, lr_factor
 from pipeline.runtime.metrics import Metrics
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_end import recorded_end
 from pipeline.runtime.stop_signal import StoppedBySignal, StopRequest, stop_request
 from pipeline.runtime.train_config import TrainConfig
+from pipeline.runtime.word_counts import word_thresholds, words_name
 from pipeline.step_plan import StepBatch, StepPlan
-from pipeline.training_tally import Tally
+from pipeline.training_tally import Tally, perplexity
 from pipeline.training_task import Task
 from storage.errors import RunError
 
@@ -40,7 +41,8 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     """Train to the end, from the run's checkpoint if it has one; return the best dev loss in nats a position.
 
     ``RUN/checkpoints/best`` is the best by dev loss so far, ``last`` the newest; both are written at each evaluation,
-    ``last`` also every ``checkpoint_every`` steps.
+    ``last`` also every ``checkpoint_every`` steps. ``words_1M`` and so on are written, and ``last`` with them, after
+    the first step with as many words seen.
 
     On SIGTERM, on whichever rank, the step under way ends and ``last`` is written. How it ended stands in the run's
     history.
@@ -90,7 +92,9 @@ class _Training:
         self._task, self._config, self._run, self._world = task, config, run, world
         self._plan = StepPlan(task, config)
         self._optimizer = adamw(task.model, config)
-        self._tally = Tally(task.parts, _device(task.model))
+        self._word_checkpoints = self._planned_word_checkpoints()
+        peak_flops = task.peak_flops * world.size if task.peak_flops is not None else None
+        self._tally = Tally(task.parts, _device(task.model), peak_flops=peak_flops)
         self._watch = DivergenceWatch(task, self._plan)
         self.step = self.positions = 0
         self.best_loss, self.best_step, self.num_worse = math.inf, 0, 0
@@ -154,7 +158,7 @@ class _Training:
                 (sums[0] * (self._world.size / place.num_positions_step)).backward()
         sums = sums.detach()
         self._watch.see_loss(sums[0], step=place.step, index=place.index)
-        self._tally.add(sums, place.batch.num_positions_global)
+        self._tally.add(sums, place.batch.num_positions_global, flops=place.num_flops)
 
     def _update(self, place: StepBatch) -> Tensor:
         """Take the step whose gradients are there; return their norm before clipping."""
@@ -164,6 +168,7 @@ class _Training:
             num_steps=self._plan.num_steps,
             warmup_steps=config.warmup_steps,
             schedule=config.schedule,
+            decay_share=config.decay_share or DECAY_SHARE,
         )
         for group in self._optimizer.param_groups:
             group["lr"] = config.lr * factor
@@ -182,16 +187,18 @@ class _Training:
         step, every = self.step, self._config.checkpoint_every
         has_row = step % self._config.log_every == 0 or step == self._plan.num_steps
         is_evaluated = self._plan.is_evaluated(step)
-        is_saved = is_evaluated or stopping or (every > 0 and step % every == 0)
+        is_due = (every > 0 and step % every == 0) or step in self._word_checkpoints
+        is_saved = is_evaluated or stopping or is_due
         if has_row or is_saved:
             self._watch.check(self._world)
-        at = {"epoch": place.epoch, "positions": self.positions}
+        at = {"epoch": place.epoch, "positions": self.positions, "words": place.num_words}
         if has_row:
             figures = self._tally.close(self._world, wait_s=wait_s)
             if self._metrics is not None:
                 more = {"lr": self._optimizer.param_groups[0]["lr"], "grad_norm": float(gradient_norm)}
-                self._metrics.row("train", step=step, figures=at | figures | more)
-                progress.figures(loss=figures["loss"], **{"positions/s": figures["positions_per_s"]})
+                self._metrics.row("train", step=step, figures=at | figures | perplexity(figures) | more)
+                shown = {"positions/s": figures["positions_per_s"], "data wait share": figures["data_wait_share"]}
+                progress.figures(loss=figures["loss"], **shown)
         if is_evaluated:
             self._evaluate(at)
         if is_saved:
@@ -209,7 +216,7 @@ class _Training:
         else:
             self.num_worse += 1
         if self._metrics is not None:
-            self._metrics.row("dev", step=self.step, figures=at | dev)
+            self._metrics.row("dev", step=self.step, figures=at | dev | perplexity(dev))
             patience = f" of {self._config.patience}" if self._config.patience else ""
             worse = f"; evaluation {self.num_worse}{patience} without a new best" if self.num_worse else ""
             log.info("step %d: dev loss %.4f nats a position%s", self.step, loss, worse)
@@ -234,7 +241,7 @@ class _Training:
             model=self._task.model.state_dict(),
             optimizer=self._optimizer.state_dict(),
         )
-        save_checkpoint(self._run, state, self._task.model)
+        save_checkpoint(self._run, state, self._task.model, also=self._word_checkpoints.get(self.step, ()))
 
     def _stand_at(self, state: TrainingState) -> None:
         self.step, self.positions = state.step, state.positions
@@ -242,9 +249,23 @@ class _Training:
         self.elapsed_s = state.elapsed_s
         self._tally.restore(state.row_sums, state.row_positions, self._world)
         # A process killed after it wrote the state had no time for the weights.
-        self._world.on_main(lambda: mend_weights(self._run, state, self._task.model))
+        also = self._word_checkpoints.get(state.step, ())
+        self._world.on_main(lambda: mend_weights(self._run, state, self._task.model, also=also))
         if self._world.is_main and self.end is None:
             log.info("%s: goes on after step %d of %d", self._run, self.step, self._plan.num_steps)
+
+    def _planned_word_checkpoints(self) -> dict[int, list[str]]:
+        """Return the names of the word checkpoints by the step they are written after; say which never will be."""
+        thresholds = word_thresholds(self._config.word_checkpoints)
+        reached = self._plan.steps_reaching(thresholds)
+        missed = [words_name(threshold) for threshold in thresholds if threshold not in reached]
+        if missed and self._world.is_main:
+            seen = self._plan.words_after(self._plan.num_steps)
+            log.info("%s: training ends after %s words, before %s", self._run, f"{seen:,}", ", ".join(missed))
+        found: dict[int, list[str]] = {}
+        for threshold, step in reached.items():
+            found.setdefault(step, []).append(words_name(threshold))
+        return found
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

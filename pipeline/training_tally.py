@@ -1,7 +1,13 @@
-"""Sums of the loss and times between two rows of figures."""
+"""Sums of the loss, times and rates between two rows of figures.
 
+``model_flops_per_s`` are the operations the model needs (a task counts them) over the time, by all ranks together;
+``mfu``, model FLOPs utilisation (Chowdhery et al. 2022, appendix B), is their share of what the devices can at most do.
+``data_wait_share`` is the share of the time that the main rank waited for batches.
+"""
+
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,20 +18,24 @@ from pipeline.runtime.distributed import World
 class Tally:
     """Sums and times since the last row of figures. Sums stay on the device until a row is written."""
 
-    def __init__(self, parts: Sequence[str], device: torch.device) -> None:
+    def __init__(self, parts: Sequence[str], device: torch.device, *, peak_flops: float | None = None) -> None:
+        """Begin the first row; ``peak_flops``: what all devices together can at most do a second, if it is known."""
         self._parts = parts
+        self._peak_flops = peak_flops
         self._sums = torch.zeros(len(parts), dtype=torch.float64, device=device)
         self._positions = 0
         self._timed_positions = 0
+        self._timed_flops = 0.0
         self._waited_s = 0.0
         self._start = time.perf_counter()
         self._skipped_from = self._start
 
-    def add(self, sums: Tensor, positions: int) -> None:
-        """Add this rank's sums of a batch that has so many positions over all ranks."""
+    def add(self, sums: Tensor, positions: int, *, flops: float = 0.0) -> None:
+        """Add this rank's sums of a batch; positions and, if they are known, model FLOPs are those of all ranks."""
         self._sums += sums[: len(self._parts)]
         self._positions += positions
         self._timed_positions += positions
+        self._timed_flops += flops
         self._skipped_from = time.perf_counter()
 
     def skip_time(self) -> None:
@@ -41,12 +51,20 @@ class Tally:
         """
         means = (world.sum(self._sums) / self._positions).tolist()
         now = time.perf_counter()
+        elapsed_s, waited_s = now - self._start, wait_s - self._waited_s
         figures = dict(zip(self._parts, means, strict=True)) | {
-            "positions_per_s": round(self._timed_positions / (now - self._start), 1),
-            "data_wait_s": round(wait_s - self._waited_s, 4),
+            "positions_per_s": round(self._timed_positions / elapsed_s, 1),
+            "data_wait_s": round(waited_s, 4),
+            "data_wait_share": round(waited_s / elapsed_s, 4),
         }
+        if self._timed_flops:
+            flops_per_s = self._timed_flops / elapsed_s
+            figures["model_flops_per_s"] = round(flops_per_s)
+            if self._peak_flops is not None:
+                figures["mfu"] = round(flops_per_s / self._peak_flops, 4)
         self._sums.zero_()
         self._positions = self._timed_positions = 0
+        self._timed_flops = 0.0
         self._waited_s, self._start = wait_s, now
         return figures
 
@@ -61,3 +79,12 @@ class Tally:
         elif world.is_main:
             self._sums.copy_(sums.sum(0))
         self._positions = positions
+
+
+def perplexity(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the perplexity a position of a row that has a ``cross_entropy``; nothing where it has none, or over 1e300.
+
+    A teacher's losses are joint with the tree, or given it: their exponential is no language model's perplexity.
+    """
+    cross_entropy = figures.get("cross_entropy", math.inf)
+    return {"perplexity": math.exp(cross_entropy)} if cross_entropy < math.log(1e300) else {}

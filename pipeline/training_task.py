@@ -37,6 +37,19 @@ class Task(Protocol):
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return int64 ``[B]``: positions of each batch of an epoch over all ranks, the same on every rank."""
 
+    def batch_words(self, epoch: int) -> np.ndarray:
+        """Return int64 ``[B]``: white-space-separated words of each batch, over all ranks, the same on every rank."""
+
+    def batch_flops(self, epoch: int) -> np.ndarray | None:
+        """Return float64 ``[B]``: model FLOPs of each batch, over all ranks; None if nobody counts them.
+
+        They are what forward and backward of the model need, whatever a program spends.
+        """
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Floating-point operations a second that the device of one rank can at most do; None if it is not known."""
+
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return int64 ``[M]``: the sentences of one batch over all ranks, as numbers in the training split."""
 

@@ -93,9 +93,13 @@ class Rows:
                     "document; build the dataset from trees with a STEM.docs (import-trees --documents)"
                 )
             self._offsets = _document_rows(split.document_ids, self.num_positions, max_length)
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.num_positions)])
-        self.lengths = np.diff(ends[self._offsets])
+        self.lengths = self.sums(self.num_positions)
         """int64 ``[R]``: positions of each row of the split."""
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Return int64 ``[R]``: the sum over each row of an integer each sentence has, ``[M]``."""
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
+        return np.diff(ends[self._offsets])
 
     def sentences(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the sentences of some rows, int64 ``[M]``, and where each row begins among them, ``[B + 1]``."""

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from pipeline.batching import BatchPlan
 from pipeline.corpus.dataset import Dataset, Split, load_dataset
 from pipeline.runtime import config as options
-from pipeline.runtime.distributed import World, joined
-from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights
+from pipeline.runtime.distributed import World, device_model, joined
+from pipeline.runtime.peak_rates import peak_flops
+from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training import train
 from storage.errors import ConfigError
 from storage.locations import Location, Place
 from storage.reader import DumpReader
+from student.compilation import compile_transformer
 from student.config import StudentConfig
 from student.dump_targets import DumpTargets
+from student.flops import training_flops
 from student.loss import NUM_PARTS, DistillationRows, part_names
 from student.model import Student
 from student.rows import Rows
@@ -70,12 +73,24 @@ class StudentTask:
         self._splits = {name: dataset.split(name) for name in ("train", "dev")}
         self._rows = {name: rows_of(split, model.config, config) for name, split in self._splits.items()}
         self._plans = {name: BatchPlan(rows.lengths, config, world) for name, rows in self._rows.items()}
+        self._num_words = self._rows["train"].sums(self._splits["train"].num_words)
+        self._flops = training_flops(model.config, self._rows["train"].lengths)
+        device = device_model(model.head_weight.device)
+        self.peak_flops = peak_flops(device, config.dtype, given_tflops=config.peak_tflops)
         self._targets = targets
         self._tokenizer = dataset.tokenizer
 
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Positions of each batch of an epoch."""
         return self._plans["train"].batch_positions(epoch)
+
+    def batch_words(self, epoch: int) -> np.ndarray:
+        """Words of each batch of an epoch."""
+        return self._plans["train"].batch_sums(self._num_words, epoch)
+
+    def batch_flops(self, epoch: int) -> np.ndarray:
+        """Model FLOPs of each batch of an epoch."""
+        return self._plans["train"].batch_sums(self._flops, epoch)
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Sentences of a batch."""
@@ -164,6 +179,8 @@ def train_student(
         if initial is not None:
             initial.fill(model)
         model = model.to(device)
+        if training.compile:
+            compile_transformer(model, device)
         run = RunDescription(
             kind="student",
             configuration=options.to_json(config, training),
@@ -185,15 +202,15 @@ def rows_of(split: Split, config: StudentConfig, training: StudentTrainConfig) -
     return Rows(split, context=training.context, max_length=config.max_length, truncate=truncate)
 
 
-def load_student(path: Path, device: torch.device) -> tuple[Student, RunInfo]:
+def load_student(path: Path, device: torch.device, which: Which = "best") -> tuple[Student, RunInfo]:
     """Return a trained student in evaluation mode, and what its run says.
 
     Raises:
-        RunError: If ``path`` is no student's run.
+        RunError: If ``path`` is no student's run, or has no such checkpoint.
     """
     run = open_student(path)
     model = Student(student_config(run), bos_id=run.model["bos_id"], seed=0)
-    load_weights(run.checkpoint(), model)
+    load_weights(run.checkpoint(which), model)
     return model.to(device).eval(), run
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.runtime.train_config import TrainConfig
+from pipeline.runtime.train_config import MOST, TrainConfig
 from storage.errors import ConfigError
 
 
@@ -34,6 +34,10 @@ class StudentTrainConfig(TrainConfig):
     tail: Literal["bucket", "renormalise", "drop"] = "bucket"
     """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored. With
     draws there is no choice."""
+    compile: bool = False
+    """Compile the Transformer (torch.compile); needs a C++ compiler on CPUs, Triton on GPUs; dropout draws others."""
+    peak_tflops: float = 0.0
+    """Peak of one device in 10^12 floating-point operations a second, for mfu; 0: what is known of it, if anything."""
 
     def __post_init__(self) -> None:
         # A dataclass with slots is rebuilt as another class, which the short form of super() would not find.
@@ -43,5 +47,7 @@ class StudentTrainConfig(TrainConfig):
             problems.append(f"alpha is {self.alpha}, expected 0 to 1")
         if not self.temperature > 0:
             problems.append(f"temperature is {self.temperature}, expected more than 0")
+        if not 0 <= self.peak_tflops <= MOST:
+            problems.append(f"peak-tflops is {self.peak_tflops}, expected at least 0 and at most {MOST:g}")
         if problems:
-            raise ConfigError("distillation: " + "; ".join(problems))
+            raise ConfigError("student training: " + "; ".join(problems))

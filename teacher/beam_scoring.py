@@ -24,6 +24,7 @@ from pipeline.evaluation.recording import record_minimal_pairs, record_parses, r
 from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.run_directory import Which
 from storage.ragged import Ragged
 from teacher.beam import BeamResult, BeamSearch
 from teacher.beam_config import BeamConfig
@@ -80,41 +81,58 @@ def marginal_figures(model: Rnng, beam: BeamConfig, split: Split) -> tuple[list[
 
 
 def evaluate_surprisal(
-    model: Path, text: Path, out: Path, *, by: By, on_error: OnError, device: str, beam: BeamConfig
+    model: Path,
+    text: Path,
+    out: Path,
+    *,
+    by: By,
+    on_error: OnError,
+    device: str,
+    beam: BeamConfig,
+    which: Which = "best",
 ) -> dict[str, Any]:
     """Write the surprisals of a text's words or tokens as a table, and their sums beside the run; return the sums."""
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate surprisal")
-        teacher, run = load_teacher(model, where)
+        teacher, run = load_teacher(model, where, which)
         tokenizer = Tokenizer.load(run.tokenizer_path)
         figure, dropped = write_surprisals(
             BeamScorer(teacher, beam), tokenizer, text, out, by=by, on_error=on_error, block_sentences=BLOCK_SENTENCES
         )
         settings = _settings(beam, where) | {"distribution": MARGINAL, "on_error": on_error}
-        return record_surprisal(run, text, out, figure, dropped=dropped, settings=settings)
+        return record_surprisal(run, text, out, figure, dropped=dropped, settings=settings, which=which)
 
 
-def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, beam: BeamConfig) -> dict[str, Any]:
+def evaluate_minimal_pairs(
+    model: Path, folder: Path, *, device: str, beam: BeamConfig, which: Which = "best"
+) -> dict[str, Any]:
     """Score every pair of a folder, write the figures beside the run, return them."""
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate minimal-pairs")
         pairs = read_minimal_pairs(folder)
-        teacher, run = load_teacher(model, where)
+        teacher, run = load_teacher(model, where, which)
         tokenizer = Tokenizer.load(run.tokenizer_path)
         figures = score_pairs(BeamScorer(teacher, beam), tokenizer, pairs)
         settings = _settings(beam, where) | {"distribution": MARGINAL}
         return record_minimal_pairs(
-            run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings
+            run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings, which=which
         )
 
 
 def evaluate_parses(
-    model: Path, stem: Path, *, trees_out: Path | None, on_error: OnError, device: str, beam: BeamConfig
+    model: Path,
+    stem: Path,
+    *,
+    trees_out: Path | None,
+    on_error: OnError,
+    device: str,
+    beam: BeamConfig,
+    which: Which = "best",
 ) -> dict[str, Any]:
     """Parse the text of a treebank, compare with its trees, write the figures beside the run, return them."""
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate parses")
-        teacher, run = load_teacher(model, where)
+        teacher, run = load_teacher(model, where, which)
         tokenizer = Tokenizer.load(run.tokenizer_path)
         labels: list[str] = run.model["labels"]
         with Progress("read", total=None, unit="sentences") as progress:
@@ -128,11 +146,12 @@ def evaluate_parses(
         if trees_out is not None:
             num_lost = write_parses(trees_out, gold, predicted, labels if labelled else ["TOP", "X"])
             written = {"trees_out": str(trees_out), "phrases_that_cannot_be_written": num_lost}
-        return record_parses(run, stem, figure, counts=counts, settings=_settings(beam, where)) | written
+        settings = _settings(beam, where)
+        return record_parses(run, stem, figure, counts=counts, settings=settings, which=which) | written
 
 
 def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:
-    return {"checkpoint": "best", "device": where.type, "dtype": "float32", **asdict(beam)}
+    return {"device": where.type, "dtype": "float32", **asdict(beam)}
 
 
 def _joined(parts: Sequence[Ragged]) -> Ragged:

@@ -20,6 +20,7 @@ from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, perplexity_figure
 from pipeline.evaluation.recording import record_perplexity
 from pipeline.next_token import log_probs_of
 from pipeline.runtime.distributed import joined
+from pipeline.runtime.run_directory import Which
 from storage.locations import Place
 from storage.ragged import Ragged
 from teacher.beam_config import BeamConfig
@@ -32,7 +33,14 @@ BATCH_TOKENS = 8192
 
 
 def evaluate_perplexity(
-    model: Path, data: Place, *, split: str, floor: Path | None, device: str, marginal: BeamConfig | None = None
+    model: Path,
+    data: Place,
+    *,
+    split: str,
+    floor: Path | None,
+    device: str,
+    marginal: BeamConfig | None = None,
+    which: Which = "best",
 ) -> dict[str, Any]:
     """Measure both figures of a split, write them beside the run, return a summary.
 
@@ -40,7 +48,7 @@ def evaluate_perplexity(
     """
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate perplexity")
-        teacher, run = load_teacher(model, where)
+        teacher, run = load_teacher(model, where, which)
         dataset = load_dataset(data)
         check_reads(run, dataset)
         sentences = dataset.split(split)
@@ -51,17 +59,12 @@ def evaluate_perplexity(
             perplexity_figure(token_log_probs, sentences, GIVEN_TREE),
             perplexity_figure(joint, sentences, JOINT),
         ]
-        settings: dict[str, Any] = {
-            "checkpoint": "best",
-            "batch_tokens": BATCH_TOKENS,
-            "device": where.type,
-            "dtype": "float32",
-        }
+        settings: dict[str, Any] = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
         settings["tree_source"] = dataset.tree_source
         if marginal is not None:
             more, search = marginal_figures(teacher, marginal, sentences)
             figures, settings = [*figures, *more], settings | search
-        return record_perplexity(run, sentences, figures, floor=floor, settings=settings)
+        return record_perplexity(run, sentences, figures, floor=floor, settings=settings, which=which)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pipeline.batching import BatchPlan
 from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import World, available_bytes, joined
-from pipeline.runtime.run_directory import RunDescription, RunInfo, load_weights, open_run
+from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights, open_run
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training import train
@@ -27,6 +27,7 @@ class TeacherTask:
     """A teacher and its batches, for ``pipeline.training``."""
 
     parts = dev_parts = PARTS
+    peak_flops = None
 
     def __init__(self, model: Rnng, dataset: Dataset, config: TrainConfig, world: World) -> None:
         self.model = self.objective = model
@@ -38,6 +39,13 @@ class TeacherTask:
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Positions of each batch of an epoch."""
         return self._plans["train"].batch_positions(epoch)
+
+    def batch_words(self, epoch: int) -> np.ndarray:
+        """Words of each batch of an epoch."""
+        return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
+
+    def batch_flops(self, epoch: int) -> None:
+        """Nobody counts them: sharing and caching make less of them than the model says."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Sentences of a batch."""
@@ -87,15 +95,15 @@ def train_teacher(
             return train(TeacherTask(model, dataset, training, world), training, run=out, world=world)
 
 
-def load_teacher(path: Path, device: torch.device) -> tuple[Rnng, RunInfo]:
+def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tuple[Rnng, RunInfo]:
     """Return a trained teacher in evaluation mode, and what its run says.
 
     Raises:
-        RunError: If ``path`` is no teacher's run.
+        RunError: If ``path`` is no teacher's run, or has no such checkpoint.
     """
     run = open_teacher(path)
     model = _build(options.build(TeacherConfig, run.configuration), run.model)
-    load_weights(run.checkpoint(), model)
+    load_weights(run.checkpoint(which), model)
     return model.to(device).eval(), run
 
 

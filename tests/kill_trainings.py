@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from pipeline.dump_config import DumpConfig
+from pipeline.runtime.run_directory import checkpoint_names
 from storage.locations import open_folder
 from student.train import train_student
 from student.train_config import StudentTrainConfig
@@ -29,12 +30,13 @@ from teacher.dump import dump_teacher
 from teacher.train import train_teacher
 from tests.killing import attempt
 
-# Rows, evaluations and checkpoints at steps of their own; a step of several batches; an epoch's end in between.
+# Rows, evaluations, checkpoints and those at numbers of words at steps of their own; a step of several batches; an
+# epoch's end in between.
 TRAINING: dict[str, Any] = {
     "max_steps": 18, "accumulate_batches": 2, "batch_tokens": 400, "eval_every": 9, "checkpoint_every": 3,
-    "log_every": 5, "warmup_steps": 4, "threads": 1, "device": "cpu",
+    "log_every": 5, "warmup_steps": 4, "threads": 1, "device": "cpu", "word_checkpoints": ("1k", "2k", "2100"),
 }  # fmt: skip
-TIMES = {"elapsed_s", "positions_per_s", "data_wait_s"}
+TIMES = {"elapsed_s", "positions_per_s", "data_wait_s", "data_wait_share", "model_flops_per_s"}
 
 
 def main() -> None:
@@ -93,7 +95,9 @@ class Trial:
         assert [row.keys() for row in found] == [row.keys() for row in expected]
         if self.sort == "exact":
             assert found == expected
-            for which in ("best", "last"):
+            names = checkpoint_names(self.expected)
+            assert names == checkpoint_names(self.run_path) == ["best", "last", "words_1k", "words_2k", "words_2100"]
+            for which in names:
                 name = f"checkpoints/{which}/model.safetensors"
                 assert (self.run_path / name).read_bytes() == (self.expected / name).read_bytes(), name
             _assert_same(_state(self.run_path), _state(self.expected))

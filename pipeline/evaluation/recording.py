@@ -12,7 +12,7 @@ from pipeline.evaluation.parses import ParseFigure
 from pipeline.evaluation.perplexity import NORMALISERS, PerplexityFigure, floor_figure
 from pipeline.evaluation.results import MINIMAL_PAIRS, PARSES, PERPLEXITY, SURPRISAL, Result, write_result
 from pipeline.evaluation.surprisal import SurprisalFigure
-from pipeline.runtime.run_directory import RunInfo, command_line, versions
+from pipeline.runtime.run_directory import RunInfo, Which, command_line, versions
 from storage.errors import FingerprintMismatchError
 from storage.fingerprints import sha256_file
 
@@ -32,7 +32,13 @@ def check_tokenizer(run: RunInfo, dataset: Dataset) -> None:
 
 
 def record_perplexity(
-    run: RunInfo, split: Split, figures: Sequence[PerplexityFigure], *, floor: Path | None, settings: Mapping[str, Any]
+    run: RunInfo,
+    split: Split,
+    figures: Sequence[PerplexityFigure],
+    *,
+    floor: Path | None,
+    settings: Mapping[str, Any],
+    which: Which = "best",
 ) -> dict[str, Any]:
     """Write ``RUN/results/perplexity-SPLIT.json``; return a summary by distribution.
 
@@ -41,13 +47,14 @@ def record_perplexity(
         split: On what.
         figures: One a distribution.
         floor: ``entropy.json`` of the sample the split is from, or None.
-        settings: What could change the figures.
+        settings: What could change the figures, but the checkpoint.
+        which: The checkpoint; one that is not the best is named in the file's name.
     """
     if floor is not None:
         figures = [*figures, floor_figure(floor, split.name, like=figures[0], text_sha256=split.text_sha256)]
     found = [figure.to_json() for figure in figures]
-    result = _result(run, PERPLEXITY, split.name, found, settings, split=split.sha256)
-    written = write_result(run.path, f"perplexity-{split.name}", result)
+    result = _result(run, which, PERPLEXITY, split.name, found, settings, split=split.sha256)
+    written = write_result(run.path, f"perplexity-{split.name}{_of(which)}", result)
     summary: dict[str, Any] = {"run": str(run.path), "split": split.name, "positions": split.num_positions}
     for figure in figures:
         summary[figure.distribution] = {name: getattr(figure, name) for name in NORMALISERS}
@@ -55,11 +62,17 @@ def record_perplexity(
 
 
 def record_minimal_pairs(
-    run: RunInfo, subject: str, figures: MinimalPairFigures, *, pairs_sha256: str, settings: Mapping[str, Any]
+    run: RunInfo,
+    subject: str,
+    figures: MinimalPairFigures,
+    *,
+    pairs_sha256: str,
+    settings: Mapping[str, Any],
+    which: Which = "best",
 ) -> dict[str, Any]:
     """Write ``RUN/results/minimal-pairs-SUBJECT-DIGEST.json``; return its figures."""
-    result = _result(run, MINIMAL_PAIRS, subject, figures.to_json(), settings, pairs=pairs_sha256)
-    written = write_result(run.path, _name("minimal-pairs", subject, pairs_sha256), result)
+    result = _result(run, which, MINIMAL_PAIRS, subject, figures.to_json(), settings, pairs=pairs_sha256)
+    written = write_result(run.path, _name("minimal-pairs", subject, pairs_sha256, which), result)
     return {"run": str(run.path), "subject": subject, **figures.to_json(), "written": str(written)}
 
 
@@ -71,6 +84,7 @@ def record_surprisal(
     *,
     dropped: Mapping[str, int],
     settings: Mapping[str, Any],
+    which: Which = "best",
 ) -> dict[str, Any]:
     """Write ``RUN/results/surprisal-TEXT-DIGEST.json``; return its figures.
 
@@ -80,17 +94,24 @@ def record_surprisal(
         table: Where the surprisals are.
         figure: Their sums.
         dropped: Lines of the text left out, by reason.
-        settings: What could change the figures.
+        settings: What could change the figures, but the checkpoint.
+        which: The checkpoint; one that is not the best is named in the file's name.
     """
     sha256 = sha256_file(text)
     figures = figure.to_json() | {"dropped": dict(sorted(dropped.items()))}
-    result = _result(run, SURPRISAL, text.name, figures, settings, text=sha256)
-    written = write_result(run.path, _name("surprisal", text.name, sha256), result)
+    result = _result(run, which, SURPRISAL, text.name, figures, settings, text=sha256)
+    written = write_result(run.path, _name("surprisal", text.name, sha256, which), result)
     return {"run": str(run.path), "text": str(text), **figures, "table": str(table), "written": str(written)}
 
 
 def record_parses(
-    run: RunInfo, stem: Path, figure: ParseFigure, *, counts: Counts, settings: Mapping[str, Any]
+    run: RunInfo,
+    stem: Path,
+    figure: ParseFigure,
+    *,
+    counts: Counts,
+    settings: Mapping[str, Any],
+    which: Which = "best",
 ) -> dict[str, Any]:
     """Write ``RUN/results/parses-STEM-DIGEST.json``; return its figures.
 
@@ -99,22 +120,28 @@ def record_parses(
         stem: STEM of the trees it was compared with, as ``read_gold_trees`` read them.
         figure: How they agree.
         counts: What became of each tree of the treebank.
-        settings: What could change the figures: the beam, the caps.
+        settings: What could change the figures, but the checkpoint: the beam, the caps.
+        which: The checkpoint; one that is not the best is named in the file's name.
     """
     sha256 = sha256_file(find_file(stem, ".mrg"))
     figures = figure.to_json() | {"treebank": counts.to_json()}
-    result = _result(run, PARSES, stem.name, figures, settings, trees=sha256)
-    written = write_result(run.path, _name("parses", stem.name, sha256), result)
+    result = _result(run, which, PARSES, stem.name, figures, settings, trees=sha256)
+    written = write_result(run.path, _name("parses", stem.name, sha256, which), result)
     return {"run": str(run.path), "trees": str(stem), **figures, "written": str(written)}
 
 
-def _name(kind: str, subject: str, sha256: str) -> str:
-    """Return the name of a result; two subjects of one name are two results."""
-    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{sha256[:8]}"
+def _name(kind: str, subject: str, sha256: str, which: Which) -> str:
+    """Return the name of a result; two subjects of one name are two results, and so are two checkpoints."""
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{sha256[:8]}{_of(which)}"
+
+
+def _of(which: Which) -> str:
+    return "" if which == "best" else f"-{which}"
 
 
 def _result(
     run: RunInfo,
+    which: Which,
     kind: str,
     subject: str,
     figures: Any,  # noqa: ANN401 - JSON
@@ -125,8 +152,8 @@ def _result(
         kind=kind,
         subject=subject,
         figures=figures,
-        settings=dict(settings),
-        fingerprints={"weights": sha256_file(run.checkpoint()), "tokenizer": run.fingerprints["tokenizer"]}
+        settings={"checkpoint": which, **settings},
+        fingerprints={"weights": sha256_file(run.checkpoint(which)), "tokenizer": run.fingerprints["tokenizer"]}
         | fingerprints,
         versions=versions(),
         command=command_line(),

@@ -109,6 +109,11 @@ def _read_run(path: Path, name: str) -> RunRecord:
     commands = []
     for file, result in read_results(path).items():
         where = f"{path}/results/{file}.json"
+        if (which := result.settings.get("checkpoint", "best")) != "best":
+            missing.append(
+                f"results/{file}.json is of checkpoint {which}, and this page compares the best: it is not shown"
+            )
+            continue
         if result.kind == PERPLEXITY:
             figures = _perplexities(result, where)
             # Whole results only: a floor is of the very text of the figures recorded with it, and of no other.

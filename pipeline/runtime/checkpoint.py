@@ -1,10 +1,10 @@
 """The state that training goes on from: one file, written atomically, that is the whole truth about a run.
 
     RUN/checkpoints/last/training_state.pt    weights, optimiser, step, positions, best loss, figures since the last row
-    RUN/checkpoints/{last,best}/model.safetensors    the weights alone, for all who only load a model
+    RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    the weights alone, for all who only load a model
 
 The state is written first and the weights after it, so whenever a process dies the weights can be made again from it.
-The price is writing the weights twice or three times.
+The price is writing the weights twice or more.
 
 A file from a stranger executes nothing: it is read by torch's restricted unpickler. That one does not check the
 checksums of its archive, so they are checked before, by ``zipfile``.
@@ -14,6 +14,7 @@ import dataclasses
 import io
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,8 @@ def state_path(run: Path) -> Path:
     return run / "checkpoints" / "last" / "training_state.pt"
 
 
-def save_checkpoint(run: Path, state: TrainingState, model: nn.Module) -> None:
-    """Write the state, then the weights of ``model``, whose state it is.
+def save_checkpoint(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
+    """Write the state, then the weights of ``model``, whose state it is: ``last``, ``best`` if they are, and ``also``.
 
     Raises:
         StoreError: If there is no room. The checkpoint before is then still there, whole.
@@ -73,13 +74,13 @@ def save_checkpoint(run: Path, state: TrainingState, model: nn.Module) -> None:
     buffer = io.BytesIO()
     torch.save({"format_version": STATE_FORMAT_VERSION, **content}, buffer)
     write_atomically(path, buffer.getbuffer())
-    for weights in _weight_paths(run, state):
+    for weights in _weight_paths(run, state, also):
         save_weights(weights, model)
 
 
-def mend_weights(run: Path, state: TrainingState, model: nn.Module) -> None:
+def mend_weights(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
     """Write the weights of ``model``, whose state this is, where a process was killed before it had written them."""
-    for path in _weight_paths(run, state):
+    for path in _weight_paths(run, state, also):
         if not path.exists() or path.read_bytes() != weights_bytes(model):
             save_weights(path, model)
 
@@ -108,10 +109,10 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
     return state
 
 
-def _weight_paths(run: Path, state: TrainingState) -> list[Path]:
-    """Return the files that hold the weights of a state: ``last`` and, if none before was better, ``best``."""
-    best = [checkpoint_path(run, "best")] if state.best_step == state.step else []
-    return [checkpoint_path(run, "last"), *best]
+def _weight_paths(run: Path, state: TrainingState, also: Iterable[str]) -> list[Path]:
+    """Return the files that hold the weights of a state: ``last``, ``best`` if none before was better, and ``also``."""
+    best = ["best"] if state.best_step == state.step else []
+    return [checkpoint_path(run, which) for which in ("last", *best, *also)]
 
 
 def _checked(path: Path) -> bytes:

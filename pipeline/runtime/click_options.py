@@ -85,7 +85,7 @@ def _click_option(option: options.Option) -> Callable[[Callable[..., None]], Cal
         default = typed if option.default else f"no-{typed}"
         about = f"{option.help} [default: {default}]"
         return click.option(f"--{typed}/--no-{typed}", option.name, default=None, help=about)
-    default = ",".join(map(str, option.default)) if option.many else option.default
+    default = ",".join(map(str, option.default)) or "none" if option.many else option.default
     kind: Any = CommaSeparated(option.type) if option.many else option.type
     return click.option(
         f"--{typed}",

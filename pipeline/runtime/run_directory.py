@@ -2,7 +2,7 @@
 
     RUN/run.json                              kind, configuration, fingerprints, versions, command, git state
     RUN/tokenizer.json                        the tokenizer the model reads
-    RUN/checkpoints/{best,last}/model.safetensors
+    RUN/checkpoints/{best,last,words_1M,…}/model.safetensors
     RUN/checkpoints/last/training_state.pt    what training goes on from
     RUN/history.jsonl                         each start of the training, on what it computed, and each end
     RUN/metrics.jsonl, RUN/tensorboard/       figures by step
@@ -13,6 +13,7 @@ A directory is filled by one training run, in one process or, interrupted, in se
 
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -20,12 +21,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from pipeline.runtime.word_counts import num_words_of
 from storage.errors import FingerprintMismatchError, RunError
 from storage.files import make_directory, write_atomically
 from storage.fingerprints import sha256_file
@@ -33,8 +35,9 @@ from storage.fingerprints import sha256_file
 RUN_FORMAT_VERSION = 1
 
 Kind = Literal["teacher", "student"]
-Which = Literal["best", "last"]
-"""By loss on dev, or the newest."""
+Which: TypeAlias = str
+"""``best`` by loss on dev, ``last`` the newest, ``words_1M`` after as many words (``pipeline.runtime.word_counts``)."""
+_WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +63,11 @@ class RunInfo:
         return self.path / "tokenizer.json"
 
     def checkpoint(self, which: Which = "best") -> Path:
-        """Path of the weights: best by loss on dev, or last."""
+        """Path of the weights.
+
+        Raises:
+            RunError: If no checkpoint is ever named so.
+        """
         return checkpoint_path(self.path, which)
 
 
@@ -130,8 +137,23 @@ def open_run(path: Path) -> RunInfo:
 
 
 def checkpoint_path(run: Path, which: Which) -> Path:
-    """Path of a checkpoint's weights."""
+    """Path of a checkpoint's weights.
+
+    Raises:
+        RunError: If no checkpoint is ever named so.
+    """
+    if not _WHICH.fullmatch(which):
+        raise RunError(
+            f"{run}: checkpoint is {which!r}, expected best, last or one at a number of words, such as words_1M; this "
+            f"run has {', '.join(checkpoint_names(run)) or 'none'}"
+        )
     return run / "checkpoints" / which / "model.safetensors"
+
+
+def checkpoint_names(run: Path) -> list[str]:
+    """Return which checkpoints a run has: best, last, and then by number of words."""
+    found = (path.parent.name for path in (run / "checkpoints").glob("*/model.safetensors"))
+    return sorted(filter(_WHICH.fullmatch, found), key=lambda name: (num_words_of(name), name))
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -160,7 +182,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
         state = safetensors.torch.load_file(path)
         model.load_state_dict(state)
     except FileNotFoundError:
-        raise RunError(f"{path}: no checkpoint here; the run may have ended before its first evaluation") from None
+        there = ", ".join(checkpoint_names(path.parents[2]))
+        why = f"the run has {there}" if there else "the run may have ended before its first evaluation"
+        raise RunError(f"{path}: no checkpoint here; {why}") from None
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise RunError(f"{path}: not a checkpoint of this model ({reason}); train again") from None

@@ -32,7 +32,7 @@ from storage.files import PARTIAL_SUFFIX, cannot_write, make_directory, remove_p
 Resume = Literal["auto", "never"]
 """Whether a run that is there goes on, or is refused whatever it is."""
 
-FREE = ("device", "threads", "checkpoint_every")
+FREE = ("device", "threads", "checkpoint_every", "compile", "peak_tflops")
 """Options a resumed run may be given otherwise; the number of processes may differ too."""
 SHOWN = 60
 """Characters of a value in a message."""

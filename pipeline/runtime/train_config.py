@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.runtime.lr_schedule import DECAY_SHARE, Schedule
+from pipeline.runtime.word_counts import word_thresholds
 from storage.errors import ConfigError
 
 MOST = 1e30
@@ -27,8 +29,10 @@ class TrainConfig:
     """Positions shuffled together; 0: the whole split. For a dump larger than memory or --cache-gb, say 1000000."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """What the learning rate does after the warm-up; cosine and linear end at zero."""
+    schedule: Schedule = "cosine"
+    """What the learning rate does after the warm-up: all but constant end at zero; wsd is constant before it falls."""
+    decay_share: float = 0.0
+    """With --schedule wsd, the last share of the steps, in which the rate falls linearly to zero; 0: 0.2."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from zero."""
     weight_decay: float = 0.01
@@ -41,6 +45,9 @@ class TrainConfig:
     """Dev evaluations without a new best after which training ends; 0: it goes on to its last step."""
     checkpoint_every: int = 0
     """Steps between checkpoints to go on from, beside those at each dev evaluation; 0: those alone."""
+    word_checkpoints: tuple[str, ...] = ()
+    """Words after which the weights are kept as RUN/checkpoints/words_1M and so on: 500k,1M,2M; or babylm: every 1M up
+    to 10M, every 10M up to 100M, every 100M up to 1000M. White-space-separated words; repeated passes count again."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
     seed: int = 1
@@ -81,5 +88,16 @@ class TrainConfig:
         ]
         if not 0 <= self.weight_decay <= MOST:
             problems.append(f"weight-decay is {self.weight_decay}, expected at least 0 and at most {MOST:g}")
+        if not 0 <= self.decay_share <= 1:
+            problems.append(f"decay-share is {self.decay_share}, expected 0 to 1 (0: {DECAY_SHARE})")
+        elif self.decay_share and self.schedule != "wsd":
+            problems.append(
+                f"decay-share is {self.decay_share}, but schedule {self.schedule} has no such share; give --schedule "
+                "wsd, or leave --decay-share out"
+            )
+        try:
+            word_thresholds(self.word_checkpoints)
+        except ConfigError as error:
+            problems.append(str(error))
         if problems:
             raise ConfigError("training: " + "; ".join(problems))

@@ -26,7 +26,7 @@ from pipeline.runtime.stop_signal import StoppedBySignal
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.step_plan import StepPlan
 from pipeline.training import _step_seed, adamw, train
-from pipeline.training_tally import Tally
+from pipeline.training_tally import Tally, perplexity
 from storage.errors import ConfigError, RunError
 from student.config import StudentConfig
 from student.model import Student
@@ -108,6 +108,14 @@ class LineTask:
     def batch_positions(self, _epoch: int) -> np.ndarray:
         return np.array(self.sizes)
 
+    peak_flops = None
+
+    def batch_words(self, _epoch: int) -> np.ndarray:
+        return 10 * np.array(self.sizes)
+
+    def batch_flops(self, _epoch: int) -> None:
+        return None
+
     def batch_sentences(self, _epoch: int, index: int) -> np.ndarray:
         return sum(self.sizes[:index]) + np.arange(self.sizes[index])
 
@@ -127,7 +135,7 @@ OPTIONS = {"lr": 0.05, "warmup_steps": 0, "log_every": 3}
 
 def rows(run: Path, split: str) -> list[dict]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    times = {"elapsed_s", "positions_per_s", "data_wait_s"}
+    times = {"elapsed_s", "positions_per_s", "data_wait_s", "data_wait_share"}
     return [{name: row[name] for name in row.keys() - times} for row in found if row["split"] == split]
 
 
@@ -285,6 +293,64 @@ def test_weights_that_a_killed_process_did_not_come_to_write_are_made_from_the_s
     assert [file.read_bytes() for file in files] == written
 
 
+WORDS = {"num_epochs": 3, "accumulate_batches": 2, "eval_every": 5, "word_checkpoints": ("70", "100", "1k", "90", "90")}
+"""Of batches that have 30, 40, 50, 30 words: 70, 150, 220 and so on after the steps, 450 in all."""
+
+
+def word_files(run: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in run.glob("checkpoints/words_*/model.safetensors")}
+
+
+def test_weights_are_kept_after_the_first_step_at_which_so_many_words_were_seen(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    trained(LineTask([3, 4, 5, 3]), tmp_path / "run", **WORDS)
+    assert [row["words"] for row in rows(tmp_path / "run", "train")] == [220, 450]
+    found = word_files(tmp_path / "run")
+    constant = WORDS | {"schedule": "constant"}
+    trained(LineTask([3, 4, 5, 3]), tmp_path / "constant", **constant)
+    for name, step in {"words_70": 1, "words_90": 2, "words_100": 2}.items():
+        # With a constant rate, a shorter training is the first part of a longer one.
+        trained(LineTask([3, 4, 5, 3]), tmp_path / name, **constant | {"max_steps": step})
+        last = (tmp_path / name / "checkpoints/last/model.safetensors").read_bytes()
+        assert word_files(tmp_path / "constant")[name] == last
+    assert found.keys() == {"words_70", "words_90", "words_100"}
+    assert caplog.messages[0] == f"{tmp_path / 'run'}: training ends after 450 words, before words_1k"
+
+
+def test_weights_at_a_number_of_words_are_the_same_after_an_interruption(tmp_path):
+    sizes = [3, 4, 5, 3]
+    trained(LineTask(sizes), tmp_path / "whole", **WORDS)
+    expected = word_files(tmp_path / "whole")
+    with pytest.raises(StopHereError):
+        trained(Interrupting(sizes, at=(1, 0)), tmp_path / "run", **WORDS)
+    # Killed between the training state and the weights: nothing but the state says that they are due.
+    assert torch.load(state_path(tmp_path / "run"), weights_only=True)["step"] == 2
+    for name, content in {"words_90": None, "words_100": b"half of"}.items():
+        file = tmp_path / "run" / "checkpoints" / name / "model.safetensors"
+        file.unlink() if content is None else file.write_bytes(content)
+    trained(LineTask(sizes), tmp_path / "run", **WORDS)
+    assert word_files(tmp_path / "run") == expected
+    assert rows(tmp_path / "run", "train") == rows(tmp_path / "whole", "train")
+
+
+def test_perplexity_is_that_of_the_cross_entropy_and_of_nothing_else():
+    assert perplexity({"loss": 1.0, "cross_entropy": 2.0, "kl": 3.0}) == {"perplexity": pytest.approx(math.exp(2))}
+    assert perplexity({"loss": 1.0, "token_loss": 2.0}) == {}
+    assert perplexity({"cross_entropy": 1e4}) == {}
+
+
+def test_a_row_has_the_rates_that_its_batches_times_and_waits_give(monkeypatch):
+    clock = iter([10.0, 11.0, 12.0, 14.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    tally = Tally(("loss",), torch.device("cpu"), peak_flops=1000.0)
+    tally.add(torch.tensor([6.0]), 3, flops=600.0)
+    tally.add(torch.tensor([2.0]), 1, flops=200.0)
+    assert tally.close(World(), wait_s=0.5) == {
+        "loss": 2.0, "positions_per_s": 1.0, "data_wait_s": 0.5, "data_wait_share": 0.125, "model_flops_per_s": 200,
+        "mfu": 0.2,
+    }  # fmt: skip
+
+
 def test_training_ends_after_as_many_evaluations_without_a_new_best_as_patience_says(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     # What lowers the loss at sin(x) raises it at -100.
@@ -299,9 +365,9 @@ def test_training_ends_after_as_many_evaluations_without_a_new_best_as_patience_
 
 def test_a_dev_row_has_only_the_parts_that_dev_has(tmp_path):
     trained(LineTask([3]), tmp_path / "run", num_epochs=1)
-    assert rows(tmp_path / "run", "dev")[0].keys() == {"split", "step", "epoch", "positions", "loss"}
+    assert rows(tmp_path / "run", "dev")[0].keys() == {"split", "step", "epoch", "positions", "words", "loss"}
     more = {"loss", "again", "lr", "grad_norm"}
-    assert rows(tmp_path / "run", "train")[0].keys() == {"split", "step", "epoch", "positions"} | more
+    assert rows(tmp_path / "run", "train")[0].keys() == {"split", "step", "epoch", "positions", "words"} | more
 
 
 class Seeing(Line):

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.runtime.run_directory import (
     RunDescription,
+    checkpoint_names,
     checkpoint_path,
     describe_run,
     load_weights,
@@ -75,3 +76,21 @@ def test_weights_of_another_size_or_none_are_refused(tmp_path):
     torch.save({"weight": torch.zeros(2, 2)}, path)  # a pickle, which is never opened
     with pytest.raises(RunError, match="not a checkpoint of this model"):
         load_weights(path, torch.nn.Linear(2, 2))
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_the_names_of_those_that_are(tmp_path, tokenizer):
+    make(tmp_path / "run", tokenizer)
+    run = open_run(tmp_path / "run")
+    model = torch.nn.Linear(2, 2)
+    for which in ("words_10M", "last", "words_500k", "words_2M", "best"):
+        save_weights(run.checkpoint(which), model)
+    assert checkpoint_names(run.path) == ["best", "last", "words_500k", "words_2M", "words_10M"]
+    load_weights(run.checkpoint("words_500k"), model)
+    with pytest.raises(RunError) as error:
+        load_weights(run.checkpoint("words_3M"), model)
+    assert str(error.value).endswith("no checkpoint here; the run has best, last, words_500k, words_2M, words_10M")
+    for which in ("../best", "words_", "words_0", "", "best\n", "Best"):
+        with pytest.raises(
+            RunError, match="expected best, last or one at a number of words, such as words_1M; this run has best"
+        ):
+            run.checkpoint(which)
