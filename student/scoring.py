@@ -3,20 +3,29 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.dataset import load_dataset
+import numpy as np
+import torch
+
+from pipeline.batching import consecutive_batches
+from pipeline.corpus.dataset import Split, load_dataset
 from pipeline.corpus.text import OnError
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
 from pipeline.evaluation.minimal_pairs import pairs_name, pairs_sha256, read_minimal_pairs
-from pipeline.evaluation.perplexity import UNCONDITIONAL, perplexity_figure
+from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL, perplexity_figure
 from pipeline.evaluation.recording import check_tokenizer, record_minimal_pairs, record_perplexity, record_surprisal
 from pipeline.evaluation.scorer import NextTokenScorer
 from pipeline.evaluation.surprisal import By, write_surprisals
+from pipeline.next_token import append_eos, log_probs_of
+from pipeline.runtime import config as options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which
 from storage.locations import Place
-from storage.ragged import Ragged
+from storage.ragged import Ragged, concatenated_ranges
+from student.model import Student
+from student.rows import Context, Rows, StudentInputs
 from student.train import load_student
+from student.train_config import StudentTrainConfig
 
 BATCH_TOKENS = 8192
 """Positions scored at a time."""
@@ -25,19 +34,47 @@ BATCH_TOKENS = 8192
 def evaluate_perplexity(
     model: Path, data: Place, *, split: str, floor: Path | None, device: str, which: Which = "best"
 ) -> dict[str, Any]:
-    """Measure p(x) of a split, write it beside the run, return a summary."""
+    """Measure p(x) of a split, of a student of documents given the document before, and write it beside the run.
+
+    Raises:
+        InputError: If a sentence is longer than the student's rows, or documents are not known where they are needed.
+    """
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate perplexity")
         student, run = load_student(model, where, which)
         dataset = load_dataset(data)
         check_tokenizer(run, dataset)
         sentences = dataset.split(split)
-        eos_id = dataset.tokenizer.eos_id
-        scorer = NextTokenScorer(student, eos_id=eos_id, batch_tokens=BATCH_TOKENS)
-        log_probs = Ragged.from_lists(scorer.log_probs(list(sentences.tokens)), "float32")
-        figure = perplexity_figure(log_probs, sentences, UNCONDITIONAL)
+        context: Context = options.build(StudentTrainConfig, run.configuration).context
+        log_probs = log_probs_in_rows(student, sentences, context=context, eos_id=dataset.tokenizer.eos_id)
+        figure = perplexity_figure(log_probs, sentences, IN_DOCUMENT if context == "document" else UNCONDITIONAL)
         settings = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
         return record_perplexity(run, sentences, [figure], floor=floor, settings=settings, which=which)
+
+
+@torch.no_grad()
+def log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_id: int) -> Ragged:
+    """Return the log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
+
+    Args:
+        student: In evaluation mode.
+        split: The sentences.
+        context: What a sentence is given: nothing, or what stands before it in its row of the document.
+        eos_id: ``<eos>``.
+
+    Raises:
+        InputError: As ``Rows``.
+    """
+    rows = Rows(split, context=context, max_length=student.config.max_length)
+    order = np.argsort(-rows.lengths, kind="stable")  # little padding, and what is too large fails at once
+    found = np.empty(split.num_positions, np.float32)
+    for first, stop in consecutive_batches(rows.lengths[order], BATCH_TOKENS):
+        sentences, row_offsets = rows.sentences(order[first:stop])
+        tokens = split.tokens.take(sentences)
+        states = student.states(StudentInputs.of(tokens, row_offsets, bos_id=student.bos_id))
+        places = concatenated_ranges(split.position_offsets[sentences], rows.num_positions[sentences])
+        found[places] = log_probs_of(student, states, append_eos(tokens, eos_id).values)
+    return Ragged(found, split.position_offsets)
 
 
 def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, which: Which = "best") -> dict[str, Any]:

@@ -30,6 +30,9 @@ from storage.ragged import Ragged
 
 UNCONDITIONAL: Final = "unconditional"
 """p(x): a student's."""
+IN_DOCUMENT: Final = "given the document before it"
+"""The product over sentences of p(x | those before it in its document, as many as a row has room for): a student's that
+was trained with --context document."""
 GIVEN_TREE: Final = "given the tree"
 """The product of p(x_t | x_<t, y_<t, SHIFT): what a teacher's dump holds."""
 JOINT: Final = "joint with the tree"
@@ -40,7 +43,7 @@ PREFIX: Final = "sum over trees by beam search"
 """The sum of p(x, y) over the hypotheses that were kept: a lower bound of p(x), so of its perplexity an upper one."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
-DISTRIBUTIONS: Final = (UNCONDITIONAL, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
+DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 NORMALISERS: Final = {
     "per_token": "exp(nats / (num_tokens + num_sentences)): tokens and one <eos> a sentence",

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from pipeline.evaluation.perplexity import (
     FLOOR,
     GIVEN_TREE,
+    IN_DOCUMENT,
     JOINT,
     NORMALISERS,
     UNCONDITIONAL,
@@ -74,7 +75,7 @@ def render_report(records: Sequence[RunRecord]) -> str:
         summary=_summary(comparison),
         notes=_what_does_not_compare(runs),
         missing=[(comparison.label(run), run.missing) for run in runs if run.missing],
-        students=comparison_table(comparison, "student", (UNCONDITIONAL,)) if students else None,
+        students=comparison_table(comparison, "student", (UNCONDITIONAL, IN_DOCUMENT)) if students else None,
         teachers=comparison_table(comparison, "teacher", (GIVEN_TREE, JOINT, UNCONDITIONAL)) if teachers else None,
         perplexities=perplexity_table(comparison),
         normalisers=NORMALISERS,

@@ -1,0 +1,46 @@
+"""A student of whole documents is trained and evaluated with what stands before a sentence."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_cli
+
+SIZES = ["--embed-dim", 16, "--num-blocks", 1, "--num-heads", 2, "--threads", 1, "--max-steps", 12, "--lr", 0.01]
+
+
+@pytest.fixture(scope="module")
+def data(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    options: list[object] = []
+    for split in ("train", "dev"):
+        for suffix in (".mrg", ".txt"):
+            shutil.copy(small_world / "corpus" / f"{split}{suffix}", folder)
+        num = len((folder / f"{split}.txt").read_text().splitlines())
+        (folder / f"{split}.docs").write_text("".join(f"{line // 7}\n" for line in range(num)))
+        options += [f"--{split}", folder / split]
+    run_cli("build-dataset", *options, "--tokenizer", small_world / "tokenizer.json", "--out", folder / "dataset")
+    return folder / "dataset"
+
+
+def test_its_perplexity_is_that_of_its_dev_loss_and_is_named(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_cli("train-student", "--data", data, "--out", run, "--context", "document", *SIZES, "--max-length", 100)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    loss = min(row["loss"] for row in rows if row["split"] == "dev")
+    run_cli("evaluate", "perplexity", run, "--data", data)
+    (result,) = (run / "results").glob("perplexity*.json")
+    (figure,) = json.loads(result.read_text())["figures"]
+    assert figure["distribution"] == "given the document before it"
+    assert figure["per_token"] == pytest.approx(math.exp(loss), rel=1e-5)
+
+
+def test_a_dataset_without_documents_is_refused(small_world: Path, tmp_path: Path) -> None:
+    options = ["--data", small_world / "dataset", "--out", tmp_path / "run", "--context", "document", *SIZES]
+    message = run_cli("train-student", *options, fails=True).stderr.strip()
+    assert len(message.splitlines()) == 1
+    assert "split train: which sentences make a document is not known" in message
+    assert not (tmp_path / "run").exists()
