@@ -35,7 +35,7 @@ def test_its_perplexity_is_that_of_its_dev_loss_and_is_named(data: Path, tmp_pat
     (result,) = (run / "results").glob("perplexity*.json")
     (figure,) = json.loads(result.read_text())["figures"]
     assert figure["distribution"] == "given the document before it"
-    assert figure["per_token"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert figure["per_token"]["value"] == pytest.approx(math.exp(loss), rel=1e-5)
 
 
 def test_a_dataset_without_documents_is_refused(small_world: Path, tmp_path: Path) -> None:
