@@ -18,7 +18,7 @@ def test_model_flops_are_what_forward_and_backward_of_one_sentence_take(length):
     tokens = Ragged.from_lists([np.arange(length - 1)], np.int64)
     # Attention as two matrix products: fused kernels make the first one again on the way back.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
-        model.logits(model.states(tokens)).sum().backward()
+        model.logits(model.states(model.prepare(tokens, None))).sum().backward()
     assert counted.get_total_flops() == training_flops(config, np.array([length]))[0]
 
 
