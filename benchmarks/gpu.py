@@ -1,4 +1,4 @@
-"""The teacher on a GPU: first whether it computes what a CPU does, then how fast.
+"""Teacher and student on a GPU: first whether they compute what a CPU does, then how fast.
 
     python -m benchmarks.gpu [--quick] [--json FILE] [--device cuda]
 
@@ -9,6 +9,8 @@ worst_KIND_float32       largest relative error of losses and gradients of a sma
 teacher_tokens_per_s     training, size 650, vocabulary 12,000, 512 sentences a batch, bfloat16: forward, backward and
                          AdamW, schedules made ahead in another thread, over batches that differ
 infer_positions_per_s    states, logits, log-softmax and top-64 of the same model in float32: what a dump computes
+student_mfu              a distilling step of 12 blocks of size 768, rows of 512 positions, over the device's peak;
+                         student_mfu_sentence_rows: rows of 23 (``benchmarks.gpu_student``)
 peak_gb                  most memory that torch held on the device
 
 ``--device cpu`` runs the same code where there is no GPU; its rates mean nothing.
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from benchmarks import gpu_student
 from benchmarks.common import parser, report
 from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.next_token import append_eos
@@ -56,10 +59,10 @@ def main() -> None:
         sys.exit(
             "no GPU: torch.cuda.is_available() is False; run where there is one, or try the code with --device cpu"
         )
-    figures = correctness(device)
+    figures = correctness(device) | gpu_student.correctness(device)
     for name, value in figures.items():
         print(f"{name:<44}{value:>12.2e}")
-    figures |= speed(device, quick=given.quick)
+    figures |= speed(device, quick=given.quick) | gpu_student.speed(device, quick=given.quick)
     if device.type == "cuda":
         print(torch.cuda.get_device_name(device))
         figures["peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9

@@ -8,16 +8,18 @@ Shape letters: M sentences, B rows, L positions of the longest row, P positions 
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.corpus.dataset import Split
 from pipeline.runtime.distributed import on_device
 from storage.errors import InputError
 from storage.ragged import Ragged, concatenated_ranges
+
+if TYPE_CHECKING:  # a student needs no zarr
+    from pipeline.corpus.dataset import Split
 
 Context = Literal["sentence", "document"]
 
@@ -69,7 +71,7 @@ class Rows:
         InputError: If a sentence is too long, or documents are asked for and not known.
     """
 
-    def __init__(self, split: Split, *, context: Context, max_length: int, truncate: bool = False) -> None:
+    def __init__(self, split: "Split", *, context: Context, max_length: int, truncate: bool = False) -> None:
         whole = split.tokens.lengths + 1
         is_long = whole > max_length
         self.num_truncated = int(is_long.sum())

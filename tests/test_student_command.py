@@ -65,7 +65,10 @@ def test_a_run_says_all_that_made_it(small_world, dump, tmp_path):
     [
         (["--temperature", 3], ["temperature", "3", "1", "2", "dump-teacher"]),
         (["--alpha", 2], ["alpha is 2.0, expected 0 to 1"]),
-        (["--max-length", 3], ["sentences have more than 3 positions", "give --max-length ", "--long-sentences truncate"]),
+        (
+            ["--max-length", 3],
+            ["sentences have more than 3 positions", "give --max-length ", "--long-sentences truncate"],
+        ),
         (["--num-heads", 5], ["embed-dim is 32, expected a multiple of num-heads (5)"]),
     ],
 )
