@@ -12,7 +12,7 @@ tokens_vs_transformers        a plain step's rate over that of ``GPT2LMHeadModel
                               padded to the longest, the labels of padding ignored, the same optimiser
 data_wait_share               of a whole ``train-student --dump``: share of its steps' time spent waiting for batches
 scaling_2                     its positions/s with two processes of one thread over those with one
-step_mb_vVOCAB_kK             what ten distilling steps of 4,096 positions add to the most resident memory of a process
+step_mb_vVOCAB_kK             what four distilling steps of 4,096 positions add to the most resident memory of a process
                               that holds model, targets and optimiser state
 """
 
@@ -92,10 +92,10 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
         config = DumpConfig(temperatures=(1.0, 2.0), device="cpu")
         write_dump(teacher, dataset, config, out=path, teacher="0" * 64, world=World(), device=CPU)
     reader = DumpReader(path)
-    rounds = 4 if given.quick else 12
+    rounds = 1 if given.quick else 4
     figures: dict[str, float] = {"threads": 1, "k": reader.schema.k, "vocab_size": VOCAB_SIZE}
     figures |= steps(dataset, reader, {}, rounds=rounds)
-    wide = steps(dataset, reader, {"embed_dim": 384, "num_heads": 6}, rounds=max(2, rounds // 2))
+    wide = steps(dataset, reader, {"embed_dim": 384, "num_heads": 6}, rounds=max(1, rounds // 2))
     figures |= {f"{name}_d384": value for name, value in wide.items()}
     figures |= processes(dataset, path, folder, quick=given.quick)
     for vocab_size, k in ((12_000, 64), (50_000, 64), (12_000, 1024)):
@@ -189,7 +189,7 @@ def processes(dataset: Dataset, dump: Path, folder: Path, *, quick: bool) -> dic
     """Return how long a whole training waits for data, and what a second process brings."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     waits: dict[int, list[float]] = {1: [], 2: []}
-    max_steps, log_every = (12, 2) if quick else (60, 4)
+    max_steps, log_every = (12, 2) if quick else (32, 4)
     for count, found in rates.items():
         out = folder / f"run-{count}"
         options = ["--threads", 1, "--device", "cpu", "--max-steps", max_steps, "--log-every", log_every]
@@ -213,7 +213,7 @@ def processes(dataset: Dataset, dump: Path, folder: Path, *, quick: bool) -> dic
 
 
 def step_memory(vocab_size: int, k: int) -> float:
-    """Return by how many MB ten distilling steps raise the most resident memory that this process has had."""
+    """Return by how many MB four distilling steps raise the most resident memory that this process has had."""
     num_sentences, length = 204, 20
     generator = torch.Generator().manual_seed(1)
     student = Student(StudentConfig(vocab_size=vocab_size), bos_id=0, seed=1).train()
@@ -241,7 +241,7 @@ def step_memory(vocab_size: int, k: int) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the most resident memory counts from here
     before = _peak_bytes()
     run = _step(student, training, lambda: objective(batch)[0] / num_positions)
-    for _ in range(10):
+    for _ in range(4):
         run()
     return (_peak_bytes() - before) / 1e6
 
