@@ -144,7 +144,7 @@ def _figures(run: Path) -> dict[str, float]:
         "best_dev_perplexity": math.exp(best_loss),
         "best_step": best_step,
         "last_dev_perplexity": math.exp(losses[-1][0]),
-        "pairs_accuracy": json.loads(path.read_text())["figures"]["macro_accuracy"],
+        "pairs_accuracy": json.loads(path.read_text())["figures"]["accuracy_macro"],
     }
 
 
