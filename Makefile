@@ -41,6 +41,8 @@ bench: env
 	$(BIN)/python -m benchmarks.teacher --quick
 	$(BIN)/python -m benchmarks.storage --quick
 	$(BIN)/python -m benchmarks.dump --quick
+	$(BIN)/python -m benchmarks.student --quick
+	$(BIN)/python -m benchmarks.rows --quick
 
 lock: env
 	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock

@@ -245,7 +245,11 @@ def dump_teacher(
 @click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 @click.option("--dump", type=STORE, help="A dump made by dump-teacher; without one, the baseline is trained.")
 @click.option("--out", type=PATH, required=True, help="The run directory to make.")
-@click.option("--init", type=PATH, help="Start from the best weights of this student's run, of the same sizes.")
+@click.option(
+    "--init",
+    type=PATH,
+    help="Start from the best weights of this student's run, of the same sizes; it must stay as it is until the end.",
+)
 @resume_option
 @cache_option
 @configured_by(StudentConfig, StudentTrainConfig, without=DATASET_DECIDES)

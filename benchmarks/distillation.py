@@ -64,6 +64,8 @@ class Study:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.seeds = [int(seed) for seed in given.seeds.split(",")][: 2 if given.quick else None]
+        if len(self.seeds) not in T_95:
+            sys.exit(f"--seeds: {len(self.seeds)} of them, expected {min(T_95)} to {max(T_95)}")
         self._given = given
         self._out: Path = given.out
         self._options = [*given.student, *(["--max-steps", "20"] if given.quick else [])]

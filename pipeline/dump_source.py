@@ -19,7 +19,7 @@ from pipeline.plan import plan_dump
 from pipeline.recompute import check_origin, computed_with, recompute
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import RunInfo
-from storage.errors import ConfigError
+from storage.errors import ConfigError, RunError
 from storage.locations import Location, Place
 from storage.statistics import DumpSummary
 
@@ -45,9 +45,8 @@ class DumpSource(Protocol):
     def conditions(self) -> tuple[Condition, ...]:
         """What its distributions can be given; the usual one first."""
 
-    @property
     def fingerprint(self) -> str:
-        """The sha256 of what makes its distributions."""
+        """Return the sha256 of what makes its distributions, as its files are now."""
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
         """Refuse a split that the model cannot read.
@@ -75,13 +74,13 @@ def dump_run(data: Place, source: DumpSource, out: Location, config: DumpConfig)
     with joined(config.device, threads=config.threads) as (world, device):
         dataset = load_dataset(data)
         source.check_reads(dataset, config.split)
-        dumped = source.load(config.condition, device)
+        dumped, fingerprint = _loaded(source, config.condition, device)
         return dump(
             dumped.model,
             dataset,
             config,
             out=out,
-            teacher=source.fingerprint,
+            teacher=fingerprint,
             world=world,
             device=device,
             search=dumped.search,
@@ -100,12 +99,12 @@ def plan_run(data: Place, source: DumpSource, config: DumpConfig, processes: Seq
         world.refuse_several("dump-teacher --plan")
         dataset = load_dataset(data)
         source.check_reads(dataset, config.split)
-        dumped = source.load(config.condition, device)
+        dumped, fingerprint = _loaded(source, config.condition, device)
         return plan_dump(
             dumped.model,
             dataset,
             config,
-            teacher=source.fingerprint,
+            teacher=fingerprint,
             device=device,
             processes=processes,
             search=dumped.search,
@@ -127,22 +126,31 @@ def verify_run(
     with joined(device, threads=config.threads) as (world, chosen):
         world.refuse_several("verify --recompute")
         dataset = load_dataset(data)
-        check_origin(dump, dataset, source.fingerprint)
+        check_origin(dump, dataset, source.fingerprint())
         check_condition(source, config.condition)
         source.check_reads(dataset, config.split)
         summary = verify_path(dump)
-        dumped = source.load(config.condition, chosen)
+        dumped, fingerprint = _loaded(source, config.condition, chosen)
         found = recompute(
             dumped.model,
             dataset,
             dump,
             num_shards=num_shards,
             seed=seed,
-            teacher=source.fingerprint,
+            teacher=fingerprint,
             device=chosen,
             search=dumped.search,
         )
         return {**summary, "recomputed": found.to_json()}
+
+
+def _loaded(source: DumpSource, condition: Condition, device: torch.device) -> tuple[Dumped, str]:
+    """Return the model and the fingerprint of just what was loaded, though the run may still be training."""
+    fingerprint = source.fingerprint()
+    dumped = source.load(condition, device)
+    if source.fingerprint() != fingerprint:
+        raise RunError(f"{source.run.path}: its best checkpoint was replaced while it was read; run the command again")
+    return dumped, fingerprint
 
 
 def check_condition(source: DumpSource, condition: Condition) -> None:

@@ -132,8 +132,8 @@ def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
     reason = None
     if not held and events and events[-1]["event"] == "end":
         state, reason = events[-1]["state"], events[-1]["reason"]
-        last_step = events[-1]["step"]
-    elif ends:
+        last_step = events[-1]["step"] or last_step  # 0: it failed before it knew where it stood
+    elif ends and not held:
         last_step = max(last_step, ends[-1]["step"])
     loss, best_step = best if best is not None else (None, None)
     row = RunRow(

@@ -24,7 +24,7 @@ class StudentConfig:
     ff_dim: int = 0
     """Size of the feed-forward layers; 0: four times --embed-dim."""
     max_length: int = 512
-    """Most positions a sentence may have: its tokens and <eos>."""
+    """Most positions of a row: a sentence's tokens and <eos>, or as much of a document."""
     dropout: float = 0.1
     """Dropout on embeddings, attention weights and what each layer adds to the residual stream."""
 

@@ -19,11 +19,13 @@ from pipeline.dump_config import Condition
 from pipeline.dump_source import Dumped, verify_run
 from pipeline.evaluation.recording import check_tokenizer
 from pipeline.next_token import NextTokenModel
-from storage.errors import InputError
+from pipeline.runtime import config as options
+from storage.errors import ConfigError, InputError
 from storage.locations import Place
 from storage.ragged import Ragged, concatenated_ranges
 from student.runs import open_student, student_config, student_fingerprint
 from student.train import load_student
+from student.train_config import StudentTrainConfig
 
 MOST_PADDING = 0.25
 """Share of a group's rows that may be padding. On a treebank's sentences (mean 22 tokens, longest 109) and the default
@@ -41,11 +43,19 @@ class StudentSource:
 
     def __init__(self, path: Path) -> None:
         self.run = open_student(path)
-        self.fingerprint = student_fingerprint(self.run)
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of weights, sizes and special tokens."""
+        return student_fingerprint(self.run)
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
-        """Refuse a dataset of other tokens, and a split with a sentence that is too long for the student."""
+        """Refuse a dataset of other tokens, a split with a sentence that is too long, and a student of documents."""
         check_tokenizer(self.run, dataset)
+        if options.build(StudentTrainConfig, self.run.configuration).context != "sentence":
+            raise ConfigError(
+                f"{self.run.path}: trained with --context document, expected sentence: a dump holds what sentences are "
+                "given alone, which this student rarely saw. Give a student of sentences"
+            )
         lengths, max_length = dataset.split(split).tokens.lengths + 1, student_config(self.run).max_length
         if len(lengths) and lengths.max() > max_length:
             sentence = int(lengths.argmax())

@@ -27,8 +27,9 @@ class DumpTargets:
         temperature: T; the dump must have been made for it.
         tail: What becomes of the mass outside the top k; dumps with draws leave no choice.
         divergence: From what the dump holds; dumps with draws leave no choice.
-        shuffle_seed: Where it is given, every position has the targets of another one, by one permutation of all
-            positions of the split: the control that has the teacher's distributions and not what they are of.
+        shuffle_seed: Where it is given, positions have each other's targets, by one random permutation of all of the
+            split: the control that has the teacher's distributions and not what they are of. A batch then reads from
+            everywhere: for dumps that fit into memory.
 
     Raises:
         FingerprintMismatchError: If the dump is of another split, tokenizer or sentence boundaries.
@@ -72,7 +73,10 @@ class DumpTargets:
         self._temperature_index = dump.temperature_index(temperature)
         self._source = None
         if shuffle_seed is not None:
-            self._source = np.random.default_rng([shuffle_seed]).permutation(split.num_positions)
+            # Of the seed's streams, one that no epoch's batches have.
+            generator = np.random.default_rng([shuffle_seed, 0, 1])
+            dtype = np.uint32 if split.num_positions < 2**32 else np.int64
+            self._source = generator.permutation(np.arange(split.num_positions, dtype=dtype))
 
     @property
     def have_draws(self) -> bool:
@@ -99,7 +103,7 @@ class DumpTargets:
         offsets = self._dump.offsets
         index = concatenated_ranges(offsets[sentences], num_positions)
         if self._source is not None:
-            index = self._source[index]
+            index = self._source[index].astype(np.int64)
             positions = self._dump.read_positions(index)
         elif np.array_equal(num_positions, offsets[sentences + 1] - offsets[sentences]):
             positions = self._dump.read_sentences(sentences)
@@ -119,6 +123,7 @@ class DumpTargets:
     def _gold(self, positions: np.ndarray) -> np.ndarray:
         """Return the gold tokens of some positions of the split."""
         sentences = np.searchsorted(self._dump.offsets, positions, side="right") - 1
-        is_last = positions + 1 == self._dump.offsets[sentences + 1]
-        tokens = np.append(self._split.tokens.values, 0)[positions - sentences]
-        return np.where(is_last, self._eos_id, tokens)
+        is_token = positions + 1 != self._dump.offsets[sentences + 1]
+        gold = np.full(len(positions), self._eos_id, np.int64)
+        gold[is_token] = self._split.tokens.values[(positions - sentences)[is_token]]
+        return gold

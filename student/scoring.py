@@ -19,7 +19,7 @@ from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.next_token import append_eos, log_probs_of
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import joined
-from pipeline.runtime.run_directory import Which
+from pipeline.runtime.run_directory import RunInfo, Which
 from storage.locations import Place
 from storage.ragged import Ragged, concatenated_ranges
 from student.model import Student
@@ -45,10 +45,10 @@ def evaluate_perplexity(
         dataset = load_dataset(data)
         check_tokenizer(run, dataset)
         sentences = dataset.split(split)
-        context: Context = options.build(StudentTrainConfig, run.configuration).context
+        context = _context(run)
         log_probs = log_probs_in_rows(student, sentences, context=context, eos_id=dataset.tokenizer.eos_id)
         figure = perplexity_figure(log_probs, sentences, IN_DOCUMENT if context == "document" else UNCONDITIONAL)
-        settings = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        settings = _settings(run, where)
         return record_perplexity(run, sentences, [figure], floor=floor, settings=settings, which=which)
 
 
@@ -65,16 +65,17 @@ def log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_i
     Raises:
         InputError: As ``Rows``.
     """
-    rows = Rows(split, context=context, max_length=student.config.max_length)
+    student.config.check_length(int(split.tokens.lengths.max(initial=0)))
+    rows, offsets = Rows(split, context=context, max_length=student.config.max_length), split.position_offsets
     order = np.argsort(-rows.lengths, kind="stable")  # little padding, and what is too large fails at once
     found = np.empty(split.num_positions, np.float32)
     for first, stop in consecutive_batches(rows.lengths[order], BATCH_TOKENS):
         sentences, row_offsets = rows.sentences(order[first:stop])
         tokens = split.tokens.take(sentences)
         states = student.states(StudentInputs.of(tokens, row_offsets, bos_id=student.bos_id))
-        places = concatenated_ranges(split.position_offsets[sentences], rows.num_positions[sentences])
+        places = concatenated_ranges(offsets[sentences], rows.num_positions[sentences])
         found[places] = log_probs_of(student, states, append_eos(tokens, eos_id).values)
-    return Ragged(found, split.position_offsets)
+    return Ragged(found, offsets)
 
 
 def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, which: Which = "best") -> dict[str, Any]:
@@ -86,7 +87,7 @@ def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, which: Whi
         tokenizer = Tokenizer.load(run.tokenizer_path)
         scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=BATCH_TOKENS)
         figures = score_pairs(scorer, tokenizer, pairs)
-        settings = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        settings = _settings(run, where)
         return record_minimal_pairs(
             run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings, which=which
         )
@@ -104,6 +105,21 @@ def evaluate_surprisal(
         figure, dropped = write_surprisals(
             scorer, tokenizer, text, out, by=by, max_tokens=student.config.max_length - 1, on_error=on_error
         )
-        settings = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        settings = _settings(run, where)
         settings |= {"distribution": UNCONDITIONAL, "on_error": on_error}
         return record_surprisal(run, text, out, figure, dropped=dropped, settings=settings, which=which)
+
+
+def _context(run: RunInfo) -> Context:
+    """Return what a student saw beside a sentence when it was trained."""
+    return options.build(StudentTrainConfig, run.configuration).context
+
+
+def _settings(run: RunInfo, device: torch.device) -> dict[str, Any]:
+    """Return what could change a figure, and with which context the student was trained."""
+    return {
+        "batch_tokens": BATCH_TOKENS,
+        "device": device.type,
+        "dtype": "float32",
+        "trained_context": _context(run),
+    }

@@ -82,7 +82,6 @@ def student_batches(
 
 def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
     """Return the first values of each row."""
-    lengths = np.minimum(lengths, rows.lengths)
     return Ragged.from_lengths(rows.values[concatenated_ranges(rows.offsets[:-1], lengths)], lengths)
 
 

@@ -64,15 +64,21 @@ class StudentTask:
     """
 
     def __init__(
-        self, model: Student, dataset: Dataset, targets: DumpTargets | None, config: StudentTrainConfig, world: World
+        self,
+        model: Student,
+        dataset: Dataset,
+        rows: Mapping[str, Rows],
+        targets: DumpTargets | None,
+        config: StudentTrainConfig,
+        world: World,
     ) -> None:
         self.model = model
         self.dev_parts = part_names("none")
         self.parts = part_names("none" if targets is None else "draws" if targets.have_draws else config.divergence)
         self.objective = DistillationObjective(model, config)
         self._splits = {name: dataset.split(name) for name in ("train", "dev")}
-        self._rows = {name: rows_of(split, model.config, config) for name, split in self._splits.items()}
-        self._plans = {name: BatchPlan(rows.lengths, config, world) for name, rows in self._rows.items()}
+        self._rows = rows
+        self._plans = {name: BatchPlan(each.lengths, config, world) for name, each in rows.items()}
         self._num_words = self._rows["train"].sums(self._splits["train"].num_words)
         self._flops = training_flops(model.config, self._rows["train"].lengths)
         device = device_model(model.head_weight.device)
@@ -139,24 +145,17 @@ def train_student(
         init: A student's run of the same sizes whose best weights to start from; a checkpoint to go on from is newer.
 
     Raises:
-        ConfigError: If the run ``init`` has other sizes.
+        ConfigError: If the run ``init`` has other sizes, or targets are to be shuffled and there is no dump.
         FingerprintMismatchError: If the dump is not of this dataset, or the run ``init`` reads other tokens.
-        StoreError: If the dump is incomplete, damaged, or is not for the temperature or the tail.
+        StoreError: If the dump is incomplete, damaged, or is not for the temperature, tail or divergence.
         InputError: If a sentence is longer than ``max_length``.
     """
     with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
         config = options.build(StudentConfig, sizes, vocab_size=dataset.tokenizer.vocab_size)
-        for name in ("train", "dev"):
-            rows = rows_of(dataset.split(name), config, training)
-            if rows.num_truncated and world.is_main:
-                log.warning(
-                    "split %s: %s sentences have more than %d positions; their last ones, %s in all, are left out",
-                    name,
-                    f"{rows.num_truncated:,}",
-                    config.max_length,
-                    f"{rows.num_lost:,}",
-                )
+        rows = {name: rows_of(dataset.split(name), config, training) for name in ("train", "dev")}
+        if world.is_main:
+            _warn_of_truncation(rows, config)
         if dump is None and training.targets == "shuffled":
             raise ConfigError("--targets shuffled: no dump whose targets could be shuffled; give --dump")
         if dump is None or training.targets == "none":
@@ -191,15 +190,33 @@ def train_student(
             tokenizer=dataset.tokenizer_path,
             dump=_described(reader) if reader is not None else None,
             init=initial.described() if initial is not None else None,
+            truncated={
+                name: {"num_sentences": each.num_truncated, "num_positions": each.num_lost}
+                for name, each in rows.items()
+                if each.num_truncated
+            },
         )
+        del initial
         with training_run(out, run, resume=resume, device=device, world=world):
-            return train(StudentTask(model, dataset, targets, training, world), training, run=out, world=world)
+            return train(StudentTask(model, dataset, rows, targets, training, world), training, run=out, world=world)
 
 
 def rows_of(split: Split, config: StudentConfig, training: StudentTrainConfig) -> Rows:
     """Return the rows a student reads a split in."""
     truncate = training.long_sentences == "truncate"
     return Rows(split, context=training.context, max_length=config.max_length, truncate=truncate)
+
+
+def _warn_of_truncation(rows: Mapping[str, Rows], config: StudentConfig) -> None:
+    for name, each in rows.items():
+        if each.num_truncated:
+            log.warning(
+                "split %s: %s sentences have more than %d positions; their last ones, %s in all, are left out",
+                name,
+                f"{each.num_truncated:,}",
+                config.max_length,
+                f"{each.num_lost:,}",
+            )
 
 
 def load_student(path: Path, device: torch.device, which: Which = "best") -> tuple[Student, RunInfo]:

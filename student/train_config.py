@@ -23,14 +23,14 @@ class StudentTrainConfig(TrainConfig):
     """From the soft targets: KL(teacher || student); or, of a dump of the top k, KL(student || teacher) or
     Jensen-Shannon."""
     targets: Literal["dump", "shuffled", "none"] = "dump"
-    """What the dump gives a position: its own distribution; as a control, another position's; or nothing, as without
-    a dump."""
+    """What the dump gives a position: its own distribution; as a control, that of a random one, by a permutation that
+    reads the dump everywhere at once; or nothing, as without a dump."""
     context: Literal["sentence", "document"] = "sentence"
     """What a position sees: its sentence, as the teacher did; or the document before it too, up to --max-length
     positions."""
     long_sentences: Literal["refuse", "truncate"] = "refuse"
     """What becomes of sentences of more than --max-length positions: of each the first can be kept, and what is lost
-    is counted."""
+    is counted. Words are counted whole."""
     tail: Literal["bucket", "renormalise", "drop"] = "bucket"
     """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored. With
     draws there is no choice."""

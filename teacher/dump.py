@@ -32,8 +32,11 @@ class TeacherSource:
 
     def __init__(self, path: Path, beam: BeamConfig | None = None) -> None:
         self.run = open_teacher(path)
-        self.fingerprint = teacher_fingerprint(self.run)
         self._beam = beam or BeamConfig()
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of weights, sizes and labels."""
+        return teacher_fingerprint(self.run)
 
     def check_reads(self, dataset: Dataset, split: str) -> None:  # noqa: ARG002  a teacher reads sentences of any length
         """Refuse a dataset whose tokens or labels are not those the teacher knows."""

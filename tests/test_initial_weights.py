@@ -25,7 +25,7 @@ STILL = 1e-30
 
 
 def trained(world: Path, run: Path, *, sizes: dict[str, Any] | None = None, **options: Any) -> Path:
-    init, resume = options.pop("init", None), options.pop("resume", False)
+    init, resume = options.pop("init", None), options.pop("resume", "auto")
     training = StudentTrainConfig(**SHORT | options)
     train_student(world / "dataset", None, run, sizes or SIZES, training, init=init, resume=resume)
     return run

@@ -26,7 +26,7 @@ from tests.processes import ROOT, start_cli
 pytestmark = [pytest.mark.processes, pytest.mark.faults]
 SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2, "dropout": 0.0}
 TRAINING: dict[str, Any] = {
-    "batch_tokens": 500, "max_steps": 60, "checkpoint_every": 7, "log_every": 2, "eval_every": 45, "threads": 1,
+    "batch_tokens": 500, "max_steps": 200, "checkpoint_every": 7, "log_every": 2, "eval_every": 150, "threads": 1,
     "device": "cpu",
 }  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small_world: Path
     lines = [process.communicate(timeout=60)[1].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [143, 143]
     step = read_history(run)[-1]["step"]
-    assert lines[0][-1] == f"{run}: stopped by SIGTERM after step {step} of 60; the same command goes on"
+    assert lines[0][-1] == f"{run}: stopped by SIGTERM after step {step} of 200; the same command goes on"
     assert lines[1] == []
     assert torch.load(state_path(run), weights_only=True)["step"] == step
     assert events(run) == ["start", "stopped"]
@@ -86,8 +86,10 @@ def test_torchrun_restarts_a_killed_training_and_passes_a_signal_on(small_world:
     children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children")
     wait_until(lambda: num_rows(run) >= 10, torchrun)
     os.kill(int(children.read_text().split()[1]), signal.SIGKILL)
+    before = num_rows(run)
     wait_until(lambda: events(run).count("start") == 2, torchrun)
-    wait_until(lambda: num_rows(run) >= 15, torchrun)
+    # The rows after the checkpoint are cut off and written again: more than there were are the second group's.
+    wait_until(lambda: num_rows(run) >= before + 10, torchrun)
     # As Slurm does: every process of the job gets the signal; torchrun, one of them, sends it again.
     for worker in map(int, children.read_text().split()):
         os.kill(worker, signal.SIGTERM)
@@ -100,7 +102,7 @@ def test_torchrun_restarts_a_killed_training_and_passes_a_signal_on(small_world:
     found = events(run)
     assert found[0] == "start"
     assert found[-4:] == ["start", "stopped", "start", "finished"], (run / HISTORY).read_text()
-    assert len(rows(run)) == len(rows(whole)) == 32
+    assert len(rows(run)) == len(rows(whole)) == 102
     for one, other in zip(rows(run), rows(whole), strict=True):
         assert (one["split"], one["step"], one["positions"]) == (other["split"], other["step"], other["positions"])
         # Sums over two processes are added in another order.

@@ -205,8 +205,9 @@ class _SplitBuilder:
     def _document_ids(self) -> NDArray[np.int32]:
         if self._documents is None:
             return np.zeros(len(self._lengths), np.int32)
-        names = np.array([self._documents[number] for number in self._numbers])
-        return np.cumsum(np.concatenate([[True], names[1:] != names[:-1]])).astype(np.int32)
+        names = np.array(self._documents)
+        ids = np.cumsum(np.concatenate([[True], names[1:] != names[:-1]]))  # before any sentence was dropped
+        return ids[np.frombuffer(self._numbers, np.int64)].astype(np.int32)
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts by reason, the figures of the alignment, and the digest of the text that was kept."""

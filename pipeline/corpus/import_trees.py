@@ -49,6 +49,7 @@ def import_trees(
     """
     outputs = _outputs(sources, out_stem, texts, documents)
     counts = Counts()
+    last = None
     with written_whole(outputs) as (mrg, txt, *docs):
         for number, (source, text) in enumerate(zip(sources, texts, strict=True)):
             before, kept = counts.num_trees, []
@@ -60,6 +61,12 @@ def import_trees(
                     progress(1)
             if documents:
                 names = read_documents(documents[number], num_trees=counts.num_trees - before)
+                if names[:1] == [last]:
+                    raise InputError(
+                        f"{documents[number]}:1: document {last!r}, the last one of {documents[number - 1]}; expected "
+                        "another name, since a document is a run of lines with the same one"
+                    )
+                last = names[-1] if names else last
                 docs[0].writelines(names[tree] + "\n" for tree in kept)
         if not counts.num_kept:
             raise InputError(

@@ -43,6 +43,7 @@ PREFIX: Final = "sum over trees by beam search"
 """The sum of p(x, y) over the hypotheses that were kept: a lower bound of p(x), so of its perplexity an upper one."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
+OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 NORMALISERS: Final = {

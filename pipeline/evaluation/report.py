@@ -15,9 +15,9 @@ from markupsafe import Markup
 from pipeline.evaluation.perplexity import (
     FLOOR,
     GIVEN_TREE,
-    IN_DOCUMENT,
     JOINT,
     NORMALISERS,
+    OF_STUDENTS,
     UNCONDITIONAL,
     PerplexityFigure,
 )
@@ -75,7 +75,7 @@ def render_report(records: Sequence[RunRecord]) -> str:
         summary=_summary(comparison),
         notes=_what_does_not_compare(runs),
         missing=[(comparison.label(run), run.missing) for run in runs if run.missing],
-        students=comparison_table(comparison, "student", (UNCONDITIONAL, IN_DOCUMENT)) if students else None,
+        students=comparison_table(comparison, "student", OF_STUDENTS) if students else None,
         teachers=comparison_table(comparison, "teacher", (GIVEN_TREE, JOINT, UNCONDITIONAL)) if teachers else None,
         perplexities=perplexity_table(comparison),
         normalisers=NORMALISERS,
@@ -92,12 +92,12 @@ def render_report(records: Sequence[RunRecord]) -> str:
 
 
 def _floors(runs: Sequence[RunRecord]) -> dict[tuple[str, str], PerplexityFigure]:
-    """Return the floors recorded with unconditional figures, by run and split."""
+    """Return the floors recorded with students' figures, by run and split."""
     return {
         (run.name, split): figures[FLOOR]
         for run in runs
         for split, figures in run.perplexities.items()
-        if UNCONDITIONAL in figures and FLOOR in figures
+        if FLOOR in figures and any(distribution in figures for distribution in OF_STUDENTS)
     }
 
 

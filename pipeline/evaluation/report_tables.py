@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.evaluation.minimal_pairs import PairCounts
-from pipeline.evaluation.perplexity import FLOOR, UNCONDITIONAL, PerplexityFigure
+from pipeline.evaluation.perplexity import FLOOR, OF_STUDENTS, PerplexityFigure
 from pipeline.evaluation.report_runs import PairResult, Row, RunRecord, value
 from pipeline.evaluation.report_svg import swatch
 
@@ -69,7 +69,7 @@ def comparison_table(comparison: Comparison, kind: str, distributions: Sequence[
     groups = [("", 1)]
     rows: list[list[Cell]] = [[_run_cell(comparison, run)] for run in runs]
     for split, distribution in columns:
-        with_floor = distribution == UNCONDITIONAL and comparison.has_floor
+        with_floor = distribution in OF_STUDENTS and comparison.has_floor
         names = ["per token", "per word", *(["nats above floor"] if with_floor else [])]
         header += names
         groups.append((f"{split} perplexity, {distribution}", len(names)))
@@ -205,10 +205,21 @@ def _run_cell(comparison: Comparison, run: RunRecord) -> Markup:
 def _trained_on(run: RunRecord) -> str:
     if run.kind == "teacher":
         return "sentences and trees"
-    if run.dump is None:
-        return "sentences"
-    alpha, temperature = run.configuration.get("alpha"), run.configuration.get("temperature")
-    return f"sentences and dump, \u03b1\u00a0{alpha}, T\u00a0{temperature}"
+    made_by = run.configuration
+    told = ["documents" if made_by.get("context") == "document" else "sentences"]
+    if run.dump is not None:
+        schema = run.dump.get("schema")
+        of_student = isinstance(schema, dict) and schema.get("condition") == "none"
+        source = "a student's dump" if of_student else "dump"
+        shuffled = "shuffled " if made_by.get("targets") == "shuffled" else ""
+        told[0] += f" and {shuffled}{source}"
+        told += [f"\u03b1\u00a0{made_by.get('alpha')}", f"T\u00a0{made_by.get('temperature')}"]
+        told += [
+            f"{name} {made_by[name]}"
+            for name, usual in (("divergence", "kl"), ("tail", "bucket"))
+            if made_by.get(name, usual) != usual
+        ]
+    return ", ".join(told)
 
 
 def _count(row: Row, name: str) -> str:

@@ -83,6 +83,8 @@ class RunDescription:
     """The file to copy into the run."""
     dump: Mapping[str, Any] | None = None
     init: Mapping[str, Any] | None = None
+    truncated: Mapping[str, Any] | None = None
+    """Sentences that lost positions and how many, by split, if any did."""
 
 
 def describe_run(path: Path, run: RunDescription) -> None:
@@ -95,6 +97,7 @@ def describe_run(path: Path, run: RunDescription) -> None:
         "fingerprints": dict(run.fingerprints),
         "dump": dict(run.dump) if run.dump is not None else None,
         "init": dict(run.init) if run.init is not None else None,
+        "truncated": dict(run.truncated) if run.truncated else None,
         "versions": versions(),
         "command": command_line(),
         "git": git_state(),

@@ -1,7 +1,7 @@
 """The start of a training run: a new directory, or one to go on with that was made by the same command.
 
 What makes the results is compared, on resumption with ``run.json`` and in any case between the ranks: kind,
-configuration, model and fingerprints. `FREE` options may differ: they cannot change results by design. Each start
+configuration, model and fingerprints. `FREE` options may differ: they say how to compute, not what. Each start
 goes into the run's history with the device, threads and world size it had; ``pipeline.runtime.run_history`` also keeps
 other processes out.
 """

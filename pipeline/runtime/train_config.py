@@ -22,7 +22,7 @@ class TrainConfig:
     batch_tokens: int = 4096
     """Most positions (tokens and <eos>) a batch, over all processes."""
     batch_sentences: int = 0
-    """Most sentences a batch, over all processes; 0: no limit but --batch-tokens."""
+    """Most sentences a batch, over all processes (with --context document, rows); 0: no limit but --batch-tokens."""
     accumulate_batches: int = 1
     """Consecutive batches of an epoch whose gradients make one step; an epoch's last step may have fewer."""
     shuffle_window: int = 0

@@ -53,7 +53,7 @@ def test_compiled_and_not_a_student_has_the_same_losses_and_names_and_either_goe
 
     def trained(name: str, *, compiled: bool) -> Path:
         training = StudentTrainConfig(**TRAINING, compile=compiled)
-        train_student(small_world / "dataset", None, tmp_path / name, SIZES, training, resume=True)
+        train_student(small_world / "dataset", None, tmp_path / name, SIZES, training, resume="auto")
         return tmp_path / name
 
     for name, begins_compiled in (("mixed-1", True), ("mixed-2", False)):

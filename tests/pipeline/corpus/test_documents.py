@@ -23,10 +23,13 @@ def write(folder: Path, documents: str) -> dict[str, Path]:
 
 
 def test_a_dropped_tree_takes_its_line_of_documents_with_it(tmp_path: Path) -> None:
-    files = write(tmp_path, "a\na\nb\na\n")
+    files = write(tmp_path, "a\na\nb\nc\n")
     options = {"texts": [files["text"]] * 2, "documents": [files["documents"]] * 2}
     import_trees([files["trees"]] * 2, tmp_path / "out", **options)
-    assert (tmp_path / "out.docs").read_text() == "a\nb\na\n" * 2
+    assert (tmp_path / "out.docs").read_text() == "a\nb\nc\n" * 2
+    files["documents"].write_text("a\nb\nb\na\n")
+    with pytest.raises(InputError, match="names:1: document 'a', the last one of"):
+        import_trees([files["trees"]] * 2, tmp_path / "out", **options)
     # Imported again without documents, none of the old ones stay.
     import_trees([files["trees"]], tmp_path / "out", texts=[files["text"]])
     assert not (tmp_path / "out.docs").exists()
@@ -34,13 +37,13 @@ def test_a_dropped_tree_takes_its_line_of_documents_with_it(tmp_path: Path) -> N
 
 def test_a_dataset_numbers_the_documents_of_the_sentences_it_keeps(tmp_path: Path) -> None:
     write(tmp_path, "")
-    (tmp_path / "x.docs").write_text("a\na\nb\na\n")
+    (tmp_path / "x.docs").write_text("a\nb\na\na\n")
     train_tokenizer([tmp_path / "x.txt"], tmp_path / "tokenizer.json", vocab_size=300)
     stem = tmp_path / "x"
     for name in ("with", "without"):
         build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / name))
         split = load_dataset(tmp_path / name).split("train")
-        assert split.document_ids.tolist() == ([1, 2, 3] if name == "with" else [0, 0, 0])
+        assert split.document_ids.tolist() == ([1, 3, 3] if name == "with" else [0, 0, 0])
         assert split.has_documents == (name == "with")
         (tmp_path / "x.docs").unlink(missing_ok=True)
 
