@@ -6,11 +6,13 @@ Everything else takes a ``World``; without torchrun it is the one of size 1 and 
 import contextlib
 import dataclasses
 import datetime as dt
+import gc
 import logging
 import os
 import secrets
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,14 +273,33 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
         )
         try:
             yield world, chosen
-        except Exception as error:
-            world.failed(error)  # before the connections close, by which the others notice
+        except BaseException as error:
+            if isinstance(error, Exception):
+                world.failed(error)  # before the connections close, by which the others notice
+            release_locals(error)
             raise
         finally:
+            gc.collect()  # a DistributedDataParallel is in a circle of references
             torch.distributed.destroy_process_group()
     except Exception as error:
         world.failed(error)
         raise
+
+
+def release_locals(error: BaseException) -> None:
+    """Let go of what the functions that an error has left still hold.
+
+    If a ``DistributedDataParallel`` among that outlives its process group, it ends the group's threads while it holds
+    the interpreter's lock, which one of them may be waiting for: the process would never end.
+    """
+    seen: list[BaseException] = []
+    coming: list[BaseException | None] = [error]
+    while coming:
+        one = coming.pop()
+        if one is not None and one not in seen:
+            seen.append(one)
+            coming += [one.__cause__, one.__context__]
+            traceback.clear_frames(one.__traceback__)
 
 
 def _chosen_device(device: str, world: World, threads: int) -> torch.device:

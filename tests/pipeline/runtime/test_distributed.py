@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.distributed import HashStore
 
 from pipeline.runtime import distributed
-from pipeline.runtime.distributed import World, _agreed_round, joined
+from pipeline.runtime.distributed import World, _agreed_round, joined, release_locals
 from storage.errors import ConfigError, RunError
 
 
@@ -80,3 +81,26 @@ def test_deterministic_algorithms_are_asked_for_as_long_as_training_lasts(monkey
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
     with pytest.raises(ConfigError, match="CUBLAS_WORKSPACE_CONFIG is :0:0, expected :4096:8 or :16:8"):
         joined("cpu", threads=1, deterministic=True).__enter__()
+
+
+def test_what_an_error_left_behind_is_gone_before_the_processes_part():
+    class Held:
+        pass
+
+    gone = []
+
+    def fail(cause: bool) -> None:
+        held = Held()
+        gone.append(weakref.ref(held))
+        if cause:
+            raise ValueError("first")
+        try:
+            fail(cause=True)
+        except ValueError as error:
+            raise SystemExit(143) from error
+
+    with pytest.raises(SystemExit) as caught:
+        fail(cause=False)
+    assert [held() is None for held in gone] == [False, False]
+    release_locals(caught.value)
+    assert [held() is None for held in gone] == [True, True]
