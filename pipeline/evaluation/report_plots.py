@@ -65,7 +65,7 @@ def student_curves(comparison: Comparison) -> Plot | None:
         caption += "Dashed: the floor, which the grammar that wrote the dev sentences gives them. "
     elif comparison.has_floor:
         caption += "No floor is drawn: none is recorded for dev; run evaluate perplexity with --floor on it. "
-    return _curve_plot("students", "Students, dev", curves, floors, caption, runs)
+    return _curve_plot("students", "Students", curves, floors, caption, runs)
 
 
 def teacher_curves(comparison: Comparison) -> list[Plot]:
