@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.corpus.build import BuildConfig, build_dataset
 from pipeline.corpus.dataset import load_dataset
-from pipeline.corpus.documents import read_documents
+from pipeline.corpus.documents import Document, read_document_table, read_documents, write_document_table
 from pipeline.corpus.import_trees import import_trees
 from pipeline.corpus.tokenizer import train_tokenizer
 from storage.errors import ConfigError, InputError
@@ -64,3 +64,27 @@ def test_documents_are_for_every_source_or_none(tmp_path: Path) -> None:
     files = write(tmp_path, "a\na\nb\nb\n")
     with pytest.raises(ConfigError, match="1 files of documents for 2 sources"):
         import_trees([files["trees"]] * 2, tmp_path / "out", texts=[files["text"]] * 2, documents=[files["documents"]])
+
+
+def test_a_table_of_documents_is_read_as_it_was_written(tmp_path: Path) -> None:
+    documents = [Document("a", "childes", "CC BY"), Document("b\tc", licence="public  domain")]
+    with (tmp_path / "x.documents.tsv").open("w") as file:
+        write_document_table(file, documents)
+    assert read_document_table(tmp_path / "x.documents.tsv") == [documents[0], Document("b c", "", "public domain")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "x.tsv:1: no column document, source, licence"),
+        (b"document\tsource\n", "x.tsv:1: no column licence"),
+        (b"document\tsource\tlicence\na\tb\n", "x.tsv:2: 2 fields, expected 3"),
+        (b"document\tsource\tlicence\n\tb\t\n", "x.tsv:2: no document's name"),
+        (b"document\tsource\tlicence\na\t\t\na\t\t\n", "x.tsv:3: document 'a' a second time"),
+        (b"document\tsource\tlicence\na\t\xff\t\n", "x.tsv:2: not UTF-8"),
+    ],
+)
+def test_a_malformed_table_of_documents_is_refused_by_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.tsv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_document_table(tmp_path / "x.tsv")
