@@ -11,6 +11,7 @@ from typing import Any, Literal
 import click
 
 from pipeline.dump_config import DumpConfig
+from pipeline.parsing.config import ParserConfig
 from pipeline.runtime import config as options
 from pipeline.runtime.click_options import PATH, STORE, CommaSeparated, OneLineErrors, Place, configured_by
 from pipeline.runtime.display import as_text, configure_logging
@@ -106,6 +107,31 @@ def import_trees(
     with Progress("import", total=None, unit="sentences") as progress:
         counts = run(sources, out, texts=texts, documents=documents, on_error=on_error, progress=progress.update)
     show(counts)
+
+
+@main.command()
+@click.argument("trees", type=PATH, nargs=-1, required=True)
+@click.option("--dev", type=PATH, multiple=True, required=True, help="Trees to score; several are also scored apart.")
+@click.option("--out", type=PATH, required=True, help="The model's file; beside it OUT.json and OUT.metrics.jsonl.")
+@on_error_option
+@json_option
+@configured_by(ParserConfig)
+def train_parser(
+    trees: tuple[Path, ...],
+    dev: tuple[Path, ...],
+    out: Path,
+    on_error: Literal["stop", "skip"],
+    as_json: bool,
+    values: dict[str, Any],
+) -> None:
+    """Train a small benepar model on treebanks, for ``parse``, where no trained one can be downloaded.
+
+    \b
+    Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
+    """
+    from pipeline.parsing.train import train_parser as run
+
+    show(run(trees, dev, out, options.build(ParserConfig, values), on_error=on_error), as_json=as_json)
 
 
 @main.command()

@@ -1,0 +1,1 @@
+"""Constituency parsing of raw text by spaCy and benepar, and training such a parser."""
