@@ -11,7 +11,7 @@ from typing import Any, Literal
 import click
 
 from pipeline.dump_config import DumpConfig
-from pipeline.parsing.config import ParserConfig
+from pipeline.parsing.config import ParseConfig, ParserConfig
 from pipeline.runtime import config as options
 from pipeline.runtime.click_options import PATH, STORE, CommaSeparated, OneLineErrors, Place, configured_by
 from pipeline.runtime.display import as_text, configure_logging
@@ -107,6 +107,60 @@ def import_trees(
     with Progress("import", total=None, unit="sentences") as progress:
         counts = run(sources, out, texts=texts, documents=documents, on_error=on_error, progress=progress.update)
     show(counts)
+
+
+@main.command()
+@click.argument("texts", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="Writes OUT.mrg, OUT.txt and what belongs to each sentence.")
+@click.option("--model", help="An installed benepar model by name, or the path of one.")
+@click.option("--flat", is_flag=True, help="Instead of a model: each tree is its words under TOP.")
+@click.option("--source", help="Clean raw text first: babylm, plain, or a name that clean-text knows.")
+@click.option("--licence", default="", help="With --source: of all documents.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes; or use torchrun.")
+@on_error_option
+@device_option
+@json_option
+@configured_by(ParseConfig)
+def parse(
+    texts: tuple[Path, ...],
+    out: Path,
+    model: str | None,
+    flat: bool,
+    source: str | None,
+    licence: str,
+    workers: int,
+    on_error: Literal["stop", "skip"],
+    device: str,
+    as_json: bool,
+    values: dict[str, Any],
+) -> None:
+    """Parse text into trees with spaCy and benepar. Also runs under torchrun.
+
+    TEXTS have a sentence a line, as clean-text writes them, or are raw text with --source. Interrupted, the same
+    command goes on, with any number of processes.
+
+    \b
+    Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
+    Example: python cli.py parse babylm/train --source babylm --model benepar_en3 --out trees/train
+    """
+    from pipeline.parsing.parse import parse_texts as run
+
+    if flat == (model is not None):
+        raise click.UsageError("give one of --model and --flat.")
+    config = options.build(ParseConfig, values)
+    found = run(
+        texts,
+        out,
+        config,
+        model=model,
+        source=source,
+        licence=licence,
+        on_error=on_error,
+        workers=workers,
+        device=device,
+    )
+    if found is not None:
+        show(found, as_json=as_json)
 
 
 @main.command()

@@ -8,13 +8,14 @@ Trees are read from benepar's spans, and words are characters of the text: the p
 brackets inside words and cannot be taken back.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import benepar
 import spacy
+import torch
 from benepar.integrations.downloader import locate_model
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -24,10 +25,8 @@ from pipeline.corpus.matching import escape_brackets
 from pipeline.corpus.trees import ROOT, Tree
 from pipeline.parsing.brackets import to_phrases
 from storage.errors import ConfigError, InputError
-from storage.fingerprints import sha256_file, sha256_bytes
 from storage.files import list_files
-
-log = logging.getLogger(__name__)
+from storage.fingerprints import sha256_bytes, sha256_file
 
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError)
 """What benepar raises of sentences it cannot read: too many subwords, none at all, too little memory."""
@@ -40,7 +39,7 @@ class Outcome:
     tree: Tree
     """Over words that are characters of the text, in its order; flat where there is a reason."""
     reason: str | None = None
-    """Why there is no parse, in words to count by; None where there is one."""
+    """Why there is no parse, in words to count by; None where there is one, or was to be none."""
     detail: str = ""
     """What the parser said."""
 
@@ -48,8 +47,10 @@ class Outcome:
 class SentenceParser:
     """A spaCy tokenizer and a benepar model; without a model every tree is flat."""
 
-    def __init__(self, model: str | None, *, language: str, max_words: int, doc_sentences: int) -> None:
-        """Load the model, onto the current GPU if torch sees one.
+    def __init__(
+        self, model: str | None, *, language: str, max_words: int, doc_sentences: int, device: torch.device
+    ) -> None:
+        """Load the model.
 
         Raises:
             InputError: If there is no such model, or it cannot be loaded.
@@ -64,8 +65,9 @@ class SentenceParser:
         if model is not None:
             path = find_model(model)
             try:
-                self._nlp.add_pipe("benepar", config={"model": path})
-            except (OSError, RuntimeError, KeyError, TypeError, ValueError, ImportError) as error:
+                # benepar takes the first GPU there is, if there is one.
+                self._nlp.add_pipe("benepar", config={"model": path})._parser.to(device)  # type: ignore[attr-defined]
+            except Exception as error:  # torch, transformers and benepar raise nothing narrower
                 raise InputError(
                     f"{model}: not a benepar model that can be loaded here ({str(error).splitlines()[0]}); expected the "
                     "--out of train-parser, or one of benepar.download with the transformers version it was made for"
@@ -78,20 +80,15 @@ class SentenceParser:
             outcomes: dict[int, Outcome] = {}
             waiting: list[int] = []
             for number, doc in enumerate(docs):
-                reason = self._refused(doc)
-                if reason is None:
+                if self._has_model and len(doc) <= self._max_words:
                     waiting.append(number)
                 else:
+                    reason = f"more than {self._max_words} words" if self._has_model else None
                     outcomes[number] = Outcome(_flat(doc), reason)
             for start in range(0, len(waiting), self._doc_sentences):
                 pack = waiting[start : start + self._doc_sentences]
                 self._parse_pack(docs, pack, outcomes)
             return [outcomes[number] for number in range(len(texts))]
-
-    def _refused(self, doc: Doc) -> str | None:
-        if not self._has_model:
-            return "no parser"
-        return f"more than {self._max_words} words" if len(doc) > self._max_words else None
 
     def _parse_pack(self, docs: Sequence[Doc], pack: Sequence[int], outcomes: dict[int, Outcome]) -> None:
         """Parse sentences together; where that fails, halves of them, down to the one that is to blame."""
@@ -162,8 +159,6 @@ def fingerprint(model: str | None) -> str:
 
 def versions() -> dict[str, str]:
     """Return those of the libraries that decide which trees come out."""
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("benepar", "spacy", "torch", "transformers")}
 
 

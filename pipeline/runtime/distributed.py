@@ -373,6 +373,27 @@ def _wait_until(deadline: float, world: World, number: int) -> None:
     time.sleep(0.05)
 
 
+def worker_devices(device: str, num_workers: int) -> list[torch.device]:
+    """Return where each of ``num_workers`` processes of this machine computes: on a GPU of its own, or on CPUs.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        num_workers: At least 1.
+
+    Raises:
+        ConfigError: If there are GPUs, but not enough.
+    """
+    num_gpus = torch.cuda.device_count()
+    if device == "cpu" or (device == "auto" and not num_gpus):
+        return [torch.device("cpu")] * num_workers
+    if num_gpus < num_workers:
+        raise ConfigError(
+            f"--workers {num_workers}: --device is {device}, but torch sees {num_gpus} GPUs; start a process a GPU, or "
+            "use --device cpu"
+        )
+    return [torch.device("cuda", number) for number in range(num_workers)]
+
+
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
     """Return an array as a tensor on ``device``, without waiting for what that still has to do.
 

@@ -1,0 +1,114 @@
+"""The text that ``parse`` reads, gathered into one file: a sentence a line, and what belongs to each.
+
+    STEM.txt              a normalised sentence a line
+    STEM.docs             the name of its document, where documents are known
+    STEM.documents.tsv    a row a document
+    STEM.speakers         who says it, where speakers are known
+    STEM.dropped.tsv      a sample of what cleaning left out
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Final
+
+from pipeline.corpus.cleaning import DROPPED_SUFFIX, NO_SPEAKER, SPEAKERS_SUFFIX
+from pipeline.corpus.documents import (
+    SUFFIX,
+    TABLE_SUFFIX,
+    Document,
+    find_documents,
+    read_document_table,
+    write_document_table,
+)
+from pipeline.corpus.import_trees import written_whole
+from pipeline.corpus.text import OnError, read_texts
+from storage.errors import InputError
+from storage.fingerprints import Json
+
+TEXT_SUFFIXES: Final = (".txt", SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX)
+NO_WORDS: Final = "no words"
+
+
+def gather_sentences(
+    paths: Sequence[Path], out_stem: Path, *, on_error: OnError, progress: Callable[[int], None]
+) -> dict[str, Json]:
+    """Put files of a sentence a line, as ``clean-text`` writes them, one after the other.
+
+    Beside NAME.txt, NAME.docs, NAME.documents.tsv and NAME.speakers are taken where they are; documents are known
+    where all files have them.
+
+    Args:
+        paths: Files ``NAME.txt``, plain or gzipped.
+        out_stem: Where; see above.
+        on_error: What a line that is not UTF-8 does.
+        progress: Called with the number of lines read since the last call.
+
+    Returns:
+        ``num_lines``, ``num_sentences``, and ``dropped`` by reason.
+
+    Raises:
+        InputError: If a file cannot be read, what is beside it has not as many lines, or no sentence is left.
+    """
+    stems = [_stem(path) for path in paths]
+    documents = [find_documents(stem) for stem in stems]
+    speakers = [find_documents(stem, SPEAKERS_SUFFIX) for stem in stems]
+    suffixes = [
+        ".txt",
+        *[SUFFIX, TABLE_SUFFIX] * all(found is not None for found in documents),
+        *[SPEAKERS_SUFFIX] * any(found is not None for found in speakers),
+    ]
+    dropped: Counter[str] = Counter()
+    num_lines = num_sentences = 0
+    with written_whole([out_stem.with_name(out_stem.name + suffix) for suffix in suffixes]) as files:
+        out = dict(zip(suffixes, files, strict=True))
+        rows: list[Document] = []
+        for path, stem, names, tags in zip(paths, stems, documents, speakers, strict=True):
+            table = find_documents(stem, TABLE_SUFFIX)
+            known = {row.document: row for row in read_document_table(table)} if table is not None else {}
+            for text, name, tag in _lines(path, names if SUFFIX in out else None, tags, on_error):
+                num_lines += 1
+                progress(1)
+                if not text:
+                    dropped["not UTF-8" if text is None else NO_WORDS] += 1
+                    continue
+                num_sentences += 1
+                out[".txt"].write(text + "\n")
+                if SUFFIX in out:
+                    out[SUFFIX].write(name + "\n")
+                    if not rows or rows[-1].document != name:
+                        rows.append(known.get(name, Document(name)))
+                if SPEAKERS_SUFFIX in out:
+                    out[SPEAKERS_SUFFIX].write(tag + "\n")
+        if not num_sentences:
+            raise InputError(f"{paths[0]}: no sentence in {num_lines} lines; expected a sentence a line")
+        if SUFFIX in out:
+            write_document_table(out[TABLE_SUFFIX], rows)
+    return {"num_lines": num_lines, "num_sentences": num_sentences, "dropped": dict(sorted(dropped.items()))}
+
+
+def _lines(
+    path: Path, documents: Path | None, speakers: Path | None, on_error: OnError
+) -> Iterator[tuple[str | None, str, str]]:
+    """Yield text, document and speaker of each line; text is None where it is not UTF-8."""
+    names: Iterator[str | None] = repeat("") if documents is None else read_texts(documents)
+    tags: Iterator[str | None] = repeat(NO_SPEAKER) if speakers is None else read_texts(speakers)
+    number = 0
+    for number, text in enumerate(read_texts(path, on_error), 1):  # noqa: B007
+        name, tag = next(names, None), next(tags, None)
+        for found, file in (name, documents), (tag, speakers):
+            if file is not None and not found:
+                problem = "ends before" if found is None else "is empty at"
+                raise InputError(f"{file}: {problem} line {number} of {path}; expected a name for each line of it")
+        yield text, name or "", tag or NO_SPEAKER
+    for rest, file in (names, documents), (tags, speakers):
+        if file is not None and next(rest, None) is not None:
+            raise InputError(f"{file}: more than the {number} lines of {path}; expected a name for each line of it")
+
+
+def _stem(path: Path) -> Path:
+    name = path.name.removesuffix(".gz")
+    if not name.endswith(".txt"):
+        raise InputError(f"{path}: expected the name of a file .txt or .txt.gz, a sentence a line, or give --source")
+    return path.with_name(name.removesuffix(".txt"))
