@@ -110,6 +110,32 @@ def import_trees(
 
 @main.command()
 @click.argument("texts", type=PATH, nargs=-1, required=True)
+@click.option("--source", required=True, help="babylm, plain, sentences, or the name of one source of BabyLM.")
+@click.option("--out", type=PATH, required=True, help="Writes OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv.")
+@click.option("--licence", default="", help="Of all documents, for OUT.documents.tsv.")
+@on_error_option
+def clean_text(
+    texts: tuple[Path, ...], source: str, out: Path, licence: str, on_error: Literal["stop", "skip"]
+) -> None:
+    """Clean raw text to one sentence a line: files or folders of BabyLM, or of paragraphs.
+
+    With --source babylm each file's name says which source it is (childes.train, bnc_spoken.dev, ...); plain is a
+    paragraph a line, sentences a sentence a line, both with a blank line between documents. What was dropped or
+    repaired is counted, and OUT.dropped.tsv shows some of it.
+
+    \b
+    Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
+             python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
+    """
+    from pipeline.corpus.cleaning import clean_texts
+
+    with Progress("clean", total=None, unit="lines") as progress:
+        summary = clean_texts(texts, out, source=source, licence=licence, on_error=on_error, progress=progress.update)
+    show(summary)
+
+
+@main.command()
+@click.argument("texts", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="The tokenizer.json to write.")
 @click.option("--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Most entries.")
 def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None:
