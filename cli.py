@@ -111,6 +111,32 @@ def import_trees(
 
 @main.command()
 @click.argument("texts", type=PATH, nargs=-1, required=True)
+@click.option("--source", required=True, help="babylm, plain, sentences, or the name of one source of BabyLM.")
+@click.option("--out", type=PATH, required=True, help="Writes OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv.")
+@click.option("--licence", default="", help="Of all documents, for OUT.documents.tsv.")
+@on_error_option
+def clean_text(
+    texts: tuple[Path, ...], source: str, out: Path, licence: str, on_error: Literal["stop", "skip"]
+) -> None:
+    """Clean raw text to one sentence a line: files or folders of BabyLM, or of paragraphs.
+
+    With --source babylm each file's name says which source it is (childes.train, bnc_spoken.dev, ...); plain is a
+    paragraph a line, sentences a sentence a line, both with a blank line between documents. What was dropped or
+    repaired is counted, and OUT.dropped.tsv shows some of it.
+
+    \b
+    Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
+             python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
+    """
+    from pipeline.corpus.cleaning import clean_texts
+
+    with Progress("clean", total=None, unit="lines") as progress:
+        summary = clean_texts(texts, out, source=source, licence=licence, on_error=on_error, progress=progress.update)
+    show(summary)
+
+
+@main.command()
+@click.argument("texts", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="Writes OUT.mrg, OUT.txt and what belongs to each sentence.")
 @click.option("--model", help="An installed benepar model by name, or the path of one.")
 @click.option("--flat", is_flag=True, help="Instead of a model: each tree is its words under TOP.")
@@ -144,21 +170,12 @@ def parse(
     Example: python cli.py parse babylm/train --source babylm --model benepar_en3 --out trees/train
     """
     from pipeline.parsing.parse import parse_texts as run
+    from pipeline.parsing.text_input import TextInput
 
     if flat == (model is not None):
         raise click.UsageError("give one of --model and --flat.")
-    config = options.build(ParseConfig, values)
-    found = run(
-        texts,
-        out,
-        config,
-        model=model,
-        source=source,
-        licence=licence,
-        on_error=on_error,
-        workers=workers,
-        device=device,
-    )
+    text = TextInput(paths=texts, source=source, licence=licence, on_error=on_error)
+    found = run(text, out, options.build(ParseConfig, values), model=model, workers=workers, device=device)
     if found is not None:
         show(found, as_json=as_json)
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -18,21 +19,20 @@ from typing import Any, Final
 
 import torch
 
-from pipeline.corpus.cleaning import DROPPED_SUFFIX, SPEAKERS_SUFFIX, clean_texts
+from pipeline.corpus.cleaning import DROPPED_SUFFIX, SPEAKERS_SUFFIX
 from pipeline.corpus.documents import SUFFIX, TABLE_SUFFIX, read_document_table, write_document_table
 from pipeline.corpus.import_trees import written_whole
-from pipeline.corpus.text import OnError
 from pipeline.parsing.config import ParseConfig
 from pipeline.parsing.sentence_parser import SentenceParser, fingerprint, versions
 from pipeline.parsing.shards import Parts, Shard
-from pipeline.parsing.text_input import gather_sentences
+from pipeline.parsing.text_input import TextInput
 from pipeline.runtime.config import to_json
 from pipeline.runtime.distributed import World, joined, worker_devices
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.workers import worker_pool
 from storage.errors import ConfigError, InputError, RunError, StoreError
-from storage.files import make_directory, remove_partial_files, write_atomically
-from storage.fingerprints import Json, sha256_file
+from storage.files import remove_partial_files, write_atomically
+from storage.fingerprints import Json
 
 FAILURES_SUFFIX: Final = ".failures.tsv"
 DESCRIPTION_SUFFIX: Final = ".parse.json"
@@ -41,16 +41,7 @@ _FREE: Final = ("doc_sentences",)
 
 
 def parse_texts(
-    texts: Sequence[Path],
-    out_stem: Path,
-    config: ParseConfig,
-    *,
-    model: str | None,
-    source: str | None = None,
-    licence: str = "",
-    on_error: OnError = "stop",
-    workers: int = 1,
-    device: str = "auto",
+    text: TextInput, out_stem: Path, config: ParseConfig, *, model: str | None, workers: int = 1, device: str = "auto"
 ) -> dict[str, Json] | None:
     """Write ``OUT.mrg``, a tree a line, and ``OUT.txt``, its sentence, with documents and speakers where known.
 
@@ -58,14 +49,10 @@ def parse_texts(
     the same command goes on, with any number of processes, to the same bytes.
 
     Args:
-        texts: Files of a sentence a line, ``NAME.txt``, with what ``clean-text`` wrote beside them; or, with a
-            ``source``, what ``clean_texts`` takes.
+        text: What to read.
         out_stem: OUT.
         config: How.
         model: Name of an installed benepar model or path of one; None: every tree is flat.
-        source: How to read and clean raw text; None: it is cleaned already.
-        licence: Of raw text, for the table of documents.
-        on_error: What a line that is not UTF-8 does.
         workers: Processes, without torchrun.
         device: ``auto``, ``cpu`` or ``cuda``: a GPU a process.
 
@@ -79,72 +66,62 @@ def parse_texts(
         StoreBusyError: If another process parses there.
         StoreError: If OUT is there already, or cannot be written.
     """
+    parts = Parts(_beside(out_stem, ".parts"))
+
+    def refuse() -> None:
+        if (there := _beside(out_stem, ".mrg")).exists():
+            raise StoreError(f"{there}: already exists; remove it, or give another --out")
+
     with joined(device, threads=1) as (world, own_device):
         if world.size > 1 and workers > 1:
-            raise ConfigError(f"--workers {workers}: started by torchrun in {world.size} processes; give one or the other")
-        parts = Parts(out_stem.with_name(out_stem.name + ".parts"))
-
-        def refuse() -> None:
-            if (there := _beside(out_stem, ".mrg")).exists():
-                raise StoreError(f"{there}: already exists; remove it, or give another --out")
-
-        def prepare() -> bytes:
-            remove_partial_files(parts.path)
-            depends_on = {
-                "texts": {str(path): _digest(path) for path in texts},
-                "source": source,
-                "licence": licence,
-                "on_error": on_error,
-                "model": fingerprint(model),
-                "versions": versions(),
-                **{name: value for name, value in to_json(config).items() if name not in _FREE},
-            }
-            if (found := parts.description()) is None:
-                gathered = _gather(texts, parts.text, source=source, licence=licence, on_error=on_error)
-                parts.describe(depends_on, gathered, config.shard_sentences)
-            elif differing := _differing(found["depends_on"], depends_on):
-                raise RunError(
-                    f"{parts.path}: begun with another {', '.join(differing)}; give the same command to go on, remove "
-                    "the folder to begin again, or give another --out"
-                )
-            waiting = sorted({shard.number for shard in parts.shards()} - parts.finished())
-            return json.dumps(waiting).encode()
-
-        def run() -> dict[str, Json] | None:
-            waiting: list[int] = json.loads(world.share(world.on_main(prepare) or b""))
+            raise ConfigError(f"--workers {workers}: torchrun started {world.size} processes; give one or the other")
+        world.on_main(refuse)
+        with parts.held() if world.is_main else nullcontext():
+            world.on_main(lambda: _prepare(parts, text, config, model))
             shards = parts.shards()
+            todo = [shards[number] for number in _waiting(parts, world)]
             num_sentences = sum(shard.num_sentences for shard in shards)
-            todo = [shards[number] for number in waiting]
             before = num_sentences - sum(shard.num_sentences for shard in todo)
-            shown = world.is_main
             start = time.monotonic()
-            with Progress("parse", total=num_sentences, initial=before, unit="sentences", shown=shown) as progress:
+            with Progress(
+                "parse", total=num_sentences, initial=before, unit="sentences", shown=world.is_main
+            ) as progress:
                 if workers > 1:
-                    _parse_by_workers(parts, todo, config, model, device, workers, progress)
+                    _parse_by_workers(parts, todo, config, model, worker_devices(device, workers), progress)
                 else:
-                    _parse_by_ranks(parts, todo, config, model, own_device, world, progress, before)
+                    _parse_by_ranks(parts, todo, config, model, own_device, world, progress)
             world.barrier()
             elapsed_s = time.monotonic() - start
             summary = world.on_main(lambda: _finish(parts, shards, out_stem, config.on_failure))
-            if summary is None:
-                return None
-            return {**summary, "elapsed_s": elapsed_s, "sentences_per_s": (num_sentences - before) / elapsed_s}
-
-        world.on_main(refuse)
-        if not world.is_main:
-            return run()
-        make_directory(parts.path)
-        with parts.held():
-            done = run()
+        if summary is None:
+            return None
         shutil.rmtree(parts.path)
-        return done
+        return {**summary, "elapsed_s": elapsed_s, "sentences_per_s": (num_sentences - before) / elapsed_s}
 
 
-def _gather(texts: Sequence[Path], stem: Path, *, source: str | None, licence: str, on_error: OnError) -> dict[str, Json]:
-    with Progress("read", total=None, unit="lines") as progress:
-        if source is None:
-            return gather_sentences(texts, stem, on_error=on_error, progress=progress.update)
-        return clean_texts(texts, stem, source=source, licence=licence, on_error=on_error, progress=progress.update)
+def _prepare(parts: Parts, text: TextInput, config: ParseConfig, model: str | None) -> None:
+    """Gather the text, or see that what is there was begun by the same command."""
+    remove_partial_files(parts.path)
+    depends_on = {
+        **text.depends_on(),
+        "model": fingerprint(model),
+        "versions": versions(),
+        **{name: value for name, value in to_json(config).items() if name not in _FREE},
+    }
+    if (found := parts.description()) is None:
+        parts.describe(depends_on, text.gather(parts.text), config.shard_sentences)
+    elif differing := sorted(name for name, value in depends_on.items() if found["depends_on"].get(name) != value):
+        raise RunError(
+            f"{parts.path}: begun with another {', '.join(differing)}; give the same command to go on, remove the "
+            "folder to begin again, or give another --out"
+        )
+
+
+def _waiting(parts: Parts, world: World) -> list[int]:
+    """Return the shards that are not finished, as the main rank finds them."""
+    numbers = sorted({shard.number for shard in parts.shards()} - parts.finished())
+    found: list[int] = json.loads(world.share(json.dumps(numbers).encode()))
+    return found
 
 
 def _parse_by_ranks(
@@ -155,16 +132,16 @@ def _parse_by_ranks(
     device: torch.device,
     world: World,
     progress: Progress,
-    before: int,
 ) -> None:
-    parser = None
+    parser, counted = None, 0
     while (number := world.claim("shard")) < len(shards):
         parser = parser or _parser(config, model, device)
         num_failed = _parse_shard(parts, shards[number], parser, config)
         total_failed = world.tally("failed", num_failed)
         done = world.tally("parsed", shards[number].num_sentences)
         progress.figures(failures=total_failed)
-        progress.reached(before + done)
+        progress.update(done - counted)
+        counted = done
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +180,11 @@ def _parse_by_workers(
     shards: Sequence[Shard],
     config: ParseConfig,
     model: str | None,
-    device: str,
-    workers: int,
+    devices: Sequence[torch.device],
     progress: Progress,
 ) -> None:
-    devices = worker_devices(device, workers)
     num_failed = 0
-    with worker_pool(min(workers, max(1, len(shards))), _start_worker, parts, config, model, devices) as pool:
+    with worker_pool(len(devices), _start_worker, parts, config, model, devices) as pool:
         for finished in as_completed([pool.submit(_parse_in_worker, shard) for shard in shards]):
             num_sentences, failed = finished.result()
             num_failed += failed
@@ -236,7 +211,7 @@ def _parse_shard(parts: Parts, shard: Shard, parser: SentenceParser, config: Par
         number = failed[0]
         raise InputError(
             f"{parts.text}.txt:{shard.first + number + 1}: {outcomes[number].reason} {outcomes[number].detail}"
-            f"({texts[number][:60]!r}); expected a sentence that can be parsed. Shorten it, or use --on-failure flat or skip"
+            f"({texts[number][:60]!r}); expected a sentence that can be parsed. Use --on-failure flat or skip"
         )
     parts.write(shard, outcomes)
     return len(failed)
@@ -297,21 +272,6 @@ def _read(stem: Path, suffix: str, there: Sequence[str]) -> Iterator[str]:
     with _beside(stem, suffix).open(encoding="utf-8", newline="\n") as file:
         for line in file:
             yield line.removesuffix("\n")
-
-
-def _digest(path: Path) -> str:
-    """Return the sha256 of a file, or of the names and sizes of a folder's files."""
-    if path.is_dir():
-        return json.dumps({str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*"))})
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file of text") from error
-
-
-def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    wanted = json.loads(json.dumps(wanted))
-    return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
 
 
 def _beside(stem: Path, suffix: str) -> Path:

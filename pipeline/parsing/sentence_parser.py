@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import benepar
 import spacy
 import torch
 from benepar.integrations.downloader import locate_model
@@ -66,11 +66,13 @@ class SentenceParser:
             path = find_model(model)
             try:
                 # benepar takes the first GPU there is, if there is one.
-                self._nlp.add_pipe("benepar", config={"model": path})._parser.to(device)  # type: ignore[attr-defined]
+                component: Any = self._nlp.add_pipe("benepar", config={"model": path})
+                component._parser.to(device)  # noqa: SLF001
             except Exception as error:  # torch, transformers and benepar raise nothing narrower
+                said = next(iter(str(error).splitlines()), type(error).__name__)
                 raise InputError(
-                    f"{model}: not a benepar model that can be loaded here ({str(error).splitlines()[0]}); expected the "
-                    "--out of train-parser, or one of benepar.download with the transformers version it was made for"
+                    f"{model}: not a benepar model that can be loaded here ({said}); expected the --out of train-parser, "
+                    "or a model of benepar.download"
                 ) from error
 
     def parse(self, texts: Sequence[str]) -> list[Outcome]:
@@ -111,7 +113,9 @@ class SentenceParser:
             return
         data = parsed._._constituent_data  # noqa: SLF001  the spans themselves; the public string loses brackets
         labels = data.label_vocab
-        spans = list(zip(data.starts.tolist(), data.ends.tolist(), (labels[i] for i in data.labels.tolist()), strict=True))
+        spans = list(
+            zip(data.starts.tolist(), data.ends.tolist(), (labels[i] for i in data.labels.tolist()), strict=True)
+        )
         tags = [token.tag_ or LEAF_TAG for token in parsed]
         at = first = 0
         for number in pack:
@@ -137,9 +141,9 @@ def find_model(model: str) -> str:
     except LookupError:
         name = model if "/" not in model and "." not in model else "benepar_en3"
         raise InputError(
-            f"{model}: no such file, and no installed benepar model of this name; install a trained one with: python -c "
-            f"\"import benepar; benepar.download('{name}')\", or train one with: python cli.py train-parser trees/train.mrg "
-            "--dev trees/dev.mrg --out parser.pt, then --model parser.pt"
+            f"{model}: no such file, and no installed benepar model of this name; install a trained one with: python "
+            f"-c \"import benepar; benepar.download('{name}')\", or train one with: python cli.py train-parser "
+            "trees/train.mrg --dev trees/dev.mrg --out parser.pt, then --model parser.pt"
         ) from None
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from pipeline.corpus.trees import format_tree
 from pipeline.parsing.sentence_parser import Outcome
 from storage.errors import RunError, StoreBusyError, StoreError
-from storage.files import cannot_write, write_atomically
+from storage.files import cannot_write, make_directory, write_atomically
 
 DESCRIPTION: Final = "parse.json"
 
@@ -64,7 +64,9 @@ class Parts:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise RunError(f"{self.path / DESCRIPTION}: damaged ({error}); remove {self.path} and start again") from error
+            raise RunError(
+                f"{self.path / DESCRIPTION}: damaged ({error}); remove {self.path} and start again"
+            ) from error
         return found
 
     def shards(self) -> list[Shard]:
@@ -115,6 +117,7 @@ class Parts:
         Raises:
             StoreBusyError: If another one works here.
         """
+        make_directory(self.path)
         try:
             with (self.path / "lock").open("wb") as file:
                 try:

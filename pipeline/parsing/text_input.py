@@ -1,19 +1,20 @@
 """The text that ``parse`` reads, gathered into one file: a sentence a line, and what belongs to each.
 
-    STEM.txt              a normalised sentence a line
-    STEM.docs             the name of its document, where documents are known
-    STEM.documents.tsv    a row a document
-    STEM.speakers         who says it, where speakers are known
-    STEM.dropped.tsv      a sample of what cleaning left out
+STEM.txt              a normalised sentence a line
+STEM.docs             the name of its document, where documents are known
+STEM.documents.tsv    a row a document
+STEM.speakers         who says it, where speakers are known
+STEM.dropped.tsv      a sample of what cleaning left out
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pipeline.corpus.cleaning import DROPPED_SUFFIX, NO_SPEAKER, SPEAKERS_SUFFIX
+from pipeline.corpus.cleaning import NO_SPEAKER, SPEAKERS_SUFFIX, clean_texts
 from pipeline.corpus.documents import (
     SUFFIX,
     TABLE_SUFFIX,
@@ -24,11 +25,62 @@ from pipeline.corpus.documents import (
 )
 from pipeline.corpus.import_trees import written_whole
 from pipeline.corpus.text import OnError, read_texts
+from pipeline.runtime.progress import Progress
 from storage.errors import InputError
-from storage.fingerprints import Json
+from storage.files import list_files
+from storage.fingerprints import Json, sha256_file
 
-TEXT_SUFFIXES: Final = (".txt", SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX)
 NO_WORDS: Final = "no words"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextInput:
+    """Which text, and how it is read."""
+
+    paths: Sequence[Path]
+    """Files of a sentence a line, ``NAME.txt``, with what ``clean-text`` wrote beside them; with a source, files and
+    folders of raw text."""
+    source: str | None = None
+    """How raw text is cleaned, as ``clean_texts`` knows it; None: it is cleaned already."""
+    licence: str = ""
+    """Of raw text, for the table of documents."""
+    on_error: OnError = "stop"
+    """What a line that is not UTF-8 does."""
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return what decides the sentences, as JSON: the digests of the files, and how they are read.
+
+        Raises:
+            InputError: If a file cannot be read.
+        """
+        files = [
+            file
+            for path in self.paths
+            for file in ([path / name for name in list_files(path)] if path.is_dir() else [path])
+        ]
+        try:
+            digests = {str(file): sha256_file(file) for file in files}
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); expected a file of text") from error
+        return {"texts": digests, "source": self.source, "licence": self.licence, "on_error": self.on_error}
+
+    def gather(self, stem: Path) -> dict[str, Json]:
+        """Write all sentences to ``stem``; see above. Return counts by what became of the lines.
+
+        Raises:
+            InputError: As ``gather_sentences`` and ``clean_texts``.
+        """
+        with Progress("read", total=None, unit="lines") as progress:
+            if self.source is None:
+                return gather_sentences(self.paths, stem, on_error=self.on_error, progress=progress.update)
+            return clean_texts(
+                self.paths,
+                stem,
+                source=self.source,
+                licence=self.licence,
+                on_error=self.on_error,
+                progress=progress.update,
+            )
 
 
 def gather_sentences(
@@ -95,7 +147,7 @@ def _lines(
     names: Iterator[str | None] = repeat("") if documents is None else read_texts(documents)
     tags: Iterator[str | None] = repeat(NO_SPEAKER) if speakers is None else read_texts(speakers)
     number = 0
-    for number, text in enumerate(read_texts(path, on_error), 1):  # noqa: B007
+    for number, text in enumerate(read_texts(path, on_error), 1):
         name, tag = next(names, None), next(tags, None)
         for found, file in (name, documents), (tag, speakers):
             if file is not None and not found:

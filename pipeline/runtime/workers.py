@@ -14,7 +14,9 @@ from storage.errors import RunError
 
 @contextmanager
 def worker_pool(
-    num_workers: int, start: Callable[..., None], *arguments: Any  # noqa: ANN401  what `start` takes
+    num_workers: int,
+    start: Callable[..., None],
+    *arguments: Any,  # noqa: ANN401  what `start` takes
 ) -> Iterator[ProcessPoolExecutor]:
     """Open a pool of new processes, each of which first calls ``start(number, *arguments)``, numbered from 0.
 
