@@ -71,8 +71,8 @@ class SentenceParser:
             except Exception as error:  # torch, transformers and benepar raise nothing narrower
                 said = next(iter(str(error).splitlines()), type(error).__name__)
                 raise InputError(
-                    f"{model}: not a benepar model that can be loaded here ({said}); expected the --out of train-parser, "
-                    "or a model of benepar.download"
+                    f"{model}: not a benepar model that can be loaded here ({said}); expected the --out of "
+                    "train-parser, or a model of benepar.download"
                 ) from error
 
     def parse(self, texts: Sequence[str]) -> list[Outcome]:

@@ -1,0 +1,296 @@
+"""Text to trees: of whoever computes, however often interrupted, the same bytes; and no sentence vanishes silently."""
+
+import json
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from spacy.tokens import Doc
+
+from pipeline.corpus.matching import match_words
+from pipeline.corpus.readers import Counts, read_sentences
+from pipeline.corpus.trees import format_tree, parse_tree
+from pipeline.parsing.config import ParseConfig
+from pipeline.parsing.parse import parse_texts
+from pipeline.parsing.sentence_parser import SentenceParser
+from pipeline.parsing.shards import Parts
+from pipeline.parsing.text_input import TextInput
+from storage.errors import ConfigError, InputError, RunError, StoreBusyError, StoreError
+from storage.fingerprints import sha256_file
+from tests.killing import attempt
+
+CPU = torch.device("cpu")
+CONFIG = ParseConfig(max_words=40, shard_sentences=20, doc_sentences=8)
+HARD = [
+    'He said "(no) way \u2013 I won\'t" — ok… f(x)=2 -LRB- y.',
+    "It costs $5.00/kg [sic], doesn't it?",
+    "“Go!” said Zoë\u2018s 3rd-best friend\u2019s dog; :-) -- e.g. <b>{x}</b>",
+    "-RRB-",
+    "a" * 3_000,
+    "naïve café 東京 \U0001f600",
+]
+
+
+@pytest.fixture(scope="module")
+def texts(corpus: Path) -> list[str]:
+    lines = (corpus / "dev.txt").read_text().splitlines()
+    return [*lines[:70], *HARD, "long " * 50 + "end.", *lines[70:110]]
+
+
+def write(folder: Path, texts: list[str], *, documents: bool = False) -> TextInput:
+    file = folder / "text.txt"
+    file.write_text("".join(text + "\n" for text in texts))
+    if documents:
+        file.with_suffix(".docs").write_text("".join(f"d{i // 30}\n" for i in range(len(texts))))
+        file.with_suffix(".speakers").write_text("".join(f"S{i % 3}\n" for i in range(len(texts))))
+    return TextInput(paths=[file])
+
+
+def sentence_parser(parser_file: Path, **changes: int) -> SentenceParser:
+    sizes = {"max_words": 100, "doc_sentences": 32} | changes
+    return SentenceParser(str(parser_file), language="en", device=CPU, **sizes)
+
+
+def contents(stem: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in stem.parent.glob(stem.name + ".*")}
+
+
+def test_words_of_trees_are_the_characters_of_the_text(parser_file: Path, texts: list[str]) -> None:
+    for text, outcome in zip(texts, sentence_parser(parser_file).parse(texts), strict=True):
+        assert outcome.reason is None
+        written = parse_tree(format_tree(outcome.tree))
+        assert written == outcome.tree
+        spans = match_words(written, text)
+        assert spans is not None
+        assert "".join(text[start:stop] for start, stop in filter(None, spans)) == text.replace(" ", "")
+
+
+def test_packing_changes_no_tree(parser_file: Path, texts: list[str]) -> None:
+    alone, packed = (sentence_parser(parser_file, doc_sentences=size).parse(texts) for size in (1, 64))
+    assert alone == packed
+
+
+def test_trees_are_those_that_benepar_prints(parser_file: Path, texts: list[str]) -> None:
+    parser = sentence_parser(parser_file)
+    for text in [text for text in texts if not set(text) & set("()[]{}")][:40]:
+        (outcome,) = parser.parse([text])
+        words = parser._nlp.make_doc(text)
+        doc = Doc(words.vocab, [token.text for token in words], sent_starts=[token.i == 0 for token in words])
+        printed = parse_tree(next(parser._nlp(doc).sents)._.parse_string)
+        phrases = [phrase for i, phrase in enumerate(printed.phrases) if i == 0 or phrase != printed.phrases[i - 1]]
+        assert list(outcome.tree.phrases[1:]) == phrases
+        assert outcome.tree.tags == printed.tags
+
+
+def test_a_sentence_that_the_parser_fails_on_costs_itself_alone(parser_file: Path, texts: list[str]) -> None:
+    """512 positions are two ends and 510 words: benepar itself raises an error at one more, for the whole Doc."""
+    parser = sentence_parser(parser_file, max_words=600, doc_sentences=64)
+    outcomes = parser.parse([*texts[:20], "w " * 510 + "w", *texts[20:40]])
+    assert outcomes[20].reason == "the parser failed: ValueError"
+    assert "exceeds the maximum supported length of 510" in outcomes[20].detail
+    assert outcomes[20].tree.phrases == (("TOP", 0, 511),)
+    assert outcomes[:20] + outcomes[21:] == parser.parse(texts[:40])
+
+
+def test_files_belong_together_line_by_line_and_can_be_imported(
+    parser_file: Path, texts: list[str], tmp_path: Path
+) -> None:
+    done = parse_texts(write(tmp_path, texts, documents=True), tmp_path / "out", CONFIG, model=str(parser_file))
+    assert done is not None
+    assert (done["num_sentences"], done["num_trees"]) == (len(texts), len(texts))
+    assert done["failures"] == {"more than 40 words": 1}
+    read = list(read_sentences(tmp_path / "out.mrg", tmp_path / "out.txt", on_error="stop", counts=Counts()))
+    assert [sentence.text for sentence in read] == texts
+    assert (tmp_path / "out.docs").read_text() == (tmp_path / "text.docs").read_text()
+    assert (tmp_path / "out.speakers").read_text() == (tmp_path / "text.speakers").read_text()
+    assert (tmp_path / "out.documents.tsv").read_text().splitlines()[1].split("\t") == ["d0", "", ""]
+    assert not (tmp_path / "out.parts").exists()
+    about = json.loads((tmp_path / "out.parse.json").read_text())
+    assert about["made_from"]["model"] == sha256_file(parser_file)
+    assert about["made_from"]["versions"]["benepar"] == "0.2.0"
+
+
+def test_skipped_sentences_take_their_document_and_speaker_with_them(
+    parser_file: Path, texts: list[str], tmp_path: Path
+) -> None:
+    bad = [i for i, text in enumerate(texts) if text.startswith("long ")]
+    config = replace(CONFIG, on_failure="skip")
+    parse_texts(write(tmp_path, texts, documents=True), tmp_path / "out", config, model=str(parser_file))
+    for suffix in (".txt", ".docs", ".speakers"):
+        given = (tmp_path / f"text{suffix}").read_text().splitlines()
+        assert (tmp_path / f"out{suffix}").read_text().splitlines() == [x for i, x in enumerate(given) if i not in bad]
+    header, row = (tmp_path / "out.failures.tsv").read_text().splitlines()
+    assert dict(zip(header.split("\t"), row.split("\t"), strict=True)) == {
+        "sentence": str(bad[0] + 1),
+        "document": "d2",
+        "reason": "more than 40 words",
+        "detail": "",
+        "now": "left out",
+        "text": texts[bad[0]],
+    }
+
+
+def test_stop_ends_at_the_first_failure_with_its_line_and_goes_on_from_there(
+    parser_file: Path, texts: list[str], tmp_path: Path
+) -> None:
+    text = write(tmp_path, texts)
+    config = replace(CONFIG, on_failure="stop")
+    with pytest.raises(InputError, match=r"text\.txt:77: more than 40 words .*--on-failure flat or skip"):
+        parse_texts(text, tmp_path / "out", config, model=str(parser_file))
+    assert Parts(tmp_path / "out.parts").finished() == {0, 1, 2}
+    with pytest.raises(RunError, match="begun with another on_failure; give the same command"):
+        parse_texts(text, tmp_path / "out", CONFIG, model=str(parser_file))
+
+
+def test_without_a_model_trees_are_flat(tmp_path: Path) -> None:
+    done = parse_texts(write(tmp_path, ["Don't go (now)."]), tmp_path / "out", CONFIG, model=None)
+    assert done is not None
+    assert done["failures"] == {}
+    assert (tmp_path / "out.mrg").read_text() == (
+        "(TOP (XX Do) (XX n't) (XX go) (XX -LRB-) (XX now) (XX -RRB-) (XX .))\n"
+    )
+
+
+@pytest.fixture
+def uninterrupted(parser_file: Path, texts: list[str], tmp_path: Path) -> dict[str, bytes]:
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    parse_texts(write(tmp_path, texts, documents=True), folder / "out", CONFIG, model=str(parser_file))
+    return contents(folder / "out")
+
+
+def work(text: TextInput, out: Path, model: Path) -> None:
+    warnings.simplefilter("error")
+    parse_texts(text, out, CONFIG, model=str(model))
+
+
+@pytest.mark.processes
+@pytest.mark.faults
+def test_killed_and_continued_by_other_numbers_of_processes_it_ends_with_the_same_bytes(
+    parser_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes], soak_factor: int
+) -> None:
+    draw = random.Random(5)
+    for number in range(2 * soak_factor):
+        out = tmp_path / f"again{number}" / "out"
+        out.parent.mkdir()
+        do: Callable[[], None] = partial(work, TextInput(paths=[tmp_path / "text.txt"]), out, parser_file)
+        patience = [draw.uniform(0.1, 1.5) for _ in range(3)]
+        num_kills = 0
+        for size, patience_s in zip((2, 1, 3, 2), (*patience, None), strict=True):
+            if not attempt(do, size, log=tmp_path / "log", patience_s=patience_s):
+                break
+            num_kills += 1
+        assert num_kills
+        assert contents(out) == uninterrupted
+
+
+@pytest.mark.processes
+def test_workers_make_the_same_bytes(parser_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    text = TextInput(paths=[tmp_path / "text.txt"])
+    parse_texts(text, folder / "out", CONFIG, model=str(parser_file), workers=2)
+    assert contents(folder / "out") == uninterrupted
+
+
+@pytest.mark.processes
+def test_an_error_in_a_worker_is_the_one_that_is_told(tmp_path: Path) -> None:
+    (tmp_path / "no-model.pt").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not a benepar model that can be loaded here"):
+        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", CONFIG, model=str(tmp_path / "no-model.pt"), workers=2)
+
+
+def test_a_model_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
+    text = write(tmp_path, ["A b."])
+    with pytest.raises(InputError, match=r"benepar\.download\('benepar_en3'\).*train-parser"):
+        parse_texts(text, tmp_path / "out", CONFIG, model="benepar_en3")
+    with pytest.raises(InputError, match=r"nowhere/parser\.pt: no such file"):
+        parse_texts(text, tmp_path / "out", CONFIG, model="nowhere/parser.pt")
+
+
+def test_a_model_that_would_execute_something_is_refused(tmp_path: Path) -> None:
+    torch.save({"config": partial(print, "executed")}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="not a benepar model that can be loaded here"):
+        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", CONFIG, model=str(tmp_path / "evil.pt"))
+
+
+def test_what_is_there_is_not_replaced_and_two_at_once_are_refused(tmp_path: Path) -> None:
+    text = write(tmp_path, ["A b."])
+    with Parts(tmp_path / "out.parts").held(), pytest.raises(StoreBusyError, match="another process parses into it"):
+        parse_texts(text, tmp_path / "out", CONFIG, model=None)
+    parse_texts(text, tmp_path / "out", CONFIG, model=None)
+    with pytest.raises(StoreError, match=r"out\.mrg: already exists"):
+        parse_texts(text, tmp_path / "out", CONFIG, model=None)
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    text = write(tmp_path, ["A b.", "C d."] * 20)
+    parts = Parts(tmp_path / "out.parts")
+    with pytest.raises(StoreError, match=r"00001\.jsonl: 1 trees, expected 20; remove it"):
+        _parse_half(text, tmp_path / "out", parts)
+
+
+def _parse_half(text: TextInput, out: Path, parts: Parts) -> None:
+    with parts.held():
+        from pipeline.parsing.parse import _prepare
+
+        _prepare(parts, text, CONFIG, None)
+    (parts.path / "00001.jsonl").write_text('{"tree": "(TOP (XX a))"}\n')
+    parse_texts(text, out, CONFIG, model=None)
+
+
+def test_raw_text_is_cleaned_first(tmp_path: Path) -> None:
+    (tmp_path / "raw.txt").write_text("One two three. Four five six.\nSeven.\n\nEight nine.\n")
+    text = TextInput(paths=[tmp_path / "raw.txt"], source="plain", licence="CC0")
+    done = parse_texts(text, tmp_path / "out", CONFIG, model=None)
+    assert done is not None
+    assert (tmp_path / "out.txt").read_text().splitlines() == [
+        "One two three.",
+        "Four five six.",
+        "Seven.",
+        "Eight nine.",
+    ]
+    assert (tmp_path / "out.documents.tsv").read_text().count("CC0") == 2
+    assert (tmp_path / "out.dropped.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ({".docs": "a\n"}, r"text\.docs: ends before line 2 of"),
+        ({".docs": "a\n\n"}, r"text\.docs: is empty at line 2"),
+        ({".docs": "a\na\na\n"}, r"text\.docs: more than the 2 lines"),
+        ({".speakers": "A\n"}, r"text\.speakers: ends before line 2"),
+    ],
+)
+def test_what_stands_beside_the_text_has_as_many_lines(tmp_path: Path, beside: dict[str, str], message: str) -> None:
+    text = write(tmp_path, ["A b.", "C d."])
+    for suffix, content in beside.items():
+        (tmp_path / f"text{suffix}").write_text(content)
+    with pytest.raises(InputError, match=message):
+        parse_texts(text, tmp_path / "out", CONFIG, model=None)
+
+
+def test_blank_and_undecodable_lines_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes(b"A b.\r\n\n \xe2\x80\x8b \nC \xff d.\nE f.\n")
+    text = TextInput(paths=[tmp_path / "text.txt"])
+    with pytest.raises(InputError, match=r"text\.txt:4: not UTF-8"):
+        parse_texts(text, tmp_path / "out", CONFIG, model=None)
+    done = parse_texts(replace(text, on_error="skip"), tmp_path / "out", CONFIG, model=None)
+    assert done is not None
+    assert done["text"] == {"num_lines": 5, "num_sentences": 2, "dropped": {"no words": 2, "not UTF-8": 1}}
+    assert (tmp_path / "out.txt").read_text() == "A b.\nE f.\n"
+
+
+def test_bad_options_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="max_words is 0"):
+        ParseConfig(max_words=0)
+    with pytest.raises(ConfigError, match="--language xx9"):
+        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", replace(CONFIG, language="xx9"), model=None)
+    with pytest.raises(InputError, match="expected the name of a file"):
+        parse_texts(TextInput(paths=[tmp_path / "text.md"]), tmp_path / "o", CONFIG, model=None)
