@@ -111,7 +111,7 @@ _CHAT_RULES = tuple(
     )
 )
 _CHAT_SIGNS = re.compile(r"[\[&(@0+_:^<>\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d")
-_UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S++)*+$")
+_UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S+)*+$")
 
 
 def childes(draft: Draft) -> None:
