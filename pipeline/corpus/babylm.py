@@ -32,8 +32,8 @@ class Draft:
                 self.repaired.append(reason)
 
     def drop(self, pattern: re.Pattern[str], reason: str) -> None:
-        """Drop the line if the pattern matches at its start."""
-        if not self.dropped and pattern.match(self.text):
+        """Drop the line if the pattern is found in it."""
+        if not self.dropped and pattern.search(self.text):
             self.dropped = reason
 
 
@@ -60,10 +60,12 @@ _SPACED_PARTS = re.compile(r"(?<=\w)\s+(?=(?:n[\u2019']t|[\u2019'](?:s|m|d|re|ve
 _TAG = re.compile(
     r"</?(?:i|b|u|s|em|strong|font|span|br|p|sub|sup|small|big|ref|div|nowiki|center)(?:\s[^<>]*)?/?>", re.IGNORECASE
 )
-_BRACKETS_ONLY = re.compile(r"[-\u2013\s]*(?:\[[^\[\]]*\]|\{[^{}]*\})(?:\s*(?:\[[^\[\]]*\]|[.?!]))*$")
-_SOUND = re.compile(r"[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
+_BRACKETS_ONLY = re.compile(r"^[-\u2013\s]*(?:\[[^\[\]]*\]|\{[^{}]*\})(?:\s*(?:\[[^\[\]]*\]|[.?!]))*$")
+_SOUND = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
 _LEADING_DASH = re.compile(r"^\s*(?:>>+|[-\u2013\u2014]+)\s*(?=\S)")
-_L_FOR_I = re.compile(r"(?<![\w'.\u2019-])l(?=(?:['\u2019](?:m|d|ll|ve)\b)|\s+[a-z])|(?<=[A-Z])l(?=[A-Z])")
+_L_FOR_I = re.compile(
+    r"(?<![\w'.\u2019-])l(?=(?:['\u2019](?:m|d|ll|ve)\b)|\s+[a-z])|(?<=[A-Z])l(?=[A-Z])|(?<!\w)l(?=[A-Z]+\b)"
+)
 
 
 def title_of(text: str) -> str:
@@ -82,13 +84,13 @@ def _as_it_is(draft: Draft) -> None:
 
 
 _CHAT_SPEAKER = re.compile(r"\*(\w+)::?\s*(?:\[- \w+\]\s*)?")
-_CHAT_METADATA = re.compile(r"(?:@[A-Z]\w*(?: \w+)?:?(?:\s|$)|%\w{3}:)")
+_CHAT_METADATA = re.compile(r"^(?:@[A-Z]\w*(?: \w+)?:?(?:\s|$)|%\w{3}:)")
 _CHAT_RULES = tuple(
     (re.compile(pattern), replacement, reason)
     for pattern, replacement, reason in (
         (r"\d+_\d+\s*$", "", "CHAT time stamp"),
-        (r"(?:<[^<>]*>|\S+)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
-        (r"(?:<[^<>]*>|\S+)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
+        (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
+        (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
         (r"\[[^\[\]]*\]", "", "bracketed comment"),
         (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
         (r"&\+\S+|&\*\w+:\S+", "", "CHAT fragment"),
@@ -103,13 +105,13 @@ _CHAT_RULES = tuple(
         (r"\+[\"/]*\.", ".", "CHAT terminator"),
         (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
         (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
-        (r"(?<=[a-z]):(?=[a-z])|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
+        (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
         (r"[\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
         (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
     )
 )
 _CHAT_SIGNS = re.compile(r"[\[&(@0+_:^<>\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d")
-_UNINTELLIGIBLE = re.compile(r"(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S++)*+$")
+_UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S+)*+$")
 
 
 def childes(draft: Draft) -> None:
@@ -135,7 +137,7 @@ def aochildes(draft: Draft) -> None:
 
 _SPEAKER = re.compile(r"([A-Z]):\s+")
 _ANNOTATOR = re.compile(r"\s*(?<!\S)\*\s?[a-z[].*$")
-_NOISE = re.compile(r"<+[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\bMUMBLEx\b")
+_NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\bMUMBLEx\b")
 
 
 def switchboard(draft: Draft) -> None:
@@ -153,11 +155,11 @@ def bnc_spoken(draft: Draft) -> None:
 
 
 _CREDIT = re.compile(
-    r".*(?:\b(?:sub)?titles? by\b|\bsubtit(?:les|ling|led)\b.*(?:\bby\b|\bsync|www\.|download|correct|:)|"
-    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|\bcaption(?:s|ed|ing)? by\b|\bwww\.\S+\.\w+)",
+    r"(?:\b(?:sub)?titles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
+    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|\bcaption(?:s|ed|ing)? by\b|\bwww\.\S)",
     re.IGNORECASE,
 )
-_TIME = re.compile(r"\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
+_TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
 _STYLE = re.compile(r"\{\\[^{}]*\}")
 _MUSIC = re.compile(r"[\u2669-\u266c]+|(?:^|(?<=\s))#+(?=\s|$)|(?<![\w.])[*]{1,2}(?=\s|$)")
 _SOUND_INSIDE = re.compile(r"\[[A-Za-z][^\[\]]*\]")
@@ -214,10 +216,10 @@ def cbt(draft: Draft) -> None:
     _join_punctuation(draft)
 
 
-_PAGE = re.compile(r"[\[{(]?\s*(?:p(?:age|g)?\.?\s*)?\d{1,4}\s*[\]})]?$", re.IGNORECASE)
-_CONTENTS_LINE = re.compile(r".*(?:\. ?){4,}\s*(?:\d+|[ivxlc]+)$")
+_PAGE = re.compile(r"^[\[{(]?\s*(?:p(?:age|g)?\.?\s*)?\d{1,4}\s*[\]})]?$", re.IGNORECASE)
+_CONTENTS_LINE = re.compile(r"(?:\. ?){4,}+\s*(?:\d+|[ivxlc]+)$")
 _NOTICE = re.compile(
-    r"(?:\*+\s*)?(?:start of (?:the|this) project gutenberg|end of (?:the |this )?project gutenberg|"
+    r"^(?:\*+\s*)?(?:start of (?:the|this) project gutenberg|end of (?:the |this )?project gutenberg|"
     r"produced by .{3,80}$|transcriber['\u2019]?s['\u2019]? note|e-?text prepared by|\[?transcriber)",
     re.IGNORECASE,
 )
@@ -267,13 +269,13 @@ def qed(draft: Draft) -> None:
 
 
 _WIKI_LINE = re.compile(
-    r"(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT)", re.IGNORECASE
+    r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT)", re.IGNORECASE
 )
 _WIKI_HEADING = re.compile(r"^(?:=\s?){1,6}([^=].*?)\s*(?:=\s?){1,6}$")
 _WIKI_RULES = tuple(
     (re.compile(pattern), replacement, reason)
     for pattern, replacement, reason in (
-        (r"(?i)<ref[^<>]*/>|<ref[^<>]*>.*?</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
+        (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
         (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
         (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
         (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
