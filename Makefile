@@ -1,6 +1,6 @@
 # make demo   environment, then the whole way on the built-in corpus, ending with an HTML report
 # make test   environment, then all tests
-# make soak   the tests of faults, ten times as long
+# make soak   the tests of faults, ten times as long, and a minute of fuzzing the readers of trees
 # make check  ruff, mypy and the tests, as .ci/run does
 # make bench  the benchmarks, quickly; each is a command, python -m benchmarks.NAME
 
@@ -36,6 +36,7 @@ check: lint test
 
 soak: env
 	RNNG_DISTILL_SOAK=10 $(BIN)/python -m pytest -m faults --timeout 7200
+	$(BIN)/python -m tests.fuzz_trees -max_total_time=60
 
 bench: env
 	$(BIN)/python -m benchmarks.teacher --quick

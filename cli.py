@@ -85,27 +85,60 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 @main.command()
 @click.argument("sources", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="Writes OUT.mrg and OUT.txt.")
-@click.option("--text", "texts", type=PATH, multiple=True, required=True, help="Raw text, a sentence a line.")
+@click.option("--text", "texts", type=PATH, multiple=True, help="Raw text, a sentence a line; a folder for a folder.")
+@click.option(
+    "--format",
+    "wanted",
+    type=click.Choice(["auto", "ptb", "bllip", "brackets"]),
+    default="auto",
+    show_default=True,
+    help="What the sources are.",
+)
+@click.option("--sections", help="Of the Penn Treebank's wsj folders: 02-21, or 00,01,24.")
 @click.option("--documents", type=PATH, multiple=True, help="The name of a document for each tree, a line each.")
+@click.option("--document-table", type=PATH, help="Columns document, source, licence: a row for each document.")
+@click.option("--source-name", default="", help="Source of all documents.")
+@click.option("--licence", default="", help="Licence of all documents.")
 @on_error_option
 def import_trees(
     sources: tuple[Path, ...],
     out: Path,
     texts: tuple[Path, ...],
+    wanted: Literal["auto", "ptb", "bllip", "brackets"],
+    sections: str | None,
     documents: tuple[Path, ...],
+    document_table: Path | None,
+    source_name: str,
+    licence: str,
     on_error: Literal["stop", "skip"],
 ) -> None:
     """Normalise a treebank: one tree a line in OUT.mrg, its raw text in the same line of OUT.txt.
 
-    With --documents also OUT.docs, which train-student --context document needs.
+    SOURCES are files of trees in brackets, plain or gzipped, or folders of them. Without --text, text is put together
+    from the words of the trees. Each file of a folder is a document; with --documents a file may hold several. Where
+    documents are known, OUT.docs and OUT.documents.tsv say which sentence is of which (train-student --context document
+    needs that).
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
+             python cli.py import-trees LDC99T42/parsed/mrg --sections 02-21 --out trees/train
+             python cli.py import-trees bllip/1987 --format bllip --licence LDC2000T43 --out trees/train
     """
+    from pipeline.corpus.import_trees import DocumentOptions
     from pipeline.corpus.import_trees import import_trees as run
 
+    options = DocumentOptions(names=documents, table=document_table, source_name=source_name, licence=licence)
     with Progress("import", total=None, unit="sentences") as progress:
-        counts = run(sources, out, texts=texts, documents=documents, on_error=on_error, progress=progress.update)
+        counts = run(
+            sources,
+            out,
+            texts=texts,
+            documents=options,
+            wanted=wanted,
+            sections=sections,
+            on_error=on_error,
+            progress=progress.update,
+        )
     show(counts)
 
 

@@ -6,13 +6,14 @@ was never in the text (``<disfluency>``): such markup is skipped. The text is ne
 """
 
 import re
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeAlias
 
 from pipeline.corpus.text import normalise_text
 from pipeline.corpus.trees import Tree
 
-MARKUP_TAGS: Final = frozenset({"CODE", "SU"})
-"""Tags of markup tokens (speaker and disfluency codes, slash-unit marks): absent from a text, they are no words."""
+MARKUP_TAGS: Final = frozenset({"CODE", "SU", "-DFL-"})
+"""Tags of markup tokens (speakers, disfluencies, slash-units, restarts): absent from a text, they are no words."""
 
 _BRACKETS: Final = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
 _BRACKET = re.compile("|".join(_BRACKETS))
@@ -23,12 +24,13 @@ _UNIT = re.compile(
     + f"|(?P<double>{_DOUBLE_QUOTE})|(?P<single>{_SINGLE_QUOTE})"
     + r"|(?P<dash>--|[\u2013\u2014])|(?P<ellipsis>\.\.\.|\u2026)|\\(?P<escaped>[/*])|."
 )
-_SPELLINGS: Final[dict[str | None, str]] = {
-    "double": _DOUBLE_QUOTE,
-    "single": _SINGLE_QUOTE,
-    "dash": "(?:--+|[-\u2010-\u2015])",
-    "ellipsis": r"(?:\. ?\. ?\.|\u2026)",
+_SPELLINGS: Final = {
+    "double": re.compile(_DOUBLE_QUOTE),
+    "single": re.compile(_SINGLE_QUOTE),
+    "dash": re.compile("--+|[-\u2010-\u2015]"),
+    "ellipsis": re.compile(r"\. ?\. ?\.|\u2026"),
 }
+_ABBREVIATION = re.compile(r".*[^\W\d_]\.", re.DOTALL)
 
 Span = tuple[int, int]
 """First character and one past the last."""
@@ -66,22 +68,59 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
 
 
 def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
-    """Match all words at once by one regular expression, each character of theirs with its other spellings."""
-    pattern = []
-    for word, tag in zip(tree.words, tree.tags, strict=True):
-        characters = " ?".join(map(_variants, _UNIT.finditer("".join(normalise_text(word).split()))))
-        pattern.append(f"({characters}){'?' if tag in MARKUP_TAGS else ''}")
-    found = re.fullmatch(" ?".join(pattern), text)
-    if found is None:
-        return None
-    spans = [found.span(i + 1) for i in range(len(tree.words))]
-    return [span if span[0] < span[1] else None for span in spans]
+    """Match all words, each character of theirs with its other spellings.
+
+    A spelling may be of several lengths (dashes), so the ends that the words so far may have are carried along, the
+    likeliest first, each with how it was reached: time grows with their number, never with that of the ways.
+    """
+    ends: dict[int, _Reached | None] = {0: None}
+    for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
+        units = list(_UNIT.finditer("".join(normalise_text(word).split())))
+        is_last_but_one = i == len(tree.words) - 2
+        shares_period = is_last_but_one and tree.words[-1] == "." and _ABBREVIATION.fullmatch(word) is not None
+        following: dict[int, _Reached | None] = {}
+        for end, before in ends.items():
+            at = _skip_space(text, end)
+            for stop in _stops(units, text, at, shares_period=shares_period) if units else ():
+                following.setdefault(stop, ((at, stop), before))
+            if tag in MARKUP_TAGS or not units:
+                following.setdefault(end, (None, before))
+        ends = following
+    reached = ends.get(len(text))
+    spans: list[Span | None] = []
+    while reached is not None:
+        span, reached = reached
+        spans.append(span)
+    return spans[::-1] if len(text) in ends else None
 
 
-def _variants(unit: re.Match[str]) -> str:
-    text = unit[0]
-    if unit.lastgroup == "escaped":
-        return rf"\\?{re.escape(unit['escaped'])}"
-    if text in _BRACKETS:
-        return f"(?:{re.escape(_BRACKETS[text])}|{text})"
-    return _SPELLINGS.get(unit.lastgroup, re.escape(text))
+_Reached: TypeAlias = tuple[Span | None, "_Reached | None"]
+"""The span of a word, and how the end of the words before it was reached."""
+
+
+def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:
+    """Return where a word that begins at ``at`` may end, spaces inside it allowed.
+
+    With ``shares_period`` also before its last period: a treebank ends "in the U.S." with two, the text with one.
+    """
+    found = {at: None}
+    for number, unit in enumerate(units):
+        without = found if shares_period and number == len(units) - 1 else {}
+        starts = [_skip_space(text, start) if number else start for start in found]
+        found = dict.fromkeys(stop for start in starts for stop in _ends(unit, text, start)) | without
+    return list(found)
+
+
+def _ends(unit: re.Match[str], text: str, at: int) -> Iterable[int]:
+    if unit.lastgroup in _SPELLINGS:
+        spelt = _SPELLINGS[unit.lastgroup].match(text, at)
+        if spelt is None:
+            return ()
+        return range(spelt.end(), at + 1, -1) if spelt[0].startswith("--") else (spelt.end(),)
+    plain = unit[0]
+    spellings = [_BRACKETS.get(plain, plain), plain, *([unit["escaped"]] if unit["escaped"] else [])]
+    return (at + len(spelling) for spelling in spellings if text.startswith(spelling, at))
+
+
+def _skip_space(text: str, at: int) -> int:
+    return at + 1 if text[at : at + 1] == " " else at

@@ -1,23 +1,30 @@
 """From a file of trees and a file of text, line by line the same sentences, to normalised pairs.
 
-Trees may stand one a line or be spread over lines, as in the Penn Treebank's ``.mrg`` files; which it is, the file
-itself says. Either way a broken tree is named by its first line and costs only itself, so that trees and text stay
-aligned. Files are read twice, once to count, and never held whole.
+Where a treebank comes without its text, text is put together from the words. Trees may stand one a line or be spread
+over lines, as in the Penn Treebank's ``.mrg`` files; which it is, the file itself says. Either way a broken tree is
+named by its first line and costs only itself, so that trees and text stay aligned. Files are read twice where there is
+text, once to count, and never held whole.
 """
 
-from collections import Counter, deque
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, pairwise, repeat
 from pathlib import Path
+from typing import Final, TypeAlias
 
-from pipeline.corpus.matching import Span, match_words
-from pipeline.corpus.text import Line, OnError, not_utf8, read_lines, read_texts
-from pipeline.corpus.trees import ROOT_NAMES, MalformedTreeError, Tree, normalise_tree, parse_tree
+from pipeline.corpus.detokenisation import detokenise
+from pipeline.corpus.matching import MARKUP_TAGS, Span, match_words, unescape_brackets
+from pipeline.corpus.text import Line, OnError, normalise_text, read_lines, read_texts
+from pipeline.corpus.trees import ROOT_NAMES, TRACE_TAG, MalformedTreeError, Tree, normalise_tree, parse_tree, shortened
 from storage.errors import InputError
 from storage.fingerprints import Json
 
 _SNIFFED_LINES = 2_000
+_BRACKET = re.compile("[()]")
+MAX_TREE_CHARACTERS: Final = 1 << 20
+"""Of one tree, or of a piece that should be one: some 50,000 words. A longer one is a bracket that does not close."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,6 +37,8 @@ class Counts:
     """Sentences by reason."""
     repaired: Counter[str] = field(default_factory=Counter)
     """Sentences kept, and what was done to them, or is remarkable in them."""
+    num_other_parses: int = 0
+    """Of sentences that a file has several trees of, all but the one that counts as a tree."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts, reasons in alphabetical order."""
@@ -60,7 +69,32 @@ class RawTree:
     line: int
     """Of its first character, from 1."""
     text: str | None
-    """None if a line of it is not UTF-8."""
+    """None if there is a fault."""
+    fault: str = ""
+    """Why it cannot be parsed: ``NOT_UTF8``, ``TOO_LONG`` or another reason to count by."""
+    num_other_parses: int = 0
+    """Further trees that the file has for the sentence, left out."""
+
+
+NOT_UTF8: Final = "not UTF-8"
+TOO_LONG: Final = "too long"
+END_OF_TEXT: Final = "mark of the end of a text"
+_FAULTS: Final = {
+    NOT_UTF8: "not UTF-8, expected UTF-8 text; convert the file",
+    TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
+}
+Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
+"""Yields the trees of a file, and pieces that should be trees."""
+
+
+def looks_like_trees(line: str) -> bool:
+    """Return whether a line that should be running text is a tree in brackets, with a labelled phrase."""
+    if len(line) > MAX_TREE_CHARACTERS or not line.lstrip().startswith("("):
+        return False
+    try:
+        return any(label for label, _, _ in parse_tree(line).phrases)
+    except MalformedTreeError:
+        return False
 
 
 def find_file(stem: Path, suffix: str) -> Path:
@@ -86,21 +120,19 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
     most lines are no whole trees and yet all brackets close.
 
     Raises:
-        InputError: If the file cannot be read or is empty.
+        InputError: If the file cannot be read, is empty, or is running text: of its first 2,000 lines, nearly all are
+            without a bracket.
     """
-    lines = list(islice(read_lines(path), _SNIFFED_LINES))
-    texts = [line.text for line in lines if line.text.strip()]
-    if not texts:
-        raise InputError(f"{path}: empty, expected trees in brackets")
-    margin = min(len(text) - len(text.lstrip()) for text in texts)
+    texts, is_all = _sniff(path)
+    margin = min((len(text) - len(text.lstrip()) for text in texts), default=0)
     if any(text[margin].isspace() for text in texts):
         yield from _spread_over_lines(path, margin)
-    elif _close_over_lines(texts, is_all=len(lines) < _SNIFFED_LINES):
+    elif _close_over_lines(texts, is_all=is_all):
         yield from _spread_over_lines(path, None)
     else:
-        for line in read_lines(path):
-            if line.text.strip():
-                yield RawTree(line.number, line.text if line.is_utf8 else None)
+        for line in read_lines(path, "skip"):
+            if line.text.strip() or not line.is_whole:
+                yield _joined([line])
 
 
 def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
@@ -110,15 +142,15 @@ def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
         InputError: Naming file and line, at the first piece that is not a tree.
     """
     for raw in read_raw_trees(path):
-        if raw.text is None:
-            raise not_utf8(path, raw.line)
         try:
-            yield raw.line, parse_tree(raw.text)
+            yield raw.line, _parse(raw)
         except MalformedTreeError as error:
             raise _placed(path, raw.line, error) from None
 
 
-def read_sentences(trees: Path, texts: Path, *, on_error: OnError, counts: Counts) -> Iterator[Sentence]:
+def read_sentences(
+    trees: Path, texts: Path | None, *, on_error: OnError, counts: Counts, read: Read = read_raw_trees
+) -> Iterator[Sentence]:
     """Yield the sentences of a treebank and its raw text, normalised; ``counts`` is kept up to date.
 
     A tree without words, or whose words are not those of its line of text, is always dropped and counted; what is
@@ -126,69 +158,138 @@ def read_sentences(trees: Path, texts: Path, *, on_error: OnError, counts: Count
 
     Args:
         trees: Trees in brackets, plain or gzipped.
-        texts: As many lines as there are trees; blank lines are left out if the lines with text are as many.
+        texts: As many lines as there are trees; blank lines are left out if the lines with text are as many. None:
+            text is put together from the words of each tree (see ``detokenisation``), markup left out.
         on_error: What a malformed line does.
         counts: Grows.
+        read: Reads ``trees``.
 
     Raises:
-        InputError: If a file cannot be read, there are not as many lines as trees, or, where ``on_error`` is "stop",
-            at the first malformed line.
+        InputError: If a file cannot be read, there are not as many lines as trees, trees stand for text or text for
+            trees, or, where ``on_error`` is "stop", at the first malformed line.
     """
-    blank_lines = _compare_lengths(trees, texts, on_error)
-    lines = (text for text in read_texts(texts, on_error) if text != "" or blank_lines)
-    for raw, text in zip(read_raw_trees(trees), lines, strict=True):
+    for raw, text in _pairs(trees, texts, on_error, read):
         counts.num_trees += 1
         try:
-            sentence = _pair(trees, raw, text, counts)
+            sentence = _pair(raw, text, counts, has_text=texts is not None)
         except MalformedTreeError as error:
             if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
                 raise _placed(trees, raw.line, error) from None
             counts.dropped[error.reason] += 1
         else:
             counts.num_kept += 1
+            counts.num_other_parses += raw.num_other_parses
             yield sentence
 
 
-_ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text"})
+def _pairs(trees: Path, texts: Path | None, on_error: OnError, read: Read) -> Iterator[tuple[RawTree, str | None]]:
+    if texts is None:
+        yield from zip(read(trees), repeat(""), strict=False)
+        return
+    first = next((line for line in read_lines(texts, "skip") if line.text.strip()), None)
+    if first is not None and looks_like_trees(first.text):
+        raise InputError(f"{texts}:{first.number}: looks like a tree, expected running text: {shortened(first.text)}")
+    blank_lines = _compare_lengths(trees, texts, on_error, read)
+    lines = (text for text in read_texts(texts, on_error) if text != "" or blank_lines)
+    yield from zip(read(trees), lines, strict=True)
 
 
-def _pair(path: Path, raw: RawTree, text: str | None, counts: Counts) -> Sentence:
-    if raw.text is None or text is None:
-        raise MalformedTreeError("not UTF-8, expected UTF-8 text; convert the file", "not UTF-8")
-    tree = normalise_tree(given := parse_tree(raw.text))
-    if not text:
-        raise MalformedTreeError(f"{path}:{raw.line}: a tree, but no text", "no text")
-    spans = match_words(tree, text)
+_ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text", END_OF_TEXT})
+
+
+def _parse(raw: RawTree) -> Tree:
+    if raw.text is None:
+        raise MalformedTreeError(_FAULTS.get(raw.fault, raw.fault), raw.fault)
+    return parse_tree(raw.text)
+
+
+def _pair(raw: RawTree, text: str | None, counts: Counts, *, has_text: bool) -> Sentence:
+    given = _parse(raw)
+    if text is None:
+        raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
+    invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
+    tree = normalise_tree(given, invisible if has_text else invisible | _markup(given))
+    if not text and has_text:
+        raise MalformedTreeError("a tree, but no text", "no text")
+    text, spans = (text, match_words(tree, text)) if has_text else _rebuilt(tree)
     if spans is None:
         raise MalformedTreeError("words are not those of the text", "words are not those of the text")
     found = [span for span in spans if span is not None]
     if len(found) < len(spans):
-        counts.repaired["markup left out that is not in the text"] += 1
         tree = normalise_tree(tree, {i for i, span in enumerate(spans) if span is None})
-    if any(label in ROOT_NAMES for label, _, _ in given.phrases[1:]):
-        counts.repaired["brackets without a label taken out"] += 1
-    if len(given.words) > len(spans):
-        counts.repaired["traces removed"] += 1
+    num_words = sum(tag != TRACE_TAG for tag in given.tags)
+    repaired = {
+        "markup left out that is not in the text": len(found) < num_words - len(invisible),
+        "words without a visible character left out": bool(invisible),
+        "brackets without a label taken out": any(label in ROOT_NAMES for label, _, _ in given.phrases[1:]),
+        "traces removed": num_words < len(given.words),
+    }
+    counts.repaired.update(reason for reason, is_so in repaired.items() if is_so)
     return Sentence(number=counts.num_trees - 1, text=text, tree=tree, spans=found)
 
 
-def _compare_lengths(trees: Path, texts: Path, on_error: OnError) -> bool:
+def _markup(tree: Tree) -> set[int]:
+    """Return the words that no one said or wrote: by their tags, or under a phrase of speaker codes."""
+    by_tag = {i for i, tag in enumerate(tree.tags) if tag in MARKUP_TAGS}
+    return by_tag.union(*(range(start, stop) for label, start, stop in tree.phrases if label in MARKUP_TAGS))
+
+
+def _rebuilt(tree: Tree) -> tuple[str, list[Span | None] | None]:
+    text = normalise_text(detokenise(tree.words, tree.tags))
+    spans = match_words(tree, text)
+    if spans is None:  # a word that is a combining mark has become one character with the word before it
+        text = normalise_text(" ".join(map(unescape_brackets, tree.words)))
+        spans = match_words(tree, text)
+    return text, spans
+
+
+def _compare_lengths(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
     """Return whether blank lines of the text stand for trees too.
 
     Raises:
         InputError: If trees and lines of text cannot be paired one to one.
     """
-    num_trees = sum(1 for _ in read_raw_trees(trees))
+    num_trees = sum(1 for _ in read(trees))
     blank = [text == "" for text in read_texts(texts, "skip")]
     num_texts = len(blank) - sum(blank)
     if num_trees not in (len(blank), num_texts):
         if on_error == "stop":  # a tree that does not end swallows others: then it is what has to be mended
-            deque(read_trees(trees), maxlen=0)
+            for raw in read(trees):
+                try:
+                    _parse(raw)
+                except MalformedTreeError as error:
+                    raise _placed(trees, raw.line, error) from None
         raise InputError(
             f"{texts}: {len(blank)} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as "
             "many lines as trees, the text of each tree in a line of its own"
         )
     return num_trees == len(blank)
+
+
+def _sniff(path: Path) -> tuple[list[str], bool]:
+    """Return the first lines of a file that have text, a bounded number of characters, and whether they are all of it.
+
+    Raises:
+        InputError: If there is none, or nearly all of them are without a bracket.
+    """
+    found: list[Line] = []
+    size = 0
+    is_all = True
+    for line in read_lines(path, "skip"):
+        if line.number > _SNIFFED_LINES or size > MAX_TREE_CHARACTERS:
+            is_all = False
+            break
+        size += len(line.text)
+        found += [line] * (bool(line.text.strip()) or not line.is_whole)
+    if not found:
+        raise InputError(f"{path}: empty, expected trees in brackets")
+    without = [line for line in found if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
+    if 5 * len(without) > 4 * len(found):
+        raise InputError(
+            f"{path}:{without[0].number}: looks like running text, expected trees in brackets: "
+            f"{shortened(without[0].text)}"
+        )
+    return [line.text for line in found if line.is_whole], is_all
 
 
 def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
@@ -201,25 +302,32 @@ def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
 def _spread_over_lines(path: Path, margin: int | None) -> Iterator[RawTree]:
     """Cut a file into trees by counting brackets; ``margin`` is the column where only trees begin, if one is known."""
     lines: list[Line] = []
-    depth = 0
-    for line in read_lines(path):
-        if not line.text.strip():
+    depth = size = 0
+    for line in read_lines(path, "skip"):
+        if not line.text.strip() and line.is_whole:
             continue
         if lines and margin is not None and line.text[margin : margin + 1] == "(":
             yield _joined(lines)
-            lines, depth = [], 0
+            lines, depth, size = [], 0, 0
+        size += len(line.text)
         lines.append(line)
+        if size > MAX_TREE_CHARACTERS:  # no longer held, only where it began
+            lines = [lines[0]._replace(text="", is_whole=False)]
         depth += _change_of_depth(line.text)
         if depth <= 0:
             yield _joined(lines)
-            lines, depth = [], 0
+            lines, depth, size = [], 0, 0
     if lines:
         yield _joined(lines)
 
 
 def _joined(lines: list[Line]) -> RawTree:
-    is_utf8 = all(line.is_utf8 for line in lines)
-    return RawTree(lines[0].number, "\n".join(line.text for line in lines) if is_utf8 else None)
+    number = lines[0].number
+    if not all(line.is_utf8 for line in lines):
+        return RawTree(number, None, NOT_UTF8)
+    if not all(line.is_whole for line in lines) or sum(len(line.text) for line in lines) > MAX_TREE_CHARACTERS:
+        return RawTree(number, None, TOO_LONG)
+    return RawTree(number, "\n".join(line.text for line in lines))
 
 
 def _change_of_depth(text: str) -> int:

@@ -10,7 +10,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import IO, Final, Literal, NamedTuple
 
 from storage.errors import InputError
 
@@ -40,6 +40,11 @@ def normalise_text(text: str) -> str:
     return " ".join(text.split())
 
 
+MAX_LINE_BYTES: Final = 1 << 24
+"""16 MiB, its end included. No sentence, paragraph or tree is as long, nor is a novel; of a longer line no more is held
+than twice as much."""
+
+
 class Line(NamedTuple):
     """A line of a file."""
 
@@ -49,32 +54,67 @@ class Line(NamedTuple):
     """Without its end."""
     is_utf8: bool
     """False if U+FFFD stands for some of its bytes."""
+    is_whole: bool = True
+    """False if it is longer than ``MAX_LINE_BYTES``; its text is empty then."""
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
     r"""Yield the lines of a UTF-8 file, plain or gzipped.
 
     Lines end with ``\n`` or ``\r\n`` and nothing else; a byte order mark is dropped.
 
+    Args:
+        path: The file.
+        on_long: What a line longer than ``MAX_LINE_BYTES`` does: "stop", or "skip" to yield it as not whole.
+
     Raises:
-        InputError: If the file is missing, cannot be read, or is a damaged gzip file.
+        InputError: If the file is missing, cannot be read, or is a damaged gzip file; naming the line, at one that is
+            too long where ``on_long`` is "stop".
     """
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if zipped else raw as file:
-                for number, data in enumerate(file, 1):
-                    try:
-                        text, is_utf8 = data.decode(), True
-                    except UnicodeDecodeError:
-                        text, is_utf8 = data.decode(errors="replace"), False
-                    text = text.removeprefix("\ufeff") if number == 1 else text
-                    yield Line(number, text.rstrip("\r\n"), is_utf8)
+                for number, data in enumerate(_bounded_lines(file), 1):
+                    if data is None and on_long == "stop":
+                        raise too_long(path, number)
+                    yield _decode(number, data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: damaged gzip file ({error}); fetch or compress it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file of UTF-8 text") from error
+
+
+def _bounded_lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes | None]:
+    """Yield each line, or None for one that is longer than ``MAX_LINE_BYTES``."""
+    while data := file.readline(MAX_LINE_BYTES):
+        if len(data) < MAX_LINE_BYTES or data.endswith(b"\n") or not (rest := file.readline(MAX_LINE_BYTES)):
+            yield data
+            continue
+        del data
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES)
+        yield None
+
+
+def _decode(number: int, data: bytes | None) -> Line:
+    if data is None:
+        return Line(number, "", is_utf8=True, is_whole=False)
+    try:
+        text, is_utf8 = data.decode(), True
+    except UnicodeDecodeError:
+        text, is_utf8 = data.decode(errors="replace"), False
+    text = text.removeprefix("\ufeff") if number == 1 else text
+    return Line(number, text.rstrip("\r\n"), is_utf8)
+
+
+def too_long(path: Path, line: int) -> InputError:
+    """Return the error for a line whose ``is_whole`` is False."""
+    return InputError(
+        f"{path}:{line}: a line longer than {MAX_LINE_BYTES >> 20} MiB, expected a sentence or a paragraph a line; "
+        "break it up"
+    )
 
 
 def not_utf8(path: Path, line: int) -> InputError:
@@ -83,12 +123,14 @@ def not_utf8(path: Path, line: int) -> InputError:
 
 
 def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
-    """Yield the normalised text of each line of a file; None for one that is not UTF-8, where errors are skipped.
+    """Yield the normalised text of each line of a file.
+
+    Where errors are skipped, None stands for a line that is not UTF-8 or longer than ``MAX_LINE_BYTES``.
 
     Raises:
         InputError: As ``read_lines``, and at the first line that is not UTF-8 where ``on_error`` is "stop".
     """
-    for line in read_lines(path):
+    for line in read_lines(path, on_error):
         if not line.is_utf8 and on_error == "stop":
             raise not_utf8(path, line.number)
-        yield normalise_text(line.text) if line.is_utf8 else None
+        yield normalise_text(line.text) if line.is_utf8 and line.is_whole else None

@@ -73,7 +73,7 @@ def parse_tree(text: str) -> Tree:
         elif close:
             stops[is_open.pop()] = len(words)
         elif stray:
-            raise MalformedTreeError(f"the word {_short(stray)} has no part of speech", "word without a tag")
+            raise MalformedTreeError(f"the word {shortened(stray)} has no part of speech", "word without a tag")
         else:
             is_open.append(len(labels))
             labels.append(label)
@@ -157,10 +157,11 @@ def _outside(text: str, *, close: bool, first: bool) -> MalformedTreeError:
     if close:
         return MalformedTreeError("unbalanced brackets: a ')' without its '('", "unbalanced brackets")
     if first:
-        return MalformedTreeError(f"text where a tree was expected: {_short(text)}", "not a tree")
+        return MalformedTreeError(f"text where a tree was expected: {shortened(text)}", "not a tree")
     return MalformedTreeError("more than one tree, or something after it; expected one", "more than one tree")
 
 
-def _short(text: str) -> str:
-    text = " ".join(text.split())
+def shortened(text: str) -> str:
+    """Return the beginning of a text, to be quoted in a message of one line."""
+    text = " ".join(text[:200].split())
     return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -200,7 +200,7 @@ def test_text_that_is_not_utf8_is_named_or_skipped(write: Write) -> None:
         read(trees, texts, "stop")
     found, counts = read(trees, texts)
     assert [sentence.text for sentence in found] == ["the dog barks.", "Edit"]
-    assert counts.dropped == {"not UTF-8": 1}
+    assert counts.dropped == {"text not UTF-8 or too long": 1}
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", b"\xef\xbb\xbf"])

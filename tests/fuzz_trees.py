@@ -1,0 +1,96 @@
+"""Feed the readers of trees whatever a coverage-guided fuzzer thinks of; a program of its own, run by ``make soak``.
+
+    python -m tests.fuzz_trees [-max_total_time=60] [CORPUS_FOLDER]
+
+Says so and ends well where atheris is not installed. What is claimed is in ``check``, which test_tree_fuzz.py calls
+with what hypothesis thinks of: any bytes are trees, or a MalformedTreeError or InputError; nothing else is raised.
+"""
+
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.corpus.matching import match_words
+from pipeline.corpus.readers import Counts, looks_like_trees, read_raw_trees, read_sentences
+from pipeline.corpus.text import normalise_text
+from pipeline.corpus.treebanks import find_trees
+from pipeline.corpus.trees import MalformedTreeError, format_tree, normalise_tree, parse_tree
+from storage.errors import InputError
+
+SEEDS = (
+    b"( (S (NP-SBJ-1 (-NONE- *)) (VP (VB Go) (-LRB- -LRB-) (ADVP (RB home)) (-RRB- -RRB-)) (. .)) )\n(ROOT (VB Go))\n",
+    b"( (S\n    (NP (DT the) (NN U.S.))\n    (`` ``) (VP (VBZ is) (RB n't)) ('' '')\n    (. .)))\n",
+    b"2 7\n-20.5 -80.1\n(S1 (NP (NN worst)))\n-10.25\n(S1 (NP (NN best)))\n0 8\n",
+    b"\xef\xbb\xbf(X (HYPH \xe2\x80\x94) (NN \xff))\r\n",
+)
+
+
+def check(path: Path) -> None:
+    """Assert what holds for any file."""
+    check_text(path.read_bytes().decode(errors="replace"))
+    num_pieces = 0
+    try:
+        for raw in read_raw_trees(path):
+            num_pieces += 1
+            assert (raw.text is None) == bool(raw.fault)
+    except InputError:
+        num_pieces = -1
+    for wanted in ("auto", "ptb", "bllip", "brackets"):
+        counts = Counts()
+        try:
+            [file], _ = find_trees(path, wanted)
+            for sentence in read_sentences(path, None, on_error="skip", counts=counts, read=file.read):
+                assert sentence.text == normalise_text(sentence.text)
+                covered = "".join(sentence.text[start:stop] for start, stop in sentence.spans)
+                assert covered.replace(" ", "") == sentence.text.replace(" ", "")
+        except InputError:
+            continue
+        assert counts.num_trees == counts.num_kept + counts.dropped.total()
+        assert "words are not those of the text" not in counts.dropped
+        assert wanted != "brackets" or counts.num_trees == num_pieces
+
+
+def check_text(text: str) -> None:
+    """Assert what holds for any text."""
+    looks_like_trees(text)
+    try:
+        tree = parse_tree(text)
+    except MalformedTreeError:
+        return
+    if all(start < stop for _, start, stop in tree.phrases):  # where an empty phrase stands, a Tree cannot say
+        assert parse_tree(format_tree(tree)) == tree
+    try:
+        normal = normalise_tree(tree)
+    except MalformedTreeError:
+        return
+    assert normalise_tree(normal) == normal
+    assert parse_tree(format_tree(normal)) == normal
+    match_words(normal, normalise_text(text))
+
+
+def main() -> None:
+    """Fuzz until told to stop."""
+    if find_spec("atheris") is None:
+        print("atheris is not installed: trees are not fuzzed. pip install -e .[dev] brings it")
+        return
+    import atheris
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, seeds = Path(folder) / "input", Path(folder) / "seeds"
+        seeds.mkdir()
+        for number, seed in enumerate(SEEDS):
+            (seeds / str(number)).write_bytes(seed)
+
+        def one(data: bytes) -> None:
+            path.write_bytes(data)
+            check(path)
+
+        atheris.instrument_all()
+        options = ["-max_len=2000", "-timeout=20", f"-artifact_prefix={tempfile.gettempdir()}/fuzz-trees-"]
+        atheris.Setup([sys.argv[0], *options, *sys.argv[1:], str(seeds)], one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
