@@ -8,7 +8,7 @@ from pipeline.parsing.config import ParserConfig
 from pipeline.parsing.train import train_parser
 
 SMALL = ParserConfig(
-    embed_dim=64, num_layers=1, num_heads=2, ff_dim=128, char_embed_dim=32, num_epochs=20, lr=4e-3, warmup_steps=5,
+    embed_dim=64, num_layers=1, num_heads=2, ff_dim=128, char_embed_dim=32, num_epochs=30, lr=4e-3, warmup_steps=5,
     dropout=0.0, batch_sentences=10,
 )  # fmt: skip
 

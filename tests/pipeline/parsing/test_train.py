@@ -27,7 +27,8 @@ def test_its_figures_are_those_of_the_trees_it_makes(corpus: Path, parser_file: 
     nlp.add_pipe("benepar", config={"model": str(parser_file)})
     matched = both = 0
     for example in read_examples(corpus / "short.mrg", "stop", Counter(), max_words=100):
-        doc = spacy.tokens.Doc(nlp.vocab, words=example.words)
+        starts = [i == 0 for i in range(len(example.words))]
+        doc = spacy.tokens.Doc(nlp.vocab, words=example.words, sent_starts=starts)
         gold, found = Counter(example.phrases[1:]), Counter()
         sentence = next(nlp(doc).sents)
         for part in sentence._.constituents:
@@ -71,8 +72,13 @@ def test_what_is_left_out_is_counted(tmp_path: Path, corpus: Path) -> None:
         [tmp_path / "x.mrg"], [corpus / "short.mrg"], tmp_path / "p.pt", replace(SMALL, num_epochs=1), on_error="skip"
     )
     assert about["num_trees"] == 10
-    assert about["dropped"] == {"more than 80 words": 1, "no words": 1, "unbalanced brackets": 2}
-    with pytest.raises(InputError, match=r"x\.mrg:11: unbalanced brackets"):
+    assert about["dropped"] == {
+        "more than 80 words": 1,
+        "no words": 1,
+        "unbalanced brackets": 1,
+        "word without a tag": 1,
+    }
+    with pytest.raises(InputError, match=r"x\.mrg:11: the word 'no' has no part of speech"):
         train_parser([tmp_path / "x.mrg"], [corpus / "short.mrg"], tmp_path / "p.pt", SMALL)
 
 
