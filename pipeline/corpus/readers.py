@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.corpus.matching import Span, match_words
 from pipeline.corpus.text import Line, OnError, not_utf8, read_lines, read_texts
@@ -53,14 +54,23 @@ class Sentence:
     """Of each word of the tree in ``text``; together they cover all of it but spaces between words."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawTree:
+class RawTree(NamedTuple):
     """The text of one tree, not parsed yet."""
 
     line: int
     """Of its first character, from 1."""
     text: str | None
     """None if a line of it is not UTF-8."""
+
+
+class RawPair(NamedTuple):
+    """A tree, not parsed yet, and its text."""
+
+    number: int
+    """Of the tree, from 0, those of files read before included."""
+    raw: RawTree
+    text: str | None
+    """Normalised; None if it is not UTF-8."""
 
 
 def find_file(stem: Path, suffix: str) -> Path:
@@ -134,25 +144,46 @@ def read_sentences(trees: Path, texts: Path, *, on_error: OnError, counts: Count
         InputError: If a file cannot be read, there are not as many lines as trees, or, where ``on_error`` is "stop",
             at the first malformed line.
     """
+    for pair in read_pairs(trees, texts, on_error=on_error, first=counts.num_trees):
+        if (sentence := read_sentence(trees, pair, on_error=on_error, counts=counts)) is not None:
+            yield sentence
+
+
+def read_pairs(trees: Path, texts: Path, *, on_error: OnError, first: int = 0) -> Iterator[RawPair]:
+    """Yield each tree of a treebank, not parsed yet, with its line of text; trees are numbered from ``first``.
+
+    Raises:
+        InputError: As ``read_sentences``, but for malformed trees.
+    """
     blank_lines = _compare_lengths(trees, texts, on_error)
     lines = (text for text in read_texts(texts, on_error) if text != "" or blank_lines)
-    for raw, text in zip(read_raw_trees(trees), lines, strict=True):
-        counts.num_trees += 1
-        try:
-            sentence = _pair(trees, raw, text, counts)
-        except MalformedTreeError as error:
-            if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
-                raise _placed(trees, raw.line, error) from None
-            counts.dropped[error.reason] += 1
-        else:
-            counts.num_kept += 1
-            yield sentence
+    for number, (raw, text) in enumerate(zip(read_raw_trees(trees), lines, strict=True), first):
+        yield RawPair(number, raw, text)
+
+
+def read_sentence(path: Path, pair: RawPair, *, on_error: OnError, counts: Counts) -> Sentence | None:
+    """Return the sentence of a pair, or None if it is dropped; ``counts`` is kept up to date.
+
+    Raises:
+        InputError: Naming file and line of a malformed tree, where ``on_error`` is "stop".
+    """
+    counts.num_trees += 1
+    try:
+        sentence = _pair(path, pair, counts)
+    except MalformedTreeError as error:
+        if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
+            raise _placed(path, pair.raw.line, error) from None
+        counts.dropped[error.reason] += 1
+        return None
+    counts.num_kept += 1
+    return sentence
 
 
 _ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text"})
 
 
-def _pair(path: Path, raw: RawTree, text: str | None, counts: Counts) -> Sentence:
+def _pair(path: Path, pair: RawPair, counts: Counts) -> Sentence:
+    raw, text = pair.raw, pair.text
     if raw.text is None or text is None:
         raise MalformedTreeError("not UTF-8, expected UTF-8 text; convert the file", "not UTF-8")
     tree = normalise_tree(given := parse_tree(raw.text))
@@ -169,7 +200,7 @@ def _pair(path: Path, raw: RawTree, text: str | None, counts: Counts) -> Sentenc
         counts.repaired["brackets without a label taken out"] += 1
     if len(given.words) > len(spans):
         counts.repaired["traces removed"] += 1
-    return Sentence(number=counts.num_trees - 1, text=text, tree=tree, spans=found)
+    return Sentence(number=pair.number, text=text, tree=tree, spans=found)
 
 
 def _compare_lengths(trees: Path, texts: Path, on_error: OnError) -> bool:

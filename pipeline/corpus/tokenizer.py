@@ -52,7 +52,8 @@ class Tokenizer:
             self._inner: Any = tokenizers.Tokenizer.from_str(data.decode())
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{where}: not a tokenizer.json ({error}); make one with train-tokenizer") from error
-        self._data = data
+        self.data = data
+        """The file's bytes."""
         found = tuple(self._inner.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
         if found != SPECIAL_TOKENS:
             raise InputError(
@@ -63,6 +64,7 @@ class Tokenizer:
             raise InputError(
                 f"{where}: does not give back the text it encodes; make a byte-level one with train-tokenizer"
             )
+        self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
         self.vocab_size: int = self._inner.get_vocab_size()
         """V: all entries, special tokens included."""
         self.sha256: str = sha256_bytes(data)
@@ -120,7 +122,7 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``: exactly the bytes that ``sha256`` is of."""
         make_directory(path.absolute().parent)
-        write_atomically(path, self._data)
+        write_atomically(path, self.data)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
@@ -149,8 +151,13 @@ class Tokenizer:
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """Return what ``decode`` does, for each sequence."""
-        first = len(SPECIAL_TOKENS)
-        texts: list[str] = self._inner.decode_batch([[int(i) for i in ids if i >= first] for ids in batch])
+        special = self._special_ids
+        texts: list[str] = self._inner.decode_batch(
+            [
+                ids if isinstance(ids, list) and special.isdisjoint(ids) else [int(i) for i in ids if i not in special]
+                for ids in batch
+            ]
+        )
         return texts
 
     def token(self, token_id: int) -> str:

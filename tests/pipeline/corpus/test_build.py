@@ -10,7 +10,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.build import BuildConfig, build_dataset, shuffled_trees
+from pipeline.corpus.build import BuildConfig, build_dataset
+from pipeline.corpus.controls import shuffled_trees
 from pipeline.corpus.dataset import Dataset, describe_dataset, load_dataset, token_dtype, write_dataset
 from pipeline.corpus.oracle import actions_to_tree, right_branching
 from pipeline.corpus.tokenizer import Tokenizer
