@@ -126,6 +126,24 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 
 
 @main.command()
+@click.argument("source", type=PATH)
+@click.option("--out", type=PATH, required=True, help="The tokenizer.json to write.")
+@click.option("--bos", required=True, help="Its entry that begins a text.")
+@click.option("--eos", required=True, help="Its entry that ends a text; may be the same.")
+def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
+    """Check a Hugging Face tokenizer.json made elsewhere, and convert it: for students that are to share its tokens.
+
+    It must be byte-level and give every text back. Ids stay as they are.
+
+    \b
+    Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
+    """
+    from pipeline.corpus.adopt_tokenizer import adopt_tokenizer as run
+
+    show(run(source, out, bos=bos, eos=eos))
+
+
+@main.command()
 @click.option("--train", type=PATH, multiple=True, required=True, help="STEM of STEM.mrg, STEM.txt; may be repeated.")
 @click.option("--dev", type=PATH, multiple=True, help="STEM of the dev pair; may be repeated.")
 @click.option("--test", type=PATH, multiple=True, help="STEM of the test pair; may be repeated.")

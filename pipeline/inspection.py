@@ -27,7 +27,13 @@ def inspect_path(path: Place) -> dict[str, Any]:
         return {"kind": kind, **describe_dataset(path)}
     if kind == "tokenizer":
         tokenizer = Tokenizer.load(local_path(path))
-        return {"kind": kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256}
+        specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+        return {
+            "kind": kind,
+            "vocab_size": tokenizer.vocab_size,
+            **{name: tokenizer.token(i) for name, i in specials.items()},
+            "sha256": tokenizer.sha256,
+        }
     path = local_path(path)
     run = open_run(path)
     return {
