@@ -488,15 +488,16 @@ def parses(
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="The HTML page to write.")
-def report(runs: tuple[Path, ...], out: Path) -> None:
+@click.option("--data", type=STORE, multiple=True, help="Also describe this dataset; may be repeated.")
+def report(runs: tuple[Path, ...], out: Path, data: tuple[Place, ...]) -> None:
     """Compare runs on one self-contained HTML page.
 
     \b
-    Example: python cli.py report runs/teacher runs/baseline runs/distilled --out report.html
+    Example: python cli.py report runs/teacher runs/baseline runs/distilled --data dataset --out report.html
     """
     from pipeline.evaluation.report import write_report
 
-    write_report(runs, out)
+    write_report(runs, out, datasets=data)
     click.echo(str(out))
 
 

@@ -280,10 +280,14 @@ def load_dataset(location: Place) -> Dataset:
 def describe_dataset(location: Place) -> dict[str, Any]:
     """Return what a dataset holds, as JSON: sizes, labels, counts by reason, fingerprints."""
     dataset = load_dataset(location)
+    used = np.zeros(dataset.tokenizer.vocab_size, bool)
+    for split in dataset.splits.values():
+        used[split.tokens.values] = True
     return {
         "trees": dataset.trees,
         "tree_source": dataset.tree_source,
         "vocab_size": dataset.tokenizer.vocab_size,
+        "num_entries_not_used": int((~used).sum()),
         "num_labels": len(dataset.labels),
         "labels": list(dataset.labels),
         "sha256": dataset.sha256,
@@ -307,8 +311,10 @@ def _sizes(split: Split) -> dict[str, Any]:
         "num_sentences": split.num_sentences,
         "num_tokens": num_tokens,
         "num_positions": split.num_positions,
-        "num_words": int(split.num_words.sum(dtype=np.int64)),
-        "num_bytes": int(split.num_bytes.sum(dtype=np.int64)),
+        "num_words": (num_words := int(split.num_words.sum(dtype=np.int64))),
+        "num_bytes": (num_bytes := int(split.num_bytes.sum(dtype=np.int64))),
+        "tokens_per_word": num_tokens / num_words if num_words else None,
+        "bytes_per_token": num_bytes / num_tokens if num_tokens else None,
         "num_documents": len(np.unique(split.document_ids)) if split.has_documents else "not known",
         "longest_sentence": int(split.tokens.lengths.max(initial=0)),
         "num_actions": len(actions),

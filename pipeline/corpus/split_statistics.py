@@ -19,6 +19,8 @@ MAX_LENGTH: Final = 200
 MAX_HEIGHT: Final = 60
 MAX_CHILDREN: Final = 30
 MAX_SOURCES: Final = 100
+FIGURES: Final = ("mean_height", "max_height", "mean_children", "unary_share")
+"""The names of those figures that are one number."""
 NOT_KNOWN: Final = "not known"
 OTHERS: Final = "others"
 _ROWS: Final = 20_000
@@ -36,15 +38,15 @@ def split_statistics(
         documents: Document 1 first.
 
     Returns:
-        Histograms of sentences: ``tokens``, ``words``, ``heights`` (most phrases over a token, TOP among them) and
-        ``max_height``; of phrases, TOP left out: ``labels`` (by name), ``children``, and ``num_unary``, those whose
-        only child is a phrase; ``sources``, the largest first: documents, sentences and tokens of each.
+        Histograms of sentences: ``tokens``, ``words`` and ``heights`` (most phrases over a token, TOP among them);
+        of phrases, TOP left out: ``labels`` (by name), ``children``, and ``unary_share``, that of phrases whose only
+        child is a phrase; ``sources``, the largest first: documents, sentences and tokens of each.
     """
     lengths, action_offsets = np.diff(arrays["offsets"]), arrays["action_offsets"]
     heights = [np.zeros(0, np.int64)]
     children = np.zeros(MAX_CHILDREN + 1, np.int64)
     by_label = np.zeros(len(labels), np.int64)
-    num_unary = 0
+    num_unary, num_children_in_all = 0, 0
     for first in range(0, len(lengths), _ROWS):
         offsets = action_offsets[first : first + _ROWS + 1]
         actions = arrays["actions"][offsets[0] : offsets[-1]]
@@ -54,15 +56,19 @@ def split_statistics(
         num_children, is_unary = _children(actions, depths)
         children += _histogram(num_children, MAX_CHILDREN)
         num_unary += int(is_unary.sum())
+        num_children_in_all += int(num_children.sum())
     height = np.concatenate(heights)
+    num_phrases = int(by_label[1:].sum())
     return {
         "tokens": _trimmed(_histogram(lengths, MAX_LENGTH)),
         "words": _trimmed(_histogram(arrays["num_words"], MAX_LENGTH)),
         "heights": _trimmed(_histogram(height, MAX_HEIGHT)),
+        "mean_height": float(height.mean()) if len(height) else None,
         "max_height": int(height.max(initial=0)),
         "labels": {label: int(n) for label, n in zip(labels[1:], by_label[1:], strict=True)},
         "children": _trimmed(children),
-        "num_unary": num_unary,
+        "mean_children": num_children_in_all / num_phrases if num_phrases else None,
+        "unary_share": num_unary / num_phrases if num_phrases else None,
         "sources": _sources(lengths, arrays["document_ids"], documents),
     }
 

@@ -74,7 +74,10 @@ def test_histograms_are_what_a_walk_over_the_trees_counts(found: list[Tree]) -> 
     assert statistics["heights"] == histogram(Counter(height for height, _ in walked), 99)
     assert statistics["max_height"] == max(height for height, _ in walked)
     assert statistics["children"] == histogram(Counter(len(children) for _, children in phrases), 3)
-    assert statistics["num_unary"] == sum(children == ["phrase"] for _, children in phrases)
+    assert statistics["mean_height"] == pytest.approx(np.mean([height for height, _ in walked]))
+    if phrases:
+        assert statistics["mean_children"] == pytest.approx(np.mean([len(children) for _, children in phrases]))
+        assert statistics["unary_share"] == pytest.approx(np.mean([kinds == ["phrase"] for _, kinds in phrases]))
     assert statistics["labels"] == {label: sum(each == label for each, _ in phrases) for label in LABELS[1:]}
     lengths = histogram(Counter(len(tree.words) for tree in found), 9)
     assert statistics["tokens"] == statistics["words"] == lengths
