@@ -10,6 +10,8 @@ one core. Blocks are handed out as their turn comes, so at most a few are in mem
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -221,7 +223,16 @@ _worker: list[BlockBuilder] = []
 
 def _start_worker(tokenizer: bytes, on_error: OnError, keep: SentenceFilter) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker[:] = [BlockBuilder(tokenizer=Tokenizer(tokenizer), on_error=on_error, keep=keep)]
+
+
+def _end_with_parent() -> None:
+    """End this process when the main one does, also if that is killed: nothing else would tell it."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _build(block: Block) -> BuiltBlock | str:

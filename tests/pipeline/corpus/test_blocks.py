@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,36 @@ def test_a_killed_process_ends_it_with_one_line(tmp_path: Path) -> None:
         with pytest.raises(WorkerError, match="a worker process was killed"):
             for _ in built:
                 pass
+
+
+@pytest.mark.processes
+def test_workers_end_with_a_main_process_that_is_killed(folder: Path) -> None:
+    script = f"""
+import itertools, pathlib, sys
+from pipeline.corpus.blocks import *
+from pipeline.corpus.readers import RawPair, RawTree
+builder = BlockBuilder(tokenizer=Tokenizer.load(pathlib.Path({str(folder / "tokenizer.json")!r})), on_error="stop")
+block = Block(path=pathlib.Path("x"), pairs=[RawPair(0, RawTree(1, "(TOP (X dog))"), "dog")])
+with BlockPool(builder, 2) as pool:
+    for _ in pool.build(itertools.repeat(block)):
+        print(*pool._executor._processes, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [Path(f"/proc/{pid}") for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any(map(_is_running, workers)):
+        assert time.monotonic() < deadline, "workers outlive the main process"
+        time.sleep(0.05)
+
+
+def _is_running(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_small_corpora_start_no_process(tmp_path: Path) -> None:
