@@ -147,8 +147,18 @@ def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
 @click.option("--train", type=PATH, multiple=True, required=True, help="STEM of STEM.mrg, STEM.txt; may be repeated.")
 @click.option("--dev", type=PATH, multiple=True, help="STEM of the dev pair; may be repeated.")
 @click.option("--test", type=PATH, multiple=True, help="STEM of the test pair; may be repeated.")
-@click.option("--dev-share", type=float, default=0.0, help="Instead of --dev: share of train, in whole documents.")
-@click.option("--test-share", type=float, default=0.0, help="Instead of --test: share of train, in whole documents.")
+@click.option(
+    "--dev-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Instead of --dev: share of train, in whole documents.",
+)
+@click.option(
+    "--test-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Instead of --test: share of train, in whole documents.",
+)
 @click.option("--tokenizer", type=PATH, required=True, help="A tokenizer.json.")
 @click.option("--out", type=STORE, required=True, help="The dataset to write.")
 @click.option(

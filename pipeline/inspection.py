@@ -59,8 +59,9 @@ def _split_for_people(split: dict[str, Any]) -> dict[str, Any]:
     statistics = split["statistics"]
     shown = {name: statistics[name] for name in FIGURES if name in statistics}
     sources = {
-        name: ", ".join(f"{count:,} {what.removeprefix('num_')}" for what, count in counts.items())
-        for name, counts in statistics.get("sources", {}).items()
+        name: f"{of['num_documents']:,} documents, {of['num_sentences']:,} sentences, {of['num_tokens']:,} tokens; "
+        f"licence: {of['licences']}"
+        for name, of in statistics.get("sources", {}).items()
     }
     return {**split, "statistics": shown, "sources": sources}
 

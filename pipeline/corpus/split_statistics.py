@@ -19,6 +19,7 @@ MAX_LENGTH: Final = 200
 MAX_HEIGHT: Final = 60
 MAX_CHILDREN: Final = 30
 MAX_SOURCES: Final = 100
+MAX_LICENCES: Final = 5
 FIGURES: Final = ("mean_height", "max_height", "mean_children", "unary_share")
 """The names of those figures that are one number."""
 NOT_KNOWN: Final = "not known"
@@ -40,7 +41,8 @@ def split_statistics(
     Returns:
         Histograms of sentences: ``tokens``, ``words`` and ``heights`` (most phrases over a token, TOP among them);
         of phrases, TOP left out: ``labels`` (by name), ``children``, and ``unary_share``, that of phrases whose only
-        child is a phrase; ``sources``, the largest first: documents, sentences and tokens of each.
+        child is a phrase; ``sources``, the largest first: documents, sentences, tokens and
+        licences of each.
     """
     lengths, action_offsets = np.diff(arrays["offsets"]), arrays["action_offsets"]
     heights = [np.zeros(0, np.int64)]
@@ -101,18 +103,33 @@ def _sources(
 ) -> dict[str, Json]:
     num_sentences = np.bincount(document_ids, minlength=len(documents) + 1)
     num_tokens = np.bincount(document_ids, weights=lengths, minlength=len(documents) + 1)
-    found: dict[str, list[int]] = {}
+    sums: dict[str, list[int]] = {}
+    licences: dict[str, set[str]] = {}
     for number, document in enumerate((None, *documents)):
         if num_sentences[number]:
-            name = document.source if document is not None and document.source else NOT_KNOWN
-            sums = found.setdefault(name, [0, 0, 0])
-            for i, more in enumerate((document is not None, num_sentences[number], num_tokens[number])):
-                sums[i] += int(more)
-    largest = sorted(found.items(), key=lambda item: (-item[1][2], item[0]))
+            name = (document.source if document else "") or NOT_KNOWN
+            licences.setdefault(name, set()).add((document.licence if document else "") or NOT_KNOWN)
+            more = (document is not None, num_sentences[number], num_tokens[number])
+            sums[name] = [old + int(new) for old, new in zip(sums.get(name, [0, 0, 0]), more, strict=True)]
+    largest = sorted(sums.items(), key=lambda item: (-item[1][2], item[0]))
     if rest := largest[MAX_SOURCES:]:
-        others = [sum(column) for column in zip(*(sums for _, sums in rest), strict=True)]
+        others = [sum(column) for column in zip(*(of_source for _, of_source in rest), strict=True)]
         largest = [*largest[:MAX_SOURCES], (f"{len(rest)} {OTHERS}", others)]
-    return {name: {"num_documents": sums[0], "num_sentences": sums[1], "num_tokens": sums[2]} for name, sums in largest}
+    return {
+        name: {
+            "num_documents": of_source[0],
+            "num_sentences": of_source[1],
+            "num_tokens": of_source[2],
+            "licences": _some(sorted(licences.get(name, ()))),
+        }
+        for name, of_source in largest
+    }
+
+
+def _some(names: list[str]) -> str:
+    """Return names, of many the first few and how many more."""
+    more = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
+    return ", ".join(names[:MAX_LICENCES]) + more
 
 
 def _histogram(values: NDArray[Any], most: int) -> NDArray[np.int64]:

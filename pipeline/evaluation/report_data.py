@@ -79,7 +79,7 @@ def dataset_section(number: int, dataset: DatasetRecord, comparison: Comparison)
     used = about["vocab_size"] - about["num_entries_not_used"]
     trees = f"Trees: {about['tree_source']}. {used:,} of {about['vocab_size']:,} entries of the tokenizer occur."
     read_by = f"Read by {', '.join(readers)}." if readers else "No run on this page was trained on it."
-    splits = {name: {**split, **split["statistics"]} for name, split in about["splits"].items()}
+    splits = {name: {"sources": {}, **split, **split["statistics"]} for name, split in about["splits"].items()}
     return DatasetSection(
         title=dataset.location,
         read_by=f"{read_by} {trees}",
@@ -115,15 +115,16 @@ def _sources(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
         return None
     rows: list[list[Cell]] = []
     for name in names:
-        row: list[Cell] = [name]
+        licences = [split["sources"][name]["licences"] for split in splits.values() if name in split["sources"]]
+        row: list[Cell] = [name, "; ".join(dict.fromkeys(licences))]
         for split in splits.values():
             found = split["sources"].get(name)
             tokens = found["num_tokens"] / split["num_tokens"] if found and split["num_tokens"] else None
             row += [f"{found['num_sentences']:,}", f"{found['num_tokens']:,}"] if found else [NOTHING, NOTHING]
             row.append(percent(tokens))
         rows.append(row)
-    header = ["source", *(title for _ in splits for title in ("sentences", "tokens", "tokens, %"))]
-    return Table(header=header, rows=rows, groups=[("", 1), *((name, 3) for name in splits)])
+    header = ["source", "licences", *(title for _ in splits for title in ("sentences", "tokens", "tokens, %"))]
+    return Table(header=header, rows=rows, groups=[("", 2), *((name, 3) for name in splits)])
 
 
 def _labels(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+import cli
 from pipeline.corpus.build import BuildConfig, build_dataset
 from pipeline.corpus.dataset import Dataset, load_dataset
 from pipeline.corpus.documents import Document, write_document_table
@@ -67,6 +69,16 @@ def test_shares_are_whole_documents_and_nothing_is_lost(folder: Path) -> None:
     again, other = (build(folder, f"seed{seed}", dev_share=0.2, test_share=0.1, seed=seed) for seed in (1, 2))
     assert again.sha256 == dataset.sha256
     assert texts_of(other, "dev") != found["dev"]
+
+
+def test_the_command_takes_several_stems_and_shares(folder: Path) -> None:
+    train = ["--train", str(folder / "a"), "--train", str(folder / "b"), "--tokenizer", str(folder / "t.json")]
+    shares = ["--dev-share", "0.2", "--min-words", "2", "--workers", "1"]
+    result = CliRunner().invoke(cli.main, ["build-dataset", *train, *shares, "--out", str(folder / "out")])
+    assert result.exit_code == 0, result.output
+    assert load_dataset(folder / "out").sha256 == build(folder, "same", dev_share=0.2).sha256
+    refused = CliRunner().invoke(cli.main, ["build-dataset", *train, "--out", str(folder / "none")])
+    assert refused.stderr == "Error: build-dataset: neither dev nor dev_share, expected one of them\n"
 
 
 def test_sources_of_several_stems_stand_side_by_side(folder: Path) -> None:

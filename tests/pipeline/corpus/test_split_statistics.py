@@ -86,14 +86,14 @@ def test_histograms_are_what_a_walk_over_the_trees_counts(found: list[Tree]) -> 
 def test_sources_are_summed_largest_first_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = normalise_tree(Tree(("a", "b"), ("X", "X"), (("S", 0, 2),)))
     arrays = arrays_of([tree] * 6, [1, 1, 2, 3, 0, 5])
-    documents = [Document("a", "x"), Document("b"), Document("c", "x"), Document("d", "lost"), Document("e", "y")]
+    documents = [Document("a", "x", "L"), Document("b"), Document("c", "x"), Document("d", "lost"), Document("e", "y")]
     found = split_statistics.split_statistics(arrays, LABELS, documents)["sources"]
     assert found == {
-        "x": {"num_documents": 2, "num_sentences": 3, "num_tokens": 6},
-        "not known": {"num_documents": 1, "num_sentences": 2, "num_tokens": 4},
-        "y": {"num_documents": 1, "num_sentences": 1, "num_tokens": 2},
+        "x": {"num_documents": 2, "num_sentences": 3, "num_tokens": 6, "licences": "L, not known"},
+        "not known": {"num_documents": 1, "num_sentences": 2, "num_tokens": 4, "licences": "not known"},
+        "y": {"num_documents": 1, "num_sentences": 1, "num_tokens": 2, "licences": "not known"},
     }
     monkeypatch.setattr(split_statistics, "MAX_SOURCES", 1)
     found = split_statistics.split_statistics(arrays, LABELS, documents)["sources"]
     assert list(found) == ["x", "2 others"]  # type: ignore[arg-type]
-    assert found["2 others"] == {"num_documents": 2, "num_sentences": 3, "num_tokens": 6}  # type: ignore[call-overload, index]
+    assert found["2 others"] == {"num_documents": 2, "num_sentences": 3, "num_tokens": 6, "licences": ""}  # type: ignore[call-overload, index]

@@ -50,7 +50,7 @@ def test_the_page_has_a_section_on_each_dataset_named(made_up_runs: Any, dataset
     assert "b" not in page.tags
     sources = next(table for table in page.tables if table[1][:1] == ["source"])
     assert [row[0] for row in sources[2:]] == ["<b>train", "<b>dev"]
-    assert sources[2][1] == str(NUM_SENTENCES)
+    assert sources[2][1:3] == ["CC BY", str(NUM_SENTENCES)]
     sizes = {row[0]: row[1:] for table in page.tables for row in table if row[0] == "sentences that are in train too"}
     assert sizes == {"sentences that are in train too": ["\u2013", "1"]}
 
@@ -98,4 +98,4 @@ def test_inspect_shows_people_figures_and_json_histograms(dataset: Path) -> None
     assert about["num_entries_not_used"] == about["vocab_size"] - train["num_tokens"] // NUM_SENTENCES
     shown = for_people(about)["splits"]["train"]
     assert shown["statistics"] == {"mean_height": 3, "max_height": 3, "mean_children": 5 / 3, "unary_share": 0}
-    assert shown["sources"] == {"<b>train": f"1 documents, 4 sentences, {train['num_tokens']} tokens"}
+    assert shown["sources"] == {"<b>train": f"1 documents, 4 sentences, {train['num_tokens']} tokens; licence: CC BY"}
