@@ -11,7 +11,7 @@ into about a gigabyte. Every byte is checked against a sha256 when it is read.
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -282,7 +282,8 @@ def describe_dataset(location: Place) -> dict[str, Any]:
     dataset = load_dataset(location)
     used = np.zeros(dataset.tokenizer.vocab_size, bool)
     for split in dataset.splits.values():
-        used[split.tokens.values] = True
+        for tokens in _pieces(split.tokens.values):
+            used[tokens] = True
     return {
         "trees": dataset.trees,
         "tree_source": dataset.tree_source,
@@ -306,7 +307,10 @@ def describe_dataset(location: Place) -> dict[str, Any]:
 
 def _sizes(split: Split) -> dict[str, Any]:
     num_tokens, actions = len(split.tokens.values), split.actions.values
-    step = np.where(actions == SHIFT, 0, np.where(actions == REDUCE, -1, 1))
+    depth, max_depth = 0, 0
+    for piece in _pieces(actions):
+        depths = depth + np.cumsum((piece >= FIRST_NT).astype(np.int8) - (piece == REDUCE), dtype=np.int64)
+        depth, max_depth = int(depths[-1]), max(max_depth, int(depths.max()))
     return {
         "num_sentences": split.num_sentences,
         "num_tokens": num_tokens,
@@ -319,8 +323,14 @@ def _sizes(split: Split) -> dict[str, Any]:
         "longest_sentence": int(split.tokens.lengths.max(initial=0)),
         "num_actions": len(actions),
         "actions_per_token": len(actions) / num_tokens if num_tokens else None,
-        "max_depth": int(np.cumsum(step).max(initial=0)),
+        "max_depth": max_depth,
     }
+
+
+def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield an array piece by piece, for what needs many bytes a value on the way."""
+    for first in range(0, len(values), 1 << 20):
+        yield values[first : first + (1 << 20)]
 
 
 def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_sha256: str) -> Split:
@@ -345,13 +355,16 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
 
 def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
     """Refuse ids that models would index out of bounds with: a digest says who wrote, not what."""
-    shifts = np.cumsum(split.actions.values == SHIFT, dtype=np.int64)
-    per_sentence = np.diff(np.concatenate([np.zeros(1, np.int64), shifts])[split.actions.offsets])
+    has_empty = 0 in split.actions.lengths
+    starts = split.actions.offsets[:-1]
     if (
-        split.tokens.values.max(initial=0) >= vocab_size
+        has_empty
+        or split.tokens.values.max(initial=0) >= vocab_size
         or split.actions.values.max(initial=0) >= FIRST_NT + num_labels
         or split.actions.values.min(initial=0) < 0
-        or not np.array_equal(per_sentence, split.tokens.lengths + 1)
+        or not np.array_equal(
+            np.add.reduceat(split.actions.values == SHIFT, starts, dtype=np.int64), split.tokens.lengths + 1
+        )
     ):
         raise CorruptStoreError(
             f"{path}: tokens, actions, labels and vocabulary do not fit together. Build it again (build-dataset)"

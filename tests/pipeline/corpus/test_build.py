@@ -324,6 +324,7 @@ def test_arrays_that_models_would_index_out_of_bounds_with_are_refused(dataset: 
         {"actions": [2, 9, 0, 0, 1, 0, 1]},
         {"actions": [2, 3, 0, 1, 1, 0, 1]},
         {"offsets": [0, 1]},
+        {"actions": [], "action_offsets": [0, 0]},
     ]
     for i, changes in enumerate([{}, *bad]):
         values = good | changes
