@@ -246,6 +246,8 @@ def _settle(
         if not len(arrays[name]["num_words"]):
             raise no_sentence_left(plans[name].trees, builder.counts)
         builder.count_in_train(built["train"], is_kept)
+    for name, builder in built.items():
+        builder.tally(arrays[name])
     return arrays, labels
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.blocks import BuiltBlock, Tallies
+from pipeline.corpus.blocks import BuiltBlock
 from pipeline.corpus.duplicates import EXACT, NEAR, Duplicates, HeldOut, SentenceHashes, is_among
 from pipeline.corpus.oracle import FIRST_NT, actions_to_tree, tree_to_actions
 from pipeline.corpus.readers import Counts
@@ -17,6 +17,8 @@ from storage.fingerprints import Json
 from storage.ragged import Ragged
 
 _NUMBERS_AT_ONCE = 1 << 20
+_OF_SENTENCES = ("document_ids", "num_words", "num_bytes", "num_crossing", "num_lost")
+"""Columns of one number a sentence; the last two are summed up at the end."""
 
 
 class SplitBuilder:
@@ -28,16 +30,16 @@ class SplitBuilder:
     """
 
     def __init__(self, token_dtype: np.dtype[Any], labels: dict[str, int]) -> None:
-        self.counts, self.tallies = Counts(), Tallies()
+        self.counts = Counts()
         self.duplicates: dict[str, Json] = {}
+        self._tallies: dict[str, Json] = {}
         self.num_kept = 0
         self._token_dtype, self._labels = token_dtype, labels
         self._text = hashlib.sha256()
         self._text_hashes: list[NDArray[np.uint64]] = []
         self._shingles: list[NDArray[np.uint64]] = []
         self._columns: dict[str, list[NDArray[Any]]] = {
-            name: []
-            for name in ("tokens", "num_tokens", "actions", "num_actions", "document_ids", "num_words", "num_bytes")
+            name: [] for name in ("tokens", "num_tokens", "actions", "num_actions", *_OF_SENTENCES)
         }
 
     def add(
@@ -57,8 +59,6 @@ class SplitBuilder:
             is_kept: ``[M]``.
         """
         _add_counts(self.counts, block.counts)
-        for name in Tallies.__slots__:
-            setattr(self.tallies, name, getattr(self.tallies, name) + getattr(block.tallies, name))
         numbers = [self._labels.setdefault(label, len(self._labels)) for label in block.labels]
         renumbered = np.array([0, 1, *(FIRST_NT + number for number in numbers)], np.int16)
         texts = [text for text, kept in zip(block.texts, is_kept.tolist(), strict=True) if kept]
@@ -78,6 +78,8 @@ class SplitBuilder:
             "document_ids": ids[is_kept],
             "num_words": np.array([text.count(" ") + 1 for text in texts], np.int32),
             "num_bytes": np.array([len(text) for text in encoded], np.int32),
+            "num_crossing": block.num_crossing[is_kept],
+            "num_lost": block.num_lost[is_kept],
         }
         for name, values in columns.items():
             self._columns[name].append(values)
@@ -133,15 +135,22 @@ class SplitBuilder:
             "offsets": _offsets(columns["num_tokens"]),
             "actions": columns["actions"],
             "action_offsets": _offsets(columns["num_actions"]),
-            "document_ids": columns["document_ids"],
-            "num_words": columns["num_words"],
-            "num_bytes": columns["num_bytes"],
+            **{name: columns[name] for name in _OF_SENTENCES},
+        }
+
+    def tally(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Sum up how the trees fit the tokens; what only that needs leaves the arrays."""
+        actions = arrays["actions"]
+        pieces = range(0, len(actions), _NUMBERS_AT_ONCE)
+        self._tallies = {
+            "num_crossing_tokens": int(arrays.pop("num_crossing").sum(dtype=np.int64)),
+            "num_phrases": sum(int((actions[i : i + _NUMBERS_AT_ONCE] >= FIRST_NT).sum()) for i in pieces),
+            "num_lost_phrases": int(arrays.pop("num_lost").sum(dtype=np.int64)),
         }
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts by reason, the figures of the alignment, and the digest of the text that was kept."""
-        tallies = {name: getattr(self.tallies, name) for name in Tallies.__slots__}
-        return {**self.counts.to_json(), **tallies, **self.duplicates, "text_sha256": self._text.hexdigest()}
+        return {**self.counts.to_json(), **self._tallies, **self.duplicates, "text_sha256": self._text.hexdigest()}
 
     def settle_unseen(
         self,
@@ -214,7 +223,7 @@ def _replace(arrays: dict[str, NDArray[Any]], made: Mapping[int, NDArray[np.int1
     num_tokens = np.diff(arrays["offsets"])
     arrays["tokens"] = arrays["tokens"][np.repeat(is_kept, num_tokens)]
     arrays["offsets"] = _offsets(num_tokens[is_kept])
-    for name in ("document_ids", "num_words", "num_bytes"):
+    for name in _OF_SENTENCES:
         arrays[name] = arrays[name][is_kept]
 
 

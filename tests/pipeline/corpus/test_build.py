@@ -223,6 +223,8 @@ def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_
 
 
 def test_the_text_is_that_of_the_sentences_kept_where_unseen_labels_were_dropped(dataset: Dataset) -> None:
+    # TOP, S, NP and VP of each
+    assert dataset.counts["test"]["num_phrases"] == 8
     kept = [text for _, text in PAIRS[:2]]
     digest = hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
     assert dataset.split("test").text_sha256 == digest
