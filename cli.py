@@ -256,9 +256,39 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 
 
 @main.command()
-@click.option("--train", type=PATH, required=True, help="STEM of STEM.mrg and STEM.txt.")
-@click.option("--dev", type=PATH, required=True, help="STEM of the dev pair.")
-@click.option("--test", type=PATH, help="STEM of the test pair.")
+@click.argument("source", type=PATH)
+@click.option("--out", type=PATH, required=True, help="The tokenizer.json to write.")
+@click.option("--bos", required=True, help="Its entry that begins a text.")
+@click.option("--eos", required=True, help="Its entry that ends a text; may be the same.")
+def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
+    """Check a Hugging Face tokenizer.json made elsewhere, and convert it: for students that are to share its tokens.
+
+    It must be byte-level and give every text back. Ids stay as they are.
+
+    \b
+    Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
+    """
+    from pipeline.corpus.adopt_tokenizer import adopt_tokenizer as run
+
+    show(run(source, out, bos=bos, eos=eos))
+
+
+@main.command()
+@click.option("--train", type=PATH, multiple=True, required=True, help="STEM of STEM.mrg, STEM.txt; may be repeated.")
+@click.option("--dev", type=PATH, multiple=True, help="STEM of the dev pair; may be repeated.")
+@click.option("--test", type=PATH, multiple=True, help="STEM of the test pair; may be repeated.")
+@click.option(
+    "--dev-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Instead of --dev: share of train, in whole documents.",
+)
+@click.option(
+    "--test-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Instead of --test: share of train, in whole documents.",
+)
 @click.option("--tokenizer", type=PATH, required=True, help="A tokenizer.json.")
 @click.option("--out", type=STORE, required=True, help="The dataset to write.")
 @click.option(
@@ -268,7 +298,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     show_default=True,
     help="The trees as they are, or a control on structure.",
 )
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of --trees shuffled.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of shares and shuffled trees.")
 @on_error_option
 @click.option(
     "--unseen-labels",
@@ -277,11 +307,25 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     show_default=True,
     help="Of dev and test, labels that train lacks: drop the sentence, or read them as train's most frequent label.",
 )
+@click.option(
+    "--drop-duplicates",
+    type=click.Choice(["none", "exact", "near"]),
+    default="none",
+    show_default=True,
+    help="Sentences of train to leave out because dev or test have them too; counted in any case.",
+)
+@click.option("--min-words", type=click.IntRange(0), default=0, help="Leave out shorter sentences.")
+@click.option("--max-words", type=click.IntRange(0), default=0, help="Leave out longer sentences; 0: no limit.")
+@click.option(
+    "--max-tokens", type=click.IntRange(0), default=0, help="Leave out sentences of more tokens; 0: no limit."
+)
+@click.option("--workers", type=click.IntRange(0), default=0, help="Processes; 0: one a core. The result is the same.")
 def build_dataset(**given: Any) -> None:  # noqa: ANN401
     """Fit trees to tokens and store both: the dataset that every later command reads.
 
     \b
     Example: python cli.py build-dataset --train trees/train --dev trees/dev --tokenizer tokenizer.json --out dataset
+    Example: python cli.py build-dataset --train gum --train craft --dev-share 0.05 --tokenizer t.json --out dataset
     """
     from pipeline.corpus.build import BuildConfig
     from pipeline.corpus.build import build_dataset as run
@@ -584,15 +628,16 @@ def parses(
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="The HTML page to write.")
-def report(runs: tuple[Path, ...], out: Path) -> None:
+@click.option("--data", type=STORE, multiple=True, help="Also describe this dataset; may be repeated.")
+def report(runs: tuple[Path, ...], out: Path, data: tuple[Place, ...]) -> None:
     """Compare runs on one self-contained HTML page.
 
     \b
-    Example: python cli.py report runs/teacher runs/baseline runs/distilled --out report.html
+    Example: python cli.py report runs/teacher runs/baseline runs/distilled --data dataset --out report.html
     """
     from pipeline.evaluation.report import write_report
 
-    write_report(runs, out)
+    write_report(runs, out, datasets=data)
     click.echo(str(out))
 
 

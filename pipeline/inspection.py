@@ -3,6 +3,7 @@
 from typing import Any
 
 from pipeline.corpus.dataset import describe_dataset, load_dataset
+from pipeline.corpus.split_statistics import FIGURES
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.dump_description import describe_dump, dump_for_people, dump_size_bytes
 from pipeline.evaluation.results import read_results
@@ -27,7 +28,13 @@ def inspect_path(path: Place) -> dict[str, Any]:
         return {"kind": kind, **describe_dataset(path)}
     if kind == "tokenizer":
         tokenizer = Tokenizer.load(local_path(path))
-        return {"kind": kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256}
+        specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+        return {
+            "kind": kind,
+            "vocab_size": tokenizer.vocab_size,
+            **{name: tokenizer.token(i) for name, i in specials.items()},
+            "sha256": tokenizer.sha256,
+        }
     path = local_path(path)
     run = open_run(path)
     return {
@@ -41,8 +48,22 @@ def inspect_path(path: Place) -> dict[str, Any]:
 
 
 def for_people(about: dict[str, Any]) -> dict[str, Any]:
-    """Return what `inspect_path` returned, arranged to be read; a dump's figures are grouped and named."""
+    """Return what `inspect_path` returned, to be read: a dump's figures named, a dataset's histograms left out."""
+    if about["kind"] == "dataset":
+        splits = {name: _split_for_people(split) for name, split in about["splits"].items()}
+        return {**about, "labels": " ".join(about["labels"]), "splits": splits}
     return dump_for_people(about) if about["kind"] == "dump" else about
+
+
+def _split_for_people(split: dict[str, Any]) -> dict[str, Any]:
+    statistics = split["statistics"]
+    shown = {name: statistics[name] for name in FIGURES if name in statistics}
+    sources = {
+        name: f"{of['num_documents']:,} documents, {of['num_sentences']:,} sentences, {of['num_tokens']:,} tokens; "
+        f"licence: {of['licences']}"
+        for name, of in statistics.get("sources", {}).items()
+    }
+    return {**split, "statistics": shown, "sources": sources}
 
 
 def verify_path(path: Place) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def refused(*arguments: object) -> str:
     [
         ["import-trees", "NOWHERE", "--text", "NOWHERE.txt", "--out", "OUT"],
         ["train-tokenizer", "NOWHERE", "--out", "OUT"],
+        ["adopt-tokenizer", "NOWHERE", "--bos", "a", "--eos", "b", "--out", "OUT"],
         ["build-dataset", "--train", "NOWHERE", "--dev", "NOWHERE", "--tokenizer", "NOWHERE", "--out", "OUT"],
         ["train-teacher", "--data", "NOWHERE", "--out", "OUT"],
         ["dump-teacher", "--data", "NOWHERE", "--teacher", "NOWHERE", "--out", "OUT"],

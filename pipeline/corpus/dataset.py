@@ -2,8 +2,8 @@
 
     DATASET/tokenizer.json
     DATASET/dataset.zarr            labels, fingerprints and how the trees came about, as attributes
-    DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes;
-                                    counts by reason as attributes
+    DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
+                                    documents (a table as UTF-8 bytes); counts by reason and statistics as attributes
 
 Each split is a small verified group, read whole: two bytes a token and as many an action, so 100 million words fit
 into about a gigabyte. Every byte is checked against a sha256 when it is read.
@@ -11,14 +11,15 @@ into about a gigabyte. Every byte is checked against a sha256 when it is read.
 
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.documents import Document, documents_of_array
 from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.corpus.trees import ROOT
@@ -45,7 +46,7 @@ class Split:
     actions: Ragged
     """M rows, int16: SHIFT 0, REDUCE 1, NT(label i) 2 + i; the last SHIFT is that of ``<eos>``."""
     document_ids: NDArray[np.int32]
-    """``[M]``: numbered from 1, a document's sentences one after the other; 0 for all where documents are not known."""
+    """``[M]``: numbered from 1, a document's sentences one after the other; 0 where documents are not known."""
     num_words: NDArray[np.int32]
     """``[M]``: white-space-separated strings of the text."""
     num_bytes: NDArray[np.int32]
@@ -54,6 +55,20 @@ class Split:
     """Of the text in UTF-8, a line end after each sentence."""
     sha256: str
     """Of all arrays above and the counts."""
+    document_table: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """``documents`` as it is stored, parsed when asked for."""
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """Name, source and licence of each document, document 1 first, those with no sentence left included."""
+        return documents_of_array(self.document_table)
+
+    @property
+    def source_ids(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """``[M]``, and the names they number: the source of each sentence, ``""`` (number 0) where it is not known."""
+        names = {"": 0}
+        of_documents = [0] + [names.setdefault(each.source, len(names)) for each in self.documents]
+        return np.array(of_documents, np.int32)[self.document_ids], tuple(names)
 
     @property
     def num_sentences(self) -> int:
@@ -93,6 +108,8 @@ class Dataset:
     """Which trees: by name of the control and digest of the files."""
     counts: dict[str, dict[str, Any]]
     """By split: ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason."""
+    statistics: dict[str, dict[str, Any]]
+    """By split, as ``split_statistics`` makes them; empty for a dataset written before there were any."""
     sha256: str
     """Of labels, provenance, tokenizer and all splits."""
 
@@ -131,6 +148,7 @@ def write_dataset(
     labels: tuple[str, ...],
     trees: Trees,
     tree_source: str,
+    statistics: Mapping[str, dict[str, Json]] | None = None,
 ) -> str:
     """Write a dataset, whole or not at all; return its sha256.
 
@@ -150,6 +168,7 @@ def write_dataset(
                 labels=labels,
                 trees=trees,
                 tree_source=tree_source,
+                statistics=statistics,
             )
             upload_folder(local, location, last="dataset.zarr/zarr.json")
         return sha256
@@ -160,10 +179,12 @@ def write_dataset(
     shutil.rmtree(partial, ignore_errors=True)
     store = partial / "dataset.zarr"
     try:
-        digests: dict[str, Json] = {
-            name: write_group(partial / name, arrays, {"counts": counts[name], "split": name})
-            for name, arrays in splits.items()
-        }
+        digests: dict[str, Json] = {}
+        for name, arrays in splits.items():
+            attributes: dict[str, Json] = {"counts": counts[name], "split": name}
+            if statistics is not None:
+                attributes["statistics"] = statistics[name]
+            digests[name] = write_group(partial / name, arrays, attributes)
         sha256 = write_group(
             store,
             {},
@@ -228,6 +249,7 @@ def load_dataset(location: Place) -> Dataset:
         raise CorruptStoreError(f"{store}: the attributes hold no labels or no splits. {remedy}")
     splits: dict[str, Split] = {}
     counts: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
     for name, digest in digests.items():
         if Path(name).name != name:
             raise StoreError(f"{store}: split name {name!r} is a path. It was not written by this program")
@@ -236,6 +258,7 @@ def load_dataset(location: Place) -> Dataset:
         check_fingerprint(f"{store}: split {name}", found=found, expected=str(digest), remedy=remedy)
         try:
             counts[name] = attributes["counts"]
+            statistics[name] = attributes.get("statistics", {})
             splits[name] = _split(name, arrays, found, text_sha256=str(counts[name]["text_sha256"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptStoreError(f"{store / name}: arrays do not fit together ({error}). {remedy}") from error
@@ -249,6 +272,7 @@ def load_dataset(location: Place) -> Dataset:
         trees=root["trees"],  # type: ignore[arg-type]
         tree_source=_string(store, root, "tree_source"),
         counts=counts,
+        statistics=statistics,
         sha256=_string(store, root, "content_sha256"),
     )
 
@@ -256,16 +280,26 @@ def load_dataset(location: Place) -> Dataset:
 def describe_dataset(location: Place) -> dict[str, Any]:
     """Return what a dataset holds, as JSON: sizes, labels, counts by reason, fingerprints."""
     dataset = load_dataset(location)
+    used = np.zeros(dataset.tokenizer.vocab_size, bool)
+    for split in dataset.splits.values():
+        for tokens in _pieces(split.tokens.values):
+            used[tokens] = True
     return {
         "trees": dataset.trees,
         "tree_source": dataset.tree_source,
         "vocab_size": dataset.tokenizer.vocab_size,
+        "num_entries_not_used": int((~used).sum()),
         "num_labels": len(dataset.labels),
         "labels": list(dataset.labels),
         "sha256": dataset.sha256,
         "tokenizer_sha256": dataset.tokenizer.sha256,
         "splits": {
-            name: {**_sizes(split), **dataset.counts[name], "sha256": split.sha256}
+            name: {
+                **_sizes(split),
+                **dataset.counts[name],
+                "sha256": split.sha256,
+                "statistics": dataset.statistics[name],
+            }
             for name, split in dataset.splits.items()
         },
     }
@@ -273,19 +307,30 @@ def describe_dataset(location: Place) -> dict[str, Any]:
 
 def _sizes(split: Split) -> dict[str, Any]:
     num_tokens, actions = len(split.tokens.values), split.actions.values
-    step = np.where(actions == SHIFT, 0, np.where(actions == REDUCE, -1, 1))
+    depth, max_depth = 0, 0
+    for piece in _pieces(actions):
+        depths = depth + np.cumsum((piece >= FIRST_NT).astype(np.int8) - (piece == REDUCE), dtype=np.int64)
+        depth, max_depth = int(depths[-1]), max(max_depth, int(depths.max()))
     return {
         "num_sentences": split.num_sentences,
         "num_tokens": num_tokens,
         "num_positions": split.num_positions,
-        "num_words": int(split.num_words.sum(dtype=np.int64)),
-        "num_bytes": int(split.num_bytes.sum(dtype=np.int64)),
+        "num_words": (num_words := int(split.num_words.sum(dtype=np.int64))),
+        "num_bytes": (num_bytes := int(split.num_bytes.sum(dtype=np.int64))),
+        "tokens_per_word": num_tokens / num_words if num_words else None,
+        "bytes_per_token": num_bytes / num_tokens if num_tokens else None,
         "num_documents": len(np.unique(split.document_ids)) if split.has_documents else "not known",
         "longest_sentence": int(split.tokens.lengths.max(initial=0)),
         "num_actions": len(actions),
         "actions_per_token": len(actions) / num_tokens if num_tokens else None,
-        "max_depth": int(np.cumsum(step).max(initial=0)),
+        "max_depth": max_depth,
     }
+
+
+def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield an array piece by piece, for what needs many bytes a value on the way."""
+    for first in range(0, len(values), 1 << 20):
+        yield values[first : first + (1 << 20)]
 
 
 def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_sha256: str) -> Split:
@@ -298,7 +343,10 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
         num_bytes=arrays["num_bytes"],
         text_sha256=text_sha256,
         sha256=sha256,
+        **({"document_table": arrays["documents"]} if "documents" in arrays else {}),
     )
+    if "documents" in arrays and split.document_ids.max(initial=0) > len(split.documents):
+        raise ValueError(f"{split.document_ids.max()} documents, and a table of {len(split.documents)}")
     lengths = {len(split.tokens), len(split.actions), len(split.document_ids), len(split.num_words)}
     if lengths != {len(split.num_bytes)}:
         raise ValueError(f"{sorted(lengths)} sentences")
@@ -307,13 +355,16 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
 
 def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
     """Refuse ids that models would index out of bounds with: a digest says who wrote, not what."""
-    shifts = np.cumsum(split.actions.values == SHIFT, dtype=np.int64)
-    per_sentence = np.diff(np.concatenate([np.zeros(1, np.int64), shifts])[split.actions.offsets])
+    has_empty = 0 in split.actions.lengths
+    starts = split.actions.offsets[:-1]
     if (
-        split.tokens.values.max(initial=0) >= vocab_size
+        has_empty
+        or split.tokens.values.max(initial=0) >= vocab_size
         or split.actions.values.max(initial=0) >= FIRST_NT + num_labels
         or split.actions.values.min(initial=0) < 0
-        or not np.array_equal(per_sentence, split.tokens.lengths + 1)
+        or not np.array_equal(
+            np.add.reduceat(split.actions.values == SHIFT, starts, dtype=np.int64), split.tokens.lengths + 1
+        )
     ):
         raise CorruptStoreError(
             f"{path}: tokens, actions, labels and vocabulary do not fit together. Build it again (build-dataset)"

@@ -8,10 +8,15 @@ Where there is no STEM.docs, documents are not known, and nothing guesses them. 
 is an empty field.
 """
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
+from io import StringIO
 from pathlib import Path
 from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.corpus.readers import find_file
 from pipeline.corpus.text import not_utf8, read_lines, read_texts
@@ -77,10 +82,64 @@ def read_documents(path: Path, *, num_trees: int) -> list[str]:
     """
     names = [name or "" for name in read_texts(path)]
     if len(names) != num_trees:
-        raise InputError(f"{path}: {len(names)} lines, expected {num_trees}, the name of a document for each tree")
+        raise wrong_length(path, len(names), num_trees)
     if "" in names:
         raise InputError(f"{path}:{names.index('') + 1}: an empty line, expected the name of this tree's document")
     return names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DocumentRuns:
+    """The documents of a STEM, each a run of trees."""
+
+    numbers: NDArray[np.int32]
+    """``[num_trees]``: which of ``documents`` each tree is of, from 0."""
+    documents: tuple[Document, ...]
+
+
+def read_document_runs(names: Path, table: Path | None) -> DocumentRuns:
+    """Return the documents of STEM.docs, with sources and licences of STEM.documents.tsv where there is one.
+
+    Raises:
+        InputError: If a line of ``names`` is empty or not UTF-8, a document has no row in the table, or the table is
+            malformed.
+    """
+    numbers, runs = array("i"), list[str]()
+    for number, name in enumerate(read_texts(names), 1):
+        if not name:
+            raise InputError(f"{names}:{number}: an empty line, expected the name of this tree's document")
+        if not runs or name != runs[-1]:
+            runs.append(name)
+        numbers.append(len(runs) - 1)
+    known = {document.document: document for document in read_document_table(table)} if table is not None else None
+    if known is not None and (missing := [name for name in runs if name not in known]):
+        raise InputError(f"{table}: no row of document {missing[0]!r}, which {names} names; expected a row a document")
+    documents = tuple(known[name] if known is not None else Document(name) for name in runs)
+    return DocumentRuns(np.frombuffer(numbers, np.int32) if numbers else np.zeros(0, np.int32), documents)
+
+
+def documents_array(documents: Iterable[Document]) -> NDArray[np.uint8]:
+    """Return a table of documents as the bytes of its TSV: unlike attributes, an array may be large."""
+    table = StringIO()
+    write_document_table(table, documents)
+    return np.frombuffer(table.getvalue().encode(), np.uint8)
+
+
+def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
+    """Return the documents of ``documents_array``, of which several may have one name.
+
+    Raises:
+        ValueError: If it is not such an array.
+    """
+    rows = [line.split("\t") for line in table.tobytes().decode().split("\n")[:-1]]
+    if rows and (rows[0] != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows)):
+        raise ValueError(f"a table of documents with columns {rows[0]}")
+    return tuple(Document(*row) for row in rows[1:])
+
+
+def wrong_length(names: Path, num_lines: int, num_trees: int) -> InputError:
+    """Return the error for a STEM.docs that does not go with its trees."""
+    return InputError(f"{names}: {num_lines} lines, expected {num_trees}, the name of a document for each tree")
 
 
 def find_documents(stem: Path, suffix: str = SUFFIX) -> Path | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, repeat
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from pipeline.corpus.detokenisation import detokenise
 from pipeline.corpus.matching import MARKUP_TAGS, Span, match_words, unescape_brackets
@@ -62,8 +62,7 @@ class Sentence:
     """Of each word of the tree in ``text``; together they cover all of it but spaces between words."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawTree:
+class RawTree(NamedTuple):
     """The text of one tree, not parsed yet."""
 
     line: int
@@ -95,6 +94,16 @@ def looks_like_trees(line: str) -> bool:
         return any(label for label, _, _ in parse_tree(line).phrases)
     except MalformedTreeError:
         return False
+
+
+class RawPair(NamedTuple):
+    """A tree, not parsed yet, and its text."""
+
+    number: int
+    """Of the tree, from 0, those of files read before included."""
+    raw: RawTree
+    text: str | None
+    """Normalised; None if it is not UTF-8."""
 
 
 def find_file(stem: Path, suffix: str) -> Path:
@@ -168,18 +177,43 @@ def read_sentences(
         InputError: If a file cannot be read, there are not as many lines as trees, trees stand for text or text for
             trees, or, where ``on_error`` is "stop", at the first malformed line.
     """
-    for raw, text in _pairs(trees, texts, on_error, read):
-        counts.num_trees += 1
-        try:
-            sentence = _pair(raw, text, counts, has_text=texts is not None)
-        except MalformedTreeError as error:
-            if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
-                raise _placed(trees, raw.line, error) from None
-            counts.dropped[error.reason] += 1
-        else:
-            counts.num_kept += 1
-            counts.num_other_parses += raw.num_other_parses
+    for pair in read_pairs(trees, texts, on_error=on_error, first=counts.num_trees, read=read):
+        sentence = read_sentence(trees, pair, on_error=on_error, counts=counts, has_text=texts is not None)
+        if sentence is not None:
             yield sentence
+
+
+def read_pairs(
+    trees: Path, texts: Path | None, *, on_error: OnError, first: int = 0, read: Read = read_raw_trees
+) -> Iterator[RawPair]:
+    """Yield each tree of a treebank, not parsed yet, with its line of text; trees are numbered from ``first``.
+
+    Raises:
+        InputError: As ``read_sentences``, but for malformed trees.
+    """
+    for number, (raw, text) in enumerate(_pairs(trees, texts, on_error, read), first):
+        yield RawPair(number, raw, text)
+
+
+def read_sentence(
+    path: Path, pair: RawPair, *, on_error: OnError, counts: Counts, has_text: bool = True
+) -> Sentence | None:
+    """Return the sentence of a pair, or None if it is dropped; ``counts`` is kept up to date.
+
+    Raises:
+        InputError: Naming file and line of a malformed tree, where ``on_error`` is "stop".
+    """
+    counts.num_trees += 1
+    try:
+        sentence = _sentence(pair, counts, has_text=has_text)
+    except MalformedTreeError as error:
+        if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
+            raise _placed(path, pair.raw.line, error) from None
+        counts.dropped[error.reason] += 1
+        return None
+    counts.num_kept += 1
+    counts.num_other_parses += pair.raw.num_other_parses
+    return sentence
 
 
 def _pairs(trees: Path, texts: Path | None, on_error: OnError, read: Read) -> Iterator[tuple[RawTree, str | None]]:
@@ -203,8 +237,9 @@ def _parse(raw: RawTree) -> Tree:
     return parse_tree(raw.text)
 
 
-def _pair(raw: RawTree, text: str | None, counts: Counts, *, has_text: bool) -> Sentence:
-    given = _parse(raw)
+def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
+    text = pair.text
+    given = _parse(pair.raw)
     if text is None:
         raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
     invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
@@ -225,7 +260,7 @@ def _pair(raw: RawTree, text: str | None, counts: Counts, *, has_text: bool) -> 
         "traces removed": num_words < len(given.words),
     }
     counts.repaired.update(reason for reason, is_so in repaired.items() if is_so)
-    return Sentence(number=counts.num_trees - 1, text=text, tree=tree, spans=found)
+    return Sentence(number=pair.number, text=text, tree=tree, spans=found)
 
 
 def _markup(tree: Tree) -> set[int]:

@@ -1,7 +1,7 @@
 """From a treebank and its text to token ids and phrases over them, with labels numbered: what models are fed.
 
-Read, normalise, tokenise, fit the tree to the tokens, number its labels. ``build-dataset`` stores the outcome as
-actions; ``evaluate parses`` compares predicted trees with it. A sentence that cannot be one is dropped and counted.
+Tokenise, fit the tree to the tokens, number its labels. ``build-dataset`` stores the outcome as actions; ``evaluate
+parses`` compares predicted trees with it. A sentence that cannot be one is dropped and counted.
 """
 
 from collections import Counter
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from pipeline.corpus.alignment import align
+from pipeline.corpus.alignment import TokenTree, align
 from pipeline.corpus.matching import Span
 from pipeline.corpus.oracle import TokenPhrase
 from pipeline.corpus.readers import Counts, Sentence, find_file, read_sentences
@@ -24,6 +24,7 @@ UnseenLabels = Literal["drop", "map", "refuse"]
 """What a label does that the trees of training lack: its sentence is left out and counted, it is read as the most
 frequent label of training and counted, or everything ends with one line that names all such labels."""
 UNSEEN: Final = "label unseen in training"
+NOT_GIVEN_BACK: Final = "text not given back by the tokenizer"
 _BATCH_SENTENCES: Final = 1_000
 
 
@@ -31,8 +32,6 @@ _BATCH_SENTENCES: Final = 1_000
 class TokenSentence:
     """A sentence as a model reads it, and its tree over the same tokens."""
 
-    number: int
-    """Of its tree in the file, from 0, those that were dropped included."""
     text: str
     ids: list[int]
     """n token ids, neither ``<bos>`` nor ``<eos>``."""
@@ -40,19 +39,30 @@ class TokenSentence:
     """Characters of ``text`` that each token covers, a space before a word included."""
     phrases: list[TokenPhrase]
     """In opening order; the first is TOP over all tokens: ``(0, 0, n)``."""
-    num_crossing: int
-    """Tokens that hold parts of a phrase and of what is outside it (``alignment.TokenTree``)."""
-    num_lost: int
-    """Phrases left without a token."""
+
+
+class FittedSentence(NamedTuple):
+    """A sentence and its tree over its tokens, labels not numbered yet."""
+
+    sentence: Sentence
+    ids: list[int]
+    """n token ids, neither ``<bos>`` nor ``<eos>``."""
+    spans: list[Span]
+    """Characters of the text that each token covers."""
+    tree: TokenTree
 
 
 class LabelNumbers:
-    """Numbers of labels, TOP's 0: those of a model or dataset, or, while training trees are read, growing."""
+    """Numbers of the labels of a model or dataset, TOP's 0, and what becomes of others.
 
-    def __init__(self, labels: Iterable[str] = (ROOT,)) -> None:
+    Args:
+        labels: TOP first.
+        frequencies: Phrases of training by label, TOP left out.
+    """
+
+    def __init__(self, labels: Iterable[str] = (ROOT,), frequencies: Mapping[str, int] | None = None) -> None:
         self.numbers = {label: number for number, label in enumerate(labels)}
-        self.frequencies: Counter[str] = Counter()
-        """Phrases by label, TOP left out, in trees that ``add`` saw."""
+        self.frequencies = frequencies or {}
         self.refused: Counter[str] = Counter()
         """Sentences by unseen label, where these are refused."""
         self._kept: dict[str, int] = {}
@@ -61,13 +71,6 @@ class LabelNumbers:
     def fallback(self) -> str | None:
         """The most frequent label of training, of two the first in the alphabet; None where there is only TOP."""
         return min(self.frequencies, key=lambda label: (-self.frequencies[label], label), default=None)
-
-    def add(self, phrases: Sequence[Phrase]) -> list[TokenPhrase]:
-        """Return the phrases with numbers for labels; a new label gets the next number."""
-        for label, _, _ in phrases:
-            self.numbers.setdefault(label, len(self.numbers))
-        self.frequencies.update(label for label, _, _ in phrases[1:])
-        return self._numbered(phrases, self.numbers)
 
     def keep(self, phrases: Sequence[Phrase], counts: Counts) -> list[TokenPhrase]:
         """Return the phrases, those with unseen labels under numbers that no model has; counts these sentences.
@@ -94,7 +97,7 @@ class LabelNumbers:
         # As everywhere, X directly over a single X is one X.
         return [phrase for i, phrase in enumerate(mapped) if i == 0 or phrase != mapped[i - 1]]
 
-    def check_refused(self, where: Path) -> None:
+    def check_refused(self, where: Path | str) -> None:
         """Refuse the labels that ``seen`` met and was told to refuse.
 
         Raises:
@@ -115,54 +118,15 @@ class LabelNumbers:
         return [(numbers[label], start, stop) for label, start, stop in phrases]
 
 
-Numbering = Callable[[Sequence[Phrase], Counts], list[TokenPhrase] | None]
-"""Numbers the labels of a tree, or returns None to drop its sentence, whose label is unseen; may count repairs."""
-
-
-def read_token_trees(
-    trees: Path,
-    texts: Path,
-    tokenizer: Tokenizer,
-    numbering: Numbering,
-    *,
-    on_error: OnError,
-    counts: Counts,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[TokenSentence]:
-    """Yield the sentences of a treebank over the tokens of their text; ``counts`` is kept up to date.
-
-    Args:
-        trees: Trees in brackets, plain or gzipped.
-        texts: The text of each in the same line.
-        tokenizer: Makes the tokens.
-        numbering: Numbers labels.
-        on_error: What a malformed line does.
-        counts: Grows.
-        progress: Called with the number of sentences read since the last call.
-
-    Raises:
-        InputError: As ``read_sentences``; at the end, if no sentence was left.
-    """
-    sentences = read_sentences(trees, texts, on_error=on_error, counts=counts)
-    num_left = 0
-    while batch := list(islice(sentences, _BATCH_SENTENCES)):
-        encoded = tokenizer.encode_batch_with_spans([sentence.text for sentence in batch])
-        decoded = tokenizer.decode_batch([ids for ids, _ in encoded])
-        for sentence, (ids, spans), text in zip(batch, encoded, decoded, strict=True):
-            found = _over_tokens(sentence, ids, spans, text, numbering, counts)
-            if isinstance(found, str):
-                counts.num_kept -= 1
-                counts.dropped[found] += 1
-            else:
-                num_left += 1
-                yield found
-        if progress is not None:
-            progress(len(batch))
-    if not num_left:
-        raise InputError(
-            f"{trees}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; expected trees with the "
-            "text of each in the same line of the text file"
-        )
+def fit_to_tokens(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> Iterator[FittedSentence | None]:
+    """Yield each sentence with its tree over its tokens; None where the tokenizer does not give its text back."""
+    encoded = tokenizer.encode_batch_with_spans([sentence.text for sentence in sentences])
+    decoded = tokenizer.decode_batch([ids for ids, _ in encoded])
+    for sentence, (ids, spans), text in zip(sentences, encoded, decoded, strict=True):
+        if text != sentence.text:
+            yield None
+        else:
+            yield FittedSentence(sentence, ids, spans, align(sentence.tree.phrases, sentence.spans, spans))
 
 
 def read_gold_trees(
@@ -189,29 +153,34 @@ def read_gold_trees(
         InputError: If a file is missing or malformed, or no sentence is left.
     """
     counts = Counts()
+    numbers = LabelNumbers(labels)
     trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")
-    found = read_token_trees(
-        trees, texts, tokenizer, LabelNumbers(labels).keep, on_error=on_error, counts=counts, progress=progress
-    )
-    return list(found), counts
+    sentences = read_sentences(trees, texts, on_error=on_error, counts=counts)
+    found: list[TokenSentence] = []
+    while batch := list(islice(sentences, _BATCH_SENTENCES)):
+        for fitted in fit_to_tokens(batch, tokenizer):
+            if fitted is None:
+                counts.num_kept -= 1
+                counts.dropped[NOT_GIVEN_BACK] += 1
+                continue
+            found.append(
+                TokenSentence(
+                    text=fitted.sentence.text,
+                    ids=fitted.ids,
+                    spans=fitted.spans,
+                    phrases=numbers.keep(fitted.tree.phrases, counts),
+                )
+            )
+        if progress is not None:
+            progress(len(batch))
+    if not found:
+        raise no_sentence_left(trees, counts)
+    return found, counts
 
 
-def _over_tokens(
-    sentence: Sentence, ids: list[int], spans: list[Span], decoded: str, numbering: Numbering, counts: Counts
-) -> TokenSentence | str:
-    """Return the sentence over its tokens, or the reason why it cannot be one."""
-    if decoded != sentence.text:
-        return "text not given back by the tokenizer"
-    tree = align(sentence.tree.phrases, sentence.spans, spans)
-    phrases = numbering(tree.phrases, counts)
-    if phrases is None:
-        return UNSEEN
-    return TokenSentence(
-        number=sentence.number,
-        text=sentence.text,
-        ids=ids,
-        spans=spans,
-        phrases=phrases,
-        num_crossing=tree.num_crossing,
-        num_lost=tree.num_lost,
+def no_sentence_left(where: Path | str, counts: Counts) -> InputError:
+    """Return the error for an input all of whose sentences were dropped."""
+    return InputError(
+        f"{where}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; expected trees with the text "
+        "of each in the same line of the text file"
     )

@@ -5,12 +5,14 @@ letters and each run of digits; so tokens do not cross constituents. A space is 
 itself (and taken off by its decoder): a word is the same token at the start of a sentence and inside it, and the file
 gives the same ids in any program that reads it.
 
-``<bos>``, ``<eos>`` and ``<pad>`` are entries of the vocabulary, but the file does not list them as "added tokens":
-those would be looked for in the text, and a text that happens to hold ``<eos>`` could no longer be given back.
+In a file that ``train-tokenizer`` wrote, ids 0, 1 and 2 are ``<bos>``, ``<eos>`` and ``<pad>``; in one that
+``adopt-tokenizer`` wrote, its template of pairs says which entries begin and end a text. They are entries of the
+vocabulary, but the file does not list them as "added tokens": those would be looked for in the text, and a text that
+happens to hold ``<eos>`` could no longer be given back.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,10 +36,6 @@ _PROBE = "Don't (ever) pay $5.00, naïve “friend” \U0001f600 <eos>!"
 class Tokenizer:
     """A byte-level BPE: ``decode(encode(text)) == text`` for any text. Neither ``<bos>`` nor ``<eos>`` is added."""
 
-    bos_id: Final = 0
-    eos_id: Final = 1
-    pad_id: Final = 2
-
     def __init__(self, data: bytes, *, where: str = "tokenizer") -> None:
         """Read a ``tokenizer.json``.
 
@@ -46,27 +44,39 @@ class Tokenizer:
             where: What to call it in an error.
 
         Raises:
-            InputError: If it is not one of ours: no tokenizer, other special tokens, or not reversible.
+            InputError: If it is not one of ours or adopted: no tokenizer, special tokens not known, or not reversible.
         """
         try:
             self._inner: Any = tokenizers.Tokenizer.from_str(data.decode())
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{where}: not a tokenizer.json ({error}); make one with train-tokenizer") from error
-        self._data = data
-        found = tuple(self._inner.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
-        if found != SPECIAL_TOKENS:
-            raise InputError(
-                f"{where}: its first entries are {', '.join(map(str, found))}, expected {', '.join(SPECIAL_TOKENS)}; "
-                "make one with train-tokenizer"
-            )
+        self.data = data
+        """The file's bytes."""
+        self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(where)
         if self._inner.decode(self._inner.encode(_PROBE).ids) != _PROBE:
             raise InputError(
                 f"{where}: does not give back the text it encodes; make a byte-level one with train-tokenizer"
             )
+        self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
         self.vocab_size: int = self._inner.get_vocab_size()
         """V: all entries, special tokens included."""
         self.sha256: str = sha256_bytes(data)
         """Of the file's bytes."""
+
+    def _find_special_ids(self, where: str) -> tuple[int, int, int]:
+        """Return the ids of ``<bos>``, ``<eos>`` and ``<pad>``; an adopted tokenizer pads with ``<eos>``."""
+        template = json.loads(self.data).get("post_processor")
+        if template is not None:
+            ids = _ids_of_template(template)
+            if ids is not None and max(ids) < self._inner.get_vocab_size():
+                return (*ids, ids[1])
+        found = tuple(self._inner.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
+        if found != SPECIAL_TOKENS or template is not None:
+            raise InputError(
+                f"{where}: its first entries are {', '.join(map(str, found))}, expected {', '.join(SPECIAL_TOKENS)}; "
+                "make one with train-tokenizer, or check and convert this one with adopt-tokenizer"
+            )
+        return (0, 1, 2)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -120,7 +130,7 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``: exactly the bytes that ``sha256`` is of."""
         make_directory(path.absolute().parent)
-        write_atomically(path, self._data)
+        write_atomically(path, self.data)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
@@ -149,14 +159,44 @@ class Tokenizer:
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """Return what ``decode`` does, for each sequence."""
-        first = len(SPECIAL_TOKENS)
-        texts: list[str] = self._inner.decode_batch([[int(i) for i in ids if i >= first] for ids in batch])
+        special = self._special_ids
+        texts: list[str] = self._inner.decode_batch(
+            [
+                ids if isinstance(ids, list) and special.isdisjoint(ids) else [int(i) for i in ids if i not in special]
+                for ids in batch
+            ]
+        )
         return texts
 
     def token(self, token_id: int) -> str:
         """Return an entry of the vocabulary as the file writes it: bytes as letters, a space as ``Ġ``."""
         token: str = self._inner.id_to_token(token_id)
         return token
+
+
+def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
+    """Return a ``post_processor`` that adds nothing to a text, and says which entries begin and end one.
+
+    It says so as the template of pairs, which no command encodes.
+    """
+    before, after = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (bos, eos))
+    first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [first],
+        "pair": [before, first, after, before, second, after],
+        "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]} for token, i in ids.items()},
+    }
+
+
+def _ids_of_template(template: Any) -> tuple[int, int] | None:  # noqa: ANN401 - parsed JSON
+    """Return the ids of ``<bos>`` and ``<eos>`` of a ``special_template``; None if it is something else."""
+    try:
+        bos, eos = (template["pair"][i]["SpecialToken"]["id"] for i in (0, 2))
+        ids = {token: template["special_tokens"][token]["ids"][0] for token in (bos, eos)}
+    except (KeyError, TypeError, IndexError):
+        return None
+    return (ids[bos], ids[eos]) if template == special_template(ids, bos=bos, eos=eos) else None
 
 
 def train_tokenizer(

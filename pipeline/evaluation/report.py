@@ -21,6 +21,7 @@ from pipeline.evaluation.perplexity import (
     UNCONDITIONAL,
     PerplexityFigure,
 )
+from pipeline.evaluation.report_data import DatasetRecord, dataset_section, read_datasets
 from pipeline.evaluation.report_plots import dump_plot, dump_table, pair_plots, student_curves, teacher_curves
 from pipeline.evaluation.report_runs import RunRecord, read_runs
 from pipeline.evaluation.report_tables import (
@@ -34,28 +35,30 @@ from pipeline.evaluation.report_tables import (
 )
 from storage.errors import RunError
 from storage.files import make_directory, write_atomically
+from storage.locations import Place
 
 
-def write_report(runs: Sequence[Path], out: Path) -> None:
+def write_report(runs: Sequence[Path], out: Path, *, datasets: Sequence[Place] = ()) -> None:
     """Write a page about runs to ``out``, atomically.
 
     Args:
         runs: Run directories of students and teachers, in the order in which to show them.
         out: The HTML file; replaced where there is one.
+        datasets: Datasets to describe, such as those the runs were trained on.
 
     Raises:
         RunError: If there is no run, or one of ``runs`` is no run directory or is damaged.
         InputError: If a result is damaged. Where a piece is only absent, the page says so.
-        StoreError: If ``out`` or its folder cannot be written.
+        StoreError: If ``out`` or its folder cannot be written, or one of ``datasets`` cannot be read.
     """
     if not runs:
         raise RunError("report: no run named, expected one or more; name the --out of a training command")
-    html = render_report(read_runs(runs))
+    html = render_report(read_runs(runs), read_datasets(datasets))
     make_directory(out.absolute().parent)
     write_atomically(out, html.encode())
 
 
-def render_report(records: Sequence[RunRecord]) -> str:
+def render_report(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord] = ()) -> str:
     """Return the page; see ``write_report``."""
     runs = sorted(records, key=lambda run: run.kind)  # students first; the order given otherwise
     comparison = Comparison(runs=runs, floors=_floors(runs))
@@ -83,6 +86,7 @@ def render_report(records: Sequence[RunRecord]) -> str:
         pairs=pair_plots(comparison),
         dumps=dump_table(comparison),
         dump_plot=dump_plot(comparison),
+        datasets=[dataset_section(number, dataset, comparison) for number, dataset in enumerate(datasets)],
         settings=[
             ("students", settings_table(comparison, "student")),
             ("teachers", settings_table(comparison, "teacher")),

@@ -215,6 +215,25 @@ def left_out_mass(name: str, title: str, masses: Sequence[Sequence[tuple[int, fl
     return _both(name, title, draw)
 
 
+def distributions(name: str, title: str, lines: Sequence[Sequence[tuple[float, float]]], *, x_label: str) -> Markup:
+    """Return shares (0 to 1) against sizes, a line a series."""
+
+    def draw(width: int) -> Figure:
+        figure, axes = _figure(width, 270, left=48, right=14, top=26, bottom=46)
+        axes.yaxis.grid(visible=True)
+        for series, line in enumerate(lines):
+            axes.plot([x for x, _ in line], [y for _, y in line], **(_line(series) | {"markersize": 3.5}))
+        axes.set_xlim(0, max((x for line in lines for x, _ in line), default=0) * 1.015 + 0.5)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g} %")
+        axes.locator_params(axis="x", nbins=10 if width == WIDE else 5, integer=True)
+        axes.locator_params(axis="y", nbins=6)
+        axes.set_xlabel(x_label, labelpad=5)
+        return figure
+
+    return _both(name, title, draw)
+
+
 def swatch(series: int) -> Markup:
     """Return the key of a series: its colour, dash and marker, for legends and tables."""
     colour = f"var(--series-{series % NUM_COLOURS})"

@@ -46,7 +46,7 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
 next word and token would have, though it is no word."""
 BLOCK_SENTENCES: Final = 2_000
 """Sentences scored at a time: enough to batch by length, few enough that memory does not grow with the text."""
-_EOS: Final = SPECIAL_TOKENS[Tokenizer.eos_id]
+_EOS: Final = SPECIAL_TOKENS[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """A dataset holds the tokens of the text and the actions of the trees, and every sentence is accounted for."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.build import BuildConfig, build_dataset, shuffled_trees
+from pipeline.corpus.build import BuildConfig, build_dataset
+from pipeline.corpus.controls import shuffled_trees
 from pipeline.corpus.dataset import Dataset, describe_dataset, load_dataset, token_dtype, write_dataset
 from pipeline.corpus.oracle import actions_to_tree, right_branching
 from pipeline.corpus.tokenizer import Tokenizer
@@ -182,6 +184,92 @@ def test_controls_have_the_same_sentences_and_other_trees(corpus: Path, dataset:
     assert kept_own == sum(lengths.count(n) == 1 for n in lengths)
 
 
+def test_duplicates_of_held_out_sentences_are_counted_and_dropped_on_request(corpus: Path, tmp_path: Path) -> None:
+    # of train's 12 sentences, dev has three that stand twice each; "other" has two of them and one more
+    found = {}
+    for drop in ("none", "exact", "near"):
+        found[drop] = build(corpus, tmp_path / drop, test=corpus / "other", drop_duplicates=drop)
+        dataset = load_dataset(tmp_path / drop)
+        assert found[drop]["train"]["num_exact_duplicates"] == 8
+        assert found[drop]["train"]["num_near_duplicates"] == 0
+        assert dataset.counts["train"]["num_kept"] == dataset.split("train").num_sentences
+        assert found[drop]["dev"]["num_in_train"] == (3 if drop == "none" else 0)
+    assert found["none"]["test"]["num_in_train"] == 2
+    assert found["none"]["train"]["dropped"] == {}
+    assert found["exact"]["train"]["dropped"] == {"exact duplicate of a sentence of dev or test": 8}
+    kept = [text for text, _ in zip(["don't bark!", "the dog and cat"] * 2, range(4), strict=True)]
+    split = load_dataset(tmp_path / "exact").split("train")
+    tokenizer = Tokenizer.load(corpus / "tokenizer.json")
+    assert tokenizer.decode_batch([row.tolist() for row in split.tokens]) == kept
+    assert split.text_sha256 == hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
+
+
+def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_path: Path) -> None:
+    words = ["the", "dog", "barks", "the", "cat", "sleeps", "the", "dog", "sleeps", "go"]
+    for name, ends in (("a", ("dog", "cat")), ("b", ("barks",))):
+        sentences = [[*words, end] for end in ends] + [["go"]]
+        (tmp_path / f"{name}.txt").write_text("".join(" ".join(each) + "\n" for each in sentences))
+        (tmp_path / f"{name}.mrg").write_text(
+            "".join(f"(TOP (S {' '.join(f'(X {word})' for word in each)}))\n" for each in sentences)
+        )
+    stems = {"train": tmp_path / "a", "dev": tmp_path / "b"}
+    near = {"num_exact_duplicates": 1, "num_near_duplicates": 2}
+    for drop, dropped in (("none", 0), ("exact", 1)):
+        found = build(corpus, tmp_path / drop, **stems, drop_duplicates=drop)
+        assert {name: found["train"][name] for name in near} == near
+        assert sum(found["train"]["dropped"].values()) == dropped
+    with pytest.raises(InputError, match=r"no sentence left of 3 trees: .*near duplicate of sentences of dev or test"):
+        build(corpus, tmp_path / "near", **stems, drop_duplicates="near")
+
+
+def test_the_text_is_that_of_the_sentences_kept_where_unseen_labels_were_dropped(dataset: Dataset) -> None:
+    # TOP, S, NP and VP of each
+    assert dataset.counts["test"]["num_phrases"] == 8
+    kept = [text for _, text in PAIRS[:2]]
+    digest = hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
+    assert dataset.split("test").text_sha256 == digest
+
+
+def test_several_stems_are_one_after_the_other(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
+    build(corpus, tmp_path / "two", train=(corpus / "train", corpus / "dev"), dev=(corpus / "dev", corpus / "dev"))
+    two = load_dataset(tmp_path / "two")
+    expected = [*dataset.split("train").actions, *dataset.split("dev").actions]
+    assert [row.tolist() for row in two.split("train").actions] == [row.tolist() for row in expected]
+    assert two.counts["dev"]["num_trees"] == 6
+
+
+def test_sentences_are_left_out_by_length_and_counted(corpus: Path, tmp_path: Path) -> None:
+    found = build(corpus, tmp_path / "data", min_words=2, max_words=4)
+    assert found["train"]["dropped"] == {"fewer than 2 words": 2, "more than 4 words": 2}
+    assert found["dev"]["dropped"] == {"fewer than 2 words": 1, "more than 4 words": 1}
+    assert load_dataset(tmp_path / "data").split("train").num_words.max() == 4
+
+
+def test_a_dataset_without_statistics_and_documents_is_read_as_before(dataset: Dataset, tmp_path: Path) -> None:
+    split = dataset.split("dev")
+    arrays = {
+        "tokens": split.tokens.values,
+        "offsets": split.tokens.offsets,
+        "actions": split.actions.values,
+        "action_offsets": split.actions.offsets,
+        **{name: getattr(split, name) for name in ("document_ids", "num_words", "num_bytes")},
+    }
+    write_dataset(
+        tmp_path / "old",
+        {"dev": arrays},
+        counts={"dev": {"text_sha256": "1" * 64}},
+        tokenizer=dataset.tokenizer,
+        labels=dataset.labels,
+        trees="given",
+        tree_source="a test",
+    )
+    old = load_dataset(tmp_path / "old")
+    assert old.statistics == {"dev": {}}
+    assert old.split("dev").documents == ()
+    assert old.split("dev").source_ids[0].tolist() == [0, 0, 0]
+    assert describe_dataset(tmp_path / "old")["splits"]["dev"]["num_sentences"] == 3
+
+
 def test_a_description_counts_what_is_there(dataset: Dataset) -> None:
     found = describe_dataset(dataset.path)
     train = found["splits"]["train"]
@@ -238,6 +326,7 @@ def test_arrays_that_models_would_index_out_of_bounds_with_are_refused(dataset: 
         {"actions": [2, 9, 0, 0, 1, 0, 1]},
         {"actions": [2, 3, 0, 1, 1, 0, 1]},
         {"offsets": [0, 1]},
+        {"actions": [], "action_offsets": [0, 0]},
     ]
     for i, changes in enumerate([{}, *bad]):
         values = good | changes

@@ -59,12 +59,9 @@ def test_every_sentence_with_a_label_the_model_lacks_is_counted() -> None:
 
 
 def test_the_fallback_is_the_most_frequent_label_and_never_the_root() -> None:
-    numbers = LabelNumbers()
-    assert numbers.fallback is None
-    numbers.add([("TOP", 0, 2), ("VP", 0, 2), ("NP", 0, 1)])
-    assert numbers.fallback == "NP"
-    numbers.add([("TOP", 0, 2), ("VP", 0, 2)])
-    assert numbers.fallback == "VP"
+    assert LabelNumbers().fallback is None
+    assert LabelNumbers(("TOP", "NP", "VP"), {"VP": 1, "NP": 1}).fallback == "NP"
+    assert LabelNumbers(("TOP", "NP", "VP"), {"VP": 2, "NP": 1}).fallback == "VP"
 
 
 def test_a_missing_half_of_the_pair_is_named(stem: Path) -> None:

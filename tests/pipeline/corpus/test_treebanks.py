@@ -82,3 +82,14 @@ def test_imported_trees_are_normalised(imported: tuple[Path, dict[str, Any]], da
     labels = {label for _, tree in read_trees(folder / "dev.mrg") for label, _, _ in tree.phrases}
     assert labels <= set(dataset.labels)
     assert not [label for label in dataset.labels if not label.isalpha() or not label.isupper()]
+
+
+def test_sentences_of_train_that_dev_has_too_are_counted(
+    imported: tuple[Path, dict[str, Any]], dataset: Dataset
+) -> None:
+    folder, _ = imported
+    train, dev = (list(read_texts(folder / f"{split}.txt")) for split in ("train", "dev"))
+    num_duplicates = sum(map(set(dev).__contains__, train))
+    assert dataset.counts["train"]["num_exact_duplicates"] == num_duplicates > 1_000
+    assert 0 < dataset.counts["train"]["num_near_duplicates"] < 10
+    assert dataset.counts["dev"]["num_in_train"] == sum(map(set(train).__contains__, dev))

@@ -223,7 +223,7 @@ def test_parses_that_are_written_are_imported_again(tmp_path: Path) -> None:
         n = len(ids)
         starts = [i for i, (start, _) in enumerate(spans) if i and text[start] == " "]
         gold = [(0, 0, n), (2, 0, n)]
-        made.append(TokenSentence(number=0, text=text, ids=ids, spans=spans, phrases=gold, num_crossing=0, num_lost=0))
+        made.append(TokenSentence(text=text, ids=ids, spans=spans, phrases=gold))
         predicted.append([(0, 0, n), (2, 0, n), (1, 0, n), *((1, start, n) for start in starts)])
     predicted[1] = None
     labels = ("TOP", "NP", "S")
