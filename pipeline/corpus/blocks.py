@@ -3,16 +3,12 @@
 A block goes in as text and comes out as flat arrays. Labels are numbered within the block, so that a block's outcome
 depends on nothing but the block: the same bytes come out whichever process made it, and whatever their number.
 
-Processes are spawned, not forked: the tokenizer's threads and the progress bar's would be copied half-way through what
-they do. A spawned one takes a third of a second to start, so there are none for a corpus of a few blocks. Each keeps to
-one core. Blocks are handed out as their turn comes, so at most a few are in memory.
+A process takes a third of a second to start, so there are none for a corpus of a few blocks. Each keeps to one core.
+Blocks are handed out as their turn comes, so at most a few are in memory.
 """
 
 import gc
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -32,16 +28,13 @@ from pipeline.corpus.text import OnError
 from pipeline.corpus.token_trees import NOT_GIVEN_BACK, FittedSentence, fit_to_tokens
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.corpus.trees import ROOT
-from storage.errors import InputError, RnngDistillError
+from pipeline.runtime.workers import WorkerError, start_pool
+from storage.errors import InputError
 
 BLOCK_SENTENCES: Final = 500
 _FEW_BLOCKS: Final = 4
 _BLOCKS_AHEAD: Final = 3
 """Blocks a process, handed out or done and not yet taken."""
-
-
-class WorkerError(RnngDistillError):
-    """A process of several ended without its result: the machine, not the input, is to blame."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,36 +190,18 @@ class BlockPool:
             ) from error
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._num_workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self._builder.tokenizer.data, self._builder.on_error, self._builder.keep),
-        )
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        builder = self._builder
+        return start_pool(self._num_workers, _start_worker, builder.tokenizer.data, builder.on_error, builder.keep)
 
 
 _worker: list[BlockBuilder] = []
 """In a worker process: what it builds with."""
 
 
-def _start_worker(tokenizer: bytes, on_error: OnError, keep: SentenceFilter) -> None:
+def _start_worker(_: int, tokenizer: bytes, on_error: OnError, keep: SentenceFilter) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     gc.disable()  # a block leaves no cycles behind, and looking for them is 6 % of the time
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker[:] = [BlockBuilder(tokenizer=Tokenizer(tokenizer), on_error=on_error, keep=keep)]
-
-
-def _end_with_parent() -> None:
-    """End this process when the main one does, also if that is killed: nothing else would tell it."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _build(block: Block) -> BuiltBlock | str:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.blocks import BLOCK_SENTENCES, Block, BlockBuilder, BlockPool, SentenceFilter, usable_cores
+from pipeline.corpus.blocks import BLOCK_SENTENCES, Block, BlockBuilder, BlockPool, SentenceFilter
 from pipeline.corpus.controls import RIGHT_LABEL, make_right_branching, shuffle
 from pipeline.corpus.dataset import Trees, check_absent, token_dtype, write_dataset
 from pipeline.corpus.documents import documents_array, wrong_length
@@ -29,6 +29,7 @@ from pipeline.corpus.text import OnError
 from pipeline.corpus.token_trees import LabelNumbers, UnseenLabels, no_sentence_left
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.corpus.trees import ROOT
+from pipeline.runtime.workers import usable_cores
 from storage.errors import ConfigError
 from storage.fingerprints import Json, sha256_bytes, sha256_file
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -29,7 +30,7 @@ from pipeline.parsing.text_input import TextInput
 from pipeline.runtime.config import to_json
 from pipeline.runtime.distributed import World, joined, worker_devices
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.workers import worker_pool
+from pipeline.runtime.workers import WorkerError, start_pool
 from storage.errors import ConfigError, InputError, RunError, StoreError
 from storage.files import remove_partial_files, write_atomically
 from storage.fingerprints import Json
@@ -62,7 +63,8 @@ def parse_texts(
     Raises:
         ConfigError: If both torchrun and workers are asked for, or there are fewer GPUs than processes.
         InputError: If a text or the model cannot be read, or a sentence has no parse and ``on_failure`` is "stop".
-        RunError: If what is under way at OUT was begun otherwise, or a worker ends by itself.
+        RunError: If what is under way at OUT was begun otherwise.
+        WorkerError: If a worker is killed.
         StoreBusyError: If another process parses there.
         StoreError: If OUT is there already, or cannot be written.
     """
@@ -184,12 +186,20 @@ def _parse_by_workers(
     progress: Progress,
 ) -> None:
     num_failed = 0
-    with worker_pool(len(devices), _start_worker, parts, config, model, devices) as pool:
+    pool = start_pool(len(devices), _start_worker, parts, config, model, devices)
+    try:
         for finished in as_completed([pool.submit(_parse_in_worker, shard) for shard in shards]):
             num_sentences, failed = finished.result()
             num_failed += failed
             progress.figures(failures=num_failed)
             progress.update(num_sentences)
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "parse: a worker process was killed (out of memory?); what was finished is kept. Run the same command "
+            "again, with fewer --workers if memory is short"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _parser(config: ParseConfig, model: str | None, device: torch.device) -> SentenceParser:

@@ -16,12 +16,11 @@ from pipeline.corpus.blocks import (
     BlockBuilder,
     BlockPool,
     SentenceFilter,
-    WorkerError,
-    usable_cores,
 )
 from pipeline.corpus.build import BuildConfig, build_dataset
 from pipeline.corpus.readers import RawPair, RawTree
 from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.runtime.workers import WorkerError, usable_cores
 from storage.errors import InputError
 from tests.processes import ROOT, store_digest
 
