@@ -264,7 +264,9 @@ def _frequencies(actions: NDArray[np.int16], labels: Sequence[str]) -> dict[str,
 def _tree_source(config: BuildConfig, plans: Mapping[str, SplitPlan]) -> str:
     if config.trees == "right":
         return "right-branching"
-    files = [part.files.trees for plan in plans.values() for part in plan.parts]
-    digest = sha256_bytes(" ".join(map(sha256_file, files)).encode())
+    files = [part.files for plan in plans.values() for part in plan.parts]
+    digest = sha256_bytes(" ".join(sha256_file(of_stem.trees) for of_stem in files).encode())
     seed = f" with seed {config.seed}" if config.trees == "shuffled" else ""
-    return f"{config.trees}{seed}, files of trees sha256 {digest[:12]}"
+    parsers = sorted({of_stem.parsed_by for of_stem in files} - {""})
+    parsed = f", parsed by {'; '.join(parsers)}" if parsers else ""
+    return f"{config.trees}{seed}, files of trees sha256 {digest[:12]}{parsed}"

@@ -21,6 +21,7 @@ from pipeline.corpus.documents import (
     write_document_table,
 )
 from pipeline.corpus.matching import escape_brackets
+from pipeline.corpus.parse_record import SUFFIX as PARSE_RECORD_SUFFIX
 from pipeline.corpus.readers import Counts, Sentence, find_file, read_sentences
 from pipeline.corpus.text import OnError
 from pipeline.corpus.treebanks import Format, TreeFile, find_trees, parse_sections
@@ -106,9 +107,8 @@ def import_trees(
                 "with the text of each in the same line of the text file, or without text"
             )
         names.finish()
-    if not docs:  # of trees that were there before
-        for suffix in (SUFFIX, TABLE_SUFFIX):
-            out_stem.with_name(out_stem.name + suffix).unlink(missing_ok=True)
+    for suffix in (PARSE_RECORD_SUFFIX, *(() if docs else (SUFFIX, TABLE_SUFFIX))):  # of trees that were there before
+        out_stem.with_name(out_stem.name + suffix).unlink(missing_ok=True)
     return {
         **counts.to_json(),
         "num_files": len(parts),

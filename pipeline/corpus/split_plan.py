@@ -19,6 +19,7 @@ from pipeline.corpus.documents import (
     find_documents,
     read_document_runs,
 )
+from pipeline.corpus.parse_record import parsed_by
 from pipeline.corpus.readers import find_file
 from storage.errors import InputError
 
@@ -30,6 +31,8 @@ class StemFiles(NamedTuple):
     texts: Path
     documents: Path | None
     table: Path | None
+    parsed_by: str
+    """What made the trees, where a parser did."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -97,7 +100,7 @@ def find_stem(stem: Path) -> StemFiles:
         raise InputError(
             f"{table}: a table of documents without {stem.name}.docs, which says what trees they have; add or remove"
         )
-    return StemFiles(find_file(stem, ".mrg"), find_file(stem, ".txt"), documents, table)
+    return StemFiles(find_file(stem, ".mrg"), find_file(stem, ".txt"), documents, table, parsed_by(stem))
 
 
 def _runs(files: StemFiles) -> DocumentRuns | None:

@@ -23,6 +23,7 @@ import torch
 from pipeline.corpus.cleaning import DROPPED_SUFFIX, SPEAKERS_SUFFIX
 from pipeline.corpus.documents import SUFFIX, TABLE_SUFFIX, read_document_table, write_document_table
 from pipeline.corpus.import_trees import written_whole
+from pipeline.corpus.parse_record import SUFFIX as RECORD_SUFFIX
 from pipeline.parsing.config import ParseConfig
 from pipeline.parsing.sentence_parser import SentenceParser, fingerprint, versions
 from pipeline.parsing.shards import Parts, Shard
@@ -36,7 +37,6 @@ from storage.files import remove_partial_files, write_atomically
 from storage.fingerprints import Json
 
 FAILURES_SUFFIX: Final = ".failures.tsv"
-DESCRIPTION_SUFFIX: Final = ".parse.json"
 _FREE: Final = ("doc_sentences",)
 """Options that may differ when a parse goes on: which sentences are computed together."""
 
@@ -271,7 +271,7 @@ def _finish(parts: Parts, shards: Sequence[Shard], out_stem: Path, on_failure: s
             "on_failure": on_failure,
         }
         about = {**summary, "text": description["gathered"], "made_from": description["depends_on"]}
-        write_atomically(_beside(out_stem, DESCRIPTION_SUFFIX), (json.dumps(about, indent=2) + "\n").encode())
+        write_atomically(_beside(out_stem, RECORD_SUFFIX), (json.dumps(about, indent=2) + "\n").encode())
     return {"trees": str(_beside(out_stem, ".mrg")), "text": description["gathered"], **summary}
 
 

@@ -1,0 +1,97 @@
+"""How fast text is parsed: many sentences in one spaCy Doc against one in each.
+
+    python -m benchmarks.parsing [--quick] [--json FILE] [--model parser.pt] [--text FILE]
+
+Sentences of exactly nine words, of TEXT (a sentence a line) or of the sample corpus, on one thread, by the model or by
+one that is trained on the sample corpus first, the size of train-parser's default. Ratios are medians of rounds in
+turn.
+
+packed_vs_single_9_words  sentences/s, 256 in a Doc over one in a Doc
+sentences_per_s_9_words   256 in a Doc
+same_trees_share          of the sentences, those that get the same tree both ways; must be 1
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import spacy
+import torch
+
+from benchmarks.common import interleaved, parser, ratio, report
+from pipeline.corpus.sample import write_sample_corpus
+from pipeline.corpus.text import read_texts
+from pipeline.parsing.config import ParseConfig, ParserConfig
+from pipeline.parsing.sentence_parser import SentenceParser
+from pipeline.parsing.train import train_parser
+
+NUM_WORDS = 9
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, help="of train-parser")
+    options.add_argument("--text", type=Path, help="a sentence a line")
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    with inputs(given.model, given.text) as (model, text):
+        sentences = nine_words(text, 256 if given.quick else 1024)
+        defaults = ParseConfig()
+        parsers = {
+            size: SentenceParser(
+                str(model),
+                language=defaults.language,
+                max_words=defaults.max_words,
+                doc_sentences=size,
+                device=torch.device("cpu"),
+            )
+            for size in (1, defaults.doc_sentences)
+        }
+        single, packed = (parsers[size].parse(sentences) for size in parsers)
+        runs = {
+            "single": lambda: parsers[1].parse(sentences),
+            "packed": lambda: parsers[defaults.doc_sentences].parse(sentences),
+        }
+        seconds = interleaved(runs, rounds=3 if given.quick else 7)
+    report(
+        {
+            "packed_vs_single_9_words": ratio(seconds, "packed", "single"),
+            "sentences_per_s_9_words": len(sentences) / min(seconds["packed"]),
+            "same_trees_share": sum(a == b for a, b in zip(single, packed, strict=True)) / len(sentences),
+            "num_sentences": len(sentences),
+        },
+        given,
+    )
+
+
+@contextlib.contextmanager
+def inputs(model: Path | None, text: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Return a model and a text: those given, or made of the sample corpus."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if model is None or text is None:
+            write_sample_corpus(folder, 4_000, 1)
+        if model is None:
+            model = folder / "parser.pt"
+            trees = folder / "some.mrg"
+            trees.write_text("".join((folder / "train.mrg").read_text().splitlines(keepends=True)[:200]))
+            train_parser([trees], [trees], model, ParserConfig(num_epochs=2, warmup_steps=5))
+        yield model, text or folder / "train.txt"
+
+
+def nine_words(text: Path, num_sentences: int) -> list[str]:
+    """Return the first sentences of nine words, by spaCy's count."""
+    nlp = spacy.blank("en")
+    found: list[str] = []
+    for sentence in read_texts(text):
+        if sentence and len(nlp.make_doc(sentence)) == NUM_WORDS:
+            found.append(sentence)
+        if len(found) == num_sentences:
+            return found
+    raise SystemExit(f"{text}: {len(found)} sentences of {NUM_WORDS} words, expected {num_sentences}")
+
+
+if __name__ == "__main__":
+    main()
