@@ -13,6 +13,7 @@ from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
 from pipeline.evaluation.minimal_pairs import pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL, perplexity_figure
+from pipeline.evaluation.perplexity_parts import perplexity_parts
 from pipeline.evaluation.recording import check_tokenizer, record_minimal_pairs, record_perplexity, record_surprisal
 from pipeline.evaluation.scorer import NextTokenScorer
 from pipeline.evaluation.surprisal import By, write_surprisals
@@ -47,9 +48,11 @@ def evaluate_perplexity(
         sentences = dataset.split(split)
         context = _context(run)
         log_probs = log_probs_in_rows(student, sentences, context=context, eos_id=dataset.tokenizer.eos_id)
-        figure = perplexity_figure(log_probs, sentences, IN_DOCUMENT if context == "document" else UNCONDITIONAL)
+        distribution = IN_DOCUMENT if context == "document" else UNCONDITIONAL
+        figure = perplexity_figure(log_probs, sentences, distribution)
+        parts = perplexity_parts(log_probs, sentences, distribution)
         settings = _settings(run, where)
-        return record_perplexity(run, sentences, [figure], floor=floor, settings=settings, which=which)
+        return record_perplexity(run, sentences, [figure], parts=parts, floor=floor, settings=settings, which=which)
 
 
 @torch.no_grad()

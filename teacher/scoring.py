@@ -17,6 +17,7 @@ from pipeline.batching import consecutive_batches
 from pipeline.corpus.dataset import Split, load_dataset
 from pipeline.corpus.oracle import SHIFT
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, perplexity_figure
+from pipeline.evaluation.perplexity_parts import perplexity_parts
 from pipeline.evaluation.recording import record_perplexity
 from pipeline.next_token import log_probs_of
 from pipeline.runtime.distributed import joined
@@ -64,7 +65,8 @@ def evaluate_perplexity(
         if marginal is not None:
             more, search = marginal_figures(teacher, marginal, sentences)
             figures, settings = [*figures, *more], settings | search
-        return record_perplexity(run, sentences, figures, floor=floor, settings=settings, which=which)
+        parts = perplexity_parts(token_log_probs, sentences, GIVEN_TREE)
+        return record_perplexity(run, sentences, figures, parts=parts, floor=floor, settings=settings, which=which)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from pipeline.corpus.readers import Counts, find_file
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures
 from pipeline.evaluation.parses import ParseFigure
 from pipeline.evaluation.perplexity import NORMALISERS, PerplexityFigure, floor_figure
+from pipeline.evaluation.perplexity_parts import Parts, parts_to_json
 from pipeline.evaluation.results import MINIMAL_PAIRS, PARSES, PERPLEXITY, SURPRISAL, Result, write_result
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.runtime.run_directory import RunInfo, Which, command_line, versions
@@ -36,6 +37,7 @@ def record_perplexity(
     split: Split,
     figures: Sequence[PerplexityFigure],
     *,
+    parts: Parts,
     floor: Path | None,
     settings: Mapping[str, Any],
     which: Which = "best",
@@ -46,6 +48,7 @@ def record_perplexity(
         run: What was evaluated.
         split: On what.
         figures: One a distribution.
+        parts: Of the first of these.
         floor: ``entropy.json`` of the sample the split is from, or None.
         settings: What could change the figures, but the checkpoint.
         which: The checkpoint; one that is not the best is named in the file's name.
@@ -53,11 +56,16 @@ def record_perplexity(
     if floor is not None:
         figures = [*figures, floor_figure(floor, split.name, like=figures[0], text_sha256=split.text_sha256)]
     found = [figure.to_json() for figure in figures]
+    found[0]["parts"] = parts_to_json(parts)
     result = _result(run, which, PERPLEXITY, split.name, found, settings, split=split.sha256)
     written = write_result(run.path, f"perplexity-{split.name}{_of(which)}", result)
     summary: dict[str, Any] = {"run": str(run.path), "split": split.name, "positions": split.num_positions}
     for figure in figures:
         summary[figure.distribution] = {name: getattr(figure, name) for name in NORMALISERS}
+    for by, of_parts in parts.items():
+        summary[f"{figures[0].distribution}, {by}: sentences, per word, bits per byte"] = {
+            name: (figure.num_sentences, figure.per_word, figure.bits_per_byte) for name, figure in of_parts.items()
+        }
     return summary | {"normalisers": dict(NORMALISERS), "written": str(written)}
 
 
