@@ -50,7 +50,7 @@ def _figures(
     nats = -np.add.reduceat(values, offsets[:-1]) if len(values) else np.zeros(0)
 
     def sums(of_sentences: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(part, of_sentences.astype(np.float64), minlength=len(names))
+        return np.bincount(part, weights=of_sentences, minlength=len(names)).astype(np.float64)
 
     columns = [
         np.bincount(part, minlength=len(names)),

@@ -1,0 +1,100 @@
+"""Minimal pairs: the scoring of a student beside transformers' GPT-2 in a plain batched loop.
+
+    python -m benchmarks.evaluation [--quick] [--json FILE] [--pairs FOLDER --tokenizer FILE]
+
+The default student with a vocabulary of the tokenizer's size and random weights, the same on both sides, one thread. Without pairs and a
+tokenizer of your own: those of the sample corpus. Both sides encode the text and add up log-probabilities of all tokens
+and <eos>; the loop takes 64 sentences at a time as they come, padded to the longest.
+
+pairs_vs_transformers    pairs/s over the loop's, median of rounds in turn
+pairs_per_s              of whole evaluations
+largest_difference_nats  between both sides' log-probabilities of a sentence, the same weights in both
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from benchmarks.common import interleaved, parser, ratio, report
+from pipeline.corpus.sample import write_sample_corpus
+from pipeline.corpus.tokenizer import Tokenizer, train_tokenizer
+from pipeline.evaluation.minimal_pairs import MinimalPair, evaluate_minimal_pairs, read_minimal_pairs
+from pipeline.evaluation.scorer import NextTokenScorer
+from student.config import StudentConfig
+from student.model import Student
+
+BATCH_SENTENCES = 64
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parser(__doc__)
+    options.add_argument("--pairs", type=Path, help="a folder of minimal pairs")
+    options.add_argument("--tokenizer", type=Path, help="a tokenizer.json")
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    with inputs(given.pairs, given.tokenizer) as (pairs, tokenizer):
+        step = max(1, len(pairs) // (300 if given.quick else 3_000))
+        report(measure(pairs[::step], tokenizer, rounds=3 if given.quick else 5), given)
+
+
+@contextlib.contextmanager
+def inputs(pairs: Path | None, tokenizer: Path | None) -> Iterator[tuple[list[MinimalPair], Tokenizer]]:
+    """Return pairs and a tokenizer: those given, or those of the sample corpus."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if pairs is None or tokenizer is None:
+            write_sample_corpus(folder, 2_000, 1)
+            pairs, tokenizer = folder / "minimal_pairs", folder / "tokenizer.json"
+            train_tokenizer([folder / "train.txt"], tokenizer)
+        yield read_minimal_pairs(pairs), Tokenizer.load(tokenizer)
+
+
+def measure(pairs: list[MinimalPair], tokenizer: Tokenizer, *, rounds: int) -> dict[str, float]:
+    """Return all figures."""
+    config = StudentConfig(vocab_size=tokenizer.vocab_size)
+    student = Student(config, bos_id=tokenizer.bos_id, seed=1).eval()
+    theirs = GPT2LMHeadModel(GPT2Config(**config.to_hf())).eval()
+    theirs.load_state_dict(student.state_dict(), strict=False)
+    scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id)
+    texts = [text for pair in pairs for text in (pair.good, pair.bad)]
+    some = texts[:BATCH_SENTENCES]
+    ours = [row.sum() for row in scorer.log_probs([np.array(ids) for ids in tokenizer.encode_batch(some)])]
+    runs = {
+        "ours": lambda: evaluate_minimal_pairs(scorer, tokenizer, pairs),
+        "theirs": lambda: plain_loop(theirs, tokenizer, texts),
+    }
+    seconds = interleaved(runs, rounds)
+    return {
+        "pairs_vs_transformers": ratio(seconds, "ours", "theirs"),
+        "pairs_per_s": len(pairs) / float(np.median(seconds["ours"])),
+        "largest_difference_nats": float(np.abs(np.array(ours) - plain_loop(theirs, tokenizer, some).numpy()).max()),
+        "num_pairs": len(pairs),
+    }
+
+
+@torch.no_grad()
+def plain_loop(model: GPT2LMHeadModel, tokenizer: Tokenizer, texts: list[str]) -> Tensor:
+    """Return the log-probability of each text, ``<eos>`` included."""
+    found = []
+    for first in range(0, len(texts), BATCH_SENTENCES):
+        batch = [
+            torch.tensor([tokenizer.bos_id, *ids, tokenizer.eos_id])
+            for ids in tokenizer.encode_batch(texts[first : first + BATCH_SENTENCES])
+        ]
+        padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_id)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in batch], batch_first=True)
+        log_probs = model(input_ids=padded, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+        gold = log_probs.gather(-1, padded[:, 1:, None])[..., 0]
+        found.append((gold * mask[:, 1:]).sum(1))
+    return torch.cat(found)
+
+
+if __name__ == "__main__":
+    main()
