@@ -2,9 +2,9 @@
 
     python -m benchmarks.evaluation [--quick] [--json FILE] [--pairs FOLDER --tokenizer FILE]
 
-The default student with a vocabulary of the tokenizer's size and random weights, the same on both sides, one thread. Without pairs and a
-tokenizer of your own: those of the sample corpus. Both sides encode the text and add up log-probabilities of all tokens
-and <eos>; the loop takes 64 sentences at a time as they come, padded to the longest.
+The default student with a vocabulary of the tokenizer's size and random weights, the same on both sides, one thread.
+Without pairs and a tokenizer of your own: those of the sample corpus. Both sides encode the text and add up
+log-probabilities of all tokens and <eos>; the loop takes 64 sentences at a time as they come, padded to the longest.
 
 pairs_vs_transformers    pairs/s over the loop's, median of rounds in turn
 pairs_per_s              of whole evaluations
