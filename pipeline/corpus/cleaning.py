@@ -6,6 +6,7 @@ number of documents, whose names must differ, and with nothing else.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -137,7 +138,7 @@ def _files(paths: Sequence[Path], source: str) -> list[tuple[Path, str]]:
             files += visible
         else:
             files.append(path)
-    if twice := {str(path) for path in files if files.count(path) > 1}:
+    if twice := {str(path) for path, times in Counter(files).items() if times > 1}:
         raise ConfigError(f"clean-text: {', '.join(sorted(twice))} given twice; name each file once")
     if source != "babylm":
         return [(path, source) for path in files]

@@ -107,7 +107,8 @@ def import_trees(
                 "with the text of each in the same line of the text file, or without text"
             )
         names.finish()
-    for suffix in (PARSE_RECORD_SUFFIX, *(() if docs else (SUFFIX, TABLE_SUFFIX))):  # of trees that were there before
+    # Of trees that were there before.
+    for suffix in (PARSE_RECORD_SUFFIX, ".speakers", *(() if docs else (SUFFIX, TABLE_SUFFIX))):
         out_stem.with_name(out_stem.name + suffix).unlink(missing_ok=True)
     return {
         **counts.to_json(),

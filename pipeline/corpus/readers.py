@@ -152,7 +152,7 @@ def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
     """
     for raw in read_raw_trees(path):
         try:
-            yield raw.line, _parse(raw)
+            yield raw.line, parse_raw_tree(raw)
         except MalformedTreeError as error:
             raise _placed(path, raw.line, error) from None
 
@@ -231,7 +231,12 @@ def _pairs(trees: Path, texts: Path | None, on_error: OnError, read: Read) -> It
 _ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text", END_OF_TEXT})
 
 
-def _parse(raw: RawTree) -> Tree:
+def parse_raw_tree(raw: RawTree) -> Tree:
+    """Return the tree that a piece of a file holds, as it stands.
+
+    Raises:
+        MalformedTreeError: If it is none, or its bytes could not be read.
+    """
     if raw.text is None:
         raise MalformedTreeError(_FAULTS.get(raw.fault, raw.fault), raw.fault)
     return parse_tree(raw.text)
@@ -239,7 +244,7 @@ def _parse(raw: RawTree) -> Tree:
 
 def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
     text = pair.text
-    given = _parse(pair.raw)
+    given = parse_raw_tree(pair.raw)
     if text is None:
         raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
     invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
@@ -291,7 +296,7 @@ def _compare_lengths(trees: Path, texts: Path, on_error: OnError, read: Read) ->
         if on_error == "stop":  # a tree that does not end swallows others: then it is what has to be mended
             for raw in read(trees):
                 try:
-                    _parse(raw)
+                    parse_raw_tree(raw)
                 except MalformedTreeError as error:
                     raise _placed(trees, raw.line, error) from None
         raise InputError(
@@ -370,4 +375,5 @@ def _change_of_depth(text: str) -> int:
 
 
 def _placed(path: Path, line: int, error: MalformedTreeError) -> InputError:
-    return InputError(f"{path}:{line}: {error}; expected one tree in brackets. Mend it, or use --on-error skip")
+    expected = "" if "expected" in str(error) else "; expected one tree in brackets"
+    return InputError(f"{path}:{line}: {error}{expected}. Mend it, or use --on-error skip")

@@ -24,12 +24,13 @@ from pipeline.corpus.cleaning import DROPPED_SUFFIX, SPEAKERS_SUFFIX
 from pipeline.corpus.documents import SUFFIX, TABLE_SUFFIX, read_document_table, write_document_table
 from pipeline.corpus.import_trees import written_whole
 from pipeline.corpus.parse_record import SUFFIX as RECORD_SUFFIX
+from pipeline.corpus.trees import shortened
 from pipeline.parsing.config import ParseConfig
 from pipeline.parsing.sentence_parser import SentenceParser, fingerprint, versions
 from pipeline.parsing.shards import Parts, Shard
 from pipeline.parsing.text_input import TextInput
 from pipeline.runtime.config import to_json
-from pipeline.runtime.distributed import World, joined, worker_devices
+from pipeline.runtime.distributed import World, device_model, joined, worker_devices
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.workers import WorkerError, start_pool
 from storage.errors import ConfigError, InputError, RunError, StoreError
@@ -37,8 +38,10 @@ from storage.files import remove_partial_files, write_atomically
 from storage.fingerprints import Json
 
 FAILURES_SUFFIX: Final = ".failures.tsv"
-_FREE: Final = ("doc_sentences",)
-"""Options that may differ when a parse goes on: which sentences are computed together."""
+COMPANIONS: Final = (SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX)
+"""Files beside OUT.txt that are there only where their contents are known."""
+_FREE: Final = ("on_failure",)
+"""Options that may differ when a parse goes on, since no shard depends on them."""
 
 
 def parse_texts(
@@ -70,16 +73,12 @@ def parse_texts(
     """
     parts = Parts(_beside(out_stem, ".parts"))
 
-    def refuse() -> None:
-        if (there := _beside(out_stem, ".mrg")).exists():
-            raise StoreError(f"{there}: already exists; remove it, or give another --out")
-
     with joined(device, threads=1) as (world, own_device):
         if world.size > 1 and workers > 1:
             raise ConfigError(f"--workers {workers}: torchrun started {world.size} processes; give one or the other")
-        world.on_main(refuse)
+        world.on_main(lambda: _refuse(out_stem, text))
         with parts.held() if world.is_main else nullcontext():
-            world.on_main(lambda: _prepare(parts, text, config, model))
+            world.on_main(lambda: _prepare(parts, text, config, model, own_device))
             shards = parts.shards()
             todo = [shards[number] for number in _waiting(parts, world)]
             num_sentences = sum(shard.num_sentences for shard in shards)
@@ -101,16 +100,34 @@ def parse_texts(
         return {**summary, "elapsed_s": elapsed_s, "sentences_per_s": (num_sentences - before) / elapsed_s}
 
 
-def _prepare(parts: Parts, text: TextInput, config: ParseConfig, model: str | None) -> None:
+def _refuse(out_stem: Path, text: TextInput) -> None:
+    """Refuse to write over trees, or over what is read.
+
+    Raises:
+        StoreError: If ``OUT.mrg`` is there.
+        ConfigError: If an output would replace an input.
+    """
+    inputs = {file.resolve() for file in text.files()}
+    for suffix in (".txt", FAILURES_SUFFIX, RECORD_SUFFIX, *COMPANIONS, ".mrg"):
+        if (path := _beside(out_stem, suffix)).resolve() in inputs:
+            raise ConfigError(f"parse: {path} is read and would be replaced; give another --out")
+    if (there := _beside(out_stem, ".mrg")).exists():
+        raise StoreError(f"{there}: already exists; remove it, or give another --out")
+
+
+def _prepare(parts: Parts, text: TextInput, config: ParseConfig, model: str | None, device: torch.device) -> None:
     """Gather the text, or see that what is there was begun by the same command."""
     remove_partial_files(parts.path)
     depends_on = {
         **text.depends_on(),
         "model": fingerprint(model),
         "versions": versions(),
+        "device": device_model(device),
         **{name: value for name, value in to_json(config).items() if name not in _FREE},
     }
     if (found := parts.description()) is None:
+        _parser(config, model, device)  # a model that cannot be loaded is told before anything is kept
+        parts.clear()
         parts.describe(depends_on, text.gather(parts.text), config.shard_sentences)
     elif differing := sorted(name for name, value in depends_on.items() if found["depends_on"].get(name) != value):
         raise RunError(
@@ -219,9 +236,10 @@ def _parse_shard(parts: Parts, shard: Shard, parser: SentenceParser, config: Par
     failed = [number for number, outcome in enumerate(outcomes) if outcome.reason is not None]
     if failed and config.on_failure == "stop":
         number = failed[0]
+        failure = outcomes[number]
         raise InputError(
-            f"{parts.text}.txt:{shard.first + number + 1}: {outcomes[number].reason} {outcomes[number].detail}"
-            f"({texts[number][:60]!r}); expected a sentence that can be parsed. Use --on-failure flat or skip"
+            f"{parts.text}.txt:{shard.first + number + 1}: {' '.join(filter(None, [failure.reason, failure.detail]))} "
+            f"({shortened(texts[number])}); expected a sentence that can be parsed. Use --on-failure flat or skip"
         )
     parts.write(shard, outcomes)
     return len(failed)
@@ -240,9 +258,10 @@ def _finish(parts: Parts, shards: Sequence[Shard], out_stem: Path, on_failure: s
     with written_whole([_beside(out_stem, suffix) for suffix in suffixes]) as files:
         out = dict(zip(suffixes, files, strict=True))
         out[FAILURES_SUFFIX].write("sentence\tdocument\treason\tdetail\tnow\ttext\n")
-        lines = zip(*(_read(parts.text, suffix, there) for suffix in (".txt", SUFFIX, SPEAKERS_SUFFIX)), strict=False)
         rows = (row for shard in shards for row in parts.rows(shard))
-        for number, (row, (text, document, speaker)) in enumerate(zip(rows, lines, strict=False), 1):
+        num_lines = sum(shard.num_sentences for shard in shards)
+        columns = [_read(parts.text, suffix, num_lines) for suffix in (".txt", SUFFIX, SPEAKERS_SUFFIX)]
+        for number, (row, text, document, speaker) in enumerate(zip(rows, *columns, strict=True), 1):
             if (reason := row.get("reason")) is not None:
                 reasons[reason] += 1
                 now = "left out" if on_failure == "skip" else "flat"
@@ -262,6 +281,8 @@ def _finish(parts: Parts, shards: Sequence[Shard], out_stem: Path, on_failure: s
         if table.exists():
             kept = [row for row in read_document_table(table) if row.document in documents]
             write_document_table(out[TABLE_SUFFIX], kept)
+        for suffix in set(COMPANIONS) - set(suffixes):  # of a text that was there before
+            _beside(out_stem, suffix).unlink(missing_ok=True)
         if (dropped := _beside(parts.text, DROPPED_SUFFIX)).exists():
             write_atomically(_beside(out_stem, DROPPED_SUFFIX), dropped.read_bytes())
         summary: dict[str, Any] = {
@@ -275,11 +296,13 @@ def _finish(parts: Parts, shards: Sequence[Shard], out_stem: Path, on_failure: s
     return {"trees": str(_beside(out_stem, ".mrg")), "text": description["gathered"], **summary}
 
 
-def _read(stem: Path, suffix: str, there: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of a file beside the text; nothing but empty ones where there is none."""
-    if suffix != ".txt" and suffix not in there:
-        yield from repeat("")  # without end
-    with _beside(stem, suffix).open(encoding="utf-8", newline="\n") as file:
+def _read(stem: Path, suffix: str, num_lines: int) -> Iterator[str]:
+    """Yield the lines of a file beside the text; as many empty ones where there is none."""
+    path = _beside(stem, suffix)
+    if not path.exists():
+        yield from repeat("", num_lines)
+        return
+    with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             yield line.removesuffix("\n")
 

@@ -69,7 +69,7 @@ class SentenceParser:
                 component: Any = self._nlp.add_pipe("benepar", config={"model": path})
                 component._parser.to(device)  # noqa: SLF001
             except Exception as error:  # torch, transformers and benepar raise nothing narrower
-                said = next(iter(str(error).splitlines()), type(error).__name__)
+                said = f"{type(error).__name__}: {str(error).partition('. ')[0].partition(chr(10))[0]}"
                 raise InputError(
                     f"{model}: not a benepar model that can be loaded here ({said}); expected the --out of "
                     "train-parser, or a model of benepar.download"

@@ -10,6 +10,7 @@ however many workers, ends with the same trees. The folder goes when ``OUT.mrg``
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class Parts:
         ]
         about = {"depends_on": depends_on, "gathered": gathered, "shards": shards}
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
+
+    def clear(self) -> None:
+        """Remove a text that was not gathered to its end."""
+        for file in self.path.glob("text.*"):
+            file.unlink()
 
     def description(self) -> dict[str, Any] | None:
         """Return what ``describe`` wrote, None where it has not yet."""
@@ -119,16 +125,19 @@ class Parts:
         """
         make_directory(self.path)
         try:
-            with (self.path / "lock").open("wb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise StoreBusyError(
-                        f"{self.path}: another process parses into it; wait for it, or stop it"
-                    ) from None
-                yield
+            file = (self.path / "lock").open("wb")
         except OSError as error:
             raise cannot_write(self.path, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreBusyError(f"{self.path}: another process parses into it; wait for it, or stop it") from None
+            try:
+                yield
+            finally:
+                if self.description() is None:  # nothing was begun
+                    shutil.rmtree(self.path)
 
     def _file(self, shard: Shard) -> Path:
         return self.path / f"{shard.number:05}.jsonl"

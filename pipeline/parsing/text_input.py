@@ -24,13 +24,17 @@ from pipeline.corpus.documents import (
     write_document_table,
 )
 from pipeline.corpus.import_trees import written_whole
+from pipeline.corpus.readers import looks_like_trees
 from pipeline.corpus.text import OnError, read_texts
+from pipeline.corpus.trees import shortened
 from pipeline.runtime.progress import Progress
 from storage.errors import InputError
 from storage.files import list_files
 from storage.fingerprints import Json, sha256_file
 
 NO_WORDS: Final = "no words"
+_LOOKED_AT: Final = 100
+"""Lines at the beginning of a file that show whether it holds trees."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,19 +51,27 @@ class TextInput:
     on_error: OnError = "stop"
     """What a line that is not UTF-8 does."""
 
+    def files(self) -> list[Path]:
+        """Return what is read: the files, those of folders, and what stands beside text that is cleaned already."""
+        found = []
+        for path in self.paths:
+            if path.is_dir():
+                found += [path / name for name in list_files(path)]
+                continue
+            found.append(path)
+            if self.source is None:
+                beside = (find_documents(_stem(path), suffix) for suffix in (SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX))
+                found += [file for file in beside if file is not None]
+        return found
+
     def depends_on(self) -> dict[str, Any]:
         """Return what decides the sentences, as JSON: the digests of the files, and how they are read.
 
         Raises:
             InputError: If a file cannot be read.
         """
-        files = [
-            file
-            for path in self.paths
-            for file in ([path / name for name in list_files(path)] if path.is_dir() else [path])
-        ]
         try:
-            digests = {str(file): sha256_file(file) for file in files}
+            digests = {str(file): sha256_file(file) for file in self.files()}
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror}); expected a file of text") from error
         return {"texts": digests, "source": self.source, "licence": self.licence, "on_error": self.on_error}
@@ -101,21 +113,22 @@ def gather_sentences(
         ``num_lines``, ``num_sentences``, and ``dropped`` by reason.
 
     Raises:
-        InputError: If a file cannot be read, what is beside it has not as many lines, or no sentence is left.
+        InputError: If a file cannot be read, is given twice or holds trees, what is beside it has not as many lines,
+            some files have documents and others none, two have one of the same name, or no sentence is left.
     """
     stems = [_stem(path) for path in paths]
-    documents = [find_documents(stem) for stem in stems]
+    documents = _documents(paths, stems)
     speakers = [find_documents(stem, SPEAKERS_SUFFIX) for stem in stems]
     suffixes = [
         ".txt",
-        *[SUFFIX, TABLE_SUFFIX] * all(found is not None for found in documents),
+        *[SUFFIX, TABLE_SUFFIX] * all(documents),
         *[SPEAKERS_SUFFIX] * any(found is not None for found in speakers),
     ]
     dropped: Counter[str] = Counter()
     num_lines = num_sentences = 0
     with written_whole([out_stem.with_name(out_stem.name + suffix) for suffix in suffixes]) as files:
         out = dict(zip(suffixes, files, strict=True))
-        rows: list[Document] = []
+        rows: dict[str, Document] = {}
         for path, stem, names, tags in zip(paths, stems, documents, speakers, strict=True):
             table = find_documents(stem, TABLE_SUFFIX)
             known = {row.document: row for row in read_document_table(table)} if table is not None else {}
@@ -129,15 +142,34 @@ def gather_sentences(
                 out[".txt"].write(text + "\n")
                 if SUFFIX in out:
                     out[SUFFIX].write(name + "\n")
-                    if not rows or rows[-1].document != name:
-                        rows.append(known.get(name, Document(name)))
+                    rows.setdefault(name, known.get(name, Document(name)))
                 if SPEAKERS_SUFFIX in out:
                     out[SPEAKERS_SUFFIX].write(tag + "\n")
         if not num_sentences:
             raise InputError(f"{paths[0]}: no sentence in {num_lines} lines; expected a sentence a line")
         if SUFFIX in out:
-            write_document_table(out[TABLE_SUFFIX], rows)
+            write_document_table(out[TABLE_SUFFIX], rows.values())
     return {"num_lines": num_lines, "num_sentences": num_sentences, "dropped": dict(sorted(dropped.items()))}
+
+
+def _documents(paths: Sequence[Path], stems: Sequence[Path]) -> list[Path | None]:
+    """Return each text's file of documents: all have one or none has, and no document is in two texts."""
+    if twice := {str(path) for path in paths if paths.count(path) > 1}:
+        raise InputError(f"{', '.join(sorted(twice))}: given more than once; name each file once")
+    found = [find_documents(stem) for stem in stems]
+    if any(found) and not all(found):
+        without = [str(path) for path, file in zip(paths, found, strict=True) if file is None]
+        raise InputError(
+            f"{', '.join(without)}: no {SUFFIX} beside it, but others have one; expected all to name their documents, "
+            "or none: parse them apart"
+        )
+    if len(found) > 1:
+        seen: dict[str | None, Path] = {}
+        for file in filter(None, found):
+            for name in set(read_texts(file)):
+                if (other := seen.setdefault(name, file)) is not file:
+                    raise InputError(f"{file}: document {name!r} is in {other} too; rename one, or parse them apart")
+    return found
 
 
 def _lines(
@@ -148,6 +180,8 @@ def _lines(
     tags: Iterator[str | None] = repeat(NO_SPEAKER) if speakers is None else read_texts(speakers)
     number = 0
     for number, text in enumerate(read_texts(path, on_error), 1):
+        if number <= _LOOKED_AT and looks_like_trees(text or ""):
+            raise InputError(f"{path}:{number}: looks like a tree, expected running text: {shortened(text or '')}")
         name, tag = next(names, None), next(tags, None)
         for found, file in (name, documents), (tag, speakers):
             if file is not None and not found:
@@ -162,5 +196,8 @@ def _lines(
 def _stem(path: Path) -> Path:
     name = path.name.removesuffix(".gz")
     if not name.endswith(".txt"):
-        raise InputError(f"{path}: expected the name of a file .txt or .txt.gz, a sentence a line, or give --source")
+        raise InputError(
+            f"{path}: expected the name of a file .txt or .txt.gz, a sentence a line; for folders and raw text, give "
+            "--source"
+        )
     return path.with_name(name.removesuffix(".txt"))

@@ -19,16 +19,16 @@ import nltk
 import torch
 from benepar import char_lstm, decode_chart, nkutil, parse_chart
 
-from pipeline.corpus.readers import RawTree, read_raw_trees
+from pipeline.corpus.readers import parse_raw_tree, read_raw_trees
 from pipeline.corpus.text import OnError
-from pipeline.corpus.trees import MalformedTreeError, Tree, format_tree, normalise_tree, parse_tree
+from pipeline.corpus.trees import MalformedTreeError, Tree, format_tree, normalise_tree
 from pipeline.evaluation.parses import ParseFigure, score_parses
 from pipeline.parsing.brackets import read_words, to_phrases
 from pipeline.parsing.config import PARSER_POSITIONS, ParserConfig
 from pipeline.runtime.config import to_json
 from pipeline.runtime.lr_schedule import lr_factor
 from pipeline.runtime.progress import Progress
-from storage.errors import InputError, RunError
+from storage.errors import ConfigError, InputError, RunError, StoreError
 from storage.files import make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
 
@@ -81,14 +81,25 @@ def train_parser(
 
     Raises:
         InputError: If a file cannot be read, a tree is malformed, or no tree is left.
+        ConfigError: If an output would replace an input.
         RunError: If the loss is not finite.
-        StoreError: If the model cannot be written.
+        StoreError: If the model is there already, or cannot be written.
     """
+    inputs = {path.resolve() for path in (*trees, *dev)}
+    for path in (out, _beside(out, ".json"), _beside(out, ".metrics.jsonl")):
+        if path.resolve() in inputs:
+            raise ConfigError(f"train-parser: {path} is read and would be replaced; give another --out")
+    if out.exists():
+        raise StoreError(f"{out}: already exists; remove it, or give another --out")
     dropped: Counter[str] = Counter()
     examples = [
         example for path in trees for example in read_examples(path, on_error, dropped, max_words=config.max_words)
     ]
-    sets = {str(path): list(read_examples(path, on_error, Counter(), max_words=PARSER_POSITIONS - 2)) for path in dev}
+    of_dev: dict[str, Counter[str]] = {str(path): Counter() for path in dev}
+    sets = {
+        str(path): list(read_examples(path, on_error, of_dev[str(path)], max_words=PARSER_POSITIONS - 2))
+        for path in dev
+    }
     for name, found in (", ".join(map(str, trees)), examples), *sets.items():
         if not found:
             raise InputError(f"{name}: no tree left to train on or to score; expected trees in brackets, some shorter")
@@ -125,6 +136,7 @@ def train_parser(
         "sha256": sha256_file(out),
         "num_trees": len(examples),
         "dropped": dict(sorted(dropped.items())),
+        "dropped_of_dev": {name: dict(sorted(counts.items())) for name, counts in of_dev.items() if counts},
         "num_labels": len(parser.label_vocab) - 1,
         "num_parameters": sum(weights.numel() for weights in parser.parameters()),
         "epoch": best_row["epoch"],
@@ -149,7 +161,7 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
     """
     for raw in read_raw_trees(path):
         try:
-            tree = _normalised(raw)
+            tree = normalise_tree(parse_raw_tree(raw))
         except MalformedTreeError as error:
             if on_error == "stop" and error.reason != "no words":
                 raise InputError(
@@ -162,13 +174,14 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
         elif len(tree.phrases) > _MAX_PHRASES:
             dropped[f"more than {_MAX_PHRASES} phrases"] += 1
         else:
-            yield Example(read_words(tree.words), nltk.Tree.fromstring(format_tree(tree)), tree.phrases)
+            yield Example(read_words(tree.words), _nltk_tree(tree), tree.phrases)
 
 
-def _normalised(raw: RawTree) -> Tree:
-    if raw.text is None:
-        raise MalformedTreeError("not UTF-8", "not UTF-8")
-    return normalise_tree(parse_tree(raw.text))
+def _nltk_tree(tree: Tree) -> nltk.Tree:
+    """Return a tree as nltk has it, its words replaced: nltk takes any white space for an end, ours may hold some."""
+    one_string = ("".join(name.split()) or "X" for name in tree.tags)
+    phrases = tuple(("".join(label.split()) or "X", start, stop) for label, start, stop in tree.phrases)
+    return nltk.Tree.fromstring(format_tree(Tree(("w",) * len(tree.words), tuple(one_string), phrases)))
 
 
 def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart.ChartParser:

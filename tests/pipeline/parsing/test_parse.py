@@ -144,8 +144,11 @@ def test_stop_ends_at_the_first_failure_with_its_line_and_goes_on_from_there(
     with pytest.raises(InputError, match=r"text\.txt:77: more than 40 words .*--on-failure flat or skip"):
         parse_texts(text, tmp_path / "out", config, model=str(parser_file))
     assert Parts(tmp_path / "out.parts").finished() == {0, 1, 2}
-    with pytest.raises(RunError, match="begun with another on_failure; give the same command"):
-        parse_texts(text, tmp_path / "out", CONFIG, model=str(parser_file))
+    with pytest.raises(RunError, match="begun with another max_words; give the same command"):
+        parse_texts(text, tmp_path / "out", replace(CONFIG, max_words=41), model=str(parser_file))
+    done = parse_texts(text, tmp_path / "out", CONFIG, model=str(parser_file))  # as the message says
+    assert done is not None
+    assert done["failures"] == {"more than 40 words": 1}
 
 
 def test_without_a_model_trees_are_flat(tmp_path: Path) -> None:
@@ -243,9 +246,71 @@ def _parse_half(text: TextInput, out: Path, parts: Parts) -> None:
     with parts.held():
         from pipeline.parsing.parse import _prepare
 
-        _prepare(parts, text, CONFIG, None)
+        _prepare(parts, text, CONFIG, None, CPU)
     (parts.path / "00001.jsonl").write_text('{"tree": "(TOP (XX a))"}\n')
     parse_texts(text, out, CONFIG, model=None)
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.txt"
+    raw.write_text("One two. Three four.\n")
+    with pytest.raises(ConfigError, match=r"raw\.txt is read and would be replaced"):
+        parse_texts(TextInput(paths=[raw], source="plain"), tmp_path / "raw", CONFIG, model=None)
+    assert raw.read_text() == "One two. Three four.\n"
+    text = write(tmp_path, ["A b."], documents=True)
+    with pytest.raises(ConfigError, match=r"text\.\w+ is read and would be replaced"):
+        parse_texts(text, tmp_path / "text", CONFIG, model=None)
+
+
+def test_nothing_of_a_text_that_was_there_before_stays(tmp_path: Path) -> None:
+    parse_texts(write(tmp_path, ["A b.", "C d."], documents=True), tmp_path / "out", CONFIG, model=None)
+    (tmp_path / "out.mrg").unlink()
+    (tmp_path / "other.txt").write_text("E f.\nG h.\n")
+    parse_texts(TextInput(paths=[tmp_path / "other.txt"]), tmp_path / "out", CONFIG, model=None)
+    assert {file.suffix for file in tmp_path.glob("out.*")} == {".mrg", ".txt", ".tsv", ".json"}
+    assert not (tmp_path / "out.documents.tsv").exists()
+
+
+def test_a_text_that_was_not_gathered_to_its_end_is_gathered_again(tmp_path: Path) -> None:
+    parts = tmp_path / "out.parts"
+    parts.mkdir()
+    for suffix in (".txt", ".docs", ".documents.tsv"):
+        (parts / f"text{suffix}").write_text("old\n")
+    parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", CONFIG, model=None)
+    assert (tmp_path / "out.txt").read_text() == "A b.\n"
+    assert not (tmp_path / "out.docs").exists()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing_behind(tmp_path: Path) -> None:
+    text = write(tmp_path, ["A b."])
+    for model in ("nowhere.pt", str(tmp_path / "text.txt")):
+        with pytest.raises(InputError) as found:
+            parse_texts(text, tmp_path / "out", CONFIG, model=model)
+        assert "weights_only" not in str(found.value)
+    assert not (tmp_path / "out.parts").exists()
+
+
+def test_several_texts_agree_on_their_documents(tmp_path: Path) -> None:
+    for name, documents in ("a", "x\ny\nx\n"), ("b", "x\nz\nz\n"), ("c", "u\nu\nv\n"), ("d", None):
+        (tmp_path / f"{name}.txt").write_text("One.\nTwo.\nThree.\n")
+        if documents is not None:
+            (tmp_path / f"{name}.docs").write_text(documents)
+    a, b, c, d = (tmp_path / f"{name}.txt" for name in "abcd")
+    with pytest.raises(InputError, match=r"b\.docs: document 'x' is in .*a\.docs too"):
+        parse_texts(TextInput(paths=[a, b]), tmp_path / "out", CONFIG, model=None)
+    with pytest.raises(InputError, match=r"d\.txt: no \.docs beside it, but others have one"):
+        parse_texts(TextInput(paths=[a, d]), tmp_path / "out", CONFIG, model=None)
+    with pytest.raises(InputError, match=r"d\.txt: given more than once"):
+        parse_texts(TextInput(paths=[d, d]), tmp_path / "out", CONFIG, model=None)
+    parse_texts(TextInput(paths=[a, c]), tmp_path / "out", CONFIG, model=None)
+    assert (tmp_path / "out.docs").read_text() == "x\ny\nx\nu\nu\nv\n"
+    rows = (tmp_path / "out.documents.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == ["x", "y", "u", "v"]
+
+
+def test_trees_given_as_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"text\.txt:2: looks like a tree"):
+        parse_texts(write(tmp_path, ["A b.", "(S (NP (NN a)) (VP (VB b)))"]), tmp_path / "out", CONFIG, model=None)
 
 
 def test_raw_text_is_cleaned_first(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.corpus.readers import read_trees
 from pipeline.parsing.brackets import read_words, to_phrases
 from pipeline.parsing.config import ParserConfig
 from pipeline.parsing.train import read_examples, train_parser
-from storage.errors import ConfigError, InputError
+from storage.errors import ConfigError, InputError, StoreError
 from tests.pipeline.parsing.conftest import SMALL
 
 
@@ -54,11 +54,10 @@ def test_the_file_holds_nothing_that_loading_would_execute(parser_file: Path) ->
 
 def test_the_same_seed_gives_the_same_parser(corpus: Path, tmp_path: Path) -> None:
     config = replace(SMALL, num_epochs=1)
+    trees = [corpus / "short.mrg"]
     shas = [
-        train_parser([corpus / "short.mrg"], [corpus / "short.mrg"], tmp_path / "p.pt", replace(config, seed=seed))[
-            "sha256"
-        ]
-        for seed in (1, 1, 2)
+        train_parser(trees, trees, tmp_path / f"{number}.pt", replace(config, seed=seed))["sha256"]
+        for number, seed in enumerate((1, 1, 2))
     ]
     assert shas[0] == shas[1] != shas[2]
 
@@ -79,7 +78,31 @@ def test_what_is_left_out_is_counted(tmp_path: Path, corpus: Path) -> None:
         "word without a tag": 1,
     }
     with pytest.raises(InputError, match=r"x\.mrg:11: the word 'no' has no part of speech"):
-        train_parser([tmp_path / "x.mrg"], [corpus / "short.mrg"], tmp_path / "p.pt", SMALL)
+        train_parser([tmp_path / "x.mrg"], [corpus / "short.mrg"], tmp_path / "q.pt", SMALL)
+
+
+def test_what_is_left_out_of_dev_is_counted_too(tmp_path: Path, corpus: Path) -> None:
+    dev = tmp_path / "dev.mrg"
+    dev.write_text((corpus / "short.mrg").read_text() + "(S (X no\n")
+    config = replace(SMALL, num_epochs=1)
+    about = train_parser([corpus / "short.mrg"], [dev], tmp_path / "p.pt", config, on_error="skip")
+    assert about["dropped_of_dev"] == {str(dev): {"word without a tag": 1}}
+
+
+def test_what_is_there_is_not_written_over(tmp_path: Path, corpus: Path) -> None:
+    trees = corpus / "short.mrg"
+    with pytest.raises(ConfigError, match=r"short\.mrg is read and would be replaced"):
+        train_parser([trees], [trees], trees, SMALL)
+    (tmp_path / "p.pt").write_text("here")
+    with pytest.raises(StoreError, match=r"p\.pt: already exists"):
+        train_parser([trees], [trees], tmp_path / "p.pt", SMALL)
+
+
+def test_a_word_may_hold_a_space_that_does_not_break(tmp_path: Path, corpus: Path) -> None:
+    trees = tmp_path / "x.mrg"
+    trees.write_text("(S (NP (NN a\u00a0b)) (VP (VBD sat)))\n" * 4)
+    about = train_parser([trees], [corpus / "short.mrg"], tmp_path / "p.pt", replace(SMALL, num_epochs=1))
+    assert about["num_trees"] == 4
 
 
 def test_no_tree_at_all_is_refused(tmp_path: Path, corpus: Path) -> None:
