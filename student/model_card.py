@@ -121,11 +121,11 @@ def _of_dump(dump: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     if teacher := (schema.get("fingerprints") or {}).get("teacher"):
         yield "sha256 of the teacher", teacher
     if (perplexity := statistics.get("perplexity")) is not None:
-        yield "its perplexity of the training text, per token with eos", round(perplexity, 4)
+        yield "its perplexity of the training text, per token with eos", float(perplexity)
     if (mass := statistics.get("mean_kept_mass")) is not None:
-        yield "mean probability of the tokens kept", round(mass, 6)
+        yield "mean probability of the tokens kept", float(mass)
     if (entropy := statistics.get("mean_entropy_nats")) is not None:
-        yield "its mean entropy, nats", round(entropy, 4)
+        yield "its mean entropy, nats", float(entropy)
 
 
 def _end(run: Path) -> str:

@@ -86,9 +86,9 @@ def check_model(folder: str, expected: dict[str, Any]) -> list[str]:
     prompt = tokenizer(texts[expected["prompt"]], return_tensors="pt")
     generated = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0].tolist()
     expect("start of what is generated", generated[: prompt["input_ids"].shape[1]], prompt["input_ids"][0].tolist())
+    within = f"logits within {far_logits:.1e}, surprisals within {far_nats:.1e} nats, alone and in a padded batch"
     return [
-        f"model: {type(model).__name__}, logits within {far_logits:.1e}, surprisals within {far_nats:.1e} nats, alone "
-        "and in a padded batch",
+        f"model: {type(model).__name__}, {within}",
         f"generated: {tokenizer.decode(generated)!r}",
     ]
 
