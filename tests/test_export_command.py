@@ -1,9 +1,12 @@
 """An exported student gives in transformers the ids, logits and surprisals it gives here; or nothing is written."""
 
+import gzip
 import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,7 @@ from student.train import load_student, train_student
 from student.train_config import StudentTrainConfig
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
-from tests.processes import run_cli
+from tests.processes import ROOT, run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 2, "num_heads": 2}
 TRAINING = {
@@ -317,3 +320,22 @@ def test_an_export_without_a_file_is_refused_by_transformers(exported: Path, tmp
         (part / name).unlink()
         with pytest.raises((OSError, ValueError)):
             load.from_pretrained(part)
+
+
+def test_the_script_of_the_docs_gives_the_accuracies_of_evaluate(
+    small_world: Path, run: Path, exported: Path, tmp_path: Path
+) -> None:
+    blocks = (ROOT / "docs/export.md").read_text().split("```python\n")[1:]
+    (script,) = (block.split("```")[0] for block in blocks if "sentence_good" in block)
+    (tmp_path / "score.py").write_text(script)
+    for file in sorted((small_world / "corpus/minimal_pairs").glob("*.jsonl"))[:2]:
+        with gzip.open(tmp_path / f"{file.name}.gz", "wt") as pairs:
+            pairs.writelines(file.read_text().splitlines(keepends=True)[:40])
+    command = [sys.executable, str(tmp_path / "score.py"), str(exported), str(tmp_path), "--eos"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    figures = evaluate_minimal_pairs(copy, tmp_path, device="cpu")
+    assert sorted(found.values()) == sorted(each["accuracy"] for each in figures["by_paradigm"].values())
+    assert len(found) == 2
