@@ -2,14 +2,17 @@
 # make test   environment, then all tests
 # make soak   the tests of faults, ten times as long, and a minute of fuzzing the readers of trees
 # make check  ruff, mypy and the tests, as .ci/run does
+# make compat what is exported, loaded by the oldest and the newest transformers meant; EXPORT=DIR checks that one
 # make bench  the benchmarks, quickly; each is a command, python -m benchmarks.NAME
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
+COMPAT_TRANSFORMERS ?= 4.51.3 5.24.0
+EXPORT ?=
 
-.PHONY: env demo test soak lint check bench lock
+.PHONY: env demo test soak lint check compat bench lock
 
 env: $(VENV)/installed
 
@@ -37,6 +40,18 @@ check: lint test
 soak: env
 	RNNG_DISTILL_SOAK=10 $(BIN)/python -m pytest -m faults --timeout 7200
 	$(BIN)/python -m tests.fuzz_trees -max_total_time=60
+
+compat: env $(foreach version,$(COMPAT_TRANSFORMERS),build/compat-$(version)/installed)
+	$(BIN)/python -m tests.compat_expected build/compat $(if $(EXPORT),--export "$(EXPORT)")
+	for version in $(COMPAT_TRANSFORMERS); do \
+	  build/compat-$$version/bin/python tests/compat_check.py build/compat/expected.json || exit 1; \
+	done
+
+build/compat-%/installed:
+	$(PYTHON) -m venv build/compat-$*
+	build/compat-$*/bin/pip install --quiet $$(grep '^torch==' requirements.lock)
+	build/compat-$*/bin/pip install --quiet transformers==$*
+	touch $@
 
 bench: env
 	$(BIN)/python -m benchmarks.teacher --quick

@@ -626,6 +626,26 @@ def parses(
 
 
 @main.command()
+@click.argument("run", type=PATH)
+@click.argument("out", type=PATH)
+@checkpoint_option
+@click.option(
+    "--all-checkpoints", is_flag=True, help="Write OUT/main, and OUT/chck_1M and so on of --word-checkpoints."
+)
+@json_option
+def export(run: Path, out: Path, which: str, all_checkpoints: bool, as_json: bool) -> None:
+    """Write a finished student as a Hugging Face folder that transformers loads, with a model card.
+
+    \b
+    Example: python cli.py export runs/distilled exported
+    Example: python cli.py export runs/distilled exported --all-checkpoints
+    """
+    from student.export import export as export_run
+
+    show(export_run(run, out, which=which, all_checkpoints=all_checkpoints), as_json=as_json)
+
+
+@main.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="The HTML page to write.")
 @click.option("--data", type=STORE, multiple=True, help="Also describe this dataset; may be repeated.")

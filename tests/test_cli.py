@@ -31,6 +31,7 @@ def refused(*arguments: object) -> str:
         ["evaluate", "perplexity", "NOWHERE", "--data", "NOWHERE"],
         ["evaluate", "minimal-pairs", "NOWHERE", "NOWHERE"],
         ["evaluate", "surprisal", "NOWHERE", "NOWHERE", "--out", "OUT"],
+        ["export", "NOWHERE", "OUT"],
         ["report", "NOWHERE", "--out", "OUT"],
         ["runs", "NOWHERE"],
         ["inspect", "NOWHERE"],

@@ -1,0 +1,167 @@
+"""The model card of an exported student: what made it, how to read it, what was measured of it.
+
+Every figure is in the run: its ``run.json``, its history and its results. Of the results, those of the exported
+weights are shown, which are known by their digest; others are counted.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.evaluation.perplexity import FLOOR
+from pipeline.evaluation.results import PERPLEXITY, Result, read_results
+from pipeline.runtime.run_directory import RunInfo, Which
+from pipeline.runtime.run_history import read_history
+from storage.fingerprints import sha256_bytes, sha256_file
+from student.runs import student_config
+
+SETTINGS: Final = (
+    "alpha", "temperature", "targets", "divergence", "tail", "context", "long_sentences", "num_epochs", "max_steps",
+    "batch_tokens", "batch_sentences", "accumulate_batches", "lr", "schedule", "warmup_steps", "weight_decay",
+    "dropout", "clip_norm", "patience", "seed", "dtype",
+)  # fmt: skip
+"""Options that decide what was learned; the run's ``run.json`` has all."""
+_OF_DISTILLATION: Final = ("alpha", "temperature", "divergence", "tail")
+_OF_DUMP: Final = (
+    ("condition", "its distributions are given"),
+    ("selection", "selection"),
+    ("k", "tokens a position"),
+    ("temperatures", "temperatures"),
+    ("num_positions", "positions"),
+    ("tree_source", "trees"),
+    ("profile", "profile"),
+)
+_CONDITIONS: Final = {"tree": "the tree so far", "beam": "no tree: a beam search sums over them", "none": "no tree"}
+
+
+def model_card(
+    run: RunInfo, which: Which, tokenizer: Tokenizer, *, weights: bytes, num_parameters: int, num_trained: int | None
+) -> str:
+    """Return the text of ``README.md``.
+
+    Args:
+        run: The student's run.
+        which: The checkpoint that is exported.
+        tokenizer: The run's.
+        weights: The bytes of ``model.safetensors`` as exported.
+        num_parameters: Of the model, tied ones counted once.
+        num_trained: Positions that were trained, as ``student.export.num_trained_positions`` says.
+
+    Raises:
+        InputError: If a result of the run is damaged.
+    """
+    described = json.loads((run.path / "run.json").read_bytes())
+    digest = sha256_file(run.checkpoint(which))
+    results = read_results(run.path)
+    mine = {name: result for name, result in results.items() if result.fingerprints.get("weights") == digest}
+    distilled = run.dump is not None
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # noqa: S701 - Markdown; ``plain`` takes out what could be markup
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"plain": plain, "code": code}
+    return environment.get_template("model_card.md.j2").render(
+        name=run.path.absolute().name,
+        which=which,
+        distilled=distilled,
+        sizes=student_config(run),
+        num_parameters=num_parameters,
+        num_trained=num_trained,
+        context=run.configuration.get("context", "sentence"),
+        specials={name: tokenizer.token(getattr(tokenizer, f"{name}_id")) for name in ("bos", "eos", "pad")},
+        special_ids={name: getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")},
+        fingerprints={
+            "weights of the run": digest,
+            "model.safetensors": sha256_bytes(weights),
+            **{{"manifest": "manifest of the dump"}.get(name, name): of for name, of in run.fingerprints.items()},
+        },
+        dump=list(_of_dump(run.dump)) if run.dump is not None else [],
+        init=run.init,
+        truncated=described.get("truncated") or {},
+        settings=[
+            (name.replace("_", "-"), run.configuration[name])
+            for name in SETTINGS
+            if name in run.configuration and (distilled or name not in _OF_DISTILLATION)
+        ],
+        end=_end(run.path),
+        results=[row for name, result in mine.items() for row in _rows(name, result)],
+        num_other_results=len(results) - len(mine),
+        versions=described.get("versions") or {},
+        git=described.get("git"),
+        command=described.get("command") or "not recorded",
+    )
+
+
+def plain(value: object) -> str:
+    """Return a value on one line, with nothing that Markdown, HTML or a table would take for markup."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join("".join(" " if letter in "`|<>" else letter for letter in text).split())
+
+
+def code(value: object) -> str:
+    """Return a value on one line, to stand between backquotes or in an indented block, where there is no markup."""
+    return " ".join(str(value).replace("`", " ").split())
+
+
+def _of_dump(dump: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    schema, statistics = dump.get("schema") or {}, dump.get("statistics") or {}
+    for key, label in _OF_DUMP:
+        if key in schema:
+            value = schema[key]
+            shown = ", ".join(f"{each:g}" for each in value) if isinstance(value, list) else value
+            yield label, _CONDITIONS.get(value, value) if key == "condition" else shown
+    if teacher := (schema.get("fingerprints") or {}).get("teacher"):
+        yield "sha256 of the teacher", teacher
+    if (perplexity := statistics.get("perplexity")) is not None:
+        yield "its perplexity of the training text, per token with eos", float(perplexity)
+    if (mass := statistics.get("mean_kept_mass")) is not None:
+        yield "mean probability of the tokens kept", float(mass)
+    if (entropy := statistics.get("mean_entropy_nats")) is not None:
+        yield "its mean entropy, nats", float(entropy)
+
+
+def _end(run: Path) -> str:
+    end = read_history(run)[-1]
+    return f"{end['step']:,} steps; {end['reason']}" if end.get("reason") else f"{end.get('step')} steps"
+
+
+def _rows(name: str, result: Result) -> Iterator[tuple[str, str, str]]:
+    """Yield what was evaluated, what the figure is, and the figure; of a kind not known here, where to look."""
+    for label, value in _figures(result.kind, result.figures):
+        yield f"{result.kind.replace('_', ' ')}: {result.subject}", label, value
+    if not any(True for _ in _figures(result.kind, result.figures)):
+        yield f"{result.kind.replace('_', ' ')}: {result.subject}", "in the run", f"results/{name}.json"
+
+
+def _figures(kind: str, figures: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - parsed JSON
+    if kind == PERPLEXITY and isinstance(figures, list):
+        for figure in figures:
+            if (of := figure.get("distribution")) == FLOOR:  # not the model's
+                continue
+            for normaliser in ("per_token", "per_word", "bits_per_byte"):
+                if (value := _number(figure.get(normaliser))) is not None:
+                    yield f"{normaliser.replace('_', ' ')}, {of}", f"{value:.4f}"
+    elif isinstance(figures, dict):
+        overall = figures.get("overall")
+        ties = overall.get("num_ties") if isinstance(overall, dict) else None
+        for key, label in (
+            ("accuracy_macro", "accuracy, mean over paradigms" + (f" ({ties} ties, not right)" if ties else "")),
+            ("bits_per_word", "bits a word"),
+        ):
+            if (value := _number(figures.get(key))) is not None:
+                yield label, f"{value:.4f}"
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401 - parsed JSON
+    """Return a figure, which may stand beside its definition."""
+    if isinstance(value, dict):
+        value = value.get("value")
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

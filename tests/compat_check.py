@@ -1,0 +1,108 @@
+"""Does transformers give what this project gives? A program of its own: python compat_check.py EXPECTED.json.
+
+It imports transformers and torch and nothing of the project, so that it runs where only these are installed
+(``make compat``). ``tests/compat_expected.py`` writes what it reads.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TOLERANCE = 1e-5
+"""Of logits and of nats a token, both of order 1 to 10: float32 sums in other orders."""
+
+
+class DifferenceError(AssertionError):
+    """Something is not as expected."""
+
+
+def expect(what: str, found: Any, expected: Any) -> None:
+    """Raise ``DifferenceError`` naming what differs."""
+    if found != expected:
+        raise DifferenceError(f"{what}: {found!r}, expected {expected!r}")
+
+
+def check(folder: str, expected: dict[str, Any]) -> list[str]:
+    """Compare an exported folder with what is expected of it; return what was seen, a line each."""
+    with torch.no_grad():
+        return [*check_tokenizer(folder, expected), *check_model(folder, expected)]
+
+
+def check_tokenizer(folder: str, expected: dict[str, Any]) -> list[str]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts, rows = list(expected["texts"]), expected["input_ids"]
+    expect("is_fast", tokenizer.is_fast, True)
+    for text, row in zip(texts, rows, strict=True):
+        encoding = tokenizer(text)
+        expect("keys", sorted(encoding), ["attention_mask", "input_ids"])
+        expect(f"ids of {text!r}", encoding["input_ids"], row)
+        expect(f"encode({text!r})", tokenizer.encode(text), row)
+        expect(f"ids of {text!r} alone", tokenizer(text, add_special_tokens=False)["input_ids"], row[1:])
+        expect(f"decode of {text!r}", tokenizer.decode(row, skip_special_tokens=True), text)
+    expect("ids of all texts at once", tokenizer(texts)["input_ids"], rows)
+    ids = expected["special_ids"]
+    expect("bos", tokenizer.bos_token_id, ids["bos"])
+    expect("eos", tokenizer.eos_token_id, ids["eos"])
+    ended = [*rows[0], ids["eos"]]
+    whole = tokenizer.bos_token + " " + texts[0] + tokenizer.eos_token
+    expect("decode with special tokens", tokenizer.decode(ended), whole)
+    return [f"tokenizer: {type(tokenizer).__name__}, ids and texts of {len(texts)} texts are equal"]
+
+
+def check_model(folder: str, expected: dict[str, Any]) -> list[str]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model.eval()
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        expect(kind, list(info[kind]), [])
+    expect("class", type(model).__name__, "GPT2LMHeadModel")
+    expect("dtype", model.dtype, torch.float32)
+    texts, eos_id = list(expected["texts"]), expected["special_ids"]["eos"]
+    far_logits = far_nats = 0.0
+    batch = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    for i, text in enumerate(texts):
+        inputs = tokenizer(text, return_tensors="pt")
+        logits = model(**inputs).logits[0]
+        row = inputs["input_ids"][0]
+        gold = torch.cat([row[1:], torch.tensor([eos_id])])
+        reference = torch.tensor(expected["last_logits"][i])
+        nats = torch.tensor(expected["surprisals_nats"][i], dtype=torch.float64)
+        for found in (logits, batch[i, : len(row)]):
+            far_logits = max(far_logits, float((found[-1] - reference).abs().max()))
+            surprisals = -found.log_softmax(1).gather(1, gold[:, None])[:, 0].double()
+            far_nats = max(far_nats, float((surprisals - nats).abs().max()))
+    if max(far_logits, far_nats) > TOLERANCE:
+        raise DifferenceError(
+            f"logits differ by {far_logits:g}, surprisals by {far_nats:g} nats; at most {TOLERANCE:g}"
+        )
+    prompt = tokenizer(texts[expected["prompt"]], return_tensors="pt")
+    generated = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0].tolist()
+    expect("start of what is generated", generated[: prompt["input_ids"].shape[1]], prompt["input_ids"][0].tolist())
+    within = f"logits within {far_logits:.1e}, surprisals within {far_nats:.1e} nats, alone and in a padded batch"
+    return [
+        f"model: {type(model).__name__}, {within}",
+        f"generated: {tokenizer.decode(generated)!r}",
+    ]
+
+
+def main() -> None:
+    """Check the export that EXPECTED.json names; status 1 and a line if it differs."""
+    expected = json.loads(Path(sys.argv[1]).read_bytes())
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}: {expected['export']}")
+    try:
+        lines = check(expected["export"], expected)
+    except DifferenceError as error:
+        sys.exit(f"DIFFERENT: {error}")
+    print("\n".join(f"  {line}" for line in lines))
+
+
+if __name__ == "__main__":
+    main()
