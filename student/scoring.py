@@ -1,5 +1,6 @@
-"""Evaluate a trained student: perplexity of a split, accuracy on minimal pairs, surprisals of a text."""
+"""Evaluate a trained student: perplexity of a split, accuracy on minimal pairs and SyntaxGym, surprisals of a text."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,17 @@ from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
 from pipeline.evaluation.minimal_pairs import pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL, perplexity_figure
-from pipeline.evaluation.recording import check_tokenizer, record_minimal_pairs, record_perplexity, record_surprisal
+from pipeline.evaluation.recording import (
+    check_tokenizer,
+    record_minimal_pairs,
+    record_perplexity,
+    record_surprisal,
+    record_syntaxgym,
+)
 from pipeline.evaluation.scorer import NextTokenScorer
 from pipeline.evaluation.surprisal import By, write_surprisals
+from pipeline.evaluation.syntaxgym import evaluate_suites
+from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
 from pipeline.next_token import append_eos, log_probs_of
 from pipeline.runtime import config as options
 from pipeline.runtime.distributed import joined
@@ -90,6 +99,25 @@ def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, which: Whi
         settings = _settings(run, where)
         return record_minimal_pairs(
             run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings, which=which
+        )
+
+
+def evaluate_syntaxgym(
+    model: Path, paths: Sequence[Path], *, joining: Joining, device: str, which: Which = "best"
+) -> dict[str, Any]:
+    """Score SyntaxGym suites, write the figures beside the run, return them."""
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate syntaxgym")
+        suites = read_suites(paths)
+        student, run = load_student(model, where, which)
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+        scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=BATCH_TOKENS)
+        max_tokens = student.config.max_length - 1
+        figures, outcomes = evaluate_suites(scorer, tokenizer, suites, joining=joining, max_tokens=max_tokens)
+        settings = _settings(run, where) | {"joining": joining}
+        sha256 = suites_sha256(suites)
+        return record_syntaxgym(
+            run, suites_name(paths), figures, outcomes, suites_sha256=sha256, settings=settings, which=which
         )
 
 
