@@ -553,6 +553,48 @@ def minimal_pairs(model: Path, folder: Path, which: str, device: str, as_json: b
 
 @evaluate.command()
 @click.argument("model", type=PATH)
+@click.argument("suites", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--joining",
+    type=click.Choice(["text", "tokens"]),
+    default="text",
+    show_default=True,
+    help="Regions as running text, or with the spaces before marks that published figures have.",
+)
+@checkpoint_option
+@device_option
+@json_option
+@configured_by(BeamConfig)
+def syntaxgym(
+    model: Path,
+    suites: tuple[Path, ...],
+    joining: Literal["text", "tokens"],
+    which: str,
+    device: str,
+    as_json: bool,
+    values: dict[str, Any],
+) -> None:
+    """Accuracy on SyntaxGym suites, JSON files or folders of them; ties are reported and never right.
+
+    Under a student, or under a teacher that sees no tree, by beam search.
+
+    \b
+    Example: python cli.py evaluate syntaxgym runs/distilled test_suites/json
+    """
+    if _is_teacher(model, beam=values):
+        from teacher.beam_scoring import evaluate_syntaxgym as of_teacher
+
+        beam = options.build(BeamConfig, values)
+        found = of_teacher(model, suites, joining=joining, device=device, which=which, beam=beam)
+    else:
+        from student.scoring import evaluate_syntaxgym as of_student
+
+        found = of_student(model, suites, joining=joining, device=device, which=which)
+    show(found, as_json=as_json)
+
+
+@evaluate.command()
+@click.argument("model", type=PATH)
 @click.argument("text", type=PATH)
 @click.option("--out", type=PATH, required=True, help="The table to write: tab-separated, with a header, no quoting.")
 @click.option("--by", type=click.Choice(["word", "token"]), default="word", show_default=True, help="What a row is.")

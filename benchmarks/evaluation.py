@@ -28,6 +28,7 @@ from pipeline.evaluation.minimal_pairs import MinimalPair, evaluate_minimal_pair
 from pipeline.evaluation.scorer import NextTokenScorer
 from student.config import StudentConfig
 from student.model import Student
+from student.scoring import batch_tokens
 
 BATCH_SENTENCES = 64
 
@@ -62,7 +63,7 @@ def measure(pairs: list[MinimalPair], tokenizer: Tokenizer, *, rounds: int) -> d
     student = Student(config, bos_id=tokenizer.bos_id, seed=1).eval()
     theirs = GPT2LMHeadModel(GPT2Config(**config.to_hf())).eval()
     theirs.load_state_dict(student.state_dict(), strict=False)
-    scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id)
+    scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=batch_tokens(torch.device("cpu")))
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
     some = texts[:BATCH_SENTENCES]
     ours = [row.sum() for row in scorer.log_probs([np.array(ids) for ids in tokenizer.encode_batch(some)])]

@@ -20,8 +20,10 @@ from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pa
 from pipeline.evaluation.minimal_pairs import pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.parses import score_parses, write_parses
 from pipeline.evaluation.perplexity import MARGINAL, PREFIX, PerplexityFigure, perplexity_figure
-from pipeline.evaluation.recording import record_minimal_pairs, record_parses, record_surprisal
+from pipeline.evaluation.recording import record_minimal_pairs, record_parses, record_surprisal, record_syntaxgym
 from pipeline.evaluation.surprisal import By, write_surprisals
+from pipeline.evaluation.syntaxgym import evaluate_suites
+from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import Which
@@ -116,6 +118,29 @@ def evaluate_minimal_pairs(
         settings = _settings(beam, where) | {"distribution": MARGINAL}
         return record_minimal_pairs(
             run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings, which=which
+        )
+
+
+def evaluate_syntaxgym(
+    model: Path,
+    paths: Sequence[Path],
+    *,
+    joining: Joining,
+    device: str,
+    beam: BeamConfig,
+    which: Which = "best",
+) -> dict[str, Any]:
+    """Score SyntaxGym suites, write the figures beside the run, return them."""
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate syntaxgym")
+        suites = read_suites(paths)
+        teacher, run = load_teacher(model, where, which)
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+        figures, outcomes = evaluate_suites(BeamScorer(teacher, beam), tokenizer, suites, joining=joining)
+        settings = _settings(beam, where) | {"distribution": MARGINAL, "joining": joining}
+        sha256 = suites_sha256(suites)
+        return record_syntaxgym(
+            run, suites_name(paths), figures, outcomes, suites_sha256=sha256, settings=settings, which=which
         )
 
 

@@ -30,6 +30,7 @@ def refused(*arguments: object) -> str:
         ["train-student", "--data", "NOWHERE", "--out", "OUT"],
         ["evaluate", "perplexity", "NOWHERE", "--data", "NOWHERE"],
         ["evaluate", "minimal-pairs", "NOWHERE", "NOWHERE"],
+        ["evaluate", "syntaxgym", "NOWHERE", "NOWHERE"],
         ["evaluate", "surprisal", "NOWHERE", "NOWHERE", "--out", "OUT"],
         ["export", "NOWHERE", "OUT"],
         ["report", "NOWHERE", "--out", "OUT"],

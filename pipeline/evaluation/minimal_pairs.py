@@ -22,6 +22,7 @@ from pipeline.corpus.text import normalise_text
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.results import number
 from pipeline.evaluation.scorer import Scorer
+from pipeline.evaluation.statistics import wilson_interval
 from storage.errors import InputError, RunError
 from storage.fingerprints import canonical_json, sha256_bytes
 
@@ -54,8 +55,12 @@ class PairCounts:
         return self.num_right / self.num_pairs if self.num_pairs else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts, and the accuracy they give."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"accuracy": self.accuracy}
+        """Return the counts, the accuracy they give, and its Wilson interval."""
+        interval = wilson_interval(self.num_right, self.num_pairs)
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "accuracy": self.accuracy,
+            "interval": None if interval is None else [interval.low, interval.high],
+        }
 
     @classmethod
     def from_json(cls, value: Any, *, where: str) -> "PairCounts":  # noqa: ANN401 - parsed JSON

@@ -11,8 +11,18 @@ from pipeline.evaluation.minimal_pairs import MinimalPairFigures
 from pipeline.evaluation.parses import ParseFigure
 from pipeline.evaluation.perplexity import NORMALISERS, PerplexityFigure, floor_figure
 from pipeline.evaluation.perplexity_parts import Parts, parts_to_json
-from pipeline.evaluation.results import MINIMAL_PAIRS, PARSES, PERPLEXITY, SURPRISAL, Result, write_result
+from pipeline.evaluation.results import (
+    MINIMAL_PAIRS,
+    PARSES,
+    PERPLEXITY,
+    SURPRISAL,
+    SYNTAXGYM,
+    Result,
+    write_result,
+    write_rows,
+)
 from pipeline.evaluation.surprisal import SurprisalFigure
+from pipeline.evaluation.syntaxgym import ItemOutcome, SyntaxGymFigures
 from pipeline.runtime.run_directory import RunInfo, Which, command_line, versions
 from storage.errors import FingerprintMismatchError
 from storage.fingerprints import sha256_file
@@ -82,6 +92,43 @@ def record_minimal_pairs(
     result = _result(run, which, MINIMAL_PAIRS, subject, figures.to_json(), settings, pairs=pairs_sha256)
     written = write_result(run.path, _name("minimal-pairs", subject, pairs_sha256, which), result)
     return {"run": str(run.path), "subject": subject, **figures.to_json(), "written": str(written)}
+
+
+def record_syntaxgym(
+    run: RunInfo,
+    subject: str,
+    figures: SyntaxGymFigures,
+    outcomes: Sequence[ItemOutcome],
+    *,
+    suites_sha256: str,
+    settings: Mapping[str, Any],
+    which: Which = "best",
+) -> dict[str, Any]:
+    """Write ``RUN/results/syntaxgym-SUBJECT-DIGEST.json``, and its items as ``.jsonl``; return its figures.
+
+    Args:
+        run: What was evaluated.
+        subject: What to call the suites.
+        figures: Their accuracies.
+        outcomes: Of every item.
+        suites_sha256: As ``syntaxgym_suites.suites_sha256``.
+        settings: What could change the figures, but the checkpoint; with other ``joining`` than "text", the file's
+            name says so.
+        which: The checkpoint; one that is not the best is named in the file's name.
+    """
+    name = _name("syntaxgym", subject, suites_sha256, which)
+    if settings["joining"] != "text":
+        name += f"-{settings['joining']}"
+    items = write_rows(run.path, name, (outcome.to_json() for outcome in outcomes))
+    result = _result(run, which, SYNTAXGYM, subject, figures.to_json(), settings, suites=suites_sha256)
+    written = write_result(run.path, name, result)
+    return {
+        "run": str(run.path),
+        "subject": subject,
+        **figures.to_json(),
+        "items": str(items),
+        "written": str(written),
+    }
 
 
 def record_surprisal(

@@ -7,7 +7,7 @@ fingerprints, versions. The report reads nothing else about an evaluation.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ PERPLEXITY: Final = "perplexity"
 MINIMAL_PAIRS: Final = "minimal_pairs"
 SURPRISAL: Final = "surprisal"
 PARSES: Final = "parses"
+SYNTAXGYM: Final = "syntaxgym"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -29,16 +30,17 @@ class Result:
     """One evaluation of one run."""
 
     kind: str
-    """``perplexity``, ``minimal_pairs``, ``surprisal`` or ``parses``: what ``figures`` are."""
+    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses`` or ``syntaxgym``: what ``figures`` are."""
     subject: str
-    """What was evaluated on: the name of the split, the folder of pairs, the text, or the STEM of trees."""
+    """What was evaluated on: the name of the split, the folder of pairs or suites, the text, or the STEM of trees."""
     figures: Any
     """Perplexity: a list of ``PerplexityFigure.to_json()``. The others: the one object that ``MinimalPairFigures``,
-    ``SurprisalFigure`` or ``ParseFigure`` gives (``to_json``)."""
+    ``SurprisalFigure``, ``ParseFigure`` or ``SyntaxGymFigures`` gives (``to_json``)."""
     settings: Mapping[str, Any]
     """Everything that could change the figures: checkpoint, batch budget, device, dtype."""
     fingerprints: Mapping[str, str]
-    """sha256 by what it is of: ``weights``, ``tokenizer``, and ``split``, ``pairs``, ``text`` or ``trees``."""
+    """sha256 by what it is of: ``weights``, ``tokenizer``, and ``split``, ``pairs``, ``text``, ``trees`` or
+    ``suites``."""
     versions: Mapping[str, str]
     command: str
     """The command line."""
@@ -51,16 +53,25 @@ def write_result(run: Path, name: str, result: Result) -> Path:
         RunError: If ``run`` is no run directory.
         InputError: If ``name`` has other characters than letters, digits and ``._-``.
     """
-    if not (run / "run.json").is_file():
-        raise RunError(f"{run}: no run.json here, expected a run directory; name the --out of a training command")
-    if not _NAME.fullmatch(name):
-        raise InputError(f"result name {name!r}: expected letters, digits and ._- only; choose another")
+    path = _path_of(run, name, ".json")
     content = {"format_version": FORMAT_VERSION} | {field: getattr(result, field) for field in Result.__slots__}
-    folder = run / "results"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.json"
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=dict)
     write_atomically(path, text.encode() + b"\n")
+    return path
+
+
+def write_rows(run: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write ``RUN/results/NAME.jsonl``, a JSON object a line, atomically, and return its path.
+
+    What a result sums up, item by item: it stands beside the result of the same name, which is written after it.
+
+    Raises:
+        RunError: If ``run`` is no run directory.
+        InputError: As ``write_result``.
+    """
+    path = _path_of(run, name, ".jsonl")
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False, default=dict) + "\n" for row in rows)
+    write_atomically(path, text.encode())
     return path
 
 
@@ -83,6 +94,17 @@ def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
     if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
         raise InputError(f"{where}: {name} is {found!r}, expected a number; write the file again")
     return found
+
+
+def _path_of(run: Path, name: str, suffix: str) -> Path:
+    """Return the path of a file of results, its folder made."""
+    if not (run / "run.json").is_file():
+        raise RunError(f"{run}: no run.json here, expected a run directory; name the --out of a training command")
+    if not _NAME.fullmatch(name):
+        raise InputError(f"result name {name!r}: expected letters, digits and ._- only; choose another")
+    folder = run / "results"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{name}{suffix}"
 
 
 def _read(path: Path) -> Result:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,10 @@ from pipeline.evaluation.minimal_pairs import (
     pairs_sha256,
     read_minimal_pairs,
 )
+from pipeline.evaluation.scorer import NextTokenScorer
 from storage.errors import InputError, RunError
+from student.config import StudentConfig
+from student.model import Student
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,20 @@ def test_a_model_that_gives_every_token_the_same_is_right_nowhere_but_by_length(
     assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.accuracy) == (0, 1, 0.0)
     figures = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, pairs)
     assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.num_pairs) == (1, 1, 2)
+
+
+def test_a_model_of_zero_weights_is_right_on_no_pair_of_equal_length() -> None:
+    pairs = [pair("the cat sleeps .", "the cat sleep ."), pair("a dog barks .", "barks dog a .")]
+    tokenizer = Tokenizer.train(["the cat sleeps .", "the cat sleep .", "a dog barks ."] * 5, vocab_size=320)
+    assert all(len(tokenizer.encode(p.good)) == len(tokenizer.encode(p.bad)) for p in pairs)
+    config = StudentConfig(vocab_size=tokenizer.vocab_size, embed_dim=16, num_blocks=1, num_heads=2, max_length=16)
+    student = Student(config, bos_id=tokenizer.bos_id, seed=0).eval()
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.zero_()
+    figures = evaluate_minimal_pairs(NextTokenScorer(student, eos_id=tokenizer.eos_id), tokenizer, pairs)
+    assert (figures.overall.num_ties, figures.overall.num_right) == (2, 0)
+    assert figures.to_json()["overall"]["interval"][0] == 0
 
 
 def test_each_distinct_sentence_is_scored_once_and_identical_pairs_are_left_out(tokenizer: Tokenizer) -> None:

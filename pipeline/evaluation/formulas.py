@@ -1,0 +1,285 @@
+"""The formula language of SyntaxGym's predictions: parsed by hand, checked whole, evaluated on surprisals.
+
+    formula     = conjunction { "|" conjunction }
+    conjunction = comparison { "&" comparison }
+    comparison  = sum [ ("<" | ">" | "=") sum ]
+    sum         = term { ("+" | "-") term }
+    term        = "-" term | number | region | "(" formula ")" | "[" formula "]"
+    region      = "(" (integer | "*") ";" "%" condition "%" ")"
+
+``(5;%match_sing%)`` is the surprisal of region 5 in a condition, ``(*;%match_sing%)`` that of all regions. So, from
+tight to loose: ``+`` and ``-`` (from the left), comparisons (of which two cannot be chained), ``&``, ``|``. Round and
+square brackets mean the same and close with their own kind. The types are checked when a formula is read: only numbers
+are added and compared, only truths are joined, and a prediction is a truth.
+
+The parser of ``syntaxgym-core`` (at commit 09d3767) reads no square bracket, binds ``+`` tighter than ``-``, and
+evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` is ``A & B`` there. Here all of
+them count.
+
+``<`` and ``>`` are strict, and two sides that float32 cannot tell apart are a ``TIE``, which is neither true nor false:
+truths are ordered false < tie < true, ``&`` is the least of its operands and ``|`` the greatest (Kleene's three-valued
+logic). So a prediction is never right by a tie, and is one only where the tie decides. ``=`` holds within the tolerance
+of ``syntaxgym-core``: it asks for equality, and equal sides are no tie there.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, Literal, NamedTuple
+
+TIE_TOLERANCE: Final = 1e-6
+"""Two sides tie if they differ by at most this times the larger one, or 1 bit: about 10 units of float32's 6e-8, which
+is what sums of log-probabilities vary by with the batch they are computed in."""
+EQUAL_RELATIVE: Final = 1e-5
+EQUAL_ABSOLUTE: Final = 1e-3
+"""``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
+MAX_DEPTH: Final = 50
+"""Of brackets; a formula is from a file that may be anyone's."""
+MAX_TOKENS: Final = 500
+"""Of a formula, for the same reason."""
+
+
+class Truth(IntEnum):
+    """What a formula comes to, in the order that ``&`` and ``|`` go by."""
+
+    FALSE = 0
+    TIE = 1
+    TRUE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A literal, in bits."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The surprisal of a region of a condition."""
+
+    condition: str
+    number: int | None
+    """None for ``*``: all regions."""
+    column: int
+    """Where it stands in the formula, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Two operands; both are numbers for ``+ - < > =``, both are truths for ``& |``."""
+
+    operator: Literal["+", "-", "<", ">", "=", "&", "|"]
+    left: "Expression"
+    right: "Expression"
+
+
+Expression = Number | Region | Operation
+Values = Callable[[Region], float]
+"""Gives the surprisal of a region, in bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A prediction about an item."""
+
+    text: str
+    expression: Operation
+
+    def regions(self) -> Iterator[Region]:
+        """Yield every region named, in order."""
+        return _regions(self.expression)
+
+    def evaluate(self, values: Values) -> Truth:
+        """Return whether the prediction is borne out."""
+        return _truth(self.expression, values)
+
+
+class FormulaError(ValueError):
+    """A formula that cannot be read; the message says at which column and what was expected."""
+
+
+def parse_formula(text: str) -> Formula:
+    """Return a formula.
+
+    Raises:
+        FormulaError: If it is none, by column from 1.
+    """
+    parser = _Parser(text)
+    expression, column = parser.disjunction(), parser.first_column
+    if parser.ahead.kind != "end":
+        raise parser.unexpected("an operator or the end")
+    if not isinstance(expression, Operation) or not _is_truth(expression):
+        raise FormulaError(f"column {column}: a number, expected a comparison with <, > or =")
+    return Formula(text, expression)
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    column: int
+
+
+_TOKENS: Final = re.compile(
+    r"(?P<space>\s+)"
+    r"|(?P<region>\(\s*(?P<region_number>\d{1,9}|\*)\s*;\s*%(?P<condition>[^%()\[\];]+)%\s*\))"
+    r"|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"|(?P<sign>[-+<>=&|()\[\]])"
+)
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    place = num_tokens = 0
+    while place < len(text):
+        found = _TOKENS.match(text, place)
+        if found is None:
+            hint = ", expected (number;%condition%)" if text[place] in ";%*" else ""
+            raise FormulaError(f"column {place + 1}: {text[place]!r} is no part of a formula{hint}")
+        # the groups inside a region are not the last that matched as a whole
+        kind = next(name for name in ("space", "region", "number", "sign") if found[name] is not None)
+        if kind != "space":
+            num_tokens += 1
+            if num_tokens > MAX_TOKENS:
+                raise FormulaError(f"column {place + 1}: more than {MAX_TOKENS} numbers, regions and signs")
+            if kind == "number" and not math.isfinite(float(found[0])):
+                raise FormulaError(f"column {place + 1}: {found[0]} is too large, expected a finite number")
+            yield _Token(found[0] if kind == "sign" else kind, found[0], place + 1)
+        place = found.end()
+    yield _Token("end", "the end", len(text) + 1)
+
+
+class _Parser:
+    """Recursive descent, a method a rule, loosest first."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _tokens(text)
+        self._depth = 0
+        self.ahead = next(self._tokens)
+        self.first_column = self.ahead.column
+
+    def disjunction(self) -> Expression:
+        left, column = self._conjunction()
+        while self.ahead.kind == "|":
+            left = self._joined("|", left, column, self._conjunction)
+        return left
+
+    def _conjunction(self) -> tuple[Expression, int]:
+        left, column = self._comparison()
+        while self.ahead.kind == "&":
+            left = self._joined("&", left, column, self._comparison)
+        return left, column
+
+    def _joined(
+        self,
+        operator: Literal["&", "|"],
+        left: Expression,
+        column: int,
+        operand: Callable[[], tuple[Expression, int]],
+    ) -> Operation:
+        self._take()
+        right, right_column = operand()
+        for side, place in ((left, column), (right, right_column)):
+            if not _is_truth(side):
+                raise FormulaError(f"column {place}: a number beside {operator!r}, expected a comparison")
+        return Operation(operator, left, right)
+
+    def _comparison(self) -> tuple[Expression, int]:
+        column = self.ahead.column
+        left = self._sum()
+        if self.ahead.kind not in ("<", ">", "="):
+            return left, column
+        compared = self._arithmetic(left, column, self._sum)
+        if self.ahead.kind in ("<", ">", "="):
+            raise self.unexpected("'&', '|' or the end: comparisons cannot be chained")
+        return compared, column
+
+    def _sum(self) -> Expression:
+        column = self.ahead.column
+        left = self._term()
+        while self.ahead.kind in ("+", "-"):
+            left = self._arithmetic(left, column, self._term)
+        return left
+
+    def _arithmetic(self, left: Expression, column: int, operand: Callable[[], Expression]) -> Operation:
+        operator = self._take()
+        right_column = self.ahead.column
+        right = operand()
+        for side, place in ((left, column), (right, right_column)):
+            if _is_truth(side):
+                raise FormulaError(f"column {place}: a comparison beside {operator.kind!r}, expected a number")
+        return Operation(operator.kind, left, right)  # type: ignore[arg-type]
+
+    def _term(self) -> Expression:
+        token = self._take()
+        if token.kind == "number":
+            return Number(float(token.text))
+        if token.kind == "region":
+            number, condition = token.text[1:-1].split(";", 1)
+            number = number.strip()
+            return Region(condition.strip()[1:-1].strip(), None if number == "*" else int(number), token.column)
+        if token.kind not in ("-", "(", "["):
+            raise FormulaError(
+                f"column {token.column}: found {token.text!r}, expected a number, (number;%condition%) or a bracket"
+            )
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise FormulaError(f"column {token.column}: more than {MAX_DEPTH} brackets or signs inside each other")
+        if token.kind == "-":
+            column = self.ahead.column
+            inner = self._term()
+            if _is_truth(inner):
+                raise FormulaError(f"column {column}: a comparison after '-', expected a number")
+            inner = Operation("-", Number(0.0), inner)
+        else:
+            inner = self.disjunction()
+            closing = {"(": ")", "[": "]"}[token.kind]
+            if self.ahead.kind != closing:
+                raise self.unexpected(f"{closing!r} for the {token.kind!r} at column {token.column}")
+            self._take()
+        self._depth -= 1
+        return inner
+
+    def _take(self) -> _Token:
+        token = self.ahead
+        if token.kind != "end":
+            self.ahead = next(self._tokens)
+        return token
+
+    def unexpected(self, expected: str) -> FormulaError:
+        return FormulaError(f"column {self.ahead.column}: found {self.ahead.text!r}, expected {expected}")
+
+
+def _is_truth(expression: Expression) -> bool:
+    return isinstance(expression, Operation) and expression.operator not in ("+", "-")
+
+
+def _regions(expression: Expression) -> Iterator[Region]:
+    if isinstance(expression, Region):
+        yield expression
+    elif isinstance(expression, Operation):
+        yield from _regions(expression.left)
+        yield from _regions(expression.right)
+
+
+def _number(expression: Expression, values: Values) -> float:
+    if isinstance(expression, Number):
+        return expression.value
+    if isinstance(expression, Region):
+        return values(expression)
+    left, right = _number(expression.left, values), _number(expression.right, values)
+    return left + right if expression.operator == "+" else left - right
+
+
+def _truth(expression: Expression, values: Values) -> Truth:
+    assert isinstance(expression, Operation)
+    if expression.operator in ("&", "|"):
+        both = _truth(expression.left, values), _truth(expression.right, values)
+        return min(both) if expression.operator == "&" else max(both)
+    left, right = _number(expression.left, values), _number(expression.right, values)
+    if expression.operator == "=":
+        return Truth.TRUE if abs(left - right) <= EQUAL_ABSOLUTE + EQUAL_RELATIVE * abs(right) else Truth.FALSE
+    if abs(left - right) <= TIE_TOLERANCE * max(1.0, abs(left), abs(right)):
+        return Truth.TIE
+    return Truth.TRUE if (left < right) == (expression.operator == "<") else Truth.FALSE

@@ -1,0 +1,263 @@
+"""Intervals and tests for accuracies and for differences between models: small functions, each with its source.
+
+Accuracies of two models on the same items are compared item by item: a paired test sees differences that two separate
+intervals hide, for items are hard or easy for all models alike. Items are taken as exchangeable draws; the paradigms of
+a benchmark are generated from templates, so its items are less independent than that, and intervals are narrow rather
+than wide. Nothing here knows of a second seed: variation between trainings is ``mean_over_seeds``.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LEVEL: Final = 0.95
+"""Of confidence."""
+_BLOCK_DRAWS: Final = 1 << 22
+"""Random numbers held at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Of confidence, or an estimate with one."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> Interval | None:
+    """Return the score interval of a proportion; None where there is no item.
+
+    With p = k/n and z the normal quantile, ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``: inside [0, 1]
+    and not empty at 0 and n, where p +- z sqrt(p(1-p)/n) is.
+
+    Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22, 209-212; Brown, Cai
+    and DasGupta (2001), Interval estimation for a binomial proportion, Statistical Science 16, 101-133.
+
+    Raises:
+        ValueError: If the counts cannot be.
+    """
+    if not 0 <= num_right <= num_items:
+        raise ValueError(f"{num_right} of {num_items} items")
+    if num_items == 0:
+        return None
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    p, n = num_right / num_items, num_items
+    middle = p + z * z / (2 * n)
+    reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if num_right == 0 else (middle - reach) / scale
+    return Interval(low, 1.0 if num_right == num_items else (middle + reach) / scale)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDifference:
+    """How two models differ on the same items, the first minus the second."""
+
+    num_items: int
+    num_only_first: int
+    """Items that only the first has right."""
+    num_only_second: int
+    difference: float
+    """Of the accuracies: ``(num_only_first - num_only_second) / num_items``."""
+    interval: Interval
+    """Of the difference, by the paired bootstrap."""
+    p_value: float
+    """Exact, two-sided, by McNemar's test."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object."""
+        return asdict(self) | {"interval": [self.interval.low, self.interval.high]}
+
+
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, *, seed: int, num_samples: int = 2000, level: float = LEVEL
+) -> PairedDifference:
+    """Return the difference of two accuracies over the same items.
+
+    Args:
+        first: ``[N]`` bool, whether the first model has each item right; N at least 1.
+        second: ``[N]`` bool, of the second model and the same items.
+        seed: Of the bootstrap.
+        num_samples: Of the bootstrap.
+        level: Of confidence.
+
+    Raises:
+        ValueError: If the shapes differ, or there is no item.
+    """
+    one, two = np.asarray(first, bool), np.asarray(second, bool)
+    if one.shape != two.shape or one.ndim != 1 or not len(one):
+        raise ValueError(f"outcomes of shapes {one.shape} and {two.shape}, expected two equal rows")
+    differences = one.astype(np.float64) - two
+    only_first, only_second = int((differences > 0).sum()), int((differences < 0).sum())
+    return PairedDifference(
+        num_items=len(one),
+        num_only_first=only_first,
+        num_only_second=only_second,
+        difference=(only_first - only_second) / len(one),
+        interval=bootstrap_mean(differences, seed=seed, num_samples=num_samples, level=level),
+        p_value=mcnemar_p_value(only_first, only_second),
+    )
+
+
+def bootstrap_mean(
+    values: NDArray[np.float64], *, seed: int, num_samples: int = 2000, level: float = LEVEL
+) -> Interval:
+    """Return the percentile bootstrap interval of a mean: items are drawn with replacement, ``num_samples`` times.
+
+    Of a mean of paired differences it is the paired bootstrap. Efron and Tibshirani (1993), An Introduction to the
+    Bootstrap, ch. 13; Berg-Kirkpatrick, Burkett and Klein (2012), An empirical investigation of statistical
+    significance in NLP, EMNLP.
+
+    Args:
+        values: ``[N]``, N at least 1.
+        seed: The same one gives the same interval.
+        num_samples: Means drawn.
+        level: Of confidence.
+    """
+    draw = np.random.default_rng(seed)
+    values, counts = np.unique(values, return_counts=True)
+    n = int(counts.sum())
+    if len(values) * 8 < n:  # a sample of few distinct values is a multinomial draw of how often each occurs
+        means = draw.multinomial(n, counts / n, size=num_samples) @ values / n
+    else:
+        every, rows = np.repeat(values, counts), max(1, _BLOCK_DRAWS // n)
+        sizes = [min(rows, num_samples - first) for first in range(0, num_samples, rows)]
+        means = np.concatenate([every[draw.integers(0, n, (size, n))].mean(axis=1) for size in sizes])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def mcnemar_p_value(num_only_first: int, num_only_second: int) -> float:
+    """Return the exact two-sided p-value that two models differ, from the items on which they do.
+
+    Under the null each such item is the first's with probability 1/2: with m items, of which the smaller side has k,
+    ``min(1, 2 sum_{i<=k} C(m, i) / 2^m)``; 1 where m is 0.
+
+    McNemar (1947), Note on the sampling error of the difference between correlated proportions or percentages,
+    Psychometrika 12, 153-157; its exact form is the sign test.
+    """
+    num_both, smaller = num_only_first + num_only_second, min(num_only_first, num_only_second)
+    term = total = 1
+    for i in range(smaller):
+        term = term * (num_both - i) // (i + 1)
+        total += term
+    return min(1.0, 2 * total / (1 << num_both))  # integers of any size: no rounding but the last
+
+
+def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 10_000) -> float:
+    """Return the two-sided p-value that paired differences have mean 0, by a permutation test.
+
+    Under the null each pair may be swapped, which flips the sign of its difference d: with B random flips s,
+    ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)``, which is valid at any B; all 2^N are counted where they are no more.
+
+    Fisher (1935), The Design of Experiments, section 21; Phipson and Smyth (2010), Permutation p-values should never be
+    zero, Statistical Applications in Genetics and Molecular Biology 9.
+
+    Args:
+        differences: ``[N]`` float, such as those of two models' log p(good) - log p(bad); N at least 1.
+        seed: Of the flips.
+        num_samples: B.
+    """
+    values = np.asarray(differences, np.float64)
+    values = values[values != 0]
+    n = len(values)
+    observed = abs(float(values.sum()))
+    reached = observed * (1 - 1e-12)  # the same sum in another order is not smaller
+    if n < 24 and 2**n <= num_samples:
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        return float((np.abs(signs @ values) >= reached).mean())
+    draw, rows, extreme = np.random.default_rng(seed), max(1, _BLOCK_DRAWS // n), 0
+    for first in range(0, num_samples, rows):
+        size = min(rows, num_samples - first)
+        signs = draw.integers(0, 2, (size, n), np.int8) * 2 - 1
+        extreme += int((np.abs(signs @ values) >= reached).sum())
+    return (1 + extreme) / (1 + num_samples)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedMean:
+    """A figure over trainings that differ by seed alone."""
+
+    num_seeds: int
+    mean: float
+    standard_deviation: float
+    """Of the sample, over n - 1; 0 for one seed."""
+    interval: Interval | None
+    """Of the mean; None for one seed, which says nothing of the others."""
+
+
+def mean_over_seeds(values: Sequence[float], *, level: float = LEVEL) -> SeedMean:
+    """Return the mean of a figure over seeds with its t interval, ``mean +- t_{n-1} s / sqrt(n)``.
+
+    Student (1908), The probable error of a mean, Biometrika 6, 1-25.
+
+    Raises:
+        ValueError: If there is no value.
+    """
+    if not values:
+        raise ValueError("no value of any seed")
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return SeedMean(num_seeds=1, mean=mean, standard_deviation=0.0, interval=None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    reach = t_quantile((1 + level) / 2, n - 1) * deviation / math.sqrt(n)
+    return SeedMean(num_seeds=n, mean=mean, standard_deviation=deviation, interval=Interval(mean - reach, mean + reach))
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """Return the quantile of Student's t for a probability in [0.5, 1), by bisection to 1e-12.
+
+    The distribution function for whole degrees of freedom is a finite sum: Abramowitz and Stegun (1964), 26.7.3-4.
+
+    Raises:
+        ValueError: If the probability or the degrees of freedom are outside their range.
+    """
+    if not 0.5 <= probability < 1 or degrees < 1:
+        raise ValueError(f"quantile of t at {probability} with {degrees} degrees of freedom")
+    low, high = 0.0, 1.0
+    while _t_probability(high, degrees) < probability:
+        high *= 2
+    while high - low > 1e-12 * max(1.0, high):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_probability(middle, degrees) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return the p-values of several tests, adjusted so that those at most alpha can be rejected together.
+
+    In ascending order, ``p~_(i) = max_{j<=i} min(1, (m - j + 1) p_(j))``: the probability of any false rejection is at
+    most alpha, however the tests depend on each other.
+
+    Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 65-70.
+
+    Args:
+        p_values: By the name of the test.
+    """
+    adjusted, worst = {}, 0.0
+    for i, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        worst = max(worst, min(1.0, (len(p_values) - i) * p_values[name]))
+        adjusted[name] = worst
+    return {name: adjusted[name] for name in p_values}
+
+
+def _t_probability(t: float, degrees: int) -> float:
+    """Return P(T <= t) for t >= 0."""
+    angle = math.atan2(t, math.sqrt(degrees))
+    sine, squared = math.sin(angle), math.cos(angle) ** 2
+    if degrees % 2:
+        term, total = math.cos(angle), 0.0
+        for k in range(1, degrees - 1, 2):
+            total += term
+            term *= squared * (k + 1) / (k + 2)
+        return 0.5 + (angle + sine * total) / math.pi
+    term, total = 1.0, 0.0
+    for k in range(0, degrees, 2):
+        total += term
+        term *= squared * (k + 1) / (k + 2)
+    return 0.5 + sine * total / 2

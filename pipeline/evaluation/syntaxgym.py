@@ -1,0 +1,356 @@
+"""SyntaxGym: are the surprisals of regions as a suite predicts?
+
+    surprisal of a region       sum of -log2 p(x_t | x_<t) over its tokens      bits; or another metric, if the suite's
+    an item is right            if every prediction about it is true
+
+A token belongs to the region that holds its characters, a space before them left aside. Tokens that hold characters of
+two regions belong to the one of their first character, and are counted: with tokenizers that keep words and marks apart
+there are none. ``<eos>`` belongs to no region; so the regions of a sentence add up to its surprisal without ``<eos>``.
+
+A prediction that hinges on two surprisals that are equal is a tie, reported and never right (``formulas``); an item is
+a tie if none of its predictions is false and one is a tie.
+
+Accuracies are over items, with Wilson intervals; as Hu et al. (2020) report them, a circuit's and the overall one are
+also means over suites, each counting the same.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.matching import Span
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.evaluation.formulas import Region, Truth
+from pipeline.evaluation.results import number
+from pipeline.evaluation.scorer import Scorer
+from pipeline.evaluation.statistics import wilson_interval
+from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Joining, Suite
+from pipeline.runtime.progress import Progress
+from storage.errors import InputError, RunError
+
+BLOCK_SENTENCES: Final = 256
+"""Sentences scored between two signs of progress."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemCounts:
+    """How many items, or outcomes of a prediction, were right."""
+
+    num_items: int
+    num_right: int
+    num_ties: int
+
+    @property
+    def accuracy(self) -> float:
+        """``num_right / num_items``; a tie is not right."""
+        return self.num_right / self.num_items
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts, the accuracy they give, and its Wilson interval."""
+        interval = wilson_interval(self.num_right, self.num_items)
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "accuracy": self.accuracy,
+            "interval": None if interval is None else [interval.low, interval.high],
+        }
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Truth]) -> "ItemCounts":
+        """Return the counts of outcomes."""
+        return cls(num_items=len(outcomes), num_right=outcomes.count(Truth.TRUE), num_ties=outcomes.count(Truth.TIE))
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str) -> "ItemCounts":  # noqa: ANN401 - parsed JSON
+        """Return the counts whose ``to_json`` this is.
+
+        Raises:
+            InputError: If a number is missing, or there is no item.
+        """
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: {value!r} is not an object of counts; run evaluate syntaxgym again")
+        counts = cls(**{name: int(number(value, name, where=where)) for name in cls.__slots__})
+        if not 0 <= counts.num_right <= counts.num_items or counts.num_items < 1:
+            raise InputError(f"{where}: {counts.num_right} right of {counts.num_items} items; evaluate again")
+        return counts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemOutcome:
+    """What a model made of an item."""
+
+    suite: str
+    item: int
+    predictions: tuple[Truth, ...]
+    surprisals: Mapping[str, Mapping[int, float | None]]
+    """By condition and region, in bits, by the suite's metric; None where a region without tokens has none."""
+
+    @property
+    def outcome(self) -> Truth:
+        """The least of the predictions'."""
+        return min(self.predictions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object; an outcome is ``right``, ``wrong`` or ``tie``."""
+        return {
+            "suite": self.suite,
+            "item": self.item,
+            "outcome": _NAMES[self.outcome],
+            "predictions": [_NAMES[outcome] for outcome in self.predictions],
+            "surprisals": {
+                condition: {str(region): value for region, value in regions.items()}
+                for condition, regions in self.surprisals.items()
+            },
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteFigures:
+    """The outcome of a suite."""
+
+    circuit: str
+    metric: str
+    sha256: str
+    items: ItemCounts
+    predictions: tuple[tuple[str, ItemCounts], ...]
+    """Each formula, and the items of which it is true."""
+    num_tokens: int
+    num_tokens_over_two_regions: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object."""
+        return {
+            "circuit": self.circuit,
+            "metric": self.metric,
+            "sha256": self.sha256,
+            **self.items.to_json(),
+            "num_tokens": self.num_tokens,
+            "num_tokens_over_two_regions": self.num_tokens_over_two_regions,
+            "by_prediction": [{"formula": formula} | counts.to_json() for formula, counts in self.predictions],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str) -> "SuiteFigures":  # noqa: ANN401 - parsed JSON
+        """Return the figures whose ``to_json`` this is.
+
+        Raises:
+            InputError: If something is missing.
+        """
+        items = ItemCounts.from_json(value, where=where)
+        predictions = value.get("by_prediction")
+        if not isinstance(predictions, list):
+            raise InputError(f"{where}: no list 'by_prediction'; run evaluate syntaxgym again")
+        parts = [(ItemCounts.from_json(counts, where=where), counts) for counts in predictions]
+        return cls(
+            circuit=str(value.get("circuit")),
+            metric=str(value.get("metric")),
+            sha256=str(value.get("sha256")),
+            items=items,
+            predictions=tuple((str(counts.get("formula")), found) for found, counts in parts),
+            num_tokens=int(number(value, "num_tokens", where=where)),
+            num_tokens_over_two_regions=int(number(value, "num_tokens_over_two_regions", where=where)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntaxGymFigures:
+    """The outcome of some suites."""
+
+    by_suite: Mapping[str, SuiteFigures]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object, and what follows from it: the circuits' and the overall figures."""
+        circuits = sorted({figures.circuit for figures in self.by_suite.values()})
+        return {
+            "overall": _pooled(list(self.by_suite.values())),
+            "by_circuit": {
+                circuit: _pooled([figures for figures in self.by_suite.values() if figures.circuit == circuit])
+                for circuit in circuits
+            },
+            "by_suite": {name: figures.to_json() for name, figures in sorted(self.by_suite.items())},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SyntaxGymFigures":
+        """Return the figures whose ``to_json`` this is; averages are taken again, not believed.
+
+        Raises:
+            InputError: If something is missing or has the wrong type.
+        """
+        suites = value.get("by_suite")
+        if not isinstance(suites, dict) or not suites:
+            raise InputError(f"{where}: no suites in 'by_suite'; run evaluate syntaxgym again")
+        return cls(by_suite={name: SuiteFigures.from_json(found, where=where) for name, found in suites.items()})
+
+
+def evaluate_suites(
+    scorer: Scorer,
+    tokenizer: Tokenizer,
+    suites: Sequence[Suite],
+    *,
+    joining: Joining = "text",
+    max_tokens: int | None = None,
+) -> tuple[SyntaxGymFigures, list[ItemOutcome]]:
+    """Score every sentence of the suites once; return the figures, and the outcome of each item.
+
+    Args:
+        scorer: Gives log-probabilities.
+        tokenizer: The model's.
+        suites: At least one.
+        joining: How regions become a sentence.
+        max_tokens: The longest sentence that the model can score, ``<eos>`` not counted; None where there is none.
+
+    Raises:
+        InputError: If a sentence is too long, or the metric of a region that a formula names has no value; the suite's
+            file, the item and the condition are named.
+        RunError: If the model gives a log-probability that is not finite.
+    """
+    sentences = [
+        (f"{suite.path}: item {item.number}, condition {name!r}", *condition.sentence(joining))
+        for suite in suites
+        for item in suite.items
+        for name, condition in item.conditions.items()
+    ]
+    texts = list(dict.fromkeys(text for _, text, _ in sentences))
+    encoded = dict(zip(texts, tokenizer.encode_batch_with_spans(texts), strict=True))
+    for where, text, _ in sentences:
+        if max_tokens is not None and len(encoded[text][0]) > max_tokens:
+            raise InputError(
+                f"{where}: {len(encoded[text][0])} tokens, expected at most {max_tokens}, which the model can score; "
+                "leave the suite out"
+            )
+    bits = _bits_of(scorer, {text: ids for text, (ids, _) in encoded.items()})
+    by_suite: dict[str, SuiteFigures] = {}
+    outcomes: list[ItemOutcome] = []
+    for suite in suites:
+        found = _SuiteScores(suite)
+        for item in suite.items:
+            for name, condition in item.conditions.items():
+                text, owners = condition.sentence(joining)
+                found.add(item.number, name, condition, bits[text], *regions_of_tokens(text, owners, encoded[text][1]))
+        of_suite = found.outcomes()
+        outcomes += of_suite
+        by_suite[suite.name] = SuiteFigures(
+            circuit=suite.circuit,
+            metric=suite.metric,
+            sha256=suite.sha256,
+            items=ItemCounts.of([one.outcome for one in of_suite]),
+            predictions=tuple(
+                (formula.text.strip(), ItemCounts.of([one.predictions[i] for one in of_suite]))
+                for i, formula in enumerate(suite.formulas)
+            ),
+            num_tokens=found.num_tokens,
+            num_tokens_over_two_regions=found.num_over_two,
+        )
+    return SyntaxGymFigures(by_suite=by_suite), outcomes
+
+
+def regions_of_tokens(
+    text: str, owners: NDArray[np.int64], spans: Sequence[Span]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return int64 ``[n]``, the region each of n tokens belongs to, and ``[n]``, which hold characters of two.
+
+    Args:
+        text: A sentence of C characters.
+        owners: ``[C]`` the region of each.
+        spans: Characters that each token covers, a space before a word included.
+    """
+    regions, over_two = np.empty(len(spans), np.int64), np.zeros(len(spans), bool)
+    for i, (start, stop) in enumerate(spans):
+        first = min(start, len(text) - 1)
+        inside = owners[[place for place in range(first, stop) if text[place] != " "] or [first]]
+        regions[i], over_two[i] = inside[0], inside.min() != inside.max()
+    return regions, over_two
+
+
+class _SuiteScores:
+    """The surprisals of a suite's regions, filled sentence by sentence."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+        self._values: dict[tuple[int, str], dict[int | None, float | None]] = {}
+        self.num_tokens = self.num_over_two = 0
+
+    def add(
+        self,
+        item: int,
+        name: str,
+        condition: Condition,
+        bits: NDArray[np.float64],
+        regions: NDArray[np.int64],
+        over_two: NDArray[np.bool_],
+    ) -> None:
+        """Add a sentence, of whose ``[n]`` tokens these are the surprisals and the regions."""
+        metric = self._suite.metric
+        of_condition: dict[int | None, float | None] = {None: _metric(metric, bits)}
+        for i, (region, _) in enumerate(condition.regions):
+            of_condition[region] = _metric(metric, bits[regions == i])
+        self._values[item, name] = of_condition
+        self.num_tokens += len(bits)
+        self.num_over_two += int(over_two.sum())
+
+    def outcomes(self) -> list[ItemOutcome]:
+        """Return what each item comes to."""
+        return [
+            ItemOutcome(
+                suite=self._suite.name,
+                item=item.number,
+                predictions=tuple(
+                    formula.evaluate(partial(self._value, item.number)) for formula in self._suite.formulas
+                ),
+                surprisals={
+                    name: {
+                        region: value for region, value in self._values[item.number, name].items() if region is not None
+                    }
+                    for name in item.conditions
+                },
+            )
+            for item in self._suite.items
+        ]
+
+    def _value(self, item: int, region: Region) -> float:
+        found = self._values[item, region.condition][region.number]
+        if found is None:
+            raise InputError(
+                f"{self._suite.path}: item {item}, condition {region.condition!r}: region {region.number} has no token "
+                f"and so no {self._suite.metric}, which a prediction asks for; mend the suite, or leave it out"
+            )
+        return found
+
+
+_NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
+
+
+def _metric(name: str, bits: NDArray[np.float64]) -> float | None:
+    return float(METRICS[name](bits)) if len(bits) or name == "sum" else None
+
+
+def _bits_of(scorer: Scorer, ids: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.float64]]:
+    """Return ``[n]`` the surprisals in bits of each sentence's tokens, ``<eos>`` left out."""
+    texts, found = list(ids), {}
+    with Progress("score", total=len(texts), unit="sentences") as progress:
+        for first in range(0, len(texts), BLOCK_SENTENCES):
+            block = texts[first : first + BLOCK_SENTENCES]
+            for text, row in zip(block, scorer.log_probs([np.asarray(ids[t], np.int64) for t in block]), strict=True):
+                if not np.isfinite(row).all():
+                    raise RunError(
+                        f"syntaxgym: a log-probability of {text!r} is not finite, expected a number; training diverged "
+                        "or the checkpoint is damaged: use another checkpoint"
+                    )
+                found[text] = row[:-1].astype(np.float64) / -math.log(2)
+            progress.update(len(block))
+    return found
+
+
+def _pooled(suites: Sequence[SuiteFigures]) -> dict[str, Any]:
+    """Return the mean of the suites' accuracies, and the counts of their items together."""
+    counts = ItemCounts(
+        num_items=sum(suite.items.num_items for suite in suites),
+        num_right=sum(suite.items.num_right for suite in suites),
+        num_ties=sum(suite.items.num_ties for suite in suites),
+    )
+    mean = sum(suite.items.accuracy for suite in suites) / len(suites)
+    return {"num_suites": len(suites), "mean_of_suites": mean, **counts.to_json()}

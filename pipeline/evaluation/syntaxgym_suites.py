@@ -1,0 +1,241 @@
+"""SyntaxGym's test suites, read from the JSON files they are released in, and their sentences.
+
+A suite has items, an item the same sentence in several conditions, a sentence numbered regions; its predictions are
+formulas over the surprisals of regions (``pipeline.evaluation.formulas``). Everything a formula names is looked up when
+the suite is read: what is evaluated later cannot lack a region.
+
+How regions become a sentence. White space at the ends of a region, and more than one space inside, is not kept; empty
+regions have no characters; the others are joined by one space, which belongs to the region after it. The suites are
+written as tokens, ``studied the book , the nurse ...``. With ``joining`` "text" the space before ``, . ; : ! ?`` is
+taken out where that mark stands alone, as in the running text that models are trained on; with "tokens" it stays, as in
+the published figures, whose models read the regions joined by spaces.
+
+Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
+Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of Language Models, ACL Demonstrations.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.text import normalise_text
+from pipeline.evaluation.formulas import Formula, FormulaError, parse_formula
+from storage.errors import InputError
+from storage.fingerprints import canonical_json, sha256_bytes
+
+Joining = Literal["text", "tokens"]
+METRICS: Final[Mapping[str, Any]] = {
+    "sum": np.sum,
+    "mean": np.mean,
+    "median": np.median,
+    "range": np.ptp,
+    "max": np.max,
+    "min": np.min,
+}
+"""What the surprisals of a region's tokens come to; a region without tokens has a sum, 0, and nothing else."""
+CIRCUITS: Final[Mapping[str, str]] = {
+    "number": "Agreement",
+    "center": "Center Embedding",
+    "npz": "Garden-Path Effects",
+    "mvrr": "Garden-Path Effects",
+    "subordination": "Gross Syntactic State",
+    "npi": "Licensing",
+    "reflexive": "Licensing",
+    "fgd": "Long-Distance Dependencies",
+    "cleft": "Long-Distance Dependencies",
+}
+"""The circuit of a suite by the tag its name begins with, up to the first ``-``, ``_`` or digit, as Hu et al. (2020)
+have it in the notebook of their figures."""
+UNKNOWN_CIRCUIT: Final = "not known"
+_SPACE_BEFORE_MARK: Final = re.compile(r" (?=[,.;:!?](?: |$))")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A sentence of an item."""
+
+    regions: tuple[tuple[int, str], ...]
+    """Number and normalised content, in the order of the sentence."""
+
+    def sentence(self, joining: Joining) -> tuple[str, NDArray[np.int64]]:
+        """Return the text, and int64 ``[C]``: the region, an index into ``regions``, of each of its C characters."""
+        kept = [(i, content) for i, (_, content) in enumerate(self.regions) if content]
+        text = " ".join(content for _, content in kept)
+        owners = np.repeat([i for i, _ in kept], [len(content) + (n > 0) for n, (_, content) in enumerate(kept)])
+        if joining == "text":
+            places = [found.start() for found in _SPACE_BEFORE_MARK.finditer(text)]
+            owners = np.delete(owners, places)
+            text = _SPACE_BEFORE_MARK.sub("", text)
+        return text, owners.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The same sentence in every condition."""
+
+    number: int
+    conditions: Mapping[str, Condition]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suite:
+    """A file of items, and what is predicted of each."""
+
+    name: str
+    metric: str
+    """A key of ``METRICS``."""
+    formulas: tuple[Formula, ...]
+    items: tuple[Item, ...]
+    path: Path
+    sha256: str
+    """Of the file's bytes."""
+
+    @property
+    def circuit(self) -> str:
+        """Return the group of suites that it was published in."""
+        return CIRCUITS.get(re.split(r"[-_0-9]", self.name, maxsplit=1)[0], UNKNOWN_CIRCUIT)
+
+
+def read_suites(paths: Sequence[Path]) -> list[Suite]:
+    """Return the suites of files, and of all ``*.json`` of folders, in order of their names.
+
+    Raises:
+        InputError: If there is none, two have a name, or one is malformed; file and place are named.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"{path}: no .json file in this folder; name one with SyntaxGym suites")
+        files += found
+    suites = sorted((read_suite(file) for file in files), key=lambda suite: suite.name)
+    for one, other in pairwise(suites):
+        if one.name == other.name:
+            raise InputError(f"{other.path}: a suite {other.name!r}, as in {one.path}; name each suite once")
+    return suites
+
+
+def suites_name(paths: Sequence[Path]) -> str:
+    """Return what results call the suites of folders and files."""
+    names = [path.resolve().name.removesuffix(".json") for path in paths]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def suites_sha256(suites: Sequence[Suite]) -> str:
+    """Return a fingerprint of the suites' files: results of two runs compare only where it is the same."""
+    return sha256_bytes(canonical_json([[suite.name, suite.sha256] for suite in suites]))
+
+
+def read_suite(path: Path) -> Suite:
+    """Return the suite of a file; fields that it does not need are ignored.
+
+    Raises:
+        InputError: If it cannot be read, is no suite, or a formula names what an item lacks.
+    """
+    try:
+        data = path.read_bytes()
+        content = json.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a SyntaxGym suite") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}), expected a SyntaxGym suite; fetch it again") from error
+    try:
+        return _suite(content, path, sha256_bytes(data))
+    except _MalformedError as error:
+        raise InputError(f"{path}: {error}; mend the suite, or leave it out") from error
+
+
+class _MalformedError(ValueError):
+    """The message says where in the file, what was found, and what was expected."""
+
+
+def _suite(content: Any, path: Path, sha256: str) -> Suite:  # noqa: ANN401 - parsed JSON
+    meta = _field(content, "meta", dict, "the file")
+    name = normalise_text(_field(meta, "name", str, "meta")) or path.stem
+    metric = meta.get("metric", "sum")
+    if isinstance(metric, list):  # predictions are about the sums where several are asked for
+        metric = metric[0] if len(metric) == 1 else "sum" if "sum" in metric else metric
+    metric = "sum" if metric == "all" else metric
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise _MalformedError(f"meta: metric is {metric!r}, expected one of {', '.join(METRICS)}")
+    predictions = _filled(content, "predictions", "the file")
+    items = [_item(value, f"items[{i}]") for i, value in enumerate(_filled(content, "items", "the file"))]
+    _refuse_twice([item.number for item in items], "items", "item_number")
+    formulas = []
+    for i, prediction in enumerate(predictions):
+        where = f"predictions[{i}]"
+        if (kind := _field(prediction, "type", str, where)) != "formula":
+            raise _MalformedError(f"{where}: type is {kind!r}, expected 'formula'")
+        text = _field(prediction, "formula", str, where)
+        try:
+            formulas.append(parse_formula(text))
+        except FormulaError as error:
+            raise _MalformedError(f"{where}: formula {text!r}, {error}") from error
+        _check_names(formulas[-1], items, where)
+    return Suite(name=name, metric=metric, formulas=tuple(formulas), items=tuple(items), path=path, sha256=sha256)
+
+
+def _item(value: Any, where: str) -> Item:  # noqa: ANN401 - parsed JSON
+    number = _field(value, "item_number", int, where)
+    where = f"item {number}"
+    conditions: dict[str, Condition] = {}
+    for i, condition in enumerate(_filled(value, "conditions", where)):
+        name = _field(condition, "condition_name", str, f"{where}, conditions[{i}]").strip()
+        inside = f"{where}, condition {name!r}"
+        if name in conditions:
+            raise _MalformedError(f"{inside} is there twice, expected it once")
+        regions = []
+        for j, region in enumerate(_filled(condition, "regions", inside)):
+            place = f"{inside}, regions[{j}]"
+            content = normalise_text(_field(region, "content", str, place))
+            regions.append((_field(region, "region_number", int, place), content))
+        _refuse_twice([number for number, _ in regions], inside, "region_number")
+        conditions[name] = Condition(tuple(regions))
+        if not any(content for _, content in regions):
+            raise _MalformedError(f"{inside}: all regions are empty, expected a sentence")
+    return Item(number, conditions)
+
+
+def _check_names(formula: Formula, items: Sequence[Item], where: str) -> None:
+    for region in formula.regions():
+        for item in items:
+            place = f"{where}, column {region.column}: item {item.number}"
+            if (condition := item.conditions.get(region.condition)) is None:
+                known = ", ".join(item.conditions)
+                raise _MalformedError(f"{place} has no condition {region.condition!r}, expected one of {known}")
+            numbers = [number for number, _ in condition.regions]
+            if region.number is not None and region.number not in numbers:
+                known = ", ".join(map(str, numbers))
+                raise _MalformedError(
+                    f"{place}, condition {region.condition!r} has no region {region.number}, expected one of {known}"
+                )
+
+
+def _field(value: Any, name: str, kind: type[_T], where: str) -> _T:  # noqa: ANN401 - parsed JSON
+    if not isinstance(value, dict):
+        raise _MalformedError(f"{where} is {type(value).__name__}, expected an object")
+    found = value.get(name)
+    if not isinstance(found, kind) or isinstance(found, bool):
+        shown = repr(found) if found is None or isinstance(found, str | int | float) else type(found).__name__
+        raise _MalformedError(f"{where}: {name} is {shown}, expected {kind.__name__}")
+    return found
+
+
+def _filled(value: Any, name: str, where: str) -> list[Any]:  # noqa: ANN401 - parsed JSON
+    found = _field(value, name, list, where)
+    if not found:
+        raise _MalformedError(f"{where}: {name} is empty, expected at least one")
+    return found
+
+
+def _refuse_twice(numbers: Sequence[int], where: str, name: str) -> None:
+    if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
+        raise _MalformedError(f"{where}: {name} {twice[0]} is there twice, expected it once")

@@ -1,0 +1,148 @@
+"""Intervals hold as often as they say, tests are wrong as often as they say, and known values are met."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.evaluation.statistics import (
+    Interval,
+    bootstrap_mean,
+    holm_adjusted,
+    mcnemar_p_value,
+    mean_over_seeds,
+    paired_difference,
+    sign_flip_p_value,
+    t_quantile,
+    wilson_interval,
+)
+
+
+def holds(interval: Interval | None, truth: float) -> bool:
+    assert interval is not None
+    return interval.low <= truth <= interval.high
+
+
+def test_wilson_is_the_published_example_and_closed_at_the_ends() -> None:
+    # Newcombe (1998), Statistics in Medicine 17, table I: 81 of 263 and 15 of 148
+    for k, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (29, 29, 0.8830, 1),
+    ):
+        found = wilson_interval(k, n)
+        assert found is not None
+        assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert wilson_interval(0, 0) is None
+    with pytest.raises(ValueError, match="3 of 2"):
+        wilson_interval(3, 2)
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.8, 0.97])
+def test_wilson_covers_as_often_as_it_says(truth: float) -> None:
+    # exactly, by the binomial distribution: averages over n, for at one n it moves up and down with the grid of k
+    coverage = []
+    for n in range(40, 120):
+        weights = [math.comb(n, k) * truth**k * (1 - truth) ** (n - k) for k in range(n + 1)]
+        coverage.append(sum(w for k, w in enumerate(weights) if holds(wilson_interval(k, n), truth)))
+    # near the ends the score interval holds a little oftener than it says (Brown et al. 2001, section 3)
+    assert np.mean(coverage) == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_bootstrap_of_a_difference_covers_and_the_same_seed_is_the_same_interval() -> None:
+    draw = np.random.default_rng(0)
+    for n, num_trials, distinct in ((200, 600, False), (60, 400, True)):
+        covered = 0
+        for trial in range(num_trials):
+            values = draw.choice([-1.0, 0.0, 1.0], n, p=[0.1, 0.7, 0.2])
+            if distinct:  # other values, as of log-probabilities: resampled one by one
+                values = values + draw.normal(0, 1, n)
+            covered += holds(bootstrap_mean(values, seed=trial, num_samples=500), 0.1)
+        # 0.95, less what a percentile interval of n values lacks; binomial sd below 0.011
+        assert 0.91 <= covered / num_trials <= 0.975
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
+
+
+def test_a_paired_difference_counts_the_items_on_which_models_differ() -> None:
+    first = [True] * 8 + [False] * 2
+    second = [True] * 4 + [False] * 5 + [True]
+    found = paired_difference(first, second, seed=0)
+    assert (found.num_items, found.num_only_first, found.num_only_second) == (10, 4, 1)
+    assert found.difference == pytest.approx(0.3)
+    assert found.p_value == pytest.approx(2 * (1 + 5) / 32)
+    assert -0.2 < found.interval.low < 0.3 < found.interval.high <= 0.8
+    assert found.to_json()["interval"] == [found.interval.low, found.interval.high]
+    with pytest.raises(ValueError, match="shapes"):
+        paired_difference(first, second[:-1], seed=0)
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_twice_the_smaller_tail(first: int, second: int) -> None:
+    m = first + second
+    tail = sum(math.comb(m, i) for i in range(min(first, second) + 1)) / 2**m
+    assert mcnemar_p_value(first, second) == pytest.approx(min(1, 2 * tail), rel=1e-12)
+    assert mcnemar_p_value(first, second) == mcnemar_p_value(second, first)
+
+
+def test_mcnemar_is_exact_for_benchmarks_of_any_size() -> None:
+    assert mcnemar_p_value(0, 0) == 1
+    assert mcnemar_p_value(20_000, 20_000) == 1
+    assert 0 <= mcnemar_p_value(10_000, 30_000) < 1e-300
+
+
+def test_tests_reject_a_true_null_no_oftener_than_they_say() -> None:
+    draw = np.random.default_rng(1)
+    num_trials = 1000
+    exact = [mcnemar_p_value(k, 60 - k) for k in draw.binomial(60, 0.5, num_trials)]
+    flips = [sign_flip_p_value(draw.laplace(0, 1, 30), seed=i, num_samples=199) for i in range(num_trials)]
+    # binomial sd 0.007; McNemar's is below 0.05, for its p-values are on a grid
+    assert 0.015 <= np.mean(np.array(exact) <= 0.05) <= 0.065
+    assert 0.03 <= np.mean(np.array(flips) <= 0.05) <= 0.07
+
+
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=8))
+def test_few_differences_are_flipped_in_all_ways(differences: list[int]) -> None:
+    total = abs(sum(differences))
+    flips = list(product((-1, 1), repeat=len(differences)))
+    reached = sum(abs(sum(s * d for s, d in zip(signs, differences, strict=True))) >= total for signs in flips)
+    assert sign_flip_p_value(differences, seed=0) == pytest.approx(reached / len(flips))
+
+
+def test_a_clear_difference_is_found_and_no_p_value_is_zero() -> None:
+    assert sign_flip_p_value(np.ones(50), seed=0, num_samples=999) == 1 / 1000
+    assert sign_flip_p_value(np.zeros(50), seed=0) == 1
+
+
+@pytest.mark.parametrize(
+    ("probability", "degrees", "expected"),
+    [(0.975, 1, 12.7062), (0.975, 2, 4.30265), (0.975, 4, 2.77645), (0.975, 9, 2.26216), (0.995, 5, 4.03214),
+     (0.975, 120, 1.97993), (0.5, 3, 0.0)],
+)  # fmt: skip
+def test_quantiles_of_t_are_those_of_the_tables(probability: float, degrees: int, expected: float) -> None:
+    assert t_quantile(probability, degrees) == pytest.approx(expected, abs=1e-5 * max(1, expected))
+
+
+def test_the_interval_over_seeds_covers() -> None:
+    draw = np.random.default_rng(2)
+    for n in (2, 3, 5):
+        found = [mean_over_seeds(list(draw.normal(3, 0.5, n))) for _ in range(2000)]
+        # binomial sd 0.005
+        assert np.mean([holds(one.interval, 3) for one in found]) == pytest.approx(0.95, abs=0.02)
+    alone = mean_over_seeds([0.5])
+    assert (alone.mean, alone.interval) == (0.5, None)
+    with pytest.raises(ValueError, match="no value"):
+        mean_over_seeds([])
+
+
+def test_holm_multiplies_step_by_step_and_bounds_false_rejections() -> None:
+    found = holm_adjusted({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9})
+    assert found == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9})
+    assert list(found) == ["a", "b", "c", "d"]
+    draw = np.random.default_rng(3)
+    any_false = [min(holm_adjusted({str(i): p for i, p in enumerate(draw.random(12))}).values()) for _ in range(3000)]
+    # binomial sd 0.004; without the correction it would be 0.46
+    assert 0.03 <= np.mean(np.array(any_false) <= 0.05) <= 0.065
