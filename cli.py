@@ -30,8 +30,20 @@ def show(summary: dict[str, Any], *, as_json: bool = False) -> None:
     click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else as_text(summary))
 
 
-device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-on_error_option = click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto: on a GPU if there is one.",
+)
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What a malformed line or tree does: end everything with its line, or be left out and counted.",
+)
 cache_option = click.option(
     "--cache-gb",
     type=click.FloatRange(0, min_open=True),

@@ -155,8 +155,8 @@ def bnc_spoken(draft: Draft) -> None:
 
 
 _CREDIT = re.compile(
-    r"(?:\b(?:sub)?titles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
-    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|\bcaption(?:s|ed|ing)? by\b|\bwww\.\S)",
+    r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
+    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S)",
     re.IGNORECASE,
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")

@@ -100,6 +100,8 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("wikipedia", "A [[cup|big cup]] and a [[pen]].", "A big cup and a pen.", "", {"wiki link"}),
     ("wikipedia", "A '''cup''' of 1 @,@ 000", "A cup of 1,000", "", {"wiki bold or italics", "mark between spaces"}),
     ("wikipedia", "* A cup<ref name=a>b</ref> {{cite}}", "A cup", "", {"bullet", "reference or template"}),
+    ("open_subtitles", "She knew the titles by heart.", "She knew the titles by heart.", "", set()),
+    ("open_subtitles", "The captions by the door.", "The captions by the door.", "", set()),
     ("plain", "= = = [1] _a_ &amp; <i>", "= = = [1] _a_ &amp; <i>", "", set()),
 ]
 DROPPED = [  # source, line, reason
@@ -111,6 +113,7 @@ DROPPED = [  # source, line, reason
     ("childes", "%mor:\tpro|you", "CHAT metadata"),
     ("aochildes", "xxx .", "unintelligible"),
     ("open_subtitles", "Subtitles by Nobody", "subtitle credit"),
+    ("open_subtitles", "[Captions by Nobody]", "subtitle credit"),
     ("open_subtitles", "Downloaded from www.OpenSubtitles.org", "subtitle credit"),
     ("open_subtitles", "00:01:02,003 --> 00:01:04,005", "subtitle time"),
     ("open_subtitles", "[door slams]", "sound description"),
