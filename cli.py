@@ -156,7 +156,11 @@ def import_trees(
 
 @main.command()
 @click.argument("texts", type=PATH, nargs=-1, required=True)
-@click.option("--source", required=True, help="babylm, plain, sentences, or the name of one source of BabyLM.")
+@click.option(
+    "--source",
+    required=True,
+    help="plain: a paragraph a line; sentences: one a line; babylm: files say which source; or the name of one of its.",
+)
 @click.option("--out", type=PATH, required=True, help="Writes OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv.")
 @click.option("--licence", default="", help="Of all documents, for OUT.documents.tsv.")
 @on_error_option
@@ -185,7 +189,7 @@ def clean_text(
 @click.option("--out", type=PATH, required=True, help="Writes OUT.mrg, OUT.txt and what belongs to each sentence.")
 @click.option("--model", help="An installed benepar model by name, or the path of one.")
 @click.option("--flat", is_flag=True, help="Instead of a model: each tree is its words under TOP.")
-@click.option("--source", help="Clean raw text first: babylm, plain, or a name that clean-text knows.")
+@click.option("--source", help="Clean raw text first, as clean-text --source does.")
 @click.option("--licence", default="", help="With --source: of all documents.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes; or use torchrun.")
 @on_error_option

@@ -77,7 +77,7 @@ def find_trees(
     found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
     if sections is not None and found_format != "ptb":
         raise ConfigError(f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections")
-    passed_over: Counter[str] = Counter()
+    passed_over = _linked_folders(source)
     files = []
     for path in everything:
         if path.name.startswith(".") or not _holds_trees(path, found_format):
@@ -205,6 +205,11 @@ def _holds_trees(path: Path, found_format: str) -> bool:
         return _begins_with_list(path) or any(line.text.lstrip().startswith("(") for line in _beginning(path))
     name = path.name.lower().removesuffix(".gz")
     return name.endswith(".mrg" if found_format == "ptb" else TREE_SUFFIXES)
+
+
+def _linked_folders(source: Path) -> Counter[str]:
+    """Count the links to folders, which are not followed: they may lead in circles."""
+    return Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
 
 
 def _format_of_folder(source: Path, paths: list[Path]) -> str:

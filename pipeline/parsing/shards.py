@@ -10,6 +10,7 @@ however many workers, ends with the same trees. The folder goes when ``OUT.mrg``
 
 import fcntl
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from pipeline.corpus.trees import format_tree
 from pipeline.parsing.sentence_parser import Outcome
 from storage.errors import RunError, StoreBusyError, StoreError
 from storage.files import cannot_write, make_directory, write_atomically
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION: Final = "parse.json"
 
@@ -135,6 +138,9 @@ class Parts:
                 raise StoreBusyError(f"{self.path}: another process parses into it; wait for it, or stop it") from None
             try:
                 yield
+            except KeyboardInterrupt:
+                log.warning("parse: stopped; %s has what is finished, and the same command goes on", self.path)
+                raise
             finally:
                 if self.description() is None:  # nothing was begun
                     shutil.rmtree(self.path)

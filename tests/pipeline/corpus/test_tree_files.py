@@ -236,3 +236,10 @@ def test_given_names_of_documents_are_written_with_their_table(tmp_path: Path) -
         import_trees([write(tmp_path / "bank", {"a.mrg": "(NP (NN a))\n"})], out, documents=names)
     with pytest.raises(ConfigError, match="would be replaced"):
         import_trees([tmp_path / "x.mrg"], tmp_path / "new", documents=[write(tmp_path, {"new.docs": ""}) / "new.docs"])
+
+
+def test_links_to_folders_are_counted_and_not_followed(tmp_path: Path) -> None:
+    write(tmp_path, {"bank/a.mrg": S1.format(name="A"), "other/b.mrg": S1.format(name="B")})
+    (tmp_path / "bank/link").symlink_to(tmp_path / "other", target_is_directory=True)
+    counts = import_trees([tmp_path / "bank"], tmp_path / "out")
+    assert (counts["num_trees"], counts["passed_over"]) == (1, {"links to folders": 1})
