@@ -175,6 +175,7 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         name: {
             "num_sentences": len(split["num_words"]),
             "num_tokens": len(split["tokens"]),
+            "num_documents": len(plans[name].documents) or "not known",
             **counts[name],
         }
         for name, split in arrays.items()

@@ -28,7 +28,14 @@ STORE = StoreLocation()
 
 
 class OneLineErrors(click.Group):
-    """Shows an error that a user can mend as one line; anything else is a bug and keeps its traceback."""
+    """Lists commands in the order they are written in, and shows an error that a user can mend as one line.
+
+    Anything else is a bug and keeps its traceback.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's own signature
+        """Return the commands in the order in which they are written, which is that of the work."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  click's own signature
         """Run the chosen command."""
