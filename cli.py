@@ -6,7 +6,7 @@ Heavy imports happen inside commands, so that ``--help`` answers at once.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -20,6 +20,11 @@ from student.config import StudentConfig
 from student.train_config import StudentTrainConfig
 from teacher.beam_config import BeamConfig
 from teacher.config import TeacherConfig, TeacherTrainConfig
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from pipeline.evaluation.sentence_models import SentenceModel
 
 DATASET_DECIDES = ("vocab_size",)
 """Fields of model configurations that follow from the dataset and are no options."""
@@ -472,16 +477,27 @@ def evaluate() -> None:
     """Measure a trained model."""
 
 
-def _is_teacher(run: Path, *, beam: dict[str, Any], marginal: bool = False) -> bool:
-    """Return whose run it is, and refuse a teacher's options for a student."""
-    from pipeline.runtime.run_directory import open_run
+def _is_teacher(model: Path, *, beam: dict[str, Any], marginal: bool = False) -> bool:
+    """Return whose run or exported folder it is, and refuse a teacher's options for a student."""
+    from pipeline.runtime.run_directory import is_exported, open_run
 
-    if open_run(run).kind == "teacher":
+    if not is_exported(model) and open_run(model).kind == "teacher":
         return True
     given = [*_flags(beam), *["--marginal"] * marginal]
     if given:
-        raise click.UsageError(f"{run} is a student, but {', '.join(given)} are for a teacher; leave them out.")
+        raise click.UsageError(f"{model} is a student, but {', '.join(given)} are for a teacher; leave them out.")
     return False
+
+
+def _scorer(model: Path, beam: dict[str, Any], *, device: str, which: str) -> "AbstractContextManager[SentenceModel]":
+    """Open a model to score sentences with: a teacher by beam search, a student, or an exported folder."""
+    if _is_teacher(model, beam=beam):
+        from teacher.beam_scoring import opened_scorer as of_teacher
+
+        return of_teacher(model, beam=options.build(BeamConfig, beam), device=device, which=which)
+    from student.scoring import opened_scorer as of_student
+
+    return of_student(model, device=device, which=which)
 
 
 def _flags(values: Iterable[str]) -> list[str]:
@@ -521,7 +537,10 @@ def perplexity(
     as_json: bool,
     values: dict[str, Any],
 ) -> None:
-    """Perplexity of a run on a split; the distribution and the normaliser are named.
+    """Perplexity of a run or an exported folder on a split; the distribution and the normaliser are named.
+
+    Sentence by sentence, each given <bos> alone; under a student of documents, in rows of a document. Each sentence's
+    log-probabilities stand beside the result.
 
     \b
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
@@ -544,27 +563,42 @@ def perplexity(
 @evaluate.command()
 @click.argument("model", type=PATH)
 @click.argument("folder", type=PATH)
+@click.option(
+    "--prefix",
+    type=click.Choice(["none", "space"]),
+    default="none",
+    show_default=True,
+    help="What stands before each sentence: nothing, or a space, as in lm-evaluation-harness's stock task.",
+)
+@click.option(
+    "--eos/--no-eos", default=False, show_default=True, help="Count <eos>, which other programs' figures leave out."
+)
 @checkpoint_option
 @device_option
 @json_option
 @configured_by(BeamConfig)
-def minimal_pairs(model: Path, folder: Path, which: str, device: str, as_json: bool, values: dict[str, Any]) -> None:
+def minimal_pairs(
+    model: Path,
+    folder: Path,
+    prefix: Literal["none", "space"],
+    eos: bool,
+    which: str,
+    device: str,
+    as_json: bool,
+    values: dict[str, Any],
+) -> None:
     """Accuracy on a folder of minimal pairs in BLiMP's form; ties are reported and never right.
 
-    Under a student, or under a teacher that sees no tree, by beam search.
+    Under a student's run, an exported folder, or a teacher that sees no tree, by beam search. By paradigm, phenomenon
+    and field, with 95 % intervals; each pair's log-probabilities stand beside the result.
 
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
     """
-    if _is_teacher(model, beam=values):
-        from teacher.beam_scoring import evaluate_minimal_pairs as of_teacher
+    from pipeline.evaluation.sentence_models import evaluate_minimal_pairs
 
-        found = of_teacher(model, folder, device=device, which=which, beam=options.build(BeamConfig, values))
-    else:
-        from student.scoring import evaluate_minimal_pairs as of_student
-
-        found = of_student(model, folder, device=device, which=which)
-    show(found, as_json=as_json)
+    with _scorer(model, values, device=device, which=which) as opened:
+        show(evaluate_minimal_pairs(opened, folder, prefix=prefix, eos=eos), as_json=as_json)
 
 
 @evaluate.command()
@@ -592,21 +626,15 @@ def syntaxgym(
 ) -> None:
     """Accuracy on SyntaxGym suites, JSON files or folders of them; ties are reported and never right.
 
-    Under a student, or under a teacher that sees no tree, by beam search.
+    Under a student's run, an exported folder, or a teacher that sees no tree, by beam search.
 
     \b
     Example: python cli.py evaluate syntaxgym runs/distilled test_suites/json
     """
-    if _is_teacher(model, beam=values):
-        from teacher.beam_scoring import evaluate_syntaxgym as of_teacher
+    from pipeline.evaluation.sentence_models import evaluate_syntaxgym
 
-        beam = options.build(BeamConfig, values)
-        found = of_teacher(model, suites, joining=joining, device=device, which=which, beam=beam)
-    else:
-        from student.scoring import evaluate_syntaxgym as of_student
-
-        found = of_student(model, suites, joining=joining, device=device, which=which)
-    show(found, as_json=as_json)
+    with _scorer(model, values, device=device, which=which) as opened:
+        show(evaluate_syntaxgym(opened, suites, joining=joining), as_json=as_json)
 
 
 @evaluate.command()
@@ -632,22 +660,16 @@ def surprisal(
 ) -> None:
     """Surprisal in bits of every word of a text, a sentence a line; with <eos> of each sentence.
 
-    Under a student, or under a teacher that sees no tree, by beam search. The sentence number is that of the line, so
-    the table can be joined with the text.
+    Under a student's run, an exported folder, or a teacher that sees no tree, by beam search. The sentence number is
+    that of the line, so the table can be joined with the text.
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
     """
-    if _is_teacher(model, beam=values):
-        from teacher.beam_scoring import evaluate_surprisal as of_teacher
+    from pipeline.evaluation.sentence_models import evaluate_surprisal
 
-        beam = options.build(BeamConfig, values)
-        found = of_teacher(model, text, out, by=by, on_error=on_error, device=device, which=which, beam=beam)
-    else:
-        from student.scoring import evaluate_surprisal as of_student
-
-        found = of_student(model, text, out, by=by, on_error=on_error, device=device, which=which)
-    show(found, as_json=as_json)
+    with _scorer(model, values, device=device, which=which) as opened:
+        show(evaluate_surprisal(opened, text, out, by=by, on_error=on_error), as_json=as_json)
 
 
 @evaluate.command()

@@ -6,8 +6,10 @@ ends in ``.partial``, which whoever holds the store's lock removes.
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from storage.errors import StoreError
 
@@ -34,6 +36,29 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
         fsync_directory(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+@contextmanager
+def written_whole(paths: Sequence[Path]) -> Iterator[list[IO[str]]]:
+    """Open temporary files, which take the places of ``paths`` if all goes well and are removed if not."""
+    folder = paths[0].absolute().parent
+    make_directory(folder)
+    partial = [path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}") for path in paths]
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("w", encoding="utf-8", newline="\n")) for path in partial]
+            yield list(files)
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        for path, final in zip(partial, paths, strict=True):
+            path.replace(final)
+        fsync_directory(folder)
+    except OSError as error:
+        raise cannot_write(paths[0], error) from error
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
 
 
 def make_directory(path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.corpus.dataset import Dataset
 from pipeline.dump_config import Condition
 from pipeline.dump_source import Dumped, verify_run
-from pipeline.evaluation.recording import check_tokenizer
+from pipeline.evaluation.recording import ModelFiles, check_tokenizer
 from pipeline.next_token import NextTokenModel
 from pipeline.runtime import config as options
 from storage.errors import ConfigError, InputError
@@ -50,7 +50,7 @@ class StudentSource:
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
         """Refuse a dataset of other tokens, a split with a sentence that is too long, and a student of documents."""
-        check_tokenizer(self.run, dataset)
+        check_tokenizer(ModelFiles.of_run(self.run), dataset)
         if options.build(StudentTrainConfig, self.run.configuration).context != "sentence":
             raise ConfigError(
                 f"{self.run.path}: trained with --context document, expected sentence: a dump holds what sentences are "

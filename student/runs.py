@@ -9,7 +9,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pipeline.corpus.dataset import Dataset
-from pipeline.evaluation.recording import check_tokenizer
+from pipeline.evaluation.recording import ModelFiles, check_tokenizer
 from pipeline.runtime import config as options
 from pipeline.runtime.run_directory import RunInfo, open_run
 from storage.errors import ConfigError, RunError
@@ -75,7 +75,7 @@ class InitialWeights:
             ConfigError: If its sizes are others, naming each option and the value to give.
         """
         run = open_student(path)
-        check_tokenizer(run, dataset)
+        check_tokenizer(ModelFiles.of_run(run), dataset)
         theirs = student_config(run)
         wrong = {
             "--" + option.replace("_", "-"): (getattr(config, size), getattr(theirs, size))

@@ -1,6 +1,7 @@
-"""Evaluate a trained student: perplexity of a split, accuracy on minimal pairs and SyntaxGym, surprisals of a text."""
+"""Evaluate a trained student, or a folder in Hugging Face's format: as a scorer of sentences, and on a split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,18 @@ import torch
 
 from pipeline.batching import consecutive_batches
 from pipeline.corpus.dataset import Split, load_dataset
-from pipeline.corpus.text import OnError
-from pipeline.corpus.tokenizer import Tokenizer
-from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
-from pipeline.evaluation.minimal_pairs import pairs_name, pairs_sha256, read_minimal_pairs
-from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL, perplexity_figure
-from pipeline.evaluation.perplexity_parts import perplexity_parts
-from pipeline.evaluation.recording import (
-    check_tokenizer,
-    record_minimal_pairs,
-    record_perplexity,
-    record_surprisal,
-    record_syntaxgym,
-)
+from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
+from pipeline.evaluation.recording import check_tokenizer, record_perplexity
 from pipeline.evaluation.scorer import NextTokenScorer
-from pipeline.evaluation.surprisal import By, write_surprisals
-from pipeline.evaluation.syntaxgym import evaluate_suites
-from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+from pipeline.evaluation.sentence_models import SentenceModel
 from pipeline.next_token import append_eos, log_probs_of
-from pipeline.runtime import config as options
 from pipeline.runtime.distributed import joined
-from pipeline.runtime.run_directory import RunInfo, Which
+from pipeline.runtime.run_directory import Which
 from storage.locations import Place
 from storage.ragged import Ragged, concatenated_ranges
+from student.hugging_face import OpenedStudent, open_student_or_folder
 from student.model import Student
 from student.rows import Context, Rows, StudentInputs
-from student.train import load_student
-from student.train_config import StudentTrainConfig
 
 
 def batch_tokens(device: torch.device) -> int:
@@ -46,27 +32,57 @@ def batch_tokens(device: torch.device) -> int:
     return 1024 if device.type == "cpu" else 8192
 
 
+@contextmanager
+def opened_scorer(model: Path, *, device: str, which: Which = "best") -> Iterator[SentenceModel]:
+    """Open a student's run, or a folder in Hugging Face's format, to score sentences with.
+
+    Raises:
+        RunError: If it is neither, or damaged.
+        InputError: If an exported folder lacks a file, or holds something else than a GPT-2.
+    """
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate")
+        opened = open_student_or_folder(model, where, which)
+        student, tokenizer = opened.student, opened.tokenizer
+        yield SentenceModel(
+            scorer=NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=batch_tokens(where)),
+            tokenizer=tokenizer,
+            max_tokens=student.config.max_length - 1,
+            files=opened.files,
+            settings=_settings(opened, where) | {"distribution": UNCONDITIONAL},
+        )
+
+
 def evaluate_perplexity(
     model: Path, data: Place, *, split: str, floor: Path | None, device: str, which: Which = "best"
 ) -> dict[str, Any]:
-    """Measure p(x) of a split, of a student of documents given the document before, and write it beside the run.
+    """Measure p(x) of a split, of a student of documents given the document before, and write it beside the model.
 
     Raises:
         InputError: If a sentence is longer than the student's rows, or documents are not known where they are needed.
     """
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate perplexity")
-        student, run = load_student(model, where, which)
+        opened = open_student_or_folder(model, where, which)
         dataset = load_dataset(data)
-        check_tokenizer(run, dataset)
+        check_tokenizer(opened.files, dataset)
         sentences = dataset.split(split)
-        context = _context(run)
-        log_probs = log_probs_in_rows(student, sentences, context=context, eos_id=dataset.tokenizer.eos_id)
-        distribution = IN_DOCUMENT if context == "document" else UNCONDITIONAL
-        figure = perplexity_figure(log_probs, sentences, distribution)
-        parts = perplexity_parts(log_probs, sentences, distribution)
-        settings = _settings(run, where)
-        return record_perplexity(run, sentences, [figure], parts=parts, floor=floor, settings=settings, which=which)
+        in_document = opened.context == "document"
+        log_probs = log_probs_in_rows(
+            opened.student, sentences, context=opened.context, eos_id=dataset.tokenizer.eos_id
+        )
+        settings = _settings(opened, where) | {
+            "context": f"rows of a document, up to {opened.student.config.max_length} positions, without overlap"
+            if in_document
+            else "sentence by sentence"
+        }
+        return record_perplexity(
+            opened.files,
+            sentences,
+            {IN_DOCUMENT if in_document else UNCONDITIONAL: log_probs},
+            floor=floor,
+            settings=settings,
+        )
 
 
 @torch.no_grad()
@@ -95,67 +111,11 @@ def log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_i
     return Ragged(found, offsets)
 
 
-def evaluate_minimal_pairs(model: Path, folder: Path, *, device: str, which: Which = "best") -> dict[str, Any]:
-    """Score every pair of a folder, write the figures beside the run, return them."""
-    with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate minimal-pairs")
-        pairs = read_minimal_pairs(folder)
-        student, run = load_student(model, where, which)
-        tokenizer = Tokenizer.load(run.tokenizer_path)
-        scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=batch_tokens(where))
-        figures = score_pairs(scorer, tokenizer, pairs)
-        settings = _settings(run, where)
-        return record_minimal_pairs(
-            run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings, which=which
-        )
-
-
-def evaluate_syntaxgym(
-    model: Path, paths: Sequence[Path], *, joining: Joining, device: str, which: Which = "best"
-) -> dict[str, Any]:
-    """Score SyntaxGym suites, write the figures beside the run, return them."""
-    with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate syntaxgym")
-        suites = read_suites(paths)
-        student, run = load_student(model, where, which)
-        tokenizer = Tokenizer.load(run.tokenizer_path)
-        scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=batch_tokens(where))
-        max_tokens = student.config.max_length - 1
-        figures, outcomes = evaluate_suites(scorer, tokenizer, suites, joining=joining, max_tokens=max_tokens)
-        settings = _settings(run, where) | {"joining": joining}
-        sha256 = suites_sha256(suites)
-        return record_syntaxgym(
-            run, suites_name(paths), figures, outcomes, suites_sha256=sha256, settings=settings, which=which
-        )
-
-
-def evaluate_surprisal(
-    model: Path, text: Path, out: Path, *, by: By, on_error: OnError, device: str, which: Which = "best"
-) -> dict[str, Any]:
-    """Write the surprisals of a text's words or tokens as a table, and their sums beside the run; return the sums."""
-    with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate surprisal")
-        student, run = load_student(model, where, which)
-        tokenizer = Tokenizer.load(run.tokenizer_path)
-        scorer = NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=batch_tokens(where))
-        figure, dropped = write_surprisals(
-            scorer, tokenizer, text, out, by=by, max_tokens=student.config.max_length - 1, on_error=on_error
-        )
-        settings = _settings(run, where)
-        settings |= {"distribution": UNCONDITIONAL, "on_error": on_error}
-        return record_surprisal(run, text, out, figure, dropped=dropped, settings=settings, which=which)
-
-
-def _context(run: RunInfo) -> Context:
-    """Return what a student saw beside a sentence when it was trained."""
-    return options.build(StudentTrainConfig, run.configuration).context
-
-
-def _settings(run: RunInfo, device: torch.device) -> dict[str, Any]:
-    """Return what could change a figure, and with which context the student was trained."""
+def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
+    """Return what could change a figure, and with which context the student was trained, where that is known."""
     return {
         "batch_tokens": batch_tokens(device),
         "device": device.type,
         "dtype": "float32",
-        "trained_context": _context(run),
+        "trained_context": opened.trained_context,
     }

@@ -3,7 +3,8 @@
 ``teacher.beam`` defines the quantities. A log-probability here is that of the mixtures, a language model of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.corpus.dataset import Split
 from pipeline.corpus.oracle import TokenPhrase
 from pipeline.corpus.text import OnError
 from pipeline.corpus.token_trees import read_gold_trees
 from pipeline.corpus.tokenizer import Tokenizer
-from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
-from pipeline.evaluation.minimal_pairs import pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.parses import score_parses, write_parses
-from pipeline.evaluation.perplexity import MARGINAL, PREFIX, PerplexityFigure, perplexity_figure
-from pipeline.evaluation.recording import record_minimal_pairs, record_parses, record_surprisal, record_syntaxgym
-from pipeline.evaluation.surprisal import By, write_surprisals
-from pipeline.evaluation.syntaxgym import evaluate_suites
-from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+from pipeline.evaluation.perplexity import MARGINAL, PREFIX
+from pipeline.evaluation.recording import ModelFiles, record_parses
+from pipeline.evaluation.sentence_models import SentenceModel
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import Which
@@ -61,86 +57,42 @@ def search_all(model: Rnng, beam: BeamConfig, tokens: Ragged, *, what: str) -> l
     return found
 
 
-def marginal_figures(model: Rnng, beam: BeamConfig, split: Split) -> tuple[list[PerplexityFigure], dict[str, Any]]:
-    """Return the perplexities of a split without its trees, and what the search adds to the settings.
+def marginal_log_probs(model: Rnng, beam: BeamConfig, tokens: Ragged) -> tuple[dict[str, Ragged], dict[str, Any]]:
+    """Return log-probabilities of sentences without their trees, and what the search adds to the settings.
 
-    Of a sentence without a complete hypothesis, the one parse that was found is all of the sum.
+    By distribution, each of M rows of n + 1 for M sentences of n tokens. Of a sentence without a complete hypothesis,
+    the one parse that was found is all of the sum.
     """
-    found = search_all(model, beam, split.tokens, what="search")
-    mixture = _joined([result.token_log_probs for result in found])
-    figures = [perplexity_figure(mixture, split, MARGINAL)]
+    found = search_all(model, beam, tokens, what="search")
     prefixes = _joined([result.prefix_log_probs for result in found])
     is_complete = np.isfinite(prefixes.values[prefixes.offsets[1:] - 1])
     parses = np.concatenate([result.parse_log_probs for result in found])
     prefixes.values[prefixes.offsets[1:][~is_complete] - 1] = parses[~is_complete]
     steps = [np.diff(row, prepend=0.0) for row in prefixes]
-    figures.append(perplexity_figure(Ragged.from_lists(steps, np.float64), split, PREFIX))
     num_effective = np.concatenate([result.num_effective.values for result in found])
-    return figures, asdict(beam) | {
+    log_probs = {
+        MARGINAL: _joined([result.token_log_probs for result in found]),
+        PREFIX: Ragged.from_lists(steps, np.float64),
+    }
+    return log_probs, asdict(beam) | {
         "mean_num_effective": float(num_effective.mean()),
         "num_incomplete_sentences": int((~is_complete).sum()),
     }
 
 
-def evaluate_surprisal(
-    model: Path,
-    text: Path,
-    out: Path,
-    *,
-    by: By,
-    on_error: OnError,
-    device: str,
-    beam: BeamConfig,
-    which: Which = "best",
-) -> dict[str, Any]:
-    """Write the surprisals of a text's words or tokens as a table, and their sums beside the run; return the sums."""
+@contextmanager
+def opened_scorer(model: Path, *, beam: BeamConfig, device: str, which: Which = "best") -> Iterator[SentenceModel]:
+    """Open a teacher's run to score sentences with, by beam search."""
     with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate surprisal")
+        world.refuse_several("evaluate")
         teacher, run = load_teacher(model, where, which)
-        tokenizer = Tokenizer.load(run.tokenizer_path)
-        figure, dropped = write_surprisals(
-            BeamScorer(teacher, beam), tokenizer, text, out, by=by, on_error=on_error, block_sentences=BLOCK_SENTENCES
-        )
-        settings = _settings(beam, where) | {"distribution": MARGINAL, "on_error": on_error}
-        return record_surprisal(run, text, out, figure, dropped=dropped, settings=settings, which=which)
-
-
-def evaluate_minimal_pairs(
-    model: Path, folder: Path, *, device: str, beam: BeamConfig, which: Which = "best"
-) -> dict[str, Any]:
-    """Score every pair of a folder, write the figures beside the run, return them."""
-    with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate minimal-pairs")
-        pairs = read_minimal_pairs(folder)
-        teacher, run = load_teacher(model, where, which)
-        tokenizer = Tokenizer.load(run.tokenizer_path)
-        figures = score_pairs(BeamScorer(teacher, beam), tokenizer, pairs)
-        settings = _settings(beam, where) | {"distribution": MARGINAL}
-        return record_minimal_pairs(
-            run, pairs_name(folder), figures, pairs_sha256=pairs_sha256(pairs), settings=settings, which=which
-        )
-
-
-def evaluate_syntaxgym(
-    model: Path,
-    paths: Sequence[Path],
-    *,
-    joining: Joining,
-    device: str,
-    beam: BeamConfig,
-    which: Which = "best",
-) -> dict[str, Any]:
-    """Score SyntaxGym suites, write the figures beside the run, return them."""
-    with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate syntaxgym")
-        suites = read_suites(paths)
-        teacher, run = load_teacher(model, where, which)
-        tokenizer = Tokenizer.load(run.tokenizer_path)
-        figures, outcomes = evaluate_suites(BeamScorer(teacher, beam), tokenizer, suites, joining=joining)
-        settings = _settings(beam, where) | {"distribution": MARGINAL, "joining": joining}
-        sha256 = suites_sha256(suites)
-        return record_syntaxgym(
-            run, suites_name(paths), figures, outcomes, suites_sha256=sha256, settings=settings, which=which
+        yield SentenceModel(
+            scorer=BeamScorer(teacher, beam),
+            tokenizer=Tokenizer.load(run.tokenizer_path),
+            max_tokens=None,
+            files=ModelFiles.of_run(run, which),
+            settings=_settings(beam, where) | {"distribution": MARGINAL},
+            block_sentences=BLOCK_SENTENCES,
         )
 
 
@@ -172,7 +124,7 @@ def evaluate_parses(
             num_lost = write_parses(trees_out, gold, predicted, labels if labelled else ["TOP", "X"])
             written = {"trees_out": str(trees_out), "phrases_that_cannot_be_written": num_lost}
         settings = _settings(beam, where)
-        return record_parses(run, stem, figure, counts=counts, settings=settings, which=which) | written
+        return record_parses(ModelFiles.of_run(run, which), stem, figure, counts=counts, settings=settings) | written
 
 
 def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:

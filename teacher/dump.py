@@ -10,7 +10,7 @@ import torch
 from pipeline.corpus.dataset import Dataset
 from pipeline.dump_config import Condition, DumpConfig
 from pipeline.dump_source import Dumped, dump_run, plan_run
-from pipeline.evaluation.recording import check_tokenizer
+from pipeline.evaluation.recording import ModelFiles, check_tokenizer
 from pipeline.runtime.run_directory import RunInfo
 from storage.errors import FingerprintMismatchError
 from storage.fingerprints import canonical_json, sha256_bytes
@@ -77,7 +77,7 @@ def check_reads(run: RunInfo, dataset: Dataset) -> None:
     Raises:
         FingerprintMismatchError: Naming both sides.
     """
-    check_tokenizer(run, dataset)
+    check_tokenizer(ModelFiles.of_run(run), dataset)
     known = tuple(run.model["labels"])
     if dataset.labels != known:
         unknown = sorted(set(dataset.labels) ^ set(known))

@@ -16,16 +16,15 @@ import torch
 from pipeline.batching import consecutive_batches
 from pipeline.corpus.dataset import Split, load_dataset
 from pipeline.corpus.oracle import SHIFT
-from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, perplexity_figure
-from pipeline.evaluation.perplexity_parts import perplexity_parts
-from pipeline.evaluation.recording import record_perplexity
+from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT
+from pipeline.evaluation.recording import ModelFiles, record_perplexity
 from pipeline.next_token import log_probs_of
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which
 from storage.locations import Place
 from storage.ragged import Ragged
 from teacher.beam_config import BeamConfig
-from teacher.beam_scoring import marginal_figures
+from teacher.beam_scoring import marginal_log_probs
 from teacher.dump import check_reads
 from teacher.rnng import Rnng
 from teacher.train import load_teacher
@@ -55,18 +54,16 @@ def evaluate_perplexity(
         sentences = dataset.split(split)
         teacher.cache_inputs()
         token_log_probs, action_shares = _log_probs(teacher, sentences)
-        joint = Ragged(token_log_probs.values + action_shares, token_log_probs.offsets)
-        figures = [
-            perplexity_figure(token_log_probs, sentences, GIVEN_TREE),
-            perplexity_figure(joint, sentences, JOINT),
-        ]
+        log_probs = {
+            GIVEN_TREE: token_log_probs,
+            JOINT: Ragged(token_log_probs.values + action_shares, token_log_probs.offsets),
+        }
         settings: dict[str, Any] = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
-        settings["tree_source"] = dataset.tree_source
+        settings |= {"tree_source": dataset.tree_source, "context": "sentence by sentence"}
         if marginal is not None:
-            more, search = marginal_figures(teacher, marginal, sentences)
-            figures, settings = [*figures, *more], settings | search
-        parts = perplexity_parts(token_log_probs, sentences, GIVEN_TREE)
-        return record_perplexity(run, sentences, figures, parts=parts, floor=floor, settings=settings, which=which)
+            more, search = marginal_log_probs(teacher, marginal, sentences.tokens)
+            log_probs, settings = log_probs | more, settings | search
+        return record_perplexity(ModelFiles.of_run(run, which), sentences, log_probs, floor=floor, settings=settings)
 
 
 @torch.no_grad()

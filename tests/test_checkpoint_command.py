@@ -8,13 +8,14 @@ import pytest
 from pipeline.corpus.dataset import load_dataset
 from pipeline.evaluation.report_runs import read_runs
 from pipeline.evaluation.results import read_results
+from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from storage.errors import RunError
 from storage.fingerprints import sha256_file
-from student.scoring import evaluate_minimal_pairs, evaluate_perplexity, evaluate_surprisal
+from student.scoring import evaluate_perplexity, opened_scorer
 from student.train import train_student
 from student.train_config import StudentTrainConfig
 from teacher.beam_config import BeamConfig
-from teacher.beam_scoring import evaluate_minimal_pairs as evaluate_minimal_pairs_of_teacher
+from teacher.beam_scoring import opened_scorer as opened_scorer_of_teacher
 from teacher.config import TeacherConfig, TeacherTrainConfig
 from teacher.scoring import evaluate_perplexity as evaluate_perplexity_of_teacher
 from teacher.train import train_teacher
@@ -72,8 +73,9 @@ def test_each_checkpoint_of_a_student_has_results_of_its_own(small_world, studen
     for which in ("words_1k", "best", "words_2k"):
         options = {"device": "cpu", "which": which}
         evaluate_perplexity(student, data, split="dev", floor=None, **options)
-        evaluate_minimal_pairs(student, pairs, **options)
-        evaluate_surprisal(student, text, tmp_path / which, by="word", on_error="stop", **options)
+        with opened_scorer(student, **options) as model:
+            evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
+            evaluate_surprisal(model, text, tmp_path / which, by="word", on_error="stop")
     results = read_results(student)
     assert len(results) == 9
     for name, result in results.items():
@@ -95,7 +97,8 @@ def test_each_checkpoint_of_a_teacher_has_results_of_its_own(small_world, pairs,
     beam = BeamConfig(beam=3, word_beam=2)
     for which in ("best", "words_1k"):
         evaluate_perplexity_of_teacher(run, data, split="dev", floor=None, device="cpu", which=which)
-        evaluate_minimal_pairs_of_teacher(run, pairs, device="cpu", beam=beam, which=which)
+        with opened_scorer_of_teacher(run, beam=beam, device="cpu", which=which) as model:
+            evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
     results = read_results(run)
     assert sorted(result.settings["checkpoint"] for result in results.values()) == ["best"] * 2 + ["words_1k"] * 2
     assert results["perplexity-dev"].figures != results["perplexity-dev-words_1k"].figures
@@ -103,7 +106,7 @@ def test_each_checkpoint_of_a_teacher_has_results_of_its_own(small_world, pairs,
     assert not any(unknown & row.keys() for split in ("train", "dev") for row in rows(run, split))
 
 
-def test_a_checkpoint_that_is_not_there_is_one_line_that_names_the_others(small_world, student, pairs):
+def test_a_checkpoint_that_is_not_there_is_one_line_that_names_the_others(small_world, student):
     arguments = [
         "evaluate",
         "perplexity",
@@ -118,5 +121,8 @@ def test_a_checkpoint_that_is_not_there_is_one_line_that_names_the_others(small_
     assert len(lines) == 1
     assert lines[0].startswith("Error: ")
     assert lines[0].endswith("no checkpoint here; the run has best, last, words_1k, words_2k")
-    with pytest.raises(RunError, match="expected best, last or one at a number of words"):
-        evaluate_minimal_pairs(student, pairs, device="cpu", which="../../run")
+    with (
+        pytest.raises(RunError, match="expected best, last or one at a number of words"),
+        opened_scorer(student, device="cpu", which="../../run"),
+    ):
+        pass

@@ -13,7 +13,7 @@ import cli
 from pipeline.corpus.readers import Counts
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.parses import ParseFigure, score_parses
-from pipeline.evaluation.recording import record_parses
+from pipeline.evaluation.recording import ModelFiles, record_parses
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.results import PARSES, SURPRISAL, read_results
 from pipeline.evaluation.surprisal import SurprisalFigure
@@ -88,7 +88,9 @@ def test_the_sums_are_a_result_of_the_run_and_the_report_is_not_disturbed(run: P
     tree = [(0, 0, 2), (1, 0, 2)]
     counts = Counts(num_trees=1, num_kept=1)
     figure = score_parses([tree], [tree])
-    summary = record_parses(open_run(run), tmp_path / "dev", figure, counts=counts, settings={"beam": 10})
+    summary = record_parses(
+        ModelFiles.of_run(open_run(run)), tmp_path / "dev", figure, counts=counts, settings={"beam": 10}
+    )
     results = {name: found for name, found in read_results(run).items() if "my-text" in name or "parses" in name}
     parses, found = sorted(results.values(), key=lambda one: one.kind)
     assert (parses.kind, parses.subject, found.kind, found.subject) == (PARSES, "dev", SURPRISAL, "my text.txt")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from pipeline.corpus.tokenizer import Tokenizer, special_template
+from pipeline.corpus.tokenizer import SPECIAL_TOKENS, Tokenizer, special_template
 from storage.errors import InputError
 from storage.fingerprints import Json
 
@@ -44,32 +44,87 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
     Raises:
         InputError: Naming everything for which it cannot be used.
     """
-    try:
-        data = source.read_bytes()
-        inner: Any = tokenizers.Tokenizer.from_str(data.decode())
-        content: dict[str, Any] = json.loads(data)
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}); name a tokenizer.json") from error
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{source}: not a tokenizer.json ({error}); expected one of the tokenizers library") from error
-    added = {str(token["content"]): int(token["id"]) for token in content.get("added_tokens") or ()}
-    problems = [*_problems(inner, content), *_problems_of_entries(inner.get_vocab(), added, bos=bos, eos=eos)]
-    changed = b""
-    if not problems:
-        changed = _adopted(content, added, inner.get_vocab(), bos=bos, eos=eos)
-        problems = list(_problems_of_text(tokenizers.Tokenizer.from_str(changed.decode()), added))
-    if problems:
-        raise InputError(f"{source}: cannot be adopted: {'; '.join(problems)}. Make one with train-tokenizer")
-    adopted = Tokenizer(changed, where=str(source))
+    content = _content(source)
+    adopted = _adopted(source, content, bos=bos, eos=eos)
     adopted.save(out)
     return {
         "tokenizer": str(out),
         "vocab_size": adopted.vocab_size,
         "bos": f"{bos} ({adopted.bos_id})",
         "eos": f"{eos} ({adopted.eos_id})",
-        "num_added_tokens_made_plain": len(added),
+        "num_added_tokens_made_plain": len(_added(content)),
         "sha256": adopted.sha256,
     }
+
+
+def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
+    """Return the tokenizer of a model's folder as one of ours, whatever it puts before and after a text by itself.
+
+    Of one that ``export`` wrote, that is the run's, byte for byte.
+
+    Args:
+        source: A ``tokenizer.json``.
+        bos: Id of the entry that stands before every sentence, as the model's configuration says.
+        eos: Id of the one that ends it.
+
+    Raises:
+        InputError: As ``adopt_tokenizer``.
+    """
+    content = _content(source) | {"post_processor": None}
+    names = {i: token for token, i in (_vocab(content) | _added(content)).items()}
+    for name, i in (("bos_token_id", bos), ("eos_token_id", eos)):
+        if i not in names:
+            raise InputError(f"{source}: no entry has the id {i}, which is {name} in config.json; fetch both again")
+    if tuple(names.get(i) for i in range(len(SPECIAL_TOKENS))) == SPECIAL_TOKENS and (bos, eos) == (0, 1):
+        return Tokenizer(_bytes(content | {"added_tokens": []}), where=str(source))
+    return _adopted(source, content, bos=names[bos], eos=names[eos])
+
+
+def _content(source: Path) -> dict[str, Any]:
+    try:
+        data = source.read_bytes()
+        tokenizers.Tokenizer.from_str(data.decode())
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror}); name a tokenizer.json") from error
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"{source}: not a tokenizer.json ({error}); expected one of the tokenizers library") from error
+    content: dict[str, Any] = json.loads(data)
+    return content
+
+
+def _adopted(source: Path, content: Mapping[str, Any], *, bos: str, eos: str) -> Tokenizer:
+    inner: Any = tokenizers.Tokenizer.from_str(json.dumps(content))
+    added, vocab = _added(content), inner.get_vocab()
+    problems = [*_problems(inner, content), *_problems_of_entries(vocab, added, bos=bos, eos=eos)]
+    changed = b""
+    if not problems:
+        changed = _bytes(
+            {
+                **content,
+                "added_tokens": [],
+                "truncation": None,
+                "padding": None,
+                "post_processor": special_template({token: vocab[token] for token in (bos, eos)}, bos=bos, eos=eos),
+                "model": {**content["model"], "vocab": {**content["model"]["vocab"], **added}},
+            }
+        )
+        problems = list(_problems_of_text(tokenizers.Tokenizer.from_str(changed.decode()), added))
+    if problems:
+        raise InputError(f"{source}: cannot be adopted: {'; '.join(problems)}. Make one with train-tokenizer")
+    return Tokenizer(changed, where=str(source))
+
+
+def _added(content: Mapping[str, Any]) -> dict[str, int]:
+    return {str(token["content"]): int(token["id"]) for token in content.get("added_tokens") or ()}
+
+
+def _vocab(content: Mapping[str, Any]) -> dict[str, int]:
+    vocab = content["model"].get("vocab")
+    return vocab if isinstance(vocab, dict) else {}  # a list in some models, which are no byte-level BPE
+
+
+def _bytes(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def _problems(inner: Any, content: Mapping[str, Any]) -> Iterator[str]:  # noqa: ANN401
@@ -125,19 +180,6 @@ def _problems_of_text(adopted: Any, added: Mapping[str, int]) -> Iterator[str]: 
         if len(covered) < len(text) - text.count(" ") or not all(start < stop for start, stop in spans):
             yield f"its tokens do not say which characters they cover, in {text!r}"
             return
-
-
-def _adopted(
-    content: Mapping[str, Any], added: Mapping[str, int], vocab: Mapping[str, int], *, bos: str, eos: str
-) -> bytes:
-    changed: dict[str, Any] = {
-        "added_tokens": [],
-        "truncation": None,
-        "padding": None,
-        "post_processor": special_template({token: vocab[token] for token in (bos, eos)}, bos=bos, eos=eos),
-        "model": {**content["model"], "vocab": {**content["model"]["vocab"], **added}},
-    }
-    return json.dumps({**content, **changed}, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def _kinds(part: Mapping[str, Any] | None, inside: str) -> list[str]:

@@ -15,11 +15,10 @@ from typing import NamedTuple
 from pipeline.corpus.babylm import BABYLM, SOURCES, Draft, Source, title_of
 from pipeline.corpus.cleaning_record import Record
 from pipeline.corpus.documents import SUFFIX, TABLE_SUFFIX, Document, write_document_table
-from pipeline.corpus.import_trees import written_whole
 from pipeline.corpus.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text import Line, OnError, normalise_text, not_utf8, read_lines
 from storage.errors import ConfigError, InputError
-from storage.files import list_files
+from storage.files import list_files, written_whole
 from storage.fingerprints import Json
 
 SPEAKERS_SUFFIX = ".speakers"

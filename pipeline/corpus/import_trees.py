@@ -4,10 +4,8 @@ What is imported is a list of files, each with its text if there is one, and wit
 for the file, where it is of a folder, or a file of names.
 """
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -26,8 +24,8 @@ from pipeline.corpus.readers import Counts, Sentence, find_file, read_sentences
 from pipeline.corpus.text import OnError
 from pipeline.corpus.treebanks import Format, TreeFile, find_trees, parse_sections
 from pipeline.corpus.trees import Tree, format_tree
-from storage.errors import ConfigError, InputError, StoreError
-from storage.files import PARTIAL_SUFFIX, fsync_directory, make_directory
+from storage.errors import ConfigError, InputError
+from storage.files import written_whole
 from storage.fingerprints import Json
 
 
@@ -257,28 +255,3 @@ def _outputs(parts: Sequence[_Part], out_stem: Path, options: DocumentOptions) -
         if path.resolve() in resolved:
             raise ConfigError(f"import-trees: {path} is read and would be replaced; give another --out")
     return outputs
-
-
-@contextmanager
-def written_whole(paths: Sequence[Path]) -> Iterator[list[IO[str]]]:
-    """Open temporary files, which take the places of ``paths`` if all goes well and are removed if not."""
-    folder = paths[0].absolute().parent
-    make_directory(folder)
-    partial = [path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}") for path in paths]
-    try:
-        with ExitStack() as stack:
-            files = [stack.enter_context(path.open("w", encoding="utf-8", newline="\n")) for path in partial]
-            yield list(files)
-            for file in files:
-                file.flush()
-                os.fsync(file.fileno())
-        for path, final in zip(partial, paths, strict=True):
-            path.replace(final)
-        fsync_directory(folder)
-    except OSError as error:
-        raise StoreError(
-            f"{paths[0]}: cannot be written ({error.strerror}); make room or mend the rights, and run again"
-        ) from error
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)

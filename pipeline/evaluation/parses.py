@@ -35,12 +35,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.corpus.alignment import tree_over_words
-from pipeline.corpus.import_trees import written_whole
 from pipeline.corpus.oracle import TokenPhrase
 from pipeline.corpus.token_trees import TokenSentence
 from pipeline.corpus.trees import format_tree
 from pipeline.evaluation.results import number
 from storage.errors import InputError
+from storage.files import written_whole
 
 DEFINITIONS: Final = {
     "precision": "num_matched / num_predicted: brackets with labels, TOP left out, nothing else deleted",

@@ -1,16 +1,17 @@
 """From figures to what a command prints and keeps: the last step of every evaluation, whatever the model."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.corpus.dataset import Dataset, Split
 from pipeline.corpus.readers import Counts, find_file
-from pipeline.evaluation.minimal_pairs import MinimalPairFigures
+from pipeline.evaluation.minimal_pairs import MinimalPairFigures, ScoredPair
 from pipeline.evaluation.parses import ParseFigure
-from pipeline.evaluation.perplexity import NORMALISERS, PerplexityFigure, floor_figure
-from pipeline.evaluation.perplexity_parts import Parts, parts_to_json
+from pipeline.evaluation.perplexity import NORMALISERS, floor_figure, perplexity_figure
+from pipeline.evaluation.perplexity_parts import parts_to_json, perplexity_parts
 from pipeline.evaluation.results import (
     MINIMAL_PAIRS,
     PARSES,
@@ -26,104 +27,166 @@ from pipeline.evaluation.syntaxgym import ItemOutcome, SyntaxGymFigures
 from pipeline.runtime.run_directory import RunInfo, Which, command_line, versions
 from storage.errors import FingerprintMismatchError
 from storage.fingerprints import sha256_file
+from storage.ragged import Ragged
 
 
-def check_tokenizer(run: RunInfo, dataset: Dataset) -> None:
-    """Refuse a dataset whose token ids are not those the run knows.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFiles:
+    """What results say of the model they are of, and where they go."""
+
+    path: Path
+    """A run directory, or an exported folder; results go below it."""
+    weights: Path
+    tokenizer_sha256: str
+    """Of the tokenizer in this project's form, also of an exported model."""
+    which: Which = "best"
+    """The checkpoint; a result of one that is not the best, or all there is, has it in its file's name."""
+
+    @classmethod
+    def of_run(cls, run: RunInfo, which: Which = "best") -> "ModelFiles":
+        """Return those of a run's checkpoint."""
+        return cls(
+            path=run.path, weights=run.checkpoint(which), tokenizer_sha256=run.fingerprints["tokenizer"], which=which
+        )
+
+
+EXPORTED: Final = "exported"
+"""``ModelFiles.which`` of a folder in Hugging Face's format."""
+
+
+def check_tokenizer(model: ModelFiles, dataset: Dataset) -> None:
+    """Refuse a dataset whose token ids are not those the model knows.
 
     Raises:
         FingerprintMismatchError: With both fingerprints.
     """
-    found, expected = dataset.tokenizer.sha256, run.fingerprints["tokenizer"]
+    found, expected = dataset.tokenizer.sha256, model.tokenizer_sha256
     if found != expected:
         raise FingerprintMismatchError(
-            f"{dataset.location}: tokenizer is {found[:12]}, but {run.path} was trained with {expected[:12]}; "
-            f"build the dataset with {run.tokenizer_path}, or name the run trained on this dataset"
+            f"{dataset.location}: tokenizer is {found[:12]}, but {model.path} was trained with {expected[:12]}; "
+            f"build the dataset with {model.path / 'tokenizer.json'}, or name the model trained on this dataset"
         )
 
 
 def record_perplexity(
-    run: RunInfo,
+    model: ModelFiles,
     split: Split,
-    figures: Sequence[PerplexityFigure],
+    log_probs: Mapping[str, Ragged],
     *,
-    parts: Parts,
     floor: Path | None,
     settings: Mapping[str, Any],
-    which: Which = "best",
 ) -> dict[str, Any]:
-    """Write ``RUN/results/perplexity-SPLIT.json``; return a summary by distribution.
+    """Write ``perplexity-SPLIT.json``, and each sentence's log-probabilities as ``.jsonl``; return a summary.
 
     Args:
-        run: What was evaluated.
-        split: On what.
-        figures: One a distribution.
-        parts: Of the first of these.
+        model: What was evaluated.
+        split: On what, M sentences.
+        log_probs: By distribution, M rows of n + 1 natural logs, as ``perplexity_figure`` takes them. Figures of parts
+            of the split are of the first.
         floor: ``entropy.json`` of the sample the split is from, or None.
         settings: What could change the figures, but the checkpoint.
-        which: The checkpoint; one that is not the best is named in the file's name.
+
+    Raises:
+        RunError: If a log-probability is not finite.
     """
+    figures = [perplexity_figure(rows, split, distribution) for distribution, rows in log_probs.items()]
+    first, of_first = next(iter(log_probs.items()))
+    parts = perplexity_parts(of_first, split, first)
     if floor is not None:
         figures = [*figures, floor_figure(floor, split.name, like=figures[0], text_sha256=split.text_sha256)]
     found = [figure.to_json() for figure in figures]
     found[0]["parts"] = parts_to_json(parts)
-    result = _result(run, which, PERPLEXITY, split.name, found, settings, split=split.sha256)
-    written = write_result(run.path, f"perplexity-{split.name}{_of(which)}", result)
-    summary: dict[str, Any] = {"run": str(run.path), "split": split.name, "positions": split.num_positions}
+    name = f"perplexity-{split.name}{_of(model)}"
+    rows_path = write_rows(model.path, name, _rows_of_sentences(log_probs))
+    result = _result(model, PERPLEXITY, split.name, found, settings, split=split.sha256, text=split.text_sha256)
+    written = write_result(model.path, name, result)
+    summary: dict[str, Any] = {"model": str(model.path), "split": split.name, "positions": split.num_positions}
+    summary["context"] = settings["context"]
     for figure in figures:
         summary[figure.distribution] = {name: getattr(figure, name) for name in NORMALISERS}
     for by, of_parts in parts.items():
-        summary[f"{figures[0].distribution}, {by}: sentences, per word, bits per byte"] = {
+        summary[f"{first}, {by}: sentences, per word, bits per byte"] = {
             name: (figure.num_sentences, figure.per_word, figure.bits_per_byte) for name, figure in of_parts.items()
         }
-    return summary | {"normalisers": dict(NORMALISERS), "written": str(written)}
+    return summary | {"normalisers": dict(NORMALISERS), "sentences": str(rows_path), "written": str(written)}
+
+
+def _rows_of_sentences(log_probs: Mapping[str, Ragged]) -> Iterator[dict[str, Any]]:
+    for i in range(len(next(iter(log_probs.values())))):
+        yield {
+            "sentence": i,
+            "log_probs": {
+                # Six decimals: what float32 holds of a log-probability, and half the bytes.
+                distribution: [round(float(value), 6) for value in rows[i]]
+                for distribution, rows in log_probs.items()
+            },
+        }
 
 
 def record_minimal_pairs(
-    run: RunInfo,
+    model: ModelFiles,
     subject: str,
     figures: MinimalPairFigures,
+    pairs: Sequence[ScoredPair],
     *,
     pairs_sha256: str,
     settings: Mapping[str, Any],
-    which: Which = "best",
 ) -> dict[str, Any]:
-    """Write ``RUN/results/minimal-pairs-SUBJECT-DIGEST.json``; return its figures."""
-    result = _result(run, which, MINIMAL_PAIRS, subject, figures.to_json(), settings, pairs=pairs_sha256)
-    written = write_result(run.path, _name("minimal-pairs", subject, pairs_sha256, which), result)
-    return {"run": str(run.path), "subject": subject, **figures.to_json(), "written": str(written)}
+    """Write ``minimal-pairs-SUBJECT-DIGEST.json``, and its pairs as ``.jsonl``; return its figures.
+
+    Args:
+        model: What was evaluated.
+        subject: What to call the pairs.
+        figures: Accuracies.
+        pairs: What each of them got.
+        pairs_sha256: As ``minimal_pair_files.pairs_sha256``.
+        settings: What could change the figures, but the checkpoint; conventions other than ``prefix`` "none" without
+            ``eos`` are in the file's name.
+    """
+    name = _name("minimal-pairs", subject, pairs_sha256, model)
+    name += ("-space" if settings["prefix"] == "space" else "") + ("-eos" if settings["eos"] else "")
+    rows = write_rows(model.path, name, (pair.to_json() for pair in pairs))
+    result = _result(model, MINIMAL_PAIRS, subject, figures.to_json(), settings, pairs=pairs_sha256)
+    written = write_result(model.path, name, result)
+    return {
+        "model": str(model.path),
+        "subject": subject,
+        "prefix": settings["prefix"],
+        "eos": settings["eos"],
+        **figures.to_json(),
+        "pairs": str(rows),
+        "written": str(written),
+    }
 
 
 def record_syntaxgym(
-    run: RunInfo,
+    model: ModelFiles,
     subject: str,
     figures: SyntaxGymFigures,
     outcomes: Sequence[ItemOutcome],
     *,
     suites_sha256: str,
     settings: Mapping[str, Any],
-    which: Which = "best",
 ) -> dict[str, Any]:
-    """Write ``RUN/results/syntaxgym-SUBJECT-DIGEST.json``, and its items as ``.jsonl``; return its figures.
+    """Write ``syntaxgym-SUBJECT-DIGEST.json``, and its items as ``.jsonl``; return its figures.
 
     Args:
-        run: What was evaluated.
+        model: What was evaluated.
         subject: What to call the suites.
         figures: Their accuracies.
         outcomes: Of every item.
         suites_sha256: As ``syntaxgym_suites.suites_sha256``.
         settings: What could change the figures, but the checkpoint; with other ``joining`` than "text", the file's
             name says so.
-        which: The checkpoint; one that is not the best is named in the file's name.
     """
-    name = _name("syntaxgym", subject, suites_sha256, which)
+    name = _name("syntaxgym", subject, suites_sha256, model)
     if settings["joining"] != "text":
         name += f"-{settings['joining']}"
-    items = write_rows(run.path, name, (outcome.to_json() for outcome in outcomes))
-    result = _result(run, which, SYNTAXGYM, subject, figures.to_json(), settings, suites=suites_sha256)
-    written = write_result(run.path, name, result)
+    items = write_rows(model.path, name, (outcome.to_json() for outcome in outcomes))
+    result = _result(model, SYNTAXGYM, subject, figures.to_json(), settings, suites=suites_sha256)
+    written = write_result(model.path, name, result)
     return {
-        "run": str(run.path),
+        "model": str(model.path),
         "subject": subject,
         **figures.to_json(),
         "items": str(items),
@@ -132,71 +195,66 @@ def record_syntaxgym(
 
 
 def record_surprisal(
-    run: RunInfo,
+    model: ModelFiles,
     text: Path,
     table: Path,
     figure: SurprisalFigure,
     *,
     dropped: Mapping[str, int],
     settings: Mapping[str, Any],
-    which: Which = "best",
 ) -> dict[str, Any]:
-    """Write ``RUN/results/surprisal-TEXT-DIGEST.json``; return its figures.
+    """Write ``surprisal-TEXT-DIGEST.json``; return its figures.
 
     Args:
-        run: What was evaluated.
+        model: What was evaluated.
         text: On what.
         table: Where the surprisals are.
         figure: Their sums.
         dropped: Lines of the text left out, by reason.
         settings: What could change the figures, but the checkpoint.
-        which: The checkpoint; one that is not the best is named in the file's name.
     """
     sha256 = sha256_file(text)
     figures = figure.to_json() | {"dropped": dict(sorted(dropped.items()))}
-    result = _result(run, which, SURPRISAL, text.name, figures, settings, text=sha256)
-    written = write_result(run.path, _name("surprisal", text.name, sha256, which), result)
-    return {"run": str(run.path), "text": str(text), **figures, "table": str(table), "written": str(written)}
+    result = _result(model, SURPRISAL, text.name, figures, settings, text=sha256)
+    written = write_result(model.path, _name("surprisal", text.name, sha256, model), result)
+    return {"model": str(model.path), "text": str(text), **figures, "table": str(table), "written": str(written)}
 
 
 def record_parses(
-    run: RunInfo,
+    model: ModelFiles,
     stem: Path,
     figure: ParseFigure,
     *,
     counts: Counts,
     settings: Mapping[str, Any],
-    which: Which = "best",
 ) -> dict[str, Any]:
-    """Write ``RUN/results/parses-STEM-DIGEST.json``; return its figures.
+    """Write ``parses-STEM-DIGEST.json``; return its figures.
 
     Args:
-        run: What was evaluated.
+        model: What was evaluated.
         stem: STEM of the trees it was compared with, as ``read_gold_trees`` read them.
         figure: How they agree.
         counts: What became of each tree of the treebank.
         settings: What could change the figures, but the checkpoint: the beam, the caps.
-        which: The checkpoint; one that is not the best is named in the file's name.
     """
     sha256 = sha256_file(find_file(stem, ".mrg"))
     figures = figure.to_json() | {"treebank": counts.to_json()}
-    result = _result(run, which, PARSES, stem.name, figures, settings, trees=sha256)
-    written = write_result(run.path, _name("parses", stem.name, sha256, which), result)
-    return {"run": str(run.path), "trees": str(stem), **figures, "written": str(written)}
+    result = _result(model, PARSES, stem.name, figures, settings, trees=sha256)
+    written = write_result(model.path, _name("parses", stem.name, sha256, model), result)
+    return {"model": str(model.path), "trees": str(stem), **figures, "written": str(written)}
 
 
-def _name(kind: str, subject: str, sha256: str, which: Which) -> str:
+def _name(kind: str, subject: str, sha256: str, model: ModelFiles) -> str:
     """Return the name of a result; two subjects of one name are two results, and so are two checkpoints."""
-    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{sha256[:8]}{_of(which)}"
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{sha256[:8]}{_of(model)}"
 
 
-def _of(which: Which) -> str:
-    return "" if which == "best" else f"-{which}"
+def _of(model: ModelFiles) -> str:
+    return "" if model.which in {"best", EXPORTED} else f"-{model.which}"
 
 
 def _result(
-    run: RunInfo,
-    which: Which,
+    model: ModelFiles,
     kind: str,
     subject: str,
     figures: Any,  # noqa: ANN401 - JSON
@@ -207,9 +265,8 @@ def _result(
         kind=kind,
         subject=subject,
         figures=figures,
-        settings={"checkpoint": which, **settings},
-        fingerprints={"weights": sha256_file(run.checkpoint(which)), "tokenizer": run.fingerprints["tokenizer"]}
-        | fingerprints,
+        settings={"checkpoint": model.which, **settings},
+        fingerprints={"weights": sha256_file(model.weights), "tokenizer": model.tokenizer_sha256} | fingerprints,
         versions=versions(),
         command=command_line(),
     )

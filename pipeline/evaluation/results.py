@@ -1,7 +1,8 @@
-"""Results of evaluations: one small JSON file each, beside the run they are about.
+"""Results of evaluations: one small JSON file each, beside the model they are about.
 
-RUN/results/NAME.json holds what was measured, and what is needed to trust and repeat it: command, settings,
-fingerprints, versions. The report reads nothing else about an evaluation.
+MODEL/results/NAME.json holds what was measured, and what is needed to trust and repeat it: command, settings,
+fingerprints, versions; NAME.jsonl the same by item, pair or sentence, for tests between models. MODEL is a run
+directory, or a folder in Hugging Face's format.
 """
 
 import json
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from storage.errors import InputError, RunError
-from storage.files import write_atomically
+from storage.files import write_atomically, written_whole
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 PERPLEXITY: Final = "perplexity"
 MINIMAL_PAIRS: Final = "minimal_pairs"
 SURPRISAL: Final = "surprisal"
@@ -27,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """One evaluation of one run."""
+    """One evaluation of one model."""
 
     kind: str
     """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses`` or ``syntaxgym``: what ``figures`` are."""
@@ -46,32 +47,34 @@ class Result:
     """The command line."""
 
 
-def write_result(run: Path, name: str, result: Result) -> Path:
-    """Write ``RUN/results/NAME.json`` atomically, replacing an earlier one, and return its path.
+def write_result(model: Path, name: str, result: Result) -> Path:
+    """Write ``MODEL/results/NAME.json`` atomically, replacing an earlier one, and return its path.
 
     Raises:
-        RunError: If ``run`` is no run directory.
+        RunError: If ``model`` is neither a run nor an exported folder.
         InputError: If ``name`` has other characters than letters, digits and ``._-``.
     """
-    path = _path_of(run, name, ".json")
+    path = _path_of(model, name, ".json")
     content = {"format_version": FORMAT_VERSION} | {field: getattr(result, field) for field in Result.__slots__}
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=dict)
     write_atomically(path, text.encode() + b"\n")
     return path
 
 
-def write_rows(run: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write ``RUN/results/NAME.jsonl``, a JSON object a line, atomically, and return its path.
+def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write ``MODEL/results/NAME.jsonl``, a JSON object a line, whole or not at all, and return its path.
 
     What a result sums up, item by item: it stands beside the result of the same name, which is written after it.
 
     Raises:
-        RunError: If ``run`` is no run directory.
+        RunError: If ``model`` is neither a run nor an exported folder.
         InputError: As ``write_result``.
+        StoreError: If it cannot be written.
     """
-    path = _path_of(run, name, ".jsonl")
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False, default=dict) + "\n" for row in rows)
-    write_atomically(path, text.encode())
+    path = _path_of(model, name, ".jsonl")
+    with written_whole([path]) as (file,):
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=dict) + "\n")
     return path
 
 
@@ -96,13 +99,16 @@ def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
     return found
 
 
-def _path_of(run: Path, name: str, suffix: str) -> Path:
+def _path_of(model: Path, name: str, suffix: str) -> Path:
     """Return the path of a file of results, its folder made."""
-    if not (run / "run.json").is_file():
-        raise RunError(f"{run}: no run.json here, expected a run directory; name the --out of a training command")
+    if not any((model / file).is_file() for file in ("run.json", "config.json")):
+        raise RunError(
+            f"{model}: neither run.json nor config.json here, expected a run directory or an exported folder; name the "
+            "--out of a training command"
+        )
     if not _NAME.fullmatch(name):
         raise InputError(f"result name {name!r}: expected letters, digits and ._- only; choose another")
-    folder = run / "results"
+    folder = model / "results"
     folder.mkdir(exist_ok=True)
     return folder / f"{name}{suffix}"
 

@@ -1,16 +1,21 @@
-"""What a scorer of sentences is, and the one over any ``NextTokenModel``.
+"""What a scorer of sentences is, the one over any ``NextTokenModel``, and scoring many with signs of progress.
 
-Evaluation that needs a probability of a whole sentence (minimal pairs, surprisals) asks a ``Scorer`` and knows no
-model. Models conditioned on a tree are no scorers by themselves: raw sentences have none.
+Evaluation that needs a probability of a whole sentence (minimal pairs, SyntaxGym, surprisals) asks a ``Scorer`` and
+knows no model. Models conditioned on a tree are no scorers by themselves: raw sentences have none.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.next_token import NextTokenModel, gold_log_probs
+from pipeline.runtime.progress import Progress
 from storage.ragged import Ragged
+
+BLOCK_SENTENCES: Final = 2_000
+"""Sentences scored at a time: enough to batch by length, few enough to see how far it is."""
 
 
 class Scorer(Protocol):
@@ -44,8 +49,7 @@ class NextTokenScorer:
 
     def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
-        lengths = np.array([len(sentence) for sentence in sentences], np.int64)
-        order = np.argsort(-lengths, kind="stable")
+        order = _longest_first(sentences)
         tokens = Ragged.from_lists([sentences[i] for i in order], np.int64)
         sorted_log_probs = gold_log_probs(
             self._model, tokens, None, eos_id=self._eos_id, batch_tokens=self._batch_tokens
@@ -53,3 +57,23 @@ class NextTokenScorer:
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         return [sorted_log_probs[int(i)] for i in place]
+
+
+def score_all(
+    scorer: Scorer, sentences: Sequence[Sequence[int]], *, block_sentences: int = BLOCK_SENTENCES
+) -> list[np.ndarray]:
+    """Return what ``Scorer.log_probs`` does of all sentences, block by block, longest first, and show how far it is."""
+    found: list[np.ndarray] = [np.empty(0)] * len(sentences)
+    order = _longest_first(sentences)
+    with Progress("score", total=sum(map(len, sentences)), unit="tokens") as progress:
+        for first in range(0, len(order), block_sentences):
+            block = order[first : first + block_sentences]
+            rows = scorer.log_probs([np.asarray(sentences[i], np.int64) for i in block])
+            for i, row in zip(block, rows, strict=True):
+                found[i] = row
+            progress.update(sum(len(sentences[i]) for i in block))
+    return found
+
+
+def _longest_first(sentences: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> NDArray[np.int64]:
+    return np.argsort([-len(sentence) for sentence in sentences], kind="stable")

@@ -28,7 +28,6 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.import_trees import written_whole
 from pipeline.corpus.matching import Span
 from pipeline.corpus.text import OnError, normalise_text, not_utf8, read_lines
 from pipeline.corpus.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -36,6 +35,7 @@ from pipeline.evaluation.results import number
 from pipeline.evaluation.scorer import Scorer
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError
+from storage.files import written_whole
 
 By = Literal["word", "token"]
 COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {

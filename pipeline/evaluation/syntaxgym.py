@@ -27,14 +27,10 @@ from pipeline.corpus.matching import Span
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.formulas import Region, Truth
 from pipeline.evaluation.results import number
-from pipeline.evaluation.scorer import Scorer
+from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.evaluation.statistics import wilson_interval
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Joining, Suite
-from pipeline.runtime.progress import Progress
 from storage.errors import InputError, RunError
-
-BLOCK_SENTENCES: Final = 256
-"""Sentences scored between two signs of progress."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,6 +189,7 @@ def evaluate_suites(
     *,
     joining: Joining = "text",
     max_tokens: int | None = None,
+    block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SyntaxGymFigures, list[ItemOutcome]]:
     """Score every sentence of the suites once; return the figures, and the outcome of each item.
 
@@ -202,6 +199,7 @@ def evaluate_suites(
         suites: At least one.
         joining: How regions become a sentence.
         max_tokens: The longest sentence that the model can score, ``<eos>`` not counted; None where there is none.
+        block_sentences: Sentences scored between two signs of progress.
 
     Raises:
         InputError: If a sentence is too long, or the metric of a region that a formula names has no value; the suite's
@@ -222,7 +220,7 @@ def evaluate_suites(
                 f"{where}: {len(encoded[text][0])} tokens, expected at most {max_tokens}, which the model can score; "
                 "leave the suite out"
             )
-    bits = _bits_of(scorer, {text: ids for text, (ids, _) in encoded.items()})
+    bits = _bits_of(scorer, {text: ids for text, (ids, _) in encoded.items()}, block_sentences=block_sentences)
     by_suite: dict[str, SuiteFigures] = {}
     outcomes: list[ItemOutcome] = []
     for suite in suites:
@@ -328,20 +326,18 @@ def _metric(name: str, bits: NDArray[np.float64]) -> float | None:
     return float(METRICS[name](bits)) if len(bits) or name == "sum" else None
 
 
-def _bits_of(scorer: Scorer, ids: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.float64]]:
+def _bits_of(
+    scorer: Scorer, ids: Mapping[str, Sequence[int]], *, block_sentences: int
+) -> dict[str, NDArray[np.float64]]:
     """Return ``[n]`` the surprisals in bits of each sentence's tokens, ``<eos>`` left out."""
-    texts, found = list(ids), {}
-    with Progress("score", total=len(texts), unit="sentences") as progress:
-        for first in range(0, len(texts), BLOCK_SENTENCES):
-            block = texts[first : first + BLOCK_SENTENCES]
-            for text, row in zip(block, scorer.log_probs([np.asarray(ids[t], np.int64) for t in block]), strict=True):
-                if not np.isfinite(row).all():
-                    raise RunError(
-                        f"syntaxgym: a log-probability of {text!r} is not finite, expected a number; training diverged "
-                        "or the checkpoint is damaged: use another checkpoint"
-                    )
-                found[text] = row[:-1].astype(np.float64) / -math.log(2)
-            progress.update(len(block))
+    found = {}
+    for text, row in zip(ids, score_all(scorer, list(ids.values()), block_sentences=block_sentences), strict=True):
+        if not np.isfinite(row).all():
+            raise RunError(
+                f"syntaxgym: a log-probability of {text!r} is not finite, expected a number; training diverged "
+                "or the checkpoint is damaged: use another checkpoint"
+            )
+        found[text] = row[:-1].astype(np.float64) / -math.log(2)
     return found
 
 

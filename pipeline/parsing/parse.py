@@ -22,7 +22,6 @@ import torch
 
 from pipeline.corpus.cleaning import DROPPED_SUFFIX, SPEAKERS_SUFFIX
 from pipeline.corpus.documents import SUFFIX, TABLE_SUFFIX, read_document_table, write_document_table
-from pipeline.corpus.import_trees import written_whole
 from pipeline.corpus.parse_record import SUFFIX as RECORD_SUFFIX
 from pipeline.corpus.trees import shortened
 from pipeline.parsing.config import ParseConfig
@@ -34,7 +33,7 @@ from pipeline.runtime.distributed import World, device_model, joined, worker_dev
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.workers import WorkerError, start_pool
 from storage.errors import ConfigError, InputError, RunError, StoreError
-from storage.files import remove_partial_files, write_atomically
+from storage.files import remove_partial_files, write_atomically, written_whole
 from storage.fingerprints import Json
 
 FAILURES_SUFFIX: Final = ".failures.tsv"

@@ -23,13 +23,12 @@ from pipeline.corpus.documents import (
     read_document_table,
     write_document_table,
 )
-from pipeline.corpus.import_trees import written_whole
 from pipeline.corpus.readers import looks_like_trees
 from pipeline.corpus.text import OnError, read_texts
 from pipeline.corpus.trees import shortened
 from pipeline.runtime.progress import Progress
 from storage.errors import InputError
-from storage.files import list_files
+from storage.files import list_files, written_whole
 from storage.fingerprints import Json, sha256_file
 
 NO_WORDS: Final = "no words"

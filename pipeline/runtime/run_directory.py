@@ -139,6 +139,11 @@ def open_run(path: Path) -> RunInfo:
     return info
 
 
+def is_exported(path: Path) -> bool:
+    """Return whether ``path`` is a folder in Hugging Face's format, and no run."""
+    return (path / "config.json").is_file() and not (path / "run.json").is_file()
+
+
 def checkpoint_path(run: Path, which: Which) -> Path:
     """Path of a checkpoint's weights.
 

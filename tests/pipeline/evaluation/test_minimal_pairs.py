@@ -4,7 +4,9 @@ import gzip
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 
 import numpy as np
 import pytest
@@ -13,13 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.tokenizer import Tokenizer
-from pipeline.evaluation.minimal_pairs import (
-    MinimalPair,
-    MinimalPairFigures,
-    evaluate_minimal_pairs,
-    pairs_sha256,
-    read_minimal_pairs,
-)
+from pipeline.evaluation.minimal_pair_files import MinimalPair, pairs_sha256, read_minimal_pairs
+from pipeline.evaluation.minimal_pairs import MinimalPairFigures, evaluate_minimal_pairs
 from pipeline.evaluation.scorer import NextTokenScorer
 from storage.errors import InputError, RunError
 from student.config import StudentConfig
@@ -58,9 +55,9 @@ LINE = {"sentence_good": "the cat sleeps .", "sentence_bad": "the cat sleep .", 
 
 def test_a_model_that_gives_every_token_the_same_is_right_nowhere_but_by_length(tokenizer: Tokenizer) -> None:
     pairs = [pair("the cat sleeps .", "sleeps cat the ."), pair("a dog barks .", "a dog barks barks barks .")]
-    figures = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, [pairs[0]])
+    figures, _ = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, [pairs[0]])
     assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.accuracy) == (0, 1, 0.0)
-    figures = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, pairs)
+    figures, _ = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, pairs)
     assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.num_pairs) == (1, 1, 2)
 
 
@@ -73,7 +70,7 @@ def test_a_model_of_zero_weights_is_right_on_no_pair_of_equal_length() -> None:
     with torch.no_grad():
         for weight in student.parameters():
             weight.zero_()
-    figures = evaluate_minimal_pairs(NextTokenScorer(student, eos_id=tokenizer.eos_id), tokenizer, pairs)
+    figures, _ = evaluate_minimal_pairs(NextTokenScorer(student, eos_id=tokenizer.eos_id), tokenizer, pairs)
     assert (figures.overall.num_ties, figures.overall.num_right) == (2, 0)
     assert figures.to_json()["overall"]["interval"][0] == 0
 
@@ -81,7 +78,7 @@ def test_a_model_of_zero_weights_is_right_on_no_pair_of_equal_length() -> None:
 def test_each_distinct_sentence_is_scored_once_and_identical_pairs_are_left_out(tokenizer: Tokenizer) -> None:
     scorer = StubScorer(lambda _: -1.0)
     good, bad, same = "the cat sleeps .", "the cat sleep .", "dogs bark ."
-    figures = evaluate_minimal_pairs(scorer, tokenizer, [pair(good, bad), pair(good, bad), pair(same, same)])
+    figures, _ = evaluate_minimal_pairs(scorer, tokenizer, [pair(good, bad), pair(good, bad), pair(same, same)])
     assert sorted(scorer.asked) == sorted(tuple(tokenizer.encode(text)) for text in (good, bad))
     assert figures.num_identical == 1
     assert figures.overall.num_pairs == 2
@@ -91,7 +88,7 @@ def test_averages_are_over_paradigms_and_over_pairs(tokenizer: Tokenizer) -> Non
     short, long = "a dog .", "a dog dog dog ."
     pairs = [pair(short, long, "one", "x")] * 3 + [pair(long, short, "one", "x"), pair(long, short, "two", "y")]
     pairs.append(pair(short, short, "three", "y"))
-    figures = evaluate_minimal_pairs(StubScorer(lambda _: -1.0), tokenizer, pairs)
+    figures, _ = evaluate_minimal_pairs(StubScorer(lambda _: -1.0), tokenizer, pairs)
     assert figures.by_paradigm["one"].accuracy == 3 / 4
     assert figures.by_paradigm["three"].accuracy is None
     assert figures.macro_accuracy == pytest.approx((3 / 4 + 0) / 2)
@@ -106,24 +103,30 @@ words = st.lists(st.sampled_from(["the", "cat", "cats", "sleep", "sleeps"]), min
 
 
 @settings(max_examples=60, deadline=None)
-@given(pairs=st.lists(st.builds(pair, words, words, st.sampled_from("ab"), st.sampled_from("xy")), max_size=12))
+@given(
+    pairs=st.lists(st.builds(pair, words, words, st.sampled_from("ab"), st.sampled_from("xy")), max_size=12),
+    eos=st.booleans(),
+)
 def test_counts_are_those_of_a_loop_over_pairs_and_swapping_sides_swaps_them(
-    tokenizer: Tokenizer, pairs: list[MinimalPair]
+    tokenizer: Tokenizer, pairs: list[MinimalPair], eos: bool
 ) -> None:
     def value(ids: np.ndarray) -> float:
         return -float(int(ids.sum()) % 7)
 
     def total(text: str) -> float:
         ids = np.array(tokenizer.encode(text))
-        return value(ids) * (len(ids) + 1)
+        return value(ids) * (len(ids) + eos)
 
-    figures = evaluate_minimal_pairs(StubScorer(value), tokenizer, pairs)
+    figures, rows = evaluate_minimal_pairs(StubScorer(value), tokenizer, pairs, eos=eos)
     kept = [p for p in pairs if p.good != p.bad]
     right = sum(total(p.good) > total(p.bad) for p in kept)
     ties = sum(total(p.good) == total(p.bad) for p in kept)
     assert (figures.overall.num_pairs, figures.overall.num_right, figures.overall.num_ties) == (len(kept), right, ties)
-    swapped = evaluate_minimal_pairs(
-        StubScorer(value), tokenizer, [pair(p.bad, p.good, p.paradigm, p.term) for p in pairs]
+    assert [(row.good, row.bad) for row in rows] == [(total(p.good), total(p.bad)) for p in kept]
+    if len(rows) > 1:
+        assert figures.overall.standard_deviation == pytest.approx(stdev(row.good - row.bad for row in rows))
+    swapped, _ = evaluate_minimal_pairs(
+        StubScorer(value), tokenizer, [pair(p.bad, p.good, p.paradigm, p.term) for p in pairs], eos=eos
     )
     assert swapped.overall.num_right == len(kept) - right - ties
     assert swapped.overall.mean_difference == pytest.approx(-figures.overall.mean_difference)
@@ -143,8 +146,9 @@ def test_a_folder_is_read_plain_and_gzipped_in_order_ignoring_other_fields_and_f
     write_lines(tmp_path / "a.jsonl.gz", {"sentence_good": " a  dog ", "sentence_bad": "dog a"})
     (tmp_path / "paradigms.tsv").write_text("UID\n")
     pairs = read_minimal_pairs(tmp_path)
-    assert pairs[0] == pair("a dog", "dog a", "a", "unspecified")
-    assert pairs[1:] == [pair(LINE["sentence_good"], LINE["sentence_bad"], "agr", "sv")] * 2
+    assert pairs[0] == replace(pair("a dog", "dog a", "a", "unspecified"), where=f"{tmp_path / 'a.jsonl.gz'}:1")
+    expected = pair(LINE["sentence_good"], LINE["sentence_bad"], "agr", "sv")
+    assert pairs[1:] == [replace(expected, number=n, where=f"{tmp_path / 'b.jsonl'}:{n * 2 + 1}") for n in range(2)]
     assert read_minimal_pairs(tmp_path / "b.jsonl") == pairs[1:]
     assert pairs_sha256(pairs) != pairs_sha256(pairs[::-1])
 
@@ -158,7 +162,7 @@ def test_a_folder_is_read_plain_and_gzipped_in_order_ignoring_other_fields_and_f
         ({"sentence_good": "a"}, "sentence_bad is None"),
         (LINE | {"sentence_bad": 3}, "sentence_bad is 3"),
         (LINE | {"sentence_good": " \u200b "}, "sentence_good is empty"),
-        (LINE | {"UID": None}, "UID is None"),
+        (LINE | {"UID": 7}, "UID is 7"),
         (LINE | {"sentence_good": "\ud800"}, "not UTF-8"),
     ],
 )
@@ -203,3 +207,31 @@ def test_blimp_is_read_whole(shared_data: Path) -> None:
     pairs = read_minimal_pairs(shared_data / "blimp")
     assert len(pairs) == 1000 * len(list((shared_data / "blimp").glob("*.jsonl.gz")))
     assert len({p.term for p in pairs}) == 13
+    assert {p.field for p in pairs} == {"morphology", "syntax", "semantics", "syntax_semantics"}
+    assert [p.number for p in pairs] == list(range(1000)) * (len(pairs) // 1000)
+
+
+def test_babylm_s_files_are_read_fields_in_both_spellings_line_ends_as_spaces(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path / "ellipsis_filtered.jsonl",
+        {"sentence_good": "a", "sentence_bad": "b", "field": "syntax/semantics", "UID": "e1", "pair_id": 3, "x": [1]},
+        {"sentence_good": "a", "sentence_bad": "b", "field": "syntax_semantics", "UID": "e1", "lexically_identical": 0},
+    )
+    write_lines(tmp_path / "qa_congruence_easy.jsonl", {"sentence_good": "A: Who?\nB: Me.", "sentence_bad": "A:\nB:"})
+    first, second, third = read_minimal_pairs(tmp_path)
+    assert first.field == second.field == "syntax_semantics"
+    assert (third.paradigm, third.field, third.good) == ("qa_congruence_easy", "unspecified", "A: Who? B: Me.")
+
+
+def test_a_prefix_is_a_space_before_the_text_that_the_tokenizer_is_given(tokenizer: Tokenizer) -> None:
+    scorer = StubScorer(lambda _: -1.0)
+    evaluate_minimal_pairs(scorer, tokenizer, [pair("a dog .", "dog a .")], prefix="space")
+    assert sorted(scorer.asked) == sorted(tuple(tokenizer.encode(text)) for text in (" a dog .", " dog a ."))
+    assert tokenizer.encode(" a dog .") != tokenizer.encode("a dog .")
+
+
+def test_a_sentence_too_long_for_the_model_is_named_by_file_and_line(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    write_lines(tmp_path / "x.jsonl", LINE, LINE | {"sentence_bad": "dog " * 30})
+    pairs = read_minimal_pairs(tmp_path)
+    with pytest.raises(InputError, match=r"x\.jsonl:2: a sentence of \d+ tokens, expected at most 15"):
+        evaluate_minimal_pairs(StubScorer(lambda _: -1.0), tokenizer, pairs, max_tokens=15)

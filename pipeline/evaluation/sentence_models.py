@@ -1,0 +1,87 @@
+"""Evaluations that score single sentences, alike for every model: minimal pairs, SyntaxGym, surprisals.
+
+What scores is a student, a folder in Hugging Face's format (``student.scoring``), or a teacher that sees no tree
+(``teacher.beam_scoring``). Perplexity is apart: a split may have trees or documents, which only some models read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpus.text import OnError
+from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.evaluation.minimal_pair_files import pairs_name, pairs_sha256, read_minimal_pairs
+from pipeline.evaluation.minimal_pairs import Prefix
+from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
+from pipeline.evaluation.recording import ModelFiles, record_minimal_pairs, record_surprisal, record_syntaxgym
+from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
+from pipeline.evaluation.surprisal import By, write_surprisals
+from pipeline.evaluation.syntaxgym import evaluate_suites
+from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SentenceModel:
+    """A model ready to score sentences, and what results say of it."""
+
+    scorer: Scorer
+    tokenizer: Tokenizer
+    max_tokens: int | None
+    """The longest sentence it can score, ``<eos>`` not counted; None where there is none."""
+    files: ModelFiles
+    settings: Mapping[str, Any]
+    """What could change its figures, the distribution among them."""
+    block_sentences: int = BLOCK_SENTENCES
+    """Sentences scored between two signs of progress."""
+
+
+def evaluate_minimal_pairs(model: SentenceModel, folder: Path, *, prefix: Prefix, eos: bool) -> dict[str, Any]:
+    """Score every pair of a folder, write figures and pairs beside the model, return the figures."""
+    pairs = read_minimal_pairs(folder)
+    figures, scored = score_pairs(
+        model.scorer,
+        model.tokenizer,
+        pairs,
+        prefix=prefix,
+        eos=eos,
+        max_tokens=model.max_tokens,
+        block_sentences=model.block_sentences,
+    )
+    settings = {**model.settings, "prefix": prefix, "eos": eos}
+    sha256 = pairs_sha256(pairs)
+    return record_minimal_pairs(
+        model.files, pairs_name(folder), figures, scored, pairs_sha256=sha256, settings=settings
+    )
+
+
+def evaluate_syntaxgym(model: SentenceModel, paths: Sequence[Path], *, joining: Joining) -> dict[str, Any]:
+    """Score SyntaxGym suites, write figures and items beside the model, return the figures."""
+    suites = read_suites(paths)
+    figures, outcomes = evaluate_suites(
+        model.scorer,
+        model.tokenizer,
+        suites,
+        joining=joining,
+        max_tokens=model.max_tokens,
+        block_sentences=model.block_sentences,
+    )
+    settings = {**model.settings, "joining": joining}
+    sha256 = suites_sha256(suites)
+    return record_syntaxgym(model.files, suites_name(paths), figures, outcomes, suites_sha256=sha256, settings=settings)
+
+
+def evaluate_surprisal(model: SentenceModel, text: Path, out: Path, *, by: By, on_error: OnError) -> dict[str, Any]:
+    """Write the surprisals of a text's words or tokens as a table, and their sums beside the model; return the sums."""
+    figure, dropped = write_surprisals(
+        model.scorer,
+        model.tokenizer,
+        text,
+        out,
+        by=by,
+        max_tokens=model.max_tokens,
+        on_error=on_error,
+        block_sentences=model.block_sentences,
+    )
+    settings = {**model.settings, "on_error": on_error}
+    return record_surprisal(model.files, text, out, figure, dropped=dropped, settings=settings)
