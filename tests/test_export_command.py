@@ -21,12 +21,13 @@ from pipeline.corpus.adopt_tokenizer import adopt_tokenizer
 from pipeline.corpus.dataset import load_dataset
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.results import read_results
+from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
 from student import export as exporting
 from student.export import export
-from student.scoring import evaluate_minimal_pairs, evaluate_perplexity, evaluate_surprisal
+from student.scoring import evaluate_perplexity, opened_scorer
 from student.train import load_student, train_student
 from student.train_config import StudentTrainConfig
 from tests.compat_check import DifferenceError, check
@@ -106,15 +107,16 @@ def test_every_logit_is_that_of_the_run(run: Path, exported: Path) -> None:
 def test_surprisals_are_those_that_evaluate_writes(run: Path, exported: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("The dog sees the cat.\nThe text <eos> holds a name, didn't it?\n")
-    evaluate_surprisal(run, text, tmp_path / "table", by="token", on_error="stop", device="cpu")
+    with opened_scorer(run, device="cpu") as model:
+        evaluate_surprisal(model, text, tmp_path / "table", by="token", on_error="stop")
     written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
-    tokenizer, model = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
+    tokenizer, theirs = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
     found = []
     for line in text.read_text().splitlines():
         ids = tokenizer(line, return_tensors="pt")["input_ids"]
         gold = torch.cat([ids[0, 1:], torch.tensor([tokenizer.eos_token_id])])
         with torch.no_grad():
-            log_probs = model(ids).logits[0].log_softmax(1).gather(1, gold[:, None])[:, 0]
+            log_probs = theirs(ids).logits[0].log_softmax(1).gather(1, gold[:, None])[:, 0]
         found += (-log_probs / math.log(2)).tolist()
     np.testing.assert_allclose(found, [float(row[4]) for row in written], atol=1e-5)
 
@@ -205,7 +207,8 @@ def test_the_card_shows_results_of_these_weights_and_no_other_figure(
     floor = small_world / "corpus/entropy.json"
     evaluate_perplexity(copy, small_world / "dataset", split="dev", floor=floor, device="cpu")
     evaluate_perplexity(copy, small_world / "dataset", split="dev", floor=floor, device="cpu", which="words_1k")
-    evaluate_minimal_pairs(copy, small_world / "corpus/minimal_pairs", device="cpu")
+    with opened_scorer(copy, device="cpu") as model:
+        evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     results = read_results(copy)
@@ -323,7 +326,7 @@ def test_an_export_without_a_file_is_refused_by_transformers(exported: Path, tmp
 
 
 def test_the_script_of_the_docs_gives_the_accuracies_of_evaluate(
-    small_world: Path, run: Path, exported: Path, tmp_path: Path
+    small_world: Path, exported: Path, tmp_path: Path
 ) -> None:
     blocks = (ROOT / "docs/export.md").read_text().split("```python\n")[1:]
     (script,) = (block.split("```")[0] for block in blocks if "sentence_good" in block)
@@ -331,11 +334,11 @@ def test_the_script_of_the_docs_gives_the_accuracies_of_evaluate(
     for file in sorted((small_world / "corpus/minimal_pairs").glob("*.jsonl"))[:2]:
         with gzip.open(tmp_path / f"{file.name}.gz", "wt") as pairs:
             pairs.writelines(file.read_text().splitlines(keepends=True)[:40])
-    command = [sys.executable, str(tmp_path / "score.py"), str(exported), str(tmp_path), "--eos"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    figures = evaluate_minimal_pairs(copy, tmp_path, device="cpu")
-    assert sorted(found.values()) == sorted(each["accuracy"] for each in figures["by_paradigm"].values())
-    assert len(found) == 2
+    command = [sys.executable, str(tmp_path / "score.py"), str(exported), str(tmp_path)]
+    with opened_scorer(exported, device="cpu") as model:
+        for eos, option in ((False, []), (True, ["--eos"])):
+            done = subprocess.run([*command, *option], capture_output=True, text=True, check=True)
+            found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}
+            figures = evaluate_minimal_pairs(model, tmp_path, prefix="none", eos=eos)
+            assert sorted(found.values()) == sorted(each["accuracy"] for each in figures["by_paradigm"].values())
+            assert len(found) == 2

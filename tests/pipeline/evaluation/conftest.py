@@ -123,7 +123,13 @@ def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS,
 
     def counts(num_pairs: int, share: float, ties: int) -> PairCounts:
         right = min(num_pairs - ties, round(num_pairs * share))
-        return PairCounts(num_pairs=num_pairs, num_right=right, num_ties=ties, mean_difference=4 * (share - 0.5))
+        return PairCounts(
+            num_pairs=num_pairs,
+            num_right=right,
+            num_ties=ties,
+            mean_difference=4 * (share - 0.5),
+            standard_deviation=2.0,
+        )
 
     by_paradigm = {
         name: counts(500, float(np.clip(level + 0.12 * noise.standard_normal(), 0.2, 1)), 60 if "npi" in name else 0)
@@ -133,11 +139,14 @@ def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS,
     for term in set(paradigms.values()):
         of_term = [by_paradigm[name] for name in paradigms if paradigms[name] == term]
         by_term[term] = added(of_term)
+    by_field = {"syntax": added(list(by_paradigm.values()))}
     figures = MinimalPairFigures(
         overall=added(list(by_paradigm.values())),
         by_paradigm=by_paradigm,
         by_term=by_term,
+        by_field=by_field,
         terms=paradigms,
+        fields=dict.fromkeys(paradigms, "syntax"),
         num_identical=3,
     )
     command = f"cli.py evaluate minimal-pairs {run.name} sample/minimal_pairs"
@@ -152,6 +161,7 @@ def added(counts: list[PairCounts]) -> PairCounts:
         num_right=sum(c.num_right for c in counts),
         num_ties=sum(c.num_ties for c in counts),
         mean_difference=sum(c.mean_difference for c in counts) / len(counts),
+        standard_deviation=2.0,
     )
 
 

@@ -43,7 +43,7 @@ def test_the_same_result_is_the_same_bytes(run: Path) -> None:
 
 
 def test_only_run_directories_and_plain_names_are_written_to(run: Path) -> None:
-    with pytest.raises(RunError, match=r"no run\.json"):
+    with pytest.raises(RunError, match=r"neither run\.json nor config\.json"):
         write_result(run / "elsewhere", "a", RESULT)
     for name in ("", "../a", "a/b", ".hidden"):
         with pytest.raises(InputError, match="result name"):
@@ -59,7 +59,7 @@ def test_numbers_that_json_does_not_have_are_a_bug(run: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format version 1"),
+        ({"format_version": 1}, "format version 2"),
         ({"settings": None}, "wrong type: settings"),
         ({"kind": 1, "figures": "x"}, "wrong type: kind, figures"),
     ],
