@@ -30,6 +30,10 @@ def test_the_marginal_perplexity_is_that_of_the_surprisals(small_world, few, tmp
     found = json.loads(run_cli("evaluate", "perplexity", teacher, *data, "--marginal", *NARROW, "--json").stdout)
     marginal, lower_bound = found["marginal by beam search"], found["sum over trees by beam search"]
     assert marginal["per_token"] != lower_bound["per_token"]
+    sentences = [json.loads(line)["log_probs"] for line in Path(found["sentences"]).read_text().splitlines()]
+    for distribution in ("marginal by beam search", "sum over trees by beam search"):
+        values = [value for sentence in sentences for value in sentence[distribution]]
+        assert math.exp(-sum(values) / len(values)) == pytest.approx(found[distribution]["per_token"], rel=1e-4)
 
     sums = json.loads(
         run_cli("evaluate", "surprisal", teacher, few / "few.txt", "--out", table, *NARROW, "--json").stdout
