@@ -3,23 +3,21 @@ r"""Surprisals of words or tokens, as a table to join with reading times and the
     surprisal of a token    -log2 p(x_t | x_<t)         in bits
     surprisal of a word     the sum over its tokens     by the chain rule, that of the word as they spell it
 
-A word is a string of the text between spaces, punctuation on it included; the text is normalised as a corpus is. The
-space before a word belongs to it, whether it is part of the word's first token or a token of its own (so the
-probability that a word ends is paid for by the next one; see Oh and Schuler 2024 for what that does to fits). No token
-of our tokenizers holds parts of two words; one that did could not be divided, and is refused.
+A word is a string of the text between spaces, punctuation on it included, or what a file of spans says
+(``word_spans``); the text is normalised as a corpus is. The space before a word belongs to it, whether it is part of
+the word's first token or a token of its own (so the probability that a word ends is paid for by the next one; see Oh
+and Schuler 2024 for what that does to fits). A token that holds parts of two words cannot be divided: its sentence is
+refused. Between spaces, none of our tokenizers makes one.
 
-The table has tab-separated columns, a header, and no quoting: neither words nor tokens hold white space. Read it with
-
-    pandas.read_csv(FILE, sep="\t", quoting=csv.QUOTE_NONE, keep_default_na=False)
-
-for a quotation mark is a word like any other, and so is "NA". The sentence number is the number of its line in the
-text, so it stays right where lines are skipped. The last row of each sentence is ``<eos>``; all rows of one add up to
--log2 p(sentence), within the rounding of the six decimals written; the sums in the figure are not rounded.
+The table has tab-separated columns, a header, and no quoting: neither words nor tokens hold a tab. How to read it, and
+how to join it with reading times, is told in ``docs/surprisal.md``. The sentence number is the number of its line in
+the text, so it stays right where lines are skipped. The last row of each sentence is ``<eos>``; all rows of one add up
+to -log2 p(sentence), within the rounding of the six decimals written; the sums in the figure are not rounded.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -29,10 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.matching import Span
-from pipeline.corpus.text import OnError, normalise_text, not_utf8, read_lines
+from pipeline.corpus.text import OnError, normalise_text, read_lines
 from pipeline.corpus.tokenizer import SPECIAL_TOKENS, Tokenizer
+from pipeline.evaluation.frequencies import Frequencies, read_frequencies
 from pipeline.evaluation.results import number
 from pipeline.evaluation.scorer import Scorer
+from pipeline.evaluation.word_spans import SpanFile, check_words, spaced_words, words_of_tokens
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError
 from storage.files import written_whole
@@ -44,6 +44,13 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
 }
 """Numbers begin at 1. Tokens are written as ``tokenizer.json`` does, a space as ``Ġ``. ``<eos>`` has the numbers that a
 next word and token would have, though it is no word."""
+LOG_FREQUENCY: Final = "log_frequency"
+"""Last column of a table of words, where there are frequencies; empty for ``<eos>`` and words that they do not have."""
+WordUnit = Literal["white space", "spans"]
+_WORD_UNITS: Final[Mapping[WordUnit, str]] = {
+    "white space": "white-space-separated words",
+    "spans": "words of the file of spans",
+}
 BLOCK_SENTENCES: Final = 2_000
 """Sentences scored at a time: enough to batch by length, few enough that memory does not grow with the text."""
 _EOS: Final = SPECIAL_TOKENS[1]
@@ -62,6 +69,9 @@ class SurprisalFigure:
     """Of all tokens and ``<eos>``."""
     bits_eos: float
     """The part of ``bits`` that is the ``<eos>`` tokens'."""
+    word_unit: WordUnit
+    num_words_with_frequency: int | None
+    """None where no frequencies were given."""
 
     def __post_init__(self) -> None:
         """Refuse what no text can give.
@@ -85,7 +95,7 @@ class SurprisalFigure:
     def to_json(self) -> dict[str, Any]:
         """Return the sums, and the mean beside its definition."""
         sums = {field.name: getattr(self, field.name) for field in fields(self)}
-        mean = {"value": self.bits_per_word, "is": "(bits - bits_eos) / num_words: white-space-separated words"}
+        mean = {"value": self.bits_per_word, "is": f"(bits - bits_eos) / num_words: {_WORD_UNITS[self.word_unit]}"}
         return sums | {"bits_per_word": mean}
 
     @classmethod
@@ -97,7 +107,13 @@ class SurprisalFigure:
         """
         counts = {name: int(number(value, name, where=where)) for name in ("num_sentences", "num_words", "num_tokens")}
         bits, bits_eos = (number(value, name, where=where) for name in ("bits", "bits_eos"))
-        return cls(**counts, bits=bits, bits_eos=bits_eos)
+        word_unit = next((unit for unit in _WORD_UNITS if unit == value.get("word_unit")), None)
+        if word_unit is None:
+            found = value.get("word_unit")
+            raise InputError(f"{where}: word_unit is {found!r}, expected {' or '.join(_WORD_UNITS)}; evaluate again")
+        name = "num_words_with_frequency"
+        known = None if value.get(name) is None else int(number(value, name, where=where))
+        return cls(**counts, bits=bits, bits_eos=bits_eos, word_unit=word_unit, num_words_with_frequency=known)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,12 +128,20 @@ class TextSentence:
     """n token ids, neither ``<bos>`` nor ``<eos>``."""
     spans: list[Span]
     """Characters of ``text`` that each token covers, a space before a word included."""
+    word_spans: list[Span]
+    """Characters of ``text`` that each word is; only spaces are in none."""
     words: NDArray[np.int64]
     """``[n]``: the word, from 0, that each token belongs to."""
 
 
 def read_text(
-    path: Path, tokenizer: Tokenizer, *, max_tokens: int | None, on_error: OnError, dropped: Counter[str]
+    path: Path,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int | None,
+    on_error: OnError,
+    dropped: Counter[str],
+    spans: Path | None = None,
 ) -> Iterator[TextSentence]:
     """Yield the sentences of a file of text, plain or gzipped, a sentence a line; ``dropped`` counts others by reason.
 
@@ -125,55 +149,41 @@ def read_text(
         path: The file.
         tokenizer: The model's.
         max_tokens: The longest sentence that the model can score, ``<eos>`` not counted; None where there is none.
-        on_error: What an empty line, one that is not UTF-8, or one that is too long does: "stop", or "skip".
+        on_error: What a line does that is empty, not UTF-8 or too long, whose spans are not those of all its words, or
+            of which a token holds parts of two words: "stop", or "skip".
         dropped: Grows.
+        spans: A file of spans, which says what words are; None: strings between spaces.
 
     Raises:
-        InputError: If the file cannot be read, a token holds parts of two words, or, where ``on_error`` is "stop", at
-            the first such line, naming it.
+        InputError: If a file cannot be read, ``spans`` is malformed or names lines that the text does not have, or,
+            where ``on_error`` is "stop", at the first such line, naming it.
     """
-    kept = _lines_with_text(path, on_error, dropped)
+    faults = _Faults(path, on_error, dropped)
+    kept = _lines_with_words(path, spans, faults)
     while block := list(islice(kept, BLOCK_SENTENCES)):
-        encoded = tokenizer.encode_batch_with_spans([text for _, text in block])
-        for (line, text), (ids, spans) in zip(block, encoded, strict=True):
+        encoded = tokenizer.encode_batch_with_spans([text for _, text, _ in block])
+        for (line, text, word_spans), (ids, token_spans) in zip(block, encoded, strict=True):
             if max_tokens is not None and len(ids) > max_tokens:
-                if on_error == "stop":
-                    raise InputError(
-                        f"{path}:{line}: {len(ids)} tokens, expected at most {max_tokens}, which the model can score; "
-                        "divide the sentence, or use --on-error skip"
-                    )
-                dropped["too long"] += 1
+                problem = f"{len(ids)} tokens, expected at most {max_tokens}, which the model can score"
+                faults.found(line, "too long", f"{problem}; divide the sentence")
                 continue
             try:
-                words = words_of_tokens(text, spans)
+                words = words_of_tokens(text, token_spans, word_spans)
             except ValueError as error:
-                raise InputError(f"{path}:{line}: {error}; use a tokenizer made by train-tokenizer") from None
-            yield TextSentence(line=line, text=text, ids=ids, spans=spans, words=words)
-
-
-def words_of_tokens(text: str, spans: Sequence[Span]) -> NDArray[np.int64]:
-    """Return ``[n]`` the word, from 0, that each token belongs to; a space belongs to the word after it.
-
-    Args:
-        text: Normalised.
-        spans: Characters that each of n tokens covers.
-
-    Raises:
-        ValueError: If a token holds parts of two words.
-    """
-    word_at = np.cumsum([character == " " for character in text], dtype=np.int64)
-    firsts = word_at[[start for start, _ in spans]]
-    if len(bad := np.flatnonzero(word_at[[stop - 1 for _, stop in spans]] != firsts)):
-        start, stop = spans[bad[0]]
-        raise ValueError(
-            f"the token {text[start:stop]!r} holds parts of two words, whose surprisals cannot be told apart"
-        )
-    return firsts
+                remedy = "use a tokenizer made by train-tokenizer" if spans is None else f"make them one in {spans}"
+                faults.found(line, "token across words", f"{error}; {remedy}")
+                continue
+            yield TextSentence(line=line, text=text, ids=ids, spans=token_spans, word_spans=word_spans, words=words)
 
 
 def rows_of_sentence(
-    sentence: TextSentence, log_probs: NDArray[np.floating], tokenizer: Tokenizer, *, by: By
-) -> list[tuple[str | float, ...]]:
+    sentence: TextSentence,
+    log_probs: NDArray[np.floating],
+    tokenizer: Tokenizer,
+    *,
+    by: By,
+    frequencies: Frequencies | None = None,
+) -> list[tuple[str | float | None, ...]]:
     """Return the rows of the table for a sentence, in the order of ``COLUMNS[by]``, ``<eos>`` last.
 
     Args:
@@ -181,9 +191,11 @@ def rows_of_sentence(
         log_probs: ``[n + 1]`` natural logs of its tokens and ``<eos>``.
         tokenizer: Names tokens.
         by: What a row is.
+        frequencies: Of words, for ``LOG_FREQUENCY`` at the end of each row, None where there is none.
     """
     bits = _bits(log_probs)
-    words, n, line = sentence.text.split(" "), len(sentence.ids), sentence.line
+    words = [sentence.text[start:stop] for start, stop in sentence.word_spans]
+    n, line = len(sentence.ids), sentence.line
     if by == "token":
         names = [tokenizer.token(i) for i in sentence.ids]
         rows = [(line, int(sentence.words[i]) + 1, i + 1, names[i], float(bits[i])) for i in range(n)]
@@ -191,7 +203,11 @@ def rows_of_sentence(
     sums = np.bincount(sentence.words, bits[:n], len(words))
     num_tokens = np.bincount(sentence.words, minlength=len(words))
     by_word = [(line, i + 1, word, float(sums[i]), int(num_tokens[i])) for i, word in enumerate(words)]
-    return [*by_word, (line, len(words) + 1, _EOS, float(bits[n]), 1)]
+    by_word.append((line, len(words) + 1, _EOS, float(bits[n]), 1))
+    if frequencies is None:
+        return [*by_word]
+    found = [*map(frequencies.log_frequency, words), None]
+    return [(*row, log_frequency) for row, log_frequency in zip(by_word, found, strict=True)]
 
 
 def write_surprisals(
@@ -203,6 +219,8 @@ def write_surprisals(
     by: By = "word",
     max_tokens: int | None = None,
     on_error: OnError = "stop",
+    spans: Path | None = None,
+    frequencies: Path | None = None,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SurprisalFigure, Counter[str]]:
     """Score the sentences of a file of text and write the table; return its sums, and lines left out by reason.
@@ -218,33 +236,46 @@ def write_surprisals(
         by: What a row is.
         max_tokens: As of ``read_text``.
         on_error: As of ``read_text``.
+        spans: As of ``read_text``.
+        frequencies: A table of frequencies, for the column ``LOG_FREQUENCY``; of words only.
         block_sentences: Sentences scored between two steps of the progress.
 
     Raises:
-        ConfigError: If the table would replace the text.
-        InputError: As ``read_text``; also if there is no sentence.
+        ConfigError: If the table would replace a file that is read, or frequencies are given for a table of tokens.
+        InputError: As ``read_text`` and ``read_frequencies``; also if there is no sentence.
         RunError: If the model gives a log-probability that is not finite.
         StoreError: If the table cannot be written.
     """
-    if out.resolve() == path.resolve():
+    if out.resolve() in {read.resolve() for read in (path, spans, frequencies) if read is not None}:
         raise ConfigError(f"surprisal: {out} is read and would be replaced; give another --out")
+    if frequencies is not None and by == "token":
+        raise ConfigError(
+            "surprisal: frequencies for a table of tokens, expected one of words; leave out --frequencies or --by"
+        )
+    table_of_frequencies = None if frequencies is None else read_frequencies(frequencies)
+
+    def sentences_of_text(dropped: Counter[str]) -> Iterator[TextSentence]:
+        return read_text(path, tokenizer, max_tokens=max_tokens, on_error=on_error, dropped=dropped, spans=spans)
+
     dropped: Counter[str] = Counter()
-    total = sum(1 for _ in read_text(path, tokenizer, max_tokens=max_tokens, on_error=on_error, dropped=dropped))
+    total = sum(1 for _ in sentences_of_text(dropped))
     if not total:
         found = f": {dict(sorted(dropped.items()))}" if dropped else ""
         raise InputError(f"{path}: no sentence{found}; expected one a line")
-    sentences = read_text(path, tokenizer, max_tokens=max_tokens, on_error=on_error, dropped=Counter())
+    sentences = sentences_of_text(Counter())
     sums: Counter[str] = Counter()
     bits = bits_eos = 0.0
     with written_whole([out]) as (table,), Progress("score", total=total, unit="sentences") as progress:
-        table.write("\t".join(COLUMNS[by]) + "\n")
+        header = COLUMNS[by] if frequencies is None else (*COLUMNS[by], LOG_FREQUENCY)
+        table.write("\t".join(header) + "\n")
         while block := list(islice(sentences, block_sentences)):
             log_probs = scorer.log_probs([np.asarray(sentence.ids, np.int64) for sentence in block])
             for sentence, row in zip(block, log_probs, strict=True):
                 _check_finite(path, sentence, row)
-                for cells in rows_of_sentence(sentence, row, tokenizer, by=by):
-                    table.write("\t".join(map(_cell, cells)) + "\n")
-                sums.update(num_words=sentence.text.count(" ") + 1, num_tokens=len(sentence.ids))
+                rows = rows_of_sentence(sentence, row, tokenizer, by=by, frequencies=table_of_frequencies)
+                table.writelines("\t".join(map(_cell, cells)) + "\n" for cells in rows)
+                sums.update(num_words=len(sentence.word_spans), num_tokens=len(sentence.ids))
+                sums["with_frequency"] += sum(cells[-1] is not None for cells in rows)
                 bits += float(_bits(row).sum())
                 bits_eos += float(_bits(row)[-1])
             progress.update(len(block))
@@ -254,32 +285,66 @@ def write_surprisals(
         num_tokens=sums["num_tokens"],
         bits=bits,
         bits_eos=bits_eos,
+        word_unit="white space" if spans is None else "spans",
+        num_words_with_frequency=None if frequencies is None else sums["with_frequency"],
     )
     return figure, dropped
 
 
-def _lines_with_text(path: Path, on_error: OnError, dropped: Counter[str]) -> Iterator[tuple[int, str]]:
-    """Yield number and normalised text of the lines that have one."""
+class _Faults:
+    """Ends everything at a line that cannot be scored, or counts it."""
+
+    def __init__(self, path: Path, on_error: OnError, dropped: Counter[str]) -> None:
+        self._path = path
+        self._on_error = on_error
+        self._dropped = dropped
+
+    def found(self, line: int, reason: str, problem: str) -> None:
+        if self._on_error == "stop":
+            raise InputError(f"{self._path}:{line}: {problem}, or use --on-error skip")
+        self._dropped[reason] += 1
+
+
+def _lines_with_words(path: Path, spans: Path | None, faults: _Faults) -> Iterator[tuple[int, str, list[Span]]]:
+    """Yield number, normalised text and words of the lines that have a text."""
+    span_file = None if spans is None else SpanFile(spans)
+    num_lines = 0
     for line in read_lines(path):
+        num_lines = line.number
+        text = normalise_text(line.text)
         if not line.is_utf8:
-            if on_error == "stop":
-                raise not_utf8(path, line.number)
-            dropped["not UTF-8"] += 1
-        elif text := normalise_text(line.text):
-            yield line.number, text
-        elif on_error == "stop":
-            raise InputError(
-                f"{path}:{line.number}: an empty line, expected a sentence; remove it, or use --on-error skip"
+            faults.found(line.number, "not UTF-8", "not UTF-8, expected UTF-8 text; convert the file")
+        elif not text:
+            faults.found(line.number, "empty", "an empty line, expected a sentence; remove it")
+        elif span_file is None:
+            yield line.number, text, spaced_words(text)
+        elif text != line.text:
+            faults.found(
+                line.number,
+                "changed by normalisation",
+                "normalisation changes this line, whose spans would be off, expected NFC with single spaces, none at "
+                f"the ends, and no invisible characters; mend it and {spans}",
             )
         else:
-            dropped["empty"] += 1
+            words = span_file.of_line(line.number)
+            try:
+                check_words(text, words)
+            except ValueError as error:
+                problem = f"{spans} has {error}, expected every character but spaces in a word; mend the spans"
+                faults.found(line.number, "spans do not fit", problem)
+                continue
+            yield line.number, text, words
+    if span_file is not None:
+        span_file.refuse_beyond(num_lines, path)
 
 
 def _bits(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
     return log_probs.astype(np.float64) / -math.log(2)
 
 
-def _cell(value: str | float) -> str:
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return ""
     # + 0.0: a probability that rounds to just above 1 has surprisal 0, not -0
     return f"{round(value, 6) + 0.0:.6f}" if isinstance(value, float) else str(value)
 

@@ -21,9 +21,9 @@ from pipeline.evaluation.surprisal import (
     TextSentence,
     read_text,
     rows_of_sentence,
-    words_of_tokens,
     write_surprisals,
 )
+from pipeline.evaluation.word_spans import spaced_words, words_of_tokens
 from storage.errors import ConfigError, InputError, RunError
 
 TOKENIZER = Tokenizer.train(["the cat sleeps.", 'a dog barks, "the dog" don\'t'] * 3, 300)
@@ -42,7 +42,9 @@ class StubScorer:
 
 def sentence_of(text: str) -> TextSentence:
     ids, spans = TOKENIZER.encode_with_spans(text)
-    return TextSentence(line=7, text=text, ids=ids, spans=spans, words=words_of_tokens(text, spans))
+    word_spans = spaced_words(text)
+    words = words_of_tokens(text, spans, word_spans)
+    return TextSentence(line=7, text=text, ids=ids, spans=spans, word_spans=word_spans, words=words)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -157,19 +159,79 @@ def test_a_text_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
         list(read_text(tmp_path / "nowhere", TOKENIZER, max_tokens=None, on_error="stop", dropped=Counter()))
 
 
-def test_the_text_is_never_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("the cat\n")
-    with pytest.raises(ConfigError, match="would be replaced"):
-        write_surprisals(StubScorer(), TOKENIZER, path, path)
-    assert path.read_text() == "the cat\n"
+def test_what_is_read_is_never_replaced(tmp_path: Path) -> None:
+    paths = text, spans, frequencies = [tmp_path / name for name in ("text.txt", "spans.tsv", "frequencies.tsv")]
+    for path, content in zip(paths, ("the\n", "1\t0\t3\n", "the\t3\n"), strict=True):
+        path.write_text(content)
+    for out in paths:
+        before = out.read_text()
+        with pytest.raises(ConfigError, match="would be replaced"):
+            write_surprisals(StubScorer(), TOKENIZER, text, out, spans=spans, frequencies=frequencies)
+        assert out.read_text() == before
 
 
-def test_a_token_over_two_words_is_refused() -> None:
-    assert words_of_tokens("a b", [(0, 1), (1, 3)]).tolist() == [0, 1]
-    assert words_of_tokens("a b", [(0, 1), (1, 2), (2, 3)]).tolist() == [0, 1, 1]
-    with pytest.raises(ValueError, match="'a b' holds parts of two words"):
-        words_of_tokens("a b", [(0, 3)])
+def test_a_token_over_two_words_is_named_or_skipped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_token_each(texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        return [([5], [(0, len(text))]) for text in texts]
+
+    monkeypatch.setattr(TOKENIZER, "encode_batch_with_spans", one_token_each)
+    with pytest.raises(InputError, match=r"text\.txt:2: the token 'a b' holds parts of two words.*train-tokenizer, or"):
+        written(tmp_path, "cat\na b\n")
+    _, figure, dropped = written(tmp_path, "cat\na b\n", on_error="skip")
+    assert (figure.num_words, dropped) == (1, {"token across words": 1})
+
+
+def test_words_may_be_spans_and_what_does_not_fit_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
+    text = "barks, the.\nthe  cat\nthe cat.\nthe cat\ndon't\nthe cat\ncat,\n"
+    spans = [
+        (1, 0, 5),
+        (1, 5, 6),
+        (1, 7, 10),
+        (1, 10, 11),
+        (2, 0, 3),
+        (2, 5, 8),
+        (3, 0, 3),
+        (3, 4, 7),
+        (5, 0, 2),
+        (5, 2, 5),
+    ]
+    spans += [(6, 0, 7), (7, 0, 1), (7, 1, 4)]
+    (tmp_path / "spans.tsv").write_text("".join(f"{n}\t{start}\t{stop}\n" for n, start, stop in spans))
+    rows, figure, dropped = written(tmp_path, text, spans=tmp_path / "spans.tsv", on_error="skip")
+    assert [row["word"] for row in rows] == ["barks", ",", "the", ".", "<eos>", "the cat", "<eos>"]
+    assert [row["sentence_number"] for row in rows] == list("1111166")
+    assert dropped == {"changed by normalisation": 1, "spans do not fit": 2, "token across words": 2}
+    assert (figure.num_words, figure.word_unit) == (5, "spans")
+    assert figure.bits == pytest.approx(sum(float(row["surprisal_bits"]) for row in rows), abs=1e-5)
+    by_token, of_tokens, _ = written(tmp_path, text, spans=tmp_path / "spans.tsv", on_error="skip", by="token")
+    assert of_tokens == figure
+    assert [row["word_number"] for row in by_token if row["sentence_number"] == "1"] == list("12345")
+    (tmp_path / "spans.tsv").write_text("1\t0\t3\n2\t0\t3\n")
+    with pytest.raises(InputError, match=r"spans\.tsv: words of sentence 2, expected at most 1"):
+        written(tmp_path, "the\n", spans=tmp_path / "spans.tsv", on_error="skip")
+    for line, message in (
+        (2, "normalisation changes this line"),
+        (3, r"spans\.tsv has '\.' in no word, expected every character"),
+        (4, r"spans\.tsv has 'the cat' in no word"),
+        (5, r"the token 'don' holds parts of two words.*make them one in .*spans\.tsv"),
+    ):
+        lines = [text.split("\n", maxsplit=1)[0], text.split("\n")[line - 1]]
+        kept = [(1 if n == 1 else 2, start, stop) for n, start, stop in spans if n in {1, line}]
+        (tmp_path / "spans.tsv").write_text("".join(f"{n}\t{start}\t{stop}\n" for n, start, stop in kept))
+        with pytest.raises(InputError, match=rf"text\.txt:2: .*{message}.* or use --on-error skip"):
+            written(tmp_path, "\n".join(lines), spans=tmp_path / "spans.tsv")
+
+
+def test_frequencies_are_a_last_column_empty_where_none_is_known(tmp_path: Path) -> None:
+    (tmp_path / "frequencies.tsv").write_text("the\t4\ncat\t3\nThe\t1\n")
+    rows, figure, _ = written(tmp_path, '"The cat barks\n', frequencies=tmp_path / "frequencies.tsv")
+    assert tuple(rows[0]) == (*COLUMNS["word"], "log_frequency")
+    assert [row["log_frequency"] for row in rows] == [f"{math.log2(5 / 8):.6f}", f"{math.log2(3 / 8):.6f}", "", ""]
+    assert (figure.num_words, figure.num_words_with_frequency) == (3, 2)
+    with pytest.raises(ConfigError, match="frequencies for a table of tokens"):
+        written(tmp_path, "the\n", frequencies=tmp_path / "frequencies.tsv", by="token")
 
 
 def test_a_damaged_model_is_refused_by_line_and_leaves_nothing(tmp_path: Path) -> None:
@@ -198,5 +260,7 @@ def test_figures_are_read_back_and_damaged_ones_refused(tmp_path: Path) -> None:
     assert SurprisalFigure.from_json(json.loads(json.dumps(figure.to_json())), where="file") == figure
     with pytest.raises(InputError, match="file: bits is None"):
         SurprisalFigure.from_json(figure.to_json() | {"bits": None}, where="file")
+    with pytest.raises(InputError, match="file: word_unit is 'line', expected white space or spans"):
+        SurprisalFigure.from_json(figure.to_json() | {"word_unit": "line"}, where="file")
     with pytest.raises(InputError, match="num_words is 0, expected at least 1"):
         SurprisalFigure.from_json(figure.to_json() | {"num_words": 0}, where="file")

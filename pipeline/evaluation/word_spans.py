@@ -1,0 +1,141 @@
+r"""Which characters of a line make a word: those between spaces, or those that a file of spans names.
+
+A file of spans is for corpora whose words are no white-space strings, such as "do", "n't" and "." of "don't.". It has
+three tab-separated columns and no header, a word a line, plain or gzipped:
+
+    sentence_number <TAB> start <TAB> stop
+
+The sentence is a line of the text, from 1; characters are counted from 0, as Python counts them, in the line as it
+stands in the file; ``stop`` is one past the last. Words stand in the order of the text. Every character of a line but
+spaces is in one word, so that the surprisals of the words add up to the sentence's; a word may hold a space inside.
+
+Either way the characters between a word and the one before it, which are spaces, belong to it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.matching import Span
+from pipeline.corpus.text import read_lines
+from storage.errors import InputError
+
+_ROW: Final = re.compile(r"([0-9]{1,9})\t([0-9]{1,9})\t([0-9]{1,9})")
+
+
+def spaced_words(text: str) -> list[Span]:
+    """Return the span of each string between spaces of a normalised text."""
+    return [found.span() for found in re.finditer("[^ ]+", text)]
+
+
+def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:
+    """Return ``[n]`` the word, from 0, that each token belongs to; a space belongs to the word after it.
+
+    Args:
+        text: Normalised.
+        tokens: Characters that each of n tokens covers.
+        words: Characters of each word, which ``check_words`` finds no fault with.
+
+    Raises:
+        ValueError: If a token holds parts of two words.
+    """
+    # A word owns what follows the word before it, up to its own end.
+    stops = np.array([stop for _, stop in words], np.int64)
+    firsts = np.searchsorted(stops, [start for start, _ in tokens], side="right")
+    lasts = np.searchsorted(stops, [stop - 1 for _, stop in tokens], side="right")
+    if len(bad := np.flatnonzero(firsts != lasts)):
+        start, stop = tokens[bad[0]]
+        raise ValueError(
+            f"the token {text[start:stop]!r} holds parts of two words, whose surprisals cannot be told apart"
+        )
+    return firsts.astype(np.int64)
+
+
+def check_words(text: str, words: Sequence[Span]) -> None:
+    """Refuse words that are not all of a text but its spaces.
+
+    Args:
+        text: Normalised, not empty.
+        words: Spans that are not empty, ascending, and apart.
+
+    Raises:
+        ValueError: If a word goes beyond the text, begins or ends with a space, or leaves another character out.
+    """
+    at = 0
+    for start, stop in words:
+        if stop > len(text):
+            raise ValueError(f"characters {start} to {stop} of a line of {len(text)}")
+        if text[start] == " " or text[stop - 1] == " ":
+            raise ValueError(f"the word {text[start:stop]!r}, with a space at its edge")
+        _refuse_left_out(text, at, start)
+        at = stop
+    _refuse_left_out(text, at, len(text))
+
+
+def _refuse_left_out(text: str, start: int, stop: int) -> None:
+    if left := text[start:stop].strip(" "):
+        raise ValueError(f"{left[:60]!r} in no word")
+
+
+class SpanFile:
+    """Reads a file of spans alongside its text, holding no more than one sentence's."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin to read ``path``."""
+        self.path = path
+        self._sentences = _sentences(path)
+        self._next = next(self._sentences, None)
+
+    def of_line(self, number: int) -> list[Span]:
+        """Return the words of a line of the text, none where the file names none; ask for lines in ascending order.
+
+        Raises:
+            InputError: At the first line that is not one of a file of spans.
+        """
+        while self._next is not None and self._next[0] < number:
+            self._next = next(self._sentences, None)
+        return self._next[1] if self._next is not None and self._next[0] == number else []
+
+    def refuse_beyond(self, num_lines: int, text: Path) -> None:
+        """Refuse words of lines that the text does not have.
+
+        Raises:
+            InputError: If there are any.
+        """
+        self.of_line(num_lines + 1)
+        if self._next is not None:
+            raise InputError(
+                f"{self.path}: words of sentence {self._next[0]}, expected at most {num_lines}, the lines of {text}; "
+                "name the spans of this text"
+            )
+
+
+def _sentences(path: Path) -> Iterator[tuple[int, list[Span]]]:
+    """Yield the number of each sentence and its words."""
+    for number, rows in groupby(_rows(path), key=lambda row: row[0]):
+        yield number, [(start, stop) for _, start, stop in rows]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, int, int]]:
+    before = (1, 0, 0)
+    for line in read_lines(path):
+        found = _ROW.fullmatch(line.text)
+        sentence, start, stop = map(int, found.groups()) if found else (0, 0, 0)
+        if not sentence or start >= stop:
+            raise InputError(
+                f"{path}:{line.number}: {line.text[:60]!r}, expected the number of a sentence from 1, a start and a "
+                "later stop, separated by tabs, without a header; mend this line"
+            )
+        if (sentence, start) < (before[0], before[2]):
+            raise InputError(
+                f"{path}:{line.number}: characters {start} to {stop} of sentence {sentence} after {before[1]} to "
+                f"{before[2]} of sentence {before[0]}, expected words in ascending order that share no character; "
+                "sort or mend the file"
+            )
+        before = (sentence, start, stop)
+        yield before
