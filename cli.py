@@ -642,6 +642,8 @@ def syntaxgym(
 @click.argument("text", type=PATH)
 @click.option("--out", type=PATH, required=True, help="The table to write: tab-separated, with a header, no quoting.")
 @click.option("--by", type=click.Choice(["word", "token"]), default="word", show_default=True, help="What a row is.")
+@click.option("--spans", type=PATH, help="What words are, if not strings between spaces: sentence, start, stop a line.")
+@click.option("--frequencies", type=PATH, help="word and count a line, tab-separated: adds the column log_frequency.")
 @on_error_option
 @checkpoint_option
 @device_option
@@ -652,6 +654,8 @@ def surprisal(
     text: Path,
     out: Path,
     by: Literal["word", "token"],
+    spans: Path | None,
+    frequencies: Path | None,
     on_error: Literal["stop", "skip"],
     which: str,
     device: str,
@@ -665,11 +669,13 @@ def surprisal(
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
+             python cli.py evaluate surprisal runs/distilled words.txt --spans words.tsv --out surprisals.tsv
     """
     from pipeline.evaluation.sentence_models import evaluate_surprisal
 
     with _scorer(model, values, device=device, which=which) as opened:
-        show(evaluate_surprisal(opened, text, out, by=by, on_error=on_error), as_json=as_json)
+        found = evaluate_surprisal(opened, text, out, by=by, on_error=on_error, spans=spans, frequencies=frequencies)
+        show(found, as_json=as_json)
 
 
 @evaluate.command()

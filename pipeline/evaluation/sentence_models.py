@@ -19,6 +19,7 @@ from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
 from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
 from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+from storage.fingerprints import sha256_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +72,16 @@ def evaluate_syntaxgym(model: SentenceModel, paths: Sequence[Path], *, joining: 
     return record_syntaxgym(model.files, suites_name(paths), figures, outcomes, suites_sha256=sha256, settings=settings)
 
 
-def evaluate_surprisal(model: SentenceModel, text: Path, out: Path, *, by: By, on_error: OnError) -> dict[str, Any]:
+def evaluate_surprisal(
+    model: SentenceModel,
+    text: Path,
+    out: Path,
+    *,
+    by: By,
+    on_error: OnError,
+    spans: Path | None = None,
+    frequencies: Path | None = None,
+) -> dict[str, Any]:
     """Write the surprisals of a text's words or tokens as a table, and their sums beside the model; return the sums."""
     figure, dropped = write_surprisals(
         model.scorer,
@@ -81,7 +91,11 @@ def evaluate_surprisal(model: SentenceModel, text: Path, out: Path, *, by: By, o
         by=by,
         max_tokens=model.max_tokens,
         on_error=on_error,
+        spans=spans,
+        frequencies=frequencies,
         block_sentences=model.block_sentences,
     )
-    settings = {**model.settings, "on_error": on_error}
+    read = {"spans": spans, "frequencies": frequencies}
+    digests = {f"{name} sha256": None if path is None else sha256_file(path) for name, path in read.items()}
+    settings = {**model.settings, "on_error": on_error, **digests}
     return record_surprisal(model.files, text, out, figure, dropped=dropped, settings=settings)
