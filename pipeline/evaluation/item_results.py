@@ -112,28 +112,37 @@ class ItemScores:
             )
 
 
-def read_item_scores(run: Path, *, normaliser: Normaliser) -> list[ItemScores]:
+def read_item_scores(run: Path, *, normaliser: Normaliser, missing: list[str]) -> list[ItemScores]:
     """Return what a run's results of its best checkpoint say of each item, in the order of the results' names.
 
     Args:
         run: A run directory.
         normaliser: What perplexities are by. By the token they are of the run's tokenizer and compare with no other's.
+        missing: Gets a sentence for each result without rows, with what would make them.
 
     Raises:
-        InputError: If a result has no rows, or one of its rows is damaged or does not fit its figures.
+        InputError: If a row is damaged, rows do not fit the figures beside them, or two results are of one benchmark.
     """
-    found: list[ItemScores] = []
+    found: dict[Benchmark, ItemScores] = {}
     for name, result in read_results(run).items():
         if result.kind not in {MINIMAL_PAIRS, SYNTAXGYM, PERPLEXITY} or result.settings.get("checkpoint") != "best":
             continue
         file = _ResultFiles(run / "results" / name, result)
+        if not file.rows_path.exists():
+            missing.append(f"{file.rows_path}: not there, expected a row an item; {file.remedy}")
+            continue
         if result.kind == MINIMAL_PAIRS:
-            found.append(_pair_outcomes(file))
+            scores = [_pair_outcomes(file)]
         elif result.kind == SYNTAXGYM:
-            found.append(_suite_outcomes(file))
+            scores = [_suite_outcomes(file)]
         else:
-            found += _sentence_nats(file, normaliser)
-    return found
+            scores = _sentence_nats(file, normaliser)
+        for one in scores:
+            if (other := found.setdefault(one.benchmark, one)) is not one:
+                raise InputError(
+                    f"{one.path} and {other.path}: both of {one.benchmark.title}, expected one; remove one"
+                )
+    return list(found.values())
 
 
 class _ResultFiles:
@@ -172,8 +181,6 @@ class _ResultFiles:
         """Yield each row and where it is."""
         try:
             lines = self.rows_path.read_bytes().splitlines()
-        except FileNotFoundError as error:
-            raise InputError(f"{self.rows_path}: not there, expected a row an item; {self.remedy}") from error
         except OSError as error:
             raise InputError(f"{self.rows_path}: cannot be read ({error.strerror}); mend that") from error
         for line_number, line in enumerate(lines, start=1):
