@@ -136,10 +136,13 @@ def _verdicts(found: BenchmarkComparison, form: "_Form") -> list[str]:
             if shown
             else f"No difference is shown between any of the {plural(num_others, 'pair')} of configurations."
         )
-    num_units = found.pairs[0].overall.num_units
-    if (least := 2.0 ** (1 - num_units)) > ALPHA:
+    if len(found.pairs) > 1 and any(pair.overall.over_seeds.interval is not None for pair in shown):
+        sentences.append(f"Intervals over seeds are not corrected for there being {len(found.pairs)} pairs.")
+    first = found.pairs[0].overall
+    if (least := 2.0 ** (1 - first.num_units)) * first.num_tests > ALPHA:
         sentences.append(
-            f"{plural(num_units, form.of_units)} can show none: the least p there is with so few is {least:.2g}."
+            f"{plural(first.num_units, form.of_units)} can show none at all: the least p that so few can give is "
+            f"{least:.2g}, before correction for {plural(first.num_tests, 'test')}."
         )
     return sentences
 

@@ -240,7 +240,8 @@ def difference_over_seeds(
 
     Where both have the same seeds, that of the mean of the differences seed by seed, for a seed decides the order of
     the data and the initial weights of both. Else Welch's: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 +
-    s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes it wider.
+    s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes it wider. It is
+    approximate: where one has two seeds and varies much more than the other, it holds 92 times of 100 rather than 95.
 
     Welch (1947), The generalization of Student's problem when several different population variances are involved,
     Biometrika 34, 28-35.
