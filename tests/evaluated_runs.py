@@ -48,13 +48,20 @@ def add_pairs(run: Path, outcomes: Mapping[str, Sequence[int]], *, eos: bool = F
         for name, of_paradigm in outcomes.items()
         for i, outcome in enumerate(of_paradigm)
     ]
-    by_paradigm = {
-        name: {"linguistics_term": f"term of {name[0]}", "field": "syntax", **_counts("num_pairs", of_paradigm)}
-        for name, of_paradigm in outcomes.items()
+    every = [outcome for of_paradigm in outcomes.values() for outcome in of_paradigm]
+    figures = {
+        "overall": _counts("num_pairs", every),
+        "by_field": {"syntax": _counts("num_pairs", every)},
+        "by_term": {f"term {name}": _counts("num_pairs", found) for name, found in outcomes.items()},
+        "by_paradigm": {
+            name: {"linguistics_term": f"term {name}", "field": "syntax", **_counts("num_pairs", found)}
+            for name, found in outcomes.items()
+        },
+        "num_identical": 0,
     }
     settings = {"prefix": "none", "eos": eos}
     name = PAIRS + ("-eos" if eos else "")
-    _write(run, name, rows, MINIMAL_PAIRS, {"by_paradigm": by_paradigm}, settings, pairs="a" * 64)
+    _write(run, name, rows, MINIMAL_PAIRS, figures, settings, pairs="a" * 64)
 
 
 def add_suites(run: Path, outcomes: Mapping[str, Sequence[int]]) -> None:
@@ -65,7 +72,9 @@ def add_suites(run: Path, outcomes: Mapping[str, Sequence[int]]) -> None:
         for suite, of_suite in outcomes.items()
         for i, outcome in enumerate(of_suite)
     ]
-    by_suite = {suite: {"circuit": "made up", **_counts("num_items", found)} for suite, found in outcomes.items()}
+    about = {"circuit": "made up", "metric": "sum", "sha256": "b" * 64, "by_prediction": []}
+    tokens = {"num_tokens": 10, "num_tokens_over_two_regions": 0}
+    by_suite = {suite: {**about, **tokens, **_counts("num_items", found)} for suite, found in outcomes.items()}
     _write(run, SUITES, rows, SYNTAXGYM, {"by_suite": by_suite}, {"joining": "text"}, suites="b" * 64)
 
 
@@ -86,8 +95,10 @@ def add_sentences(run: Path, log_probs: Sequence[Sequence[float]], *, tokenizer:
     return figure
 
 
-def _counts(count: str, outcomes: Sequence[int]) -> dict[str, int]:
-    return {count: len(outcomes), "num_right": list(outcomes).count(1), "num_ties": list(outcomes).count(-1)}
+def _counts(count: str, outcomes: Sequence[int]) -> dict[str, float]:
+    of_differences = {"mean_difference": 0.0, "standard_deviation": 1.0}
+    rights, ties = list(outcomes).count(1), list(outcomes).count(-1)
+    return {count: len(outcomes), "num_right": rights, "num_ties": ties} | of_differences
 
 
 def _write(

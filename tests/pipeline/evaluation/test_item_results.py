@@ -30,7 +30,7 @@ def test_a_tie_is_never_right_and_every_group_counts_the_same(run):
     assert pairs.groups == ("a", "b")
     assert pairs.values.tolist() == [1, 0, 0, 1, 1]
     assert pairs.units.tolist() == [1, 0.5]
-    assert pairs.parts == {"term": {"a": "term of a", "b": "term of b"}, "field": {"a": "syntax", "b": "syntax"}}
+    assert pairs.parts == {"term": {"a": "term a", "b": "term b"}, "field": {"a": "syntax", "b": "syntax"}}
     assert suites.units.tolist() == [0.5, 0]
 
 
