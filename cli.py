@@ -748,6 +748,36 @@ def report(runs: tuple[Path, ...], out: Path, data: tuple[Place, ...]) -> None:
 
 
 @main.command()
+@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--normaliser",
+    type=click.Choice(["token", "word", "byte"]),
+    default="token",
+    show_default=True,
+    help="What perplexities are by; across tokenizers word or byte, for a token is not the same there.",
+)
+@json_option
+def compare(runs: tuple[Path, ...], normaliser: Literal["token", "word", "byte"], as_json: bool) -> None:
+    """Say which configurations differ: runs that differ in nothing but the seed are one.
+
+    On every benchmark that all runs were evaluated on: means over seeds, and for each pair of configurations the
+    difference on the same items with its interval, p-value, p-value corrected for all that were tested, and interval
+    over seeds. One is called better only where both the corrected test and the seeds say so.
+
+    \b
+    Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*
+    """
+    from pipeline.evaluation.compare import compare_runs
+    from pipeline.evaluation.report_configurations import comparisons_as_text
+
+    found = compare_runs(runs, normaliser=normaliser)
+    if as_json:
+        show(found.to_json(), as_json=True)
+    else:
+        click.echo(comparisons_as_text(found))
+
+
+@main.command()
 @click.argument("folder", type=PATH)
 @json_option
 def runs(folder: Path, as_json: bool) -> None:

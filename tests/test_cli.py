@@ -34,6 +34,7 @@ def refused(*arguments: object) -> str:
         ["evaluate", "surprisal", "NOWHERE", "NOWHERE", "--out", "OUT"],
         ["export", "NOWHERE", "OUT"],
         ["report", "NOWHERE", "--out", "OUT"],
+        ["compare", "NOWHERE"],
         ["runs", "NOWHERE"],
         ["inspect", "NOWHERE"],
         ["verify", "NOWHERE"],

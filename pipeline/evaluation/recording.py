@@ -203,7 +203,7 @@ def record_surprisal(
     dropped: Mapping[str, int],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write ``surprisal-TEXT-DIGEST.json``; return its figures.
+    """Write ``surprisal-TEXT-DIGEST.json``, with words of a file of spans ``-spans``; return its figures.
 
     Args:
         model: What was evaluated.
@@ -216,7 +216,8 @@ def record_surprisal(
     sha256 = sha256_file(text)
     figures = figure.to_json() | {"dropped": dict(sorted(dropped.items()))}
     result = _result(model, SURPRISAL, text.name, figures, settings, text=sha256)
-    written = write_result(model.path, _name("surprisal", text.name, sha256, model), result)
+    name = _name("surprisal", text.name, sha256, model) + ("-spans" if figure.word_unit == "spans" else "")
+    written = write_result(model.path, name, result)
     return {"model": str(model.path), "text": str(text), **figures, "table": str(table), "written": str(written)}
 
 
