@@ -178,9 +178,8 @@ def difference_of_outcomes(
         second: As ``first``, of the same items.
     """
     rights = [np.stack(list(outcomes.values())).sum(axis=0) for outcomes in (first, second)]
-    whole: NDArray[np.int64] = rights[0] * len(second) - rights[1] * len(
-        first
-    )  # so that equal differences are equal numbers
+    # Whole numbers, so that equal differences are equal numbers, and their test is exact.
+    whole: NDArray[np.int64] = rights[0] * len(second) - rights[1] * len(first)
     differences = np.asarray(whole / (len(first) * len(second)), np.float64)
     return _difference(first, second, differences, sign_flip_p_value(whole, seed=_SEED))
 

@@ -47,6 +47,8 @@ def test_dumps_of_other_manifests_are_one_configuration_only_where_each_seed_has
     assert sorted(grouped(tmp_path / "crossed", crossed).values()) == [[1, 2], [1, 2]]
     unlike = own | {"again-seed2": {"seed": 2, **from_dump("2", "teacher 2", k=16)}}
     assert list(grouped(tmp_path / "unlike", unlike).values()) == [[1], [2]]
+    same_seed = {"again-seed1": own["again-seed1"], "x": {"seed": 1, **from_dump("2", "teacher 2")}}
+    assert list(grouped(tmp_path / "same seed", same_seed).values()) == [[1], [1]]
     both = own | {"more-seed1": {"seed": 1, **from_dump("2", "teacher 2")}}
     assert sorted(grouped(tmp_path / "both", both).values()) == [[1], [1, 2]]
 
