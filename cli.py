@@ -705,7 +705,7 @@ def export(run: Path, out: Path, which: str, all_checkpoints: bool, as_json: boo
 
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="The HTML page to write.")
+@click.option("-o", "--out", type=PATH, required=True, help="The HTML page to write.")
 @click.option("--data", type=STORE, multiple=True, help="Also describe this dataset; may be repeated.")
 def report(runs: tuple[Path, ...], out: Path, data: tuple[Place, ...]) -> None:
     """Compare runs on one self-contained HTML page.

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.corpus.dataset import describe_dataset
+from pipeline.evaluation.report_charts import distributions
 from pipeline.evaluation.report_plots import Plot
 from pipeline.evaluation.report_runs import value
-from pipeline.evaluation.report_svg import distributions, swatch
+from pipeline.evaluation.report_svg import swatch
 from pipeline.evaluation.report_tables import NOTHING, Cell, Comparison, Table, percent
 from storage.locations import Place
 
