@@ -149,7 +149,7 @@ def shares(name: str, title: str, groups: Sequence[ShareGroup], *, chance: float
         if not narrow:
             _vertical_lines(axes, chance, 0, total)
         for series, (bars, beyond) in boxes.items():
-            axes.add_patch(_boxes(bars, thickness - 3, color=colour_of(series), alpha=0.42))
+            axes.add_patch(_boxes(bars, thickness - 3, color=colour_of(series), alpha=0.34))
             if beyond:
                 axes.add_patch(_boxes(beyond, thickness - 3, color=colour_of(series), alpha=0.18))
             _marks(axes, series, marks[series])

@@ -48,7 +48,7 @@ def costs_of(comparison: Comparison, dumps: Sequence[DumpRecord]) -> list[Cost]:
 def cost_table(costs: Sequence[Cost]) -> Table:
     """Return a row for each run and dump; the bars in it are its share of the longest time."""
     longest = max((cost.seconds for cost in costs if cost.seconds is not None), default=0)
-    header = ["", "device", "processes", "steps", "positions", "time", "positions/s", "stored"]
+    header = ["", "time", "positions/s", "steps", "positions", "processes", "device", "stored"]
     return Table(header=header, rows=[_row(cost, longest) for cost in costs])
 
 
@@ -136,12 +136,12 @@ def _row(cost: Cost, longest: float) -> list[Cell]:
         devices = Markup("{} <small>{}</small>").format(devices, f"{cost.num_starts:,} starts")
     return [
         cost.label,
-        devices,
-        ", then ".join(cost.processes) or NOTHING,
-        NOTHING if cost.steps is None else f"{cost.steps:,.0f}",
-        NOTHING if positions is None else f"{positions:,.0f}",
         time,
         f"{positions / seconds:,.0f}" if positions and seconds and cost.is_whole else NOTHING,
+        NOTHING if cost.steps is None else f"{cost.steps:,.0f}",
+        NOTHING if positions is None else f"{positions:,.0f}",
+        ", then ".join(cost.processes) or NOTHING,
+        devices,
         stored,
     ]
 

@@ -96,6 +96,12 @@ class RunRecord:
         return str(self.fingerprints.get("tokenizer", self.fingerprints.get("tokenizer_file")))
 
     @property
+    def commands(self) -> list[str]:
+        """What made the run and each of its results that is shown, each command once."""
+        results = (*self.splits.values(), *self.pairs, *self.suites)
+        return list(dict.fromkeys([self.command, *(result.command for result in results)]))
+
+    @property
     def last(self) -> Row:
         """The last row of either split; empty where there is none."""
         rows = [rows[-1] for rows in (self.train, self.dev) if rows]
