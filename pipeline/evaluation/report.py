@@ -7,6 +7,7 @@ bytes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ from storage.locations import Place
 TitledTable = tuple[str, str, Table]
 """Title, note, table."""
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigurationPart:
+    """A part of the section on configurations."""
+
+    title: str
+    sentences: Sequence[str]
+    """What was found, and what it rests on; over the table."""
+    table: Table | None
+
+
 _COMPARISON_NOTE = (
     "Nats above the floor are per position. Pairs right: mean of paradigms; suites right: mean of suites; ties are not "
     "right. Small, under them: all pairs or items taken together, with the 95 % Wilson interval of that share, which "
@@ -84,14 +96,14 @@ def render_report(
     records: Sequence[RunRecord],
     datasets: Sequence[DatasetRecord] = (),
     *,
-    configurations: Sequence[TitledTable] | None = None,
+    configurations: Sequence[ConfigurationPart] | None = None,
 ) -> str:
     """Return the page; see ``write_report``.
 
     Args:
         records: The runs.
         datasets: The datasets to describe.
-        configurations: Tables about configurations over their seeds, shown first; None where nothing was tested.
+        configurations: What is found of configurations over their seeds, shown first; None where nothing was tested.
     """
     comparison = _comparison(records)
     here = Path(__file__).parent
@@ -115,7 +127,7 @@ def report_tables(
     records: Sequence[RunRecord],
     datasets: Sequence[DatasetRecord] = (),
     *,
-    configurations: Sequence[TitledTable] | None = None,
+    configurations: Sequence[ConfigurationPart] | None = None,
 ) -> list[TitledTable]:
     """Return the tables of the page in its order, those behind its figures included.
 
@@ -126,7 +138,9 @@ def report_tables(
     """
     comparison = _comparison(records)
     content = _content(comparison)
-    tables: list[TitledTable] = list(configurations or [])
+    tables: list[TitledTable] = [
+        (part.title, " ".join(part.sentences), part.table) for part in configurations or () if part.table
+    ]
     if content["students"]:
         tables.append(
             ("Students", f"Perplexities are unconditional. {content['comparison_note']}", content["students"])

@@ -98,8 +98,9 @@ class RunRecord:
     @property
     def commands(self) -> list[str]:
         """What made the run and each of its results that is shown, each command once."""
-        results = (*self.splits.values(), *self.pairs, *self.suites)
-        return list(dict.fromkeys([self.command, *(result.command for result in results)]))
+        of_splits = [source.command for source in self.splits.values()]
+        of_items = [result.command for results in (self.pairs, self.suites) for result in results]
+        return list(dict.fromkeys([self.command, *of_splits, *of_items]))
 
     @property
     def last(self) -> Row:
@@ -232,9 +233,10 @@ def _results(path: Path, missing: list[str]) -> _Results:
 
 
 def _pair_convention(settings: Mapping[str, Any]) -> str:
-    """Return how sentences were scored; results older than the settings were scored without a space, with <eos>."""
-    space = {"none": "no space", "space": "a space"}.get(str(settings.get("prefix", "none")), "an unknown prefix")
-    return f"{space} before the sentence, <eos> {'counted' if settings.get('eos', True) is True else 'left out'}"
+    """Return how sentences were scored."""
+    before = {"none": "no space", "space": "a space"}.get(str(settings.get("prefix")), "an unknown prefix")
+    eos = {"True": "counted", "False": "left out"}.get(str(settings.get("eos")), "unknown")
+    return f"{before} before the sentence, <eos> {eos}"
 
 
 def _description(path: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def made_up_result(kind: str, subject: str, figures: Any, command: str, **finger
         kind=kind,
         subject=subject,
         figures=figures,
-        settings={"checkpoint": "best", "batch_tokens": 8192, "device": "cpu"},
+        settings={"checkpoint": "best", "batch_tokens": 8192, "device": "cpu", "prefix": "none", "eos": False},
         fingerprints={"weights": "f" * 64} | fingerprints,
         versions={"torch": "2.13.0"},
         command=command + "  # test data, made up",

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation import report_charts
 from pipeline.evaluation.perplexity import GIVEN_TREE, UNCONDITIONAL
-from pipeline.evaluation.report import render_report, report_tables, write_report
+from pipeline.evaluation.report import ConfigurationPart, render_report, report_tables, write_report
 from pipeline.evaluation.report_runs import read_runs
+from pipeline.evaluation.report_svg import NUM_COLOURS, swatch
 from pipeline.evaluation.report_tables import Comparison, Table
 from storage.errors import InputError, RunError, StoreError
 
@@ -350,14 +351,26 @@ def test_runs_named_alike_but_for_their_seed_share_a_mark_and_others_do_not(tmp_
     assert comparison.names(comparison.runs).startswith("a (2 runs), a-seed9")
 
 
+def test_series_differ_by_more_than_colour() -> None:
+    marks = [re.sub(r"--series-\d", "", swatch(series)) for series in range(21)]
+    for first, second in itertools.combinations(range(21), 2):
+        if first % NUM_COLOURS == second % NUM_COLOURS:
+            assert marks[first] != marks[second]
+
+
 def test_configurations_are_shown_first_and_only_then_is_something_tested(made_up_runs: MadeUpRuns) -> None:
     records = read_runs([made_up_runs.baseline])
-    tables = [("Means over seeds", "of two & more", Table(header=["x"], rows=[["<y>"]]))]
-    page = Page(render_report(records, configurations=tables))
+    table = Table(header=["x"], rows=[["<y>"]])
+    part = ConfigurationPart(title="Means over seeds", sentences=["A & B", "do not differ."], table=table)
+    alone = ConfigurationPart(title="Not compared", sentences=["Other <pairs>."], table=None)
+    page = Page(render_report(records, configurations=[part, alone]))
     assert page.tables[0] == [["x"], ["<y>"]]
-    assert "of two & more" in page.text
+    assert "Means over seeds A & B do not differ." in page.text
+    assert "Not compared Other <pairs>." in page.text
     assert "none is tested here" not in page.text
-    assert report_tables(records, configurations=tables)[0] == tables[0]
+    tables = report_tables(records, configurations=[part, alone])
+    assert tables[0] == ("Means over seeds", "A & B do not differ.", table)
+    assert "Not compared" not in {title for title, _, _ in tables}
 
 
 def test_every_table_of_the_page_can_be_had_by_its_title(made_up_runs: MadeUpRuns) -> None:

@@ -39,19 +39,18 @@ def test_pairs_by_phenomenon_have_the_interval_of_their_own_counts(made_up_runs:
         num_pairs, num_right = (int(cell.replace(",", "")) for cell in row[3:5])
         assert row[7] == interval(num_right, num_pairs)
     assert rows["npi_licensing"][3] == "1,000"
-    assert "no space before the sentence, &lt;eos&gt; counted" not in by_phenomenon.caption
-    assert "no space before the sentence, <eos> counted" in by_phenomenon.caption
+    assert "Scored with no space before the sentence, <eos> left out." in by_phenomenon.caption
 
 
 def test_pairs_scored_in_two_ways_are_two_sets(made_up_runs: Any) -> None:
     path = made_up_runs.distilled / "results" / "minimal_pairs-sample.json"
     result = json.loads(path.read_text())
-    path.write_text(json.dumps(result | {"settings": result["settings"] | {"prefix": "space", "eos": False}}))
+    path.write_text(json.dumps(result | {"settings": result["settings"] | {"prefix": "space", "eos": True}}))
     comparison = comparison_of(made_up_runs.baseline, made_up_runs.distilled)
     titles = [by_phenomenon.title for by_phenomenon, _ in phenomenon_plots(comparison)]
     assert titles == [
-        "minimal_pairs, no space before the sentence, <eos> counted",
-        "minimal_pairs, a space before the sentence, <eos> left out",
+        "minimal_pairs, no space before the sentence, <eos> left out",
+        "minimal_pairs, a space before the sentence, <eos> counted",
     ]
 
 
