@@ -83,6 +83,7 @@ class MinimalPairFigures:
     """All pairs alike; its accuracy is the micro average."""
     by_paradigm: Mapping[str, PairCounts]
     by_term: Mapping[str, PairCounts]
+    by_field: Mapping[str, PairCounts]
     terms: Mapping[str, str]
     """The linguistic term of each paradigm."""
     num_identical: int
@@ -101,6 +102,7 @@ class MinimalPairFigures:
             "accuracy_micro": self.overall.accuracy,
             "num_identical": self.num_identical,
             "overall": self.overall.to_json(),
+            "by_field": {name: counts.to_json() for name, counts in sorted(self.by_field.items())},
             "by_term": {name: counts.to_json() for name, counts in sorted(self.by_term.items())},
             "by_paradigm": {
                 name: {"linguistics_term": self.terms[name]} | counts.to_json()
@@ -123,6 +125,9 @@ class MinimalPairFigures:
             overall=PairCounts.from_json(value.get("overall"), where=where),
             by_paradigm=by_paradigm,
             by_term={name: PairCounts.from_json(counts, where=where) for name, counts in terms.items()},
+            by_field={
+                name: PairCounts.from_json(counts, where=where) for name, counts in value.get("by_field", {}).items()
+            },
             terms={name: str(paradigms[name].get("linguistics_term")) for name in by_paradigm},
             num_identical=int(number(value, "num_identical", where=where)),
         )
@@ -196,6 +201,7 @@ def evaluate_minimal_pairs(scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence
         overall=_counts(differences),
         by_paradigm=_counts_by(pairs, kept, differences, lambda pair: pair.paradigm),
         by_term=_counts_by(pairs, kept, differences, lambda pair: pair.term),
+        by_field={},
         terms=terms,
         num_identical=len(pairs) - len(kept),
     )

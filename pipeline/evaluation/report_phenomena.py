@@ -28,6 +28,7 @@ from pipeline.evaluation.report_tables import (
 from pipeline.evaluation.statistics import wilson_interval
 
 LEVELS: Final[Sequence[tuple[str, Callable[[MinimalPairFigures], Mapping[str, PairCounts]]]]] = (
+    ("field", lambda figures: figures.by_field),
     ("phenomenon", lambda figures: figures.by_term),
 )
 """How paradigms are put together, coarsest first."""

@@ -168,6 +168,7 @@ def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS,
         overall=added(list(by_paradigm.values())),
         by_paradigm=by_paradigm,
         by_term=by_term,
+        by_field={"syntax": added(list(by_paradigm.values()))},
         terms=paradigms,
         num_identical=3,
     )

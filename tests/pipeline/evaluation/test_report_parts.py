@@ -34,7 +34,7 @@ def test_pairs_by_phenomenon_have_the_interval_of_their_own_counts(made_up_runs:
     comparison = comparison_of(made_up_runs.baseline)
     ((by_phenomenon, by_paradigm),) = phenomenon_plots(comparison)
     rows = {row[0]: row for row in by_phenomenon.data.rows}
-    assert rows.keys() == {"all pairs", *comparison.runs[0].pairs[0].figures.by_term}
+    assert rows.keys() == {"all pairs", "syntax", *comparison.runs[0].pairs[0].figures.by_term}
     for row in (*by_phenomenon.data.rows, *by_paradigm.data.rows):
         num_pairs, num_right = (int(cell.replace(",", "")) for cell in row[3:5])
         assert row[7] == interval(num_right, num_pairs)
