@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,22 +66,24 @@ class Comparison:
 
     def names(self, runs: Sequence[RunRecord]) -> str:
         """Return the names of runs, those of one family together."""
-        families = Counter(self.family(run) for run in runs)
-        return ", ".join(name if number == 1 else f"{name} ({number} runs)" for name, number in families.items())
+        return ", ".join(name for name, _ in self._families((run, "") for run in runs))
 
     def key(self, entries: Sequence[tuple[RunRecord, str]], *, unit: str = "") -> list[tuple[Markup, str]]:
         """Return the legend of a figure: the mark of each family, its name, and what there is to say of its runs."""
-        said: dict[str, list[tuple[RunRecord, str]]] = {}
-        for run, text in entries:
-            said.setdefault(self.family(run), []).append((run, text))
         return [
             (
                 swatch(self.series(of[0][0])),
-                f"{name}{f' ({len(of)} runs)' if len(of) > 1 else ''}"
-                + (f": {', '.join(texts)}{unit}" if (texts := [text for _, text in of if text]) else ""),
+                name + (f": {', '.join(texts)}{unit}" if (texts := [text for _, text in of if text]) else ""),
             )
-            for name, of in said.items()
+            for name, of in self._families(entries)
         ]
+
+    def _families(self, entries: Iterable[tuple[RunRecord, str]]) -> list[tuple[str, list[tuple[RunRecord, str]]]]:
+        """Return entries by family: its name and how many runs are named, or the name of the one run that is."""
+        found: dict[str, list[tuple[RunRecord, str]]] = {}
+        for run, text in entries:
+            found.setdefault(self.family(run), []).append((run, text))
+        return [(f"{name} ({len(of)} runs)" if len(of) > 1 else of[0][0].name, of) for name, of in found.items()]
 
     def label(self, run: RunRecord) -> Markup:
         """Return a run's mark and name."""
@@ -259,7 +260,7 @@ def duration(seconds: float | None) -> str:
         return NOTHING
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
-    return f"{hours} h {m:02} min" if hours else f"{m} min {s:02} s"
+    return f"{hours} h {m:02} min" if hours else f"{m} min {s:02} s" if m else f"{s} s"
 
 
 class _Columns:

@@ -349,6 +349,7 @@ def test_runs_named_alike_but_for_their_seed_share_a_mark_and_others_do_not(tmp_
     assert {name for name, family in families.items() if name == family} == families.keys() - {"a-seed1", "a-seed2"}
     assert len({comparison.series(run) for run in comparison.runs}) == 6
     assert comparison.names(comparison.runs).startswith("a (2 runs), a-seed9")
+    assert comparison.names(comparison.runs[:1]) == "a-seed1"
 
 
 def test_series_differ_by_more_than_colour() -> None:
