@@ -733,17 +733,28 @@ def export(run: Path, out: Path, which: str, all_checkpoints: bool, as_json: boo
 
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="The HTML page to write.")
+@click.option("-o", "--out", type=PATH, required=True, help="The HTML page to write.")
 @click.option("--data", type=STORE, multiple=True, help="Also describe this dataset; may be repeated.")
-def report(runs: tuple[Path, ...], out: Path, data: tuple[Place, ...]) -> None:
-    """Compare runs on one self-contained HTML page.
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "markdown", "latex", "csv"]),
+    default="html",
+    show_default=True,
+    help="The page; or all its tables, as text, for LaTeX with booktabs, or a cell a line.",
+)
+def report(
+    runs: tuple[Path, ...], out: Path, data: tuple[Place, ...], form: Literal["html", "markdown", "latex", "csv"]
+) -> None:
+    """Compare runs on one self-contained HTML page, or in its tables for a paper.
 
     \b
     Example: python cli.py report runs/teacher runs/baseline runs/distilled --data dataset --out report.html
+             python cli.py report runs/* --format latex --out tables.tex
     """
     from pipeline.evaluation.report import write_report
 
-    write_report(runs, out, datasets=data)
+    write_report(runs, out, datasets=data, form=form)
     click.echo(str(out))
 
 

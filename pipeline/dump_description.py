@@ -28,13 +28,26 @@ def describe_dump(location: Location) -> dict[str, Any]:
     """
     folder = as_folder(location)
     about = inspect_dump(folder)
-    return {**about, "stored_bytes": sum(folder.sizes().values()), "history": _events(folder.history())}
+    return {**about, "stored_bytes": sum(folder.sizes().values()), "history": history_events(folder.history())}
 
 
 def dump_size_bytes(location: Location) -> int | None:
     """Return the bytes of all files but the manifest, as the manifest of a complete dump says; None of another."""
     statistics = Manifest.read(as_folder(location)).statistics
     return statistics.size_bytes if statistics else None
+
+
+def history_events(history: bytes) -> list[dict[str, Any]]:
+    """Return the JSON objects of a history; what a killed writer left of a line is skipped."""
+    events = []
+    for line in history.splitlines():
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
 
 
 def dump_for_people(about: dict[str, Any]) -> dict[str, Any]:
@@ -62,19 +75,6 @@ def dump_for_people(about: dict[str, Any]) -> dict[str, Any]:
     if statistics is not None:
         groups["distributions at temperature 1"] = _figures(statistics, schema["condition"])
     return {**groups, "computed with": _computation(schema["computation"])}
-
-
-def _events(history: bytes) -> list[dict[str, Any]]:
-    """Return the JSON objects of a history; what a killed writer left of a line is skipped."""
-    events = []
-    for line in history.splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
 
 
 def _makers(history: list[dict[str, Any]]) -> dict[str, str]:

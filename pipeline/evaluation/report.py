@@ -8,6 +8,7 @@ bytes.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,35 +17,57 @@ from pipeline.evaluation.perplexity import (
     FLOOR,
     GIVEN_TREE,
     JOINT,
+    MARGINAL,
     NORMALISERS,
     OF_STUDENTS,
     UNCONDITIONAL,
     PerplexityFigure,
 )
+from pipeline.evaluation.report_configurations import ConfigurationTables, configuration_tables
+from pipeline.evaluation.report_costs import cost_summary, cost_table, costs_of
 from pipeline.evaluation.report_data import DatasetRecord, dataset_section, read_datasets
-from pipeline.evaluation.report_plots import dump_plot, dump_table, pair_plots, student_curves, teacher_curves
+from pipeline.evaluation.report_dumps import dump_plots, dump_tables, dumps_of
+from pipeline.evaluation.report_phenomena import phenomenon_plots, suite_plots
+from pipeline.evaluation.report_plots import Plot, student_curves, teacher_curves
 from pipeline.evaluation.report_runs import RunRecord, read_runs
+from pipeline.evaluation.report_surprisals import surprisal_plots
 from pipeline.evaluation.report_tables import (
     Comparison,
     comparison_table,
+    have_one_tokenizer,
     perplexity,
     perplexity_table,
     plural,
     settings_table,
     splits_of,
 )
-from storage.errors import RunError
+from pipeline.evaluation.report_text import Form, TitledTable, render_tables
+from storage.errors import ConfigError, RunError
 from storage.files import make_directory, write_atomically
 from storage.locations import Place
 
+_COMPARISON_NOTE = (
+    "Nats above the floor are per position. Pairs right: mean of paradigms; suites right: mean of suites; ties are not "
+    "right. Small, under them: all pairs or items taken together, with the 95 % Wilson interval of that share, which "
+    "holds for this training and says nothing of another seed."
+)
+_COST_NOTE = (
+    "Time of a run is that of training with its evaluations on dev, all its starts together; positions/s is the mean "
+    "over it. Time of a dump is from its history, where that still lies beside it. From run.json, metrics.jsonl and "
+    "history.jsonl of each run; the commands are under Runs."
+)
 
-def write_report(runs: Sequence[Path], out: Path, *, datasets: Sequence[Place] = ()) -> None:
-    """Write a page about runs to ``out``, atomically.
+
+def write_report(
+    runs: Sequence[Path], out: Path, *, datasets: Sequence[Place] = (), form: Form | Literal["html"] = "html"
+) -> None:
+    """Write a page about runs to ``out``, or its tables, atomically.
 
     Args:
         runs: Run directories of students and teachers, in the order in which to show them.
-        out: The HTML file; replaced where there is one.
+        out: The file; replaced where there is one.
         datasets: Datasets to describe, such as those the runs were trained on.
+        form: The page, or all its tables for a paper or a program.
 
     Raises:
         RunError: If there is no run, or one of ``runs`` is no run directory or is damaged.
@@ -53,16 +76,33 @@ def write_report(runs: Sequence[Path], out: Path, *, datasets: Sequence[Place] =
     """
     if not runs:
         raise RunError("report: no run named, expected one or more; name the --out of a training command")
-    html = render_report(read_runs(runs), read_datasets(datasets))
+    records, described = read_runs(runs), read_datasets(datasets)
+    configurations, notes = _configurations(records)
+    if form == "html":
+        text = render_report(records, described, configurations=configurations, notes=notes)
+    else:
+        text = render_tables(report_tables(records, described, configurations=configurations), form)
     make_directory(out.absolute().parent)
-    write_atomically(out, html.encode())
+    write_atomically(out, text.encode())
 
 
-def render_report(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord] = ()) -> str:
-    """Return the page; see ``write_report``."""
-    runs = sorted(records, key=lambda run: run.kind)  # students first; the order given otherwise
-    comparison = Comparison(runs=runs, floors=_floors(runs))
-    students, teachers = comparison.of_kind("student"), comparison.of_kind("teacher")
+def render_report(
+    records: Sequence[RunRecord],
+    datasets: Sequence[DatasetRecord] = (),
+    *,
+    configurations: ConfigurationTables | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Return the page; see ``write_report``.
+
+    Args:
+        records: The runs.
+        datasets: The datasets to describe.
+        configurations: What is found of configurations over their seeds, shown first; None where nothing was tested.
+        notes: What to say before all else.
+    """
+    comparison = _comparison(records)
+    content = _content(comparison)
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here),
@@ -74,25 +114,138 @@ def render_report(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord
     )
     return environment.get_template("report.html.j2").render(
         css=Markup((here / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        title=f"{plural(len(students), 'student')}, {plural(len(teachers), 'teacher')}",
-        summary=_summary(comparison),
-        notes=_what_does_not_compare(runs),
-        missing=[(comparison.label(run), run.missing) for run in runs if run.missing],
-        students=comparison_table(comparison, "student", OF_STUDENTS) if students else None,
-        teachers=comparison_table(comparison, "teacher", (GIVEN_TREE, JOINT, UNCONDITIONAL)) if teachers else None,
-        perplexities=perplexity_table(comparison),
-        normalisers=NORMALISERS,
-        curves=[plot for plot in (student_curves(comparison), *teacher_curves(comparison)) if plot],
-        pairs=pair_plots(comparison),
-        dumps=dump_table(comparison),
-        dump_plot=dump_plot(comparison),
+        configurations=configurations,
         datasets=[dataset_section(number, dataset, comparison) for number, dataset in enumerate(datasets)],
-        settings=[
+        **content | {"notes": [*notes, *content["notes"]]},
+    )
+
+
+def report_tables(
+    records: Sequence[RunRecord],
+    datasets: Sequence[DatasetRecord] = (),
+    *,
+    configurations: ConfigurationTables | None = None,
+) -> list[TitledTable]:
+    """Return the tables of the page in its order, those behind its figures included.
+
+    Args:
+        records: As in ``render_report``.
+        datasets: As in ``render_report``.
+        configurations: As in ``render_report``.
+    """
+    comparison = _comparison(records)
+    content = _content(comparison)
+    tables = _of_configurations(configurations) if configurations else []
+    if students := content["students"]:
+        note = f"Perplexities are unconditional. {content['comparison_note']}"
+        tables.append(TitledTable(title="Students", note=note, table=students))
+    if teachers := content["teachers"]:
+        note = "No perplexity compares with a student's."
+        tables.append(TitledTable(title="Teachers", note=note, table=teachers))
+    tables.append(TitledTable(title="Perplexities", note="By every normaliser.", table=content["perplexities"]))
+    tables += _of_plots(content["curves"], "Learning curves")
+    tables += _of_plots([plot for both in content["pairs"] for plot in both], "Minimal pairs")
+    tables += _of_plots(content["suites"], "SyntaxGym")
+    tables += _of_plots(content["surprisals"])
+    if content["dumps"]:
+        first, others = content["dumps"]
+        tables += [TitledTable(title="Dumps", table=first), TitledTable(title="Dumps, all else", table=others)]
+    tables += _of_plots(content["dump_plots"])
+    tables.append(TitledTable(title="Costs in all", note=content["cost_note"], table=content["cost_summary"]))
+    tables.append(TitledTable(title="Costs", table=content["costs"]))
+    for number, dataset in enumerate(datasets):
+        section = dataset_section(number, dataset, comparison)
+        parts = (("sizes", section.sizes), ("sources", section.sources), ("labels", section.labels))
+        tables += [
+            TitledTable(title=f"{section.title}: {name}", note=section.read_by, table=part)
+            for name, part in parts
+            if part
+        ]
+        tables += _of_plots(section.plots, section.title)
+    tables += [
+        TitledTable(title=f"Settings that differ between {kind}", table=differing)
+        for kind, differing in content["settings"]
+        if differing
+    ]
+    return [each for each in tables if each.table.rows]
+
+
+def _configurations(records: Sequence[RunRecord]) -> tuple[ConfigurationTables | None, list[str]]:
+    """Return what is found of configurations, None where no two runs could be compared, and why they are not."""
+    if max(sum(run.kind == kind for run in records) for kind in ("student", "teacher")) < 2:
+        return None, []
+    try:
+        return configuration_tables(records), []
+    except ConfigError as error:  # a page about runs is worth having even so
+        return None, [f"Configurations are not compared: {error}."]
+
+
+def _of_configurations(found: ConfigurationTables) -> list[TitledTable]:
+    tables = [TitledTable(title="Configurations", table=found.configurations)]
+    for section in found.benchmarks:
+        tables.append(TitledTable(title=f"{section.title}: means over seeds", table=section.means))
+        if section.differences is not None:
+            note = " ".join(section.verdicts)
+            tables.append(TitledTable(title=f"{section.title}: differences", note=note, table=section.differences))
+        tables += [
+            TitledTable(title=f"{section.title}: parts that differ", note=part.caption, table=part.table)
+            for part in section.parts
+            if part.table is not None
+        ]
+    return tables
+
+
+def _of_plots(plots: Sequence[Plot], part: str = "") -> list[TitledTable]:
+    return [
+        TitledTable(title=f"{part}: {plot.title}" if part else plot.title, note=plot.caption, table=plot.data)
+        for plot in plots
+    ]
+
+
+def _comparison(records: Sequence[RunRecord]) -> Comparison:
+    runs = sorted(records, key=lambda run: run.kind)  # students first; the order given otherwise
+    return Comparison(runs=runs, floors=_floors(runs))
+
+
+def _content(comparison: Comparison) -> dict[str, Any]:
+    """Return all that the page shows of runs, by the names in the template."""
+    runs = comparison.runs
+    students, teachers = comparison.of_kind("student"), comparison.of_kind("teacher")
+    dumps = dumps_of(comparison)
+    costs = costs_of(comparison, dumps)
+    surprisals, rows_missing = surprisal_plots(comparison)
+    missing: dict[str, list[Markup]] = {}
+    for run in runs:
+        for sentence in run.missing:
+            missing.setdefault(sentence, []).append(comparison.label(run))
+    return {
+        "title": f"{plural(len(students), 'student')}, {plural(len(teachers), 'teacher')}",
+        "summary": _summary(comparison),
+        "notes": _what_does_not_compare(runs),
+        "missing": list(missing.items()),
+        "students": comparison_table(comparison, "student", OF_STUDENTS) if students else None,
+        "teachers": (
+            comparison_table(comparison, "teacher", (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)) if teachers else None
+        ),
+        "comparison_note": _COMPARISON_NOTE,
+        "perplexities": perplexity_table(comparison),
+        "normalisers": NORMALISERS,
+        "curves": [plot for plot in (student_curves(comparison), *teacher_curves(comparison)) if plot],
+        "pairs": phenomenon_plots(comparison),
+        "suites": suite_plots(comparison),
+        "surprisals": surprisals,
+        "rows_missing": rows_missing,
+        "dumps": dump_tables(comparison, dumps) if dumps else None,
+        "dump_plots": dump_plots(comparison, dumps),
+        "cost_note": _COST_NOTE,
+        "cost_summary": cost_summary(costs),
+        "costs": cost_table(costs),
+        "settings": [
             ("students", settings_table(comparison, "student")),
             ("teachers", settings_table(comparison, "teacher")),
         ],
-        runs=[(comparison.label(run), run) for run in runs],
-    )
+        "runs": [(comparison.label(run), run) for run in runs],
+    }
 
 
 def _floors(runs: Sequence[RunRecord]) -> dict[tuple[str, str], PerplexityFigure]:
@@ -107,11 +260,10 @@ def _floors(runs: Sequence[RunRecord]) -> dict[tuple[str, str], PerplexityFigure
 
 def _what_does_not_compare(runs: Sequence[RunRecord]) -> list[str]:
     notes = []
-    tokenizers = {run.fingerprints.get("tokenizer", run.fingerprints.get("tokenizer_file")) for run in runs}
-    if len(tokenizers) > 1:
+    if not have_one_tokenizer(runs):
         notes.append(
-            "The runs do not share one tokenizer: perplexity a token compares only among those that do; perplexity a "
-            "word and bits a byte compare throughout."
+            "The runs do not share one tokenizer: perplexities a token and nats above a floor do not compare, and are "
+            "left out; perplexity a word and bits a byte compare throughout."
         )
     for split in splits_of(runs):
         sizes = {
@@ -127,24 +279,20 @@ def _what_does_not_compare(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _summary(comparison: Comparison) -> str:
-    """Return one sentence about the best student on test, or on dev where nothing was evaluated on test."""
+    """Return one sentence about the students on test, or on dev where nothing was evaluated on test; no winner."""
     students = comparison.of_kind("student")
     for split in ("test", "dev"):
-        scored = [run for run in students if UNCONDITIONAL in run.perplexities.get(split, {})]
-        if not scored:
+        found = [run.perplexities.get(split, {}).get(UNCONDITIONAL) for run in students]
+        figures = [figure for figure in found if figure is not None]
+        if not figures:
             continue
-        best = min(scored, key=lambda run: run.perplexities[split][UNCONDITIONAL].per_word)
-        figure = best.perplexities[split][UNCONDITIONAL]
-        which = (
-            f"{best.name} has the lowest of the {len(scored)} students evaluated on it"
-            if len(scored) > 1
-            else best.name
-        )
-        text = (
-            f"Unconditional perplexity on {split}: {which}, {perplexity(figure.per_token)} a token and "
-            f"{perplexity(figure.per_word)} a word"
-        )
-        if (floor := comparison.floors.get((best.name, split))) is not None:
-            text += f", {figure.nats_per_position - floor.nats_per_position:.3f} nats a position above the floor"
-        return text + "."
+        text = f"Unconditional perplexity on {split}: {_range([figure.per_word for figure in figures])} a word"
+        if have_one_tokenizer(students):
+            text += f", {_range([figure.per_token for figure in figures])} a token"
+        return f"{text}{f', over {len(figures)} students' if len(figures) > 1 else ''}."
     return ""
+
+
+def _range(figures: Sequence[float]) -> str:
+    low, high = perplexity(min(figures)), perplexity(max(figures))
+    return low if low == high else f"{low} to {high}"

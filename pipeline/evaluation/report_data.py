@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.corpus.dataset import describe_dataset
+from pipeline.evaluation.report_charts import distributions
 from pipeline.evaluation.report_plots import Plot
 from pipeline.evaluation.report_runs import value
-from pipeline.evaluation.report_svg import distributions, swatch
+from pipeline.evaluation.report_svg import swatch
 from pipeline.evaluation.report_tables import NOTHING, Cell, Comparison, Table, percent
 from storage.locations import Place
 
@@ -75,10 +76,10 @@ def read_datasets(locations: Sequence[Place]) -> list[DatasetRecord]:
 def dataset_section(number: int, dataset: DatasetRecord, comparison: Comparison) -> DatasetSection:
     """Return the part of the page on one dataset; ``number`` sets its figures apart from other datasets'."""
     about = dataset.about
-    readers = [run.name for run in comparison.runs if run.fingerprints.get("dataset") == about["sha256"]]
+    readers = [run for run in comparison.runs if run.fingerprints.get("dataset") == about["sha256"]]
     used = about["vocab_size"] - about["num_entries_not_used"]
     trees = f"Trees: {about['tree_source']}. {used:,} of {about['vocab_size']:,} entries of the tokenizer occur."
-    read_by = f"Read by {', '.join(readers)}." if readers else "No run on this page was trained on it."
+    read_by = f"Read by {comparison.names(readers)}." if readers else "No run on this page was trained on it."
     splits = {name: {"sources": {}, **split, **split["statistics"]} for name, split in about["splits"].items()}
     return DatasetSection(
         title=dataset.location,

@@ -7,13 +7,15 @@ damaged is refused by file; what is merely absent is collected in ``RunRecord.mi
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures
 from pipeline.evaluation.perplexity import PerplexityFigure
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, read_results
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, read_results
+from pipeline.evaluation.syntaxgym import SyntaxGymFigures
+from pipeline.runtime.run_history import HISTORY, read_history
 from storage.errors import InputError, RunError
 
 KINDS = ("student", "teacher")
@@ -29,7 +31,34 @@ class PairResult:
     """Name of the folder."""
     fingerprint: str
     """sha256 of the pairs."""
+    convention: str
+    """How sentences were scored: results of two conventions are two results."""
     figures: MinimalPairFigures
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteResult:
+    """SyntaxGym suites, scored by one run."""
+
+    subject: str
+    """Name of the folder."""
+    fingerprint: str
+    """sha256 of the suites."""
+    convention: str
+    """How regions became sentences."""
+    figures: SyntaxGymFigures
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitSource:
+    """Where the perplexities of a split are from."""
+
+    sha256: str
+    """Of the split: two runs were scored on the same tokens only where it is the same."""
+    rows: Path
+    """Log-probabilities of every token, where the evaluation kept them; the file need not be there."""
     command: str
 
 
@@ -52,10 +81,26 @@ class RunRecord:
     dev: Sequence[Row]
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
     """By split, then by distribution."""
-    perplexity_commands: Sequence[str]
+    splits: Mapping[str, SplitSource]
+    """By split, as ``perplexities``."""
     pairs: Sequence[PairResult]
+    suites: Sequence[SuiteResult]
+    starts: Sequence[Row]
+    """Events of ``history.jsonl``: on what each training of the run began."""
     missing: Sequence[str]
     """One sentence for each thing that is not there, with what would make it."""
+
+    @property
+    def tokenizer(self) -> str:
+        """sha256 of the tokenizer: figures a token compare only where it is the same."""
+        return str(self.fingerprints.get("tokenizer", self.fingerprints.get("tokenizer_file")))
+
+    @property
+    def commands(self) -> list[str]:
+        """What made the run and each of its results that is shown, each command once."""
+        of_splits = [source.command for source in self.splits.values()]
+        of_items = [result.command for results in (self.pairs, self.suites) for result in results]
+        return list(dict.fromkeys([self.command, *of_splits, *of_items]))
 
     @property
     def last(self) -> Row:
@@ -104,37 +149,12 @@ def _read_run(path: Path, name: str) -> RunRecord:
     if any(value(row, "loss") is None for row in rows):
         missing.append("some losses are not finite numbers: training diverged; those points are not drawn")
 
-    perplexities: dict[str, dict[str, PerplexityFigure]] = {}
-    pairs = []
-    commands = []
-    for file, result in read_results(path).items():
-        where = f"{path}/results/{file}.json"
-        if (which := result.settings.get("checkpoint", "best")) != "best":
-            missing.append(
-                f"results/{file}.json is of checkpoint {which}, and this page compares the best: it is not shown"
-            )
-            continue
-        if result.kind == PERPLEXITY:
-            figures = _perplexities(result, where)
-            # Whole results only: a floor is of the very text of the figures recorded with it, and of no other.
-            if result.subject in perplexities:
-                missing.append(f"results/{file}.json repeats a perplexity of {result.subject}: it is not shown")
-                continue
-            commands.append(result.command)
-            perplexities[result.subject] = figures
-        elif result.kind == MINIMAL_PAIRS:
-            pairs.append(
-                PairResult(
-                    subject=result.subject,
-                    fingerprint=str(result.fingerprints.get("pairs")),
-                    figures=MinimalPairFigures.from_json(result.figures, where=where),
-                    command=result.command,
-                )
-            )
-    if not perplexities:
+    results = _results(path, missing)
+    if not results.perplexities:
         missing.append("no perplexity: run evaluate perplexity")
-    if not pairs and described["kind"] == "student":
+    if not results.pairs and described["kind"] == "student":
         missing.append("no minimal pairs: run evaluate minimal-pairs")
+    events = read_history(path) if (path / HISTORY).is_file() else []
     return RunRecord(
         path=path,
         name=name,
@@ -146,11 +166,77 @@ def _read_run(path: Path, name: str) -> RunRecord:
         dump=described["dump"] if isinstance(described.get("dump"), dict) else None,
         train=train,
         dev=dev,
-        perplexities=perplexities,
-        perplexity_commands=commands,
-        pairs=pairs,
+        perplexities=results.perplexities,
+        splits=results.splits,
+        pairs=results.pairs,
+        suites=results.suites,
+        starts=[event for event in events if event["event"] == "start"],
         missing=missing,
     )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Results:
+    """The results of a run that a page can show."""
+
+    perplexities: dict[str, dict[str, PerplexityFigure]] = field(default_factory=dict)
+    splits: dict[str, SplitSource] = field(default_factory=dict)
+    pairs: list[PairResult] = field(default_factory=list)
+    suites: list[SuiteResult] = field(default_factory=list)
+
+
+def _results(path: Path, missing: list[str]) -> _Results:
+    """Return the results of a run's best checkpoint; what is left out is told to ``missing``."""
+    found = _Results()
+    for file, result in read_results(path).items():
+        where = f"{path}/results/{file}.json"
+        if (which := result.settings.get("checkpoint", "best")) != "best":
+            missing.append(
+                f"results/{file}.json is of checkpoint {which}, and this page compares the best: it is not shown"
+            )
+        elif result.kind == PERPLEXITY:
+            figures = _perplexities(result, where)
+            # Whole results only: a floor is of the very text of the figures recorded with it, and of no other.
+            if result.subject in found.perplexities:
+                missing.append(f"results/{file}.json repeats a perplexity of {result.subject}: it is not shown")
+                continue
+            found.perplexities[result.subject] = figures
+            found.splits[result.subject] = SplitSource(
+                sha256=str(result.fingerprints.get("split")),
+                rows=path / "results" / f"{file}.jsonl",
+                command=result.command,
+            )
+        elif result.kind == MINIMAL_PAIRS:
+            found.pairs.append(
+                PairResult(
+                    subject=result.subject,
+                    fingerprint=str(result.fingerprints.get("pairs")),
+                    convention=_pair_convention(result.settings),
+                    figures=MinimalPairFigures.from_json(result.figures, where=where),
+                    command=result.command,
+                )
+            )
+        elif result.kind == SYNTAXGYM:
+            joining = result.settings.get("joining", "text")
+            found.suites.append(
+                SuiteResult(
+                    subject=result.subject,
+                    fingerprint=str(result.fingerprints.get("suites")),
+                    convention="regions joined as running text"
+                    if joining == "text"
+                    else f"regions joined as {joining}",
+                    figures=SyntaxGymFigures.from_json(result.figures, where=where),
+                    command=result.command,
+                )
+            )
+    return found
+
+
+def _pair_convention(settings: Mapping[str, Any]) -> str:
+    """Return how sentences were scored."""
+    before = {"none": "no space", "space": "a space"}.get(str(settings.get("prefix")), "an unknown prefix")
+    eos = {"True": "counted", "False": "left out"}.get(str(settings.get("eos")), "unknown")
+    return f"{before} before the sentence, <eos> {eos}"
 
 
 def _description(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The report's tables, and how a figure is written in a cell."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +10,17 @@ from markupsafe import Markup
 
 from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.perplexity import FLOOR, OF_STUDENTS, PerplexityFigure
-from pipeline.evaluation.report_runs import PairResult, Row, RunRecord, value
+from pipeline.evaluation.report_runs import PairResult, Row, RunRecord, SuiteResult, value
+from pipeline.evaluation.report_sets import item_counts, mean_of_suites, pair_sets, pairs_of, suite_sets, suites_of
 from pipeline.evaluation.report_svg import swatch
+from pipeline.evaluation.statistics import wilson_interval
 
 NOTHING = "\u2013"
 """Stands in a cell that has no figure."""
 
 Cell = str | Markup
+
+_SEED = re.compile(r"(.+?)[-_./]?(?:seed|s)[-_]?(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +52,38 @@ class Comparison:
         return [run for run in self.runs if run.kind == kind]
 
     def series(self, run: RunRecord) -> int:
-        """Return the number of a run, which decides its colour and mark everywhere."""
-        return [other.name for other in self.runs].index(run.name)
+        """Return the number of a run's family, which decides its colour and mark everywhere."""
+        return list(dict.fromkeys(self.family(other) for other in self.runs)).index(self.family(run))
+
+    def family(self, run: RunRecord) -> str:
+        """Return what a run shares with those named as it is but for the seed; the run's name where there are none.
+
+        Only how runs are drawn hangs on it, and every figure and row is still of one run.
+        """
+        stem = _without_seed(run)
+        alike = [other for other in self.runs if other.kind == run.kind and _without_seed(other) == stem]
+        return stem if stem and len(alike) > 1 and stem not in {other.name for other in self.runs} else run.name
+
+    def names(self, runs: Sequence[RunRecord]) -> str:
+        """Return the names of runs, those of one family together."""
+        return ", ".join(name for name, _ in self._families((run, "") for run in runs))
+
+    def key(self, entries: Sequence[tuple[RunRecord, str]], *, unit: str = "") -> list[tuple[Markup, str]]:
+        """Return the legend of a figure: the mark of each family, its name, and what there is to say of its runs."""
+        return [
+            (
+                swatch(self.series(of[0][0])),
+                name + (f": {', '.join(texts)}{unit}" if (texts := [text for _, text in of if text]) else ""),
+            )
+            for name, of in self._families(entries)
+        ]
+
+    def _families(self, entries: Iterable[tuple[RunRecord, str]]) -> list[tuple[str, list[tuple[RunRecord, str]]]]:
+        """Return entries by family: its name and how many runs are named, or the name of the one run that is."""
+        found: dict[str, list[tuple[RunRecord, str]]] = {}
+        for run, text in entries:
+            found.setdefault(self.family(run), []).append((run, text))
+        return [(f"{name} ({len(of)} runs)" if len(of) > 1 else of[0][0].name, of) for name, of in found.items()]
 
     def label(self, run: RunRecord) -> Markup:
         """Return a run's mark and name."""
@@ -58,43 +93,58 @@ class Comparison:
 def comparison_table(comparison: Comparison, kind: str, distributions: Sequence[str]) -> Table:
     """Return a row a run of one kind; each perplexity stands under its split and the name of its distribution."""
     runs = comparison.of_kind(kind)
-    columns = [
-        (split, distribution)
-        for split in splits_of(runs)
-        for distribution in distributions
-        if any(distribution in run.perplexities.get(split, {}) for run in runs)
-    ]
-    sets = pair_sets(runs)
-    header = ["run"]
-    groups = [("", 1)]
-    rows: list[list[Cell]] = [[_run_cell(comparison, run)] for run in runs]
-    for split, distribution in columns:
-        with_floor = distribution in OF_STUDENTS and comparison.has_floor
-        names = ["per token", "per word", *(["nats above floor"] if with_floor else [])]
-        header += names
-        groups.append((f"{split} perplexity, {distribution}", len(names)))
-        for run, row in zip(runs, rows, strict=True):
-            figure = run.perplexities.get(split, {}).get(distribution)
-            row.extend((perplexity(figure.per_token), perplexity(figure.per_word)) if figure else (NOTHING, NOTHING))
-            if with_floor:
-                floor = comparison.floors.get((run.name, split))
-                gap = figure.nats_per_position - floor.nats_per_position if figure and floor else None
-                row.append(NOTHING if gap is None else f"{gap:+.4f}")
-    for title, key in sets.items():
-        header += ["right, %", "ties"]
-        groups.append((f"pairs, {title}", 2))
-        for run, row in zip(runs, rows, strict=True):
-            found = next((pair.figures for pair in run.pairs if (pair.subject, pair.fingerprint) == key), None)
-            row.extend((percent(found.macro_accuracy), f"{found.overall.num_ties:,}") if found else (NOTHING, NOTHING))
-    header += ["steps", "positions", "time"]
-    groups.append(("training", 3))
-    for run, row in zip(runs, rows, strict=True):
-        row.extend((_count(run.last, "step"), _count(run.last, "positions"), _duration(value(run.last, "elapsed_s"))))
-    return Table(header=header, rows=rows, groups=groups)
+    table = _Columns([_run_cell(comparison, run)] for run in runs)
+    compares = have_one_tokenizer(runs)
+    for split in splits_of(runs):
+        for distribution in distributions:
+            figures = [run.perplexities.get(split, {}).get(distribution) for run in runs]
+            if not any(figures):
+                continue
+            columns = {
+                "per token": [perplexity(f.per_token) if f and compares else NOTHING for f in figures],
+                "per word": [perplexity(f.per_word) if f else NOTHING for f in figures],
+            }
+            if not compares:
+                columns["bits per byte"] = [f"{f.bits_per_byte:.4f}" if f else NOTHING for f in figures]
+            if distribution in OF_STUDENTS and comparison.has_floor:
+                floors = [comparison.floors.get((run.name, split)) for run in runs]
+                columns["nats above floor"] = [
+                    f"{f.nats_per_position - floor.nats_per_position:+.4f}" if f and floor and compares else NOTHING
+                    for f, floor in zip(figures, floors, strict=True)
+                ]
+            table.add(f"{split} perplexity, {distribution}", columns)
+    for title, key in pair_sets(runs).items():
+        pairs = [pairs_of(run, key) for run in runs]
+        table.add(
+            f"pairs, {title}",
+            {
+                "right, %": [_pairs_right(found) if found else NOTHING for found in pairs],
+                "ties": [f"{found.figures.overall.num_ties:,}" if found else NOTHING for found in pairs],
+            },
+        )
+    for title, key in suite_sets(runs).items():
+        suites = [suites_of(run, key) for run in runs]
+        table.add(
+            f"suites, {title}",
+            {
+                "right, %": [_items_right(found) if found else NOTHING for found in suites],
+                "ties": [f"{item_counts(found)[2]:,}" if found else NOTHING for found in suites],
+            },
+        )
+    table.add(
+        "training",
+        {
+            "steps": [_count(run.last, "step") for run in runs],
+            "positions": [_count(run.last, "positions") for run in runs],
+            "time": [duration(value(run.last, "elapsed_s")) for run in runs],
+        },
+    )
+    return Table(header=["run", *table.header], rows=table.rows, groups=[("", 1), *table.groups])
 
 
 def perplexity_table(comparison: Comparison) -> Table:
     """Return every perplexity of every run by every normaliser, and the floors under them."""
+    compares = have_one_tokenizer(comparison.runs)
     rows: list[list[Cell]] = []
     for run in comparison.runs:
         for split in splits_of([run]):
@@ -106,8 +156,8 @@ def perplexity_table(comparison: Comparison) -> Table:
                     comparison.label(run),
                     split,
                     figure.distribution,
-                    perplexity(figure.per_token),
-                    perplexity(figure.per_token_without_eos),
+                    perplexity(figure.per_token if compares else None),
+                    perplexity(figure.per_token_without_eos if compares else None),
                     perplexity(figure.per_word),
                     f"{figure.bits_per_byte:.4f}",
                     f"{figure.num_sentences:,}",
@@ -122,7 +172,10 @@ def perplexity_table(comparison: Comparison) -> Table:
 
 
 def settings_table(comparison: Comparison, kind: str) -> Table | None:
-    """Return the options, fingerprints and versions in which runs of a kind differ; None for fewer than two runs."""
+    """Return the options, fingerprints and versions in which runs of a kind differ; None for fewer than two runs.
+
+    A row a setting; a row a run where there are more runs than settings.
+    """
     runs = comparison.of_kind(kind)
     if len(runs) < 2:
         return None
@@ -134,6 +187,12 @@ def settings_table(comparison: Comparison, kind: str) -> Table | None:
     ]
     names = dict.fromkeys(name for found in settings for name in found)
     differing = [name for name in names if len({_written(found, name) for found in settings}) > 1]
+    if len(runs) > len(differing) > 0:
+        rows = zip(runs, settings, strict=True)
+        return Table(
+            header=["run", *differing],
+            rows=[[comparison.label(run), *(_written(found, name) for name in differing)] for run, found in rows],
+        )
     return Table(
         header=["setting", *(run.name for run in runs)],
         rows=[[name, *(_written(found, name) for found in settings)] for name in differing],
@@ -147,14 +206,9 @@ def splits_of(runs: Sequence[RunRecord]) -> list[str]:
     return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def pair_sets(runs: Sequence[RunRecord]) -> dict[str, tuple[str, str]]:
-    """Return the sets of minimal pairs by title; sets of one name with other pairs are set apart by fingerprint."""
-    keys = list(dict.fromkeys((pair.subject, pair.fingerprint) for run in runs for pair in run.pairs))
-    subjects = [subject for subject, _ in keys]
-    return {
-        subject if subjects.count(subject) == 1 else f"{subject} ({fingerprint[:8]})": (subject, fingerprint)
-        for subject, fingerprint in keys
-    }
+def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
+    """Return whether figures a token of these runs compare."""
+    return len({run.tokenizer for run in runs}) <= 1
 
 
 def plural(count: int, noun: str) -> str:
@@ -174,18 +228,20 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f}"
 
 
-def accuracy_with_ties(result: PairResult) -> str:
-    """Return the mean over paradigms, and the number of ties."""
-    return f"{percent(result.figures.macro_accuracy)} % ({plural(result.figures.overall.num_ties, 'tie')})"
+def interval(num_right: int, num_items: int) -> str:
+    """Return the 95 % Wilson interval of a share, in percent."""
+    found = wilson_interval(num_right, num_items)
+    return NOTHING if found is None else f"{100 * found.low:.1f}\u2013{100 * found.high:.1f}"
 
 
 def pair_cells(counts: PairCounts) -> list[Cell]:
-    """Return pairs, right, ties, accuracy and mean difference."""
+    """Return pairs, right, ties, accuracy, its interval, and mean difference."""
     return [
         f"{counts.num_pairs:,}",
         f"{counts.num_right:,}",
         f"{counts.num_ties:,}",
         percent(counts.accuracy),
+        interval(counts.num_right, counts.num_pairs),
         f"{counts.mean_difference:+.3f}",
     ]
 
@@ -196,6 +252,56 @@ def size(num_bytes: float) -> str:
         if num_bytes >= unit:
             return f"{num_bytes / unit:.1f} {name} ({num_bytes:,.0f} bytes)"
     return f"{num_bytes:,.0f} bytes"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time, readable."""
+    if seconds is None:
+        return NOTHING
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours} h {m:02} min" if hours else f"{m} min {s:02} s" if m else f"{s} s"
+
+
+class _Columns:
+    """A table in the making, to which columns are added group by group."""
+
+    def __init__(self, rows: Iterable[list[Cell]]) -> None:
+        self.rows = list(rows)
+        self.header: list[str] = []
+        self.groups: list[tuple[str, int]] = []
+
+    def add(self, group: str, columns: Mapping[str, Sequence[Cell]]) -> None:
+        """Add columns, each with a cell a row."""
+        self.groups.append((group, len(columns)))
+        for name, cells in columns.items():
+            self.header.append(name)
+            for row, cell in zip(self.rows, cells, strict=True):
+                row.append(cell)
+
+
+def _pairs_right(result: PairResult) -> Markup:
+    """Return the mean of paradigms, and under it the share of all pairs with its interval."""
+    overall = result.figures.overall
+    return Markup("{} <small>{} ({})</small>").format(
+        percent(result.figures.macro_accuracy),
+        percent(overall.accuracy),
+        interval(overall.num_right, overall.num_pairs),
+    )
+
+
+def _items_right(result: SuiteResult) -> Markup:
+    """Return the mean of suites, and under it the share of all items with its interval."""
+    num_right, num_items, _ = item_counts(result)
+    return Markup("{} <small>{} ({})</small>").format(
+        percent(mean_of_suites(result)), percent(num_right / num_items), interval(num_right, num_items)
+    )
+
+
+def _without_seed(run: RunRecord) -> str | None:
+    """Return a run's name without the seed that it ends in, if that is the run's seed."""
+    match = _SEED.fullmatch(run.name)
+    return match[1] if match and int(match[2]) == run.configuration.get("seed") else None
 
 
 def _run_cell(comparison: Comparison, run: RunRecord) -> Markup:
@@ -225,14 +331,6 @@ def _trained_on(run: RunRecord) -> str:
 def _count(row: Row, name: str) -> str:
     found = value(row, name)
     return NOTHING if found is None else f"{found:,.0f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return NOTHING
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours} h {m:02} min" if hours else f"{m} min {s:02} s"
 
 
 def _written(settings: Mapping[str, Any], name: str) -> str:

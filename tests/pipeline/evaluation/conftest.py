@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures, PairCounts
 from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, JOINT, UNCONDITIONAL, PerplexityFigure
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, write_result
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, write_result, write_rows
+from pipeline.evaluation.syntaxgym import ItemCounts, SuiteFigures, SyntaxGymFigures
 
 SIZES = {"dev": (1000, 11_803, 9_412, 52_113), "test": (1000, 11_790, 9_377, 51_984)}
 """Sentences, tokens, words and bytes of the made-up splits."""
@@ -111,11 +112,41 @@ def made_up_result(kind: str, subject: str, figures: Any, command: str, **finger
         kind=kind,
         subject=subject,
         figures=figures,
-        settings={"checkpoint": "best", "batch_tokens": 8192, "device": "cpu"},
+        settings={"checkpoint": "best", "batch_tokens": 8192, "device": "cpu", "prefix": "none", "eos": False},
         fingerprints={"weights": "f" * 64} | fingerprints,
         versions={"torch": "2.13.0"},
         command=command + "  # test data, made up",
     )
+
+
+def add_rows(run: Path, split: str, log_probs: Mapping[str, list[list[float]]]) -> Path:
+    """Write the log-probabilities of each sentence's tokens and its ``<eos>``, by distribution."""
+    rows = [
+        {"sentence": i, "log_probs": {name: of[i] for name, of in log_probs.items()}}
+        for i in range(len(next(iter(log_probs.values()))))
+    ]
+    return write_rows(run, f"perplexity-{split}", rows)
+
+
+def add_suites(run: Path, right: Mapping[str, tuple[str, int, int]]) -> None:
+    """Write a result on suites: name → (circuit, items right, items); one item more is a tie."""
+    figures = SyntaxGymFigures(
+        by_suite={
+            name: SuiteFigures(
+                circuit=circuit,
+                metric="sum",
+                sha256="5" * 64,
+                items=ItemCounts(num_items=number, num_right=num_right, num_ties=1),
+                predictions=(),
+                num_tokens=100,
+                num_tokens_over_two_regions=0,
+            )
+            for name, (circuit, num_right, number) in right.items()
+        }
+    )
+    command = f"cli.py evaluate syntaxgym {run.name} suites"
+    result = made_up_result(SYNTAXGYM, "suites", figures.to_json(), command, suites="7" * 64)
+    write_result(run, "syntaxgym-suites-77777777", result)
 
 
 def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS, **changes: Any) -> None:
@@ -139,12 +170,11 @@ def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS,
     for term in set(paradigms.values()):
         of_term = [by_paradigm[name] for name in paradigms if paradigms[name] == term]
         by_term[term] = added(of_term)
-    by_field = {"syntax": added(list(by_paradigm.values()))}
     figures = MinimalPairFigures(
         overall=added(list(by_paradigm.values())),
         by_paradigm=by_paradigm,
         by_term=by_term,
-        by_field=by_field,
+        by_field={"syntax": added(list(by_paradigm.values()))},
         terms=paradigms,
         fields=dict.fromkeys(paradigms, "syntax"),
         num_identical=3,
@@ -185,12 +215,15 @@ def make_runs(folder: Path) -> MadeUpRuns:
         "kept_mass_by_k": {"1": 0.4211, "2": 0.551, "4": 0.684, "8": 0.8, "16": 0.894, "32": 0.957, "64": 0.98812},
         "perplexity": 6.612,
         "perplexity_without_eos": 7.301,
+        "mean_entropy_nats": 1.3,
+        "entropy_nats_quantiles": {"5": 0.1, "25": 0.7, "50": 1.2, "75": 1.9, "95": 2.8},
     }
     dump = {"path": "sample/dump", "schema": schema, "statistics": statistics}
     other = {
         "path": "sample/dump-of-student",
         "schema": schema | {"condition": "none"},
-        "statistics": statistics | {"kept_mass_by_k": {"1": 0.35, "8": 0.72, "64": 0.971}},
+        "statistics": statistics
+        | {"kept_mass_by_k": {"1": 0.35, "8": 0.72, "64": 0.971}, "entropy_nats_quantiles": {"5": 2, "25": 1}},
     }
     student = {"num_blocks": 4, "embed_dim": 256}
     runs = MadeUpRuns(
@@ -231,4 +264,10 @@ def made_up_runs(tmp_path: Path) -> MadeUpRuns:
 @pytest.fixture
 def helpers() -> SimpleNamespace:
     """What makes single runs, for tests that need an odd one."""
-    return SimpleNamespace(made_up_run=made_up_run, add_pairs=add_pairs, add_perplexity=add_perplexity)
+    return SimpleNamespace(
+        made_up_run=made_up_run,
+        add_pairs=add_pairs,
+        add_perplexity=add_perplexity,
+        add_rows=add_rows,
+        add_suites=add_suites,
+    )

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation import report_svg
+from pipeline.evaluation import report_charts
 from pipeline.evaluation.perplexity import GIVEN_TREE, UNCONDITIONAL
-from pipeline.evaluation.report import write_report
+from pipeline.evaluation.report import render_report, report_tables, write_report
+from pipeline.evaluation.report_configurations import BenchmarkSection, ConfigurationTables, PartsTable
 from pipeline.evaluation.report_runs import read_runs
+from pipeline.evaluation.report_svg import NUM_COLOURS, swatch
+from pipeline.evaluation.report_tables import Comparison, Table
 from storage.errors import InputError, RunError, StoreError
 
 MadeUpRuns = Any
@@ -119,15 +123,15 @@ def test_every_perplexity_stands_under_its_distribution_and_kinds_stand_apart(
     assert (distilled["ties"], distilled["steps"], distilled["positions"]) == ("120", "1,500", "6,018,000")
     everything = page.table("distribution")
     assert all(row[2] in {"unconditional", "given the tree", "joint with the tree", "floor"} for row in everything[1:])
-    assert "distilled has the lowest of the 3 students evaluated on it" in page.text
-    assert "0.128 nats a position above the floor" in page.text
+    assert "a token, over 3 students" in page.text
+    assert "lowest" not in page.text
 
 
 def test_students_are_drawn_over_the_floor_and_teachers_apart(
     made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
 ) -> None:
     page = page_of(made_up_runs.all, tmp_path / "report.html")
-    assert page.text.count("floor 1.982") == 2  # wide and narrow
+    assert page.text.count("floor 1.982") == 4  # over positions and over time, each wide and narrow
     assert "Teacher rnng" in page.text
     students = page.table("curve")[1:]
     assert {row[0] for row in students} == {"baseline", "distilled", "born-again"}
@@ -144,7 +148,7 @@ def test_a_floor_stands_under_the_figure_it_is_recorded_with_and_no_other(
     for run in (made_up_runs.baseline, made_up_runs.born_again):
         helpers.add_perplexity(run, "dev", {UNCONDITIONAL: 2.15})
     page = page_of(made_up_runs.all, tmp_path / "report.html")
-    assert page.text.count("floor 1.982") == 2
+    assert page.text.count("floor 1.982") == 4
     students = page.table("dev perplexity, unconditional")
     assert [row[3] for row in students[2:]] == ["\u2013", "+0.1280", "\u2013"]
     floors = [row[:3] for row in page.table("distribution")[1:] if row[2] == "floor"]
@@ -194,14 +198,18 @@ def test_dumps_are_described_and_their_perplexity_is_named_by_its_condition(
     made_up_runs: MadeUpRuns, tmp_path: Path
 ) -> None:
     page = page_of(made_up_runs.all, tmp_path / "report.html")
-    dumps = {row[0]: row[1:] for row in next(t for t in page.tables if "read by distilled" in t[0])[1:]}
+    described = [table for table in page.tables if table[0] == ["", "dump", "dump-of-student"]]
+    dumps = {row[0]: row[1:] for table in described for row in table[1:]}
+    assert dumps["read by"] == ["distilled", "born-again"]
     assert dumps["perplexity"] == ["6.61 (given the tree)", "6.61 (unconditional)"]
     assert dumps["split"] == ["train", "train"]
     assert dumps["fingerprints: split"] == ["c" * 64] * 2
     assert dumps["temperatures"] == ["1.0, 2.0"] * 2
-    assert dumps["size bytes"][0] == "47.3 MB (47,310,221 bytes)"
+    assert dumps["size bytes"][0] == "47.3 MB (47,310,221 bytes), 400 a position"
     kept = next(t for t in page.tables if t[0] == ["dump", "k\u2032", "mean mass kept", "left out"])
-    assert ["read by distilled", "64", "0.988120", "1.19e-02"] in kept
+    assert ["dump", "64", "0.988120", "1.19e-02"] in kept
+    entropies = next(t for t in page.tables if t[0][:2] == ["dump", "mean"])
+    assert entropies[1:] == [["dump", "1.300", "0.100", "0.700", "1.200", "1.900", "2.800"]]
 
 
 def test_settings_that_differ_are_listed_and_others_are_not(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
@@ -232,12 +240,14 @@ def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
     (bare / "metrics.jsonl").unlink()
     page = page_of([bare], tmp_path / "report.html")
     for sentence in (
-        "bare: no metrics.jsonl",
+        "no metrics.jsonl: no learning curve: bare",
         "no perplexity: run evaluate perplexity",
         "no minimal pairs: run evaluate minimal-pairs",
         "No run has a metrics.jsonl with a loss",
         "No run was evaluated on minimal pairs",
         "No student here learned from a dump",
+        "No run was evaluated on SyntaxGym suites",
+        "No teacher and student of one tokenizer were evaluated on the same split",
     ):
         assert sentence in page.text
 
@@ -266,8 +276,15 @@ def test_runs_that_were_killed_or_diverged_are_shown(
 def test_figures_that_do_not_compare_are_said_not_to(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
     other = helpers.made_up_run(tmp_path / "other", "student", 2.0, fingerprints={"tokenizer": "9" * 64})
     helpers.add_pairs(other, 0.6, pairs="b" * 64)
+    helpers.add_perplexity(other, "dev", {UNCONDITIONAL: 2.0})
     page = page_of([made_up_runs.baseline, other], tmp_path / "report.html")
     assert "do not share one tokenizer" in page.text
+    students = page.table("dev perplexity, unconditional")
+    dev = {name: [row[1 + i] for row in students[2:]] for i, name in enumerate(students[1][1:5])}
+    assert dev["per token"] == dev["nats above floor"] == ["\u2013"] * 2
+    assert "\u2013" not in dev["per word"] + dev["bits per byte"]
+    assert all(row[3] == row[4] == "\u2013" for row in page.table("distribution")[1:])
+    assert "a token" not in page.text.split("Each row is one run")[0]
     assert "minimal_pairs (aaaaaaaa)" in page.text
     assert "minimal_pairs (bbbbbbbb)" in page.text
 
@@ -312,7 +329,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path, helpers: Any) -> None:
 def test_thinned_curves_are_short_end_where_they_end_and_stay_within_bounds(
     points: list[tuple[float, float]], most: int
 ) -> None:
-    thinned = report_svg._thinned(points, most)
+    thinned = report_charts._thinned(points, most)
     assert len(thinned) <= max(most, 0)
     if points:
         assert thinned[-1] == points[-1]
@@ -320,3 +337,73 @@ def test_thinned_curves_are_short_end_where_they_end_and_stay_within_bounds(
             values = [point[axis] for point in points]
             # a mean of equal values may differ from them in the last place
             assert all(min(values) * (1 - 1e-12) <= p[axis] <= max(values) * (1 + 1e-12) for p in thinned)
+
+
+def test_runs_named_alike_but_for_their_seed_share_a_mark_and_others_do_not(tmp_path: Path, helpers: Any) -> None:
+    seeds = {"a-seed1": 1, "a-seed2": 2, "a-seed9": 3, "b/seed1": 1, "c-seed1": 1, "c": 1, "c-seed2": 2}
+    paths = [
+        helpers.made_up_run(tmp_path / name, "student", 2.0, configuration={"seed": seed})
+        for name, seed in seeds.items()
+    ]
+    comparison = Comparison(runs=read_runs(paths), floors={})
+    families = {run.name: comparison.family(run) for run in comparison.runs}
+    assert families["a-seed1"] == families["a-seed2"] == "a"
+    assert {name for name, family in families.items() if name == family} == families.keys() - {"a-seed1", "a-seed2"}
+    assert len({comparison.series(run) for run in comparison.runs}) == 6
+    assert comparison.names(comparison.runs).startswith("a (2 runs), a-seed9")
+    assert comparison.names(comparison.runs[:1]) == "a-seed1"
+
+
+def test_series_differ_by_more_than_colour() -> None:
+    marks = [re.sub(r"--series-\d", "", swatch(series)) for series in range(21)]
+    for first, second in itertools.combinations(range(21), 2):
+        if first % NUM_COLOURS == second % NUM_COLOURS:
+            assert marks[first] != marks[second]
+
+
+def test_what_is_found_of_configurations_comes_first_and_its_text_is_escaped(made_up_runs: MadeUpRuns) -> None:
+    records = read_runs([made_up_runs.baseline])
+    table = Table(header=["x"], rows=[["<y>"]])
+    section = BenchmarkSection(
+        title="students: pairs",
+        means=table,
+        differences=Table(header=["z"], rows=[["1"]]),
+        verdicts=["A & B", "do not differ."],
+        parts=[PartsTable(caption="Nothing <holds>.", table=None)],
+    )
+    found = ConfigurationTables(configurations=table, benchmarks=[section], notes=["Other <pairs>."])
+    page = Page(render_report(records, configurations=found))
+    assert page.tables[:3] == [[["x"], ["<y>"]], [["x"], ["<y>"]], [["z"], ["1"]]]
+    for text in ("students: pairs A & B do not differ.", "Nothing <holds>.", "Other <pairs>."):
+        assert text in page.text
+    assert "none is tested here" not in page.text
+    tables = report_tables(records, configurations=found)
+    assert (tables[2].title, tables[2].note) == ("students: pairs: differences", "A & B do not differ.")
+
+
+def test_two_runs_of_one_seed_are_a_note_and_no_comparison(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(made_up_runs.baseline, again)
+    write_report([made_up_runs.baseline, again], tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    assert "Configurations are not compared" in page.text
+    assert "both seed" in page.text
+
+
+def test_the_tables_are_written_for_papers_too(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    runs = [made_up_runs.baseline, made_up_runs.distilled]
+    for form, sign in (("markdown", "| --- |"), ("latex", r"\toprule"), ("csv", "table,row_number,row,column,value")):
+        write_report(runs, tmp_path / form, form=form)
+        assert sign in (tmp_path / form).read_text()
+
+
+def test_every_table_of_the_page_can_be_had_by_its_title(made_up_runs: MadeUpRuns) -> None:
+    records = read_runs([made_up_runs.teacher, made_up_runs.distilled])
+    tables = report_tables(records)
+    assert len({each.title for each in tables}) == len(tables)
+    headers = [list(each.table.header) for each in tables]
+    of_runs = len(records)  # each lists its options under Runs, without a header
+    shown = [found for found in Page(render_report(records)).tables if len(found[0]) != 2][: -of_runs or None]
+    assert all(len(row) == len(table.header) for table in (each.table for each in tables) for row in table.rows)
+    for found in shown:
+        assert found[0] in headers or found[1] in headers
