@@ -147,9 +147,12 @@ def _history(path: str, run: RunRecord) -> Sequence[Row]:
     if is_url(path):
         return []
     manifest = local_path(path) / MANIFEST
-    if not manifest.is_file() or sha256_file(manifest) != run.fingerprints.get("manifest"):
+    try:
+        if not manifest.is_file() or sha256_file(manifest) != run.fingerprints.get("manifest"):
+            return []
+        return history_events(open_folder(path).history())
+    except (OSError, ValueError):  # a path that names nothing here, as of a run that was made elsewhere
         return []
-    return history_events(open_folder(path).history())
 
 
 def _flat(dump: Mapping[str, Any]) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def _results(path: Path, missing: list[str]) -> _Results:
                     subject=result.subject,
                     fingerprint=str(result.fingerprints.get("pairs")),
                     convention=_pair_convention(result.settings),
-                    figures=MinimalPairFigures.from_json(result.figures, where=where),
+                    figures=_pair_figures(result, where),
                     command=result.command,
                 )
             )
@@ -230,6 +230,18 @@ def _results(path: Path, missing: list[str]) -> _Results:
                 )
             )
     return found
+
+
+def _pair_figures(result: Result, where: str) -> MinimalPairFigures:
+    figures = MinimalPairFigures.from_json(result.figures, where=where)
+    parts = (figures.by_paradigm, figures.by_term, figures.by_field)
+    for counts in (figures.overall, *(counts for part in parts for counts in part.values())):
+        if min(counts.num_right, counts.num_ties) < 0 or counts.num_right + counts.num_ties > counts.num_pairs:
+            raise InputError(
+                f"{where}: {counts.num_right} right and {counts.num_ties} ties of {counts.num_pairs} pairs, expected "
+                "no more; run evaluate minimal-pairs again"
+            )
+    return figures
 
 
 def _pair_convention(settings: Mapping[str, Any]) -> str:

@@ -54,14 +54,14 @@ class Agreement:
     """Student minus teacher, bits a token."""
 
 
-def surprisal_plots(comparison: Comparison) -> tuple[list[Plot], list[str]]:
-    """Return a figure for each teacher, split and distribution; and what is missing for more, with its command.
+def surprisal_plots(comparison: Comparison) -> tuple[list[Plot], list[tuple[str, str]]]:
+    """Return a figure for each teacher, split and distribution; and what is missing for more: (file, its command).
 
     Raises:
         InputError: If a file of rows is damaged, or does not have the sentences of another of the same split.
     """
     plots: list[Plot] = []
-    missing: list[str] = []
+    missing: list[tuple[str, str]] = []
     students = comparison.of_kind("student")
     for teacher in comparison.of_kind("teacher"):
         for split, source in teacher.splits.items():
@@ -73,7 +73,7 @@ def surprisal_plots(comparison: Comparison) -> tuple[list[Plot], list[str]]:
                 and run.tokenizer == teacher.tokenizer
             ]
             without = [run for run in (teacher, *same) if not run.splits[split].rows.is_file()]
-            missing += [f"{run.splits[split].command} ({run.splits[split].rows.name} of {run.name})" for run in without]
+            missing += [(f"{run.splits[split].rows.name} of {run.name}", run.splits[split].command) for run in without]
             same = [run for run in same if run not in without]
             if teacher in without or not same:
                 continue

@@ -283,7 +283,7 @@ class _Columns:
 def _pairs_right(result: PairResult) -> Markup:
     """Return the mean of paradigms, and under it the share of all pairs with its interval."""
     overall = result.figures.overall
-    return Markup("{} <small>{} ({})</small>").format(
+    return Markup("{} <small>{}, {}</small>").format(
         percent(result.figures.macro_accuracy),
         percent(overall.accuracy),
         interval(overall.num_right, overall.num_pairs),
@@ -293,7 +293,7 @@ def _pairs_right(result: PairResult) -> Markup:
 def _items_right(result: SuiteResult) -> Markup:
     """Return the mean of suites, and under it the share of all items with its interval."""
     num_right, num_items, _ = item_counts(result)
-    return Markup("{} <small>{} ({})</small>").format(
+    return Markup("{} <small>{}, {}</small>").format(
         percent(mean_of_suites(result)), percent(num_right / num_items), interval(num_right, num_items)
     )
 

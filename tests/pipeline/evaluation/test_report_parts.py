@@ -54,6 +54,15 @@ def test_pairs_scored_in_two_ways_are_two_sets(made_up_runs: Any) -> None:
     ]
 
 
+def test_counts_that_cannot_be_are_refused(made_up_runs: Any) -> None:
+    path = made_up_runs.baseline / "results" / "minimal_pairs-sample.json"
+    result = json.loads(path.read_text())
+    result["figures"]["by_term"]["npi_licensing"]["num_right"] = 1001
+    path.write_text(json.dumps(result))
+    with pytest.raises(InputError, match=r"minimal_pairs-sample\.json: 1001 right and 120 ties of 1000 pairs"):
+        read_runs([made_up_runs.baseline])
+
+
 def test_suites_are_shown_as_the_mean_of_suites_and_each_with_its_interval(made_up_runs: Any, helpers: Any) -> None:
     helpers.add_suites(made_up_runs.baseline, {"npi": ("Licensing", 3, 4), "agree": ("Agreement", 1, 20)})
     comparison = comparison_of(made_up_runs.baseline, made_up_runs.distilled)
@@ -109,8 +118,9 @@ def test_surprisals_are_compared_under_each_distribution_over_tokens_without_eos
         ["baseline", UNCONDITIONAL, "3", f"{mean:.3f}", f"{mean + 1:.3f}", "+1.000", "1.000", "1.000"]
     ]
     assert plots[1].data.rows[0][5] == "+0.000"
-    assert "cli.py evaluate perplexity distilled" in missing[0]
-    assert all("distilled" in command or "--split test" in command for command in missing)
+    assert missing[0][0] == "perplexity-dev.jsonl of distilled"
+    assert "cli.py evaluate perplexity distilled" in missing[0][1]
+    assert all("distilled" in command or "--split test" in command for _, command in missing)
 
 
 def test_surprisals_of_other_tokens_are_not_compared(made_up_runs: Any, helpers: Any, tmp_path: Path) -> None:
@@ -196,3 +206,7 @@ def test_costs_are_those_of_the_last_row_the_starts_and_the_dump_that_is_still_t
 
     (dump / "manifest.json").write_text("{} ")  # another dump lies there now
     assert dumps_of(comparison)[0].history == []
+    for path in ("a\0b", "x" * 5000, "s3://bucket/dump", str(tmp_path / "nowhere")):
+        run["dump"]["path"] = path
+        (made_up_runs.distilled / "run.json").write_text(json.dumps(run))
+        assert dumps_of(comparison_of(made_up_runs.distilled))[0].history == []
