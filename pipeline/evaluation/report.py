@@ -55,6 +55,7 @@ class ConfigurationPart:
     """A part of the section on configurations."""
 
     title: str
+    """Empty where it goes on with what the part before is about."""
     sentences: Sequence[str]
     """What was found, and what it rests on; over the table."""
     table: Table | None
