@@ -22,6 +22,8 @@ NUM_COLOURS = 6
 """Colours of series, defined as ``--series-0`` … by ``report.css``; further series repeat them with other dashes."""
 WIDE, NARROW = 1016, 350
 """Widths drawn, in CSS pixels."""
+TALL = 1200
+"""Height from which a figure is printed over several pages rather than made to fit one."""
 
 # Place-holders for the page's colours.
 INK, MUTED, GRID, PAPER = "#fe0201", "#fe0202", "#fe0203", "#fe0204"
@@ -128,12 +130,13 @@ def _inline(svg: str, prefix: str, css_class: str, title: str) -> Markup:
     view_box = re.search(r'viewBox="([^"]*)"', svg)
     if view_box is None:
         raise ValueError("matplotlib wrote an SVG document without a viewBox")
+    tall = " tall" if float(view_box[1].split()[3]) > TALL else ""
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r"<[^>]*>", lambda tag: _tag(tag.group(), prefix), body)
     body = re.sub(r"\n\s*", "\n", body)
     return Markup(  # noqa: S704 - matplotlib escapes the text it is given
-        f'<svg class="{css_class}" viewBox="{view_box[1]}" role="img" aria-label="{escape(title)}">{body}</svg>'
+        f'<svg class="{css_class}{tall}" viewBox="{view_box[1]}" role="img" aria-label="{escape(title)}">{body}</svg>'
     )
 
 
