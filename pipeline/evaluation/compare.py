@@ -143,7 +143,7 @@ def _check_tokenizers(found: _Scores) -> None:
 def _complete(
     configurations: Sequence[Configuration], found: _Scores, notes: list[str]
 ) -> Iterator[tuple[Benchmark, dict[str, dict[int, ItemScores]]]]:
-    """Yield each benchmark with the configurations that have all their runs on it; note the others."""
+    """Yield each benchmark of two runs or more with the configurations that have all theirs on it; note the others."""
     for benchmark, by_name in found.items():
         lacking = [
             run.name
@@ -160,7 +160,7 @@ def _complete(
         complete = {
             one.name: by_name[one.name] for one in configurations if one.runs.keys() == by_name.get(one.name, {}).keys()
         }
-        if complete:
+        if sum(len(by_seed) for by_seed in complete.values()) > 1:
             yield benchmark, complete
 
 
