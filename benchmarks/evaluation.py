@@ -69,7 +69,7 @@ def measure(pairs: list[MinimalPair], tokenizer: Tokenizer, *, rounds: int) -> d
     some = texts[:BATCH_SENTENCES]
     ours = [row.sum() for row in scorer.log_probs([np.array(ids) for ids in tokenizer.encode_batch(some)])]
     runs = {
-        "ours": lambda: evaluate_minimal_pairs(scorer, tokenizer, pairs),
+        "ours": lambda: evaluate_minimal_pairs(scorer, tokenizer, pairs, eos=True),
         "theirs": lambda: plain_loop(theirs, tokenizer, texts),
     }
     seconds = interleaved(runs, rounds)

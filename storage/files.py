@@ -103,6 +103,11 @@ def remove_partial_files(root: Path) -> int:
     return len(orphans)
 
 
+def beside(stem: Path, suffix: str) -> Path:
+    """Return the path of a file named after a stem, which may have dots of its own: ``STEM`` and ``.mrg``."""
+    return stem.with_name(stem.name + suffix)
+
+
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """Return the error that says a disk is full, a quota or limit reached, or a right missing."""
     return StoreError(

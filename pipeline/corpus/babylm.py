@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pipeline.corpus.matching import unescape_brackets
+
 
 @dataclass(slots=True)
 class Draft:
@@ -187,7 +189,6 @@ def _turns(draft: Draft) -> None:
 
 
 _OPEN_BRACKET = re.compile(r"-L(?:R|S|C)B-\s*")
-_PTB = {"-LRB-": "(", "-LSB-": "[", "-LCB-": "{", "-RRB-": ")", "-RSB-": "]", "-RCB-": "}"}
 _CLOSED_BRACKET = re.compile(r"\s*-R(?:R|S|C)B-")
 _CBT_RULES = tuple(
     (re.compile(pattern), replacement, reason)
@@ -207,7 +208,7 @@ _CBT_RULES = tuple(
 def cbt(draft: Draft) -> None:
     """The Children's Book Test (2023), tokenised as the Penn Treebank: marks go back to where print has them."""
     for pattern in (_OPEN_BRACKET, _CLOSED_BRACKET):
-        joined = pattern.sub(lambda match: _PTB[match[0].strip()], draft.text)
+        joined = pattern.sub(lambda match: unescape_brackets(match[0].strip()), draft.text)
         if joined != draft.text:
             draft.text = joined
             draft.repaired.append("PTB bracket")

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 from pipeline.corpus.babylm import BABYLM, SOURCES, Draft, Source, title_of
 from pipeline.corpus.cleaning_record import Record
-from pipeline.corpus.documents import SUFFIX, TABLE_SUFFIX, Document, write_document_table
+from pipeline.corpus.documents import SPEAKERS_SUFFIX, SUFFIX, TABLE_SUFFIX, Document, write_document_table
 from pipeline.corpus.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text import Line, OnError, normalise_text, not_utf8, read_lines
 from storage.errors import ConfigError, InputError
-from storage.files import list_files, written_whole
+from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
 
-SPEAKERS_SUFFIX = ".speakers"
 DROPPED_SUFFIX = ".dropped.tsv"
 NO_SPEAKER = "-"
 MAX_WORD_CHARS = 200
@@ -106,17 +105,13 @@ def clean_texts(
         write_document_table(table, documents)
         record.write_sample(dropped)
     if not has_speakers:
-        _beside(out_stem, SPEAKERS_SUFFIX).unlink(missing_ok=True)  # of what was there before
+        beside(out_stem, SPEAKERS_SUFFIX).unlink(missing_ok=True)  # of what was there before
     return {"num_files": len(files), **record.to_json()}
-
-
-def _beside(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
 
 
 def _outputs(out_stem: Path, inputs: set[Path], *, has_speakers: bool) -> list[Path]:
     suffixes = (".txt", SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, *[SPEAKERS_SUFFIX] * has_speakers)
-    outputs = [_beside(out_stem, suffix) for suffix in suffixes]
+    outputs = [beside(out_stem, suffix) for suffix in suffixes]
     for path in outputs:
         if path.resolve() in inputs:
             raise ConfigError(f"clean-text: {path} is read and would be replaced; give another --out")

@@ -24,6 +24,7 @@ from storage.errors import InputError
 
 SUFFIX = ".docs"
 TABLE_SUFFIX = ".documents.tsv"
+SPEAKERS_SUFFIX = ".speakers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.corpus.documents import (
+    SPEAKERS_SUFFIX,
     SUFFIX,
     TABLE_SUFFIX,
     Document,
@@ -25,7 +26,7 @@ from pipeline.corpus.text import OnError
 from pipeline.corpus.treebanks import Format, TreeFile, find_trees, parse_sections
 from pipeline.corpus.trees import Tree, format_tree
 from storage.errors import ConfigError, InputError
-from storage.files import written_whole
+from storage.files import beside, written_whole
 from storage.fingerprints import Json
 
 
@@ -106,8 +107,8 @@ def import_trees(
             )
         names.finish()
     # Of trees that were there before.
-    for suffix in (PARSE_RECORD_SUFFIX, ".speakers", *(() if docs else (SUFFIX, TABLE_SUFFIX))):
-        out_stem.with_name(out_stem.name + suffix).unlink(missing_ok=True)
+    for suffix in (PARSE_RECORD_SUFFIX, SPEAKERS_SUFFIX, *(() if docs else (SUFFIX, TABLE_SUFFIX))):
+        beside(out_stem, suffix).unlink(missing_ok=True)
     return {
         **counts.to_json(),
         "num_files": len(parts),
@@ -250,7 +251,7 @@ def _outputs(parts: Sequence[_Part], out_stem: Path, options: DocumentOptions) -
     inputs = {part.file.path for part in parts} | {part.text for part in parts if part.text} | set(options.names)
     resolved = {path.resolve() for path in (inputs | {options.table} if options.table else inputs) if path}
     suffixes = (".mrg", ".txt", *((SUFFIX, TABLE_SUFFIX) if parts[0].has_documents else ()))
-    outputs = [out_stem.with_name(out_stem.name + suffix) for suffix in suffixes]
+    outputs = [beside(out_stem, suffix) for suffix in suffixes]
     for path in outputs:
         if path.resolve() in resolved:
             raise ConfigError(f"import-trees: {path} is read and would be replaced; give another --out")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.errors import InputError
+from storage.files import beside
 
 SUFFIX: Final = ".parse.json"
 
@@ -15,7 +16,7 @@ def parsed_by(stem: Path) -> str:
     Raises:
         InputError: If the record is damaged.
     """
-    path = stem.with_name(stem.name + SUFFIX)
+    path = beside(stem, SUFFIX)
     if not path.exists():
         return ""
     try:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.evaluation.perplexity import FLOOR, PerplexityFigure
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, number, read_results
 from storage.errors import InputError
+from storage.files import beside
 
 Normaliser = Literal["token", "word", "byte"]
 
@@ -149,8 +150,8 @@ class _ResultFiles:
     """A result, and the rows beside it."""
 
     def __init__(self, stem: Path, result: Result) -> None:
-        self.path = stem.with_name(stem.name + ".json")
-        self.rows_path = stem.with_name(stem.name + ".jsonl")
+        self.path = beside(stem, ".json")
+        self.rows_path = beside(stem, ".jsonl")
         self.result = result
         self.remedy = f"evaluate again: {result.command}"
 

@@ -40,7 +40,7 @@ from pipeline.corpus.token_trees import TokenSentence
 from pipeline.corpus.trees import format_tree
 from pipeline.evaluation.results import number
 from storage.errors import InputError
-from storage.files import written_whole
+from storage.files import beside, written_whole
 
 DEFINITIONS: Final = {
     "precision": "num_matched / num_predicted: brackets with labels, TOP left out, nothing else deleted",
@@ -232,7 +232,7 @@ def write_parses(
         StoreError: If the files cannot be written.
     """
     num_lost = 0
-    with written_whole([stem.with_name(stem.name + suffix) for suffix in (".mrg", ".txt")]) as (mrg, txt):
+    with written_whole([beside(stem, suffix) for suffix in (".mrg", ".txt")]) as (mrg, txt):
         for sentence, phrases in zip(sentences, predicted, strict=True):
             named = [(labels[label], start, stop) for label, start, stop in phrases or sentence.phrases[:1]]
             tree = tree_over_words(named, sentence.text, sentence.spans)

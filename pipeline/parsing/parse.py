@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import torch
 
-from pipeline.corpus.cleaning import DROPPED_SUFFIX, SPEAKERS_SUFFIX
-from pipeline.corpus.documents import SUFFIX, TABLE_SUFFIX, read_document_table, write_document_table
+from pipeline.corpus.cleaning import DROPPED_SUFFIX
+from pipeline.corpus.documents import SPEAKERS_SUFFIX, SUFFIX, TABLE_SUFFIX, read_document_table, write_document_table
 from pipeline.corpus.parse_record import SUFFIX as RECORD_SUFFIX
 from pipeline.corpus.trees import shortened
 from pipeline.parsing.config import ParseConfig
@@ -33,7 +33,7 @@ from pipeline.runtime.distributed import World, device_model, joined, worker_dev
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.workers import WorkerError, start_pool
 from storage.errors import ConfigError, InputError, RunError, StoreError
-from storage.files import remove_partial_files, write_atomically, written_whole
+from storage.files import beside, remove_partial_files, write_atomically, written_whole
 from storage.fingerprints import Json
 
 FAILURES_SUFFIX: Final = ".failures.tsv"
@@ -70,7 +70,7 @@ def parse_texts(
         StoreBusyError: If another process parses there.
         StoreError: If OUT is there already, or cannot be written.
     """
-    parts = Parts(_beside(out_stem, ".parts"))
+    parts = Parts(beside(out_stem, ".parts"))
 
     with joined(device, threads=1) as (world, own_device):
         if world.size > 1 and workers > 1:
@@ -108,9 +108,9 @@ def _refuse(out_stem: Path, text: TextInput) -> None:
     """
     inputs = {file.resolve() for file in text.files()}
     for suffix in (".txt", FAILURES_SUFFIX, RECORD_SUFFIX, *COMPANIONS, ".mrg"):
-        if (path := _beside(out_stem, suffix)).resolve() in inputs:
+        if (path := beside(out_stem, suffix)).resolve() in inputs:
             raise ConfigError(f"parse: {path} is read and would be replaced; give another --out")
-    if (there := _beside(out_stem, ".mrg")).exists():
+    if (there := beside(out_stem, ".mrg")).exists():
         raise StoreError(f"{there}: already exists; remove it, or give another --out")
 
 
@@ -247,14 +247,14 @@ def _parse_shard(parts: Parts, shard: Shard, parser: SentenceParser, config: Par
 def _finish(parts: Parts, shards: Sequence[Shard], out_stem: Path, on_failure: str) -> dict[str, Json]:
     """Put the shards together and return the summary."""
     description = parts.description() or {}
-    there = [suffix for suffix in (SUFFIX, SPEAKERS_SUFFIX) if _beside(parts.text, suffix).exists()]
-    table = _beside(parts.text, TABLE_SUFFIX)
+    there = [suffix for suffix in (SUFFIX, SPEAKERS_SUFFIX) if beside(parts.text, suffix).exists()]
+    table = beside(parts.text, TABLE_SUFFIX)
     # Trees come last: where they are, everything is.
     suffixes = [".txt", FAILURES_SUFFIX, *there, *[TABLE_SUFFIX] * table.exists(), ".mrg"]
     reasons: Counter[str] = Counter()
     num_trees = 0
     documents: set[str] = set()
-    with written_whole([_beside(out_stem, suffix) for suffix in suffixes]) as files:
+    with written_whole([beside(out_stem, suffix) for suffix in suffixes]) as files:
         out = dict(zip(suffixes, files, strict=True))
         out[FAILURES_SUFFIX].write("sentence\tdocument\treason\tdetail\tnow\ttext\n")
         rows = (row for shard in shards for row in parts.rows(shard))
@@ -281,9 +281,9 @@ def _finish(parts: Parts, shards: Sequence[Shard], out_stem: Path, on_failure: s
             kept = [row for row in read_document_table(table) if row.document in documents]
             write_document_table(out[TABLE_SUFFIX], kept)
         for suffix in set(COMPANIONS) - set(suffixes):  # of a text that was there before
-            _beside(out_stem, suffix).unlink(missing_ok=True)
-        if (dropped := _beside(parts.text, DROPPED_SUFFIX)).exists():
-            write_atomically(_beside(out_stem, DROPPED_SUFFIX), dropped.read_bytes())
+            beside(out_stem, suffix).unlink(missing_ok=True)
+        if (dropped := beside(parts.text, DROPPED_SUFFIX)).exists():
+            write_atomically(beside(out_stem, DROPPED_SUFFIX), dropped.read_bytes())
         summary: dict[str, Any] = {
             "num_sentences": sum(shard.num_sentences for shard in shards),
             "num_trees": num_trees,
@@ -291,20 +291,16 @@ def _finish(parts: Parts, shards: Sequence[Shard], out_stem: Path, on_failure: s
             "on_failure": on_failure,
         }
         about = {**summary, "text": description["gathered"], "made_from": description["depends_on"]}
-        write_atomically(_beside(out_stem, RECORD_SUFFIX), (json.dumps(about, indent=2) + "\n").encode())
-    return {"trees": str(_beside(out_stem, ".mrg")), "text": description["gathered"], **summary}
+        write_atomically(beside(out_stem, RECORD_SUFFIX), (json.dumps(about, indent=2) + "\n").encode())
+    return {"trees": str(beside(out_stem, ".mrg")), "text": description["gathered"], **summary}
 
 
 def _read(stem: Path, suffix: str, num_lines: int) -> Iterator[str]:
     """Yield the lines of a file beside the text; as many empty ones where there is none."""
-    path = _beside(stem, suffix)
+    path = beside(stem, suffix)
     if not path.exists():
         yield from repeat("", num_lines)
         return
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             yield line.removesuffix("\n")
-
-
-def _beside(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)

@@ -14,8 +14,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.corpus.cleaning import NO_SPEAKER, SPEAKERS_SUFFIX, clean_texts
+from pipeline.corpus.cleaning import NO_SPEAKER, clean_texts
 from pipeline.corpus.documents import (
+    SPEAKERS_SUFFIX,
     SUFFIX,
     TABLE_SUFFIX,
     Document,
@@ -28,7 +29,7 @@ from pipeline.corpus.text import OnError, read_texts
 from pipeline.corpus.trees import shortened
 from pipeline.runtime.progress import Progress
 from storage.errors import InputError
-from storage.files import list_files, written_whole
+from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json, sha256_file
 
 NO_WORDS: Final = "no words"
@@ -125,7 +126,7 @@ def gather_sentences(
     ]
     dropped: Counter[str] = Counter()
     num_lines = num_sentences = 0
-    with written_whole([out_stem.with_name(out_stem.name + suffix) for suffix in suffixes]) as files:
+    with written_whole([beside(out_stem, suffix) for suffix in suffixes]) as files:
         out = dict(zip(suffixes, files, strict=True))
         rows: dict[str, Document] = {}
         for path, stem, names, tags in zip(paths, stems, documents, speakers, strict=True):

@@ -29,7 +29,7 @@ from pipeline.runtime.config import to_json
 from pipeline.runtime.lr_schedule import lr_factor
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError, StoreError
-from storage.files import make_directory, write_atomically
+from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def train_parser(
         StoreError: If the model is there already, or cannot be written.
     """
     inputs = {path.resolve() for path in (*trees, *dev)}
-    for path in (out, _beside(out, ".json"), _beside(out, ".metrics.jsonl")):
+    for path in (out, beside(out, ".json"), beside(out, ".metrics.jsonl")):
         if path.resolve() in inputs:
             raise ConfigError(f"train-parser: {path} is read and would be replaced; give another --out")
     if out.exists():
@@ -125,7 +125,7 @@ def train_parser(
                     "dev": {name: figure.f1 for name, figure in figures.items()},
                 }
             )
-            write_atomically(_beside(out, ".metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
+            write_atomically(beside(out, ".metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
             progress.figures(loss=loss, dev_f1=overall)
             if overall > best:
                 best = overall
@@ -149,7 +149,7 @@ def train_parser(
         "trees": {str(path): sha256_file(path) for path in trees},
         "dev": {name: {"sha256": sha256_file(Path(name)), **figure.to_json()} for name, figure in best_figures.items()},
     }
-    write_atomically(_beside(out, ".json"), (json.dumps(kept, indent=2) + "\n").encode())
+    write_atomically(beside(out, ".json"), (json.dumps(kept, indent=2) + "\n").encode())
     return about
 
 
@@ -299,7 +299,3 @@ def _f1(*figures: ParseFigure) -> float:
     matched = sum(figure.num_matched or 0 for figure in figures)
     both = sum(figure.num_gold + figure.num_predicted for figure in figures)
     return 2 * matched / both if both else 0.0
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    return out.with_name(out.name + suffix)
