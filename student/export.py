@@ -32,9 +32,9 @@ from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names
 from pipeline.runtime.word_counts import num_words_of
 from storage.errors import RunError
 from storage.files import PARTIAL_SUFFIX, cannot_write, fsync_directory, make_directory, write_atomically
-from student.model import Student
+from student.hugging_face import OURS
 from student.model_card import model_card
-from student.runs import open_student, student_config
+from student.runs import num_trained_positions, open_student, student_config
 from student.train import load_student
 from student.train_config import StudentTrainConfig
 
@@ -84,19 +84,6 @@ def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool
     return {"exported": str(out), **(summaries if all_checkpoints else summaries["."])}
 
 
-def num_trained_positions(model: Student, run: RunInfo) -> int | None:
-    """Return how many position embeddings training has changed, the last one counted; None if it began from weights.
-
-    AdamW does not move an embedding that never had a gradient (and decays none), so one that still has its initial
-    value, which the seed gives, was never used.
-    """
-    if run.init is not None:
-        return None
-    initial = Student(model.config, bos_id=model.bos_id, seed=options.build(StudentTrainConfig, run.configuration).seed)
-    changed = (model.transformer.wpe.weight != initial.transformer.wpe.weight).any(dim=1).nonzero()
-    return int(changed.max()) + 1 if len(changed) else 0
-
-
 def _check_finished(run: Path) -> None:
     (row,), _ = list_runs(run)
     if row.error is not None:
@@ -114,7 +101,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
     num_trained = num_trained_positions(model, run)
     weights = {name: tensor.float().contiguous() for name, tensor in model.state_dict().items()}
     files = {
-        "config.json": _json(hf_config(run, tokenizer)),
+        "config.json": _json(hf_config(run, tokenizer) | {OURS: _told(run, num_trained)}),
         "generation_config.json": _json(_special_ids(tokenizer)),
         # Without "format", transformers 4 refuses the file.
         "model.safetensors": safetensors.torch.save(weights, metadata={"format": "pt"}),
@@ -139,6 +126,12 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
         "num_trained_positions": num_trained if num_trained is not None else "not known: it started from other weights",
         **({"note": few} if (few := _few_positions(model.config.max_length)) else {}),
     }
+
+
+def _told(run: RunInfo, num_trained: int | None) -> dict[str, Any]:
+    """Return what a later evaluation of the folder has to know, and no key of transformers says."""
+    context = options.build(StudentTrainConfig, run.configuration).context
+    return {"context": context, "num_trained_positions": num_trained}
 
 
 def hf_config(run: RunInfo, tokenizer: Tokenizer) -> dict[str, Any]:

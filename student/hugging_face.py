@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import safetensors
 import safetensors.torch
@@ -26,6 +26,7 @@ from storage.errors import ConfigError, InputError, RunError
 from student.config import StudentConfig
 from student.model import Student
 from student.rows import Context
+from student.runs import num_trained_positions
 from student.train import load_student
 from student.train_config import StudentTrainConfig
 
@@ -47,6 +48,8 @@ _DEFAULTS: Final = {
     "tie_word_embeddings": (True,),
 }
 """What the student computes, by key of config.json; the first is what transformers takes where a key is missing."""
+OURS: Final = "rnng_distill"
+"""Key of config.json under which ``export`` says what transformers has no key for."""
 _BUFFERS: Final = (".attn.bias", ".attn.masked_bias")
 """Ends of names that hold masks in old files, and no weights."""
 
@@ -61,7 +64,9 @@ class OpenedStudent:
     context: Context
     """What a sentence of a split is given."""
     trained_context: str
-    """The context it was trained with; ``not known`` of a folder."""
+    """The context it was trained with; ``not known`` of a folder that does not say."""
+    num_trained_positions: int | None
+    """Beyond which log-probabilities are without meaning; None where it is not known."""
 
 
 def open_student_or_folder(path: Path, device: torch.device, which: Which = "best") -> OpenedStudent:
@@ -81,6 +86,7 @@ def open_student_or_folder(path: Path, device: torch.device, which: Which = "bes
         files=ModelFiles.of_run(run, which),
         context=context,
         trained_context=context,
+        num_trained_positions=num_trained_positions(student, run),
     )
 
 
@@ -102,6 +108,7 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
             f"{path}: the tokenizer has {tokenizer.vocab_size} entries, but the model {config.vocab_size}; they belong "
             "to different models: fetch or export both again"
         )
+    context, num_trained = _told(described)
     student = Student(config, bos_id=bos, seed=0)
     student.load_state_dict(_weights(path / "model.safetensors", student))
     return OpenedStudent(
@@ -110,9 +117,20 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
         files=ModelFiles(
             path=path, weights=path / "model.safetensors", tokenizer_sha256=tokenizer.sha256, which=EXPORTED
         ),
-        context="sentence",
-        trained_context="not known",
+        context=context or "sentence",
+        trained_context=context or "not known",
+        num_trained_positions=num_trained,
     )
+
+
+def _told(described: Mapping[str, Any]) -> tuple[Context | None, int | None]:
+    """Return the context of the training and how many positions it had, as ``export`` says; None where it does not."""
+    told = described.get(OURS)
+    if not isinstance(told, dict):
+        return None, None
+    context: Context | None = next((known for known in get_args(Context) if known == told.get("context")), None)
+    num_trained = told.get("num_trained_positions")
+    return context, num_trained if isinstance(num_trained, int) else None
 
 
 def _described(path: Path) -> Mapping[str, Any]:

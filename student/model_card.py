@@ -49,7 +49,7 @@ def model_card(
         tokenizer: The run's.
         weights: The bytes of ``model.safetensors`` as exported.
         num_parameters: Of the model, tied ones counted once.
-        num_trained: Positions that were trained, as ``student.export.num_trained_positions`` says.
+        num_trained: Positions that were trained, as ``student.runs.num_trained_positions`` says.
 
     Raises:
         InputError: If a result of the run is damaged.

@@ -16,6 +16,7 @@ from storage.errors import ConfigError, RunError
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from student.config import StudentConfig
 from student.model import Student
+from student.train_config import StudentTrainConfig
 
 _SIZES = {
     "embed_dim": "embed_dim",
@@ -55,6 +56,19 @@ def student_fingerprint(run: RunInfo) -> str:
             }
         )
     )
+
+
+def num_trained_positions(model: Student, run: RunInfo) -> int | None:
+    """Return how many position embeddings training has changed, the last one counted; None if it began from weights.
+
+    AdamW does not move an embedding that never had a gradient (and decays none), so one that still has its initial
+    value, which the seed gives, was never used.
+    """
+    if run.init is not None:
+        return None
+    initial = Student(model.config, bos_id=model.bos_id, seed=options.build(StudentTrainConfig, run.configuration).seed)
+    changed = (model.transformer.wpe.weight.cpu() != initial.transformer.wpe.weight).any(dim=1).nonzero()
+    return int(changed.max()) + 1 if len(changed) else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from pipeline.batching import consecutive_batches
 from pipeline.corpus.dataset import Split, load_dataset
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.recording import check_tokenizer, record_perplexity
-from pipeline.evaluation.scorer import NextTokenScorer
+from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
 from pipeline.evaluation.sentence_models import SentenceModel
 from pipeline.next_token import append_eos, log_probs_of
 from pipeline.runtime.distributed import joined
@@ -43,9 +43,15 @@ def opened_scorer(model: Path, *, device: str, which: Which = "best") -> Iterato
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate")
         opened = open_student_or_folder(model, where, which)
+        opened.files.check_writable()
         student, tokenizer = opened.student, opened.tokenizer
         yield SentenceModel(
-            scorer=NextTokenScorer(student, eos_id=tokenizer.eos_id, batch_tokens=batch_tokens(where)),
+            scorer=NextTokenScorer(
+                student,
+                eos_id=tokenizer.eos_id,
+                batch_tokens=batch_tokens(where),
+                num_trained_positions=opened.num_trained_positions,
+            ),
             tokenizer=tokenizer,
             max_tokens=student.config.max_length - 1,
             files=opened.files,
@@ -66,8 +72,10 @@ def evaluate_perplexity(
         opened = open_student_or_folder(model, where, which)
         dataset = load_dataset(data)
         check_tokenizer(opened.files, dataset)
+        opened.files.check_writable()
         sentences = dataset.split(split)
         in_document = opened.context == "document"
+        warn_beyond(sentences.tokens.lengths, opened.num_trained_positions)
         log_probs = log_probs_in_rows(
             opened.student, sentences, context=opened.context, eos_id=dataset.tokenizer.eos_id
         )
@@ -118,4 +126,5 @@ def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "dtype": "float32",
         "trained_context": opened.trained_context,
+        "num_trained_positions": opened.num_trained_positions,
     }

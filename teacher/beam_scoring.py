@@ -86,6 +86,7 @@ def opened_scorer(model: Path, *, beam: BeamConfig, device: str, which: Which = 
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate")
         teacher, run = load_teacher(model, where, which)
+        ModelFiles.of_run(run, which).check_writable()
         yield SentenceModel(
             scorer=BeamScorer(teacher, beam),
             tokenizer=Tokenizer.load(run.tokenizer_path),
@@ -110,6 +111,7 @@ def evaluate_parses(
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate parses")
         teacher, run = load_teacher(model, where, which)
+        ModelFiles.of_run(run, which).check_writable()
         tokenizer = Tokenizer.load(run.tokenizer_path)
         labels: list[str] = run.model["labels"]
         with Progress("read", total=None, unit="sentences") as progress:

@@ -51,6 +51,7 @@ def evaluate_perplexity(
         teacher, run = load_teacher(model, where, which)
         dataset = load_dataset(data)
         check_reads(run, dataset)
+        ModelFiles.of_run(run, which).check_writable()
         sentences = dataset.split(split)
         teacher.cache_inputs()
         token_log_probs, action_shares = _log_probs(teacher, sentences)

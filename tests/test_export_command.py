@@ -25,8 +25,8 @@ from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
-from student import export as exporting
 from student.export import export
+from student.runs import num_trained_positions
 from student.scoring import evaluate_perplexity, opened_scorer
 from student.train import load_student, train_student
 from student.train_config import StudentTrainConfig
@@ -158,7 +158,7 @@ def test_positions_that_were_never_trained_are_counted(small_world: Path, run: P
     longest = int(load_dataset(small_world / "dataset").split("train").tokens.lengths.max()) + 1
     student, info = load_student(run, torch.device("cpu"))
     # 14 steps need not have drawn the longest sentence.
-    found = exporting.num_trained_positions(student, info)
+    found = num_trained_positions(student, info)
     assert found is not None
     assert 20 < found <= longest
     assert f"Training used the first {found};" in (exported / "README.md").read_text()
@@ -212,7 +212,8 @@ def test_the_card_shows_results_of_these_weights_and_no_other_figure(
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     results = read_results(copy)
-    perplexity = results["perplexity-dev"].figures[0]["per_token"]["value"]
+    (of_best,) = (result for name, result in results.items() if result.kind == "perplexity" and "words" not in name)
+    perplexity = of_best.figures[0]["per_token"]["value"]
     accuracy = next(result.figures["accuracy_macro"] for result in results.values() if result.kind == "minimal_pairs")
     assert f"| perplexity: dev | per token, unconditional | {perplexity:.4f} |" in card
     assert f"| {accuracy:.4f} |" in card

@@ -12,10 +12,12 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from storage.errors import InputError, RnngDistillError, RunError
+from pipeline.evaluation.sentence_models import evaluate_surprisal
+from storage.errors import ConfigError, InputError, RnngDistillError, RunError, StoreError
 from storage.fingerprints import sha256_file
 from student.export import export
 from student.hugging_face import open_student_or_folder
+from student.scoring import opened_scorer
 from student.train import train_student
 from student.train_config import StudentTrainConfig
 from tests.processes import run_cli
@@ -153,11 +155,63 @@ def test_a_folder_that_is_not_whole_or_fits_no_student_is_one_line(
     assert str(folder) in str(raised.value)
 
 
+def test_what_a_tokenizer_was_saved_with_neither_pads_nor_cuts(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    content = json.loads((folder / "tokenizer.json").read_bytes())
+    content["padding"] = {
+        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 2, "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }  # fmt: skip
+    content["truncation"] = {"direction": "Right", "max_length": 30, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    texts = ["The dog sees the cat.", "The dog " * 40]
+    expected, found = (open_student_or_folder(each, CPU).tokenizer for each in (exported, folder))
+    assert found.encode_batch(texts) == expected.encode_batch(texts)
+    assert found.sha256 == expected.sha256
+
+
+def test_an_export_says_how_it_was_trained_and_longer_sentences_are_warned_of(
+    run: Path, exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_run, of_folder = (open_student_or_folder(each, CPU) for each in (run, exported))
+    assert of_folder.num_trained_positions == of_run.num_trained_positions
+    assert of_folder.trained_context == of_run.trained_context == "sentence"
+    assert 10 < of_run.num_trained_positions < 100
+    with opened_scorer(exported, device="cpu") as model:
+        model.scorer.log_probs([np.zeros(of_run.num_trained_positions - 1, np.int64)])
+        assert not caplog.records
+        model.scorer.log_probs([np.zeros(of_run.num_trained_positions, np.int64), np.zeros(3, np.int64)])
+    assert f"1 of 2 sentences have more than the {of_run.num_trained_positions} positions" in caplog.text
+    path = tmp_path / "document"
+    shutil.copytree(exported, path)
+    described = json.loads((path / "config.json").read_bytes())
+    for told, expected in ((described["rnng_distill"] | {"context": "document"}, "document"), ([1], "sentence")):
+        (path / "config.json").write_text(json.dumps(described | {"rnng_distill": told}))
+        assert open_student_or_folder(path, CPU).context == expected
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_is_scored(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    shutil.rmtree(folder / "results", ignore_errors=True)
+    (folder / "results").write_text("")
+    with pytest.raises(StoreError, match="results: cannot be written"), opened_scorer(folder, device="cpu"):
+        pass
+
+
+def test_a_table_is_not_written_among_a_model_s_files(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("The dog sees the cat.\n")
+    with opened_scorer(run, device="cpu") as model, pytest.raises(ConfigError, match="whose files are the model's"):
+        evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")
+
+
 def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(small_world: Path, foreign: Path) -> None:
     with pytest.raises(RunError, match="an exported folder is one checkpoint"):
         open_student_or_folder(foreign, CPU, "words_1M")
     done = run_cli("evaluate", "perplexity", foreign, "--data", small_world / "dataset", "--device", "cpu", fails=True)
     assert "tokenizer is" in done.stderr
+    assert "what adopt-tokenizer makes of" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -89,7 +89,7 @@ def test_the_sums_are_a_result_of_the_run_and_the_report_is_not_disturbed(run: P
     counts = Counts(num_trees=1, num_kept=1)
     figure = score_parses([tree], [tree])
     summary = record_parses(
-        ModelFiles.of_run(open_run(run)), tmp_path / "dev", figure, counts=counts, settings={"beam": 10}
+        ModelFiles.of_run(open_run(run)), tmp_path / "dev", figure, counts=counts, settings={"beam": 10, "word_beam": 5}
     )
     results = {name: found for name, found in read_results(run).items() if "my-text" in name or "parses" in name}
     parses, found = sorted(results.values(), key=lambda one: one.kind)

@@ -76,7 +76,8 @@ def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
         if i not in names:
             raise InputError(f"{source}: no entry has the id {i}, which is {name} in config.json; fetch both again")
     if tuple(names.get(i) for i in range(len(SPECIAL_TOKENS))) == SPECIAL_TOKENS and (bos, eos) == (0, 1):
-        return Tokenizer(_bytes(content | {"added_tokens": []}), where=str(source))
+        plain: dict[str, Any] = {"added_tokens": [], "truncation": None, "padding": None}
+        return Tokenizer(_bytes(content | plain), where=str(source))
     return _adopted(source, content, bos=names[bos], eos=names[eos])
 
 

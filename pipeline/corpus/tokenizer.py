@@ -50,6 +50,8 @@ class Tokenizer:
             self._inner: Any = tokenizers.Tokenizer.from_str(data.decode())
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{where}: not a tokenizer.json ({error}); make one with train-tokenizer") from error
+        self._inner.no_truncation()  # which a file saved after such use keeps
+        self._inner.no_padding()
         self.data = data
         """The file's bytes."""
         self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(where)

@@ -89,7 +89,7 @@ def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
             continue
         try:
             yield _pair(json.loads(line.decode("utf-8")), _stem(file), f"{file}:{number_of_line}")
-        except UnicodeError as error:
+        except UnicodeDecodeError as error:
             raise InputError(f"{file}:{number_of_line}: not UTF-8 ({error}); convert the file") from error
         except (ValueError, RecursionError) as error:
             raise InputError(

@@ -1,5 +1,6 @@
 """From figures to what a command prints and keeps: the last step of every evaluation, whatever the model."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from pipeline.evaluation.results import (
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.evaluation.syntaxgym import ItemOutcome, SyntaxGymFigures
 from pipeline.runtime.run_directory import RunInfo, Which, command_line, versions
-from storage.errors import FingerprintMismatchError
+from storage.errors import FingerprintMismatchError, StoreError
+from storage.files import make_directory
 from storage.fingerprints import sha256_file
 from storage.ragged import Ragged
 
@@ -41,6 +43,19 @@ class ModelFiles:
     """Of the tokenizer in this project's form, also of an exported model."""
     which: Which = "best"
     """The checkpoint; a result of one that is not the best, or all there is, has it in its file's name."""
+
+    def check_writable(self) -> None:
+        """Make the folder of results, so that hours of scoring are not lost for want of it.
+
+        Raises:
+            StoreError: If it cannot be made or written to.
+        """
+        folder = self.path / "results"
+        make_directory(folder)
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise StoreError(
+                f"{folder}: cannot be written, expected a folder for the results; mend its rights, or evaluate a copy"
+            )
 
     @classmethod
     def of_run(cls, run: RunInfo, which: Which = "best") -> "ModelFiles":
@@ -64,8 +79,15 @@ def check_tokenizer(model: ModelFiles, dataset: Dataset) -> None:
     if found != expected:
         raise FingerprintMismatchError(
             f"{dataset.location}: tokenizer is {found[:12]}, but {model.path} was trained with {expected[:12]}; "
-            f"build the dataset with {model.path / 'tokenizer.json'}, or name the model trained on this dataset"
+            f"build the dataset with {_own_tokenizer(model)}, or name the model trained on this dataset"
         )
+
+
+def _own_tokenizer(model: ModelFiles) -> str:
+    file = model.path / "tokenizer.json"
+    if model.which != EXPORTED:
+        return str(file)
+    return f"that of the run it was exported from, or, of a model made elsewhere, what adopt-tokenizer makes of {file}"
 
 
 def record_perplexity(
@@ -76,7 +98,7 @@ def record_perplexity(
     floor: Path | None,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write ``perplexity-SPLIT.json``, and each sentence's log-probabilities as ``.jsonl``; return a summary.
+    """Write ``perplexity-SPLIT-DIGEST.json``, and each sentence's log-probabilities as ``.jsonl``; return a summary.
 
     Args:
         model: What was evaluated.
@@ -96,7 +118,7 @@ def record_perplexity(
         figures = [*figures, floor_figure(floor, split.name, like=figures[0], text_sha256=split.text_sha256)]
     found = [figure.to_json() for figure in figures]
     found[0]["parts"] = parts_to_json(parts)
-    name = f"perplexity-{split.name}{_of(model)}"
+    name = _name("perplexity", split.name, split.sha256, model, settings)
     rows_path = write_rows(model.path, name, _rows_of_sentences(log_probs))
     result = _result(model, PERPLEXITY, split.name, found, settings, split=split.sha256, text=split.text_sha256)
     written = write_result(model.path, name, result)
@@ -143,7 +165,7 @@ def record_minimal_pairs(
         settings: What could change the figures, but the checkpoint; conventions other than ``prefix`` "none" without
             ``eos`` are in the file's name.
     """
-    name = _name("minimal-pairs", subject, pairs_sha256, model)
+    name = _name("minimal-pairs", subject, pairs_sha256, model, settings)
     name += ("-space" if settings["prefix"] == "space" else "") + ("-eos" if settings["eos"] else "")
     rows = write_rows(model.path, name, (pair.to_json() for pair in pairs))
     result = _result(model, MINIMAL_PAIRS, subject, figures.to_json(), settings, pairs=pairs_sha256)
@@ -179,7 +201,7 @@ def record_syntaxgym(
         settings: What could change the figures, but the checkpoint; with other ``joining`` than "text", the file's
             name says so.
     """
-    name = _name("syntaxgym", subject, suites_sha256, model)
+    name = _name("syntaxgym", subject, suites_sha256, model, settings)
     if settings["joining"] != "text":
         name += f"-{settings['joining']}"
     items = write_rows(model.path, name, (outcome.to_json() for outcome in outcomes))
@@ -203,7 +225,7 @@ def record_surprisal(
     dropped: Mapping[str, int],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write ``surprisal-TEXT-DIGEST.json``, with words of a file of spans ``-spans``; return its figures.
+    """Write ``surprisal-TEXT-DIGEST.json``, with words of a file of spans named by its digest too; return its figures.
 
     Args:
         model: What was evaluated.
@@ -216,7 +238,9 @@ def record_surprisal(
     sha256 = sha256_file(text)
     figures = figure.to_json() | {"dropped": dict(sorted(dropped.items()))}
     result = _result(model, SURPRISAL, text.name, figures, settings, text=sha256)
-    name = _name("surprisal", text.name, sha256, model) + ("-spans" if figure.word_unit == "spans" else "")
+    name = _name("surprisal", text.name, sha256, model, settings)
+    if (spans := settings["spans sha256"]) is not None:
+        name += f"-spans{spans[:8]}"
     written = write_result(model.path, name, result)
     return {"model": str(model.path), "text": str(text), **figures, "table": str(table), "written": str(written)}
 
@@ -241,17 +265,16 @@ def record_parses(
     sha256 = sha256_file(find_file(stem, ".mrg"))
     figures = figure.to_json() | {"treebank": counts.to_json()}
     result = _result(model, PARSES, stem.name, figures, settings, trees=sha256)
-    written = write_result(model.path, _name("parses", stem.name, sha256, model), result)
+    written = write_result(model.path, _name("parses", stem.name, sha256, model, settings), result)
     return {"model": str(model.path), "trees": str(stem), **figures, "written": str(written)}
 
 
-def _name(kind: str, subject: str, sha256: str, model: ModelFiles) -> str:
-    """Return the name of a result; two subjects of one name are two results, and so are two checkpoints."""
-    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{sha256[:8]}{_of(model)}"
-
-
-def _of(model: ModelFiles) -> str:
-    return "" if model.which in {"best", EXPORTED} else f"-{model.which}"
+def _name(kind: str, subject: str, sha256: str, model: ModelFiles, settings: Mapping[str, Any]) -> str:
+    """Return the name of a result; other subjects of one name, checkpoints and sizes of a search are other results."""
+    name = f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{sha256[:8]}"
+    if model.which not in {"best", EXPORTED}:
+        name += f"-{model.which}"
+    return name + (f"-beam{settings['beam']}-{settings['word_beam']}" if "beam" in settings else "")
 
 
 def _result(

@@ -94,7 +94,7 @@ def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
         InputError: If it is missing or no such number.
     """
     found = value.get(name)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < math.inf:
         raise InputError(f"{where}: {name} is {found!r}, expected a number; write the file again")
     return found
 

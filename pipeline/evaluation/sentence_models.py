@@ -19,6 +19,7 @@ from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
 from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
 from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+from storage.errors import ConfigError
 from storage.fingerprints import sha256_file
 
 
@@ -83,6 +84,8 @@ def evaluate_surprisal(
     frequencies: Path | None = None,
 ) -> dict[str, Any]:
     """Write the surprisals of a text's words or tokens as a table, and their sums beside the model; return the sums."""
+    if out.resolve().is_relative_to(folder := model.files.path.resolve()):
+        raise ConfigError(f"surprisal: {out} is inside {folder}, whose files are the model's; give another --out")
     figure, dropped = write_surprisals(
         model.scorer,
         model.tokenizer,

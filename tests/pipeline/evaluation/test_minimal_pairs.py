@@ -163,7 +163,7 @@ def test_a_folder_is_read_plain_and_gzipped_in_order_ignoring_other_fields_and_f
         (LINE | {"sentence_bad": 3}, "sentence_bad is 3"),
         (LINE | {"sentence_good": " \u200b "}, "sentence_good is empty"),
         (LINE | {"UID": 7}, "UID is 7"),
-        (LINE | {"sentence_good": "\ud800"}, "not UTF-8"),
+        (LINE | {"sentence_good": "\ud800"}, "not a minimal pair .*surrogates not allowed"),
     ],
 )
 def test_a_malformed_line_is_named_by_file_and_line(tmp_path: Path, line: object, message: str) -> None:
