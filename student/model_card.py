@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.corpus.tokenizer import Tokenizer
 from pipeline.evaluation.perplexity import FLOOR
-from pipeline.evaluation.results import PERPLEXITY, Result, read_results
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, read_results
 from pipeline.runtime.run_directory import RunInfo, Which
 from pipeline.runtime.run_history import read_history
 from storage.fingerprints import sha256_bytes, sha256_file
@@ -135,10 +135,12 @@ def _end(run: Path) -> str:
 
 def _rows(name: str, result: Result) -> Iterator[tuple[str, str, str]]:
     """Yield what was evaluated, what the figure is, and the figure; of a kind not known here, where to look."""
-    for label, value in _figures(result.kind, result.figures):
-        yield f"{result.kind.replace('_', ' ')}: {result.subject}", label, value
-    if not any(True for _ in _figures(result.kind, result.figures)):
-        yield f"{result.kind.replace('_', ' ')}: {result.subject}", "in the run", f"results/{name}.json"
+    subject = f"{result.kind.replace('_', ' ')}: {result.subject}"
+    if result.kind == MINIMAL_PAIRS:
+        eos = "counted" if result.settings.get("eos") else "left out"
+        subject += f", eos {eos}" + (", a space before" if result.settings.get("prefix") == "space" else "")
+    figures = list(_figures(result.kind, result.figures)) or [("in the run", f"results/{name}.json")]
+    yield from ((subject, label, value) for label, value in figures)
 
 
 def _figures(kind: str, figures: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - parsed JSON
@@ -150,14 +152,16 @@ def _figures(kind: str, figures: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN
                 if (value := _number(figure.get(normaliser))) is not None:
                     yield f"{normaliser.replace('_', ' ')}, {of}", f"{value:.4f}"
     elif isinstance(figures, dict):
-        overall = figures.get("overall")
-        ties = overall.get("num_ties") if isinstance(overall, dict) else None
-        for key, label in (
-            ("accuracy_macro", "accuracy, mean over paradigms" + (f" ({ties} ties, not right)" if ties else "")),
-            ("bits_per_word", "bits a word"),
+        found = figures.get("overall")
+        overall = found if isinstance(found, dict) else {}
+        ties = f" ({overall['num_ties']} ties, not right)" if overall.get("num_ties") else ""
+        for value, label in (
+            (figures.get("accuracy_macro"), f"accuracy, mean over paradigms{ties}"),
+            (overall.get("mean_of_suites"), f"accuracy, mean over suites{ties}"),
+            (figures.get("bits_per_word"), "bits a word"),
         ):
-            if (value := _number(figures.get(key))) is not None:
-                yield label, f"{value:.4f}"
+            if (number := _number(value)) is not None:
+                yield label, f"{number:.4f}"
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401 - parsed JSON
