@@ -47,7 +47,7 @@ class ConfigurationTables:
     configurations: Table
     benchmarks: Sequence[BenchmarkSection]
     notes: Sequence[str]
-    """What is not compared, and why."""
+    """As ``Comparisons.notes``."""
 
 
 def configuration_tables(records: Sequence[RunRecord]) -> ConfigurationTables | None:
@@ -77,7 +77,7 @@ def comparisons_as_text(found: Comparisons) -> str:
         for part in section.parts:
             parts.append(part.caption if part.table is None else f"{part.caption}\n{_as_text(part.table)}")
     if tables.notes:
-        parts.append("Not compared:\n" + "\n".join(tables.notes))
+        parts.append("Notes:\n" + "\n".join(tables.notes))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import cli
 from pipeline.evaluation.report_configurations import configuration_tables
-from tests.evaluated_runs import PAIRS, add_pairs, add_sentences, add_suites, record_of, write_run
+from tests.evaluated_runs import PAIRS, add_pairs, add_sentences, add_suites, from_dump, record_of, write_run
 
 PARADIGMS = [f"paradigm {letter}" for letter in "abcdefghij"]
 
@@ -134,6 +134,17 @@ def test_across_tokenizers_perplexity_compares_by_the_word_and_the_byte_alone(tm
         path = run / "results" / "perplexity-dev.json"
         path.write_text(path.read_text().replace("c" * 64, "0" * 64))
     assert "no such result of" in refused(*runs, "--normaliser", "word")
+
+
+def test_dumps_that_count_as_one_are_said(runs):
+    for seed in (1, 2):
+        path = runs[0].parent / f"again-seed{seed}"
+        write_run(path, seed=seed, **from_dump(str(seed), f"teacher {seed}"))
+        add_all(path, 0.7, seed)
+        runs.append(path)
+    (note,) = json.loads(compare(*runs, "--json"))["notes"]
+    assert note.startswith("again: a dump for each seed")
+    assert f"Notes:\n{note}" in compare(*runs)
 
 
 def test_one_configuration_has_nothing_to_be_compared_with(runs):
