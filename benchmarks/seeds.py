@@ -12,6 +12,7 @@ groups         tests of single paradigms or suites, and groups_by_item how many 
 terms, fields  tests of single ones; _by_unit, _by_item how many have p <= 0.05 with paradigms, and with items, as units
 """
 
+import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -33,9 +34,10 @@ def main() -> None:
     options.add_argument("runs", type=Path, nargs="+", help="several seeds of at least one configuration")
     given = options.parse_args()
     counts: Counter[str] = Counter()
+    left_out: list[str] = []
     for configuration in configurations_of(read_runs(given.runs)):
         by_seed = [
-            {one.benchmark: one for one in read_item_scores(run.path, normaliser="token", missing=[])}
+            {one.benchmark: one for one in read_item_scores(run.path, normaliser="token", left_out=left_out)}
             for run in configuration.runs.values()
         ]
         for first, second in combinations(by_seed, 2):
@@ -43,6 +45,8 @@ def main() -> None:
                 for name, count in alarms(first[benchmark], second[benchmark]).items():
                     counts[f"{benchmark.kind}_{name}"] += count
     report(dict(sorted(counts.items())), given)
+    for sentence in left_out:
+        print(sentence, file=sys.stderr)
 
 
 def alarms(first: ItemScores, second: ItemScores) -> dict[str, int]:

@@ -122,7 +122,7 @@ def _read(configurations: Sequence[Configuration], normaliser: Normaliser, notes
     found: _Scores = {}
     for one in configurations:
         for seed, run in one.runs.items():
-            for scores in read_item_scores(run.path, normaliser=normaliser, missing=notes):
+            for scores in read_item_scores(run.path, normaliser=normaliser, left_out=notes):
                 found.setdefault(scores.benchmark, {}).setdefault(one.name, {})[seed] = scores
     return found
 
