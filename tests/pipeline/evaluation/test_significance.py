@@ -1,5 +1,6 @@
 """Configurations that do not differ are seldom called different, over items, over seeds, and over many tests."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.evaluation.significance import (
     difference_of_outcomes,
     difference_of_units,
 )
-from pipeline.evaluation.statistics import Interval, SeedDifference, mcnemar_p_value
+from pipeline.evaluation.statistics import Interval, SeedDifference
 
 NUM_FLIPS = 399
 DRAW = np.random.default_rng
@@ -134,7 +135,7 @@ def configuration(draw: np.random.Generator, *, num_paradigms: int, of_paradigm:
     ("of_paradigm", "families"), [(0.0, ["overall", "term", "paradigm"]), (0.15, ["overall", "term"])]
 )
 def test_over_parts_and_pairs_any_false_alarm_is_as_rare_as_it_says(of_paradigm: float, families: list[str]) -> None:
-    draw, alarms, num_trials = DRAW(5), dict.fromkeys(families, 0), 60
+    draw, alarms, num_trials = DRAW(5), dict.fromkeys(families, 0), 40
     for _ in range(num_trials):
         pairs = compare_configurations(
             {name: configuration(draw, num_paradigms=20, of_paradigm=of_paradigm) for name in "abc"}
@@ -144,8 +145,8 @@ def test_over_parts_and_pairs_any_false_alarm_is_as_rare_as_it_says(of_paradigm:
         assert {by: one[0].num_tests for by, one in tests.items()} == {"paradigm": 60, "term": 6, "overall": 3}
         for by in families:
             alarms[by] += min(one.adjusted_p_value for one in tests[by]) <= 0.05
-    # binomial sd 0.028; uncorrected the paradigms' would be above 0.9, and the terms' by their items 38 of 60
-    assert all(count / num_trials <= 0.12 for count in alarms.values()), alarms
+    # binomial sd 0.034; uncorrected the paradigms' would be above 0.9, and the terms' by their items above 0.6
+    assert all(count / num_trials <= 0.14 for count in alarms.values()), alarms
 
 
 def test_each_paradigm_counts_the_same_overall_and_in_a_term_and_is_itself_of_its_items() -> None:
@@ -173,8 +174,9 @@ def test_with_one_seed_each_the_test_is_mcnemars_and_there_is_no_interval_over_s
     draw = DRAW(6)
     (first,), (second,) = (outcomes(draw, num_items=200, num_seeds=1, shift=s).values() for s in (0.1, 0.0))
     found = difference_of_outcomes({1: first}, {7: second})
-    expected = mcnemar_p_value(int((first > second).sum()), int((first < second).sum()))
-    assert found.p_value == pytest.approx(expected, rel=1e-6)
+    more, less = int((first > second).sum()), int((first < second).sum())
+    tail = sum(math.comb(more + less, i) for i in range(min(more, less) + 1))
+    assert found.p_value == pytest.approx(2 * tail / 2 ** (more + less), rel=1e-6)
     assert found.over_seeds.interval is None
 
 
