@@ -8,13 +8,16 @@ in one of twenty. Runs need results by item (evaluate minimal-pairs, syntaxgym, 
 pairs          pairs of runs
 by_unit        of the overall figure, where ``compare`` takes it: whole paradigms or suites; of a perplexity, sentences
 by_item        of all items together, as if they were independent
-parts          tests of single paradigms or suites, and parts_by_item how many of these have p <= 0.05
+groups         tests of single paradigms or suites, and groups_by_item how many of these have p <= 0.05
+terms, fields  tests of single ones; _by_unit, _by_item how many have p <= 0.05 with paradigms, and with items, as units
 """
 
+import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from benchmarks.common import parser, report
@@ -31,9 +34,10 @@ def main() -> None:
     options.add_argument("runs", type=Path, nargs="+", help="several seeds of at least one configuration")
     given = options.parse_args()
     counts: Counter[str] = Counter()
+    left_out: list[str] = []
     for configuration in configurations_of(read_runs(given.runs)):
         by_seed = [
-            {one.benchmark: one for one in read_item_scores(run.path, normaliser="token", missing=[])}
+            {one.benchmark: one for one in read_item_scores(run.path, normaliser="token", left_out=left_out)}
             for run in configuration.runs.values()
         ]
         for first, second in combinations(by_seed, 2):
@@ -41,17 +45,25 @@ def main() -> None:
                 for name, count in alarms(first[benchmark], second[benchmark]).items():
                     counts[f"{benchmark.kind}_{name}"] += count
     report(dict(sorted(counts.items())), given)
+    for sentence in left_out:
+        print(sentence, file=sys.stderr)
 
 
 def alarms(first: ItemScores, second: ItemScores) -> dict[str, int]:
     """Return how many tests there are between two trainings, and how many of them say that they differ."""
     first.check_same_items(second)
-    found = {"pairs": 1, "by_unit": is_alarm(first.units - second.units)}
+    found, differences = {"pairs": 1, "by_unit": is_alarm(first.units - second.units)}, first.values - second.values
     if first.benchmark.is_outcome:
-        differences = first.values - second.values
         found["by_item"] = is_alarm(differences)
-        found["parts"] = len(first.groups)
-        found["parts_by_item"] = sum(is_alarm(differences[first.group_of_item == i]) for i in range(found["parts"]))
+        found["groups"] = len(first.groups)
+        found["groups_by_item"] = sum(is_alarm(differences[first.group_of_item == i]) for i in range(len(first.groups)))
+    for by, part_of in first.parts.items():
+        for part in set(part_of.values()):
+            mask = np.array([part_of[group] == part for group in first.groups])
+            by_unit, by_item = first.units[mask] - second.units[mask], differences[mask[first.group_of_item]]
+            more = {"": 1, "_by_unit": is_alarm(by_unit), "_by_item": is_alarm(by_item)}
+            for name, count in more.items():
+                found[f"{by}s{name}"] = found.get(f"{by}s{name}", 0) + count
     return found
 
 

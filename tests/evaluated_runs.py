@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.evaluation.perplexity import UNCONDITIONAL, PerplexityFigure
 from pipeline.evaluation.report_runs import RunRecord, read_runs
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, write_result, write_rows
+from pipeline.runtime.run_directory import checkpoint_path
+from storage.fingerprints import sha256_file
 
 PAIRS = "minimal-pairs-made-up"
 SUITES = "syntaxgym-made-up"
@@ -26,6 +29,9 @@ def write_run(path: Path, *, seed: int, **changes: Any) -> Path:
     }
     (path / "run.json").write_text(json.dumps(described))
     (path / "metrics.jsonl").write_text("")
+    weights = checkpoint_path(path, "best")
+    weights.parent.mkdir(parents=True)
+    weights.write_text(f"weights of seed {seed}")
     return path
 
 
@@ -78,10 +84,18 @@ def add_suites(run: Path, outcomes: Mapping[str, Sequence[int]]) -> None:
     _write(run, SUITES, rows, SYNTAXGYM, {"by_suite": by_suite}, {"joining": "text"}, suites="b" * 64)
 
 
-def add_sentences(run: Path, log_probs: Sequence[Sequence[float]], *, tokenizer: str = "e") -> PerplexityFigure:
+def add_sentences(
+    run: Path,
+    log_probs: Sequence[Sequence[float]],
+    *,
+    tokenizer: str = "e",
+    distribution: str = UNCONDITIONAL,
+    name: str = "dev",
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> PerplexityFigure:
     """Record the perplexity of sentences of two words and ten bytes each; return its figure."""
     figure = PerplexityFigure(
-        distribution=UNCONDITIONAL,
+        distribution=distribution,
         num_sentences=len(log_probs),
         num_tokens=sum(len(row) - 1 for row in log_probs),
         num_words=2 * len(log_probs),
@@ -89,9 +103,9 @@ def add_sentences(run: Path, log_probs: Sequence[Sequence[float]], *, tokenizer:
         nats=-sum(map(sum, log_probs)),
         nats_eos=0.0,
     )
-    rows = [{"sentence": i, "log_probs": {UNCONDITIONAL: list(row)}} for i, row in enumerate(log_probs)]
+    rows = [{"sentence": i, "log_probs": {distribution: list(row)}} for i, row in enumerate(log_probs)]
     fingerprints = {"split": tokenizer * 64, "text": "c" * 64, "tokenizer": tokenizer * 64}
-    _write(run, SENTENCES, rows, PERPLEXITY, [figure.to_json()], {}, **fingerprints)
+    _write(run, f"perplexity-{name}", rows, PERPLEXITY, [figure.to_json()], settings, **fingerprints)
     return figure
 
 
@@ -116,7 +130,7 @@ def _write(
         subject="dev" if kind == PERPLEXITY else "made-up",
         figures=figures,
         settings={"checkpoint": "best", **settings},
-        fingerprints={"weights": "f" * 64} | fingerprints,
+        fingerprints={"weights": sha256_file(checkpoint_path(run, "best"))} | fingerprints,
         versions={},
         command=f"cli.py evaluate {kind} {run.name}",
     )

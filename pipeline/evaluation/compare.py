@@ -47,7 +47,7 @@ class Comparisons:
     configurations: Sequence[Configuration]
     benchmarks: Sequence[BenchmarkComparison]
     notes: Sequence[str]
-    """A sentence for each thing that is not compared, with what would change that."""
+    """A sentence for each thing that is not compared, or not as it may be meant, with what would change that."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object; of each difference, which configuration is shown to be better."""
@@ -114,6 +114,7 @@ def compare_records(records: Sequence[RunRecord], *, normaliser: Normaliser) -> 
                     pairs=compare_configurations(by_name),
                 )
             )
+    notes += [one.note for one in configurations if one.note is not None]
     return Comparisons(configurations=configurations, benchmarks=benchmarks, notes=notes)
 
 
@@ -121,7 +122,7 @@ def _read(configurations: Sequence[Configuration], normaliser: Normaliser, notes
     found: _Scores = {}
     for one in configurations:
         for seed, run in one.runs.items():
-            for scores in read_item_scores(run.path, normaliser=normaliser, missing=notes):
+            for scores in read_item_scores(run.path, normaliser=normaliser, left_out=notes):
                 found.setdefault(scores.benchmark, {}).setdefault(one.name, {})[seed] = scores
     return found
 

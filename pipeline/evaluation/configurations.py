@@ -6,9 +6,10 @@ option that this module does not know counts, so that runs are rather set apart 
 options (alpha, temperature and the like) decide nothing and do not count.
 
 Dumps are the same if their manifests are. One exception: where each seed has a dump of its own, written by another
-model and otherwise alike, as in born-again distillation from one baseline a seed, the dumps are replicates as the seeds
-are; ``Configuration.settings`` says so. A seed that learned from two such dumps keeps them apart: then they are what is
-compared.
+model and otherwise alike, and the runs' names differ in the seed alone, as in born-again distillation from one baseline
+a seed, the dumps are replicates as the seeds are. Files can't tell replicates from two teachers that are to be
+compared; names are what people tell them apart by, and ``Configuration.note`` says what was done. A seed that learned
+from two such dumps keeps them apart.
 """
 
 import json
@@ -57,6 +58,18 @@ class Configuration:
     runs: Mapping[int, RunRecord]
     """By seed, ascending."""
 
+    @property
+    def note(self) -> str | None:
+        """Return which dumps count as one, and how to set them apart; None where all runs share one or have none."""
+        dumps = {seed: run for seed, run in self.runs.items() if _has_dump(run)}
+        if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
+            return None
+        named = ", ".join(f"{(run.dump or {}).get('path')} of seed {seed}" for seed, run in dumps.items())
+        return (
+            f"{self.name}: a dump for each seed, and what differs between these counts as what differs between seeds: "
+            f"{named}; if their teachers are to be compared, give their runs names that differ in more than the seed"
+        )
+
 
 def configurations_of(records: Sequence[RunRecord]) -> list[Configuration]:
     """Return the configurations of runs, students before teachers, in the order of their first runs.
@@ -98,11 +111,11 @@ def _has_dump(run: RunRecord) -> bool:
 
 
 def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[tuple[_Key, list[RunRecord]]]:
-    """Put groups together that are one configuration with a dump of its own for each seed."""
+    """Put groups together that are, by their names too, one configuration with a dump of its own for each seed."""
     alike: dict[str, list[int]] = {}
     for i, (key, runs) in enumerate(groups):
         if "dump" in key and len(runs) == 1:
-            about = json.dumps([key | {"dump": ""}, _schema_but_teacher(runs[0])], sort_keys=True)
+            about = json.dumps([key | {"dump": ""}, _schema_but_teacher(runs[0]), _stem(runs[0])], sort_keys=True)
             alike.setdefault(about, []).append(i)
     merged = dict(enumerate(groups))
     for places in alike.values():

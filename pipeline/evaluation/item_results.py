@@ -6,10 +6,9 @@
 
 An item is what a row of ``RUN/results/NAME.jsonl`` is about. Log-probabilities are sums of float32 values, so that two
 that are equal are a tie: never right. Rows are validated line by line, and against the figures beside them. Results of
-other checkpoints than the best are not read.
+other checkpoints than the best are not read, nor those of weights that the best checkpoint had once.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,10 +18,13 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.perplexity import FLOOR, PerplexityFigure
+from pipeline.evaluation.perplexity import FLOOR, MARGINAL, PREFIX, PerplexityFigure
+from pipeline.evaluation.result_rows import read_json_lines, read_sentence_rows
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, number, read_results
+from pipeline.runtime.run_directory import checkpoint_path
 from storage.errors import InputError
 from storage.files import beside
+from storage.fingerprints import sha256_file
 
 Normaliser = Literal["token", "word", "byte"]
 
@@ -40,7 +42,8 @@ class Benchmark:
     fingerprint: str
     """sha256 of the pairs or suites; of a split's text, or, with ``tokenizer``, of the split."""
     conventions: str
-    """What else a result must share to be comparable: the prefix, whether ``<eos>`` counts, the distribution."""
+    """What else a result must share to be comparable: the distribution, the sizes of a beam search, the prefix, whether
+    ``<eos>`` counts."""
     unit: str
     """Of the overall figure: ``accuracy``, ``nats a token``, ``nats a word`` or ``bits a byte``."""
     tokenizer: str = ""
@@ -113,24 +116,39 @@ class ItemScores:
             )
 
 
-def read_item_scores(run: Path, *, normaliser: Normaliser, missing: list[str]) -> list[ItemScores]:
+def read_item_scores(run: Path, *, normaliser: Normaliser, left_out: list[str]) -> list[ItemScores]:
     """Return what a run's results of its best checkpoint say of each item, in the order of the results' names.
 
     Args:
         run: A run directory.
         normaliser: What perplexities are by. By the token they are of the run's tokenizer and compare with no other's.
-        missing: Gets a sentence for each result without rows, with what would make them.
+        left_out: Gets a sentence for each result of other weights, without rows or without items, with the command
+            that would mend it.
 
     Raises:
-        InputError: If a row is damaged, rows do not fit the figures beside them, or two results are of one benchmark.
+        InputError: If a row is damaged, rows do not fit the figures beside them, or two results are of one benchmark
+            and not the same.
     """
     found: dict[Benchmark, ItemScores] = {}
-    for name, result in read_results(run).items():
-        if result.kind not in {MINIMAL_PAIRS, SYNTAXGYM, PERPLEXITY} or result.settings.get("checkpoint") != "best":
-            continue
+    results = {
+        name: result
+        for name, result in read_results(run).items()
+        if result.kind in {MINIMAL_PAIRS, SYNTAXGYM, PERPLEXITY} and result.settings.get("checkpoint") == "best"
+    }
+    weights_path = checkpoint_path(run, "best")
+    weights = sha256_file(weights_path) if results and weights_path.is_file() else None
+    for name, result in results.items():
         file = _ResultFiles(run / "results" / name, result)
+        if weights is None:
+            left_out.append(f"{file.path}: {weights_path} is not there, expected what it is of; {file.remedy}")
+            continue
+        if (of := file.fingerprint("weights")) != weights:
+            left_out.append(
+                f"{file.path}: of weights {of[:12]}, but the best checkpoint is {weights[:12]} now; {file.remedy}"
+            )
+            continue
         if not file.rows_path.exists():
-            missing.append(f"{file.rows_path}: not there, expected a row an item; {file.remedy}")
+            left_out.append(f"{file.rows_path}: not there, expected a row an item; {file.remedy}")
             continue
         if result.kind == MINIMAL_PAIRS:
             scores = [_pair_outcomes(file)]
@@ -139,7 +157,11 @@ def read_item_scores(run: Path, *, normaliser: Normaliser, missing: list[str]) -
         else:
             scores = _sentence_nats(file, normaliser)
         for one in scores:
-            if (other := found.setdefault(one.benchmark, one)) is not one:
+            if not len(one.values):
+                left_out.append(f"{one.path}: no item, as where both sentences of every pair are one; {file.remedy}")
+                continue
+            # The same twice is no doubt: figures given the tree stand with a beam search's and without.
+            if not np.array_equal((other := found.setdefault(one.benchmark, one)).values, one.values):
                 raise InputError(
                     f"{one.path} and {other.path}: both of {one.benchmark.title}, expected one; remove one"
                 )
@@ -169,6 +191,13 @@ class _ResultFiles:
             raise InputError(f"{self.path}: no sha256 of the {name}, which says what compares with it; {self.remedy}")
         return found
 
+    @property
+    def search(self) -> list[str]:
+        """Return the sizes of the beam search, if one made the figures."""
+        if not {"beam", "word_beam"} & self.result.settings.keys():
+            return []
+        return [f"beam {self.setting('beam', int)}", f"word beam {self.setting('word_beam', int)}"]
+
     def groups(self, name: str, field: str) -> dict[str, Mapping[str, Any]]:
         """Return an object of objects in the figures, of which each has ``field``, text."""
         found = self.result.figures.get(name) if isinstance(self.result.figures, dict) else None
@@ -180,16 +209,7 @@ class _ResultFiles:
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield each row and where it is."""
-        try:
-            lines = self.rows_path.read_bytes().splitlines()
-        except OSError as error:
-            raise InputError(f"{self.rows_path}: cannot be read ({error.strerror}); mend that") from error
-        for line_number, line in enumerate(lines, start=1):
-            where = f"{self.rows_path}:{line_number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: not JSON ({error}); {self.remedy}") from error
+        for where, row in read_json_lines(self.rows_path, remedy=self.remedy):
             if not isinstance(row, dict):
                 raise InputError(f"{where}: found {type(row).__name__}, expected an object; {self.remedy}")
             yield where, row
@@ -272,16 +292,13 @@ def _outcomes(
         file.check(f"right of {group}:", int(inside.sum()), number(figure, "num_right", where=where))
     if strange := sorted(set(groups) - figures.keys()):
         raise InputError(f"{file.rows_path}: {strange[0]} is not in {file.path.name}; {file.remedy}")
-    if not items:
-        raise InputError(f"{file.rows_path}: no rows, expected a row an item; {file.remedy}")
-    if (distribution := file.result.settings.get("distribution")) is not None:
-        conventions = [str(distribution), *conventions]
+    distribution = [str(name)] if (name := file.result.settings.get("distribution")) is not None else []
     return ItemScores(
         benchmark=Benchmark(
             kind=file.result.kind,
             subject=file.result.subject,
             fingerprint=fingerprint,
-            conventions=", ".join(conventions),
+            conventions=", ".join([*distribution, *file.search, *conventions]),
             unit="accuracy",
         ),
         path=file.rows_path,
@@ -302,22 +319,21 @@ def _sentence_nats(file: _ResultFiles, normaliser: Normaliser) -> list[ItemScore
     figures = [PerplexityFigure.from_json(one, where=str(file.path)) for one in file.result.figures]
     figures = [figure for figure in figures if figure.distribution != FLOOR]
     nats: dict[str, list[float]] = {figure.distribution: [] for figure in figures}
-    for i, (where, row) in enumerate(file.rows()):
-        if file.value(where, row, "sentence", int) != i:
-            raise InputError(f"{where}: sentence is {row['sentence']}, expected {i}; {file.remedy}")
-        log_probs = file.value(where, row, "log_probs", dict)
-        for distribution, of_sentences in nats.items():
-            found = log_probs.get(distribution)
-            if not isinstance(found, list) or not found or not all(type(one) in {int, float} for one in found):
-                raise InputError(f"{where}: log_probs of {distribution!r} are no list of numbers; {file.remedy}")
-            of_sentences.append(-math.fsum(found))
+    for log_probs in read_sentence_rows(file.rows_path, remedy=file.remedy):
+        if log_probs.keys() != nats.keys():
+            raise InputError(
+                f"{file.rows_path}: distributions {sorted(log_probs)}, but {file.path.name} has {sorted(nats)}; "
+                f"{file.remedy}"
+            )
+        for distribution, of_tokens in log_probs.items():
+            nats[distribution].append(-float(of_tokens.sum()))
     scores = []
     for figure in figures:
         values = np.array(nats[figure.distribution], np.float64)
         file.check("sentences:", len(values), figure.num_sentences)
         # A row has at least six decimals of each log-probability; float32 has seven digits.
         file.check(f"nats, {figure.distribution}:", float(values.sum()), figure.nats, tolerance=1e-5)
-        of_tokenizer = normaliser == "token"
+        of_tokenizer, by_search = normaliser == "token", figure.distribution in {MARGINAL, PREFIX}
         unit, scale = {
             "token": ("nats a token", figure.num_positions),
             "word": ("nats a word", figure.num_words + figure.num_sentences),
@@ -329,7 +345,7 @@ def _sentence_nats(file: _ResultFiles, normaliser: Normaliser) -> list[ItemScore
                     kind=PERPLEXITY,
                     subject=file.result.subject,
                     fingerprint=file.fingerprint("split" if of_tokenizer else "text"),
-                    conventions=figure.distribution,
+                    conventions=", ".join([figure.distribution, *(file.search if by_search else [])]),
                     unit=unit,
                     tokenizer=file.fingerprint("tokenizer") if of_tokenizer else "",
                 ),

@@ -4,6 +4,7 @@ A configuration is called better only where ``significance.better_of`` says so, 
 on; for all other pairs one sentence says that no difference is shown.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class ConfigurationTables:
     configurations: Table
     benchmarks: Sequence[BenchmarkSection]
     notes: Sequence[str]
-    """What is not compared, and why."""
+    """As ``Comparisons.notes``."""
 
 
 def configuration_tables(records: Sequence[RunRecord]) -> ConfigurationTables | None:
@@ -76,7 +77,7 @@ def comparisons_as_text(found: Comparisons) -> str:
         for part in section.parts:
             parts.append(part.caption if part.table is None else f"{part.caption}\n{_as_text(part.table)}")
     if tables.notes:
-        parts.append("Not compared:\n" + "\n".join(tables.notes))
+        parts.append("Notes:\n" + "\n".join(tables.notes))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -139,10 +140,10 @@ def _verdicts(found: BenchmarkComparison, form: "_Form") -> list[str]:
     if len(found.pairs) > 1 and any(pair.overall.over_seeds.interval is not None for pair in shown):
         sentences.append(f"Intervals over seeds are not corrected for there being {len(found.pairs)} pairs.")
     first = found.pairs[0].overall
-    if (least := 2.0 ** (1 - first.num_units)) * first.num_tests > ALPHA:
+    if first.least_p_value * first.num_tests > ALPHA:
         sentences.append(
             f"{plural(first.num_units, form.of_units)} can show none at all: the least p that so few can give is "
-            f"{least:.2g}, before correction for {plural(first.num_tests, 'test')}."
+            f"{first.least_p_value:.2g}, before correction for {plural(first.num_tests, 'test')}."
         )
     return sentences
 
@@ -167,17 +168,26 @@ def _parts(found: BenchmarkComparison, form: "_Form", by: str) -> PartsTable:
     """Return what configurations are shown to differ on; and how much of it chance would give.
 
     The intervals over seeds are not corrected: with so few seeds nothing would be left. Of the differences that stand
-    over items, so ``ALPHA`` of them are expected to stand over seeds by chance.
+    over units, so ``ALPHA`` of them are expected to stand over seeds by chance.
     """
+    of_units = "item" if by == form.of_units else form.of_units
     tested = [(name, pair, one) for pair in found.pairs for name, one in pair.parts[by].items()]
-    over_items = [case for case in tested if case[2].adjusted_p_value <= ALPHA]
-    shown = [case for case in over_items if form.better(case[1], case[2])]
-    caption = f"By {by}: {plural(len(tested), 'difference')} tested; {len(over_items)} hold over items after correction"
-    if with_seeds := [case for case in over_items if case[2].over_seeds.interval is not None]:
+    over_units = [case for case in tested if case[2].adjusted_p_value <= ALPHA]
+    shown = [case for case in over_units if form.better(case[1], case[2])]
+    caption = (
+        f"By {by}: {plural(len(tested), 'difference')} tested; {len(over_units)} hold over {of_units}s after correction"
+    )
+    if with_seeds := [case for case in over_units if case[2].over_seeds.interval is not None]:
         num_both = sum(1 for case in shown if case[2].over_seeds.interval is not None)
         caption += f", {num_both} of them over seeds too, where chance would leave {ALPHA * len(with_seeds):.1f}"
-    if len(with_seeds) < len(over_items):
-        caption += f"; {len(over_items) - len(with_seeds)} are about these trainings only, with one seed of either"
+    if len(with_seeds) < len(over_units):
+        caption += f"; {len(over_units) - len(with_seeds)} are about these trainings only, with one seed of either"
+    if num_small := sum(one.least_p_value > ALPHA for one in found.pairs[0].parts[by].values()):
+        num_needed = 1 + math.ceil(-math.log2(ALPHA))
+        caption += (
+            f"; {num_small} of {plural(len(found.pairs[0].parts[by]), by)} can show nothing, with fewer than "
+            f"{num_needed} {of_units}s"
+        )
     rows: list[list[Cell]] = [
         [
             name,
@@ -188,7 +198,7 @@ def _parts(found: BenchmarkComparison, form: "_Form", by: str) -> PartsTable:
         ]
         for name, pair, one in sorted(shown, key=lambda case: case[0])
     ]
-    header = [by, "difference", "first, %", "second, %", *_Form(found.benchmark, of_units="item").header]
+    header = [by, "difference", "first, %", "second, %", *_Form(found.benchmark, of_units=of_units).header]
     return PartsTable(caption=f"{caption}.", table=Table(header=header, rows=rows) if rows else None)
 
 

@@ -7,23 +7,23 @@ The teacher's distribution is always named. Given the tree it knows what a stude
 above the diagonal, the tree told what was to come.
 """
 
-import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from pipeline.evaluation.perplexity import DISTRIBUTIONS, GIVEN_TREE, IN_DOCUMENT, MARGINAL, UNCONDITIONAL
+from pipeline.evaluation.perplexity import GIVEN_TREE, IN_DOCUMENT, MARGINAL, UNCONDITIONAL
 from pipeline.evaluation.report_density import LEVELS, density_panel, level_swatch
 from pipeline.evaluation.report_plots import Plot
 from pipeline.evaluation.report_runs import RunRecord
 from pipeline.evaluation.report_tables import Cell, Comparison, Table
+from pipeline.evaluation.result_rows import read_sentence_rows
 from storage.errors import InputError
 
 OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
@@ -85,22 +85,16 @@ def surprisal_plots(comparison: Comparison) -> tuple[list[Plot], list[tuple[str,
 
 
 def read_rows(path: Path) -> TokenSurprisals:
-    """Return the surprisals in a file of rows, which is read line by line.
-
-    A row is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}``, natural logarithms, the last that of
-    ``<eos>``; sentences count from 0.
+    """Return the surprisals in a file of rows.
 
     Raises:
-        InputError: If a line is no such row; it is named.
+        InputError: If there is no row, or a line is none that ``read_sentence_rows`` takes; it is named.
     """
     values: dict[str, array[float]] = {}
     lengths: array[int] = array("q")
-    for number, line in enumerate(_lines(path)):
-        row = _row(line, where=f"{path}:{number + 1}", sentence=number)
-        if values and row.keys() != values.keys():
-            raise InputError(f"{path}:{number + 1}: distributions {sorted(row)}, expected {sorted(values)}; {REMEDY}")
+    for row in read_sentence_rows(path, remedy=REMEDY):
         for name, log_probs in row.items():
-            values.setdefault(name, array("d")).extend(log_probs[:-1])
+            values.setdefault(name, array("d")).frombytes(log_probs[:-1].tobytes())
         lengths.append(len(next(iter(row.values()))) - 1)
     if not lengths:
         raise InputError(f"{path}: no row, expected one a sentence; {REMEDY}")
@@ -184,35 +178,6 @@ def _agreement_row(
         f"{agree.mean_difference:+.3f}",
         *("\u2013" if r is None else f"{r:.3f}" for r in (agree.pearson, agree.spearman)),
     ]
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from error
-
-
-def _row(line: bytes, *, where: str, sentence: int) -> dict[str, list[float]]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}), expected a row of log-probabilities; {REMEDY}") from error
-    found: Any = row.get("log_probs") if isinstance(row, dict) else None
-    if not isinstance(found, dict) or not found or row.get("sentence") != sentence:
-        raise InputError(f"{where}: expected an object with sentence {sentence} and its log_probs; {REMEDY}")
-    if unknown := [name for name in found if name not in DISTRIBUTIONS]:
-        raise InputError(f"{where}: distribution {unknown[0]!r}, expected one of {', '.join(DISTRIBUTIONS)}; {REMEDY}")
-    if not all(isinstance(of, list) and of and all(map(_is_number, of)) for of in found.values()):
-        raise InputError(f"{where}: log_probs are not lists of finite numbers, one for <eos> included; {REMEDY}")
-    if len({len(of) for of in found.values()}) > 1:
-        raise InputError(f"{where}: distributions of different lengths, expected n + 1 each; {REMEDY}")
-    return found
-
-
-def _is_number(found: object) -> bool:
-    return isinstance(found, float | int) and not isinstance(found, bool) and math.isfinite(found)
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,17 +6,17 @@ Two things vary, and a difference has to hold in both:
                      interval of its mean, and a permutation test that flips signs. Would other items say the same?
     over trainings   the difference of the two means over seeds with its t interval. Would other seeds say the same?
 
-The units of an overall figure are whole paradigms or suites, each counting the same: their items come from one
-template, and two trainings of one configuration differ by paradigm more than by item, so that a test that took items
-for independent would call such differences real. (A paradigm's mean carries the variation of its items, so nothing is
-drawn within it: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.) Fewer than six
-paradigms can never reach 0.05, for there are 2^U flips. Within one paradigm, term or field there is nothing else to
-draw than its items: those tests speak of these templates, and of others only the seeds do. A perplexity's units are
-sentences; that sentences of a document go together is not known here.
+The units of an overall figure, a term or a field are whole paradigms or suites, each counting the same: their items
+come from one template, and two trainings of one configuration differ by paradigm more than by item, so that a test that
+took items for independent would call such differences real. (A paradigm's mean carries the variation of its items, so
+nothing is drawn within it: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.) Fewer than
+six paradigms can never reach 0.05, for there are 2^U flips. Within one paradigm or suite there is nothing else to draw
+than its items: those tests speak of this template, and of others only the seeds do. A perplexity's units are sentences;
+that sentences of a document go together is not known here.
 
 The intervals over items and the p-values are of these trainings; so it is with one seed each, where nothing more can be
-said. p-values are adjusted by Holm over every pair of configurations, and, in a table by paradigm, over its paradigms
-too: a family for each benchmark and table.
+said. p-values are adjusted by Holm over every pair of configurations, and, in a table by paradigm, term, field or
+suite, over these too: a family for each benchmark and table.
 """
 
 from collections.abc import Mapping
@@ -59,8 +59,8 @@ class Difference:
     first: float
     """Mean over the seeds of the first."""
     second: float
-    interval: Interval
-    """Of the difference, over items: by the paired bootstrap of ``num_units``."""
+    interval: Interval | None
+    """Of the difference, over items: by the paired bootstrap of ``num_units``; None of a single one."""
     num_units: int
     """Paradigms, suites, sentences or items."""
     p_value: float
@@ -75,11 +75,16 @@ class Difference:
         """``first - second``."""
         return self.over_seeds.difference
 
+    @property
+    def least_p_value(self) -> float:
+        """What the test over units can give at least, ``2^(1 - U)``, before it is adjusted."""
+        return 2.0 ** (1 - self.num_units)
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
         return {name: getattr(self, name) for name in self.__slots__} | {
             "difference": self.difference,
-            "interval": [self.interval.low, self.interval.high],
+            "interval": None if self.interval is None else [self.interval.low, self.interval.high],
             "over_seeds": self.over_seeds.to_json(),
         }
 
@@ -93,8 +98,8 @@ class PairComparison:
     second: str
     overall: Difference
     parts: Mapping[str, Mapping[str, Difference]]
-    """By what items are put together by (``paradigm``, ``term``, ``field`` or ``suite``), then by name; none of a
-    perplexity."""
+    """By ``paradigm`` or ``suite``, whose units are items, and by ``term`` and ``field``, whose units are paradigms;
+    then by name. None of a perplexity."""
 
 
 def better_of(difference: Difference, *, more_is_better: bool) -> Better:
@@ -128,26 +133,35 @@ def compare_configurations(scores: Mapping[str, Mapping[int, ItemScores]]) -> li
     for one in every[1:]:
         one.check_same_items(every[0])
     pairs = list(combinations(scores, 2))
-    num_flips = max(_LEAST_FLIPS, _FLIPS_A_TEST * len(pairs))
     units = {name: {seed: one.units for seed, one in by_seed.items()} for name, by_seed in scores.items()}
-    overall = _adjusted(
-        {pair: difference_of_units(units[pair[0]], units[pair[1]], num_flips=num_flips) for pair in pairs}
-    )
-    parts = {
-        by: _adjusted(
-            {
-                (*pair, name): difference_of_outcomes(_masked(scores[pair[0]], mask), _masked(scores[pair[1]], mask))
-                for pair in pairs
-                for name, mask in masks.items()
-            }
-        )
-        for by, masks in _parts(every[0]).items()
-    }
+
+    def over_units(parts: Mapping[str, NDArray[np.bool_]]) -> dict[tuple[str, ...], Difference]:
+        num_flips = max(_LEAST_FLIPS, _FLIPS_A_TEST * len(pairs) * len(parts))
+        return {
+            (first, second, part): difference_of_units(
+                {seed: of_units[mask] for seed, of_units in units[first].items()},
+                {seed: of_units[mask] for seed, of_units in units[second].items()},
+                num_flips=num_flips,
+            )
+            for first, second in pairs
+            for part, mask in parts.items()
+        }
+
+    def over_items(groups: Mapping[str, NDArray[np.bool_]]) -> dict[tuple[str, ...], Difference]:
+        return {
+            (first, second, group): difference_of_outcomes(_masked(scores[first], mask), _masked(scores[second], mask))
+            for first, second in pairs
+            for group, mask in groups.items()
+        }
+
+    overall = _adjusted(over_units({OVERALL: np.ones(len(every[0].units), bool)}))
+    parts = {by: _adjusted(over_items(groups)) for by, groups in _items_of_groups(every[0]).items()}
+    parts |= {by: _adjusted(over_units(found)) for by, found in _groups_of_parts(every[0]).items()}
     return [
         PairComparison(
             first=pair[0],
             second=pair[1],
-            overall=overall[pair],
+            overall=overall[*pair, OVERALL],
             parts={by: {key[2]: one for key, one in found.items() if key[:2] == pair} for by, found in parts.items()},
         )
         for pair in pairs
@@ -195,7 +209,7 @@ def _difference(
     return Difference(
         first=means[0],
         second=means[1],
-        interval=bootstrap_mean(differences, seed=_SEED),
+        interval=bootstrap_mean(differences, seed=_SEED) if len(differences) > 1 else None,
         num_units=len(differences),
         p_value=p_value,
         adjusted_p_value=p_value,
@@ -212,16 +226,23 @@ def _adjusted(family: Mapping[tuple[str, ...], Difference]) -> dict[tuple[str, .
     }
 
 
-def _parts(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Return which of the ``[N]`` items are in each part."""
+def _items_of_groups(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Return which of the ``[N]`` items are in each paradigm or suite."""
     if not scores.benchmark.is_outcome:
         return {}
-    by_group = "paradigm" if scores.benchmark.kind == MINIMAL_PAIRS else "suite"
-    found = {by_group: {name: scores.group_of_item == i for i, name in enumerate(scores.groups)}}
-    for by, part_of in scores.parts.items():
-        part = np.array([part_of[group] for group in scores.groups])
-        found[by] = {name: part[scores.group_of_item] == name for name in dict.fromkeys(sorted(part_of.values()))}
-    return found
+    by = "paradigm" if scores.benchmark.kind == MINIMAL_PAIRS else "suite"
+    return {by: {name: scores.group_of_item == i for i, name in enumerate(scores.groups)}}
+
+
+def _groups_of_parts(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Return which of the ``[G]`` paradigms are in each term and field."""
+    return {
+        by: {
+            name: np.array([part_of[group] == name for group in scores.groups])
+            for name in sorted(set(part_of.values()))
+        }
+        for by, part_of in scores.parts.items()
+    }
 
 
 def _masked(scores: Mapping[int, ItemScores], mask: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:

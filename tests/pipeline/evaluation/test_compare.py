@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import cli
 from pipeline.evaluation.report_configurations import configuration_tables
-from tests.evaluated_runs import PAIRS, add_pairs, add_sentences, add_suites, record_of, write_run
+from tests.evaluated_runs import PAIRS, add_pairs, add_sentences, add_suites, from_dump, record_of, write_run
 
 PARADIGMS = [f"paradigm {letter}" for letter in "abcdefghij"]
 
@@ -53,6 +53,8 @@ def test_the_better_configuration_is_named_and_the_others_are_not(runs):
     assert "better is better than alike" in text
     assert "No difference is shown between the other 1 pair of configurations." in text
     assert "By paradigm: 30 differences tested" in text
+    assert "By field: 3 differences tested; 2 hold over paradigms after correction" in text
+    assert "; 10 of 10 terms can show nothing, with fewer than 6 paradigms." in text
     (pairs,) = (
         one for one in json.loads(compare(*runs, "--json"))["benchmarks"] if "pairs" in one["benchmark"]["kind"]
     )
@@ -132,6 +134,17 @@ def test_across_tokenizers_perplexity_compares_by_the_word_and_the_byte_alone(tm
         path = run / "results" / "perplexity-dev.json"
         path.write_text(path.read_text().replace("c" * 64, "0" * 64))
     assert "no such result of" in refused(*runs, "--normaliser", "word")
+
+
+def test_dumps_that_count_as_one_are_said(runs):
+    for seed in (1, 2):
+        path = runs[0].parent / f"again-seed{seed}"
+        write_run(path, seed=seed, **from_dump(str(seed), f"teacher {seed}"))
+        add_all(path, 0.7, seed)
+        runs.append(path)
+    (note,) = json.loads(compare(*runs, "--json"))["notes"]
+    assert note.startswith("again: a dump for each seed")
+    assert f"Notes:\n{note}" in compare(*runs)
 
 
 def test_one_configuration_has_nothing_to_be_compared_with(runs):

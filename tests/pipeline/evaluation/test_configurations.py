@@ -49,8 +49,23 @@ def test_dumps_of_other_manifests_are_one_configuration_only_where_each_seed_has
     assert list(grouped(tmp_path / "unlike", unlike).values()) == [[1], [2]]
     same_seed = {"again-seed1": own["again-seed1"], "x": {"seed": 1, **from_dump("2", "teacher 2")}}
     assert list(grouped(tmp_path / "same seed", same_seed).values()) == [[1], [1]]
+    named_apart = {"a-seed1": own["again-seed1"], "b-seed2": own["again-seed2"]}
+    assert grouped(tmp_path / "named apart", named_apart) == {"a": [1], "b": [2]}
+    assert len(grouped(tmp_path / "no seed in the name", {"a": own["again-seed1"], "b": own["again-seed2"]})) == 2
     both = own | {"more-seed1": {"seed": 1, **from_dump("2", "teacher 2")}}
     assert sorted(grouped(tmp_path / "both", both).values()) == [[1], [1, 2]]
+
+
+def test_dumps_that_count_as_one_are_named(tmp_path):
+    runs = {f"again-seed{seed}": {"seed": seed, **from_dump(str(seed), f"teacher {seed}")} for seed in (1, 2)}
+    runs |= {f"shared-seed{seed}": {"seed": seed, "lr": 0.5, **from_dump("9", "teacher 9")} for seed in (1, 2)}
+    runs["again-seed2"]["dump"]["path"] = "other dump"
+    records = [record_of(write_run(tmp_path / name, **changes)) for name, changes in runs.items()]
+    again, shared = configurations_of(records)
+    assert again.note is not None
+    assert "again: a dump for each seed" in again.note
+    assert "dump of seed 1, other dump of seed 2" in again.note
+    assert shared.note is None
 
 
 def test_where_directories_do_not_tell_configurations_apart_settings_do(tmp_path):

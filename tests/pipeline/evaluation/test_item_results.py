@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.item_results import read_item_scores
+from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL
 from storage.errors import InputError
 from tests.evaluated_runs import PAIRS, SENTENCES, SUITES, add_pairs, add_sentences, add_suites, write_run
 
 
 def read(run, normaliser="token"):
-    missing: list[str] = []
-    found = read_item_scores(run, normaliser=normaliser, missing=missing)
-    assert not missing
+    left_out: list[str] = []
+    found = read_item_scores(run, normaliser=normaliser, left_out=left_out)
+    assert not left_out
     return found
 
 
@@ -58,12 +59,54 @@ def test_conventions_set_benchmarks_apart_and_other_checkpoints_are_not_read(run
     assert [one.benchmark.conventions for one in read(run)] == ["prefix none, <eos> not counted"]
 
 
+def test_two_searches_are_two_benchmarks_and_figures_given_the_tree_are_one(run):
+    rows = [[-1.5, -0.25], [-2.0, -0.5]]
+    add_sentences(run, rows, distribution=GIVEN_TREE)
+    for beam in (2, 30):
+        search = {"beam": beam, "word_beam": 1}
+        add_sentences(run, rows, distribution=MARGINAL, name=f"dev-{beam}", settings=search)
+        add_sentences(run, rows, distribution=GIVEN_TREE, name=f"dev-{beam}-tree", settings=search)
+    assert [one.benchmark.conventions for one in read(run)] == [
+        GIVEN_TREE,
+        "marginal by beam search, beam 2, word beam 1",
+        "marginal by beam search, beam 30, word beam 1",
+    ]
+    add_sentences(run, [[-9.0, -1.0], [-1.0, -1.0]], distribution=GIVEN_TREE)
+    with pytest.raises(InputError, match=r"both of perplexity on dev .*, given the tree, expected one"):
+        read(run)
+
+
+@pytest.mark.parametrize("change", ["trained on", "removed"])
+def test_a_result_of_weights_that_are_no_more_is_left_out_and_said(change, run):
+    add_pairs(run, {"a": [1, 0]})
+    weights = run / "checkpoints" / "best" / "model.safetensors"
+    if change == "removed":
+        weights.unlink()
+    else:
+        weights.write_text("other weights")
+    left_out: list[str] = []
+    assert read_item_scores(run, normaliser="token", left_out=left_out) == []
+    (line,) = left_out
+    assert f"{PAIRS}.json: " in line
+    assert ("not there" if change == "removed" else "but the best checkpoint is ") in line
+    assert "evaluate again: cli.py evaluate minimal_pairs run" in line
+
+
+def test_where_no_item_is_scored_only_that_benchmark_is_left_out(run):
+    add_pairs(run, {"a": [], "b": []})
+    add_suites(run, {"s": [1, 0]})
+    left_out: list[str] = []
+    assert [one.benchmark.kind for one in read_item_scores(run, normaliser="token", left_out=left_out)] == ["syntaxgym"]
+    (line,) = left_out
+    assert f"{PAIRS}.jsonl: no item" in line
+
+
 def test_a_result_without_rows_is_said_with_the_command_that_makes_them(run):
     add_pairs(run, {"a": [1, 0]})
     (run / "results" / f"{PAIRS}.jsonl").unlink()
-    missing: list[str] = []
-    assert read_item_scores(run, normaliser="token", missing=missing) == []
-    (line,) = missing
+    left_out: list[str] = []
+    assert read_item_scores(run, normaliser="token", left_out=left_out) == []
+    (line,) = left_out
     assert f"{PAIRS}.jsonl: not there" in line
     assert "evaluate again: cli.py evaluate minimal_pairs run" in line
 
@@ -78,8 +121,7 @@ def test_a_result_without_rows_is_said_with_the_command_that_makes_them(run):
         (PAIRS, 1, {"paradigm": "a", "pair": 0, "good": -9, "bad": 0}, r"right of a: 0, but .*json says 1"),
         (PAIRS, 1, {"paradigm": "z", "pair": 0, "good": 1, "bad": 0}, r"items of a: 1, but .*json says 2"),
         (SUITES, 1, {"suite": "s", "item": 1, "outcome": "good"}, r"jsonl:1: outcome is 'good', expected right, wrong"),
-        (SENTENCES, 2, {"sentence": 4, "log_probs": {}}, r"jsonl:2: sentence is 4, expected 1"),
-        (SENTENCES, 1, {"sentence": 0, "log_probs": {}}, r"jsonl:1: log_probs of 'unconditional' are no list"),
+        (SENTENCES, 2, {"sentence": 4, "log_probs": {}}, r"jsonl:2: expected an object with sentence 1"),
         (SENTENCES, 1, {"sentence": 0, "log_probs": {"unconditional": [-1.0]}}, r"nats, unconditional: .*json says"),
     ],
 )

@@ -1,5 +1,6 @@
 """Configurations that do not differ are seldom called different, over items, over seeds, and over many tests."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.evaluation.significance import (
     difference_of_outcomes,
     difference_of_units,
 )
-from pipeline.evaluation.statistics import Interval, SeedDifference, mcnemar_p_value
+from pipeline.evaluation.statistics import Interval, SeedDifference
 
 NUM_FLIPS = 399
 DRAW = np.random.default_rng
@@ -50,6 +51,7 @@ def test_over_items_the_test_is_wrong_as_often_as_it_says_and_the_interval_holds
             num_flips=NUM_FLIPS,
         )
         p_values.append(found.p_value)
+        assert found.interval is not None
         covered += found.interval.low <= 0 <= found.interval.high
     # binomial sd 0.009; a percentile interval of 30 values lacks about 0.01
     assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.025)
@@ -119,41 +121,62 @@ def scores(values: NDArray[np.int64], num_paradigms: int) -> ItemScores:
     )
 
 
-def configuration(draw: np.random.Generator, *, shift: float = 0.0) -> dict[int, ItemScores]:
-    found = outcomes(draw, num_items=6 * 40, num_seeds=2, shift=shift)
-    return {seed: scores(values, 6) for seed, values in found.items()}
+def configuration(draw: np.random.Generator, *, num_paradigms: int, of_paradigm: float) -> dict[int, ItemScores]:
+    """Return two trainings whose paradigms are better or worse as wholes, by a standard deviation."""
+    found = {}
+    for seed in range(2):
+        shifts = np.repeat(draw.normal(0, of_paradigm, num_paradigms), 40)
+        values = (draw.random(40 * num_paradigms) < np.clip(0.6 + shifts, 0, 1)).astype(np.int64)
+        found[seed] = scores(values, num_paradigms)
+    return found
 
 
-def test_over_paradigms_and_pairs_any_false_alarm_is_as_rare_as_it_says() -> None:
-    draw, alarms, num_trials = DRAW(5), {"paradigm": 0, "term": 0, "overall": 0}, 80
+@pytest.mark.parametrize(
+    ("of_paradigm", "families"), [(0.0, ["overall", "term", "paradigm"]), (0.15, ["overall", "term"])]
+)
+def test_over_parts_and_pairs_any_false_alarm_is_as_rare_as_it_says(of_paradigm: float, families: list[str]) -> None:
+    draw, alarms, num_trials = DRAW(5), dict.fromkeys(families, 0), 40
     for _ in range(num_trials):
-        pairs = compare_configurations({name: configuration(draw) for name in "abc"})
+        pairs = compare_configurations(
+            {name: configuration(draw, num_paradigms=20, of_paradigm=of_paradigm) for name in "abc"}
+        )
         tests = {by: [one for pair in pairs for one in pair.parts[by].values()] for by in ("paradigm", "term")}
         tests["overall"] = [pair.overall for pair in pairs]
-        assert {by: one[0].num_tests for by, one in tests.items()} == {"paradigm": 18, "term": 6, "overall": 3}
-        for by, found in tests.items():
-            alarms[by] += min(one.adjusted_p_value for one in found) <= 0.05
-    # binomial sd 0.024; without correction the paradigms' would be above 0.4
-    assert all(count / num_trials <= 0.1 for count in alarms.values()), alarms
+        assert {by: one[0].num_tests for by, one in tests.items()} == {"paradigm": 60, "term": 6, "overall": 3}
+        for by in families:
+            alarms[by] += min(one.adjusted_p_value for one in tests[by]) <= 0.05
+    # binomial sd 0.034; uncorrected the paradigms' would be above 0.9, and the terms' by their items above 0.6
+    assert all(count / num_trials <= 0.14 for count in alarms.values()), alarms
 
 
-def test_each_paradigm_counts_the_same_and_parts_are_of_their_items() -> None:
+def test_each_paradigm_counts_the_same_overall_and_in_a_term_and_is_itself_of_its_items() -> None:
     first, second = np.zeros(240, np.int64), np.zeros(240, np.int64)
     first[:40], second[40:60] = 1, 1
     (pair,) = compare_configurations({"a": {1: scores(first, 6)}, "b": {1: scores(second, 6)}})
     assert (pair.overall.first, pair.overall.second) == (pytest.approx(1 / 6), pytest.approx(0.5 / 6))
     assert pair.overall.num_units == 6
     assert pair.parts["paradigm"]["paradigm 0"].difference == 1
-    assert pair.parts["term"]["odd"].difference == pytest.approx(-20 / 120)
-    assert pair.parts["term"]["odd"].num_units == 120
+    assert pair.parts["paradigm"]["paradigm 0"].num_units == 40
+    assert pair.parts["term"]["odd"].difference == pytest.approx(-0.5 / 3)
+    assert (pair.parts["term"]["odd"].num_units, pair.parts["term"]["odd"].p_value) == (3, 1)
+
+
+def test_a_term_of_one_paradigm_has_no_interval_over_paradigms_and_shows_nothing() -> None:
+    (pair,) = compare_configurations(
+        {"a": {1: scores(np.ones(80, np.int64), 2)}, "b": {1: scores(np.zeros(80, np.int64), 2)}}
+    )
+    assert pair.parts["paradigm"]["paradigm 0"].adjusted_p_value < 1e-9
+    for found in pair.parts["term"].values():
+        assert (found.interval, found.p_value, found.to_json()["interval"]) == (None, 1, None)
 
 
 def test_with_one_seed_each_the_test_is_mcnemars_and_there_is_no_interval_over_seeds() -> None:
     draw = DRAW(6)
     (first,), (second,) = (outcomes(draw, num_items=200, num_seeds=1, shift=s).values() for s in (0.1, 0.0))
     found = difference_of_outcomes({1: first}, {7: second})
-    expected = mcnemar_p_value(int((first > second).sum()), int((first < second).sum()))
-    assert found.p_value == pytest.approx(expected, rel=1e-6)
+    more, less = int((first > second).sum()), int((first < second).sum())
+    tail = sum(math.comb(more + less, i) for i in range(min(more, less) + 1))
+    assert found.p_value == pytest.approx(2 * tail / 2 ** (more + less), rel=1e-6)
     assert found.over_seeds.interval is None
 
 

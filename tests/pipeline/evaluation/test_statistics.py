@@ -13,9 +13,7 @@ from pipeline.evaluation.statistics import (
     bootstrap_mean,
     difference_over_seeds,
     holm_adjusted,
-    mcnemar_p_value,
     mean_over_seeds,
-    paired_difference,
     sign_flip_p_value,
     t_quantile,
     wilson_interval,
@@ -68,39 +66,12 @@ def test_the_bootstrap_of_a_difference_covers_and_the_same_seed_is_the_same_inte
     assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
 
 
-def test_a_paired_difference_counts_the_items_on_which_models_differ() -> None:
-    first = [True] * 8 + [False] * 2
-    second = [True] * 4 + [False] * 5 + [True]
-    found = paired_difference(first, second, seed=0)
-    assert (found.num_items, found.num_only_first, found.num_only_second) == (10, 4, 1)
-    assert found.difference == pytest.approx(0.3)
-    assert found.p_value == pytest.approx(2 * (1 + 5) / 32)
-    assert -0.2 < found.interval.low < 0.3 < found.interval.high <= 0.8
-    assert found.to_json()["interval"] == [found.interval.low, found.interval.high]
-    with pytest.raises(ValueError, match="shapes"):
-        paired_difference(first, second[:-1], seed=0)
-
-
-@given(st.integers(0, 40), st.integers(0, 40))
-def test_mcnemar_is_twice_the_smaller_tail(first: int, second: int) -> None:
-    m = first + second
-    tail = sum(math.comb(m, i) for i in range(min(first, second) + 1)) / 2**m
-    assert mcnemar_p_value(first, second) == pytest.approx(min(1, 2 * tail), rel=1e-12)
-    assert mcnemar_p_value(first, second) == mcnemar_p_value(second, first)
-
-
-def test_mcnemar_is_exact_for_benchmarks_of_any_size() -> None:
-    assert mcnemar_p_value(0, 0) == 1
-    assert mcnemar_p_value(20_000, 20_000) == 1
-    assert 0 <= mcnemar_p_value(10_000, 30_000) < 1e-300
-
-
 def test_tests_reject_a_true_null_no_oftener_than_they_say() -> None:
     draw = np.random.default_rng(1)
     num_trials = 1000
-    exact = [mcnemar_p_value(k, 60 - k) for k in draw.binomial(60, 0.5, num_trials)]
+    exact = [sign_flip_p_value(draw.choice([-1, 1], 60), seed=0) for _ in range(num_trials)]
     flips = [sign_flip_p_value(draw.laplace(0, 1, 30), seed=i, num_samples=199) for i in range(num_trials)]
-    # binomial sd 0.007; McNemar's is below 0.05, for its p-values are on a grid
+    # binomial sd 0.007; that of whole numbers is below 0.05, for its p-values are on a grid
     assert 0.015 <= np.mean(np.array(exact) <= 0.05) <= 0.065
     assert 0.03 <= np.mean(np.array(flips) <= 0.05) <= 0.07
 
@@ -114,14 +85,44 @@ def test_few_differences_are_flipped_in_all_ways(differences: list[int]) -> None
     assert sign_flip_p_value(differences, seed=0) == pytest.approx(reached / len(flips), abs=2e-12)  # by transform
 
 
+def mcnemar(num_only_first: int, num_only_second: int) -> float:
+    """Return the exact two-sided p-value from the items on which two models differ: twice the smaller binomial tail."""
+    m = num_only_first + num_only_second
+    tail = sum(math.comb(m, i) for i in range(min(num_only_first, num_only_second) + 1))
+    return min(1.0, 2 * tail / 2**m)
+
+
+@given(st.integers(1, 40), st.integers(0, 40))
+def test_of_one_training_each_the_flips_are_mcnemars_test(first: int, second: int) -> None:
+    found = sign_flip_p_value(np.repeat([1, -1, 0], [first, second, 7]), seed=0)
+    assert found == pytest.approx(mcnemar(first, second), rel=1e-6, abs=2e-12)
+
+
 def test_of_whole_numbers_the_p_value_is_exact_at_any_size() -> None:
     outcomes = np.repeat([1, 0, -1], [400, 900, 300])
-    assert sign_flip_p_value(outcomes, seed=0) == pytest.approx(mcnemar_p_value(400, 300), rel=1e-9)
+    assert sign_flip_p_value(outcomes, seed=0) == pytest.approx(mcnemar(400, 300), rel=1e-9)
     assert sign_flip_p_value(3 * outcomes, seed=0) == sign_flip_p_value(outcomes, seed=0)
     mixed = np.random.default_rng(0).integers(-3, 4, 500) + (np.arange(500) < 12)
     random = sign_flip_p_value(mixed.astype(float), seed=0, num_samples=20_000)
     # binomial sd below 0.0036
     assert sign_flip_p_value(mixed, seed=0) == pytest.approx(random, abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("num_outliers", "tolerance"),
+    # a step of the whole numbers, and Edgeworth's term; random flips, binomial sd below 0.0092
+    [(0, 1e-3), (1, 0.03)],
+    ids=["alike", "one decides"],
+)
+def test_of_very_many_differences_the_limit_is_what_all_flips_give(num_outliers: int, tolerance: float) -> None:
+    draw, seen = np.random.default_rng(5), []
+    for shift in (0.0, 0.015, 0.03):
+        whole = np.rint(10 * draw.laplace(shift, 1, 8000)).astype(np.int64)
+        whole[:num_outliers] = 5000
+        seen.append(sign_flip_p_value(whole.astype(float), seed=0, num_samples=3000))
+        assert seen[-1] == pytest.approx(sign_flip_p_value(whole, seed=0), abs=tolerance)
+    assert min(seen) < 0.2  # of one that decides the limit would be off by 0.1 and more
+    assert sign_flip_p_value(np.full(8000, 0.5), seed=0, num_samples=999) == 1 / 1000
 
 
 def test_a_clear_difference_is_found_and_no_p_value_is_zero() -> None:
