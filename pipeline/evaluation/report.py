@@ -6,6 +6,7 @@ tree, and is low for that reason too. No script, no request to anywhere, all tex
 bytes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +40,6 @@ from pipeline.evaluation.report_tables import (
     perplexity_table,
     plural,
     settings_table,
-    splits_of,
 )
 from pipeline.evaluation.report_text import Form, TitledTable, render_tables
 from storage.errors import ConfigError, RunError
@@ -265,16 +265,13 @@ def _what_does_not_compare(runs: Sequence[RunRecord]) -> list[str]:
             "The runs do not share one tokenizer: perplexities a token and nats above a floor do not compare, and are "
             "left out; perplexity a word and bits a byte compare throughout."
         )
-    for split in splits_of(runs):
-        sizes = {
-            (figure.num_sentences, figure.num_words)
-            for run in runs
-            for figure in run.perplexities.get(split, {}).values()
-        }
-        if len(sizes) > 1:
-            notes.append(
-                f"The runs were evaluated on {split} splits of different sizes: these perplexities do not compare."
-            )
+    texts = Counter(key.name for key in {source.key for run in runs for source in run.splits.values()})
+    notes += [
+        f"The runs were evaluated on {number} texts called {name}: the first digits of their "
+        "sha256 tell them apart, and perplexities compare on one text only."
+        for name, number in sorted(texts.items())
+        if number > 1
+    ]
     return notes
 
 

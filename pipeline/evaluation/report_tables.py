@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.perplexity import FLOOR, OF_STUDENTS, PerplexityFigure
-from pipeline.evaluation.report_runs import PairResult, Row, RunRecord, SuiteResult, value
+from pipeline.evaluation.report_results import PairResult, SuiteResult
+from pipeline.evaluation.report_runs import Row, RunRecord, value
 from pipeline.evaluation.report_sets import item_counts, mean_of_suites, pair_sets, pairs_of, suite_sets, suites_of
 from pipeline.evaluation.report_svg import swatch
 from pipeline.evaluation.statistics import wilson_interval
@@ -200,10 +201,10 @@ def settings_table(comparison: Comparison, kind: str) -> Table | None:
 
 
 def splits_of(runs: Sequence[RunRecord]) -> list[str]:
-    """Return the splits that any of the runs has a perplexity of: train, dev, test, then others."""
+    """Return the titles of splits that any of the runs has a perplexity of: train, dev, test, then others."""
     known = ["train", "dev", "test"]
-    names = {split for run in runs for split in run.perplexities}
-    return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
+    names = {title: source.key.name for run in runs for title, source in run.splits.items()}
+    return sorted(names, key=lambda title: (known.index(names[title]) if names[title] in known else len(known), title))
 
 
 def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation import report_charts
-from pipeline.evaluation.perplexity import GIVEN_TREE, UNCONDITIONAL
+from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, JOINT, MARGINAL, PREFIX, UNCONDITIONAL
 from pipeline.evaluation.report import render_report, report_tables, write_report
 from pipeline.evaluation.report_configurations import BenchmarkSection, ConfigurationTables, PartsTable
 from pipeline.evaluation.report_runs import read_runs
 from pipeline.evaluation.report_svg import NUM_COLOURS, swatch
 from pipeline.evaluation.report_tables import Comparison, Table
 from storage.errors import InputError, RunError, StoreError
+from storage.fingerprints import sha256_file
 
 MadeUpRuns = Any
 VOID = {"meta", "path", "circle", "use", "rect", "br", "line"}
@@ -165,17 +166,43 @@ def test_a_floor_for_another_split_is_not_drawn_and_the_caption_says_how_to_get_
     assert "No floor is drawn: none is recorded for dev; run evaluate perplexity with --floor" in page.text
 
 
-def test_a_second_result_of_a_split_lends_its_floor_to_no_other(
+def test_a_second_result_of_a_split_is_not_shown_and_said(
     made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
 ) -> None:
-    results = made_up_runs.baseline / "results"
-    second = (results / "perplexity-dev.json").read_bytes()
-    helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.15})
-    (results / "second.json").write_bytes(second)
+    helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.15, FLOOR: 2.0}, name="second")
     page = page_of([made_up_runs.baseline], tmp_path / "report.html")
     assert "results/second.json repeats a perplexity of dev: it is not shown" in page.text
     dev = [row for row in page.table("distribution")[1:] if row[1] == "dev"]
-    assert [(row[2], row[3]) for row in dev] == [("unconditional", f"{math.exp(2.15):.2f}")]
+    assert [(row[2], row[3]) for row in dev] == [("unconditional", f"{math.exp(2.16):.2f}"), ("floor", "7.26")]
+
+
+def test_two_results_of_a_teacher_are_one_by_distribution(made_up_runs: MadeUpRuns, helpers: Any) -> None:
+    helpers.add_perplexity(
+        made_up_runs.teacher, "dev", {GIVEN_TREE: 1.7, JOINT: 2.4, MARGINAL: 2.1}, name="perplexity-z"
+    )
+    helpers.add_perplexity(made_up_runs.teacher, "dev", {PREFIX: 2.2}, name="perplexity-a")
+    (run,) = read_runs([made_up_runs.teacher])
+    found = {name: round(figure.nats_per_position, 6) for name, figure in run.perplexities["dev"].items()}
+    assert found == {GIVEN_TREE: 1.7, JOINT: 2.4, MARGINAL: 2.1, PREFIX: 2.2}
+    assert run.splits["dev"].rows.name == "perplexity-z.jsonl"
+    assert not any("repeats" in sentence for sentence in run.missing)
+
+
+def test_splits_of_one_name_and_other_texts_are_columns_of_their_own(
+    made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
+) -> None:
+    helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.5}, text="9" * 64)
+    helpers.add_perplexity(made_up_runs.distilled, "dev", {UNCONDITIONAL: 2.6, FLOOR: 2.0}, name="a", text="9" * 64)
+    page = page_of(made_up_runs.students, tmp_path / "report.html")
+    header, _, *rows = page.table("test perplexity, unconditional")
+    dev = [header.index(f"dev ({digit * 8}) perplexity, unconditional") for digit in "09"]
+    assert dev == [1, 2]
+    assert header[3] == "test perplexity, unconditional"
+    assert [row[1] for row in rows] == ["\u2013", f"{math.exp(2.11):.2f}", f"{math.exp(2.14):.2f}"]
+    assert [row[4] for row in rows] == [f"{math.exp(2.5):.2f}", f"{math.exp(2.6):.2f}", "\u2013"]
+    assert "The runs were evaluated on 2 texts called dev" in page.text
+    assert page.text.count("floor 1.982") == page.text.count("floor 2.000") == 4
+    assert "dev (" not in page_of(made_up_runs.students[2:], tmp_path / "one.html").text
 
 
 def test_a_result_with_two_figures_of_one_distribution_is_refused(made_up_runs: MadeUpRuns) -> None:
@@ -233,6 +260,22 @@ def test_text_of_strangers_is_shown_and_never_obeyed(made_up_runs: MadeUpRuns, t
     assert attack in page.text
     assert odd.name in page.text
     assert 'id="x" #fe0100 1.23456' in page.text
+
+
+def test_results_of_weights_that_were_trained_on_since_are_not_shown(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    weights = made_up_runs.distilled / "checkpoints" / "best" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"new")
+    path = made_up_runs.distilled / "results" / "perplexity-test.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"fingerprints": result["fingerprints"] | {"weights": sha256_file(weights)}}))
+    page = page_of([made_up_runs.distilled], tmp_path / "report.html")
+    missing = page.text.split("Not in this report")[1].split("Comparison")[0]
+    assert "results/perplexity-dev.json is of weights ffffffff, and the best checkpoint is" in missing
+    assert "evaluate again: cli.py evaluate perplexity distilled --data sample/dataset --split dev" in missing
+    assert "results/minimal_pairs-sample.json" in missing
+    assert "perplexity-test" not in missing
+    assert {row[1] for row in page.table("distribution")[1:]} == {"test"}
 
 
 def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
