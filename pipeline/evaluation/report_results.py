@@ -194,7 +194,7 @@ def _pair_figures(result: Result, where: str) -> MinimalPairFigures:
 
 def _pair_convention(result: Result, where: str) -> str:
     prefix, eos = result.settings.get("prefix"), result.settings.get("eos")
-    if prefix not in _BEFORE_SENTENCE or not isinstance(eos, bool):
+    if not isinstance(prefix, str) or prefix not in _BEFORE_SENTENCE or not isinstance(eos, bool):
         raise InputError(
             f"{where}: prefix is {prefix!r} and eos {eos!r}, expected {' or '.join(_BEFORE_SENTENCE)}, and true or "
             f"false, without which nothing compares; evaluate again: {result.command}"

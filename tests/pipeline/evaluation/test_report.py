@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation import report_charts
-from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, JOINT, MARGINAL, PREFIX, UNCONDITIONAL
+from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, IN_DOCUMENT, JOINT, MARGINAL, PREFIX, UNCONDITIONAL
 from pipeline.evaluation.report import render_report, report_tables, write_report
 from pipeline.evaluation.report_configurations import BenchmarkSection, ConfigurationTables, PartsTable
 from pipeline.evaluation.report_runs import read_runs
@@ -251,14 +251,19 @@ def test_text_of_strangers_is_shown_and_never_obeyed(made_up_runs: MadeUpRuns, t
     attack = "<img src=x onerror=alert(1)>"
     odd = made_up_runs.teacher.parent / "<b>$x_{$ \u4f60&\"'"
     helpers.made_up_run(odd, "student", 2.0, command=attack, configuration={attack: {"a": [attack]}})
+    named = made_up_runs.teacher.parent / "esc\x1b[31m\x85"
+    helpers.made_up_run(named, "student", 2.0, command="a\x1b]0;b\x07\ud800c")
+    helpers.add_pairs(named, 0.6, paradigms={"agree\x1b[2J": "t\x9b"})
     helpers.add_pairs(odd, 0.6, paradigms={f"{attack}$\\frac": "]]><script>", 'id="x" #fe0100 1.23456': "t"})
-    made = [odd, made_up_runs.baseline]
+    made = [odd, named, made_up_runs.baseline]
     described = json.loads((odd / "run.json").read_text())
     (odd / "run.json").write_text(json.dumps(described | {"dump": {attack: attack, "kept_mass_by_k": {"x": 1}}}))
     page = page_of(made, tmp_path / "report.html")
     assert not {"img", "script", "b"} & page.tags
     assert attack in page.text
     assert odd.name in page.text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page.html)
+    assert {"esc[31m", "a]0;bc", "agree[2J"} <= set(re.findall(r"esc\[31m|a\]0;bc|agree\[2J", page.text))
     assert 'id="x" #fe0100 1.23456' in page.text
 
 
@@ -305,6 +310,7 @@ def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
         ('{"split": "train", "loss": NaN, "positions": 10, "step": 1}\n', "not finite numbers"),
         ('{"split": "train", "loss": 1.5, "positions": 10, "step": 1}\n', "no evaluation on dev yet"),
         ('{"split": "dev", "loss": "x", "positions": [], "step": null}\n', "not finite numbers"),
+        (f'{{"split": "dev", "loss": {10**400}, "positions": {10**400}, "step": -{10**400}}}\n', "not finite numbers"),
         ("", "metrics.jsonl is empty"),
     ],
 )
@@ -431,6 +437,50 @@ def test_two_runs_of_one_seed_are_a_note_and_no_comparison(made_up_runs: MadeUpR
     page = Page((tmp_path / "page.html").read_text())
     assert "Configurations are not compared" in page.text
     assert "both seed" in page.text
+
+
+def test_damaged_rows_are_a_note_and_the_page_is_written(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    (made_up_runs.baseline / "results" / "minimal_pairs-sample.jsonl").write_text("{\n")
+    page = page_of([made_up_runs.baseline, made_up_runs.distilled], tmp_path / "report.html")
+    note = page.text.split("Before comparing")[1].split("Not in this report")[0]
+    assert "Configurations are not compared" in note
+    assert "minimal_pairs-sample.jsonl:1: not JSON" in note
+
+
+@pytest.mark.parametrize("change", [{"prefix": []}, {"prefix": "tab"}, {"eos": None}, {"eos": "false"}])
+def test_pairs_that_do_not_say_how_they_were_scored_are_refused(
+    made_up_runs: MadeUpRuns, change: dict[str, Any]
+) -> None:
+    path = made_up_runs.baseline / "results" / "minimal_pairs-sample.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"settings": result["settings"] | change}))
+    with pytest.raises(
+        InputError, match=r"minimal_pairs-sample\.json: prefix is .* and eos .*, expected none or space"
+    ):
+        read_runs([made_up_runs.baseline])
+
+
+def test_the_notes_name_the_distributions_that_are_shown(made_up_runs: MadeUpRuns, helpers: Any) -> None:
+    def notes() -> list[str]:
+        return [each.note for each in report_tables(read_runs(runs)) if each.title in {"Students", "Teachers"}]
+
+    runs = [made_up_runs.baseline, made_up_runs.teacher]
+    students, teachers = notes()
+    assert students.startswith("Perplexities that are unconditional: ")
+    assert "document" not in students
+    assert "given the tree" in teachers
+    assert "marginal" not in teachers
+    for split in ("dev", "test"):
+        helpers.add_perplexity(made_up_runs.baseline, split, {IN_DOCUMENT: 2.0})
+        helpers.add_perplexity(made_up_runs.teacher, split, {MARGINAL: 2.0})
+    students, teachers = notes()
+    assert students.startswith("Perplexities given the document before it: ")
+    assert "that are unconditional" not in students
+    assert teachers.startswith("Perplexities that are marginal by beam search: ")
+    assert "compare with a student\u2019s unconditional ones" in teachers
+    page = Page(render_report(read_runs(runs))).text
+    assert students in page
+    assert teachers in page
 
 
 def test_the_tables_are_written_for_papers_too(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
