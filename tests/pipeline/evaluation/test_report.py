@@ -388,19 +388,22 @@ def test_thinned_curves_are_short_end_where_they_end_and_stay_within_bounds(
             assert all(min(values) * (1 - 1e-12) <= p[axis] <= max(values) * (1 + 1e-12) for p in thinned)
 
 
-def test_runs_named_alike_but_for_their_seed_share_a_mark_and_others_do_not(tmp_path: Path, helpers: Any) -> None:
-    seeds = {"a-seed1": 1, "a-seed2": 2, "a-seed9": 3, "b/seed1": 1, "c-seed1": 1, "c": 1, "c-seed2": 2}
+def test_runs_of_one_configuration_share_a_mark_and_runs_named_alike_do_not(tmp_path: Path, helpers: Any) -> None:
+    settings = {"a-seed2": (2, 0.5), "a-seed1": (1, 0.5), "b-seed1": (1, 0.7), "a-seed3": (3, 0.9), "c": (4, 0.7)}
     paths = [
-        helpers.made_up_run(tmp_path / name, "student", 2.0, configuration={"seed": seed})
-        for name, seed in seeds.items()
+        helpers.made_up_run(tmp_path / name, "student", 2.0, configuration={"seed": seed, "lr": lr})
+        for name, (seed, lr) in settings.items()
     ]
+    paths.append(helpers.made_up_run(tmp_path / "teacher", "teacher", 2.0, configuration={"seed": None}))
     comparison = Comparison(runs=read_runs(paths), floors={})
-    families = {run.name: comparison.family(run) for run in comparison.runs}
-    assert families["a-seed1"] == families["a-seed2"] == "a"
-    assert {name for name, family in families.items() if name == family} == families.keys() - {"a-seed1", "a-seed2"}
-    assert len({comparison.series(run) for run in comparison.runs}) == 6
-    assert comparison.names(comparison.runs).startswith("a (2 runs), a-seed9")
-    assert comparison.names(comparison.runs[:1]) == "a-seed1"
+    assert [comparison.series(run) for run in comparison.runs] == [0, 0, 1, 2, 1, 3]
+    assert comparison.names(comparison.runs) == "lr 0.5 (2 runs), lr 0.7 (2 runs), a-seed3, teacher"
+    assert comparison.names(comparison.runs[:1]) == "a-seed2"
+    one = Comparison(runs=comparison.runs[:2], floors={})
+    assert one.names(one.runs) == "a (2 runs)"
+    twice = helpers.made_up_run(tmp_path / "d", "student", 2.0, configuration={"seed": 1, "lr": 0.5})
+    clash = Comparison(runs=read_runs([*paths, twice]), floors={})
+    assert [clash.series(run) for run in clash.runs] == list(range(7))
 
 
 def test_series_differ_by_more_than_colour() -> None:
