@@ -6,7 +6,9 @@ tree, and is low for that reason too. No script, no request to anywhere, all tex
 bytes.
 """
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from markupsafe import Markup
 from pipeline.evaluation.perplexity import (
     FLOOR,
     GIVEN_TREE,
+    IN_DOCUMENT,
     JOINT,
     MARGINAL,
     NORMALISERS,
@@ -39,13 +42,33 @@ from pipeline.evaluation.report_tables import (
     perplexity_table,
     plural,
     settings_table,
-    splits_of,
 )
 from pipeline.evaluation.report_text import Form, TitledTable, render_tables
-from storage.errors import ConfigError, RunError
+from storage.errors import RnngDistillError, RunError
 from storage.files import make_directory, write_atomically
 from storage.locations import Place
 
+_NO_TEXT = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
+"""Control characters, which a terminal could obey, and surrogates, which UTF-8 has no bytes for: run.json and names of
+directories may hold them. Dropped when all is escaped, so that nothing that is left can become markup."""
+_TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
+_DISTRIBUTION_NOTES: Mapping[str, str] = {
+    UNCONDITIONAL: "Perplexities that are unconditional: the model sees the words before, and no tree.",
+    IN_DOCUMENT: (
+        "Perplexities given the document before it: the student sees the sentences before too, so that these compare "
+        "with no unconditional one."
+    ),
+    GIVEN_TREE: (
+        "Perplexities given the tree: of the words of a sentence whose tree is known, also where it opens what is yet "
+        "to come; these compare with no student\u2019s."
+    ),
+    MARGINAL: (
+        "Perplexities that are marginal by beam search: the teacher sees the words before, and no tree; these compare "
+        "with a student\u2019s unconditional ones."
+    ),
+    JOINT: "Perplexities joint with the tree: of words and tree together; these compare with no student\u2019s.",
+}
+"""What is said over a table that has a column of the distribution."""
 _COMPARISON_NOTE = (
     "Nats above the floor are per position. Pairs right: mean of paradigms; suites right: mean of suites; ties are not "
     "right. Small, under them: all pairs or items taken together, with the 95 % Wilson interval of that share, which "
@@ -112,12 +135,13 @@ def render_report(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         css=Markup((here / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         configurations=configurations,
         datasets=[dataset_section(number, dataset, comparison) for number, dataset in enumerate(datasets)],
         **content | {"notes": [*notes, *content["notes"]]},
     )
+    return _NO_TEXT.sub("", page)
 
 
 def report_tables(
@@ -137,11 +161,9 @@ def report_tables(
     content = _content(comparison)
     tables = _of_configurations(configurations) if configurations else []
     if students := content["students"]:
-        note = f"Perplexities are unconditional. {content['comparison_note']}"
-        tables.append(TitledTable(title="Students", note=note, table=students))
+        tables.append(TitledTable(title="Students", note=content["student_note"], table=students))
     if teachers := content["teachers"]:
-        note = "No perplexity compares with a student's."
-        tables.append(TitledTable(title="Teachers", note=note, table=teachers))
+        tables.append(TitledTable(title="Teachers", note=content["teacher_note"], table=teachers))
     tables.append(TitledTable(title="Perplexities", note="By every normaliser.", table=content["perplexities"]))
     tables += _of_plots(content["curves"], "Learning curves")
     tables += _of_plots([plot for both in content["pairs"] for plot in both], "Minimal pairs")
@@ -176,7 +198,8 @@ def _configurations(records: Sequence[RunRecord]) -> tuple[ConfigurationTables |
         return None, []
     try:
         return configuration_tables(records), []
-    except ConfigError as error:  # a page about runs is worth having even so
+    except RnngDistillError as error:
+        # Seeds that clash, rows that are damaged or of other items: the rest of a page is worth having even so.
         return None, [f"Configurations are not compared: {error}."]
 
 
@@ -224,10 +247,9 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "notes": _what_does_not_compare(runs),
         "missing": list(missing.items()),
         "students": comparison_table(comparison, "student", OF_STUDENTS) if students else None,
-        "teachers": (
-            comparison_table(comparison, "teacher", (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)) if teachers else None
-        ),
-        "comparison_note": _COMPARISON_NOTE,
+        "teachers": comparison_table(comparison, "teacher", _TEACHER_COLUMNS) if teachers else None,
+        "student_note": " ".join([*_distribution_notes(students, OF_STUDENTS), _COMPARISON_NOTE]),
+        "teacher_note": " ".join(_distribution_notes(teachers, _TEACHER_COLUMNS)),
         "perplexities": perplexity_table(comparison),
         "normalisers": NORMALISERS,
         "curves": [plot for plot in (student_curves(comparison), *teacher_curves(comparison)) if plot],
@@ -248,6 +270,12 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _distribution_notes(runs: Sequence[RunRecord], columns: Sequence[str]) -> list[str]:
+    """Return what there is to say of the distributions that a table of the runs shows."""
+    shown = {distribution for run in runs for figures in run.perplexities.values() for distribution in figures}
+    return [_DISTRIBUTION_NOTES[distribution] for distribution in columns if distribution in shown]
+
+
 def _floors(runs: Sequence[RunRecord]) -> dict[tuple[str, str], PerplexityFigure]:
     """Return the floors recorded with students' figures, by run and split."""
     return {
@@ -265,16 +293,13 @@ def _what_does_not_compare(runs: Sequence[RunRecord]) -> list[str]:
             "The runs do not share one tokenizer: perplexities a token and nats above a floor do not compare, and are "
             "left out; perplexity a word and bits a byte compare throughout."
         )
-    for split in splits_of(runs):
-        sizes = {
-            (figure.num_sentences, figure.num_words)
-            for run in runs
-            for figure in run.perplexities.get(split, {}).values()
-        }
-        if len(sizes) > 1:
-            notes.append(
-                f"The runs were evaluated on {split} splits of different sizes: these perplexities do not compare."
-            )
+    texts = Counter(key.name for key in {source.key for run in runs for source in run.splits.values()})
+    notes += [
+        f"The runs were evaluated on {number} texts called {name}: the first digits of their "
+        "sha256 tell them apart, and perplexities compare on one text only."
+        for name, number in sorted(texts.items())
+        if number > 1
+    ]
     return notes
 
 

@@ -6,7 +6,8 @@ from typing import Final
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures, PairCounts
 from pipeline.evaluation.report_charts import Share, ShareGroup, shares
 from pipeline.evaluation.report_plots import Plot
-from pipeline.evaluation.report_runs import PairResult, RunRecord, SuiteResult
+from pipeline.evaluation.report_results import PairResult, SuiteResult
+from pipeline.evaluation.report_runs import RunRecord
 from pipeline.evaluation.report_sets import (
     item_counts,
     mean_of_suites,

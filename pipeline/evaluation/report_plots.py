@@ -37,7 +37,8 @@ def student_curves(comparison: Comparison) -> Plot | None:
     if not runs:
         return None
     lines = [(run, run.name, comparison.series(run), names) for run in runs]
-    floors = sorted({round(f.nats_per_position, 9) for (_, split), f in comparison.floors.items() if split == "dev"})
+    dev_titles = {title for run in runs for title, source in run.splits.items() if source.key.name == "dev"}
+    floors = sorted({round(f.nats_per_position, 9) for (_, at), f in comparison.floors.items() if at in dev_titles})
     caption = "Cross-entropy with the gold tokens, for distilled students too. "
     if floors:
         caption += "Dashed: the floor, which the grammar that wrote the dev sentences gives them. "

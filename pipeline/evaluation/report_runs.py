@@ -5,61 +5,28 @@ damaged is refused by file; what is merely absent is collected in ``RunRecord.mi
 """
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.minimal_pairs import MinimalPairFigures
 from pipeline.evaluation.perplexity import PerplexityFigure
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, read_results
-from pipeline.evaluation.syntaxgym import SyntaxGymFigures
+from pipeline.evaluation.report_results import (
+    PairResult,
+    RunResults,
+    SplitKey,
+    SplitSource,
+    SuiteResult,
+    run_results,
+    split_titles,
+)
 from pipeline.runtime.run_history import HISTORY, read_history
-from storage.errors import InputError, RunError
+from storage.errors import RunError
 
 KINDS = ("student", "teacher")
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairResult:
-    """Minimal pairs of one folder, scored by one run."""
-
-    subject: str
-    """Name of the folder."""
-    fingerprint: str
-    """sha256 of the pairs."""
-    convention: str
-    """How sentences were scored: results of two conventions are two results."""
-    figures: MinimalPairFigures
-    command: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SuiteResult:
-    """SyntaxGym suites, scored by one run."""
-
-    subject: str
-    """Name of the folder."""
-    fingerprint: str
-    """sha256 of the suites."""
-    convention: str
-    """How regions became sentences."""
-    figures: SyntaxGymFigures
-    command: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SplitSource:
-    """Where the perplexities of a split are from."""
-
-    sha256: str
-    """Of the split: two runs were scored on the same tokens only where it is the same."""
-    rows: Path
-    """Log-probabilities of every token, where the evaluation kept them; the file need not be there."""
-    command: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,9 +47,9 @@ class RunRecord:
     """Rows of ``metrics.jsonl`` of the training split, in order."""
     dev: Sequence[Row]
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
-    """By split, then by distribution."""
+    """By title of the split, then by distribution; a title is of one text in all runs that were read together."""
     splits: Mapping[str, SplitSource]
-    """By split, as ``perplexities``."""
+    """By title of the split, as ``perplexities``."""
     pairs: Sequence[PairResult]
     suites: Sequence[SuiteResult]
     starts: Sequence[Row]
@@ -119,15 +86,23 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     resolved = [path.resolve() for path in paths]
     if twice := {str(path) for path in resolved if resolved.count(path) > 1}:
         raise RunError(f"{', '.join(sorted(twice))}: given more than once; name each run once")
-    return [_read_run(path, name) for path, name in zip(paths, _names(resolved), strict=True)]
+    described = [_description(path) for path in paths]
+    missing: list[list[str]] = [[] for _ in paths]
+    results = [run_results(path, told) for path, told in zip(paths, missing, strict=True)]
+    titles = split_titles(key for found in results for key in found.splits)
+    return [
+        _record(path, name, about, found, titles, told)
+        for path, name, about, found, told in zip(paths, _names(resolved), described, results, missing, strict=True)
+    ]
 
 
 def value(row: Row, name: str) -> float | None:
     """Return a finite number of a row, or None: a run that diverged writes NaN."""
     found = row.get(name)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+    if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return found
+    # Not math.isfinite, which fails of a whole number beyond any float; of NaN this is false too.
+    return found if abs(found) <= sys.float_info.max else None
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -138,9 +113,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _read_run(path: Path, name: str) -> RunRecord:
-    described = _description(path)
-    missing: list[str] = []
+def _record(
+    path: Path,
+    name: str,
+    described: Mapping[str, Any],
+    results: RunResults,
+    titles: Mapping[SplitKey, str],
+    missing: list[str],
+) -> RunRecord:
     rows = _metrics(path, missing)
     train = [row for row in rows if row.get("split") == "train"]
     dev = [row for row in rows if row.get("split") == "dev"]
@@ -149,7 +129,6 @@ def _read_run(path: Path, name: str) -> RunRecord:
     if any(value(row, "loss") is None for row in rows):
         missing.append("some losses are not finite numbers: training diverged; those points are not drawn")
 
-    results = _results(path, missing)
     if not results.perplexities:
         missing.append("no perplexity: run evaluate perplexity")
     if not results.pairs and described["kind"] == "student":
@@ -166,89 +145,13 @@ def _read_run(path: Path, name: str) -> RunRecord:
         dump=described["dump"] if isinstance(described.get("dump"), dict) else None,
         train=train,
         dev=dev,
-        perplexities=results.perplexities,
-        splits=results.splits,
+        perplexities={titles[key]: figures for key, figures in results.perplexities.items()},
+        splits={titles[key]: source for key, source in results.splits.items()},
         pairs=results.pairs,
         suites=results.suites,
         starts=[event for event in events if event["event"] == "start"],
         missing=missing,
     )
-
-
-@dataclass(kw_only=True, slots=True)
-class _Results:
-    """The results of a run that a page can show."""
-
-    perplexities: dict[str, dict[str, PerplexityFigure]] = field(default_factory=dict)
-    splits: dict[str, SplitSource] = field(default_factory=dict)
-    pairs: list[PairResult] = field(default_factory=list)
-    suites: list[SuiteResult] = field(default_factory=list)
-
-
-def _results(path: Path, missing: list[str]) -> _Results:
-    """Return the results of a run's best checkpoint; what is left out is told to ``missing``."""
-    found = _Results()
-    for file, result in read_results(path).items():
-        where = f"{path}/results/{file}.json"
-        if (which := result.settings.get("checkpoint", "best")) != "best":
-            missing.append(
-                f"results/{file}.json is of checkpoint {which}, and this page compares the best: it is not shown"
-            )
-        elif result.kind == PERPLEXITY:
-            figures = _perplexities(result, where)
-            # Whole results only: a floor is of the very text of the figures recorded with it, and of no other.
-            if result.subject in found.perplexities:
-                missing.append(f"results/{file}.json repeats a perplexity of {result.subject}: it is not shown")
-                continue
-            found.perplexities[result.subject] = figures
-            found.splits[result.subject] = SplitSource(
-                sha256=str(result.fingerprints.get("split")),
-                rows=path / "results" / f"{file}.jsonl",
-                command=result.command,
-            )
-        elif result.kind == MINIMAL_PAIRS:
-            found.pairs.append(
-                PairResult(
-                    subject=result.subject,
-                    fingerprint=str(result.fingerprints.get("pairs")),
-                    convention=_pair_convention(result.settings),
-                    figures=_pair_figures(result, where),
-                    command=result.command,
-                )
-            )
-        elif result.kind == SYNTAXGYM:
-            joining = result.settings.get("joining", "text")
-            found.suites.append(
-                SuiteResult(
-                    subject=result.subject,
-                    fingerprint=str(result.fingerprints.get("suites")),
-                    convention="regions joined as running text"
-                    if joining == "text"
-                    else f"regions joined as {joining}",
-                    figures=SyntaxGymFigures.from_json(result.figures, where=where),
-                    command=result.command,
-                )
-            )
-    return found
-
-
-def _pair_figures(result: Result, where: str) -> MinimalPairFigures:
-    figures = MinimalPairFigures.from_json(result.figures, where=where)
-    parts = (figures.by_paradigm, figures.by_term, figures.by_field)
-    for counts in (figures.overall, *(counts for part in parts for counts in part.values())):
-        if min(counts.num_right, counts.num_ties) < 0 or counts.num_right + counts.num_ties > counts.num_pairs:
-            raise InputError(
-                f"{where}: {counts.num_right} right and {counts.num_ties} ties of {counts.num_pairs} pairs, expected "
-                "no more; run evaluate minimal-pairs again"
-            )
-    return figures
-
-
-def _pair_convention(settings: Mapping[str, Any]) -> str:
-    """Return how sentences were scored."""
-    before = {"none": "no space", "space": "a space"}.get(str(settings.get("prefix")), "an unknown prefix")
-    eos = {"True": "counted", "False": "left out"}.get(str(settings.get("eos")), "unknown")
-    return f"{before} before the sentence, <eos> {eos}"
 
 
 def _description(path: Path) -> dict[str, Any]:
@@ -292,13 +195,3 @@ def _metrics(path: Path, missing: list[str]) -> list[Row]:
     if not rows:
         missing.append("metrics.jsonl is empty: no learning curve")
     return rows
-
-
-def _perplexities(result: Result, where: str) -> dict[str, PerplexityFigure]:
-    if not isinstance(result.figures, list) or not all(isinstance(figure, dict) for figure in result.figures):
-        raise InputError(f"{where}: figures are not a list of objects; run evaluate perplexity again")
-    figures = [PerplexityFigure.from_json(figure, where=where) for figure in result.figures]
-    by_distribution = {figure.distribution: figure for figure in figures}
-    if len(by_distribution) != len(figures):
-        raise InputError(f"{where}: two figures of one distribution, expected one; run evaluate perplexity again")
-    return by_distribution

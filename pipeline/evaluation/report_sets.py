@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from pipeline.evaluation.report_runs import PairResult, RunRecord, SuiteResult
+from pipeline.evaluation.report_results import PairResult, SuiteResult
+from pipeline.evaluation.report_runs import RunRecord
 
 SetKey = tuple[str, str, str]
 """Subject, fingerprint and convention: two results compare only where all are the same."""

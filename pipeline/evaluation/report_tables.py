@@ -1,26 +1,27 @@
 """The report's tables, and how a figure is written in a cell."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.evaluation.configurations import configurations_of
 from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.perplexity import FLOOR, OF_STUDENTS, PerplexityFigure
-from pipeline.evaluation.report_runs import PairResult, Row, RunRecord, SuiteResult, value
+from pipeline.evaluation.report_results import PairResult, SuiteResult
+from pipeline.evaluation.report_runs import Row, RunRecord, value
 from pipeline.evaluation.report_sets import item_counts, mean_of_suites, pair_sets, pairs_of, suite_sets, suites_of
 from pipeline.evaluation.report_svg import swatch
 from pipeline.evaluation.statistics import wilson_interval
+from storage.errors import ConfigError
 
 NOTHING = "\u2013"
 """Stands in a cell that has no figure."""
 
 Cell = str | Markup
-
-_SEED = re.compile(r"(.+?)[-_./]?(?:seed|s)[-_]?(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,7 @@ class Table:
     """(label, number of columns) over the header, where it is in two levels."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The runs of a report, and what the figures of several of them share."""
 
@@ -51,22 +52,33 @@ class Comparison:
         """Return the runs of a kind, in order."""
         return [run for run in self.runs if run.kind == kind]
 
+    @cached_property
+    def _families(self) -> Mapping[str, tuple[str, str]]:
+        """By name of a run, its family and what that is called."""
+        found: dict[str, tuple[str, str]] = {}
+        for kind in dict.fromkeys(run.kind for run in self.runs):
+            of_kind = self.of_kind(kind)
+            try:
+                alike = [(one.name, list(one.runs.values())) for one in configurations_of(of_kind)]
+            except ConfigError:  # a run without a seed, or two of one: nothing is known to be alike
+                alike = [(run.name, [run]) for run in of_kind]
+            found |= {run.name: (runs[0].name, name) for name, runs in alike for run in runs}
+        return found
+
     def series(self, run: RunRecord) -> int:
         """Return the number of a run's family, which decides its colour and mark everywhere."""
         return list(dict.fromkeys(self.family(other) for other in self.runs)).index(self.family(run))
 
     def family(self, run: RunRecord) -> str:
-        """Return what a run shares with those named as it is but for the seed; the run's name where there are none.
+        """Return the name of the first of the runs that differ from this one in nothing but the seed, or of itself.
 
         Only how runs are drawn hangs on it, and every figure and row is still of one run.
         """
-        stem = _without_seed(run)
-        alike = [other for other in self.runs if other.kind == run.kind and _without_seed(other) == stem]
-        return stem if stem and len(alike) > 1 and stem not in {other.name for other in self.runs} else run.name
+        return self._families[run.name][0]
 
     def names(self, runs: Sequence[RunRecord]) -> str:
         """Return the names of runs, those of one family together."""
-        return ", ".join(name for name, _ in self._families((run, "") for run in runs))
+        return ", ".join(name for name, _ in self._by_family((run, "") for run in runs))
 
     def key(self, entries: Sequence[tuple[RunRecord, str]], *, unit: str = "") -> list[tuple[Markup, str]]:
         """Return the legend of a figure: the mark of each family, its name, and what there is to say of its runs."""
@@ -75,15 +87,15 @@ class Comparison:
                 swatch(self.series(of[0][0])),
                 name + (f": {', '.join(texts)}{unit}" if (texts := [text for _, text in of if text]) else ""),
             )
-            for name, of in self._families(entries)
+            for name, of in self._by_family(entries)
         ]
 
-    def _families(self, entries: Iterable[tuple[RunRecord, str]]) -> list[tuple[str, list[tuple[RunRecord, str]]]]:
+    def _by_family(self, entries: Iterable[tuple[RunRecord, str]]) -> list[tuple[str, list[tuple[RunRecord, str]]]]:
         """Return entries by family: its name and how many runs are named, or the name of the one run that is."""
-        found: dict[str, list[tuple[RunRecord, str]]] = {}
+        found: dict[tuple[str, str], list[tuple[RunRecord, str]]] = {}
         for run, text in entries:
-            found.setdefault(self.family(run), []).append((run, text))
-        return [(f"{name} ({len(of)} runs)" if len(of) > 1 else of[0][0].name, of) for name, of in found.items()]
+            found.setdefault(self._families[run.name], []).append((run, text))
+        return [(f"{name} ({len(of)} runs)" if len(of) > 1 else of[0][0].name, of) for (_, name), of in found.items()]
 
     def label(self, run: RunRecord) -> Markup:
         """Return a run's mark and name."""
@@ -200,10 +212,10 @@ def settings_table(comparison: Comparison, kind: str) -> Table | None:
 
 
 def splits_of(runs: Sequence[RunRecord]) -> list[str]:
-    """Return the splits that any of the runs has a perplexity of: train, dev, test, then others."""
+    """Return the titles of splits that any of the runs has a perplexity of: train, dev, test, then others."""
     known = ["train", "dev", "test"]
-    names = {split for run in runs for split in run.perplexities}
-    return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
+    names = {title: source.key.name for run in runs for title, source in run.splits.items()}
+    return sorted(names, key=lambda title: (known.index(names[title]) if names[title] in known else len(known), title))
 
 
 def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
@@ -296,12 +308,6 @@ def _items_right(result: SuiteResult) -> Markup:
     return Markup("{} <small>{}, {}</small>").format(
         percent(mean_of_suites(result)), percent(num_right / num_items), interval(num_right, num_items)
     )
-
-
-def _without_seed(run: RunRecord) -> str | None:
-    """Return a run's name without the seed that it ends in, if that is the run's seed."""
-    match = _SEED.fullmatch(run.name)
-    return match[1] if match and int(match[2]) == run.configuration.get("seed") else None
 
 
 def _run_cell(comparison: Comparison, run: RunRecord) -> Markup:

@@ -89,7 +89,9 @@ def losses(kind: str, loss: float) -> dict[str, float]:
     return {"loss": 0.8 * loss, "cross_entropy": loss, "kl": 0.1 * loss}
 
 
-def add_perplexity(run: Path, split: str, nats: Mapping[str, float]) -> None:
+def add_perplexity(
+    run: Path, split: str, nats: Mapping[str, float], *, name: str | None = None, text: str = "0" * 64
+) -> None:
     sentences, tokens, words, num_bytes = SIZES[split]
     figures = [
         PerplexityFigure(
@@ -104,7 +106,8 @@ def add_perplexity(run: Path, split: str, nats: Mapping[str, float]) -> None:
         for distribution, per_position in nats.items()
     ]
     command = f"cli.py evaluate perplexity {run.name} --data sample/dataset --split {split}"
-    write_result(run, f"perplexity-{split}", made_up_result(PERPLEXITY, split, figures, command))
+    result = made_up_result(PERPLEXITY, split, figures, command, split="1" * 64, text=text)
+    write_result(run, name or f"perplexity-{split}", result)
 
 
 def made_up_result(kind: str, subject: str, figures: Any, command: str, **fingerprints: str) -> Result:
@@ -112,7 +115,14 @@ def made_up_result(kind: str, subject: str, figures: Any, command: str, **finger
         kind=kind,
         subject=subject,
         figures=figures,
-        settings={"checkpoint": "best", "batch_tokens": 8192, "device": "cpu", "prefix": "none", "eos": False},
+        settings={
+            "checkpoint": "best",
+            "batch_tokens": 8192,
+            "device": "cpu",
+            "prefix": "none",
+            "eos": False,
+            "joining": "text",
+        },
         fingerprints={"weights": "f" * 64} | fingerprints,
         versions={"torch": "2.13.0"},
         command=command + "  # test data, made up",

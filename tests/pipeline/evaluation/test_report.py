@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation import report_charts
-from pipeline.evaluation.perplexity import GIVEN_TREE, UNCONDITIONAL
+from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, IN_DOCUMENT, JOINT, MARGINAL, PREFIX, UNCONDITIONAL
 from pipeline.evaluation.report import render_report, report_tables, write_report
 from pipeline.evaluation.report_configurations import BenchmarkSection, ConfigurationTables, PartsTable
 from pipeline.evaluation.report_runs import read_runs
 from pipeline.evaluation.report_svg import NUM_COLOURS, swatch
 from pipeline.evaluation.report_tables import Comparison, Table
 from storage.errors import InputError, RunError, StoreError
+from storage.fingerprints import sha256_file
 
 MadeUpRuns = Any
 VOID = {"meta", "path", "circle", "use", "rect", "br", "line"}
@@ -165,17 +166,43 @@ def test_a_floor_for_another_split_is_not_drawn_and_the_caption_says_how_to_get_
     assert "No floor is drawn: none is recorded for dev; run evaluate perplexity with --floor" in page.text
 
 
-def test_a_second_result_of_a_split_lends_its_floor_to_no_other(
+def test_a_second_result_of_a_split_is_not_shown_and_said(
     made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
 ) -> None:
-    results = made_up_runs.baseline / "results"
-    second = (results / "perplexity-dev.json").read_bytes()
-    helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.15})
-    (results / "second.json").write_bytes(second)
+    helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.15, FLOOR: 2.0}, name="second")
     page = page_of([made_up_runs.baseline], tmp_path / "report.html")
     assert "results/second.json repeats a perplexity of dev: it is not shown" in page.text
     dev = [row for row in page.table("distribution")[1:] if row[1] == "dev"]
-    assert [(row[2], row[3]) for row in dev] == [("unconditional", f"{math.exp(2.15):.2f}")]
+    assert [(row[2], row[3]) for row in dev] == [("unconditional", f"{math.exp(2.16):.2f}"), ("floor", "7.26")]
+
+
+def test_two_results_of_a_teacher_are_one_by_distribution(made_up_runs: MadeUpRuns, helpers: Any) -> None:
+    helpers.add_perplexity(
+        made_up_runs.teacher, "dev", {GIVEN_TREE: 1.7, JOINT: 2.4, MARGINAL: 2.1}, name="perplexity-z"
+    )
+    helpers.add_perplexity(made_up_runs.teacher, "dev", {PREFIX: 2.2}, name="perplexity-a")
+    (run,) = read_runs([made_up_runs.teacher])
+    found = {name: round(figure.nats_per_position, 6) for name, figure in run.perplexities["dev"].items()}
+    assert found == {GIVEN_TREE: 1.7, JOINT: 2.4, MARGINAL: 2.1, PREFIX: 2.2}
+    assert run.splits["dev"].rows.name == "perplexity-z.jsonl"
+    assert not any("repeats" in sentence for sentence in run.missing)
+
+
+def test_splits_of_one_name_and_other_texts_are_columns_of_their_own(
+    made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
+) -> None:
+    helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.5}, text="9" * 64)
+    helpers.add_perplexity(made_up_runs.distilled, "dev", {UNCONDITIONAL: 2.6, FLOOR: 2.0}, name="a", text="9" * 64)
+    page = page_of(made_up_runs.students, tmp_path / "report.html")
+    header, _, *rows = page.table("test perplexity, unconditional")
+    dev = [header.index(f"dev ({digit * 8}) perplexity, unconditional") for digit in "09"]
+    assert dev == [1, 2]
+    assert header[3] == "test perplexity, unconditional"
+    assert [row[1] for row in rows] == ["\u2013", f"{math.exp(2.11):.2f}", f"{math.exp(2.14):.2f}"]
+    assert [row[4] for row in rows] == [f"{math.exp(2.5):.2f}", f"{math.exp(2.6):.2f}", "\u2013"]
+    assert "The runs were evaluated on 2 texts called dev" in page.text
+    assert page.text.count("floor 1.982") == page.text.count("floor 2.000") == 4
+    assert "dev (" not in page_of(made_up_runs.students[2:], tmp_path / "one.html").text
 
 
 def test_a_result_with_two_figures_of_one_distribution_is_refused(made_up_runs: MadeUpRuns) -> None:
@@ -224,15 +251,36 @@ def test_text_of_strangers_is_shown_and_never_obeyed(made_up_runs: MadeUpRuns, t
     attack = "<img src=x onerror=alert(1)>"
     odd = made_up_runs.teacher.parent / "<b>$x_{$ \u4f60&\"'"
     helpers.made_up_run(odd, "student", 2.0, command=attack, configuration={attack: {"a": [attack]}})
+    named = made_up_runs.teacher.parent / "esc\x1b[31m\x85"
+    helpers.made_up_run(named, "student", 2.0, command="a\x1b]0;b\x07\ud800c")
+    helpers.add_pairs(named, 0.6, paradigms={"agree\x1b[2J": "t\x9b"})
     helpers.add_pairs(odd, 0.6, paradigms={f"{attack}$\\frac": "]]><script>", 'id="x" #fe0100 1.23456': "t"})
-    made = [odd, made_up_runs.baseline]
+    made = [odd, named, made_up_runs.baseline]
     described = json.loads((odd / "run.json").read_text())
     (odd / "run.json").write_text(json.dumps(described | {"dump": {attack: attack, "kept_mass_by_k": {"x": 1}}}))
     page = page_of(made, tmp_path / "report.html")
     assert not {"img", "script", "b"} & page.tags
     assert attack in page.text
     assert odd.name in page.text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page.html)
+    assert {"esc[31m", "a]0;bc", "agree[2J"} <= set(re.findall(r"esc\[31m|a\]0;bc|agree\[2J", page.text))
     assert 'id="x" #fe0100 1.23456' in page.text
+
+
+def test_results_of_weights_that_were_trained_on_since_are_not_shown(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    weights = made_up_runs.distilled / "checkpoints" / "best" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"new")
+    path = made_up_runs.distilled / "results" / "perplexity-test.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"fingerprints": result["fingerprints"] | {"weights": sha256_file(weights)}}))
+    page = page_of([made_up_runs.distilled], tmp_path / "report.html")
+    missing = page.text.split("Not in this report")[1].split("Comparison")[0]
+    assert "results/perplexity-dev.json is of weights ffffffff, and the best checkpoint is" in missing
+    assert "evaluate again: cli.py evaluate perplexity distilled --data sample/dataset --split dev" in missing
+    assert "results/minimal_pairs-sample.json" in missing
+    assert "perplexity-test" not in missing
+    assert {row[1] for row in page.table("distribution")[1:]} == {"test"}
 
 
 def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
@@ -262,6 +310,7 @@ def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
         ('{"split": "train", "loss": NaN, "positions": 10, "step": 1}\n', "not finite numbers"),
         ('{"split": "train", "loss": 1.5, "positions": 10, "step": 1}\n', "no evaluation on dev yet"),
         ('{"split": "dev", "loss": "x", "positions": [], "step": null}\n', "not finite numbers"),
+        (f'{{"split": "dev", "loss": {10**400}, "positions": {10**400}, "step": -{10**400}}}\n', "not finite numbers"),
         ("", "metrics.jsonl is empty"),
     ],
 )
@@ -339,19 +388,22 @@ def test_thinned_curves_are_short_end_where_they_end_and_stay_within_bounds(
             assert all(min(values) * (1 - 1e-12) <= p[axis] <= max(values) * (1 + 1e-12) for p in thinned)
 
 
-def test_runs_named_alike_but_for_their_seed_share_a_mark_and_others_do_not(tmp_path: Path, helpers: Any) -> None:
-    seeds = {"a-seed1": 1, "a-seed2": 2, "a-seed9": 3, "b/seed1": 1, "c-seed1": 1, "c": 1, "c-seed2": 2}
+def test_runs_of_one_configuration_share_a_mark_and_runs_named_alike_do_not(tmp_path: Path, helpers: Any) -> None:
+    settings = {"a-seed2": (2, 0.5), "a-seed1": (1, 0.5), "b-seed1": (1, 0.7), "a-seed3": (3, 0.9), "c": (4, 0.7)}
     paths = [
-        helpers.made_up_run(tmp_path / name, "student", 2.0, configuration={"seed": seed})
-        for name, seed in seeds.items()
+        helpers.made_up_run(tmp_path / name, "student", 2.0, configuration={"seed": seed, "lr": lr})
+        for name, (seed, lr) in settings.items()
     ]
+    paths.append(helpers.made_up_run(tmp_path / "teacher", "teacher", 2.0, configuration={"seed": None}))
     comparison = Comparison(runs=read_runs(paths), floors={})
-    families = {run.name: comparison.family(run) for run in comparison.runs}
-    assert families["a-seed1"] == families["a-seed2"] == "a"
-    assert {name for name, family in families.items() if name == family} == families.keys() - {"a-seed1", "a-seed2"}
-    assert len({comparison.series(run) for run in comparison.runs}) == 6
-    assert comparison.names(comparison.runs).startswith("a (2 runs), a-seed9")
-    assert comparison.names(comparison.runs[:1]) == "a-seed1"
+    assert [comparison.series(run) for run in comparison.runs] == [0, 0, 1, 2, 1, 3]
+    assert comparison.names(comparison.runs) == "lr 0.5 (2 runs), lr 0.7 (2 runs), a-seed3, teacher"
+    assert comparison.names(comparison.runs[:1]) == "a-seed2"
+    one = Comparison(runs=comparison.runs[:2], floors={})
+    assert one.names(one.runs) == "a (2 runs)"
+    twice = helpers.made_up_run(tmp_path / "d", "student", 2.0, configuration={"seed": 1, "lr": 0.5})
+    clash = Comparison(runs=read_runs([*paths, twice]), floors={})
+    assert [clash.series(run) for run in clash.runs] == list(range(7))
 
 
 def test_series_differ_by_more_than_colour() -> None:
@@ -388,6 +440,50 @@ def test_two_runs_of_one_seed_are_a_note_and_no_comparison(made_up_runs: MadeUpR
     page = Page((tmp_path / "page.html").read_text())
     assert "Configurations are not compared" in page.text
     assert "both seed" in page.text
+
+
+def test_damaged_rows_are_a_note_and_the_page_is_written(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+    (made_up_runs.baseline / "results" / "minimal_pairs-sample.jsonl").write_text("{\n")
+    page = page_of([made_up_runs.baseline, made_up_runs.distilled], tmp_path / "report.html")
+    note = page.text.split("Before comparing")[1].split("Not in this report")[0]
+    assert "Configurations are not compared" in note
+    assert "minimal_pairs-sample.jsonl:1: not JSON" in note
+
+
+@pytest.mark.parametrize("change", [{"prefix": []}, {"prefix": "tab"}, {"eos": None}, {"eos": "false"}])
+def test_pairs_that_do_not_say_how_they_were_scored_are_refused(
+    made_up_runs: MadeUpRuns, change: dict[str, Any]
+) -> None:
+    path = made_up_runs.baseline / "results" / "minimal_pairs-sample.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"settings": result["settings"] | change}))
+    with pytest.raises(
+        InputError, match=r"minimal_pairs-sample\.json: prefix is .* and eos .*, expected none or space"
+    ):
+        read_runs([made_up_runs.baseline])
+
+
+def test_the_notes_name_the_distributions_that_are_shown(made_up_runs: MadeUpRuns, helpers: Any) -> None:
+    def notes() -> list[str]:
+        return [each.note for each in report_tables(read_runs(runs)) if each.title in {"Students", "Teachers"}]
+
+    runs = [made_up_runs.baseline, made_up_runs.teacher]
+    students, teachers = notes()
+    assert students.startswith("Perplexities that are unconditional: ")
+    assert "document" not in students
+    assert "given the tree" in teachers
+    assert "marginal" not in teachers
+    for split in ("dev", "test"):
+        helpers.add_perplexity(made_up_runs.baseline, split, {IN_DOCUMENT: 2.0})
+        helpers.add_perplexity(made_up_runs.teacher, split, {MARGINAL: 2.0})
+    students, teachers = notes()
+    assert students.startswith("Perplexities given the document before it: ")
+    assert "that are unconditional" not in students
+    assert teachers.startswith("Perplexities that are marginal by beam search: ")
+    assert "compare with a student\u2019s unconditional ones" in teachers
+    page = Page(render_report(read_runs(runs))).text
+    assert students in page
+    assert teachers in page
 
 
 def test_the_tables_are_written_for_papers_too(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:

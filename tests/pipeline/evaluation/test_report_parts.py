@@ -54,6 +54,31 @@ def test_pairs_scored_in_two_ways_are_two_sets(made_up_runs: Any) -> None:
     ]
 
 
+def test_searches_of_other_sizes_and_other_distributions_are_columns_of_their_own(tmp_path: Path, helpers: Any) -> None:
+    runs = []
+    for name, change in {
+        "a": {"distribution": MARGINAL, "beam": 50, "word_beam": 10},
+        "b": {"distribution": MARGINAL, "beam": 100, "word_beam": 10},
+        "c": {"distribution": UNCONDITIONAL},
+    }.items():
+        runs.append(helpers.made_up_run(tmp_path / name, "teacher", 2.0))
+        helpers.add_pairs(runs[-1], 0.7)
+        helpers.add_suites(runs[-1], {"npi": ("Licensing", 3, 4)})
+        for path in (runs[-1] / "results").iterdir():
+            result = json.loads(path.read_text())
+            path.write_text(json.dumps(result | {"settings": result["settings"] | change}))
+    comparison = comparison_of(*runs)
+    table = comparison_table(comparison, "teacher", ())
+    conventions = [label.removeprefix("pairs, minimal_pairs, ") for label, _ in table.groups[1:4]]
+    assert conventions == [
+        f"no space before the sentence, <eos> left out; {MARGINAL}, beam 50, word beam 10",
+        f"no space before the sentence, <eos> left out; {MARGINAL}, beam 100, word beam 10",
+        f"no space before the sentence, <eos> left out; {UNCONDITIONAL}",
+    ]
+    assert sum(label.startswith("suites, ") for label, _ in table.groups) == 3
+    assert "beam 100, word beam 10. From" in suite_plots(comparison)[1].caption
+
+
 def test_counts_that_cannot_be_are_refused(made_up_runs: Any) -> None:
     path = made_up_runs.baseline / "results" / "minimal_pairs-sample.json"
     result = json.loads(path.read_text())
