@@ -20,11 +20,17 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.perplexity import FLOOR, MARGINAL, PREFIX, PerplexityFigure
 from pipeline.evaluation.result_rows import read_json_lines, read_sentence_rows
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, number, read_results
-from pipeline.runtime.run_directory import checkpoint_path
+from pipeline.evaluation.results import (
+    MINIMAL_PAIRS,
+    PERPLEXITY,
+    SYNTAXGYM,
+    Result,
+    best_weights_sha256,
+    number,
+    read_results,
+)
 from storage.errors import InputError
 from storage.files import beside
-from storage.fingerprints import sha256_file
 
 Normaliser = Literal["token", "word", "byte"]
 
@@ -135,14 +141,10 @@ def read_item_scores(run: Path, *, normaliser: Normaliser, left_out: list[str]) 
         for name, result in read_results(run).items()
         if result.kind in {MINIMAL_PAIRS, SYNTAXGYM, PERPLEXITY} and result.settings.get("checkpoint") == "best"
     }
-    weights_path = checkpoint_path(run, "best")
-    weights = sha256_file(weights_path) if results and weights_path.is_file() else None
+    weights = best_weights_sha256(run)
     for name, result in results.items():
         file = _ResultFiles(run / "results" / name, result)
-        if weights is None:
-            left_out.append(f"{file.path}: {weights_path} is not there, expected what it is of; {file.remedy}")
-            continue
-        if (of := file.fingerprint("weights")) != weights:
+        if weights is not None and (of := file.fingerprint("weights")) != weights:
             left_out.append(
                 f"{file.path}: of weights {of[:12]}, but the best checkpoint is {weights[:12]} now; {file.remedy}"
             )

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures
 from pipeline.evaluation.perplexity import PerplexityFigure
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, read_results
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, best_weights_sha256, read_results
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures
-from pipeline.runtime.run_directory import checkpoint_path
-from storage.errors import InputError, RunError
-from storage.fingerprints import sha256_file
+from storage.errors import InputError
 
 _BEFORE_SENTENCE = {"none": "no space", "space": "a space"}
 """By the setting ``prefix`` of minimal pairs."""
@@ -88,7 +86,7 @@ def run_results(path: Path, missing: list[str]) -> RunResults:
     """
     found = RunResults()
     of_splits: list[tuple[dict[str, PerplexityFigure], SplitSource]] = []
-    weights = _weights(path)
+    weights = best_weights_sha256(path)
     for file, result in read_results(path).items():
         where = f"{path}/results/{file}.json"
         if (which := result.settings.get("checkpoint")) != "best":
@@ -137,17 +135,6 @@ def split_titles(keys: Iterable[SplitKey]) -> dict[SplitKey, str]:
     distinct = list(dict.fromkeys(keys))
     names = [key.name for key in distinct]
     return {key: f"{key.name} ({key.text_sha256[:8]})" if names.count(key.name) > 1 else key.name for key in distinct}
-
-
-def _weights(run: Path) -> str | None:
-    """Return the sha256 of the best checkpoint, None where a run was copied without it."""
-    path = checkpoint_path(run, "best")
-    if not path.is_file():
-        return None
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}), expected the weights; mend that") from error
 
 
 def _add_perplexities(

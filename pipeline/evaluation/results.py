@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.runtime.run_directory import checkpoint_path
 from storage.errors import InputError, RunError
 from storage.files import write_atomically, written_whole
+from storage.fingerprints import sha256_file
 
 FORMAT_VERSION: Final = 2
 PERPLEXITY: Final = "perplexity"
@@ -85,6 +87,21 @@ def read_results(run: Path) -> dict[str, Result]:
         InputError: If a file is not one that ``write_result`` wrote.
     """
     return {path.stem: _read(path) for path in sorted((run / "results").glob("*.json"))}
+
+
+def best_weights_sha256(run: Path) -> str | None:
+    """Return the sha256 of a run's best checkpoint, which its results are to be of; None of a copy without weights.
+
+    Raises:
+        RunError: If the file is there and cannot be read.
+    """
+    path = checkpoint_path(run, "best")
+    if not path.is_file():
+        return None
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}), expected the weights; mend that") from error
 
 
 def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
