@@ -109,7 +109,7 @@ def _section(found: BenchmarkComparison) -> BenchmarkSection:
         [
             f"{pair.first} \u2212 {pair.second}",
             *form.cells(pair.overall),
-            form.better(pair, pair.overall) or "not shown",
+            _shown(form.better(pair, pair.overall), pair.overall),
         ]
         for pair in found.pairs
     ]
@@ -148,20 +148,28 @@ def _verdicts(found: BenchmarkComparison, form: "_Form") -> list[str]:
     return sentences
 
 
+def _shown(better: str, found: Difference) -> str:
+    if not better:
+        return "not shown"
+    return better if found.over_seeds.interval is not None else f"{better}, in these trainings"
+
+
 def _verdict(pair: PairComparison, form: "_Form") -> str:
     found, figures = pair.overall, {pair.first: pair.overall.first, pair.second: pair.overall.second}
     winner = form.better(pair, found)
     loser = pair.second if winner == pair.first else pair.first
+    over_seeds = found.over_seeds.interval
+    came_out = "came out better" if over_seeds is None else "is better"
     text = (
-        f"{winner} is better than {loser}: {form.figure(figures[winner])} against {form.figure(figures[loser])} "
+        f"{winner} {came_out} than {loser}: {form.figure(figures[winner])} against {form.figure(figures[loser])} "
         f"{form.unit}; p = {_p(found.adjusted_p_value)} over {plural(found.num_units, form.of_units)}, adjusted for "
         f"{plural(found.num_tests, 'test')}"
     )
-    if found.over_seeds.interval is None:
+    if over_seeds is None:
         return (
             f"{text}. This is about these trainings and not about the settings: that takes two seeds or more of each."
         )
-    return f"{text}; over seeds, 95 % of {pair.first} \u2212 {pair.second} {form.interval(found.over_seeds.interval)}."
+    return f"{text}; over seeds, 95 % of {pair.first} \u2212 {pair.second} {form.interval(over_seeds)}."
 
 
 def _parts(found: BenchmarkComparison, form: "_Form", by: str) -> PartsTable:
