@@ -238,6 +238,7 @@ def test_a_renewal_that_fails_is_tried_again(
         monkeypatch.setattr(ObjectStore, "write", write)
         before = expires(beside)
         wait_for(lambda: expires(beside) > before)
+        assert expires(beside) > before
 
 
 def hold_in_a_child(url: str, beside: ObjectStore) -> int:
