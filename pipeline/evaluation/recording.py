@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from pipeline.corpus.dataset import Dataset, Split
 from pipeline.corpus.readers import Counts, find_file
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures, ScoredPair
@@ -139,7 +141,7 @@ def _rows_of_sentences(log_probs: Mapping[str, Ragged]) -> Iterator[dict[str, An
             "sentence": i,
             "log_probs": {
                 # Six decimals: what float32 holds of a log-probability, and half the bytes.
-                distribution: [round(float(value), 6) for value in rows[i]]
+                distribution: rows[i].astype(np.float64).round(6).tolist()
                 for distribution, rows in log_probs.items()
             },
         }

@@ -6,7 +6,6 @@ directory, or a folder in Hugging Face's format.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -111,8 +110,9 @@ def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
         InputError: If it is missing or no such number.
     """
     found = value.get(name)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < math.inf:
-        raise InputError(f"{where}: {name} is {found!r}, expected a number; write the file again")
+    # JSON has whole numbers beyond any float, with which nothing could be computed; of NaN the comparison is false.
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < 1 << 63:
+        raise InputError(f"{where}: {name} is {found!r:.60}, expected a number; write the file again")
     return found
 
 

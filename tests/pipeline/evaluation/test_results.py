@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.results import PERPLEXITY, Result, read_results, write_result
+from pipeline.evaluation.results import PERPLEXITY, Result, number, read_results, write_result
 from storage.errors import InputError, RunError
 
 RESULT = Result(
@@ -72,3 +72,9 @@ def test_damaged_results_are_refused_by_file(run: Path, changes: dict[str, objec
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(InputError, match=r"a\.json: not a result"):
         read_results(run)
+
+
+@pytest.mark.parametrize("found", [10**400, -(1 << 63), float("nan"), float("inf"), True, "1", None])
+def test_what_nothing_can_be_computed_with_is_no_number(found: object) -> None:
+    with pytest.raises(InputError, match=r"file: num_words is .*, expected a number"):
+        number({"num_words": found}, "num_words", where="file")
