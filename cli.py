@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from pipeline.dump_config import DumpConfig
-from pipeline.parsing.config import ParseConfig, ParserConfig
-from pipeline.runtime import config as options
+from pipeline.dumping.dump_config import DumpConfig
+from pipeline.parsing.parse_config import ParseConfig, ParserConfig
+from pipeline.runtime import options
 from pipeline.runtime.click_options import PATH, STORE, CommaSeparated, OneLineErrors, Place, configured_by
 from pipeline.runtime.display import as_text, configure_logging
 from pipeline.runtime.progress import Progress
-from student.config import StudentConfig
-from student.train_config import StudentTrainConfig
-from teacher.beam_config import BeamConfig
-from teacher.config import TeacherConfig, TeacherTrainConfig
+from student.student_config import StudentConfig, StudentTrainConfig
+from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -92,7 +90,7 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
     \b
     Example: python cli.py sample-corpus corpus --num-sentences 10000
     """
-    from pipeline.corpus.sample import write_sample_corpus
+    from pipeline.corpus.sample.sample_corpus import write_sample_corpus
 
     with Progress("sample", total=None, unit="sentences") as progress:
         summary = write_sample_corpus(out, num_sentences, seed, progress.update)
@@ -141,8 +139,8 @@ def import_trees(
              python cli.py import-trees LDC99T42/parsed/mrg --sections 02-21 --out trees/train
              python cli.py import-trees bllip/1987 --format bllip --licence LDC2000T43 --out trees/train
     """
-    from pipeline.corpus.import_trees import DocumentOptions
-    from pipeline.corpus.import_trees import import_trees as run
+    from pipeline.corpus.trees.import_trees import DocumentOptions
+    from pipeline.corpus.trees.import_trees import import_trees as run
 
     options = DocumentOptions(names=documents, table=document_table, source_name=source_name, licence=licence)
     with Progress("import", total=None, unit="sentences") as progress:
@@ -182,7 +180,7 @@ def clean_text(
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
              python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
     """
-    from pipeline.corpus.cleaning import clean_texts
+    from pipeline.corpus.text.cleaning import clean_texts
 
     with Progress("clean", total=None, unit="lines") as progress:
         summary = clean_texts(texts, out, source=source, licence=licence, on_error=on_error, progress=progress.update)
@@ -254,7 +252,7 @@ def train_parser(
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
     """
-    from pipeline.parsing.train import train_parser as run
+    from pipeline.parsing.train_parser import train_parser as run
 
     show(run(trees, dev, out, options.build(ParserConfig, values), on_error=on_error), as_json=as_json)
 
@@ -269,7 +267,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     \b
     Example: python cli.py train-tokenizer trees/train.txt --out tokenizer.json --vocab-size 10000
     """
-    from pipeline.corpus.tokenizer import train_tokenizer as run
+    from pipeline.corpus.dataset.tokenizer import train_tokenizer as run
 
     with Progress("read", total=None, unit="lines") as progress:
         summary = run(texts, out, vocab_size=vocab_size, progress=progress.update)
@@ -289,7 +287,7 @@ def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
     """
-    from pipeline.corpus.adopt_tokenizer import adopt_tokenizer as run
+    from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer as run
 
     show(run(source, out, bos=bos, eos=eos))
 
@@ -348,8 +346,8 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
     Example: python cli.py build-dataset --train trees/train --dev trees/dev --tokenizer tokenizer.json --out dataset
     Example: python cli.py build-dataset --train gum --train craft --dev-share 0.05 --tokenizer t.json --out dataset
     """
-    from pipeline.corpus.build import BuildConfig
-    from pipeline.corpus.build import build_dataset as run
+    from pipeline.corpus.dataset.build import BuildConfig
+    from pipeline.corpus.dataset.build import build_dataset as run
 
     with Progress("build", total=None, unit="sentences") as progress:
         summary = run(BuildConfig(**given), progress.update)
@@ -369,7 +367,7 @@ def train_teacher(data: Place, out: Path, resume: Literal["auto", "never"], valu
     \b
     Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
     """
-    from teacher.train import train_teacher as run
+    from teacher.train_teacher import train_teacher as run
 
     run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values), resume=resume)
 
@@ -410,19 +408,19 @@ def dump_teacher(
     Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     """
-    from pipeline.dump_source import DumpSource, dump_run, plan_run
+    from pipeline.dumping.dump_source import DumpSource, dump_run, plan_run
     from storage.locations import open_folder
 
     source: DumpSource
     if _is_teacher(teacher, beam=_sizes_of_search(values)):
-        from teacher.dump import TeacherSource
+        from teacher.teacher_source import TeacherSource
 
         config = options.build(DumpConfig, values)
         if config.condition != "beam":
             _refuse_without_search(values, "--condition beam")
         source = TeacherSource(teacher, options.build(BeamConfig, values))
     else:
-        from student.dump import StudentSource
+        from student.student_source import StudentSource
 
         config = options.build(DumpConfig, {"condition": "none", **values})
         source = StudentSource(teacher)
@@ -466,7 +464,7 @@ def train_student(
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
     """
     from storage.locations import open_folder
-    from student.train import train_student as run
+    from student.train_student import train_student as run
 
     folder = open_folder(dump, cache_bytes=int(cache_gb * 1e9)) if dump is not None else None
     run(data, folder, out, values, options.build(StudentTrainConfig, values), resume=resume, init=init)
@@ -495,7 +493,7 @@ def _scorer(model: Path, beam: dict[str, Any], *, device: str, which: str) -> "A
         from teacher.beam_scoring import opened_scorer as of_teacher
 
         return of_teacher(model, beam=options.build(BeamConfig, beam), device=device, which=which)
-    from student.scoring import opened_scorer as of_student
+    from student.student_scoring import opened_scorer as of_student
 
     return of_student(model, device=device, which=which)
 
@@ -547,14 +545,14 @@ def perplexity(
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev --marginal
     """
     if _is_teacher(model, beam=values, marginal=marginal):
-        from teacher.scoring import evaluate_perplexity as of_teacher
+        from teacher.tree_scoring import evaluate_perplexity as of_teacher
 
         if not marginal:
             _refuse_without_search(values, "--marginal")
         beam = options.build(BeamConfig, values) if marginal else None
         found = of_teacher(model, data, split=split, floor=floor, device=device, which=which, marginal=beam)
     else:
-        from student.scoring import evaluate_perplexity as of_student
+        from student.student_scoring import evaluate_perplexity as of_student
 
         found = of_student(model, data, split=split, floor=floor, device=device, which=which)
     show(found, as_json=as_json)
@@ -752,7 +750,7 @@ def report(
     Example: python cli.py report runs/teacher runs/baseline runs/distilled --data dataset --out report.html
              python cli.py report runs/* --format latex --out tables.tex
     """
-    from pipeline.evaluation.report import write_report
+    from pipeline.report.page import write_report
 
     write_report(runs, out, datasets=data, form=form)
     click.echo(str(out))
@@ -778,8 +776,8 @@ def compare(runs: tuple[Path, ...], normaliser: Literal["token", "word", "byte"]
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*
     """
-    from pipeline.evaluation.compare import compare_runs
-    from pipeline.evaluation.report_configurations import comparisons_as_text
+    from pipeline.evaluation.compare.compare_runs import compare_runs
+    from pipeline.report.comparisons import comparisons_as_text
 
     found = compare_runs(runs, normaliser=normaliser)
     if as_json:
@@ -797,7 +795,7 @@ def runs(folder: Path, as_json: bool) -> None:
     \b
     Example: python cli.py runs runs
     """
-    from pipeline.runs import list_runs, runs_as_json, runs_as_text
+    from pipeline.training.run_list import list_runs, runs_as_json, runs_as_text
 
     found = list_runs(folder)
     if as_json:
@@ -815,7 +813,7 @@ def inspect(path: Place, as_json: bool) -> None:
     \b
     Example: python cli.py inspect dump
     """
-    from pipeline.inspection import for_people, inspect_path
+    from pipeline.report.inspection import for_people, inspect_path
 
     about = inspect_path(path)
     show(about if as_json else for_people(about), as_json=as_json)
@@ -840,7 +838,7 @@ def verify(
     Example: python cli.py verify dump
     Example: python cli.py verify dump --recompute 3 --teacher runs/teacher --data dataset
     """
-    from pipeline.inspection import verify_path
+    from pipeline.report.inspection import verify_path
 
     if recompute is None:
         show(verify_path(path), as_json=as_json)
@@ -848,9 +846,9 @@ def verify(
     if teacher is None or data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
     if _is_teacher(teacher, beam={}):
-        from teacher.recompute import verify_recomputing as verify
+        from teacher.teacher_source import verify_recomputing as verify
     else:
-        from student.dump import verify_recomputing as verify
+        from student.student_source import verify_recomputing as verify
     show(verify(path, data, teacher, num_shards=recompute, seed=seed, device=device), as_json=as_json)
 
 
@@ -862,7 +860,7 @@ def demo(out: Path) -> None:
     \b
     Example: python cli.py demo --out demo-output
     """
-    from pipeline.demo import run_demo
+    from pipeline.report.demo import run_demo
 
     run_demo(out)
 

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import interleaved, parser, report
-from pipeline.corpus.dataset import load_dataset
+from pipeline.corpus.dataset.dataset import load_dataset
 from storage.ragged import Ragged
 from teacher.beam import BeamSearch
-from teacher.beam_config import BeamConfig
-from teacher.config import TeacherConfig
 from teacher.rnng import Rnng
-from teacher.train import load_teacher
+from teacher.teacher_config import BeamConfig, TeacherConfig
+from teacher.train_teacher import load_teacher
 
 VOCAB_SIZE = 12_000
 NUM_LABELS = 27

@@ -23,16 +23,16 @@ import numpy as np
 import torch
 
 from benchmarks.common import parser, report
-from pipeline.corpus.dataset import Split, load_dataset
-from pipeline.corpus.oracle import actions_to_tree
-from pipeline.evaluation.parses import score_parses
-from pipeline.next_token import LOGIT_ROWS, append_eos
+from pipeline.corpus.dataset.dataset import Split, load_dataset
+from pipeline.corpus.dataset.oracle import actions_to_tree
+from pipeline.corpus.trees.bracket_scores import score_parses
+from pipeline.dumping.next_token import LOGIT_ROWS, append_eos
 from pipeline.runtime.progress import Progress
 from teacher.beam import BeamSearch, BeamTeacher
-from teacher.beam_config import BeamConfig
 from teacher.levels import TreeBatch
 from teacher.rnng import Rnng
-from teacher.train import load_teacher
+from teacher.teacher_config import BeamConfig
+from teacher.train_teacher import load_teacher
 
 BLOCK_SENTENCES = 64
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.common import parser, report
-from pipeline.corpus.detokenisation import detokenise
-from pipeline.corpus.readers import Counts, Sentence, find_file, read_sentences
-from pipeline.corpus.text import read_lines
+from pipeline.corpus.text.text_files import find_file, read_lines
+from pipeline.corpus.trees.detokenisation import detokenise
+from pipeline.corpus.trees.readers import Counts, Sentence, read_sentences
 
 NUM_KINDS = 12
 

@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import interleaved, parser, ratio, report
-from pipeline.corpus.build import BuildConfig, build_dataset
-from pipeline.corpus.dataset import Dataset, load_dataset
-from pipeline.corpus.sample import write_sample_corpus
-from pipeline.corpus.tokenizer import train_tokenizer
-from pipeline.dump import compute_shard, dump, dump_schema, shard_batches
-from pipeline.dump_config import DumpConfig
+from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset.tokenizer import train_tokenizer
+from pipeline.corpus.sample.sample_corpus import write_sample_corpus
+from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_loop import compute_shard, dump, dump_schema, shard_batches
 from pipeline.runtime.distributed import World
-from storage.schema import DumpSchema
-from teacher.config import TeacherConfig
+from storage.dump.schema import DumpSchema
 from teacher.rnng import Rnng
-from teacher.train import load_teacher
+from teacher.teacher_config import TeacherConfig
+from teacher.train_teacher import load_teacher
 
 CPU = torch.device("cpu")
 

@@ -22,14 +22,14 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.common import interleaved, parser, ratio, report
-from pipeline.corpus.sample import write_sample_corpus
-from pipeline.corpus.tokenizer import Tokenizer, train_tokenizer
+from pipeline.corpus.dataset.tokenizer import Tokenizer, train_tokenizer
+from pipeline.corpus.sample.sample_corpus import write_sample_corpus
 from pipeline.evaluation.minimal_pair_files import MinimalPair, read_minimal_pairs
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs
 from pipeline.evaluation.scorer import NextTokenScorer
-from student.config import StudentConfig
 from student.model import Student
-from student.scoring import batch_tokens
+from student.student_config import StudentConfig
+from student.student_scoring import batch_tokens
 
 BATCH_SENTENCES = 64
 

@@ -27,14 +27,14 @@ import torch
 
 from benchmarks import gpu_student
 from benchmarks.common import parser, report
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
-from pipeline.next_token import append_eos
-from pipeline.read_ahead import ReadAhead
-from pipeline.reduction import reduce_logits
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.dumping.next_token import append_eos
+from pipeline.dumping.reduction import reduce_logits
+from pipeline.runtime.read_ahead import ReadAhead
 from storage.ragged import Ragged
-from teacher.config import TeacherConfig
 from teacher.levels import TreeBatch
 from teacher.rnng import Rnng
+from teacher.teacher_config import TeacherConfig
 
 NUM_LABELS = 27
 VOCAB_SIZE = 12_000

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.next_token import append_eos
+from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import device_model
 from pipeline.runtime.peak_rates import peak_flops
 from storage.ragged import Ragged
-from student.config import StudentConfig
 from student.flops import training_flops
 from student.loss import NUM_PARTS, DistillationRows
 from student.model import Student
 from student.rows import StudentInputs
+from student.student_config import StudentConfig
 from student.targets import SoftTargets
 
 BOS_ID, EOS_ID, K = 0, 1, 64

@@ -20,11 +20,11 @@ import spacy
 import torch
 
 from benchmarks.common import interleaved, parser, ratio, report
-from pipeline.corpus.sample import write_sample_corpus
-from pipeline.corpus.text import read_texts
-from pipeline.parsing.config import ParseConfig, ParserConfig
+from pipeline.corpus.sample.sample_corpus import write_sample_corpus
+from pipeline.corpus.text.text_files import read_texts
+from pipeline.parsing.parse_config import ParseConfig, ParserConfig
 from pipeline.parsing.sentence_parser import SentenceParser
-from pipeline.parsing.train import train_parser
+from pipeline.parsing.train_parser import train_parser
 
 NUM_WORDS = 9
 

@@ -23,13 +23,12 @@ from torch import Tensor
 
 from benchmarks.common import interleaved, parser, ratio, report
 from benchmarks.dump import temporary_dataset
-from pipeline.batching import BatchPlan
-from pipeline.corpus.dataset import Split
+from pipeline.corpus.dataset.dataset import Split
 from pipeline.runtime.distributed import World
-from student.config import StudentConfig
+from pipeline.training.batching import BatchPlan
 from student.model import Student
 from student.rows import Rows, StudentInputs
-from student.train_config import StudentTrainConfig
+from student.student_config import StudentConfig, StudentTrainConfig
 
 VOCAB_SIZE = 12_000
 LENGTH = 512

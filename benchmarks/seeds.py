@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from benchmarks.common import parser, report
-from pipeline.evaluation.configurations import configurations_of
-from pipeline.evaluation.item_results import ItemScores, read_item_scores
-from pipeline.evaluation.report_runs import read_runs
-from pipeline.evaluation.significance import ALPHA
-from pipeline.evaluation.statistics import sign_flip_p_value
+from pipeline.evaluation.compare.configurations import configurations_of
+from pipeline.evaluation.compare.item_results import ItemScores, read_item_scores
+from pipeline.evaluation.compare.run_records import read_runs
+from pipeline.evaluation.compare.significance import ALPHA
+from pipeline.evaluation.intervals import sign_flip_p_value
 
 
 def main() -> None:

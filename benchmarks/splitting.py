@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.common import parser, report
-from pipeline.corpus.sentences import split_sentences
-from pipeline.corpus.text import normalise_text, read_texts
+from pipeline.corpus.text.sentences import split_sentences
+from pipeline.corpus.text.text_files import normalise_text, read_texts
 
 Splitter = Callable[[str], list[str]]
 QUICK_PARAGRAPHS = 300

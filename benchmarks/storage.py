@@ -26,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import interleaved, keep_freed_memory, parser, ratio, report
-from storage.compact import decode_rows, encode_rows
-from storage.positions import Positions
-from storage.profiles import encoded
+from storage.dump.compact import decode_rows, encode_rows
+from storage.dump.positions import Positions
+from storage.dump.profiles import encoded
+from storage.dump.reader import BLOCK_POSITIONS, DumpReader
+from storage.dump.schema import FINGERPRINTS, DumpSchema
+from storage.dump.writer import DumpWriter
 from storage.ragged import concatenated_ranges
-from storage.reader import BLOCK_POSITIONS, DumpReader
-from storage.schema import FINGERPRINTS, DumpSchema
-from storage.writer import DumpWriter
 
 K = 64
 VOCAB_SIZE = 12_000

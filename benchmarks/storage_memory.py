@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.storage import SENTENCE, make_schema, random_rows
+from storage.dump.dump_statistics import shard_figures, summarise
+from storage.dump.manifest import Manifest, ShardEntry
+from storage.dump.reader import DumpReader
+from storage.dump.schema import DumpSchema
+from storage.dump.shards import encode_shard, shard_bytes
+from storage.dump.writer import DumpWriter
 from storage.fingerprints import FileDigest
 from storage.folder import LocalFolder, WriterLock
-from storage.manifest import Manifest, ShardEntry
-from storage.reader import DumpReader
-from storage.schema import DumpSchema
-from storage.shards import encode_shard, shard_bytes
-from storage.statistics import shard_figures, summarise
-from storage.writer import DumpWriter
 
 _STATUS = Path("/proc/self/status")
 

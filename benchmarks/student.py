@@ -35,24 +35,23 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.common import interleaved, parser, ratio, report
 from benchmarks.dump import sample_dataset
-from pipeline.batching import BatchPlan
-from pipeline.corpus.dataset import Dataset, load_dataset
-from pipeline.dump import dump as write_dump
-from pipeline.dump_config import DumpConfig
+from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_loop import dump as write_dump
 from pipeline.runtime.distributed import World
-from pipeline.training import adamw
+from pipeline.training.batching import BatchPlan
+from pipeline.training.training_loop import adamw
+from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
-from storage.reader import DumpReader
-from student.config import StudentConfig
 from student.dump_targets import DumpTargets
 from student.model import Student
 from student.rows import Rows, StudentInputs
 from student.stream import StudentBatch, student_batches
+from student.student_config import StudentConfig, StudentTrainConfig
 from student.targets import SoftTargets
-from student.train import DistillationObjective
-from student.train_config import StudentTrainConfig
-from teacher.config import TeacherConfig
+from student.train_student import DistillationObjective
 from teacher.rnng import Rnng
+from teacher.teacher_config import TeacherConfig
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 12_000

@@ -31,13 +31,13 @@ from benchmarks import beam as beam_search
 from benchmarks.common import interleaved, parser, report
 from benchmarks.dump import sample_dataset
 from benchmarks.teacher_flops import inference_flops, training_flops
-from pipeline.batching import plan_epoch
-from pipeline.corpus.dataset import Dataset, load_dataset
-from pipeline.next_token import LOGIT_ROWS
-from teacher.config import TeacherConfig
+from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.dumping.next_token import LOGIT_ROWS
+from pipeline.training.batching import plan_epoch
 from teacher.levels import Schedule, TreeBatch
 from teacher.rnng import Rnng
-from teacher.train import load_teacher
+from teacher.teacher_config import TeacherConfig
+from teacher.train_teacher import load_teacher
 
 VOCAB_SIZE = 12_000
 MATRIX = 2048

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote
 
-from storage.cache import DEFAULT_CACHE_BYTES, FileCache
 from storage.errors import ConfigError
 from storage.folder import Folder, LocalFolder
-from storage.remote import RemoteFolder
+from storage.remote.cache import DEFAULT_CACHE_BYTES, FileCache
+from storage.remote.remote_folder import RemoteFolder
 
 Place: TypeAlias = Path | str
 """A path or a URL."""

@@ -7,11 +7,11 @@ checked again in every batch, since targets of other positions would train witho
 import numpy as np
 import torch
 
-from pipeline.corpus.dataset import Split
+from pipeline.corpus.dataset.dataset import Split
+from storage.dump.reader import DumpReader
 from storage.errors import FingerprintMismatchError, StoreError
 from storage.fingerprints import check_fingerprint
 from storage.ragged import concatenated_ranges
-from storage.reader import DumpReader
 from student.loss import Divergence, Tail
 from student.targets import DrawnTargets, SoftTargets, Targets
 

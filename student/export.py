@@ -25,18 +25,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.corpus.tokenizer import Tokenizer
-from pipeline.runs import list_runs
-from pipeline.runtime import config as options
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.runtime import options
 from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names
 from pipeline.runtime.word_counts import num_words_of
+from pipeline.training.run_list import list_runs
 from storage.errors import RunError
 from storage.files import PARTIAL_SUFFIX, cannot_write, fsync_directory, make_directory, write_atomically
 from student.hugging_face import OURS
 from student.model_card import model_card
-from student.runs import num_trained_positions, open_student, student_config
-from student.train import load_student
-from student.train_config import StudentTrainConfig
+from student.student_config import StudentTrainConfig
+from student.student_run import num_trained_positions, open_student, student_config
+from student.train_student import load_student
 
 MAIN: Final = "main"
 """The folder of the checkpoint that is not at a number of words, where several are exported: BabyLM's name for it."""

@@ -16,7 +16,7 @@ l is a row's own number of positions (``student.rows``), not that of the longest
 import numpy as np
 from numpy.typing import NDArray
 
-from student.config import StudentConfig
+from student.student_config import StudentConfig
 
 
 def num_matmul_parameters(config: StudentConfig) -> int:

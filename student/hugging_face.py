@@ -17,18 +17,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.corpus.adopt_tokenizer import adopted_tokenizer
-from pipeline.corpus.tokenizer import Tokenizer
-from pipeline.evaluation.recording import EXPORTED, ModelFiles
-from pipeline.runtime import config as options
+from pipeline.corpus.dataset.adopt_tokenizer import adopted_tokenizer
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.runtime import options
 from pipeline.runtime.run_directory import Which, is_exported
+from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
-from student.config import StudentConfig
 from student.model import Student
 from student.rows import Context
-from student.runs import num_trained_positions
-from student.train import load_student
-from student.train_config import StudentTrainConfig
+from student.student_config import StudentConfig, StudentTrainConfig
+from student.student_run import num_trained_positions
+from student.train_student import load_student
 
 _SIZES: Final = {
     "vocab_size": "vocab_size",

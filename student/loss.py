@@ -45,7 +45,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.chunked_vocabulary import cross_entropy_terms, softmax_and_log_sum
+from pipeline.training.chunked_vocabulary import cross_entropy_terms, softmax_and_log_sum
 from student.targets import SoftTargets, Targets
 
 Tail = Literal["bucket", "renormalise", "drop"]

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.chunked_vocabulary import RowLoss, vocabulary_loss
+from pipeline.training.chunked_vocabulary import RowLoss, vocabulary_loss
 from storage.ragged import Ragged
-from student.config import INITIALIZER_RANGE, LAYER_NORM_EPSILON, StudentConfig
 from student.rows import StudentInputs
+from student.student_config import INITIALIZER_RANGE, LAYER_NORM_EPSILON, StudentConfig
 
 
 class Conv1D(nn.Module):
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
 
 
 class Student(nn.Module):
-    """The student. Satisfies ``pipeline.next_token.NextTokenModel``.
+    """The student. Satisfies ``pipeline.dumping.next_token.NextTokenModel``.
 
     Args:
         config: Sizes.

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.perplexity import FLOOR
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, read_results
 from pipeline.runtime.run_directory import RunInfo, Which
 from pipeline.runtime.run_history import read_history
 from storage.fingerprints import sha256_bytes, sha256_file
-from student.runs import student_config
+from student.student_run import student_config
 
 SETTINGS: Final = (
     "alpha", "temperature", "targets", "divergence", "tail", "context", "long_sentences", "num_epochs", "max_steps",
@@ -49,7 +49,7 @@ def model_card(
         tokenizer: The run's.
         weights: The bytes of ``model.safetensors`` as exported.
         num_parameters: Of the model, tied ones counted once.
-        num_trained: Positions that were trained, as ``student.runs.num_trained_positions`` says.
+        num_trained: Positions that were trained, as ``student.student_run.num_trained_positions`` says.
 
     Raises:
         InputError: If a result of the run is damaged.

@@ -19,7 +19,7 @@ from storage.errors import InputError
 from storage.ragged import Ragged, concatenated_ranges
 
 if TYPE_CHECKING:  # a student needs no zarr
-    from pipeline.corpus.dataset import Split
+    from pipeline.corpus.dataset.dataset import Split
 
 Context = Literal["sentence", "document"]
 

@@ -1,7 +1,7 @@
 """Batches for the student: tokens from the dataset and, position by position, soft targets from a dump.
 
-What makes which batch is decided by ``pipeline.batching``, what makes a row by ``student.rows``; that batches are read
-in the background, by ``pipeline.read_ahead``.
+``pipeline.training.batching`` decides which sentences make a batch, ``student.rows`` which make a row.
+``pipeline.runtime.read_ahead`` reads batches in the background.
 """
 
 from collections import deque
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.corpus.dataset import Split
-from pipeline.next_token import append_eos
+from pipeline.corpus.dataset.dataset import Split
+from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
 from storage.ragged import Ragged, concatenated_ranges
 from student.dump_targets import DumpTargets
@@ -54,7 +54,7 @@ def student_batches(
 
     Args:
         slices: This process's rows of each batch and the positions of the whole batch, as
-            ``pipeline.batching.BatchPlan.slices`` yields them.
+            ``pipeline.training.batching.BatchPlan.slices`` yields them.
         split: The sentences.
         rows: Its rows.
         bos_id: ``<bos>``.

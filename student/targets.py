@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.distributed import on_device
-from storage.positions import Positions
-from storage.schema import DumpSchema
+from storage.dump.positions import Positions
+from storage.dump.schema import DumpSchema
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,15 +32,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batching import consecutive_batches
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT, TokenPhrase, actions_to_tree
-from pipeline.next_token import append_eos
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT, actions_to_tree
+from pipeline.corpus.trees.trees import TokenPhrase
+from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
+from pipeline.training.batching import consecutive_batches
 from storage.ragged import Ragged
-from teacher.beam_config import BeamConfig
 from teacher.hypotheses import History, Hypotheses, best_successors, log_sums, ranks, run_starts
 from teacher.rnng import Rnng
 from teacher.stack_pool import BOTTOM, StackPool
+from teacher.teacher_config import BeamConfig
 
 BATCH_SENTENCES = 64
 """Sentences searched together."""
@@ -107,7 +108,7 @@ class BeamSearch:
 
 
 class BeamTeacher:
-    """A teacher without trees: ``pipeline.next_token.MixtureModel`` of the mixtures."""
+    """A teacher without trees: ``pipeline.dumping.next_token.MixtureModel`` of the mixtures."""
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
         self._search = BeamSearch(model, config)

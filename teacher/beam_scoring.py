@@ -12,22 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.corpus.oracle import TokenPhrase
-from pipeline.corpus.text import OnError
-from pipeline.corpus.token_trees import read_gold_trees
-from pipeline.corpus.tokenizer import Tokenizer
-from pipeline.evaluation.parses import score_parses, write_parses
+from pipeline.corpus.dataset.alignment import tree_over_words
+from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.text_files import OnError
+from pipeline.corpus.trees.bracket_scores import score_parses
+from pipeline.corpus.trees.trees import TokenPhrase, format_tree
 from pipeline.evaluation.perplexity import MARGINAL, PREFIX
-from pipeline.evaluation.recording import ModelFiles, record_parses
+from pipeline.evaluation.recording import record_parses
 from pipeline.evaluation.sentence_models import SentenceModel
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import Which
+from pipeline.training.model_files import ModelFiles
+from storage.files import beside, written_whole
 from storage.ragged import Ragged
 from teacher.beam import BeamResult, BeamSearch
-from teacher.beam_config import BeamConfig
 from teacher.rnng import Rnng
-from teacher.train import load_teacher
+from teacher.teacher_config import BeamConfig
+from teacher.train_teacher import load_teacher
 
 BLOCK_SENTENCES = 256
 """Sentences between two signs of progress: seconds, and four batches of the search."""
@@ -137,3 +140,38 @@ def _joined(parts: Sequence[Ragged]) -> Ragged:
     return Ragged.from_lengths(
         np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
     )
+
+
+def write_parses(
+    stem: Path,
+    sentences: Sequence[TokenSentence],
+    predicted: Sequence[Sequence[TokenPhrase] | None],
+    labels: Sequence[str],
+) -> int:
+    """Write ``STEM.mrg``, a predicted tree a line, and ``STEM.txt``, its text in the same line.
+
+    The pair is one that ``import-trees`` and ``build-dataset`` read. A sentence without a parse is written flat, all
+    words under TOP, so that lines stay those of the sentences. Words are as ``tree_over_words`` says.
+
+    Args:
+        stem: Where; both files are replaced whole.
+        sentences: Text and tokens.
+        predicted: Phrases of each, TOP first.
+        labels: By number; the first is TOP.
+
+    Returns:
+        How many phrases could not be written: X over a single X, those that end inside a character, or are over a
+        space alone.
+
+    Raises:
+        StoreError: If the files cannot be written.
+    """
+    num_lost = 0
+    with written_whole([beside(stem, suffix) for suffix in (".mrg", ".txt")]) as (mrg, txt):
+        for sentence, phrases in zip(sentences, predicted, strict=True):
+            named = [(labels[label], start, stop) for label, start, stop in phrases or sentence.phrases[:1]]
+            tree = tree_over_words(named, sentence.text, sentence.spans)
+            num_lost += len(named) - len(tree.phrases)
+            mrg.write(format_tree(tree) + "\n")
+            txt.write(sentence.text + "\n")
+    return num_lost

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from storage.ragged import Ragged
 
 Branching = Literal["left", "right"]

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
-from pipeline.next_token import append_eos
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.dumping.next_token import append_eos
 from storage.ragged import Ragged
 from teacher.derivation import Derivation
 

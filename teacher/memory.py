@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.corpus.dataset import Split
+from pipeline.corpus.dataset.dataset import Split
 from storage.errors import InputError
-from teacher.config import TeacherConfig
+from teacher.teacher_config import TeacherConfig
 
 _NUMBERS_OF_COMPOSITION = 28
 _NUMBERS_OF_A_LAYER = 10

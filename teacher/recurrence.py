@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.autocast import autocast_dtype
 from pipeline.runtime.distributed import on_device
+from pipeline.training.autocast import autocast_dtype
 from teacher.levels import CompositionLevel, StackLevel
 
 

@@ -29,15 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.chunked_vocabulary import CrossEntropyRows, vocabulary_loss
-from pipeline.corpus.oracle import FIRST_NT, REDUCE
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE
 from pipeline.runtime.distributed import on_device
+from pipeline.training.chunked_vocabulary import CrossEntropyRows, vocabulary_loss
 from storage.ragged import Ragged
 from teacher.composition import make_composition
-from teacher.config import TeacherConfig
 from teacher.derivation import binarise, derive_binary, derive_top_down
 from teacher.levels import Schedule, StackLevel, TreeBatch, build_schedule
 from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gates, state_dtype
+from teacher.teacher_config import TeacherConfig
 
 PARTS = ("loss", "token_loss", "action_loss")
 """What ``Rnng.forward`` sums, in nats: -log p(x, y), and its two halves."""
@@ -75,7 +75,7 @@ class _InputCache:
 
 
 class Rnng(nn.Module):
-    """The teacher. Satisfies ``pipeline.next_token.NextTokenModel``."""
+    """The teacher. Satisfies ``pipeline.dumping.next_token.NextTokenModel``."""
 
     def __init__(self, config: TeacherConfig, *, vocab_size: int, num_labels: int, eos_id: int) -> None:
         super().__init__()

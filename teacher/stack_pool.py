@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.corpus.oracle import REDUCE
+from pipeline.corpus.dataset.oracle import REDUCE
 from pipeline.runtime.distributed import on_device
 from teacher.levels import CompositionLevel
 from teacher.recurrence import lstm_cell

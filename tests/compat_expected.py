@@ -14,10 +14,10 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from pipeline.corpus.tokenizer import Tokenizer, special_template
+from pipeline.corpus.dataset.tokenizer import Tokenizer, special_template
 from pipeline.evaluation.scorer import NextTokenScorer
-from student.config import StudentConfig
 from student.model import Student
+from student.student_config import StudentConfig
 
 TEXTS = (
     "the dog sees the cat",

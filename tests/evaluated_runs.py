@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.evaluation.compare.run_records import RunRecord, read_runs
 from pipeline.evaluation.perplexity import UNCONDITIONAL, PerplexityFigure
-from pipeline.evaluation.report_runs import RunRecord, read_runs
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, write_result, write_rows
 from pipeline.runtime.run_directory import checkpoint_path
 from storage.fingerprints import sha256_file

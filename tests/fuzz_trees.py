@@ -11,11 +11,11 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.corpus.matching import match_words
-from pipeline.corpus.readers import Counts, looks_like_trees, read_raw_trees, read_sentences
-from pipeline.corpus.text import normalise_text
-from pipeline.corpus.treebanks import find_trees
-from pipeline.corpus.trees import MalformedTreeError, format_tree, normalise_tree, parse_tree
+from pipeline.corpus.text.text_files import normalise_text
+from pipeline.corpus.trees.matching import match_words
+from pipeline.corpus.trees.readers import Counts, looks_like_trees, read_raw_trees, read_sentences
+from pipeline.corpus.trees.treebanks import find_trees
+from pipeline.corpus.trees.trees import MalformedTreeError, format_tree, normalise_tree, parse_tree
 from storage.errors import InputError
 
 SEEDS = (

@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.dump_config import DumpConfig
-from teacher.dump import dump_teacher
+from pipeline.dumping.dump_config import DumpConfig
+from teacher.teacher_source import dump_teacher
 from tests.killing import attempt
 from tests.processes import store_digest
 

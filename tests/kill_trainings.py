@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from pipeline.dump_config import DumpConfig
+from pipeline.dumping.dump_config import DumpConfig
 from pipeline.runtime.run_directory import checkpoint_names
 from storage.locations import open_folder
-from student.train import train_student
-from student.train_config import StudentTrainConfig
-from teacher.config import TeacherConfig, TeacherTrainConfig
-from teacher.dump import dump_teacher
-from teacher.train import train_teacher
+from student.student_config import StudentTrainConfig
+from student.train_student import train_student
+from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
+from teacher.teacher_source import dump_teacher
+from teacher.train_teacher import train_teacher
 from tests.killing import attempt
 
 # Rows, evaluations, checkpoints and those at numbers of words at steps of their own; a step of several batches; an

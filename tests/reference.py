@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from teacher.rnng import Rnng
 
 State = list[tuple[Tensor, Tensor]]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
-from teacher.beam_config import BeamConfig
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from teacher.rnng import Rnng
+from teacher.teacher_config import BeamConfig
 from tests.reference import Parser
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from storage.ragged import Ragged
 
 NUM_LABELS = 6

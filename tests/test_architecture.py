@@ -39,6 +39,63 @@ def test_imports_go_down(package: str) -> None:
         assert not upwards, f"{file.relative_to(ROOT)} imports {upwards}"
 
 
+FLOORS = (
+    ("pipeline/report",),
+    ("pipeline/evaluation/compare",),
+    ("pipeline/evaluation",),
+    ("pipeline/dumping",),
+    ("pipeline/training",),
+    ("pipeline/parsing",),
+    ("pipeline/corpus/dataset",),
+    ("pipeline/corpus/trees",),
+    ("pipeline/corpus/text", "pipeline/corpus/sample"),
+    ("pipeline/runtime",),
+)
+"""The rooms of ``pipeline``, top floor first. Modules import from their own room and from floors below it."""
+
+
+def room_of(path: Path) -> tuple[int, str]:
+    """Return the floor and the room of a file, or of the file of an imported module."""
+    inside = path.relative_to(ROOT).as_posix()
+    for floor, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if inside.startswith(f"{room}/"):
+                return floor, room
+    raise AssertionError(f"{inside}: in no room of FLOORS")
+
+
+def imported_modules(file: Path) -> set[Path]:
+    """Return the files of this repository that a file imports, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {path for name in names if (path := ROOT / (name.replace(".", "/") + ".py")).is_file()}
+    return found
+
+
+def test_imports_inside_pipeline_go_down() -> None:
+    for file in sorted((ROOT / "pipeline").rglob("*.py")):
+        if file.name == "__init__.py":
+            continue
+        floor, room = room_of(file)
+        for imported in imported_modules(file):
+            if imported.is_relative_to(ROOT / "pipeline"):
+                other_floor, other_room = room_of(imported)
+                is_below = other_floor > floor or other_room == room
+                assert is_below, f"{file.relative_to(ROOT)} imports {imported.relative_to(ROOT)}"
+
+
+def test_each_module_has_a_name_of_its_own() -> None:
+    files = [file for package in ALLOWED for file in (ROOT / package).rglob("*.py") if file.name != "__init__.py"]
+    names = [file.name for file in files]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 def test_storage_never_imports_torch() -> None:
     for file in (ROOT / "storage").rglob("*.py"):
         assert "torch" not in imported_packages(file), file

@@ -1,1 +1,1 @@
-"""Perplexity, minimal pairs and the report."""
+"""Measure a model: perplexity, minimal pairs, SyntaxGym, surprisals; write and read the results."""

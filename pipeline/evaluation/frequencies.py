@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from pipeline.corpus.text import normalise_text, read_lines
+from pipeline.corpus.text.text_files import normalise_text, read_lines
 from storage.errors import InputError
 
 _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.corpus.text import normalise_text
+from pipeline.corpus.text.text_files import normalise_text
 from storage.errors import InputError
 from storage.fingerprints import canonical_json, sha256_bytes
 

@@ -22,11 +22,11 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.minimal_pair_files import MinimalPair
-from pipeline.evaluation.results import number
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
-from pipeline.evaluation.statistics import wilson_interval
+from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
 
 Prefix = Literal["none", "space"]

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.corpus.dataset import Split
-from pipeline.evaluation.results import number
+from pipeline.corpus.dataset.dataset import Split
+from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
 from storage.ragged import Ragged
 

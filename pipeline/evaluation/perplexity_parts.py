@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.dataset import Split
+from pipeline.corpus.dataset.dataset import Split
 from pipeline.evaluation.perplexity import PerplexityFigure
 from storage.ragged import Ragged
 

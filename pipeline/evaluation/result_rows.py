@@ -3,40 +3,16 @@
 Rows may come from strangers: each line is validated before it is used, and a damaged one is named.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.perplexity import DISTRIBUTIONS
+from pipeline.runtime.json_files import read_json_lines
 from storage.errors import InputError
-
-
-def read_json_lines(path: Path, *, remedy: str) -> Iterator[tuple[str, Any]]:
-    """Yield ``FILE:LINE`` and the JSON value of each line.
-
-    Args:
-        path: The file.
-        remedy: What an error tells the user to do.
-
-    Raises:
-        InputError: If the file cannot be read, or a line is not JSON.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                where = f"{path}:{number}"
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise InputError(f"{where}: not JSON ({error}), expected a row of a result; {remedy}") from error
-                yield where, value
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
 
 
 def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray[np.float64]]]:

@@ -103,19 +103,6 @@ def best_weights_sha256(run: Path) -> str | None:
         raise RunError(f"{path}: cannot be read ({error.strerror}), expected the weights; mend that") from error
 
 
-def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
-    """Return a finite number of a parsed JSON object.
-
-    Raises:
-        InputError: If it is missing or no such number.
-    """
-    found = value.get(name)
-    # JSON has whole numbers beyond any float, with which nothing could be computed; of NaN the comparison is false.
-    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < 1 << 63:
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a number; write the file again")
-    return found
-
-
 def _path_of(model: Path, name: str, suffix: str) -> Path:
     """Return the path of a file of results, its folder made."""
     if not any((model / file).is_file() for file in ("run.json", "config.json")):

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.next_token import NextTokenModel, gold_log_probs
+from pipeline.dumping.next_token import NextTokenModel, gold_log_probs
 from pipeline.runtime.progress import Progress
 from storage.ragged import Ragged
 

@@ -1,7 +1,7 @@
 """Evaluations that score single sentences, alike for every model: minimal pairs, SyntaxGym, surprisals.
 
-What scores is a student, a folder in Hugging Face's format (``student.scoring``), or a teacher that sees no tree
-(``teacher.beam_scoring``). Perplexity is apart: a split may have trees or documents, which only some models read.
+What scores is a student, a folder in Hugging Face's format (``student.student_scoring``), or a teacher that sees no
+tree (``teacher.beam_scoring``). Perplexity is apart: a split may have trees or documents, which only some models read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.text import OnError
-from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.text_files import OnError
 from pipeline.evaluation.minimal_pair_files import pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.minimal_pairs import Prefix
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
-from pipeline.evaluation.recording import ModelFiles, record_minimal_pairs, record_surprisal, record_syntaxgym
+from pipeline.evaluation.recording import record_minimal_pairs, record_surprisal, record_syntaxgym
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
 from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
 from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+from pipeline.training.model_files import ModelFiles
 from storage.errors import ConfigError
 from storage.fingerprints import sha256_file
 

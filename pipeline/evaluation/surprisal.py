@@ -26,13 +26,13 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.matching import Span
-from pipeline.corpus.text import OnError, normalise_text, read_lines
-from pipeline.corpus.tokenizer import SPECIAL_TOKENS, Tokenizer
+from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer
+from pipeline.corpus.text.text_files import OnError, normalise_text, read_lines
+from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.frequencies import Frequencies, read_frequencies
-from pipeline.evaluation.results import number
 from pipeline.evaluation.scorer import Scorer
 from pipeline.evaluation.word_spans import SpanFile, check_words, spaced_words, words_of_tokens
+from pipeline.runtime.json_files import number
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError
 from storage.files import written_whole

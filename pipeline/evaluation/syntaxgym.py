@@ -23,13 +23,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.matching import Span
-from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.formulas import Region, Truth
-from pipeline.evaluation.results import number
+from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
-from pipeline.evaluation.statistics import wilson_interval
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Joining, Suite
+from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
 
 

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.text import normalise_text
+from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.formulas import Formula, FormulaError, parse_formula
 from storage.errors import InputError
 from storage.fingerprints import canonical_json, sha256_bytes

@@ -21,8 +21,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.matching import Span
-from pipeline.corpus.text import read_lines
+from pipeline.corpus.text.text_files import read_lines
+from pipeline.corpus.trees.matching import Span
 from storage.errors import InputError
 
 _ROW: Final = re.compile(r"([0-9]{1,9})\t([0-9]{1,9})\t([0-9]{1,9})")

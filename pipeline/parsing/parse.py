@@ -20,16 +20,22 @@ from typing import Any, Final
 
 import torch
 
-from pipeline.corpus.cleaning import DROPPED_SUFFIX
-from pipeline.corpus.documents import SPEAKERS_SUFFIX, SUFFIX, TABLE_SUFFIX, read_document_table, write_document_table
-from pipeline.corpus.parse_record import SUFFIX as RECORD_SUFFIX
-from pipeline.corpus.trees import shortened
-from pipeline.parsing.config import ParseConfig
+from pipeline.corpus.text.cleaning import DROPPED_SUFFIX
+from pipeline.corpus.text.documents import (
+    SPEAKERS_SUFFIX,
+    SUFFIX,
+    TABLE_SUFFIX,
+    read_document_table,
+    write_document_table,
+)
+from pipeline.corpus.trees.parse_record import SUFFIX as RECORD_SUFFIX
+from pipeline.corpus.trees.trees import shortened
+from pipeline.parsing.parse_config import ParseConfig
+from pipeline.parsing.parse_shards import Parts, Shard
 from pipeline.parsing.sentence_parser import SentenceParser, fingerprint, versions
-from pipeline.parsing.shards import Parts, Shard
 from pipeline.parsing.text_input import TextInput
-from pipeline.runtime.config import to_json
 from pipeline.runtime.distributed import World, device_model, joined, worker_devices
+from pipeline.runtime.options import to_json
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.workers import WorkerError, start_pool
 from storage.errors import ConfigError, InputError, RunError, StoreError

@@ -20,10 +20,10 @@ from benepar.integrations.downloader import locate_model
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from pipeline.corpus.alignment import LEAF_TAG
-from pipeline.corpus.matching import escape_brackets
-from pipeline.corpus.trees import ROOT, Tree
-from pipeline.parsing.brackets import to_phrases
+from pipeline.corpus.dataset.alignment import LEAF_TAG
+from pipeline.corpus.text.text_files import escape_brackets
+from pipeline.corpus.trees.trees import ROOT, Tree
+from pipeline.parsing.benepar_trees import to_phrases
 from storage.errors import ConfigError, InputError
 from storage.files import list_files
 from storage.fingerprints import sha256_bytes, sha256_file

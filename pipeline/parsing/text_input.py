@@ -14,8 +14,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.corpus.cleaning import NO_SPEAKER, clean_texts
-from pipeline.corpus.documents import (
+from pipeline.corpus.text.cleaning import NO_SPEAKER, clean_texts
+from pipeline.corpus.text.documents import (
     SPEAKERS_SUFFIX,
     SUFFIX,
     TABLE_SUFFIX,
@@ -24,9 +24,9 @@ from pipeline.corpus.documents import (
     read_document_table,
     write_document_table,
 )
-from pipeline.corpus.readers import looks_like_trees
-from pipeline.corpus.text import OnError, read_texts
-from pipeline.corpus.trees import shortened
+from pipeline.corpus.text.text_files import OnError, read_texts
+from pipeline.corpus.trees.readers import looks_like_trees
+from pipeline.corpus.trees.trees import shortened
 from pipeline.runtime.progress import Progress
 from storage.errors import InputError
 from storage.files import beside, list_files, written_whole

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import click
 
-from pipeline.runtime import config as options
+from pipeline.runtime import options
 from storage.errors import RnngDistillError
 
 Place: TypeAlias = Path | str

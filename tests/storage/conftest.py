@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.cache import FileCache
+from storage.remote.cache import FileCache
 
 ACCESS_KEY = "AKIDTESTTESTTEST"
 SECRET_KEY = "do-not-show/this+secret"  # noqa: S105  it opens nothing

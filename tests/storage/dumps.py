@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.positions import Positions
-from storage.schema import DumpSchema
-from storage.writer import DumpWriter
+from storage.dump.positions import Positions
+from storage.dump.schema import DumpSchema
+from storage.dump.writer import DumpWriter
 
 FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from storage.errors import ConfigError
 from storage.folder import LocalFolder
 from storage.locations import check_url, is_url, open_folder
-from storage.remote import RemoteFolder
+from storage.remote.remote_folder import RemoteFolder
 
 SECRET = "s3cr3t-value"  # noqa: S105
 WITH_CREDENTIALS = [
@@ -95,7 +95,7 @@ def test_a_folder_goes_to_another_process_as_its_url() -> None:
     assert str(pickle.loads(data)) == str(folder)  # noqa: S301
 
 
-@pytest.mark.parametrize("module", ["storage.reader", "storage.writer", "storage.locations"])
+@pytest.mark.parametrize("module", ["storage.dump.reader", "storage.dump.writer", "storage.locations"])
 def test_paths_load_neither_fsspec_nor_torch(module: str) -> None:
     script = (
         f"import sys, {module}\nfrom storage.locations import open_folder\nopen_folder('.').sizes()\n"

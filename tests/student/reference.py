@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.reduction import Reduced, draw_generator, reduce_logits
+from pipeline.dumping.reduction import Reduced, draw_generator, reduce_logits
 from student.loss import DistillationRows
 from student.targets import DrawnTargets, SoftTargets, Targets, estimated_probabilities
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import pipeline.training
+import pipeline.training.training_loop
 from pipeline.runtime.checkpoint import state_path
 from student.compilation import compile_transformer
-from student.config import StudentConfig
 from student.model import Student
-from student.train import train_student
-from student.train_config import StudentTrainConfig
+from student.student_config import StudentConfig, StudentTrainConfig
+from student.train_student import train_student
 from tests.processes import run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2, "dropout": 0.0}
@@ -31,13 +30,13 @@ class StopHereError(Exception):
 
 
 def stop_after_step_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    save = pipeline.training.save_checkpoint
+    save = pipeline.training.training_loop.save_checkpoint
 
     def saving(*arguments: object, **more: object) -> None:
         save(*arguments, **more)
         raise StopHereError
 
-    monkeypatch.setattr("pipeline.training.save_checkpoint", saving)
+    monkeypatch.setattr("pipeline.training.training_loop.save_checkpoint", saving)
 
 
 def rows(run: Path) -> list[dict]:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.chunked_vocabulary import vocabulary_loss
-from storage.reader import DumpReader
+from pipeline.training.chunked_vocabulary import vocabulary_loss
+from storage.dump.reader import DumpReader
 from student.loss import DistillationRows
 from student.targets import DrawnTargets
 from tests.storage.dumps import full_distributions, make_schema, write_dump

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from storage.positions import Positions
-from storage.reader import DumpReader
-from storage.schema import FINGERPRINTS, DumpSchema
-from storage.writer import DumpWriter
+from storage.dump.positions import Positions
+from storage.dump.reader import DumpReader
+from storage.dump.schema import FINGERPRINTS, DumpSchema
+from storage.dump.writer import DumpWriter
 from student.loss import DistillationRows, Divergence, Tail
 from student.targets import SoftTargets
 from tests.student.reference import distillation_terms, soft_targets, tempered

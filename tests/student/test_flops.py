@@ -6,9 +6,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from storage.ragged import Ragged
-from student.config import StudentConfig
 from student.flops import num_matmul_parameters, training_flops
 from student.model import Student
+from student.student_config import StudentConfig
 
 
 @pytest.mark.parametrize("length", [1, 5, 12])

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.chunked_vocabulary import vocabulary_loss
-from storage.positions import Positions
+from pipeline.training.chunked_vocabulary import vocabulary_loss
+from storage.dump.positions import Positions
 from student.loss import DistillationRows, Divergence, Tail
 from student.targets import SoftTargets
 from tests.student.reference import (

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.chunked_vocabulary import CrossEntropyRows
-from pipeline.next_token import append_eos
+from pipeline.dumping.next_token import append_eos
+from pipeline.training.chunked_vocabulary import CrossEntropyRows
 from storage.errors import ConfigError, InputError
 from storage.ragged import Ragged
-from student.config import StudentConfig
 from student.model import Student
+from student.student_config import StudentConfig
 
 BOS, EOS = 0, 1
 SMALL = StudentConfig(vocab_size=37, embed_dim=24, num_blocks=3, num_heads=4, ff_dim=50, max_length=16, dropout=0.1)

@@ -8,17 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batching import BatchPlan
-from pipeline.corpus.dataset import Split
+from pipeline.corpus.dataset.dataset import Split
 from pipeline.runtime.distributed import World
 from pipeline.runtime.train_config import TrainConfig
+from pipeline.training.batching import BatchPlan
+from storage.dump.reader import DumpReader
 from storage.errors import InputError
 from storage.ragged import Ragged
-from storage.reader import DumpReader
-from student.config import StudentConfig
 from student.model import Student
 from student.rows import Rows, StudentInputs
 from student.stream import StudentBatch, student_batches
+from student.student_config import StudentConfig
 from tests.student.test_stream import BOS, EOS, make_split, targets_of, write_dump
 
 CPU = torch.device("cpu")

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batching import BatchPlan
-from pipeline.corpus.dataset import Split
-from pipeline.next_token import append_eos
-from pipeline.read_ahead import DEPTH, ReadAhead
+from pipeline.corpus.dataset.dataset import Split
+from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import World
+from pipeline.runtime.read_ahead import DEPTH, ReadAhead
 from pipeline.runtime.train_config import TrainConfig
+from pipeline.training.batching import BatchPlan
+from storage.dump.positions import Positions
+from storage.dump.reader import DumpReader
+from storage.dump.schema import DumpSchema
+from storage.dump.writer import DumpWriter
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
-from storage.positions import Positions
 from storage.ragged import Ragged
-from storage.reader import DumpReader
-from storage.schema import DumpSchema
-from storage.writer import DumpWriter
 from student.dump_targets import DumpTargets
 from student.rows import Rows
 from student.stream import StudentBatch, student_batches

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.oracle import TokenPhrase, actions_to_tree, tree_to_actions
+from pipeline.corpus.dataset.oracle import actions_to_tree, tree_to_actions
+from pipeline.corpus.trees.trees import TokenPhrase
 from storage.errors import ConfigError
 from storage.ragged import Ragged
 from teacher.beam import BeamResult, BeamSearch, BeamTeacher
-from teacher.beam_config import BeamConfig
-from teacher.config import TeacherConfig
 from teacher.rnng import Rnng
+from teacher.teacher_config import BeamConfig, TeacherConfig
 from tests.reference_beam import beam_search, binary_phrases, enumerate_trees
 from tests.strategies import EOS_ID, VOCAB_SIZE
 

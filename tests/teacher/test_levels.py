@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from teacher.derivation import Branching, binarise, derive_binary, derive_top_down
 from teacher.levels import Schedule, build_schedule
 from tests.reference import binarised

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.corpus.dataset import Split
+from pipeline.corpus.dataset.dataset import Split
 from storage.errors import InputError
 from storage.ragged import Ragged
-from teacher.config import TeacherConfig
 from teacher.memory import check_longest, training_bytes
+from teacher.teacher_config import TeacherConfig
 from tests.strategies import DEEP, ONE_TOKEN, WIDE, batch
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.corpus.build import BuildConfig, build_dataset
-from pipeline.corpus.dataset import load_dataset
-from pipeline.corpus.import_trees import import_trees
-from pipeline.corpus.tokenizer import train_tokenizer
+from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.tokenizer import train_tokenizer
+from pipeline.corpus.trees.import_trees import import_trees
 from tests.teacher.test_rnng import assert_equal_to_reference, make_model
 
 

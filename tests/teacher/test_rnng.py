@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.oracle import FIRST_NT, REDUCE, SHIFT
-from pipeline.next_token import gold_log_probs
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.dumping.next_token import gold_log_probs
 from storage.errors import ConfigError
 from storage.ragged import Ragged
-from teacher.config import TeacherConfig
 from teacher.levels import TreeBatch
 from teacher.rnng import PARTS, Rnng
+from teacher.teacher_config import TeacherConfig
 from tests.reference import sentence_log_probs
 from tests.strategies import CORNER_CASES, EOS_ID, NUM_LABELS, VOCAB_SIZE, batch, sentences
 

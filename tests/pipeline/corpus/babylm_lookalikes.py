@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.corpus.grammar import english_grammar
-from pipeline.corpus.pcfg import text_of_words
+from pipeline.corpus.sample.grammar import english_grammar
+from pipeline.corpus.sample.pcfg import text_of_words
 
 ENDING = "train"
 

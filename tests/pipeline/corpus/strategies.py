@@ -4,10 +4,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pipeline.corpus.matching import escape_brackets
-from pipeline.corpus.readers import Sentence
-from pipeline.corpus.text import normalise_text
-from pipeline.corpus.trees import ROOT, Tree
+from pipeline.corpus.text.text_files import escape_brackets, normalise_text
+from pipeline.corpus.trees.readers import Sentence
+from pipeline.corpus.trees.trees import ROOT, Tree
 
 LABELS = ("NP", "VP", "S", "PP", "X")
 TAGS = ("NN", "-LRB-", "``", "PRP$", ":")

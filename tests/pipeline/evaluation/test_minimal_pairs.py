@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.minimal_pair_files import MinimalPair, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures, evaluate_minimal_pairs
 from pipeline.evaluation.scorer import NextTokenScorer
 from storage.errors import InputError, RunError
-from student.config import StudentConfig
 from student.model import Student
+from student.student_config import StudentConfig
 
 
 @pytest.fixture(scope="module")

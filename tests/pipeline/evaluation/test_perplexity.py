@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset import Split
+from pipeline.corpus.dataset.dataset import Split
 from pipeline.evaluation.perplexity import (
     FLOOR,
     GIVEN_TREE,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.results import PERPLEXITY, Result, number, read_results, write_result
+from pipeline.evaluation.results import PERPLEXITY, Result, read_results, write_result
+from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
 
 RESULT = Result(

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.text import normalise_text
-from pipeline.corpus.tokenizer import Tokenizer
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.surprisal import (
     COLUMNS,
     SurprisalFigure,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.corpus.tokenizer import Tokenizer
-from pipeline.evaluation.statistics import wilson_interval
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures, evaluate_suites, regions_of_tokens
 from pipeline.evaluation.syntaxgym_suites import Condition, read_suite, read_suites, suites_sha256
 from storage.errors import InputError, RunError

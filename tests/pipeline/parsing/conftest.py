@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.sample import write_sample_corpus
-from pipeline.parsing.config import ParserConfig
-from pipeline.parsing.train import train_parser
+from pipeline.corpus.sample.sample_corpus import write_sample_corpus
+from pipeline.parsing.parse_config import ParserConfig
+from pipeline.parsing.train_parser import train_parser
 
 SMALL = ParserConfig(
     embed_dim=64, num_layers=1, num_heads=2, ff_dim=128, char_embed_dim=32, num_epochs=30, lr=4e-3, warmup_steps=5,

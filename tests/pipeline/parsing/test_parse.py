@@ -13,13 +13,13 @@ import pytest
 import torch
 from spacy.tokens import Doc
 
-from pipeline.corpus.matching import match_words
-from pipeline.corpus.readers import Counts, read_sentences
-from pipeline.corpus.trees import format_tree, parse_tree
-from pipeline.parsing.config import ParseConfig
+from pipeline.corpus.trees.matching import match_words
+from pipeline.corpus.trees.readers import Counts, read_sentences
+from pipeline.corpus.trees.trees import format_tree, parse_tree
 from pipeline.parsing.parse import parse_texts
+from pipeline.parsing.parse_config import ParseConfig
+from pipeline.parsing.parse_shards import Parts
 from pipeline.parsing.sentence_parser import SentenceParser
-from pipeline.parsing.shards import Parts
 from pipeline.parsing.text_input import TextInput
 from storage.errors import ConfigError, InputError, RunError, StoreBusyError, StoreError
 from storage.fingerprints import sha256_file

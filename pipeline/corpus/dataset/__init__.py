@@ -1,0 +1,1 @@
+"""Build the dataset that teacher and student read: tokens, oracle actions, splits."""

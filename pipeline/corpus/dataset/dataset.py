@@ -1,0 +1,378 @@
+"""The dataset on disk: token ids and oracle actions of every split, with the tokenizer they belong to.
+
+    DATASET/tokenizer.json
+    DATASET/dataset.zarr            labels, fingerprints and how the trees came about, as attributes
+    DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
+                                    documents (a table as UTF-8 bytes); counts by reason and statistics as attributes
+
+Each split is a small verified group, read whole: two bytes a token and as many an action, so 100 million words fit
+into about a gigabyte. Every byte is checked against a sha256 when it is read.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.documents import Document, documents_of_array
+from pipeline.corpus.trees.trees import ROOT
+from storage.errors import CorruptStoreError, InputError, StoreError
+from storage.files import PARTIAL_SUFFIX, fsync_directory, make_directory
+from storage.fingerprints import Json, check_fingerprint
+from storage.group import read_group, write_group
+from storage.locations import Place, is_url, local_path, open_folder
+from storage.ragged import Ragged
+from storage.remote.transfer import fetch_folder, upload_folder
+
+FORMAT_VERSION: Final = 1
+Trees = Literal["given", "right", "shuffled"]
+"""The trees of the corpus, right-branching ones, or those of other sentences of the same length."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """M sentences, N tokens, N + M positions."""
+
+    name: str
+    tokens: Ragged
+    """M rows, uint16, or uint32 if the vocabulary needs it; neither ``<bos>`` nor ``<eos>``."""
+    actions: Ragged
+    """M rows, int16: SHIFT 0, REDUCE 1, NT(label i) 2 + i; the last SHIFT is that of ``<eos>``."""
+    document_ids: NDArray[np.int32]
+    """``[M]``: numbered from 1, a document's sentences one after the other; 0 where documents are not known."""
+    num_words: NDArray[np.int32]
+    """``[M]``: white-space-separated strings of the text."""
+    num_bytes: NDArray[np.int32]
+    """``[M]``: of the text in UTF-8, without line end."""
+    text_sha256: str
+    """Of the text in UTF-8, a line end after each sentence."""
+    sha256: str
+    """Of all arrays above and the counts."""
+    document_table: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """``documents`` as it is stored, parsed when asked for."""
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """Name, source and licence of each document, document 1 first, those with no sentence left included."""
+        return documents_of_array(self.document_table)
+
+    @property
+    def source_ids(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """``[M]``, and the names they number: the source of each sentence, ``""`` (number 0) where it is not known."""
+        names = {"": 0}
+        of_documents = [0] + [names.setdefault(each.source, len(names)) for each in self.documents]
+        return np.array(of_documents, np.int32)[self.document_ids], tuple(names)
+
+    @property
+    def num_sentences(self) -> int:
+        """M."""
+        return len(self.tokens)
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether it is known which sentences make a document."""
+        return bool(self.document_ids.all())
+
+    @property
+    def num_positions(self) -> int:
+        """N + M: a sentence of n tokens has n + 1."""
+        return len(self.tokens.values) + len(self.tokens)
+
+    @property
+    def position_offsets(self) -> NDArray[np.int64]:
+        """``[M + 1]``: sentence m is positions ``offsets[m]:offsets[m + 1]``."""
+        return self.tokens.offsets + np.arange(len(self.tokens.offsets))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dataset:
+    """What ``build-dataset`` wrote."""
+
+    location: str
+    """What messages call it: its path or URL."""
+    path: Path
+    """Where its files are: a copy in the cache, if it lies at a URL."""
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    """Label 0 is TOP, the others are in alphabetical order."""
+    splits: dict[str, Split]
+    trees: Trees
+    tree_source: str
+    """Which trees: by name of the control and digest of the files."""
+    counts: dict[str, dict[str, Any]]
+    """By split: ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason."""
+    statistics: dict[str, dict[str, Any]]
+    """By split, as ``split_statistics`` makes them; empty for a dataset written before there were any."""
+    sha256: str
+    """Of labels, provenance, tokenizer and all splits."""
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The ``tokenizer.json`` beside the splits."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of what a run depends on: ``dataset`` and ``tokenizer``."""
+        return {"dataset": self.sha256, "tokenizer": self.tokenizer.sha256}
+
+    def split(self, name: str) -> Split:
+        """Return a split.
+
+        Raises:
+            InputError: Naming those there are.
+        """
+        if name not in self.splits:
+            raise InputError(f"{self.location}: no split {name!r}, expected one of {', '.join(self.splits)}")
+        return self.splits[name]
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the type token ids are stored in: uint16 up to a vocabulary of 65,535, uint32 above."""
+    return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
+
+
+def write_dataset(
+    location: Place,
+    splits: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    counts: Mapping[str, dict[str, Json]],
+    tokenizer: Tokenizer,
+    labels: tuple[str, ...],
+    trees: Trees,
+    tree_source: str,
+    statistics: Mapping[str, dict[str, Json]] | None = None,
+) -> str:
+    """Write a dataset, whole or not at all; return its sha256.
+
+    One for a URL is written into a temporary folder and then copied, the file that makes it valid last.
+
+    Raises:
+        StoreError: If something is at ``location`` already, or it cannot be written.
+    """
+    if isinstance(location, str) and is_url(location):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "dataset"
+            sha256 = write_dataset(
+                local,
+                splits,
+                counts=counts,
+                tokenizer=tokenizer,
+                labels=labels,
+                trees=trees,
+                tree_source=tree_source,
+                statistics=statistics,
+            )
+            upload_folder(local, location, last="dataset.zarr/zarr.json")
+        return sha256
+    path = local_path(location)
+    check_absent(path)
+    make_directory(path.absolute().parent)
+    partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+    shutil.rmtree(partial, ignore_errors=True)
+    store = partial / "dataset.zarr"
+    try:
+        digests: dict[str, Json] = {}
+        for name, arrays in splits.items():
+            attributes: dict[str, Json] = {"counts": counts[name], "split": name}
+            if statistics is not None:
+                attributes["statistics"] = statistics[name]
+            digests[name] = write_group(partial / name, arrays, attributes)
+        sha256 = write_group(
+            store,
+            {},
+            {
+                "format_version": FORMAT_VERSION,
+                "kind": "dataset",
+                "labels": list(labels),
+                "splits": digests,
+                "tokenizer": tokenizer.sha256,
+                "tree_source": tree_source,
+                "trees": trees,
+                "vocab_size": tokenizer.vocab_size,
+            },
+        )
+        for name in splits:
+            (partial / name).rename(store / name)
+        fsync_directory(store)
+        tokenizer.save(partial / "tokenizer.json")
+        partial.rename(path)
+        fsync_directory(path.absolute().parent)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); make room or mend the rights") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return sha256
+
+
+def check_absent(location: Place) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        StoreError: If something is at ``location``.
+    """
+    is_there = open_folder(location).sizes() if isinstance(location, str) and is_url(location) else None
+    if is_there or (is_there is None and local_path(location).exists()):
+        raise StoreError(f"{location}: already exists; remove it, or give another --out")
+
+
+def load_dataset(location: Place) -> Dataset:
+    """Return a dataset, every byte of it verified; one at a URL is copied into the cache first.
+
+    Raises:
+        StoreError: If there is none at ``location``, or it is of another format version.
+        CorruptStoreError: If it is not what was written.
+        FingerprintMismatchError: If its tokenizer or a split is not the one it was built with.
+    """
+    path = fetch_folder(location)
+    store = path / "dataset.zarr"
+    _, root = read_group(store)
+    if root.get("kind") != "dataset" or root.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{store}: kind {root.get('kind')!r}, format version {root.get('format_version')!r}, expected 'dataset', "
+            f"{FORMAT_VERSION}; build it again with this version (build-dataset)"
+        )
+    tokenizer = Tokenizer.load(path / "tokenizer.json")
+    remedy = "Build it again (build-dataset), or restore it from a copy"
+    check_fingerprint(
+        f"{path}: tokenizer.json", found=tokenizer.sha256, expected=_string(store, root, "tokenizer"), remedy=remedy
+    )
+    labels, digests = root.get("labels"), root.get("splits")
+    if not isinstance(labels, list) or labels[:1] != [ROOT] or not isinstance(digests, dict):
+        raise CorruptStoreError(f"{store}: the attributes hold no labels or no splits. {remedy}")
+    splits: dict[str, Split] = {}
+    counts: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
+    for name, digest in digests.items():
+        if Path(name).name != name:
+            raise StoreError(f"{store}: split name {name!r} is a path. It was not written by this program")
+        arrays, attributes = read_group(store / name)
+        found = _string(store / name, attributes, "content_sha256")
+        check_fingerprint(f"{store}: split {name}", found=found, expected=str(digest), remedy=remedy)
+        try:
+            counts[name] = attributes["counts"]
+            statistics[name] = attributes.get("statistics", {})
+            splits[name] = _split(name, arrays, found, text_sha256=str(counts[name]["text_sha256"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptStoreError(f"{store / name}: arrays do not fit together ({error}). {remedy}") from error
+        _check_split(store / name, splits[name], tokenizer.vocab_size, len(labels))
+    return Dataset(
+        location=str(location),
+        path=path,
+        tokenizer=tokenizer,
+        labels=tuple(map(str, labels)),
+        splits=splits,
+        trees=root["trees"],  # type: ignore[arg-type]
+        tree_source=_string(store, root, "tree_source"),
+        counts=counts,
+        statistics=statistics,
+        sha256=_string(store, root, "content_sha256"),
+    )
+
+
+def describe_dataset(location: Place) -> dict[str, Any]:
+    """Return what a dataset holds, as JSON: sizes, labels, counts by reason, fingerprints."""
+    dataset = load_dataset(location)
+    used = np.zeros(dataset.tokenizer.vocab_size, bool)
+    for split in dataset.splits.values():
+        for tokens in _pieces(split.tokens.values):
+            used[tokens] = True
+    return {
+        "trees": dataset.trees,
+        "tree_source": dataset.tree_source,
+        "vocab_size": dataset.tokenizer.vocab_size,
+        "num_entries_not_used": int((~used).sum()),
+        "num_labels": len(dataset.labels),
+        "labels": list(dataset.labels),
+        "sha256": dataset.sha256,
+        "tokenizer_sha256": dataset.tokenizer.sha256,
+        "splits": {
+            name: {
+                **_sizes(split),
+                **dataset.counts[name],
+                "sha256": split.sha256,
+                "statistics": dataset.statistics[name],
+            }
+            for name, split in dataset.splits.items()
+        },
+    }
+
+
+def _sizes(split: Split) -> dict[str, Any]:
+    num_tokens, actions = len(split.tokens.values), split.actions.values
+    depth, max_depth = 0, 0
+    for piece in _pieces(actions):
+        depths = depth + np.cumsum((piece >= FIRST_NT).astype(np.int8) - (piece == REDUCE), dtype=np.int64)
+        depth, max_depth = int(depths[-1]), max(max_depth, int(depths.max()))
+    return {
+        "num_sentences": split.num_sentences,
+        "num_tokens": num_tokens,
+        "num_positions": split.num_positions,
+        "num_words": (num_words := int(split.num_words.sum(dtype=np.int64))),
+        "num_bytes": (num_bytes := int(split.num_bytes.sum(dtype=np.int64))),
+        "tokens_per_word": num_tokens / num_words if num_words else None,
+        "bytes_per_token": num_bytes / num_tokens if num_tokens else None,
+        "num_documents": len(np.unique(split.document_ids)) if split.has_documents else "not known",
+        "longest_sentence": int(split.tokens.lengths.max(initial=0)),
+        "num_actions": len(actions),
+        "actions_per_token": len(actions) / num_tokens if num_tokens else None,
+        "max_depth": max_depth,
+    }
+
+
+def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield an array piece by piece, for what needs many bytes a value on the way."""
+    for first in range(0, len(values), 1 << 20):
+        yield values[first : first + (1 << 20)]
+
+
+def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_sha256: str) -> Split:
+    split = Split(
+        name=name,
+        tokens=Ragged(arrays["tokens"], arrays["offsets"]),
+        actions=Ragged(arrays["actions"], arrays["action_offsets"]),
+        document_ids=arrays["document_ids"],
+        num_words=arrays["num_words"],
+        num_bytes=arrays["num_bytes"],
+        text_sha256=text_sha256,
+        sha256=sha256,
+        **({"document_table": arrays["documents"]} if "documents" in arrays else {}),
+    )
+    if "documents" in arrays and split.document_ids.max(initial=0) > len(split.documents):
+        raise ValueError(f"{split.document_ids.max()} documents, and a table of {len(split.documents)}")
+    lengths = {len(split.tokens), len(split.actions), len(split.document_ids), len(split.num_words)}
+    if lengths != {len(split.num_bytes)}:
+        raise ValueError(f"{sorted(lengths)} sentences")
+    return split
+
+
+def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
+    """Refuse ids that models would index out of bounds with: a digest says who wrote, not what."""
+    has_empty = 0 in split.actions.lengths
+    starts = split.actions.offsets[:-1]
+    if (
+        has_empty
+        or split.tokens.values.max(initial=0) >= vocab_size
+        or split.actions.values.max(initial=0) >= FIRST_NT + num_labels
+        or split.actions.values.min(initial=0) < 0
+        or not np.array_equal(
+            np.add.reduceat(split.actions.values == SHIFT, starts, dtype=np.int64), split.tokens.lengths + 1
+        )
+    ):
+        raise CorruptStoreError(
+            f"{path}: tokens, actions, labels and vocabulary do not fit together. Build it again (build-dataset)"
+        )
+
+
+def _string(path: Path, attributes: Mapping[str, Json], key: str) -> str:
+    value = attributes.get(key)
+    if not isinstance(value, str):
+        raise CorruptStoreError(f"{path}: attribute {key} is {value!r}, expected a string. Build it again")
+    return value

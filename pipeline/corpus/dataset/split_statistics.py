@@ -1,0 +1,140 @@
+"""Figures on the sentences and trees of a split: lengths, heights, labels, branching, and how much is of which source.
+
+They are taken from the finished arrays, in numpy and some thousand sentences at a time, so they are those of what
+models see (tokens, not words; a control's trees, not the treebank's). A histogram is a list: entry i counts those of
+size i, the last entry those of its size or more.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
+from pipeline.corpus.text.documents import Document
+from storage.fingerprints import Json
+
+MAX_LENGTH: Final = 200
+MAX_HEIGHT: Final = 60
+MAX_CHILDREN: Final = 30
+MAX_SOURCES: Final = 100
+MAX_LICENCES: Final = 5
+FIGURES: Final = ("mean_height", "max_height", "mean_children", "unary_share")
+"""The names of those figures that are one number."""
+NOT_KNOWN: Final = "not known"
+OTHERS: Final = "others"
+_ROWS: Final = 20_000
+
+
+def split_statistics(
+    arrays: Mapping[str, NDArray[Any]], labels: Sequence[str], documents: Sequence[Document]
+) -> dict[str, Json]:
+    """Return the figures of a split.
+
+    Args:
+        arrays: As ``Split`` holds them: ``tokens``, ``offsets``, ``actions``, ``action_offsets``, ``num_words``,
+            ``document_ids``.
+        labels: TOP first.
+        documents: Document 1 first.
+
+    Returns:
+        Histograms of sentences: ``tokens``, ``words`` and ``heights`` (most phrases over a token, TOP among them);
+        of phrases, TOP left out: ``labels`` (by name), ``children``, and ``unary_share``, that of phrases whose only
+        child is a phrase; ``sources``, the largest first: documents, sentences, tokens and
+        licences of each.
+    """
+    lengths, action_offsets = np.diff(arrays["offsets"]), arrays["action_offsets"]
+    heights = [np.zeros(0, np.int64)]
+    children = np.zeros(MAX_CHILDREN + 1, np.int64)
+    by_label = np.zeros(len(labels), np.int64)
+    num_unary, num_children_in_all = 0, 0
+    for first in range(0, len(lengths), _ROWS):
+        offsets = action_offsets[first : first + _ROWS + 1]
+        actions = arrays["actions"][offsets[0] : offsets[-1]]
+        by_label += np.bincount(actions[actions >= FIRST_NT] - FIRST_NT, minlength=len(labels))
+        depths = _depths(actions)
+        heights.append(np.maximum.reduceat(depths, offsets[:-1] - offsets[0]).astype(np.int64))
+        num_children, is_unary = _children(actions, depths)
+        children += _histogram(num_children, MAX_CHILDREN)
+        num_unary += int(is_unary.sum())
+        num_children_in_all += int(num_children.sum())
+    height = np.concatenate(heights)
+    num_phrases = int(by_label[1:].sum())
+    return {
+        "tokens": _trimmed(_histogram(lengths, MAX_LENGTH)),
+        "words": _trimmed(_histogram(arrays["num_words"], MAX_LENGTH)),
+        "heights": _trimmed(_histogram(height, MAX_HEIGHT)),
+        "mean_height": float(height.mean()) if len(height) else None,
+        "max_height": int(height.max(initial=0)),
+        "labels": {label: int(n) for label, n in zip(labels[1:], by_label[1:], strict=True)},
+        "children": _trimmed(children),
+        "mean_children": num_children_in_all / num_phrases if num_phrases else None,
+        "unary_share": num_unary / num_phrases if num_phrases else None,
+        "sources": _sources(lengths, arrays["document_ids"], documents),
+    }
+
+
+def _depths(actions: NDArray[np.int16]) -> NDArray[np.int32]:
+    """Return how many phrases are open after each action; sentences follow each other, each from 0 to 0."""
+    steps = (actions >= FIRST_NT).astype(np.int8) - (actions == REDUCE)
+    return np.cumsum(steps, dtype=np.int32)
+
+
+def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the number of children of each phrase but TOP, and whether it has one, a phrase; in any order.
+
+    After NT(X), X itself is the innermost open phrase; after a SHIFT or a REDUCE, the parent of what they complete is.
+    So actions sorted by depth, in order within a depth, are a run for each phrase: its NT, then one a child.
+    """
+    inside = np.flatnonzero(depths > 1)
+    small = np.uint16 if depths.max(initial=0) < 1 << 16 else np.int32  # numpy sorts 16 bits by radix
+    order = inside[np.argsort(depths[inside].astype(small), kind="stable")]
+    actions = actions[order]
+    opens = np.flatnonzero(actions >= FIRST_NT)
+    num_children = np.diff(np.append(opens, len(actions))) - 1
+    is_unary = num_children == 1
+    is_unary[is_unary] = actions[opens[is_unary] + 1] != SHIFT
+    return num_children, is_unary
+
+
+def _sources(
+    lengths: NDArray[np.int64], document_ids: NDArray[np.int32], documents: Sequence[Document]
+) -> dict[str, Json]:
+    num_sentences = np.bincount(document_ids, minlength=len(documents) + 1)
+    num_tokens = np.bincount(document_ids, weights=lengths, minlength=len(documents) + 1)
+    sums: dict[str, list[int]] = {}
+    licences: dict[str, set[str]] = {}
+    for number, document in enumerate((None, *documents)):
+        if num_sentences[number]:
+            name = (document.source if document else "") or NOT_KNOWN
+            licences.setdefault(name, set()).add((document.licence if document else "") or NOT_KNOWN)
+            more = (document is not None, num_sentences[number], num_tokens[number])
+            sums[name] = [old + int(new) for old, new in zip(sums.get(name, [0, 0, 0]), more, strict=True)]
+    largest = sorted(sums.items(), key=lambda item: (-item[1][2], item[0]))
+    if rest := largest[MAX_SOURCES:]:
+        others = [sum(column) for column in zip(*(of_source for _, of_source in rest), strict=True)]
+        largest = [*largest[:MAX_SOURCES], (f"{len(rest)} {OTHERS}", others)]
+    return {
+        name: {
+            "num_documents": of_source[0],
+            "num_sentences": of_source[1],
+            "num_tokens": of_source[2],
+            "licences": _some(sorted(licences.get(name, ()))),
+        }
+        for name, of_source in largest
+    }
+
+
+def _some(names: list[str]) -> str:
+    """Return names, of many the first few and how many more."""
+    more = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
+    return ", ".join(names[:MAX_LICENCES]) + more
+
+
+def _histogram(values: NDArray[Any], most: int) -> NDArray[np.int64]:
+    return np.bincount(np.minimum(values, most), minlength=most + 1)
+
+
+def _trimmed(histogram: NDArray[np.int64]) -> list[Json]:
+    return [int(n) for n in np.trim_zeros(histogram, "b")]

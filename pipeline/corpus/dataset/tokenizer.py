@@ -1,0 +1,242 @@
+r"""The one tokenizer: byte-level BPE, trained on raw text, reversible, and complete in its ``tokenizer.json``.
+
+Each punctuation mark or symbol, together with the space before it, is its own pre-token, and so is each run of
+letters and each run of digits; so tokens do not cross constituents. A space is put before the text by the tokenizer
+itself (and taken off by its decoder): a word is the same token at the start of a sentence and inside it, and the file
+gives the same ids in any program that reads it.
+
+In a file that ``train-tokenizer`` wrote, ids 0, 1 and 2 are ``<bos>``, ``<eos>`` and ``<pad>``; in one that
+``adopt-tokenizer`` wrote, its template of pairs says which entries begin and end a text. They are entries of the
+vocabulary, but the file does not list them as "added tokens": those would be looked for in the text, and a text that
+happens to hold ``<eos>`` could no longer be given back.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+from pipeline.corpus.text.text_files import normalise_text, not_utf8, read_lines
+from pipeline.corpus.trees.matching import Span
+from storage.errors import ConfigError, InputError
+from storage.files import make_directory, write_atomically
+from storage.fingerprints import Json, sha256_bytes
+
+SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
+"""Ids 0, 1 and 2; the 256 bytes follow."""
+MIN_VOCAB_SIZE: Final = len(SPECIAL_TOKENS) + 256
+SPLIT_PATTERN: Final = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
+
+_PROBE = "Don't (ever) pay $5.00, naïve “friend” \U0001f600 <eos>!"
+
+
+class Tokenizer:
+    """A byte-level BPE: ``decode(encode(text)) == text`` for any text. Neither ``<bos>`` nor ``<eos>`` is added."""
+
+    def __init__(self, data: bytes, *, where: str = "tokenizer") -> None:
+        """Read a ``tokenizer.json``.
+
+        Args:
+            data: Its bytes.
+            where: What to call it in an error.
+
+        Raises:
+            InputError: If it is not one of ours or adopted: no tokenizer, special tokens not known, or not reversible.
+        """
+        try:
+            self._inner: Any = tokenizers.Tokenizer.from_str(data.decode())
+        except Exception as error:  # the library raises nothing narrower
+            raise InputError(f"{where}: not a tokenizer.json ({error}); make one with train-tokenizer") from error
+        self._inner.no_truncation()  # which a file saved after such use keeps
+        self._inner.no_padding()
+        self.data = data
+        """The file's bytes."""
+        self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(where)
+        if self._inner.decode(self._inner.encode(_PROBE).ids) != _PROBE:
+            raise InputError(
+                f"{where}: does not give back the text it encodes; make a byte-level one with train-tokenizer"
+            )
+        self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
+        self.vocab_size: int = self._inner.get_vocab_size()
+        """V: all entries, special tokens included."""
+        self.sha256: str = sha256_bytes(data)
+        """Of the file's bytes."""
+
+    def _find_special_ids(self, where: str) -> tuple[int, int, int]:
+        """Return the ids of ``<bos>``, ``<eos>`` and ``<pad>``; an adopted tokenizer pads with ``<eos>``."""
+        template = json.loads(self.data).get("post_processor")
+        if template is not None:
+            ids = _ids_of_template(template)
+            if ids is not None and max(ids) < self._inner.get_vocab_size():
+                return (*ids, ids[1])
+        found = tuple(self._inner.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
+        if found != SPECIAL_TOKENS or template is not None:
+            raise InputError(
+                f"{where}: its first entries are {', '.join(map(str, found))}, expected {', '.join(SPECIAL_TOKENS)}; "
+                "make one with train-tokenizer, or check and convert this one with adopt-tokenizer"
+            )
+        return (0, 1, 2)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Return a tokenizer trained on ``texts``; the same texts in the same order give the same bytes.
+
+        Args:
+            texts: Sentences or paragraphs, normalised.
+            vocab_size: Most entries; fewer if no pair of pieces is left that occurs twice.
+
+        Raises:
+            ConfigError: If the vocabulary cannot hold the special tokens and the 256 bytes.
+        """
+        if vocab_size < MIN_VOCAB_SIZE:
+            raise ConfigError(f"vocab_size is {vocab_size}, expected at least {MIN_VOCAB_SIZE}: 256 bytes and 3 more")
+        inner: Any = tokenizers.Tokenizer(models.BPE())
+        inner.normalizer = normalizers.Prepend(" ")
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        inner.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        inner.train_from_iterator(texts, trainer)
+        content = json.loads(inner.to_str())
+        content["added_tokens"] = []
+        return cls(json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Return the tokenizer of a ``tokenizer.json``.
+
+        Raises:
+            InputError: If it cannot be read or is not one of ours.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); name a tokenizer.json of train-tokenizer"
+            ) from error
+        return cls(data, where=str(path))
+
+    def save(self, path: Path) -> None:
+        """Write ``tokenizer.json``: exactly the bytes that ``sha256`` is of."""
+        make_directory(path.absolute().parent)
+        write_atomically(path, self.data)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        ids: list[int] = self._inner.encode(text).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text."""
+        return [encoding.ids for encoding in self._inner.encode_batch(list(texts))]
+
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[Span]]:
+        """Return the ids, and the characters each covers, a space before a word included.
+
+        Where a character's bytes are in several tokens, each covers the whole character.
+        """
+        encoding = self._inner.encode(text)
+        return encoding.ids, encoding.offsets
+
+    def encode_batch_with_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        """Return what ``encode_with_spans`` does, for each text."""
+        return [(encoding.ids, encoding.offsets) for encoding in self._inner.encode_batch(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; special tokens have none, and bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_batch([ids])[0]
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """Return what ``decode`` does, for each sequence."""
+        special = self._special_ids
+        texts: list[str] = self._inner.decode_batch(
+            [
+                ids if isinstance(ids, list) and special.isdisjoint(ids) else [int(i) for i in ids if i not in special]
+                for ids in batch
+            ]
+        )
+        return texts
+
+    def token(self, token_id: int) -> str:
+        """Return an entry of the vocabulary as the file writes it: bytes as letters, a space as ``Ġ``."""
+        token: str = self._inner.id_to_token(token_id)
+        return token
+
+
+def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
+    """Return a ``post_processor`` that adds nothing to a text, and says which entries begin and end one.
+
+    It says so as the template of pairs, which no command encodes.
+    """
+    before, after = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (bos, eos))
+    first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [first],
+        "pair": [before, first, after, before, second, after],
+        "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]} for token, i in ids.items()},
+    }
+
+
+def _ids_of_template(template: Any) -> tuple[int, int] | None:  # noqa: ANN401 - parsed JSON
+    """Return the ids of ``<bos>`` and ``<eos>`` of a ``special_template``; None if it is something else."""
+    try:
+        bos, eos = (template["pair"][i]["SpecialToken"]["id"] for i in (0, 2))
+        ids = {token: template["special_tokens"][token]["ids"][0] for token in (bos, eos)}
+    except (KeyError, TypeError, IndexError):
+        return None
+    return (ids[bos], ids[eos]) if template == special_template(ids, bos=bos, eos=eos) else None
+
+
+def train_tokenizer(
+    texts: Sequence[Path], out: Path, *, vocab_size: int = 12_000, progress: Callable[[int], None] | None = None
+) -> dict[str, Json]:
+    """Train a tokenizer on text files, plain or gzipped, and write it; return what ``train-tokenizer`` prints.
+
+    Args:
+        texts: Files of UTF-8, a sentence or paragraph a line; blank lines are ignored.
+        out: The ``tokenizer.json``.
+        vocab_size: Most entries.
+        progress: Called with the number of lines read since the last call.
+
+    Raises:
+        InputError: If a file cannot be read, a line is not UTF-8, or there is no text.
+        ConfigError: If the vocabulary is too small.
+    """
+    num_lines = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal num_lines
+        for path in texts:
+            for line in read_lines(path):
+                if not line.is_utf8:
+                    raise not_utf8(path, line.number)
+                if progress is not None:
+                    progress(1)
+                if text := normalise_text(line.text):
+                    num_lines += 1
+                    yield text
+
+    tokenizer = Tokenizer.train(lines(), vocab_size)
+    if not num_lines:
+        raise InputError(f"{', '.join(map(str, texts))}: no text, expected a sentence a line")
+    tokenizer.save(out)
+    return {
+        "tokenizer": str(out),
+        "vocab_size": tokenizer.vocab_size,
+        "num_lines": num_lines,
+        "sha256": tokenizer.sha256,
+    }

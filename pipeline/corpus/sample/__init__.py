@@ -1,0 +1,1 @@
+"""Draw the built-in sample corpus from a known grammar."""

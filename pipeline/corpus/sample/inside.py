@@ -1,0 +1,211 @@
+"""Exact string probabilities: the inside algorithm on a binarised grammar, for many sentences at once.
+
+    beta(A, i, j) = sum over rules A -> B C and over k of  p(A -> B C) beta(B, i, k) beta(C, k, j)      (Baker 1979)
+
+and p(x) = beta(start, 0, n): the sum over all derivations of the string, feature annotations, attachments and
+homographs included. Rules with more than two symbols become binary through symbols for their tails, with probability
+1; chains of unary rules are folded into the binary and lexical rules by U* = I + U + U^2 + ..., which is a finite sum
+because no chain is a circle (refused otherwise, rather than cut off).
+
+Few symbols fit a given span, so the chart holds only those: for each width a sorted list of (position, symbol, value).
+Two lists are joined where the first ends and the second begins, for all sentences of a batch in one numpy call. The
+trade-off: time goes with the number of items that meet, not with the size of the grammar, at the price of index
+arithmetic. Each word's values are divided by their largest, and its log added at the end, so long sentences do not
+underflow. Trees are not recovered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.sample.pcfg import Grammar
+
+BATCH_POSITIONS = 8192
+"""Words per batch; a batch's items of all widths are held at once."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Items:
+    """Completed constituents of one width: position of the first word (ascending), symbol, inside probability."""
+
+    positions: Ints
+    symbols: Ints
+    values: Floats
+    first: Ints
+    """For each position the index of its first item; [num_positions + 1]."""
+
+    def select(self, mask: NDArray[np.bool_]) -> "_Items":
+        return _items(self.positions[mask], self.symbols[mask], self.values[mask], len(self.first) - 1)
+
+
+def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -> _Items:
+    first = np.searchsorted(positions, np.arange(num_positions + 1))
+    return _Items(positions=positions, symbols=symbols, values=values, first=first)
+
+
+def _ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
+    """Return (owner, index): for each owner o, in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    ends = np.cumsum(counts)
+    return owner, np.arange(len(owner)) + np.repeat(starts - ends + counts, counts)
+
+
+class Inside:
+    """The inside algorithm for one grammar; construct once, then call ``log_probs``."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        names = {symbol: index for index, symbol in enumerate(grammar.symbols)}
+        binary: dict[tuple[int, int], dict[int, float]] = {}
+        unary: list[tuple[int, int, float]] = []
+        lexical: dict[str, dict[int, float]] = {}
+
+        def tail(symbols: tuple[str, ...]) -> int:
+            if len(symbols) == 1:
+                return names[symbols[0]]
+            name = " ".join(symbols)
+            if name not in names:
+                names[name] = len(names)
+                binary.setdefault((names[symbols[0]], tail(symbols[1:])), {})[names[name]] = 1.0
+            return names[name]
+
+        for rule in grammar.rules:
+            lhs = names[rule.lhs]
+            if rule.is_lexical:
+                lexical.setdefault(rule.rhs[0], {})[lhs] = rule.prob
+            elif len(rule.rhs) == 1:
+                unary.append((lhs, names[rule.rhs[0]], rule.prob))
+            else:
+                parents = binary.setdefault((names[rule.rhs[0]], tail(rule.rhs[1:])), {})
+                parents[lhs] = parents.get(lhs, 0.0) + rule.prob
+        self._start = names[grammar.start]
+        self._num_symbols = len(names)
+        above = self._above(unary)
+        self._set_binary({pair: _completed(parents, above) for pair, parents in binary.items()})
+        self._words = {word: index for index, word in enumerate(lexical)}
+        entries = [_completed(parents, above) for parents in lexical.values()]
+        self._word_counts = np.array([len(entry) for entry in entries], dtype=np.int64)
+        self._word_first = np.cumsum(self._word_counts) - self._word_counts
+        scales = [max(entry.values()) for entry in entries]
+        self._word_log_scale = np.log(np.array(scales))
+        self._word_symbols = np.array([symbol for entry in entries for symbol in sorted(entry)], dtype=np.int64)
+        self._word_values = np.array(
+            [entry[symbol] / scale for entry, scale in zip(entries, scales, strict=True) for symbol in sorted(entry)]
+        )
+
+    def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
+        """Return for each symbol the symbols that reach it by unary chains (itself too) → summed probability."""
+        parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
+        for parent, child, prob in unary:
+            parents[child].append((parent, prob))
+        result: list[dict[int, float]] = []
+        for symbol in range(self._num_symbols):
+            total, frontier, num_steps = {symbol: 1.0}, {symbol: 1.0}, 0
+            while frontier:
+                if (num_steps := num_steps + 1) > self._num_symbols:
+                    raise ValueError("grammar: a chain of unary rules is a circle; expected none")
+                above: dict[int, float] = {}
+                for child, value in frontier.items():
+                    for parent, prob in parents[child]:
+                        above[parent] = above.get(parent, 0.0) + prob * value
+                for parent, value in above.items():
+                    total[parent] = total.get(parent, 0.0) + value
+                frontier = above
+            result.append(total)
+        return result
+
+    def _set_binary(self, binary: dict[tuple[int, int], dict[int, float]]) -> None:
+        self._pair = np.full((self._num_symbols, self._num_symbols), -1, dtype=np.int32)
+        for index, (left, right) in enumerate(binary):
+            self._pair[left, right] = index
+        self._is_left: NDArray[np.bool_] = np.any(self._pair >= 0, axis=1)
+        self._is_right: NDArray[np.bool_] = np.any(self._pair >= 0, axis=0)
+        self._parent_counts = np.array([len(parents) for parents in binary.values()], dtype=np.int64)
+        self._parent_first = np.cumsum(self._parent_counts) - self._parent_counts
+        self._parents = np.array([parent for parents in binary.values() for parent in parents], dtype=np.int64)
+        self._parent_probs = np.array([prob for parents in binary.values() for prob in parents.values()])
+
+    def log_probs(self, sentences: Sequence[Sequence[str]]) -> Floats:
+        """Return log p(x) of each terminal string.
+
+        Args:
+            sentences: Lists of terminals, not of text: see ``Grammar.words_of_text``.
+
+        Returns:
+            ``[len(sentences)]`` float64, nats; -inf where the grammar has no derivation (unknown words and the empty
+            string among them).
+        """
+        result = np.full(len(sentences), -np.inf)
+        known = [m for m, words in enumerate(sentences) if words and all(word in self._words for word in words)]
+        known.sort(key=lambda m: len(sentences[m]))
+        batch: list[int] = []
+        num_positions = 0
+        for m in known:
+            if batch and num_positions + len(sentences[m]) + 1 > BATCH_POSITIONS:
+                result[batch] = self._batch([sentences[index] for index in batch])
+                batch, num_positions = [], 0
+            batch.append(m)
+            num_positions += len(sentences[m]) + 1
+        if batch:
+            result[batch] = self._batch([sentences[index] for index in batch])
+        return result
+
+    def _batch(self, sentences: list[Sequence[str]]) -> Floats:
+        lengths = np.array([len(words) for words in sentences])
+        starts = np.cumsum(lengths + 1) - lengths - 1  # an empty position after each: no vain joins across
+        num_positions = int(lengths.sum()) + len(lengths)
+        word_ids = np.array([self._words[word] for words in sentences for word in words])
+        _, word_positions = _ranges(starts, lengths)
+        log_scale = np.add.reduceat(self._word_log_scale[word_ids], np.cumsum(lengths) - lengths)
+        owner, entry = _ranges(self._word_first[word_ids], self._word_counts[word_ids])
+        completed = _items(word_positions[owner], self._word_symbols[entry], self._word_values[entry], num_positions)
+        lefts, rights = (
+            [completed.select(self._is_left[completed.symbols])],
+            [completed.select(self._is_right[completed.symbols])],
+        )
+        totals: Floats = np.zeros(len(lengths))
+        for width in range(1, int(lengths.max()) + 1):
+            if width > 1:
+                completed = self._combine(lefts, rights, width, num_positions)
+                lefts.append(completed.select(self._is_left[completed.symbols]))
+                rights.append(completed.select(self._is_right[completed.symbols]))
+            tops = completed.symbols == self._start
+            whole = np.flatnonzero(lengths == width)
+            at = np.searchsorted(starts, completed.positions[tops])
+            # A start symbol over a part of a longer sentence is no sentence.
+            is_whole = np.isin(at, whole) & (starts[np.minimum(at, len(starts) - 1)] == completed.positions[tops])
+            totals[at[is_whole]] = completed.values[tops][is_whole]
+        with np.errstate(divide="ignore"):
+            return np.log(totals) + log_scale
+
+    def _combine(self, lefts: list[_Items], rights: list[_Items], width: int, num_positions: int) -> _Items:
+        """Return the constituents of one width from all pairs of narrower ones that stand side by side."""
+        keys: list[Ints] = [np.zeros(0, dtype=np.int64)]
+        values: list[Floats] = [np.zeros(0)]
+        for left_width in range(1, width):
+            left, right = lefts[left_width - 1], rights[width - left_width - 1]
+            middle = np.minimum(left.positions + left_width, num_positions - 1)
+            first = right.first[middle]
+            owner, other = _ranges(first, right.first[middle + 1] - first)
+            pair = self._pair[left.symbols[owner], right.symbols[other]]
+            fits = np.flatnonzero(pair >= 0)
+            pair, owner, other = pair[fits], owner[fits], other[fits]
+            product = left.values[owner] * right.values[other]
+            joined, parent = _ranges(self._parent_first[pair], self._parent_counts[pair])
+            keys.append(left.positions[owner[joined]] * self._num_symbols + self._parents[parent])
+            values.append(product[joined] * self._parent_probs[parent])
+        unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+        sums = np.bincount(inverse, weights=np.concatenate(values), minlength=len(unique)).astype(np.float64)
+        return _items(unique // self._num_symbols, unique % self._num_symbols, sums, num_positions)
+
+
+def _completed(parents: dict[int, float], above: list[dict[int, float]]) -> dict[int, float]:
+    result: dict[int, float] = {}
+    for child, value in parents.items():
+        for symbol, prob in above[child].items():
+            result[symbol] = result.get(symbol, 0.0) + prob * value
+    return result

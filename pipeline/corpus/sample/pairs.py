@@ -1,0 +1,261 @@
+"""Minimal pairs from a grammar: sentences it can generate, and the same with one word changed that it cannot.
+
+A template is a line of grammar symbols; each is expanded by the grammar's own sampling, and one of them, marked ``*``,
+is the critical word that the bad sentence replaces. Which of the two is a sentence is decided by the exact probability,
+not by the template: a pair is kept only if p(good) > 0 and p(bad) = 0 under the grammar (a teacher may be *himself* or
+*herself*, so such a pair is dropped), if it is new, and if neither sentence is in ``avoid``.
+
+Paradigms of agreement have as many singular as plural templates, so that no preference for a form helps; only
+``agreement_with_coordinated_subject`` is plural throughout.
+
+The pairs are written in the JSON-lines form of BLiMP (Warstadt et al. 2020).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from pipeline.corpus.sample.grammar import DOMAINS
+from pipeline.corpus.sample.inside import Inside
+from pipeline.corpus.sample.lexicon import other_number
+from pipeline.corpus.sample.pcfg import Grammar, substitute, text_of_words, variables_of
+
+NUM_PAIRS = 200
+"""Pairs per paradigm."""
+
+_ROUND = 400
+_MAX_ROUNDS = 50
+
+REFLEXIVE_NUMBER = {"himself": "themselves", "herself": "themselves", "itself": "themselves"}
+REFLEXIVE_GENDER = {"himself": "herself", "herself": "himself"}
+DETERMINER = {"this": "these", "these": "this", "that": "those", "those": "that"}
+ARTICLE = {"a": "an", "an": "a"}
+POLARITY = {"no": "the"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paradigm:
+    """A phenomenon: templates, and what the critical word becomes in the bad sentence."""
+
+    uid: str
+    field: str
+    linguistics_term: str
+    swap: Mapping[str, str]
+    templates: tuple[str, ...]
+    one_prefix: bool
+    """Whether good and bad sentence are the same up to the critical word, so that one conditional probability each
+    decides; otherwise the context differs and the critical word is shared (BLiMP's two-prefix method)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Terminal strings of an acceptable sentence and its unacceptable twin."""
+
+    good: tuple[str, ...]
+    bad: tuple[str, ...]
+
+
+def _agreement(uid: str, *templates: str) -> Paradigm:
+    return Paradigm(
+        uid=uid,
+        field="morphology",
+        linguistics_term="subject_verb_agreement",
+        swap=other_number(),
+        templates=templates,
+        one_prefix=True,
+    )
+
+
+def _reflexive(uid: str, swap: Mapping[str, str], *templates: str) -> Paradigm:
+    return Paradigm(
+        uid=uid,
+        field="morphology",
+        linguistics_term="anaphor_agreement",
+        swap=swap,
+        templates=templates,
+        one_prefix=True,
+    )
+
+
+PARADIGMS: tuple[Paradigm, ...] = (
+    _agreement(
+        "agreement_simple",
+        "NP/b[$livsg] *V[VBZ,iv] ADVP/manner ./end",
+        "NP/b[$livpl] *V[VBP,iv] ADVP/manner ./end",
+        "NP/b[$livsg] *V[VBZ,tl] NP/b[$nliv] ./end",
+        "NP/b[$livpl] *V[VBP,tl] NP/b[$nliv] ./end",
+    ),
+    _agreement(
+        "agreement_across_prepositional_phrase",
+        "NP/b[$livsg] IN/any NP/b[$livpl] *V[VBZ,iv] ./end",
+        "NP/b[$livpl] IN/any NP/b[$livsg] *V[VBP,iv] ./end",
+        "NP/b[cup] IN/any NP/b[$livpl] *V[VBZ,be] ADJP/thg ./end",
+        "NP/b[cups] IN/any NP/b[$livsg] *V[VBP,be] ADJP/thg ./end",
+    ),
+    _agreement(
+        "agreement_across_subject_relative",
+        "NP/b[$hsg] WP/who V[VBZ,tl] NP/b[$livpl] *V[VBZ,iv] ./end",
+        "NP/b[they] WP/who V[VBP,tl] NP/b[$livsg] *V[VBP,iv] ./end",
+    ),
+    _agreement(
+        "agreement_across_object_relative",
+        "NP/b[$livsg] WDT/that NP/b[$livpl] V[VBP,tl] *V[VBZ,iv] ./end",
+        "NP/b[$livpl] WDT/that NP/b[$livsg] V[VBZ,tl] *V[VBP,iv] ./end",
+    ),
+    _agreement(
+        "agreement_inside_object_relative",
+        "NP/b[$livsg] WDT/that NP/b[$livpl] *V[VBP,tl] V[VBZ,iv] ./end",
+        "NP/b[$livpl] WDT/that NP/b[$livsg] *V[VBZ,tl] V[VBP,iv] ./end",
+    ),
+    _agreement(
+        "agreement_in_complement_clause",
+        "NP/b[they] V[VBP,sv] IN/that NP/b[$livsg] *V[VBZ,iv] ./end",
+        "NP/b[$hsg] V[VBZ,sv] IN/that NP/b[$livpl] *V[VBP,iv] ./end",
+    ),
+    _agreement(
+        "agreement_in_coordinated_verb_phrase",
+        "NP/b[$livsg] V[VBZ,tl] NP/b[$livpl] CC/and *V[VBZ,iv] ./end",
+        "NP/b[$livpl] V[VBP,tl] NP/b[$livsg] CC/and *V[VBP,iv] ./end",
+    ),
+    _agreement("agreement_with_coordinated_subject", "NP/b[$hsg1] CC/and NP/b[$hsg2] *V[VBP,iv] ./end"),
+    _reflexive(
+        "reflexive_number",
+        REFLEXIVE_NUMBER | {"themselves": "himself"},
+        "NP/b[$hsg] V[VBD,tl] *PRP/r[$hsg] ./end",
+        "NP/b[they] V[VBD,tl] *PRP/r[they] ./end",
+    ),
+    _reflexive(
+        "reflexive_number_across_object_relative",
+        REFLEXIVE_NUMBER | {"themselves": "herself"},
+        "NP/b[$hsg] WDT/that NP/b[$livpl] V[VBD,tl] V[VBD,tl] *PRP/r[$hsg] ./end",
+        "NP/b[they] WDT/that NP/b[$hsg] V[VBD,tl] V[VBD,tl] *PRP/r[they] ./end",
+    ),
+    _reflexive(
+        "reflexive_gender",
+        REFLEXIVE_GENDER,
+        "NP/b[$hsg] V[VBD,tl] *PRP/r[$hsg] ./end",
+        "NNP[$hsg] MD V[VB,tl] *PRP/r[$hsg] ./end",
+    ),
+    _reflexive(
+        "reflexive_gender_across_prepositional_phrase",
+        REFLEXIVE_GENDER,
+        "NP/b[he] IN/any NP/b[she] V[VBD,tl] *PRP/r[he] ./end",
+        "NP/b[she] IN/any NP/b[he] V[VBD,tl] *PRP/r[she] ./end",
+    ),
+    Paradigm(
+        uid="determiner_noun_agreement",
+        field="morphology",
+        linguistics_term="determiner_noun_agreement",
+        swap=DETERMINER,
+        templates=(
+            "*DT/sg _NB[$livsg] V[VBD,iv] ./end",
+            "*DT/pl _NB[$livpl] V[VBD,iv] ./end",
+            "NP/b[$nliv] V[VBD,tl] *DT/sg _NB[$livsg] ./end",
+            "NP/b[$nliv] V[VBD,tt] *DT/pl _NB[cups] ./end",
+        ),
+        one_prefix=False,
+    ),
+    Paradigm(
+        uid="indefinite_article",
+        field="morphology",
+        linguistics_term="determiner_noun_agreement",
+        swap=ARTICLE,
+        templates=(
+            "NP/b[$nliv] V[VBD,tl] *DT/a[$snd] _NBS[$livsg,$snd] ./end",
+            "NP/b[$nliv] V[VBD,tt] *DT/a[$snd] _NBS[cup,$snd] ./end",
+        ),
+        one_prefix=False,
+    ),
+    Paradigm(
+        uid="negative_polarity_ever",
+        field="syntax_semantics",
+        linguistics_term="npi_licensing",
+        swap=POLARITY,
+        templates=(
+            "*DT/no _NB[$livsg] V[VBZ,have] RB/ever V[VBN,iv] ./end",
+            "*DT/no _NB[$livpl] V[VBP,have] RB/ever V[VBN,tl] NP/b[$nliv] ./end",
+            "*DT/no _NB[$livsg] IN/any NP/b[$livpl] V[VBZ,have] RB/ever V[VBN,iv] ./end",
+        ),
+        one_prefix=False,
+    ),
+)
+
+
+def _instances(template: str) -> Iterator[tuple[float, list[str]]]:
+    names = sorted(variables_of(template))
+    domains = [DOMAINS[name.rstrip("0123456789")] for name in names]
+    for values in product(*domains):
+        weight = float(np.prod([domain[value] for domain, value in zip(domains, values, strict=True)]))
+        yield weight, substitute(template, dict(zip(names, values, strict=True))).split()
+
+
+def _candidate(grammar: Grammar, symbols: list[str], swap: Mapping[str, str], uniform: Callable[[], float]) -> Pair:
+    good: list[str] = []
+    bad: list[str] = []
+    for symbol in symbols:
+        words = grammar.words(grammar.sample(uniform, symbol.removeprefix("*")))
+        good += words
+        bad += [swap.get(word, word) for word in words] if symbol.startswith("*") else words
+    return Pair(good=tuple(good), bad=tuple(bad))
+
+
+def sample_pairs(
+    grammar: Grammar,
+    inside: Inside,
+    paradigm: Paradigm,
+    *,
+    seed: int,
+    num_pairs: int = NUM_PAIRS,
+    avoid: AbstractSet[str] = frozenset(),
+) -> list[Pair]:
+    """Return distinct pairs of a paradigm, an equal number from each template as far as that goes.
+
+    Args:
+        grammar: Whose symbols the templates name.
+        inside: Of the same grammar.
+        paradigm: What to sample.
+        seed: Same seed, same pairs.
+        num_pairs: How many.
+        avoid: Texts that neither sentence may equal: those a model was trained on.
+
+    Raises:
+        ValueError: If the templates do not have as many pairs.
+    """
+    uniform = np.random.default_rng(seed).random
+    instances = [list(_instances(template)) for template in paradigm.templates]
+    cumulative = [np.cumsum([weight for weight, _ in options]) for options in instances]
+    kept: dict[tuple[str, ...], Pair] = {}
+    for _ in range(_MAX_ROUNDS):
+        candidates: list[Pair] = []
+        for index in range(_ROUND):
+            which = index % len(instances)
+            draw = int(np.searchsorted(cumulative[which], uniform() * cumulative[which][-1], side="right"))
+            candidates.append(_candidate(grammar, instances[which][draw][1], paradigm.swap, uniform))
+        good = inside.log_probs([pair.good for pair in candidates])
+        bad = inside.log_probs([pair.bad for pair in candidates])
+        for pair, is_good, is_bad in zip(candidates, np.isfinite(good), np.isneginf(bad), strict=True):
+            texts = {text_of_words(pair.good), text_of_words(pair.bad)}
+            if is_good and is_bad and not texts & avoid:
+                kept.setdefault(pair.good, pair)
+            if len(kept) == num_pairs:
+                return list(kept.values())
+    raise ValueError(f"minimal pairs: {paradigm.uid} has {len(kept)} pairs, expected {num_pairs}; widen its templates")
+
+
+def blimp_row(paradigm: Paradigm, pair: Pair, index: int) -> dict[str, str | bool]:
+    """Return a pair as a line of BLiMP has it; ``lexically_identical`` is false, since one word differs."""
+    return {
+        "sentence_good": text_of_words(pair.good),
+        "sentence_bad": text_of_words(pair.bad),
+        "field": paradigm.field,
+        "linguistics_term": paradigm.linguistics_term,
+        "UID": paradigm.uid,
+        "simple_LM_method": True,
+        "one_prefix_method": paradigm.one_prefix,
+        "two_prefix_method": not paradigm.one_prefix,
+        "lexically_identical": False,
+        "pairID": str(index),
+    }

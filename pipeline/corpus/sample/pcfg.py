@@ -1,0 +1,251 @@
+"""Probabilistic context-free grammars: reading rules with features, sampling derivations, expected counts.
+
+A sentence is sampled by expanding symbols from the start until none is left; nothing is cut off and nothing rejected,
+so strings have exactly the probability that ``inside`` sums. That the process ends with probability 1, and that
+a sentence's expected length is finite, is the claim that the matrix of expected children has a spectral radius
+below 1 (Booth and Thompson 1973), checked when a grammar is made. Symbols that the start cannot reach are dropped.
+
+A terminal string and its text are in one-to-one correspondence, so p(text) = p(terminal string): ``text_of_words`` only
+attaches punctuation and *'s* to the word before and capitalises the first letter, and the grammar's words neither
+contain spaces or those marks nor differ from each other in the case of the first letter alone (both are checked).
+``Grammar.words_of_text`` is the inverse. Without the second condition a text's probability would be a sum over
+spellings.
+
+What this module does not do: estimate grammars, or parse (``inside`` sums over parses, it names none).
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.errors import InputError
+
+ATTACHED = frozenset({",", ".", "?", "!", "'s"})
+"""Terminals written without a space before them."""
+
+_VARIABLE = re.compile(r"\$([a-z]+)(\d*)")
+_PLAIN_WORD = re.compile(r"[^\s,.?!'()]+")
+_WORD = re.compile(r"'s|[,.?!]|[^\s,.?!']+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """``lhs -> rhs`` with its probability given ``lhs``; the one item of a lexical rule's ``rhs`` is a word."""
+
+    lhs: str
+    rhs: tuple[str, ...]
+    prob: float
+    is_lexical: bool
+
+
+def _expansions(variables: Iterable[str], domains: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, str]]:
+    names = sorted(set(variables))
+    for values in product(*(domains[name.rstrip("0123456789")] for name in names)):
+        yield dict(zip(names, values, strict=True))
+
+
+def substitute(symbol: str, values: Mapping[str, str]) -> str:
+    """Return the symbol with its variables replaced; ``PRP$`` has none."""
+    return _VARIABLE.sub(lambda match: values[match[1] + match[2]], symbol)
+
+
+def variables_of(text: str) -> set[str]:
+    """Return the names of the variables in a symbol or a line of symbols."""
+    return {match[1] + match[2] for match in _VARIABLE.finditer(text)}
+
+
+def parse_rules(
+    rules: str, domains: Mapping[str, Mapping[str, float]], lexicon: Mapping[str, Mapping[str, float]]
+) -> list[Rule]:
+    """Return the rules that lines ``weight LHS -> RHS`` and a lexicon stand for, normalised for each left-hand side.
+
+    Args:
+        rules: One rule a line; variables as ``pipeline.corpus.sample.grammar`` explains.
+        domains: Feature name → value → weight.
+        lexicon: Preterminal → word → weight.
+    """
+    weights: dict[str, dict[tuple[str, ...], float]] = {}
+    for line in filter(None, map(str.strip, rules.splitlines())):
+        weight, lhs, _, *rhs = line.split()
+        left = variables_of(lhs)
+        free = variables_of(" ".join(rhs)) - left
+        total = sum(_free_weight(values, domains) for values in _expansions(free, domains))
+        for outer in _expansions(left, domains):
+            rights = weights.setdefault(substitute(lhs, outer), {})
+            for inner in _expansions(free, domains):
+                right = tuple(substitute(symbol, outer | inner) for symbol in rhs)
+                rights[right] = rights.get(right, 0.0) + float(weight) * _free_weight(inner, domains) / total
+    both = weights.keys() & lexicon.keys()
+    if both:
+        raise ValueError(f"grammar: {', '.join(sorted(both))} have words and phrases; a symbol must have one of them")
+    result = [
+        Rule(lhs=lhs, rhs=rhs, prob=weight / sum(rights.values()), is_lexical=False)
+        for lhs, rights in weights.items()
+        for rhs, weight in rights.items()
+    ]
+    result += [
+        Rule(lhs=lhs, rhs=(word,), prob=weight / sum(words.values()), is_lexical=True)
+        for lhs, words in lexicon.items()
+        for word, weight in words.items()
+    ]
+    return result
+
+
+def _free_weight(values: Mapping[str, str], domains: Mapping[str, Mapping[str, float]]) -> float:
+    weight = 1.0
+    for name, value in values.items():
+        weight *= domains[name.rstrip("0123456789")][value]
+    return weight
+
+
+def label_of(symbol: str) -> str:
+    """Return the treebank label of a symbol; empty for one that is not in the tree."""
+    if symbol.startswith("_"):
+        return ""
+    if symbol.startswith("V["):
+        return re.split(r"[,\]]", symbol[2:], maxsplit=1)[0]
+    return re.split(r"[\[/]", symbol, maxsplit=1)[0]
+
+
+class Grammar:
+    """A proper, subcritical PCFG: the rules that its start symbol reaches.
+
+    Attributes:
+        start: The start symbol.
+        rules: All rules; those of one left-hand side stand together. A derivation is a list of indices into it, in
+            the order of leftmost expansion.
+        symbols: Left-hand sides, in order of first appearance.
+        terminals: Words, sorted.
+        spectral_radius: Of the matrix of expected children; below 1.
+        expected_length: Mean number of terminals of a sentence, punctuation included.
+    """
+
+    def __init__(self, rules: Iterable[Rule], start: str) -> None:
+        rules_of: dict[str, list[Rule]] = {}
+        for rule in rules:
+            rules_of.setdefault(rule.lhs, []).append(rule)
+        reached, agenda = {start}, [start]
+        while agenda:
+            symbol = agenda.pop()
+            if symbol not in rules_of:
+                raise ValueError(f"grammar: {symbol} is used, but no rule expands it")
+            for rule in rules_of[symbol]:
+                new = set() if rule.is_lexical else set(rule.rhs) - reached
+                reached |= new
+                agenda += sorted(new)
+        self.start = start
+        self.symbols: tuple[str, ...] = tuple(symbol for symbol in rules_of if symbol in reached)
+        self.rules: tuple[Rule, ...] = tuple(rule for symbol in self.symbols for rule in rules_of[symbol])
+        self.terminals: tuple[str, ...] = tuple(sorted({rule.rhs[0] for rule in self.rules if rule.is_lexical}))
+        self._first: dict[str, int] = {}
+        self._cumulative: dict[str, list[float]] = {}
+        first = 0
+        for symbol in self.symbols:
+            cumulative = list(accumulate(rule.prob for rule in rules_of[symbol]))
+            if abs(cumulative[-1] - 1) > 1e-9:
+                raise ValueError(f"grammar: the rules of {symbol} sum to {cumulative[-1]}, not to 1")
+            self._first[symbol] = first
+            self._cumulative[symbol] = cumulative[:-1]
+            first += len(cumulative)
+        self._log_prob_of_rule = [log(rule.prob) for rule in self.rules]
+        self._word_of_capitalised = {_capitalised(word): word for word in self.terminals}
+        if len(self._word_of_capitalised) < len(self.terminals):
+            raise ValueError("grammar: two words differ only in the case of their first letter; rename one")
+        for word in self.terminals:
+            if word not in ATTACHED and not _PLAIN_WORD.fullmatch(word):
+                raise ValueError(f"grammar: the word {word!r} has a space or a mark that text attaches; rename it")
+        self.spectral_radius, self.expected_length = self._moments()
+
+    def _moments(self) -> tuple[float, float]:
+        index = {symbol: row for row, symbol in enumerate(self.symbols)}
+        children = np.zeros((len(index), len(index)))
+        words: NDArray[np.float64] = np.zeros(len(index))
+        for rule in self.rules:
+            for item in rule.rhs:
+                if rule.is_lexical:
+                    words[index[rule.lhs]] += rule.prob
+                else:
+                    children[index[rule.lhs], index[item]] += rule.prob
+        radius = float(np.abs(np.linalg.eigvals(children)).max())
+        if radius >= 1:
+            raise ValueError(f"grammar: spectral radius {radius:.3f}, so sentences need not end; expected below 1")
+        lengths = np.linalg.solve(np.eye(len(index)) - children, words)
+        return radius, float(lengths[index[self.start]])
+
+    def sample(self, uniform: Callable[[], float], symbol: str | None = None) -> list[int]:
+        """Return a derivation drawn from the grammar.
+
+        Args:
+            uniform: Draws from [0, 1).
+            symbol: What to expand; the start symbol by default.
+        """
+        derivation: list[int] = []
+        stack = [self.start if symbol is None else symbol]
+        while stack:
+            lhs = stack.pop()
+            index = self._first[lhs] + bisect_right(self._cumulative[lhs], uniform())
+            derivation.append(index)
+            rule = self.rules[index]
+            if not rule.is_lexical:
+                stack.extend(reversed(rule.rhs))
+        return derivation
+
+    def log_prob(self, derivation: Sequence[int]) -> float:
+        """Return the log-probability, in nats, of a derivation: of the sentence together with its tree."""
+        return sum(self._log_prob_of_rule[index] for index in derivation)
+
+    def words(self, derivation: Sequence[int]) -> list[str]:
+        """Return the terminal string of a derivation."""
+        return [self.rules[index].rhs[0] for index in derivation if self.rules[index].is_lexical]
+
+    def tree(self, derivation: Sequence[int]) -> str:
+        """Return the bracketed tree of a derivation, on one line; its leaves are the words as the text spells them."""
+        indices = iter(derivation)
+        pieces: list[str] = []
+        stack = [self.start]
+        at_start = True
+        while stack:
+            item = stack.pop()
+            if item == ")":
+                pieces.append(item)
+                continue
+            rule = self.rules[next(indices)]
+            label = label_of(rule.lhs)
+            if rule.is_lexical:
+                pieces.append(f" ({label} {_capitalised(rule.rhs[0]) if at_start else rule.rhs[0]})")
+                at_start = False
+                continue
+            if label:
+                pieces.append(f" ({label}")
+                stack.append(")")
+            stack.extend(reversed(rule.rhs))
+        return "".join(pieces).lstrip()
+
+    def words_of_text(self, text: str) -> list[str]:
+        """Return the terminal string that a text stands for; unknown words stay as they are.
+
+        Raises:
+            InputError: If ``text_of_words`` cannot have written the text.
+        """
+        words = _WORD.findall(text)
+        if words:
+            words[0] = self._word_of_capitalised.get(words[0], words[0])
+        if text_of_words(words) != text:
+            raise InputError(f"text: found {text!r}, expected a sentence as the built-in grammar writes it")
+        return words
+
+
+def _capitalised(word: str) -> str:
+    return word[0].upper() + word[1:]
+
+
+def text_of_words(words: Sequence[str]) -> str:
+    """Return the text of a terminal string, as English is written: capital first letter, punctuation attached."""
+    spaced = "".join(word if word in ATTACHED else " " + word for word in words).lstrip()
+    return _capitalised(spaced) if spaced else spaced

@@ -1,0 +1,1 @@
+"""Turn raw text into one sentence per line."""

@@ -1,0 +1,327 @@
+"""The rules of each source of BabyLM, 2023 and 2024/25: what of a line is language, who speaks, where documents begin.
+
+A rule removes what the format put there (tags, codes, entities, spaces before punctuation marks) and nothing else: no
+case is changed, no word is corrected but by the letter *l* read for *I*, no sentence is judged by its contents. A line
+that is not language is dropped under a reason; what a rule changed is counted under its reason. Neighbouring lines of a
+file may come from different places, since the releases were sampled in blocks of some thousand lines, unmarked.
+"""
+
+import html
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pipeline.corpus.text.text_files import unescape_brackets
+
+
+@dataclass(slots=True)
+class Draft:
+    """A line on its way through the rules: each rewrites ``text``, or drops the line."""
+
+    text: str
+    speaker: str = ""
+    dropped: str = ""
+    """Reason, if the line is not language."""
+    repaired: list[str] = field(default_factory=list)
+    """Reasons, once each."""
+
+    def replace(self, pattern: re.Pattern[str], replacement: str, reason: str) -> None:
+        """Replace every match; note the reason if there was one."""
+        text, found = pattern.subn(replacement, self.text)
+        if found and text != self.text:
+            self.text = text
+            if reason not in self.repaired:
+                self.repaired.append(reason)
+
+    def drop(self, pattern: re.Pattern[str], reason: str) -> None:
+        """Drop the line if the pattern is found in it."""
+        if not self.dropped and pattern.search(self.text):
+            self.dropped = reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """How the files of one source are read."""
+
+    rules: Callable[[Draft], None]
+    """Applied to each normalised line that is neither blank nor a header."""
+    has_headers: bool = False
+    """Whether a header with a title begins a document."""
+    has_blanks: bool = False
+    """Whether a blank line ends a document. Without either, a file is one document."""
+    is_prose: bool = False
+    """Whether a line can hold several sentences."""
+    has_speakers: bool = False
+    may_be_wrapped: bool = False
+    """Whether there are releases with hard-wrapped lines and a blank line between paragraphs."""
+
+
+_TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
+_SPACED = re.compile(r"\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
+_SPACED_PARTS = re.compile(r"(?<=\w)\s+(?=(?:n[\u2019']t|[\u2019'](?:s|m|d|re|ve|ll|em))\b)", re.IGNORECASE)
+_TAG = re.compile(
+    r"</?(?:i|b|u|s|em|strong|font|span|br|p|sub|sup|small|big|ref|div|nowiki|center)(?:\s[^<>]*)?/?>", re.IGNORECASE
+)
+_BRACKETS_ONLY = re.compile(r"^[-\u2013\s]*(?:\[[^\[\]]*\]|\{[^{}]*\})(?:\s*(?:\[[^\[\]]*\]|[.?!]))*$")
+_SOUND = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
+_LEADING_DASH = re.compile(r"^\s*(?:>>+|[-\u2013\u2014]+)\s*(?=\S)")
+_L_FOR_I = re.compile(
+    r"(?<![\w'.\u2019-])l(?=(?:['\u2019](?:m|d|ll|ve)\b)|\s+[a-z])|(?<=[A-Z])l(?=[A-Z])|(?<!\w)l(?=[A-Z]+\b)"
+)
+
+
+def title_of(text: str) -> str:
+    """Return the title in a header (``= = = title = = =``, ``_BOOK_TITLE_ : title``), or nothing."""
+    match = _TITLE.match(text) if text[:1] in "=_" else None
+    return match[1] if match else ""
+
+
+def _join_punctuation(draft: Draft) -> None:
+    draft.replace(_SPACED, "", "space before punctuation")
+    draft.replace(_SPACED_PARTS, "", "space inside a contraction")
+
+
+def _as_it_is(draft: Draft) -> None:
+    del draft
+
+
+_CHAT_SPEAKER = re.compile(r"\*(\w+)::?\s*(?:\[- \w+\]\s*)?")
+_CHAT_METADATA = re.compile(r"^(?:@[A-Z]\w*(?: \w+)?:?(?:\s|$)|%\w{3}:)")
+_CHAT_RULES = tuple(
+    (re.compile(pattern), replacement, reason)
+    for pattern, replacement, reason in (
+        (r"\d+_\d+\s*$", "", "CHAT time stamp"),
+        (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
+        (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
+        (r"\[[^\[\]]*\]", "", "bracketed comment"),
+        (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
+        (r"&\+\S+|&\*\w+:\S+", "", "CHAT fragment"),
+        (r"(?<!\w)&[-~]?(?=\w)", "", "CHAT filler mark"),
+        (r"\((?:\.+|\d*\.\d*)\)", "", "CHAT pause"),
+        (r"(?<=\w)@[\w:$*]+", "", "CHAT form marker"),
+        (r"(?<![\w.,:$])0(?=[a-z])\S+", "", "CHAT omitted word"),
+        (r"\(([a-z']+)\)(?=\w)|(?<=\w)\(([a-z']+)\)", r"\1\2", "CHAT shortened word"),
+        (r"\+(?:\.\.\.|/\.|//\.)", "...", "CHAT terminator"),
+        (r"\+(?:\.\.\?|/\?|//\?)", "?", "CHAT terminator"),
+        (r"\+!\?", "!?", "CHAT terminator"),
+        (r"\+[\"/]*\.", ".", "CHAT terminator"),
+        (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
+        (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
+        (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
+        (r"[\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
+        (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
+    )
+)
+_CHAT_SIGNS = re.compile(r"[\[&(@0+_:^<>\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d")
+_UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S+)*+$")
+
+
+def childes(draft: Draft) -> None:
+    """CHILDES of 2024/25, transcripts in CHAT (MacWhinney 2000) with a speaker a line; its codes are removed."""
+    draft.drop(_BRACKETS_ONLY, "bracket-only comment")
+    draft.drop(_CHAT_METADATA, "CHAT metadata")
+    if speaker := _CHAT_SPEAKER.match(draft.text):
+        draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]
+    draft.drop(_BRACKETS_ONLY, "bracket-only comment")
+    draft.drop(_UNINTELLIGIBLE, "unintelligible")
+    if not draft.dropped and _CHAT_SIGNS.search(draft.text):
+        for pattern, replacement, reason in _CHAT_RULES:
+            draft.replace(pattern, replacement, reason)
+    _join_punctuation(draft)
+
+
+def aochildes(draft: Draft) -> None:
+    """CHILDES of 2023: an utterance a line, no speakers, punctuation marks apart."""
+    draft.drop(_UNINTELLIGIBLE, "unintelligible")
+    draft.replace(_CHAT_RULES[-1][0], "", "unintelligible word")
+    _join_punctuation(draft)
+
+
+_SPEAKER = re.compile(r"([A-Z]):\s+")
+_ANNOTATOR = re.compile(r"\s*(?<!\S)\*\s?[a-z[].*$")
+_NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\bMUMBLEx\b")
+
+
+def switchboard(draft: Draft) -> None:
+    """Switchboard: an utterance a line behind its speaker's letter, annotators' remarks after an asterisk."""
+    if speaker := _SPEAKER.match(draft.text):
+        draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]
+    draft.replace(_ANNOTATOR, "", "annotator's remark")
+    draft.replace(_NOISE, "", "noise or disfluency mark")
+    _join_punctuation(draft)
+
+
+def bnc_spoken(draft: Draft) -> None:
+    """The spoken British National Corpus: a sentence a line."""
+    _join_punctuation(draft)
+
+
+_CREDIT = re.compile(
+    r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
+    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S)",
+    re.IGNORECASE,
+)
+_TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
+_STYLE = re.compile(r"\{\\[^{}]*\}")
+_MUSIC = re.compile(r"[\u2669-\u266c]+|(?:^|(?<=\s))#+(?=\s|$)|(?<![\w.])[*]{1,2}(?=\s|$)")
+_SOUND_INSIDE = re.compile(r"\[[A-Za-z][^\[\]]*\]")
+_TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
+
+
+def open_subtitles(draft: Draft) -> None:
+    """OpenSubtitles: a subtitle a line, where a dash marks a change of speaker. Turns come apart at line ends."""
+    draft.drop(_TIME, "subtitle time")
+    draft.replace(_STYLE, "", "subtitle style code")
+    draft.replace(_TAG, "", "tag")
+    draft.drop(_CREDIT, "subtitle credit")
+    draft.replace(_MUSIC, "", "music mark")
+    draft.drop(_BRACKETS_ONLY, "sound description")
+    draft.drop(_SOUND, "sound description")
+    draft.replace(_SOUND_INSIDE, "", "sound description inside a line")
+    _turns(draft)
+    draft.replace(_L_FOR_I, "I", "l read for I")
+
+
+def _turns(draft: Draft) -> None:
+    if _LEADING_DASH.match(draft.text):
+        draft.replace(_LEADING_DASH, "", "leading dash")
+        draft.replace(_TURN, "\n", "turns of a line apart")
+
+
+_OPEN_BRACKET = re.compile(r"-L(?:R|S|C)B-\s*")
+_CLOSED_BRACKET = re.compile(r"\s*-R(?:R|S|C)B-")
+_CBT_RULES = tuple(
+    (re.compile(pattern), replacement, reason)
+    for pattern, replacement, reason in (
+        (r"``\s*", '"', "PTB quote"),
+        (r"\s*''", '"', "PTB quote"),
+        (r"(?<!\S)`\s*", "'", "PTB quote"),
+        (r"(?<=[.,!?;:\u2014-])\s+'(?=\s|\"|$)", "'", "PTB quote"),
+        (r"(?i)(?<!\w)(gon|got|wan|lem|gim) (?=(?:na|ta|me)\b)", r"\1", "space inside a contraction"),
+        (r"(?i)(?<!\w)('t) (?=is\b|was\b|were\b|will\b|would\b)", r"\1", "space inside a contraction"),
+        (r"\$\s+(?=\d)", "$", "PTB spacing"),
+        (r"(?<=\d)\s+%", "%", "PTB spacing"),
+    )
+)
+
+
+def cbt(draft: Draft) -> None:
+    """The Children's Book Test (2023), tokenised as the Penn Treebank: marks go back to where print has them."""
+    for pattern in (_OPEN_BRACKET, _CLOSED_BRACKET):
+        joined = pattern.sub(lambda match: unescape_brackets(match[0].strip()), draft.text)
+        if joined != draft.text:
+            draft.text = joined
+            draft.repaired.append("PTB bracket")
+    for pattern, replacement, reason in _CBT_RULES:
+        draft.replace(pattern, replacement, reason)
+    _join_punctuation(draft)
+
+
+_PAGE = re.compile(r"^[\[{(]?\s*(?:p(?:age|g)?\.?\s*)?\d{1,4}\s*[\]})]?$", re.IGNORECASE)
+_CONTENTS_LINE = re.compile(r"(?:\. ?){4,}+\s*(?:\d+|[ivxlc]+)$")
+_NOTICE = re.compile(
+    r"^(?:\*+\s*)?(?:start of (?:the|this) project gutenberg|end of (?:the |this )?project gutenberg|"
+    r"produced by .{3,80}$|transcriber['\u2019]?s['\u2019]? note|e-?text prepared by|\[?transcriber)",
+    re.IGNORECASE,
+)
+_ILLUSTRATION = re.compile(r"\[(?:Illustration|Footnote|Sidenote|Music|Frontispiece)\b[^\[\]]*\]?", re.IGNORECASE)
+_MARK_INSIDE = re.compile(r"\s*\[(?:\d{1,3}|[A-Z*]|Pg\.?\s*\d+|Page\s*\d+)\]|\s*\{\d{1,4}\}", re.IGNORECASE)
+_ITALICS = re.compile(r"(?<![A-Za-z0-9_])_([^_]+)_(?!_)")
+_BOLD = re.compile(r"(?<![\w=])=([^=]+)=(?![\w=])")
+
+
+def gutenberg(draft: Draft) -> None:
+    """Project Gutenberg: italics between underscores, marks of pages and footnotes, notices, illustrations."""
+    draft.drop(_NOTICE, "Project Gutenberg notice")
+    draft.drop(_PAGE, "page number")
+    draft.drop(_CONTENTS_LINE, "line of a table of contents")
+    draft.replace(_ILLUSTRATION, "", "illustration or note in brackets")
+    draft.replace(_MARK_INSIDE, "", "mark of a page or footnote")
+    draft.replace(_ITALICS, r"\1", "italics between underscores")
+    draft.replace(_BOLD, r"\1", "bold between equals signs")
+
+
+_ENTITY = re.compile(r"&(?:amp;)*(?:#\d+|#x[0-9a-f]+|[a-z]+\d*);?", re.IGNORECASE)
+
+
+def _entities(draft: Draft) -> None:
+    """Undo HTML entities, escaped up to four times over."""
+    before = draft.text
+    for _ in range(4):
+        if "&" not in draft.text or not _ENTITY.search(draft.text):
+            break
+        draft.text = html.unescape(draft.text)
+    if draft.text != before:
+        draft.repaired.append("HTML entity")
+
+
+def qed(draft: Draft) -> None:
+    """QED (2023), subtitles of lectures: entities escaped several times, tags, capitals with *l* read for *I*."""
+    _entities(draft)
+    draft.drop(_TIME, "subtitle time")
+    draft.replace(_TAG, "", "tag")
+    draft.drop(_CREDIT, "subtitle credit")
+    draft.replace(_MUSIC, "", "music mark")
+    draft.drop(_BRACKETS_ONLY, "sound description")
+    draft.drop(_SOUND, "sound description")
+    _turns(draft)
+    draft.replace(_L_FOR_I, "I", "l read for I")
+    _join_punctuation(draft)
+
+
+_WIKI_LINE = re.compile(
+    r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT)", re.IGNORECASE
+)
+_WIKI_HEADING = re.compile(r"^(?:=\s?){1,6}([^=].*?)\s*(?:=\s?){1,6}$")
+_WIKI_RULES = tuple(
+    (re.compile(pattern), replacement, reason)
+    for pattern, replacement, reason in (
+        (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
+        (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
+        (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
+        (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
+        (r"\s?\[(?:\d{1,3}|citation needed|edit)\]", "", "mark of a footnote"),
+        (r"'{2,5}", "", "wiki bold or italics"),
+        (r"^[*#:;]+\s*(?=\S)|^\u2022\s*", "", "bullet"),
+        (r"\s@([-,.])@\s", r"\1", "mark between spaces"),
+        (r"\s?\((?:[\s,;:/]|or|also|pronounced)*\)", "", "empty brackets"),
+        (r"\(\s*[;,]\s*", "(", "empty brackets"),
+    )
+)
+_WIKI_SIGNS = re.compile(r"[\[<{(@&*#:;\u2022]|''")
+
+
+def wiki(draft: Draft) -> None:
+    """Wikipedia and Simple English Wikipedia: what the extraction left of the markup."""
+    _entities(draft)
+    draft.drop(_WIKI_LINE, "line of a table, file or category")
+    draft.replace(_WIKI_HEADING, r"\1", "marks of a heading")
+    if _WIKI_SIGNS.search(draft.text):
+        for pattern, replacement, reason in _WIKI_RULES:
+            draft.replace(pattern, replacement, reason)
+        draft.replace(_TAG, "", "tag")
+    _join_punctuation(draft)
+
+
+BABYLM: dict[str, Source] = {
+    "aochildes": Source(rules=aochildes),
+    "bnc_spoken": Source(rules=bnc_spoken, has_blanks=True),
+    "cbt": Source(rules=cbt, has_headers=True),
+    "childes": Source(rules=childes, has_headers=True, has_speakers=True),
+    "children_stories": Source(rules=gutenberg, is_prose=True),
+    "gutenberg": Source(rules=gutenberg, has_headers=True, is_prose=True, may_be_wrapped=True),
+    "open_subtitles": Source(rules=open_subtitles, has_blanks=True, is_prose=True),
+    "qed": Source(rules=qed, is_prose=True),
+    "simple_wiki": Source(rules=wiki, has_headers=True, has_blanks=True, is_prose=True),
+    "simple_wikipedia": Source(rules=wiki, has_headers=True, has_blanks=True, is_prose=True),
+    "switchboard": Source(rules=switchboard, has_speakers=True),
+    "wikipedia": Source(rules=wiki, has_headers=True, is_prose=True),
+}
+"""The sources of BabyLM by the names of their files, both releases."""
+
+SOURCES: dict[str, Source] = {
+    **BABYLM,
+    "plain": Source(rules=_as_it_is, has_blanks=True, is_prose=True),
+    "sentences": Source(rules=_as_it_is, has_blanks=True),
+}
+"""Every source there is: those of BabyLM, a paragraph a line, and a sentence a line."""

@@ -1,0 +1,1 @@
+"""Read treebanks, and compare trees."""

@@ -1,0 +1,233 @@
+"""Running text from the words of a tree, where a treebank comes without its text.
+
+A treebank takes text apart in ways that are known (PTB tokenisation): ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``.
+The rules below put it together: first how a word is spelt, then whether a space stands before it. They are tables, read
+from the top, the first that fits counts; every row has an example, which a test runs. What they cannot know stays
+unknown: which quotes the text had, whether ``and/or`` or ``and / or``, to which side a lone ``"`` belongs.
+
+The words of the tree are those of the text in the sense of ``match_words``, whatever the rules make of the spaces.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from pipeline.corpus.text.text_files import unescape_brackets
+
+Joins = Literal["before", "after", "both", "neither"]
+"""On which sides of a word no space stands, as far as the word itself says."""
+
+
+@dataclass(frozen=True, slots=True)
+class WordRule:
+    """How a word stands between others."""
+
+    word: str
+    """A regular expression for all of it, as spelt in the text."""
+    tag: str
+    """A regular expression for all of its part of speech."""
+    joins: Joins
+    tagged: str
+    """An example, ``word/TAG`` by ``word/TAG``."""
+    text: str
+    """What it becomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRule:
+    """How a word stands between others, by the words around it; goes before its ``WordRule``."""
+
+    around: str
+    """A regular expression for all of five ``word/TAG``: two before it, the word itself, two after it."""
+    joins: Joins
+    tagged: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairRule:
+    """Two words between which there is no space, whatever each of them says."""
+
+    left: str
+    """A regular expression for all of ``word/TAG``."""
+    right: str
+    """The same, of the word after it."""
+    tagged: str
+    text: str
+
+
+OPENING, CLOSING = "``", "''"
+"""The tags of quotes; a ``"`` has got one of them by the time the rules are read."""
+
+PAIR_RULES: Final = (
+    # Words that were one.
+    PairRule(r"(?i:can)/MD", r"(?i:not)/RB", "We/PRP can/MD not/RB go/VB", "We cannot go"),
+    PairRule(r"(?i:gon|wan)/.*", r"(?i:na)/.*", "I/PRP 'm/VBP gon/VBG na/TO go/VB", "I'm gonna go"),
+    PairRule(r"(?i:got)/.*", r"(?i:ta)/.*", "I/PRP got/VBP ta/TO go/VB", "I gotta go"),
+    PairRule(r"(?i:gim|lem)/.*", r"(?i:me)/PRP", "Gim/VB me/PRP that/DT", "Gimme that"),
+    PairRule(r"(?i:d['\u2019])/.*", r"(?i:ye|you)/PRP", "D'/VBP ye/PRP see/VB ?/.", "D'ye see?"),
+    PairRule(r"(?i:['\u2019]t)/.*", r"(?i:is|was|were|will)/.*", "'T/PRP was/VBD night/NN", "'Twas night"),
+    # Abbreviations that are never spaced, and degrees.
+    PairRule(r"(?i:[ap]\.)/.*", r"(?i:m\.)/.*", "at/IN 5/CD a./NN m./NN today/NN", "at 5 a.m. today"),
+    PairRule(r"(?i:b\./.*|a\./.*)", r"(?i:[cd]\.)/.*", "5000/CD b./NN c./NN on/IN", "5000 b.c. on"),
+    PairRule(r"U\./.*", r"[SK]\./.*", "the/DT U./NNP S./NNP army/NN", "the U.S. army"),
+    PairRule(".*\u00b0/.*", "[CFK]/.*", "24/CD \u00b0/NNS C/NNP", "24\u00b0C"),
+)
+
+_SIGN: Final = "[+\u2212-]/SYM"
+_ANY: Final = r"\S+"
+_NO_HYPHEN: Final = r"(?!\S+/HYPH)\S+"
+
+CONTEXT_RULES: Final = (
+    # A hyphen that hangs, for what two words share.
+    ContextRule(
+        rf"{_ANY} {_ANY} \S/HYPH \S+/CC {_NO_HYPHEN}", "before", "pre/AFX -/HYPH and/CC post/NN", "pre- and post"
+    ),
+    ContextRule(rf"{_ANY} \S+/CD \S/HYPH to/\S+ {_NO_HYPHEN}", "before", "two/CD -/HYPH to/TO six/CD", "two- to six"),
+    ContextRule(rf"{_NO_HYPHEN} \S+/CC \S/HYPH {_ANY} {_ANY}", "after", "A/NN and/CC -/HYPH B/NN", "A and -B"),
+    # Numbers: ranges, ratios, citations, a sign.
+    ContextRule(rf"{_ANY} \S+/CD [:\u2013\u2212-]/\S+ \S+/CD {_ANY}", "both", "a/DT 3/CD :/: 1/CD mix/NN", "a 3:1 mix"),
+    ContextRule(rf"{_ANY} \S+/CD ,/\[,\] \S+/CD {_ANY}", "both", "[/-LRB- 2/CD ,/, 8/CD ]/-RRB-", "[2,8]"),
+    ContextRule(
+        rf"{_ANY} \S+/(?:IN|TO|VB\w?|:|,|-LRB-) [\u2212-]/SYM \S+/CD {_ANY}", "after", "at/IN -/SYM 5/CD", "at -5"
+    ),
+    # Signs above the line, as of ions and genes.
+    ContextRule(rf"{_ANY} \S+/NNP? {_SIGN} /\S+ {_ANY}", "both", "Tg/NN +/SYM //SYM -/SYM mice/NNS", "Tg+/- mice"),
+    ContextRule(rf"\S+ /\S+ {_SIGN} {_ANY} {_ANY}", "before", "+/SYM //HYPH -/SYM mice/NNS", "+/- mice"),
+    ContextRule(rf"{_ANY} \S+/NN {_SIGN} (?:[,.;:]/\S+|\S+/-RRB-) {_ANY}", "before", "Cl/NN -/SYM ,/, I/NN", "Cl-, I"),
+    # A dash that is no punctuation: from one to the other.
+    ContextRule(rf"{_ANY} \w\S*/\S+ [\u2013-]/SYM \w\S*/\S+ {_ANY}", "both", "S1/NN \u2013/SYM S4/NN", "S1\u2013S4"),
+)
+
+WORD_RULES: Final = (
+    # Quotes, by their tags.
+    WordRule(
+        r"[\"\u201c\u201d\u2018'`\u00ab\u201e]+|``|''",
+        "``",
+        "after",
+        "``/`` Go/VB ,/, ''/'' he/PRP said/VBD",
+        '"Go," he said',
+    ),
+    WordRule(
+        r"[\"\u201c\u201d\u2019'\u00bb]+|''",
+        "''",
+        "before",
+        "so/RB -/HYPH called/VBN ``/`` b/NN ''/''",
+        'so-called "b"',
+    ),
+    # What a tokeniser cut off the word before.
+    WordRule(
+        r"(?i:['\u2019](?:s|re|ve|ll|d|m)|n['\u2019]t)",
+        ".*",
+        "before",
+        "It/PRP 's/VBZ n't/RB Ann/NNP 's/POS",
+        "It'sn't Ann's",
+    ),
+    WordRule("['\u2019]", "POS", "before", "the/DT dogs/NNS '/POS tails/NNS", "the dogs' tails"),
+    WordRule("'", "SYM", "before", "the/DT 5/CD '/SYM end/NN", "the 5' end"),
+    # Brackets.
+    WordRule(r"[(\[{]", ".*", "after", "go/VB -LRB-/-LRB- or/CC stay/VB -RRB-/-RRB-", "go (or stay)"),
+    WordRule(r"[)\]}]", ".*", "before", "[/-LRB- 1/CD ]/-RRB- ,/, {/-LRB- x/NN }/-RRB-", "[1], {x}"),
+    # Hyphens, dashes, slashes.
+    WordRule(".*", "HYPH", "both", "well/RB -/HYPH known/VBN and/CC //HYPH or/CC", "well-known and/or"),
+    WordRule("/", ".*", "both", r"1\/2/CD of/IN and/CC \//SYM or/CC", "1/2 of and/or"),
+    WordRule("\u2014", ".*", "both", "Go/VB \u2014/: now/RB", "Go\u2014now"),
+    WordRule(r"[.]{2,}|\u2026", "[^.]*", "neither", "Well/UH .../: no/UH", "Well ... no"),
+    # Punctuation.
+    WordRule(r"[.,;:?!]+", ".*", "before", "No/UH ,/, he/PRP said/VBD :/: stop/VB !/.", "No, he said: stop!"),
+    # Money, measures, numbers.
+    WordRule(
+        r"(?:[A-Z]{1,3})?[$\u00a3\u20ac\u00a5]", r"\$", "after", "US$/$ 5/CD or/CC \u00a3/$ 3/CD", "US$5 or \u00a33"
+    ),
+    WordRule("#", r"#|SYM|\$|NN", "after", "the/DT #/SYM 1/CD", "the #1"),
+    WordRule(
+        "[%\u2030\u00b0\u2032\u2033]|\u00b0[CFK]", ".*", "before", "4/CD %/NN at/IN 5/CD \u00b0C/NN", "4% at 5\u00b0C"
+    ),
+    WordRule("[~@]", "SYM", "after", "~/SYM 5/CD", "~5"),
+    WordRule(".*", ".*", "neither", "rock/NN &/CC roll/NN --/: now/RB", "rock & roll -- now"),
+)
+
+_PAIRS = [(re.compile(rule.left), re.compile(rule.right)) for rule in PAIR_RULES]
+_CONTEXTS = [(re.compile(rule.around), rule.joins) for rule in CONTEXT_RULES]
+_WORDS = [(re.compile(rule.word), re.compile(rule.tag), rule.joins) for rule in WORD_RULES]
+_ESCAPED = re.compile(r"\\([/*])")
+_SPELT: Final = {"``": '"', "''": '"', "`": "'"}
+_OUTSIDE: Final = "^/^"
+
+
+def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
+    """Return the running text of words with their parts of speech."""
+    spelt = [_spell(word) for word in words]
+    if len(spelt) > 1 and spelt[-1] == "." == tags[-1] and _is_abbreviation(spelt[-2]):
+        spelt.pop()  # a treebank ends "in the U.S." with two periods, the text with one
+    tags = _retagged(spelt, tags)
+    tagged = [
+        _OUTSIDE,
+        _OUTSIDE,
+        *(f"{word}/{tag}" for word, tag in zip(spelt, tags, strict=False)),
+        _OUTSIDE,
+        _OUTSIDE,
+    ]
+    joins = [_joins_around(*tagged[i : i + 5]) or _joins(spelt[i], tags[i]) for i in range(len(spelt))]
+    pieces = spelt[:1]
+    for i in range(1, len(spelt)):
+        is_joined = joins[i - 1] in _AFTER or joins[i] in _BEFORE or _is_pair(tagged[i + 1], tagged[i + 2])
+        pieces.append(spelt[i] if is_joined else " " + spelt[i])
+    return "".join(pieces)
+
+
+_AFTER: Final = ("after", "both")
+_BEFORE: Final = ("before", "both")
+
+
+def _is_abbreviation(word: str) -> bool:
+    return len(word) > 1 and word[-1] == "." and word[-2].isalpha()
+
+
+@lru_cache(maxsize=1 << 16)
+def _spell(word: str) -> str:
+    return _ESCAPED.sub(r"\1", unescape_brackets(_SPELT.get(word, word)))
+
+
+def _retagged(spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
+    """Return the tags, with one that says the side for each ``"``, and ``[,]`` for a comma in square brackets.
+
+    An even number of ``"`` opens and closes by turns. Of an odd number, the first word of a sentence opens, the last
+    closes, and for the others their tags are believed.
+    """
+    found = list(tags)
+    quotes = [i for i, word in enumerate(spelt) if word == '"']
+    for number, i in enumerate(quotes):
+        if i in (0, len(spelt) - 1):
+            found[i] = CLOSING if i else OPENING
+        elif len(quotes) % 2 == 0 or tags[i] not in (OPENING, CLOSING):
+            found[i] = CLOSING if number % 2 else OPENING
+    depth = 0
+    for i, word in enumerate(spelt):
+        depth += (word == "[") - (word == "]")
+        if word == "," and depth > 0:
+            found[i] = "[,]"
+    return found
+
+
+def _joins_around(*around: str) -> Joins | None:
+    if not around[2].startswith(_SYMBOLS):
+        return None
+    window = " ".join(around)
+    return next((joins for pattern, joins in _CONTEXTS if pattern.fullmatch(window)), None)
+
+
+_SYMBOLS: Final = ("-", "+", ",", ":", "\u2010", "\u2013", "\u2212")
+"""What ``CONTEXT_RULES`` are about begins with one of these."""
+
+
+@lru_cache(maxsize=1 << 18)
+def _is_pair(left: str, right: str) -> bool:
+    return any(one.fullmatch(left) and other.fullmatch(right) for one, other in _PAIRS)
+
+
+@lru_cache(maxsize=1 << 16)
+def _joins(word: str, tag: str) -> Joins:
+    return next(joins for of_word, of_tag, joins in _WORDS if of_word.fullmatch(word) and of_tag.fullmatch(tag))

@@ -1,0 +1,114 @@
+"""Where in the raw text each word of a tree stands.
+
+Words are matched by their characters, white space ignored on both sides. Treebanks write some characters in their own
+way (``-LRB-`` for a bracket, also inside a token; `` `` `` and ``''`` for quotes; ``--`` for a dash), and mark up what
+was never in the text (``<disfluency>``): such markup is skipped. The text is never changed to fit the tree.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from pipeline.corpus.text.text_files import BRACKETS, normalise_text, unescape_brackets
+from pipeline.corpus.trees.trees import Tree
+
+MARKUP_TAGS: Final = frozenset({"CODE", "SU", "-DFL-"})
+"""Tags of markup tokens (speakers, disfluencies, slash-units, restarts): absent from a text, they are no words."""
+
+_DOUBLE_QUOTE = "(?:``|''|[\"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033])"
+_SINGLE_QUOTE = "['`\u2018\u2019\u201a\u201b\u00b4\u2032]"
+_UNIT = re.compile(
+    "|".join(BRACKETS)
+    + f"|(?P<double>{_DOUBLE_QUOTE})|(?P<single>{_SINGLE_QUOTE})"
+    + r"|(?P<dash>--|[\u2013\u2014])|(?P<ellipsis>\.\.\.|\u2026)|\\(?P<escaped>[/*])|."
+)
+_SPELLINGS: Final = {
+    "double": re.compile(_DOUBLE_QUOTE),
+    "single": re.compile(_SINGLE_QUOTE),
+    "dash": re.compile("--+|[-\u2010-\u2015]"),
+    "ellipsis": re.compile(r"\. ?\. ?\.|\u2026"),
+}
+_ABBREVIATION = re.compile(r".*[^\W\d_]\.", re.DOTALL)
+
+Span = tuple[int, int]
+"""First character and one past the last."""
+
+
+def match_words(tree: Tree, text: str) -> list[Span | None] | None:
+    """Return the span of each word in a normalised text, or None if the words are not those of the text.
+
+    A word is None if it is markup (its tag is one of ``MARKUP_TAGS``) that the text does not have. The other spans
+    follow each other and cover every character but the spaces between them.
+    """
+    spans: list[Span | None] = []
+    at = 0
+    for word in tree.words:
+        plain = word if word.isascii() else normalise_text(word)
+        if "-" in plain:
+            plain = unescape_brackets(plain)
+        if text[at : at + 1] == " ":
+            at += 1
+        if not plain or not text.startswith(plain, at):
+            return _match_variants(tree, text)
+        spans.append((at, at + len(plain)))
+        at += len(plain)
+    return spans if at == len(text) else _match_variants(tree, text)
+
+
+def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
+    """Match all words, each character of theirs with its other spellings.
+
+    A spelling may be of several lengths (dashes), so the ends that the words so far may have are carried along, the
+    likeliest first, each with how it was reached: time grows with their number, never with that of the ways.
+    """
+    ends: dict[int, _Reached | None] = {0: None}
+    for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
+        units = list(_UNIT.finditer("".join(normalise_text(word).split())))
+        is_last_but_one = i == len(tree.words) - 2
+        shares_period = is_last_but_one and tree.words[-1] == "." and _ABBREVIATION.fullmatch(word) is not None
+        following: dict[int, _Reached | None] = {}
+        for end, before in ends.items():
+            at = _skip_space(text, end)
+            for stop in _stops(units, text, at, shares_period=shares_period) if units else ():
+                following.setdefault(stop, ((at, stop), before))
+            if tag in MARKUP_TAGS or not units:
+                following.setdefault(end, (None, before))
+        ends = following
+    reached = ends.get(len(text))
+    spans: list[Span | None] = []
+    while reached is not None:
+        span, reached = reached
+        spans.append(span)
+    return spans[::-1] if len(text) in ends else None
+
+
+_Reached: TypeAlias = tuple[Span | None, "_Reached | None"]
+"""The span of a word, and how the end of the words before it was reached."""
+
+
+def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:
+    """Return where a word that begins at ``at`` may end, spaces inside it allowed.
+
+    With ``shares_period`` also before its last period: a treebank ends "in the U.S." with two, the text with one.
+    """
+    found = {at: None}
+    for number, unit in enumerate(units):
+        without = found if shares_period and number == len(units) - 1 else {}
+        starts = [_skip_space(text, start) if number else start for start in found]
+        found = dict.fromkeys(stop for start in starts for stop in _ends(unit, text, start)) | without
+    return list(found)
+
+
+def _ends(unit: re.Match[str], text: str, at: int) -> Iterable[int]:
+    if unit.lastgroup in _SPELLINGS:
+        spelt = _SPELLINGS[unit.lastgroup].match(text, at)
+        if spelt is None:
+            return ()
+        return range(spelt.end(), at + 1, -1) if spelt[0].startswith("--") else (spelt.end(),)
+    plain = unit[0]
+    spellings = [BRACKETS.get(plain, plain), plain, *([unit["escaped"]] if unit["escaped"] else [])]
+    return (at + len(spelling) for spelling in spellings if text.startswith(spelling, at))
+
+
+def _skip_space(text: str, at: int) -> int:
+    return at + 1 if text[at : at + 1] == " " else at

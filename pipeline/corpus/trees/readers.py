@@ -1,0 +1,372 @@
+"""From a file of trees and a file of text, line by line the same sentences, to normalised pairs.
+
+Where a treebank comes without its text, text is put together from the words. Trees may stand one a line or be spread
+over lines, as in the Penn Treebank's ``.mrg`` files; which it is, the file itself says. Either way a broken tree is
+named by its first line and costs only itself, so that trees and text stay aligned. Files are read twice where there is
+text, once to count, and never held whole.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise, repeat
+from pathlib import Path
+from typing import Final, NamedTuple, TypeAlias
+
+from pipeline.corpus.text.text_files import Line, OnError, normalise_text, read_lines, read_texts, unescape_brackets
+from pipeline.corpus.trees.detokenisation import detokenise
+from pipeline.corpus.trees.matching import MARKUP_TAGS, Span, match_words
+from pipeline.corpus.trees.trees import (
+    ROOT_NAMES,
+    TRACE_TAG,
+    MalformedTreeError,
+    Tree,
+    normalise_tree,
+    parse_tree,
+    shortened,
+)
+from storage.errors import InputError
+from storage.fingerprints import Json
+
+_SNIFFED_LINES = 2_000
+_BRACKET = re.compile("[()]")
+MAX_TREE_CHARACTERS: Final = 1 << 20
+"""Of one tree, or of a piece that should be one: some 50,000 words. A longer one is a bracket that does not close."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What became of the trees of an input: each is kept, or dropped for a reason."""
+
+    num_trees: int = 0
+    num_kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Sentences by reason."""
+    repaired: Counter[str] = field(default_factory=Counter)
+    """Sentences kept, and what was done to them, or is remarkable in them."""
+    num_other_parses: int = 0
+    """Of sentences that a file has several trees of, all but the one that counts as a tree."""
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the counts, reasons in alphabetical order."""
+        return {
+            "num_trees": self.num_trees,
+            "num_kept": self.num_kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            "repaired": dict(sorted(self.repaired.items())),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sentence:
+    """A normalised text and its normalised tree."""
+
+    number: int
+    """Of its tree in the file, from 0, those that were dropped included."""
+    text: str
+    tree: Tree
+    spans: list[Span]
+    """Of each word of the tree in ``text``; together they cover all of it but spaces between words."""
+
+
+class RawTree(NamedTuple):
+    """The text of one tree, not parsed yet."""
+
+    line: int
+    """Of its first character, from 1."""
+    text: str | None
+    """None if there is a fault."""
+    fault: str = ""
+    """Why it cannot be parsed: ``NOT_UTF8``, ``TOO_LONG`` or another reason to count by."""
+    num_other_parses: int = 0
+    """Further trees that the file has for the sentence, left out."""
+
+
+NOT_UTF8: Final = "not UTF-8"
+TOO_LONG: Final = "too long"
+END_OF_TEXT: Final = "mark of the end of a text"
+_FAULTS: Final = {
+    NOT_UTF8: "not UTF-8, expected UTF-8 text; convert the file",
+    TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
+}
+Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
+"""Yields the trees of a file, and pieces that should be trees."""
+
+
+def looks_like_trees(line: str) -> bool:
+    """Return whether a line that should be running text is a tree in brackets, with a labelled phrase."""
+    if len(line) > MAX_TREE_CHARACTERS or not line.lstrip().startswith("("):
+        return False
+    try:
+        return any(label for label, _, _ in parse_tree(line).phrases)
+    except MalformedTreeError:
+        return False
+
+
+class RawPair(NamedTuple):
+    """A tree, not parsed yet, and its text."""
+
+    number: int
+    """Of the tree, from 0, those of files read before included."""
+    raw: RawTree
+    text: str | None
+    """Normalised; None if it is not UTF-8."""
+
+
+def read_raw_trees(path: Path) -> Iterator[RawTree]:
+    """Yield each tree of a file, and each piece of it that should be one; nothing is parsed yet.
+
+    A tree ends where its brackets close. One whose brackets do not close ends before the next line that begins with a
+    bracket at the margin, if the file indents continuation lines. If it indents none, each line is a piece, unless
+    most lines are no whole trees and yet all brackets close.
+
+    Raises:
+        InputError: If the file cannot be read, is empty, or is running text: of its first 2,000 lines, nearly all are
+            without a bracket.
+    """
+    texts, is_all = _sniff(path)
+    margin = min((len(text) - len(text.lstrip()) for text in texts), default=0)
+    if any(text[margin].isspace() for text in texts):
+        yield from _spread_over_lines(path, margin)
+    elif _close_over_lines(texts, is_all=is_all):
+        yield from _spread_over_lines(path, None)
+    else:
+        for line in read_lines(path, "skip"):
+            if line.text.strip() or not line.is_whole:
+                yield _joined([line])
+
+
+def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
+    """Yield the first line and the tree, as it stands, of each tree of a file.
+
+    Raises:
+        InputError: Naming file and line, at the first piece that is not a tree.
+    """
+    for raw in read_raw_trees(path):
+        try:
+            yield raw.line, parse_raw_tree(raw)
+        except MalformedTreeError as error:
+            raise _placed(path, raw.line, error) from None
+
+
+def read_sentences(
+    trees: Path, texts: Path | None, *, on_error: OnError, counts: Counts, read: Read = read_raw_trees
+) -> Iterator[Sentence]:
+    """Yield the sentences of a treebank and its raw text, normalised; ``counts`` is kept up to date.
+
+    A tree without words, or whose words are not those of its line of text, is always dropped and counted; what is
+    not a tree or not UTF-8 is too, where ``on_error`` is "skip".
+
+    Args:
+        trees: Trees in brackets, plain or gzipped.
+        texts: As many lines as there are trees; blank lines are left out if the lines with text are as many. None:
+            text is put together from the words of each tree (see ``detokenisation``), markup left out.
+        on_error: What a malformed line does.
+        counts: Grows.
+        read: Reads ``trees``.
+
+    Raises:
+        InputError: If a file cannot be read, there are not as many lines as trees, trees stand for text or text for
+            trees, or, where ``on_error`` is "stop", at the first malformed line.
+    """
+    for pair in read_pairs(trees, texts, on_error=on_error, first=counts.num_trees, read=read):
+        sentence = read_sentence(trees, pair, on_error=on_error, counts=counts, has_text=texts is not None)
+        if sentence is not None:
+            yield sentence
+
+
+def read_pairs(
+    trees: Path, texts: Path | None, *, on_error: OnError, first: int = 0, read: Read = read_raw_trees
+) -> Iterator[RawPair]:
+    """Yield each tree of a treebank, not parsed yet, with its line of text; trees are numbered from ``first``.
+
+    Raises:
+        InputError: As ``read_sentences``, but for malformed trees.
+    """
+    for number, (raw, text) in enumerate(_pairs(trees, texts, on_error, read), first):
+        yield RawPair(number, raw, text)
+
+
+def read_sentence(
+    path: Path, pair: RawPair, *, on_error: OnError, counts: Counts, has_text: bool = True
+) -> Sentence | None:
+    """Return the sentence of a pair, or None if it is dropped; ``counts`` is kept up to date.
+
+    Raises:
+        InputError: Naming file and line of a malformed tree, where ``on_error`` is "stop".
+    """
+    counts.num_trees += 1
+    try:
+        sentence = _sentence(pair, counts, has_text=has_text)
+    except MalformedTreeError as error:
+        if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
+            raise _placed(path, pair.raw.line, error) from None
+        counts.dropped[error.reason] += 1
+        return None
+    counts.num_kept += 1
+    counts.num_other_parses += pair.raw.num_other_parses
+    return sentence
+
+
+def _pairs(trees: Path, texts: Path | None, on_error: OnError, read: Read) -> Iterator[tuple[RawTree, str | None]]:
+    if texts is None:
+        yield from zip(read(trees), repeat(""), strict=False)
+        return
+    first = next((line for line in read_lines(texts, "skip") if line.text.strip()), None)
+    if first is not None and looks_like_trees(first.text):
+        raise InputError(f"{texts}:{first.number}: looks like a tree, expected running text: {shortened(first.text)}")
+    blank_lines = _compare_lengths(trees, texts, on_error, read)
+    lines = (text for text in read_texts(texts, on_error) if text != "" or blank_lines)
+    yield from zip(read(trees), lines, strict=True)
+
+
+_ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text", END_OF_TEXT})
+
+
+def parse_raw_tree(raw: RawTree) -> Tree:
+    """Return the tree that a piece of a file holds, as it stands.
+
+    Raises:
+        MalformedTreeError: If it is none, or its bytes could not be read.
+    """
+    if raw.text is None:
+        raise MalformedTreeError(_FAULTS.get(raw.fault, raw.fault), raw.fault)
+    return parse_tree(raw.text)
+
+
+def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
+    text = pair.text
+    given = parse_raw_tree(pair.raw)
+    if text is None:
+        raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
+    invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
+    tree = normalise_tree(given, invisible if has_text else invisible | _markup(given))
+    if not text and has_text:
+        raise MalformedTreeError("a tree, but no text", "no text")
+    text, spans = (text, match_words(tree, text)) if has_text else _rebuilt(tree)
+    if spans is None:
+        raise MalformedTreeError("words are not those of the text", "words are not those of the text")
+    found = [span for span in spans if span is not None]
+    if len(found) < len(spans):
+        tree = normalise_tree(tree, {i for i, span in enumerate(spans) if span is None})
+    num_words = sum(tag != TRACE_TAG for tag in given.tags)
+    repaired = {
+        "markup left out that is not in the text": len(found) < num_words - len(invisible),
+        "words without a visible character left out": bool(invisible),
+        "brackets without a label taken out": any(label in ROOT_NAMES for label, _, _ in given.phrases[1:]),
+        "traces removed": num_words < len(given.words),
+    }
+    counts.repaired.update(reason for reason, is_so in repaired.items() if is_so)
+    return Sentence(number=pair.number, text=text, tree=tree, spans=found)
+
+
+def _markup(tree: Tree) -> set[int]:
+    """Return the words that no one said or wrote: by their tags, or under a phrase of speaker codes."""
+    by_tag = {i for i, tag in enumerate(tree.tags) if tag in MARKUP_TAGS}
+    return by_tag.union(*(range(start, stop) for label, start, stop in tree.phrases if label in MARKUP_TAGS))
+
+
+def _rebuilt(tree: Tree) -> tuple[str, list[Span | None] | None]:
+    text = normalise_text(detokenise(tree.words, tree.tags))
+    spans = match_words(tree, text)
+    if spans is None:  # a word that is a combining mark has become one character with the word before it
+        text = normalise_text(" ".join(map(unescape_brackets, tree.words)))
+        spans = match_words(tree, text)
+    return text, spans
+
+
+def _compare_lengths(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
+    """Return whether blank lines of the text stand for trees too.
+
+    Raises:
+        InputError: If trees and lines of text cannot be paired one to one.
+    """
+    num_trees = sum(1 for _ in read(trees))
+    blank = [text == "" for text in read_texts(texts, "skip")]
+    num_texts = len(blank) - sum(blank)
+    if num_trees not in (len(blank), num_texts):
+        if on_error == "stop":  # a tree that does not end swallows others: then it is what has to be mended
+            for raw in read(trees):
+                try:
+                    parse_raw_tree(raw)
+                except MalformedTreeError as error:
+                    raise _placed(trees, raw.line, error) from None
+        raise InputError(
+            f"{texts}: {len(blank)} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as "
+            "many lines as trees, the text of each tree in a line of its own"
+        )
+    return num_trees == len(blank)
+
+
+def _sniff(path: Path) -> tuple[list[str], bool]:
+    """Return the first lines of a file that have text, a bounded number of characters, and whether they are all of it.
+
+    Raises:
+        InputError: If there is none, or nearly all of them are without a bracket.
+    """
+    found: list[Line] = []
+    size = 0
+    is_all = True
+    for line in read_lines(path, "skip"):
+        if line.number > _SNIFFED_LINES or size > MAX_TREE_CHARACTERS:
+            is_all = False
+            break
+        size += len(line.text)
+        found += [line] * (bool(line.text.strip()) or not line.is_whole)
+    if not found:
+        raise InputError(f"{path}: empty, expected trees in brackets")
+    without = [line for line in found if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
+    if 5 * len(without) > 4 * len(found):
+        raise InputError(
+            f"{path}:{without[0].number}: looks like running text, expected trees in brackets: "
+            f"{shortened(without[0].text)}"
+        )
+    return [line.text for line in found if line.is_whole], is_all
+
+
+def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
+    """Return whether most lines are no whole trees, and yet brackets close, over lines."""
+    depths = list(accumulate(map(_change_of_depth, texts)))
+    num_whole = sum(above == below for above, below in pairwise([0, *depths]))
+    return 2 * num_whole < len(texts) and min(depths) >= 0 and not (is_all and depths[-1])
+
+
+def _spread_over_lines(path: Path, margin: int | None) -> Iterator[RawTree]:
+    """Cut a file into trees by counting brackets; ``margin`` is the column where only trees begin, if one is known."""
+    lines: list[Line] = []
+    depth = size = 0
+    for line in read_lines(path, "skip"):
+        if not line.text.strip() and line.is_whole:
+            continue
+        if lines and margin is not None and line.text[margin : margin + 1] == "(":
+            yield _joined(lines)
+            lines, depth, size = [], 0, 0
+        size += len(line.text)
+        lines.append(line)
+        if size > MAX_TREE_CHARACTERS:  # no longer held, only where it began
+            lines = [lines[0]._replace(text="", is_whole=False)]
+        depth += _change_of_depth(line.text)
+        if depth <= 0:
+            yield _joined(lines)
+            lines, depth, size = [], 0, 0
+    if lines:
+        yield _joined(lines)
+
+
+def _joined(lines: list[Line]) -> RawTree:
+    number = lines[0].number
+    if not all(line.is_utf8 for line in lines):
+        return RawTree(number, None, NOT_UTF8)
+    if not all(line.is_whole for line in lines) or sum(len(line.text) for line in lines) > MAX_TREE_CHARACTERS:
+        return RawTree(number, None, TOO_LONG)
+    return RawTree(number, "\n".join(line.text for line in lines))
+
+
+def _change_of_depth(text: str) -> int:
+    return text.count("(") - text.count(")")
+
+
+def _placed(path: Path, line: int, error: MalformedTreeError) -> InputError:
+    expected = "" if "expected" in str(error) else "; expected one tree in brackets"
+    return InputError(f"{path}:{line}: {error}{expected}. Mend it, or use --on-error skip")

@@ -1,0 +1,249 @@
+"""Which files of a treebank hold trees, how each is read, and which document it is.
+
+A source is a file or a folder, and its format one of
+
+    ptb        Penn Treebank (LDC99T42): folders of .mrg files, wsj/02/wsj_0201.mrg; a file is a document
+    bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, a tree a line, or n-best lists
+    brackets   any other files of trees in brackets
+
+Nothing is read here but the first lines of files. What is passed over is counted by reason. docs/treebanks.md says
+what is assumed of each format.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Final, Literal
+
+from pipeline.corpus.text.documents import Document
+from pipeline.corpus.text.text_files import Line, read_lines
+from pipeline.corpus.trees.readers import END_OF_TEXT, NOT_UTF8, TOO_LONG, RawTree, Read, read_raw_trees
+from storage.errors import ConfigError, InputError
+
+Format = Literal["auto", "ptb", "bllip", "brackets"]
+TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets")
+"""Of files with trees in a folder, with or without ``.gz`` after it; upper case is the same."""
+BROKEN_LIST: Final = "broken n-best list"
+NO_PARSE: Final = "no parse in its n-best list"
+
+_WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
+_HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
+_S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeFile:
+    """A file of trees."""
+
+    path: Path
+    read: Read
+    """Yields its trees."""
+    format: str
+    """What it is read as: a ``Format``, "bllip n-best" for lists of parses."""
+    stem: Path
+    """Its path in the source, without ``.gz`` and its suffix of ``TREE_SUFFIXES``."""
+    document: Document | None
+    """None where the source is a file."""
+
+
+def find_trees(
+    source: Path, wanted: Format = "auto", *, sections: frozenset[int] | None = None
+) -> tuple[list[TreeFile], Counter[str]]:
+    """Return the files of trees of a source, sorted by path, and how many files were passed over, by reason.
+
+    Args:
+        source: A file or a folder, which is searched to any depth.
+        wanted: The format. "auto" goes by what is there: in a folder, ``wsj_0201.mrg`` is ptb, a suffix of
+            ``TREE_SUFFIXES`` is brackets, and else files that begin like bllip are; a file that begins with an n-best
+            list or a root ``S1`` is bllip, any other is brackets.
+        sections: Of the Wall Street Journal, as the first two digits of a file's number or its folder say; all other
+            files are passed over.
+
+    Raises:
+        InputError: If there is no source, no file of trees in it, or none of one of the sections.
+        ConfigError: If sections are wanted of what is not ptb.
+    """
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder, expected trees in brackets")
+    if not source.is_dir():
+        if sections is not None:
+            raise ConfigError(f"import-trees: sections of {source}, which is one file; expected a folder of wsj files")
+        return [_tree_file(source, _format_of_file(source) if wanted == "auto" else wanted, None)], Counter()
+    everything = sorted(path for path in source.rglob("*") if path.is_file())
+    found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
+    if sections is not None and found_format != "ptb":
+        raise ConfigError(f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections")
+    passed_over = _linked_folders(source)
+    files = []
+    for path in everything:
+        if path.name.startswith(".") or not _holds_trees(path, found_format):
+            passed_over["not trees, by name or beginning"] += 1
+        elif path.stat().st_size == 0:
+            passed_over["empty files"] += 1
+        elif sections is not None and _section(path) not in sections:
+            passed_over["other sections"] += 1
+        else:
+            files.append(_tree_file(path, found_format, source))
+    missing = (sections or frozenset()) - {_section(file.path) for file in files}
+    if missing or not files:
+        what = f"no wsj file of section {min(missing):02}" if missing else f"no file of trees ({found_format})"
+        raise InputError(f"{source}: {what} in it; looked for {_looked_for(found_format)}")
+    return files, passed_over
+
+
+def parse_sections(text: str) -> frozenset[int]:
+    """Return the sections that ``02-21`` or ``00,01,24`` names.
+
+    Raises:
+        ConfigError: If it is written otherwise.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        numbers = re.fullmatch(r"\s*(\d\d?)(?:-(\d\d?))?\s*", part)
+        first, last = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (1, 0)
+        if first > last:
+            raise ConfigError(f"import-trees: sections {text!r}, expected numbers and ranges such as 02-21 or 00,01,24")
+        found |= set(range(first, last + 1))
+    return frozenset(found)
+
+
+def read_ptb(path: Path) -> Iterator[RawTree]:
+    """Yield the trees of a file as ``read_raw_trees`` does; ``( END_OF_TEXT_UNIT )``, as ATIS has it, is none.
+
+    Raises:
+        InputError: As ``read_raw_trees``.
+    """
+    for raw in read_raw_trees(path):
+        is_mark = raw.text is not None and len(raw.text) < 80 and raw.text.split() == ["(", "END_OF_TEXT_UNIT", ")"]
+        yield RawTree(raw.line, None, END_OF_TEXT) if is_mark else raw
+
+
+def read_n_best(path: Path) -> Iterator[RawTree]:
+    """Yield the best parse of each sentence of a file of n-best lists, and how many others it has.
+
+    A list is a line with the number of parses and the sentence's name, then for each parse a line with its score and a
+    line with the tree; blank lines are nothing. Of two scores in a line the first counts (the reranker's before the
+    parser's); the highest is the best, of equal ones the first. What does not follow this is one piece, up to the next
+    such first line.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    lines: Iterator[Line] = (line for line in read_lines(path, "skip") if line.text.strip() or not line.is_whole)
+    line = next(lines, None)
+    while line is not None:
+        first, header = line, _HEADER.fullmatch(line.text)
+        num_parses = int(header[1]) if header else -1
+        best, best_score, num_read = None, -math.inf, 0
+        line = next(lines, None)
+        while line is not None and num_read < num_parses:
+            score, tree = _score(line), next(lines, None)
+            if score is None or tree is None or (tree.is_whole and not tree.text.lstrip().startswith("(")):
+                lines = chain(filter(None, [tree]), lines)  # this line, or that, may begin the next list
+                break
+            if best is None or score > best_score:
+                best, best_score = tree, score
+            num_read += 1
+            line = next(lines, None)
+        is_broken = num_read != num_parses or (line is not None and not _HEADER.fullmatch(line.text))
+        while line is not None and not _HEADER.fullmatch(line.text):
+            line = next(lines, None)
+        if is_broken or best is None:
+            yield RawTree(first.number, None, BROKEN_LIST if is_broken else NO_PARSE)
+        elif best.is_utf8 and best.is_whole:
+            yield RawTree(best.number, best.text, num_other_parses=num_parses - 1)
+        else:
+            yield RawTree(best.number, None, TOO_LONG if best.is_utf8 else NOT_UTF8)
+
+
+def _score(line: Line) -> float | None:
+    try:
+        scores = [float(number) for number in line.text.split()]
+    except ValueError:
+        return None
+    return None if not 1 <= len(scores) <= 2 or math.isnan(scores[0]) else scores[0]
+
+
+def _tree_file(path: Path, found_format: str, folder: Path | None) -> TreeFile:
+    read: Read = read_ptb if found_format == "ptb" else read_raw_trees
+    if found_format == "bllip" and _begins_with_list(path):
+        found_format, read = "bllip n-best", read_n_best
+    stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder))
+    document = None if folder is None else _document(path, stem, found_format, folder)
+    return TreeFile(path=path, read=read, format=found_format, stem=stem, document=document)
+
+
+def _document(path: Path, stem: Path, found_format: str, folder: Path) -> Document:
+    section = _section(path)
+    if found_format == "ptb":
+        parts = tuple(part for part in stem.parent.parts if part not in ("parsed", "mrg"))
+        source = f"wsj/{section:02}" if section is not None else "/".join(parts) or folder.name
+        return Document(stem.name, source)
+    return Document(stem.as_posix(), folder.resolve().name)
+
+
+def _without_suffix(path: Path) -> Path:
+    path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return path.with_suffix("") if path.suffix.lower() in TREE_SUFFIXES else path
+
+
+def _section(path: Path) -> int | None:
+    """Return the section of the Wall Street Journal that a file is of, if it is."""
+    number = _WSJ.match(path.name)
+    if number:
+        return int(number[1])
+    parent, above = path.parent.name, path.parent.parent.name.lower()
+    return int(parent) if re.fullmatch(r"\d\d", parent) and above not in ("atis", "brown", "swbd") else None
+
+
+def _holds_trees(path: Path, found_format: str) -> bool:
+    if found_format == "bllip":
+        return _begins_with_list(path) or any(line.text.lstrip().startswith("(") for line in _beginning(path))
+    name = path.name.lower().removesuffix(".gz")
+    return name.endswith(".mrg" if found_format == "ptb" else TREE_SUFFIXES)
+
+
+def _linked_folders(source: Path) -> Counter[str]:
+    """Count the links to folders, which are not followed: they may lead in circles."""
+    return Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
+
+
+def _format_of_folder(source: Path, paths: list[Path]) -> str:
+    if any(_WSJ.match(path.name) and _holds_trees(path, "ptb") for path in paths):
+        return "ptb"
+    if any(_holds_trees(path, "brackets") for path in paths):
+        return "brackets"
+    if any(_format_of_file(path) == "bllip" for path in paths if path.stat().st_size):
+        return "bllip"
+    looked_for = "; ".join(map(_looked_for, ("ptb", "brackets", "bllip")))
+    raise InputError(f"{source}: no file of trees among its {len(paths)} files; looked for {looked_for}")
+
+
+def _looked_for(found_format: str) -> str:
+    return {
+        "ptb": "files that end in .mrg, plain or .gz, as in parsed/mrg/wsj/02/wsj_0201.mrg",
+        "bllip": "files that begin with a tree '(S1 ...' or with an n-best list",
+    }.get(found_format, f"files that end in {', '.join(TREE_SUFFIXES)}, plain or .gz")
+
+
+def _format_of_file(path: Path) -> str:
+    is_bllip = _begins_with_list(path) or any(_S1.match(line.text) for line in _beginning(path))
+    return "bllip" if is_bllip else "brackets"
+
+
+def _begins_with_list(path: Path) -> bool:
+    """Return whether a file begins with a number of parses and a sentence's name, and then a score."""
+    lines = [line for line in _beginning(path, 2) if _HEADER.fullmatch(line.text) or _score(line) is not None]
+    if len(lines) != 2 or not (header := _HEADER.fullmatch(lines[0].text)):
+        return False
+    return int(header[1]) == 0 or _score(lines[1]) is not None
+
+
+def _beginning(path: Path, num_lines: int = 1) -> list[Line]:
+    """Return the first lines of a file that are not blank, as far as they are text."""
+    lines = (line for line in islice(read_lines(path, "skip"), 100) if line.text.strip())
+    return [line for line in islice(lines, num_lines) if line.is_utf8]

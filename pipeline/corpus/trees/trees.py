@@ -1,0 +1,170 @@
+"""Constituency trees as labelled spans, read from brackets and normalised.
+
+A tree is its words and its phrases, each phrase a label and the span of words it covers, in the order in which the
+phrases open. That says everything: of two phrases with one span, the one that opens first is on top. So removing
+words, collapsing chains and fitting phrases to tokens are loops over short tuples, and no depth of nesting matters.
+What spans cannot say is where an empty phrase stands; none survives normalisation.
+
+A part-of-speech tag is not a phrase: it belongs to its word.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from storage.errors import InputError
+
+ROOT: Final = "TOP"
+"""Label of the root of every normalised tree, and of nothing else in it."""
+ROOT_NAMES: Final = frozenset({"", "ROOT", "S1", "TOP", "VROOT"})
+"""Labels that treebanks give to a root that is no phrase."""
+TRACE_TAG: Final = "-NONE-"
+
+Phrase: TypeAlias = tuple[str, int, int]
+"""Label, first word, and one past the last word."""
+
+TokenPhrase: TypeAlias = tuple[int, int, int]
+"""Number of the label, first token, and one past the last token."""
+
+
+class MalformedTreeError(InputError):
+    """A piece of a file is not a tree; ``reason`` says in which of few ways, to count by."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A tree over words."""
+
+    words: tuple[str, ...]
+    """As the treebank writes them: brackets are ``-LRB-`` and so on."""
+    tags: tuple[str, ...]
+    """Part of speech of each word."""
+    phrases: tuple[Phrase, ...]
+    """In the order in which they open; after normalisation the first is ``TOP`` over everything."""
+
+
+_W, _A = r"[ \t\r\n\f\v]", r"[^ \t\r\n\f\v()]"
+_TOKEN = re.compile(rf"\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_A}+)")
+
+
+def parse_tree(text: str) -> Tree:
+    """Return the one tree that ``text`` holds, as it stands, white space and line ends between brackets ignored.
+
+    Raises:
+        MalformedTreeError: If there is no tree or more than one, brackets do not match, or a word has no tag.
+    """
+    words: list[str] = []
+    tags: list[str] = []
+    labels: list[str] = []
+    starts: list[int] = []
+    stops: list[int] = []
+    is_open: list[int] = []
+    for tag, word, label, close, stray in _TOKEN.findall(text):
+        if not is_open and (labels or close or stray):
+            raise _outside(text, close=bool(close), first=not labels)
+        if tag:
+            if not labels:  # a tree that is one tagged word: "(VB Edit)"
+                labels, starts, stops = [""], [0], [1]
+            tags.append(tag)
+            words.append(word)
+        elif close:
+            stops[is_open.pop()] = len(words)
+        elif stray:
+            raise MalformedTreeError(f"the word {shortened(stray)} has no part of speech", "word without a tag")
+        else:
+            is_open.append(len(labels))
+            labels.append(label)
+            starts.append(len(words))
+            stops.append(-1)
+    if is_open:
+        raise MalformedTreeError(f"unbalanced brackets: {len(is_open)} not closed", "unbalanced brackets")
+    if not labels:
+        raise MalformedTreeError("empty, expected a tree", "not a tree")
+    if not words:
+        raise MalformedTreeError("an empty tree, expected at least one word in its brackets", "empty tree")
+    return Tree(tuple(words), tuple(tags), tuple(zip(labels, starts, stops, strict=True)))
+
+
+def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
+    """Return the tree that models see; idempotent.
+
+    Traces, and the words ``without`` (indices), are removed, then phrases with no word left; function tags and indices
+    are stripped; X directly over a single X becomes one X, other unary chains stay; the root is ``TOP``. A bracket
+    inside the tree that has no label, or a root's, is taken out: its children go to the phrase above.
+
+    Raises:
+        MalformedTreeError: If no word is left.
+    """
+    kept = [i for i, tag in enumerate(tree.tags) if tag != TRACE_TAG and i not in without]
+    if not kept:
+        raise MalformedTreeError("a tree without words: nothing but traces or markup", "no words")
+    if len(kept) == len(tree.words):
+        words, tags, phrases = tree.words, tree.tags, tree.phrases
+    else:
+        words, tags = tuple(tree.words[i] for i in kept), tuple(tree.tags[i] for i in kept)
+        before = _counts_before(kept, len(tree.words))
+        phrases = tuple((label, before[start], before[stop]) for label, start, stop in tree.phrases)
+    found: list[Phrase] = [(ROOT, 0, len(words))]
+    for label, start, stop in phrases:
+        if start == stop or label in ROOT_NAMES:
+            continue
+        phrase = (strip_label(label), start, stop)
+        if phrase != found[-1]:
+            found.append(phrase)
+    return Tree(words, tuple(map(strip_label, tags)), tuple(found))
+
+
+@lru_cache(maxsize=65_536)
+def strip_label(label: str) -> str:
+    """Return a label without function tags and indices; one that begins with a hyphen (``-LRB-``) is left whole."""
+    return re.split("[-=]", label, maxsplit=1)[0] or label
+
+
+def format_tree(tree: Tree) -> str:
+    """Return a tree on one line of brackets, tags kept: the inverse of ``parse_tree``."""
+    pieces: list[str] = []
+    is_open: list[int] = []
+    following = 0
+    for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
+        while following < len(tree.phrases) and tree.phrases[following][1] == i:
+            label, _, stop = tree.phrases[following]
+            pieces.append(f"({label} ")
+            is_open.append(stop)
+            following += 1
+        pieces.append(f"({tag} {word})")
+        while is_open and is_open[-1] == i + 1:
+            is_open.pop()
+            pieces.append(")")
+        pieces.append(" ")
+    return "".join(pieces).rstrip(" ")
+
+
+def _counts_before(kept: list[int], num_words: int) -> list[int]:
+    """Return how many words are kept before each word and, last, in all."""
+    before = []
+    count = 0
+    for i in range(num_words):
+        before.append(count)
+        if count < len(kept) and kept[count] == i:
+            count += 1
+    return [*before, count]
+
+
+def _outside(text: str, *, close: bool, first: bool) -> MalformedTreeError:
+    if close:
+        return MalformedTreeError("unbalanced brackets: a ')' without its '('", "unbalanced brackets")
+    if first:
+        return MalformedTreeError(f"text where a tree was expected: {shortened(text)}", "not a tree")
+    return MalformedTreeError("more than one tree, or something after it; expected one", "more than one tree")
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text, to be quoted in a message of one line."""
+    text = " ".join(text[:200].split())
+    return repr(text if len(text) <= 40 else text[:37] + "...")

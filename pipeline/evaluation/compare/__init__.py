@@ -1,0 +1,1 @@
+"""Compare runs: which differ by their seed alone, intervals, significance tests."""

@@ -1,0 +1,301 @@
+"""``train-parser``: a benepar model from a treebank alone, where no trained one can be downloaded.
+
+The model is benepar's chart parser (Kitaev and Klein 2018, https://arxiv.org/abs/1805.01052) with an LSTM over the
+characters of a word in place of a pretrained encoder: small, quick to train, and far below the published ones. Its file
+is benepar's own, so spaCy loads it by path.
+"""
+
+import io
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nltk
+import torch
+from benepar import char_lstm, decode_chart, nkutil, parse_chart
+
+from pipeline.corpus.text.text_files import OnError
+from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
+from pipeline.corpus.trees.readers import parse_raw_tree, read_raw_trees
+from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
+from pipeline.parsing.benepar_trees import read_words, to_phrases
+from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
+from pipeline.runtime.lr_schedule import lr_factor
+from pipeline.runtime.options import to_json
+from pipeline.runtime.progress import Progress
+from storage.errors import ConfigError, InputError, RunError, StoreError
+from storage.files import beside, make_directory, write_atomically
+from storage.fingerprints import Json, sha256_file
+
+log = logging.getLogger(__name__)
+
+SUBBATCH_WORDS = 500
+"""Words, padding included, that benepar computes at once; more is slower on a CPU."""
+_MAX_PHRASES = 400
+"""Most phrases of a training tree: benepar reads it by recursion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A tree as benepar trains on it."""
+
+    words: list[str]
+    tree: nltk.Tree
+    phrases: tuple[tuple[str, int, int], ...]
+    """Of the normalised tree: what is scored."""
+
+    @property
+    def space_after(self) -> list[bool]:
+        """Not known, and not looked at by a model over characters."""
+        return [True] * len(self.words)
+
+    def leaves(self) -> list[str]:
+        """Return the words."""
+        return self.words
+
+    def pos(self) -> list[tuple[str, str]]:
+        """Return words and parts of speech."""
+        found: list[tuple[str, str]] = self.tree.pos()
+        return found
+
+
+def train_parser(
+    trees: Sequence[Path], dev: Sequence[Path], out: Path, config: ParserConfig, *, on_error: OnError = "stop"
+) -> dict[str, Json]:
+    """Train a parser and write it: the weights with the best labelled F1 on all of dev, and how they came about.
+
+    Args:
+        trees: Files of trees in brackets, plain or gzipped.
+        dev: Likewise; each is also scored alone.
+        out: The model's file; ``OUT.json`` says what it is, ``OUT.metrics.jsonl`` has a row an epoch.
+        config: Sizes and training.
+        on_error: What a malformed tree does.
+
+    Returns:
+        Figures of the best epoch, sizes, and counts of what was left out.
+
+    Raises:
+        InputError: If a file cannot be read, a tree is malformed, or no tree is left.
+        ConfigError: If an output would replace an input.
+        RunError: If the loss is not finite.
+        StoreError: If the model is there already, or cannot be written.
+    """
+    inputs = {path.resolve() for path in (*trees, *dev)}
+    for path in (out, beside(out, ".json"), beside(out, ".metrics.jsonl")):
+        if path.resolve() in inputs:
+            raise ConfigError(f"train-parser: {path} is read and would be replaced; give another --out")
+    if out.exists():
+        raise StoreError(f"{out}: already exists; remove it, or give another --out")
+    dropped: Counter[str] = Counter()
+    examples = [
+        example for path in trees for example in read_examples(path, on_error, dropped, max_words=config.max_words)
+    ]
+    of_dev: dict[str, Counter[str]] = {str(path): Counter() for path in dev}
+    sets = {
+        str(path): list(read_examples(path, on_error, of_dev[str(path)], max_words=PARSER_POSITIONS - 2))
+        for path in dev
+    }
+    for name, found in (", ".join(map(str, trees)), examples), *sets.items():
+        if not found:
+            raise InputError(f"{name}: no tree left to train on or to score; expected trees in brackets, some shorter")
+    make_directory(out.absolute().parent)
+    torch.manual_seed(config.seed)
+    parser = new_parser(examples, config)
+    num_steps = config.num_epochs * -(-len(examples) // config.batch_sentences)
+    optimiser = torch.optim.Adam(parser.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-9)
+    order = torch.Generator().manual_seed(config.seed)
+    rows, best = [], -1.0
+    start = time.monotonic()
+    with Progress("train-parser", total=config.num_epochs * len(examples), unit="sentences") as progress:
+        for epoch in range(1, config.num_epochs + 1):
+            loss = _train_epoch(parser, optimiser, examples, order, config, epoch, num_steps, progress)
+            figures = {name: score_parser(parser, found) for name, found in sets.items()}
+            overall = _f1(*figures.values())
+            rows.append(
+                {
+                    "epoch": epoch,
+                    "elapsed_s": round(time.monotonic() - start, 1),
+                    "loss": loss,
+                    "dev_f1": overall,
+                    "dev": {name: figure.f1 for name, figure in figures.items()},
+                }
+            )
+            write_atomically(beside(out, ".metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
+            progress.figures(loss=loss, dev_f1=overall)
+            if overall > best:
+                best = overall
+                best_row, best_figures = rows[-1], figures
+                write_atomically(out, _saved(parser))
+    about: dict[str, Any] = {
+        "parser": str(out),
+        "sha256": sha256_file(out),
+        "num_trees": len(examples),
+        "dropped": dict(sorted(dropped.items())),
+        "dropped_of_dev": {name: dict(sorted(counts.items())) for name, counts in of_dev.items() if counts},
+        "num_labels": len(parser.label_vocab) - 1,
+        "num_parameters": sum(weights.numel() for weights in parser.parameters()),
+        "epoch": best_row["epoch"],
+        "labelled_f1": {"all of dev": best} | {name: figure.f1 for name, figure in best_figures.items()},
+        "f1_is": "all brackets but TOP, over words, nothing deleted",
+        "elapsed_s": rows[-1]["elapsed_s"],
+    }
+    kept = about | {
+        "configuration": to_json(config),
+        "trees": {str(path): sha256_file(path) for path in trees},
+        "dev": {name: {"sha256": sha256_file(Path(name)), **figure.to_json()} for name, figure in best_figures.items()},
+    }
+    write_atomically(beside(out, ".json"), (json.dumps(kept, indent=2) + "\n").encode())
+    return about
+
+
+def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_words: int) -> Iterator[Example]:
+    """Yield the trees of a file, normalised; what is left out is counted in ``dropped`` by reason.
+
+    Raises:
+        InputError: If the file cannot be read, or where ``on_error`` is "stop", at the first malformed tree.
+    """
+    for raw in read_raw_trees(path):
+        try:
+            tree = normalise_tree(parse_raw_tree(raw))
+        except MalformedTreeError as error:
+            if on_error == "stop" and error.reason != "no words":
+                raise InputError(
+                    f"{path}:{raw.line}: {error}; expected one tree in brackets. Mend it, or use --on-error skip"
+                ) from None
+            dropped[error.reason] += 1
+            continue
+        if len(tree.words) > max_words:
+            dropped[f"more than {max_words} words"] += 1
+        elif len(tree.phrases) > _MAX_PHRASES:
+            dropped[f"more than {_MAX_PHRASES} phrases"] += 1
+        else:
+            yield Example(read_words(tree.words), _nltk_tree(tree), tree.phrases)
+
+
+def _nltk_tree(tree: Tree) -> nltk.Tree:
+    """Return a tree as nltk has it, its words replaced: nltk takes any white space for an end, ours may hold some."""
+    one_string = ("".join(name.split()) or "X" for name in tree.tags)
+    phrases = tuple(("".join(label.split()) or "X", start, stop) for label, start, stop in tree.phrases)
+    return nltk.Tree.fromstring(format_tree(Tree(("w",) * len(tree.words), tuple(one_string), phrases)))
+
+
+def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart.ChartParser:
+    """Return an untrained parser with the labels, parts of speech and characters of the examples."""
+    counts = Counter(
+        label for example in examples for *_, label in decode_chart.get_labeled_spans(example.tree) if label
+    )
+    labels = sorted(label for label, count in counts.items() if count >= config.min_label_count)
+    tags = sorted({tag for example in examples for _, tag in example.pos()} - {"UNK"})
+    hparams = nkutil.HParams(
+        use_chars_lstm=True,
+        use_pretrained=False,
+        use_encoder=True,
+        predict_tags=True,
+        force_root_constituent=decode_chart.ChartDecoder.infer_force_root_constituent(
+            [example.tree for example in examples]
+        ),
+        d_model=config.embed_dim,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        d_kv=config.embed_dim // config.num_heads,
+        d_ff=config.ff_dim,
+        d_label_hidden=config.ff_dim // 2,
+        d_tag_hidden=config.ff_dim // 2,
+        d_char_emb=config.char_embed_dim,
+        encoder_max_len=PARSER_POSITIONS,
+        tag_loss_scale=5.0,  # benepar's
+        relu_dropout=config.dropout,
+        residual_dropout=config.dropout,
+        attention_dropout=config.dropout,
+        morpho_emb_dropout=config.dropout,
+        char_lstm_input_dropout=config.dropout,
+    )
+    return parse_chart.ChartParser(
+        {"UNK": 0} | {tag: number for number, tag in enumerate(tags, 1)},
+        {"": 0} | {label: number for number, label in enumerate(labels, 1)},
+        char_lstm.RetokenizerForCharLSTM.build_vocab([example.words for example in examples]),
+        hparams,
+    )
+
+
+def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> ParseFigure:
+    """Return how a parser's trees agree with those of the examples, over words."""
+    numbers: dict[str, int] = {}
+
+    def numbered(phrases: Sequence[tuple[str, int, int]]) -> list[tuple[int, int, int]]:
+        return [(numbers.setdefault(label, len(numbers)), start, stop) for label, start, stop in phrases]
+
+    names = {number: label.split("::") if label else [] for label, number in parser.label_vocab.items()}
+    parsed = parser.parse(
+        [_Unlabelled(example) for example in examples], return_compressed=True, subbatch_max_tokens=SUBBATCH_WORDS
+    )
+    predicted = [
+        to_phrases(
+            zip(found.starts, found.ends, map(names.__getitem__, found.labels.tolist()), strict=True), len(of.words)
+        )
+        for of, found in zip(examples, parsed, strict=True)
+    ]
+    return score_parses([numbered(example.phrases) for example in examples], map(numbered, predicted))
+
+
+class _Unlabelled:
+    """An example whose tree the parser does not see."""
+
+    tree = None
+
+    def __init__(self, example: Example) -> None:
+        self.words, self.space_after = example.words, example.space_after
+
+
+def _train_epoch(
+    parser: parse_chart.ChartParser,
+    optimiser: torch.optim.Optimizer,
+    examples: Sequence[Example],
+    order: torch.Generator,
+    config: ParserConfig,
+    epoch: int,
+    num_steps: int,
+    progress: Progress,
+) -> float:
+    """Go through all examples once; return the mean loss a sentence, benepar's hinge of charts and that of tags."""
+    parser.train()
+    permutation = torch.randperm(len(examples), generator=order).tolist()
+    step = (epoch - 1) * -(-len(examples) // config.batch_sentences)
+    total = 0.0
+    for start in range(0, len(examples), config.batch_sentences):
+        batch = [examples[i] for i in permutation[start : start + config.batch_sentences]]
+        loss = 0.0
+        for _, part in parser.encode_and_collate_subbatches(batch, 2 * SUBBATCH_WORDS):
+            partial = parser.compute_loss(part)
+            partial.backward()
+            loss += float(partial.detach())
+        if not loss < float("inf"):
+            raise RunError(f"train-parser: loss is {loss} at step {step + 1}, epoch {epoch}; lower --lr")
+        torch.nn.utils.clip_grad_norm_(parser.parameters(), config.clip_norm)
+        factor = lr_factor(step, num_steps=num_steps, warmup_steps=config.warmup_steps, schedule="cosine")
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * factor
+        optimiser.step()
+        optimiser.zero_grad()
+        step += 1
+        total += loss * len(batch)
+        progress.update(len(batch))
+    return total / len(examples)
+
+
+def _saved(parser: parse_chart.ChartParser) -> bytes:
+    """Return benepar's file: configuration and weights, loaded with ``weights_only``."""
+    buffer = io.BytesIO()
+    torch.save({"config": parser.config, "state_dict": parser.state_dict()}, buffer)
+    return buffer.getvalue()
+
+
+def _f1(*figures: ParseFigure) -> float:
+    matched = sum(figure.num_matched or 0 for figure in figures)
+    both = sum(figure.num_gold + figure.num_predicted for figure in figures)
+    return 2 * matched / both if both else 0.0

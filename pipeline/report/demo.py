@@ -1,0 +1,109 @@
+"""The demo: every stage on the built-in corpus, as the commands a user would type, and a closing table.
+
+It knows commands only, no models. Sizes are chosen for a few minutes on two cores; baseline and distilled student get
+the same data, steps and seed, so the table compares like with like.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from pipeline.evaluation.minimal_pairs import MinimalPairFigures
+from pipeline.evaluation.perplexity import FLOOR, PerplexityFigure
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, read_results
+from pipeline.runtime.display import table
+from storage.errors import InputError, RunError
+
+CLI = Path(__file__).resolve().parents[2] / "cli.py"
+NUM_SENTENCES = 6000
+VOCAB_SIZE = 1000
+TEACHER = "--device cpu --embed-dim 128 --hidden-dim 128 --num-epochs 5 --batch-tokens 1024 --dropout 0.2"
+DUMP = "--device cpu --temperatures 1,2 --shard-positions 8192"
+STUDENT = "--device cpu --embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 9 --batch-tokens 1024"
+
+
+def run_demo(out: Path) -> None:
+    """Run all stages in a new folder and print the closing table.
+
+    Raises:
+        InputError: If the folder is there already.
+        RunError: If a stage fails; its own message stands above.
+    """
+    if out.exists():
+        raise InputError(f"{out}: already exists; remove it, or choose another folder with --out")
+    start = time.monotonic()
+    corpus, dataset, dump, runs = (out / name for name in ("corpus", "dataset", "dump", "runs"))
+    tokenizer, floor, page = out / "tokenizer.json", corpus / "entropy.json", out / "report.html"
+    teacher, baseline, distilled = (runs / name for name in ("teacher", "baseline", "distilled"))
+    data = ["--data", dataset]
+
+    _stage("A corpus from a known grammar", ["sample-corpus", corpus, "--num-sentences", NUM_SENTENCES])
+    text = corpus / "train.txt"
+    _stage("One tokenizer for both models", ["train-tokenizer", text, "--out", tokenizer, "--vocab-size", VOCAB_SIZE])
+    stems = [part for split in ("train", "dev", "test") for part in (f"--{split}", corpus / split)]
+    _stage("Trees fitted to tokens", ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset])
+    _stage("The RNNG teacher", ["train-teacher", *data, "--out", teacher, *TEACHER.split()])
+    dumping = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *DUMP.split()]
+    _stage("Its soft targets, written once, by two processes", dumping, processes=2)
+    _stage("The baseline: a student without a dump", ["train-student", *data, "--out", baseline, *STUDENT.split()])
+    _stage("The distilled student", ["train-student", *data, "--dump", dump, "--out", distilled, *STUDENT.split()])
+    for run, split in (
+        (teacher, "test"),
+        (baseline, "dev"),
+        (distilled, "dev"),
+        (baseline, "test"),
+        (distilled, "test"),
+    ):
+        evaluation = ["evaluate", "perplexity", run, *data, "--split", split, "--floor", floor]
+        _stage(f"Perplexity of {run.name} on {split}", evaluation)
+    for run in (baseline, distilled):
+        _stage(f"Minimal pairs by {run.name}", ["evaluate", "minimal-pairs", run, corpus / "minimal_pairs"])
+    _stage("The report", ["report", teacher, baseline, distilled, "--out", page])
+
+    click.echo(f"\n{closing_table([teacher, baseline, distilled], split='test')}\n")
+    click.echo(f"Report: {page}   ({(time.monotonic() - start) / 60:.1f} minutes)")
+
+
+def closing_table(runs: list[Path], *, split: str) -> str:
+    """Return perplexities of a split, the floor first, and minimal-pair accuracies, by run and distribution."""
+    rows: list[tuple[object, ...]] = []
+    floor: PerplexityFigure | None = None
+    for run in runs:
+        accuracy = ties = None
+        for name, result in read_results(run).items():
+            if result.kind == MINIMAL_PAIRS:
+                pairs = MinimalPairFigures.from_json(result.figures, where=f"{run}: {name}")
+                accuracy, ties = pairs.macro_accuracy, pairs.overall.num_ties
+        for name, result in read_results(run).items():
+            if result.kind != PERPLEXITY or result.subject != split:
+                continue
+            for value in result.figures:
+                figure = PerplexityFigure.from_json(value, where=f"{run}: {name}")
+                if figure.distribution == FLOOR:
+                    floor = figure
+                    continue
+                rows.append((run.name, figure.distribution, figure.per_token, figure.per_word, accuracy, ties))
+    if floor is not None:
+        rows.insert(0, ("the grammar itself", FLOOR, floor.per_token, floor.per_word, None, None))
+    header = ("model", "distribution", f"{split} ppl/token", "ppl/word", "pairs right", "ties")
+    return table(rows, header=header)
+
+
+def _stage(title: str, arguments: Sequence[object], *, processes: int = 1) -> None:
+    """Run one command; under torchrun each process has one thread, as torchrun itself would have it, but quietly."""
+    shown, launcher, environment = "python", [], dict(os.environ)
+    if processes > 1:
+        shown = f"torchrun --nproc-per-node {processes}"
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        environment["OMP_NUM_THREADS"] = "1"
+    typed = [str(argument) for argument in arguments]
+    click.echo(f"\n== {title}\n$ {shown} {CLI.name} {shlex.join(typed)}", err=True)
+    command = [sys.executable, *launcher, str(CLI), *typed]
+    if status := subprocess.run(command, env=environment, check=False).returncode:
+        raise RunError(f"demo: {typed[0]} ended with status {status}; its message stands above")

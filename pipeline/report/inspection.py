@@ -1,0 +1,102 @@
+"""What is at a path, and whether it is whole: datasets, dumps, runs and tokenizers."""
+
+from typing import Any
+
+from pipeline.corpus.dataset.dataset import describe_dataset, load_dataset
+from pipeline.corpus.dataset.split_statistics import FIGURES
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.dumping.dump_description import describe_dump, dump_for_people, verify_dump_files
+from pipeline.evaluation.results import read_results
+from pipeline.runtime.run_directory import open_run
+from storage.dump.manifest import MANIFEST
+from storage.errors import InputError
+from storage.locations import Place, is_url, local_path, open_folder
+
+
+def inspect_path(path: Place) -> dict[str, Any]:
+    """Return what is at ``path`` as JSON-able figures, ``kind`` first.
+
+    Raises:
+        InputError: If it is none of dataset, dump, run and tokenizer.
+    """
+    kind = _kind(path)
+    if kind == "dump":
+        return {"kind": kind, **describe_dump(path)}
+    if kind == "dataset":
+        return {"kind": kind, **describe_dataset(path)}
+    if kind == "tokenizer":
+        tokenizer = Tokenizer.load(local_path(path))
+        specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+        return {
+            "kind": kind,
+            "vocab_size": tokenizer.vocab_size,
+            **{name: tokenizer.token(i) for name, i in specials.items()},
+            "sha256": tokenizer.sha256,
+        }
+    path = local_path(path)
+    run = open_run(path)
+    return {
+        "kind": run.kind,
+        "configuration": run.configuration,
+        "fingerprints": run.fingerprints,
+        "dump": run.dump,
+        **({"init": run.init} if run.init is not None else {}),
+        "results": sorted(read_results(path)),
+    }
+
+
+def for_people(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what `inspect_path` returned, to be read: a dump's figures named, a dataset's histograms left out."""
+    if about["kind"] == "dataset":
+        splits = {name: _split_for_people(split) for name, split in about["splits"].items()}
+        return {**about, "labels": " ".join(about["labels"]), "splits": splits}
+    return dump_for_people(about) if about["kind"] == "dump" else about
+
+
+def _split_for_people(split: dict[str, Any]) -> dict[str, Any]:
+    statistics = split["statistics"]
+    shown = {name: statistics[name] for name in FIGURES if name in statistics}
+    sources = {
+        name: f"{of['num_documents']:,} documents, {of['num_sentences']:,} sentences, {of['num_tokens']:,} tokens; "
+        f"licence: {of['licences']}"
+        for name, of in statistics.get("sources", {}).items()
+    }
+    return {**split, "statistics": shown, "sources": sources}
+
+
+def verify_path(path: Place) -> dict[str, Any]:
+    """Check every byte of a dataset or dump; return what it is.
+
+    Raises:
+        InputError: If it is neither.
+        CorruptStoreError: Naming what is damaged and what to do.
+    """
+    kind = _kind(path)
+    if kind == "dump":
+        return verify_dump_files(path)
+    if kind == "dataset":
+        dataset = load_dataset(path)
+        return {"kind": kind, "verified": True, "sha256": dataset.sha256}
+    raise InputError(f"{path}: is a {kind}, expected a dataset or a dump; only these hold digests")
+
+
+def _kind(place: Place) -> str:
+    if isinstance(place, str) and is_url(place):
+        names = open_folder(place).sizes()
+        if "dataset.zarr/zarr.json" in names:
+            return "dataset"
+        if MANIFEST in names:
+            return "dump"
+        raise InputError(f"{place}: neither a dataset nor a dump; give the --out of build-dataset or dump-teacher")
+    path = local_path(place)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory; expected a dataset, dump, run or tokenizer.json")
+    if (path / "run.json").is_file():
+        return "run"
+    if (path / "dataset.zarr").is_dir():
+        return "dataset"
+    if (path / "zarr.json").is_file():
+        return "dump"
+    if path.is_file() and path.suffix == ".json":
+        return "tokenizer"
+    raise InputError(f"{path}: neither a dataset, dump, run nor tokenizer.json; give the --out of one of the commands")

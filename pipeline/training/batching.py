@@ -1,0 +1,147 @@
+"""Which sentences make which batch: a pure function of (lengths, seed, epoch) and the batch budget.
+
+World size plays no part: a rank takes ``batch[rank::size]`` of every batch. Sentences of similar length share a
+batch, because a student pads its rows and a teacher's sequential rounds follow its longest sentence; batches are
+then visited in random order.
+
+With a shuffle window the order has locality: runs of sentences are visited in random order, a window of them at a time,
+and everything above happens within a window. It is for dumps that are larger than memory or than the cache of remote
+files, of which a whole-split permutation wants every shard all the time.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.runtime.distributed import World
+from pipeline.runtime.train_config import TrainConfig
+from storage.dump.layout import sentence_blocks
+from storage.ragged import concatenated_ranges
+
+POOL_BATCHES = 50
+"""Sentences are sorted by length within random pools of about this many batches: little padding, yet batches differ
+from epoch to epoch."""
+
+
+BLOCK_POSITIONS = 4096
+"""Positions of a run of sentences that stay together in a shuffle window."""
+
+
+def plan_epoch(
+    lengths: np.ndarray, *, seed: int, epoch: int, batch_tokens: int, batch_sentences: int, shuffle_window: int = 0
+) -> list[np.ndarray]:
+    """Return the epoch's batches in the order they are visited; each sentence stands in exactly one.
+
+    Args:
+        lengths: int64 ``[M]``, positions of each sentence (its tokens and ``<eos>``).
+        seed: Seed of the run.
+        epoch: From 0; another epoch is another permutation.
+        batch_tokens: Most positions a batch; a longer sentence is a batch of its own.
+        batch_sentences: Most sentences a batch; 0 for no limit.
+        shuffle_window: Positions shuffled together, about; 0: all.
+
+    Returns:
+        int64 arrays of sentence indices, longest sentence first within each.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    if not len(lengths):
+        return []
+    budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences}
+    if not shuffle_window:
+        return _shuffled_batches(generator.permutation(len(lengths)), lengths, generator, **budget)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    edges = sentence_blocks(offsets, min(BLOCK_POSITIONS, shuffle_window))
+    blocks = generator.permutation(len(edges) - 1)
+    per_window = max(1, shuffle_window // BLOCK_POSITIONS)
+    batches = []
+    for first in range(0, len(blocks), per_window):
+        chosen = blocks[first : first + per_window]
+        window = concatenated_ranges(edges[chosen], edges[chosen + 1] - edges[chosen])
+        batches += _shuffled_batches(generator.permutation(window), lengths, generator, **budget)
+    return batches
+
+
+def _shuffled_batches(
+    order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, *, batch_tokens: int, batch_sentences: int
+) -> list[np.ndarray]:
+    """Return the batches of the sentences ``order``, which are in random order; so are the batches."""
+    mean = float(lengths[order].mean())
+    per_batch = max(1, int(batch_tokens / mean))
+    if batch_sentences:
+        per_batch = min(per_batch, batch_sentences)
+    batches = []
+    for pool in np.array_split(order, max(1, round(len(order) / (per_batch * POOL_BATCHES)))):
+        by_length = pool[np.argsort(-lengths[pool], kind="stable")]
+        runs = consecutive_batches(lengths[by_length], batch_tokens, batch_sentences)
+        batches += [by_length[first:stop] for first, stop in runs]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences: int = 0) -> list[tuple[int, int]]:
+    """Cut a sequence of sentences into runs ``(first, stop)`` within the budgets of ``plan_epoch``, in order."""
+    ends = np.cumsum(lengths)
+    runs = []
+    first = 0
+    while first < len(lengths):
+        before = int(ends[first - 1]) if first else 0
+        stop = max(first + 1, int(np.searchsorted(ends, before + batch_tokens, side="right")))
+        if batch_sentences:
+            stop = min(stop, first + batch_sentences)
+        runs.append((first, stop))
+        first = stop
+    return runs
+
+
+class BatchPlan:
+    """The batches of a split, as one rank sees them."""
+
+    def __init__(self, lengths: np.ndarray, config: TrainConfig, world: World) -> None:
+        """Plan for sentences of these positions, int64 ``[M]``, by the budgets and the seed of ``config``."""
+        self._lengths = lengths
+        self._config = config
+        self._world = world
+        self._newest: tuple[int, list[np.ndarray]] | None = None
+
+    def batch_positions(self, epoch: int) -> np.ndarray:
+        """Return int64 ``[B]``: the positions of each batch of an epoch, over all ranks."""
+        return self.batch_sums(self._lengths, epoch)
+
+    def batch_sums(self, values: np.ndarray, epoch: int) -> np.ndarray:
+        """Return ``[B]``: the sum over each batch of an epoch, over all ranks, of a number each unit has.
+
+        Args:
+            values: ``[M]``, integers or floats; sums of integers are int64, of floats float64.
+            epoch: From 0.
+        """
+        dtype = np.int64 if np.issubdtype(values.dtype, np.integer) else np.float64
+        return np.array([values[batch].sum(dtype=dtype) for batch in self.batches(epoch)], dtype)
+
+    def slices(self, epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield this rank's sentences of each batch, possibly none, and the positions of the whole batch.
+
+        Every ``size``-th sentence of a batch sorted by length: all ranks get about the same work.
+
+        Args:
+            epoch: From 0.
+            first: The batch to begin with; those before it cost nothing.
+        """
+        for batch in self.batches(epoch)[first:]:
+            yield batch[self._world.rank :: self._world.size], int(self._lengths[batch].sum())
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Return the sentences of each batch of an epoch, over all ranks. The newest epoch asked for is kept."""
+        newest = self._newest
+        if newest is None or newest[0] != epoch:
+            newest = (
+                epoch,
+                plan_epoch(
+                    self._lengths,
+                    seed=self._config.seed,
+                    epoch=epoch,
+                    batch_tokens=self._config.batch_tokens,
+                    batch_sentences=self._config.batch_sentences,
+                    shuffle_window=self._config.shuffle_window,
+                ),
+            )
+            self._newest = newest
+        return newest[1]

@@ -1,0 +1,1 @@
+"""Write and read one dump: its schema, shards, manifest and statistics."""

@@ -1,0 +1,270 @@
+"""The manifest: what a store is, whether it is complete, and the sha256 of every file in it but itself.
+
+It is canonical JSON and carries its own sha256. While a store is being written, each finished shard has a small entry
+file of the same kind under ``finished/``, so that no two processes write one file; the entries become part of the
+manifest when the store is complete. Paths are computed from the schema and never read from a manifest.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from storage.dump.dump_statistics import DumpSummary, ShardFigures
+from storage.dump.schema import FORMAT, FORMAT_VERSION, ArraySpec, DumpSchema
+from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, IncompleteStoreError, StoreError
+from storage.fingerprints import FileDigest, Json, canonical_json, sha256_bytes
+from storage.folder import Folder
+
+MANIFEST = "manifest.json"
+FINISHED = "finished"
+
+_Parsed = TypeVar("_Parsed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardEntry:
+    """A finished shard: the digest of its file in each array, and its figures."""
+
+    shard: int
+    files: dict[str, FileDigest]
+    """Array → digest."""
+    figures: ShardFigures
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ShardEntry":
+        """Return what ``asdict`` gave."""
+        return cls(
+            shard=value["shard"], files=_digests(value["files"]), figures=ShardFigures.from_json(value["figures"])
+        )
+
+    def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
+        """Return what is wrong with the shard's files, naming array and shard, or None."""
+        for spec in schema.stored_arrays:
+            name = spec.file(self.shard)
+            problem = store.problem_with(name, self.files[spec.name])
+            if problem:
+                return f"{store}/{name}: array {spec.name}, shard {self.shard}: {problem}"
+        return None
+
+    def write(self, store: Folder, dump: str) -> None:
+        """Write the entry's file, as one of the dump with this `Manifest.identity`."""
+        store.write(entry_name(self.shard), _with_digest({**asdict(self), "dump": dump}))
+
+    @classmethod
+    def read(cls, store: Folder, shard: int, manifest: "Manifest") -> "ShardEntry | None":
+        """Return the entry of a shard, or None if it has no undamaged entry of this dump.
+
+        A process of a run that was given up may go on for a while and write shards, and the entries of these, where
+        another dump was begun in the same place.
+        """
+        name = entry_name(shard)
+        try:
+            value = _read_with_digest(store, name)
+            entry = _parse(f"{store}/{name}", value, cls.from_json)
+        except (CorruptStoreError, OSError):
+            return None
+        is_of_dump = value.get("dump") == manifest.identity
+        return entry if is_of_dump and entry.shard == shard and _names(manifest.schema) == entry.files.keys() else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """The content of ``manifest.json``."""
+
+    state: str
+    """``writing`` or ``complete``."""
+    schema: DumpSchema
+    metadata: dict[str, FileDigest]
+    """Path → digest of every ``zarr.json`` and every shard of the offsets."""
+    shards: tuple[ShardEntry, ...] = ()
+    """All shards in their order once complete, before that none."""
+    statistics: DumpSummary | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store is complete and was verified."""
+        return self.state == "complete"
+
+    @property
+    def identity(self) -> str:
+        """A sha256 of schema and sentence boundaries, which is the same from the beginning of a dump to its end."""
+        return sha256_bytes(canonical_json({path: asdict(digest) for path, digest in self.metadata.items()}))
+
+    def size_bytes(self) -> int:
+        """Return the bytes of all files the manifest lists."""
+        digests = [*self.metadata.values(), *(digest for entry in self.shards for digest in entry.files.values())]
+        return sum(digest.size_bytes for digest in digests)
+
+    def write(self, store: Folder) -> None:
+        """Replace the store's manifest."""
+        value: dict[str, Json] = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "state": self.state,
+            "schema": self.schema.to_json(),
+            "metadata": {path: asdict(digest) for path, digest in self.metadata.items()},
+            "shards": [asdict(entry) for entry in self.shards],
+            "statistics": self.statistics.to_json() if self.statistics else None,
+        }
+        store.write(MANIFEST, _with_digest(value))
+
+    @classmethod
+    def read(cls, store: Folder) -> "Manifest":
+        """Return a store's manifest.
+
+        Raises:
+            StoreError: If there is none, or it is of another format.
+            CorruptStoreError: If its digest does not match or it does not say what a manifest says.
+        """
+        path = f"{store}/{MANIFEST}"
+        try:
+            value = _read_with_digest(store, MANIFEST)
+        except OSError as error:
+            raise StoreError(
+                f"{store}: not a dump: {MANIFEST}: {error.strerror or error}. Name a folder that dump-teacher wrote"
+            ) from error
+        found_format = (value.get("format"), value.get("format_version"))
+        if found_format != (FORMAT, FORMAT_VERSION):
+            raise StoreError(
+                f"{path}: format is {found_format}, this program reads {(FORMAT, FORMAT_VERSION)}. "
+                "Use the version of rnng-distill that wrote it, or dump again"
+            )
+        return _parse(path, value, cls._from_json)
+
+    @classmethod
+    def _from_json(cls, value: Mapping[str, Any]) -> "Manifest":
+        statistics = value["statistics"]
+        manifest = cls(
+            state=value["state"],
+            schema=DumpSchema.from_json(value["schema"]),
+            metadata=_digests(value["metadata"]),
+            shards=tuple(ShardEntry.from_json(entry) for entry in value["shards"]),
+            statistics=DumpSummary.from_json(statistics) if statistics is not None else None,
+        )
+        names, num_shards = _names(manifest.schema), manifest.schema.layout.num_shards
+        listed = list(range(num_shards)) if manifest.is_complete else []
+        if manifest.state not in ("writing", "complete") or (statistics is None) == manifest.is_complete:
+            raise ValueError(f"state is {manifest.state!r}")
+        if manifest.metadata.keys() != set(metadata_paths(manifest.schema)):
+            raise ValueError("the metadata files listed are not those of the schema")
+        if [entry.shard for entry in manifest.shards] != listed or any(
+            e.files.keys() != names for e in manifest.shards
+        ):
+            raise ValueError("the shards listed are not those of the schema")
+        return manifest
+
+    def require_complete(self, store: Folder) -> DumpSummary:
+        """Return the statistics.
+
+        Raises:
+            IncompleteStoreError: If the store is still being written.
+        """
+        if self.statistics is None:
+            raise IncompleteStoreError(
+                f"{store}: state is {self.state}, expected complete "
+                f"({num_finished(store, self.schema)} of {self.schema.layout.num_shards} "
+                "shards are finished). Run dump-teacher again with the same options: it goes on where it stopped"
+            )
+        return self.statistics
+
+    def require_schema(self, store: Folder, schema: DumpSchema) -> None:
+        """Refuse a store that was begun with another schema.
+
+        Raises:
+            StoreError: Naming every key that differs, with both values; a `FingerprintMismatchError` if a fingerprint
+                is among them.
+        """
+        differences = self.schema.differences(schema)
+        if differences:
+            named = "; ".join(f"{key} is {found!r}, now {asked!r}" for key, (found, asked) in differences.items())
+            error = FingerprintMismatchError if any("fingerprints." in key for key in differences) else StoreError
+            raise error(f"{store}: begun with other options: {named}. Give the same options, or another --out")
+
+
+def entry_name(shard: int) -> str:
+    """Return where the entry of a finished shard is kept while the store is being written."""
+    return f"{FINISHED}/{shard}.json"
+
+
+def num_finished(store: Folder, schema: DumpSchema) -> int:
+    """Return how many shards of a store that is being written have an entry."""
+    present = store.sizes()
+    return sum(entry_name(shard) in present for shard in range(schema.layout.num_shards))
+
+
+def metadata_paths(schema: DumpSchema) -> list[str]:
+    """Return the paths of every ``zarr.json`` and of the offsets, relative to the store."""
+    return [*schema.zarr_files(), schema.offsets_array.file(0)]
+
+
+def foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> list[str]:
+    """Return the files of a store that do not belong there, relative to it."""
+    shards = range(schema.layout.num_shards)
+    own = {
+        MANIFEST,
+        *metadata_paths(schema),
+        *(spec.file(shard) for spec in schema.stored_arrays for shard in shards),
+    }
+    if not is_complete:
+        own |= {entry_name(shard) for shard in shards}
+    return [name for name in store.sizes() if name not in own]
+
+
+def refuse_foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> None:
+    """Refuse a store with files that do not belong there.
+
+    Raises:
+        StoreError: Naming up to three of them.
+    """
+    foreign = foreign_files(store, schema, is_complete=is_complete)
+    if foreign:
+        named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise StoreError(
+            f"{store}: files that are no part of the dump: {named}. Move them away, or name another folder"
+        )
+
+
+def describe_array(spec: ArraySpec) -> dict[str, Json]:
+    """Return dtype and shape of an array for people."""
+    return {"dtype": spec.dtype.name, "shape": list(spec.shape)}
+
+
+def _names(schema: DumpSchema) -> set[str]:
+    return {spec.name for spec in schema.stored_arrays}
+
+
+def _digests(value: Mapping[str, Any]) -> dict[str, FileDigest]:
+    return {name: FileDigest(**digest) for name, digest in value.items()}
+
+
+def _with_digest(value: Mapping[str, Any]) -> bytes:
+    return canonical_json({**value, "sha256": sha256_bytes(canonical_json(value))})
+
+
+def _read_with_digest(store: Folder, name: str) -> dict[str, Any]:
+    """Return a file's JSON object without its digest.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be read.
+        CorruptStoreError: If it is not canonical JSON, or its digest does not match.
+    """
+
+    def parse(text: bytes) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(text)
+        del value["sha256"]
+        if _with_digest(value) != text:
+            raise ValueError("its sha256 does not match")
+        return value
+
+    return _parse(f"{store}/{name}", store.read(name), parse)
+
+
+def _parse(where: str, value: Any, parser: Callable[[Any], _Parsed]) -> _Parsed:  # noqa: ANN401
+    try:
+        return parser(value)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise CorruptStoreError(
+            f"{where}: damaged, or not written by dump-teacher ({error}). "
+            "Restore it from a copy, or delete the store and dump again"
+        ) from error

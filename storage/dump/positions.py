@@ -1,0 +1,140 @@
+"""A run of positions in memory: what a writer is given and a reader returns.
+
+Legend: n positions, k columns (ids kept, or the most that draws can be), nT declared temperatures, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.dump.schema import DumpSchema
+from storage.errors import StoreError
+
+_HALF_POSITIVE_TINY = 0x1400
+"""Bits of the float16 2⁻¹⁰: log-probabilities may exceed 0 by rounding, not by more."""
+_HALF_NEGATIVE_ZERO = 0x8000
+_HALF_NEGATIVE_INFINITY = 0xFC00
+_HALF_POSITIVE_INFINITY = 0x7C00
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Positions:
+    """The distributions of n positions, cut to the tokens that a dump keeps of them."""
+
+    tokens: NDArray[Any]
+    """``[n]`` uint16 or uint32: the gold tokens."""
+    ids: NDArray[Any]
+    """``[n, k]`` uint16 or uint32: the exact ids, which are the most probable tokens, then the distinct ids of draws;
+    each part most probable first, ties by id. The dtype's highest value in columns unused, as draws repeat ids."""
+    logp: NDArray[np.float16]
+    """``[n, k]`` float16: their natural log-probabilities over the whole vocabulary at T = 1; NaN where unused."""
+    gold_logp: NDArray[np.float32]
+    """``[n]`` float32: natural log-probability of the gold token at T = 1."""
+    tail: NDArray[np.float32]
+    """``[n, nT]`` float32: natural log of the mass outside the exact ids at each declared temperature; -inf if none."""
+    logz: NDArray[np.float32]
+    """``[n, nT]`` float32: log Σ_w p(w)^(1/T) over the whole vocabulary."""
+    counts: NDArray[np.uint8] | None = None
+    """``[n, k]`` uint8: draws of each id, 0 for exact ids and unused columns; None in topk, which has no draws."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that are there by name, in the order of ``DumpSchema.position_arrays``."""
+        return {name: array for name in self.__slots__ if (array := getattr(self, name)) is not None}
+
+    def slice(self, start: int, stop: int) -> "Positions":
+        """Return views of positions ``start`` to ``stop``."""
+        return Positions(**{name: array[start:stop] for name, array in self.arrays().items()})
+
+    def with_fewer(self, k: int, temperatures: tuple[float, ...]) -> "Positions":
+        """Return the same distributions truncated to ``k`` tokens: the mass of the others moves into the tail.
+
+        There must be no draws: which are left out then depends on what was drawn.
+
+        A log-probability moved into a tail carries the rounding of its float16 (a relative 2⁻¹¹).
+        """
+        dropped = self.logp[:, k:].astype(np.float32)
+        tail = self.tail.copy()
+        for index, temperature in enumerate(temperatures):
+            mass = np.logaddexp.reduce(dropped / np.float32(temperature), axis=1) - self.logz[:, index]
+            tail[:, index] = np.logaddexp(tail[:, index], mass)
+        return Positions(self.tokens, self.ids[:, :k], self.logp[:, :k], self.gold_logp, tail, self.logz)
+
+
+def check_positions(positions: Positions, schema: DumpSchema, *, num_positions: int, where: str) -> None:
+    """Refuse rows that cannot be what a dump of the schema keeps of distributions, before they reach the disk.
+
+    Raises:
+        StoreError: Naming ``where`` and every array that is wrong.
+    """
+    specs, arrays = schema.position_arrays, positions.arrays()
+    names = [spec.name for spec in specs]
+    problems = [f"{name} is missing" for name in names if name not in arrays]
+    problems += [f"{name} does not belong in a {schema.selection} dump" for name in arrays if name not in names]
+    for spec in (spec for spec in specs if spec.name in arrays):
+        array, shape = arrays[spec.name], (num_positions, *spec.row_shape)
+        if array.dtype != spec.dtype or array.shape != shape:
+            problems.append(
+                f"{spec.name} is {array.dtype} {list(array.shape)}, expected {spec.dtype.name} {list(shape)}"
+            )
+    if not problems:
+        problems = _impossible_values(positions, schema)
+    if problems:
+        raise StoreError(f"{where}: {'; '.join(problems)}. Nothing was written: check what computed these rows")
+
+
+def _impossible_values(positions: Positions, schema: DumpSchema) -> list[str]:
+    ids = positions.ids
+    # float16 comparisons are emulated and slow; for numbers below zero the bit patterns order the other way round.
+    bits = positions.logp.view(np.uint16)
+    problems = []
+    if positions.counts is not None:
+        problems = _impossible_draws(positions, positions.counts, schema)
+        is_unused = _is_unused(positions.counts, schema.num_top)
+        ids, bits = np.where(is_unused, 0, ids), np.where(is_unused, np.uint16(_HALF_NEGATIVE_INFINITY), bits)
+    problems += [
+        f"{name} holds the id {int(array.max())}, vocab_size is {schema.vocab_size}"
+        for name, array in (("tokens", positions.tokens), ("ids", ids))
+        if array.max() >= schema.vocab_size
+    ]
+    if (bits > _HALF_NEGATIVE_INFINITY).any() or ((bits > _HALF_POSITIVE_TINY) & (bits < _HALF_NEGATIVE_ZERO)).any():
+        problems.append("logp holds a NaN or a value above 0")
+    magnitudes = np.maximum(bits, _HALF_NEGATIVE_ZERO)
+    if (magnitudes[:, 1:] < magnitudes[:, :-1]).any():
+        problems.append("logp rises along a row (the most probable token comes first)")
+    if not np.isfinite(positions.gold_logp).all():
+        problems.append("gold_logp is not finite")
+    if not np.isfinite(positions.logz).all():
+        problems.append("logz is not finite")
+    if np.isnan(positions.tail).any() or np.isposinf(positions.tail).any():
+        problems.append("tail holds a NaN or +inf")
+    return problems
+
+
+def _impossible_draws(positions: Positions, counts: NDArray[np.uint8], schema: DumpSchema) -> list[str]:
+    is_unused = _is_unused(counts, schema.num_top)
+    is_nan = (positions.logp.view(np.uint16) & np.uint16(~_HALF_NEGATIVE_ZERO & 0xFFFF)) > _HALF_POSITIVE_INFINITY
+    is_fill = positions.ids == np.iinfo(positions.ids.dtype).max
+    num_draws = np.where(np.isneginf(positions.tail[:, 0]), 0, schema.num_draws)
+    problems = []
+    if counts[:, : schema.num_top].any():
+        problems.append(f"counts of the {schema.num_top} exact ids are not 0")
+    if (counts.sum(axis=1, dtype=np.int64) != num_draws).any():
+        problems.append(f"counts do not add up to {schema.num_draws} draws, or to 0 where no mass is left to draw from")
+    if (is_unused[:, :-1] & ~is_unused[:, 1:]).any():
+        problems.append("counts have an unused column before a used one")
+    if (is_unused != is_nan).any() or (is_unused != is_fill).any():
+        problems.append("logp is NaN or ids hold the fill value where a column is used, or neither where it is unused")
+    if schema.selection == "sampled" and positions.tail.any():
+        problems.append("tail is not 0, the log of all mass, though no id is exact")
+    return problems
+
+
+def _is_unused(counts: NDArray[np.uint8], num_top: int) -> NDArray[np.bool_]:
+    is_unused: NDArray[np.bool_] = counts == 0
+    is_unused[:, :num_top] = False
+    return is_unused

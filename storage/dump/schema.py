@@ -1,0 +1,389 @@
+"""What a dump is: its attributes as a frozen dataclass, its arrays, and the Zarr metadata that follow from them.
+
+Everything that decides the bytes of a store is in `DumpSchema`; nothing else is. Its JSON is both the attributes of the
+Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived, never parsed: a reader compares them
+with those it would have written, so no codec, data type or extension that is not ours can get in. The group's
+``zarr.json`` repeats the arrays' (consolidated metadata), so that zarr lists them without looking at foreign files.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.dump.layout import Layout, shard_file
+from storage.errors import ConfigError
+from storage.fingerprints import Json, canonical_json
+
+FORMAT = "rnng-distill dump"
+FORMAT_VERSION = 1
+FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
+GAPS = "gaps"
+"""The array that a compact dump has in place of ``logp``; see `storage.dump.compact`."""
+BLOSC_LEVEL = 3
+"""0 to 9: Blosc's scale, not zstd's."""
+MAX_CHUNK_BYTES = 1 << 26
+"""What one compressed chunk may take when decoded: a few bytes must not be able to claim all memory."""
+MAX_DRAWS = 255
+"""Draws per position that uint8 can count."""
+
+_CHOICES = {
+    "selection": ("topk", "sampled", "stratified"),
+    "profile": ("exact", "compact"),
+    "condition": ("tree", "beam", "none"),
+}
+_BLOCK = 1 << 16
+"""Sentences looked at together, so that checking millions of them takes no memory to speak of."""
+_CRC32C: Json = {"name": "crc32c"}
+_LITTLE_ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
+_SINGLE_BYTES: Json = {"name": "bytes"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArraySpec:
+    """One array of a dump: dtype, shape, and how it is cut."""
+
+    name: str
+    dtype: np.dtype[Any]
+    """Little-endian."""
+    row_shape: tuple[int, ...]
+    """Shape of one row: ``()`` or ``(k,)``."""
+    layout: Layout
+    dimensions: tuple[str, ...]
+    compressed: bool = False
+    """Whether its chunks are compressed: Blosc with bits transposed, then zstd."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        return (self.layout.num_rows, *self.row_shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * math.prod(self.row_shape)
+
+    @property
+    def fill(self) -> int | float:
+        """NaN, the highest value, or -1: no row is made of it alone, so that a missing shard cannot look like data."""
+        if self.dtype.kind == "f":
+            return math.nan
+        return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else -1
+
+    def file(self, shard: int) -> str:
+        """Return the path of a shard relative to the store."""
+        return shard_file(self.name, shard, len(self.shape))
+
+    @property
+    def compression(self) -> dict[str, Json]:
+        """The codec of compressed chunks, as ``zarr.json`` has it."""
+        return {
+            "name": "blosc",
+            "configuration": {
+                "typesize": self.dtype.itemsize,
+                "cname": "zstd",
+                "clevel": BLOSC_LEVEL,
+                "shuffle": "bitshuffle",
+                "blocksize": 0,
+            },
+        }
+
+    def zarr_metadata(self) -> dict[str, Json]:
+        """Return the content of the array's ``zarr.json``."""
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype.name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [self.layout.shard_rows, *self.row_shape]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "NaN" if self.dtype.kind == "f" else self.fill,
+            "codecs": [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {
+                        "chunk_shape": [self.layout.chunk_rows, *self.row_shape],
+                        "codecs": [
+                            _LITTLE_ENDIAN if self.dtype.itemsize > 1 else _SINGLE_BYTES,
+                            *([self.compression] if self.compressed else []),
+                            _CRC32C,
+                        ],
+                        "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
+                        "index_location": "end",
+                    },
+                }
+            ],
+            "dimension_names": list(self.dimensions),
+            "storage_transformers": [],
+            "attributes": {},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DumpSchema:
+    """What a dump holds, from what it was computed, and how it is cut: all that its bytes depend on.
+
+    Raises:
+        ConfigError: With every problem at once.
+    """
+
+    num_positions: int
+    """N: predicted tokens of the split, one ``<eos>`` a sentence included; 0 for an empty split."""
+    num_sentences: int
+    """M."""
+    vocab_size: int
+    """V."""
+    k: int
+    """Columns per position: tokens kept, or for draws the most that they can be."""
+    num_top: int = 0
+    """Exact ids: the most probable tokens, first in a row. In topk all k (also where 0 is given), in sampled none."""
+    temperatures: tuple[float, ...]
+    """Temperatures at which tail and normaliser are stored; the first is 1."""
+    shard_positions: int = 65_536
+    """Positions per shard: the unit of writing."""
+    chunk_positions: int = 1_024
+    """Positions per chunk: the unit of reading and of checksums. Cut down to a smaller shard."""
+    selection: str = "topk"
+    """How ids were chosen: the most probable ones (``topk``), draws from p (``sampled``), or the ``num_top`` most
+    probable ones and draws from the others (``stratified``)."""
+    draw_seed: int = 0
+    """Seed of the draws; 0 in topk, which has none."""
+    profile: str = "exact"
+    """How the values are encoded."""
+    condition: str = "tree"
+    """What the distributions are given beside the words before: the tree so far (``tree``), or nothing, since a beam
+    search sums over trees (``beam``) or the model knows none (``none``)."""
+    tree_source: str
+    """Where the trees came from; where none was given, how they were summed over."""
+    split: str
+    """The dataset's split that was dumped."""
+    fingerprints: dict[str, str]
+    """sha256 of dataset, split, tokenizer and teacher."""
+    computation: dict[str, str | int | float]
+    """What else can change bits: threads, batch budget, dtype, device model, versions, sizes of a beam search."""
+
+    def __post_init__(self) -> None:
+        if self.selection == "topk" and self.num_top == 0:
+            object.__setattr__(self, "num_top", self.k)
+        problems = self._problems()
+        if problems:
+            raise ConfigError("dump: " + "; ".join(problems))
+        object.__setattr__(self, "temperatures", tuple(float(temperature) for temperature in self.temperatures))
+        object.__setattr__(self, "chunk_positions", min(self.chunk_positions, self.shard_positions))
+
+    @property
+    def token_dtype(self) -> np.dtype[Any]:
+        """uint16 while it can hold every id and the fill value, else uint32."""
+        return np.dtype("<u2" if self.vocab_size <= 65_535 else "<u4")
+
+    @property
+    def num_draws(self) -> int:
+        """Draws per position."""
+        return self.k - self.num_top
+
+    @property
+    def layout(self) -> Layout:
+        """How positions are cut."""
+        return Layout(num_rows=self.num_positions, shard_rows=self.shard_positions, chunk_rows=self.chunk_positions)
+
+    @property
+    def position_arrays(self) -> tuple[ArraySpec, ...]:
+        """The arrays with one row per position, in the order of `storage.dump.positions.Positions`."""
+        num_temperatures = len(self.temperatures)
+        arrays = (
+            self._array("tokens", self.token_dtype, ()),
+            self._array("ids", self.token_dtype, (self.k,), "rank"),
+            self._array("logp", np.dtype("<f2"), (self.k,), "rank"),
+            self._array("gold_logp", np.dtype("<f4"), ()),
+            self._array("tail", np.dtype("<f4"), (num_temperatures,), "temperature"),
+            self._array("logz", np.dtype("<f4"), (num_temperatures,), "temperature"),
+        )
+        return (*arrays, self._array("counts", np.dtype("u1"), (self.k,), "rank")) if self.num_draws else arrays
+
+    @property
+    def stored_arrays(self) -> tuple[ArraySpec, ...]:
+        """The arrays with one row per position that are on the disk: under ``exact`` those of ``Positions``."""
+        if self.profile == "exact":
+            return self.position_arrays
+        exact = {spec.name: replace(spec, compressed=True) for spec in self.position_arrays}
+        gaps = replace(exact["logp"], name=GAPS, dtype=np.dtype("u1"))
+        return (exact["tokens"], exact["ids"], gaps, exact["gold_logp"], exact["tail"])
+
+    @property
+    def offsets_array(self) -> ArraySpec:
+        """The array of sentence boundaries, ``[M + 1]``: one chunk, so that a reader maps it instead of holding it."""
+        num_rows = self.num_sentences + 1
+        return ArraySpec(
+            name="offsets",
+            dtype=np.dtype("<i8"),
+            row_shape=(),
+            layout=Layout(num_rows=num_rows, shard_rows=num_rows, chunk_rows=num_rows),
+            dimensions=("sentence_boundary",),
+        )
+
+    def zarr_files(self) -> dict[str, bytes]:
+        """Return the store's ``zarr.json`` files: path relative to the store → content."""
+        arrays = {spec.name: spec.zarr_metadata() for spec in (*self.stored_arrays, self.offsets_array)}
+        group = {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": self.to_json(),
+            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
+        }
+        files = {f"{name}/zarr.json": canonical_json(metadata) for name, metadata in arrays.items()}
+        return {"zarr.json": canonical_json(group), **files}
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the attributes as JSON values."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **asdict(self),
+            "temperatures": [*self.temperatures],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "DumpSchema":
+        """Return the schema that `to_json` wrote.
+
+        Raises:
+            ConfigError: If it is of another format or version, a key is missing or unknown, or a value is impossible.
+        """
+        found = (value.get("format"), value.get("format_version"))
+        if found != (FORMAT, FORMAT_VERSION):
+            raise ConfigError(f"dump: format is {found}, this program reads {(FORMAT, FORMAT_VERSION)}")
+        names = {field.name for field in fields(cls)}
+        rest = {key: item for key, item in value.items() if key not in ("format", "format_version")}
+        if names != set(rest):
+            raise ConfigError(f"dump: keys missing or unknown: {', '.join(sorted(names ^ set(rest)))}")
+        if not isinstance(rest["temperatures"], list):
+            raise ConfigError("dump: temperatures is not a list")
+        return cls(**{**rest, "temperatures": tuple(rest["temperatures"])})
+
+    def differences(self, other: "DumpSchema") -> dict[str, tuple[Any, Any]]:
+        """Return the keys (``fingerprints.teacher`` style) whose values differ: key → (own, other's)."""
+        mine, theirs = _flatten(asdict(self)), _flatten(asdict(other))
+        keys = sorted(mine.keys() | theirs.keys())
+        return {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
+
+    def _array(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...], *columns: str) -> ArraySpec:
+        return ArraySpec(
+            name=name, dtype=dtype, row_shape=row_shape, layout=self.layout, dimensions=("position", *columns)
+        )
+
+    def _problems(self) -> list[str]:
+        return (
+            self._count_problems()
+            + self._selection_problems()
+            + self._profile_problems()
+            + self._temperature_problems()
+            + self._label_problems()
+        )
+
+    def _count_problems(self) -> list[str]:
+        least = {"num_positions": 0, "num_sentences": 0, "vocab_size": 1, "k": 1}
+        least |= {"shard_positions": 1, "chunk_positions": 1}
+        problems = [
+            f"{name} is {getattr(self, name)!r}, not a whole number of at least {number}"
+            for name, number in least.items()
+            if type(getattr(self, name)) is not int or getattr(self, name) < number
+        ]
+        if problems:
+            return problems
+        if self.k > self.vocab_size:
+            problems.append(f"k is {self.k}, above vocab_size ({self.vocab_size})")
+        if self.vocab_size >= 1 << 32:
+            problems.append(f"vocab_size is {self.vocab_size}, above what uint32 can hold")
+        if self.num_positions < self.num_sentences:
+            problems.append(f"num_positions is {self.num_positions}, below num_sentences ({self.num_sentences})")
+        chunk_positions = min(self.chunk_positions, self.shard_positions)
+        if self.shard_positions % chunk_positions:
+            problems.append(
+                f"shard_positions is {self.shard_positions}, not a multiple of {chunk_positions}, the chunk"
+            )
+        return problems
+
+    def _selection_problems(self) -> list[str]:
+        if any(type(number) is not int for number in (self.k, self.num_top, self.draw_seed)) or self.draw_seed < 0:
+            return [f"num_top {self.num_top!r} and draw_seed {self.draw_seed!r} are not whole numbers, 0 or more"]
+        if self.selection == "topk" and (self.num_top, self.draw_seed) != (self.k, 0):
+            return [f"topk with num_top {self.num_top} and draw_seed {self.draw_seed}, not {self.k} (k) and 0"]
+        if self.selection == "sampled" and self.num_top != 0:
+            return [f"sampled with num_top {self.num_top}, not 0"]
+        if self.selection == "stratified" and not 0 < self.num_top < self.k:
+            return [f"stratified with num_top {self.num_top}, not above 0 and below k ({self.k})"]
+        if self.num_draws > MAX_DRAWS:
+            return [f"{self.num_draws} draws a position (k - num_top), expected at most {MAX_DRAWS}: uint8 counts them"]
+        return []
+
+    def _profile_problems(self) -> list[str]:
+        if self.profile != "compact" or self._count_problems():
+            return []
+        if self.selection != "topk":
+            return [f"profile compact with selection {self.selection}, not topk: only falling rows have a compact form"]
+        chunk_bytes = min(self.chunk_positions, self.shard_positions) * self.k * self.token_dtype.itemsize
+        if chunk_bytes > MAX_CHUNK_BYTES:
+            return [f"profile compact with chunks of {chunk_bytes} bytes, expected at most {MAX_CHUNK_BYTES}"]
+        return []
+
+    def _temperature_problems(self) -> list[str]:
+        if any(type(t) not in (int, float) or not 0 < t < math.inf for t in self.temperatures):
+            return [f"temperatures {self.temperatures} are not all numbers above 0"]
+        if self.temperatures[:1] != (1.0,) or len(set(self.temperatures)) != len(self.temperatures):
+            return [f"temperatures {self.temperatures} do not start with 1, or one is repeated"]
+        return []
+
+    def _label_problems(self) -> list[str]:
+        problems = [
+            f"{name} is {getattr(self, name)!r}, not one of {', '.join(choices)}"
+            for name, choices in _CHOICES.items()
+            if getattr(self, name) not in choices
+        ]
+        problems += [f"{name} is empty or not text" for name in ("tree_source", "split") if not _is_text(self, name)]
+        if not isinstance(self.fingerprints, dict) or set(self.fingerprints) != set(FINGERPRINTS):
+            problems.append(f"fingerprints are not those of {', '.join(FINGERPRINTS)}")
+        elif not all(isinstance(digest, str) and digest for digest in self.fingerprints.values()):
+            problems.append("a fingerprint is empty or not text")
+        if not isinstance(self.computation, dict) or not all(_is_scalar(item) for item in self.computation.values()):
+            problems.append("computation is not a table of texts and finite numbers")
+        return problems
+
+
+def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:
+    """Refuse offsets that do not cut the schema's positions into its sentences.
+
+    Raises:
+        ConfigError: Unless ``offsets`` is int64 ``[M + 1]``, strictly rising from 0 to N.
+    """
+    expected = f"int64 [{schema.num_sentences + 1}] rising from 0 to {schema.num_positions}"
+    if offsets.dtype != np.int64 or offsets.shape != (schema.num_sentences + 1,):
+        raise ConfigError(f"dump: offsets are {offsets.dtype} {list(offsets.shape)}, expected {expected}")
+    blocks = range(0, schema.num_sentences, _BLOCK)
+    rising = all((np.diff(offsets[start : start + _BLOCK + 1]) > 0).all() for start in blocks)
+    if offsets[0] != 0 or offsets[-1] != schema.num_positions or not rising:
+        raise ConfigError(f"dump: offsets run from {offsets[0]} to {offsets[-1]} or fall, expected {expected}")
+
+
+def _is_text(schema: DumpSchema, name: str) -> bool:
+    value = getattr(schema, name)
+    return isinstance(value, str) and bool(value)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str) or (type(value) in (int, float) and math.isfinite(value))  # type: ignore[arg-type]
+
+
+def _flatten(table: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": item for inner, item in value.items()}
+        else:
+            flat[key] = value
+    return flat

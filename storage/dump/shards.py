@@ -1,0 +1,133 @@
+"""One Zarr v3 shard file: encode it, and check it without decoding.
+
+The codec is ``sharding_indexed`` with inner codecs ``[bytes, crc32c]`` and the index at the end:
+
+    chunk 0 | crc32c | chunk 1 | crc32c | … | index: (offset, length) uint64 of every chunk of a full shard | crc32c
+
+A short last chunk is padded with the fill value; chunks past the end of the array are left out, their index entries
+all ones. Nothing is compressed, so the whole file follows from the layout: the index is compared, not parsed, and the
+chunks are rows at a fixed stride, read straight out of the mapped file. The bytes equal zarr-python's (tested);
+encoding them here is about five times faster.
+"""
+
+from mmap import mmap
+from typing import Any, cast
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.dump.schema import ArraySpec
+from storage.errors import CorruptStoreError
+
+REMEDY = "Run dump-teacher again with the same options: it rewrites what is missing or damaged, and only that"
+
+_CRC_BYTES = 4
+_ABSENT = np.iinfo(np.uint64).max
+
+
+def crc32c(data: NDArray[np.uint8]) -> int:
+    """Return the CRC-32C of contiguous bytes."""
+    return cast("int", google_crc32c.value(data))
+
+
+def shard_bytes(spec: ArraySpec, shard: int) -> int:
+    """Return the size of a shard's file."""
+    return spec.layout.num_chunks(shard) * chunk_stride(spec) + index_bytes(spec)
+
+
+def index_bytes(spec: ArraySpec) -> int:
+    """Return the size of the index that every shard's file ends with, its checksum included."""
+    return spec.layout.chunks_per_shard * 16 + _CRC_BYTES
+
+
+def encode_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the bytes of a shard's file.
+
+    Args:
+        spec: The array.
+        shard: Which shard.
+        rows: ``[num_rows of the shard, *row_shape]`` of the array's dtype.
+    """
+    num_rows, chunk_rows, stride = len(rows), spec.layout.chunk_rows, chunk_stride(spec)
+    num_chunks = spec.layout.num_chunks(shard)
+    out = np.empty(shard_bytes(spec, shard), np.uint8)
+    chunks = np.ndarray(
+        (num_chunks, chunk_rows, *spec.row_shape), spec.dtype, out.data, 0, (stride, *row_strides(spec))
+    )
+    num_full, rest = divmod(num_rows, chunk_rows)
+    chunks[:num_full] = rows[: num_full * chunk_rows].reshape(num_full, chunk_rows, *spec.row_shape)
+    if rest:
+        chunks[-1, :rest] = rows[num_full * chunk_rows :]
+        chunks[-1, rest:] = spec.fill
+    for start in range(0, num_chunks * stride, stride):
+        end = start + stride - _CRC_BYTES
+        out[start + stride - _CRC_BYTES : start + stride] = _little_endian_crc(out[start:end])
+    out[num_chunks * stride :] = _index(spec, shard)
+    return out
+
+
+def check_index(data: NDArray[np.uint8], spec: ArraySpec, shard: int, *, where: str) -> None:
+    """Compare the size of a shard's file and its index with what the layout says.
+
+    Args:
+        data: The whole file.
+        spec: The array.
+        shard: Which shard.
+        where: File, array and shard, for the message.
+
+    Raises:
+        CorruptStoreError: If they differ.
+    """
+    expected = shard_bytes(spec, shard)
+    if len(data) != expected:
+        raise CorruptStoreError(f"{where}: {len(data)} bytes, expected {expected}. {REMEDY}")
+    if not np.array_equal(data[spec.layout.num_chunks(shard) * chunk_stride(spec) :], _index(spec, shard)):
+        raise CorruptStoreError(f"{where}: the index or its checksum is damaged. {REMEDY}")
+
+
+def check_chunk(data: NDArray[np.uint8], spec: ArraySpec, chunk: int, *, where: str) -> None:
+    """Compare a chunk of a shard's file, whose size is right, with its checksum.
+
+    Raises:
+        CorruptStoreError: If they differ.
+    """
+    end = (chunk + 1) * chunk_stride(spec)
+    start, sum_at = end - chunk_stride(spec), end - _CRC_BYTES
+    if not np.array_equal(data[sum_at:end], _little_endian_crc(data[start:sum_at])):
+        raise CorruptStoreError(f"{where}: the checksum does not match. {REMEDY}")
+
+
+def decode_one_chunk(data: mmap, spec: ArraySpec, *, where: str) -> NDArray[Any]:
+    """Return the rows of an array that is one shard of one chunk, straight in the bytes of its file, all checked.
+
+    Raises:
+        CorruptStoreError: If the file is not what was written.
+    """
+    file = np.frombuffer(data, np.uint8)
+    check_index(file, spec, 0, where=where)
+    check_chunk(file, spec, 0, where=where)
+    return np.ndarray(spec.shape, spec.dtype, file.data)
+
+
+def chunk_stride(spec: ArraySpec) -> int:
+    """Return the distance in bytes from a chunk to the next."""
+    return spec.layout.chunk_rows * spec.row_bytes + _CRC_BYTES
+
+
+def row_strides(spec: ArraySpec) -> tuple[int, ...]:
+    """Return the distances in bytes from a row of a chunk, and from a column, to the next."""
+    return (spec.row_bytes, spec.dtype.itemsize) if spec.row_shape else (spec.row_bytes,)
+
+
+def _index(spec: ArraySpec, shard: int) -> NDArray[np.uint8]:
+    stride, num_chunks = chunk_stride(spec), spec.layout.num_chunks(shard)
+    entries = np.full((spec.layout.chunks_per_shard, 2), _ABSENT, "<u8")
+    entries[:num_chunks, 0] = np.arange(num_chunks, dtype=np.uint64) * np.uint64(stride)
+    entries[:num_chunks, 1] = stride
+    raw = entries.reshape(-1).view(np.uint8)
+    return np.concatenate([raw, _little_endian_crc(raw)])
+
+
+def _little_endian_crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.array([crc32c(data)], "<u4").view(np.uint8)

@@ -1,0 +1,279 @@
+"""DumpWriter: whole shards, each written once, by any number of processes, interrupted at any time.
+
+A shard is finished when the file of every array and then its entry were renamed into place; until then it is to be done
+again. So what is pending can be read off the disk, under any number of processes, and the finished store's bytes
+depend only on the schema, the offsets and the rows. One process, the main one, holds the lock, writes the metadata and
+ends the dump; the others only write shards, after main has opened the store and before it finishes. What cannot change
+bits (hosts, times, commands) goes to PATH.history.jsonl beside the store, which is also the lock file.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.dump.dump_statistics import DumpSummary, ShardFigures, shard_figures, summarise
+from storage.dump.layout import sentences_of_range
+from storage.dump.manifest import MANIFEST, Manifest, ShardEntry, entry_name, metadata_paths, refuse_foreign_files
+from storage.dump.positions import Positions, check_positions
+from storage.dump.profiles import encoded
+from storage.dump.schema import DumpSchema, check_offsets
+from storage.dump.shards import REMEDY, encode_shard
+from storage.errors import IncompleteStoreError, StoreError
+from storage.files import PARTIAL_SUFFIX
+from storage.fingerprints import FileDigest, Json, canonical_json
+from storage.folder import Folder, WriterLock
+from storage.locations import Location, as_folder
+
+
+class DumpWriter:
+    """A dump open for writing; a context manager. Opened by `DumpWriter.open`."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        schema: DumpSchema,
+        offsets: NDArray[np.int64],
+        *,
+        lock: WriterLock | None,
+        manifest: Manifest,
+    ) -> None:
+        self.folder = folder
+        self.schema = schema
+        self._offsets = offsets
+        self._lock = lock
+        self._manifest = manifest
+        self._summary = manifest.statistics
+
+    @classmethod
+    def open(cls, location: Location, schema: DumpSchema, offsets: NDArray[np.int64], *, main: bool) -> "DumpWriter":
+        """Create a dump, or go on with one begun with the same schema and offsets.
+
+        The main process takes the lock, removes what interrupted writers left behind, and rewrites missing or damaged
+        metadata. It also rehashes a dump that was complete, and takes it back to ``writing`` if a shard is damaged.
+
+        Args:
+            location: Where the store lies.
+            schema: What is dumped.
+            offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
+            main: Whether this is the one process that holds the lock (rank 0). The others open the store after it.
+
+        Raises:
+            ConfigError: If the offsets do not fit the schema.
+            StoreBusyError: If another process is writing the store.
+            StoreError: If the store was begun with other options (a `FingerprintMismatchError` if with another teacher,
+                dataset or tokenizer), holds foreign files, or cannot be written.
+            CorruptStoreError: If the manifest is damaged.
+        """
+        check_offsets(offsets, schema)
+        folder = as_folder(location)
+        if not main:
+            manifest = Manifest.read(folder)
+            manifest.require_schema(folder, schema)
+            return cls(folder, schema, offsets, lock=None, manifest=manifest)
+        lock = folder.lock()
+        try:
+            manifest = _prepare(folder, schema, offsets)
+        except BaseException:
+            lock.close()
+            raise
+        return cls(folder, schema, offsets, lock=lock, manifest=manifest)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is written and verified, and readers may open the dump."""
+        return self._summary is not None
+
+    @property
+    def summary(self) -> DumpSummary | None:
+        """The figures of a complete dump, else None."""
+        return self._summary
+
+    def pending(self) -> list[int]:
+        """Return the shards still to be written: those whose entry or a file is missing, truncated or altered.
+
+        Every finished shard is rehashed (1.5 GB/s): under several processes call it in one and tell the others.
+        """
+        if self.is_complete:
+            return []
+        return [shard for shard in range(self.schema.layout.num_shards) if isinstance(self._check(shard), str)]
+
+    def write_shard(self, shard: int, positions: Positions, num_effective: NDArray[np.float32] | None = None) -> None:
+        """Write one shard, replacing what is there; when this returns it is on the disk, finished.
+
+        Args:
+            shard: Which shard.
+            positions: All its positions, ``schema.layout.rows_of(shard)``.
+            num_effective: As for `figures_of_shard`.
+
+        Raises:
+            StoreError: If the rows are not what the schema says, or cannot be written. The shard stays pending.
+        """
+        if self.is_complete:
+            raise StoreError(f"{self.folder}: complete, nothing may be written. Name another folder for another dump")
+        rows = self.schema.layout.rows_of(shard)
+        where = f"{self.folder}: shard {shard}"
+        check_positions(positions, self.schema, num_positions=len(rows), where=where)
+        if self._lock is None and Manifest.read(self.folder).identity != self._manifest.identity:
+            raise StoreError(f"{where}: the store was replaced by another dump. Start again")
+        digests = {}
+        for spec, data in encoded(positions, self.schema, shard, where=where):
+            self.folder.write(spec.file(shard), data)
+            digests[spec.name] = FileDigest.of_bytes(data)
+        figures = figures_of_shard(positions, self.schema, self._offsets, shard, num_effective)
+        ShardEntry(shard=shard, files=digests, figures=figures).write(self.folder, self._manifest.identity)
+
+    def finish(self, progress: Callable[[int], object] | None = None) -> DumpSummary:
+        """Verify every byte, write the final manifest and open the dump to readers; in the main process only.
+
+        Args:
+            progress: Called with 1 after each shard.
+
+        Raises:
+            IncompleteStoreError: If a shard is not finished, or its bytes are not those that were written.
+            StoreError: If there are foreign files in the store, or the manifest cannot be written.
+        """
+        if self._summary is not None:
+            return self._summary
+        if self._lock is None:
+            raise RuntimeError("only the main process finishes a dump")
+        entries, problems = [], []
+        for shard in range(self.schema.layout.num_shards):
+            entry = self._check(shard)
+            if isinstance(entry, str):
+                problems.append(entry)
+            else:
+                entries.append(entry)
+            if progress:
+                progress(1)
+        if problems:
+            raise IncompleteStoreError(
+                f"{self.folder}: {len(problems)} shards are not finished ({problems[0]}). {REMEDY}"
+            )
+        digests = self._manifest.metadata
+        if any(self.folder.problem_with(name, digest) for name, digest in digests.items()):
+            _restore(self.folder, _metadata(self.schema, self._offsets))
+        refuse_foreign_files(self.folder, self.schema, is_complete=False)
+        self._summary = _complete(self.folder, self.schema, digests, entries)
+        return self._summary
+
+    def log(self, event: Mapping[str, Json]) -> None:
+        """Append one line, with the time, to the history file; in the main process only."""
+        if self._lock is None:
+            raise RuntimeError("only the main process writes the history")
+        now = datetime.now(tz=UTC).isoformat(timespec="seconds")
+        self._lock.log(canonical_json({"time": now, **event}))
+
+    def close(self) -> None:
+        """Release the lock; the store stays as it is."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, shard: int) -> ShardEntry | str:
+        """Return the entry of a finished shard, or what is wrong."""
+        entry = ShardEntry.read(self.folder, shard, self._manifest)
+        if entry is None:
+            return f"shard {shard} has no valid entry"
+        return entry.problem_with(self.folder, self.schema) or entry
+
+
+def figures_of_shard(
+    positions: Positions,
+    schema: DumpSchema,
+    offsets: NDArray[np.int64],
+    shard: int,
+    num_effective: NDArray[np.float32] | None = None,
+) -> ShardFigures:
+    """Return the figures of a shard, whose rows are ``positions``.
+
+    Where each is a mixture, ``num_effective`` ``[n]`` says of how many hypotheses in effect; only their sum is kept.
+    """
+    rows = schema.layout.rows_of(shard)
+    sentences = sentences_of_range(offsets, rows)
+    last_positions = offsets[sentences.start + 1 : sentences.stop + 1] - 1
+    is_eos = np.zeros(len(rows), np.bool_)
+    is_eos[last_positions[last_positions < rows.stop] - rows.start] = True
+    return shard_figures(positions, is_eos, schema.num_top, num_effective)
+
+
+def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> Manifest:
+    """Bring a store into the state in which shards can be written, or leave a complete one; return its manifest."""
+    metadata = _metadata(schema, offsets)
+    digests = {name: FileDigest.of_bytes(data) for name, data in metadata.items()}
+    present = folder.sizes()
+    if MANIFEST in present:
+        manifest = Manifest.read(folder)
+        manifest.require_schema(folder, schema)
+        altered = sorted(name for name in digests if manifest.metadata[name] != digests[name])
+        if altered:
+            raise StoreError(f"{folder}: begun with other sentences ({altered[0]} differs). Name another folder")
+        folder.sweep()
+        refuse_foreign_files(folder, schema, is_complete=False)
+        _restore(folder, metadata)
+        return _reopen(folder, manifest) if manifest.is_complete else manifest
+    # Without a manifest, only what creating this store leaves behind may be there.
+    own = set(metadata_paths(schema))
+    foreign = [name for name in present if name not in own and not name.endswith(PARTIAL_SUFFIX)]
+    if foreign:
+        raise StoreError(f"{folder}: not empty ({foreign[0]}) and not a dump. Name another folder")
+    folder.sweep()
+    _restore(folder, metadata)
+    manifest = Manifest(state="writing", schema=schema, metadata=digests)
+    manifest.write(folder)
+    return manifest
+
+
+def _reopen(folder: Folder, manifest: Manifest) -> Manifest:
+    """Keep a complete store as it is if its shards are right, else make the right ones entries again."""
+    damaged = {entry.shard for entry in manifest.shards if entry.problem_with(folder, manifest.schema)}
+    if not damaged:
+        _remove_entries(folder, manifest.schema)
+        return manifest
+    for entry in manifest.shards:
+        if entry.shard not in damaged:
+            entry.write(folder, manifest.identity)
+    begun_again = Manifest(state="writing", schema=manifest.schema, metadata=manifest.metadata)
+    begun_again.write(folder)
+    return begun_again
+
+
+def _complete(
+    folder: Folder, schema: DumpSchema, metadata: dict[str, FileDigest], entries: list[ShardEntry]
+) -> DumpSummary:
+    size_bytes = Manifest(state="writing", schema=schema, metadata=metadata, shards=tuple(entries)).size_bytes()
+    summary = summarise(schema, [entry.figures for entry in entries], size_bytes)
+    manifest = Manifest(state="complete", schema=schema, metadata=metadata, shards=tuple(entries), statistics=summary)
+    manifest.write(folder)
+    _remove_entries(folder, schema)
+    return summary
+
+
+def _remove_entries(folder: Folder, schema: DumpSchema) -> None:
+    folder.remove(entry_name(shard) for shard in range(schema.layout.num_shards))
+
+
+def _metadata(schema: DumpSchema, offsets: NDArray[np.int64]) -> dict[str, bytes | memoryview]:
+    """Return every file that follows from schema and offsets alone: path relative to the store → content."""
+    spec = schema.offsets_array
+    return {**schema.zarr_files(), spec.file(0): encode_shard(spec, 0, offsets).data}
+
+
+def _restore(folder: Folder, metadata: Mapping[str, bytes | memoryview]) -> None:
+    """Write the metadata files that are missing or differ."""
+    for name, data in metadata.items():
+        if folder.problem_with(name, FileDigest.of_bytes(data)):
+            folder.write(name, data)
+
+
+__all__ = ["DumpSummary", "DumpWriter", "Positions"]

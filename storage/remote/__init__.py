@@ -1,0 +1,1 @@
+"""Keep stores in object stores: whole objects, a local cache, a lease for the writer."""

@@ -1,0 +1,77 @@
+"""Sizes, training options and beam search of the teacher. Imports no torch, so that ``--help`` can read it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.runtime.train_config import TrainConfig
+from storage.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """Which RNNG, and how large."""
+
+    embed_dim: int = 256
+    """Size of token, label and constituent vectors, and of the composition's LSTM in each direction."""
+    hidden_dim: int = 256
+    """Size of the stack LSTM; where it differs from --embed-dim a projection stands before the vocabulary."""
+    num_layers: int = 2
+    """Layers of the stack LSTM."""
+    strategy: Literal["top-down", "binary"] = "top-down"
+    """Labelled trees, generated top-down; or unlabelled binary ones, by SHIFT and REDUCE (docs/teacher.md)."""
+    branching: Literal["left", "right"] = "right"
+    """With --strategy binary, how constituents of more than two children are binarised."""
+    composition: Literal["bilstm", "attention", "treelstm"] = "bilstm"
+    """How a constituent's vector is made of its children's; treelstm is for --strategy binary."""
+    dropout: float = 0.3
+    """Dropout on what is pushed, between layers and before the outputs; never on stored stack states."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}, expected at least 1"
+            for name in ("embed_dim", "hidden_dim", "num_layers")
+            if (value := getattr(self, name)) < 1
+        ]
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
+        if self.composition == "treelstm" and self.strategy != "binary":
+            problems.append(
+                f"composition treelstm joins two children, but constituents of strategy {self.strategy} have any "
+                "number; give --strategy binary, or --composition bilstm or attention"
+            )
+        if self.branching != "right" and self.strategy != "binary":
+            problems.append(
+                f"branching is {self.branching}, but strategy {self.strategy} pairs no children; give --strategy "
+                "binary, or leave --branching out"
+            )
+        if problems:
+            raise ConfigError("teacher: " + "; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherTrainConfig(TrainConfig):
+    """How ``train-teacher`` trains."""
+
+    lr: float = 1e-2
+    """Peak learning rate of AdamW; see docs/decisions/0004."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeamConfig:
+    """How widely the trees of a sentence are searched; see ``teacher.beam``."""
+
+    beam: int = 50
+    """Beam search: successors of a sentence's hypotheses that survive each action, and hypotheses in the mixture."""
+    word_beam: int = 10
+    """Beam search: hypotheses that are kept after each token."""
+    max_actions: int = 16
+    """Beam search: most NTs and REDUCEs between two tokens: 99.9 % of tokens in GUM's trees have no more."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name.replace('_', '-')} is {value}, expected at least {least}"
+            for name, least in (("beam", 1), ("word_beam", 1), ("max_actions", 0))
+            if (value := getattr(self, name)) < least
+        ]
+        if problems:
+            raise ConfigError("beam search: " + "; ".join(problems))

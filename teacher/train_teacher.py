@@ -1,0 +1,140 @@
+"""Train a teacher on a dataset; load one from its run directory."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.runtime import options
+from pipeline.runtime.distributed import World, available_bytes, joined
+from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights, open_run
+from pipeline.runtime.run_start import Resume, training_run
+from pipeline.runtime.train_config import TrainConfig
+from pipeline.training.batching import BatchPlan
+from pipeline.training.training_loop import train
+from storage.errors import RunError
+from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
+from storage.locations import Place
+from teacher.levels import TreeBatch
+from teacher.memory import check_longest
+from teacher.rnng import PARTS, Rnng
+from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
+
+
+class TeacherTask:
+    """A teacher and its batches, for ``pipeline.training.training_loop``."""
+
+    parts = dev_parts = PARTS
+    peak_flops = None
+
+    def __init__(self, model: Rnng, dataset: Dataset, config: TrainConfig, world: World) -> None:
+        self.model = self.objective = model
+        self._splits = {name: dataset.split(name) for name in ("train", "dev")}
+        self._plans = {
+            name: BatchPlan(np.diff(split.position_offsets), config, world) for name, split in self._splits.items()
+        }
+
+    def batch_positions(self, epoch: int) -> np.ndarray:
+        """Positions of each batch of an epoch."""
+        return self._plans["train"].batch_positions(epoch)
+
+    def batch_words(self, epoch: int) -> np.ndarray:
+        """Words of each batch of an epoch."""
+        return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
+
+    def batch_flops(self, epoch: int) -> None:
+        """Nobody counts them: sharing and caching make less of them than the model says."""
+
+    def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
+        """Sentences of a batch."""
+        return self._plans["train"].batches(epoch)[index]
+
+    def train_batches(self, epoch: int, first: int) -> Iterable[TreeBatch]:
+        """This rank's slices of an epoch."""
+        return self._batches("train", epoch, first)
+
+    def dev_batches(self) -> Iterable[TreeBatch]:
+        """This rank's slices of dev."""
+        return self._batches("dev", 0, 0)
+
+    def _batches(self, name: str, epoch: int, first: int) -> Iterator[TreeBatch]:
+        split = self._splits[name]
+        for rows, num_positions in self._plans[name].slices(epoch, first):
+            schedule = self.model.prepare(split.tokens.take(rows), split.actions.take(rows))
+            yield TreeBatch(schedule=schedule, num_positions_global=num_positions)
+
+
+def train_teacher(
+    data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig, *, resume: Resume = "auto"
+) -> float:
+    """Train an RNNG on ``data``, into the run directory ``out``; return the best joint dev loss, nats a position.
+
+    A run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says, unless ``resume`` is never.
+    """
+    with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
+        dataset = load_dataset(data)
+        torch.manual_seed(training.seed)
+        described = {
+            "vocab_size": dataset.tokenizer.vocab_size,
+            "labels": list(dataset.labels),
+            "eos_id": dataset.tokenizer.eos_id,
+        }
+        for name in ("train", "dev"):
+            check_longest(dataset.split(name), config, available_bytes=available_bytes(device))
+        model = _build(config, described).to(device)
+        run = RunDescription(
+            kind="teacher",
+            configuration=options.to_json(config, training),
+            model=described,
+            fingerprints=dataset.fingerprints,
+            tokenizer=dataset.tokenizer_path,
+        )
+        with training_run(out, run, resume=resume, device=device, world=world):
+            return train(TeacherTask(model, dataset, training, world), training, run=out, world=world)
+
+
+def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tuple[Rnng, RunInfo]:
+    """Return a trained teacher in evaluation mode, and what its run says.
+
+    Raises:
+        RunError: If ``path`` is no teacher's run, or has no such checkpoint.
+    """
+    run = open_teacher(path)
+    model = _build(options.build(TeacherConfig, run.configuration), run.model)
+    load_weights(run.checkpoint(which), model)
+    return model.to(device).eval(), run
+
+
+def open_teacher(path: Path) -> RunInfo:
+    """Return what a teacher's run says.
+
+    Raises:
+        RunError: If ``path`` is no teacher's run.
+    """
+    run = open_run(path)
+    if run.kind != "teacher":
+        raise RunError(f"{path}: this run is a {run.kind}'s, expected a teacher's; give the output of train-teacher")
+    return run
+
+
+def teacher_fingerprint(run: RunInfo) -> str:
+    """Return the sha256 of what makes a teacher's distributions: weights, sizes, labels."""
+    return sha256_bytes(
+        canonical_json(
+            {
+                "weights": sha256_file(run.checkpoint()),
+                "model": run.model,
+                "configuration": options.to_json(options.build(TeacherConfig, run.configuration)),
+            }
+        )
+    )
+
+
+def _build(config: TeacherConfig, described: dict[str, object]) -> Rnng:
+    vocab_size, labels, eos_id = described["vocab_size"], described["labels"], described["eos_id"]
+    assert isinstance(vocab_size, int)
+    assert isinstance(labels, list)
+    assert isinstance(eos_id, int)
+    return Rnng(config, vocab_size=vocab_size, num_labels=len(labels), eos_id=eos_id)

@@ -1,0 +1,171 @@
+"""The scripts in examples/ start what they say, with options that exist; Slurm is played by a few lines of shell.
+
+In their place of Python stands a program that only notes how it was called, but where a training is really run.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import cli
+from student.student_config import StudentTrainConfig
+from student.train_student import train_student
+from tests.processes import ROOT
+
+EXAMPLES = ROOT / "examples"
+SIZES = ["--embed-dim", "16", "--num-blocks", "1", "--num-heads", "2"]
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def noting(folder: Path, then: str = "") -> Path:
+    """A program that appends its arguments to FOLDER/calls, a line a call; number is how many calls there were."""
+    calls = folder / "calls"
+    return program(folder / "python", f'echo "$*" >>"{calls}"\nnumber=$(wc -l <"{calls}")\n{then}')
+
+
+def calls(folder: Path) -> list[list[str]]:
+    return [line.split() for line in (folder / "calls").read_text().splitlines()]
+
+
+def slurm(folder: Path) -> dict[str, str]:
+    """Return an environment in which srun runs its command here, and scontrol and scancel note what they are told."""
+    told = folder / "told"
+    program(folder / "bin/srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
+    program(folder / "bin/scontrol", f'if [[ $1 == show ]]; then echo node7; else echo "$*" >>"{told}"; fi')
+    program(folder / "bin/scancel", f'echo "$*" >>"{told}"\nkill -TERM "$(cat "{folder}/pid")"')
+    return {
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "77",
+        "SLURM_CPUS_PER_TASK": "1", "SLURM_ARRAY_TASK_MAX": "3", "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": "2",
+    }  # fmt: skip
+
+
+def started(script: str, *arguments: str, **environment: object) -> subprocess.Popen[str]:
+    sweeping = {"DATA": "data", "DUMP": "a dump", "OUT": "out", "OMP_NUM_THREADS": "1"}
+    here = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return subprocess.Popen(
+        ["bash", str(EXAMPLES / script), *arguments],
+        env={**here, **sweeping, **{name: str(value) for name, value in environment.items()}},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def ended(script: str, *arguments: str, status: int = 0, **environment: object) -> tuple[str, str]:
+    process = started(script, *arguments, **environment)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    return out, err
+
+
+@pytest.mark.parametrize("script", ["sweep.sh", "sweep.sbatch", "multi_node.sbatch"])
+def test_they_are_shell(script: str) -> None:
+    done = subprocess.run(["bash", "-n", str(EXAMPLES / script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_sweep_trains_a_baseline_a_seed_and_every_combination_with_options_that_exist(tmp_path: Path) -> None:
+    lists = {"ALPHAS": "0.1 0.9", "TEMPERATURES": "1 2 4", "SEEDS": "3 5", "DUMP": "dump", "OUT": tmp_path / "runs"}
+    ended("sweep.sh", *SIZES, PYTHON=noting(tmp_path), **lists)
+    *trainings, report = calls(tmp_path)
+    found: Counter[tuple[object, ...]] = Counter()
+    for entry, command, *arguments in trainings:
+        assert (entry, command) == (str(ROOT / "cli.py"), "train-student")
+        given = cli.train_student.make_context("train-student", arguments).params
+        assert (given["embed_dim"], given["data"]) == (16, Path("data"))
+        assert given["dump"] == (None if given["alpha"] is None else Path("dump"))
+        found[given["seed"], given["alpha"], given["temperature"]] += 1
+        assert given["out"].name.endswith(f"-seed{given['seed']}")
+    combinations = {(seed, alpha, t) for seed in (3, 5) for alpha in (0.1, 0.9) for t in (1.0, 2.0, 4.0)}
+    assert found == Counter({(3, None, None), (5, None, None)} | combinations)
+    folders = [arguments[arguments.index("--out") + 1] for arguments in trainings]
+    assert len(set(folders)) == len(trainings) == 14
+    assert report[1:] == ["report", *folders, "--out", str(tmp_path / "runs/report.html")]
+    listed, _ = ended("sweep.sh", LIST="1", **lists)
+    assert [Path(folder).name for folder in folders] == listed.splitlines()
+
+
+def test_a_run_that_fails_ends_the_sweep_with_its_status(tmp_path: Path) -> None:
+    ended("sweep.sh", status=3, PYTHON=noting(tmp_path, "((number < 2)) || exit 3"))
+    assert len(calls(tmp_path)) == 2
+
+
+def test_an_index_that_no_run_has_is_refused() -> None:
+    for index in ("2", "-1", "x"):
+        _, err = ended("sweep.sh", status=1, ONLY=index, ALPHAS="0.5", TEMPERATURES="1", SEEDS="1", PYTHON="false")
+        assert f"ONLY is {index}, expected 0 to 1" in err
+
+
+@pytest.mark.parametrize(("status", "told"), [(0, None), (1, None), (143, "requeue 77\n")])
+def test_a_task_of_the_array_is_one_run_and_is_queued_again_where_it_was_stopped(
+    tmp_path: Path, status: int, told: str | None
+) -> None:
+    lists = {"ALPHAS": "0.5", "TEMPERATURES": "1 2", "SEEDS": "1 2", "SLURM_ARRAY_TASK_ID": "4"}
+    python = noting(tmp_path, f"exit {status}")
+    _, err = ended("sweep.sbatch", *SIZES, status=status, PYTHON=python, **slurm(tmp_path) | lists)
+    [call] = calls(tmp_path)
+    assert "out/alpha0.5-temperature1-seed2" in call
+    assert "this array ends at 3" in err
+    note = tmp_path / "told"
+    assert (note.read_text() if note.exists() else None) == told
+
+
+def test_a_task_of_the_array_trains(small_world: Path, tmp_path: Path) -> None:
+    data, options = small_world / "dataset", ["--max-steps", "2", "--batch-tokens", "600", "--threads", "1"]
+    lists = {"SEEDS": "6 7", "ALPHAS": "0.5", "TEMPERATURES": "1", "SLURM_ARRAY_TASK_ID": "2", "DATA": data}
+    places = {"OUT": tmp_path / "runs", "PYTHON": sys.executable}
+    ended("sweep.sbatch", *SIZES, *options, **slurm(tmp_path) | lists | places)
+    described = json.loads((tmp_path / "runs/baseline-seed7/run.json").read_text())
+    assert described["configuration"]["seed"] == 7
+    sizes = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2}
+    training = StudentTrainConfig(max_steps=2, batch_tokens=600, threads=1, seed=7)
+    loss = train_student(data, None, tmp_path / "same", sizes, training)
+    rows = [json.loads(line) for line in (tmp_path / "runs/baseline-seed7/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] == loss
+
+
+def test_several_nodes_meet_at_the_first_and_each_job_and_restart_for_itself(tmp_path: Path) -> None:
+    training = ["train-student", "--data", "data", "--out", "run"]
+    there = slurm(tmp_path) | {"PYTHON": str(noting(tmp_path)), "PROCESSES": "3", "SLURM_RESTART_COUNT": "2"}
+    ended("multi_node.sbatch", *training, **there)
+    [call] = calls(tmp_path)
+    assert call == [
+        "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=3", "--rdzv-backend=c10d",
+        "--rdzv-endpoint=node7:20077", "--rdzv-id=77-2", "cli.py", *training,
+    ]  # fmt: skip
+    from torch.distributed.run import get_args_parser
+
+    parsed = get_args_parser().parse_args(call[2:])
+    assert (parsed.training_script, parsed.training_script_args) == ("cli.py", training)
+    ended("multi_node.sbatch", *training, status=5, **there | {"PYTHON": str(noting(tmp_path, "exit 5"))})
+    assert not (tmp_path / "told").exists()
+
+
+def test_several_nodes_that_were_stopped_are_queued_again_once_they_have_ended(tmp_path: Path) -> None:
+    until_stopped = f'trap "sleep 0.3; touch {tmp_path}/saved; exit 1" TERM\necho $$ >"{tmp_path}/pid"\n'
+    until_stopped += "while :; do sleep 0.02; done"
+    python = noting(tmp_path, until_stopped)
+    process = started("multi_node.sbatch", "train-student", PYTHON=python, **slurm(tmp_path))
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1, err
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "told").read_text() == "--signal=TERM 77.0\nrequeue 77\n"

@@ -1,0 +1,345 @@
+"""An exported student gives in transformers the ids, logits and surprisals it gives here; or nothing is written."""
+
+import gzip
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
+from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.results import read_results
+from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
+from pipeline.runtime.run_history import add_end, hold
+from storage.errors import FingerprintMismatchError, RunError, StoreError
+from storage.fingerprints import sha256_file
+from student.export import export
+from student.student_config import StudentTrainConfig
+from student.student_run import num_trained_positions
+from student.student_scoring import evaluate_perplexity, opened_scorer
+from student.train_student import load_student, train_student
+from tests.compat_check import DifferenceError, check
+from tests.compat_expected import expected_of
+from tests.processes import ROOT, run_cli
+
+SIZES = {"embed_dim": 16, "num_blocks": 2, "num_heads": 2}
+TRAINING = {
+    "max_steps": 14, "batch_tokens": 500, "threads": 1, "device": "cpu", "lr": 0.02, "warmup_steps": 0,
+    "word_checkpoints": ("1k", "2k"), "seed": 5,
+}  # fmt: skip
+FILES = {
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "README.md",
+}  # fmt: skip
+END = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def run(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("student") / "run"
+    train_student(small_world / "dataset", None, run, SIZES, StudentTrainConfig(**TRAINING))
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "out"
+    export(run, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def adopted(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run whose tokenizer was made elsewhere, like GPT-2's: one special token, last; and its export."""
+    folder = tmp_path_factory.mktemp("adopted")
+    content = json.loads((small_world / "tokenizer.json").read_bytes())
+    vocab = {token: i for token, i in content["model"]["vocab"].items() if i > 2}
+    vocab = {token: i for i, token in enumerate(sorted(vocab, key=vocab.__getitem__))}
+    content["model"]["vocab"] = vocab
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content["added_tokens"] = [{"id": len(vocab), "content": END, **flags}]
+    (folder / "source.json").write_text(json.dumps(content))
+    adopt_tokenizer(folder / "source.json", folder / "tokenizer.json", bos=END, eos=END)
+    splits = [part for s in ("train", "dev") for part in (f"--{s}", small_world / "corpus" / s)]
+    run_cli("build-dataset", *splits, "--tokenizer", folder / "tokenizer.json", "--out", folder / "dataset")
+    train_student(folder / "dataset", None, folder / "run", SIZES, StudentTrainConfig(**TRAINING))
+    export(folder / "run", folder / "out")
+    return folder / "run", folder / "out"
+
+
+def test_ids_logits_surprisals_and_texts_are_the_same_in_transformers(exported: Path) -> None:
+    assert {file.name for file in exported.iterdir()} == FILES
+    check(str(exported), expected_of(exported))
+
+
+def test_the_check_itself_sees_another_model(exported: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(exported, other)
+    weights = safetensors.torch.load_file(other / "model.safetensors")
+    weights["transformer.ln_f.bias"][0] += 1e-3
+    safetensors.torch.save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DifferenceError, match="logits differ"):
+        check(str(other), expected_of(exported))
+
+
+def test_every_logit_is_that_of_the_run(run: Path, exported: Path) -> None:
+    student, info = load_student(run, torch.device("cpu"))
+    ids = Tokenizer.load(info.tokenizer_path).encode("The authors that the guard likes laugh.")
+    row = torch.tensor([[info.model["bos_id"], *ids]])
+    model = AutoModelForCausalLM.from_pretrained(exported)
+    with torch.no_grad():
+        expected = student.logits(student.hidden(row))
+        torch.testing.assert_close(model(row).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_surprisals_are_those_that_evaluate_writes(run: Path, exported: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("The dog sees the cat.\nThe text <eos> holds a name, didn't it?\n")
+    with opened_scorer(run, device="cpu") as model:
+        evaluate_surprisal(model, text, tmp_path / "table", by="token", on_error="stop")
+    written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
+    tokenizer, theirs = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
+    found = []
+    for line in text.read_text().splitlines():
+        ids = tokenizer(line, return_tensors="pt")["input_ids"]
+        gold = torch.cat([ids[0, 1:], torch.tensor([tokenizer.eos_token_id])])
+        with torch.no_grad():
+            log_probs = theirs(ids).logits[0].log_softmax(1).gather(1, gold[:, None])[:, 0]
+        found += (-log_probs / math.log(2)).tolist()
+    np.testing.assert_allclose(found, [float(row[4]) for row in written], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(run: Path, exported: Path, adopted: tuple[Path, Path]) -> list[tuple[Tokenizer, AutoTokenizer]]:
+    """Ours and theirs, of both exports."""
+    return [
+        (Tokenizer.load(ours / "tokenizer.json"), AutoTokenizer.from_pretrained(theirs))
+        for ours, theirs in ((run, exported), adopted)
+    ]
+
+
+PIECES = ["<eos>", "<bos>", " <pad>", END, " a", "\U0001f600", "\u201c", " n't", "  ", "\n"]
+texts = st.text(st.characters(codec="utf-8"), max_size=30) | st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
+
+
+@given(texts)
+@example("the text<eos>")
+@example("")
+def test_ids_of_any_text_are_bos_and_ours(tokenizers: list[tuple[Tokenizer, AutoTokenizer]], text: str) -> None:
+    for ours, theirs in tokenizers:
+        assert theirs(text)["input_ids"] == theirs.encode(text) == [ours.bos_id, *ours.encode(text)]
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+        assert theirs.decode(ours.encode(text), skip_special_tokens=True) == text
+
+
+def test_an_adopted_tokenizer_goes_along(adopted: tuple[Path, Path]) -> None:
+    run, out = adopted
+    check(str(out), expected_of(out))
+    theirs, ours = AutoTokenizer.from_pretrained(out), Tokenizer.load(run / "tokenizer.json")
+    assert theirs.bos_token == theirs.eos_token == theirs.pad_token == END
+    assert theirs.bos_token_id == theirs.pad_token_id == ours.bos_id == ours.eos_id == ours.vocab_size - 1
+    assert json.loads((out / "config.json").read_text())["pad_token_id"] == ours.pad_id
+    assert "both begins and ends a text" in (out / "README.md").read_text()
+
+
+def test_positions_that_were_never_trained_are_counted(small_world: Path, run: Path, exported: Path) -> None:
+    longest = int(load_dataset(small_world / "dataset").split("train").tokens.lengths.max()) + 1
+    student, info = load_student(run, torch.device("cpu"))
+    # 14 steps need not have drawn the longest sentence.
+    found = num_trained_positions(student, info)
+    assert found is not None
+    assert 20 < found <= longest
+    assert f"Training used the first {found};" in (exported / "README.md").read_text()
+    assert json.loads((exported / "config.json").read_text())["n_positions"] == 512
+
+
+def test_a_student_of_documents_says_so_and_few_positions_too(small_world: Path, tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        for suffix in (".mrg", ".txt"):
+            shutil.copy(small_world / "corpus" / f"{split}{suffix}", tmp_path)
+        num = len((tmp_path / f"{split}.txt").read_text().splitlines())
+        (tmp_path / f"{split}.docs").write_text("".join(f"{line // 9}\n" for line in range(num)))
+    splits = [part for s in ("train", "dev") for part in (f"--{s}", tmp_path / s)]
+    run_cli("build-dataset", *splits, "--tokenizer", small_world / "tokenizer.json", "--out", tmp_path / "data")
+    training = StudentTrainConfig(**TRAINING, context="document")
+    train_student(tmp_path / "data", None, tmp_path / "run", {**SIZES, "max_length": 120}, training)
+    shown = export(tmp_path / "run", tmp_path / "out")
+    assert shown["note"] == "programs that pad to 512 positions fail: --max-length was 120"
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Context: documents." in card
+    assert "Positions: 120, `<bos>` included. Training used all of them." in card
+    assert json.loads((tmp_path / "out/config.json").read_text())["n_positions"] == 120
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 120
+    check(str(tmp_path / "out"), expected_of(tmp_path / "out"))
+
+
+def test_checkpoints_at_numbers_of_words_have_babylms_names(run: Path, tmp_path: Path) -> None:
+    run_cli("export", run, tmp_path / "out", "--all-checkpoints", "--checkpoint", "last")
+    assert {folder.name for folder in (tmp_path / "out").iterdir()} == {"main", "chck_1k", "chck_2k"}
+    for name, which in (("main", "last"), ("chck_1k", "words_1k"), ("chck_2k", "words_2k")):
+        folder = tmp_path / "out" / name
+        found = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        expected = safetensors.torch.load_file(run / "checkpoints" / which / "model.safetensors")
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+        card = (folder / "README.md").read_text()
+        assert f"Checkpoint: {which}." in card
+        assert sha256_file(run / "checkpoints" / which / "model.safetensors") in card
+        assert sha256_file(folder / "model.safetensors") in card
+
+
+def test_the_card_shows_results_of_these_weights_and_no_other_figure(
+    small_world: Path, run: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    floor = small_world / "corpus/entropy.json"
+    evaluate_perplexity(copy, small_world / "dataset", split="dev", floor=floor, device="cpu")
+    evaluate_perplexity(copy, small_world / "dataset", split="dev", floor=floor, device="cpu", which="words_1k")
+    with opened_scorer(copy, device="cpu") as model:
+        evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
+    export(copy, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    results = read_results(copy)
+    (of_best,) = (result for name, result in results.items() if result.kind == "perplexity" and "words" not in name)
+    perplexity = of_best.figures[0]["per_token"]["value"]
+    accuracy = next(result.figures["accuracy_macro"] for result in results.values() if result.kind == "minimal_pairs")
+    assert f"| perplexity: dev | per token, unconditional | {perplexity:.4f} |" in card
+    assert f"| {accuracy:.4f} |" in card
+    assert "floor" not in card
+    assert "The run has 1 more result, of other checkpoints." in card
+    fingerprints = json.loads((run / "run.json").read_text())["fingerprints"]
+    assert all(f"`{digest}`" in card for digest in fingerprints.values())
+    assert "alpha" not in card  # a baseline has no teacher
+    assert "## Teacher" not in card
+
+
+def test_a_distilled_students_card_describes_its_teacher(small_world: Path, tmp_path: Path) -> None:
+    data, dump = small_world / "dataset", tmp_path / "dump"
+    run_cli("dump-teacher", "--data", data, "--teacher", small_world / "teacher", "--out", dump, "--k", 16)
+    train_student(data, dump, tmp_path / "run", SIZES, StudentTrainConfig(**TRAINING))
+    export(tmp_path / "run", tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    about = json.loads((tmp_path / "run/run.json").read_text())
+    assert "distilled from a teacher" in card
+    assert "| alpha | 0.7 |" in card
+    assert "| its distributions are given | the tree so far |" in card
+    assert about["dump"]["schema"]["fingerprints"]["teacher"] in card
+    assert f"| {about['dump']['statistics']['mean_kept_mass']:g} |" in card
+    assert about["fingerprints"]["manifest"] in card
+
+
+def test_what_is_in_a_run_is_no_markup_in_the_card(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "a`|<script>b"
+    shutil.copytree(run, copy)
+    described = json.loads((copy / "run.json").read_text())
+    described["command"] = "x\n\n# Heading\n"
+    (copy / "run.json").write_text(json.dumps(described))
+    export(copy, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "<script>" not in card
+    assert "\n# Heading" not in card
+    assert "\n# a script b\n" in card
+
+
+def test_a_teacher_and_an_unfinished_run_are_refused_by_one_line(small_world: Path, run: Path, tmp_path: Path) -> None:
+    lines = run_cli("export", small_world / "teacher", tmp_path / "out", fails=True).stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert "this run is a teacher's, expected a student's" in lines[0]
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    add_end(copy, "stopped", reason="SIGTERM", step=9)
+    with pytest.raises(RunError, match=r"not finished \(stopped, step 9\); run the same train-student command again"):
+        export(copy, tmp_path / "out")
+    with hold(copy), pytest.raises(RunError, match=r"not finished \(training"):
+        export(copy, tmp_path / "out")
+    with pytest.raises(RunError, match=r"no run\.json here"):
+        export(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_there_is_not_touched(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(RunError, match="already exists"):
+        export(run, out)
+    assert list(out.iterdir()) == []
+    out.rmdir()
+    out.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="already exists"):
+        export(run, out)
+
+
+def test_a_checkpoint_or_tokenizer_that_is_not_right_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    out, copy = tmp_path / "made/out", tmp_path / "run"
+    with pytest.raises(RunError, match="no checkpoint here; the run has best, last, words_1k, words_2k"):
+        export(run, out, which="words_1M")
+    with pytest.raises(RunError, match="expected best, last or one at a number of words"):
+        export(run, out, which="../best")
+    shutil.copytree(run, copy)
+    (copy / "checkpoints/words_2k/model.safetensors").write_bytes(b"x")
+    with pytest.raises(RunError, match="not a checkpoint of this model"):
+        export(copy, out, all_checkpoints=True)
+    for name in ("words_1k", "words_2k"):
+        shutil.rmtree(copy / "checkpoints" / name)
+    with pytest.raises(RunError, match="no checkpoint at a number of words"):
+        export(copy, out, all_checkpoints=True)
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(FingerprintMismatchError):
+        export(copy, out)
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+    calls = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 5:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        export(run, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_without_a_file_is_refused_by_transformers(exported: Path, tmp_path: Path) -> None:
+    for name, load in (("model.safetensors", AutoModelForCausalLM), ("config.json", AutoModelForCausalLM)):
+        part = tmp_path / name
+        shutil.copytree(exported, part)
+        (part / name).unlink()
+        with pytest.raises((OSError, ValueError)):
+            load.from_pretrained(part)
+
+
+def test_the_script_of_the_docs_gives_the_accuracies_of_evaluate(
+    small_world: Path, exported: Path, tmp_path: Path
+) -> None:
+    blocks = (ROOT / "docs/export.md").read_text().split("```python\n")[1:]
+    (script,) = (block.split("```")[0] for block in blocks if "sentence_good" in block)
+    (tmp_path / "score.py").write_text(script)
+    for file in sorted((small_world / "corpus/minimal_pairs").glob("*.jsonl"))[:2]:
+        with gzip.open(tmp_path / f"{file.name}.gz", "wt") as pairs:
+            pairs.writelines(file.read_text().splitlines(keepends=True)[:40])
+    command = [sys.executable, str(tmp_path / "score.py"), str(exported), str(tmp_path)]
+    with opened_scorer(exported, device="cpu") as model:
+        for eos, option in ((False, []), (True, ["--eos"])):
+            done = subprocess.run([*command, *option], capture_output=True, text=True, check=True)
+            found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}
+            figures = evaluate_minimal_pairs(model, tmp_path, prefix="none", eos=eos)
+            assert sorted(found.values()) == sorted(each["accuracy"] for each in figures["by_paradigm"].values())
+            assert len(found) == 2

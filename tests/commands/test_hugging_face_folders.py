@@ -1,0 +1,220 @@
+"""A folder in Hugging Face's format is evaluated like a run: an export as the run it is of, another GPT-2 as it is."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tokenizers import Tokenizer as HfTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from pipeline.evaluation.sentence_models import evaluate_surprisal
+from storage.errors import ConfigError, InputError, RnngDistillError, RunError, StoreError
+from storage.fingerprints import sha256_file
+from student.export import export
+from student.hugging_face import open_student_or_folder
+from student.student_config import StudentTrainConfig
+from student.student_scoring import opened_scorer
+from student.train_student import train_student
+from tests.processes import run_cli
+
+CPU = torch.device("cpu")
+END = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def run(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("student") / "run"
+    training = StudentTrainConfig(max_steps=5, batch_tokens=500, threads=1, device="cpu", lr=0.02, warmup_steps=0)
+    train_student(small_world / "dataset", None, run, {"embed_dim": 16, "num_blocks": 1, "num_heads": 2}, training)
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "out"
+    export(run, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def foreign(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 that transformers made and saved, with a tokenizer as GPT-2 has it: no space before the text."""
+    folder = tmp_path_factory.mktemp("foreign") / "gpt2"
+    inner = HfTokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    inner.train_from_iterator((small_world / "corpus/train.txt").read_text().splitlines(), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=END, eos_token=END)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def evaluated(kind: str, model: Path, *arguments: object) -> dict:
+    return json.loads(run_cli("evaluate", kind, model, *arguments, "--device", "cpu", "--json").stdout)
+
+
+def test_the_tokenizer_of_an_export_is_the_run_s_byte_for_byte(run: Path, exported: Path) -> None:
+    opened = open_student_or_folder(exported, CPU)
+    assert opened.tokenizer.data == (run / "tokenizer.json").read_bytes()
+    assert opened.files.tokenizer_sha256 == sha256_file(run / "tokenizer.json")
+
+
+def test_an_export_has_the_results_of_its_run(small_world: Path, run: Path, exported: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("The dog sees the cat.\n")
+    of: dict[Path, list[object]] = {}
+    for model in (run, exported):
+        pairs = evaluated("minimal-pairs", model, small_world / "corpus/minimal_pairs", "--prefix", "space", "--eos")
+        perplexity = evaluated("perplexity", model, "--data", small_world / "dataset")
+        run_cli("evaluate", "surprisal", model, text, "--out", tmp_path / "table", "--device", "cpu")
+        of[model] = [
+            Path(pairs["pairs"]).read_bytes(),
+            Path(perplexity["sentences"]).read_bytes(),
+            perplexity["unconditional"],
+            (tmp_path / "table").read_bytes(),
+        ]
+        settings = json.loads(Path(pairs["written"]).read_bytes())["settings"]
+        assert settings["checkpoint"] == ("best" if model == run else "exported")
+        assert Path(pairs["written"]).parent == model / "results"
+        assert Path(pairs["written"]).stem.endswith("-space-eos")
+    assert of[run] == of[exported]
+
+
+def test_a_gpt2_made_elsewhere_is_scored_as_transformers_scores_it(foreign: Path, tmp_path: Path) -> None:
+    sentences = ["The dog sees the cat.", "A cat near the dogs sleeps.", "Dogs sleep <|endoftext|> here."]
+    (tmp_path / "text").write_text("".join(f"{sentence}\n" for sentence in sentences))
+    table = tmp_path / "table"
+    run_cli("evaluate", "surprisal", foreign, tmp_path / "text", "--out", table, "--by", "token", "--device", "cpu")
+    written = [float(line.split("\t")[4]) for line in table.read_text().splitlines()[1:]]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(foreign).eval(), AutoTokenizer.from_pretrained(foreign)
+    found = []
+    for sentence in sentences:
+        ids = tokenizer(sentence, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+        gold = torch.tensor([*ids, 0])
+        with torch.no_grad():
+            log_probs = model(torch.tensor([[0, *ids]])).logits[0].log_softmax(-1)
+        found += (log_probs.gather(1, gold[:, None])[:, 0] / -np.log(2)).tolist()
+    np.testing.assert_allclose(written, found, atol=1e-5)
+
+
+def test_weights_of_the_bare_gpt2_have_names_without_a_prefix(foreign: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(foreign, bare)
+    weights = safetensors.torch.load_file(bare / "model.safetensors")
+    renamed = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+    renamed["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
+    safetensors.torch.save_file(renamed, bare / "model.safetensors")
+    first, second = (open_student_or_folder(folder, CPU).student.state_dict() for folder in (foreign, bare))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("model.safetensors", None, "no model.safetensors beside config.json"),
+        ("tokenizer.json", None, "no tokenizer.json beside config.json"),
+        ("model.safetensors", b"x", "not a safetensors file"),
+        ("tokenizer.json", b"{}", "not a tokenizer.json"),
+        ("config.json", b"{", "cannot be read as JSON"),
+        ("config.json", {"model_type": "llama"}, "model_type is 'llama', expected 'gpt2'"),
+        ("config.json", {"activation_function": "relu"}, "activation_function is 'relu'"),
+        ("config.json", {"n_positions": None}, "n_positions is None, expected a number"),
+        ("config.json", {"n_layer": 3}, r"transformer\.h\.2\.\S+ is missing, expected \["),
+        ("config.json", {"n_embd": 18}, r"is \[\d+\], expected \[\d+\]|is \[\d+, \d+\], expected"),
+        ("config.json", {"bos_token_id": None}, "bos_token_id is None, expected the id of a token"),
+        ("config.json", {"eos_token_id": 9999}, "no entry has the id 9999"),
+        ("config.json", {"vocab_size": 20}, "the tokenizer has 400 entries, but the model 20"),
+    ],
+)
+def test_a_folder_that_is_not_whole_or_fits_no_student_is_one_line(
+    foreign: Path, tmp_path: Path, file: str, change: object, message: str
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(foreign, folder)
+    if change is None:
+        (folder / file).unlink()
+    elif isinstance(change, bytes):
+        (folder / file).write_bytes(change)
+    else:
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_bytes()) | change))
+    with pytest.raises(InputError, match=message) as raised:
+        open_student_or_folder(folder, CPU)
+    assert "\n" not in str(raised.value)
+    assert str(folder) in str(raised.value)
+
+
+def test_what_a_tokenizer_was_saved_with_neither_pads_nor_cuts(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    content = json.loads((folder / "tokenizer.json").read_bytes())
+    content["padding"] = {
+        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 2, "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }  # fmt: skip
+    content["truncation"] = {"direction": "Right", "max_length": 30, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    texts = ["The dog sees the cat.", "The dog " * 40]
+    expected, found = (open_student_or_folder(each, CPU).tokenizer for each in (exported, folder))
+    assert found.encode_batch(texts) == expected.encode_batch(texts)
+    assert found.sha256 == expected.sha256
+
+
+def test_an_export_says_how_it_was_trained_and_longer_sentences_are_warned_of(
+    run: Path, exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_run, of_folder = (open_student_or_folder(each, CPU) for each in (run, exported))
+    assert of_folder.num_trained_positions == of_run.num_trained_positions
+    assert of_folder.trained_context == of_run.trained_context == "sentence"
+    assert 10 < of_run.num_trained_positions < 100
+    with opened_scorer(exported, device="cpu") as model:
+        model.scorer.log_probs([np.zeros(of_run.num_trained_positions - 1, np.int64)])
+        assert not caplog.records
+        model.scorer.log_probs([np.zeros(of_run.num_trained_positions, np.int64), np.zeros(3, np.int64)])
+    assert f"1 of 2 sentences have more than the {of_run.num_trained_positions} positions" in caplog.text
+    path = tmp_path / "document"
+    shutil.copytree(exported, path)
+    described = json.loads((path / "config.json").read_bytes())
+    for told, expected in ((described["rnng_distill"] | {"context": "document"}, "document"), ([1], "sentence")):
+        (path / "config.json").write_text(json.dumps(described | {"rnng_distill": told}))
+        assert open_student_or_folder(path, CPU).context == expected
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_is_scored(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    shutil.rmtree(folder / "results", ignore_errors=True)
+    (folder / "results").write_text("")
+    with pytest.raises(StoreError, match="results: cannot be written"), opened_scorer(folder, device="cpu"):
+        pass
+
+
+def test_a_table_is_not_written_among_a_model_s_files(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("The dog sees the cat.\n")
+    with opened_scorer(run, device="cpu") as model, pytest.raises(ConfigError, match="whose files are the model's"):
+        evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")
+
+
+def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(small_world: Path, foreign: Path) -> None:
+    with pytest.raises(RunError, match="an exported folder is one checkpoint"):
+        open_student_or_folder(foreign, CPU, "words_1M")
+    done = run_cli("evaluate", "perplexity", foreign, "--data", small_world / "dataset", "--device", "cpu", fails=True)
+    assert "tokenizer is" in done.stderr
+    assert "what adopt-tokenizer makes of" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_what_is_neither_run_nor_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RnngDistillError, match=r"no run\.json here"):
+        open_student_or_folder(tmp_path, CPU)

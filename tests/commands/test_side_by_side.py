@@ -1,0 +1,100 @@
+"""Runs that share a dump, and a dump that is written beside one that is read, do not disturb each other."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dumping.dump_config import DumpConfig
+from storage.dump.reader import verify_dump
+from student.student_config import StudentTrainConfig
+from student.train_student import train_student
+from teacher.teacher_source import dump_teacher
+from tests.processes import start_cli
+
+pytestmark = pytest.mark.processes
+SIZES = {"embed_dim": 32, "num_blocks": 2, "num_heads": 2}
+NUM_STEPS = 60
+FIGURES = ("step", "positions", "loss", "cross_entropy", "kl", "grad_norm")
+# At a constant rate the first steps are the same, however many are to come.
+OPTIONS = {
+    "batch_tokens": 600, "warmup_steps": 0, "schedule": "constant", "threads": 1, "device": "cpu", "log_every": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("side-by-side") / "dump"
+    dump_teacher(
+        small_world / "dataset", small_world / "teacher", out, DumpConfig(k=16, shard_positions=2048, device="cpu")
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone(small_world: Path, dump: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    return trained(small_world, dump, tmp_path_factory.mktemp("alone") / "run")
+
+
+def trained(world: Path, dump: Path, run: Path) -> list[tuple[Any, ...]]:
+    train_student(world / "dataset", dump, run, SIZES, StudentTrainConfig(**OPTIONS, max_steps=NUM_STEPS))
+    found = figures(run)
+    assert len(found) == NUM_STEPS
+    return found
+
+
+def figures(run: Path) -> list[tuple[Any, ...]]:
+    """Return the figures of all training rows that are whole."""
+    text = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
+    rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [tuple(row[name] for name in FIGURES) for row in rows if row["split"] == "train"]
+
+
+def typed(options: dict[str, Any]) -> list[object]:
+    return [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), value)]
+
+
+@contextlib.contextmanager
+def going_on(*arguments: object, progress: Callable[[], int]) -> Iterator[None]:
+    """Surround what happens while a command is at work: after it has made progress, and until it has made more."""
+    [process] = start_cli(*arguments)
+    try:
+        wait_for_more(progress, 0, process)
+        before = progress()
+        yield
+        wait_for_more(progress, before, process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_more(progress: Callable[[], int], than: int, process: Any) -> None:
+    while progress() <= than:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+
+
+def test_two_runs_on_one_dump_at_once_have_the_losses_of_a_run_alone(small_world, dump, alone, tmp_path):
+    other = tmp_path / "other"
+    arguments = ["train-student", "--data", small_world / "dataset", "--dump", dump, "--out", other]
+    arguments += [*typed(SIZES), *typed(OPTIONS), "--max-steps", 100_000]
+    with going_on(*arguments, progress=lambda: len(figures(other))):
+        assert trained(small_world, dump, tmp_path / "run") == alone
+    found = figures(other)[:NUM_STEPS]
+    assert found == alone[: len(found)]
+    verify_dump(dump)
+
+
+def test_a_run_beside_which_another_dump_is_written_has_the_losses_of_a_run_alone(small_world, dump, alone, tmp_path):
+    beside = dump.parent / "beside"
+    arguments = ["dump-teacher", "--data", small_world / "dataset", "--teacher", small_world / "teacher"]
+    arguments += ["--out", beside, "--k", 16, "--shard-positions", 256]
+    # By beam search, which takes longer than the run.
+    arguments += ["--condition", "beam", "--beam", 10, "--word-beam", 5]
+    with going_on(*arguments, progress=lambda: len(list(beside.glob("finished/*.json")))):
+        assert trained(small_world, dump, tmp_path / "run") == alone
+    assert json.loads((beside / "manifest.json").read_text())["state"] == "writing"

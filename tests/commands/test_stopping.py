@@ -1,0 +1,109 @@
+"""Trainings in two real processes that are stopped by SIGTERM, or restarted by torchrun, go on to the same losses.
+
+To the same bits, at random instants: tests/kill_trainings.py, in one process.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.runtime.checkpoint import state_path
+from pipeline.runtime.run_history import HISTORY, read_history
+from student.student_config import StudentTrainConfig
+from student.train_student import train_student
+from tests.processes import ROOT, start_cli
+
+pytestmark = [pytest.mark.processes, pytest.mark.faults]
+SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2, "dropout": 0.0}
+TRAINING: dict[str, Any] = {
+    "batch_tokens": 500, "max_steps": 200, "checkpoint_every": 7, "log_every": 2, "eval_every": 150, "threads": 1,
+    "device": "cpu",
+}  # fmt: skip
+
+
+def arguments(world: Path, run: Path) -> list[object]:
+    options = [part for name, value in (SIZES | TRAINING).items() for part in ("--" + name.replace("_", "-"), value)]
+    return ["train-student", "--data", world / "dataset", "--out", run, *options]
+
+
+def train_here(world: Path, run: Path) -> None:
+    train_student(world / "dataset", None, run, SIZES, StudentTrainConfig(**TRAINING))
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def num_rows(run: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return (run / "metrics.jsonl").read_bytes().count(b"\n")
+    return 0
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(run: Path) -> list[str]:
+    return [event.get("state", "start") for event in read_history(run)]
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(small_world: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    processes = start_cli(*arguments(small_world, run), processes=2)
+    wait_until(lambda: num_rows(run) >= 10, processes[0])
+    processes[1].terminate()
+    lines = [process.communicate(timeout=60)[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [143, 143]
+    step = read_history(run)[-1]["step"]
+    assert lines[0][-1] == f"{run}: stopped by SIGTERM after step {step} of 200; the same command goes on"
+    assert lines[1] == []
+    assert torch.load(state_path(run), weights_only=True)["step"] == step
+    assert events(run) == ["start", "stopped"]
+
+
+def test_torchrun_restarts_a_killed_training_and_passes_a_signal_on(small_world: Path, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command = [sys.executable, *launcher, str(ROOT / "cli.py"), *map(str, arguments(small_world, run))]
+    torchrun = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children")
+    wait_until(lambda: num_rows(run) >= 10, torchrun)
+    os.kill(int(children.read_text().split()[1]), signal.SIGKILL)
+    before = num_rows(run)
+    wait_until(lambda: events(run).count("start") == 2, torchrun)
+    # The rows after the checkpoint are cut off and written again: more than there were are the second group's.
+    wait_until(lambda: num_rows(run) >= before + 10, torchrun)
+    # As Slurm does: every process of the job gets the signal; torchrun, one of them, sends it again.
+    for worker in map(int, children.read_text().split()):
+        os.kill(worker, signal.SIGTERM)
+    torchrun.terminate()
+    err = torchrun.communicate(timeout=60)[1]
+    assert torchrun.returncode != 0
+    assert "stopped by SIGTERM after step" in err
+    train_here(small_world, run)
+    train_here(small_world, whole)
+    found = events(run)
+    assert found[0] == "start"
+    assert found[-4:] == ["start", "stopped", "start", "finished"], (run / HISTORY).read_text()
+    assert len(rows(run)) == len(rows(whole)) == 102
+    for one, other in zip(rows(run), rows(whole), strict=True):
+        assert (one["split"], one["step"], one["positions"]) == (other["split"], other["step"], other["positions"])
+        # Sums over two processes are added in another order.
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)

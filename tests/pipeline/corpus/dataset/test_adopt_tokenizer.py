@@ -1,0 +1,202 @@
+"""A tokenizer made elsewhere keeps its ids and gives every text back, or is refused for each reason by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
+from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.text_files import normalise_text
+from pipeline.report.inspection import inspect_path
+from storage.errors import InputError
+
+END = "<|endoftext|>"
+UNKNOWN = "[UNK]"
+TEXTS = ["the dog didn't chase the other dogs", "It cost $5.00, i.e. 20% more", "caf\u00e9"] * 4
+
+
+def gpt2_like() -> Any:
+    """Return a byte-level BPE as GPT-2's is: one special token, at the end of the vocabulary, also an added token."""
+    inner: Any = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.post_processor = processors.ByteLevel(trim_offsets=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    inner.train_from_iterator(TEXTS, trainer)
+    inner.add_special_tokens([END])
+    return inner
+
+
+def adopt(inner: Any, folder: Path, *, bos: str = END, eos: str = END) -> Tokenizer:
+    inner.save(str(folder / "source.json"))
+    adopt_tokenizer(folder / "source.json", folder / "tokenizer.json", bos=bos, eos=eos)
+    return Tokenizer.load(folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def source() -> Any:
+    return gpt2_like()
+
+
+@pytest.fixture(scope="module")
+def adopted(source: Any, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return adopt(source, tmp_path_factory.mktemp("adopted"))
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=30).map(normalise_text)
+
+
+@given(texts)
+@example("the dog didn't")
+def test_ids_are_those_of_the_source_and_texts_are_given_back(source: Any, adopted: Tokenizer, text: str) -> None:
+    ids, spans = adopted.encode_with_spans(text)
+    assert ids == source.encode(text).ids
+    assert adopted.decode(ids) == text
+    assert {at for start, stop in spans for at in range(start, stop)} == set(range(len(text)))
+
+
+def test_the_special_token_keeps_its_id_and_a_text_that_holds_it_is_text(source: Any, adopted: Tokenizer) -> None:
+    end = source.token_to_id(END)
+    assert (adopted.bos_id, adopted.eos_id, adopted.pad_id) == (end, end, end)
+    assert adopted.vocab_size == source.get_vocab_size() == end + 1
+    assert end in source.encode(f"a{END}b").ids
+    ids = adopted.encode(f"a{END}b")
+    assert end not in ids
+    assert adopted.decode(ids) == f"a{END}b"
+    assert adopted.decode([end, *adopted.encode("the dog"), end]) == "the dog"
+
+
+def test_an_adopted_tokenizer_adds_nothing_in_the_library_itself(adopted: Tokenizer) -> None:
+    plain = tokenizers.Tokenizer.from_str(adopted.data.decode())
+    assert plain.encode("the dog").ids == adopted.encode("the dog")
+
+
+def test_bos_and_eos_may_differ(tmp_path: Path) -> None:
+    inner = gpt2_like()
+    inner.add_special_tokens(["<s>", "</s>"])
+    tokenizer = adopt(inner, tmp_path, bos="<s>", eos="</s>")
+    assert tokenizer.bos_id == inner.token_to_id("<s>")
+    assert tokenizer.eos_id == tokenizer.pad_id == inner.token_to_id("</s>")
+    about = inspect_path(tmp_path / "tokenizer.json")
+    assert (about["bos"], about["eos"]) == ("<s>", "</s>")
+
+
+def test_a_dataset_is_built_with_it(source: Any, tmp_path: Path) -> None:
+    adopt(source, tmp_path)
+    (tmp_path / "x.mrg").write_text(f"(TOP (NP (X the) (X dog)))\n(TOP (X {END}))\n")
+    (tmp_path / "x.txt").write_text(f"the dog\n{END}\n")
+    stem, file = tmp_path / "x", tmp_path / "tokenizer.json"
+    build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=file, out=tmp_path / "data"))
+    dataset = load_dataset(tmp_path / "data")
+    assert [dataset.tokenizer.decode(row.tolist()) for row in dataset.split("train").tokens] == ["the dog", END]
+    assert dataset.tokenizer.eos_id not in dataset.split("train").tokens.values
+
+
+def test_an_unadopted_tokenizer_is_refused_with_the_command(source: Any, tmp_path: Path) -> None:
+    source.save(str(tmp_path / "t.json"))
+    with pytest.raises(InputError, match=r"t\.json: its first entries are .*adopt-tokenizer"):
+        Tokenizer.load(tmp_path / "t.json")
+
+
+def _lowercase(inner: Any) -> None:
+    inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+
+
+def _strip_accents(inner: Any) -> None:
+    inner.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+
+
+def _template(inner: Any) -> None:
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, inner.token_to_id(END))]
+    )
+
+
+def _prefix_space(inner: Any) -> None:
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+
+def _no_spaces(inner: Any) -> None:
+    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)])
+
+
+def _dropout(inner: Any) -> None:
+    inner.model.dropout = 0.1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (_lowercase, r"its normalizer \(NFC and Lowercase\) lowercases the text: .*becomes .the dog didn't"),
+        (_strip_accents, r"its normalizer \(NFD and StripAccents\) changes the text"),
+        (_template, r"its post_processor adds <\|endoftext\|> to every text itself; remove post_processor"),
+        (_prefix_space, r"it changes spaces: 'the dog' comes back as ' the dog'"),
+        (_no_spaces, r"it changes spaces: 'the dog' comes back as 'thedog'"),
+        (_dropout, r"it encodes at random \(model\.dropout is 0\.1\)"),
+    ],
+)
+def test_each_way_to_break_the_contract_is_named(spoil: Callable[[Any], None], expected: str, tmp_path: Path) -> None:
+    inner = gpt2_like()
+    spoil(inner)
+    with pytest.raises(InputError, match=rf"source\.json: cannot be adopted: {expected}"):
+        adopt(inner, tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_tokenizers_that_are_not_byte_level_are_refused(tmp_path: Path) -> None:
+    inner: Any = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    inner.train_from_iterator(TEXTS, trainers.WordPieceTrainer(special_tokens=[UNKNOWN, "[CLS]"], show_progress=False))
+    expected = (
+        r"not byte-level \(model WordPiece, pre_tokenizer BertPreTokenizer, decoder WordPiece; .*"
+        r"BertNormalizer\) .* the text.*no entry '<s>' for --bos; its added tokens are \[UNK\], \[CLS\]"
+    )
+    with pytest.raises(InputError, match=expected):
+        adopt(inner, tmp_path, bos="<s>", eos="[CLS]")
+    unigram: Any = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
+    with pytest.raises(InputError, match=r"not byte-level \(model Unigram, pre_tokenizer none, decoder none"):
+        adopt(unigram, tmp_path, bos="<unk>", eos="<unk>")
+
+
+def test_missing_bytes_missing_entries_and_gaps_are_named(tmp_path: Path) -> None:
+    content = json.loads(gpt2_like().to_str())
+    with pytest.raises(InputError, match=r"no entry '<s>' for --bos; .*no entry '</s>' for --eos; .*<\|endoftext"):
+        adopt(gpt2_like(), tmp_path, bos="<s>", eos="</s>")
+    for change, expected in (
+        (lambda vocab: vocab.pop("Z"), "1 of the 256 bytes are no entries"),
+        (lambda vocab: vocab.update(more=999), "entries have ids up to 999, expected ids without gaps"),
+    ):
+        changed = json.loads(json.dumps(content))
+        change(changed["model"]["vocab"])
+        (tmp_path / "x.json").write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=expected):
+            adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
+
+
+def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.json: cannot be read"):
+        adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
+    for content in (b"", b"{}", b"\xff", b"[1]"):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.json: not a tokenizer\.json"):
+            adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
+
+
+def test_added_tokens_that_stand_in_texts_become_text(tmp_path: Path) -> None:
+    inner = gpt2_like()
+    inner.add_tokens([AddedToken("dogs", lstrip=True)])
+    tokenizer = adopt(inner, tmp_path)
+    assert tokenizer.decode(tokenizer.encode("the dogs")) == "the dogs"
+    assert inner.token_to_id("dogs") == tokenizer.vocab_size - 1

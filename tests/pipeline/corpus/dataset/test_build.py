@@ -1,0 +1,379 @@
+"""A dataset holds the tokens of the text and the actions of the trees, and every sentence is accounted for."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.controls import shuffled_trees
+from pipeline.corpus.dataset.dataset import Dataset, describe_dataset, load_dataset, token_dtype, write_dataset
+from pipeline.corpus.dataset.oracle import actions_to_tree, right_branching
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, InputError, StoreError
+
+PAIRS = [
+    ("(ROOT (S (NP (DT the) (NN dog)) (VP (VBZ barks)) (. .)))", "the dog barks."),
+    ("(ROOT (S (NP (DT the) (NN cat)) (VP (VBZ sleeps)) (. .)))", "the cat sleeps."),
+    ("(ROOT (S (NP (NP (DT the) (NN dog)) (PP (IN of) (NP (NN cat)))) (VP (VBZ sleeps))))", "the dog of cat sleeps"),
+    ("(ROOT (VB Go))", "Go"),
+    ("(ROOT (S (VP (VBP do) (RB n't) (VP (VB bark))) (. !)))", "don't bark!"),
+    ("(ROOT (NP (DT the) (NN dog) (CC and) (NN cat)))", "the dog and cat"),
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for name, pairs in (
+        ("train", PAIRS * 2),
+        ("dev", PAIRS[1:4]),
+        ("other", [*PAIRS[:2], ("(ROOT (FRAG (NN cat)))", "cat")]),
+    ):
+        (folder / f"{name}.mrg").write_text("".join(tree + "\n" for tree, _ in pairs))
+        (folder / f"{name}.txt").write_text("".join(text + "\n" for _, text in pairs))
+    Tokenizer.train([text for _, text in PAIRS] * 3, 275).save(folder / "tokenizer.json")
+    return folder
+
+
+def build(corpus: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    given = {"train": corpus / "train", "dev": corpus / "dev", "tokenizer": corpus / "tokenizer.json", "out": out}
+    return build_dataset(BuildConfig(**(given | changes)))
+
+
+@pytest.fixture(scope="module")
+def dataset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    out = tmp_path_factory.mktemp("dataset") / "data"
+    build(corpus, out, test=corpus / "other")
+    return load_dataset(out)
+
+
+def test_leaves_are_the_tokens_of_the_text(dataset: Dataset) -> None:
+    texts = [text for _, text in PAIRS * 2]
+    split, tokenizer = dataset.split("train"), dataset.tokenizer
+    assert [row.tolist() for row in split.tokens] == [tokenizer.encode(text) for text in texts]
+    assert tokenizer.decode_batch([row.tolist() for row in split.tokens]) == texts
+    assert split.num_words.tolist() == [len(text.split()) for text in texts]
+    assert split.num_bytes.tolist() == [len(text.encode()) for text in texts]
+    assert split.tokens.values.dtype == np.uint16
+    assert split.num_positions == len(split.tokens.values) + len(texts) == split.position_offsets[-1]
+
+
+def test_actions_are_those_of_the_trees(dataset: Dataset) -> None:
+    split = dataset.split("train")
+    trees = []
+    for tokens, actions in zip(split.tokens, split.actions, strict=True):
+        phrases, n = actions_to_tree(actions.tolist())
+        assert n == len(tokens)
+        pieces = [dataset.tokenizer.decode([i]) for i in tokens.tolist()]
+        trees.append([(dataset.labels[label], "".join(pieces[start:stop])) for label, start, stop in phrases])
+    assert dataset.labels == ("TOP", "NP", "PP", "S", "VP")
+    # decoding takes the space off each piece
+    assert trees[0] == [("TOP", "thedogbarks."), ("S", "thedogbarks."), ("NP", "thedog"), ("VP", "barks")]
+    assert trees[3] == [("TOP", "Go")]
+    assert trees[4] == [("TOP", "don'tbark!"), ("S", "don'tbark!"), ("VP", "don'tbark"), ("VP", "bark")]
+
+
+def test_a_label_unseen_in_training_is_dropped_and_counted(dataset: Dataset) -> None:
+    assert dataset.split("test").num_sentences == 2
+    assert dataset.counts["test"]["dropped"] == {"label unseen in training": 1}
+    assert dataset.counts["test"]["num_trees"] == 3
+    assert dataset.counts["test"]["num_kept"] == 2
+    assert dataset.counts["train"]["num_kept"] == dataset.split("train").num_sentences
+
+
+def test_a_label_unseen_in_training_is_read_as_the_most_frequent_one_where_the_option_says_so(
+    corpus: Path, tmp_path: Path
+) -> None:
+    # over NP and under it: what becomes NP over a single NP is one NP
+    trees = ["(ROOT (FRAG (NP (NN cat))))", "(ROOT (FRAG (NN cat) (INTJ (NN cat)) (FRAG (NN cat))))"]
+    (tmp_path / "new.mrg").write_text("".join(tree + "\n" for tree in trees))
+    (tmp_path / "new.txt").write_text("cat\ncat cat cat\n")
+    build(corpus, tmp_path / "data", test=tmp_path / "new", unseen_labels="map")
+    mapped = load_dataset(tmp_path / "data")
+    assert mapped.labels == ("TOP", "NP", "PP", "S", "VP")
+    cat = len(mapped.tokenizer.encode("cat"))
+    phrases = [actions_to_tree(actions.tolist())[0] for actions in mapped.split("test").actions]
+    assert phrases[0] == [(0, 0, cat), (1, 0, cat)]
+    whole = 3 * cat
+    assert phrases[1] == [(0, 0, whole), (1, 0, whole), (1, cat, 2 * cat), (1, 2 * cat, whole)]
+    assert mapped.counts["test"]["num_kept"] == 2
+    assert mapped.counts["test"]["dropped"] == {}
+    assert mapped.counts["test"]["repaired"] == {
+        "label unseen in training, read as NP: FRAG": 2,
+        "label unseen in training, read as NP: INTJ": 1,
+    }
+    assert mapped.counts["train"]["repaired"] == {}
+
+
+def test_labels_unseen_in_training_are_all_named_where_they_are_refused(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.mrg").write_text("(ROOT (S (NN cat)))\n" + "(ROOT (FRAG (INTJ (NN cat)) (NN cat)))\n" * 2)
+    (tmp_path / "new.txt").write_text("cat\n" + "cat cat\n" * 2)
+    expected = r"new\.mrg: .*FRAG \(2 sentences\), INTJ \(2 sentences\).*--unseen-labels.* as NP$"
+    with pytest.raises(InputError, match=expected):
+        build(corpus, tmp_path / "data", dev=tmp_path / "new", unseen_labels="refuse")
+    assert not (tmp_path / "data").exists()
+    build(corpus, tmp_path / "data", unseen_labels="refuse")
+
+
+def test_what_is_built_twice_is_the_same(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
+    seen: list[int] = []
+    config = BuildConfig(
+        train=corpus / "train",
+        dev=corpus / "dev",
+        test=corpus / "other",
+        tokenizer=corpus / "tokenizer.json",
+        out=tmp_path / "again",
+    )
+    summary = build_dataset(config, seen.append)
+    assert summary["sha256"] == dataset.sha256 == load_dataset(tmp_path / "again").sha256
+    assert sum(seen) == 12 + 3 + 3
+    assert dataset.fingerprints == {"dataset": dataset.sha256, "tokenizer": dataset.tokenizer.sha256}
+    files = {path.relative_to(dataset.path) for path in dataset.path.rglob("*")}
+    for path in files:
+        if (dataset.path / path).is_file():
+            assert (dataset.path / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
+
+
+def test_plain_zarr_opens_it(dataset: Dataset) -> None:
+    group = zarr.open_group(dataset.path / "dataset.zarr", mode="r")
+    assert sorted(group.group_keys()) == ["dev", "test", "train"]
+    assert group.attrs["labels"] == list(dataset.labels)
+    assert np.array_equal(group["train/tokens"][...], dataset.split("train").tokens.values)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.integers(0, 1000))
+def test_shuffling_gives_each_sentence_anothers_tree_of_its_length(lengths: list[int], seed: int) -> None:
+    source = shuffled_trees(np.array(lengths), np.random.default_rng(seed))
+    assert sorted(source) == list(range(len(lengths)))
+    for i, j in enumerate(source):
+        assert lengths[i] == lengths[j]
+        assert (i == j) == (lengths.count(lengths[i]) == 1)
+
+
+def test_controls_have_the_same_sentences_and_other_trees(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
+    built = {}
+    for name, changes in {
+        "right": {"trees": "right"},
+        "shuffled": {"trees": "shuffled"},
+        "same": {"trees": "shuffled"},
+        "other": {"trees": "shuffled", "seed": 2},
+    }.items():
+        build(corpus, tmp_path / name, test=corpus / "other", **changes)
+        built[name] = load_dataset(tmp_path / name)
+    for split in ("train", "dev", "test"):
+        given = dataset.split(split)
+        for control in built.values():
+            assert np.array_equal(control.split(split).tokens.values, given.tokens.values)
+            assert control.counts[split]["dropped"] == dataset.counts[split]["dropped"]
+        shuffled = built["shuffled"].split(split).actions
+        assert sorted(map(tuple, shuffled)) == sorted(map(tuple, given.actions))
+        for tokens, actions in zip(given.tokens, built["right"].split(split).actions, strict=True):
+            assert actions_to_tree(actions.tolist()) == (right_branching(len(tokens)), len(tokens))
+    assert built["right"].labels == ("TOP", "X")
+    assert built["right"].tree_source == "right-branching"
+    assert built["shuffled"].sha256 == built["same"].sha256 != built["other"].sha256
+    kept_own = built["shuffled"].counts["dev"]["repaired"]["own tree kept: no other sentence of that length"]
+    lengths = dataset.split("dev").tokens.lengths.tolist()
+    assert kept_own == sum(lengths.count(n) == 1 for n in lengths)
+
+
+def test_duplicates_of_held_out_sentences_are_counted_and_dropped_on_request(corpus: Path, tmp_path: Path) -> None:
+    # of train's 12 sentences, dev has three that stand twice each; "other" has two of them and one more
+    found = {}
+    for drop in ("none", "exact", "near"):
+        found[drop] = build(corpus, tmp_path / drop, test=corpus / "other", drop_duplicates=drop)
+        dataset = load_dataset(tmp_path / drop)
+        assert found[drop]["train"]["num_exact_duplicates"] == 8
+        assert found[drop]["train"]["num_near_duplicates"] == 0
+        assert dataset.counts["train"]["num_kept"] == dataset.split("train").num_sentences
+        assert found[drop]["dev"]["num_in_train"] == (3 if drop == "none" else 0)
+    assert found["none"]["test"]["num_in_train"] == 2
+    assert found["none"]["train"]["dropped"] == {}
+    assert found["exact"]["train"]["dropped"] == {"exact duplicate of a sentence of dev or test": 8}
+    kept = [text for text, _ in zip(["don't bark!", "the dog and cat"] * 2, range(4), strict=True)]
+    split = load_dataset(tmp_path / "exact").split("train")
+    tokenizer = Tokenizer.load(corpus / "tokenizer.json")
+    assert tokenizer.decode_batch([row.tolist() for row in split.tokens]) == kept
+    assert split.text_sha256 == hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
+
+
+def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_path: Path) -> None:
+    words = ["the", "dog", "barks", "the", "cat", "sleeps", "the", "dog", "sleeps", "go"]
+    for name, ends in (("a", ("dog", "cat")), ("b", ("barks",))):
+        sentences = [[*words, end] for end in ends] + [["go"]]
+        (tmp_path / f"{name}.txt").write_text("".join(" ".join(each) + "\n" for each in sentences))
+        (tmp_path / f"{name}.mrg").write_text(
+            "".join(f"(TOP (S {' '.join(f'(X {word})' for word in each)}))\n" for each in sentences)
+        )
+    stems = {"train": tmp_path / "a", "dev": tmp_path / "b"}
+    near = {"num_exact_duplicates": 1, "num_near_duplicates": 2}
+    for drop, dropped in (("none", 0), ("exact", 1)):
+        found = build(corpus, tmp_path / drop, **stems, drop_duplicates=drop)
+        assert {name: found["train"][name] for name in near} == near
+        assert sum(found["train"]["dropped"].values()) == dropped
+    with pytest.raises(InputError, match=r"no sentence left of 3 trees: .*near duplicate of sentences of dev or test"):
+        build(corpus, tmp_path / "near", **stems, drop_duplicates="near")
+
+
+def test_the_text_is_that_of_the_sentences_kept_where_unseen_labels_were_dropped(dataset: Dataset) -> None:
+    # TOP, S, NP and VP of each
+    assert dataset.counts["test"]["num_phrases"] == 8
+    kept = [text for _, text in PAIRS[:2]]
+    digest = hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
+    assert dataset.split("test").text_sha256 == digest
+
+
+def test_several_stems_are_one_after_the_other(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
+    build(corpus, tmp_path / "two", train=(corpus / "train", corpus / "dev"), dev=(corpus / "dev", corpus / "dev"))
+    two = load_dataset(tmp_path / "two")
+    expected = [*dataset.split("train").actions, *dataset.split("dev").actions]
+    assert [row.tolist() for row in two.split("train").actions] == [row.tolist() for row in expected]
+    assert two.counts["dev"]["num_trees"] == 6
+
+
+def test_sentences_are_left_out_by_length_and_counted(corpus: Path, tmp_path: Path) -> None:
+    found = build(corpus, tmp_path / "data", min_words=2, max_words=4)
+    assert found["train"]["dropped"] == {"fewer than 2 words": 2, "more than 4 words": 2}
+    assert found["dev"]["dropped"] == {"fewer than 2 words": 1, "more than 4 words": 1}
+    assert load_dataset(tmp_path / "data").split("train").num_words.max() == 4
+
+
+def test_a_dataset_without_statistics_and_documents_is_read_as_before(dataset: Dataset, tmp_path: Path) -> None:
+    split = dataset.split("dev")
+    arrays = {
+        "tokens": split.tokens.values,
+        "offsets": split.tokens.offsets,
+        "actions": split.actions.values,
+        "action_offsets": split.actions.offsets,
+        **{name: getattr(split, name) for name in ("document_ids", "num_words", "num_bytes")},
+    }
+    write_dataset(
+        tmp_path / "old",
+        {"dev": arrays},
+        counts={"dev": {"text_sha256": "1" * 64}},
+        tokenizer=dataset.tokenizer,
+        labels=dataset.labels,
+        trees="given",
+        tree_source="a test",
+    )
+    old = load_dataset(tmp_path / "old")
+    assert old.statistics == {"dev": {}}
+    assert old.split("dev").documents == ()
+    assert old.split("dev").source_ids[0].tolist() == [0, 0, 0]
+    assert describe_dataset(tmp_path / "old")["splits"]["dev"]["num_sentences"] == 3
+
+
+def test_a_description_counts_what_is_there(dataset: Dataset) -> None:
+    found = describe_dataset(dataset.path)
+    train = found["splits"]["train"]
+    assert found["num_labels"] == 5
+    assert train["num_sentences"] == 12
+    assert train["num_positions"] == train["num_tokens"] + 12
+    assert train["max_depth"] == 5
+    assert train["actions_per_token"] == train["num_actions"] / train["num_tokens"]
+    assert found["splits"]["test"]["dropped"] == {"label unseen in training": 1}
+
+
+def test_unknown_splits_are_refused_by_name(dataset: Dataset) -> None:
+    with pytest.raises(InputError, match=r"no split 'valid', expected one of dev, test, train|train, dev, test"):
+        dataset.split("valid")
+
+
+def test_any_flipped_byte_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    files = [path for path in sorted(dataset.path.rglob("*")) if path.is_file() and path.stat().st_size]
+    for i, path in enumerate(files):
+        copy = tmp_path / str(i)
+        shutil.copytree(dataset.path, copy)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        (copy / path.relative_to(dataset.path)).write_bytes(data)
+        with pytest.raises((StoreError, InputError)):
+            load_dataset(copy)
+
+
+def test_a_missing_chunk_another_tokenizer_or_another_split_is_refused(
+    dataset: Dataset, corpus: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(dataset.path, copy)
+    Tokenizer.train(["other text"], 260).save(copy / "tokenizer.json")
+    with pytest.raises(FingerprintMismatchError, match=r"tokenizer\.json: sha256 is"):
+        load_dataset(copy)
+    shutil.copy(dataset.tokenizer_path, copy / "tokenizer.json")
+    build(corpus, tmp_path / "right", trees="right")
+    shutil.rmtree(copy / "dataset.zarr" / "train")
+    shutil.copytree(tmp_path / "right" / "dataset.zarr" / "train", copy / "dataset.zarr" / "train")
+    with pytest.raises(FingerprintMismatchError, match="split train"):
+        load_dataset(copy)
+    shutil.rmtree(copy / "dataset.zarr" / "train")
+    with pytest.raises(StoreError, match="train"):
+        load_dataset(copy)
+    with pytest.raises(StoreError):
+        load_dataset(tmp_path / "none")
+
+
+def test_arrays_that_models_would_index_out_of_bounds_with_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+    good = {"tokens": [5, 6], "offsets": [0, 2], "actions": [2, 3, 0, 0, 1, 0, 1], "action_offsets": [0, 7]}
+    bad = [
+        {"tokens": [5, 9999]},
+        {"actions": [2, 9, 0, 0, 1, 0, 1]},
+        {"actions": [2, 3, 0, 1, 1, 0, 1]},
+        {"offsets": [0, 1]},
+        {"actions": [], "action_offsets": [0, 0]},
+    ]
+    for i, changes in enumerate([{}, *bad]):
+        values = good | changes
+        types = {"tokens": np.uint16, "actions": np.int16}
+        arrays = {name: np.array(value, types.get(name, np.int64)) for name, value in values.items()}
+        arrays |= {name: np.zeros(1, np.int32) for name in ("document_ids", "num_words", "num_bytes")}
+        write_dataset(
+            tmp_path / str(i),
+            {"train": arrays},
+            counts={"train": {"text_sha256": "1" * 64}},
+            tokenizer=dataset.tokenizer,
+            labels=("TOP", "X"),
+            trees="given",
+            tree_source="a test",
+        )
+        if changes:
+            with pytest.raises(CorruptStoreError, match="do not fit together"):
+                load_dataset(tmp_path / str(i))
+        else:
+            assert load_dataset(tmp_path / str(i)).split("train").num_positions == 3
+
+
+def test_nothing_is_written_over_and_nothing_is_left_of_a_failed_build(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(StoreError, match=r"data: already exists"):
+        build(corpus, tmp_path / "data")
+    (tmp_path / "bad.mrg").write_text(PAIRS[0][0] + "\n" + PAIRS[1][0][:-1] + "\n")
+    (tmp_path / "bad.txt").write_text(PAIRS[0][1] + "\n" + PAIRS[1][1] + "\n")
+    with pytest.raises(InputError, match=r"bad\.mrg:2: unbalanced"):
+        build(corpus, tmp_path / "new", dev=tmp_path / "bad")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mrg", "bad.txt", "data"]
+    summary = build(corpus, tmp_path / "new", dev=tmp_path / "bad", on_error="skip")
+    assert summary["dev"]["dropped"] == {"unbalanced brackets": 1}
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mrg").write_text(PAIRS[0][0] + "\n")
+    (tmp_path / "bad.txt").write_text("other words\n")
+    with pytest.raises(InputError, match="no sentence left of 1 trees"):
+        build(corpus, tmp_path / "new", dev=tmp_path / "bad")
+
+
+def test_impossible_options_are_all_named_at_once(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trees is 'left'.*on_error is 'go'.*labels is 'x'.*seed is -1"):
+        build(corpus, corpus / "x", trees="left", on_error="go", unseen_labels="x", seed=-1)
+
+
+def test_ids_are_stored_in_sixteen_bits_up_to_the_largest_vocabulary_that_fits() -> None:
+    assert token_dtype(65_535) == np.uint16
+    assert token_dtype(65_536) == np.uint32

@@ -1,0 +1,70 @@
+"""Gold trees over a model's tokens are those a dataset holds, and labels the model lacks are kept apart and counted."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.oracle import actions_to_tree
+from pipeline.corpus.dataset.token_trees import LabelNumbers, read_gold_trees
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.trees.readers import Counts
+from storage.errors import InputError
+
+PAIRS = [
+    ("(TOP (S (NP (DT the) (NN dog)) (VP (VBZ barks)) (. .)))", "the dog barks."),
+    ("(TOP (FRAG (NP (NN cat)) (INTJ (UH no)) (INTJ (UH no))))", "cat no no"),
+    ("(TOP (NP (NN cat)))", "cats"),
+]
+
+
+@pytest.fixture
+def stem(tmp_path: Path) -> Path:
+    (tmp_path / "dev.mrg").write_text("".join(tree + "\n" for tree, _ in PAIRS))
+    (tmp_path / "dev.txt").write_text("".join(text + "\n" for _, text in PAIRS))
+    return tmp_path / "dev"
+
+
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([text for _, text in PAIRS] * 2, 270)
+
+
+def test_gold_trees_are_those_that_the_dataset_holds(stem: Path, tmp_path: Path) -> None:
+    tokenizer().save(tmp_path / "tokenizer.json")
+    build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "data"))
+    dataset = load_dataset(tmp_path / "data")
+    seen: list[int] = []
+    sentences, counts = read_gold_trees(stem, dataset.tokenizer, dataset.labels, progress=seen.append)
+    split = dataset.split("dev")
+    assert [sentence.ids for sentence in sentences] == [row.tolist() for row in split.tokens]
+    assert [sentence.phrases for sentence in sentences] == [actions_to_tree(row.tolist())[0] for row in split.actions]
+    assert counts.to_json()["dropped"] == {"words are not those of the text": 1}
+    assert counts.num_kept == len(sentences) == sum(seen) == 2
+
+
+def test_phrases_with_labels_the_model_lacks_are_kept_under_numbers_it_has_not(stem: Path) -> None:
+    labels = ("TOP", "NP", "S", "VP")
+    sentences, counts = read_gold_trees(stem, tokenizer(), labels)
+    assert [label for label, _, _ in sentences[1].phrases] == [0, 4, 1, 5, 5]
+    assert all(label < 4 for label, _, _ in sentences[0].phrases)
+    assert counts.repaired == {"label unseen in training, kept: FRAG": 1, "label unseen in training, kept: INTJ": 1}
+
+
+def test_every_sentence_with_a_label_the_model_lacks_is_counted() -> None:
+    numbers, counts = LabelNumbers(("TOP", "NP")), Counts()
+    for _ in range(2):
+        assert numbers.keep([("TOP", 0, 1), ("X", 0, 1)], counts) == [(0, 0, 1), (2, 0, 1)]
+    assert counts.repaired == {"label unseen in training, kept: X": 2}
+
+
+def test_the_fallback_is_the_most_frequent_label_and_never_the_root() -> None:
+    assert LabelNumbers().fallback is None
+    assert LabelNumbers(("TOP", "NP", "VP"), {"VP": 1, "NP": 1}).fallback == "NP"
+    assert LabelNumbers(("TOP", "NP", "VP"), {"VP": 2, "NP": 1}).fallback == "VP"
+
+
+def test_a_missing_half_of_the_pair_is_named(stem: Path) -> None:
+    stem.with_suffix(".txt").unlink()
+    with pytest.raises(InputError, match=r"neither dev\.txt nor dev\.txt\.gz"):
+        read_gold_trees(stem, tokenizer(), ("TOP",))

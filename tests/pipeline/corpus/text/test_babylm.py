@@ -1,0 +1,154 @@
+"""The rules of each source of BabyLM: one example a rule, of invented text laid out as the source is."""
+
+import pytest
+
+from pipeline.corpus.text.babylm import SOURCES, Draft, title_of
+from pipeline.corpus.text.text_files import normalise_text
+
+KEPT = [  # source, line, text, speaker, what was repaired
+    ("childes", "*MOT:\tyou see , a cup ?", "you see, a cup?", "MOT", {"space before punctuation"}),
+    ("childes", "*FAT1:\tit's here.", "it's here.", "FAT1", set()),
+    ("childes", "*CHI:\twant xxx ball.", "want ball.", "CHI", {"unintelligible word"}),
+    ("childes", "*CHI:\tmy ball [points] .", "my ball.", "CHI", {"bracketed comment", "space before punctuation"}),
+    ("childes", "*MOT:\t<the the> [/] the cup.", "the cup.", "MOT", {"CHAT retracing"}),
+    ("childes", "*MOT:\tthe [//] a cup.", "a cup.", "MOT", {"CHAT retracing"}),
+    ("childes", "*CHI:\tdis [: this] cup.", "this cup.", "CHI", {"CHAT replacement"}),
+    ("childes", "*CHI:\t&=laughs a cup.", "a cup.", "CHI", {"CHAT event"}),
+    ("childes", "*CHI:\t&+cu cup.", "cup.", "CHI", {"CHAT fragment"}),
+    ("childes", "*MOT:\t&-um a cup & a pen.", "um a cup & a pen.", "MOT", {"CHAT filler mark"}),
+    ("childes", "*MOT:\ta (..) cup.", "a cup.", "MOT", {"CHAT pause"}),
+    ("childes", "*CHI:\twoofwoof@o says.", "woofwoof says.", "CHI", {"CHAT form marker"}),
+    ("childes", "*CHI:\the 0is here, 10 cups.", "he here, 10 cups.", "CHI", {"CHAT omitted word"}),
+    ("childes", "*CHI:\t(be)cause goin(g).", "because going.", "CHI", {"CHAT shortened word"}),
+    ("childes", "*MOT:\tand then +...", "and then...", "MOT", {"CHAT terminator", "space before punctuation"}),
+    ("childes", "*MOT:\t+< a cup.", "a cup.", "MOT", {"CHAT linker"}),
+    ("childes", "*MOT:\tchoo+choo ice_cream.", "choo choo ice cream.", "MOT", {"CHAT compound"}),
+    ("childes", "*MOT:\tno:: \u2191cup.", "no cup.", "MOT", {"CHAT prosody"}),
+    ("childes", "*MOT:\ta cup. 1234_5678", "a cup.", "MOT", {"CHAT time stamp"}),
+    ("childes", "*MOT:\ta well-known xylophone at 5.", "a well-known xylophone at 5.", "MOT", set()),
+    (
+        "aochildes",
+        "what 's that xxx ?",
+        "what's that?",
+        "",
+        {"unintelligible word", "space before punctuation", "space inside a contraction"},
+    ),
+    ("switchboard", "A:\tIs, is fairly .", "Is, is fairly.", "A", {"space before punctuation"}),
+    ("switchboard", "B:\tNo. Huh-uh. *two utts", "No. Huh-uh.", "B", {"annotator's remark"}),
+    ("switchboard", "B:\t{F Uh, } [ I, + I ] know. <laughter>", "Uh, I, I know.", "B", {"noise or disfluency mark"}),
+    ("switchboard", "It said: no -- well,", "It said: no -- well,", "", set()),
+    (
+        "bnc_spoken",
+        "Well I 'm , erm , gonna .",
+        "Well I'm, erm, gonna.",
+        "",
+        {"space before punctuation", "space inside a contraction"},
+    ),
+    ("open_subtitles", "<i>A cup.</i>", "A cup.", "", {"tag"}),
+    ("open_subtitles", "{\\an8}A cup.", "A cup.", "", {"subtitle style code"}),
+    ("open_subtitles", "\u266a A tune \u266a", "A tune", "", {"music mark"}),
+    ("open_subtitles", "[laughs] A cup.", "A cup.", "", {"sound description inside a line"}),
+    ("open_subtitles", "- Yes. - No.", "Yes. No.", "", {"leading dash", "turns of a line apart"}),
+    ("open_subtitles", "A cup - No.", "A cup - No.", "", set()),
+    ("open_subtitles", "l'm here, and l know Al.", "I'm here, and I know Al.", "", {"l read for I"}),
+    ("open_subtitles", "(I know. Really.)", "(I know. Really.)", "", set()),
+    ("open_subtitles", "Read the subtitles!", "Read the subtitles!", "", set()),
+    ("cbt", "`` Come in ! '' he cried .", '"Come in!" he cried.', "", {"PTB quote", "space before punctuation"}),
+    ("cbt", "` Come , ' said he .", "'Come,' said he.", "", {"PTB quote", "space before punctuation"}),
+    ("cbt", "it -LRB- a cup -RRB- is", "it (a cup) is", "", {"PTB bracket"}),
+    (
+        "cbt",
+        "the fox 's cup , I do n't ca n't",
+        "the fox's cup, I don't can't",
+        "",
+        {"space before punctuation", "space inside a contraction"},
+    ),
+    (
+        "cbt",
+        "we 're gon na go , 't was",
+        "we're gonna go, 'twas",
+        "",
+        {"space before punctuation", "space inside a contraction"},
+    ),
+    ("cbt", "$ 5 or 10 %", "$5 or 10%", "", {"PTB spacing"}),
+    (
+        "gutenberg",
+        "It was _very_ old, snake_case_too.",
+        "It was very old, snake_case_too.",
+        "",
+        {"italics between underscores"},
+    ),
+    ("gutenberg", "A cup [12] and {13} a pen.[A] [Pg 4]", "A cup and a pen.", "", {"mark of a page or footnote"}),
+    ("gutenberg", "=Bold= 1 = 1", "Bold 1 = 1", "", {"bold between equals signs"}),
+    ("gutenberg", "A cup. [Illustration: A cup]", "A cup.", "", {"illustration or note in brackets"}),
+    ("gutenberg", "CHAPTER XII", "CHAPTER XII", "", set()),
+    ("children_stories", "The _end_.", "The end.", "", {"italics between underscores"}),
+    ("qed", "&amp;amp;quot;A cup&amp;quot; &amp; pen", '"A cup" & pen', "", {"HTML entity"}),
+    ("qed", "THlS lS A CUP , Al", "THIS IS A CUP, Al", "", {"l read for I", "space before punctuation"}),
+    ("qed", "&lt;i&gt;A cup&lt;/i&gt;", "A cup", "", {"HTML entity", "tag"}),
+    ("qed", "&gt;&gt; Yes.", "Yes.", "", {"HTML entity", "leading dash"}),
+    ("qed", "if x < 5 or AT&T", "if x < 5 or AT&T", "", set()),
+    (
+        "simple_wiki",
+        "A cup.[1] It is &lt;b&gt;old&lt;/b&gt;.",
+        "A cup. It is old.",
+        "",
+        {"mark of a footnote", "HTML entity", "tag"},
+    ),
+    ("simple_wikipedia", "A cup ( ; born 1900) is ().", "A cup (born 1900) is.", "", {"empty brackets"}),
+    ("wikipedia", "= = History = =", "History", "", {"marks of a heading"}),
+    ("wikipedia", "A [[cup|big cup]] and a [[pen]].", "A big cup and a pen.", "", {"wiki link"}),
+    ("wikipedia", "A '''cup''' of 1 @,@ 000", "A cup of 1,000", "", {"wiki bold or italics", "mark between spaces"}),
+    ("wikipedia", "* A cup<ref name=a>b</ref> {{cite}}", "A cup", "", {"bullet", "reference or template"}),
+    ("open_subtitles", "She knew the titles by heart.", "She knew the titles by heart.", "", set()),
+    ("open_subtitles", "The captions by the door.", "The captions by the door.", "", set()),
+    ("plain", "= = = [1] _a_ &amp; <i>", "= = = [1] _a_ &amp; <i>", "", set()),
+]
+DROPPED = [  # source, line, reason
+    ("childes", "[sits on the floor]", "bracket-only comment"),
+    ("childes", "*CHI:\t[laughs] .", "bracket-only comment"),
+    ("childes", "*CHI:\txxx yyy .", "unintelligible"),
+    ("childes", "*CHI:\twww .", "unintelligible"),
+    ("childes", "@Situation:\tat home", "CHAT metadata"),
+    ("childes", "%mor:\tpro|you", "CHAT metadata"),
+    ("aochildes", "xxx .", "unintelligible"),
+    ("open_subtitles", "Subtitles by Nobody", "subtitle credit"),
+    ("open_subtitles", "[Captions by Nobody]", "subtitle credit"),
+    ("open_subtitles", "Downloaded from www.OpenSubtitles.org", "subtitle credit"),
+    ("open_subtitles", "00:01:02,003 --> 00:01:04,005", "subtitle time"),
+    ("open_subtitles", "[door slams]", "sound description"),
+    ("open_subtitles", "- (SIGHS)", "sound description"),
+    ("qed", "[Music]", "sound description"),
+    ("gutenberg", "[Pg 12]", "page number"),
+    ("gutenberg", "Page 12", "page number"),
+    ("gutenberg", "A Cup . . . . . 12", "line of a table of contents"),
+    ("gutenberg", "*** END OF THE PROJECT GUTENBERG EBOOK A CUP ***", "Project Gutenberg notice"),
+    ("gutenberg", "Produced by Nobody and others", "Project Gutenberg notice"),
+    ("wikipedia", "[[Category:Cups]]", "line of a table, file or category"),
+    ("wikipedia", "| align = left", "line of a table, file or category"),
+]
+
+
+def draft(source: str, line: str) -> Draft:
+    found = Draft(normalise_text(line))
+    SOURCES[source].rules(found)
+    return found
+
+
+@pytest.mark.parametrize(("source", "line", "text", "speaker", "repaired"), KEPT)
+def test_of_a_line_stays_what_is_language(source: str, line: str, text: str, speaker: str, repaired: set[str]) -> None:
+    found = draft(source, line)
+    assert (found.dropped, normalise_text(found.text), found.speaker) == ("", text, speaker)
+    assert set(found.repaired) == repaired
+
+
+@pytest.mark.parametrize(("source", "line", "reason"), DROPPED)
+def test_a_line_that_is_not_language_is_dropped(source: str, line: str, reason: str) -> None:
+    assert draft(source, line).dropped == reason
+
+
+def test_titles() -> None:
+    assert title_of("= = = A cup = = =") == "A cup"
+    assert title_of("_BOOK_TITLE_ : Nobody___A_Cup.txt.out") == "Nobody___A_Cup.txt.out"
+    assert not title_of("= = History = =")
+    assert not title_of("A cup = = = B")

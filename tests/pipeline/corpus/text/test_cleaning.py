@@ -1,0 +1,243 @@
+"""Cleaned text: line-aligned files, every line accounted for, and bad input answered in one line."""
+
+import gzip
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import cli
+from pipeline.corpus.text.babylm import BABYLM, SOURCES
+from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, clean_texts
+from pipeline.corpus.text.documents import read_document_table, read_documents
+from pipeline.corpus.text.sentences import MAX_WORDS
+from pipeline.corpus.text.text_files import normalise_text
+from storage.errors import ConfigError, InputError
+from tests.pipeline.corpus.babylm_lookalikes import RELEASES, write_babylm
+
+
+def cleaned(folder: Path, text: str | bytes, source: str = "plain", **options: Any) -> tuple[dict[str, Any], list[str]]:
+    """Clean one file of this content; return the summary and the sentences."""
+    path = folder / f"in/{source}.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    summary = clean_texts([path], folder / "out", source=source, **options)
+    return summary, (folder / "out.txt").read_text().splitlines()
+
+
+def rows(stem: Path) -> list[dict[str, str]]:
+    header, *lines = [line.split("\t") for line in stem.with_name(f"{stem.name}.dropped.tsv").read_text().splitlines()]
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize("release", sorted(RELEASES))
+def test_lookalikes_of_babylm_give_their_sentences_documents_and_speakers(tmp_path: Path, release: int) -> None:
+    pages = write_babylm(tmp_path / "babylm", release=release)
+    seen: list[int] = []
+    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", source="babylm", progress=seen.append)
+    expected = [row for source in sorted(pages) for row in pages[source].rows]
+    assert (tmp_path / "out.txt").read_text().splitlines() == [row.text for row in expected]
+    assert (tmp_path / "out.docs").read_text().splitlines() == [row.document for row in expected]
+    assert (tmp_path / "out.speakers").read_text().splitlines() == [row.speaker for row in expected]
+    for source, page in pages.items():
+        found: Any = summary["sources"]
+        lines = found[source]["lines"]
+        assert sum(lines.values()) == found[source]["num_lines"] == len(page.lines)
+        assert lines["dropped"] == sum(found[source]["dropped"].values()) == page.num_dropped
+        assert lines["blank"] == sum(not line for line in page.lines)
+        assert lines["header"] == sum(line.startswith(("= = = ", "_BOOK")) for line in page.lines)
+    assert sum(seen) == summary["num_lines"] == sum(len(page.lines) for page in pages.values())
+    assert summary["num_sentences"] == len(expected)
+    assert summary["num_words"] == sum(len(row.text.split()) for row in expected)
+    assert summary["num_speakers"] == len({row.speaker for row in expected} - {"-"})
+
+
+def test_the_table_of_documents_is_of_the_documents_of_the_sentences(tmp_path: Path) -> None:
+    write_babylm(tmp_path / "babylm", release=2024)
+    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", source="babylm", licence="mixed")
+    names = read_documents(tmp_path / "out.docs", num_trees=summary["num_sentences"])  # type: ignore[arg-type]
+    table = read_document_table(tmp_path / "out.documents.tsv")
+    assert [row.document for row in table] == list(dict.fromkeys(names))
+    assert len(table) == summary["num_documents"]
+    assert {row.source for row in table} == set(RELEASES[2024])
+    assert {row.licence for row in table} == {"mixed"}
+
+
+def test_the_lookalikes_know_every_source() -> None:
+    assert {source for release in RELEASES.values() for source in release} == set(BABYLM)
+
+
+def test_equal_titles_make_documents_with_different_names(tmp_path: Path) -> None:
+    text = "= = = A = = =\nOne.\n\n= = = A = = =\nTwo.\n= = = B = = =\n\nThree.\n"
+    _, sentences = cleaned(tmp_path, text, "wikipedia")
+    assert sentences == ["One.", "Two.", "Three."]
+    assert (tmp_path / "out.docs").read_text().split("\n") == ["wikipedia/A", "wikipedia/A (2)", "wikipedia/B", ""]
+
+
+def test_files_of_the_same_name_are_different_documents(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "qed.train").write_text("Hello.\n")
+    summary = clean_texts([tmp_path / "a", tmp_path / "b"], tmp_path / "out", source="babylm")
+    assert summary["num_documents"] == 2
+    assert (tmp_path / "out.docs").read_text().splitlines() == ["qed/qed.train", "qed/qed.train (2)"]
+
+
+def test_paragraphs_are_split_and_blank_lines_part_documents(tmp_path: Path) -> None:
+    summary, sentences = cleaned(tmp_path, "A cup. Two cups.\nMore.\n\n\n \u200b\nThe end.\n")
+    assert sentences == ["A cup.", "Two cups.", "More.", "The end."]
+    assert (tmp_path / "out.docs").read_text().splitlines() == ["plain/plain.txt:1"] * 3 + ["plain/plain.txt:2"]
+    assert summary["lines"] == {"text": 3, "blank": 3, "header": 0, "dropped": 0}
+    assert not (tmp_path / "out.speakers").exists()
+
+
+def test_sentences_a_line_stay_whole(tmp_path: Path) -> None:
+    _, sentences = cleaned(tmp_path, "A cup. Two cups.\n  = = = no title = = =\n", "sentences")
+    assert sentences == ["A cup. Two cups.", "= = = no title = = ="]
+
+
+def test_lines_end_with_cr_lf_and_files_are_gzipped(tmp_path: Path) -> None:
+    _, sentences = cleaned(tmp_path, gzip.compress(b"\xef\xbb\xbfOne.\r\n\r\nTwo.\r\n"))
+    assert sentences == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\t\n", "\u200b\n\ufeff \u2060\n", "...\n* * *\n"])
+def test_a_file_without_a_word_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"plain\.txt: no sentence left of"):
+        cleaned(tmp_path, text)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_undecodable_line_stops_or_is_counted(tmp_path: Path) -> None:
+    text = b"Good.\nBad \xff.\nGood again.\n"
+    with pytest.raises(InputError, match=r"plain\.txt:2: not UTF-8"):
+        cleaned(tmp_path, text)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    summary, sentences = cleaned(tmp_path, text, on_error="skip")
+    assert sentences == ["Good.", "Good again."]
+    assert summary["dropped"] == {"not UTF-8": 1}
+    assert [(row["what"], row["line"], row["text"]) for row in rows(tmp_path / "out")] == [
+        ("dropped", "2", "Bad \ufffd.")
+    ]
+
+
+def test_a_word_of_3000_characters_is_left_out_and_counted(tmp_path: Path) -> None:
+    summary, sentences = cleaned(tmp_path, f"Good. {'X' * 3000} is long. Better.\n{'y' * 3000}\n")
+    assert sentences == ["Good.", "Better."]
+    reason = f"a word of over {MAX_WORD_CHARS} characters"
+    assert summary["dropped"] == {reason: 1}
+    assert summary["repaired"] == {f"sentence left out: {reason}": 1}
+    assert all(len(row["text"]) <= 200 for row in rows(tmp_path / "out"))
+
+
+def test_a_line_of_100_000_words_passes(tmp_path: Path) -> None:
+    summary, sentences = cleaned(tmp_path, "no end in sight " * 25_000)
+    assert max(len(sentence.split()) for sentence in sentences) <= MAX_WORDS
+    assert summary["num_words"] == 100_000
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_long_odd_lines_take_no_time(tmp_path: Path, source: str) -> None:
+    odd = ("x", "xx", "= ", "[", "[[", "(", "<ref>", "&=a", "&amp;", "- ", ". ", "'", "_a", "subtitles ", "`` ", "1_")
+    text = "".join(f"a {piece * 2000} b\n{piece * 2000}\n" for piece in odd)
+    start = time.process_time()
+    summary, _ = cleaned(tmp_path, "Hello.\n" + text, source)
+    assert summary["num_lines"] == 1 + 2 * len(odd)
+    assert time.process_time() - start < 10
+
+
+def test_trees_are_refused(tmp_path: Path) -> None:
+    for trees in ("( (S (NP (NN a)) (VP (VB b))) )\n" * 3, "(ROOT\n  (S\n    (NP (NN a))))\n" * 3):
+        with pytest.raises(InputError, match=r"plain\.txt: looks like bracketed trees.*import-trees"):
+            cleaned(tmp_path, trees)
+    _, sentences = cleaned(tmp_path, "(sighs) (laughs)\n(The end (of it).)\n")
+    assert len(sentences) == 2
+
+
+def test_an_empty_folder_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "babylm"
+    folder.mkdir()
+    (folder / ".hidden").write_text("x\n")
+    with pytest.raises(InputError, match="a folder without files"):
+        clean_texts([folder], tmp_path / "out", source="babylm")
+    (folder / "bnc_spoken.train").write_text("x\n")
+    (folder / "readme.md").write_text("x\n")
+    with pytest.raises(InputError, match=r"readme\.md: no source of BabyLM.*aochildes, bnc_spoken, cbt"):
+        clean_texts([folder], tmp_path / "out", source="babylm")
+    with pytest.raises(ConfigError, match="--source novels is unknown; expected babylm or one of"):
+        clean_texts([folder], tmp_path / "out", source="novels")
+    with pytest.raises(InputError, match="nowhere"):
+        clean_texts([tmp_path / "nowhere"], tmp_path / "out", source="plain")
+
+
+def test_inputs_are_never_replaced_nor_read_twice(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("Hello.\n")
+    with pytest.raises(ConfigError, match="would be replaced"):
+        clean_texts([path], tmp_path / "x", source="plain")
+    with pytest.raises(ConfigError, match="given twice"):
+        clean_texts([path, path], tmp_path / "out", source="plain")
+
+
+def test_speakers_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
+    cleaned(tmp_path, "A:\tHello.\n", "switchboard")
+    assert (tmp_path / "out.speakers").read_text() == "A\n"
+    cleaned(tmp_path, "Hello.\n", "plain")
+    assert not (tmp_path / "out.speakers").exists()
+
+
+def test_samples_are_spread_over_the_file_and_bounded(tmp_path: Path) -> None:
+    summary, _ = cleaned(tmp_path, "Hello.\n" + "...\n" * 1000)
+    assert summary["dropped"] == {"no letter or digit": 1000}
+    found = rows(tmp_path / "out")
+    lines = [int(row["line"]) for row in found]
+    assert {row["count"] for row in found} == {"1000"}
+    assert 10 <= len(lines) <= 20
+    assert lines[0] == 2
+    assert lines[-1] > 900
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    st.sampled_from(sorted(SOURCES)),
+    st.text(st.sampled_from("aB1 \n\t.,?!()[]<>&'\"=_*-:xw\u2026\u201c|{}@0"), max_size=200),
+)
+def test_whatever_the_text_every_line_is_accounted_for_and_every_sentence_normal(
+    tmp_path: Path, source: str, text: str
+) -> None:
+    summary, sentences = cleaned(tmp_path, "Hello there.\n" + text, source)
+    lines: Any = summary["lines"]
+    assert sum(lines.values()) == summary["num_lines"] == ("Hello there.\n" + text).removesuffix("\n").count("\n") + 1
+    assert len(sentences) == summary["num_sentences"] == len((tmp_path / "out.docs").read_text().splitlines())
+    assert all(sentence and sentence == normalise_text(sentence) for sentence in sentences)
+
+
+def test_the_command_prints_the_counts(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("One. Two.\n")
+    arguments = ["clean-text", str(tmp_path / "x.txt"), "--source", "plain", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.main, [*arguments, "--licence", "CC0 1.0"])
+    assert result.exit_code == 0, result.output
+    assert "num_sentences  2" in result.output
+    assert (tmp_path / "out.documents.tsv").read_text().endswith("plain/x.txt:1\tplain\tCC0 1.0\n")
+
+
+@pytest.fixture(scope="module")
+def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
+    raw = shared_data / "raw" / "presidents.txt.gz"
+    if not raw.is_file():
+        pytest.skip("no raw text: the folder of treebanks has no raw/presidents.txt.gz")
+    out = tmp_path_factory.mktemp("real") / "out"
+    summary = clean_texts([raw], out, source="plain")
+    return summary, out.with_name("out.txt").read_text().splitlines()
+
+
+def test_of_real_text_no_word_is_lost(real: tuple[dict[str, Any], list[str]]) -> None:
+    summary, sentences = real
+    assert summary["num_documents"] == 115
+    assert summary["num_words"] == 454_793 == sum(len(sentence.split()) for sentence in sentences)
+    assert summary["dropped"] == {}
+    assert max(len(sentence.split()) for sentence in sentences) <= MAX_WORDS

@@ -1,0 +1,80 @@
+"""Text is normalised once, for good; files are read line by line with every fault placed."""
+
+import gzip
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.corpus.text.text_files import normalise_text, read_lines, read_texts
+from storage.errors import InputError
+
+anything = st.text(st.characters(), max_size=40)
+
+
+@given(anything)
+@example("e\u200d\u0301")
+@example("\u2000\u2001 \u1680")
+@example("\ud800")
+def test_normalising_twice_is_normalising_once(text: str) -> None:
+    once = normalise_text(text)
+    assert normalise_text(once) == once
+    once.encode()
+
+
+@given(anything)
+def test_the_result_is_nfc_with_single_spaces_and_nothing_invisible(text: str) -> None:
+    found = normalise_text(text)
+    assert unicodedata.is_normalized("NFC", found)
+    assert found == found.strip()
+    assert "  " not in found
+    assert not [c for c in found if c != " " and (c.isspace() or unicodedata.category(c) in ("Cc", "Cs"))]
+
+
+@given(st.text(st.sampled_from("aB1.,'\"-()$\u201c\u2014\u00e9\u4f60\U0001f600"), min_size=1))
+def test_visible_characters_stay_as_they_are(text: str) -> None:
+    assert normalise_text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" a\u00a0 b\t\r\nc ", "a b c"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("a\u200bb\ufeff\u00adc\u200d", "abc"),
+        ("\u2764\ufe0f", "\u2764"),
+        ("a\x00b\x1fc\x85d\u2028e", "ab c d e"),
+        ("\u200b \ufeff", ""),
+        ("x\ud800y", "x\ufffdy"),
+    ],
+)
+def test_what_is_invisible_goes_and_white_space_is_one_space(text: str, expected: str) -> None:
+    assert normalise_text(text) == expected
+
+
+def test_lines_end_with_line_feeds_only_and_bad_bytes_are_placed(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\nt\xe2\x80\xa8wo\n\xff\nlast")
+    lines = [(1, "one", True), (2, "", True), (3, "t\u2028wo", True), (4, "\ufffd", False), (5, "last", True)]
+    assert [line[:3] for line in read_lines(path)] == lines
+    zipped = tmp_path / "b.txt.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert [line[:3] for line in read_lines(zipped)] == lines
+    assert all(line.is_whole for line in read_lines(path))
+    assert list(read_texts(path, "skip")) == ["one", "", "t wo", None, "last"]
+    with pytest.raises(InputError, match=r"a\.txt:4: not UTF-8"):
+        list(read_texts(path))
+
+
+def test_missing_and_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.txt: cannot be read \(No such file"):
+        list(read_lines(tmp_path / "none.txt"))
+    with pytest.raises(InputError, match="cannot be read"):
+        list(read_lines(tmp_path))
+    whole = gzip.compress(bytes(range(256)) * 40)
+    for damaged in (whole[:-9], whole[:40] + b"\x00\xff" + whole[42:]):
+        (tmp_path / "x.gz").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"x\.gz: damaged gzip"):
+            list(read_lines(tmp_path / "x.gz"))

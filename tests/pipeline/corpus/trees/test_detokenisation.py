@@ -1,0 +1,133 @@
+"""Text put together from words: every rule does what its example says, and the words are always found again."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.detokenisation import compare
+from pipeline.corpus.trees.detokenisation import CONTEXT_RULES, PAIR_RULES, WORD_RULES, detokenise
+from pipeline.corpus.trees.matching import match_words
+from pipeline.corpus.trees.readers import Counts, read_sentences
+from pipeline.corpus.trees.trees import Tree, format_tree, parse_tree
+from tests.pipeline.corpus.strategies import trees
+
+RULES = [*PAIR_RULES, *CONTEXT_RULES, *WORD_RULES]
+# Shares of sentences given back exactly, measured with benchmarks.detokenisation; a rule's loss is to be seen.
+FLOORS = {"gum": (0.955, 0.965), "craft": (0.935, 0.935), "masc": (0.92, 0.95)}
+"""Of train and of dev."""
+
+
+def text_of(tagged: str) -> str:
+    pairs = [each.rpartition("/") for each in tagged.split()]
+    return detokenise([word for word, _, _ in pairs], [tag for _, _, tag in pairs])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.text)
+def test_every_rule_does_what_its_example_says(rule: object) -> None:
+    assert text_of(rule.tagged) == rule.text
+
+
+@pytest.mark.parametrize(
+    ("tagged", "text"),
+    [
+        ("I/PRP do/VBP n't/RB know/VB ./.", "I don't know."),
+        ("I/PRP wan/VBP na/TO stay/VB ,/, do/VBP n't/RB I/PRP ?/.", "I wanna stay, don't I?"),
+        ("a/DT face/NN -/HYPH to/IN -/HYPH face/NN talk/NN", "a face-to-face talk"),
+        ("black/JJ -/HYPH and/CC -/HYPH tan/JJ", "black-and-tan"),
+        ("in/IN the/DT U.S./NNP ./.", "in the U.S."),
+        ("the/DT U.S./NNP said/VBD no/UH ./.", "the U.S. said no."),
+        ("the/DT end/NN .../: ./.", "the end ...."),
+        ("Smith/NNP &/CC Co./NNP ,/, he/PRP said/VBD", "Smith & Co., he said"),
+        ("\"/`` Go/VB ,/, \"/'' he/PRP said/VBD", '"Go," he said'),
+        ('He/PRP said/VBD :/: "/" Go/VB ./. "/"', 'He said: "Go."'),
+        ("He/PRP said/VBD \"/'' Go/VB \"/'' ./.", 'He said "Go".'),
+        ("\"/'' Go/VB on/RP ./.", '"Go on.'),
+        ("\u201c/`` Go/VB ,/, \u201d/'' he/PRP said/VBD", "\u201cGo,\u201d he said"),
+        ("a/DT `/`` b/NN '/'' c/NN", "a 'b' c"),
+        ("friend-LRB-s-RRB-/NNS -LRB-a-RRB-/LS", "friend(s) (a)"),
+        (r"1\/2/CD a\*/NN 10%/CD", "1/2 a* 10%"),
+        ("the/DT 1st/JJ of/IN 10,000/CD men/NNS", "the 1st of 10,000 men"),
+        ("C$/$ 5.3/CD million/CD ,/, or/CC 3/CD %/NN", "C$5.3 million, or 3%"),
+        ("yes/UH --/: no/UH", "yes -- no"),
+        ("dogs/NNS '/POS ''/'' tails/NNS", "dogs'\" tails"),
+        ("x/NN", "x"),
+    ],
+)
+def test_texts_read_as_they_are_written(tagged: str, text: str) -> None:
+    assert text_of(tagged) == text
+
+
+SPECIAL = st.sampled_from(
+    [
+        *("do", "n't", "``", "''", '"', "'", "`", "-LRB-", "-RRB-", "-LSB-", "(", "[", "]", "$", "%", "--", "-", "/"),
+        *(
+            ".",
+            ",",
+            ":",
+            "...",
+            "U.S.",
+            "can",
+            "not",
+            "\\/",
+            "\u201c",
+            "\u2019s",
+            "\u0301",
+            "\u200b",
+            "5",
+            "+",
+            "\u2212",
+        ),
+    ]
+)
+
+
+@given(trees(st.one_of(SPECIAL, st.text(st.characters(codec="utf-8"), max_size=4))))
+def test_the_words_are_always_those_of_the_text(tmp_path_factory: pytest.TempPathFactory, tree: Tree) -> None:
+    path = tmp_path_factory.mktemp("rebuilt") / "x.mrg"
+    path.write_text(format_tree(tree))
+    counts = Counts()
+    found = list(read_sentences(path, None, on_error="stop", counts=counts))
+    assert counts.dropped.keys() <= {"no words"}
+    for sentence in found:
+        assert [s for s in match_words(sentence.tree, sentence.text) or () if s is not None] == sentence.spans
+        covered = "".join(sentence.text[start:stop] for start, stop in sentence.spans)
+        assert covered.replace(" ", "") == sentence.text.replace(" ", "")
+
+
+def test_a_word_that_would_melt_into_the_one_before_it_stands_apart(tmp_path: Path) -> None:
+    (tmp_path / "x.mrg").write_text("(S (HYPH e) (NN \u0301))\n")
+    [sentence] = read_sentences(tmp_path / "x.mrg", None, on_error="stop", counts=Counts())
+    assert (sentence.text, sentence.spans) == ("e \u0301", [(0, 1), (2, 3)])
+
+
+def test_speakers_restarts_and_traces_are_not_in_the_text(tmp_path: Path) -> None:
+    (tmp_path / "x.mrg").write_text(
+        "( (CODE (SYM SpeakerA1) (. .)) )\n"
+        "( (S (EDITED (-DFL- \\[) (NP (PRP I)) (-DFL- \\+)) (NP (PRP I)) (VP (VBP go)) (-NONE- *) (-DFL- E_S)) )\n"
+    )
+    counts = Counts()
+    found = list(read_sentences(tmp_path / "x.mrg", None, on_error="stop", counts=counts))
+    assert [sentence.text for sentence in found] == ["I I go"]
+    assert counts.dropped == {"no words": 1}
+    assert counts.repaired == {"traces removed": 1, "markup left out that is not in the text": 1}
+
+
+def test_a_last_period_that_is_shared_is_found_in_given_text() -> None:
+    tree = parse_tree("(S (NP (DT the) (NNP U.S.)) (. .))")
+    assert match_words(tree, "the U.S.") == [(0, 3), (4, 7), (7, 8)]
+    assert match_words(tree, "the U.S..") == [(0, 3), (4, 8), (8, 9)]
+    assert match_words(parse_tree("(S (CD 5.) (. .))"), "5.") is None
+
+
+def test_dashes_that_could_be_split_in_many_ways_are_matched_at_once() -> None:
+    tree = Tree(("--",) * 40, (":",) * 40, (("TOP", 0, 40),))
+    assert match_words(tree, "-" * 100 + "x") is None
+    assert match_words(tree, "-" * 100) is not None
+
+
+@pytest.mark.parametrize("treebank", FLOORS)
+def test_most_sentences_of_real_treebanks_are_given_back_exactly(shared_data: Path, treebank: str) -> None:
+    for split, floor in zip(("train", "dev"), FLOORS[treebank], strict=True):
+        assert compare(shared_data / treebank / split).share >= floor

@@ -1,0 +1,172 @@
+"""The command compare, and what the report shows of configurations."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import cli
+from pipeline.report.comparisons import configuration_tables
+from tests.evaluated_runs import PAIRS, add_pairs, add_sentences, add_suites, from_dump, record_of, write_run
+
+PARADIGMS = [f"paradigm {letter}" for letter in "abcdefghij"]
+
+
+def compare(*arguments: object) -> str:
+    result = CliRunner().invoke(cli.main, ["compare", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(cli.main, ["compare", *map(str, arguments)])
+    assert result.exit_code == 1, result.output
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+def add_all(run: Path, share: float, seed: int) -> None:
+    """Record pairs of which about a share are right, and sentences to match."""
+    draw = np.random.default_rng([seed, round(100 * share)])
+    add_pairs(run, {name: (draw.random(60) < share).astype(int).tolist() for name in PARADIGMS})
+    noise = np.random.default_rng(0).normal(0, 1, 40)
+    add_sentences(run, [[-5.0 + share + one, -1.0] for one in noise])
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Sequence[Path]:
+    """Three configurations of two seeds: the second is better than the others, which are alike."""
+    found = []
+    for name, lr, share in (("plain", 0.001, 0.6), ("better", 0.002, 0.85), ("alike", 0.003, 0.6)):
+        for seed in (1, 2):
+            found.append(write_run(tmp_path / f"{name}-seed{seed}", seed=seed, lr=lr))
+            add_all(found[-1], share, seed)
+    return found
+
+
+def test_the_better_configuration_is_named_and_the_others_are_not(runs):
+    text = compare(*runs)
+    assert "better is better than plain: 8" in text
+    assert "better is better than alike" in text
+    assert "No difference is shown between the other 1 pair of configurations." in text
+    assert "By paradigm: 30 differences tested" in text
+    assert "By field: 3 differences tested; 2 hold over paradigms after correction" in text
+    assert "; 10 of 10 terms can show nothing, with fewer than 6 paradigms." in text
+    (pairs,) = (
+        one for one in json.loads(compare(*runs, "--json"))["benchmarks"] if "pairs" in one["benchmark"]["kind"]
+    )
+    assert [(one["first"], one["second"], one["overall"]["better"]) for one in pairs["pairs"]] == [
+        ("plain", "better", "second"),
+        ("plain", "alike", "neither"),
+        ("better", "alike", "first"),
+    ]
+    assert pairs["pairs"][0]["overall"]["num_tests"] == 3
+    assert pairs["pairs"][0]["by_paradigm"]["paradigm a"]["num_tests"] == 30
+
+
+def test_with_one_seed_each_the_sentence_is_about_the_trainings(runs):
+    text = compare(runs[0], runs[2])
+    assert "This is about these trainings and not about the settings" in text
+    assert "\u2013" in text
+
+
+def test_a_run_without_rows_is_one_line_with_the_command(runs):
+    for run in runs:
+        for path in (run / "results").glob("*.jsonl"):
+            path.unlink()
+    line = refused(*runs)
+    assert f"plain-seed1/results/{PAIRS}.jsonl: not there" in line
+    assert "evaluate again: cli.py evaluate minimal_pairs plain-seed1" in line
+
+
+def test_what_only_some_runs_have_is_said_and_not_compared(runs):
+    for run in runs[:3]:
+        add_suites(run, {"suite": [1, 0, 1]})
+    found = json.loads(compare(*runs, "--json"))
+    (suites,) = (one for one in found["benchmarks"] if one["benchmark"]["kind"] == "syntaxgym")
+    assert list(suites["figures"]) == ["plain"]
+    (note,) = found["notes"]
+    assert "no such result of better-seed2, alike-seed1, alike-seed2" in note
+    assert "evaluate them as by: cli.py evaluate syntaxgym plain-seed1" in note
+
+
+def test_other_items_under_one_name_are_not_compared(runs):
+    for run in runs[:2]:
+        path = run / "results" / f"{PAIRS}.json"
+        path.write_text(path.read_text().replace("a" * 64, "0" * 64))
+    found = json.loads(compare(*runs, "--json"))
+    compared = {
+        one["benchmark"]["fingerprint"][0]: list(one["figures"])
+        for one in found["benchmarks"]
+        if one["benchmark"]["kind"] == "minimal_pairs"
+    }
+    assert compared == {"0": ["plain"], "a": ["better", "alike"]}
+
+
+def test_rows_of_other_items_under_one_fingerprint_are_refused(runs):
+    path = runs[3] / "results" / f"{PAIRS}.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    line = refused(*runs)
+    assert f"better-seed2/results/{PAIRS}.jsonl: not the items of " in line
+
+
+def test_across_tokenizers_perplexity_compares_by_the_word_and_the_byte_alone(tmp_path):
+    runs = []
+    for name in "ef":
+        for seed in (1, 2):
+            fingerprints = {"tokenizer": name * 64}
+            runs.append(write_run(tmp_path / f"{name}-seed{seed}", seed=seed, fingerprints=fingerprints))
+            parts = [[-3.0 - seed, -1.0]] if name == "e" else [[-2.0, -2.0, -0.5 - seed]]
+            add_sentences(runs[-1], parts * 8, tokenizer=name)
+    line = refused(*runs)
+    assert "tokenizer is ffffffffffff" in line
+    assert "give --normaliser word or byte" in line
+    assert "nats a word" in compare(*runs, "--normaliser", "word")
+    assert "bits a byte" in compare(*runs, "--normaliser", "byte")
+    tables = configuration_tables([record_of(run) for run in runs])
+    assert tables is not None
+    assert tables.benchmarks[0].means.header[2] == "nats a word"
+    # the same text, but of another one nothing compares
+    for run in runs[:2]:
+        path = run / "results" / "perplexity-dev.json"
+        path.write_text(path.read_text().replace("c" * 64, "0" * 64))
+    assert "no such result of" in refused(*runs, "--normaliser", "word")
+
+
+def test_dumps_that_count_as_one_are_said(runs):
+    for seed in (1, 2):
+        path = runs[0].parent / f"again-seed{seed}"
+        write_run(path, seed=seed, **from_dump(str(seed), f"teacher {seed}"))
+        add_all(path, 0.7, seed)
+        runs.append(path)
+    (note,) = json.loads(compare(*runs, "--json"))["notes"]
+    assert note.startswith("again: a dump for each seed")
+    assert f"Notes:\n{note}" in compare(*runs)
+
+
+def test_one_configuration_has_nothing_to_be_compared_with(runs):
+    assert "expected two configurations of one kind with a benchmark in common" in refused(*runs[:2])
+
+
+def test_few_suites_are_said_to_be_too_few(runs):
+    for run in runs[:4]:
+        add_suites(run, {"one": [1, 0, 1], "two": [0, 0, 1]})
+    text = compare(*runs[:4])
+    assert "2 suites can show none at all: the least p that so few can give is 0.5" in text
+
+
+def test_the_report_gets_means_differences_and_verdicts(runs):
+    tables = configuration_tables([record_of(run) for run in runs])
+    assert tables is not None
+    assert [row[0] for row in tables.configurations.rows] == ["plain", "better", "alike"]
+    section = tables.benchmarks[0]
+    assert [row[:2] for row in section.means.rows] == [["plain", "2"], ["better", "2"], ["alike", "2"]]
+    assert section.differences is not None
+    assert [row[-1] for row in section.differences.rows] == ["better", "not shown", "better"]
+    for content in (section.means, section.differences, *(part.table for part in section.parts if part.table)):
+        assert {len(row) for row in content.rows} == {len(content.header)}
+    alone = write_run(runs[0].parent / "alone", seed=1)
+    assert configuration_tables([record_of(alone)]) is None

@@ -1,0 +1,101 @@
+"""The report's section on data shows what a dataset holds, and which runs read it."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.documents import Document, write_document_table
+from pipeline.report.data_section import dataset_section, read_datasets
+from pipeline.report.inspection import for_people, inspect_path
+from pipeline.report.page import write_report
+from pipeline.report.plots import Plot
+from pipeline.report.tables import Comparison
+from storage.errors import StoreError
+from tests.pipeline.report.test_page import Page
+
+NUM_SENTENCES = 4
+TREE = "(TOP (S (NP (X the) (X dog)) (VP (X barks))))"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    for name, number in (("train", NUM_SENTENCES), ("dev", 1)):
+        (tmp_path / f"{name}.mrg").write_text((TREE + "\n") * number)
+        (tmp_path / f"{name}.txt").write_text("the dog barks\n" * number)
+        (tmp_path / f"{name}.docs").write_text("a\n" * number)
+        with (tmp_path / f"{name}.documents.tsv").open("w") as file:
+            write_document_table(file, [Document("a", f"<b>{name}", "CC BY")])
+    Tokenizer.train(["the dog barks"] * 3, 275).save(tmp_path / "tokenizer.json")
+    stems = {"train": tmp_path / "train", "dev": tmp_path / "dev"}
+    build_dataset(BuildConfig(**stems, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "data"))  # type: ignore[arg-type]
+    return tmp_path / "data"
+
+
+def test_the_page_has_a_section_on_each_dataset_named(made_up_runs: Any, dataset: Path, tmp_path: Path) -> None:
+    write_report(made_up_runs.all, tmp_path / "without.html")
+    assert 'id="data"' not in (tmp_path / "without.html").read_text()
+    run = json.loads((made_up_runs.all[0] / "run.json").read_text())
+    run["fingerprints"]["dataset"] = read_datasets([dataset])[0].about["sha256"]
+    (made_up_runs.all[0] / "run.json").write_text(json.dumps(run))
+    write_report(made_up_runs.all, tmp_path / "report.html", datasets=[dataset])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.references <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert f"Read by {made_up_runs.all[0].name}. Trees: given" in page.text
+    assert "b" not in page.tags
+    sources = next(table for table in page.tables if table[1][:1] == ["source"])
+    assert [row[0] for row in sources[2:]] == ["<b>train", "<b>dev"]
+    assert sources[2][1:3] == ["CC BY", str(NUM_SENTENCES)]
+    sizes = {row[0]: row[1:] for table in page.tables for row in table if row[0] == "sentences that are in train too"}
+    assert sizes == {"sentences that are in train too": ["\u2013", "1"]}
+
+
+def test_figures_are_those_that_the_dataset_holds(dataset: Path) -> None:
+    record = read_datasets([dataset])[0]
+    section = dataset_section(0, record, Comparison(runs=[], floors={}))
+    assert section.read_by.startswith("No run on this page was trained on it.")
+    by_title: dict[str, Plot] = {plot.title: plot for plot in section.plots}
+    assert by_title["Height of trees"].data.rows == [["train", "3", "4"], ["dev", "3", "1"]]
+    assert by_title["Branching"].data.rows[0][:2] == ["train", "1"]
+    assert section.labels is not None
+    assert section.labels.rows[0] == ["NP", "4", "33.3", "1", "33.3"]
+
+
+def test_a_dataset_without_statistics_has_its_sizes(dataset: Path) -> None:
+    record = read_datasets([dataset])[0]
+    for split in record.about["splits"].values():
+        split["statistics"] = {}
+    section = dataset_section(0, record, Comparison(runs=[], floors={}))
+    assert (section.plots, section.sources, section.labels) == ([], None, None)
+    assert section.sizes.rows[0] == ["sentences", "4", "1"]
+
+
+def test_lengths_are_put_together_until_they_can_be_drawn(dataset: Path) -> None:
+    record = read_datasets([dataset])[0]
+    record.about["splits"]["train"]["statistics"]["tokens"] = [0] * 7 + [1] * 120
+    comparison = Comparison(runs=[SimpleNamespace(name="x", fingerprints={})], floors={})  # type: ignore[list-item]
+    plot = dataset_section(0, record, comparison).plots[0]
+    assert plot.data.rows[0] == ["train", "6\u20138", "2"]
+    assert sum(int(row[2]) for row in plot.data.rows if row[0] == "train") == 120
+
+
+def test_a_missing_dataset_is_named(made_up_runs: Any, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nowhere"):
+        write_report(made_up_runs.all, tmp_path / "report.html", datasets=[tmp_path / "nowhere"])
+
+
+def test_inspect_shows_people_figures_and_json_histograms(dataset: Path) -> None:
+    about = inspect_path(dataset)
+    train = about["splits"]["train"]
+    assert train["statistics"]["heights"] == [0, 0, 0, NUM_SENTENCES]
+    assert train["tokens_per_word"] == train["num_tokens"] / (3 * NUM_SENTENCES)
+    assert train["bytes_per_token"] == 13 * NUM_SENTENCES / train["num_tokens"]
+    assert about["num_entries_not_used"] == about["vocab_size"] - train["num_tokens"] // NUM_SENTENCES
+    shown = for_people(about)["splits"]["train"]
+    assert shown["statistics"] == {"mean_height": 3, "max_height": 3, "mean_children": 5 / 3, "unary_share": 0}
+    assert shown["sources"] == {"<b>train": f"1 documents, 4 sentences, {train['num_tokens']} tokens; licence: CC BY"}

@@ -1,0 +1,82 @@
+"""An epoch visits every sentence once, within the budgets, in an order that is a function of seed and epoch."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.runtime.distributed import World
+from pipeline.runtime.train_config import TrainConfig
+from pipeline.training.batching import BatchPlan, consecutive_batches, plan_epoch
+
+lengths_of_splits = st.lists(st.integers(1, 60), max_size=300).map(lambda lengths: np.array(lengths, np.int64))
+budgets = {"batch_tokens": st.integers(1, 200), "batch_sentences": st.integers(0, 20)}
+
+
+@given(
+    lengths=lengths_of_splits,
+    seed=st.integers(0, 5),
+    epoch=st.integers(0, 5),
+    shuffle_window=st.sampled_from([0, 1, 100, 1000, 10**6]),
+    **budgets,
+)
+def test_every_sentence_stands_in_one_batch_within_the_budgets(
+    lengths, seed, epoch, batch_tokens, batch_sentences, shuffle_window
+):
+    budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences, "shuffle_window": shuffle_window}
+    plan = plan_epoch(lengths, seed=seed, epoch=epoch, **budget)
+    assert sorted(np.concatenate([*plan, []]).tolist()) == list(range(len(lengths)))
+    for batch in plan:
+        assert len(batch) == 1 or lengths[batch].sum() <= batch_tokens
+        assert not batch_sentences or len(batch) <= batch_sentences
+        assert (np.diff(lengths[batch]) <= 0).all()
+    again = plan_epoch(lengths, seed=seed, epoch=epoch, **budget)
+    assert [batch.tolist() for batch in again] == [batch.tolist() for batch in plan]
+
+
+def test_a_shuffle_window_keeps_what_is_read_together_close_together():
+    lengths = np.random.default_rng(1).integers(1, 60, 20_000)
+    blocks = (np.cumsum(lengths) - lengths) // 4096
+    window = 16 * 4096
+    plan = plan_epoch(lengths, seed=1, epoch=0, batch_tokens=2000, batch_sentences=0, shuffle_window=window)
+    num_batches = len(plan) * window // lengths.sum()
+    for first in range(0, len(plan) - num_batches, num_batches // 2):
+        together = np.concatenate(plan[first : first + num_batches // 2])
+        assert len(np.unique(blocks[together])) <= 2 * 16
+    orders = {tuple(np.concatenate(plan_epoch(lengths, seed=1, epoch=epoch, batch_tokens=2000, batch_sentences=0,
+                                              shuffle_window=window))[:50]) for epoch in range(3)}  # fmt: skip
+    assert len(orders) == 3
+
+
+def test_another_epoch_or_seed_is_another_order():
+    lengths = np.arange(1, 200)
+    orders = {
+        tuple(np.concatenate(plan_epoch(lengths, seed=seed, epoch=epoch, batch_tokens=300, batch_sentences=0)))
+        for seed in range(2)
+        for epoch in range(2)
+    }
+    assert len(orders) == 4
+
+
+@given(lengths=lengths_of_splits, size=st.integers(1, 5), **budgets)
+def test_ranks_share_out_every_batch_and_know_its_size(lengths, size, batch_tokens, batch_sentences):
+    config = TrainConfig(seed=1, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
+    plan = plan_epoch(lengths, seed=1, epoch=3, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
+    plans = [BatchPlan(lengths, config, World(rank=rank, size=size)) for rank in range(size)]
+    for one in plans:
+        assert one.batch_positions(3).tolist() == [lengths[batch].sum() for batch in plan]
+    slices = [list(one.slices(3)) for one in plans]
+    for i, batch in enumerate(plan):
+        shares = [slices[rank][i] for rank in range(size)]
+        assert sorted(np.concatenate([rows for rows, _ in shares]).tolist()) == sorted(batch.tolist())
+        assert {positions for _, positions in shares} == {int(lengths[batch].sum())}
+        for rank in range(size):
+            [rows, _], *_ = plans[rank].slices(3, first=i)
+            assert rows.tolist() == slices[rank][i][0].tolist()
+
+
+@given(lengths=lengths_of_splits, budget=st.integers(1, 200))
+def test_consecutive_batches_cover_the_sequence_greedily(lengths, budget):
+    runs = consecutive_batches(lengths, budget)
+    assert [i for first, stop in runs for i in range(first, stop)] == list(range(len(lengths)))
+    for first, stop in runs[:-1]:
+        assert lengths[first : stop + 1].sum() > budget

@@ -1,0 +1,118 @@
+"""Rows looked at through mapped files are the rows that went in, whatever shards and chunks they lie in."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.dump.addresses import AddressRange, pages
+from storage.dump.manifest import Manifest
+from storage.dump.mapped import MappedRows
+from storage.dump.positions import Positions
+from storage.errors import CorruptStoreError
+from storage.folder import LocalFolder
+from tests.storage.dumps import assert_same, make_schema, pick, write_dump
+
+LENGTHS = [5, 1, 7, 30, 40, 2, 9]
+
+
+def first_ids(positions: Positions, number: int | None) -> Positions:
+    return Positions(**positions.arrays() | {"ids": positions.ids[:, :number]})
+
+
+def mapped(path: Path) -> MappedRows:
+    folder = LocalFolder(path)
+    manifest = Manifest.read(folder)
+    layout = manifest.schema.layout
+    verified = bytearray(layout.num_shards * layout.chunks_per_shard)
+    return MappedRows(folder, manifest.schema, [entry.files for entry in manifest.shards], verified, lambda: None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_positions=st.integers(1, 120),
+    cut=st.sampled_from([(8, 8), (32, 8), (35, 7), (96, 32), (65_536, 1_024)]),
+    size=st.sampled_from([(50, 6), (50, 50), (7, 1), (70_000, 3)]),
+    data=st.data(),
+)
+def test_rows_come_back_gathered_in_runs_and_in_ranges(
+    num_positions: int, cut: tuple[int, int], size: tuple[int, int], data: st.DataObject
+) -> None:
+    if size[0] > 50:
+        num_positions = min(num_positions, 9)
+    schema = make_schema([num_positions], shard_positions=cut[0], chunk_positions=cut[1], vocab_size=size[0], k=size[1])
+    with TemporaryDirectory() as folder:
+        expected = write_dump(Path(folder) / "dump", schema, [num_positions])
+        rows = mapped(Path(folder) / "dump")
+        picked = np.array(data.draw(st.lists(st.integers(0, num_positions - 1), min_size=1)), np.int64)
+        columns = data.draw(st.integers(1, schema.k))
+        for num_ids in (None, columns):
+            assert_same(rows.gather(picked, num_ids), first_ids(pick(expected, picked), num_ids))
+        start = data.draw(st.integers(0, num_positions - 1))
+        stop = data.draw(st.integers(start + 1, num_positions))
+        run = rows.run(start, stop)
+        chunk, shard = cut[1], cut[0]
+        in_one_chunk = start // chunk == (stop - 1) // chunk
+        whole_chunks = start % chunk == stop % chunk == 0 and start // shard == (stop - 1) // shard
+        assert (run is not None) == (in_one_chunk or whole_chunks)
+        if run is not None:
+            assert_same(run, expected.slice(start, stop))
+        for num_ids in (None, columns):
+            assert_same(rows.read(start, stop, num_ids), first_ids(expected.slice(start, stop), num_ids))
+
+
+def test_a_damaged_chunk_does_not_hide_the_others(tmp_path: Path) -> None:
+    expected = write_dump(tmp_path / "dump", make_schema(LENGTHS), LENGTHS)
+    file = tmp_path / "dump" / "tail/c/1/0"
+    data = bytearray(file.read_bytes())
+    data[8 * 8 + 4 + 1] ^= 1  # a chunk is 8 rows of 2 float32 and a checksum
+    file.write_bytes(data)
+    rows = mapped(tmp_path / "dump")
+    for first, last in ((32, 39), (48, 55)):
+        assert rows.run(first, last + 1).ids.tolist() == expected.ids[first : last + 1].tolist()  # type: ignore[union-attr]
+    for _ in range(2):
+        for read in (
+            lambda: rows.run(41, 42),
+            lambda: rows.gather(np.array([90, 47, 3]), None),
+            lambda: rows.read(39, 41, None),
+        ):
+            with pytest.raises(CorruptStoreError, match="tail/c/1/0: array tail, shard 1, chunk 1"):
+                read()
+
+
+def test_pages_given_back_are_read_again(tmp_path: Path) -> None:
+    expected = write_dump(tmp_path / "dump", make_schema(LENGTHS), LENGTHS)
+    rows = mapped(tmp_path / "dump")
+    rows.release(0, 94)
+    for _ in range(2):
+        assert rows.gather(np.arange(94), None).tokens.tolist() == expected.tokens.tolist()
+        rows.release(3, 94)
+
+
+def test_files_lie_side_by_side_and_gaps_are_zero(tmp_path: Path) -> None:
+    size = pages(1)
+    place = AddressRange(3 * size)
+    for number in (2, 0):
+        (tmp_path / str(number)).write_bytes(bytes([number + 1]) * (10 + number))
+        with (tmp_path / str(number)).open("rb") as file:
+            assert place.map(file.fileno(), number * size) == 10 + number
+    expected = np.zeros(3 * size, np.uint8)
+    expected[:10], expected[2 * size : 2 * size + 12] = 1, 3
+    assert np.array_equal(place.bytes, expected)
+    assert not place.bytes.flags.writeable
+    (tmp_path / "large").write_bytes(bytes(size + 1))
+    with (tmp_path / "large").open("rb") as file, pytest.raises(OSError, match="do not fit"):
+        place.map(file.fileno(), 2 * size)
+
+
+def test_the_range_lives_as_long_as_an_array_looks_into_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"7" * 100)
+    place = AddressRange(100)
+    with (tmp_path / "file").open("rb") as file:
+        place.map(file.fileno(), 0)
+    view = place.bytes[:100]
+    del place
+    assert view.tobytes() == b"7" * 100

@@ -1,0 +1,389 @@
+"""A reader gives back the rows that were written, in any order, as plain zarr does."""
+
+import math
+import pickle
+import shutil
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from storage.dump.positions import Positions
+from storage.dump.reader import DumpReader, inspect_dump, verify_dump
+from storage.errors import StoreError
+from tests.storage.dumps import assert_same, make_offsets, make_positions, make_schema, pick, write_dump
+
+ROOT = Path(__file__).resolve().parents[3]
+LENGTHS = [5, 1, 7, 30, 40, 2, 9]
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Positions]:
+    path = tmp_path_factory.mktemp("reader") / "dump"
+    return path, write_dump(path, make_schema(LENGTHS), LENGTHS)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    st.sampled_from([(8, 8), (32, 8), (96, 32), (65_536, 1_024)]),
+    st.sampled_from([(50, 6), (50, 50), (7, 1), (70_000, 3)]),
+    st.sampled_from([(1.0,), (1.0, 2.0, 0.5)]),
+    st.sampled_from(["topk", "sampled", "stratified"]),
+    st.data(),
+)
+def test_what_is_written_is_read(
+    lengths: list[int],
+    cut: tuple[int, int],
+    size: tuple[int, int],
+    temperatures: tuple[float, ...],
+    selection: str,
+    data: st.DataObject,
+) -> None:
+    if selection == "stratified" and size[1] == 1:
+        selection = "sampled"
+    if size[0] > 50:
+        lengths = [min(length, 3) for length in lengths[:2]]
+    schema = make_schema(
+        lengths,
+        shard_positions=cut[0],
+        chunk_positions=cut[1],
+        vocab_size=size[0],
+        k=size[1],
+        temperatures=temperatures,
+        selection=selection,
+        num_top=size[1] // 2 if selection == "stratified" else 0,
+    )
+    with TemporaryDirectory() as folder:
+        expected = write_dump(Path(folder) / "dump", schema, lengths)
+        reader = DumpReader(Path(folder) / "dump")
+        assert reader.schema == schema
+        assert reader.offsets.tolist() == make_offsets(lengths).tolist()
+        assert_same(reader.read_range(0, schema.num_positions), expected)
+        sentences = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=20))
+        offsets = reader.offsets
+        rows = [row for m in sentences for row in range(offsets[m], offsets[m + 1])]
+        assert_same(reader.read_sentences(sentences), pick(expected, np.array(rows, np.int64)))
+        assert verify_dump(Path(folder) / "dump") == reader.summary
+
+
+@pytest.mark.parametrize("num_positions", [1, 31, 32, 33, 64, 65])
+def test_sizes_around_a_shard_are_read_back(tmp_path: Path, num_positions: int) -> None:
+    expected = write_dump(tmp_path / "dump", make_schema([num_positions]), [num_positions])
+    assert_same(DumpReader(tmp_path / "dump").read_sentences([0]), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, len(LENGTHS) - 1), min_size=1, max_size=8))
+def test_sentences_equal_those_of_plain_zarr(dump: tuple[Path, Positions], sentences: list[int]) -> None:
+    path, expected = dump
+    group = zarr.open_group(path, mode="r")
+    offsets = group["offsets"][:]
+    arrays = {
+        name: np.concatenate([group[name][offsets[m] : offsets[m + 1]] for m in sentences])
+        for name in expected.arrays()
+    }
+    assert_same(DumpReader(path).read_sentences(np.array(sentences)), Positions(**arrays))
+
+
+@pytest.mark.parametrize("changes", [{}, {"selection": "stratified", "num_top": 2, "draw_seed": 3}])
+def test_plain_zarr_opens_and_lists_a_dump_without_a_warning(tmp_path: Path, changes: dict[str, Any]) -> None:
+    schema = make_schema(LENGTHS, **changes)
+    rows = write_dump(tmp_path / "dump", schema, LENGTHS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group = zarr.open_group(tmp_path / "dump", mode="r")
+        assert {name for name, _ in group.arrays()} == {*rows.arrays(), "offsets"}
+        assert dict(group.attrs) == schema.to_json()
+        for name, expected in rows.arrays().items():
+            alone = zarr.open_array(tmp_path / "dump" / name, mode="r")
+            assert alone.metadata.to_dict() == group[name].metadata.to_dict()
+            assert np.array_equal(alone[:], expected, equal_nan=expected.dtype.kind == "f")
+
+
+@given(st.integers(0, 93), st.integers(0, 93), st.sampled_from([None, 1, 6]))
+@settings(deadline=None)
+def test_ranges_are_slices(dump: tuple[Path, Positions], first: int, second: int, k: int | None) -> None:
+    path, expected = dump
+    start, stop = sorted((first, second))
+    found = DumpReader(path).read_range(start, stop, k)
+    assert found.ids.tolist() == expected.ids[start:stop, :k].tolist()
+    assert found.logp.tolist() == expected.logp[start:stop, :k].tolist()
+    assert found.tokens.tolist() == expected.tokens[start:stop].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_fewer_ids_move_the_rest_into_the_tail(tmp_path: Path, k: int) -> None:
+    lengths = [20, 30]
+    write_dump(tmp_path / "dump", make_schema(lengths), lengths)
+    expected = make_positions(make_schema(lengths, k=k))
+    reader = DumpReader(tmp_path / "dump")
+    for found in (
+        reader.read_sentences([0, 1], k=k),
+        reader.read_sentences([1, 0], k=k),
+        reader.read_range(0, 50, k=k),
+    ):
+        assert found.ids.shape == found.logp.shape == (50, k)
+    found = reader.read_range(0, 50, k=k)
+    assert found.ids.tolist() == expected.ids.tolist()
+    # float16 rounds a log-probability above -16 by at most 2⁻⁸.
+    assert np.abs(found.tail - expected.tail).max() < 2**-8
+
+
+@pytest.mark.parametrize("changes", [{"selection": "sampled"}, {"selection": "stratified", "num_top": 4}])
+def test_draws_are_read_whole_or_not_at_all(tmp_path: Path, changes: dict[str, Any]) -> None:
+    rows = write_dump(tmp_path / "dump", make_schema([9], **changes), [9])
+    reader = DumpReader(tmp_path / "dump")
+    assert_same(reader.read_range(0, 9, k=6), rows)
+    assert_same(reader.read_sentences([0], k=6), rows)
+    for read in (lambda: reader.read_range(0, 9, k=4), lambda: reader.read_sentences([0], k=4)):
+        with pytest.raises(StoreError, match=r"k is 4, expected 6: a s\w+ dump is read whole.*--k 4"):
+            read()
+
+
+def test_the_whole_vocabulary_leaves_no_tail(tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", make_schema([9], k=50), [9])
+    reader = DumpReader(tmp_path / "dump")
+    assert np.isneginf(reader.read_range(0, 9).tail).all()
+    assert reader.summary.mean_kept_mass == 1
+    assert np.isfinite(reader.read_range(0, 9, k=49).tail).all()
+
+
+def test_figures_follow_their_definitions(dump: tuple[Path, Positions]) -> None:
+    path, rows = dump
+    summary = DumpReader(path).summary
+    last = make_offsets(LENGTHS)[1:] - 1
+    words = np.setdiff1d(np.arange(94), last)
+    kept = 1 - np.exp(rows.tail[:, 0].astype(np.float64))
+    gold = rows.gold_logp.astype(np.float64)
+    assert summary.mean_kept_mass == pytest.approx(kept.mean())
+    assert summary.mean_kept_mass_without_eos == pytest.approx(kept[words].mean())
+    assert summary.kept_mass_by_k.keys() == {1, 2, 4, 6}
+    assert summary.kept_mass_by_k[2] == pytest.approx(
+        np.exp(rows.logp[:, :2].astype(np.float64)).sum(1).mean(), rel=1e-6
+    )
+    assert summary.gold_nats == pytest.approx(-gold.sum())
+    assert summary.eos_nats == pytest.approx(-gold[last].sum())
+    assert summary.perplexity == pytest.approx(math.exp(-gold.mean()))
+    assert summary.perplexity_without_eos == pytest.approx(math.exp(-gold[words].mean()))
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "manifest.json"]
+    assert summary.size_bytes == sum(file.stat().st_size for file in files)
+
+
+def test_figures_of_draws_are_those_of_the_exact_ids(tmp_path: Path) -> None:
+    rows = write_dump(tmp_path / "a", make_schema([9], k=8, selection="stratified", num_top=3), [9])
+    summary = DumpReader(tmp_path / "a").summary
+    assert summary.mean_kept_mass == pytest.approx(1 - np.exp(rows.tail[:, 0].astype(np.float64)).mean())
+    assert summary.kept_mass_by_k == {
+        1: pytest.approx(np.exp(rows.logp[:, 0].astype(np.float64)).mean(), rel=1e-6),
+        2: pytest.approx(np.exp(rows.logp[:, :2].astype(np.float64)).sum(1).mean(), rel=1e-6),
+        3: summary.mean_kept_mass,
+    }
+    write_dump(tmp_path / "b", make_schema([9], k=8, selection="sampled"), [9])
+    summary = verify_dump(tmp_path / "b")
+    assert summary.mean_kept_mass == 0
+    assert summary.kept_mass_by_k == {}
+
+
+def test_a_dump_of_nothing_but_ends_of_sentences_has_no_figures_without_them(tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", make_schema([1, 1]), [1, 1])
+    summary = DumpReader(tmp_path / "dump").summary
+    assert summary.perplexity_without_eos is None
+    assert summary.mean_kept_mass_without_eos is None
+
+
+def test_an_undeclared_temperature_is_refused_with_the_remedy(dump: tuple[Path, Positions]) -> None:
+    reader = DumpReader(dump[0])
+    assert [reader.temperature_index(temperature) for temperature in (1, 2.0)] == [0, 1]
+    with pytest.raises(StoreError, match=r"temperature 4 .* one of 1, 2: .* dump-teacher --temperatures 1,2,4"):
+        reader.temperature_index(4)
+
+
+def test_what_is_not_there_is_refused(dump: tuple[Path, Positions], tmp_path: Path) -> None:
+    reader = DumpReader(dump[0])
+    for sentences in ([-1], [0, 7]):
+        with pytest.raises(IndexError):
+            reader.read_sentences(sentences)
+    for start, stop in ((-1, 2), (3, 2), (0, 95)):
+        with pytest.raises(IndexError):
+            reader.read_range(start, stop)
+    with pytest.raises(StoreError, match="k is 7, expected 1 to 6"):
+        reader.read_sentences([0], k=7)
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(StoreError, match="not a dump"):
+            DumpReader(path)
+
+
+def test_mapped_shards_hold_no_files_open(tmp_path: Path) -> None:
+    lengths = [8] * 60
+    write_dump(tmp_path / "dump", make_schema(lengths, shard_positions=8), lengths)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    reader = DumpReader(tmp_path / "dump")
+    reader.read_range(0, reader.schema.num_positions)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the offsets
+
+
+def reversed_rows() -> NDArray[np.int64]:
+    offsets = make_offsets(LENGTHS)
+    return np.concatenate([np.arange(offsets[m], offsets[m + 1]) for m in reversed(range(len(LENGTHS)))])
+
+
+@pytest.mark.parametrize("profile", ["exact", "compact"])
+def test_a_dump_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, profile: str) -> None:
+    schema = make_schema(LENGTHS, profile=profile)
+    write_dump(tmp_path / "dump", schema, LENGTHS)
+    reader = DumpReader(tmp_path / "dump")
+    first = reader[0]
+    again = pickle.dumps(reader)
+    shutil.rmtree(tmp_path / "dump")
+    other = make_schema(LENGTHS, profile=profile, fingerprints={**schema.fingerprints, "teacher": "another"})
+    write_dump(tmp_path / "dump", other, LENGTHS, make_positions(other, seed=9))
+    assert_same(reader[0], first)
+    with pytest.raises(StoreError, match="another dump than when it was opened"):
+        reader[6]
+    with pytest.raises(StoreError, match="another dump than when it was opened"):
+        pickle.loads(again)  # noqa: S301  what a spawned worker does
+
+
+def test_a_compact_dump_of_many_shards_holds_no_files_open(tmp_path: Path) -> None:
+    lengths = [8] * 60
+    write_dump(tmp_path / "dump", make_schema(lengths, shard_positions=8, profile="compact"), lengths)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    reader = DumpReader(tmp_path / "dump")
+    reader.read_range(0, reader.schema.num_positions)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the offsets
+
+
+def test_a_dump_of_links_is_read(dump: tuple[Path, Positions], tmp_path: Path) -> None:
+    path, expected = dump
+    for file in (file for file in path.rglob("*") if file.is_file()):
+        link = tmp_path / "links" / file.relative_to(path)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    assert_same(DumpReader(tmp_path / "links").read_range(0, 94), expected)
+    verify_dump(tmp_path / "links")
+
+
+def test_a_sentence_is_an_item(dump: tuple[Path, Positions]) -> None:
+    path, expected = dump
+    reader, offsets = DumpReader(path), make_offsets(LENGTHS)
+    assert len(reader) == len(LENGTHS)
+    for m in range(len(LENGTHS)):
+        assert_same(reader[m], expected.slice(offsets[m], offsets[m + 1]))
+    for m in (-1, len(LENGTHS)):
+        with pytest.raises(IndexError):
+            reader[m]
+
+
+@pytest.mark.parametrize("block_positions", [1, 7, 32, 64, 1000])
+def test_a_scan_is_everything_in_order(dump: tuple[Path, Positions], block_positions: int) -> None:
+    path, expected = dump
+    reader = DumpReader(path)
+    blocks = list(reader.scan(block_positions))
+    arrays = {name: np.concatenate([block.arrays()[name] for block in blocks]) for name in expected.arrays()}
+    assert_same(Positions(**arrays), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    block_positions=st.integers(1, 100),
+    num_blocks=st.integers(1, 5),
+    seed=st.integers(0, 3),
+)
+def test_shuffled_windows_visit_every_sentence_once_by_the_seed_alone(
+    lengths: list[int], block_positions: int, num_blocks: int, seed: int
+) -> None:
+    schema = make_schema(lengths)
+    with TemporaryDirectory() as folder:
+        expected = write_dump(Path(folder) / "dump", schema, lengths)
+        reader, offsets = DumpReader(Path(folder) / "dump"), make_offsets(lengths)
+
+        def windows(seed: int) -> list[tuple[NDArray[np.int64], Positions]]:
+            return list(reader.shuffled_windows((seed, 2), block_positions=block_positions, num_blocks=num_blocks))
+
+        first, again = windows(seed), windows(seed)
+        visited = np.concatenate([sentences for sentences, _ in first])
+        assert sorted(visited.tolist()) == list(range(len(lengths)))
+        for (sentences, positions), (same, _) in zip(first, again, strict=True):
+            assert sentences.tolist() == same.tolist()
+            rows = [row for m in sentences for row in range(offsets[m], offsets[m + 1])]
+            assert_same(positions, pick(expected, np.array(rows)))
+            assert len({offsets[m] // block_positions for m in sentences}) <= num_blocks
+        if len(lengths) > 12:
+            assert visited.tolist() != np.concatenate([sentences for sentences, _ in windows(seed + 1)]).tolist()
+
+
+class Sentences(torch.utils.data.Dataset[list[float]]):
+    """What a user would write around a dump."""
+
+    def __init__(self, reader: DumpReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, sentence: int) -> list[float]:
+        return self.reader[sentence].gold_logp.tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader_read_what_one_process_reads(dump: tuple[Path, Positions], method: str) -> None:
+    path, expected = dump
+    reader, offsets = DumpReader(path), make_offsets(LENGTHS)
+    reader.read_range(0, 94)  # mapped before the workers begin
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork in a process with threads
+        loader = torch.utils.data.DataLoader(
+            Sentences(reader), batch_size=None, num_workers=2, multiprocessing_context=method
+        )
+        found = list(loader)
+    gold = expected.gold_logp
+    assert found == [gold[offsets[m] : offsets[m + 1]].tolist() for m in range(len(LENGTHS))]
+
+
+def test_threads_share_a_reader(dump: tuple[Path, Positions]) -> None:
+    path, expected = dump
+    reader = DumpReader(path)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: reader.read_sentences(np.arange(len(LENGTHS))[::-1]), range(200)):
+            assert_same(found, pick(expected, reversed_rows()))
+
+
+def test_an_empty_split_is_a_dump_of_nothing(tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", make_schema([]), [])
+    reader = DumpReader(tmp_path / "dump")
+    assert (len(reader), len(reader.read_sentences([])), list(reader.scan())) == (0, 0, [])
+    assert list(reader.shuffled_windows(1)) == []
+    assert reader.summary.perplexity is reader.summary.mean_kept_mass is None
+    assert reader.summary.kept_mass_by_k == {}
+    assert verify_dump(tmp_path / "dump") == reader.summary
+    group = zarr.open_group(tmp_path / "dump", mode="r")
+    lengths = {name: array.shape[0] for name, array in group.arrays()}
+    assert lengths.pop("offsets") == 1
+    assert set(lengths.values()) == {0}
+
+
+def test_inspect_describes_a_complete_dump(dump: tuple[Path, Positions]) -> None:
+    about = inspect_dump(dump[0])
+    assert (about["state"], about["num_shards"], about["num_finished_shards"]) == ("complete", 3, 3)
+    assert about["statistics"] == DumpReader(dump[0]).summary.to_json()
+
+
+def test_reading_needs_neither_torch_nor_zarr() -> None:
+    program = (
+        "import sys, storage.dump.reader, storage.dump.writer; sys.exit(bool({'torch', 'zarr'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60).returncode == 0
