@@ -1,9 +1,10 @@
-"""Feed the readers of trees whatever a coverage-guided fuzzer thinks of; a program of its own, run by ``make soak``.
+"""Fuzz the readers of trees with a coverage-guided fuzzer. ``make soak`` runs this program.
 
     python -m tests.fuzz_trees [-max_total_time=60] [CORPUS_FOLDER]
 
-Says so and ends well where atheris is not installed. What is claimed is in ``check``, which test_tree_fuzz.py calls
-with what hypothesis thinks of: any bytes are trees, or a MalformedTreeError or InputError; nothing else is raised.
+If atheris is not installed, the program says so and exits with status 0. ``check`` contains the claims: any bytes are
+either trees, or raise a MalformedTreeError or an InputError. No other exception is raised. test_tree_fuzz.py also calls
+``check``, with bytes from hypothesis.
 """
 
 import sys
@@ -27,7 +28,7 @@ SEEDS = (
 
 
 def check(path: Path) -> None:
-    """Assert what holds for any file."""
+    """Assert the claims that are true for any file."""
     check_text(path.read_bytes().decode(errors="replace"))
     num_pieces = 0
     try:
@@ -52,13 +53,13 @@ def check(path: Path) -> None:
 
 
 def check_text(text: str) -> None:
-    """Assert what holds for any text."""
+    """Assert the claims that are true for any text."""
     looks_like_trees(text)
     try:
         tree = parse_tree(text)
     except MalformedTreeError:
         return
-    if all(start < stop for _, start, stop in tree.phrases):  # where an empty phrase stands, a Tree cannot say
+    if all(start < stop for _, start, stop in tree.phrases):  # a Tree does not record the place of an empty phrase
         assert parse_tree(format_tree(tree)) == tree
     try:
         normal = normalise_tree(tree)
@@ -70,7 +71,7 @@ def check_text(text: str) -> None:
 
 
 def main() -> None:
-    """Fuzz until told to stop."""
+    """Fuzz until the fuzzer's options or a signal stop it."""
     if find_spec("atheris") is None:
         print("atheris is not installed: trees are not fuzzed. pip install -e .[dev] brings it")
         return

@@ -1,4 +1,4 @@
-"""The README and the pages in docs/: every command in them parses, every link leads somewhere."""
+"""Check the README and the pages in docs/: every command parses, and every link leads to a file."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs"
 
 
 def command_lines(page: str) -> Iterator[str]:
-    """Yield each line of a page that starts a command, with the shell variables of the page filled in."""
+    """Yield each line of a page that is a command. Replace shell variables that the page defines."""
     variables = dict(re.findall(r'^\s*(\w+)="([^"]*)"$', page, re.MULTILINE))
     for line in page.replace("\\\n", " ").splitlines():
         if re.match(r"\s*(python|torchrun)\b", line):
@@ -23,7 +23,7 @@ def command_lines(page: str) -> Iterator[str]:
 
 
 def commands_of(page: Path) -> list[list[str]]:
-    """Return the arguments of every ``cli.py`` command that stands on a line of its own in a page."""
+    """Return the arguments of every ``cli.py`` command that has its own line in a page."""
     found = []
     for line in command_lines(page.read_text(encoding="utf-8")):
         words = shlex.split(line, comments=True)
@@ -33,7 +33,7 @@ def commands_of(page: Path) -> list[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Let click parse a command without running it."""
+    """Parse a command with click, without running it."""
     command: click.Command = cli.main
     while isinstance(command, click.Group):
         name, *arguments = arguments
@@ -41,7 +41,7 @@ def parse(arguments: list[str]) -> None:
     command.make_context(name, arguments)
 
 
-def test_every_command_of_the_pages_parses() -> None:
+def test_every_command_in_the_pages_parses() -> None:
     num_commands = 0
     for page in PAGES:
         for arguments in commands_of(page):
@@ -53,12 +53,12 @@ def test_every_command_of_the_pages_parses() -> None:
     assert num_commands > 30
 
 
-def test_a_command_with_an_unknown_option_would_be_found() -> None:
+def test_an_unknown_option_in_a_command_is_found() -> None:
     with pytest.raises(click.NoSuchOption):
         parse(["train-teacher", "--data", "dataset", "--out", "run", "--no-such-option", "1"])
 
 
-def test_every_link_to_a_file_leads_to_one() -> None:
+def test_every_link_to_a_file_leads_to_a_file() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if "://" not in target:

@@ -1,4 +1,4 @@
-"""What a user mistypes is answered by one line that says where, what, and what to do; nothing is made."""
+"""Test that a user's mistake gives one line with the place, the problem and the remedy, and that nothing is written."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import cli
 
 
 def refused(*arguments: object) -> str:
-    """Run a command that must end with one line and status 1; return the line."""
+    """Run a command that must print one line and exit with status 1. Return the line."""
     result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
     lines = result.stderr.strip().splitlines()
     assert result.exit_code == 1, result.output
@@ -79,7 +79,7 @@ def test_the_command_line_overrides_the_toml(tmp_path):
     ],
     ids=["unbalanced", "empty tree", "different length", "other words", "text for trees"],
 )
-def test_malformed_trees_are_named_by_file_and_line(trees, text, expected, tmp_path: Path):
+def test_malformed_trees_are_reported_with_file_and_line(trees, text, expected, tmp_path: Path):
     (tmp_path / "trees.mrg").write_text(trees)
     (tmp_path / "text.txt").write_text(text)
     line = refused("import-trees", tmp_path / "trees.mrg", "--text", tmp_path / "text.txt", "--out", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""A dump is what its teacher computes: shards computed again have the same bytes, and a forged one is found."""
+"""Test verify --recompute: recomputed shards have the same bytes, and a forged shard is found."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def recomputed(world: Path, dump: Path, **changes: Any) -> dict[str, Any]:
 
 
 def forged(dump: Path, out: Path, *, computation: dict[str, Any] | None = None, **arrays: np.ndarray) -> Path:
-    """Write the dump again through the writer, so that every digest fits, with other values."""
+    """Write the dump again with other values. The writer computes all digests, so they match the forged values."""
     reader = DumpReader(dump)
     rows = reader.read_range(0, reader.schema.num_positions)
     rows = Positions(**rows.arrays() | arrays)
@@ -64,14 +64,14 @@ def forged(dump: Path, out: Path, *, computation: dict[str, Any] | None = None, 
 
 
 def moved(dump: Path, name: str, row: int, by: float) -> np.ndarray:
-    """Return an array of the dump with one value of it moved."""
+    """Return an array of the dump in which one value is changed by ``by``."""
     array: np.ndarray = getattr(DumpReader(dump).read_range(0, DumpReader(dump).schema.num_positions), name)
     array.reshape(len(array), -1)[row, 0] += by
     return array
 
 
 @pytest.mark.parametrize("options", OTHERS)
-def test_a_good_dump_computed_again_is_the_same_byte_for_byte(small_world, tmp_path, options):
+def test_a_correct_dump_is_byte_identical_when_recomputed(small_world, tmp_path, options):
     out = tmp_path / "dump"
     dump_teacher(small_world / "dataset", small_world / "teacher", out, DumpConfig(**OPTIONS | OTHERS[options]))
     schema = DumpReader(out).schema
@@ -95,7 +95,7 @@ def test_the_seed_chooses_the_shards(small_world, dump):
 @pytest.mark.parametrize(
     ("name", "by"), [("gold_logp", 1e-6), ("tail", 1e-6), ("logp", -2e-3), ("logz", 1e-6)], ids=str
 )
-def test_a_forged_value_with_fitting_digests_is_found(small_world, dump, tmp_path, name, by):
+def test_a_forged_value_with_matching_digests_is_found(small_world, dump, tmp_path, name, by):
     row = 2048 + 17
     column = moved(dump, name, row, by)
     assert not np.array_equal(column, moved(dump, name, row, 0))
@@ -117,10 +117,10 @@ def test_forged_figures_are_found(small_world, dump, tmp_path):
         recomputed(small_world, tmp_path / "forged")
 
 
-def test_elsewhere_the_keys_that_differ_are_named_and_values_compared(small_world, dump, tmp_path):
+def test_in_another_environment_differing_keys_are_named_and_values_compared(small_world, dump, tmp_path):
     rows = DumpReader(dump).read_range(0, DumpReader(dump).schema.num_positions)
     ids = rows.ids.copy()
-    ids[100, [3, 4]] = ids[100, [4, 3]]  # a tie that went the other way
+    ids[100, [3, 4]] = ids[100, [4, 3]]  # as if a tie was broken the other way
     ids[200, 15] = next(token for token in range(600) if token not in ids[200])
     other = {"computation": {"numpy": "1.0"}, "ids": ids, "gold_logp": moved(dump, "gold_logp", 40, 1e-3)}
     found = recomputed(small_world, forged(dump, tmp_path / "forged", **other))
@@ -133,15 +133,15 @@ def test_elsewhere_the_keys_that_differ_are_named_and_values_compared(small_worl
     assert found["share_of_ids_that_agree"] == pytest.approx(1 - 1 / ids.size, abs=1e-12)
 
 
-def test_elsewhere_the_same_bytes_are_said_to_be_the_same(small_world, dump, tmp_path):
+def test_in_another_environment_identical_bytes_are_reported_as_identical(small_world, dump, tmp_path):
     found = recomputed(small_world, forged(dump, tmp_path / "forged", computation={"device": "another CPU"}))
     assert found["is_identical"]
     assert list(found["computation_differences"]) == ["device"]
 
 
 @pytest.mark.parametrize("by", [0.02, np.nan], ids=["beyond the bound", "no number"])
-def test_elsewhere_too_a_wrong_gold_token_is_refused(small_world, dump, tmp_path, by, monkeypatch):
-    if np.isnan(by):  # a stranger's writer need not refuse it
+def test_in_another_environment_a_wrong_gold_log_probability_is_refused(small_world, dump, tmp_path, by, monkeypatch):
+    if np.isnan(by):  # our writer refuses NaN, but another program's writer may not
         monkeypatch.setattr("storage.dump.writer.check_positions", lambda *_, **__: None)
         monkeypatch.setattr(
             "storage.dump.writer.figures_of_shard", lambda *_: Manifest.read(open_folder(dump)).shards[0].figures
@@ -152,7 +152,7 @@ def test_elsewhere_too_a_wrong_gold_token_is_refused(small_world, dump, tmp_path
         recomputed(small_world, path)
 
 
-def test_another_teacher_or_dataset_is_refused_before_a_byte_is_read(small_world, dump, tmp_path, monkeypatch):
+def test_another_teacher_or_dataset_is_refused_before_shards_are_read(small_world, dump, tmp_path, monkeypatch):
     shutil.copytree(small_world / "teacher", tmp_path / "teacher")
     weights = tmp_path / "teacher/checkpoints/best/model.safetensors"
     safetensors.torch.save_file(
@@ -174,13 +174,13 @@ def test_another_teacher_or_dataset_is_refused_before_a_byte_is_read(small_world
         recomputed(small_world, other)
 
 
-def test_settings_that_cannot_be_used_are_refused(small_world, dump, tmp_path):
+def test_unusable_recorded_settings_are_refused(small_world, dump, tmp_path):
     path = forged(dump, tmp_path / "forged", computation={"threads": "many"})
     with pytest.raises(StoreError, match="threads 'many', batch_tokens 4096"):
         recomputed(small_world, path)
 
 
-def test_the_command_prints_what_it_found_as_json(small_world, dump):
+def test_the_command_prints_its_findings_as_json(small_world, dump):
     arguments = [
         "verify",
         dump,
@@ -202,7 +202,7 @@ def test_the_command_prints_what_it_found_as_json(small_world, dump):
     assert "--recompute needs --teacher and --data" in refused.stderr
 
 
-def test_verifying_counts_bytes_up_to_those_of_the_manifest(dump):
+def test_the_progress_of_verify_ends_at_the_bytes_of_the_manifest(dump):
     counted: list[int] = []
     summary = verify_dump(dump, counted.append)
     assert sum(counted) == summary.size_bytes

@@ -1,4 +1,4 @@
-"""``evaluate surprisal``: the table is the student's own probabilities, and its sums are kept beside the run."""
+"""Test ``evaluate surprisal``: the table has the student's own probabilities, and the sums are a result of the run."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ TEXT = ["the cat sleeps.", 'a dog "barks"', "the dog don't"]
 
 
 def make_run(folder: Path, kind: str) -> Path:
-    """A run that never trained."""
+    """Make a run with initial weights, without training."""
     tokenizer = Tokenizer.train(TEXT * 3, 290)
     tokenizer.save(folder / "tokenizer.json")
     sizes = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2, "max_length": 12}
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs"), "student")
 
 
-def test_the_table_is_the_model_s_own_probabilities(run: Path, tmp_path: Path) -> None:
+def test_the_table_has_the_models_own_probabilities(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(TEXT) + "\n")
     result = surprisal(run, tmp_path / "text.txt", "--out", tmp_path / "out.tsv", "--json")
     assert result.exit_code == 0, result.output
@@ -74,13 +74,13 @@ def test_the_table_is_the_model_s_own_probabilities(run: Path, tmp_path: Path) -
         assert [row["word"] for row in mine] == [*text.split(), "<eos>"]
         ends = np.cumsum([int(row["num_tokens"]) for row in mine])
         for row, start, stop in zip(mine, [0, *ends], ends, strict=False):
-            # float32 against float64
+            # the table is computed in float32, the expected values in float64
             assert float(row["surprisal_bits"]) == pytest.approx(bits[start:stop].sum(), abs=1e-4)
         total += bits.sum()
     assert json.loads(result.stdout)["bits"] == pytest.approx(total, abs=1e-3)
 
 
-def test_the_sums_are_a_result_of_the_run_and_the_report_is_not_disturbed(run: Path, tmp_path: Path) -> None:
+def test_the_sums_are_a_result_of_the_run_and_the_report_accepts_it(run: Path, tmp_path: Path) -> None:
     (tmp_path / "my text.txt").write_text(TEXT[0] + "\n\n")
     result = surprisal(run, tmp_path / "my text.txt", "--out", tmp_path / "out.tsv", "--on-error", "skip")
     assert result.exit_code == 0, result.output
@@ -111,7 +111,7 @@ def test_the_sums_are_a_result_of_the_run_and_the_report_is_not_disturbed(run: P
         (b"the cat\n" + b"the " * 12 + b"\n", "text.txt:2: 12 tokens, expected at most 11"),
     ],
 )
-def test_a_faulty_line_is_one_line_with_its_place(run: Path, tmp_path: Path, text: bytes, expected: str) -> None:
+def test_a_faulty_line_is_named_in_a_one_line_error(run: Path, tmp_path: Path, text: bytes, expected: str) -> None:
     (tmp_path / "text.txt").write_bytes(text)
     result = surprisal(run, tmp_path / "text.txt", "--out", tmp_path / "out.tsv")
     assert result.exit_code == 1
