@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from storage.dump.dump_statistics import DumpSummary, ShardFigures
-from storage.dump.schema import FORMAT, FORMAT_VERSION, ArraySpec, DumpSchema
+from storage.dump.schema import FORMAT, FORMAT_VERSION, DumpSchema
 from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, IncompleteStoreError, StoreError
 from storage.fingerprints import FileDigest, Json, canonical_json, sha256_bytes
 from storage.folder import Folder
@@ -198,36 +198,22 @@ def metadata_paths(schema: DumpSchema) -> list[str]:
     return [*schema.zarr_files(), schema.offsets_array.file(0)]
 
 
-def foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> list[str]:
-    """Return the files of a store that do not belong there, relative to it."""
-    shards = range(schema.layout.num_shards)
-    own = {
-        MANIFEST,
-        *metadata_paths(schema),
-        *(spec.file(shard) for spec in schema.stored_arrays for shard in shards),
-    }
-    if not is_complete:
-        own |= {entry_name(shard) for shard in shards}
-    return [name for name in store.sizes() if name not in own]
-
-
 def refuse_foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> None:
     """Refuse a store with files that do not belong there.
 
     Raises:
         StoreError: Naming up to three of them.
     """
-    foreign = foreign_files(store, schema, is_complete=is_complete)
+    shards = range(schema.layout.num_shards)
+    own = {MANIFEST, *metadata_paths(schema), *(spec.file(shard) for spec in schema.stored_arrays for shard in shards)}
+    if not is_complete:
+        own |= {entry_name(shard) for shard in shards}
+    foreign = [name for name in store.sizes() if name not in own]
     if foreign:
         named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise StoreError(
             f"{store}: files that are no part of the dump: {named}. Move them away, or name another folder"
         )
-
-
-def describe_array(spec: ArraySpec) -> dict[str, Json]:
-    """Return dtype and shape of an array for people."""
-    return {"dtype": spec.dtype.name, "shape": list(spec.shape)}
 
 
 def _names(schema: DumpSchema) -> set[str]:

@@ -50,20 +50,6 @@ class Positions:
         """Return views of positions ``start`` to ``stop``."""
         return Positions(**{name: array[start:stop] for name, array in self.arrays().items()})
 
-    def with_fewer(self, k: int, temperatures: tuple[float, ...]) -> "Positions":
-        """Return the same distributions truncated to ``k`` tokens: the mass of the others moves into the tail.
-
-        There must be no draws: which are left out then depends on what was drawn.
-
-        A log-probability moved into a tail carries the rounding of its float16 (a relative 2⁻¹¹).
-        """
-        dropped = self.logp[:, k:].astype(np.float32)
-        tail = self.tail.copy()
-        for index, temperature in enumerate(temperatures):
-            mass = np.logaddexp.reduce(dropped / np.float32(temperature), axis=1) - self.logz[:, index]
-            tail[:, index] = np.logaddexp(tail[:, index], mass)
-        return Positions(self.tokens, self.ids[:, :k], self.logp[:, :k], self.gold_logp, tail, self.logz)
-
 
 def check_positions(positions: Positions, schema: DumpSchema, *, num_positions: int, where: str) -> None:
     """Refuse rows that cannot be what a dump of the schema keeps of distributions, before they reach the disk.
