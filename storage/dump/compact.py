@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.dump.compressed_shards import ChunkCache, CompressedShardView
+from storage.dump.layout import ArraySpec
 from storage.dump.mapped import mapped_file, opened_shard
 from storage.dump.positions import Positions
-from storage.dump.schema import GAPS, ArraySpec, DumpSchema
+from storage.dump.schema import GAPS, DumpSchema
 from storage.errors import StoreError
 from storage.fingerprints import FileDigest
 from storage.folder import Folder

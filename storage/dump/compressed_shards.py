@@ -24,7 +24,8 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from storage.dump.schema import BLOSC_LEVEL, MAX_CHUNK_BYTES, ArraySpec
+from storage.dump.layout import BLOSC_LEVEL, ArraySpec
+from storage.dump.schema import MAX_CHUNK_BYTES
 from storage.dump.shards import REMEDY, crc32c
 from storage.errors import CorruptStoreError, StoreError
 

@@ -24,8 +24,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.dump.layout import ArraySpec
 from storage.dump.positions import Positions
-from storage.dump.schema import ArraySpec, DumpSchema
+from storage.dump.schema import DumpSchema
 from storage.dump.shards import REMEDY, check_chunk, check_index, chunk_stride, row_strides, shard_bytes
 from storage.errors import CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest

@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.dump.layout import ArraySpec
 from storage.dump.mapped import MappedRows
 from storage.dump.positions import Positions
-from storage.dump.schema import ArraySpec, DumpSchema
+from storage.dump.schema import DumpSchema
 from storage.dump.shards import encode_shard
 from storage.fingerprints import FileDigest
 from storage.folder import Folder

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.dump.layout import Layout, shard_file
+from storage.dump.layout import ArraySpec, Layout
 from storage.errors import ConfigError
 from storage.fingerprints import Json, canonical_json
 
@@ -23,8 +23,6 @@ FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
 GAPS = "gaps"
 """The array that a compact dump has in place of ``logp``; see `storage.dump.compact`."""
-BLOSC_LEVEL = 3
-"""0 to 9: Blosc's scale, not zstd's."""
 MAX_CHUNK_BYTES = 1 << 26
 """What one compressed chunk may take when decoded: a few bytes must not be able to claim all memory."""
 MAX_DRAWS = 255
@@ -37,92 +35,6 @@ _CHOICES = {
 }
 _BLOCK = 1 << 16
 """Sentences looked at together, so that checking millions of them takes no memory to speak of."""
-_CRC32C: Json = {"name": "crc32c"}
-_LITTLE_ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
-_SINGLE_BYTES: Json = {"name": "bytes"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArraySpec:
-    """One array of a dump: dtype, shape, and how it is cut."""
-
-    name: str
-    dtype: np.dtype[Any]
-    """Little-endian."""
-    row_shape: tuple[int, ...]
-    """Shape of one row: ``()`` or ``(k,)``."""
-    layout: Layout
-    dimensions: tuple[str, ...]
-    compressed: bool = False
-    """Whether its chunks are compressed: Blosc with bits transposed, then zstd."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole array."""
-        return (self.layout.num_rows, *self.row_shape)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.dtype.itemsize * math.prod(self.row_shape)
-
-    @property
-    def fill(self) -> int | float:
-        """NaN, the highest value, or -1: no row is made of it alone, so that a missing shard cannot look like data."""
-        if self.dtype.kind == "f":
-            return math.nan
-        return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else -1
-
-    def file(self, shard: int) -> str:
-        """Return the path of a shard relative to the store."""
-        return shard_file(self.name, shard, len(self.shape))
-
-    @property
-    def compression(self) -> dict[str, Json]:
-        """The codec of compressed chunks, as ``zarr.json`` has it."""
-        return {
-            "name": "blosc",
-            "configuration": {
-                "typesize": self.dtype.itemsize,
-                "cname": "zstd",
-                "clevel": BLOSC_LEVEL,
-                "shuffle": "bitshuffle",
-                "blocksize": 0,
-            },
-        }
-
-    def zarr_metadata(self) -> dict[str, Json]:
-        """Return the content of the array's ``zarr.json``."""
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": list(self.shape),
-            "data_type": self.dtype.name,
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": [self.layout.shard_rows, *self.row_shape]},
-            },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": "NaN" if self.dtype.kind == "f" else self.fill,
-            "codecs": [
-                {
-                    "name": "sharding_indexed",
-                    "configuration": {
-                        "chunk_shape": [self.layout.chunk_rows, *self.row_shape],
-                        "codecs": [
-                            _LITTLE_ENDIAN if self.dtype.itemsize > 1 else _SINGLE_BYTES,
-                            *([self.compression] if self.compressed else []),
-                            _CRC32C,
-                        ],
-                        "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
-                        "index_location": "end",
-                    },
-                }
-            ],
-            "dimension_names": list(self.dimensions),
-            "storage_transformers": [],
-            "attributes": {},
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

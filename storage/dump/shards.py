@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.dump.schema import ArraySpec
+from storage.dump.layout import ArraySpec
 from storage.errors import CorruptStoreError
 
 REMEDY = "Run dump-teacher again with the same options: it rewrites what is missing or damaged, and only that"

@@ -12,7 +12,8 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from storage.dump.compressed_shards import encode_compressed_shard
-from storage.dump.schema import ArraySpec, DumpSchema
+from storage.dump.layout import ArraySpec
+from storage.dump.schema import DumpSchema
 
 
 def create_with_zarr(spec: ArraySpec, store: Store) -> zarr.Array:

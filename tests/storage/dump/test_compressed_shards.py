@@ -16,8 +16,7 @@ from storage.dump.compressed_shards import (
     compress,
     encode_compressed_shard,
 )
-from storage.dump.layout import Layout
-from storage.dump.schema import ArraySpec
+from storage.dump.layout import ArraySpec, Layout
 from storage.dump.shards import crc32c
 from storage.errors import CorruptStoreError, StoreError
 from tests.storage.dump.compact_dumps import create_with_zarr
