@@ -287,6 +287,3 @@ def _check_sizes(folder: Folder, manifest: Manifest) -> None:
             if found != expected:
                 what = "the file is missing" if found is None else f"{found} bytes, expected {expected}"
                 raise CorruptStoreError(f"{folder}/{name}: array {spec.name}, shard {entry.shard}: {what}. {REMEDY}")
-
-
-__all__ = ["DumpReader", "DumpSummary", "Positions", "inspect_dump", "verify_dump"]

@@ -100,7 +100,7 @@ def test_the_holder_it_is_taken_from_stops_at_its_next_write(url: str, cache: Fi
                 lambda: first.log(b"other\n"),
                 first.check,
             ):
-                with pytest.raises(StoreBusyError, match=r"held the lease .* another's \(host "):
+                with pytest.raises(StoreBusyError, match=r"held the lease .* another process now holds it \(host "):
                     action()
             time.sleep(0.3)  # the first one's heartbeat must not bring its own back
             first.close()
