@@ -61,7 +61,7 @@ class DumpSchema:
     shard_positions: int = 65_536
     """Positions per shard: the unit of writing."""
     chunk_positions: int = 1_024
-    """Positions per chunk: the unit of reading and of checksums. It is reduced to ``shard_positions`` if it is larger."""
+    """Positions per chunk: the unit of reading and of checksums. At most ``shard_positions``."""
     selection: str = "topk"
     """How the ids were chosen. ``topk``: the k most probable tokens. ``sampled``: draws from p. ``stratified``: the
     ``num_top`` most probable tokens and draws from the other tokens."""

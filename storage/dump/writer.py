@@ -2,10 +2,10 @@
 
 A shard is finished when the files of all its arrays and then its entry were renamed into place. Until then it is
 pending. So any number of processes can find the pending shards on the disk, and the bytes of the finished store depend
-only on the schema, the offsets and the rows. One process, the main one, holds the lock, writes the metadata and finishes
-the dump. The other processes only write shards, after the main process has opened the store and before it finishes.
-Facts that cannot change bits (hosts, times, commands) go to PATH.history.jsonl next to the store, which is also the
-lock file.
+only on the schema, the offsets and the rows. One process, the main one, holds the lock, writes the metadata and
+finishes the dump. The other processes only write shards, after the main process has opened the store and before it
+finishes. Facts that cannot change bits (hosts, times, commands) go to PATH.history.jsonl next to the store, which is
+also the lock file.
 """
 
 from collections.abc import Callable, Mapping
@@ -197,8 +197,8 @@ def figures_of_shard(
 ) -> ShardFigures:
     """Return the figures of a shard from its rows ``positions``.
 
-    If each row is a mixture, ``num_effective`` ``[n]`` holds the effective number of hypotheses in each. Only the sum is
-    kept.
+    If each row is a mixture, ``num_effective`` ``[n]`` holds the effective number of hypotheses in each. Only the sum
+    is kept.
     """
     rows = schema.layout.rows_of(shard)
     sentences = sentences_of_range(offsets, rows)
@@ -236,7 +236,7 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
 
 
 def _reopen(folder: Folder, manifest: Manifest) -> Manifest:
-    """Verify the shards of a complete store. If some are damaged, set it back to ``writing`` with entries for the rest."""
+    """Verify the shards of a complete store. If some are damaged, reopen it, with entries for the others."""
     damaged = {entry.shard for entry in manifest.shards if entry.problem_with(folder, manifest.schema)}
     if not damaged:
         _remove_entries(folder, manifest.schema)

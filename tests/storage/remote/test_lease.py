@@ -113,7 +113,7 @@ def test_the_holder_it_is_taken_from_stops_at_its_next_write(url: str, cache: Fi
 
 def test_a_lease_removed_by_hand_is_noticed(held: Lease, beside: ObjectStore) -> None:
     beside.remove(["store.lease.json"])
-    with pytest.raises(StoreBusyError, match="now it is gone"):
+    with pytest.raises(StoreBusyError, match="but it is now gone"):
         held.log(b"{}\n")
 
 
