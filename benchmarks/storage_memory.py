@@ -1,10 +1,10 @@
-"""Memory of one process that reads, or writes, a whole store of so many positions; run by `benchmarks.storage`.
+"""Measure the memory of one process that reads or writes a whole store; `benchmarks.storage` runs this.
 
     python -m benchmarks.storage_memory {sparse|reader|writer} FOLDER POSITIONS
 
-Prints the peak of anonymous memory and of all resident memory in MB. The store that is read is sparse: all rows are
-zero and only the checksums are on the disk, so 50 million positions take little room and every checksum is right. The
-store that is written goes nowhere, but every shard is encoded, hashed, entered and verified.
+It prints the peak of anonymous memory in MB. ``sparse`` writes the store to read: all rows are zero and only the
+checksums take room on the disk, so 50 million positions take little room and every checksum is right. ``writer``
+discards the content of the files, but every shard is encoded, hashed, entered and verified.
 """
 
 import sys
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.storage import SENTENCE, make_schema, random_rows
+from benchmarks.storage import BLOCK_POSITIONS, SENTENCE, make_schema, random_rows
 from storage.dump.dump_statistics import shard_figures, summarise
 from storage.dump.manifest import Manifest, ShardEntry
 from storage.dump.reader import DumpReader
@@ -28,47 +28,44 @@ _STATUS = Path("/proc/self/status")
 
 
 def main() -> None:
-    """Make a sparse store, read it, or write one; print two peaks."""
-    what, path, num_positions = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    """Write a sparse store, or read or write a store and print the peak of anonymous memory."""
+    role, path, num_positions = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     schema = make_schema(num_positions - num_positions % SENTENCE)
-    if what == "sparse":
+    if role == "sparse":
         write_sparse(path, schema)
-        return
-    peaks = read(path) if what == "reader" else write(path, schema)
-    print(*peaks)
+    else:
+        print(read(path) if role == "reader" else write(path, schema))
 
 
-def read(path: Path) -> tuple[float, float]:
-    """Scan a sparse store, and visit random sentences of it; the peak of all memory is that of the scan."""
-    _forget_peak()
+def read(path: Path) -> float:
+    """Read all of a sparse store in order, then random sentences of it."""
     reader, peak = DumpReader(path), 0.0
-    for number, _ in enumerate(reader.scan()):
+    for number, start in enumerate(range(0, reader.schema.num_positions, BLOCK_POSITIONS)):
+        reader.read_range(start, min(start + BLOCK_POSITIONS, reader.schema.num_positions))
         if number % 16 == 0:
-            peak = max(peak, _megabytes("RssAnon"))
-    scanned = _megabytes("VmHWM")
+            peak = max(peak, _anonymous_mb())
     for number, m in enumerate(np.random.default_rng(1).integers(0, len(reader), 20_000).tolist()):
         reader[m]
         if number % 100 == 0:
-            peak = max(peak, _megabytes("RssAnon"))
-    return peak, scanned
+            peak = max(peak, _anonymous_mb())
+    return peak
 
 
-def write(path: Path, schema: DumpSchema) -> tuple[float, float]:
+def write(path: Path, schema: DumpSchema) -> float:
     """Write every shard of a store into a folder that keeps digests only."""
     offsets = _mapped_offsets(path, schema)
     rows = random_rows(schema, min(schema.shard_positions, schema.num_positions))
-    _forget_peak()
     peak = 0.0
     with DumpWriter.open(DigestsOnly(), schema, offsets, main=True) as writer:
         for shard in writer.pending():
             writer.write_shard(shard, rows.slice(0, len(schema.layout.rows_of(shard))))
-            peak = max(peak, _megabytes("RssAnon"))
+            peak = max(peak, _anonymous_mb())
         writer.finish()
-    return max(peak, _megabytes("RssAnon")), _megabytes("VmHWM")
+    return max(peak, _anonymous_mb())
 
 
 class DigestsOnly:
-    """A folder that forgets content but for JSON, and remembers what it was."""
+    """A folder that keeps the content of JSON files and the digests of all others."""
 
     def __init__(self) -> None:
         self._digests: dict[str, FileDigest] = {}
@@ -104,7 +101,7 @@ class DigestsOnly:
         return None if self._digests.get(name) == digest else "another file"
 
     def open(self, name: str, digest: FileDigest) -> FileIO:  # noqa: ARG002
-        """Refuse: nothing was kept."""
+        """Raise: no content was kept."""
         raise FileNotFoundError(name)
 
     max_open_bytes = None
@@ -120,18 +117,18 @@ class DigestsOnly:
         """Do nothing."""
 
     def lock(self) -> WriterLock:
-        """Return a lock that locks nothing."""
+        """Return the folder itself, as a lock that locks nothing."""
         return self
 
     def log(self, line: bytes) -> None:
-        """Forget a line."""
+        """Discard a line."""
 
     def close(self) -> None:
         """Do nothing."""
 
 
 def write_sparse(path: Path, schema: DumpSchema) -> None:
-    """Write a complete store of zeros: holes, checksums and indexes."""
+    """Write a complete store of zeros as sparse files: only checksums and indexes take room."""
     folder = LocalFolder(path)
     offsets = np.arange(0, schema.num_positions + 1, SENTENCE)
     files = {**schema.zarr_files(), schema.offsets_array.file(0): encode_shard(schema.offsets_array, 0, offsets)}
@@ -158,7 +155,7 @@ _ENCODED: dict[tuple[str, int], bytes] = {}
 
 
 def encode_zeros(spec, shard: int, schema: DumpSchema) -> bytes:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Return a shard of zeros; full shards of an array are all the same."""
+    """Return a shard of zeros. All full shards of an array are equal, so each is encoded once."""
     rows = len(schema.layout.rows_of(shard))
     if (spec.name, rows) not in _ENCODED:
         _ENCODED[spec.name, rows] = encode_shard(spec, shard, np.zeros((rows, *spec.row_shape), spec.dtype)).tobytes()
@@ -166,7 +163,7 @@ def encode_zeros(spec, shard: int, schema: DumpSchema) -> bytes:  # type: ignore
 
 
 def _write_holes(path: Path, data: bytes) -> None:
-    """Write the blocks that are not all zero."""
+    """Write a file, leaving out the blocks that are all zero."""
     path.parent.mkdir(parents=True, exist_ok=True)
     block, empty = 4096, bytes(4096)
     with path.open("wb") as file:
@@ -184,13 +181,8 @@ def _mapped_offsets(path: Path, schema: DumpSchema) -> np.memmap[tuple[int], np.
     return np.memmap(path / "offsets", np.int64, "r")
 
 
-def _forget_peak() -> None:
-    """Let the peak begin again."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _megabytes(name: str) -> float:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
+def _anonymous_mb() -> float:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
 

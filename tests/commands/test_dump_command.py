@@ -171,8 +171,8 @@ def test_a_student_learns_from_draws(small_world, drawn, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--select", "sampled", "--k", 256], "256 draws a position (k - num_top), expected at most 255"),
-        (["--select", "stratified", "--k", 300, "--num-top", 44], "256 draws a position"),
+        (["--select", "sampled", "--k", 256], "256 draws per position (k - num_top), expected at most 255"),
+        (["--select", "stratified", "--k", 300, "--num-top", 44], "256 draws per position"),
         (["--select", "sampled", "--num-top", 4], "num-top is 4, expected none with select sampled"),
         (["--num-top", 4], "num-top is 4, expected none with select topk"),
         (["--select", "stratified", "--num-top", 16], "num-top is 16, expected at least 1 and less than k (16)"),

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.dump.layout import Layout, sentences_of_range, shard_file
+from storage.dump.layout import Layout, sentences_of_range
+from tests.storage.dumps import make_schema
 
 
 @st.composite
@@ -40,8 +41,9 @@ def test_sentences_of_a_range_are_those_that_share_a_position_with_it(lengths: l
 
 
 def test_shard_files_have_zarrs_default_names() -> None:
-    assert shard_file("tokens", 3, 1) == "tokens/c/3"
-    assert shard_file("ids", 3, 2) == "ids/c/3/0"
+    files = {spec.name: spec.file(3) for spec in make_schema([200]).position_arrays}
+    assert files["tokens"] == "tokens/c/3"
+    assert files["ids"] == "ids/c/3/0"
 
 
 def test_there_is_no_shard_past_the_last() -> None:

@@ -112,44 +112,12 @@ def test_plain_zarr_opens_and_lists_a_dump_without_a_warning(tmp_path: Path, cha
             assert np.array_equal(alone[:], expected, equal_nan=expected.dtype.kind == "f")
 
 
-@given(st.integers(0, 93), st.integers(0, 93), st.sampled_from([None, 1, 6]))
+@given(st.integers(0, 93), st.integers(0, 93))
 @settings(deadline=None)
-def test_ranges_are_slices(dump: tuple[Path, Positions], first: int, second: int, k: int | None) -> None:
+def test_ranges_are_slices(dump: tuple[Path, Positions], first: int, second: int) -> None:
     path, expected = dump
     start, stop = sorted((first, second))
-    found = DumpReader(path).read_range(start, stop, k)
-    assert found.ids.tolist() == expected.ids[start:stop, :k].tolist()
-    assert found.logp.tolist() == expected.logp[start:stop, :k].tolist()
-    assert found.tokens.tolist() == expected.tokens[start:stop].tolist()
-
-
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_fewer_ids_move_the_rest_into_the_tail(tmp_path: Path, k: int) -> None:
-    lengths = [20, 30]
-    write_dump(tmp_path / "dump", make_schema(lengths), lengths)
-    expected = make_positions(make_schema(lengths, k=k))
-    reader = DumpReader(tmp_path / "dump")
-    for found in (
-        reader.read_sentences([0, 1], k=k),
-        reader.read_sentences([1, 0], k=k),
-        reader.read_range(0, 50, k=k),
-    ):
-        assert found.ids.shape == found.logp.shape == (50, k)
-    found = reader.read_range(0, 50, k=k)
-    assert found.ids.tolist() == expected.ids.tolist()
-    # float16 rounds a log-probability above -16 by at most 2⁻⁸.
-    assert np.abs(found.tail - expected.tail).max() < 2**-8
-
-
-@pytest.mark.parametrize("changes", [{"selection": "sampled"}, {"selection": "stratified", "num_top": 4}])
-def test_draws_are_read_whole_or_not_at_all(tmp_path: Path, changes: dict[str, Any]) -> None:
-    rows = write_dump(tmp_path / "dump", make_schema([9], **changes), [9])
-    reader = DumpReader(tmp_path / "dump")
-    assert_same(reader.read_range(0, 9, k=6), rows)
-    assert_same(reader.read_sentences([0], k=6), rows)
-    for read in (lambda: reader.read_range(0, 9, k=4), lambda: reader.read_sentences([0], k=4)):
-        with pytest.raises(StoreError, match=r"k is 4, expected 6: a s\w+ dump is read whole.*--k 4"):
-            read()
+    assert_same(DumpReader(path).read_range(start, stop), expected.slice(start, stop))
 
 
 def test_the_whole_vocabulary_leaves_no_tail(tmp_path: Path) -> None:
@@ -157,7 +125,6 @@ def test_the_whole_vocabulary_leaves_no_tail(tmp_path: Path) -> None:
     reader = DumpReader(tmp_path / "dump")
     assert np.isneginf(reader.read_range(0, 9).tail).all()
     assert reader.summary.mean_kept_mass == 1
-    assert np.isfinite(reader.read_range(0, 9, k=49).tail).all()
 
 
 def test_figures_follow_their_definitions(dump: tuple[Path, Positions]) -> None:
@@ -218,8 +185,6 @@ def test_what_is_not_there_is_refused(dump: tuple[Path, Positions], tmp_path: Pa
     for start, stop in ((-1, 2), (3, 2), (0, 95)):
         with pytest.raises(IndexError):
             reader.read_range(start, stop)
-    with pytest.raises(StoreError, match="k is 7, expected 1 to 6"):
-        reader.read_sentences([0], k=7)
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(StoreError, match="not a dump"):
@@ -287,45 +252,6 @@ def test_a_sentence_is_an_item(dump: tuple[Path, Positions]) -> None:
             reader[m]
 
 
-@pytest.mark.parametrize("block_positions", [1, 7, 32, 64, 1000])
-def test_a_scan_is_everything_in_order(dump: tuple[Path, Positions], block_positions: int) -> None:
-    path, expected = dump
-    reader = DumpReader(path)
-    blocks = list(reader.scan(block_positions))
-    arrays = {name: np.concatenate([block.arrays()[name] for block in blocks]) for name in expected.arrays()}
-    assert_same(Positions(**arrays), expected)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
-    block_positions=st.integers(1, 100),
-    num_blocks=st.integers(1, 5),
-    seed=st.integers(0, 3),
-)
-def test_shuffled_windows_visit_every_sentence_once_by_the_seed_alone(
-    lengths: list[int], block_positions: int, num_blocks: int, seed: int
-) -> None:
-    schema = make_schema(lengths)
-    with TemporaryDirectory() as folder:
-        expected = write_dump(Path(folder) / "dump", schema, lengths)
-        reader, offsets = DumpReader(Path(folder) / "dump"), make_offsets(lengths)
-
-        def windows(seed: int) -> list[tuple[NDArray[np.int64], Positions]]:
-            return list(reader.shuffled_windows((seed, 2), block_positions=block_positions, num_blocks=num_blocks))
-
-        first, again = windows(seed), windows(seed)
-        visited = np.concatenate([sentences for sentences, _ in first])
-        assert sorted(visited.tolist()) == list(range(len(lengths)))
-        for (sentences, positions), (same, _) in zip(first, again, strict=True):
-            assert sentences.tolist() == same.tolist()
-            rows = [row for m in sentences for row in range(offsets[m], offsets[m + 1])]
-            assert_same(positions, pick(expected, np.array(rows)))
-            assert len({offsets[m] // block_positions for m in sentences}) <= num_blocks
-        if len(lengths) > 12:
-            assert visited.tolist() != np.concatenate([sentences for sentences, _ in windows(seed + 1)]).tolist()
-
-
 class Sentences(torch.utils.data.Dataset[list[float]]):
     """What a user would write around a dump."""
 
@@ -365,8 +291,7 @@ def test_threads_share_a_reader(dump: tuple[Path, Positions]) -> None:
 def test_an_empty_split_is_a_dump_of_nothing(tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", make_schema([]), [])
     reader = DumpReader(tmp_path / "dump")
-    assert (len(reader), len(reader.read_sentences([])), list(reader.scan())) == (0, 0, [])
-    assert list(reader.shuffled_windows(1)) == []
+    assert (len(reader), len(reader.read_sentences([])), len(reader.read_range(0, 0))) == (0, 0, 0)
     assert reader.summary.perplexity is reader.summary.mean_kept_mass is None
     assert reader.summary.kept_mass_by_k == {}
     assert verify_dump(tmp_path / "dump") == reader.summary

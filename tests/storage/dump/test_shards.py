@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
-from storage.dump.layout import Layout
-from storage.dump.schema import ArraySpec
+from storage.dump.layout import ArraySpec, Layout
 from storage.dump.shards import check_chunk, check_index, chunk_stride, encode_shard, shard_bytes
 from storage.errors import CorruptStoreError
 

@@ -76,7 +76,7 @@ def test_a_second_writer_is_refused_until_it_takes_over(url: str, cache: FileCac
     with pytest.raises(StoreBusyError, match="--take-over"):
         opened()
     with opened(take_over=True) as second:
-        with pytest.raises(StoreBusyError, match="now it is another's"):
+        with pytest.raises(StoreBusyError, match="another process now holds it"):
             write_shards(first, POSITIONS, [0])
         write_shards(second, POSITIONS, second.pending())
         second.finish()
