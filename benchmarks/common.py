@@ -3,7 +3,6 @@
 import argparse
 import ctypes
 import json
-import os
 import platform
 import random
 import statistics
@@ -12,6 +11,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+from pipeline.runtime.workers import usable_cores
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -83,7 +84,7 @@ def machine() -> dict[str, str | int]:
     return {
         "date": datetime.now(tz=UTC).date().isoformat(),
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in names},
     }

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import parser, report
+from pipeline.runtime.workers import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_RANKS = 1_000_000
@@ -32,7 +33,7 @@ def main() -> None:
     """Make the corpus, run both commands, report."""
     options = parser(__doc__ or "")
     options.add_argument("--words", type=int, default=2_000_000, help="of train; _ may separate digits")
-    options.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of build-dataset")
+    options.add_argument("--workers", type=int, default=usable_cores(), help="of build-dataset")
     options.add_argument("--vocab-size", type=int, default=12_000)
     given = options.parse_args()
     num_words = QUICK_WORDS if given.quick else given.words

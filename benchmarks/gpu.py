@@ -30,7 +30,7 @@ from benchmarks.common import parser, report
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.dumping.next_token import append_eos
 from pipeline.dumping.reduction import reduce_logits
-from pipeline.runtime.read_ahead import ReadAhead
+from pipeline.runtime.background import ReadAhead
 from storage.ragged import Ragged
 from teacher.levels import TreeBatch
 from teacher.rnng import Rnng

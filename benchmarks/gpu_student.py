@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import device_model
-from pipeline.runtime.peak_rates import peak_flops
 from storage.ragged import Ragged
-from student.flops import training_flops
+from student.flops import peak_flops, training_flops
 from student.loss import NUM_PARTS, DistillationRows
 from student.model import Student
 from student.rows import StudentInputs

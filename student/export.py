@@ -28,7 +28,7 @@ from torch import Tensor
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.runtime import options
 from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names
-from pipeline.runtime.word_counts import num_words_of
+from pipeline.runtime.train_config import num_words_of
 from pipeline.training.run_list import list_runs
 from storage.errors import RunError
 from storage.files import PARTIAL_SUFFIX, cannot_write, fsync_directory, make_directory, write_atomically

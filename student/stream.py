@@ -1,7 +1,7 @@
 """Batches for the student: tokens from the dataset and, position by position, soft targets from a dump.
 
 ``pipeline.training.batching`` decides which sentences make a batch, ``student.rows`` which make a row.
-``pipeline.runtime.read_ahead`` reads batches in the background.
+``pipeline.runtime.background`` reads batches in the background.
 """
 
 from collections import deque

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from pipeline.corpus.dataset.dataset import Dataset, Split, load_dataset
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, device_model, joined
-from pipeline.runtime.peak_rates import peak_flops
 from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training.batching import BatchPlan
@@ -23,7 +22,7 @@ from storage.errors import ConfigError
 from storage.locations import Location, Place
 from student.compilation import compile_transformer
 from student.dump_targets import DumpTargets
-from student.flops import training_flops
+from student.flops import peak_flops, training_flops
 from student.loss import NUM_PARTS, DistillationRows, part_names
 from student.model import Student
 from student.rows import Rows

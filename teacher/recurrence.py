@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.distributed import on_device
-from pipeline.training.autocast import autocast_dtype
+from pipeline.training.chunked_vocabulary import autocast_dtype
 from teacher.levels import CompositionLevel, StackLevel
 
 

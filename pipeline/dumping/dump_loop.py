@@ -29,11 +29,10 @@ from pipeline.corpus.dataset.dataset import Dataset, Split
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.next_token import LOGIT_ROWS, MixtureModel, NextTokenModel, append_eos
 from pipeline.dumping.reduction import Reduced, draw_generator, reduce_logits
+from pipeline.runtime.background import ReadAhead, WriteBehind
 from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.read_ahead import ReadAhead
 from pipeline.runtime.run_directory import command_line, versions
-from pipeline.runtime.write_behind import WriteBehind
 from pipeline.training.batching import consecutive_batches
 from storage.dump.dump_statistics import DumpSummary
 from storage.dump.layout import sentences_of_range

@@ -6,7 +6,6 @@ fast as this one alone, on cores or a GPU of its own, and count whole shards: mo
 """
 
 import itertools
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import batch_sentences, compute_shard, dump_schema, prepare_batch
 from pipeline.dumping.next_token import NextTokenModel
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.workers import usable_cores
 from storage.dump.dump_statistics import shard_figures
 from storage.dump.positions import Positions, check_positions
 from storage.dump.profiles import encoded
@@ -162,7 +162,7 @@ def _rates(seconds: dict[str, float], rows: Positions | None, threads: int) -> d
     if rows is None:
         return dict.fromkeys((*seconds, "one_process"))
     beside = seconds["prepare"] + seconds["encode"]
-    overlaps = len(os.sched_getaffinity(0)) > threads
+    overlaps = usable_cores() > threads
     whole = max(seconds["compute"], beside) if overlaps else seconds["compute"] + beside
     return {**{stage: 1 / spent for stage, spent in seconds.items()}, "one_process": 1 / whole}
 

@@ -25,9 +25,9 @@ from pipeline.corpus.trees.readers import parse_raw_tree, read_raw_trees
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
 from pipeline.parsing.benepar_trees import read_words, to_phrases
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
-from pipeline.runtime.lr_schedule import lr_factor
 from pipeline.runtime.options import to_json
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.train_config import lr_factor
 from storage.errors import ConfigError, InputError, RunError, StoreError
 from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from pipeline.runtime.display import set_log_level
+from pipeline.runtime.workers import usable_cores
 from storage.errors import ConfigError, RunError
 
 Result = TypeVar("Result")
@@ -304,7 +305,7 @@ def release_locals(error: BaseException) -> None:
 
 def _chosen_device(device: str, world: World, threads: int) -> torch.device:
     """Return where this process computes, with as many threads."""
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // world.local_size))
+    torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
     num_gpus = torch.cuda.device_count()
     on_gpu = device == "cuda" or (device == "auto" and num_gpus > 0)
     if not on_gpu:

@@ -283,7 +283,7 @@ def test_a_wrong_checkpoint_or_tokenizer_leaves_no_output(run: Path, tmp_path: P
     out, copy = tmp_path / "made/out", tmp_path / "run"
     with pytest.raises(RunError, match="no checkpoint here; the run has best, last, words_1k, words_2k"):
         export(run, out, which="words_1M")
-    with pytest.raises(RunError, match="expected best, last or one at a number of words"):
+    with pytest.raises(RunError, match="expected best, last or a number of words"):
         export(run, out, which="../best")
     shutil.copytree(run, copy)
     (copy / "checkpoints/words_2k/model.safetensors").write_bytes(b"x")

@@ -73,7 +73,7 @@ def test_a_full_disk_gives_one_line_and_training_resumes_when_there_is_room(smal
     before = torch.load(state_path(run), weights_only=True)["step"]
     assert before % 5 == 0
     message = run_cli(*arguments).stderr
-    assert f"goes on after step {before} of 40" in message
+    assert f"continuing after step {before} of 40" in message
     assert "finished: all 40 steps are done" in message
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 41))

@@ -11,8 +11,8 @@ import torch
 
 from pipeline.corpus.dataset.dataset import Split
 from pipeline.dumping.next_token import append_eos
+from pipeline.runtime.background import DEPTH, ReadAhead
 from pipeline.runtime.distributed import World
-from pipeline.runtime.read_ahead import DEPTH, ReadAhead
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.batching import BatchPlan
 from storage.dump.positions import Positions

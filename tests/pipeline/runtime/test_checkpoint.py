@@ -111,7 +111,7 @@ def test_code_in_a_foreign_file_is_refused_and_not_executed(tmp_path):
     path.parent.mkdir(parents=True)
     for content in (Harmful(mark), {"format_version": 1, "step": Harmful(mark)}):
         torch.save(content, path)
-        with pytest.raises(RunError, match="holds more than numbers, which was not executed"):
+        with pytest.raises(RunError, match="holds more than numbers; nothing in it was executed"):
             load(tmp_path)
         torch.save(content, path, _use_new_zipfile_serialization=False)
         with pytest.raises(RunError, match="is damaged"):
@@ -139,17 +139,17 @@ def test_a_file_of_another_format_is_refused(tmp_path, content, expected):
 
 def test_a_state_of_another_model_is_refused(tmp_path):
     saved(tmp_path)
-    with pytest.raises(RunError, match="is not of this model: size mismatch for weight"):
+    with pytest.raises(RunError, match="does not fit this model: size mismatch for weight"):
         load(tmp_path, dim=6)
     content = torch.load(state_path(tmp_path), weights_only=True)
     content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(9)
     torch.save(content, state_path(tmp_path))
-    with pytest.raises(RunError, match="has an optimiser of another model"):
+    with pytest.raises(RunError, match="has the optimiser state of another model"):
         load(tmp_path)
 
 
 def test_weights_without_a_state_are_not_written_over(tmp_path):
     saved(tmp_path)
     state_path(tmp_path).unlink()
-    with pytest.raises(RunError, match="missing, and the weights beside it"):
+    with pytest.raises(RunError, match="missing, but there are weights next to it"):
         load(tmp_path)

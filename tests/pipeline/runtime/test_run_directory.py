@@ -91,6 +91,6 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_the_names_of_those_that_
     assert str(error.value).endswith("no checkpoint here; the run has best, last, words_500k, words_2M, words_10M")
     for which in ("../best", "words_", "words_0", "", "best\n", "Best"):
         with pytest.raises(
-            RunError, match="expected best, last or one at a number of words, such as words_1M; this run has best"
+            RunError, match=r"expected best, last or a number of words such as words_1M\. This run has best"
         ):
             run.checkpoint(which)

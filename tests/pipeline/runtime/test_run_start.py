@@ -54,7 +54,7 @@ def test_a_place_that_is_taken_or_impossible_is_refused(tmp_path, description):
     with pytest.raises(RunError, match=r"other files and no run\.json"):
         start(tmp_path / "other", description).__enter__()
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["notes.txt"]
-    with pytest.raises(RunError, match="is no folder"):
+    with pytest.raises(RunError, match="is not a folder"):
         start(description.tokenizer, description).__enter__()
     with pytest.raises(StoreError):
         start(description.tokenizer / "below a file", description).__enter__()
@@ -110,7 +110,7 @@ def test_a_run_that_another_process_trains_in_is_refused(tmp_path, description, 
     monkeypatch.setattr(run_history, "LOCK_PATIENCE_S", 0.1)
     with (
         start(tmp_path / "run", description),
-        pytest.raises(StoreBusyError, match="another process trains in it"),
+        pytest.raises(StoreBusyError, match="another process is training this run"),
         start(tmp_path / "run", description),
     ):
         pass

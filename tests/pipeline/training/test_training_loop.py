@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from pipeline.runtime.checkpoint import state_path
 from pipeline.runtime.distributed import World
+from pipeline.runtime.run_end import StoppedBySignal
 from pipeline.runtime.run_history import HISTORY, read_history
-from pipeline.runtime.stop_signal import StoppedBySignal
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.divergence import DivergenceWatch
+from pipeline.training.metrics import Tally, perplexity
 from pipeline.training.step_plan import StepPlan
 from pipeline.training.training_loop import _step_seed, adamw, train
-from pipeline.training.training_tally import Tally, perplexity
 from storage.errors import ConfigError, RunError
 from student.model import Student
 from student.student_config import StudentConfig
@@ -233,7 +233,7 @@ def test_stopped_by_a_signal_amid_a_step_it_goes_on_to_the_same_bits(tmp_path, c
             trained(Terminating(sizes, at=at, dropout=0.3), tmp_path / "run", **options)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert [message.partition(": ")[2] for message in warnings] == [
-        f"stopped by SIGTERM after step {step} of 12; the same command goes on" for step in (3, 5)
+        f"stopped by SIGTERM after step {step} of 12. Run the same command to continue" for step in (3, 5)
     ]
     rest = trained(LineTask(sizes, dropout=0.3), tmp_path / "run", **options)
     assert rest.made[0] == (1, 2)
@@ -314,7 +314,7 @@ def test_weights_are_kept_after_the_first_step_at_which_so_many_words_were_seen(
         last = (tmp_path / name / "checkpoints/last/model.safetensors").read_bytes()
         assert word_files(tmp_path / "constant")[name] == last
     assert found.keys() == {"words_70", "words_90", "words_100"}
-    assert caplog.messages[0] == f"{tmp_path / 'run'}: training ends after 450 words, before words_1k"
+    assert caplog.messages[0] == f"{tmp_path / 'run'}: training ends after 450 words, so it will not write words_1k"
 
 
 def test_weights_at_a_number_of_words_are_the_same_after_an_interruption(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runtime.metrics import Metrics
+from pipeline.training.metrics import Metrics
 from storage.errors import RunError
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.runtime import stop_signal
-from pipeline.runtime.stop_signal import StoppedBySignal, stop_request
+from pipeline.runtime import run_end
+from pipeline.runtime.run_end import StoppedBySignal, stop_request
 
 
 def status_of(work: Callable[[], object]) -> int:
@@ -42,7 +42,7 @@ def test_a_second_request_ends_the_process_at_once_unless_it_is_the_same_one(mon
             terminate()
 
     assert status_of(twice) == 0
-    monkeypatch.setattr(stop_signal, "SAME_REQUEST_S", 0.0)
+    monkeypatch.setattr(run_end, "SAME_REQUEST_S", 0.0)
     assert status_of(twice) == -signal.SIGTERM
 
 
