@@ -14,11 +14,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.dataset.build_config import Trees
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, documents_of_array
@@ -32,8 +33,6 @@ from storage.ragged import Ragged
 from storage.remote.transfer import fetch_folder, upload_folder
 
 FORMAT_VERSION: Final = 1
-Trees = Literal["given", "right", "shuffled"]
-"""The trees of the corpus, right-branching ones, or those of other sentences of the same length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
