@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import token_dtype
 from pipeline.corpus.dataset.duplicates import SentenceHashes, hash_sentences
 from pipeline.corpus.dataset.oracle import tree_to_actions
 from pipeline.corpus.dataset.token_trees import NOT_REVERSIBLE, FittedSentence, fit_to_tokens
@@ -206,6 +205,11 @@ class BlockPool:
                 "build-dataset: a worker process was killed (out of memory?); nothing was written. Run it again, with "
                 "fewer --workers if memory is short"
             ) from error
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the dtype of stored token ids: uint16 up to a vocabulary of 65,535, uint32 above."""
+    return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
 
 
 _worker: list[BlockBuilder] = []

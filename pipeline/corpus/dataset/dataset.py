@@ -133,11 +133,6 @@ class Dataset:
         return self.splits[name]
 
 
-def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Return the type token ids are stored in: uint16 up to a vocabulary of 65,535, uint32 above."""
-    return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
-
-
 def write_dataset(
     location: Place,
     splits: Mapping[str, Mapping[str, NDArray[Any]]],
