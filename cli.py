@@ -346,8 +346,8 @@ def build_dataset(**given: Any) -> None:  # noqa: ANN401
     Example: python cli.py build-dataset --train trees/train --dev trees/dev --tokenizer tokenizer.json --out dataset
     Example: python cli.py build-dataset --train gum --train craft --dev-share 0.05 --tokenizer t.json --out dataset
     """
-    from pipeline.corpus.dataset.build import BuildConfig
     from pipeline.corpus.dataset.build import build_dataset as run
+    from pipeline.corpus.dataset.build_config import BuildConfig
 
     with Progress("build", total=None, unit="sentences") as progress:
         summary = run(BuildConfig(**given), progress.update)

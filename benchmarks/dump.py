@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import interleaved, parser, ratio, report
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
 from pipeline.corpus.sample.sample_corpus import write_sample_corpus
@@ -124,7 +125,7 @@ def sample_dataset(folder: Path, *, num_sentences: int) -> Dataset:
     write_sample_corpus(folder / "corpus", num_sentences, 1)
     stem = folder / "corpus" / "train"
     train_tokenizer([stem.with_suffix(".txt")], folder / "tokenizer.json", vocab_size=1000)
-    build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=folder / "tokenizer.json", out=folder / "dataset"))
+    build_dataset(BuildConfig(train=(stem,), dev=(stem,), tokenizer=folder / "tokenizer.json", out=folder / "dataset"))
     return load_dataset(folder / "dataset")
 
 

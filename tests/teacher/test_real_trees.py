@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
 from pipeline.corpus.trees.import_trees import import_trees
@@ -26,7 +27,9 @@ def test_level_parallel_equals_one_action_at_a_time_on_200_gum_trees(shared_data
     import_trees([gum / "dev.mrg"], tmp_path / "dev", texts=[gum / "dev.txt"])
     train_tokenizer([tmp_path / "dev.txt"], tmp_path / "tokenizer.json", vocab_size=2000)
     stem = tmp_path / "dev"
-    build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "dataset"))
+    build_dataset(
+        BuildConfig(train=(stem,), dev=(stem,), tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "dataset")
+    )
     dataset = load_dataset(tmp_path / "dataset")
     split = dataset.split("dev")
     rows = np.random.default_rng(0).choice(split.num_sentences, 200, replace=False)

@@ -14,11 +14,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.dataset.build_config import Trees
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, documents_of_array
@@ -32,8 +33,6 @@ from storage.ragged import Ragged
 from storage.remote.transfer import fetch_folder, upload_folder
 
 FORMAT_VERSION: Final = 1
-Trees = Literal["given", "right", "shuffled"]
-"""The trees of the corpus, right-branching ones, or those of other sentences of the same length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -132,11 +131,6 @@ class Dataset:
         if name not in self.splits:
             raise InputError(f"{self.location}: no split {name!r}, expected one of {', '.join(self.splits)}")
         return self.splits[name]
-
-
-def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Return the type token ids are stored in: uint16 up to a vocabulary of 65,535, uint32 above."""
-    return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
 
 
 def write_dataset(

@@ -13,15 +13,13 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.ragged import Ragged
 
-Duplicates = Literal["none", "exact", "near"]
-"""Which duplicates of dev and test are left out of train: none, exact ones, or exact and near ones."""
 EXACT: Final = "exact duplicate of a sentence of dev or test"
 NEAR: Final = "near duplicate of sentences of dev or test"
 NUM_WORDS: Final = 8

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
@@ -96,7 +97,7 @@ def test_a_dataset_is_built_with_it(source: Any, tmp_path: Path) -> None:
     (tmp_path / "x.mrg").write_text(f"(TOP (NP (X the) (X dog)))\n(TOP (X {END}))\n")
     (tmp_path / "x.txt").write_text(f"the dog\n{END}\n")
     stem, file = tmp_path / "x", tmp_path / "tokenizer.json"
-    build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=file, out=tmp_path / "data"))
+    build_dataset(BuildConfig(train=(stem,), dev=(stem,), tokenizer=file, out=tmp_path / "data"))
     dataset = load_dataset(tmp_path / "data")
     assert [dataset.tokenizer.decode(row.tolist()) for row in dataset.split("train").tokens] == ["the dog", END]
     assert dataset.tokenizer.eos_id not in dataset.split("train").tokens.values

@@ -11,9 +11,10 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
-from pipeline.corpus.dataset.controls import shuffled_trees
-from pipeline.corpus.dataset.dataset import Dataset, describe_dataset, load_dataset, token_dtype, write_dataset
+from pipeline.corpus.dataset.blocks import token_dtype
+from pipeline.corpus.dataset.build import build_dataset, permutation_within_lengths
+from pipeline.corpus.dataset.build_config import BuildConfig
+from pipeline.corpus.dataset.dataset import Dataset, describe_dataset, load_dataset, write_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree, right_branching
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, InputError, StoreError
@@ -43,14 +44,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(corpus: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    given = {"train": corpus / "train", "dev": corpus / "dev", "tokenizer": corpus / "tokenizer.json", "out": out}
+    given = {"train": (corpus / "train",), "dev": (corpus / "dev",), "tokenizer": corpus / "tokenizer.json", "out": out}
     return build_dataset(BuildConfig(**(given | changes)))
 
 
 @pytest.fixture(scope="module")
 def dataset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     out = tmp_path_factory.mktemp("dataset") / "data"
-    build(corpus, out, test=corpus / "other")
+    build(corpus, out, test=(corpus / "other",))
     return load_dataset(out)
 
 
@@ -95,7 +96,7 @@ def test_a_label_unseen_in_training_is_read_as_the_most_frequent_one_where_the_o
     trees = ["(ROOT (FRAG (NP (NN cat))))", "(ROOT (FRAG (NN cat) (INTJ (NN cat)) (FRAG (NN cat))))"]
     (tmp_path / "new.mrg").write_text("".join(tree + "\n" for tree in trees))
     (tmp_path / "new.txt").write_text("cat\ncat cat cat\n")
-    build(corpus, tmp_path / "data", test=tmp_path / "new", unseen_labels="map")
+    build(corpus, tmp_path / "data", test=(tmp_path / "new",), unseen_labels="map")
     mapped = load_dataset(tmp_path / "data")
     assert mapped.labels == ("TOP", "NP", "PP", "S", "VP")
     cat = len(mapped.tokenizer.encode("cat"))
@@ -112,12 +113,28 @@ def test_a_label_unseen_in_training_is_read_as_the_most_frequent_one_where_the_o
     assert mapped.counts["train"]["repaired"] == {}
 
 
+@pytest.mark.parametrize(
+    ("train", "expected"), [("(A (B #))", "A"), ("(B (A #))", "A"), ("(A (B (D (B #))))", "B"), ("#", None)]
+)
+def test_unseen_labels_become_the_most_frequent_label_or_are_dropped_if_train_has_none(
+    corpus: Path, tmp_path: Path, train: str, expected: str | None
+) -> None:
+    for name, trees in (("train", [train]), ("dev", ["#", "(FRAG #)"])):
+        (tmp_path / f"{name}.mrg").write_text("".join(f"(TOP {tree})\n".replace("#", "(NN c)") for tree in trees))
+        (tmp_path / f"{name}.txt").write_text("c\n" * len(trees))
+    stems = {"train": (tmp_path / "train",), "dev": (tmp_path / "dev",)}
+    summary = build(corpus, tmp_path / "data", **stems, unseen_labels="map")
+    mapped = {} if expected is None else {f"label unseen in training, read as {expected}: FRAG": 1}
+    assert summary["dev"]["repaired"] == mapped
+    assert summary["dev"]["dropped"] == ({"label unseen in training": 1} if expected is None else {})
+
+
 def test_labels_unseen_in_training_are_all_named_where_they_are_refused(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "new.mrg").write_text("(ROOT (S (NN cat)))\n" + "(ROOT (FRAG (INTJ (NN cat)) (NN cat)))\n" * 2)
     (tmp_path / "new.txt").write_text("cat\n" + "cat cat\n" * 2)
     expected = r"new\.mrg: .*FRAG \(2 sentences\), INTJ \(2 sentences\).*--unseen-labels.* as NP$"
     with pytest.raises(InputError, match=expected):
-        build(corpus, tmp_path / "data", dev=tmp_path / "new", unseen_labels="refuse")
+        build(corpus, tmp_path / "data", dev=(tmp_path / "new",), unseen_labels="refuse")
     assert not (tmp_path / "data").exists()
     build(corpus, tmp_path / "data", unseen_labels="refuse")
 
@@ -125,9 +142,9 @@ def test_labels_unseen_in_training_are_all_named_where_they_are_refused(corpus: 
 def test_what_is_built_twice_is_the_same(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
     seen: list[int] = []
     config = BuildConfig(
-        train=corpus / "train",
-        dev=corpus / "dev",
-        test=corpus / "other",
+        train=(corpus / "train",),
+        dev=(corpus / "dev",),
+        test=(corpus / "other",),
         tokenizer=corpus / "tokenizer.json",
         out=tmp_path / "again",
     )
@@ -150,7 +167,7 @@ def test_plain_zarr_opens_it(dataset: Dataset) -> None:
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.integers(0, 1000))
 def test_shuffling_gives_each_sentence_anothers_tree_of_its_length(lengths: list[int], seed: int) -> None:
-    source = shuffled_trees(np.array(lengths), np.random.default_rng(seed))
+    source = permutation_within_lengths(np.array(lengths), np.random.default_rng(seed))
     assert sorted(source) == list(range(len(lengths)))
     for i, j in enumerate(source):
         assert lengths[i] == lengths[j]
@@ -165,7 +182,7 @@ def test_controls_have_the_same_sentences_and_other_trees(corpus: Path, dataset:
         "same": {"trees": "shuffled"},
         "other": {"trees": "shuffled", "seed": 2},
     }.items():
-        build(corpus, tmp_path / name, test=corpus / "other", **changes)
+        build(corpus, tmp_path / name, test=(corpus / "other",), **changes)
         built[name] = load_dataset(tmp_path / name)
     for split in ("train", "dev", "test"):
         given = dataset.split(split)
@@ -188,7 +205,7 @@ def test_duplicates_of_held_out_sentences_are_counted_and_dropped_on_request(cor
     # of train's 12 sentences, dev has three that stand twice each; "other" has two of them and one more
     found = {}
     for drop in ("none", "exact", "near"):
-        found[drop] = build(corpus, tmp_path / drop, test=corpus / "other", drop_duplicates=drop)
+        found[drop] = build(corpus, tmp_path / drop, test=(corpus / "other",), drop_duplicates=drop)
         dataset = load_dataset(tmp_path / drop)
         assert found[drop]["train"]["num_exact_duplicates"] == 8
         assert found[drop]["train"]["num_near_duplicates"] == 0
@@ -212,7 +229,7 @@ def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_
         (tmp_path / f"{name}.mrg").write_text(
             "".join(f"(TOP (S {' '.join(f'(X {word})' for word in each)}))\n" for each in sentences)
         )
-    stems = {"train": tmp_path / "a", "dev": tmp_path / "b"}
+    stems = {"train": (tmp_path / "a",), "dev": (tmp_path / "b",)}
     near = {"num_exact_duplicates": 1, "num_near_duplicates": 2}
     for drop, dropped in (("none", 0), ("exact", 1)):
         found = build(corpus, tmp_path / drop, **stems, drop_duplicates=drop)
@@ -356,9 +373,9 @@ def test_nothing_is_written_over_and_nothing_is_left_of_a_failed_build(corpus: P
     (tmp_path / "bad.mrg").write_text(PAIRS[0][0] + "\n" + PAIRS[1][0][:-1] + "\n")
     (tmp_path / "bad.txt").write_text(PAIRS[0][1] + "\n" + PAIRS[1][1] + "\n")
     with pytest.raises(InputError, match=r"bad\.mrg:2: unbalanced"):
-        build(corpus, tmp_path / "new", dev=tmp_path / "bad")
+        build(corpus, tmp_path / "new", dev=(tmp_path / "bad",))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mrg", "bad.txt", "data"]
-    summary = build(corpus, tmp_path / "new", dev=tmp_path / "bad", on_error="skip")
+    summary = build(corpus, tmp_path / "new", dev=(tmp_path / "bad",), on_error="skip")
     assert summary["dev"]["dropped"] == {"unbalanced brackets": 1}
 
 
@@ -366,11 +383,11 @@ def test_a_split_of_which_nothing_is_left_is_refused(corpus: Path, tmp_path: Pat
     (tmp_path / "bad.mrg").write_text(PAIRS[0][0] + "\n")
     (tmp_path / "bad.txt").write_text("other words\n")
     with pytest.raises(InputError, match="no sentence left of 1 trees"):
-        build(corpus, tmp_path / "new", dev=tmp_path / "bad")
+        build(corpus, tmp_path / "new", dev=(tmp_path / "bad",))
 
 
 def test_impossible_options_are_all_named_at_once(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trees is 'left'.*on_error is 'go'.*labels is 'x'.*seed is -1"):
+    with pytest.raises(ConfigError, match=r"--trees is 'left'.*--on-error is 'go'.*-labels is 'x'.*--seed is -1"):
         build(corpus, corpus / "x", trees="left", on_error="go", unseen_labels="x", seed=-1)
 
 

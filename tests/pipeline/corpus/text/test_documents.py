@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
 from pipeline.corpus.text.documents import Document, read_document_table, read_documents, write_document_table
@@ -41,7 +42,9 @@ def test_a_dataset_numbers_the_documents_of_the_sentences_it_keeps(tmp_path: Pat
     train_tokenizer([tmp_path / "x.txt"], tmp_path / "tokenizer.json", vocab_size=300)
     stem = tmp_path / "x"
     for name in ("with", "without"):
-        build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / name))
+        build_dataset(
+            BuildConfig(train=(stem,), dev=(stem,), tokenizer=tmp_path / "tokenizer.json", out=tmp_path / name)
+        )
         split = load_dataset(tmp_path / name).split("train")
         assert split.document_ids.tolist() == ([1, 3, 3] if name == "with" else [0, 0, 0])
         assert split.has_documents == (name == "with")

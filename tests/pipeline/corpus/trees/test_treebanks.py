@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree, tree_to_actions
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
@@ -34,7 +35,10 @@ def dataset(imported: tuple[Path, dict[str, Any]]) -> Dataset:
     train_tokenizer([folder / "train.txt"], folder / "tokenizer.json", vocab_size=10_000)
     build_dataset(
         BuildConfig(
-            train=folder / "train", dev=folder / "dev", tokenizer=folder / "tokenizer.json", out=folder / "dataset"
+            train=(folder / "train",),
+            dev=(folder / "dev",),
+            tokenizer=folder / "tokenizer.json",
+            out=folder / "dataset",
         )
     )
     return load_dataset(folder / "dataset")

@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
-from pipeline.corpus.dataset.split_plan import plan_splits
+from pipeline.corpus.dataset.split_sources import choose_sources
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, write_document_table
 from storage.errors import ConfigError, InputError
@@ -78,13 +79,13 @@ def test_the_command_takes_several_stems_and_shares(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     assert load_dataset(folder / "out").sha256 == build(folder, "same", dev_share=0.2).sha256
     refused = CliRunner().invoke(cli.main, ["build-dataset", *train, "--out", str(folder / "none")])
-    assert refused.stderr == "Error: build-dataset: neither dev nor dev_share, expected one of them\n"
+    assert refused.stderr == "Error: build-dataset: neither --dev nor --dev-share is given; give one of them\n"
 
 
 def test_sources_of_several_stems_stand_side_by_side(folder: Path) -> None:
     (folder / "a.docs").rename(folder / "kept.docs")
     (folder / "a.documents.tsv").rename(folder / "kept.tsv")
-    dataset = build(folder, "unknown", dev=folder / "a")
+    dataset = build(folder, "unknown", dev=(folder / "a",))
     train = dataset.split("train")
     assert train.document_ids.tolist() == [0] * 20 + [d + 1 for d, size in enumerate(SIZES) for _ in range(size)]
     assert not train.has_documents
@@ -104,19 +105,19 @@ def test_shares_that_cannot_be_made_are_refused(folder: Path) -> None:
     with pytest.raises(
         InputError, match=r"no document fits into dev, a share of 0\.01: the smallest of 16 has 1 of 40"
     ):
-        plan_splits(stems, {"dev": 0.01}, seed=1)
+        choose_sources(stems, {"dev": 0.01}, seed=1)
     with pytest.raises(InputError, match=r"all 8 documents went to dev, test"):
-        plan_splits({"train": [folder / "a"]}, {"dev": 0.5, "test": 0.5}, seed=1)
+        choose_sources({"train": [folder / "a"]}, {"dev": 0.5, "test": 0.5}, seed=1)
     (folder / "b.docs").unlink()
-    with pytest.raises(InputError, match=r"b\.mrg: no file of documents beside it, and a share"):
-        plan_splits(stems, {"dev": 0.2}, seed=1)
+    with pytest.raises(InputError, match=r"b\.mrg: no file of documents next to it"):
+        choose_sources(stems, {"dev": 0.2}, seed=1)
 
 
 def test_a_name_in_two_stems_of_a_split_is_refused(folder: Path) -> None:
     write(folder / "c", "gum")
     with pytest.raises(InputError, match=r"c\.docs: document 'gum0' is in .*a\.docs too"):
-        plan_splits({"train": [folder / "a", folder / "c"], "dev": [folder / "b"]}, {}, seed=1)
-    plan_splits({"train": [folder / "a"], "dev": [folder / "c"]}, {}, seed=1)
+        choose_sources({"train": [folder / "a", folder / "c"], "dev": [folder / "b"]}, {}, seed=1)
+    choose_sources({"train": [folder / "a"], "dev": [folder / "c"]}, {}, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -133,27 +134,27 @@ def test_a_name_in_two_stems_of_a_split_is_refused(folder: Path) -> None:
 def test_files_that_do_not_go_together_are_refused(folder: Path, file: str, content: str, expected: str) -> None:
     (folder / file).write_text(content)
     with pytest.raises(InputError, match=expected):
-        build(folder, "out", dev=folder / "b")
+        build(folder, "out", dev=(folder / "b",))
     assert not (folder / "out").exists()
 
 
 def test_a_missing_file_and_a_lonely_table_are_named(folder: Path) -> None:
     (folder / "a.docs").unlink()
     with pytest.raises(InputError, match=r"a\.documents\.tsv: a table of documents without a\.docs"):
-        build(folder, "out", dev=folder / "b")
+        build(folder, "out", dev=(folder / "b",))
     (folder / "b.txt").unlink()
     with pytest.raises(InputError, match=r"neither b\.txt nor b\.txt\.gz"):
-        build(folder, "out", train=folder / "b", dev=folder / "b")
+        build(folder, "out", train=(folder / "b",), dev=(folder / "b",))
 
 
 def test_splits_that_contradict_each_other_are_refused_at_once(folder: Path) -> None:
     for changes, expected in (
-        ({}, "neither dev nor dev_share"),
-        ({"train": (), "dev": folder / "b"}, "no train"),
-        ({"dev": folder / "b", "dev_share": 0.1}, "both dev and dev_share"),
-        ({"dev_share": 0.6, "test_share": 0.4}, "less than 1 together"),
-        ({"dev_share": -0.1}, "at least 0 each"),
-        ({"dev": folder / "b", "min_words": 3, "max_words": 2, "workers": -1}, "workers is -1.*; min_words is 3, more"),
+        ({}, "neither --dev nor --dev-share"),
+        ({"train": (), "dev": (folder / "b",)}, "--train is missing"),
+        ({"dev": (folder / "b",), "dev_share": 0.1}, "both --dev and --dev-share"),
+        ({"dev_share": 0.6, "test_share": 0.4}, "sum below 1"),
+        ({"dev_share": -0.1}, "each at least 0"),
+        ({"dev": (folder / "b",), "min_words": 3, "max_words": 2, "workers": -1}, "workers is -1.*min-words is 3, exp"),
     ):
         with pytest.raises(ConfigError, match=expected):
             build(folder, "out", **changes)

@@ -1,0 +1,106 @@
+"""Declare the options of ``build-dataset``.
+
+This module imports neither torch, numpy, zarr nor tokenizers, so that ``--help`` can read it quickly. The string under
+a field is its ``--help`` text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args, get_type_hints
+
+from pipeline.corpus.text.text_files import OnError
+from storage.errors import ConfigError
+
+Trees: TypeAlias = Literal["given", "right", "shuffled"]
+UnseenLabels: TypeAlias = Literal["drop", "map", "refuse"]
+Duplicates: TypeAlias = Literal["none", "exact", "near"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildConfig:
+    """The input files of ``build-dataset``, the dataset that it writes, and the sentences that it leaves out."""
+
+    train: tuple[Path, ...]
+    """STEM of the training files: STEM.mrg and STEM.txt, optionally STEM.docs and STEM.documents.tsv, each plain or
+    .gz. May be repeated; the files are read one after the other."""
+    dev: tuple[Path, ...] = ()
+    """STEM of the dev files. May be repeated."""
+    test: tuple[Path, ...] = ()
+    """STEM of the test files. May be repeated."""
+    dev_share: float = 0.0
+    """Instead of --dev: take this share of the training sentences, in whole documents."""
+    test_share: float = 0.0
+    """Instead of --test: take this share of the training sentences, in whole documents."""
+    tokenizer: Path
+    """The tokenizer.json to use."""
+    out: Path | str
+    """The dataset to write. Nothing may exist there yet."""
+    trees: Trees = "given"
+    """Trees to store. given: the trees of the files. right: right-branching trees with one label (a control).
+    shuffled: each sentence gets the tree of another sentence of the same length (a control)."""
+    seed: int = 1
+    """Seed for drawing the documents of the shares and for shuffling trees."""
+    on_error: OnError = "stop"
+    """What to do at a malformed tree or line. stop: end with an error. skip: leave it out and count it."""
+    unseen_labels: UnseenLabels = "drop"
+    """What to do with a sentence of dev or test that has a label unseen in training. drop: leave the sentence out and
+    count it. map: read the label as the most frequent label of train and count it. refuse: end with an error that
+    names all unseen labels."""
+    drop_duplicates: Duplicates = "none"
+    """Which training sentences to leave out because dev or test contains them too. none: keep all. exact: leave out
+    exact duplicates. near: leave out exact and near duplicates. Duplicates are counted in any case."""
+    min_words: int = 0
+    """Leave out sentences with fewer words."""
+    max_words: int = 0
+    """Leave out sentences with more words. 0: no limit."""
+    max_tokens: int = 0
+    """Leave out sentences with more tokens. 0: no limit."""
+    workers: int = 0
+    """Number of worker processes. 0: one per core. The dataset is the same for any number."""
+
+    def __post_init__(self) -> None:
+        problems = [*self._value_problems(), *self._split_problems()]
+        if problems:
+            raise ConfigError("build-dataset: " + "; ".join(problems))
+
+    def _value_problems(self) -> Iterator[str]:
+        hints = get_type_hints(type(self))
+        for name in ("trees", "on_error", "unseen_labels", "drop_duplicates"):
+            allowed = get_args(hints[name])
+            if getattr(self, name) not in allowed:
+                yield f"{_option(name)} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
+        for name in ("seed", "min_words", "max_words", "max_tokens", "workers"):
+            if (value := getattr(self, name)) < 0:
+                yield f"{_option(name)} is {value}, expected at least 0"
+        if self.max_words and self.min_words > self.max_words:
+            yield f"--min-words is {self.min_words}, expected at most --max-words, {self.max_words}"
+
+    def _split_problems(self) -> Iterator[str]:
+        if not self.train:
+            yield "--train is missing; give the STEM of the training files"
+        if not self.dev and not self.dev_share:
+            yield "neither --dev nor --dev-share is given; give one of them"
+        for name in ("dev", "test"):
+            if self.stems.get(name) and self.shares.get(name):
+                yield f"both --{name} and --{name}-share are given; give only one of them"
+        if min(self.dev_share, self.test_share) < 0 or not self.dev_share + self.test_share < 1:
+            yield (
+                f"--dev-share is {self.dev_share:g} and --test-share is {self.test_share:g}, expected each at least 0 "
+                "and their sum below 1"
+            )
+
+    @property
+    def stems(self) -> dict[str, tuple[Path, ...]]:
+        """The STEMs of each split that is read from files of its own."""
+        given = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: stems for name, stems in given.items() if stems}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each split that is drawn from the training documents."""
+        return {name: share for name, share in (("test", self.test_share), ("dev", self.dev_share)) if share}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
