@@ -39,8 +39,12 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
 
 
 @contextmanager
-def written_whole(paths: Sequence[Path]) -> Iterator[list[IO[str]]]:
-    """Open temporary files, which take the places of ``paths`` if all goes well and are removed if not."""
+def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[IO[str]]]:
+    """Open temporary files. If the block succeeds, rename them to ``paths`` in order; if it fails, remove them.
+
+    The files of ``stale`` are removed after the temporary files are on disk and before the first rename. If ``stale``
+    has the last of ``paths``, a kill at any moment leaves that last file only where all the others belong to it.
+    """
     folder = paths[0].absolute().parent
     make_directory(folder)
     partial = [path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}") for path in paths]
@@ -51,6 +55,10 @@ def written_whole(paths: Sequence[Path]) -> Iterator[list[IO[str]]]:
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
+        if stale:
+            for path in stale:
+                path.unlink(missing_ok=True)
+            fsync_directory(folder)
         for path, final in zip(partial, paths, strict=True):
             path.replace(final)
         fsync_directory(folder)
