@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from pipeline.corpus.text.corpus_config import CleanConfig, ImportConfig
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.parsing.parse_config import ParseConfig, ParserConfig
 from pipeline.runtime import options
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.sentence_models import SentenceModel
 
+PARSE_OPTIONS = ("model", "flat", "source", "licence", "on_error", "workers", "device")
+"""Fields of ``ParseConfig`` whose options the command declares itself."""
 DATASET_DECIDES = ("vocab_size",)
 """Fields of model configurations that follow from the dataset and are no options."""
 
@@ -109,7 +112,7 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
     show_default=True,
     help="What the sources are.",
 )
-@click.option("--sections", help="Of the Penn Treebank's wsj folders: 02-21, or 00,01,24.")
+@click.option("--sections", default="all", help="Of the Penn Treebank's wsj folders: 02-21, or 00,01,24.")
 @click.option("--documents", type=PATH, multiple=True, help="The name of a document for each tree, a line each.")
 @click.option("--document-table", type=PATH, help="Columns document, source, licence: a row for each document.")
 @click.option("--source-name", default="", help="Source of all documents.")
@@ -120,7 +123,7 @@ def import_trees(
     out: Path,
     texts: tuple[Path, ...],
     wanted: Literal["auto", "ptb", "bllip", "brackets"],
-    sections: str | None,
+    sections: str,
     documents: tuple[Path, ...],
     document_table: Path | None,
     source_name: str,
@@ -139,21 +142,20 @@ def import_trees(
              python cli.py import-trees LDC99T42/parsed/mrg --sections 02-21 --out trees/train
              python cli.py import-trees bllip/1987 --format bllip --licence LDC2000T43 --out trees/train
     """
-    from pipeline.corpus.trees.import_trees import DocumentOptions
     from pipeline.corpus.trees.import_trees import import_trees as run
 
-    options = DocumentOptions(names=documents, table=document_table, source_name=source_name, licence=licence)
+    config = ImportConfig(
+        texts=texts,
+        format=wanted,
+        sections=sections,
+        documents=documents,
+        document_table=document_table,
+        source_name=source_name,
+        licence=licence,
+        on_error=on_error,
+    )
     with Progress("import", total=None, unit="sentences") as progress:
-        counts = run(
-            sources,
-            out,
-            texts=texts,
-            documents=options,
-            wanted=wanted,
-            sections=sections,
-            on_error=on_error,
-            progress=progress.update,
-        )
+        counts = run(sources, out, config, progress.update)
     show(counts)
 
 
@@ -182,8 +184,9 @@ def clean_text(
     """
     from pipeline.corpus.text.cleaning import clean_texts
 
+    config = CleanConfig(source=source, licence=licence, on_error=on_error)
     with Progress("clean", total=None, unit="lines") as progress:
-        summary = clean_texts(texts, out, source=source, licence=licence, on_error=on_error, progress=progress.update)
+        summary = clean_texts(texts, out, config, progress.update)
     show(summary)
 
 
@@ -198,7 +201,7 @@ def clean_text(
 @on_error_option
 @device_option
 @json_option
-@configured_by(ParseConfig)
+@configured_by(ParseConfig, without=PARSE_OPTIONS)
 def parse(
     texts: tuple[Path, ...],
     out: Path,
@@ -222,12 +225,11 @@ def parse(
     Example: python cli.py parse babylm/train --source babylm --model benepar_en3 --out trees/train
     """
     from pipeline.parsing.parse import parse_texts as run
-    from pipeline.parsing.text_input import TextInput
 
     if flat == (model is not None):
         raise click.UsageError("give one of --model and --flat.")
-    text = TextInput(paths=texts, source=source, licence=licence, on_error=on_error)
-    found = run(text, out, options.build(ParseConfig, values), model=model, workers=workers, device=device)
+    given = (model or "", flat, source or "", licence, on_error, workers, device)
+    found = run(texts, out, options.build(ParseConfig, values, **dict(zip(PARSE_OPTIONS, given, strict=True))))
     if found is not None:
         show(found, as_json=as_json)
 

@@ -14,6 +14,7 @@ same_trees_share          of the sentences, those that get the same tree both wa
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import spacy
@@ -38,22 +39,13 @@ def main() -> None:
     torch.set_num_threads(1)
     with inputs(given.model, given.text) as (model, text):
         sentences = nine_words(text, 256 if given.quick else 1024)
-        defaults = ParseConfig()
-        parsers = {
-            size: SentenceParser(
-                str(model),
-                language=defaults.language,
-                max_words=defaults.max_words,
-                doc_sentences=size,
-                device=torch.device("cpu"),
-            )
-            for size in (1, defaults.doc_sentences)
-        }
-        single, packed = (parsers[size].parse(sentences) for size in parsers)
-        runs = {
-            "single": lambda: parsers[1].parse(sentences),
-            "packed": lambda: parsers[defaults.doc_sentences].parse(sentences),
-        }
+        packed_config = ParseConfig(model=str(model))
+        single_config = replace(packed_config, doc_sentences=1)
+        single_parser, packed_parser = (
+            SentenceParser(config, torch.device("cpu")) for config in (single_config, packed_config)
+        )
+        single, packed = single_parser.parse(sentences), packed_parser.parse(sentences)
+        runs = {"single": lambda: single_parser.parse(sentences), "packed": lambda: packed_parser.parse(sentences)}
         seconds = interleaved(runs, rounds=3 if given.quick else 7)
     report(
         {

@@ -41,8 +41,11 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
 
 
 @contextmanager
-def written_whole(paths: Sequence[Path]) -> Iterator[list[TextIOWrapper]]:
-    """Open a temporary text file for each of ``paths``; rename all of them into place at the end of the block.
+def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[TextIOWrapper]]:
+    """Open a temporary text file for each of ``paths``; rename all of them into place, in order, at the end of the block.
+
+    The files of ``stale`` are removed after the temporary files are on disk and before the first rename. If ``stale``
+    contains the last of ``paths``, a kill at any moment leaves that last file only next to the others of its own run.
 
     If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception of the
     block itself passes through unchanged, an OSError too.
@@ -61,6 +64,11 @@ def written_whole(paths: Sequence[Path]) -> Iterator[list[TextIOWrapper]]:
                 file.flush()
                 with _write_errors(path):
                     os.fsync(file.fileno())
+        if stale:
+            with _write_errors(folder):
+                for path in stale:
+                    path.unlink(missing_ok=True)
+                fsync_directory(folder)
         for name, path in zip(partial, paths, strict=True):
             with _write_errors(path):
                 name.replace(path)

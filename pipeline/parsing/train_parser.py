@@ -23,8 +23,8 @@ from pipeline.corpus.text.text_files import OnError
 from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
 from pipeline.corpus.trees.readers import parse_raw_tree, read_raw_trees
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
-from pipeline.parsing.benepar_trees import read_words, to_phrases
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
+from pipeline.parsing.sentence_parser import read_words, to_phrases
 from pipeline.runtime.options import to_json
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import lr_factor

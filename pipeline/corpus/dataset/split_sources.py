@@ -18,10 +18,10 @@ from pipeline.corpus.text.documents import (
     Document,
     DocumentRuns,
     find_documents,
+    parsed_by,
     read_document_runs,
 )
 from pipeline.corpus.text.text_files import find_file
-from pipeline.corpus.trees.parse_record import parsed_by
 from storage.errors import InputError
 
 

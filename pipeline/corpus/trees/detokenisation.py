@@ -159,7 +159,7 @@ _OUTSIDE: Final = "^/^"
 
 def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
     """Return the running text of words with their parts of speech."""
-    spelt = [_spell(word) for word in words]
+    spelt = [spell(word) for word in words]
     if len(spelt) > 1 and spelt[-1] == "." == tags[-1] and _is_abbreviation(spelt[-2]):
         spelt.pop()  # a treebank ends "in the U.S." with two periods, the text with one
     tags = _retagged(spelt, tags)
@@ -187,7 +187,8 @@ def _is_abbreviation(word: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _spell(word: str) -> str:
+def spell(word: str) -> str:
+    """Return a word of a treebank as text spells it: brackets and quotes as characters, ``/`` and ``*`` bare."""
     return _ESCAPED.sub(r"\1", unescape_brackets(_SPELT.get(word, word)))
 
 

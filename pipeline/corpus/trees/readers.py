@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
@@ -125,16 +125,16 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
         InputError: If the file cannot be read, is empty, or is running text: of its first 2,000 lines, nearly all are
             without a bracket.
     """
-    texts, is_all = _sniff(path)
+    head, rest, is_all = _sniff(read_lines(path, "skip"), path)
+    texts = [line.text for line in head if line.is_whole]
+    lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
     margin = min((len(text) - len(text.lstrip()) for text in texts), default=0)
     if any(text[margin].isspace() for text in texts):
-        yield from _spread_over_lines(path, margin)
+        yield from _spread_over_lines(lines, margin)
     elif _close_over_lines(texts, is_all=is_all):
-        yield from _spread_over_lines(path, None)
+        yield from _spread_over_lines(lines, None)
     else:
-        for line in read_lines(path, "skip"):
-            if line.text.strip() or not line.is_whole:
-                yield _joined([line])
+        yield from (_joined([line]) for line in lines)
 
 
 def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
@@ -179,13 +179,39 @@ def read_sentences(
 def read_pairs(
     trees: Path, texts: Path | None, *, on_error: OnError, first: int = 0, read: Read = read_raw_trees
 ) -> Iterator[RawPair]:
-    """Yield each tree of a treebank, not parsed yet, with its line of text; trees are numbered from ``first``.
+    """Yield each tree of a treebank, not parsed yet, with its line of text. Trees are numbered from ``first``.
+
+    The files are read once, side by side. Only at the first blank line of text are both counted ahead: the counts say
+    whether blank lines belong to trees.
 
     Raises:
-        InputError: As ``read_sentences``, but for malformed trees.
+        InputError: As ``read_sentences``, except for malformed trees.
     """
-    for number, (raw, text) in enumerate(_pairs(trees, texts, on_error, read), first):
-        yield RawPair(number, raw, text)
+    raw_trees = enumerate(read(trees), first)
+    if texts is None:
+        yield from (RawPair(number, raw, "") for number, raw in raw_trees)
+        return
+    blank_lines_count: bool | None = None
+    is_text = False
+    for line, text in enumerate(read_texts(texts, on_error), 1):
+        if text == "":
+            if blank_lines_count is None:
+                blank_lines_count = _blank_lines_count(trees, texts, on_error, read)
+            if not blank_lines_count:
+                continue
+        elif text is not None and not is_text:
+            is_text = True
+            if looks_like_trees(text):
+                raise InputError(f"{texts}:{line}: looks like a tree, expected running text: {shortened(text)}")
+        numbered = next(raw_trees, None)
+        if numbered is None:
+            break
+        yield RawPair(*numbered, text)
+    else:
+        if next(raw_trees, None) is None:
+            return
+    _blank_lines_count(trees, texts, on_error, read)
+    raise InputError(f"{texts}: changed while it was read, or {trees} did; run the same command again")
 
 
 def read_sentence(
@@ -207,18 +233,6 @@ def read_sentence(
     counts.num_kept += 1
     counts.num_other_parses += pair.raw.num_other_parses
     return sentence
-
-
-def _pairs(trees: Path, texts: Path | None, on_error: OnError, read: Read) -> Iterator[tuple[RawTree, str | None]]:
-    if texts is None:
-        yield from zip(read(trees), repeat(""), strict=False)
-        return
-    first = next((line for line in read_lines(texts, "skip") if line.text.strip()), None)
-    if first is not None and looks_like_trees(first.text):
-        raise InputError(f"{texts}:{first.number}: looks like a tree, expected running text: {shortened(first.text)}")
-    blank_lines = _compare_lengths(trees, texts, on_error, read)
-    lines = (text for text in read_texts(texts, on_error) if text != "" or blank_lines)
-    yield from zip(read(trees), lines, strict=True)
 
 
 _ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text", END_OF_TEXT})
@@ -276,53 +290,58 @@ def _rebuilt(tree: Tree) -> tuple[str, list[Span | None] | None]:
     return text, spans
 
 
-def _compare_lengths(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
-    """Return whether blank lines of the text stand for trees too.
+def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
+    """Count trees and lines of text. Return whether blank lines of text belong to trees too.
 
     Raises:
         InputError: If trees and lines of text cannot be paired one to one.
     """
     num_trees = sum(1 for _ in read(trees))
-    blank = [text == "" for text in read_texts(texts, "skip")]
-    num_texts = len(blank) - sum(blank)
-    if num_trees not in (len(blank), num_texts):
-        if on_error == "stop":  # a tree that does not end swallows others: then it is what has to be mended
+    num_lines = num_texts = 0
+    for text in read_texts(texts, "skip"):
+        num_lines += 1
+        num_texts += text != ""
+    if num_trees not in (num_lines, num_texts):
+        if on_error == "stop":  # a tree that does not end swallows the trees after it: that is what the user must fix
             for raw in read(trees):
                 try:
                     parse_raw_tree(raw)
                 except MalformedTreeError as error:
                     raise _placed(trees, raw.line, error) from None
         raise InputError(
-            f"{texts}: {len(blank)} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as "
-            "many lines as trees, the text of each tree in a line of its own"
+            f"{texts}: {num_lines} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as many "
+            "lines as trees, the text of each tree in a line of its own"
         )
-    return num_trees == len(blank)
+    return num_trees == num_lines
 
 
-def _sniff(path: Path) -> tuple[list[str], bool]:
-    """Return the first lines of a file that have text, a bounded number of characters, and whether they are all of it.
+def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line], bool]:
+    """Look at the first lines of a file, up to a limit of lines and characters.
+
+    Returns:
+        The first lines that are not blank, all lines that are left, and whether none is left.
 
     Raises:
-        InputError: If there is none, or nearly all of them are without a bracket.
+        InputError: If there is no line with text, or nearly all lines are without a bracket.
     """
-    found: list[Line] = []
+    head: list[Line] = []
     size = 0
     is_all = True
-    for line in read_lines(path, "skip"):
+    for line in lines:
         if line.number > _SNIFFED_LINES or size > MAX_TREE_CHARACTERS:
-            is_all = False
+            lines, is_all = chain([line], lines), False
             break
         size += len(line.text)
-        found += [line] * (bool(line.text.strip()) or not line.is_whole)
-    if not found:
+        head += [line] * (bool(line.text.strip()) or not line.is_whole)
+    if not head:
         raise InputError(f"{path}: empty, expected trees in brackets")
-    without = [line for line in found if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
-    if 5 * len(without) > 4 * len(found):
+    without = [line for line in head if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
+    if 5 * len(without) > 4 * len(head):
         raise InputError(
             f"{path}:{without[0].number}: looks like running text, expected trees in brackets: "
             f"{shortened(without[0].text)}"
         )
-    return [line.text for line in found if line.is_whole], is_all
+    return head, lines, is_all
 
 
 def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
@@ -332,13 +351,11 @@ def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
     return 2 * num_whole < len(texts) and min(depths) >= 0 and not (is_all and depths[-1])
 
 
-def _spread_over_lines(path: Path, margin: int | None) -> Iterator[RawTree]:
+def _spread_over_lines(rest: Iterator[Line], margin: int | None) -> Iterator[RawTree]:
     """Cut a file into trees by counting brackets; ``margin`` is the column where only trees begin, if one is known."""
     lines: list[Line] = []
     depth = size = 0
-    for line in read_lines(path, "skip"):
-        if not line.text.strip() and line.is_whole:
-            continue
+    for line in rest:
         if lines and margin is not None and line.text[margin : margin + 1] == "(":
             yield _joined(lines)
             lines, depth, size = [], 0, 0

@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from pipeline.corpus.text.corpus_config import TreeFormat
 from pipeline.corpus.text.documents import Document
 from pipeline.corpus.text.text_files import Line, read_lines
 from pipeline.corpus.trees.readers import END_OF_TEXT, NOT_UTF8, TOO_LONG, RawTree, Read, read_raw_trees
 from storage.errors import ConfigError, InputError
 
-Format = Literal["auto", "ptb", "bllip", "brackets"]
 TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets")
 """Of files with trees in a folder, with or without ``.gz`` after it; upper case is the same."""
 BROKEN_LIST: Final = "broken n-best list"
@@ -51,7 +51,7 @@ class TreeFile:
 
 
 def find_trees(
-    source: Path, wanted: Format = "auto", *, sections: frozenset[int] | None = None
+    source: Path, wanted: TreeFormat = "auto", *, sections: frozenset[int] | None = None
 ) -> tuple[list[TreeFile], Counter[str]]:
     """Return the files of trees of a source, sorted by path, and how many files were passed over, by reason.
 

@@ -10,8 +10,8 @@ import spacy
 import torch
 
 from pipeline.corpus.trees.readers import read_trees
-from pipeline.parsing.benepar_trees import read_words, to_phrases
 from pipeline.parsing.parse_config import ParserConfig
+from pipeline.parsing.sentence_parser import read_words, to_phrases
 from pipeline.parsing.train_parser import read_examples, train_parser
 from storage.errors import ConfigError, InputError, StoreError
 from tests.pipeline.parsing.conftest import SMALL

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import cli
 from pipeline.corpus.text.babylm import BABYLM, SOURCES
 from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, clean_texts
+from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import read_document_table, read_documents
 from pipeline.corpus.text.sentences import MAX_WORDS
 from pipeline.corpus.text.text_files import normalise_text
@@ -25,7 +26,7 @@ def cleaned(folder: Path, text: str | bytes, source: str = "plain", **options: A
     path = folder / f"in/{source}.txt"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    summary = clean_texts([path], folder / "out", source=source, **options)
+    summary = clean_texts([path], folder / "out", CleanConfig(source=source, **options))
     return summary, (folder / "out.txt").read_text().splitlines()
 
 
@@ -38,7 +39,7 @@ def rows(stem: Path) -> list[dict[str, str]]:
 def test_lookalikes_of_babylm_give_their_sentences_documents_and_speakers(tmp_path: Path, release: int) -> None:
     pages = write_babylm(tmp_path / "babylm", release=release)
     seen: list[int] = []
-    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", source="babylm", progress=seen.append)
+    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", CleanConfig(source="babylm"), seen.append)
     expected = [row for source in sorted(pages) for row in pages[source].rows]
     assert (tmp_path / "out.txt").read_text().splitlines() == [row.text for row in expected]
     assert (tmp_path / "out.docs").read_text().splitlines() == [row.document for row in expected]
@@ -58,7 +59,7 @@ def test_lookalikes_of_babylm_give_their_sentences_documents_and_speakers(tmp_pa
 
 def test_the_table_of_documents_is_of_the_documents_of_the_sentences(tmp_path: Path) -> None:
     write_babylm(tmp_path / "babylm", release=2024)
-    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", source="babylm", licence="mixed")
+    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", CleanConfig(source="babylm", licence="mixed"))
     names = read_documents(tmp_path / "out.docs", num_trees=summary["num_sentences"])  # type: ignore[arg-type]
     table = read_document_table(tmp_path / "out.documents.tsv")
     assert [row.document for row in table] == list(dict.fromkeys(names))
@@ -82,7 +83,7 @@ def test_files_of_the_same_name_are_different_documents(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "qed.train").write_text("Hello.\n")
-    summary = clean_texts([tmp_path / "a", tmp_path / "b"], tmp_path / "out", source="babylm")
+    summary = clean_texts([tmp_path / "a", tmp_path / "b"], tmp_path / "out", CleanConfig(source="babylm"))
     assert summary["num_documents"] == 2
     assert (tmp_path / "out.docs").read_text().splitlines() == ["qed/qed.train", "qed/qed.train (2)"]
 
@@ -163,24 +164,24 @@ def test_an_empty_folder_and_unknown_names_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / ".hidden").write_text("x\n")
     with pytest.raises(InputError, match="a folder without files"):
-        clean_texts([folder], tmp_path / "out", source="babylm")
+        clean_texts([folder], tmp_path / "out", CleanConfig(source="babylm"))
     (folder / "bnc_spoken.train").write_text("x\n")
     (folder / "readme.md").write_text("x\n")
     with pytest.raises(InputError, match=r"readme\.md: no source of BabyLM.*aochildes, bnc_spoken, cbt"):
-        clean_texts([folder], tmp_path / "out", source="babylm")
+        clean_texts([folder], tmp_path / "out", CleanConfig(source="babylm"))
     with pytest.raises(ConfigError, match="--source novels is unknown; expected babylm or one of"):
-        clean_texts([folder], tmp_path / "out", source="novels")
+        clean_texts([folder], tmp_path / "out", CleanConfig(source="novels"))
     with pytest.raises(InputError, match="nowhere"):
-        clean_texts([tmp_path / "nowhere"], tmp_path / "out", source="plain")
+        clean_texts([tmp_path / "nowhere"], tmp_path / "out", CleanConfig(source="plain"))
 
 
 def test_inputs_are_never_replaced_nor_read_twice(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("Hello.\n")
     with pytest.raises(ConfigError, match="would be replaced"):
-        clean_texts([path], tmp_path / "x", source="plain")
+        clean_texts([path], tmp_path / "x", CleanConfig(source="plain"))
     with pytest.raises(ConfigError, match="given twice"):
-        clean_texts([path, path], tmp_path / "out", source="plain")
+        clean_texts([path, path], tmp_path / "out", CleanConfig(source="plain"))
 
 
 def test_speakers_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
     if not raw.is_file():
         pytest.skip("no raw text: the folder of treebanks has no raw/presidents.txt.gz")
     out = tmp_path_factory.mktemp("real") / "out"
-    summary = clean_texts([raw], out, source="plain")
+    summary = clean_texts([raw], out, CleanConfig(source="plain"))
     return summary, out.with_name("out.txt").read_text().splitlines()
 
 

@@ -8,6 +8,7 @@ from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
+from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.documents import Document, read_document_table, read_documents, write_document_table
 from pipeline.corpus.trees.import_trees import import_trees
 from storage.errors import ConfigError, InputError
@@ -26,13 +27,13 @@ def write(folder: Path, documents: str) -> dict[str, Path]:
 def test_a_dropped_tree_takes_its_line_of_documents_with_it(tmp_path: Path) -> None:
     files = write(tmp_path, "a\na\nb\nc\n")
     options = {"texts": [files["text"]] * 2, "documents": [files["documents"]] * 2}
-    import_trees([files["trees"]] * 2, tmp_path / "out", **options)
+    import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
     assert (tmp_path / "out.docs").read_text() == "a\nb\nc\n" * 2
     files["documents"].write_text("a\nb\nb\na\n")
     with pytest.raises(InputError, match="names:1: document 'a', the last one of"):
-        import_trees([files["trees"]] * 2, tmp_path / "out", **options)
+        import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
     # Imported again without documents, none of the old ones stay.
-    import_trees([files["trees"]], tmp_path / "out", texts=[files["text"]])
+    import_trees([files["trees"]], tmp_path / "out", ImportConfig(texts=[files["text"]]))
     assert not (tmp_path / "out.docs").exists()
 
 
@@ -66,7 +67,11 @@ def test_names_that_are_none_are_refused_by_line(tmp_path: Path, content: str, e
 def test_documents_are_for_every_source_or_none(tmp_path: Path) -> None:
     files = write(tmp_path, "a\na\nb\nb\n")
     with pytest.raises(ConfigError, match="1 files of documents for 2 sources"):
-        import_trees([files["trees"]] * 2, tmp_path / "out", texts=[files["text"]] * 2, documents=[files["documents"]])
+        import_trees(
+            [files["trees"]] * 2,
+            tmp_path / "out",
+            ImportConfig(texts=[files["text"]] * 2, documents=[files["documents"]]),
+        )
 
 
 def test_a_table_of_documents_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pipeline.corpus.dataset.alignment import LEAF_TAG, align, tree_over_words
 from pipeline.corpus.dataset.oracle import actions_to_tree
 from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
 from pipeline.corpus.trees.import_trees import import_trees
 from pipeline.corpus.trees.matching import match_words
@@ -230,7 +231,7 @@ def test_parses_that_are_written_are_imported_again(tmp_path: Path) -> None:
     labels = ("TOP", "NP", "S")
     assert write_parses(tmp_path / "parses", made, predicted, labels) == 0
     mrg, txt = tmp_path / "parses.mrg", tmp_path / "parses.txt"
-    counts = import_trees([mrg], tmp_path / "again", texts=[txt])
+    counts = import_trees([mrg], tmp_path / "again", ImportConfig(texts=[txt]))
     assert counts["num_kept"] == len(TEXTS)
     assert (tmp_path / "again.mrg").read_bytes() == mrg.read_bytes()
     sentences, _ = read_gold_trees(tmp_path / "again", TOKENIZER, labels)

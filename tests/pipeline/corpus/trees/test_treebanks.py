@@ -11,6 +11,7 @@ from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree, tree_to_actions
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
+from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.text_files import find_file, read_texts
 from pipeline.corpus.trees.import_trees import import_trees
 from pipeline.corpus.trees.readers import read_trees
@@ -25,7 +26,7 @@ def imported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     for split in NUM_TREES:
         stems = [shared_data / treebank / split for treebank in ("gum", "craft", "masc")]
         sources, texts = [find_file(s, ".mrg") for s in stems], [find_file(s, ".txt") for s in stems]
-        counts[split] = import_trees(sources, folder / split, texts=texts)
+        counts[split] = import_trees(sources, folder / split, ImportConfig(texts=texts))
     return folder, counts
 
 

@@ -1,11 +1,12 @@
-"""What ``parse`` keeps while it works: the gathered text and a file for each finished shard of it.
+"""Keep the files of a ``parse`` under way: the gathered text, and one file for each finished text shard.
 
-    OUT.parts/text.*          the text, as ``pipeline.parsing.text_input`` says
+    OUT.parts/text.*          the gathered text, see ``pipeline.parsing.text_input``
     OUT.parts/parse.json      what the trees depend on, and where each shard begins in text.txt
-    OUT.parts/00012.jsonl     a finished shard: a JSON object a sentence, with its tree
+    OUT.parts/00012.jsonl     a finished shard: one JSON object per sentence, with its tree
 
-A shard is whole or absent, and depends on the text, the model and the options alone; so whoever goes on, with
-however many workers, ends with the same trees. The folder goes when ``OUT.mrg`` is whole.
+A shard file is complete or absent. Its contents depend only on the text, the model and the options. So the same command
+can continue an interrupted ``parse`` with any number of processes, and ends with the same trees. ``parse`` removes the
+folder once ``OUT.mrg`` is written.
 """
 
 import fcntl
@@ -15,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,20 +31,20 @@ DESCRIPTION: Final = "parse.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """Consecutive sentences of the text."""
+class TextShard:
+    """Consecutive sentences of the gathered text."""
 
     number: int
     first: int
-    """Sentence, from 0."""
+    """Number of its first sentence, from 0."""
     num_sentences: int
     start: int
-    """Byte of ``text.txt`` where it begins."""
+    """Offset of its first byte in ``text.txt``."""
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class TextShards:
     """The folder of a ``parse`` under way."""
 
     path: Path
@@ -53,11 +55,12 @@ class Parts:
         return self.path / "text"
 
     def describe(self, depends_on: Mapping[str, Any], gathered: Mapping[str, Any], shard_sentences: int) -> None:
-        """Cut the gathered text into shards and write down what was decided; the text is complete with this."""
-        shards = [
-            [shard.first, shard.num_sentences, shard.start, shard.size_bytes]
-            for shard in _cut(self.text.with_suffix(".txt"), shard_sentences)
-        ]
+        """Cut the gathered text into shards and write ``parse.json``, which says that the text is complete."""
+        shards, first, start = [], 0, 0
+        with self.text.with_suffix(".txt").open("rb") as file:
+            while sizes := [len(line) for line in islice(file, shard_sentences)]:
+                shards.append([first, len(sizes), start, sum(sizes)])
+                first, start = first + len(sizes), start + sum(sizes)
         about = {"depends_on": depends_on, "gathered": gathered, "shards": shards}
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
@@ -67,7 +70,11 @@ class Parts:
             file.unlink()
 
     def description(self) -> dict[str, Any] | None:
-        """Return what ``describe`` wrote, None where it has not yet."""
+        """Return what ``describe`` wrote. Returns None if it has written nothing yet.
+
+        Raises:
+            RunError: If ``parse.json`` is damaged.
+        """
         try:
             found: dict[str, Any] = json.loads((self.path / DESCRIPTION).read_bytes())
         except FileNotFoundError:
@@ -78,21 +85,21 @@ class Parts:
             ) from error
         return found
 
-    def shards(self) -> list[Shard]:
+    def shards(self) -> list[TextShard]:
         """Return all shards, in order."""
-        return [Shard(number, *row) for number, row in enumerate((self.description() or {})["shards"])]
+        return [TextShard(number, *row) for number, row in enumerate((self.description() or {})["shards"])]
 
     def finished(self) -> set[int]:
-        """Return the numbers of the shards that are there."""
+        """Return the numbers of the finished shards."""
         return {int(file.stem) for file in self.path.glob("[0-9]*.jsonl")}
 
-    def read_text(self, shard: Shard) -> list[str]:
+    def read_text(self, shard: TextShard) -> list[str]:
         """Return the sentences of a shard."""
         with self.text.with_suffix(".txt").open("rb") as file:
             file.seek(shard.start)
             return file.read(shard.size_bytes).decode().removesuffix("\n").split("\n")
 
-    def write(self, shard: Shard, outcomes: list[Outcome]) -> None:
+    def write(self, shard: TextShard, outcomes: list[Outcome]) -> None:
         """Write a finished shard."""
         rows = [
             {"tree": format_tree(outcome.tree)}
@@ -102,11 +109,11 @@ class Parts:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_atomically(self._file(shard), lines.encode())
 
-    def rows(self, shard: Shard) -> Iterator[dict[str, str]]:
-        """Yield ``tree``, and where there was no parse ``reason`` and ``detail``, of each sentence of a shard.
+    def rows(self, shard: TextShard) -> Iterator[dict[str, str]]:
+        """Yield the row of each sentence of a shard: ``tree``, and without a parse also ``reason`` and ``detail``.
 
         Raises:
-            StoreError: If the file is not what was written.
+            StoreError: If the file is damaged or has another number of rows.
         """
         file = self._file(shard)
         try:
@@ -121,10 +128,10 @@ class Parts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes out while the block runs.
+        """Keep other ``parse`` commands out while the block runs.
 
         Raises:
-            StoreBusyError: If another one works here.
+            StoreBusyError: If another process holds the folder.
         """
         make_directory(self.path)
         try:
@@ -139,25 +146,13 @@ class Parts:
             try:
                 yield
             except KeyboardInterrupt:
-                log.warning("parse: stopped; %s has what is finished, and the same command goes on", self.path)
+                log.warning(
+                    "parse: stopped. The finished shards are in %s; run the same command again to continue", self.path
+                )
                 raise
             finally:
-                if self.description() is None:  # nothing was begun
+                if self.description() is None:  # the text was not gathered yet, so there is nothing to continue from
                     shutil.rmtree(self.path)
 
-    def _file(self, shard: Shard) -> Path:
+    def _file(self, shard: TextShard) -> Path:
         return self.path / f"{shard.number:05}.jsonl"
-
-
-def _cut(text: Path, shard_sentences: int) -> Iterator[Shard]:
-    number = first = start = size_bytes = num_sentences = 0
-    with text.open("rb") as file:
-        for line in file:
-            num_sentences += 1
-            size_bytes += len(line)
-            if num_sentences == shard_sentences:
-                yield Shard(number, first, num_sentences, start, size_bytes)
-                number, first, start = number + 1, first + num_sentences, start + size_bytes
-                num_sentences = size_bytes = 0
-    if num_sentences:
-        yield Shard(number, first, num_sentences, start, size_bytes)
