@@ -15,9 +15,8 @@ from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import device_model
 from pipeline.runtime.peak_rates import peak_flops
 from storage.ragged import Ragged
-from student.flops import training_flops
 from student.loss import NUM_PARTS, DistillationRows
-from student.model import Student
+from student.model import Student, training_flops
 from student.rows import StudentInputs
 from student.student_config import StudentConfig
 from student.targets import SoftTargets

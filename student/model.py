@@ -18,6 +18,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.training.chunked_vocabulary import RowLoss, vocabulary_loss
@@ -187,3 +188,28 @@ class Student(nn.Module):
             if isinstance(module, nn.Embedding | Conv1D):
                 std = residual if name.endswith("c_proj") else INITIALIZER_RANGE
                 module.weight.normal_(std=std, generator=generator)
+
+
+def num_matmul_parameters(config: StudentConfig) -> int:
+    """Return N: the parameters of matrix products; see ``training_flops``."""
+    size = config.embed_dim
+    return config.num_blocks * (4 * size**2 + 2 * size * config.inner_dim) + config.vocab_size * size
+
+
+def training_flops(config: StudentConfig, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return ``[M]``: the model FLOPs of training on each of M rows once, for int64 ``[M]`` positions of each row.
+
+    Model FLOPs are what the arithmetic of the model needs. Padding and repeated work do not count. This follows PaLM
+    (Chowdhery et al. 2022, appendix B). A multiplication and an addition are two operations:
+
+        FLOPs of a position = 6 N + 12 n D l        forward (2 N + 4 n D l), and twice that for backward
+        N = n (4 D^2 + 2 D F) + V D
+
+    n blocks, D embedding size, F size of the feed-forward layers, V vocabulary, l positions of the row that holds the
+    position (the row's own number, not that of the longest row of a batch). N counts the parameters of matrix products:
+    those of the blocks, and the output layer, which is tied to the token embedding. It does not count embedding
+    look-ups, biases and gains, which are no products. Under the causal mask half of attention's products would be
+    enough; PaLM counts all of them, and so do others.
+    """
+    rows = lengths.astype(np.float64)
+    return rows * (6 * num_matmul_parameters(config) + 12 * config.num_blocks * config.embed_dim * rows)

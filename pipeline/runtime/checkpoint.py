@@ -14,7 +14,7 @@ import dataclasses
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,14 @@ def state_path(run: Path) -> Path:
     return run / "checkpoints" / "last" / "training_state.pt"
 
 
-def save_checkpoint(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
+def save_checkpoint(
+    run: Path,
+    state: TrainingState,
+    model: nn.Module,
+    *,
+    also: Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write the state, then the weights of ``model``, whose state it is: ``last``, ``best`` if they are, and ``also``.
 
     Raises:
@@ -75,14 +82,23 @@ def save_checkpoint(run: Path, state: TrainingState, model: nn.Module, *, also: 
     torch.save({"format_version": STATE_FORMAT_VERSION, **content}, buffer)
     write_atomically(path, buffer.getbuffer())
     for weights in _weight_paths(run, state, also):
-        save_weights(weights, model)
+        save_weights(weights, model, metadata)
 
 
-def mend_weights(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
+def mend_weights(
+    run: Path,
+    state: TrainingState,
+    model: nn.Module,
+    *,
+    also: Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write the weights of ``model``, whose state this is, where a process was killed before it had written them."""
+    # A file of an older version has no metadata. It stays, because results and dumps record its sha256.
+    right = (weights_bytes(model, metadata), weights_bytes(model))
     for path in _weight_paths(run, state, also):
-        if not path.exists() or path.read_bytes() != weights_bytes(model):
-            save_weights(path, model)
+        if not path.exists() or path.read_bytes() not in right:
+            save_weights(path, model, metadata)
 
 
 def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> TrainingState | None:

@@ -12,6 +12,7 @@ and threads, bit for bit the steps it would have taken; at another world size th
 import contextlib
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -241,7 +242,8 @@ class _Training:
             model=self._task.model.state_dict(),
             optimizer=self._optimizer.state_dict(),
         )
-        save_checkpoint(self._run, state, self._task.model, also=self._word_checkpoints.get(self.step, ()))
+        also = self._word_checkpoints.get(self.step, ())
+        save_checkpoint(self._run, state, self._task.model, also=also, metadata=self._weights_metadata())
 
     def _stand_at(self, state: TrainingState) -> None:
         self.step, self.positions = state.step, state.positions
@@ -250,9 +252,14 @@ class _Training:
         self._tally.restore(state.row_sums, state.row_positions, self._world)
         # A process killed after it wrote the state had no time for the weights.
         also = self._word_checkpoints.get(state.step, ())
-        self._world.on_main(lambda: mend_weights(self._run, state, self._task.model, also=also))
+        metadata = self._weights_metadata()
+        self._world.on_main(lambda: mend_weights(self._run, state, self._task.model, also=also, metadata=metadata))
         if self._world.is_main and self.end is None:
             log.info("%s: goes on after step %d of %d", self._run, self.step, self._plan.num_steps)
+
+    def _weights_metadata(self) -> Mapping[str, str]:
+        epoch, batches = self._plan.place(self.step)
+        return self._task.weights_metadata(epoch, batches.stop)
 
     def _planned_word_checkpoints(self) -> dict[int, list[str]]:
         """Return the names of the word checkpoints by the step they are written after; say which never will be."""

@@ -1,6 +1,6 @@
 """What a model brings to the training loop."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +52,14 @@ class Task(Protocol):
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return int64 ``[M]``: the sentences of one batch over all ranks, as numbers in the training split."""
+
+    def weights_metadata(self, epoch: int, num_batches: int) -> Mapping[str, str]:
+        """Return what a weights file records next to the weights.
+
+        Args:
+            epoch: The epoch of the last step that was taken, from 0.
+            num_batches: How many batches of that epoch have been trained on.
+        """
 
     def train_batches(self, epoch: int, first: int) -> Iterable[Batch]:
         """This rank's slices of the epoch's batches from ``first`` on, made as they are asked for."""

@@ -6,8 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from storage.ragged import Ragged
-from student.flops import num_matmul_parameters, training_flops
-from student.model import Student
+from student.model import Student, num_matmul_parameters, training_flops
 from student.student_config import StudentConfig
 
 
