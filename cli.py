@@ -4,9 +4,10 @@ Heavy imports happen inside commands, so that ``--help`` answers at once.
 """
 
 import json
-from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import Any, Literal
 
 import click
 
@@ -18,12 +19,7 @@ from pipeline.runtime.click_options import PATH, STORE, CommaSeparated, OneLineE
 from pipeline.runtime.display import as_text, configure_logging
 from pipeline.runtime.progress import Progress
 from student.student_config import StudentConfig, StudentTrainConfig
-from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from pipeline.evaluation.sentence_models import SentenceModel
+from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 
 PARSE_OPTIONS = ("model", "flat", "source", "licence", "on_error", "workers", "device")
 """Fields of ``ParseConfig`` whose options the command declares itself."""
@@ -413,19 +409,11 @@ def dump_teacher(
     from pipeline.dumping.dump_source import DumpSource, dump_run, plan_run
     from storage.locations import open_folder
 
-    source: DumpSource
-    if _is_teacher(teacher, beam=_sizes_of_search(values)):
-        from teacher.teacher_source import TeacherSource
-
-        config = options.build(DumpConfig, values)
-        if config.condition != "beam":
-            _refuse_without_search(values, "--condition beam")
-        source = TeacherSource(teacher, options.build(BeamConfig, values))
-    else:
-        from student.student_source import StudentSource
-
-        config = options.build(DumpConfig, {"condition": "none", **values})
-        source = StudentSource(teacher)
+    beam = _sizes_of_search(values)
+    source: DumpSource = _commands_of(teacher).dump_source(teacher, beam=beam)
+    config = options.build(DumpConfig, {"condition": source.conditions[0], **values})
+    if config.condition != "beam":
+        refuse_without_search(beam, "--condition beam")
     if plan:
         show(plan_run(data, source, config, plan_processes), as_json=as_json)
         return
@@ -477,43 +465,18 @@ def evaluate() -> None:
     """Measure a trained model."""
 
 
-def _is_teacher(model: Path, *, beam: dict[str, Any], marginal: bool = False) -> bool:
-    """Return whose run or exported folder it is, and refuse a teacher's options for a student."""
+def _commands_of(model: Path) -> ModuleType:
+    """Return ``teacher.teacher_commands`` or ``student.student_commands``, which have the same entry points."""
     from pipeline.runtime.run_directory import is_exported, open_run
 
     if not is_exported(model) and open_run(model).kind == "teacher":
-        return True
-    given = [*_flags(beam), *["--marginal"] * marginal]
-    if given:
-        raise click.UsageError(f"{model} is a student, but {', '.join(given)} are for a teacher; leave them out.")
-    return False
-
-
-def _scorer(model: Path, beam: dict[str, Any], *, device: str, which: str) -> "AbstractContextManager[SentenceModel]":
-    """Open a model to score sentences with: a teacher by beam search, a student, or an exported folder."""
-    if _is_teacher(model, beam=beam):
-        from teacher.beam_scoring import opened_scorer as of_teacher
-
-        return of_teacher(model, beam=options.build(BeamConfig, beam), device=device, which=which)
-    from student.student_scoring import opened_scorer as of_student
-
-    return of_student(model, device=device, which=which)
-
-
-def _flags(values: Iterable[str]) -> list[str]:
-    """Return options as they are typed."""
-    return ["--" + name.replace("_", "-") for name in values]
+        return import_module("teacher.teacher_commands")
+    return import_module("student.student_commands")
 
 
 def _sizes_of_search(values: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the given options that are sizes of the beam search."""
+    """Return the given options that are sizes of the beam search."""
     return {option.name: values[option.name] for option in options.options_of(BeamConfig) if option.name in values}
-
-
-def _refuse_without_search(values: dict[str, Any], searching: str) -> None:
-    """Refuse sizes of the beam search where there will be none."""
-    if given := _flags(_sizes_of_search(values)):
-        raise click.UsageError(f"{', '.join(given)}: sizes of a beam search, which only {searching} makes; give that.")
 
 
 @evaluate.command()
@@ -546,17 +509,8 @@ def perplexity(
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev --marginal
     """
-    if _is_teacher(model, beam=values, marginal=marginal):
-        from teacher.tree_scoring import evaluate_perplexity as of_teacher
-
-        if not marginal:
-            _refuse_without_search(values, "--marginal")
-        beam = options.build(BeamConfig, values) if marginal else None
-        found = of_teacher(model, data, split=split, floor=floor, device=device, which=which, marginal=beam)
-    else:
-        from student.student_scoring import evaluate_perplexity as of_student
-
-        found = of_student(model, data, split=split, floor=floor, device=device, which=which)
+    evaluate = _commands_of(model).evaluate_perplexity
+    found = evaluate(model, data, split=split, floor=floor, device=device, which=which, marginal=marginal, beam=values)
     show(found, as_json=as_json)
 
 
@@ -597,7 +551,7 @@ def minimal_pairs(
     """
     from pipeline.evaluation.sentence_models import evaluate_minimal_pairs
 
-    with _scorer(model, values, device=device, which=which) as opened:
+    with _commands_of(model).open_scorer(model, device=device, which=which, beam=values) as opened:
         show(evaluate_minimal_pairs(opened, folder, prefix=prefix, eos=eos), as_json=as_json)
 
 
@@ -633,7 +587,7 @@ def syntaxgym(
     """
     from pipeline.evaluation.sentence_models import evaluate_syntaxgym
 
-    with _scorer(model, values, device=device, which=which) as opened:
+    with _commands_of(model).open_scorer(model, device=device, which=which, beam=values) as opened:
         show(evaluate_syntaxgym(opened, suites, joining=joining), as_json=as_json)
 
 
@@ -673,7 +627,7 @@ def surprisal(
     """
     from pipeline.evaluation.sentence_models import evaluate_surprisal
 
-    with _scorer(model, values, device=device, which=which) as opened:
+    with _commands_of(model).open_scorer(model, device=device, which=which, beam=values) as opened:
         found = evaluate_surprisal(opened, text, out, by=by, on_error=on_error, spans=spans, frequencies=frequencies)
         show(found, as_json=as_json)
 
@@ -702,7 +656,7 @@ def parses(
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev
     """
-    from teacher.beam_scoring import evaluate_parses
+    from teacher.teacher_commands import evaluate_parses
 
     beam = options.build(BeamConfig, values)
     found = evaluate_parses(
@@ -847,10 +801,7 @@ def verify(
         return
     if teacher is None or data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
-    if _is_teacher(teacher, beam={}):
-        from teacher.teacher_source import verify_recomputing as verify
-    else:
-        from student.student_source import verify_recomputing as verify
+    verify = _commands_of(teacher).verify_recomputing
     show(verify(path, data, teacher, num_shards=recompute, seed=seed, device=device), as_json=as_json)
 
 

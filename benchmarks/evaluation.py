@@ -28,8 +28,8 @@ from pipeline.evaluation.minimal_pair_files import MinimalPair, read_minimal_pai
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs
 from pipeline.evaluation.scorer import NextTokenScorer
 from student.model import Student
+from student.student_commands import batch_tokens
 from student.student_config import StudentConfig
-from student.student_scoring import batch_tokens
 
 BATCH_SENTENCES = 64
 

@@ -43,12 +43,11 @@ from pipeline.training.batching import BatchPlan
 from pipeline.training.training_loop import adamw
 from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
-from student.dump_targets import DumpTargets
 from student.model import Student
 from student.rows import Rows, StudentInputs
 from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.targets import SoftTargets
+from student.targets import DumpTargets, SoftTargets
 from student.train_student import DistillationObjective
 from teacher.rnng import Rnng
 from teacher.teacher_config import TeacherConfig

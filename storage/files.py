@@ -42,7 +42,7 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
 
 @contextmanager
 def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[TextIOWrapper]]:
-    """Open a temporary text file for each of ``paths``; rename all of them into place, in order, at the end of the block.
+    """Open a temporary text file for each of ``paths``; rename them in order at the end of the block.
 
     The files of ``stale`` are removed after the temporary files are on disk and before the first rename. If ``stale``
     contains the last of ``paths``, a kill at any moment leaves that last file only next to the others of its own run.

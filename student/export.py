@@ -35,8 +35,7 @@ from storage.files import PARTIAL_SUFFIX, cannot_write, fsync_directory, make_di
 from student.hugging_face import OURS
 from student.model_card import model_card
 from student.student_config import StudentTrainConfig
-from student.student_run import num_trained_positions, open_student, student_config
-from student.train_student import load_student
+from student.student_run import load_student, num_trained_positions, open_student, student_config
 
 MAIN: Final = "main"
 """The folder of the checkpoint that is not at a number of words, where several are exported: BabyLM's name for it."""
@@ -98,7 +97,7 @@ def _check_finished(run: Path) -> None:
 def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
     model, _ = load_student(run.path, torch.device("cpu"), which)
     tokenizer = Tokenizer.load(run.tokenizer_path)
-    num_trained = num_trained_positions(model, run)
+    num_trained = num_trained_positions(run, which)
     weights = {name: tensor.float().contiguous() for name, tensor in model.state_dict().items()}
     files = {
         "config.json": _json(hf_config(run, tokenizer) | {OURS: _told(run, num_trained)}),
@@ -123,7 +122,9 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
         "checkpoint": which,
         "num_parameters": num_parameters,
         "num_positions": model.config.max_length,
-        "num_trained_positions": num_trained if num_trained is not None else "not known: it started from other weights",
+        "num_trained_positions": num_trained
+        if num_trained is not None
+        else "not known: the checkpoint does not record it",
         **({"note": few} if (few := _few_positions(model.config.max_length)) else {}),
     }
 

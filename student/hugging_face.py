@@ -24,10 +24,8 @@ from pipeline.runtime.run_directory import Which, is_exported
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
 from student.model import Student
-from student.rows import Context
-from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_run import num_trained_positions
-from student.train_student import load_student
+from student.student_config import Context, StudentConfig, StudentTrainConfig
+from student.student_run import load_student, num_trained_positions
 
 _SIZES: Final = {
     "vocab_size": "vocab_size",
@@ -85,7 +83,7 @@ def open_student_or_folder(path: Path, device: torch.device, which: Which = "bes
         files=ModelFiles.of_run(run, which),
         context=context,
         trained_context=context,
-        num_trained_positions=num_trained_positions(student, run),
+        num_trained_positions=num_trained_positions(run, which),
     )
 
 

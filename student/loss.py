@@ -46,10 +46,8 @@ import torch
 from torch import Tensor
 
 from pipeline.training.chunked_vocabulary import cross_entropy_terms, softmax_and_log_sum
+from student.student_config import Divergence, Tail
 from student.targets import SoftTargets, Targets
-
-Tail = Literal["bucket", "renormalise", "drop"]
-Divergence = Literal["kl", "reverse-kl", "js"]
 
 NUM_PARTS = 3
 """Of ``DistillationRows``."""

@@ -8,7 +8,7 @@ Shape letters: M sentences, B rows, L positions of the longest row, P positions 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from torch import Tensor
 from pipeline.runtime.distributed import on_device
 from storage.errors import InputError
 from storage.ragged import Ragged, concatenated_ranges
+from student.student_config import Context
 
 if TYPE_CHECKING:  # a student needs no zarr
     from pipeline.corpus.dataset.dataset import Split
-
-Context = Literal["sentence", "document"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

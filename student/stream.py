@@ -16,9 +16,8 @@ from pipeline.corpus.dataset.dataset import Split
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
 from storage.ragged import Ragged, concatenated_ranges
-from student.dump_targets import DumpTargets
 from student.rows import Rows, StudentInputs
-from student.targets import Targets
+from student.targets import DumpTargets, Targets
 
 BATCHES_AHEAD = 32
 """Batches that a dump hears of before they are read: seconds, in which a shard comes over a network."""

@@ -1,7 +1,7 @@
 """Sizes and training options of the student. Imports no torch, so that ``--help`` can read it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pipeline.runtime.train_config import MOST, TrainConfig
 from storage.errors import ConfigError, InputError
@@ -9,6 +9,10 @@ from storage.errors import ConfigError, InputError
 INITIALIZER_RANGE = 0.02
 """Standard deviation of initial weights (Radford et al. 2019)."""
 LAYER_NORM_EPSILON = 1e-5
+
+Tail: TypeAlias = Literal["bucket", "renormalise", "drop"]
+Divergence: TypeAlias = Literal["kl", "reverse-kl", "js"]
+Context: TypeAlias = Literal["sentence", "document"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,19 +105,19 @@ class StudentTrainConfig(TrainConfig):
     """Weight of the cross-entropy with the gold tokens; the teacher has 1 - alpha. Not used without a dump."""
     temperature: float = 1.0
     """Temperature of the soft targets: one that the dump declares."""
-    divergence: Literal["kl", "reverse-kl", "js"] = "kl"
+    divergence: Divergence = "kl"
     """From the soft targets: KL(teacher || student); or, of a dump of the top k, KL(student || teacher) or
     Jensen-Shannon."""
     targets: Literal["dump", "shuffled", "none"] = "dump"
     """What the dump gives a position: its own distribution; as a control, that of a random one, by a permutation that
     reads the dump everywhere at once; or nothing, as without a dump."""
-    context: Literal["sentence", "document"] = "sentence"
+    context: Context = "sentence"
     """What a position sees: its sentence, as the teacher did; or the document before it too, up to --max-length
     positions."""
     long_sentences: Literal["refuse", "truncate"] = "refuse"
     """What becomes of sentences of more than --max-length positions: of each the first can be kept, and what is lost
     is counted. Words are counted whole."""
-    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
+    tail: Tail = "bucket"
     """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored. With
     draws there is no choice."""
     compile: bool = False

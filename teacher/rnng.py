@@ -1,6 +1,6 @@
 """The stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017), computed level by level with the tree given.
 
-Both strategies of ``teacher.derivation`` are this one model; the binary one has no nonterminals but the ``<bos>`` that
+Both strategies of ``teacher.levels`` are this one model; the binary one has no nonterminals but the ``<bos>`` that
 stands where the other has TOP, and its constituents have no labels.
 
 With ``u_t`` the top state of the stack LSTM before action ``t``:
@@ -34,8 +34,7 @@ from pipeline.runtime.distributed import on_device
 from pipeline.training.chunked_vocabulary import CrossEntropyRows, vocabulary_loss
 from storage.ragged import Ragged
 from teacher.composition import make_composition
-from teacher.derivation import binarise, derive_binary, derive_top_down
-from teacher.levels import Schedule, StackLevel, TreeBatch, build_schedule
+from teacher.levels import Schedule, StackLevel, TreeBatch, binarise, build_schedule, derive_binary, derive_top_down
 from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gates, state_dtype
 from teacher.teacher_config import TeacherConfig
 

@@ -1,5 +1,6 @@
 """Sizes, training options and beam search of the teacher. Imports no torch, so that ``--help`` can read it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,3 +76,19 @@ class BeamConfig:
         ]
         if problems:
             raise ConfigError("beam search: " + "; ".join(problems))
+
+
+def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
+    """Refuse sizes of the beam search where no search is made.
+
+    Args:
+        sizes: The fields of ``BeamConfig`` that were given.
+        needed: The option that asks for a search.
+
+    Raises:
+        ConfigError: If any size was given.
+    """
+    if flags := ", ".join("--" + name.replace("_", "-") for name in sizes):
+        raise ConfigError(
+            f"{flags}: sizes of a beam search, which only {needed} makes; give {needed}, or leave {flags} out"
+        )

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from pipeline.dumping.dump_config import DumpConfig
-from teacher.teacher_source import dump_teacher
+from pipeline.dumping.dump_source import dump_run
+from teacher.teacher_commands import dump_source
 from tests.killing import attempt
 from tests.processes import store_digest
 
@@ -29,7 +30,7 @@ def main() -> None:
     start = time.monotonic()
 
     def dump() -> None:
-        dump_teacher(world / "dataset", world / "teacher", out, CONFIG)
+        dump_run(world / "dataset", dump_source(world / "teacher", beam={}), out, CONFIG)
 
     attempt(dump, 2, log=folder / "log", patience_s=None)
     whole_s = time.monotonic() - start

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_source import dump_run
 from pipeline.runtime.run_directory import checkpoint_names
 from storage.locations import open_folder
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
+from teacher.teacher_commands import dump_source
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
-from teacher.teacher_source import dump_teacher
 from teacher.train_teacher import train_teacher
 from tests.killing import attempt
 
@@ -45,7 +46,8 @@ def main() -> None:
     world, folder, num_kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.optim.AdamW([torch.zeros(1)])  # the first optimiser imports for seconds; do it here once, not in each child
     config = DumpConfig(k=8, shard_positions=2048, device="cpu")
-    work = functools.partial(dump_teacher, world / "dataset", world / "teacher", folder / "dump", config)
+    source = dump_source(world / "teacher", beam={})
+    work = functools.partial(dump_run, world / "dataset", source, folder / "dump", config)
     attempt(work, 1, log=folder / "log", patience_s=None)
     counts = {}
     for kind in ("teacher", "student"):

@@ -153,3 +153,22 @@ def test_every_command_has_an_example() -> None:
     for name, command in found.items():
         _, _, example = inspect.cleandoc(command.help or "").partition("\b\nExample: ")
         assert f"cli.py {name} " in example, f"{name} has no example of itself"
+
+
+def test_training_a_student_loads_nothing_of_evaluation() -> None:
+    script = (
+        "import sys, student.train_student\n"
+        "loaded = [name for name in sys.modules if name.startswith('pipeline.evaluation')]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["open_scorer", "evaluate_perplexity", "dump_source", "verify_recomputing"])
+def test_teacher_and_student_have_the_same_entry_points(name: str) -> None:
+    from student import student_commands
+    from teacher import teacher_commands
+
+    expected, found = (inspect.signature(getattr(module, name)) for module in (teacher_commands, student_commands))
+    assert list(found.parameters.values()) == list(expected.parameters.values())

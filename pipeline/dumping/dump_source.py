@@ -1,7 +1,8 @@
 """A trained run as the source of a dump: dumped, planned and verified in the same way whatever its model is.
 
 What a run's distributions may be given beside the words before is its own business; see ``condition`` in
-`storage.dump.schema`. Teachers say theirs in ``teacher.teacher_source``, students in ``student.student_source``.
+`storage.dump.schema`. Teachers say theirs in ``teacher.teacher_commands``, students in
+``student.student_commands``.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
 """Evaluations that score single sentences, alike for every model: minimal pairs, SyntaxGym, surprisals.
 
-What scores is a student, a folder in Hugging Face's format (``student.student_scoring``), or a teacher that sees no
-tree (``teacher.beam_scoring``). Perplexity is apart: a split may have trees or documents, which only some models read.
+What scores is a student, a folder in Hugging Face's format (``student.student_commands``), or a teacher that sees no
+tree (``teacher.teacher_commands``). Perplexity is apart: a split may have trees or documents, which only some models
+read.
 """
 
 from collections.abc import Mapping, Sequence

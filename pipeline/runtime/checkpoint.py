@@ -15,7 +15,7 @@ import dataclasses
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,14 @@ def state_path(run: Path) -> Path:
     return run / "checkpoints" / "last" / "training_state.pt"
 
 
-def save_checkpoint(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
+def save_checkpoint(
+    run: Path,
+    state: TrainingState,
+    model: nn.Module,
+    *,
+    also: Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write the state, then the weights of ``model`` as ``last``, as ``best`` if they are, and under names in ``also``.
 
     Raises:
@@ -76,14 +83,23 @@ def save_checkpoint(run: Path, state: TrainingState, model: nn.Module, *, also: 
     torch.save({"format_version": STATE_FORMAT_VERSION, **content}, buffer)
     write_atomically(path, buffer.getbuffer())
     for weights in _weight_paths(run, state, also):
-        save_weights(weights, model)
+        save_weights(weights, model, metadata)
 
 
-def repair_weights(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
+def repair_weights(
+    run: Path,
+    state: TrainingState,
+    model: nn.Module,
+    *,
+    also: Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Rewrite the weight files that `save_checkpoint` did not finish because its process was killed."""
+    # A file of an older version has no metadata. It stays, because results and dumps record its sha256.
+    right = (weights_bytes(model, metadata), weights_bytes(model))
     for path in _weight_paths(run, state, also):
-        if not path.exists() or path.read_bytes() != weights_bytes(model):
-            save_weights(path, model)
+        if not path.exists() or path.read_bytes() not in right:
+            save_weights(path, model, metadata)
 
 
 def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> TrainingState | None:

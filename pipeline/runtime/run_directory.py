@@ -164,20 +164,26 @@ def checkpoint_names(run: Path) -> list[str]:
     return sorted(filter(_WHICH.fullmatch, found), key=lambda name: (num_words_of(name), name))
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's parameters atomically.
+def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model's parameters and ``metadata`` atomically.
 
     Raises:
         StoreError: If there is no room. A previous file then stays.
     """
     make_directory(path.parent)
-    write_atomically(path, weights_bytes(model))
+    write_atomically(path, weights_bytes(model, metadata))
 
 
-def weights_bytes(model: nn.Module) -> bytes:
-    """Return a model's parameters as the bytes of a safetensors file."""
+def weights_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a model's parameters and ``metadata`` as the bytes of a safetensors file."""
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(state)
+    return safetensors.torch.save(state, dict(metadata) if metadata else None)
+
+
+def weights_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a weights file that ``load_weights`` can read."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

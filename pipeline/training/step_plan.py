@@ -5,7 +5,7 @@ are left. This is arithmetic on the task's batch sizes, so training can begin at
 """
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +64,14 @@ class Task(Protocol):
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return int64 ``[M]``: the sentences of one batch, as indices into the training split."""
+
+    def weights_metadata(self, epoch: int, num_batches: int) -> Mapping[str, str]:
+        """Return what a weights file records next to the weights.
+
+        Args:
+            epoch: The epoch of the last step that was taken, from 0.
+            num_batches: How many batches of that epoch have been trained on.
+        """
 
     def train_batches(self, epoch: int, first: int) -> Iterable[Batch]:
         """Yield this rank's slices of the epoch's batches from ``first`` on, making each one when it is needed."""

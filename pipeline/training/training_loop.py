@@ -14,6 +14,7 @@ infinity.
 import contextlib
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -237,7 +238,8 @@ class _Training:
             model=self._task.model.state_dict(),
             optimizer=self._optimizer.state_dict(),
         )
-        save_checkpoint(self._run, state, self._task.model, also=self._word_checkpoints.get(self.step, ()))
+        also = self._word_checkpoints.get(self.step, ())
+        save_checkpoint(self._run, state, self._task.model, also=also, metadata=self._weights_metadata())
 
     def _restore(self, state: TrainingState) -> None:
         self.step, self.positions = state.step, state.positions
@@ -246,9 +248,14 @@ class _Training:
         self._tally.restore(state.row_sums, state.row_positions, self._world)
         # A process may have been killed after it wrote the state and before it wrote the weights.
         also = self._word_checkpoints.get(state.step, ())
-        self._world.on_main(lambda: repair_weights(self._run, state, self._task.model, also=also))
+        metadata = self._weights_metadata()
+        self._world.on_main(lambda: repair_weights(self._run, state, self._task.model, also=also, metadata=metadata))
         if self._world.is_main and self.end is None:
             log.info("%s: continuing after step %d of %d", self._run, self.step, self._plan.num_steps)
+
+    def _weights_metadata(self) -> Mapping[str, str]:
+        epoch, batches = self._plan.place(self.step)
+        return self._task.weights_metadata(epoch, batches.stop)
 
     def _planned_word_checkpoints(self) -> dict[int, list[str]]:
         """Return the names of the word checkpoints by step. Log those that training ends too early to reach."""

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import zarr
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_description import describe_dump, dump_for_people
+from pipeline.dumping.dump_source import dump_run
 from pipeline.dumping.next_token import gold_log_probs
 from storage.dump.dump_statistics import summarise
 from storage.dump.manifest import Manifest
@@ -22,8 +23,8 @@ from storage.errors import CorruptStoreError, StoreError
 from storage.locations import open_folder
 from teacher.beam import BeamResult, BeamSearch, BeamTeacher
 from teacher.rnng import Rnng
+from teacher.teacher_commands import dump_source, verify_recomputing
 from teacher.teacher_config import BeamConfig
-from teacher.teacher_source import dump_teacher, verify_recomputing
 from teacher.train_teacher import load_teacher
 from tests.processes import start_cli, store_digest
 
@@ -37,7 +38,7 @@ SHOWN = "effective hypotheses, mean"
 
 
 def dumped(world: Path, out: Path, config: DumpConfig = CONFIG, beam: BeamConfig = BEAM) -> Path:
-    dump_teacher(world / "dataset", world / "teacher", out, config, beam)
+    dump_run(world / "dataset", dump_source(world / "teacher", beam=asdict(beam)), out, config)
     return out
 
 

@@ -18,9 +18,10 @@ from pipeline.dumping.dump_source import dump_run, plan_run
 from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
 from student.model import Student
+from student.student_commands import MOST_PADDING, GroupedByLength, StudentSource, _groups, verify_recomputing
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_source import MOST_PADDING, GroupedByLength, StudentSource, _groups, verify_recomputing
-from student.train_student import load_student, train_student
+from student.student_run import load_student
+from student.train_student import train_student
 from tests.processes import start_cli, store_digest
 
 SIZES = {"embed_dim": 32, "num_blocks": 2, "num_heads": 2}

@@ -11,13 +11,13 @@ from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from storage.errors import RunError
 from storage.fingerprints import sha256_file
+from student.student_commands import evaluate_perplexity, open_scorer
 from student.student_config import StudentTrainConfig
-from student.student_scoring import evaluate_perplexity, opened_scorer
 from student.train_student import train_student
-from teacher.beam_scoring import opened_scorer as opened_scorer_of_teacher
-from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig
+from teacher.teacher_commands import evaluate_perplexity as evaluate_perplexity_of_teacher
+from teacher.teacher_commands import open_scorer as open_scorer_of_teacher
+from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
-from teacher.tree_scoring import evaluate_perplexity as evaluate_perplexity_of_teacher
 from tests.processes import run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2}
@@ -70,9 +70,9 @@ def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, 
     data, text = small_world / "dataset", tmp_path / "text"
     text.write_text("the dog sees the cat\n")
     for which in ("words_1k", "best", "words_2k"):
-        options = {"device": "cpu", "which": which}
-        evaluate_perplexity(student, data, split="dev", floor=None, **options)
-        with opened_scorer(student, **options) as model:
+        options = {"device": "cpu", "which": which, "beam": {}}
+        evaluate_perplexity(student, data, split="dev", floor=None, marginal=False, **options)
+        with open_scorer(student, **options) as model:
             evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
             evaluate_surprisal(model, text, tmp_path / which, by="word", on_error="stop")
     results = read_results(student)
@@ -97,10 +97,10 @@ def test_each_checkpoint_of_a_teacher_has_its_own_results(small_world, pairs, tm
     data, run = small_world / "dataset", tmp_path / "run"
     sizes = TeacherConfig(embed_dim=16, hidden_dim=16, num_layers=1)
     train_teacher(data, run, sizes, TeacherTrainConfig(**TRAINING | {"max_steps": 8, "word_checkpoints": ("1k",)}))
-    beam = BeamConfig(beam=3, word_beam=2)
     for which in ("best", "words_1k"):
-        evaluate_perplexity_of_teacher(run, data, split="dev", floor=None, device="cpu", which=which)
-        with opened_scorer_of_teacher(run, beam=beam, device="cpu", which=which) as model:
+        options = {"device": "cpu", "which": which}
+        evaluate_perplexity_of_teacher(run, data, split="dev", floor=None, marginal=False, beam={}, **options)
+        with open_scorer_of_teacher(run, beam={"beam": 3, "word_beam": 2}, **options) as model:
             evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
     results = read_results(run)
     assert sorted(result.settings["checkpoint"] for result in results.values()) == ["best"] * 2 + ["words_1k"] * 2
@@ -127,6 +127,6 @@ def test_a_missing_checkpoint_gives_one_line_that_names_the_others(small_world, 
     assert lines[0].endswith("no checkpoint here; the run has best, last, words_1k, words_2k")
     with (
         pytest.raises(RunError, match="expected best, last or a number of words"),
-        opened_scorer(student, device="cpu", which="../../run"),
+        open_scorer(student, device="cpu", which="../../run", beam={}),
     ):
         pass

@@ -14,10 +14,11 @@ import cli
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_plan import plan_dump
+from pipeline.dumping.dump_source import dump_run, plan_run
 from storage.dump.reader import DumpReader
 from storage.errors import ConfigError
 from storage.ragged import Ragged
-from teacher.teacher_source import dump_teacher, plan_teacher_dump
+from teacher.teacher_commands import dump_source
 from teacher.train_teacher import load_teacher
 from tests.processes import store_digest
 
@@ -31,11 +32,11 @@ EXACT: dict[str, dict[str, Any]] = {
 
 
 def planned(world: Path, config: DumpConfig, processes: tuple[int, ...] = (1, 2, 4, 8)) -> dict[str, Any]:
-    return plan_teacher_dump(world / "dataset", world / "teacher", config, processes)
+    return plan_run(world / "dataset", dump_source(world / "teacher", beam={}), config, processes)
 
 
 def dumped(world: Path, out: Path, config: DumpConfig) -> DumpReader:
-    dump_teacher(world / "dataset", world / "teacher", out, config)
+    dump_run(world / "dataset", dump_source(world / "teacher", beam={}), out, config)
     return DumpReader(out)
 
 

@@ -22,14 +22,16 @@ from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
+from pipeline.runtime.run_directory import checkpoint_names
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
 from student.export import export
+from student.model import Student
+from student.student_commands import evaluate_perplexity, open_scorer
 from student.student_config import StudentTrainConfig
-from student.student_run import num_trained_positions
-from student.student_scoring import evaluate_perplexity, opened_scorer
-from student.train_student import load_student, train_student
+from student.student_run import load_student, num_trained_positions, open_student
+from student.train_student import train_student
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
 from tests.processes import ROOT, run_cli
@@ -107,7 +109,7 @@ def test_every_logit_equals_the_runs(run: Path, exported: Path) -> None:
 def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("The dog sees the cat.\nThe text <eos> holds a name, didn't it?\n")
-    with opened_scorer(run, device="cpu") as model:
+    with open_scorer(run, device="cpu", which="best", beam={}) as model:
         evaluate_surprisal(model, text, tmp_path / "table", by="token", on_error="stop")
     written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
     tokenizer, theirs = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
@@ -154,15 +156,49 @@ def test_an_adopted_tokenizer_is_exported(adopted: tuple[Path, Path]) -> None:
     assert "both begins and ends a text" in (out / "README.md").read_text()
 
 
-def test_the_number_of_trained_positions_is_reported(small_world: Path, run: Path, exported: Path) -> None:
+def last_position_that_moved(run: Path, which: str) -> int:
+    """Return the number of position embeddings up to the last one that differs from its initial value."""
+    student, info = load_student(run, torch.device("cpu"), which)
+    initial = Student(student.config, bos_id=student.bos_id, seed=info.configuration["seed"])
+    moved = (student.transformer.wpe.weight != initial.transformer.wpe.weight).any(dim=1)
+    return int(moved.nonzero().max()) + 1
+
+
+def test_each_checkpoint_records_which_positions_were_trained(small_world: Path, run: Path, exported: Path) -> None:
     longest = int(load_dataset(small_world / "dataset").split("train").tokens.lengths.max()) + 1
-    student, info = load_student(run, torch.device("cpu"))
-    # The 14 steps may not have included the longest sentence.
-    found = num_trained_positions(student, info)
-    assert found is not None
-    assert 20 < found <= longest
-    assert f"Training used the first {found};" in (exported / "README.md").read_text()
+    found = {which: num_trained_positions(open_student(run), which) for which in checkpoint_names(run)}
+    assert found == {which: last_position_that_moved(run, which) for which in found}
+    # 14 steps need not have read the longest sentence.
+    assert 20 < found["words_1k"] <= found["best"] <= longest
+    assert f"Training used the first {found['best']};" in (exported / "README.md").read_text()
     assert json.loads((exported / "config.json").read_text())["n_positions"] == 512
+
+
+def test_a_run_that_starts_from_other_weights_counts_their_trained_positions_too(
+    small_world: Path, run: Path, tmp_path: Path
+) -> None:
+    before = num_trained_positions(open_student(run), "best")
+    training = StudentTrainConfig(max_steps=1, batch_tokens=30, batch_sentences=1, threads=1, device="cpu")
+    train_student(small_world / "dataset", None, tmp_path / "first", SIZES, training)
+    train_student(small_world / "dataset", None, tmp_path / "second", SIZES, training, init=run)
+    first, second = (num_trained_positions(open_student(tmp_path / name), "best") for name in ("first", "second"))
+    assert first < second == before
+
+
+def test_an_old_checkpoint_without_the_number_is_exported_and_stays_as_it_is(
+    small_world: Path, run: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(run, tmp_path / "old")
+    for file in (old / "checkpoints").glob("*/model.safetensors"):
+        file.write_bytes(safetensors.torch.save(safetensors.torch.load_file(file)))
+    weights = {file: file.read_bytes() for file in (old / "checkpoints").glob("*/model.safetensors")}
+    assert num_trained_positions(open_student(old), "best") is None
+    # Training is finished, so the same command changes nothing: results and dumps record the sha256 of these files.
+    train_student(small_world / "dataset", None, old, SIZES, StudentTrainConfig(**TRAINING))
+    assert {file: file.read_bytes() for file in weights} == weights
+    shown = export(old, tmp_path / "out")
+    assert shown["num_trained_positions"] == "not known: the checkpoint does not record it"
+    assert "does not record how many of them were trained" in (tmp_path / "out/README.md").read_text()
 
 
 def test_an_export_names_the_document_context_and_warns_of_few_positions(small_world: Path, tmp_path: Path) -> None:
@@ -203,9 +239,10 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     floor = small_world / "corpus/entropy.json"
-    evaluate_perplexity(copy, small_world / "dataset", split="dev", floor=floor, device="cpu")
-    evaluate_perplexity(copy, small_world / "dataset", split="dev", floor=floor, device="cpu", which="words_1k")
-    with opened_scorer(copy, device="cpu") as model:
+    for which in ("best", "words_1k"):
+        options = {"floor": floor, "device": "cpu", "which": which, "marginal": False, "beam": {}}
+        evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
+    with open_scorer(copy, device="cpu", which="best", beam={}) as model:
         evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
@@ -334,7 +371,7 @@ def test_the_script_in_the_docs_gives_the_accuracies_of_evaluate(
         with gzip.open(tmp_path / f"{file.name}.gz", "wt") as pairs:
             pairs.writelines(file.read_text().splitlines(keepends=True)[:40])
     command = [sys.executable, str(tmp_path / "score.py"), str(exported), str(tmp_path)]
-    with opened_scorer(exported, device="cpu") as model:
+    with open_scorer(exported, device="cpu", which="best", beam={}) as model:
         for eos, option in ((False, []), (True, ["--eos"])):
             done = subprocess.run([*command, *option], capture_output=True, text=True, check=True)
             found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}

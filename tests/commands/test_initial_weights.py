@@ -14,8 +14,7 @@ from pipeline.corpus.dataset.dataset import load_dataset
 from storage.errors import ConfigError, FingerprintMismatchError, RunError
 from storage.fingerprints import sha256_file
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_run import _SIZES
-from student.train_student import StudentTask, train_student
+from student.train_student import _SIZES, StudentTask, train_student
 
 SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2, "max_length": 100}
 SHORT = {"batch_tokens": 600, "warmup_steps": 0, "threads": 1, "device": "cpu", "log_every": 1}

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import cli
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_source import dump_run
 from storage.dump.dump_statistics import summarise
 from storage.dump.manifest import Manifest
 from storage.dump.positions import Positions
@@ -20,7 +21,7 @@ from storage.dump.reader import DumpReader, verify_dump
 from storage.dump.writer import DumpWriter
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
 from storage.locations import open_folder
-from teacher.teacher_source import dump_teacher, verify_recomputing
+from teacher.teacher_commands import dump_source, verify_recomputing
 from tests.processes import start_cli
 
 OPTIONS: dict[str, Any] = {"k": 16, "temperatures": (1.0, 2.0), "shard_positions": 2048, "device": "cpu"}
@@ -36,12 +37,12 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recompute") / "dump"
-    dump_teacher(small_world / "dataset", small_world / "teacher", out, DumpConfig(**OPTIONS))
+    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, DumpConfig(**OPTIONS))
     return out
 
 
 def recomputed(world: Path, dump: Path, **changes: Any) -> dict[str, Any]:
-    options = {"data": world / "dataset", "teacher": world / "teacher", "num_shards": 100, "seed": 1, "device": "cpu"}
+    options = {"data": world / "dataset", "run": world / "teacher", "num_shards": 100, "seed": 1, "device": "cpu"}
     summary = verify_recomputing(dump, **{**options, **changes})
     assert summary["verified"]
     found: dict[str, Any] = summary["recomputed"]
@@ -73,7 +74,8 @@ def moved(dump: Path, name: str, row: int, by: float) -> np.ndarray:
 @pytest.mark.parametrize("options", OTHERS)
 def test_a_correct_dump_is_byte_identical_when_recomputed(small_world, tmp_path, options):
     out = tmp_path / "dump"
-    dump_teacher(small_world / "dataset", small_world / "teacher", out, DumpConfig(**OPTIONS | OTHERS[options]))
+    config = DumpConfig(**OPTIONS | OTHERS[options])
+    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, config)
     schema = DumpReader(out).schema
     assert recomputed(small_world, out) == {
         "shards": list(range(schema.layout.num_shards)),
@@ -163,7 +165,7 @@ def test_another_teacher_or_dataset_is_refused_before_shards_are_read(small_worl
     with pytest.raises(
         FingerprintMismatchError, match=rf"teacher is {expected}, but what was given is [0-9a-f]{{12}}\."
     ):
-        recomputed(small_world, dump, teacher=tmp_path / "teacher")
+        recomputed(small_world, dump, run=tmp_path / "teacher")
     other = forged(dump, tmp_path / "other")
     manifest = Manifest.read(open_folder(other))
     wrong = replace(

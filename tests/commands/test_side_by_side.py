@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_source import dump_run
 from storage.dump.reader import verify_dump
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
-from teacher.teacher_source import dump_teacher
+from teacher.teacher_commands import dump_source
 from tests.processes import start_cli
 
 pytestmark = pytest.mark.processes
@@ -29,9 +30,8 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("side-by-side") / "dump"
-    dump_teacher(
-        small_world / "dataset", small_world / "teacher", out, DumpConfig(k=16, shard_positions=2048, device="cpu")
-    )
+    config = DumpConfig(k=16, shard_positions=2048, device="cpu")
+    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, config)
     return out
 
 

@@ -9,10 +9,9 @@ import torch
 
 import pipeline.training.training_loop
 from pipeline.runtime.checkpoint import state_path
-from student.compilation import compile_transformer
 from student.model import Student
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.train_student import train_student
+from student.train_student import compile_transformer, train_student
 from tests.processes import run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2, "dropout": 0.0}

@@ -21,9 +21,9 @@ from storage.dump.schema import DumpSchema
 from storage.dump.writer import DumpWriter
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
 from storage.ragged import Ragged
-from student.dump_targets import DumpTargets
 from student.rows import Rows
 from student.stream import StudentBatch, student_batches
+from student.targets import DumpTargets
 
 BOS, EOS, VOCAB_SIZE, K = 0, 1, 50, 4
 FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}

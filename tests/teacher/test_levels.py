@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
-from teacher.derivation import Branching, binarise, derive_binary, derive_top_down
-from teacher.levels import Schedule, build_schedule
+from teacher.levels import Branching, Schedule, binarise, build_schedule, derive_binary, derive_top_down
 from tests.reference import binarised
 from tests.strategies import CORNER_CASES, DEEP, EOS_ID, UNARY_CHAIN, WIDE, batch, sentences
 

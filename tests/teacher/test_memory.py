@@ -6,8 +6,8 @@ import pytest
 from pipeline.corpus.dataset.dataset import Split
 from storage.errors import InputError
 from storage.ragged import Ragged
-from teacher.memory import check_longest, training_bytes
 from teacher.teacher_config import TeacherConfig
+from teacher.train_teacher import check_longest, training_bytes
 from tests.strategies import DEEP, ONE_TOKEN, WIDE, batch
 
 

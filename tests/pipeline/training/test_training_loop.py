@@ -119,6 +119,9 @@ class LineTask:
     def batch_sentences(self, _epoch: int, index: int) -> np.ndarray:
         return sum(self.sizes[:index]) + np.arange(self.sizes[index])
 
+    def weights_metadata(self, _epoch: int, _num_batches: int) -> dict[str, str]:
+        return {}
+
     def train_batches(self, epoch: int, first: int) -> Iterator[Points]:
         every = torch.sin(torch.arange(sum(self.sizes)) + 0.1 + epoch)
         for index, values in list(enumerate(every.split(list(self.sizes))))[first:]:
@@ -172,6 +175,9 @@ class Interrupting(LineTask):
     def __init__(self, *arguments: object, at: tuple[int, int], **more: object) -> None:
         super().__init__(*arguments, **more)
         self.at = at
+
+    def weights_metadata(self, _epoch: int, _num_batches: int) -> dict[str, str]:
+        return {}
 
     def train_batches(self, epoch: int, first: int) -> Iterator[Points]:
         for batch in super().train_batches(epoch, first):

@@ -19,7 +19,7 @@ from pipeline.corpus.trees.matching import match_words
 from pipeline.corpus.trees.readers import Sentence
 from pipeline.corpus.trees.trees import TokenPhrase, format_tree, normalise_tree, parse_tree
 from storage.errors import InputError
-from teacher.beam_scoring import write_parses
+from teacher.teacher_commands import write_parses
 from tests.pipeline.corpus.strategies import sentences as sentences_with_trees
 from tests.strategies import actions_of, phrases
 
