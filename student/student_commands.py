@@ -50,13 +50,13 @@ less."""
 
 
 @contextmanager
-def open_scorer(model: Path, *, device: str, which: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
+def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
     """Open a student's run, or a folder in Hugging Face's format, to score sentences.
 
     Args:
         model: The run directory or the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
-        which: The checkpoint of a run.
+        checkpoint: The checkpoint of a run.
         beam: Sizes of a beam search. It must be empty.
 
     Raises:
@@ -67,7 +67,7 @@ def open_scorer(model: Path, *, device: str, which: Which, beam: Mapping[str, An
     _refuse_teacher_options(model, beam)
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate")
-        opened = open_student_or_folder(model, where, which)
+        opened = open_student_or_folder(model, where, checkpoint)
         opened.files.check_writable()
         yield SentenceModel(
             scorer=NextTokenScorer(
@@ -90,7 +90,7 @@ def evaluate_perplexity(
     split: str,
     floor: Path | None,
     device: str,
-    which: Which,
+    checkpoint: Which,
     marginal: bool,
     beam: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def evaluate_perplexity(
         split: Name of the split.
         floor: ``entropy.json`` of sample-corpus, to add the figure of the true probabilities.
         device: ``auto``, ``cpu`` or ``cuda``.
-        which: The checkpoint of a run.
+        checkpoint: The checkpoint of a run.
         marginal: Whether to search without trees. It must be False.
         beam: Sizes of a beam search. It must be empty.
 
@@ -116,7 +116,7 @@ def evaluate_perplexity(
     _refuse_teacher_options(model, [*beam, *["marginal"] * marginal])
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate perplexity")
-        opened = open_student_or_folder(model, where, which)
+        opened = open_student_or_folder(model, where, checkpoint)
         dataset = load_dataset(data)
         check_tokenizer(opened.files, dataset)
         opened.files.check_writable()

@@ -1,9 +1,10 @@
 """Sizes and training options of the student. Imports no torch, so that ``--help`` can read it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pipeline.runtime.train_config import MOST, TrainConfig
+from pipeline.runtime.train_config import MOST, ResumeConfig, TrainConfig
 from storage.errors import ConfigError, InputError
 
 INITIALIZER_RANGE = 0.02
@@ -137,3 +138,17 @@ class StudentTrainConfig(TrainConfig):
             problems.append(f"peak-tflops is {self.peak_tflops}, expected at least 0 and at most {MOST:g}")
         if problems:
             raise ConfigError("student training: " + "; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentCommandConfig(ResumeConfig):
+    """How ``train-student`` starts."""
+
+    init: Path | None = None
+    """Start from the best weights of this student's run. All sizes must be equal, also those left at their defaults."""
+    cache_gb: float = 10.0
+    """For a dump at a URL: the size of the local cache in gigabytes."""
+
+    def __post_init__(self) -> None:
+        if not self.cache_gb > 0:
+            raise ConfigError(f"train-student: cache-gb is {self.cache_gb}, expected above 0")

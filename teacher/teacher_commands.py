@@ -59,13 +59,13 @@ BLOCK_SENTENCES = 256
 
 
 @contextmanager
-def open_scorer(model: Path, *, device: str, which: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
+def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
     """Open a teacher's run to score sentences by beam search.
 
     Args:
         model: The run directory.
         device: ``auto``, ``cpu`` or ``cuda``.
-        which: The checkpoint.
+        checkpoint: The checkpoint.
         beam: Sizes of the search, by field of ``BeamConfig``. A missing size has its default.
 
     Raises:
@@ -74,13 +74,13 @@ def open_scorer(model: Path, *, device: str, which: Which, beam: Mapping[str, An
     sizes = options.build(BeamConfig, beam)
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate")
-        teacher, run = load_teacher(model, where, which)
-        ModelFiles.of_run(run, which).check_writable()
+        teacher, run = load_teacher(model, where, checkpoint)
+        ModelFiles.of_run(run, checkpoint).check_writable()
         yield SentenceModel(
             scorer=BeamScorer(teacher, sizes),
             tokenizer=Tokenizer.load(run.tokenizer_path),
             max_tokens=None,
-            files=ModelFiles.of_run(run, which),
+            files=ModelFiles.of_run(run, checkpoint),
             settings=_settings(sizes, where) | {"distribution": MARGINAL},
             block_sentences=BLOCK_SENTENCES,
         )
@@ -93,7 +93,7 @@ def evaluate_perplexity(
     split: str,
     floor: Path | None,
     device: str,
-    which: Which,
+    checkpoint: Which,
     marginal: bool,
     beam: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def evaluate_perplexity(
         split: Name of the split.
         floor: ``entropy.json`` of sample-corpus, to add the figure of the true probabilities.
         device: ``auto``, ``cpu`` or ``cuda``.
-        which: The checkpoint.
+        checkpoint: The checkpoint.
         marginal: Whether to add the figures of the text without its trees, by beam search.
         beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
 
@@ -118,10 +118,10 @@ def evaluate_perplexity(
     sizes = options.build(BeamConfig, beam)
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate perplexity")
-        teacher, run = load_teacher(model, where, which)
+        teacher, run = load_teacher(model, where, checkpoint)
         dataset = load_dataset(data)
         _check_reads(run, dataset)
-        files = ModelFiles.of_run(run, which)
+        files = ModelFiles.of_run(run, checkpoint)
         files.check_writable()
         sentences = dataset.split(split)
         teacher.cache_inputs()
@@ -146,13 +146,13 @@ def evaluate_parses(
     on_error: OnError,
     device: str,
     beam: BeamConfig,
-    which: Which = "best",
+    checkpoint: Which = "best",
 ) -> dict[str, Any]:
     """Parse the text of a treebank, compare the parses with its trees, write the result, return the figures."""
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate parses")
-        teacher, run = load_teacher(model, where, which)
-        files = ModelFiles.of_run(run, which)
+        teacher, run = load_teacher(model, where, checkpoint)
+        files = ModelFiles.of_run(run, checkpoint)
         files.check_writable()
         tokenizer = Tokenizer.load(run.tokenizer_path)
         labels: list[str] = run.model["labels"]

@@ -1,6 +1,7 @@
 """Options of the dump. Imports no torch, so that ``--help`` can read it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from storage.errors import ConfigError
@@ -68,3 +69,42 @@ class DumpConfig:
         if self.select == "stratified" and not 0 < self.num_exact < self.k:
             return [f"num-top is {self.num_exact}, expected at least 1 and less than k ({self.k})"]
         return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DumpCommandConfig:
+    """What ``dump-teacher`` does besides writing: nothing here changes the bytes of a dump."""
+
+    take_over: bool = False
+    """For a dump in an object store: write although another process holds the lease."""
+    plan: bool = False
+    """Write nothing: time a few batches, and estimate bytes and hours."""
+    plan_processes: tuple[int, ...] = (1, 2, 4, 8)
+    """With --plan: the numbers of processes to estimate for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecomputeConfig:
+    """How ``verify`` checks a dump against its teacher."""
+
+    recompute: int = 0
+    """Also compute this many random shards of a dump again. 0: none."""
+    teacher: Path | None = None
+    """With --recompute: the run that the dump was made with."""
+    data: Path | str | None = None
+    """With --recompute: the dataset that the dump was made from."""
+    seed: int = 1
+    """With --recompute: seed for choosing the shards."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """With --recompute: where to compute. auto: on a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}, expected at least 0"
+            for name in ("recompute", "seed")
+            if getattr(self, name) < 0
+        ]
+        if self.recompute and (self.teacher is None or self.data is None):
+            problems.append("--recompute needs --teacher and --data; give both")
+        if problems:
+            raise ConfigError("verify: " + "; ".join(problems))

@@ -1,4 +1,7 @@
-"""Declare the options of the ``evaluate`` commands. Imports no torch, so that ``--help`` can read it."""
+"""Declare the options of ``evaluate``, ``compare`` and ``report``.
+
+This module imports no torch, so that ``--help`` is quick.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,3 +60,31 @@ class SurprisalConfig:
     """File with one word and its count per line, tab-separated: adds the column log_frequency."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a malformed line: stop with its line number, or leave it out and count it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParsesConfig:
+    """What ``evaluate parses`` reads and writes."""
+
+    trees_out: Path | None = None
+    """Write the parses to this STEM, as STEM.mrg and STEM.txt."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At a malformed tree: stop with its line number, or leave it out and count it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """How ``compare`` compares perplexities."""
+
+    normaliser: Literal["token", "word", "byte"] = "token"
+    """The unit of perplexities. Runs with different tokenizers can only be compared per word or byte."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """What ``report`` writes."""
+
+    data: tuple[Path | str, ...] = ()
+    """Also describe this dataset."""
+    format: Literal["html", "markdown", "latex", "csv"] = "html"
+    """The HTML page; or all its tables as Markdown, as LaTeX with booktabs, or as CSV with one cell per line."""

@@ -1,5 +1,6 @@
 """Add to click what all commands need: options from configuration classes, paths or URLs, and one-line errors."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, TypeAlias
 import click
 
 from pipeline.runtime import options
+from pipeline.runtime.display import as_text
 from storage.errors import RnngDistillError
 
 Place: TypeAlias = Path | str
@@ -26,6 +28,36 @@ class StoreLocation(click.ParamType["Place"]):
 
 
 STORE = StoreLocation()
+AS_JSON = "as_json"
+"""Key of click's context, which a group shares with its commands: whether to print JSON."""
+
+
+def show(summary: dict[str, Any], text: str | None = None) -> None:
+    """Print a summary: as JSON if the command was given ``--json``, else as ``text`` or as aligned lines."""
+    if click.get_current_context().meta.get(AS_JSON):
+        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        click.echo(as_text(summary) if text is None else text)
+
+
+def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[AS_JSON] = value
+
+
+json_option = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_json,
+    help="Print JSON instead of text.",
+)
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="At a malformed line or tree: stop with its line number, or leave it out and count it.",
+)
 
 
 class SingleValuesCommand(click.Command):

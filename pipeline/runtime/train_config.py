@@ -182,3 +182,11 @@ def num_words_of(name: str) -> int:
     """Return the number of words in a checkpoint's name; 0 for ``best`` and ``last``."""
     match = _COUNT.fullmatch(name.removeprefix("words_"))
     return int(match[1]) * SUFFIXES[match[2]] if match else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeConfig:
+    """How a training command treats a run that exists already."""
+
+    resume: Literal["auto", "never"] = "auto"
+    """If --out holds a run of the same command: continue it from its last checkpoint (auto), or refuse (never)."""

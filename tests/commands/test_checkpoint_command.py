@@ -127,6 +127,6 @@ def test_a_missing_checkpoint_gives_one_line_that_names_the_others(small_world, 
     assert lines[0].endswith("no checkpoint here; the run has best, last, words_1k, words_2k")
     with (
         pytest.raises(RunError, match="expected best, last or a number of words"),
-        open_scorer(student, device="cpu", which="../../run", beam={}),
+        open_scorer(student, device="cpu", checkpoint="../../run", beam={}),
     ):
         pass

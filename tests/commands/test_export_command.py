@@ -109,7 +109,7 @@ def test_every_logit_equals_the_runs(run: Path, exported: Path) -> None:
 def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("The dog sees the cat.\nThe text <eos> holds a name, didn't it?\n")
-    with open_scorer(run, device="cpu", which="best", beam={}) as model:
+    with open_scorer(run, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_surprisal(model, text, tmp_path / "table", by="token", on_error="stop")
     written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
     tokenizer, theirs = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
@@ -242,7 +242,7 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     for which in ("best", "words_1k"):
         options = {"floor": floor, "device": "cpu", "which": which, "marginal": False, "beam": {}}
         evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
-    with open_scorer(copy, device="cpu", which="best", beam={}) as model:
+    with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
@@ -371,7 +371,7 @@ def test_the_script_in_the_docs_gives_the_accuracies_of_evaluate(
         with gzip.open(tmp_path / f"{file.name}.gz", "wt") as pairs:
             pairs.writelines(file.read_text().splitlines(keepends=True)[:40])
     command = [sys.executable, str(tmp_path / "score.py"), str(exported), str(tmp_path)]
-    with open_scorer(exported, device="cpu", which="best", beam={}) as model:
+    with open_scorer(exported, device="cpu", checkpoint="best", beam={}) as model:
         for eos, option in ((False, []), (True, ["--eos"])):
             done = subprocess.run([*command, *option], capture_output=True, text=True, check=True)
             found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}

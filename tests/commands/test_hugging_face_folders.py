@@ -178,7 +178,7 @@ def test_an_export_records_its_training_and_longer_sentences_give_a_warning(
     assert of_folder.num_trained_positions == of_run.num_trained_positions
     assert of_folder.trained_context == of_run.trained_context == "sentence"
     assert 10 < of_run.num_trained_positions < 100
-    with open_scorer(exported, device="cpu", which="best", beam={}) as model:
+    with open_scorer(exported, device="cpu", checkpoint="best", beam={}) as model:
         model.scorer.log_probs([np.zeros(of_run.num_trained_positions - 1, np.int64)])
         assert not caplog.records
         model.scorer.log_probs([np.zeros(of_run.num_trained_positions, np.int64), np.zeros(3, np.int64)])
@@ -198,7 +198,7 @@ def test_an_unwritable_results_folder_is_refused_before_scoring(exported: Path, 
     (folder / "results").write_text("")
     with (
         pytest.raises(StoreError, match="results: cannot be written"),
-        open_scorer(folder, device="cpu", which="best", beam={}),
+        open_scorer(folder, device="cpu", checkpoint="best", beam={}),
     ):
         pass
 
@@ -206,7 +206,7 @@ def test_an_unwritable_results_folder_is_refused_before_scoring(exported: Path, 
 def test_a_table_is_not_written_over_a_models_files(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("The dog sees the cat.\n")
     with (
-        open_scorer(run, device="cpu", which="best", beam={}) as model,
+        open_scorer(run, device="cpu", checkpoint="best", beam={}) as model,
         pytest.raises(ConfigError, match="whose files are the model's"),
     ):
         evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")

@@ -25,7 +25,7 @@ def double_precision():
 @pytest.mark.usefixtures("double_precision")
 def test_level_parallel_equals_one_action_at_a_time_on_200_gum_trees(shared_data: Path, tmp_path: Path) -> None:
     gum = shared_data / "gum"
-    import_trees([gum / "dev.mrg"], tmp_path / "dev", ImportConfig(texts=[gum / "dev.txt"]))
+    import_trees([gum / "dev.mrg"], tmp_path / "dev", ImportConfig(text=[gum / "dev.txt"]))
     train_tokenizer([tmp_path / "dev.txt"], tmp_path / "tokenizer.json", vocab_size=2000)
     stem = tmp_path / "dev"
     build_dataset(

@@ -23,11 +23,11 @@ class BuildConfig:
 
     train: tuple[Path, ...]
     """STEM of the training files: STEM.mrg and STEM.txt, optionally STEM.docs and STEM.documents.tsv, each plain or
-    .gz. May be repeated; the files are read one after the other."""
+    .gz. The files are read one after the other."""
     dev: tuple[Path, ...] = ()
-    """STEM of the dev files. May be repeated."""
+    """STEM of the dev files."""
     test: tuple[Path, ...] = ()
-    """STEM of the test files. May be repeated."""
+    """STEM of the test files."""
     dev_share: float = 0.0
     """Instead of --dev: take this share of the training sentences, in whole documents."""
     test_share: float = 0.0

@@ -27,7 +27,7 @@ class CleanConfig:
 class ImportConfig:
     """How ``import-trees`` reads treebanks."""
 
-    texts: tuple[Path, ...] = ()
+    text: tuple[Path, ...] = ()
     """Raw text of a source, one sentence per line. Give one for each source, or none; for a folder of trees, give a
     folder of texts. Without texts, the text is rebuilt from the words of the trees."""
     format: TreeFormat = "auto"

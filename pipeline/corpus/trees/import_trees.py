@@ -166,9 +166,9 @@ class _DocumentWriter:
 
 def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_Input], Counter[str]]:
     """Return the files of trees with what belongs to each, and how many files were passed over, by reason."""
-    if not sources or (config.texts and len(config.texts) != len(sources)):
+    if not sources or (config.text and len(config.text) != len(sources)):
         raise ConfigError(
-            f"import-trees: {len(config.texts)} texts for {len(sources)} sources; give one --text per source, or none"
+            f"import-trees: {len(config.text)} texts for {len(sources)} sources; give one --text per source, or none"
         )
     if config.documents and len(config.documents) != len(sources):
         raise ConfigError(
@@ -188,7 +188,7 @@ def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_I
         files, others = find_trees(source, config.format, sections=sections)
         passed_over += others
         for file in files:
-            text = _find_text(file, config.texts[number]) if config.texts else None
+            text = _find_text(file, config.text[number]) if config.text else None
             named = replace(file, document=file.document or Document(file.stem.name)) if folders else file
             names = config.documents[number] if config.documents else None
             inputs.append(_Input(file=named, text=text, names=names))

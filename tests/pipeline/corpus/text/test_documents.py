@@ -33,7 +33,7 @@ def test_a_dropped_tree_takes_its_line_of_documents_with_it(tmp_path: Path) -> N
     with pytest.raises(InputError, match="names:1: document 'a', the last one of"):
         import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
     # Imported again without documents, none of the old ones stay.
-    import_trees([files["trees"]], tmp_path / "out", ImportConfig(texts=[files["text"]]))
+    import_trees([files["trees"]], tmp_path / "out", ImportConfig(text=[files["text"]]))
     assert not (tmp_path / "out.docs").exists()
 
 
@@ -70,7 +70,7 @@ def test_documents_are_for_every_source_or_none(tmp_path: Path) -> None:
         import_trees(
             [files["trees"]] * 2,
             tmp_path / "out",
-            ImportConfig(texts=[files["text"]] * 2, documents=[files["documents"]]),
+            ImportConfig(text=[files["text"]] * 2, documents=[files["documents"]]),
         )
 
 

@@ -85,7 +85,7 @@ def test_running_text_for_trees_and_trees_for_text_are_refused_as_such(tmp_path:
             import_trees([tmp_path / "x.txt"], tmp_path / "out", ImportConfig(on_error=on_error))
         with pytest.raises(InputError, match=r"x\.mrg:1: looks like a tree, expected running text: '\( \(S"):
             import_trees(
-                [tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(texts=[tmp_path / "x.mrg"], on_error=on_error)
+                [tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(text=[tmp_path / "x.mrg"], on_error=on_error)
             )
 
 
@@ -104,11 +104,11 @@ def test_texts_do_not(line: str) -> None:
 def test_text_of_other_sentences_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.mrg").write_text(GOOD + "\n" + GOOD + "\n")
     (tmp_path / "x.txt").write_text("the dog barks.\nthe cat sleeps.\n")
-    counts = import_trees([tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(texts=[tmp_path / "x.txt"]))
+    counts = import_trees([tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(text=[tmp_path / "x.txt"]))
     assert counts["dropped"] == {"words are not those of the text": 1}
     (tmp_path / "x.txt").write_text("the dog barks.\n")
     with pytest.raises(InputError, match=r"1 lines \(1 with text\), but .*x\.mrg has 2 trees"):
-        import_trees([tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(texts=[tmp_path / "x.txt"]))
+        import_trees([tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(text=[tmp_path / "x.txt"]))
 
 
 def test_a_line_of_a_hundred_megabytes_is_refused_and_never_held(tmp_path: Path) -> None:

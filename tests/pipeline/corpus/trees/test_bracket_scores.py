@@ -231,7 +231,7 @@ def test_parses_that_are_written_are_imported_again(tmp_path: Path) -> None:
     labels = ("TOP", "NP", "S")
     assert write_parses(tmp_path / "parses", made, predicted, labels) == 0
     mrg, txt = tmp_path / "parses.mrg", tmp_path / "parses.txt"
-    counts = import_trees([mrg], tmp_path / "again", ImportConfig(texts=[txt]))
+    counts = import_trees([mrg], tmp_path / "again", ImportConfig(text=[txt]))
     assert counts["num_kept"] == len(TEXTS)
     assert (tmp_path / "again.mrg").read_bytes() == mrg.read_bytes()
     sentences, _ = read_gold_trees(tmp_path / "again", TOKENIZER, labels)

@@ -34,7 +34,7 @@ def write(folder: Path, trees: str = TREES, text: str = TEXT, name: str = "x") -
 def test_both_files_have_the_same_sentences_line_by_line(tmp_path: Path) -> None:
     trees, text = write(tmp_path)
     seen: list[int] = []
-    counts = import_trees([trees, trees], tmp_path / "new" / "all.v1", ImportConfig(texts=[text, text]), seen.append)
+    counts = import_trees([trees, trees], tmp_path / "new" / "all.v1", ImportConfig(text=[text, text]), seen.append)
     assert counts == {
         "num_trees": 6,
         "num_kept": 4,
@@ -60,10 +60,10 @@ def test_both_files_have_the_same_sentences_line_by_line(tmp_path: Path) -> None
 def test_importing_what_was_imported_changes_nothing(tmp_path: Path, drawn: list[Sentence]) -> None:
     source = write(tmp_path, "\n".join(format_tree(s.tree) for s in drawn), "\n".join(s.text for s in drawn))
     once, twice = tmp_path / "once", tmp_path / "twice"
-    counts = import_trees([source[0]], once, ImportConfig(texts=[source[1]]))
+    counts = import_trees([source[0]], once, ImportConfig(text=[source[1]]))
     assert (counts["num_trees"], counts["num_kept"]) == (len(drawn), len(drawn))
     assert (counts["dropped"], counts["repaired"]) == ({}, {})
-    import_trees([tmp_path / "once.mrg"], twice, ImportConfig(texts=[tmp_path / "once.txt"]))
+    import_trees([tmp_path / "once.mrg"], twice, ImportConfig(text=[tmp_path / "once.txt"]))
     for suffix in (".mrg", ".txt"):
         assert once.with_suffix(suffix).read_bytes() == twice.with_suffix(suffix).read_bytes()
     lines = (tmp_path / "once.mrg").read_text().split("\n")[:-1]
@@ -76,9 +76,9 @@ def test_importing_what_was_imported_changes_nothing(tmp_path: Path, drawn: list
 def test_a_malformed_tree_leaves_nothing_or_is_counted(tmp_path: Path) -> None:
     trees, text = write(tmp_path, TREES + "( (NP (NN a)\n", TEXT + "a\n")
     with pytest.raises(InputError, match=r"x\.mrg:4: unbalanced"):
-        import_trees([trees], tmp_path / "out", ImportConfig(texts=[text]))
+        import_trees([trees], tmp_path / "out", ImportConfig(text=[text]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.mrg", "x.txt"]
-    counts = import_trees([trees], tmp_path / "out", ImportConfig(texts=[text], on_error="skip"))
+    counts = import_trees([trees], tmp_path / "out", ImportConfig(text=[text], on_error="skip"))
     assert counts["dropped"] == {"no words": 1, "unbalanced brackets": 1}
 
 
@@ -129,7 +129,7 @@ def test_a_kill_between_the_renames_leaves_no_pair_that_a_later_command_accepts(
 
 def test_a_failure_while_writing_leaves_the_old_import_as_it_was(tmp_path: Path) -> None:
     trees, text = write(tmp_path)
-    import_trees([trees], tmp_path / "out", ImportConfig(texts=[text]))
+    import_trees([trees], tmp_path / "out", ImportConfig(text=[text]))
     (tmp_path / "out.parse.json").write_text("{}")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "bad.mrg").write_text("(NP (NN a))\n(NP\n")
@@ -142,16 +142,16 @@ def test_a_failure_while_writing_leaves_the_old_import_as_it_was(tmp_path: Path)
 def test_an_import_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
     trees, text = write(tmp_path, TREES, "a\nb\nc\n")
     with pytest.raises(InputError, match="no sentence left of 3 trees"):
-        import_trees([trees], tmp_path / "out", ImportConfig(texts=[text]))
+        import_trees([trees], tmp_path / "out", ImportConfig(text=[text]))
     assert not (tmp_path / "out.mrg").exists()
 
 
 def test_inputs_are_never_replaced_and_texts_are_one_a_source(tmp_path: Path) -> None:
     trees, text = write(tmp_path)
     with pytest.raises(ConfigError, match="would be replaced"):
-        import_trees([trees], tmp_path / "x", ImportConfig(texts=[text]))
+        import_trees([trees], tmp_path / "x", ImportConfig(text=[text]))
     assert trees.read_text() == TREES
     with pytest.raises(ConfigError, match="2 texts for 1 sources"):
-        import_trees([trees], tmp_path / "out", ImportConfig(texts=[text, text]))
+        import_trees([trees], tmp_path / "out", ImportConfig(text=[text, text]))
     with pytest.raises(ConfigError, match="0 texts for 0 sources"):
         import_trees([], tmp_path / "out", ImportConfig())

@@ -117,13 +117,13 @@ def test_texts_of_a_folder_are_found_by_the_names_of_its_files(ptb: Path, tmp_pa
     texts = write(
         tmp_path / "texts", {"02/wsj_0201.txt": "W021  barks .\nGo.\n", "02/wsj_0202.txt.gz": "W022 barks.\nGo .\n"}
     )
-    counts = import_trees([wsj], tmp_path / "out", ImportConfig(texts=[texts], sections="02"))
+    counts = import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts], sections="02"))
     assert (tmp_path / "out.txt").read_text() == "W021 barks .\nGo.\nW022 barks.\nGo .\n"
     assert counts["texts"] == {"given": 4, "rebuilt": 0}
     with pytest.raises(InputError, match=r"neither wsj_0001\.txt nor wsj_0001\.txt\.gz"):
-        import_trees([wsj], tmp_path / "out", ImportConfig(texts=[texts]))
+        import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts]))
     with pytest.raises(ConfigError, match="for a folder of trees; expected a folder"):
-        import_trees([wsj], tmp_path / "out", ImportConfig(texts=[texts / "02/wsj_0201.txt"], sections="02"))
+        import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts / "02/wsj_0201.txt"], sections="02"))
 
 
 def test_bllip_folders_are_known_by_what_their_files_begin_with(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def imported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     for split in NUM_TREES:
         stems = [shared_data / treebank / split for treebank in ("gum", "craft", "masc")]
         sources, texts = [find_file(s, ".mrg") for s in stems], [find_file(s, ".txt") for s in stems]
-        counts[split] = import_trees(sources, folder / split, ImportConfig(texts=texts))
+        counts[split] = import_trees(sources, folder / split, ImportConfig(text=texts))
     return folder, counts
 
 
