@@ -75,7 +75,7 @@ class SingleValuesCommand(click.Command):
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
             for param, number in Counter(order).items():
-                if number > 1 and isinstance(param, click.Option) and not param.multiple and param.expose_value:
+                if number > 1 and isinstance(param, click.Option) and not param.multiple and not param.is_eager:
                     long_name = next(name for name in param.opts if name.startswith("--"))
                     # Without a context, click shows the message in one line and leaves the usage out.
                     raise click.UsageError(f"{long_name}: given {number} times, expected once. Give one value.")

@@ -26,7 +26,7 @@ def write(folder: Path, documents: str) -> dict[str, Path]:
 
 def test_a_dropped_tree_takes_its_line_of_documents_with_it(tmp_path: Path) -> None:
     files = write(tmp_path, "a\na\nb\nc\n")
-    options = {"texts": [files["text"]] * 2, "documents": [files["documents"]] * 2}
+    options = {"text": [files["text"]] * 2, "documents": [files["documents"]] * 2}
     import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
     assert (tmp_path / "out.docs").read_text() == "a\nb\nc\n" * 2
     files["documents"].write_text("a\nb\nb\na\n")
