@@ -5,7 +5,7 @@
 The benchmark writes a random store of k = 64 into a temporary folder, reads all of it once, and then reads it with each
 reader in turn. Figures are medians over interleaved rounds, with checksums on. "memmap" is `numpy.memmap` of contiguous
 files that hold the same arrays, read into fresh arrays. All files are in the page cache, so disks play no part.
-tensorstore and MosaicML streaming take part where they are installed. malloc is set to keep freed memory: whether it
+tensorstore takes part if it is installed. malloc is set to keep freed memory: whether it
 does is otherwise chance, and matters more than any copy.
 
 "window" reads the batches of ``train-student --shuffle-window``: it shuffles blocks of sentences, takes some blocks at
@@ -85,7 +85,7 @@ def measure(folder: Path, num_positions: int, *, rounds: int) -> dict[str, float
     return figures | reading(folder, schema, offsets, rounds)
 
 
-def make_schema(num_positions: int, **changes: object) -> DumpSchema:
+def make_schema(num_positions: int) -> DumpSchema:
     """Return the schema of a store of random rows."""
     return DumpSchema(
         num_positions=num_positions,
@@ -97,14 +97,13 @@ def make_schema(num_positions: int, **changes: object) -> DumpSchema:
         split="train",
         fingerprints=dict.fromkeys(FINGERPRINTS, "0" * 64),
         computation={},
-        **changes,
     )
 
 
-def random_rows(schema: DumpSchema, num_positions: int | None = None) -> Positions:
+def random_rows(schema: DumpSchema) -> Positions:
     """Return random rows that a writer accepts."""
     generator = np.random.default_rng(1)
-    size = schema.num_positions if num_positions is None else num_positions
+    size = schema.num_positions
     falling = -np.sort(generator.random((size, K), np.float32) * 12, axis=1)
     return Positions(
         tokens=generator.integers(0, VOCAB_SIZE, size, np.uint16),
@@ -211,7 +210,7 @@ def reading(folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rounds
             "sentence": lambda: [reader[m] and None for m in sentences],
             "memmap sentence": lambda: [_copies(maps, m * SENTENCE, (m + 1) * SENTENCE) and None for m in sentences],
             "zarr sentence": zarr_sentences(folder / "dump", few),
-            **others(folder / "dump", few),
+            **tensorstore_sentences(folder / "dump", few),
         },
         {
             "gather": lambda: [reader.read_sentences(batch) and None for batch in batches],
@@ -296,36 +295,24 @@ def zarr_sentences(path: Path, sentences: list[int]) -> Callable[[], None]:
     return run
 
 
-def others(path: Path, sentences: list[int]) -> dict[str, Callable[[], object]]:
-    """Return functions that read the same rows through other libraries, if these are installed."""
-    found: dict[str, Callable[[], object]] = {}
-    if find_spec("tensorstore"):
-        import tensorstore
+def tensorstore_sentences(path: Path, sentences: list[int]) -> dict[str, Callable[[], object]]:
+    """Return a function that reads sentences through tensorstore, by name; empty if tensorstore is not installed."""
+    if not find_spec("tensorstore"):
+        return {}
+    import tensorstore
 
-        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 200_000_000}})
-        arrays = [
-            tensorstore.open(
-                {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / name)}}, context=context, read=True
-            ).result()
-            for name in NAMES
-        ]
-        found["tensorstore sentence"] = lambda: [
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 200_000_000}})
+    arrays = [
+        tensorstore.open(
+            {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / name)}}, context=context, read=True
+        ).result()
+        for name in NAMES
+    ]
+    return {
+        "tensorstore sentence": lambda: [
             array[m * SENTENCE : (m + 1) * SENTENCE].read().result() for m in sentences for array in arrays
         ]
-    if find_spec("streaming"):
-        from streaming import LocalDataset, MDSWriter
-
-        target = path.with_name("mds")
-        if not target.exists():
-            reader = DumpReader(path)
-            columns = dict.fromkeys(NAMES, "bytes")
-            with MDSWriter(out=str(target), columns=columns, size_limit=1 << 26) as writer:
-                for m in range(len(reader)):
-                    rows = reader[m]
-                    writer.write({name: getattr(rows, name).tobytes() for name in NAMES})
-        dataset = LocalDataset(str(target))
-        found["streaming sentence"] = lambda: [dataset[m] for m in sentences]
-    return found
+    }
 
 
 def compact(reader: DumpReader | None) -> dict[str, float]:
@@ -389,24 +376,18 @@ def memory(folder: Path, *, small: int, large: int) -> dict[str, float]:
 
     Anonymous memory belongs to the process. Mapped pages are not counted, since they belong to the page cache.
     """
-    figures: dict[str, float] = {}
-    for role in ("reader", "writer"):
-        before, after = (_anonymous_mb(role, folder / f"{role}-{size}", size) for size in (small, large))
-        figures[f"{role}_anonymous_mb_small"] = before
-        figures[f"{role}_anonymous_growth_mb"] = after - before
-    return figures
-
-
-def _anonymous_mb(role: str, path: Path, num_positions: int) -> float:
-    def run(role: str) -> str:
-        command = [sys.executable, "-m", "benchmarks.storage_memory", role, str(path), str(num_positions)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    if role == "reader":
-        run("sparse")  # in a process of its own, whose memory does not count
-    found = run(role)
-    shutil.rmtree(path, ignore_errors=True)
-    return float(found)
+    peaks: dict[str, list[float]] = {"reader": [], "writer": []}
+    for num_positions in (small, large):
+        for role in ("writer", "reader"):  # each in a process of its own
+            arguments = [role, str(folder / "zeros"), str(num_positions)]
+            command = [sys.executable, "-m", "benchmarks.storage_memory", *arguments]
+            peaks[role].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        shutil.rmtree(folder / "zeros")
+    return {
+        name: figure
+        for role, (before, after) in peaks.items()
+        for name, figure in ((f"{role}_anonymous_mb_small", before), (f"{role}_anonymous_growth_mb", after - before))
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compact dumps for the tests of this folder: metadata by zarr-python, shards by us."""
+"""Write compact dumps for the tests of this folder: metadata by zarr-python, shards by our encoder."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ from storage.dump.schema import DumpSchema
 
 
 def create_with_zarr(spec: ArraySpec, store: Store) -> zarr.Array:
-    """Return an empty array of zarr-python's own, with the codecs of a compact dump."""
+    """Return an empty array made by zarr-python, with the codecs of a compact dump."""
     return zarr.create_array(
         store,
         name=spec.name,
@@ -34,7 +34,7 @@ def create_with_zarr(spec: ArraySpec, store: Store) -> zarr.Array:
 
 
 def write_with_zarr_metadata(path: Path, schema: DumpSchema, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write what `storage.dump.compact.encode_rows` gave."""
+    """Write the arrays that `storage.dump.compact.encode_rows` returned."""
     zarr.open_group(path, mode="w", zarr_format=3, attributes={"temperatures": [*schema.temperatures]})
     for spec in replace(schema, profile="compact").stored_arrays:
         create_with_zarr(spec, LocalStore(path))

@@ -1,4 +1,4 @@
-"""A compressed shard's bytes are zarr-python's, rows come back as they went in, and no claim of a file is trusted."""
+"""Compressed shards have the bytes of zarr-python, rows are read back, and no claim of a file is trusted."""
 
 import json
 import struct
@@ -42,7 +42,7 @@ def arrays(draw: st.DrawFn) -> tuple[ArraySpec, np.ndarray]:
         chunk_rows=chunk_rows,
         shard_rows=chunk_rows * draw(st.integers(1, 5)),
     )
-    # Few values compress, many do not: Blosc then copies.
+    # Few distinct values compress. Many do not, and Blosc then copies them.
     raw = np.random.default_rng(draw(st.integers(0, 9))).integers(
         0, draw(st.sampled_from([2, 250, 60_000])), spec.shape
     )
@@ -81,7 +81,9 @@ def test_bytes_equal_those_of_zarr_python(case: tuple[ArraySpec, np.ndarray]) ->
 
 @settings(max_examples=60, deadline=None)
 @given(arrays(), st.data())
-def test_rows_come_back_gathered_and_in_runs(case: tuple[ArraySpec, np.ndarray], data: st.DataObject) -> None:
+def test_gathered_rows_and_ranges_equal_the_rows_written(
+    case: tuple[ArraySpec, np.ndarray], data: st.DataObject
+) -> None:
     spec, values = case
     shard = data.draw(st.integers(0, spec.layout.num_shards - 1))
     inside = spec.layout.rows_of(shard)
@@ -145,7 +147,7 @@ def test_a_truncated_or_longer_file_is_refused() -> None:
 
 
 def with_index(data: bytes, entries: np.ndarray) -> bytes:
-    """Return a shard with another index, its checksum right."""
+    """Return a shard with another index and a matching checksum."""
     index = entries.astype("<u8").tobytes()
     return data[: -len(index) - 4] + index + crc32c(np.frombuffer(index, np.uint8)).to_bytes(4, "little")
 
@@ -159,7 +161,7 @@ def index_of(data: bytes) -> np.ndarray:
     [
         ((0, 0), 1),  # bytes before the first chunk
         ((1, 0), 0),  # two chunks of the same bytes
-        ((1, 1), 4),  # a chunk of nothing but its checksum
+        ((1, 1), 4),  # a chunk that is only a checksum
         ((1, 1), 1 << 63),  # beyond the file, and negative as int64
         ((2, 1), (1 << 64) - 1),  # absent, though the layout has the chunk
         ((2, 0), (1 << 64) - 1),
@@ -188,7 +190,7 @@ def test_lengths_that_add_up_only_by_overflow_are_refused() -> None:
 
 
 def with_chunk(data: bytes, chunk: bytes) -> bytes:
-    """Return a shard with another first chunk, all checksums and the index right."""
+    """Return a shard with another first chunk, and matching checksums and index."""
     entries = index_of(data)
     rest = data[int(entries[1, 0]) : int(entries[2].sum())]
     first = chunk + crc32c(np.frombuffer(chunk, np.uint8)).to_bytes(4, "little")
@@ -234,7 +236,7 @@ def test_a_forged_chunk_with_right_checksums_is_refused(name: str) -> None:
         view.gather(np.array([0]))
 
 
-def test_a_layout_with_huge_chunks_is_refused_before_memory_is_taken() -> None:
+def test_a_layout_with_huge_chunks_is_refused_before_memory_is_allocated() -> None:
     rows = MAX_CHUNK_BYTES // 8 + 1
     spec = make_spec("<u2", (4,), num_rows=1, chunk_rows=rows, shard_rows=rows)
     with pytest.raises(StoreError, match=r"file: array a, shard 0: a chunk has \d+ bytes, expected at most"):
@@ -243,7 +245,7 @@ def test_a_layout_with_huge_chunks_is_refused_before_memory_is_taken() -> None:
         encode_compressed_shard(spec, 0, VALUES[:1])
 
 
-def test_decoded_chunks_are_kept_up_to_a_bound_the_least_recently_used_dropped() -> None:
+def test_the_chunk_cache_drops_the_least_recently_used_chunk() -> None:
     (data,) = encoded(SMALL, VALUES).values()
     cache = ChunkCache(2 * 16 * 8)
     view = view_of(data, SMALL, cache)
@@ -257,7 +259,7 @@ def test_decoded_chunks_are_kept_up_to_a_bound_the_least_recently_used_dropped()
     assert cache.get(("a", 0, 2)) is not None
 
 
-def test_what_is_gathered_is_a_copy() -> None:
+def test_gather_returns_a_copy() -> None:
     (data,) = encoded(SMALL, VALUES).values()
     view = view_of(data, SMALL)
     rows = np.arange(16)

@@ -1,4 +1,4 @@
-"""Rows looked at through mapped files are the rows that went in, whatever shards and chunks they lie in."""
+"""Rows read from mapped files equal the rows written, whichever shards and chunks hold them."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +32,7 @@ def mapped(path: Path) -> MappedRows:
     size=st.sampled_from([(50, 6), (50, 50), (7, 1), (70_000, 3)]),
     data=st.data(),
 )
-def test_rows_come_back_gathered_and_in_ranges(
+def test_gathered_positions_and_ranges_equal_the_positions_written(
     num_positions: int, cut: tuple[int, int], size: tuple[int, int], data: st.DataObject
 ) -> None:
     if size[0] > 50:
@@ -58,7 +58,7 @@ def test_a_damaged_chunk_does_not_hide_the_others(tmp_path: Path) -> None:
     expected = write_dump(tmp_path / "dump", make_schema(LENGTHS), LENGTHS)
     file = tmp_path / "dump" / "tail/c/1/0"
     data = bytearray(file.read_bytes())
-    data[8 * 8 + 4 + 1] ^= 1  # a chunk is 8 rows of 2 float32 and a checksum
+    data[8 * 8 + 4 + 1] ^= 1  # a chunk has 8 rows of 2 float32, and a checksum
     file.write_bytes(data)
     rows = mapped(tmp_path / "dump")
     for first, last in ((32, 39), (48, 55)):
@@ -73,7 +73,7 @@ def test_a_damaged_chunk_does_not_hide_the_others(tmp_path: Path) -> None:
                 read()
 
 
-def test_files_lie_side_by_side_and_gaps_are_zero(tmp_path: Path) -> None:
+def test_files_are_mapped_at_their_offsets_and_gaps_are_zero(tmp_path: Path) -> None:
     size = pages(1)
     place = AddressRange(3 * size)
     for number in (2, 0):
@@ -89,7 +89,7 @@ def test_files_lie_side_by_side_and_gaps_are_zero(tmp_path: Path) -> None:
         place.map(file.fileno(), 2 * size)
 
 
-def test_the_range_lives_as_long_as_an_array_looks_into_it(tmp_path: Path) -> None:
+def test_a_range_stays_mapped_while_an_array_uses_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"7" * 100)
     place = AddressRange(100)
     with (tmp_path / "file").open("rb") as file:

@@ -1,4 +1,4 @@
-"""A reader gives back the rows that were written, in any order, as plain zarr does."""
+"""A reader returns the rows that were written, in any order, as plain zarr does."""
 
 import math
 import pickle
@@ -43,7 +43,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Positions]:
     st.sampled_from(["topk", "sampled", "stratified"]),
     st.data(),
 )
-def test_what_is_written_is_read(
+def test_a_reader_returns_what_was_written(
     lengths: list[int],
     cut: tuple[int, int],
     size: tuple[int, int],
@@ -120,7 +120,7 @@ def test_ranges_are_slices(dump: tuple[Path, Positions], first: int, second: int
     assert_same(DumpReader(path).read_range(start, stop), expected.slice(start, stop))
 
 
-def test_the_whole_vocabulary_leaves_no_tail(tmp_path: Path) -> None:
+def test_if_k_is_the_vocabulary_size_the_tail_is_empty(tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", make_schema([9], k=50), [9])
     reader = DumpReader(tmp_path / "dump")
     assert np.isneginf(reader.read_range(0, 9).tail).all()
@@ -148,7 +148,7 @@ def test_figures_follow_their_definitions(dump: tuple[Path, Positions]) -> None:
     assert summary.size_bytes == sum(file.stat().st_size for file in files)
 
 
-def test_figures_of_draws_are_those_of_the_exact_ids(tmp_path: Path) -> None:
+def test_figures_of_a_dump_with_draws_are_about_its_top_tokens(tmp_path: Path) -> None:
     rows = write_dump(tmp_path / "a", make_schema([9], k=8, selection="stratified", num_top=3), [9])
     summary = DumpReader(tmp_path / "a").summary
     assert summary.mean_kept_mass == pytest.approx(1 - np.exp(rows.tail[:, 0].astype(np.float64)).mean())
@@ -163,21 +163,21 @@ def test_figures_of_draws_are_those_of_the_exact_ids(tmp_path: Path) -> None:
     assert summary.kept_mass_by_k == {}
 
 
-def test_a_dump_of_nothing_but_ends_of_sentences_has_no_figures_without_them(tmp_path: Path) -> None:
+def test_a_dump_of_empty_sentences_has_no_figures_without_eos(tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", make_schema([1, 1]), [1, 1])
     summary = DumpReader(tmp_path / "dump").summary
     assert summary.perplexity_without_eos is None
     assert summary.mean_kept_mass_without_eos is None
 
 
-def test_an_undeclared_temperature_is_refused_with_the_remedy(dump: tuple[Path, Positions]) -> None:
+def test_an_undeclared_temperature_is_refused_with_a_remedy(dump: tuple[Path, Positions]) -> None:
     reader = DumpReader(dump[0])
     assert [reader.temperature_index(temperature) for temperature in (1, 2.0)] == [0, 1]
     with pytest.raises(StoreError, match=r"temperature 4 .* one of 1, 2: .* dump-teacher --temperatures 1,2,4"):
         reader.temperature_index(4)
 
 
-def test_what_is_not_there_is_refused(dump: tuple[Path, Positions], tmp_path: Path) -> None:
+def test_missing_sentences_positions_and_dumps_are_refused(dump: tuple[Path, Positions], tmp_path: Path) -> None:
     reader = DumpReader(dump[0])
     for sentences in ([-1], [0, 7]):
         with pytest.raises(IndexError):
@@ -206,7 +206,7 @@ def reversed_rows() -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("profile", ["exact", "compact"])
-def test_a_dump_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, profile: str) -> None:
+def test_a_reader_notices_that_its_dump_was_replaced(tmp_path: Path, profile: str) -> None:
     schema = make_schema(LENGTHS, profile=profile)
     write_dump(tmp_path / "dump", schema, LENGTHS)
     reader = DumpReader(tmp_path / "dump")
@@ -219,7 +219,7 @@ def test_a_dump_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, pro
     with pytest.raises(StoreError, match="another dump than when it was opened"):
         reader[6]
     with pytest.raises(StoreError, match="another dump than when it was opened"):
-        pickle.loads(again)  # noqa: S301  what a spawned worker does
+        pickle.loads(again)  # noqa: S301  as a spawned worker does
 
 
 def test_a_compact_dump_of_many_shards_holds_no_files_open(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_compact_dump_of_many_shards_holds_no_files_open(tmp_path: Path) -> No
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the offsets
 
 
-def test_a_dump_of_links_is_read(dump: tuple[Path, Positions], tmp_path: Path) -> None:
+def test_a_dump_of_symbolic_links_is_read(dump: tuple[Path, Positions], tmp_path: Path) -> None:
     path, expected = dump
     for file in (file for file in path.rglob("*") if file.is_file()):
         link = tmp_path / "links" / file.relative_to(path)
@@ -253,7 +253,7 @@ def test_a_sentence_is_an_item(dump: tuple[Path, Positions]) -> None:
 
 
 class Sentences(torch.utils.data.Dataset[list[float]]):
-    """What a user would write around a dump."""
+    """A PyTorch dataset over a dump, as a user would write it."""
 
     def __init__(self, reader: DumpReader) -> None:
         self.reader = reader
@@ -266,12 +266,12 @@ class Sentences(torch.utils.data.Dataset[list[float]]):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_a_data_loader_read_what_one_process_reads(dump: tuple[Path, Positions], method: str) -> None:
+def test_workers_of_a_data_loader_read_the_same_positions(dump: tuple[Path, Positions], method: str) -> None:
     path, expected = dump
     reader, offsets = DumpReader(path), make_offsets(LENGTHS)
-    reader.read_range(0, 94)  # mapped before the workers begin
+    reader.read_range(0, 94)  # maps the files before the workers start
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork in a process with threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork warns in a process with threads
         loader = torch.utils.data.DataLoader(
             Sentences(reader), batch_size=None, num_workers=2, multiprocessing_context=method
         )
@@ -288,7 +288,7 @@ def test_threads_share_a_reader(dump: tuple[Path, Positions]) -> None:
             assert_same(found, pick(expected, reversed_rows()))
 
 
-def test_an_empty_split_is_a_dump_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_split_makes_an_empty_dump(tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", make_schema([]), [])
     reader = DumpReader(tmp_path / "dump")
     assert (len(reader), len(reader.read_sentences([])), len(reader.read_range(0, 0))) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""One writer at a time: refused while it lives, replaced when it is gone, and it notices."""
+"""One process writes at a time. Others are refused while it is alive, and it notices when it was replaced."""
 
 import json
 import logging
@@ -53,7 +53,7 @@ def expires(beside: ObjectStore) -> datetime:
     return datetime.fromisoformat(json.loads(beside.read("store.lease.json"))["expires"])
 
 
-def test_a_second_writer_is_refused_and_told_who_since_when_and_what_to_do(url: str, held: Lease) -> None:  # noqa: ARG001
+def test_a_second_writer_is_refused_and_the_message_names_the_holder(url: str, held: Lease) -> None:  # noqa: ARG001
     with pytest.raises(StoreBusyError) as caught:
         Lease(url, take_over=False)
     year = datetime.now(tz=UTC).year
@@ -62,7 +62,7 @@ def test_a_second_writer_is_refused_and_told_who_since_when_and_what_to_do(url: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_lease_given_back_can_be_taken(url: str, beside: ObjectStore) -> None:
+def test_a_released_lease_can_be_taken(url: str, beside: ObjectStore) -> None:
     for _ in range(2):
         taken = Lease(url, take_over=False)
         assert set(beside.entries()) == {"store.lease.json"}
@@ -71,7 +71,7 @@ def test_a_lease_given_back_can_be_taken(url: str, beside: ObjectStore) -> None:
         assert not beside.entries()
 
 
-def test_the_heartbeat_keeps_it_beyond_its_time(url: str, held: Lease, beside: ObjectStore) -> None:
+def test_the_heartbeat_extends_the_lease(url: str, held: Lease, beside: ObjectStore) -> None:
     first = expires(beside)
     wait_for(lambda: datetime.now(tz=UTC) > first)
     with pytest.raises(StoreBusyError):
@@ -79,7 +79,7 @@ def test_the_heartbeat_keeps_it_beyond_its_time(url: str, held: Lease, beside: O
     held.check()
 
 
-def test_an_expired_lease_is_taken_over_with_a_word(
+def test_taking_over_an_expired_lease_is_logged(
     url: str, beside: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     beside.write("store.lease.json", json.dumps(EXPIRED).encode())
@@ -89,7 +89,7 @@ def test_an_expired_lease_is_taken_over_with_a_word(
     assert "host node7" in caplog.text
 
 
-def test_the_holder_it_is_taken_from_stops_at_its_next_write(url: str, cache: FileCache, beside: ObjectStore) -> None:
+def test_a_holder_that_lost_its_lease_stops_at_its_next_write(url: str, cache: FileCache, beside: ObjectStore) -> None:
     old = RemoteFolder(url, cache=cache)
     with closing(old.lock()) as first:
         old.write("zarr.json", b"{}")
@@ -102,7 +102,7 @@ def test_the_holder_it_is_taken_from_stops_at_its_next_write(url: str, cache: Fi
             ):
                 with pytest.raises(StoreBusyError, match=r"held the lease .* another process now holds it \(host "):
                     action()
-            time.sleep(0.3)  # the first one's heartbeat must not bring its own back
+            time.sleep(0.3)  # the heartbeat of the first holder must not restore its lease
             first.close()
             second.check()
             second.log(b"mine\n")
@@ -117,14 +117,14 @@ def test_a_lease_removed_by_hand_is_noticed(held: Lease, beside: ObjectStore) ->
         held.log(b"{}\n")
 
 
-def test_of_two_that_come_at_once_one_gets_it_where_there_is_no_conditional_creation(
+def test_without_conditional_creation_one_of_two_processes_gets_the_lease(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = ObjectStore.create
 
     def late(self: ObjectStore, name: str, data: bytes) -> bool:
         create(self, name, data)
-        self.write(name, data.replace(b'"owner":"', b'"owner":"ff'))  # the other came a moment later
+        self.write(name, data.replace(b'"owner":"', b'"owner":"ff'))  # the other process wrote a moment later
         return True
 
     monkeypatch.setattr(ObjectStore, "create", late)
@@ -133,7 +133,7 @@ def test_of_two_that_come_at_once_one_gets_it_where_there_is_no_conditional_crea
 
 
 @pytest.mark.parametrize("expired", [False, True])
-def test_of_many_that_come_at_once_one_gets_it(
+def test_one_of_many_processes_gets_the_lease(
     url: str, beside: ObjectStore, monkeypatch: pytest.MonkeyPatch, expired: bool
 ) -> None:
     monkeypatch.setattr(lease, "SETTLE_S", 0.5)
@@ -171,18 +171,18 @@ def test_of_many_that_come_at_once_one_gets_it(
     taken[0].close()
 
 
-def test_creation_says_whether_it_was_the_one(beside: ObjectStore) -> None:
+def test_create_returns_whether_it_wrote_the_object(beside: ObjectStore) -> None:
     assert beside.create("x", b"mine")
     assert not beside.create("x", b"other")
     assert beside.read("x") == b"mine"
 
 
-def test_writers_that_do_not_hold_it_may_write(url: str, cache: FileCache, held: Lease) -> None:
+def test_other_processes_may_write_shards_without_the_lease(url: str, cache: FileCache, held: Lease) -> None:
     RemoteFolder(url, cache=cache).write("ids/c/0/0", b"a shard")
     held.check()
 
 
-def test_the_history_goes_on_where_it_ended(url: str, beside: ObjectStore) -> None:
+def test_the_history_continues_after_its_last_line(url: str, beside: ObjectStore) -> None:
     beside.write("store.history.jsonl", b'{"half')
     for number in range(2):
         with closing(Lease(url, take_over=False)) as taken:
@@ -198,7 +198,7 @@ def test_the_history_goes_on_where_it_ended(url: str, beside: ObjectStore) -> No
                 b'{"owner":"a","host":"\\u001b[31m","since":"b","expires":"2020-01-01T00:00:00+00:00"}',
                 b'{"owner":"a","host":"h","since":"b","expires":"2020-01-01"}']
 )  # fmt: skip
-def test_what_is_no_lease_is_left_alone(beside: ObjectStore, url: str, content: bytes) -> None:
+def test_an_object_that_is_no_lease_is_not_overwritten(beside: ObjectStore, url: str, content: bytes) -> None:
     beside.write("store.lease.json", content)
     with pytest.raises(StoreError, match=r"store.lease.json: not a lease of this program") as caught:
         Lease(url, take_over=True)
@@ -206,7 +206,7 @@ def test_what_is_no_lease_is_left_alone(beside: ObjectStore, url: str, content: 
     assert beside.read("store.lease.json") == content
 
 
-def test_a_renewal_under_way_does_not_bring_back_a_lease_given_back(
+def test_a_renewal_in_progress_does_not_restore_a_released_lease(
     url: str, beside: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, renewing = ObjectStore.write, threading.Event()
@@ -224,7 +224,7 @@ def test_a_renewal_under_way_does_not_bring_back_a_lease_given_back(
     assert not beside.entries()
 
 
-def test_a_renewal_that_fails_is_tried_again(
+def test_a_failed_renewal_is_tried_again(
     url: str, beside: ObjectStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(Lease(url, take_over=False)):
@@ -248,12 +248,12 @@ def hold_in_a_child(url: str, beside: ObjectStore) -> int:
             Lease(url, take_over=False)
             time.sleep(60)
         finally:
-            os._exit(1)  # the child must not go on as a second pytest
+            os._exit(1)  # the child must not continue as a second pytest
     wait_for(lambda: bool(beside.entries()))
     return child
 
 
-def test_a_killed_writer_is_followed_after_its_time_or_by_take_over(s3_url: str) -> None:
+def test_a_killed_writer_is_replaced_after_expiry_or_by_take_over(s3_url: str) -> None:
     beside = ObjectStore(s3_url.rpartition("/")[0])
     for take_over in (False, True):
         child = hold_in_a_child(s3_url, beside)
@@ -269,7 +269,7 @@ def test_a_killed_writer_is_followed_after_its_time_or_by_take_over(s3_url: str)
         assert not beside.entries()
 
 
-def test_a_forked_child_neither_ends_nor_loses_it(s3_url: str, cache: FileCache) -> None:
+def test_a_forked_child_does_not_release_the_lease(s3_url: str, cache: FileCache) -> None:
     folder = RemoteFolder(s3_url, cache=cache)
     with closing(folder.lock()) as held:
         child = os.fork()
