@@ -1,14 +1,14 @@
-"""How fast text is parsed: many sentences in one spaCy Doc against one in each.
+"""Measure how fast text is parsed: many sentences in one spaCy Doc against one sentence in each Doc.
 
     python -m benchmarks.parsing [--quick] [--json FILE] [--model parser.pt] [--text FILE]
 
-Sentences of exactly nine words, of TEXT (a sentence a line) or of the sample corpus, on one thread, by the model or by
-one that is trained on the sample corpus first, the size of train-parser's default. Ratios are medians of rounds in
-turn.
+The sentences have exactly nine words. They come from --text (one sentence per line) or from the sample corpus. One
+thread parses them with --model, or with a model of train-parser's default size that is trained on the sample corpus
+first. Both ways run in turn, and ratios are medians of the rounds.
 
-packed_vs_single_9_words  sentences/s, 256 in a Doc over one in a Doc
-sentences_per_s_9_words   256 in a Doc
-same_trees_share          of the sentences, those that get the same tree both ways; must be 1
+packed_vs_single_9_words  sentences/s with 256 sentences per Doc, divided by sentences/s with one sentence per Doc
+sentences_per_s_9_words   sentences/s with 256 sentences per Doc
+same_trees_share          share of the sentences that get the same tree both ways; must be 1
 """
 
 import contextlib
@@ -33,8 +33,8 @@ NUM_WORDS = 9
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--model", type=Path, help="of train-parser")
-    options.add_argument("--text", type=Path, help="a sentence a line")
+    options.add_argument("--model", type=Path, help="a model of train-parser")
+    options.add_argument("--text", type=Path, help="text with one sentence per line")
     given = options.parse_args()
     torch.set_num_threads(1)
     with inputs(given.model, given.text) as (model, text):
@@ -60,7 +60,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def inputs(model: Path | None, text: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Return a model and a text: those given, or made of the sample corpus."""
+    """Yield the given model and text, or make them from the sample corpus."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if model is None or text is None:
@@ -74,7 +74,7 @@ def inputs(model: Path | None, text: Path | None) -> Iterator[tuple[Path, Path]]
 
 
 def nine_words(text: Path, num_sentences: int) -> list[str]:
-    """Return the first sentences of nine words, by spaCy's count."""
+    """Return the first sentences that have nine words by spaCy's count."""
     nlp = spacy.blank("en")
     found: list[str] = []
     for sentence in read_texts(text):

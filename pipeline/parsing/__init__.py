@@ -1,1 +1,1 @@
-"""Constituency parsing of raw text by spaCy and benepar, and training such a parser."""
+"""Parse raw text with spaCy and benepar, and train such a parser."""

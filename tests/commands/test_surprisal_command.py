@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 import cli
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
+from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.corpus.trees.readers import Counts
 from pipeline.evaluation.recording import record_parses
 from pipeline.evaluation.results import PARSES, SURPRISAL, read_results
@@ -95,7 +95,7 @@ def test_the_sums_are_a_result_of_the_run_and_the_report_accepts_it(run: Path, t
     parses, found = sorted(results.values(), key=lambda one: one.kind)
     assert (parses.kind, parses.subject, found.kind, found.subject) == (PARSES, "dev", SURPRISAL, "my text.txt")
     assert Path(summary["written"]).name.startswith("parses-dev-")
-    assert ParseFigure.from_json(parses.figures, where="here") == figure
+    assert figure.to_json().items() <= parses.figures.items()
     assert parses.figures["treebank"]["num_trees"] == 1
     assert SurprisalFigure.from_json(found.figures, where="here").num_words == 3
     assert found.figures["dropped"] == {"empty": 1}

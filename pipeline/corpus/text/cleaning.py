@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO, Literal
 
 from pipeline.corpus.text.babylm import BABYLM, SOURCES, Draft, Source, title_of
 from pipeline.corpus.text.corpus_config import CleanConfig
@@ -56,15 +56,6 @@ Paragraph = list[tuple[Line, Draft]]
 _TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
 
 
-class Sentence(NamedTuple):
-    """A line of OUT.txt, with its document and speaker."""
-
-    text: str
-    document: str
-    speaker: str
-    """Empty if unknown."""
-
-
 def clean_texts(
     texts: Sequence[Path], out_stem: Path, config: CleanConfig, progress: Callable[[int], None] | None = None
 ) -> dict[str, Json]:
@@ -107,13 +98,13 @@ def clean_texts(
         out = dict(zip(suffixes, opened, strict=True))
         documents: list[Document] = []
         for path, name in files:
-            for sentence in _clean_file(path, name, names, record, config.on_error, progress):
-                out[".txt"].write(sentence.text + "\n")
-                out[DOCS_SUFFIX].write(sentence.document + "\n")
+            for text, document, speaker in _clean_file(path, name, names, record, config.on_error, progress):
+                out[".txt"].write(text + "\n")
+                out[DOCS_SUFFIX].write(document + "\n")
                 if has_speakers:
-                    out[SPEAKERS_SUFFIX].write((sentence.speaker or NO_SPEAKER) + "\n")
-                if not documents or documents[-1].document != sentence.document:
-                    documents.append(Document(document=sentence.document, source=name, licence=config.licence))
+                    out[SPEAKERS_SUFFIX].write((speaker or NO_SPEAKER) + "\n")
+                if not documents or documents[-1].document != document:
+                    documents.append(Document(document=document, source=name, licence=config.licence))
         total = record.total()
         if not total.num_sentences:
             raise InputError(
@@ -158,7 +149,8 @@ def _clean_file(
     record: "_Record",
     on_error: OnError,
     progress: Callable[[int], None] | None,
-) -> Iterator[Sentence]:
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the text, document and speaker of each sentence. The speaker is empty if unknown."""
     source = SOURCES[name]
     record.begin(path, name)
     names.begin(path, name, is_whole=not (source.has_headers or source.has_blanks))
@@ -173,7 +165,7 @@ def _clean_file(
         for text in sentences:
             document = names.use()
             record.sentence(text, document, speaker)
-            yield Sentence(text, document, speaker)
+            yield text, document, speaker
 
 
 def _paragraphs(

@@ -61,7 +61,8 @@ def import_trees(
     """
     inputs, passed_over = _find_inputs(sources, config)
     _check_outputs(inputs, out_stem, config)
-    suffixes = (".txt", *((DOCS_SUFFIX, TABLE_SUFFIX) if inputs[0].has_documents else ()), ".mrg")
+    has_documents = inputs[0].names is not None or inputs[0].file.document is not None
+    suffixes = (".txt", *[DOCS_SUFFIX, TABLE_SUFFIX] * has_documents, ".mrg")
     stale = [beside(out_stem, suffix) for suffix in (".mrg", *COMPANION_SUFFIXES)]
     counts = Counts()
     num_given = 0
@@ -109,11 +110,6 @@ class _Input:
     text: Path | None
     names: Path | None
     """File with the document name of each tree. None: the whole file is one document, or its documents are unknown."""
-
-    @property
-    def has_documents(self) -> bool:
-        """Return whether the documents of the trees are known."""
-        return self.names is not None or self.file.document is not None
 
 
 class _DocumentWriter:

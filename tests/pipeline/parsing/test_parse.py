@@ -1,4 +1,4 @@
-"""Text to trees: of whoever computes, however often interrupted, the same bytes; and no sentence vanishes silently."""
+"""Test that parsing gives the same bytes with any processes and interruptions, and loses no sentence silently."""
 
 import json
 import random
@@ -80,7 +80,7 @@ def test_packing_changes_no_tree(parser_file: Path, texts: list[str]) -> None:
     assert alone == packed
 
 
-def test_trees_are_those_that_benepar_prints(parser_file: Path, texts: list[str]) -> None:
+def test_trees_equal_the_trees_that_benepar_prints(parser_file: Path, texts: list[str]) -> None:
     parser = sentence_parser(parser_file)
     for text in [text for text in texts if not set(text) & set("()[]{}")][:40]:
         (outcome,) = parser.parse([text])
@@ -92,8 +92,8 @@ def test_trees_are_those_that_benepar_prints(parser_file: Path, texts: list[str]
         assert outcome.tree.tags == printed.tags
 
 
-def test_a_sentence_that_the_parser_fails_on_costs_itself_alone(parser_file: Path, texts: list[str]) -> None:
-    """512 positions are two ends and 510 words: benepar itself raises an error at one more, for the whole Doc."""
+def test_a_sentence_that_cannot_be_parsed_does_not_affect_other_sentences(parser_file: Path, texts: list[str]) -> None:
+    """A model has 512 positions: two ends and 510 words. benepar raises an error for the whole Doc at 511 words."""
     parser = sentence_parser(parser_file, max_words=600, doc_sentences=64)
     outcomes = parser.parse([*texts[:20], "w " * 510 + "w", *texts[20:40]])
     assert outcomes[20].reason == "the parser failed: ValueError"
@@ -102,9 +102,7 @@ def test_a_sentence_that_the_parser_fails_on_costs_itself_alone(parser_file: Pat
     assert outcomes[:20] + outcomes[21:] == parser.parse(texts[:40])
 
 
-def test_files_belong_together_line_by_line_and_can_be_imported(
-    parser_file: Path, texts: list[str], tmp_path: Path
-) -> None:
+def test_files_match_line_by_line_and_can_be_imported(parser_file: Path, texts: list[str], tmp_path: Path) -> None:
     done = parse_texts(write(tmp_path, texts, documents=True), tmp_path / "out", with_model(parser_file))
     assert done is not None
     assert (done["num_sentences"], done["num_trees"]) == (len(texts), len(texts))
@@ -120,7 +118,7 @@ def test_files_belong_together_line_by_line_and_can_be_imported(
     assert about["made_from"]["versions"]["benepar"] == "0.2.0"
 
 
-def test_skipped_sentences_take_their_document_and_speaker_with_them(
+def test_the_documents_and_speakers_of_skipped_sentences_are_skipped_too(
     parser_file: Path, texts: list[str], tmp_path: Path
 ) -> None:
     bad = [i for i, text in enumerate(texts) if text.startswith("long ")]
@@ -140,7 +138,7 @@ def test_skipped_sentences_take_their_document_and_speaker_with_them(
     }
 
 
-def test_stop_ends_at_the_first_failure_with_its_line_and_goes_on_from_there(
+def test_stop_ends_at_the_first_failure_with_its_line_and_can_be_continued(
     parser_file: Path, texts: list[str], tmp_path: Path
 ) -> None:
     text = write(tmp_path, texts)
@@ -150,7 +148,7 @@ def test_stop_ends_at_the_first_failure_with_its_line_and_goes_on_from_there(
     assert TextShards(tmp_path / "out.parts").finished() == {0, 1, 2}
     with pytest.raises(RunError, match="started with another max_words; give the same command"):
         parse_texts(text, tmp_path / "out", with_model(parser_file, max_words=41))
-    done = parse_texts(text, tmp_path / "out", with_model(parser_file))  # as the message says
+    done = parse_texts(text, tmp_path / "out", with_model(parser_file))  # the remedy of the message
     assert done is not None
     assert done["failures"] == {"more than 40 words": 1}
 
@@ -179,7 +177,7 @@ def work(text: list[Path], out: Path, model: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.faults
-def test_killed_and_continued_by_other_numbers_of_processes_it_ends_with_the_same_bytes(
+def test_a_killed_parse_continues_with_other_numbers_of_processes_to_the_same_bytes(
     parser_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes], soak_factor: int
 ) -> None:
     draw = random.Random(5)
@@ -201,7 +199,7 @@ def test_killed_and_continued_by_other_numbers_of_processes_it_ends_with_the_sam
 
 
 @pytest.mark.processes
-def test_workers_make_the_same_bytes(parser_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+def test_workers_write_the_same_bytes(parser_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     folder = tmp_path / "workers"
     folder.mkdir()
     text = [tmp_path / "text.txt"]
@@ -210,13 +208,13 @@ def test_workers_make_the_same_bytes(parser_file: Path, tmp_path: Path, uninterr
 
 
 @pytest.mark.processes
-def test_an_error_in_a_worker_is_the_one_that_is_told(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_reported(tmp_path: Path) -> None:
     (tmp_path / "no-model.pt").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a benepar model that can be loaded here"):
         parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", with_model(tmp_path / "no-model.pt", workers=2))
 
 
-def test_a_model_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_model_says_how_to_get_one(tmp_path: Path) -> None:
     text = write(tmp_path, ["A b."])
     with pytest.raises(InputError, match=r"benepar\.download\('benepar_en3'\).*train-parser"):
         parse_texts(text, tmp_path / "out", with_model(Path("benepar_en3")))
@@ -230,7 +228,7 @@ def test_a_model_that_would_execute_something_is_refused(tmp_path: Path) -> None
         parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", with_model(tmp_path / "evil.pt"))
 
 
-def test_what_is_there_is_not_replaced_and_two_at_once_are_refused(tmp_path: Path) -> None:
+def test_old_trees_are_not_replaced_and_two_commands_at_once_are_refused(tmp_path: Path) -> None:
     text = write(tmp_path, ["A b."])
     with (
         TextShards(tmp_path / "out.parts").held(),
@@ -258,7 +256,7 @@ def _parse_half(text: list[Path], out: Path, shards: TextShards) -> None:
     parse_texts(text, out, FLAT)
 
 
-def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+def test_inputs_are_not_overwritten(tmp_path: Path) -> None:
     raw = tmp_path / "raw.txt"
     raw.write_text("One two. Three four.\n")
     with pytest.raises(ConfigError, match=r"raw\.txt is read and would be replaced"):
@@ -269,7 +267,7 @@ def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
         parse_texts(text, tmp_path / "text", FLAT)
 
 
-def test_nothing_of_a_text_that_was_there_before_stays(tmp_path: Path) -> None:
+def test_files_of_an_earlier_text_are_removed(tmp_path: Path) -> None:
     parse_texts(write(tmp_path, ["A b.", "C d."], documents=True), tmp_path / "out", FLAT)
     (tmp_path / "out.mrg").unlink()
     (tmp_path / "other.txt").write_text("E f.\nG h.\n")
@@ -297,7 +295,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing_behind(tmp_path: Path) -> 
     assert not (tmp_path / "out.parts").exists()
 
 
-def test_several_texts_agree_on_their_documents(tmp_path: Path) -> None:
+def test_either_all_texts_or_none_have_documents(tmp_path: Path) -> None:
     for name, documents in ("a", "x\ny\nx\n"), ("b", "x\nz\nz\n"), ("c", "u\nu\nv\n"), ("d", None):
         (tmp_path / f"{name}.txt").write_text("One.\nTwo.\nThree.\n")
         if documents is not None:
@@ -344,7 +342,7 @@ def test_raw_text_is_cleaned_first(tmp_path: Path) -> None:
         ({".speakers": "A\n"}, r"text\.speakers: ends before line 2"),
     ],
 )
-def test_what_stands_beside_the_text_has_as_many_lines(tmp_path: Path, beside: dict[str, str], message: str) -> None:
+def test_files_next_to_the_text_must_have_as_many_lines(tmp_path: Path, beside: dict[str, str], message: str) -> None:
     text = write(tmp_path, ["A b.", "C d."])
     for suffix, content in beside.items():
         (tmp_path / f"text{suffix}").write_text(content)

@@ -1,4 +1,4 @@
-"""Documents go with their sentences from the treebank to the dataset."""
+"""Test that documents stay with their sentences from the treebank to the dataset."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def write(folder: Path, documents: str) -> dict[str, Path]:
     return files
 
 
-def test_a_dropped_tree_takes_its_line_of_documents_with_it(tmp_path: Path) -> None:
+def test_the_document_name_of_a_dropped_tree_is_dropped_too(tmp_path: Path) -> None:
     files = write(tmp_path, "a\na\nb\nc\n")
     options = {"text": [files["text"]] * 2, "documents": [files["documents"]] * 2}
     import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
@@ -32,7 +32,7 @@ def test_a_dropped_tree_takes_its_line_of_documents_with_it(tmp_path: Path) -> N
     files["documents"].write_text("a\nb\nb\na\n")
     with pytest.raises(InputError, match="names:1: document 'a', the last one of"):
         import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
-    # Imported again without documents, none of the old ones stay.
+    # A new import without documents removes the old files.
     import_trees([files["trees"]], tmp_path / "out", ImportConfig(text=[files["text"]]))
     assert not (tmp_path / "out.docs").exists()
 
@@ -59,12 +59,12 @@ def test_a_dataset_numbers_the_documents_of_the_sentences_it_keeps(tmp_path: Pat
         ("a\n\nb\nb\n", "names:2: an empty line"),
     ],
 )
-def test_names_that_are_none_are_refused_by_line(tmp_path: Path, content: str, expected: str) -> None:
+def test_a_malformed_file_of_names_is_refused(tmp_path: Path, content: str, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         read_documents(write(tmp_path, content)["documents"], num_trees=4)
 
 
-def test_documents_are_for_every_source_or_none(tmp_path: Path) -> None:
+def test_files_of_names_must_be_as_many_as_sources(tmp_path: Path) -> None:
     files = write(tmp_path, "a\na\nb\nb\n")
     with pytest.raises(ConfigError, match="1 files of documents for 2 sources"):
         import_trees(

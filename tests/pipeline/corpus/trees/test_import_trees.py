@@ -1,4 +1,4 @@
-"""Imported trees and text are line-aligned, normalised, and stay so."""
+"""Test that imported trees and text are line-aligned and normalised, and never mixed with older files."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_both_files_have_the_same_sentences_line_by_line(tmp_path: Path) -> None
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.lists(sentences().filter(lambda s: normalise_text(s.text) == s.text), min_size=1, max_size=3))
-def test_importing_what_was_imported_changes_nothing(tmp_path: Path, drawn: list[Sentence]) -> None:
+def test_importing_an_import_changes_nothing(tmp_path: Path, drawn: list[Sentence]) -> None:
     source = write(tmp_path, "\n".join(format_tree(s.tree) for s in drawn), "\n".join(s.text for s in drawn))
     once, twice = tmp_path / "once", tmp_path / "twice"
     counts = import_trees([source[0]], once, ImportConfig(text=[source[1]]))
@@ -146,7 +146,7 @@ def test_an_import_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out.mrg").exists()
 
 
-def test_inputs_are_never_replaced_and_texts_are_one_a_source(tmp_path: Path) -> None:
+def test_inputs_are_never_replaced_and_texts_are_as_many_as_sources(tmp_path: Path) -> None:
     trees, text = write(tmp_path)
     with pytest.raises(ConfigError, match="would be replaced"):
         import_trees([trees], tmp_path / "x", ImportConfig(text=[text]))

@@ -1,4 +1,4 @@
-"""Folders and n-best lists of treebanks: which files are read, as what, and what becomes of the rest."""
+"""Test folders and n-best lists of treebanks: which files are read, in which format, and which are counted."""
 
 import gzip
 from pathlib import Path
@@ -39,7 +39,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 @pytest.fixture
 def ptb(tmp_path: Path) -> Path:
-    """LDC99T42, its layout in small."""
+    """Write a small treebank in the layout of LDC99T42."""
     wsj = {
         f"parsed/mrg/wsj/{s}/wsj_{s}{n:02}.mrg": PTB.format(name=f"W{s}{n}") for s in ("00", "02", "21") for n in (1, 2)
     }
@@ -85,7 +85,7 @@ def test_each_file_of_the_penn_treebank_is_a_document_with_its_section(ptb: Path
 
 
 @pytest.mark.parametrize(("folder", "wanted"), [("", "auto"), ("parsed/mrg", "ptb"), ("parsed/mrg/wsj", "ptb")])
-def test_sections_are_those_of_the_files_wherever_the_folder_begins(
+def test_sections_are_found_from_any_folder_of_the_treebank(
     ptb: Path, tmp_path: Path, folder: str, wanted: str
 ) -> None:
     counts = import_trees([ptb / folder], tmp_path / "out", ImportConfig(format=wanted, sections="02-02,21"))
@@ -106,7 +106,7 @@ def test_sections_without_files_and_of_other_formats_are_refused(ptb: Path, tmp_
             parse_sections(text)
 
 
-def test_a_folder_that_holds_the_sections_and_other_names_is_read_by_its_folders(tmp_path: Path) -> None:
+def test_files_with_other_names_belong_to_the_section_of_their_folder(tmp_path: Path) -> None:
     source = write(tmp_path / "wsj", {f"{s}/{s}.mrg": PTB.format(name="A") for s in ("00", "01", "22")})
     import_trees([source], tmp_path / "out", ImportConfig(format="ptb", sections="22"))
     assert table(tmp_path / "out") == [Document("22", "wsj/22")]
@@ -126,7 +126,7 @@ def test_texts_of_a_folder_are_found_by_the_names_of_its_files(ptb: Path, tmp_pa
         import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts / "02/wsj_0201.txt"], sections="02"))
 
 
-def test_bllip_folders_are_known_by_what_their_files_begin_with(tmp_path: Path) -> None:
+def test_bllip_folders_are_detected_by_the_beginning_of_their_files(tmp_path: Path) -> None:
     source = write(
         tmp_path / "1987",
         {"w7_001/w7_001.000": S1.format(name="A"), "w7_001/w7_001.001": S1.format(name="B") * 2, "index.html": "<p>"},
@@ -139,7 +139,7 @@ def test_bllip_folders_are_known_by_what_their_files_begin_with(tmp_path: Path) 
     assert (tmp_path / "out.mrg").read_text().startswith("(TOP (S (NP (NNP A)) (VP (VBZ barks)) (. .)))\n")
 
 
-def test_the_best_parse_of_a_list_is_taken_and_the_others_are_counted(tmp_path: Path) -> None:
+def test_the_best_parse_of_a_list_is_read_and_the_others_are_counted(tmp_path: Path) -> None:
     source = write(tmp_path / "nanc", {"nyt/a.gz": N_BEST, "nyt/b": S1.format(name="B")})
     counts = import_trees([source], tmp_path / "out", ImportConfig(on_error="skip"))
     assert (tmp_path / "out.txt").read_text() == "best\nonly\nB barks.\n"
@@ -163,7 +163,7 @@ def test_the_best_parse_of_a_list_is_taken_and_the_others_are_counted(tmp_path: 
         "1 x\n-1\n",
     ],
 )
-def test_a_broken_list_costs_only_itself(tmp_path: Path, broken: str) -> None:
+def test_a_broken_list_does_not_affect_other_lists(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "x"
     good = "1 8\n-1\n(S1 (NN good))\n"
     for before, after in ((good, good), (good, ""), (good * 2, good * 2)):
@@ -173,7 +173,7 @@ def test_a_broken_list_costs_only_itself(tmp_path: Path, broken: str) -> None:
         assert sum(raw.text == "(S1 (NN good))" for raw in found) == (before + after).count("good")
 
 
-def test_brackets_are_files_with_known_names_and_each_is_a_document(tmp_path: Path) -> None:
+def test_files_of_brackets_have_certain_suffixes_and_each_is_a_document(tmp_path: Path) -> None:
     tree = "(ROOT (NP (NN {})))\n"
     source = write(
         tmp_path / "bank",
@@ -193,7 +193,7 @@ def test_brackets_are_files_with_known_names_and_each_is_a_document(tmp_path: Pa
         import_trees([source], tmp_path / "out", ImportConfig())
 
 
-def test_a_folder_without_trees_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_trees_is_refused_and_the_error_says_what_was_looked_for(tmp_path: Path) -> None:
     source = write(tmp_path / "bank", {"readme.txt": "hello\n"})
     for wanted, looked_for in (
         ("auto", r"\.brackets.*\(S1"),
@@ -207,7 +207,7 @@ def test_a_folder_without_trees_is_refused_with_what_was_looked_for(tmp_path: Pa
         find_trees(tmp_path / "nowhere")
 
 
-def test_files_beside_a_folder_are_documents_too_and_old_ones_go(tmp_path: Path) -> None:
+def test_files_given_with_a_folder_are_documents_too_and_old_files_are_removed(tmp_path: Path) -> None:
     bank = write(tmp_path / "bank", {"a.mrg": "(NP (NN a))\n"})
     single = write(tmp_path, {"single.mrg": "(NP (NN b))\n"}) / "single.mrg"
     import_trees([bank, single], tmp_path / "out", ImportConfig())
