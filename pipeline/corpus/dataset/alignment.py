@@ -1,10 +1,9 @@
-"""Fit a tree over words to the tokens of the raw text, and a tree over tokens to words again.
+"""Fit a tree over words to the tokens of the raw text, and convert a tree over tokens back to words.
 
-The tokens are given, the tree gives way.
-
-A token inside one word goes under that word's lowest phrase, one over several words under their lowest common
-ancestor. In terms of spans: a token belongs to a phrase if the phrase covers every word that the token touches, so a
-phrase's tokens are one run, found by two binary searches. Pieces of a word become siblings; there is no word node.
+The tokens are fixed, and the tree is adapted to them. A token inside one word goes under the lowest phrase over that
+word. A token over several words goes under their lowest common ancestor. In terms of spans: a token belongs to a phrase
+if the phrase covers every word that the token touches. So the tokens of a phrase are one run, and two binary searches
+find it. The pieces of a word become siblings; the tree has no node for the word.
 """
 
 import re
@@ -19,29 +18,30 @@ from pipeline.corpus.trees.matching import Span
 from pipeline.corpus.trees.trees import Phrase, Tree
 
 LEAF_TAG: Final = "XX"
-"""Part of speech of the words of a tree that was over tokens: not known."""
+"""Part of speech of the words in a tree made from tokens, where the true one is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenTree:
-    """The phrases of a tree, over tokens."""
+    """The phrases of a tree over tokens."""
 
     phrases: list[Phrase]
-    """In opening order; the first covers all tokens, and none is empty."""
+    """In opening order. The first phrase covers all tokens, and no phrase is empty."""
     num_crossing: int
-    """Tokens that hold words, or parts of words, of a phrase and others that are outside it."""
+    """Number of tokens that cover both words inside and words outside a phrase, or parts of them."""
     num_lost: int
-    """Phrases left without a token, because tokens that cross their edges hold all their words."""
+    """Number of phrases left without a token, because tokens that cross their edges cover all their words."""
 
 
 def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Sequence[Span]) -> TokenTree:
     """Return the phrases over tokens instead of words.
 
     Args:
-        phrases: Of a normalised tree.
-        word_spans: Of its words in the text: rising, and covering all characters but spaces.
-        token_spans: Of the tokens in the text: never falling, none empty. A space belongs to the word after it, also
-            where it is a token of its own. Tokens may share a character, of which each holds some bytes.
+        phrases: The phrases of a normalised tree, over words.
+        word_spans: The characters of each word in the text. They rise, and together cover everything except spaces.
+        token_spans: The characters of each token in the text. They never fall, and none is empty. A space belongs to
+            the word after it, even if the space is a token of its own. Several tokens may cover the same character,
+            if each has some of its bytes.
     """
     word_at = _word_at(word_spans)
     firsts = [word_at[start] for start, _ in token_spans]
@@ -65,18 +65,20 @@ def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Se
 
 
 def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[Span]) -> Tree:
-    """Return a tree over tokens as one over words, which brackets can hold and ``import-trees`` reads.
+    """Return a tree over tokens as a tree over words, which can be written in brackets and read by ``import-trees``.
 
-    A word is the longest stretch of text in which there is no space and no phrase begins or ends: a string between
-    spaces, in pieces where the tree takes it apart ("barks" and "." of "barks.", or "do" and "n't"). So each phrase
-    covers whole words, and ``align`` gives it back its tokens. Two things cannot be written, and are lost: an edge
-    between the tokens that share a character, which goes with the last of them, and one between a space that is a token
-    of its own and its word; what covers no character but spaces then is left out, and X over a single X is one X.
+    A word is the longest stretch of text without a space and without an edge of a phrase. So a string between spaces
+    is one word, or several where the tree divides it ("barks" and "." in "barks.", or "do" and "n't"). Each phrase then
+    covers whole words, and ``align`` restores its tokens.
+
+    Two kinds of edges cannot be written and are lost. An edge between tokens that share a character moves behind the
+    last of them. An edge between a word and the space before it, if that space is a token of its own, moves to the
+    word. After that, a phrase that covers only spaces is left out, and X over a single X becomes one X.
 
     Args:
-        phrases: Over tokens, in opening order; the first covers all.
-        text: Normalised.
-        token_spans: As of ``align``.
+        phrases: The phrases over tokens, in opening order. The first covers all tokens.
+        text: The normalised text.
+        token_spans: As in ``align``.
     """
     edges = [start for start, _ in token_spans] + [len(text)]
     over_characters = [(label, edges[start], edges[stop]) for label, start, stop in phrases]
@@ -96,7 +98,7 @@ _WORD: Final = re.compile("[^ ]+")
 
 
 def _word_at(word_spans: Sequence[Span]) -> list[int]:
-    """Return the index of the word at each character; a space counts to the word after it."""
+    """Return the index of the word at each character. A space belongs to the word after it."""
     word_at: list[int] = []
     for i, (_, stop) in enumerate(word_spans):
         word_at += [i] * (stop - len(word_at))
