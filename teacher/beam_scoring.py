@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.corpus.dataset.alignment import tree_over_words
-from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees
+from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees, tree_over_words
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import OnError
 from pipeline.corpus.trees.bracket_scores import score_parses

@@ -20,7 +20,7 @@ from benepar.integrations.downloader import locate_model
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from pipeline.corpus.dataset.alignment import LEAF_TAG
+from pipeline.corpus.dataset.token_trees import LEAF_TAG
 from pipeline.corpus.text.text_files import escape_brackets
 from pipeline.corpus.trees.trees import ROOT, Tree
 from pipeline.parsing.benepar_trees import to_phrases

@@ -91,9 +91,8 @@ def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[ND
     NT, then one action per child.
     """
     inside = np.flatnonzero(depths > 1)
-    small = (
-        np.uint16 if depths.max(initial=0) < 1 << 16 else np.int32
-    )  # numpy sorts 16-bit integers by radix sort, which is faster
+    # numpy sorts 16-bit integers by radix sort, which is faster.
+    small = np.uint16 if depths.max(initial=0) < 1 << 16 else np.int32
     order = inside[np.argsort(depths[inside].astype(small), kind="stable")]
     actions = actions[order]
     opens = np.flatnonzero(actions >= FIRST_NT)

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 
-from pipeline.corpus.dataset.alignment import align
 from pipeline.corpus.dataset.oracle import actions_to_tree, tree_to_actions
+from pipeline.corpus.dataset.token_trees import align
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.corpus.trees.matching import Span
