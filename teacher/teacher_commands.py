@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.corpus.dataset.alignment import tree_over_words
 from pipeline.corpus.dataset.dataset import Dataset, Split, load_dataset
 from pipeline.corpus.dataset.oracle import SHIFT
-from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees
+from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees, tree_over_words
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import OnError
 from pipeline.corpus.trees.bracket_scores import score_parses

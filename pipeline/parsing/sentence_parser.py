@@ -22,7 +22,7 @@ from benepar.integrations.spacy_plugin import SentenceWrapper
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from pipeline.corpus.dataset.alignment import LEAF_TAG
+from pipeline.corpus.dataset.token_trees import LEAF_TAG
 from pipeline.corpus.text.text_files import escape_brackets
 from pipeline.corpus.trees.detokenisation import spell
 from pipeline.corpus.trees.trees import ROOT, ROOT_NAMES, Phrase, Tree

@@ -26,12 +26,13 @@ from storage.errors import InputError
 
 
 class StemFiles(NamedTuple):
-    """The files of a STEM."""
+    """The files of a STEM, and the documents that its trees belong to."""
 
     trees: Path
     texts: Path
     documents: Path | None
-    table: Path | None
+    runs: DocumentRuns | None
+    """The content of ``documents``; None if there is no such file."""
     parsed_by: str
     """The parser that made the trees; empty for a treebank."""
 
@@ -78,26 +79,22 @@ def choose_sources(
         InputError: If a file is missing or malformed, two STEMs of a split have a document of the same name, a share
             is asked for and the documents are not known, or no document fits into a share.
     """
-    found = {name: [_find_stem(stem) for stem in paths] for name, paths in stems.items()}
-    runs = {name: [_document_runs(stem) for stem in files] for name, files in found.items()}
-    for name, files in found.items():
-        _check_document_names(files, runs[name])
-    chosen: Mapping[str, set[str] | None] = dict.fromkeys(found)
+    found = {name: [_read_stem(stem) for stem in paths] for name, paths in stems.items()}
+    for files in found.values():
+        _check_document_names(files)
+    chosen: dict[str, set[str] | None] = dict.fromkeys(found)
     if shares:
-        chosen = {**chosen, **_draw_documents(found["train"], runs["train"], shares, seed)}
-    sources = {}
-    for name, documents in chosen.items():
-        origin = name if name in found else "train"
-        sources[name] = _sources(found[origin], runs[origin], documents)
+        chosen |= _draw_documents(found["train"], shares, seed)
+    sources = {name: _sources(found.get(name, found["train"]), documents) for name, documents in chosen.items()}
     return {name: sources[name] for name in ("train", "dev", "test") if name in sources}
 
 
-def _find_stem(stem: Path) -> StemFiles:
+def _read_stem(stem: Path) -> StemFiles:
     """Return the files of a STEM.
 
     Raises:
-        InputError: If trees or text are missing, a file exists both plain and compressed, or there is a table of
-            documents without a file of documents.
+        InputError: If trees or text are missing, a file exists both plain and compressed, there is a table of
+            documents without a file of documents, or one of these is malformed.
     """
     documents, table = find_documents(stem), find_documents(stem, TABLE_SUFFIX)
     if table is not None and documents is None:
@@ -105,17 +102,15 @@ def _find_stem(stem: Path) -> StemFiles:
             f"{table}: a table of documents without {stem.name}.docs, which names the document of each tree; add "
             f"{stem.name}.docs or remove the table"
         )
-    return StemFiles(find_file(stem, ".mrg"), find_file(stem, ".txt"), documents, table, parsed_by(stem))
+    trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")
+    runs = None if documents is None else read_document_runs(documents, table)
+    return StemFiles(trees, texts, documents, runs, parsed_by(stem))
 
 
-def _document_runs(stem: StemFiles) -> DocumentRuns | None:
-    return None if stem.documents is None else read_document_runs(stem.documents, stem.table)
-
-
-def _check_document_names(stems: Sequence[StemFiles], runs: Sequence[DocumentRuns | None]) -> None:
+def _check_document_names(stems: Sequence[StemFiles]) -> None:
     seen: dict[str, StemFiles] = {}
-    for stem, documents in zip(stems, runs, strict=True):
-        for name in dict.fromkeys(document.document for document in documents.documents) if documents else ():
+    for stem in stems:
+        for name in {document.document: None for document in stem.runs.documents} if stem.runs else ():
             if name in seen:
                 raise InputError(
                     f"{stem.documents}: document {name!r} is in {seen[name].documents} too, expected different names; "
@@ -124,36 +119,34 @@ def _check_document_names(stems: Sequence[StemFiles], runs: Sequence[DocumentRun
             seen[name] = stem
 
 
-def _sources(stems: Sequence[StemFiles], runs: Sequence[DocumentRuns | None], chosen: set[str] | None) -> SplitSources:
+def _sources(stems: Sequence[StemFiles], chosen: set[str] | None) -> SplitSources:
     """Return the sources of a split that takes the documents ``chosen``, or all trees if that is None."""
     sources, documents = [], []
-    for stem, stem_runs in zip(stems, runs, strict=True):
-        if stem_runs is None:
+    for stem in stems:
+        if stem.runs is None:
             sources.append(StemSource(files=stem, document_ids=None))
             continue
-        ids = np.zeros(len(stem_runs.documents), np.int32)
-        for number, document in enumerate(stem_runs.documents):
+        ids = np.zeros(len(stem.runs.documents), np.int32)
+        for number, document in enumerate(stem.runs.documents):
             if chosen is None or document.document in chosen:
                 documents.append(document)
                 ids[number] = len(documents)
         if ids.any() or chosen is None:
-            sources.append(StemSource(files=stem, document_ids=ids[stem_runs.numbers]))
+            sources.append(StemSource(files=stem, document_ids=ids[stem.runs.numbers]))
     return SplitSources(stems=sources, documents=tuple(documents))
 
 
-def _draw_documents(
-    stems: Sequence[StemFiles], runs: Sequence[DocumentRuns | None], shares: Mapping[str, float], seed: int
-) -> dict[str, set[str]]:
+def _draw_documents(stems: Sequence[StemFiles], shares: Mapping[str, float], seed: int) -> dict[str, set[str]]:
     """Return the names of the documents of train and of each split of ``shares``."""
     sizes: dict[str, int] = {}
-    for stem, stem_runs in zip(stems, runs, strict=True):
-        if stem_runs is None:
+    for stem in stems:
+        if stem.runs is None:
             raise InputError(
                 f"{stem.trees}: no file of documents next to it, but a share is drawn in whole documents; add the "
                 "name of each tree's document (import-trees --documents), or give the split files of its own"
             )
-        counts = np.bincount(stem_runs.numbers, minlength=len(stem_runs.documents))
-        for document, count in zip(stem_runs.documents, counts.tolist(), strict=True):
+        counts = np.bincount(stem.runs.numbers, minlength=len(stem.runs.documents))
+        for document, count in zip(stem.runs.documents, counts.tolist(), strict=True):
             sizes[document.document] = sizes.get(document.document, 0) + count
     room = {name: round(share * sum(sizes.values())) for name, share in shares.items()}
     chosen: dict[str, set[str]] = {name: set() for name in ("train", *shares)}

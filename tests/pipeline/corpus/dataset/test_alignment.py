@@ -1,10 +1,10 @@
-"""Trees are fitted to tokens as a slow reader of the design would do it."""
+"""Test the fitting of trees to tokens against a slow reference."""
 
 import pytest
 from hypothesis import given
 
-from pipeline.corpus.dataset.alignment import align
 from pipeline.corpus.dataset.oracle import actions_to_tree, tree_to_actions
+from pipeline.corpus.dataset.token_trees import align
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.corpus.trees.matching import Span
@@ -19,7 +19,7 @@ def tokenizer() -> Tokenizer:
 
 
 def slowly(phrases: tuple[Phrase, ...], word_spans: list[Span], text: str, token_spans: list[Span]) -> list[Phrase]:
-    """Place each token under the lowest phrase that has all its words, then read off what each phrase holds."""
+    """Place each token under the lowest phrase that has all its words; return the phrases over the tokens."""
     holds: list[set[int]] = [set() for _ in phrases]
     for t, (start, stop) in enumerate(token_spans):
         characters = [i for i in range(start, stop) if text[i] != " "] or [stop]
@@ -34,7 +34,7 @@ def slowly(phrases: tuple[Phrase, ...], word_spans: list[Span], text: str, token
 
 
 @given(sentence=sentences().filter(lambda s: normalise_text(s.text) == s.text))
-def test_tokens_are_where_the_slow_reading_puts_them(tokenizer: Tokenizer, sentence: Sentence) -> None:
+def test_align_equals_a_slow_reference(tokenizer: Tokenizer, sentence: Sentence) -> None:
     phrases = normalise_tree(sentence.tree).phrases
     ids, spans = tokenizer.encode_with_spans(sentence.text)
     found = align(phrases, sentence.spans, spans)
@@ -49,7 +49,7 @@ def test_tokens_are_where_the_slow_reading_puts_them(tokenizer: Tokenizer, sente
 
 
 def bracketed(tree: str, words: list[str], tokens: list[str]) -> tuple[list[Phrase], int, int]:
-    """Align with spans given by pieces that spell the same text; a token begins with the space before it."""
+    """Call ``align`` with the spans of words and tokens of one text. A token includes the space before it."""
     word_spans, at = [], 0
     text = "".join(tokens).removeprefix(" ")
     for word in words:
@@ -82,7 +82,7 @@ def test_a_token_over_words_of_one_phrase_crosses_nothing() -> None:
 def test_a_token_over_phrases_goes_to_their_common_ancestor() -> None:
     tree = "(TOP (S (NP (PRP we)) (VP (MD gon) (S (VP (TO na) (VP (VB go)))))))"
     phrases, crossing, lost = bracketed(tree, ["we", "gon", "na", "go"], [" we", " gonna", " go"])
-    # S over VP(TO na)(VP go) and that VP keep only "go"; VP over VP is then one
+    # S and the VP over (TO na)(VP go) keep only "go". VP over VP then becomes one VP.
     assert phrases == [("TOP", 0, 3), ("S", 0, 3), ("NP", 0, 1), ("VP", 1, 3), ("S", 2, 3), ("VP", 2, 3)]
     assert (crossing, lost) == (1, 0)
 
@@ -92,7 +92,7 @@ def test_a_phrase_whose_words_are_all_in_a_crossing_token_is_counted_as_lost() -
     assert bracketed(tree, ["we", "'re"], [" we're"]) == ([("TOP", 0, 1), ("S", 0, 1)], 1, 2)
 
 
-def test_a_piece_that_is_a_space_goes_with_the_next_word() -> None:
+def test_a_token_that_is_a_space_belongs_to_the_next_word() -> None:
     tree = "(TOP (NP (NN a)) (VP (NN b)))"
     found = align(normalise_tree(parse_tree(tree)).phrases, [(0, 1), (2, 3)], [(0, 1), (0, 1), (1, 2), (2, 3)])
     assert found.phrases == [("TOP", 0, 4), ("NP", 0, 2), ("VP", 2, 4)]

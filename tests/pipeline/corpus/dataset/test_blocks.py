@@ -1,4 +1,4 @@
-"""A dataset built by several processes is the one built by one, and a process that dies ends it with one line."""
+"""Test that the number of processes does not change a dataset, and that a killed worker gives a one-line error."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ DOG = Block(
 
 
 def write(stem: Path, number: int, bad: tuple[int, ...] = ()) -> Path:
-    """Write sentences in which labels come up late, and broken trees."""
+    """Write sentences. Some labels first occur in a late block, and the trees ``bad`` are malformed."""
     with stem.with_suffix(".mrg").open("w") as trees, stem.with_suffix(".txt").open("w") as texts:
         for i in range(number):
             label = LABELS[(i // BLOCK_SENTENCES + i % 2) % len(LABELS)]
@@ -74,7 +74,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(folder: Path, tmp_pa
 
 
 @pytest.mark.processes
-def test_the_first_malformed_line_is_the_one_named(folder: Path, tmp_path: Path) -> None:
+def test_the_error_names_the_first_malformed_line_for_any_number_of_processes(folder: Path, tmp_path: Path) -> None:
     messages = []
     for workers in (1, 2):
         with pytest.raises(InputError, match=rf"broken\.mrg:{2 * BLOCK_SENTENCES + 4}: unbalanced") as raised:
@@ -85,7 +85,7 @@ def test_the_first_malformed_line_is_the_one_named(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.processes
-def test_a_killed_process_ends_it_with_one_line(tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_build_with_a_one_line_error(tmp_path: Path) -> None:
     def blocks() -> Iterator[Block]:
         while True:
             yield DOG
@@ -101,7 +101,7 @@ def test_a_killed_process_ends_it_with_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_workers_end_with_a_main_process_that_is_killed(folder: Path) -> None:
+def test_workers_end_when_the_main_process_is_killed(folder: Path) -> None:
     script = f"""
 import itertools, pathlib
 from pipeline.corpus.dataset.blocks import BlockBuilder, BlockPool
@@ -129,7 +129,7 @@ def _is_running(process: Path) -> bool:
         return False
 
 
-def test_small_corpora_start_no_process(tmp_path: Path) -> None:
+def test_a_small_corpus_starts_no_worker(tmp_path: Path) -> None:
     with BlockPool(BlockBuilder(TOKENIZER, config(tmp_path, tmp_path / "out", 2))) as pool:
         assert list(pool.build([])) == []
         (built,) = pool.build([DOG])
@@ -161,7 +161,7 @@ def test_sentences_are_dropped_by_length(tmp_path: Path) -> None:
     assert len(BlockBuilder(TOKENIZER, given).build(block)) == len(texts)
 
 
-def test_a_selected_block_has_the_rows_of_the_sentences_that_are_kept(tmp_path: Path) -> None:
+def test_select_keeps_the_rows_of_the_selected_sentences(tmp_path: Path) -> None:
     trees = [(f"(TOP (X{i} {'(NN dog) ' * (i + 1)}))", " ".join(["dog"] * (i + 1))) for i in range(4)]
     pairs = [RawPair(i, RawTree(1, tree), text) for i, (tree, text) in enumerate(trees)]
     builder = BlockBuilder(TOKENIZER, config(tmp_path, tmp_path / "out", 1))

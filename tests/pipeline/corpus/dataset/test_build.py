@@ -1,4 +1,4 @@
-"""A dataset holds the tokens of the text and the actions of the trees, and every sentence is accounted for."""
+"""Test that a dataset holds the tokens of the text and the actions of the trees, and counts every sentence."""
 
 import hashlib
 import shutil
@@ -55,7 +55,7 @@ def dataset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_dataset(out)
 
 
-def test_leaves_are_the_tokens_of_the_text(dataset: Dataset) -> None:
+def test_the_dataset_holds_the_tokens_of_the_text(dataset: Dataset) -> None:
     texts = [text for _, text in PAIRS * 2]
     split, tokenizer = dataset.split("train"), dataset.tokenizer
     assert [row.tolist() for row in split.tokens] == [tokenizer.encode(text) for text in texts]
@@ -66,7 +66,7 @@ def test_leaves_are_the_tokens_of_the_text(dataset: Dataset) -> None:
     assert split.num_positions == len(split.tokens.values) + len(texts) == split.position_offsets[-1]
 
 
-def test_actions_are_those_of_the_trees(dataset: Dataset) -> None:
+def test_the_actions_build_the_trees(dataset: Dataset) -> None:
     split = dataset.split("train")
     trees = []
     for tokens, actions in zip(split.tokens, split.actions, strict=True):
@@ -75,7 +75,7 @@ def test_actions_are_those_of_the_trees(dataset: Dataset) -> None:
         pieces = [dataset.tokenizer.decode([i]) for i in tokens.tolist()]
         trees.append([(dataset.labels[label], "".join(pieces[start:stop])) for label, start, stop in phrases])
     assert dataset.labels == ("TOP", "NP", "PP", "S", "VP")
-    # decoding takes the space off each piece
+    # Decoding removes the space before each piece.
     assert trees[0] == [("TOP", "thedogbarks."), ("S", "thedogbarks."), ("NP", "thedog"), ("VP", "barks")]
     assert trees[3] == [("TOP", "Go")]
     assert trees[4] == [("TOP", "don'tbark!"), ("S", "don'tbark!"), ("VP", "don'tbark"), ("VP", "bark")]
@@ -89,10 +89,8 @@ def test_a_label_unseen_in_training_is_dropped_and_counted(dataset: Dataset) -> 
     assert dataset.counts["train"]["num_kept"] == dataset.split("train").num_sentences
 
 
-def test_a_label_unseen_in_training_is_read_as_the_most_frequent_one_where_the_option_says_so(
-    corpus: Path, tmp_path: Path
-) -> None:
-    # over NP and under it: what becomes NP over a single NP is one NP
+def test_map_replaces_unseen_labels_by_the_most_frequent_label_of_train(corpus: Path, tmp_path: Path) -> None:
+    # FRAG is over NP and INTJ is under FRAG. If mapping gives NP over a single NP, they become one NP.
     trees = ["(ROOT (FRAG (NP (NN cat))))", "(ROOT (FRAG (NN cat) (INTJ (NN cat)) (FRAG (NN cat))))"]
     (tmp_path / "new.mrg").write_text("".join(tree + "\n" for tree in trees))
     (tmp_path / "new.txt").write_text("cat\ncat cat cat\n")
@@ -129,7 +127,7 @@ def test_unseen_labels_become_the_most_frequent_label_or_are_dropped_if_train_ha
     assert summary["dev"]["dropped"] == ({"label unseen in training": 1} if expected is None else {})
 
 
-def test_labels_unseen_in_training_are_all_named_where_they_are_refused(corpus: Path, tmp_path: Path) -> None:
+def test_refuse_names_all_labels_unseen_in_training(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "new.mrg").write_text("(ROOT (S (NN cat)))\n" + "(ROOT (FRAG (INTJ (NN cat)) (NN cat)))\n" * 2)
     (tmp_path / "new.txt").write_text("cat\n" + "cat cat\n" * 2)
     expected = r"new\.mrg: .*FRAG \(2 sentences\), INTJ \(2 sentences\).*--unseen-labels.* as NP$"
@@ -139,7 +137,7 @@ def test_labels_unseen_in_training_are_all_named_where_they_are_refused(corpus: 
     build(corpus, tmp_path / "data", unseen_labels="refuse")
 
 
-def test_what_is_built_twice_is_the_same(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_building_twice_gives_the_same_bytes(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
     seen: list[int] = []
     config = BuildConfig(
         train=(corpus / "train",),
@@ -158,7 +156,7 @@ def test_what_is_built_twice_is_the_same(corpus: Path, dataset: Dataset, tmp_pat
             assert (dataset.path / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
 
 
-def test_plain_zarr_opens_it(dataset: Dataset) -> None:
+def test_plain_zarr_opens_a_dataset(dataset: Dataset) -> None:
     group = zarr.open_group(dataset.path / "dataset.zarr", mode="r")
     assert sorted(group.group_keys()) == ["dev", "test", "train"]
     assert group.attrs["labels"] == list(dataset.labels)
@@ -166,7 +164,9 @@ def test_plain_zarr_opens_it(dataset: Dataset) -> None:
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.integers(0, 1000))
-def test_shuffling_gives_each_sentence_anothers_tree_of_its_length(lengths: list[int], seed: int) -> None:
+def test_shuffling_gives_each_sentence_the_tree_of_another_sentence_of_its_length(
+    lengths: list[int], seed: int
+) -> None:
     source = permutation_within_lengths(np.array(lengths), np.random.default_rng(seed))
     assert sorted(source) == list(range(len(lengths)))
     for i, j in enumerate(source):
@@ -202,7 +202,7 @@ def test_controls_have_the_same_sentences_and_other_trees(corpus: Path, dataset:
 
 
 def test_duplicates_of_held_out_sentences_are_counted_and_dropped_on_request(corpus: Path, tmp_path: Path) -> None:
-    # of train's 12 sentences, dev has three that stand twice each; "other" has two of them and one more
+    # dev and "other" share four distinct sentences with train. Each occurs twice in the 12 sentences of train.
     found = {}
     for drop in ("none", "exact", "near"):
         found[drop] = build(corpus, tmp_path / drop, test=(corpus / "other",), drop_duplicates=drop)
@@ -221,7 +221,7 @@ def test_duplicates_of_held_out_sentences_are_counted_and_dropped_on_request(cor
     assert split.text_sha256 == hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
 
 
-def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_path: Path) -> None:
+def test_near_duplicates_are_dropped_only_with_the_option_near(corpus: Path, tmp_path: Path) -> None:
     words = ["the", "dog", "barks", "the", "cat", "sleeps", "the", "dog", "sleeps", "go"]
     for name, ends in (("a", ("dog", "cat")), ("b", ("barks",))):
         sentences = [[*words, end] for end in ends] + [["go"]]
@@ -239,15 +239,15 @@ def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_
         build(corpus, tmp_path / "near", **stems, drop_duplicates="near")
 
 
-def test_the_text_is_that_of_the_sentences_kept_where_unseen_labels_were_dropped(dataset: Dataset) -> None:
-    # TOP, S, NP and VP of each
+def test_text_digest_and_phrase_count_exclude_sentences_dropped_for_unseen_labels(dataset: Dataset) -> None:
+    # Each of the two sentences has TOP, S, NP and VP.
     assert dataset.counts["test"]["num_phrases"] == 8
     kept = [text for _, text in PAIRS[:2]]
     digest = hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
     assert dataset.split("test").text_sha256 == digest
 
 
-def test_several_stems_are_one_after_the_other(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_several_stems_are_read_one_after_the_other(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
     build(corpus, tmp_path / "two", train=(corpus / "train", corpus / "dev"), dev=(corpus / "dev", corpus / "dev"))
     two = load_dataset(tmp_path / "two")
     expected = [*dataset.split("train").actions, *dataset.split("dev").actions]
@@ -255,14 +255,14 @@ def test_several_stems_are_one_after_the_other(corpus: Path, dataset: Dataset, t
     assert two.counts["dev"]["num_trees"] == 6
 
 
-def test_sentences_are_left_out_by_length_and_counted(corpus: Path, tmp_path: Path) -> None:
+def test_sentences_dropped_by_length_are_counted(corpus: Path, tmp_path: Path) -> None:
     found = build(corpus, tmp_path / "data", min_words=2, max_words=4)
     assert found["train"]["dropped"] == {"fewer than 2 words": 2, "more than 4 words": 2}
     assert found["dev"]["dropped"] == {"fewer than 2 words": 1, "more than 4 words": 1}
     assert load_dataset(tmp_path / "data").split("train").num_words.max() == 4
 
 
-def test_a_dataset_without_statistics_and_documents_is_read_as_before(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_dataset_without_statistics_and_documents_can_be_read(dataset: Dataset, tmp_path: Path) -> None:
     split = dataset.split("dev")
     arrays = {
         "tokens": split.tokens.values,
@@ -287,7 +287,7 @@ def test_a_dataset_without_statistics_and_documents_is_read_as_before(dataset: D
     assert describe_dataset(tmp_path / "old")["splits"]["dev"]["num_sentences"] == 3
 
 
-def test_a_description_counts_what_is_there(dataset: Dataset) -> None:
+def test_a_description_has_the_sizes_of_each_split(dataset: Dataset) -> None:
     found = describe_dataset(dataset.path)
     train = found["splits"]["train"]
     assert found["num_labels"] == 5
@@ -298,7 +298,7 @@ def test_a_description_counts_what_is_there(dataset: Dataset) -> None:
     assert found["splits"]["test"]["dropped"] == {"label unseen in training": 1}
 
 
-def test_unknown_splits_are_refused_by_name(dataset: Dataset) -> None:
+def test_the_error_for_an_unknown_split_names_the_splits_that_exist(dataset: Dataset) -> None:
     with pytest.raises(InputError, match=r"no split 'valid', expected one of dev, test, train|train, dev, test"):
         dataset.split("valid")
 
@@ -336,7 +336,7 @@ def test_a_missing_chunk_another_tokenizer_or_another_split_is_refused(
         load_dataset(tmp_path / "none")
 
 
-def test_arrays_that_models_would_index_out_of_bounds_with_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+def test_ids_that_are_out_of_bounds_for_a_model_are_refused(dataset: Dataset, tmp_path: Path) -> None:
     good = {"tokens": [5, 6], "offsets": [0, 2], "actions": [2, 3, 0, 0, 1, 0, 1], "action_offsets": [0, 7]}
     bad = [
         {"tokens": [5, 9999]},
@@ -366,7 +366,7 @@ def test_arrays_that_models_would_index_out_of_bounds_with_are_refused(dataset: 
             assert load_dataset(tmp_path / str(i)).split("train").num_positions == 3
 
 
-def test_nothing_is_written_over_and_nothing_is_left_of_a_failed_build(corpus: Path, tmp_path: Path) -> None:
+def test_a_build_overwrites_nothing_and_leaves_nothing_if_it_fails(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(StoreError, match=r"data: already exists"):
         build(corpus, tmp_path / "data")
@@ -379,18 +379,18 @@ def test_nothing_is_written_over_and_nothing_is_left_of_a_failed_build(corpus: P
     assert summary["dev"]["dropped"] == {"unbalanced brackets": 1}
 
 
-def test_a_split_of_which_nothing_is_left_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_a_split_without_a_sentence_is_refused(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.mrg").write_text(PAIRS[0][0] + "\n")
     (tmp_path / "bad.txt").write_text("other words\n")
     with pytest.raises(InputError, match="no sentence left of 1 trees"):
         build(corpus, tmp_path / "new", dev=(tmp_path / "bad",))
 
 
-def test_impossible_options_are_all_named_at_once(corpus: Path) -> None:
+def test_the_error_names_all_invalid_options_at_once(corpus: Path) -> None:
     with pytest.raises(ConfigError, match=r"--trees is 'left'.*--on-error is 'go'.*-labels is 'x'.*--seed is -1"):
         build(corpus, corpus / "x", trees="left", on_error="go", unseen_labels="x", seed=-1)
 
 
-def test_ids_are_stored_in_sixteen_bits_up_to_the_largest_vocabulary_that_fits() -> None:
+def test_ids_are_stored_in_16_bits_if_the_vocabulary_allows_it() -> None:
     assert token_dtype(65_535) == np.uint16
     assert token_dtype(65_536) == np.uint32

@@ -1,4 +1,4 @@
-"""Splits are made of whole documents, or of the files that are named, and what does not fit is refused."""
+"""Test that splits consist of whole documents or of their own files, and that other requests are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SIZES = (3, 1, 4, 2, 2, 3, 1, 4)
 
 
 def write(stem: Path, name: str, *, table: bool = True) -> Path:
-    """Write documents of ``SIZES`` sentences; sentence k of document d is ``name d k``."""
+    """Write documents with ``SIZES`` sentences. Sentence k of document d is ``name d k``."""
     names = [f"{name}{d}" for d, size in enumerate(SIZES) for _ in range(size)]
     texts = [f"{name} {d} {k}" for d, size in enumerate(SIZES) for k in range(size)]
     stem.with_suffix(".docs").write_text("".join(each + "\n" for each in names))
@@ -52,7 +52,7 @@ def texts_of(dataset: Dataset, split: str) -> list[str]:
     return dataset.tokenizer.decode_batch([row.tolist() for row in dataset.split(split).tokens])
 
 
-def test_shares_are_whole_documents_and_nothing_is_lost(folder: Path) -> None:
+def test_shares_are_whole_documents_and_no_sentence_is_lost(folder: Path) -> None:
     dataset = build(folder, "out", dev_share=0.2, test_share=0.1)
     everything = (folder / "a.txt").read_text().split("\n")[:-1] + (folder / "b.txt").read_text().split("\n")[:-1]
     found = {name: texts_of(dataset, name) for name in ("train", "dev", "test")}
@@ -82,7 +82,7 @@ def test_the_command_takes_several_stems_and_shares(folder: Path) -> None:
     assert refused.stderr == "Error: build-dataset: neither --dev nor --dev-share is given; give one of them\n"
 
 
-def test_sources_of_several_stems_stand_side_by_side(folder: Path) -> None:
+def test_documents_and_sources_of_several_stems_follow_one_another(folder: Path) -> None:
     (folder / "a.docs").rename(folder / "kept.docs")
     (folder / "a.documents.tsv").rename(folder / "kept.tsv")
     dataset = build(folder, "unknown", dev=(folder / "a",))
@@ -100,7 +100,7 @@ def test_sources_of_several_stems_stand_side_by_side(folder: Path) -> None:
     assert np.array_equal(ids, [1] * 20 + [0] * 20)
 
 
-def test_shares_that_cannot_be_made_are_refused(folder: Path) -> None:
+def test_impossible_shares_are_refused(folder: Path) -> None:
     stems = {"train": [folder / "a", folder / "b"]}
     with pytest.raises(
         InputError, match=r"no document fits into dev, a share of 0\.01: the smallest of 16 has 1 of 40"
@@ -113,7 +113,7 @@ def test_shares_that_cannot_be_made_are_refused(folder: Path) -> None:
         choose_sources(stems, {"dev": 0.2}, seed=1)
 
 
-def test_a_name_in_two_stems_of_a_split_is_refused(folder: Path) -> None:
+def test_a_document_name_in_two_stems_of_a_split_is_refused(folder: Path) -> None:
     write(folder / "c", "gum")
     with pytest.raises(InputError, match=r"c\.docs: document 'gum0' is in .*a\.docs too"):
         choose_sources({"train": [folder / "a", folder / "c"], "dev": [folder / "b"]}, {}, seed=1)
@@ -131,14 +131,14 @@ def test_a_name_in_two_stems_of_a_split_is_refused(folder: Path) -> None:
         ("a.txt", "", r"a\.txt: 0 lines \(0 with text\), but .*a\.mrg has 20 trees"),
     ],
 )
-def test_files_that_do_not_go_together_are_refused(folder: Path, file: str, content: str, expected: str) -> None:
+def test_files_that_do_not_fit_together_are_refused(folder: Path, file: str, content: str, expected: str) -> None:
     (folder / file).write_text(content)
     with pytest.raises(InputError, match=expected):
         build(folder, "out", dev=(folder / "b",))
     assert not (folder / "out").exists()
 
 
-def test_a_missing_file_and_a_lonely_table_are_named(folder: Path) -> None:
+def test_the_error_names_a_missing_file_and_a_table_without_documents(folder: Path) -> None:
     (folder / "a.docs").unlink()
     with pytest.raises(InputError, match=r"a\.documents\.tsv: a table of documents without a\.docs"):
         build(folder, "out", dev=(folder / "b",))
@@ -147,7 +147,7 @@ def test_a_missing_file_and_a_lonely_table_are_named(folder: Path) -> None:
         build(folder, "out", train=(folder / "b",), dev=(folder / "b",))
 
 
-def test_splits_that_contradict_each_other_are_refused_at_once(folder: Path) -> None:
+def test_contradictory_options_for_splits_are_refused(folder: Path) -> None:
     for changes, expected in (
         ({}, "neither --dev nor --dev-share"),
         ({"train": (), "dev": (folder / "b",)}, "--train is missing"),

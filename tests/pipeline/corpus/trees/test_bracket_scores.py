@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset.alignment import LEAF_TAG, align, tree_over_words
 from pipeline.corpus.dataset.oracle import actions_to_tree
-from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees
+from pipeline.corpus.dataset.token_trees import LEAF_TAG, TokenSentence, align, read_gold_trees, tree_over_words
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.trees.bracket_scores import score_parses

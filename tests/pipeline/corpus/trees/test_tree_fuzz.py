@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset.alignment import align, tree_over_words
+from pipeline.corpus.dataset.token_trees import align, tree_over_words
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.corpus.trees.matching import match_words
 from pipeline.corpus.trees.readers import Sentence
