@@ -1,1 +1,1 @@
-"""From treebank and raw text to token ids and oracle actions."""
+"""Turn treebanks and raw text into token ids and oracle actions."""

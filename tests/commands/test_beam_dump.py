@@ -95,7 +95,7 @@ def test_the_mean_effective_number_of_hypotheses_is_that_of_the_search(dump, fou
     assert 1.01 < mean < 3
     about = describe_dump(dump)
     assert about["statistics"]["mean_num_effective"] == pytest.approx(mean, abs=1e-5)
-    assert dump_for_people(about)["distributions at temperature 1"][SHOWN] == f"{mean:.2f} a position"
+    assert dump_for_people(about)["distributions at temperature 1"][SHOWN] == f"{mean:.2f} per position"
 
 
 def test_a_dump_given_the_tree_has_no_effective_number_of_hypotheses(small_world, tmp_path):

@@ -123,7 +123,11 @@ def invoked(*arguments: object) -> str:
     [
         ("student", ["--condition", "tree"], "--condition is tree, expected none because the run is a student's"),
         ("student", ["--condition", "beam"], "--condition is beam, expected none because the run is a student's"),
-        ("teacher", ["--condition", "none"], "--condition is none, expected tree or beam because the run is a teacher's"),
+        (
+            "teacher",
+            ["--condition", "none"],
+            "--condition is none, expected tree or beam because the run is a teacher's",
+        ),
         ("student", ["--beam", 4], "is a student, but --beam are for a teacher; leave them out"),
     ],
 )

@@ -211,7 +211,7 @@ def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(smal
         open_student_or_folder(foreign, CPU, "words_1M")
     done = run_cli("evaluate", "perplexity", foreign, "--data", small_world / "dataset", "--device", "cpu", fails=True)
     assert "tokenizer is" in done.stderr
-    assert "what adopt-tokenizer makes of" in done.stderr
+    assert "with adopt-tokenizer" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -170,7 +170,9 @@ def test_another_teacher_or_dataset_is_refused_before_a_byte_is_read(small_world
         manifest.schema, fingerprints={**manifest.schema.fingerprints, "dataset": "0" * 64, "split": "1" * 64}
     )
     replace(manifest, schema=wrong).write(open_folder(other))
-    with pytest.raises(FingerprintMismatchError, match=r"dataset of the dump is 000000000000, .*; split of the dump is 111111111111"):
+    with pytest.raises(
+        FingerprintMismatchError, match=r"dataset of the dump is 000000000000, .*; split of the dump is 111111111111"
+    ):
         recomputed(small_world, other)
 
 
