@@ -37,6 +37,7 @@ from benchmarks.common import interleaved, parser, ratio, report
 from benchmarks.dump import sample_dataset
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_loop import DumpJob
 from pipeline.dumping.dump_loop import dump as write_dump
 from pipeline.runtime.distributed import World
 from pipeline.training.batching import BatchPlan
@@ -88,7 +89,8 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
             eos_id=dataset.tokenizer.eos_id,
         ).eval()
         config = DumpConfig(temperatures=(1.0, 2.0), device="cpu")
-        write_dump(teacher, dataset, config, out=path, teacher="0" * 64, world=World(), device=CPU)
+        job = DumpJob(model=teacher, dataset=dataset, config=config, teacher="0" * 64, device=CPU)
+        write_dump(job, path, World())
     reader = DumpReader(path)
     rounds = 1 if given.quick else 4
     figures: dict[str, float] = {"threads": 1, "k": reader.schema.k, "vocab_size": VOCAB_SIZE}

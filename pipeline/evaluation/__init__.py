@@ -1,1 +1,1 @@
-"""Measure a model: perplexity, minimal pairs, SyntaxGym, surprisals; write and read the results."""
+"""Measure a model by perplexity, minimal pairs, SyntaxGym and surprisals, and read and write the results."""

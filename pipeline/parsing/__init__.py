@@ -1,1 +1,1 @@
-"""Parse raw text with spaCy and benepar, and train such a parser."""
+"""Parse raw text into constituents with spaCy and benepar, and train a benepar model."""

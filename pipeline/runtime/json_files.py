@@ -1,4 +1,4 @@
-"""Read JSON that may come from strangers: every line and every number is checked before it is used."""
+"""Read JSON that may come from a stranger. Every line and every number is checked before it is used."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ def read_json_lines(path: Path, *, remedy: str) -> Iterator[tuple[str, Any]]:
 
     Args:
         path: The file.
-        remedy: What an error tells the user to do.
+        remedy: The instruction at the end of an error message.
 
     Raises:
         InputError: If the file cannot be read, or a line is not JSON.
@@ -32,13 +32,13 @@ def read_json_lines(path: Path, *, remedy: str) -> Iterator[tuple[str, Any]]:
 
 
 def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
-    """Return a finite number of a parsed JSON object.
+    """Return a finite number from a parsed JSON object.
 
     Raises:
-        InputError: If it is missing or no such number.
+        InputError: If it is missing, or not a finite number.
     """
     found = value.get(name)
-    # JSON has whole numbers beyond any float, with which nothing could be computed; of NaN the comparison is false.
+    # JSON allows whole numbers beyond any float, with which we could not compute. The comparison is false for NaN.
     if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < 1 << 63:
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a number; write the file again")
+        raise InputError(f"{where}: {name} is {found!r:.60}, expected a number. Write the file again")
     return found

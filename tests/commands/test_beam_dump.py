@@ -96,7 +96,7 @@ def test_the_mean_effective_number_of_hypotheses_equals_the_searchs(dump, found)
     assert 1.01 < mean < 3
     about = describe_dump(dump)
     assert about["statistics"]["mean_num_effective"] == pytest.approx(mean, abs=1e-5)
-    assert dump_for_people(about)["distributions at temperature 1"][SHOWN] == f"{mean:.2f} a position"
+    assert dump_for_people(about)["distributions at temperature 1"][SHOWN] == f"{mean:.2f} per position"
 
 
 def test_a_dump_given_the_tree_has_no_effective_number_of_hypotheses(small_world, tmp_path):

@@ -122,9 +122,13 @@ def invoked(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("student", ["--condition", "tree"], "--condition is tree, but the run is a student's, expected none"),
-        ("student", ["--condition", "beam"], "--condition is beam, but the run is a student's, expected none"),
-        ("teacher", ["--condition", "none"], "--condition is none, but the run is a teacher's, expected tree or beam"),
+        ("student", ["--condition", "tree"], "--condition is tree, expected none because the run is a student's"),
+        ("student", ["--condition", "beam"], "--condition is beam, expected none because the run is a student's"),
+        (
+            "teacher",
+            ["--condition", "none"],
+            "--condition is none, expected tree or beam because the run is a teacher's",
+        ),
         ("student", ["--beam", 4], "is a student, but --beam are for a teacher; leave them out"),
     ],
 )

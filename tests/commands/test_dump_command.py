@@ -94,7 +94,7 @@ def test_plain_zarr_reads_what_the_teacher_computes(small_world, dump):
 
 
 SELECTIONS = {
-    "sampled": ["--select", "sampled", "--draw-seed", 5],
+    "sampled": ["--selection", "sampled", "--draw-seed", 5],
     "stratified": ["--select", "stratified", "--num-top", 6],
 }
 
@@ -173,8 +173,8 @@ def test_a_student_learns_from_draws(small_world, drawn, tmp_path):
     [
         (["--select", "sampled", "--k", 256], "256 draws per position (k - num_top), expected at most 255"),
         (["--select", "stratified", "--k", 300, "--num-top", 44], "256 draws per position"),
-        (["--select", "sampled", "--num-top", 4], "num-top is 4, expected none with select sampled"),
-        (["--num-top", 4], "num-top is 4, expected none with select topk"),
+        (["--select", "sampled", "--num-top", 4], "num-top is 4, expected none with selection sampled"),
+        (["--num-top", 4], "num-top is 4, expected none with selection topk"),
         (["--select", "stratified", "--num-top", 16], "num-top is 16, expected at least 1 and less than k (16)"),
         (["--select", "stratified", "--k", 1], "num-top is 0, expected at least 1 and less than k (1)"),
         (["--draw-seed", -1], "draw-seed is -1, expected at least 0"),

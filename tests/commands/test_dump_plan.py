@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import cli
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_loop import DumpJob
 from pipeline.dumping.dump_plan import plan_dump
 from pipeline.dumping.dump_source import dump_run, plan_run
 from storage.dump.reader import DumpReader
@@ -26,7 +27,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "usual": {},
     "short shards": {"shard_positions": 384, "batch_tokens": 512},
     "two temperatures": {"temperatures": (1.0, 2.0), "k": 7},
-    "draws": {"select": "stratified", "k": 9},
+    "draws": {"selection": "stratified", "k": 9},
     "another split": {"split": "dev", "shard_positions": 100},
 }
 
@@ -82,9 +83,9 @@ def test_the_plan_measures_batches_from_all_over_the_split(small_world, monkeypa
     seen: list[tuple[int, int]] = []
     prepare = module.prepare_batch
 
-    def noted(model, split, schema, shard, sentences, **options):
+    def noted(job, shard, sentences):
         seen.append((shard, sentences.start))
-        return prepare(model, split, schema, shard, sentences, **options)
+        return prepare(job, shard, sentences)
 
     monkeypatch.setattr(module, "prepare_batch", noted)
     plan = planned(small_world, DumpConfig(device="cpu", shard_positions=512, batch_tokens=256))
@@ -127,7 +128,8 @@ def test_an_empty_split_has_a_size_and_no_rates(small_world, profile):
     model, _ = load_teacher(small_world / "teacher", torch.device("cpu"))
     dataset = replace(dataset, splits={"train": nothing})
     config, device = DumpConfig(device="cpu", profile=profile), torch.device("cpu")
-    plan = plan_dump(model, dataset, config, teacher="t", device=device, processes=(1, 2))
+    job = DumpJob(model=model, dataset=dataset, config=config, teacher="t", device=device)
+    plan = plan_dump(job, (1, 2))
     assert (plan["num_positions"], plan["num_shards"], plan["bytes_per_position"]) == (0, 0, None)
     assert plan["size_bytes"] > 0
     assert plan["hours_by_processes"] == {"1": None, "2": None}

@@ -50,7 +50,7 @@ def test_one_screen_shows_origin_and_content_of_a_dump(dump):
     assert max(map(len, text.splitlines())) <= 120 + len(str(dump))
     assert "state complete, 3 of 3 shards of 32 positions" in lines
     size = sum(file.stat().st_size for file in dump.rglob("*") if file.is_file())
-    assert f"size {size / 1000:.3g} kB, {size / 94:.0f} bytes a position" in lines
+    assert f"size {size / 1000:.3g} kB, {size / 94:.0f} bytes per position" in lines
     assert any(line.startswith("begun 20") and line.endswith("on node-a, 2 processes") for line in lines)
     assert any(line.startswith("last resumed") and line.endswith("on node-b, 1 process, start 2") for line in lines)
     assert any(line.startswith("completed") and line.endswith("on node-b, 1 process") for line in lines)
@@ -104,7 +104,7 @@ def test_a_dump_without_a_usable_history_can_be_inspected(dump, history):
         history_path(dump).unlink()
         if history is not None:
             history_path(dump).write_bytes(history)
-        assert "history none beside the dump" in " ".join(inspected(dump).split())
+        assert "history none next to the dump" in " ".join(inspected(dump).split())
         assert json.loads(inspected(dump, "--json"))["history"] == []
     finally:
         history_path(dump).write_bytes(before)

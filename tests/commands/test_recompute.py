@@ -27,8 +27,8 @@ from tests.processes import start_cli
 OPTIONS: dict[str, Any] = {"k": 16, "temperatures": (1.0, 2.0), "shard_positions": 2048, "device": "cpu"}
 OTHERS = {
     "topk": {},
-    "sampled": {"select": "sampled"},
-    "stratified": {"select": "stratified", "num_top": 5, "draw_seed": 3},
+    "sampled": {"selection": "sampled"},
+    "stratified": {"selection": "stratified", "num_top": 5, "draw_seed": 3},
     "compact": {"profile": "compact"},
     "small batches": {"batch_tokens": 300},
 }
@@ -160,10 +160,10 @@ def test_another_teacher_or_dataset_is_refused_before_shards_are_read(small_worl
     safetensors.torch.save_file(
         {name: tensor * 1.5 for name, tensor in safetensors.torch.load_file(weights).items()}, weights
     )
-    monkeypatch.setattr("pipeline.dumping.dump_source.verify_path", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("pipeline.dumping.dump_source.verify_dump_files", lambda _: pytest.fail("read"))
     expected = DumpReader(dump).schema.fingerprints["teacher"][:12]
     with pytest.raises(
-        FingerprintMismatchError, match=rf"teacher is {expected}, but what was given is [0-9a-f]{{12}}\."
+        FingerprintMismatchError, match=rf"teacher of the dump is {expected}, but [0-9a-f]{{12}} was given\."
     ):
         recomputed(small_world, dump, run=tmp_path / "teacher")
     other = forged(dump, tmp_path / "other")
@@ -172,7 +172,9 @@ def test_another_teacher_or_dataset_is_refused_before_shards_are_read(small_worl
         manifest.schema, fingerprints={**manifest.schema.fingerprints, "dataset": "0" * 64, "split": "1" * 64}
     )
     replace(manifest, schema=wrong).write(open_folder(other))
-    with pytest.raises(FingerprintMismatchError, match=r"dataset is 000000000000, .*; split is 111111111111"):
+    with pytest.raises(
+        FingerprintMismatchError, match=r"dataset of the dump is 000000000000, .*; split of the dump is 111111111111"
+    ):
         recomputed(small_world, other)
 
 

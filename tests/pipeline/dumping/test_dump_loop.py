@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.corpus.dataset.dataset import Split
 from pipeline.dumping.dump_config import DumpConfig
-from pipeline.dumping.dump_loop import dump
+from pipeline.dumping.dump_loop import DumpJob, dump
 from pipeline.runtime.distributed import World
 from storage.dump.reader import DumpReader, verify_dump
 from storage.ragged import Ragged
@@ -61,8 +61,8 @@ def dataset_of(lengths: list[int]) -> Any:
 
 def write(path: Path, lengths: list[int], **options: Any) -> DumpReader:
     config = DumpConfig(k=5, temperatures=(1.0, 2.0), shard_positions=SHARD, **({"batch_tokens": 6} | options))
-    model = Bigrams()
-    summary = dump(model, dataset_of(lengths), config, out=path, teacher="5" * 64, world=World(), device=CPU)
+    job = DumpJob(model=Bigrams(), dataset=dataset_of(lengths), config=config, teacher="5" * 64, device=CPU)
+    summary = dump(job, path, World())
     assert verify_dump(path) == summary
     return DumpReader(path)
 
