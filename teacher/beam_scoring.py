@@ -15,17 +15,18 @@ import torch
 from pipeline.corpus.dataset.alignment import tree_over_words
 from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.text_files import OnError
+from pipeline.corpus.text.text_files import OnError, find_file
 from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.corpus.trees.trees import TokenPhrase, format_tree
 from pipeline.evaluation.perplexity import MARGINAL, PREFIX
-from pipeline.evaluation.recording import record_parses
+from pipeline.evaluation.results import PARSES, record
 from pipeline.evaluation.sentence_models import SentenceModel
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import Which
 from pipeline.training.model_files import ModelFiles
 from storage.files import beside, written_whole
+from storage.fingerprints import sha256_file
 from storage.ragged import Ragged
 from teacher.beam import BeamResult, BeamSearch
 from teacher.rnng import Rnng
@@ -128,8 +129,11 @@ def evaluate_parses(
         if trees_out is not None:
             num_lost = write_parses(trees_out, gold, predicted, labels if labelled else ["TOP", "X"])
             written = {"trees_out": str(trees_out), "phrases_that_cannot_be_written": num_lost}
-        settings = _settings(beam, where)
-        return record_parses(ModelFiles.of_run(run, which), stem, figure, counts=counts, settings=settings) | written
+        figures = figure.to_json() | {"treebank": counts.to_json()}
+        fingerprints = {"trees": sha256_file(find_file(stem, ".mrg"))}
+        files, settings = ModelFiles.of_run(run, which), _settings(beam, where)
+        result, _ = record(files, PARSES, stem.name, figures, settings=settings, fingerprints=fingerprints)
+        return {"model": str(files.path), "trees": str(stem), **figures, "written": str(result)} | written
 
 
 def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:

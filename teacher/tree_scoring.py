@@ -17,7 +17,7 @@ from pipeline.corpus.dataset.dataset import Split, load_dataset
 from pipeline.corpus.dataset.oracle import SHIFT
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT
-from pipeline.evaluation.recording import record_perplexity
+from pipeline.evaluation.sentence_models import evaluate_split
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which
 from pipeline.training.batching import consecutive_batches
@@ -65,7 +65,7 @@ def evaluate_perplexity(
         if marginal is not None:
             more, search = marginal_log_probs(teacher, marginal, sentences.tokens)
             log_probs, settings = log_probs | more, settings | search
-        return record_perplexity(ModelFiles.of_run(run, which), sentences, log_probs, floor=floor, settings=settings)
+        return evaluate_split(ModelFiles.of_run(run, which), sentences, log_probs, floor=floor, settings=settings)
 
 
 @torch.no_grad()

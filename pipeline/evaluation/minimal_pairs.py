@@ -15,22 +15,49 @@ Two conventions change accuracies, and every result names its own (docs/decision
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.intervals import wilson_interval
-from pipeline.evaluation.minimal_pair_files import MinimalPair
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
-from pipeline.runtime.json_files import number
+from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
+from storage.fingerprints import canonical_json, sha256_bytes
 
 Prefix = Literal["none", "space"]
 _PREFIXES: Final[Mapping[Prefix, str]] = {"none": "", "space": " "}
+NOT_SPECIFIED: Final = "unspecified"
+_FIELDS: Final = {"syntax/semantics": "syntax_semantics"}
+"""Two spellings of one of BLiMP's fields."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MinimalPair:
+    """Two sentences, normalised, of which the first is grammatical."""
+
+    good: str
+    bad: str
+    paradigm: str
+    """``UID``; where a line has none, the name of its file."""
+    term: str = NOT_SPECIFIED
+    """``linguistics_term``: BLiMP's phenomenon."""
+    field: str = NOT_SPECIFIED
+    """``field``: morphology, syntax, semantics or syntax_semantics."""
+    number: int = 0
+    """Which pair of its paradigm, from 0."""
+    where: str = ""
+    """File and line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +95,12 @@ class PairCounts:
         if not isinstance(value, dict):
             raise InputError(f"{where}: {value!r} is not an object of counts; run evaluate minimal-pairs again")
         counts = {name: int(number(value, name, where=where)) for name in ("num_pairs", "num_right", "num_ties")}
+        num_pairs, num_right, num_ties = counts.values()
+        if min(num_right, num_ties) < 0 or num_right + num_ties > num_pairs:
+            raise InputError(
+                f"{where}: {num_right} right and {num_ties} ties of {num_pairs} pairs, expected no more; run evaluate "
+                "minimal-pairs again"
+            )
         mean, deviation = (number(value, name, where=where) for name in ("mean_difference", "standard_deviation"))
         return cls(**counts, mean_difference=mean, standard_deviation=deviation)
 
@@ -124,8 +157,8 @@ class MinimalPairFigures:
         paradigms = value["by_paradigm"]
         return cls(
             overall=PairCounts.from_json(value.get("overall"), where=where),
-            terms={name: str(paradigm.get("linguistics_term")) for name, paradigm in paradigms.items()},
-            fields={name: str(paradigm.get("field")) for name, paradigm in paradigms.items()},
+            terms={name: string(paradigm, "linguistics_term", where=where) for name, paradigm in paradigms.items()},
+            fields={name: string(paradigm, "field", where=where) for name, paradigm in paradigms.items()},
             **parts,
             num_identical=int(number(value, "num_identical", where=where)),
         )
@@ -145,6 +178,44 @@ class ScoredPair:
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+def read_minimal_pairs(path: Path) -> list[MinimalPair]:
+    """Return the pairs of a file, or of all ``*.jsonl`` and ``*.jsonl.gz`` of a folder in order of their names.
+
+    Raises:
+        InputError: If there is no such file, no pair, a file twice (plain and gzipped), or a line is malformed; it is
+            named by file and line.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
+        if not files:
+            raise InputError(f"{path}: no .jsonl or .jsonl.gz file in this folder; name one with minimal pairs")
+    else:
+        files = [path]
+    if twice := {_stem(file) for file in files if file.suffix == ".gz"} & {
+        _stem(f) for f in files if f.suffix != ".gz"
+    }:
+        raise InputError(f"{path}: both plain and gzipped: {', '.join(sorted(twice))}; keep one of each")
+    seen: Counter[str] = Counter()
+    pairs = []
+    for file in files:
+        for pair in _pairs_of_file(file):
+            pairs.append(replace(pair, number=seen[pair.paradigm]))
+            seen[pair.paradigm] += 1
+    if not pairs:
+        raise InputError(f"{path}: no minimal pair in {len(files)} file(s), expected a JSON object a line")
+    return pairs
+
+
+def pairs_name(folder: Path) -> str:
+    """Return what results call the pairs of a folder or file."""
+    return folder.resolve().name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def pairs_sha256(pairs: Sequence[MinimalPair]) -> str:
+    """Return a fingerprint of the pairs and their order: results of two runs compare only where it is the same."""
+    return sha256_bytes(canonical_json([[pair.paradigm, pair.term, pair.good, pair.bad] for pair in pairs]))
 
 
 def evaluate_minimal_pairs(
@@ -217,6 +288,64 @@ def evaluate_minimal_pairs(
         ScoredPair(paradigm=pair.paradigm, pair=pair.number, good=float(good[i]), bad=float(worse[i]))
         for i, pair in enumerate(kept)
     ]
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
+    for number_of_line, line in enumerate(_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield _pair(json.loads(line.decode("utf-8")), _stem(file), f"{file}:{number_of_line}")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}:{number_of_line}: not UTF-8 ({error}); convert the file") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{file}:{number_of_line}: not a minimal pair ({error}), expected a JSON object with the strings "
+                "sentence_good and sentence_bad; mend or remove the line"
+            ) from error
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+            yield from stream
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror or error}); check its name and whether it is whole"
+        ) from error
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{file}: damaged gzip file ({error}); fetch it again") from error
+
+
+def _pair(value: Any, stem: str, where: str) -> MinimalPair:  # noqa: ANN401 - parsed JSON
+    if not isinstance(value, dict):
+        raise ValueError(f"found {type(value).__name__}")  # noqa: TRY004 - reported with file and line by the caller
+    texts = {name: _text(value, name, None) for name in ("sentence_good", "sentence_bad")}
+    field = _text(value, "field", NOT_SPECIFIED)
+    return MinimalPair(
+        good=texts["sentence_good"],
+        bad=texts["sentence_bad"],
+        paradigm=_text(value, "UID", stem),
+        term=_text(value, "linguistics_term", NOT_SPECIFIED),
+        field=_FIELDS.get(field, field),
+        where=where,
+    )
+
+
+def _text(value: dict[str, Any], name: str, default: str | None) -> str:
+    found = value.get(name)
+    if found is None:
+        found = default  # null says no more than nothing
+    if not isinstance(found, str):
+        raise ValueError(f"{name} is {found!r}")  # noqa: TRY004 - reported with file and line by the caller
+    found.encode()  # a lone surrogate is legal in JSON, but it is not text
+    if not (normalised := normalise_text(found)):
+        raise ValueError(f"{name} is empty")
+    return normalised
 
 
 def _counts_by(

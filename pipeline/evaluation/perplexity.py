@@ -18,10 +18,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset import Split
 from pipeline.runtime.json_files import number
@@ -45,6 +47,12 @@ FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
 OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
+
+LENGTHS: Final = (1, 6, 11, 21, 41, 81)
+"""The breakdown by length has a range from each of these numbers of tokens to the next; the last range has no end."""
+BY_SOURCE: Final = "by source"
+BY_LENGTH: Final = "by length in tokens"
+NOT_KNOWN: Final = "not known"
 
 NORMALISERS: Final = {
     "per_token": "exp(nats / (num_tokens + num_sentences)): tokens and one <eos> a sentence",
@@ -195,6 +203,27 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
     )
 
 
+def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, dict[str, PerplexityFigure]]:
+    """Return the perplexity by length, and by source where the split has several sources.
+
+    The sums of each breakdown add up to those of ``perplexity_figure``. Ranges and sources without a sentence have no
+    figure.
+
+    Args:
+        log_probs: Rows that ``perplexity_figure`` has accepted.
+        split: The sentences of the rows.
+        distribution: As for ``perplexity_figure``.
+    """
+    sources, names = split.source_ids
+    lengths = np.searchsorted(LENGTHS, split.tokens.lengths, side="right")
+    ranges = ["0", *(f"{a} to {b - 1}" for a, b in pairwise(LENGTHS)), f"{LENGTHS[-1]} and more"]
+    found = {BY_LENGTH: _figures_by(lengths, ranges, log_probs, split, distribution)}
+    if len(names) > 1:
+        named = [name or NOT_KNOWN for name in names]
+        found[BY_SOURCE] = _figures_by(sources, named, log_probs, split, distribution)
+    return found
+
+
 def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256: str) -> PerplexityFigure:
     """Return what the grammar of ``sample-corpus`` assigns to a split: the floor of an unconditional model.
 
@@ -220,6 +249,36 @@ def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256:
         )
     nats = number(found, "neg_log_prob_nats", where=f"{path}: {split}")
     return replace(like, distribution=FLOOR, nats=nats, nats_eos=None)
+
+
+def _figures_by(
+    group_of_sentence: NDArray[Any], names: list[str], log_probs: Ragged, split: Split, distribution: str
+) -> dict[str, PerplexityFigure]:
+    """Return a figure for each group that has a sentence. ``group_of_sentence`` is an index into ``names``."""
+    values, offsets = log_probs.values.astype(np.float64), log_probs.offsets
+    nats = -np.add.reduceat(values, offsets[:-1]) if len(values) else np.zeros(0)
+
+    def sums(of_sentences: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(group_of_sentence, weights=of_sentences, minlength=len(names)).astype(np.float64)
+
+    columns = [
+        np.bincount(group_of_sentence, minlength=len(names)),
+        *(sums(column) for column in (split.tokens.lengths, split.num_words, split.num_bytes, nats)),
+        sums(-values[offsets[1:] - 1]),
+    ]
+    return {
+        name: PerplexityFigure(
+            distribution=distribution,
+            num_sentences=int(sentences),
+            num_tokens=int(tokens),
+            num_words=int(words),
+            num_bytes=int(size_bytes),
+            nats=float(all_nats),
+            nats_eos=float(eos_nats),
+        )
+        for name, sentences, tokens, words, size_bytes, all_nats, eos_nats in zip(names, *columns, strict=True)
+        if sentences
+    }
 
 
 def _read_entropy(path: Path) -> dict[str, dict[str, Any]]:

@@ -29,9 +29,15 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer
 from pipeline.corpus.text.text_files import OnError, normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
-from pipeline.evaluation.frequencies import Frequencies, read_frequencies
 from pipeline.evaluation.scorer import Scorer
-from pipeline.evaluation.word_spans import SpanFile, check_words, spaced_words, words_of_tokens
+from pipeline.evaluation.words import (
+    Frequencies,
+    SpanFile,
+    check_words,
+    read_frequencies,
+    spaced_words,
+    words_of_tokens,
+)
 from pipeline.runtime.json_files import number
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError

@@ -29,7 +29,7 @@ from pipeline.evaluation.formulas import Region, Truth
 from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Joining, Suite
-from pipeline.runtime.json_files import number
+from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
 
 
@@ -141,9 +141,9 @@ class SuiteFigures:
             raise InputError(f"{where}: no list 'by_prediction'; run evaluate syntaxgym again")
         parts = [(ItemCounts.from_json(counts, where=where), counts) for counts in predictions]
         return cls(
-            circuit=str(value.get("circuit")),
-            metric=str(value.get("metric")),
-            sha256=str(value.get("sha256")),
+            circuit=string(value, "circuit", where=where),
+            metric=string(value, "metric", where=where),
+            sha256=string(value, "sha256", where=where),
             items=items,
             predictions=tuple((str(counts.get("formula")), found) for found, counts in parts),
             num_tokens=int(number(value, "num_tokens", where=where)),
@@ -156,6 +156,16 @@ class SyntaxGymFigures:
     """The outcome of some suites."""
 
     by_suite: Mapping[str, SuiteFigures]
+
+    @property
+    def mean_of_suites(self) -> float:
+        """Mean of the suites' accuracies, as Hu et al. (2020) report it."""
+        return _mean_accuracy(list(self.by_suite.values()))
+
+    @property
+    def num_ties(self) -> int:
+        """Items of all suites that are ties."""
+        return sum(suite.items.num_ties for suite in self.by_suite.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object, and what follows from it: the circuits' and the overall figures."""
@@ -348,5 +358,8 @@ def _pooled(suites: Sequence[SuiteFigures]) -> dict[str, Any]:
         num_right=sum(suite.items.num_right for suite in suites),
         num_ties=sum(suite.items.num_ties for suite in suites),
     )
-    mean = sum(suite.items.accuracy for suite in suites) / len(suites)
-    return {"num_suites": len(suites), "mean_of_suites": mean, **counts.to_json()}
+    return {"num_suites": len(suites), "mean_of_suites": _mean_accuracy(suites), **counts.to_json()}
+
+
+def _mean_accuracy(suites: Sequence[SuiteFigures]) -> float:
+    return sum(suite.items.accuracy for suite in suites) / len(suites)

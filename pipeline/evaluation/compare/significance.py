@@ -27,7 +27,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.compare.item_results import ItemScores
+from pipeline.evaluation.compare.item_scores import ItemScores
 from pipeline.evaluation.intervals import (
     Interval,
     SeedDifference,
@@ -120,7 +120,7 @@ def overall_over_seeds(scores: Mapping[int, ItemScores]) -> SeedMean:
     return mean_over_seeds([float(one.units.mean()) for one in scores.values()])
 
 
-def compare_configurations(scores: Mapping[str, Mapping[int, ItemScores]]) -> list[PairComparison]:
+def compare_seed_groups(scores: Mapping[str, Mapping[int, ItemScores]]) -> list[PairComparison]:
     """Return every pair of configurations on one benchmark, in order, with p-values adjusted over all of them.
 
     Args:
@@ -156,7 +156,7 @@ def compare_configurations(scores: Mapping[str, Mapping[int, ItemScores]]) -> li
 
     overall = _adjusted(over_units({OVERALL: np.ones(len(every[0].units), bool)}))
     parts = {by: _adjusted(over_items(groups)) for by, groups in _items_of_groups(every[0]).items()}
-    parts |= {by: _adjusted(over_units(found)) for by, found in _groups_of_parts(every[0]).items()}
+    parts |= {by: _adjusted(over_units(found)) for by, found in _groups_of_categories(every[0]).items()}
     return [
         PairComparison(
             first=pair[0],
@@ -234,14 +234,14 @@ def _items_of_groups(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_
     return {by: {name: scores.group_of_item == i for i, name in enumerate(scores.groups)}}
 
 
-def _groups_of_parts(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Return which of the ``[G]`` paradigms are in each term and field."""
+def _groups_of_categories(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Return ``[G]``, whether a paradigm belongs to it, for each term and each field."""
     return {
         by: {
-            name: np.array([part_of[group] == name for group in scores.groups])
-            for name in sorted(set(part_of.values()))
+            name: np.array([category_of[group] == name for group in scores.groups])
+            for name in sorted(set(category_of.values()))
         }
-        for by, part_of in scores.parts.items()
+        for by, category_of in scores.categories.items()
     }
 
 

@@ -23,7 +23,7 @@ from pipeline.evaluation.surprisal import (
     rows_of_sentence,
     write_surprisals,
 )
-from pipeline.evaluation.word_spans import spaced_words, words_of_tokens
+from pipeline.evaluation.words import spaced_words, words_of_tokens
 from storage.errors import ConfigError, InputError, RunError
 
 TOKENIZER = Tokenizer.train(["the cat sleeps.", 'a dog barks, "the dog" don\'t'] * 3, 300)

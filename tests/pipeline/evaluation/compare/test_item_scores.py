@@ -6,15 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluation.compare.item_results import read_item_scores
+from pipeline.evaluation.compare.item_scores import item_scores
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL
+from pipeline.evaluation.results import load_results
 from storage.errors import InputError
 from tests.evaluated_runs import PAIRS, SENTENCES, SUITES, add_pairs, add_sentences, add_suites, write_run
 
 
 def read(run, normaliser="token"):
     left_out: list[str] = []
-    found = read_item_scores(run, normaliser=normaliser, left_out=left_out)
+    found = item_scores(load_results(run), normaliser=normaliser, left_out=left_out)
     assert not left_out
     return found
 
@@ -31,7 +32,7 @@ def test_a_tie_is_never_right_and_every_group_counts_the_same(run):
     assert pairs.groups == ("a", "b")
     assert pairs.values.tolist() == [1, 0, 0, 1, 1]
     assert pairs.units.tolist() == [1, 0.5]
-    assert pairs.parts == {"term": {"a": "term a", "b": "term b"}, "field": {"a": "syntax", "b": "syntax"}}
+    assert pairs.categories == {"term": {"a": "term a", "b": "term b"}, "field": {"a": "syntax", "b": "syntax"}}
     assert suites.units.tolist() == [0.5, 0]
 
 
@@ -51,12 +52,12 @@ def test_conventions_set_benchmarks_apart_and_other_checkpoints_are_not_read(run
     add_pairs(run, {"a": [1, 0]})
     add_pairs(run, {"a": [1, 0]}, eos=True)
     assert {one.benchmark.conventions for one in read(run)} == {
-        "prefix none, <eos> counted",
-        "prefix none, <eos> not counted",
+        "no space before the sentence, <eos> counted",
+        "no space before the sentence, <eos> left out",
     }
     path = run / "results" / f"{PAIRS}-eos.json"
     path.write_text(path.read_text().replace('"best"', '"last"'))
-    assert [one.benchmark.conventions for one in read(run)] == ["prefix none, <eos> not counted"]
+    assert [one.benchmark.conventions for one in read(run)] == ["no space before the sentence, <eos> left out"]
 
 
 def test_two_searches_are_two_benchmarks_and_figures_given_the_tree_are_one(run):
@@ -72,7 +73,7 @@ def test_two_searches_are_two_benchmarks_and_figures_given_the_tree_are_one(run)
         "marginal by beam search, beam 30, word beam 1",
     ]
     add_sentences(run, [[-9.0, -1.0], [-1.0, -1.0]], distribution=GIVEN_TREE)
-    with pytest.raises(InputError, match=r"both of perplexity on dev .*, given the tree, expected one"):
+    with pytest.raises(InputError, match=r"two different results of .*, given the tree, expected one"):
         read(run)
 
 
@@ -81,20 +82,21 @@ def test_a_result_of_weights_that_are_no_more_is_left_out_and_said(run):
     weights = run / "checkpoints" / "best" / "model.safetensors"
     weights.write_text("other weights")
     left_out: list[str] = []
-    assert read_item_scores(run, normaliser="token", left_out=left_out) == []
+    assert item_scores(load_results(run), normaliser="token", left_out=left_out) == []
     (line,) = left_out
-    assert f"{PAIRS}.json: " in line
-    assert "but the best checkpoint is " in line
+    assert line.startswith(f"{run}/results/{PAIRS}.json is of weights ")
+    assert ", and the best checkpoint is " in line
     assert "evaluate again: cli.py evaluate minimal_pairs run" in line
     weights.unlink()  # results that were copied without weights are what there is
-    assert len(read_item_scores(run, normaliser="token", left_out=[])) == 1
+    assert len(item_scores(load_results(run), normaliser="token", left_out=[])) == 1
 
 
 def test_where_no_item_is_scored_only_that_benchmark_is_left_out(run):
     add_pairs(run, {"a": [], "b": []})
     add_suites(run, {"s": [1, 0]})
     left_out: list[str] = []
-    assert [one.benchmark.kind for one in read_item_scores(run, normaliser="token", left_out=left_out)] == ["syntaxgym"]
+    found = item_scores(load_results(run), normaliser="token", left_out=left_out)
+    assert [one.benchmark.kind for one in found] == ["syntaxgym"]
     (line,) = left_out
     assert f"{PAIRS}.jsonl: no item" in line
 
@@ -103,9 +105,9 @@ def test_a_result_without_rows_is_said_with_the_command_that_makes_them(run):
     add_pairs(run, {"a": [1, 0]})
     (run / "results" / f"{PAIRS}.jsonl").unlink()
     left_out: list[str] = []
-    assert read_item_scores(run, normaliser="token", left_out=left_out) == []
+    assert item_scores(load_results(run), normaliser="token", left_out=left_out) == []
     (line,) = left_out
-    assert f"{PAIRS}.jsonl: not there" in line
+    assert f"{PAIRS}.jsonl: missing" in line
     assert "evaluate again: cli.py evaluate minimal_pairs run" in line
 
 
@@ -115,12 +117,17 @@ def test_a_result_without_rows_is_said_with_the_command_that_makes_them(run):
         (PAIRS, 2, "{", r"jsonl:2: not JSON"),
         (PAIRS, 2, "[]", r"jsonl:2: found list, expected an object"),
         (PAIRS, 1, {"paradigm": "a", "pair": 0, "good": "x", "bad": 0}, r"jsonl:1: good is 'x', expected a number"),
-        (PAIRS, 1, {"paradigm": "a", "pair": True, "good": 1, "bad": 0}, r"jsonl:1: pair is True, expected int"),
-        (PAIRS, 1, {"paradigm": "a", "pair": 0, "good": -9, "bad": 0}, r"right of a: 0, but .*json says 1"),
-        (PAIRS, 1, {"paradigm": "z", "pair": 0, "good": 1, "bad": 0}, r"items of a: 1, but .*json says 2"),
+        (
+            PAIRS,
+            1,
+            {"paradigm": "a", "pair": True, "good": 1, "bad": 0},
+            r"jsonl:1: pair is True, expected a whole",
+        ),
+        (PAIRS, 1, {"paradigm": "a", "pair": 0, "good": -9, "bad": 0}, r"right of a: 0, but .*json has 1"),
+        (PAIRS, 1, {"paradigm": "z", "pair": 0, "good": 1, "bad": 0}, r"items of a: 1, but .*json has 2"),
         (SUITES, 1, {"suite": "s", "item": 1, "outcome": "good"}, r"jsonl:1: outcome is 'good', expected right, wrong"),
         (SENTENCES, 2, {"sentence": 4, "log_probs": {}}, r"jsonl:2: expected an object with sentence 1"),
-        (SENTENCES, 1, {"sentence": 0, "log_probs": {"unconditional": [-1.0]}}, r"nats, unconditional: .*json says"),
+        (SENTENCES, 1, {"sentence": 0, "log_probs": {"unconditional": [-1.0]}}, r"nats, unconditional: .*json has"),
     ],
 )
 def test_damaged_rows_are_named_by_file_and_line(name, line, content, expected, run):
@@ -140,5 +147,5 @@ def test_rows_that_end_too_soon_do_not_fit_the_figures(run):
     add_sentences(run, [[-2.0, -1.0], [-3.0]])
     path = run / "results" / f"{SENTENCES}.jsonl"
     path.write_text(path.read_text().splitlines()[0] + "\n")
-    with pytest.raises(InputError, match=r"sentences: 1, but perplexity-dev.json says 2"):
+    with pytest.raises(InputError, match=r"sentences: 1, but perplexity-dev.json has 2"):
         read(run)

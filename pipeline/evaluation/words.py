@@ -1,18 +1,30 @@
-r"""Which characters of a line make a word: those between spaces, or those that a file of spans names.
+r"""Find the words of a line of text, and look up how frequent they are.
 
-A file of spans is for corpora whose words are no white-space strings, such as "do", "n't" and "." of "don't.". It has
-three tab-separated columns and no header, a word a line, plain or gzipped:
+A word is a string between spaces, or the characters that a **file of spans** names. A file of spans is for corpora
+whose words are not white-space strings, such as "do", "n't" and "." of "don't.". It may be gzipped. It has three
+columns separated by tabs, no header, and one word per line:
 
     sentence_number <TAB> start <TAB> stop
 
-The sentence is a line of the text, from 1; characters are counted from 0, as Python counts them, in the line as it
-stands in the file; ``stop`` is one past the last. Words stand in the order of the text. Every character of a line but
-spaces is in one word, so that the surprisals of the words add up to the sentence's; a word may hold a space inside.
+The sentence number is the number of the line in the text, from 1. ``start`` and ``stop`` count characters from 0, as
+Python does, in the line as the file has it; ``stop`` is one past the last character. Words come in the order of the
+text. Every character of a line except spaces belongs to one word, so the surprisals of the words add up to the
+surprisal of the sentence. A word may contain a space.
 
-Either way the characters between a word and the one before it, which are spaces, belong to it.
+In both cases the spaces between two words belong to the second word.
+
+A **table of frequencies** comes from a corpus of the user's. It may be gzipped. It has two columns separated by a tab,
+and no header:
+
+    word <TAB> count
+
+Words are looked up by ``frequency_key``. The table is held in memory and takes about 100 bytes per word.
 """
 
+import math
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,11 +33,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.text.text_files import read_lines
+from pipeline.corpus.text.text_files import normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
 from storage.errors import InputError
 
 _ROW: Final = re.compile(r"([0-9]{1,9})\t([0-9]{1,9})\t([0-9]{1,9})")
+_COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 
 
 def spaced_words(text: str) -> list[Span]:
@@ -77,11 +90,6 @@ def check_words(text: str, words: Sequence[Span]) -> None:
     _refuse_left_out(text, at, len(text))
 
 
-def _refuse_left_out(text: str, start: int, stop: int) -> None:
-    if left := text[start:stop].strip(" "):
-        raise ValueError(f"{left[:60]!r} in no word")
-
-
 class SpanFile:
     """Reads a file of spans alongside its text, holding no more than one sentence's."""
 
@@ -113,6 +121,60 @@ class SpanFile:
                 f"{self.path}: words of sentence {self._next[0]}, expected at most {num_lines}, the lines of {text}; "
                 "name the spans of this text"
             )
+
+
+def frequency_key(word: str) -> str:
+    """Return what a word is looked up by: case-folded, without the marks at both ends; empty if there is no word.
+
+    Marks are all characters but letters, their combining marks, and digits: ``"Dog,`` and ``dog`` are one word,
+    ``don't`` and ``dont`` are two. A word of marks alone keeps them: ``.`` is not ``,``.
+    """
+    folded = normalise_text(normalise_text(word).casefold())  # folding may take a string out of NFC
+    kept = [i for i, character in enumerate(folded) if unicodedata.category(character)[0] in "LMN"]
+    return folded[kept[0] : kept[-1] + 1] if kept else folded
+
+
+class Frequencies:
+    """Counts of a corpus by ``frequency_key``."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        """Take counts, each at least 1, of which there is one or more."""
+        self._counts = counts
+        self._log_total = math.log2(counts.total())
+
+    def log_frequency(self, word: str) -> float | None:
+        """Return log2(count / sum of all counts), in bits, at most 0; None for a word that the table does not have.
+
+        That is minus the surprisal of the word under the unigram distribution of the table.
+        """
+        count = self._counts.get(frequency_key(word))
+        return None if count is None else math.log2(count) - self._log_total
+
+
+def read_frequencies(path: Path) -> Frequencies:
+    """Return a table of frequencies; counts of words with one key are added up.
+
+    Raises:
+        InputError: If the file cannot be read or is empty, or at the first line that is not a word and a count.
+    """
+    counts: Counter[str] = Counter()
+    for line in read_lines(path):
+        word, _, count = line.text.partition("\t")
+        key = frequency_key(word)
+        if not line.is_utf8 or not key or not _COUNT.fullmatch(count):
+            raise InputError(
+                f"{path}:{line.number}: {line.text[:60]!r}, expected UTF-8: a word, a tab and a whole number from 1, "
+                "without a header; mend or remove this line"
+            )
+        counts[key] += int(count)
+    if not counts:
+        raise InputError(f"{path}: no word, expected a word, a tab and its count a line; name a table of frequencies")
+    return Frequencies(counts)
+
+
+def _refuse_left_out(text: str, start: int, stop: int) -> None:
+    if left := text[start:stop].strip(" "):
+        raise ValueError(f"{left[:60]!r} in no word")
 
 
 def _sentences(path: Path) -> Iterator[tuple[int, list[Span]]]:
