@@ -42,42 +42,40 @@ _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 
 
 def spaced_words(text: str) -> list[Span]:
-    """Return the span of each string between spaces of a normalised text."""
+    """Return the span of each string between spaces in a normalised text."""
     return [found.span() for found in re.finditer("[^ ]+", text)]
 
 
 def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:
-    """Return ``[n]`` the word, from 0, that each token belongs to; a space belongs to the word after it.
+    """Return ``[n]`` the word of each token, from 0. A space belongs to the word after it.
 
     Args:
-        text: Normalised.
+        text: A normalised text.
         tokens: Characters that each of n tokens covers.
-        words: Characters of each word, which ``check_words`` finds no fault with.
+        words: Characters that each word covers, as ``check_words`` accepts them.
 
     Raises:
-        ValueError: If a token holds parts of two words.
+        ValueError: If a token has parts of two words.
     """
-    # A word owns what follows the word before it, up to its own end.
+    # A word owns the characters from the end of the word before it to its own end.
     stops = np.array([stop for _, stop in words], np.int64)
     firsts = np.searchsorted(stops, [start for start, _ in tokens], side="right")
     lasts = np.searchsorted(stops, [stop - 1 for _, stop in tokens], side="right")
     if len(bad := np.flatnonzero(firsts != lasts)):
         start, stop = tokens[bad[0]]
-        raise ValueError(
-            f"the token {text[start:stop]!r} holds parts of two words, whose surprisals cannot be told apart"
-        )
+        raise ValueError(f"the token {text[start:stop]!r} has parts of two words, whose surprisals cannot be separated")
     return firsts.astype(np.int64)
 
 
 def check_words(text: str, words: Sequence[Span]) -> None:
-    """Refuse words that are not all of a text but its spaces.
+    """Check that words cover every character of a text except spaces.
 
     Args:
-        text: Normalised, not empty.
-        words: Spans that are not empty, ascending, and apart.
+        text: A normalised text that is not empty.
+        words: Spans that are not empty, ascend, and do not overlap.
 
     Raises:
-        ValueError: If a word goes beyond the text, begins or ends with a space, or leaves another character out.
+        ValueError: If a word goes beyond the text, begins or ends with a space, or another character is in no word.
     """
     at = 0
     for start, stop in words:
@@ -91,68 +89,68 @@ def check_words(text: str, words: Sequence[Span]) -> None:
 
 
 class SpanFile:
-    """Reads a file of spans alongside its text, holding no more than one sentence's."""
+    """Reads a file of spans in step with its text. It holds the words of one sentence at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Begin to read ``path``."""
+        """Open ``path``."""
         self.path = path
         self._sentences = _sentences(path)
         self._next = next(self._sentences, None)
 
     def of_line(self, number: int) -> list[Span]:
-        """Return the words of a line of the text, none where the file names none; ask for lines in ascending order.
+        """Return the words of a line of the text, which may be none. Ask for lines in ascending order.
 
         Raises:
-            InputError: At the first line that is not one of a file of spans.
+            InputError: At the first line that is not a line of a file of spans.
         """
         while self._next is not None and self._next[0] < number:
             self._next = next(self._sentences, None)
         return self._next[1] if self._next is not None and self._next[0] == number else []
 
     def refuse_beyond(self, num_lines: int, text: Path) -> None:
-        """Refuse words of lines that the text does not have.
+        """Check that the file has no words of lines beyond the end of the text.
 
         Raises:
-            InputError: If there are any.
+            InputError: If it has such words.
         """
         self.of_line(num_lines + 1)
         if self._next is not None:
             raise InputError(
                 f"{self.path}: words of sentence {self._next[0]}, expected at most {num_lines}, the lines of {text}; "
-                "name the spans of this text"
+                "give the spans of this text"
             )
 
 
 def frequency_key(word: str) -> str:
-    """Return what a word is looked up by: case-folded, without the marks at both ends; empty if there is no word.
+    """Return the key of a word: case-folded, and without the marks at both ends. It is empty if there is no word.
 
-    Marks are all characters but letters, their combining marks, and digits: ``"Dog,`` and ``dog`` are one word,
-    ``don't`` and ``dont`` are two. A word of marks alone keeps them: ``.`` is not ``,``.
+    Marks are all characters except letters, their combining marks, and digits. ``"Dog,`` and ``dog`` have one key,
+    ``don't`` and ``dont`` have two. A word that consists of marks keeps them: ``.`` is not ``,``.
     """
-    folded = normalise_text(normalise_text(word).casefold())  # folding may take a string out of NFC
+    folded = normalise_text(normalise_text(word).casefold())  # a case-folded string may not be NFC
     kept = [i for i, character in enumerate(folded) if unicodedata.category(character)[0] in "LMN"]
     return folded[kept[0] : kept[-1] + 1] if kept else folded
 
 
 class Frequencies:
-    """Counts of a corpus by ``frequency_key``."""
+    """Counts of the words of a corpus, by ``frequency_key``."""
 
     def __init__(self, counts: Counter[str]) -> None:
-        """Take counts, each at least 1, of which there is one or more."""
+        """Take at least one count. Each count is at least 1."""
         self._counts = counts
         self._log_total = math.log2(counts.total())
 
     def log_frequency(self, word: str) -> float | None:
-        """Return log2(count / sum of all counts), in bits, at most 0; None for a word that the table does not have.
+        """Return log2(count / sum of all counts), in bits and at most 0; None for a word that is not in the table.
 
-        That is minus the surprisal of the word under the unigram distribution of the table.
+        Its negative is the surprisal of the word under the unigram distribution of the table.
         """
         count = self._counts.get(frequency_key(word))
         return None if count is None else math.log2(count) - self._log_total
 
 
 def read_frequencies(path: Path) -> Frequencies:
-    """Return a table of frequencies; counts of words with one key are added up.
+    """Return a table of frequencies. The counts of words with the same key are added up.
 
     Raises:
         InputError: If the file cannot be read or is empty, or at the first line that is not a word and a count.
@@ -164,11 +162,11 @@ def read_frequencies(path: Path) -> Frequencies:
         if not line.is_utf8 or not key or not _COUNT.fullmatch(count):
             raise InputError(
                 f"{path}:{line.number}: {line.text[:60]!r}, expected UTF-8: a word, a tab and a whole number from 1, "
-                "without a header; mend or remove this line"
+                "without a header; correct or remove this line"
             )
         counts[key] += int(count)
     if not counts:
-        raise InputError(f"{path}: no word, expected a word, a tab and its count a line; name a table of frequencies")
+        raise InputError(f"{path}: no word, expected a word, a tab and its count per line; give a table of frequencies")
     return Frequencies(counts)
 
 
@@ -178,7 +176,7 @@ def _refuse_left_out(text: str, start: int, stop: int) -> None:
 
 
 def _sentences(path: Path) -> Iterator[tuple[int, list[Span]]]:
-    """Yield the number of each sentence and its words."""
+    """Yield the number and the words of each sentence."""
     for number, rows in groupby(_rows(path), key=lambda row: row[0]):
         yield number, [(start, stop) for _, start, stop in rows]
 
@@ -191,13 +189,13 @@ def _rows(path: Path) -> Iterator[tuple[int, int, int]]:
         if not sentence or start >= stop:
             raise InputError(
                 f"{path}:{line.number}: {line.text[:60]!r}, expected the number of a sentence from 1, a start and a "
-                "later stop, separated by tabs, without a header; mend this line"
+                "later stop, separated by tabs, without a header; correct this line"
             )
         if (sentence, start) < (before[0], before[2]):
             raise InputError(
                 f"{path}:{line.number}: characters {start} to {stop} of sentence {sentence} after {before[1]} to "
                 f"{before[2]} of sentence {before[0]}, expected words in ascending order that share no character; "
-                "sort or mend the file"
+                "sort or correct the file"
             )
         before = (sentence, start, stop)
         yield before

@@ -1,4 +1,4 @@
-"""Results: written whole, read back the same, refused where damaged."""
+"""Tests of results: written and read back, loaded with checks, and refused if damaged."""
 
 import dataclasses
 import json
@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.evaluation import results as results_module
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, UNCONDITIONAL
 from pipeline.evaluation.results import PERPLEXITY, Result, read_results, read_sentence_rows, write_result
 from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
+from storage.fingerprints import sha256_file
+from tests.evaluated_runs import add_pairs, add_sentences, add_suites, write_run
 
 RESULT = Result(
     kind=PERPLEXITY,
@@ -56,7 +59,7 @@ def test_only_run_directories_and_plain_names_are_written_to(run: Path) -> None:
             write_result(run, name, RESULT)
 
 
-def test_numbers_that_json_does_not_have_are_a_bug(run: Path) -> None:
+def test_a_number_that_json_does_not_have_is_a_bug(run: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_result(run, "a", dataclasses.replace(RESULT, figures={"nats": float("nan")}))
     assert read_results(run) == {}
@@ -80,8 +83,74 @@ def test_damaged_results_are_refused_by_file(run: Path, changes: dict[str, objec
         read_results(run)
 
 
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    """A run with a perplexity, minimal pairs and suites."""
+    run = write_run(tmp_path / "run", seed=1)
+    add_sentences(run, [[-1.5, -0.25], [-2.0, -0.5]])
+    add_pairs(run, {"a": [1, 0], "b": [-1]}, eos=True)
+    add_suites(run, {"s": [1, 0]})
+    return run
+
+
+def test_loaded_results_have_checked_figures_conventions_and_lazy_rows(evaluated: Path) -> None:
+    results = load_results(evaluated)
+    (perplexity,), (pairs,), (suites,) = results.perplexities, results.pairs, results.suites
+    assert perplexity.figures[UNCONDITIONAL].nats == 4.25
+    assert (perplexity.key.name, perplexity.convention) == ("dev", "")
+    assert pairs.convention == "no space before the sentence, <eos> counted"
+    assert pairs.figures.by_paradigm["b"].num_ties == 1
+    assert [(row.paradigm, row.pair, row.good - row.bad) for row in pairs.pairs()] == [
+        ("a", 0, 1.0), ("a", 1, -1.0), ("b", 0, 0.0)
+    ]  # fmt: skip
+    assert suites.convention == "regions joined as running text"
+    assert list(suites.items()) == [("s", 1, True), ("s", 2, False)]
+    assert not results.skipped
+    pairs.rows.unlink()
+    assert len(load_results(evaluated).pairs) == 1  # rows are read on request
+
+
+def test_results_of_other_weights_are_skipped_with_the_command_to_run_again(evaluated: Path) -> None:
+    weights = evaluated / "checkpoints" / "best" / "model.safetensors"
+    before = sha256_file(weights)
+    weights.write_text("other weights")
+    results = load_results(evaluated)
+    assert not (results.perplexities or results.pairs or results.suites)
+    assert all(skipped.is_outdated for skipped in results.skipped)
+    assert "now; evaluate again: cli.py evaluate minimal_pairs run" in results.skipped[0].note
+    assert len(load_results(evaluated, weights_sha256=before).suites) == 1  # by digest, whatever the checkpoint is now
+    weights.unlink()
+    assert len(load_results(evaluated).suites) == 1  # a copy without weights
+
+
+def test_the_weights_are_hashed_once_per_run(evaluated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(results_module, "sha256_file", lambda path: hashed.append(path) or "0" * 64)
+    load_results(evaluated)
+    assert len(hashed) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"eos": true', '"eos": 1', "settings.eos is 1, expected true or false"),
+        ('"prefix": "none"', '"prefix": "tab"', "settings.prefix is 'tab', expected none or space"),
+        ('"linguistics_term": "term a"', '"linguistics_term": null', "linguistics_term is None"),
+        ('"num_right": 1', '"num_right": 9', "9 right and"),
+        ('"pairs": "aaaa', '"other": "aaaa', "no sha256 of the pairs"),
+    ],
+)
+def test_a_result_that_nothing_can_be_compared_by_is_refused(evaluated: Path, old: str, new: str, message: str) -> None:
+    path = evaluated / "results" / "minimal-pairs-made-up-eos.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message) as caught:
+        load_results(evaluated).pairs[0].fingerprint  # noqa: B018 - reading it checks it
+    assert "again" in str(caught.value)
+
+
 @pytest.mark.parametrize("found", [10**400, -(1 << 63), float("nan"), float("inf"), True, "1", None])
-def test_what_nothing_can_be_computed_with_is_no_number(found: object) -> None:
+def test_values_that_nothing_can_be_computed_with_are_not_numbers(found: object) -> None:
     with pytest.raises(InputError, match=r"file: num_words is .*, expected a number"):
         number({"num_words": found}, "num_words", where="file")
 
@@ -91,7 +160,7 @@ def written(path, rows):
     return path
 
 
-def test_a_row_is_arrays_by_distribution_and_given_before_the_next_is_read(tmp_path):
+def test_rows_are_read_one_at_a_time_as_arrays_by_distribution(tmp_path):
     path = written(tmp_path / "rows.jsonl", ROWS)
     found = list(read_sentence_rows(path, remedy="evaluate again"))
     assert [{name: values.tolist() for name, values in row.items()} for row in found] == ROWS

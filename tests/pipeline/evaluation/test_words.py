@@ -56,7 +56,7 @@ def test_a_token_belongs_to_the_one_word_it_holds_characters_of_and_else_is_refu
     if all(len(found) == 1 for found in expected):
         assert words_of_tokens(text, tokens, words).tolist() == [found.pop() for found in expected]
     else:
-        with pytest.raises(ValueError, match="holds parts of two words"):
+        with pytest.raises(ValueError, match="has parts of two words"):
             words_of_tokens(text, tokens, words)
 
 

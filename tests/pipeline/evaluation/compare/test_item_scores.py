@@ -1,7 +1,8 @@
-"""Rows of results become outcomes and nats by item; what is damaged is named by file and line."""
+"""Tests of the scores by item: what rows become, and which results are left out or damaged."""
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_the_mean_of_sentences_is_the_perplexity_by_each_normaliser(run):
     assert np.array_equal(scores.values, [1.75, 5.5, 0.125])
 
 
-def test_conventions_set_benchmarks_apart_and_other_checkpoints_are_not_read(run):
+def test_results_under_two_conventions_are_two_benchmarks_and_other_checkpoints_are_skipped(run):
     add_pairs(run, {"a": [1, 0]})
     add_pairs(run, {"a": [1, 0]}, eos=True)
     assert {one.benchmark.conventions for one in read(run)} == {
@@ -60,7 +61,7 @@ def test_conventions_set_benchmarks_apart_and_other_checkpoints_are_not_read(run
     assert [one.benchmark.conventions for one in read(run)] == ["no space before the sentence, <eos> left out"]
 
 
-def test_two_searches_are_two_benchmarks_and_figures_given_the_tree_are_one(run):
+def test_two_beam_sizes_are_two_benchmarks_but_figures_given_the_tree_are_one(run):
     rows = [[-1.5, -0.25], [-2.0, -0.5]]
     add_sentences(run, rows, distribution=GIVEN_TREE)
     for beam in (2, 30):
@@ -77,7 +78,31 @@ def test_two_searches_are_two_benchmarks_and_figures_given_the_tree_are_one(run)
         read(run)
 
 
-def test_a_result_of_weights_that_are_no_more_is_left_out_and_said(run):
+@pytest.mark.parametrize(("change", "is_rounding"), [(1e-6, True), (-1e-5, True), (1e-3, False)])
+def test_two_results_of_one_benchmark_may_differ_by_rounding_only(run, change, is_rounding):
+    add_sentences(run, [[-1.5, -0.25], [-20.0, -0.5]], name="dev")
+    add_sentences(run, [[-1.5 + change, -0.25], [-20.0, -0.5]], name="dev-again")
+    if is_rounding:
+        (scores,) = read(run)
+        assert scores.path.name == "perplexity-dev-again.jsonl"  # the first by name
+    else:
+        with pytest.raises(InputError, match="two different results of perplexity on dev"):
+            read(run)
+
+
+def test_two_results_of_one_benchmark_must_have_the_same_outcomes(run):
+    for outcomes in ({"a": [1, 0]}, {"a": [0, 1]}):
+        add_pairs(run, outcomes)
+        for path in list((run / "results").glob(f"{PAIRS}.json*")):
+            shutil.copy(path, path.with_name(f"copy-of-{path.name}"))
+        if outcomes["a"][0]:
+            assert len(read(run)) == 1
+    add_pairs(run, {"a": [1, 0]})
+    with pytest.raises(InputError, match="two different results of minimal pairs on made-up"):
+        read(run)
+
+
+def test_a_result_of_earlier_weights_is_left_out_and_noted(run):
     add_pairs(run, {"a": [1, 0]})
     weights = run / "checkpoints" / "best" / "model.safetensors"
     weights.write_text("other weights")
@@ -87,11 +112,11 @@ def test_a_result_of_weights_that_are_no_more_is_left_out_and_said(run):
     assert line.startswith(f"{run}/results/{PAIRS}.json is of weights ")
     assert ", and the best checkpoint is " in line
     assert "evaluate again: cli.py evaluate minimal_pairs run" in line
-    weights.unlink()  # results that were copied without weights are what there is
+    weights.unlink()  # a copy of a run may have no weights; its results count
     assert len(item_scores(load_results(run), normaliser="token", left_out=[])) == 1
 
 
-def test_where_no_item_is_scored_only_that_benchmark_is_left_out(run):
+def test_a_benchmark_without_items_is_left_out_alone(run):
     add_pairs(run, {"a": [], "b": []})
     add_suites(run, {"s": [1, 0]})
     left_out: list[str] = []
@@ -101,7 +126,7 @@ def test_where_no_item_is_scored_only_that_benchmark_is_left_out(run):
     assert f"{PAIRS}.jsonl: no item" in line
 
 
-def test_a_result_without_rows_is_said_with_the_command_that_makes_them(run):
+def test_a_result_without_rows_is_noted_with_the_command_that_makes_them(run):
     add_pairs(run, {"a": [1, 0]})
     (run / "results" / f"{PAIRS}.jsonl").unlink()
     left_out: list[str] = []
@@ -143,7 +168,7 @@ def test_damaged_rows_are_named_by_file_and_line(name, line, content, expected, 
     assert "again" in str(caught.value)
 
 
-def test_rows_that_end_too_soon_do_not_fit_the_figures(run):
+def test_rows_that_end_too_soon_do_not_add_up_to_the_figures(run):
     add_sentences(run, [[-2.0, -1.0], [-3.0]])
     path = run / "results" / f"{SENTENCES}.jsonl"
     path.write_text(path.read_text().splitlines()[0] + "\n")
