@@ -24,8 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.common import interleaved, parser, ratio, report
 from pipeline.corpus.dataset.tokenizer import Tokenizer, train_tokenizer
 from pipeline.corpus.sample.sample_corpus import write_sample_corpus
-from pipeline.evaluation.minimal_pair_files import MinimalPair, read_minimal_pairs
-from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs
+from pipeline.evaluation.minimal_pairs import MinimalPair, evaluate_minimal_pairs, read_minimal_pairs
 from pipeline.evaluation.scorer import NextTokenScorer
 from student.model import Student
 from student.student_commands import batch_tokens

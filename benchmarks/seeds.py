@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from benchmarks.common import parser, report
-from pipeline.evaluation.compare.configurations import configurations_of
-from pipeline.evaluation.compare.item_results import ItemScores, read_item_scores
+from pipeline.evaluation.compare.item_scores import ItemScores, item_scores
 from pipeline.evaluation.compare.run_records import read_runs
+from pipeline.evaluation.compare.seed_groups import seed_groups
 from pipeline.evaluation.compare.significance import ALPHA
 from pipeline.evaluation.intervals import sign_flip_p_value
 
@@ -35,10 +35,10 @@ def main() -> None:
     given = options.parse_args()
     counts: Counter[str] = Counter()
     left_out: list[str] = []
-    for configuration in configurations_of(read_runs(given.runs)):
+    for group in seed_groups(read_runs(given.runs)):
         by_seed = [
-            {one.benchmark: one for one in read_item_scores(run.path, normaliser="token", left_out=left_out)}
-            for run in configuration.runs.values()
+            {one.benchmark: one for one in item_scores(run.results, normaliser="token", left_out=left_out)}
+            for run in group.runs.values()
         ]
         for first, second in combinations(by_seed, 2):
             for benchmark in first.keys() & second.keys():
@@ -57,7 +57,7 @@ def alarms(first: ItemScores, second: ItemScores) -> dict[str, int]:
         found["by_item"] = is_alarm(differences)
         found["groups"] = len(first.groups)
         found["groups_by_item"] = sum(is_alarm(differences[first.group_of_item == i]) for i in range(len(first.groups)))
-    for by, part_of in first.parts.items():
+    for by, part_of in first.categories.items():
         for part in set(part_of.values()):
             mask = np.array([part_of[group] == part for group in first.groups])
             by_unit, by_item = first.units[mask] - second.units[mask], differences[mask[first.group_of_item]]

@@ -5,6 +5,7 @@ weights are shown, which are known by their digest; others are counted.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.perplexity import FLOOR
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, read_results
+from pipeline.evaluation.results import RunResults, load_results
 from pipeline.runtime.run_directory import RunInfo, Which
 from pipeline.runtime.run_history import read_history
 from storage.fingerprints import sha256_bytes, sha256_file
@@ -56,8 +57,7 @@ def model_card(
     """
     described = json.loads((run.path / "run.json").read_bytes())
     digest = sha256_file(run.checkpoint(which))
-    results = read_results(run.path)
-    mine = {name: result for name, result in results.items() if result.fingerprints.get("weights") == digest}
+    results = load_results(run.path, weights_sha256=digest)
     distilled = run.dump is not None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -92,8 +92,8 @@ def model_card(
             if name in run.configuration and (distilled or name not in _OF_DISTILLATION)
         ],
         end=_end(run.path),
-        results=[row for name, result in mine.items() for row in _rows(name, result)],
-        num_other_results=len(results) - len(mine),
+        results=list(_rows(results)),
+        num_other_results=len(results.skipped),
         versions=described.get("versions") or {},
         git=described.get("git"),
         command=described.get("command") or "not recorded",
@@ -133,39 +133,32 @@ def _end(run: Path) -> str:
     return f"{end['step']:,} steps; {end['reason']}" if end.get("reason") else f"{end.get('step')} steps"
 
 
-def _rows(name: str, result: Result) -> Iterator[tuple[str, str, str]]:
-    """Yield what was evaluated, what the figure is, and the figure; of a kind not known here, where to look."""
-    subject = f"{result.kind.replace('_', ' ')}: {result.subject}"
-    if result.kind == MINIMAL_PAIRS:
-        eos = "counted" if result.settings.get("eos") else "left out"
-        subject += f", eos {eos}" + (", a space before" if result.settings.get("prefix") == "space" else "")
-    figures = list(_figures(result.kind, result.figures)) or [("in the run", f"results/{name}.json")]
-    yield from ((subject, label, value) for label, value in figures)
+def _rows(results: RunResults) -> Iterator[tuple[str, str, str]]:
+    """Yield what was evaluated, the name of the figure, and the figure. A figure that is not defined has no row."""
+    for what, label, value in _figures(results):
+        if value is not None and math.isfinite(value):
+            yield what, label, f"{value:.4f}"
 
 
-def _figures(kind: str, figures: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - parsed JSON
-    if kind == PERPLEXITY and isinstance(figures, list):
-        for figure in figures:
-            if (of := figure.get("distribution")) == FLOOR:  # not the model's
+def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
+    for pairs in results.pairs:
+        ties = _ties(pairs.figures.overall.num_ties)
+        what = f"minimal pairs: {pairs.subject}, {pairs.convention}"
+        yield what, f"accuracy, mean over paradigms{ties}", pairs.figures.macro_accuracy
+    for perplexity in results.perplexities:
+        for name, figure in perplexity.figures.items():
+            if name == FLOOR:  # not the model's
                 continue
             for normaliser in ("per_token", "per_word", "bits_per_byte"):
-                if (value := _number(figure.get(normaliser))) is not None:
-                    yield f"{normaliser.replace('_', ' ')}, {of}", f"{value:.4f}"
-    elif isinstance(figures, dict):
-        found = figures.get("overall")
-        overall = found if isinstance(found, dict) else {}
-        ties = f" ({overall['num_ties']} ties, not right)" if overall.get("num_ties") else ""
-        for value, label in (
-            (figures.get("accuracy_macro"), f"accuracy, mean over paradigms{ties}"),
-            (overall.get("mean_of_suites"), f"accuracy, mean over suites{ties}"),
-            (figures.get("bits_per_word"), "bits a word"),
-        ):
-            if (number := _number(value)) is not None:
-                yield label, f"{number:.4f}"
+                label = f"{normaliser.replace('_', ' ')}, {name}"
+                yield f"perplexity: {perplexity.subject}", label, getattr(figure, normaliser)
+    for surprisal in results.surprisals:
+        yield f"surprisal: {surprisal.subject}", "bits per word", surprisal.figures.bits_per_word
+    for suites in results.suites:
+        figures = suites.figures
+        what = f"syntaxgym: {suites.subject}, {suites.convention}"
+        yield what, f"accuracy, mean over suites{_ties(figures.num_ties)}", figures.mean_of_suites
 
 
-def _number(value: Any) -> float | None:  # noqa: ANN401 - parsed JSON
-    """Return a figure, which may stand beside its definition."""
-    if isinstance(value, dict):
-        value = value.get("value")
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _ties(num_ties: int) -> str:
+    return f" ({num_ties} ties, not right)" if num_ties else ""

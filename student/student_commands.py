@@ -25,9 +25,8 @@ from pipeline.dumping.dump_config import Condition
 from pipeline.dumping.dump_source import Dumped, verify_run
 from pipeline.dumping.next_token import NextTokenModel, append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
-from pipeline.evaluation.recording import record_perplexity
 from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
-from pipeline.evaluation.sentence_models import SentenceModel
+from pipeline.evaluation.sentence_models import SentenceModel, evaluate_split
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which
@@ -131,7 +130,7 @@ def evaluate_perplexity(
             if in_document
             else "sentence by sentence"
         )
-        return record_perplexity(
+        return evaluate_split(
             opened.files,
             sentences,
             {IN_DOCUMENT if in_document else UNCONDITIONAL: log_probs},

@@ -26,15 +26,15 @@ from pipeline.corpus.dataset.dataset import Dataset, Split, load_dataset
 from pipeline.corpus.dataset.oracle import SHIFT
 from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees, tree_over_words
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.text_files import OnError
+from pipeline.corpus.text.text_files import OnError, find_file
 from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.corpus.trees.trees import TokenPhrase, format_tree
 from pipeline.dumping.dump_config import Condition
 from pipeline.dumping.dump_source import Dumped, verify_run
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
-from pipeline.evaluation.recording import record_parses, record_perplexity
-from pipeline.evaluation.sentence_models import SentenceModel
+from pipeline.evaluation.results import PARSES, record
+from pipeline.evaluation.sentence_models import SentenceModel, evaluate_split
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
@@ -134,7 +134,7 @@ def evaluate_perplexity(
         if marginal:
             more, search = _log_probs_without_trees(teacher, sizes, sentences.tokens)
             log_probs, settings = log_probs | more, settings | search
-        return record_perplexity(files, sentences, log_probs, floor=floor, settings=settings)
+        return evaluate_split(files, sentences, log_probs, floor=floor, settings=settings)
 
 
 def evaluate_parses(
@@ -166,7 +166,12 @@ def evaluate_parses(
         if trees_out is not None:
             num_lost = write_parses(trees_out, gold, predicted, labels if labelled else ["TOP", "X"])
             written = {"trees_out": str(trees_out), "phrases_that_cannot_be_written": num_lost}
-        return record_parses(files, stem, figure, counts=counts, settings=_settings(beam, where)) | written
+        figures = figure.to_json() | {"treebank": counts.to_json()}
+        fingerprints = {"trees": sha256_file(find_file(stem, ".mrg"))}
+        result, _ = record(
+            files, PARSES, stem.name, figures, settings=_settings(beam, where), fingerprints=fingerprints
+        )
+        return {"model": str(files.path), "trees": str(stem), **figures, "written": str(result)} | written
 
 
 def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "TeacherSource":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Comparisons, compare_records
-from pipeline.evaluation.compare.item_results import Benchmark
+from pipeline.evaluation.compare.item_scores import Benchmark
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import ALPHA, Difference, PairComparison, better_of
 from pipeline.evaluation.intervals import Interval
@@ -84,7 +84,7 @@ def comparisons_as_text(found: Comparisons) -> str:
 def tables_of(found: Comparisons) -> ConfigurationTables:
     """Return comparisons as tables and sentences."""
     rows: list[list[Cell]] = [
-        [one.name, one.kind, ", ".join(map(str, one.runs)), one.settings or NOTHING] for one in found.configurations
+        [one.name, one.kind, ", ".join(map(str, one.runs)), one.settings or NOTHING] for one in found.groups
     ]
     return ConfigurationTables(
         configurations=Table(header=["configuration", "kind", "seeds", "what differs"], rows=rows),

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pipeline.evaluation.compare.run_records import RunRecord
-from pipeline.evaluation.compare.run_results import PairResult, SuiteResult
 from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures, PairCounts
+from pipeline.evaluation.results import PairResult, SuiteResult
 from pipeline.report.charts import Share, ShareGroup, shares
 from pipeline.report.plots import Plot
 from pipeline.report.result_sets import (

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from pipeline.evaluation.compare.run_records import RunRecord
-from pipeline.evaluation.compare.run_results import PairResult, SuiteResult
+from pipeline.evaluation.results import PairResult, SuiteResult
 
 SetKey = tuple[str, str, str]
 """Subject, fingerprint and convention: two results compare only where all are the same."""

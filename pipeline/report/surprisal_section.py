@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.perplexity import GIVEN_TREE, IN_DOCUMENT, MARGINAL, UNCONDITIONAL
-from pipeline.evaluation.result_rows import read_sentence_rows
+from pipeline.evaluation.results import read_sentence_rows
 from pipeline.report.density import LEVELS, density_panel, level_swatch
 from pipeline.report.plots import Plot
 from pipeline.report.tables import Cell, Comparison, Table
@@ -69,7 +69,7 @@ def surprisal_plots(comparison: Comparison) -> tuple[list[Plot], list[tuple[str,
                 run
                 for run in students
                 if split in run.splits
-                and run.splits[split].sha256 == source.sha256
+                and run.splits[split].fingerprint == source.fingerprint
                 and run.tokenizer == teacher.tokenizer
             ]
             without = [run for run in (teacher, *same) if not run.splits[split].rows.is_file()]

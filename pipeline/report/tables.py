@@ -8,12 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.evaluation.compare.configurations import configurations_of
 from pipeline.evaluation.compare.run_records import Row, RunRecord, value
-from pipeline.evaluation.compare.run_results import PairResult, SuiteResult
+from pipeline.evaluation.compare.seed_groups import seed_groups
 from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.perplexity import FLOOR, OF_STUDENTS, PerplexityFigure
+from pipeline.evaluation.results import PairResult, SuiteResult
 from pipeline.report.result_sets import item_counts, mean_of_suites, pair_sets, pairs_of, suite_sets, suites_of
 from pipeline.report.svg import swatch
 from storage.errors import ConfigError
@@ -59,7 +59,7 @@ class Comparison:
         for kind in dict.fromkeys(run.kind for run in self.runs):
             of_kind = self.of_kind(kind)
             try:
-                alike = [(one.name, list(one.runs.values())) for one in configurations_of(of_kind)]
+                alike = [(one.name, list(one.runs.values())) for one in seed_groups(of_kind)]
             except ConfigError:  # a run without a seed, or two of one: nothing is known to be alike
                 alike = [(run.name, [run]) for run in of_kind]
             found |= {run.name: (runs[0].name, name) for name, runs in alike for run in runs}

@@ -12,10 +12,7 @@ from click.testing import CliRunner, Result
 import cli
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.trees.bracket_scores import score_parses
-from pipeline.corpus.trees.readers import Counts
-from pipeline.evaluation.recording import record_parses
-from pipeline.evaluation.results import PARSES, SURPRISAL, read_results
-from pipeline.evaluation.surprisal import SurprisalFigure
+from pipeline.evaluation.results import PARSES, SURPRISAL, load_results, record
 from pipeline.report.page import write_report
 from pipeline.runtime import options
 from pipeline.runtime.run_directory import RunDescription, describe_run, open_run, save_weights
@@ -84,21 +81,17 @@ def test_the_sums_are_a_result_of_the_run_and_the_report_accepts_it(run: Path, t
     (tmp_path / "my text.txt").write_text(TEXT[0] + "\n\n")
     result = surprisal(run, tmp_path / "my text.txt", "--out", tmp_path / "out.tsv", "--on-error", "skip")
     assert result.exit_code == 0, result.output
-    (tmp_path / "dev.mrg").write_text("(TOP (S (NN a)))\n")
     tree = [(0, 0, 2), (1, 0, 2)]
-    counts = Counts(num_trees=1, num_kept=1)
     figure = score_parses([tree], [tree])
-    summary = record_parses(
-        ModelFiles.of_run(open_run(run)), tmp_path / "dev", figure, counts=counts, settings={"beam": 10, "word_beam": 5}
-    )
-    results = {name: found for name, found in read_results(run).items() if "my-text" in name or "parses" in name}
-    parses, found = sorted(results.values(), key=lambda one: one.kind)
+    files, settings = ModelFiles.of_run(open_run(run)), {"beam": 10, "word_beam": 5}
+    record(files, PARSES, "dev", figure.to_json(), settings=settings, fingerprints={"trees": "1" * 64})
+    results = load_results(run)
+    (parses,), (found,) = results.parses, (one for one in results.surprisals if "my-text" in one.path.name)
     assert (parses.kind, parses.subject, found.kind, found.subject) == (PARSES, "dev", SURPRISAL, "my text.txt")
-    assert Path(summary["written"]).name.startswith("parses-dev-")
-    assert figure.to_json().items() <= parses.figures.items()
-    assert parses.figures["treebank"]["num_trees"] == 1
-    assert SurprisalFigure.from_json(found.figures, where="here").num_words == 3
-    assert found.figures["dropped"] == {"empty": 1}
+    assert parses.path.name == "parses-dev-11111111-beam10-5.json"
+    assert parses.figures == json.loads(json.dumps(figure.to_json()))
+    assert found.figures.num_words == 3
+    assert json.loads(found.path.read_bytes())["figures"]["dropped"] == {"empty": 1}
     assert set(found.fingerprints) == {"weights", "tokenizer", "text"}
     write_report([run], tmp_path / "report.html")
 

@@ -15,8 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.evaluation.minimal_pair_files import MinimalPair, pairs_sha256, read_minimal_pairs
-from pipeline.evaluation.minimal_pairs import MinimalPairFigures, evaluate_minimal_pairs
+from pipeline.evaluation.minimal_pairs import (
+    MinimalPair,
+    MinimalPairFigures,
+    evaluate_minimal_pairs,
+    pairs_sha256,
+    read_minimal_pairs,
+)
 from pipeline.evaluation.scorer import NextTokenScorer
 from storage.errors import InputError, RunError
 from student.model import Student

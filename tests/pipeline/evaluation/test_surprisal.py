@@ -23,7 +23,7 @@ from pipeline.evaluation.surprisal import (
     rows_of_sentence,
     write_surprisals,
 )
-from pipeline.evaluation.word_spans import spaced_words, words_of_tokens
+from pipeline.evaluation.words import spaced_words, words_of_tokens
 from storage.errors import ConfigError, InputError, RunError
 
 TOKENIZER = Tokenizer.train(["the cat sleeps.", 'a dog barks, "the dog" don\'t'] * 3, 300)
@@ -151,7 +151,7 @@ def test_faulty_lines_are_named_or_skipped_and_counted(tmp_path: Path, text: byt
 
 
 def test_a_text_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"text\.txt: no sentence; expected one a line"):
+    with pytest.raises(InputError, match=r"text\.txt: no sentence; expected one per line"):
         written(tmp_path, "")
     with pytest.raises(InputError, match=r"no sentence: \{'empty': 2\}"):
         written(tmp_path, "\n\n", on_error="skip")
@@ -177,7 +177,7 @@ def test_a_token_over_two_words_is_named_or_skipped_and_counted(
         return [([5], [(0, len(text))]) for text in texts]
 
     monkeypatch.setattr(TOKENIZER, "encode_batch_with_spans", one_token_each)
-    with pytest.raises(InputError, match=r"text\.txt:2: the token 'a b' holds parts of two words.*train-tokenizer, or"):
+    with pytest.raises(InputError, match=r"text\.txt:2: the token 'a b' has parts of two words.*train-tokenizer, or"):
         written(tmp_path, "cat\na b\n")
     _, figure, dropped = written(tmp_path, "cat\na b\n", on_error="skip")
     assert (figure.num_words, dropped) == (1, {"token across words": 1})
@@ -215,7 +215,7 @@ def test_words_may_be_spans_and_what_does_not_fit_is_named_or_skipped_and_counte
         (2, "normalisation changes this line"),
         (3, r"spans\.tsv has '\.' in no word, expected every character"),
         (4, r"spans\.tsv has 'the cat' in no word"),
-        (5, r"the token 'don' holds parts of two words.*make them one in .*spans\.tsv"),
+        (5, r"the token 'don' has parts of two words.*make them one word in .*spans\.tsv"),
     ):
         lines = [text.split("\n", maxsplit=1)[0], text.split("\n")[line - 1]]
         kept = [(1 if n == 1 else 2, start, stop) for n, start, stop in spans if n in {1, line}]

@@ -78,7 +78,7 @@ def test_a_run_without_rows_is_one_line_with_the_command(runs):
         for path in (run / "results").glob("*.jsonl"):
             path.unlink()
     line = refused(*runs)
-    assert f"plain-seed1/results/{PAIRS}.jsonl: not there" in line
+    assert f"plain-seed1/results/{PAIRS}.jsonl: missing" in line
     assert "evaluate again: cli.py evaluate minimal_pairs plain-seed1" in line
 
 
@@ -124,11 +124,11 @@ def test_across_tokenizers_perplexity_compares_by_the_word_and_the_byte_alone(tm
     line = refused(*runs)
     assert "tokenizer is ffffffffffff" in line
     assert "give --normaliser word or byte" in line
-    assert "nats a word" in compare(*runs, "--normaliser", "word")
-    assert "bits a byte" in compare(*runs, "--normaliser", "byte")
+    assert "nats per word" in compare(*runs, "--normaliser", "word")
+    assert "bits per byte" in compare(*runs, "--normaliser", "byte")
     tables = configuration_tables([record_of(run) for run in runs])
     assert tables is not None
-    assert tables.benchmarks[0].means.header[2] == "nats a word"
+    assert tables.benchmarks[0].means.header[2] == "nats per word"
     # the same text, but of another one nothing compares
     for run in runs[:2]:
         path = run / "results" / "perplexity-dev.json"
@@ -148,7 +148,7 @@ def test_dumps_that_count_as_one_are_said(runs):
 
 
 def test_one_configuration_has_nothing_to_be_compared_with(runs):
-    assert "expected two configurations of one kind with a benchmark in common" in refused(*runs[:2])
+    assert "expected two seed groups of one kind with a benchmark in common" in refused(*runs[:2])
 
 
 def test_few_suites_are_said_to_be_too_few(runs):

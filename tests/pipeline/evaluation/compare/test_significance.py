@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.evaluation.compare.item_results import Benchmark, ItemScores
+from pipeline.evaluation.compare.item_scores import Benchmark, ItemScores
 from pipeline.evaluation.compare.significance import (
     Difference,
     better_of,
-    compare_configurations,
+    compare_seed_groups,
     difference_of_outcomes,
     difference_of_units,
 )
@@ -116,7 +116,7 @@ def scores(values: NDArray[np.int64], num_paradigms: int) -> ItemScores:
         group_of_item=np.repeat(np.arange(num_paradigms), num_items),
         numbers=np.tile(np.arange(num_items), num_paradigms),
         values=values,
-        parts={"term": {name: "odd" if i % 2 else "even" for i, name in enumerate(paradigms)}},
+        categories={"term": {name: "odd" if i % 2 else "even" for i, name in enumerate(paradigms)}},
         scale=1.0,
     )
 
@@ -137,7 +137,7 @@ def configuration(draw: np.random.Generator, *, num_paradigms: int, of_paradigm:
 def test_over_parts_and_pairs_any_false_alarm_is_as_rare_as_it_says(of_paradigm: float, families: list[str]) -> None:
     draw, alarms, num_trials = DRAW(5), dict.fromkeys(families, 0), 40
     for _ in range(num_trials):
-        pairs = compare_configurations(
+        pairs = compare_seed_groups(
             {name: configuration(draw, num_paradigms=20, of_paradigm=of_paradigm) for name in "abc"}
         )
         tests = {by: [one for pair in pairs for one in pair.parts[by].values()] for by in ("paradigm", "term")}
@@ -152,7 +152,7 @@ def test_over_parts_and_pairs_any_false_alarm_is_as_rare_as_it_says(of_paradigm:
 def test_each_paradigm_counts_the_same_overall_and_in_a_term_and_is_itself_of_its_items() -> None:
     first, second = np.zeros(240, np.int64), np.zeros(240, np.int64)
     first[:40], second[40:60] = 1, 1
-    (pair,) = compare_configurations({"a": {1: scores(first, 6)}, "b": {1: scores(second, 6)}})
+    (pair,) = compare_seed_groups({"a": {1: scores(first, 6)}, "b": {1: scores(second, 6)}})
     assert (pair.overall.first, pair.overall.second) == (pytest.approx(1 / 6), pytest.approx(0.5 / 6))
     assert pair.overall.num_units == 6
     assert pair.parts["paradigm"]["paradigm 0"].difference == 1
@@ -162,7 +162,7 @@ def test_each_paradigm_counts_the_same_overall_and_in_a_term_and_is_itself_of_it
 
 
 def test_a_term_of_one_paradigm_has_no_interval_over_paradigms_and_shows_nothing() -> None:
-    (pair,) = compare_configurations(
+    (pair,) = compare_seed_groups(
         {"a": {1: scores(np.ones(80, np.int64), 2)}, "b": {1: scores(np.zeros(80, np.int64), 2)}}
     )
     assert pair.parts["paradigm"]["paradigm 0"].adjusted_p_value < 1e-9

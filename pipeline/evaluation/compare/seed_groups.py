@@ -1,15 +1,15 @@
-"""Configurations: runs that differ in nothing but their seed, and what differs between the configurations.
+"""Group runs that differ only in their seed, and describe how the groups differ.
 
-Two runs are of one configuration if they are of one kind and everything that could change what is learned is the same:
-every option but those of ``_LEARNS_NOTHING``, and the fingerprints of dataset, tokenizer, dump and initial weights. An
-option that this module does not know counts, so that runs are rather set apart than put together. Without a dump its
-options (alpha, temperature and the like) decide nothing and do not count.
+Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
+every option except those of ``_LEARNS_NOTHING``, and the fingerprints of dataset, tokenizer, dump and initial weights.
+An option that this module does not know counts as well, because it is safer to separate runs than to mix them. Without
+a dump, its options (alpha, temperature and so on) have no effect and do not count.
 
-Dumps are the same if their manifests are. One exception: where each seed has a dump of its own, written by another
-model and otherwise alike, and the runs' names differ in the seed alone, as in born-again distillation from one baseline
-a seed, the dumps are replicates as the seeds are. Files can't tell replicates from two teachers that are to be
-compared; names are what people tell them apart by, and ``Configuration.note`` says what was done. A seed that learned
-from two such dumps keeps them apart.
+Dumps are the same if their manifests are. There is one exception: the dumps are replicates, as the seeds are, if each
+seed has its own dump, another model wrote each dump, the dumps are otherwise alike, and the names of the runs differ
+only in the seed. Born-again distillation from one baseline per seed is such a case. Files cannot tell replicates from
+two teachers that the user wants to compare. Names can, because people name runs by what differs. ``SeedGroup.note``
+reports the decision. If one seed has two such dumps, each dump makes its own group.
 """
 
 import json
@@ -22,7 +22,7 @@ from pipeline.evaluation.compare.run_records import RunRecord
 from storage.errors import ConfigError
 
 _LEARNS_NOTHING: Final = {
-    "seed": "what varies within a configuration",
+    "seed": "what varies within a group",
     "out": "where the run is",
     "data": "its fingerprint counts",
     "dump": "its manifest counts",
@@ -36,46 +36,46 @@ _LEARNS_NOTHING: Final = {
     "checkpoint_every": "what is kept, not what is learned",
     "word_checkpoints": "what is kept, not what is learned",
 }
-"""Options that set no two configurations apart, and why. The precision (``dtype``) and how often dev is evaluated
-(``eval_every``, which decides among how many checkpoints the best is chosen) are none of them."""
+"""Options that never separate two runs, and why. The precision (``dtype``) is not among them, nor is ``eval_every``,
+which decides from how many checkpoints the best one is chosen."""
 _OF_A_DUMP: Final = ("alpha", "temperature", "divergence", "targets", "tail")
 _SEED_SUFFIX: Final = re.compile(r"[-_.]?seed[-_.]?(\d+)$|[-_.]s(\d+)$", re.IGNORECASE)
 
 _Key = dict[str, str]
-"""What a run was made by, as text, by the name of the option or of what is fingerprinted."""
+"""The options and fingerprints of a run that count, as text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Configuration:
-    """Runs that differ in nothing but their seed."""
+class SeedGroup:
+    """Runs that differ only in their seed."""
 
     name: str
-    """Of all runs' directories what is before the seed, if that tells configurations apart; else ``settings``."""
+    """The common name of the runs' directories without the seed, if that differs between groups; else ``settings``."""
     kind: str
     """``student`` or ``teacher``."""
     settings: str
-    """What differs from the other configurations of this kind; empty where there is no other."""
+    """What differs from the other groups of this kind; empty if there is no other group."""
     runs: Mapping[int, RunRecord]
     """By seed, ascending."""
 
     @property
     def note(self) -> str | None:
-        """Return which dumps count as one, and how to set them apart; None where all runs share one or have none."""
+        """Return which dumps count as replicates and how to separate them; None if there is at most one dump."""
         dumps = {seed: run for seed, run in self.runs.items() if _has_dump(run)}
         if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
             return None
         named = ", ".join(f"{(run.dump or {}).get('path')} of seed {seed}" for seed, run in dumps.items())
         return (
-            f"{self.name}: a dump for each seed, and what differs between these counts as what differs between seeds: "
-            f"{named}; if their teachers are to be compared, give their runs names that differ in more than the seed"
+            f"{self.name}: a dump for each seed ({named}); differences between these dumps count as differences "
+            "between seeds. To compare their teachers, give the runs names that differ in more than the seed"
         )
 
 
-def configurations_of(records: Sequence[RunRecord]) -> list[Configuration]:
-    """Return the configurations of runs, students before teachers, in the order of their first runs.
+def seed_groups(records: Sequence[RunRecord]) -> list[SeedGroup]:
+    """Return the seed groups of runs, students before teachers, in the order of their first runs.
 
     Raises:
-        ConfigError: If a run records no seed, or two runs are of one configuration and one seed.
+        ConfigError: If a run records no seed, or two runs of one group have the same seed.
     """
     found = []
     for kind in ("student", "teacher"):
@@ -83,7 +83,7 @@ def configurations_of(records: Sequence[RunRecord]) -> list[Configuration]:
         settings = _settings([key for key, _ in groups])
         names = _stems([runs for _, runs in groups]) or [text or kind for text in settings]
         found += [
-            Configuration(name=name, kind=kind, settings=differs, runs=_by_seed(runs))
+            SeedGroup(name=name, kind=kind, settings=differs, runs=_by_seed(runs))
             for name, differs, (_, runs) in zip(names, settings, groups, strict=True)
         ]
     return found
@@ -111,7 +111,7 @@ def _has_dump(run: RunRecord) -> bool:
 
 
 def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[tuple[_Key, list[RunRecord]]]:
-    """Put groups together that are, by their names too, one configuration with a dump of its own for each seed."""
+    """Merge the groups whose runs, also by their names, are one group with a dump per seed."""
     alike: dict[str, list[int]] = {}
     for i, (key, runs) in enumerate(groups):
         if "dump" in key and len(runs) == 1:
@@ -129,17 +129,17 @@ def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[t
 
 
 def _schema_but_teacher(run: RunRecord) -> dict[str, Any]:
-    """Return what a dump is, but which model wrote it and on what machine."""
+    """Return the schema of a run's dump without the model that wrote it and the machine."""
     schema = (run.dump or {}).get("schema")
     if not isinstance(schema, dict) or not isinstance(fingerprints := schema.get("fingerprints"), dict):
-        return {"manifest": run.fingerprints.get("manifest")}  # not known to be like any other
+        return {"manifest": run.fingerprints.get("manifest")}  # unknown, so it is like no other dump
     return {name: value for name, value in schema.items() if name not in {"fingerprints", "computation"}} | {
         "fingerprints": {name: value for name, value in fingerprints.items() if name != "teacher"}
     }
 
 
 def _settings(keys: Sequence[_Key]) -> list[str]:
-    """Return what differs between configurations, for each: ``dump 5bd6448f, alpha 0.7`` or ``no dump``."""
+    """Return for each group what differs between the groups: ``dump 5bd6448f, alpha 0.7`` or ``no dump``."""
     names = dict.fromkeys(["dump", *(name for key in keys for name in key)])
     differing = [name for name in names if len({key.get(name) for key in keys if _applies(name, key)}) > 1]
     return [
@@ -155,7 +155,7 @@ def _applies(name: str, key: _Key) -> bool:
 
 
 def _stems(groups: Sequence[Sequence[RunRecord]]) -> list[str] | None:
-    """Return what the names of each configuration's runs share before the seed; None where that tells none apart."""
+    """Return the common name of each group's runs without the seed; None if the names do not separate the groups."""
     stems = []
     for runs in groups:
         found = {_stem(run) for run in runs}
@@ -173,8 +173,8 @@ def _by_seed(runs: Sequence[RunRecord]) -> dict[int, RunRecord]:
     for run in runs:
         if (other := by_seed.setdefault(_seed(run), run)) is not run:
             raise ConfigError(
-                f"{run.path} and {other.path}: one configuration and both seed {_seed(run)}, expected a run a seed; "
-                "leave one of them out"
+                f"{run.path} and {other.path}: both seed {_seed(run)} and no setting differs, expected one run per "
+                "seed; leave one of them out"
             )
     return dict(sorted(by_seed.items()))
 
@@ -191,5 +191,5 @@ def _written(value: object) -> str:
 
 
 def _short(value: str) -> str:
-    """Return a sha256 by its first digits, anything else as it is."""
+    """Return the first digits of a sha256, and any other text as it is."""
     return value[:8] if re.fullmatch(r"[0-9a-f]{64}", value) else value

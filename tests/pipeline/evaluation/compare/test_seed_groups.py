@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation.compare.configurations import configurations_of
+from pipeline.evaluation.compare.seed_groups import seed_groups
 from storage.errors import ConfigError
 from tests.evaluated_runs import from_dump, record_of, write_run
 
@@ -12,7 +12,7 @@ from tests.evaluated_runs import from_dump, record_of, write_run
 def grouped(tmp_path, runs: dict[str, dict[str, Any]]) -> dict[str, list[int]]:
     """Return the seeds by the name of the configuration."""
     records = [record_of(write_run(tmp_path / name, **changes)) for name, changes in runs.items()]
-    return {one.name: list(one.runs) for one in configurations_of(records)}
+    return {one.name: list(one.runs) for one in seed_groups(records)}
 
 
 def test_seed_device_and_what_is_only_kept_or_shown_set_no_run_apart(tmp_path):
@@ -61,7 +61,7 @@ def test_dumps_that_count_as_one_are_named(tmp_path):
     runs |= {f"shared-seed{seed}": {"seed": seed, "lr": 0.5, **from_dump("9", "teacher 9")} for seed in (1, 2)}
     runs["again-seed2"]["dump"]["path"] = "other dump"
     records = [record_of(write_run(tmp_path / name, **changes)) for name, changes in runs.items()]
-    again, shared = configurations_of(records)
+    again, shared = seed_groups(records)
     assert again.note is not None
     assert "again: a dump for each seed" in again.note
     assert "dump of seed 1, other dump of seed 2" in again.note
@@ -89,7 +89,7 @@ def test_a_number_that_is_not_the_seed_stays_in_the_name(tmp_path):
 
 
 def test_two_runs_of_one_seed_are_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"b and .*a: one configuration and both seed 1.*leave one of them out"):
+    with pytest.raises(ConfigError, match=r"b and .*a: both seed 1 and no setting differs, .*leave one"):
         grouped(tmp_path, {"a": {"seed": 1}, "b": {"seed": 1}})
     with pytest.raises(ConfigError, match=r"c/run.json: seed is None"):
         grouped(tmp_path, {"c": {"seed": None}})
