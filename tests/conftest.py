@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests."""
+"""Define the fixtures that all tests share."""
 
 import os
 from pathlib import Path

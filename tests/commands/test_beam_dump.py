@@ -91,7 +91,7 @@ def test_a_beam_dump_holds_the_values_of_the_search_and_names_its_condition(smal
     assert "perplexity, marginal by beam search" in shown
 
 
-def test_the_mean_effective_number_of_hypotheses_equals_the_searchs(dump, found):
+def test_the_mean_effective_number_of_hypotheses_matches_the_search(dump, found):
     mean = float(found.num_effective.values.mean())
     assert 1.01 < mean < 3
     about = describe_dump(dump)

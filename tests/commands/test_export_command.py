@@ -96,7 +96,7 @@ def test_the_check_itself_detects_another_model(exported: Path, tmp_path: Path) 
         check(str(other), expected_of(exported))
 
 
-def test_every_logit_equals_the_runs(run: Path, exported: Path) -> None:
+def test_every_logit_equals_the_logit_of_the_run(run: Path, exported: Path) -> None:
     student, info = load_student(run, torch.device("cpu"))
     ids = Tokenizer.load(info.tokenizer_path).encode("The authors that the guard likes laugh.")
     row = torch.tensor([[info.model["bos_id"], *ids]])

@@ -65,7 +65,7 @@ def evaluated(kind: str, model: Path, *arguments: object) -> dict:
     return json.loads(run_cli("evaluate", kind, model, *arguments, "--device", "cpu", "--json").stdout)
 
 
-def test_the_tokenizer_of_an_export_is_byte_identical_to_the_runs(run: Path, exported: Path) -> None:
+def test_exporting_keeps_the_tokenizer_byte_for_byte(run: Path, exported: Path) -> None:
     opened = open_student_or_folder(exported, CPU)
     assert opened.tokenizer.data == (run / "tokenizer.json").read_bytes()
     assert opened.files.tokenizer_sha256 == sha256_file(run / "tokenizer.json")

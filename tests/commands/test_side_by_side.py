@@ -1,4 +1,4 @@
-"""Test that runs on one dump do not disturb each other, and that writing a dump does not disturb reading another."""
+"""Test that runs on one dump do not affect each other, and that writing another dump does not affect a run."""
 
 import contextlib
 import json
