@@ -92,7 +92,7 @@ def test_a_checkpoint_that_is_none_is_refused_by_its_name(small_world, student, 
     else:
         other = trained(small_world, tmp_path / "large", sizes=SIZES | {"embed_dim": 64}, max_steps=1)
         file.write_bytes(best(other))
-    with pytest.raises(RunError, match=r"broken.*(cannot be read|not a checkpoint|not of the sizes)"):
+    with pytest.raises(RunError, match=r"broken.*(cannot be read|not a checkpoint|does not have the sizes)"):
         trained(small_world, tmp_path / "run", init=broken)
 
 
