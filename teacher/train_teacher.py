@@ -42,18 +42,18 @@ class TeacherTask:
         }
 
     def batch_positions(self, epoch: int) -> np.ndarray:
-        """Positions of each batch of an epoch."""
+        """Return the number of positions of each batch of an epoch."""
         return self._plans["train"].batch_positions(epoch)
 
     def batch_words(self, epoch: int) -> np.ndarray:
-        """Words of each batch of an epoch."""
+        """Return the number of words of each batch of an epoch."""
         return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
 
     def batch_flops(self, epoch: int) -> None:
-        """Nobody counts them: sharing and caching make less of them than the model says."""
+        """Return None. Sharing and caching save operations, so a count of the model's operations would be too high."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
-        """Sentences of a batch."""
+        """Return the sentences of a batch."""
         return self._plans["train"].batches(epoch)[index]
 
     def weights_metadata(self, epoch: int, num_batches: int) -> dict[str, str]:  # noqa: ARG002  the protocol's
@@ -61,11 +61,11 @@ class TeacherTask:
         return {}
 
     def train_batches(self, epoch: int, first: int) -> Iterable[TreeBatch]:
-        """This rank's slices of an epoch."""
+        """Return this rank's slices of an epoch, from batch ``first`` on."""
         return self._batches("train", epoch, first)
 
     def dev_batches(self) -> Iterable[TreeBatch]:
-        """This rank's slices of dev."""
+        """Return this rank's slices of dev."""
         return self._batches("dev", 0, 0)
 
     def _batches(self, name: str, epoch: int, first: int) -> Iterator[TreeBatch]:
@@ -78,9 +78,9 @@ class TeacherTask:
 def train_teacher(
     data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig, *, resume: Resume = "auto"
 ) -> float:
-    """Train an RNNG on ``data``, into the run directory ``out``; return the best joint dev loss, nats a position.
+    """Train an RNNG into the run directory ``out``; return the best joint dev loss in nats per position.
 
-    A run that is there goes on from its checkpoint, as `pipeline.runtime.run_start` says, unless ``resume`` is never.
+    An existing run continues from its checkpoint (`pipeline.runtime.run_start`), unless ``resume`` is never.
     """
     with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
@@ -129,10 +129,10 @@ def check_longest(split: Split, config: TeacherConfig, *, available_bytes: int) 
 
 
 def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tuple[Rnng, RunInfo]:
-    """Return a trained teacher in evaluation mode, and what its run says.
+    """Return a trained teacher in evaluation mode, and the description of its run.
 
     Raises:
-        RunError: If ``path`` is no teacher's run, or has no such checkpoint.
+        RunError: If ``path`` is not a teacher's run, or has no such checkpoint.
     """
     run = open_teacher(path)
     model = _build(options.build(TeacherConfig, run.configuration), run.model)
@@ -141,10 +141,10 @@ def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tup
 
 
 def open_teacher(path: Path) -> RunInfo:
-    """Return what a teacher's run says.
+    """Return the description of a teacher's run.
 
     Raises:
-        RunError: If ``path`` is no teacher's run.
+        RunError: If ``path`` is not a teacher's run.
     """
     run = open_run(path)
     if run.kind != "teacher":
