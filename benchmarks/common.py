@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import json
+import os
 import platform
 import random
 import statistics
@@ -15,9 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-
 from pipeline.runtime.workers import usable_cores
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
