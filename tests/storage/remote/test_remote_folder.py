@@ -284,7 +284,7 @@ def test_a_missing_permission_gives_an_error_of_one_line(s3_url: str, cache: Fil
     files.call_s3("put_bucket_policy", Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
     try:
         for name in ("write", "read", "map", "problem_with", "remove"):
-            with pytest.raises(StoreError, match=r"store/x: cannot be \w+: (Forbidden|Access Denied)\. Mend"):
+            with pytest.raises(StoreError, match=r"store/x: cannot be \w+: (Forbidden|Access Denied)\. Fix that"):
                 actions(folder)[name]()
     finally:
         files.call_s3("delete_bucket_policy", Bucket=bucket)
