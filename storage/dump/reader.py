@@ -184,7 +184,7 @@ class DumpReader:
         return StoreError(f"{self.folder}: another dump than when it was opened: it was replaced. Start again")
 
     def _current_rows(self) -> Rows:
-        """Return the mapped rows. If too many bytes are mapped, map anew; the old maps go when their last user does."""
+        """Return the mapped rows. If too many bytes are mapped, start new maps; unused old maps are then unmapped."""
         rows, bound = self._rows, self.folder.max_open_bytes
         if bound is not None and rows.open_bytes > bound:
             rows = self._rows = self._open_rows()
@@ -220,7 +220,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
             progress(sum(digest.size_bytes for digest in entry.files.values()))
     if summary != summarise(manifest.schema, [entry.figures for entry in manifest.shards], manifest.size_bytes()):
         raise CorruptStoreError(
-            f"{folder}: the statistics are not those of the shards. Delete the store and dump again"
+            f"{folder}: the statistics do not follow from the figures of the shards. Delete the store and dump again"
         )
     refuse_foreign_files(folder, manifest.schema, is_complete=True)
     return summary

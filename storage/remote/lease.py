@@ -98,7 +98,7 @@ class Lease:
         """
         parent, _, name = store.rpartition("/")
         self._store = store
-        self._beside = ObjectStore(parent)
+        self._parent = ObjectStore(parent)
         self._name = f"{name}.lease.json"
         self._history_name = f"{name}{_HISTORY}"
         self._owner = secrets.token_hex(16)
@@ -125,7 +125,7 @@ class Lease:
         if found is None or found.owner != self._owner:
             holder = f"another process now holds it ({found})" if found else "it is now gone"
             raise StoreBusyError(
-                f"{self._store}: this process held the lease {self._beside}/{self._name}, but {holder}. Make sure that "
+                f"{self._store}: this process held the lease {self._parent}/{self._name}, but {holder}. Make sure that "
                 "one process writes the store, then run the same command again: completed work stays valid"
             )
 
@@ -137,7 +137,7 @@ class Lease:
             StoreError: If the history cannot be written.
         """
         self.check()
-        self._beside.write(self._history_name, self._history + line)
+        self._parent.write(self._history_name, self._history + line)
         self._history += line
 
     def close(self) -> None:
@@ -151,13 +151,13 @@ class Lease:
     def _take(self, *, take_over: bool) -> None:
         found = self._read()
         if found is None:
-            self._beside.create(self._name, self._content())
+            self._parent.create(self._name, self._content())
         elif found.has_expired:
             _log.info("%s: taking over the lease of %s, which expired %s", self._store, found, found.expires)
-            self._beside.write(self._name, self._content())
+            self._parent.write(self._name, self._content())
         elif take_over:
             _log.warning("%s: taking the lease from %s, good until %s", self._store, found, found.expires)
-            self._beside.write(self._name, self._content())
+            self._parent.write(self._name, self._content())
         else:
             raise self._busy(found)
         try:
@@ -175,7 +175,7 @@ class Lease:
                 return
             if found is None or found.owner != insist_against:
                 break
-            self._beside.write(self._name, self._content())
+            self._parent.write(self._name, self._content())
         raise self._busy(found)
 
     def _renew(self) -> None:
@@ -183,7 +183,7 @@ class Lease:
         while not self._stop.wait(HEARTBEAT_S):
             try:
                 self.check()
-                self._beside.write(self._name, self._content())
+                self._parent.write(self._name, self._content())
             except StoreBusyError as error:
                 _log.warning("%s", error)
                 return
@@ -193,7 +193,7 @@ class Lease:
     def _release(self) -> None:
         try:
             self.check()
-            self._beside.remove([self._name])
+            self._parent.remove([self._name])
         except StoreBusyError:
             pass  # another process holds the lease
         except StoreError as error:
@@ -205,12 +205,12 @@ class Lease:
 
     def _read(self) -> _Holder | None:
         try:
-            return _Holder.parse(self._beside.read(self._name))
+            return _Holder.parse(self._parent.read(self._name))
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError) as error:
             raise StoreError(
-                f"{self._beside}/{self._name}: not a lease of this program ({plain_text(error)}). Look at it, and "
+                f"{self._parent}/{self._name}: not a lease of this program ({plain_text(error)}). Look at it, and "
                 "remove it if no process writes the store"
             ) from None
 

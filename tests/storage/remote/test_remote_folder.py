@@ -109,8 +109,8 @@ def test_files_of_another_process_are_found_after_an_older_listing(s3_url: str, 
 
 def test_objects_next_to_the_folder_are_not_in_it(folder: RemoteFolder, url: str, cache: FileCache) -> None:
     RemoteFolder(url + "-other", cache=cache).write("zarr.json", b"{}")
-    beside = ObjectStore(url.rpartition("/")[0])
-    beside.write("store.history.jsonl", b"{}\n")
+    parent = ObjectStore(url.rpartition("/")[0])
+    parent.write("store.history.jsonl", b"{}\n")
     assert folder.sizes() == {}
 
 
@@ -284,7 +284,7 @@ def test_a_missing_permission_gives_an_error_of_one_line(s3_url: str, cache: Fil
     files.call_s3("put_bucket_policy", Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
     try:
         for name in ("write", "read", "map", "problem_with", "remove"):
-            with pytest.raises(StoreError, match=r"store/x: cannot be \w+: (Forbidden|Access Denied)\. Mend"):
+            with pytest.raises(StoreError, match=r"store/x: cannot be \w+: (Forbidden|Access Denied)\. Fix that"):
                 actions(folder)[name]()
     finally:
         files.call_s3("delete_bucket_policy", Bucket=bucket)
@@ -321,9 +321,9 @@ def test_credentials_are_never_shown(
         with closing(folder.lock()) as lease:
             lease.log(b"{}\n")
             folder.write("x", DATA)
-            beside = ObjectStore(s3_url.rpartition("/")[0])
-            assert beside.entries().keys() == {"store.lease.json", "store.history.jsonl", "store/x"}
-            shown += [beside.read(name).decode("latin-1") for name in beside.entries()]
+            parent = ObjectStore(s3_url.rpartition("/")[0])
+            assert parent.entries().keys() == {"store.lease.json", "store.history.jsonl", "store/x"}
+            shown += [parent.read(name).decode("latin-1") for name in parent.entries()]
             shown += [str(folder), repr(folder), repr(lease)]
         monkeypatch.setattr("s3fs.S3FileSystem._call_s3", leak)
         folder = RemoteFolder(s3_url, cache=cache)  # a folder that does not check its lease first
