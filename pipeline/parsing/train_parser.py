@@ -7,11 +7,10 @@ models. Its file has benepar's own format, so spaCy loads it by path.
 
 import io
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from benepar import char_lstm, decode_chart, nkutil, parse_chart
 
 from pipeline.corpus.text.text_files import OnError
 from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
-from pipeline.corpus.trees.readers import parse_raw_tree, read_raw_trees
+from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree, read_raw_trees
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
 from pipeline.parsing.sentence_parser import read_words, to_phrases
@@ -31,8 +30,6 @@ from pipeline.runtime.train_config import lr_factor
 from storage.errors import ConfigError, InputError, RunError, StoreError
 from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
-
-log = logging.getLogger(__name__)
 
 SUBBATCH_WORDS = 500
 """Words, including padding, that benepar computes at once. More words are slower on a CPU."""
@@ -45,7 +42,8 @@ class Example:
     """A tree in the form that benepar trains on."""
 
     words: list[str]
-    tree: nltk.Tree
+    tree: nltk.Tree | None
+    """None hides the tree from a parser that is scored."""
     phrases: tuple[tuple[str, int, int], ...]
     """Phrases of the normalised tree, which are scored."""
 
@@ -60,6 +58,7 @@ class Example:
 
     def pos(self) -> list[tuple[str, str]]:
         """Return words and parts of speech."""
+        assert self.tree is not None
         found: list[tuple[str, str]] = self.tree.pos()
         return found
 
@@ -130,7 +129,9 @@ def train_parser(
             if overall > best:
                 best = overall
                 best_row, best_figures = rows[-1], figures
-                write_atomically(out, _saved(parser))
+                buffer = io.BytesIO()  # in benepar's format
+                torch.save({"config": parser.config, "state_dict": parser.state_dict()}, buffer)
+                write_atomically(out, buffer.getvalue())
     about: dict[str, Any] = {
         "parser": str(out),
         "sha256": sha256_file(out),
@@ -164,9 +165,7 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
             tree = normalise_tree(parse_raw_tree(raw))
         except MalformedTreeError as error:
             if on_error == "stop" and error.reason != "no words":
-                raise InputError(
-                    f"{path}:{raw.line}: {error}; expected one tree in brackets. Fix the file, or use --on-error skip"
-                ) from None
+                raise malformed_tree(path, raw.line, error) from None
             dropped[error.reason] += 1
             continue
         if len(tree.words) > max_words:
@@ -232,7 +231,9 @@ def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -
 
     names = {number: label.split("::") if label else [] for label, number in parser.label_vocab.items()}
     parsed = parser.parse(
-        [_Unlabelled(example) for example in examples], return_compressed=True, subbatch_max_tokens=SUBBATCH_WORDS
+        [replace(example, tree=None) for example in examples],
+        return_compressed=True,
+        subbatch_max_tokens=SUBBATCH_WORDS,
     )
     predicted = [
         to_phrases(
@@ -242,15 +243,6 @@ def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -
         for example, found in zip(examples, parsed, strict=True)
     ]
     return score_parses([numbered(example.phrases) for example in examples], map(numbered, predicted))
-
-
-class _Unlabelled:
-    """An example without its tree."""
-
-    tree = None
-
-    def __init__(self, example: Example) -> None:
-        self.words, self.space_after = example.words, example.space_after
 
 
 def _train_epoch(
@@ -287,13 +279,6 @@ def _train_epoch(
         total += loss * len(batch)
         progress.update(len(batch))
     return total / len(examples)
-
-
-def _saved(parser: parse_chart.ChartParser) -> bytes:
-    """Return benepar's file with configuration and weights. ``torch.load`` reads it with ``weights_only``."""
-    buffer = io.BytesIO()
-    torch.save({"config": parser.config, "state_dict": parser.state_dict()}, buffer)
-    return buffer.getvalue()
 
 
 def _f1(*figures: ParseFigure) -> float:

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 
 from pipeline.corpus.text.text_files import unescape_brackets
 
+Rules = tuple[tuple[re.Pattern[str], str, str], ...]
+"""Pattern, replacement and reason of each rule."""
+
 
 @dataclass(slots=True)
 class Draft:
@@ -33,6 +36,11 @@ class Draft:
             self.text = text
             if reason not in self.repaired:
                 self.repaired.append(reason)
+
+    def apply(self, rules: Rules) -> None:
+        """Apply the rules in order."""
+        for pattern, replacement, reason in rules:
+            self.replace(pattern, replacement, reason)
 
     def drop(self, pattern: re.Pattern[str], reason: str) -> None:
         """Drop the line if it has a match."""
@@ -71,6 +79,10 @@ _L_FOR_I = re.compile(
 )
 
 
+def _compiled(*rules: tuple[str, str, str]) -> Rules:
+    return tuple((re.compile(pattern), replacement, reason) for pattern, replacement, reason in rules)
+
+
 def title_of(text: str) -> str:
     """Return the title of a header (``= = = title = = =``, ``_BOOK_TITLE_ : title``), or "" for any other line."""
     match = _TITLE.match(text) if text[:1] in "=_" else None
@@ -88,30 +100,27 @@ def _as_it_is(draft: Draft) -> None:
 
 _CHAT_SPEAKER = re.compile(r"\*(\w+)::?\s*(?:\[- \w+\]\s*)?")
 _CHAT_METADATA = re.compile(r"^(?:@[A-Z]\w*(?: \w+)?:?(?:\s|$)|%\w{3}:)")
-_CHAT_RULES = tuple(
-    (re.compile(pattern), replacement, reason)
-    for pattern, replacement, reason in (
-        (r"\d+_\d+\s*$", "", "CHAT time stamp"),
-        (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
-        (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
-        (r"\[[^\[\]]*\]", "", "bracketed comment"),
-        (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
-        (r"&\+\S+|&\*\w+:\S+", "", "CHAT fragment"),
-        (r"(?<!\w)&[-~]?(?=\w)", "", "CHAT filler mark"),
-        (r"\((?:\.+|\d*\.\d*)\)", "", "CHAT pause"),
-        (r"(?<=\w)@[\w:$*]+", "", "CHAT form marker"),
-        (r"(?<![\w.,:$])0(?=[a-z])\S+", "", "CHAT omitted word"),
-        (r"\(([a-z']+)\)(?=\w)|(?<=\w)\(([a-z']+)\)", r"\1\2", "CHAT shortened word"),
-        (r"\+(?:\.\.\.|/\.|//\.)", "...", "CHAT terminator"),
-        (r"\+(?:\.\.\?|/\?|//\?)", "?", "CHAT terminator"),
-        (r"\+!\?", "!?", "CHAT terminator"),
-        (r"\+[\"/]*\.", ".", "CHAT terminator"),
-        (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
-        (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
-        (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
-        (r"[\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
-        (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
-    )
+_CHAT_RULES = _compiled(
+    (r"\d+_\d+\s*$", "", "CHAT time stamp"),
+    (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
+    (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
+    (r"\[[^\[\]]*\]", "", "bracketed comment"),
+    (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
+    (r"&\+\S+|&\*\w+:\S+", "", "CHAT fragment"),
+    (r"(?<!\w)&[-~]?(?=\w)", "", "CHAT filler mark"),
+    (r"\((?:\.+|\d*\.\d*)\)", "", "CHAT pause"),
+    (r"(?<=\w)@[\w:$*]+", "", "CHAT form marker"),
+    (r"(?<![\w.,:$])0(?=[a-z])\S+", "", "CHAT omitted word"),
+    (r"\(([a-z']+)\)(?=\w)|(?<=\w)\(([a-z']+)\)", r"\1\2", "CHAT shortened word"),
+    (r"\+(?:\.\.\.|/\.|//\.)", "...", "CHAT terminator"),
+    (r"\+(?:\.\.\?|/\?|//\?)", "?", "CHAT terminator"),
+    (r"\+!\?", "!?", "CHAT terminator"),
+    (r"\+[\"/]*\.", ".", "CHAT terminator"),
+    (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
+    (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
+    (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
+    (r"[\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
+    (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
 _CHAT_SIGNS = re.compile(r"[\[&(@0+_:^<>\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d")
 _UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S+)*+$")
@@ -126,8 +135,7 @@ def childes(draft: Draft) -> None:
     draft.drop(_BRACKETS_ONLY, "bracket-only comment")
     draft.drop(_UNINTELLIGIBLE, "unintelligible")
     if not draft.dropped and _CHAT_SIGNS.search(draft.text):
-        for pattern, replacement, reason in _CHAT_RULES:
-            draft.replace(pattern, replacement, reason)
+        draft.apply(_CHAT_RULES)
     _join_punctuation(draft)
 
 
@@ -190,18 +198,15 @@ def _turns(draft: Draft) -> None:
 
 _OPEN_BRACKET = re.compile(r"-L(?:R|S|C)B-\s*")
 _CLOSED_BRACKET = re.compile(r"\s*-R(?:R|S|C)B-")
-_CBT_RULES = tuple(
-    (re.compile(pattern), replacement, reason)
-    for pattern, replacement, reason in (
-        (r"``\s*", '"', "PTB quote"),
-        (r"\s*''", '"', "PTB quote"),
-        (r"(?<!\S)`\s*", "'", "PTB quote"),
-        (r"(?<=[.,!?;:\u2014-])\s+'(?=\s|\"|$)", "'", "PTB quote"),
-        (r"(?i)(?<!\w)(gon|got|wan|lem|gim) (?=(?:na|ta|me)\b)", r"\1", "space inside a contraction"),
-        (r"(?i)(?<!\w)('t) (?=is\b|was\b|were\b|will\b|would\b)", r"\1", "space inside a contraction"),
-        (r"\$\s+(?=\d)", "$", "PTB spacing"),
-        (r"(?<=\d)\s+%", "%", "PTB spacing"),
-    )
+_CBT_RULES = _compiled(
+    (r"``\s*", '"', "PTB quote"),
+    (r"\s*''", '"', "PTB quote"),
+    (r"(?<!\S)`\s*", "'", "PTB quote"),
+    (r"(?<=[.,!?;:\u2014-])\s+'(?=\s|\"|$)", "'", "PTB quote"),
+    (r"(?i)(?<!\w)(gon|got|wan|lem|gim) (?=(?:na|ta|me)\b)", r"\1", "space inside a contraction"),
+    (r"(?i)(?<!\w)('t) (?=is\b|was\b|were\b|will\b|would\b)", r"\1", "space inside a contraction"),
+    (r"\$\s+(?=\d)", "$", "PTB spacing"),
+    (r"(?<=\d)\s+%", "%", "PTB spacing"),
 )
 
 
@@ -212,8 +217,7 @@ def cbt(draft: Draft) -> None:
         if joined != draft.text:
             draft.text = joined
             draft.repaired.append("PTB bracket")
-    for pattern, replacement, reason in _CBT_RULES:
-        draft.replace(pattern, replacement, reason)
+    draft.apply(_CBT_RULES)
     _join_punctuation(draft)
 
 
@@ -269,20 +273,17 @@ _WIKI_LINE = re.compile(
     r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT)", re.IGNORECASE
 )
 _WIKI_HEADING = re.compile(r"^(?:=\s?){1,6}([^=].*?)\s*(?:=\s?){1,6}$")
-_WIKI_RULES = tuple(
-    (re.compile(pattern), replacement, reason)
-    for pattern, replacement, reason in (
-        (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
-        (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
-        (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
-        (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
-        (r"\s?\[(?:\d{1,3}|citation needed|edit)\]", "", "mark of a footnote"),
-        (r"'{2,5}", "", "wiki bold or italics"),
-        (r"^[*#:;]+\s*(?=\S)|^\u2022\s*", "", "bullet"),
-        (r"\s@([-,.])@\s", r"\1", "mark between spaces"),
-        (r"\s?\((?:[\s,;:/]|or|also|pronounced)*\)", "", "empty brackets"),
-        (r"\(\s*[;,]\s*", "(", "empty brackets"),
-    )
+_WIKI_RULES = _compiled(
+    (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
+    (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
+    (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
+    (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
+    (r"\s?\[(?:\d{1,3}|citation needed|edit)\]", "", "mark of a footnote"),
+    (r"'{2,5}", "", "wiki bold or italics"),
+    (r"^[*#:;]+\s*(?=\S)|^\u2022\s*", "", "bullet"),
+    (r"\s@([-,.])@\s", r"\1", "mark between spaces"),
+    (r"\s?\((?:[\s,;:/]|or|also|pronounced)*\)", "", "empty brackets"),
+    (r"\(\s*[;,]\s*", "(", "empty brackets"),
 )
 _WIKI_SIGNS = re.compile(r"[\[<{(@&*#:;\u2022]|''")
 
@@ -293,8 +294,7 @@ def wiki(draft: Draft) -> None:
     draft.drop(_WIKI_LINE, "line of a table, file or category")
     draft.replace(_WIKI_HEADING, r"\1", "marks of a heading")
     if _WIKI_SIGNS.search(draft.text):
-        for pattern, replacement, reason in _WIKI_RULES:
-            draft.replace(pattern, replacement, reason)
+        draft.apply(_WIKI_RULES)
         draft.replace(_TAG, "", "tag")
     _join_punctuation(draft)
 

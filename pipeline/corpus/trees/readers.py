@@ -214,7 +214,7 @@ def read_sentence(
         sentence = _sentence(pair, counts, has_text=has_text)
     except MalformedTreeError as error:
         if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
-            raise _placed(path, pair.raw.line, error) from None
+            raise malformed_tree(path, pair.raw.line, error) from None
         counts.dropped[error.reason] += 1
         return None
     counts.num_kept += 1
@@ -294,7 +294,7 @@ def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) 
                 try:
                     parse_raw_tree(raw)
                 except MalformedTreeError as error:
-                    raise _placed(trees, raw.line, error) from None
+                    raise malformed_tree(trees, raw.line, error) from None
         raise InputError(
             f"{texts}: {num_lines} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as many "
             "lines as trees, the text of each tree in a line of its own"
@@ -371,6 +371,7 @@ def _change_of_depth(text: str) -> int:
     return text.count("(") - text.count(")")
 
 
-def _placed(path: Path, line: int, error: MalformedTreeError) -> InputError:
+def malformed_tree(path: Path, line: int, error: MalformedTreeError) -> InputError:
+    """Return the error of a tree with its file, line and remedy."""
     expected = "" if "expected" in str(error) else "; expected one tree in brackets"
     return InputError(f"{path}:{line}: {error}{expected}. Fix the file, or use --on-error skip")
