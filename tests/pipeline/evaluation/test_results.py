@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.evaluation import results as results_module
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, UNCONDITIONAL
-from pipeline.evaluation.results import PERPLEXITY, Result, read_results, read_sentence_rows, write_result
+from pipeline.evaluation.results import PERPLEXITY, Result, load_results, read_results, read_sentence_rows, write_result
 from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
 from storage.fingerprints import sha256_file
@@ -115,7 +115,7 @@ def test_results_of_other_weights_are_skipped_with_the_command_to_run_again(eval
     before = sha256_file(weights)
     weights.write_text("other weights")
     results = load_results(evaluated)
-    assert not (results.perplexities or results.pairs or results.suites)
+    assert [*results.perplexities, *results.pairs, *results.suites] == []
     assert all(skipped.is_outdated for skipped in results.skipped)
     assert "now; evaluate again: cli.py evaluate minimal_pairs run" in results.skipped[0].note
     assert len(load_results(evaluated, weights_sha256=before).suites) == 1  # by digest, whatever the checkpoint is now
