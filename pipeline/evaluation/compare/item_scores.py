@@ -35,9 +35,9 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""Two sums of log-probabilities are the same if they differ by at most this times the larger one, or this many nats.
-float32 has seven digits, and its last one changes with the batch a sentence is scored in; rows keep six decimals. The
-nats of a sentence of two models differ by far more than one in 100,000."""
+"""Two sums of log-probabilities are the same if they differ by at most this share, and this many nats on top. float32
+has seven digits, and the last one changes with the batch that a sentence is scored in. Rows keep six decimals. Under
+two models the nats of a sentence differ by far more than one part in 100,000."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -115,9 +115,7 @@ def test_results_of_other_weights_are_skipped_with_the_command_to_run_again(eval
     before = sha256_file(weights)
     weights.write_text("other weights")
     results = load_results(evaluated)
-    assert not (results.perplexities)
-    assert not (results.pairs)
-    assert not (results.suites)
+    assert [*results.perplexities, *results.pairs, *results.suites] == []
     assert all(skipped.is_outdated for skipped in results.skipped)
     assert "now; evaluate again: cli.py evaluate minimal_pairs run" in results.skipped[0].note
     assert len(load_results(evaluated, weights_sha256=before).suites) == 1  # by digest, whatever the checkpoint is now
