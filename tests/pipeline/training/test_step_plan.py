@@ -31,7 +31,8 @@ class Epochs:
 
 def test_training_ends_with_its_epochs_or_its_steps():
     def ends(**options: int) -> list[int]:
-        return StepPlan(Epochs(4, 5), TrainConfig(**options)).epoch_ends
+        plan = StepPlan(Epochs(4, 5), TrainConfig(**options))  # dev is evaluated at the end of each epoch
+        return [step for step in range(1, plan.num_steps + 1) if plan.is_evaluated(step)]
 
     assert ends(num_epochs=3) == [4, 9, 13]
     assert ends(num_epochs=3, max_steps=6) == [4, 6]
