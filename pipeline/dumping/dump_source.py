@@ -70,7 +70,7 @@ def dump_run(data: Place, source: DumpSource, out: Location, config: DumpConfig)
         ConfigError: If the run has no distributions under this condition.
         FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
     """
-    check_condition(source, config.condition)
+    _check_condition(source, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
         return dump(_job(load_dataset(data), source, config, device), out, world)
 
@@ -82,7 +82,7 @@ def plan_run(data: Place, source: DumpSource, config: DumpConfig, processes: Seq
         ConfigError: If there are several processes, or the run has no distributions under this condition.
         FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
     """
-    check_condition(source, config.condition)
+    _check_condition(source, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
         world.refuse_several("dump-teacher --plan")
         return plan_dump(_job(load_dataset(data), source, config, device), processes)
@@ -104,11 +104,11 @@ def verify_run(
         world.refuse_several("verify --recompute")
         dataset = load_dataset(data)
         check_origin(dump, dataset, source.fingerprint())
-        check_condition(source, config.condition)
+        _check_condition(source, config.condition)
         source.check_reads(dataset, config.split)
         summary = verify_dump_files(dump)
         found = recompute(_job(dataset, source, config, chosen), dump, num_shards=num_shards, seed=seed)
-        return {**summary, "recomputed": found.to_json()}
+        return {**summary, "recomputed": found}
 
 
 def _job(dataset: Dataset, source: DumpSource, config: DumpConfig, device: torch.device) -> DumpJob:
@@ -126,7 +126,7 @@ def _job(dataset: Dataset, source: DumpSource, config: DumpConfig, device: torch
     )
 
 
-def check_condition(source: DumpSource, condition: Condition) -> None:
+def _check_condition(source: DumpSource, condition: Condition) -> None:
     """Check that the distributions of a run can have a condition.
 
     Raises:

@@ -10,7 +10,7 @@ with probability N / S.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -38,29 +38,7 @@ Draws and float16 do not affect gold_logp, so the bound does not allow for them.
 _REMEDY = "The dump was altered after it was computed, or its writer failed. Delete it and dump again"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recomputation:
-    """The outcome of recomputing some shards of a dump."""
-
-    shards: list[int]
-    """The recomputed shards."""
-    num_positions: int
-    """Positions in these shards."""
-    is_identical: bool
-    """Whether all files of these shards are identical, byte for byte."""
-    computation_differences: dict[str, dict[str, Any]]
-    """The settings that can change bits and differ: key → values under ``dump`` and ``here``."""
-    max_differences: dict[str, float]
-    """Largest absolute differences in nats of ``gold_logp``, ``tail``, ``logz``, and ``logp`` of ids that agree."""
-    share_of_ids_that_agree: float | None
-    """Share of the dump's ids that the recomputed row of the same position has too; None if there are no positions."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
-
-
-def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> Recomputation:
+def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> dict[str, Any]:
     """Recompute shards of a complete dump, whose own digests were verified before, and compare.
 
     Args:
@@ -68,6 +46,13 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> Re
         dump: The location of the dump.
         num_shards: Number of shards to recompute, or all shards if there are fewer.
         seed: Seed of the choice of shards.
+
+    Returns:
+        ``shards``: the recomputed shards. ``num_positions``: positions in these shards. ``is_identical``: whether all
+        their files are identical, byte for byte. ``computation_differences``: the settings that can change bits and
+        differ, key → values under ``dump`` and ``here``. ``max_differences``: largest absolute differences in nats of
+        ``gold_logp``, ``tail``, ``logz``, and ``logp`` of ids that agree. ``share_of_ids_that_agree``: share of the
+        dump's ids that the recomputed row of the same position has too; None if there are no positions.
 
     Raises:
         FingerprintMismatchError: As `check_origin`.
@@ -105,14 +90,14 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> Re
             is_identical &= not altered
             positions = schema.layout.rows_of(shard)
             compared.add(reader.read_range(positions.start, positions.stop), as_read(rows, schema, where=where), where)
-    return Recomputation(
-        shards=shards,
-        num_positions=num_positions,
-        is_identical=is_identical,
-        computation_differences=differences,
-        max_differences=compared.largest,
-        share_of_ids_that_agree=compared.num_agreeing / compared.num_ids if compared.num_ids else None,
-    )
+    return {
+        "shards": shards,
+        "num_positions": num_positions,
+        "is_identical": is_identical,
+        "computation_differences": differences,
+        "max_differences": compared.largest,
+        "share_of_ids_that_agree": compared.num_agreeing / compared.num_ids if compared.num_ids else None,
+    }
 
 
 def computed_with(dump: Location) -> DumpConfig:

@@ -127,9 +127,7 @@ class World:
         Raises:
             RunError: If another process has failed.
         """
-        self.check()
-        with self._noticing_the_dead():
-            return int(self.store.add(f"claim/{what}", 1)) - 1
+        return self.tally(f"claim/{what}", 1) - 1
 
     def tally(self, what: str, number: int) -> int:
         """Add ``number`` to a count that all processes share, and return the total.
@@ -307,17 +305,9 @@ def release_locals(error: BaseException) -> None:
 def _chosen_device(device: str, world: World, threads: int) -> torch.device:
     """Set the number of threads, and return the device of this process."""
     torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
-    num_gpus = torch.cuda.device_count()
-    on_gpu = device == "cuda" or (device == "auto" and num_gpus > 0)
-    if not on_gpu:
-        return torch.device("cpu")
-    if num_gpus < world.local_size:
-        raise ConfigError(
-            f"--device is {device}: {world.local_size} processes on this machine, but torch sees {num_gpus} GPUs. "
-            "Start one process per GPU, or use --device cpu"
-        )
-    chosen = torch.device("cuda", world.local_rank)
-    torch.cuda.set_device(chosen)
+    chosen = worker_devices(device, world.local_size)[world.local_rank]
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     return chosen
 
 
@@ -389,8 +379,8 @@ def worker_devices(device: str, num_workers: int) -> list[torch.device]:
         return [torch.device("cpu")] * num_workers
     if num_gpus < num_workers:
         raise ConfigError(
-            f"--workers {num_workers}: --device is {device}, but torch sees {num_gpus} GPUs. Start one process per "
-            "GPU, or use --device cpu"
+            f"--device is {device}: {num_workers} processes on this machine, but torch sees {num_gpus} GPUs. Start one "
+            "process per GPU, or use --device cpu"
         )
     return [torch.device("cuda", number) for number in range(num_workers)]
 

@@ -97,11 +97,10 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
         else:
             _refuse_another_run(path, run)
         add_start(lock, start)
-    except OSError as error:
+    except BaseException as error:
         lock.close()
-        raise cannot_write(path, error) from error
-    except BaseException:
-        lock.close()
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
         raise
     return lock
 

@@ -136,11 +136,6 @@ class StepPlan:
         """Steps of the whole training."""
         return self._epoch_ends[-1]
 
-    @property
-    def epoch_ends(self) -> list[int]:
-        """The last step of each epoch. ``max_steps`` may cut the last epoch short."""
-        return list(self._epoch_ends)
-
     def is_evaluated(self, step: int) -> bool:
         """Return whether dev is evaluated after a step."""
         if step == self.num_steps:

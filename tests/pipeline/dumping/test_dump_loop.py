@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Bigrams:
-    """Reads one row of a table of logits a position, by the token before it; ``<bos>`` is 0."""
+    """A bigram model: the previous token selects a row of a table of logits; ``<bos>`` is 0."""
 
     vocab_size = VOCAB_SIZE
 
@@ -73,7 +73,9 @@ def write(path: Path, lengths: list[int], **options: Any) -> DumpReader:
     [[], [0], [0, 0, 0], [SHARD - 1], [SHARD], [2 * SHARD - 1], [3, 5 * SHARD, 2], [1] * 40, [SHARD - 1] * 3, [30, 30]],
     ids=str,
 )
-def test_whatever_sentences_and_shards_look_like(tmp_path: Path, lengths: list[int], profile: str) -> None:
+def test_all_positions_are_dumped_for_any_sentences_and_shards(
+    tmp_path: Path, lengths: list[int], profile: str
+) -> None:
     reader = write(tmp_path / "dump", lengths, profile=profile)
     tokens = dataset_of(lengths).split("train").tokens
     before = [token for row in tokens for token in (0, *row.tolist())]
@@ -94,16 +96,14 @@ def test_whatever_sentences_and_shards_look_like(tmp_path: Path, lengths: list[i
     }
 
 
-def test_how_batches_are_cut_within_the_budget_does_not_show_in_the_values(tmp_path: Path) -> None:
+def test_the_batch_budget_does_not_change_the_values(tmp_path: Path) -> None:
     lengths = [3, 17, 1, 0, 9, 24]
     one, other = (write(tmp_path / str(budget), lengths, batch_tokens=budget) for budget in (1, 1000))
     for name, array in one.read_range(0, 60).arrays().items():
         assert np.array_equal(array, other.read_range(0, 60).arrays()[name])
 
 
-def test_an_error_while_a_shard_is_computed_or_written_ends_the_dump_and_leaves_what_was_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_ends_the_dump_and_finished_shards_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
     logits = Bigrams.logits
 

@@ -1,4 +1,4 @@
-"""A training state is read back as it was written; damaged, foreign or of another model it is refused in one line."""
+"""A training state is read back as written. A damaged or foreign state, or one of another model, is refused."""
 
 import math
 import pathlib
@@ -129,7 +129,7 @@ def test_code_in_a_foreign_file_is_refused_and_not_executed(tmp_path):
         ({"format_version": 1, "step": "7"}, "is not a training state: step, positions"),
     ],
 )
-def test_a_file_of_another_format_is_refused(tmp_path, content, expected):
+def test_a_file_with_another_format_is_refused(tmp_path, content, expected):
     path = state_path(tmp_path)
     path.parent.mkdir(parents=True)
     torch.save(content, path)
@@ -148,7 +148,7 @@ def test_a_state_of_another_model_is_refused(tmp_path):
         load(tmp_path)
 
 
-def test_weights_without_a_state_are_not_written_over(tmp_path):
+def test_weights_without_a_state_are_not_overwritten(tmp_path):
     saved(tmp_path)
     state_path(tmp_path).unlink()
     with pytest.raises(RunError, match="missing, but there are weights next to it"):

@@ -1,4 +1,4 @@
-"""SIGTERM is a request while training lasts, and what it always was before, after and the second time."""
+"""SIGTERM is a request during training. Before, after and the second time, it ends the process as usual."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from pipeline.runtime.run_end import StoppedBySignal, stop_request
 
 
 def status_of(work: Callable[[], object]) -> int:
-    """Return how a child process ends that does ``work``: minus the signal that killed it, 0 where none did."""
+    """Do ``work`` in a child process; return minus the signal that killed it, or 0."""
     child = os.fork()
     if child == 0:
         work()
@@ -24,7 +24,7 @@ def terminate() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_request_is_remembered_and_the_handler_before_is_put_back():
+def test_a_request_is_recorded_and_the_previous_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
     others = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGUSR1)]
     with stop_request() as stop:
@@ -35,7 +35,7 @@ def test_a_request_is_remembered_and_the_handler_before_is_put_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_second_request_ends_the_process_at_once_unless_it_is_the_same_one(monkeypatch):
+def test_a_second_request_ends_the_process_at_once_unless_it_comes_within_two_seconds(monkeypatch):
     def twice() -> None:
         with stop_request():
             terminate()
@@ -55,7 +55,7 @@ def test_after_training_a_signal_ends_the_process():
     assert status_of(after) == -signal.SIGTERM
 
 
-def test_in_another_thread_than_the_main_one_nothing_is_caught():
+def test_outside_the_main_thread_nothing_is_caught():
     found = []
 
     def work() -> None:
@@ -68,7 +68,7 @@ def test_in_another_thread_than_the_main_one_nothing_is_caught():
     assert found == [(False, signal.getsignal(signal.SIGTERM))]
 
 
-def test_a_process_that_was_stopped_ends_as_shells_say_it():
+def test_a_stopped_process_ends_with_status_143():
     with pytest.raises(SystemExit) as end:
         raise StoppedBySignal
     assert end.value.code == 143

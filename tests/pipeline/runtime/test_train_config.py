@@ -19,7 +19,7 @@ def test_warm_up_is_linear_and_ends_at_the_peak(schedule):
     assert all(0 < factor <= 1 for factor in factors(schedule))
 
 
-def test_each_falls_as_it_is_named():
+def test_each_schedule_falls_by_its_name():
     assert factors("linear")[60] == pytest.approx(0.5)
     assert factors("cosine")[60] == pytest.approx(0.5)
     assert factors("cosine")[35] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
@@ -31,7 +31,7 @@ def test_no_warm_up_starts_at_the_peak():
     assert factors("cosine", warmup=0)[0] == 1
 
 
-def test_warm_up_stable_decay_is_constant_until_its_last_share_falls_linearly_to_zero():
+def test_wsd_is_constant_and_falls_linearly_to_zero_over_its_last_share():
     found = factors("wsd")  # 22 of 110 steps
     assert set(found[10:88]) == {1.0}
     assert found[88:] == pytest.approx([(22 - i) / 22 for i in range(22)])
@@ -39,7 +39,7 @@ def test_warm_up_stable_decay_is_constant_until_its_last_share_falls_linearly_to
     assert factors("wsd", decay_share=1) == pytest.approx(factors("linear"))
 
 
-def test_a_decay_longer_than_what_the_warm_up_leaves_begins_at_its_end():
+def test_a_decay_that_reaches_into_the_warm_up_begins_at_its_end():
     assert factors("wsd", warmup=100) == pytest.approx(factors("linear", warmup=100))
     assert all(0 < factor <= 1 for factor in factors("wsd", warmup=200))
 
@@ -56,12 +56,12 @@ def test_a_decay_share_without_wsd_is_refused_in_one_line(schedule):
     assert TrainConfig(schedule="wsd", decay_share=0.1).decay_share == 0.1
 
 
-def test_a_list_is_sorted_and_each_number_stands_once():
+def test_a_list_of_word_counts_is_sorted_without_repetitions():
     assert word_thresholds(["2M", "500k", "2000k", "1B", "7"]) == [7, 500_000, 2_000_000, 10**9]
     assert word_thresholds([]) == []
 
 
-def test_babylm_is_every_million_to_10_every_10_to_100_every_100_to_1000():
+def test_babylm_means_every_million_to_10_every_10_to_100_every_100_to_1000():
     found = word_thresholds(["babylm"])
     millions = [*range(1, 11), *range(20, 101, 10), *range(200, 1001, 100)]
     assert found == [each * 1_000_000 for each in millions]
@@ -72,14 +72,14 @@ def test_babylm_is_every_million_to_10_every_10_to_100_every_100_to_1000():
 @pytest.mark.parametrize(
     ("number", "name"), [(7, "words_7"), (500_000, "words_500k"), (10**6, "words_1M"), (1_500_000, "words_1500k")]
 )
-def test_a_name_is_the_number(number, name):
+def test_the_name_of_a_word_checkpoint_gives_its_number_of_words(number, name):
     assert words_name(number) == name
     assert num_words_of(name) == number
     assert num_words_of("best") == 0
 
 
 @pytest.mark.parametrize("entry", ["", "0", "1m", "1.5M", "-1", "M", "1 M", "words_1M", "BABYLM", "1M\n", "٣"])
-def test_what_is_no_number_of_words_is_refused_in_one_line(entry):
+def test_an_entry_that_is_not_a_number_of_words_is_refused_in_one_line(entry):
     with pytest.raises(ConfigError) as error:
         TrainConfig(word_checkpoints=("1M", entry))
     assert f"word-checkpoints has {entry!r}, expected numbers of words such as 500k, 1M or 1B, or babylm" in str(

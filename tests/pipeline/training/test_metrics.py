@@ -1,4 +1,4 @@
-"""Rows of figures stand in the order of their steps, whatever interrupted processes left behind."""
+"""Rows of figures are in the order of their steps, also after interruptions."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def written(run: Path, *rows: int, **more: float) -> None:
     metrics.close()
 
 
-def test_rows_after_the_checkpoint_and_a_torn_line_are_cut_off(tmp_path):
+def test_rows_after_the_checkpoint_and_an_incomplete_line_are_removed(tmp_path):
     written(tmp_path, 2, 4, 6)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"split": "train", "st')
@@ -36,7 +36,7 @@ def test_rows_after_the_checkpoint_and_a_torn_line_are_cut_off(tmp_path):
     assert steps(tmp_path) == [1]
 
 
-def test_a_damaged_line_that_is_to_stay_is_named(tmp_path):
+def test_a_damaged_line_before_the_checkpoint_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl:2: not a row of figures"):
         Metrics(tmp_path, after_step=3)

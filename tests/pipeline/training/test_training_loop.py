@@ -80,7 +80,7 @@ class Points:
 
 
 class Line(nn.Module):
-    """The sum of (w x + b - 1)^2, with dropout on x: what it draws depends on the step's seed."""
+    """The sum of (w x + b - 1)^2, with dropout on x, which depends on the seed of the step."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Line(nn.Module):
 
 
 class LineTask:
-    """Batches of given sizes each epoch; of ``poison``, (epoch, index), one value is not a number."""
+    """Batches of given sizes in each epoch. The batch ``poison``, (epoch, index), contains a NaN."""
 
     parts = ("loss", "again")
     dev_parts = ("loss",)
@@ -170,7 +170,7 @@ class StopHereError(Exception):
 
 
 class Interrupting(LineTask):
-    """Fails when it is asked for one batch."""
+    """A task that fails when a certain batch is made."""
 
     def __init__(self, *arguments: object, at: tuple[int, int], **more: object) -> None:
         super().__init__(*arguments, **more)
@@ -186,7 +186,7 @@ class Interrupting(LineTask):
             yield batch
 
 
-def test_training_goes_on_amid_an_epoch_to_the_same_bits_without_making_the_batches_before(tmp_path):
+def test_training_continues_inside_an_epoch_to_the_same_bits_without_making_earlier_batches(tmp_path):
     options = {"num_epochs": 3, "accumulate_batches": 2, "checkpoint_every": 2, "eval_every": 5, "log_every": 4}
     sizes = [3, 4, 5, 3, 4, 2, 3]
     whole = trained(LineTask(sizes, dropout=0.3), tmp_path / "whole", **options)
@@ -204,7 +204,7 @@ def test_training_goes_on_amid_an_epoch_to_the_same_bits_without_making_the_batc
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-def test_a_finished_run_that_is_trained_again_says_so_and_changes_nothing(tmp_path, caplog):
+def test_training_a_finished_run_again_says_so_and_changes_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     trained(LineTask([3]), tmp_path / "run", num_epochs=4)
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file() and file.name != HISTORY]
@@ -217,7 +217,7 @@ def test_a_finished_run_that_is_trained_again_says_so_and_changes_nothing(tmp_pa
 
 
 class Terminating(LineTask):
-    """Gets SIGTERM while it computes the loss of one of its batches, counted from 1."""
+    """A task that gets SIGTERM while it computes the loss of a certain batch, counted from 1."""
 
     def __init__(self, *arguments: object, at: int, **more: object) -> None:
         super().__init__(*arguments, **more)
@@ -230,7 +230,7 @@ class Terminating(LineTask):
         self.model.register_forward_hook(terminate)
 
 
-def test_stopped_by_a_signal_amid_a_step_it_goes_on_to_the_same_bits(tmp_path, caplog):
+def test_training_stopped_by_a_signal_inside_a_step_continues_to_the_same_bits(tmp_path, caplog):
     options = {"num_epochs": 3, "accumulate_batches": 2, "eval_every": 5, "log_every": 4}
     sizes = [3, 4, 5, 3, 4, 2, 3]
     whole = trained(LineTask(sizes, dropout=0.3), tmp_path / "whole", **options)
@@ -251,7 +251,7 @@ def test_stopped_by_a_signal_amid_a_step_it_goes_on_to_the_same_bits(tmp_path, c
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-def test_a_signal_in_the_last_step_stops_nothing(tmp_path):
+def test_a_signal_in_the_last_step_does_not_stop_training(tmp_path):
     trained(Terminating([3, 4], at=4), tmp_path / "run", num_epochs=2)
     assert ends(tmp_path / "run") == [("finished", "all 4 steps are done", 4)]
 
@@ -261,7 +261,7 @@ def ends(run: Path) -> list[tuple[str, str, int]]:
     return [(event["state"], event["reason"], event["step"]) for event in found]
 
 
-def test_each_end_is_in_the_history_with_its_reason_and_step(tmp_path):
+def test_the_history_records_each_end_with_reason_and_step(tmp_path):
     run, options = tmp_path / "run", {"num_epochs": 9, "checkpoint_every": 2}
     with pytest.raises(StoppedBySignal):
         trained(Terminating([2, 2], at=3), run, **options)
@@ -287,7 +287,7 @@ def test_each_end_is_in_the_history_with_its_reason_and_step(tmp_path):
     assert reasons[4] == "all 18 steps are done"
 
 
-def test_weights_that_a_killed_process_did_not_come_to_write_are_made_from_the_state(tmp_path):
+def test_weights_that_a_killed_process_did_not_write_are_rewritten_from_the_state(tmp_path):
     options = {"num_epochs": 3, "eval_every": 1}
     trained(LineTask([3, 4]), tmp_path / "run", **options)
     files = sorted((tmp_path / "run").rglob("*.safetensors"))
@@ -300,14 +300,14 @@ def test_weights_that_a_killed_process_did_not_come_to_write_are_made_from_the_s
 
 
 WORDS = {"num_epochs": 3, "accumulate_batches": 2, "eval_every": 5, "word_checkpoints": ("70", "100", "1k", "90", "90")}
-"""Of batches that have 30, 40, 50, 30 words: 70, 150, 220 and so on after the steps, 450 in all."""
+"""Batches have 30, 40, 50 and 30 words. So 70, 150, 220 and so on are seen after the steps, 450 in total."""
 
 
 def word_files(run: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in run.glob("checkpoints/words_*/model.safetensors")}
 
 
-def test_weights_are_kept_after_the_first_step_at_which_so_many_words_were_seen(tmp_path, caplog):
+def test_weights_are_kept_after_the_first_step_that_reaches_a_number_of_words(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     trained(LineTask([3, 4, 5, 3]), tmp_path / "run", **WORDS)
     assert [row["words"] for row in rows(tmp_path / "run", "train")] == [220, 450]
@@ -323,7 +323,7 @@ def test_weights_are_kept_after_the_first_step_at_which_so_many_words_were_seen(
     assert caplog.messages[0] == f"{tmp_path / 'run'}: training ends after 450 words, so it will not write words_1k"
 
 
-def test_weights_at_a_number_of_words_are_the_same_after_an_interruption(tmp_path):
+def test_an_interruption_does_not_change_word_checkpoints(tmp_path):
     sizes = [3, 4, 5, 3]
     trained(LineTask(sizes), tmp_path / "whole", **WORDS)
     expected = word_files(tmp_path / "whole")
@@ -339,13 +339,13 @@ def test_weights_at_a_number_of_words_are_the_same_after_an_interruption(tmp_pat
     assert rows(tmp_path / "run", "train") == rows(tmp_path / "whole", "train")
 
 
-def test_perplexity_is_that_of_the_cross_entropy_and_of_nothing_else():
+def test_perplexity_is_computed_only_from_a_cross_entropy():
     assert perplexity({"loss": 1.0, "cross_entropy": 2.0, "kl": 3.0}) == {"perplexity": pytest.approx(math.exp(2))}
     assert perplexity({"loss": 1.0, "token_loss": 2.0}) == {}
     assert perplexity({"cross_entropy": 1e4}) == {}
 
 
-def test_a_row_has_the_rates_that_its_batches_times_and_waits_give(monkeypatch):
+def test_the_rates_of_a_row_follow_from_its_batches_times_and_waits(monkeypatch):
     clock = iter([10.0, 11.0, 12.0, 14.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     tally = Tally(("loss",), torch.device("cpu"), peak_flops=1000.0)
@@ -357,7 +357,7 @@ def test_a_row_has_the_rates_that_its_batches_times_and_waits_give(monkeypatch):
     }  # fmt: skip
 
 
-def test_training_ends_after_as_many_evaluations_without_a_new_best_as_patience_says(tmp_path, caplog):
+def test_training_ends_after_patience_evaluations_without_a_new_best(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     # What lowers the loss at sin(x) raises it at -100.
     trained(LineTask([5], dev=-100.0), tmp_path / "run", max_steps=50, eval_every=2, patience=3)
@@ -369,7 +369,7 @@ def test_training_ends_after_as_many_evaluations_without_a_new_best_as_patience_
     assert not trained(LineTask([5], dev=-100.0), tmp_path / "run", max_steps=50, eval_every=2, patience=3).made
 
 
-def test_a_dev_row_has_only_the_parts_that_dev_has(tmp_path):
+def test_a_dev_row_has_only_the_dev_parts(tmp_path):
     trained(LineTask([3]), tmp_path / "run", num_epochs=1)
     assert rows(tmp_path / "run", "dev")[0].keys() == {"split", "step", "epoch", "positions", "words", "loss"}
     more = {"loss", "again", "lr", "grad_norm"}
@@ -377,7 +377,7 @@ def test_a_dev_row_has_only_the_parts_that_dev_has(tmp_path):
 
 
 class Seeing(Line):
-    """Remembers in which precision each forward multiplied."""
+    """A model that records the precision of each forward pass."""
 
     def forward(self, batch: Points) -> Tensor:
         self.seen = getattr(self, "seen", [])
@@ -387,7 +387,7 @@ class Seeing(Line):
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_only_training_forwards_multiply_in_another_precision(tmp_path, dtype, expected):
+def test_only_training_forwards_multiply_in_bfloat16(tmp_path, dtype, expected):
     task = LineTask([3, 3])
     task.model = task.objective = Seeing()
     trained(task, tmp_path / "run", num_epochs=1, dtype=dtype)
@@ -398,7 +398,7 @@ def test_only_training_forwards_multiply_in_another_precision(tmp_path, dtype, e
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_first_loss_that_is_no_number_is_named_exactly_and_never_saved(tmp_path, accumulate):
+def test_the_first_loss_that_is_not_finite_is_named_exactly_and_never_saved(tmp_path, accumulate):
     task = LineTask([3, 7, 4, 4], poison=(2, 1))
     options = {"accumulate_batches": accumulate, "log_every": 50, "num_epochs": 9, "eval_every": 4 // accumulate}
     step = 10 if accumulate == 1 else 5
@@ -412,7 +412,7 @@ def test_the_first_loss_that_is_no_number_is_named_exactly_and_never_saved(tmp_p
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_a_gradient_that_is_no_number_is_named_with_all_batches_of_its_step(tmp_path):
+def test_a_gradient_that_is_not_finite_is_named_with_all_batches_of_its_step(tmp_path):
     task = LineTask([2, 2, 2, 2])
     # The gradient of a finite sum overflows.
     task.model.w.register_hook(lambda grad: grad * (torch.inf if len(task.made) > 6 else 1.0))
@@ -420,7 +420,7 @@ def test_a_gradient_that_is_no_number_is_named_with_all_batches_of_its_step(tmp_
         trained(task, tmp_path / "run", num_epochs=5, accumulate_batches=2)
 
 
-def test_a_step_is_watched_without_a_word_from_the_device():
+def test_watching_a_step_does_not_wait_for_the_device():
     # The meta device has no numbers to give: asking for one fails.
     task = LineTask([3])
     task.model.to("meta")
@@ -434,7 +434,7 @@ def test_a_step_is_watched_without_a_word_from_the_device():
         watch.check(World())
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     task = LineTask([3])
     task.model.unused = nn.Parameter(torch.tensor(torch.nan))
     with pytest.raises(RunError, match="the weights unused are not finite numbers after step 2"):
