@@ -133,8 +133,6 @@ class TextSentence:
     """Normalised, not empty."""
     ids: list[int]
     """n token ids, without ``<bos>`` and ``<eos>``."""
-    spans: list[Span]
-    """Characters of ``text`` that each token covers, including the space before a word."""
     word_spans: list[Span]
     """Characters of ``text`` that each word covers. Only spaces belong to no word."""
     words: NDArray[np.int64]
@@ -181,7 +179,7 @@ def read_text(
                 remedy = "use a tokenizer of train-tokenizer" if spans is None else f"make them one word in {spans}"
                 faults.found(line, "token across words", f"{error}; {remedy}")
                 continue
-            yield TextSentence(line=line, text=text, ids=ids, spans=token_spans, word_spans=word_spans, words=words)
+            yield TextSentence(line=line, text=text, ids=ids, word_spans=word_spans, words=words)
 
 
 def rows_of_sentence(

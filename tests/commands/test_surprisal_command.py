@@ -77,7 +77,7 @@ def test_the_table_is_the_model_s_own_probabilities(run: Path, tmp_path: Path) -
     assert json.loads(result.stdout)["bits"] == pytest.approx(total, abs=1e-3)
 
 
-def test_the_sums_are_a_result_of_the_run_and_the_report_is_not_disturbed(run: Path, tmp_path: Path) -> None:
+def test_the_sums_are_a_result_of_the_run_and_the_report_still_works(run: Path, tmp_path: Path) -> None:
     (tmp_path / "my text.txt").write_text(TEXT[0] + "\n\n")
     result = surprisal(run, tmp_path / "my text.txt", "--out", tmp_path / "out.tsv", "--on-error", "skip")
     assert result.exit_code == 0, result.output

@@ -47,9 +47,7 @@ def outcome(text: str, **values: float) -> Truth:
         ("(*;%a%) < (*;%b%)", {"a": 10, "b": 11}, TRUE),
     ],
 )  # fmt: skip
-def test_the_forms_of_the_released_suites_have_the_values_computed_by_hand(
-    formula: str, values: dict, expected: Truth
-) -> None:
+def test_forms_of_released_suites_have_values_computed_by_hand(formula: str, values: dict, expected: Truth) -> None:
     assert outcome(formula, **values) is expected
 
 

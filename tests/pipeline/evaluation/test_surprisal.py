@@ -44,7 +44,7 @@ def sentence_of(text: str) -> TextSentence:
     ids, spans = TOKENIZER.encode_with_spans(text)
     word_spans = spaced_words(text)
     words = words_of_tokens(text, spans, word_spans)
-    return TextSentence(line=7, text=text, ids=ids, spans=spans, word_spans=word_spans, words=words)
+    return TextSentence(line=7, text=text, ids=ids, word_spans=word_spans, words=words)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -107,7 +107,7 @@ def test_regions_add_up_to_the_sentence_without_eos(tmp_path: Path, joining: Any
                 assert outcome.surprisals[name][3] == pytest.approx((verb % 7 + 0.125) / math.log(2))
 
 
-def test_an_item_is_right_if_all_its_predictions_are_true_and_averages_are_over_items_and_suites(
+def test_an_item_is_right_if_all_its_predictions_are_true_and_averages_are_over_both(
     tmp_path: Path,
 ) -> None:
     formulas = ["(3;%match%) < (3;%mismatch%)", "1 < 2", "(*;%match%) = (*;%match%)"]
