@@ -167,7 +167,7 @@ def test_a_floor_of_another_text_is_refused_with_both_digests(tmp_path: Path) ->
 def test_a_floor_without_its_text_or_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"text_sha256 of dev is None, but"):
         floor_figure(write_entropy(tmp_path, text_sha256=None), "dev", like=figure(), text_sha256=TEXT_SHA256)
-    with pytest.raises(InputError, match=r"no split 'test', there are dev"):
+    with pytest.raises(InputError, match=r"no split 'test', expected one of dev"):
         floor_figure(write_entropy(tmp_path), "test", like=figure(), text_sha256=TEXT_SHA256)
 
 
