@@ -242,7 +242,7 @@ def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256:
     """
     splits = _read_entropy(path)
     if split not in splits:
-        raise InputError(f"{path}: no split {split!r}, expected one of {', '.join(sorted(splits))}; give one of these")
+        raise InputError(f"{path}: no split {split!r}, expected one of {', '.join(sorted(splits))}; give one of them")
     found = splits[split]
     if (sha256 := str(found.get("text_sha256"))) != text_sha256:
         raise InputError(

@@ -300,21 +300,18 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
     weights = weights_sha256 or (_best_weights_sha256(run) if results else None)
     for name, result in results.items():
         file = f"results/{name}.json"
-        found = result.fingerprints.get("weights")
+        found, is_outdated = result.fingerprints.get("weights"), False
         if weights_sha256 is None and (which := result.settings.get("checkpoint")) != "best":
-            note = f"{file} is of checkpoint {which}, and only the best checkpoint is compared: it is not shown"
-            loaded.skipped.append(Skipped(result.kind, is_outdated=False, note=note))
-        elif weights is not None and found != weights:
-            note = (
-                f"{file} is of weights {str(found)[:8]}, and the best checkpoint is {weights[:8]} now; "
-                f"evaluate again: {result.command}"
-            )
-            loaded.skipped.append(Skipped(result.kind, is_outdated=True, note=note))
+            reason = f"of checkpoint {which}, and only the best checkpoint is compared: it is not shown"
+        elif is_outdated := weights is not None and found != weights:
+            reason = f"of weights {str(found)[:8]}, and the best checkpoint is {str(weights)[:8]} now; evaluate again: "
+            reason += result.command
         elif result.kind not in DATA:
-            note = f"{file} is of kind {result.kind!r}, expected one of {', '.join(DATA)}: it is not shown"
-            loaded.skipped.append(Skipped(result.kind, is_outdated=False, note=note))
+            reason = f"of kind {result.kind!r}, expected one of {', '.join(DATA)}: it is not shown"
         else:
             _load(loaded, run / file, result)
+            continue
+        loaded.skipped.append(Skipped(result.kind, is_outdated=is_outdated, note=f"{file} is {reason}"))
     return loaded
 
 

@@ -133,8 +133,6 @@ class TextSentence:
     """Normalised, not empty."""
     ids: list[int]
     """n token ids, without ``<bos>`` and ``<eos>``."""
-    spans: list[Span]
-    """Characters of ``text`` that each token covers, including the space before a word."""
     word_spans: list[Span]
     """Characters of ``text`` that each word covers. Only spaces belong to no word."""
     words: NDArray[np.int64]
@@ -181,7 +179,7 @@ def read_text(
                 remedy = "use a tokenizer of train-tokenizer" if spans is None else f"make them one word in {spans}"
                 faults.found(line, "token across words", f"{error}; {remedy}")
                 continue
-            yield TextSentence(line=line, text=text, ids=ids, spans=token_spans, word_spans=word_spans, words=words)
+            yield TextSentence(line=line, text=text, ids=ids, word_spans=word_spans, words=words)
 
 
 def rows_of_sentence(
@@ -231,26 +229,26 @@ def write_surprisals(
     frequencies: Path | None = None,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SurprisalFigure, Counter[str]]:
-    """Score the sentences of a file of text and write the table; return its sums, and lines left out by reason.
+    """Score the sentences of a text and write the table. Return its sums, and the number of skipped lines by reason.
 
-    The table appears whole or not at all; what was there is replaced. The text is read twice, so that a faulty line is
-    found before anything is scored, and the end can be foreseen; progress is shown.
+    The table appears only when it is complete, and replaces an earlier one. The text is read twice. So a faulty line is
+    found before anything is scored, and the progress line can show the end.
 
     Args:
         scorer: Gives log-probabilities.
-        tokenizer: The model's.
-        path: Text, a sentence a line.
+        tokenizer: The tokenizer of the model.
+        path: The text, one sentence per line.
         out: The table.
-        by: What a row is.
-        max_tokens: As of ``read_text``.
-        on_error: As of ``read_text``.
-        spans: As of ``read_text``.
-        frequencies: A table of frequencies, for the column ``LOG_FREQUENCY``; of words only.
-        block_sentences: Sentences scored between two steps of the progress.
+        by: What a row stands for.
+        max_tokens: As for ``read_text``.
+        on_error: As for ``read_text``.
+        spans: As for ``read_text``.
+        frequencies: A table of frequencies for the column ``LOG_FREQUENCY``, only for a table of words.
+        block_sentences: Sentences scored between two updates of the progress line.
 
     Raises:
-        ConfigError: If the table would replace a file that is read, or frequencies are given for a table of tokens.
-        InputError: As ``read_text`` and ``read_frequencies``; also if there is no sentence.
+        ConfigError: If the table would replace an input file, or frequencies are given for a table of tokens.
+        InputError: As for ``read_text`` and ``read_frequencies``, and if there is no sentence.
         RunError: If the model gives a log-probability that is not finite.
         StoreError: If the table cannot be written.
     """

@@ -19,7 +19,6 @@ et al. (2020) report. It gives every suite the same weight.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +29,7 @@ from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.formulas import Region, Truth
 from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
-from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Joining, Suite
+from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joining, Suite
 from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
 
@@ -237,24 +236,27 @@ def evaluate_suites(
     by_suite: dict[str, SuiteFigures] = {}
     outcomes: list[ItemOutcome] = []
     for suite in suites:
-        found = _SuiteScores(suite)
+        values: dict[tuple[int, str], dict[int | None, float | None]] = {}
+        num_tokens = num_over_two = 0
         for item in suite.items:
             for name, condition in item.conditions.items():
                 text, owners = condition.sentence(joining)
-                found.add(item.number, name, condition, bits[text], *regions_of_tokens(text, owners, encoded[text][1]))
-        of_suite = found.outcomes()
+                regions, over_two = regions_of_tokens(text, owners, encoded[text][1])
+                values[item.number, name] = _values_of_regions(suite.metric, condition, bits[text], regions)
+                num_tokens, num_over_two = num_tokens + len(regions), num_over_two + int(over_two.sum())
+        of_suite = [_outcome(suite, item, values) for item in suite.items]
         outcomes += of_suite
         by_suite[suite.name] = SuiteFigures(
             circuit=suite.circuit,
             metric=suite.metric,
             sha256=suite.sha256,
-            items=ItemCounts.of([one.outcome for one in of_suite]),
+            items=ItemCounts.of([item.outcome for item in of_suite]),
             predictions=tuple(
-                (formula.text.strip(), ItemCounts.of([one.predictions[i] for one in of_suite]))
+                (formula.text.strip(), ItemCounts.of([item.predictions[i] for item in of_suite]))
                 for i, formula in enumerate(suite.formulas)
             ),
-            num_tokens=found.num_tokens,
-            num_tokens_over_two_regions=found.num_over_two,
+            num_tokens=num_tokens,
+            num_tokens_over_two_regions=num_over_two,
         )
     return SyntaxGymFigures(by_suite=by_suite), outcomes
 
@@ -277,66 +279,41 @@ def regions_of_tokens(
     return regions, over_two
 
 
-class _SuiteScores:
-    """Collects the surprisals of a suite's regions, sentence by sentence."""
+def _values_of_regions(
+    metric: str, condition: Condition, bits: NDArray[np.float64], regions: NDArray[np.int64]
+) -> dict[int | None, float | None]:
+    """Return the metric of each region, by number, and of the whole sentence, by None."""
 
-    def __init__(self, suite: Suite) -> None:
-        self._suite = suite
-        self._values: dict[tuple[int, str], dict[int | None, float | None]] = {}
-        self.num_tokens = self.num_over_two = 0
+    def value(of_tokens: NDArray[np.float64]) -> float | None:
+        return float(METRICS[metric](of_tokens)) if len(of_tokens) or metric == "sum" else None
 
-    def add(
-        self,
-        item: int,
-        name: str,
-        condition: Condition,
-        bits: NDArray[np.float64],
-        regions: NDArray[np.int64],
-        over_two: NDArray[np.bool_],
-    ) -> None:
-        """Add the ``[n]`` surprisals of a sentence's tokens, with the arrays of ``regions_of_tokens``."""
-        metric = self._suite.metric
-        of_condition: dict[int | None, float | None] = {None: _metric(metric, bits)}
-        for i, (region, _) in enumerate(condition.regions):
-            of_condition[region] = _metric(metric, bits[regions == i])
-        self._values[item, name] = of_condition
-        self.num_tokens += len(bits)
-        self.num_over_two += int(over_two.sum())
+    return {None: value(bits)} | {number: value(bits[regions == i]) for i, (number, _) in enumerate(condition.regions)}
 
-    def outcomes(self) -> list[ItemOutcome]:
-        """Return the outcome of each item."""
-        return [
-            ItemOutcome(
-                suite=self._suite.name,
-                item=item.number,
-                predictions=tuple(
-                    formula.evaluate(partial(self._value, item.number)) for formula in self._suite.formulas
-                ),
-                surprisals={
-                    name: {
-                        region: value for region, value in self._values[item.number, name].items() if region is not None
-                    }
-                    for name in item.conditions
-                },
-            )
-            for item in self._suite.items
-        ]
 
-    def _value(self, item: int, region: Region) -> float:
-        found = self._values[item, region.condition][region.number]
+def _outcome(
+    suite: Suite, item: Item, values: Mapping[tuple[int, str], Mapping[int | None, float | None]]
+) -> ItemOutcome:
+    def value(region: Region) -> float:
+        found = values[item.number, region.condition][region.number]
         if found is None:
             raise InputError(
-                f"{self._suite.path}: item {item}, condition {region.condition!r}: region {region.number} has no token "
-                f"and so no {self._suite.metric}, but a prediction needs it; correct the suite, or leave it out"
+                f"{suite.path}: item {item.number}, condition {region.condition!r}: region {region.number} has no "
+                f"token and so no {suite.metric}, but a prediction needs it; correct the suite, or leave it out"
             )
         return found
 
+    return ItemOutcome(
+        suite=suite.name,
+        item=item.number,
+        predictions=tuple(formula.evaluate(value) for formula in suite.formulas),
+        surprisals={
+            name: {region: found for region, found in values[item.number, name].items() if region is not None}
+            for name in item.conditions
+        },
+    )
+
 
 _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
-
-
-def _metric(name: str, bits: NDArray[np.float64]) -> float | None:
-    return float(METRICS[name](bits)) if len(bits) or name == "sum" else None
 
 
 def _bits_of(

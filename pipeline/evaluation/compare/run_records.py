@@ -143,9 +143,9 @@ def _record(
     train = [row for row in rows if row.get("split") == "train"]
     dev = [row for row in rows if row.get("split") == "dev"]
     if rows and not dev:
-        missing.append("no evaluation on dev yet: the run ended, or was stopped, before its first")
+        missing.append("no evaluation on dev yet: the run ended or was stopped before the first one")
     if any(value(row, "loss") is None for row in rows):
-        missing.append("some losses are not finite numbers: training diverged; those points are not drawn")
+        missing.append("some losses are not finite numbers: training diverged; these points are not drawn")
 
     if not perplexities:
         missing.append("no perplexity: run evaluate perplexity")
@@ -224,7 +224,7 @@ def _metrics(path: Path, missing: list[str]) -> list[Row]:
         missing.append("no metrics.jsonl: no learning curve")
         return []
     if lines[-1]:
-        missing.append("the last line of metrics.jsonl is cut off, as a killed run leaves it: it is not shown")
+        missing.append("the last line of metrics.jsonl is cut off, as by a kill: it is not shown")
     rows: list[Row] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:

@@ -1,4 +1,4 @@
-"""Perplexities: each by its own equation, from sums that survive a round trip."""
+"""Tests of perplexities: each figure follows its equation, and its sums survive a round trip."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def figure(**changes: object) -> PerplexityFigure:
     return PerplexityFigure(**(values | changes))  # type: ignore[arg-type]
 
 
-def test_each_normaliser_is_its_equation() -> None:
+def test_each_normaliser_follows_its_equation() -> None:
     assert figure().nats_per_position == 2.0
     assert figure().per_token == math.exp(20.0 / 10)
     assert figure().per_token_without_eos == math.exp(18.5 / 8)
@@ -103,7 +103,7 @@ def test_rows_of_another_split_and_damaged_models_are_refused() -> None:
     eos=st.none() | st.floats(0, 1e6),
     counts=st.tuples(st.integers(1, 10**9), st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9)),
 )
-def test_json_holds_the_figure_whole_and_names_every_normaliser(
+def test_json_keeps_every_sum_and_names_every_normaliser(
     nats: float, eos: float | None, counts: tuple[int, int, int, int]
 ) -> None:
     names = ("num_sentences", "num_tokens", "num_words", "num_bytes")
@@ -144,7 +144,7 @@ def write_entropy(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_the_floor_is_normalised_like_the_figure_it_stands_under(tmp_path: Path) -> None:
+def test_the_floor_is_normalised_like_the_figures_of_its_split(tmp_path: Path) -> None:
     floor = floor_figure(write_entropy(tmp_path), "dev", like=figure(), text_sha256=TEXT_SHA256)
     assert floor == figure(distribution=FLOOR, nats=15.0, nats_eos=None)
     assert floor.per_token == math.exp(1.5)
@@ -164,15 +164,15 @@ def test_a_floor_of_another_text_is_refused_with_both_digests(tmp_path: Path) ->
     assert "\n" not in message
 
 
-def test_a_floor_that_does_not_say_its_text_or_split_is_refused(tmp_path: Path) -> None:
+def test_a_floor_without_its_text_or_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"text_sha256 of dev is None, but"):
         floor_figure(write_entropy(tmp_path, text_sha256=None), "dev", like=figure(), text_sha256=TEXT_SHA256)
-    with pytest.raises(InputError, match=r"no split 'test', there are dev"):
+    with pytest.raises(InputError, match=r"no split 'test', expected one of dev"):
         floor_figure(write_entropy(tmp_path), "test", like=figure(), text_sha256=TEXT_SHA256)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"splits": [1]}', b"\xff", None])
-def test_what_is_no_entropy_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_an_entropy_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "entropy.json"
     if content is not None:
         path.write_bytes(content)

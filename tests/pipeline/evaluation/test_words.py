@@ -24,7 +24,7 @@ Spans = list[tuple[int, int]]
 
 @st.composite
 def divided_texts(draw: st.DrawFn) -> tuple[str, Spans, Spans]:
-    """A text, its words, and its tokens, which may hold parts of two words."""
+    """Draw a text, its words, and its tokens, which may have parts of two words."""
     words = draw(st.lists(st.tuples(st.booleans(), st.sampled_from(["a", "bc", "d e", "fgh"])), min_size=1, max_size=6))
     text, word_spans = "", Spans()
     for spaced, word in words:
@@ -33,12 +33,12 @@ def divided_texts(draw: st.DrawFn) -> tuple[str, Spans, Spans]:
         text += word
     cuts = sorted({0, len(text), *draw(st.sets(st.integers(0, len(text)), max_size=len(text)))})
     tokens = list(pairwise(cuts))
-    # as of a character whose bytes are in two tokens
+    # two tokens may cover the same character, as when its bytes are divided
     return text, word_spans, sorted([*tokens, *draw(st.lists(st.sampled_from(tokens), max_size=2))])
 
 
 def slow_words_of_tokens(tokens: Spans, words: Spans) -> list[set[int]]:
-    """The words that each token holds characters of: a space in no word is the next word's."""
+    """Return the words of the characters of each token. A space in no word belongs to the next word."""
 
     def word_at(character: int) -> int:
         return next(i for i, (_, stop) in enumerate(words) if character < stop)
@@ -47,7 +47,7 @@ def slow_words_of_tokens(tokens: Spans, words: Spans) -> list[set[int]]:
 
 
 @given(divided_texts())
-def test_a_token_belongs_to_the_one_word_it_holds_characters_of_and_else_is_refused(
+def test_a_token_belongs_to_the_word_of_its_characters_and_two_words_are_an_error(
     case: tuple[str, Spans, Spans],
 ) -> None:
     text, words, tokens = case
@@ -61,7 +61,7 @@ def test_a_token_belongs_to_the_one_word_it_holds_characters_of_and_else_is_refu
 
 
 @given(divided_texts(), st.data())
-def test_words_that_leave_out_a_character_or_go_beyond_are_refused(
+def test_words_that_miss_a_character_or_go_beyond_the_text_are_refused(
     case: tuple[str, Spans, Spans], data: st.DataObject
 ) -> None:
     text, words, _ = case
@@ -74,11 +74,11 @@ def test_words_that_leave_out_a_character_or_go_beyond_are_refused(
         check_words(text + " b", [*words, (len(text), len(text) + 2)])
 
 
-def test_words_between_spaces_are_spans() -> None:
+def test_words_between_spaces_have_spans() -> None:
     assert spaced_words("the cat, a") == [(0, 3), (4, 8), (9, 10)]
 
 
-def test_spans_are_read_alongside_lines_of_which_some_have_none(tmp_path: Path) -> None:
+def test_spans_are_read_in_step_with_lines_and_some_lines_have_none(tmp_path: Path) -> None:
     path = tmp_path / "spans.tsv.gz"
     path.write_bytes(gzip.compress(b"2\t0\t3\n2\t3\t4\n3\t0\t1\n5\t1\t2\n"))
     spans = SpanFile(path)
@@ -94,7 +94,7 @@ def test_spans_are_read_alongside_lines_of_which_some_have_none(tmp_path: Path) 
 @pytest.mark.parametrize(
     "line", ["sentence\tstart\tstop", "1 3 4", "1\t3", "1\t3\t4\t5", "0\t3\t4", "1\t4\t4", "1\t-3\t4", "1\t3\t4.0", ""]
 )
-def test_a_line_that_is_no_span_is_named(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_of_spans_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "spans.tsv").write_text(f"1\t0\t3\n{line}\n")
     with pytest.raises(InputError, match=r"spans\.tsv:2: .*, expected the number of a sentence from 1, a start"):
         SpanFile(tmp_path / "spans.tsv").refuse_beyond(9, tmp_path)
@@ -134,7 +134,7 @@ def test_marks_around_a_word_do_not_change_its_key(word: str, before: str, after
         assert frequency_key(before + word.strip() + after) == key
 
 
-def test_counts_of_one_key_are_added_up_and_divided_by_all(tmp_path: Path) -> None:
+def test_counts_of_one_key_are_added_up_and_divided_by_the_total(tmp_path: Path) -> None:
     text = "the\t5\nThe\t1\n.\t1\ncaf\u00e9\t1\n"
     (tmp_path / "plain.tsv").write_text(text)
     (tmp_path / "zipped.tsv.gz").write_bytes(gzip.compress(text.encode()))
@@ -161,7 +161,7 @@ def test_counts_of_one_key_are_added_up_and_divided_by_all(tmp_path: Path) -> No
         (b"caf\xe9\t3", "caf"),
     ],
 )
-def test_a_line_that_is_no_word_and_count_is_named(tmp_path: Path, line: bytes, found: str) -> None:
+def test_a_line_that_is_not_a_word_and_a_count_is_named(tmp_path: Path, line: bytes, found: str) -> None:
     path = tmp_path / "table.tsv"
     path.write_bytes(b"the\t5\n" + line + b"\ncat\t1\n")
     with pytest.raises(InputError, match=rf"table\.tsv:2: .*{found}.*, expected UTF-8: a word, a tab") as raised:

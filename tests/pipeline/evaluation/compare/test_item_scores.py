@@ -26,7 +26,7 @@ def run(tmp_path):
     return write_run(tmp_path / "run", seed=1)
 
 
-def test_a_tie_is_never_right_and_every_group_counts_the_same(run):
+def test_a_tie_is_never_right_and_every_group_has_the_same_weight(run):
     add_pairs(run, {"b": [1, -1, 0, 1], "a": [1]})
     add_suites(run, {"s": [1, -1], "t": [0]})
     pairs, suites = read(run)
@@ -37,7 +37,7 @@ def test_a_tie_is_never_right_and_every_group_counts_the_same(run):
     assert suites.units.tolist() == [0.5, 0]
 
 
-def test_the_mean_of_sentences_is_the_perplexity_by_each_normaliser(run):
+def test_the_mean_over_sentences_is_the_perplexity_for_each_normaliser(run):
     figure = add_sentences(run, [[-1.5, -0.25], [-2.0, -3.0, -0.5], [-0.125]])
     for normaliser, expected in (
         ("token", figure.nats_per_position),

@@ -1,4 +1,4 @@
-"""Runs of one configuration differ in what learns nothing; configurations are named by what differs."""
+"""Tests of seed groups: which runs belong together, and how the groups are named."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from tests.evaluated_runs import from_dump, record_of, write_run
 
 
 def grouped(tmp_path, runs: dict[str, dict[str, Any]]) -> dict[str, list[int]]:
-    """Return the seeds by the name of the configuration."""
+    """Return the seeds of each group by the name of the group."""
     records = [record_of(write_run(tmp_path / name, **changes)) for name, changes in runs.items()]
     return {one.name: list(one.runs) for one in seed_groups(records)}
 
 
-def test_seed_device_and_what_is_only_kept_or_shown_set_no_run_apart(tmp_path):
+def test_the_seed_the_device_and_options_of_display_do_not_separate_runs(tmp_path):
     runs = {
         "a-seed2": {"seed": 2, "threads": 8, "device": "cuda"},
         "a-seed1": {"seed": 1, "log_every": 7, "word_checkpoints": ["1M"], "out": "elsewhere"},
@@ -24,7 +24,7 @@ def test_seed_device_and_what_is_only_kept_or_shown_set_no_run_apart(tmp_path):
     assert grouped(tmp_path, runs) == {"a": [1, 2], "b": [1]}
 
 
-def test_without_a_dump_its_options_set_no_run_apart_and_with_one_they_do(tmp_path):
+def test_options_of_the_dump_separate_runs_only_if_they_have_one(tmp_path):
     runs = {
         "base-seed1": {"seed": 1, "alpha": 0.7},
         "base-seed2": {"seed": 2, "alpha": 0.3, "temperature": 2.0, "tail": "drop"},
@@ -35,12 +35,12 @@ def test_without_a_dump_its_options_set_no_run_apart_and_with_one_they_do(tmp_pa
 
 
 @pytest.mark.parametrize("what", ["dataset", "tokenizer", "initial weights"])
-def test_another_fingerprint_is_another_configuration(what, tmp_path):
+def test_another_fingerprint_is_another_group(what, tmp_path):
     runs = {"a-seed1": {"seed": 1}, "b-seed2": {"seed": 2, "fingerprints": {what: "9" * 64}}}
     assert grouped(tmp_path, runs) == {"a": [1], "b": [2]}
 
 
-def test_dumps_of_other_manifests_are_one_configuration_only_where_each_seed_has_its_own(tmp_path):
+def test_different_dumps_are_one_group_only_if_each_seed_has_its_own(tmp_path):
     own = {f"again-seed{seed}": {"seed": seed, **from_dump(str(seed), f"teacher {seed}")} for seed in (1, 2)}
     assert grouped(tmp_path / "own", own) == {"again": [1, 2]}
     crossed = own | {f"other-seed{seed}": {"seed": seed, **from_dump("9", "teacher 9")} for seed in (1, 2)}
@@ -56,7 +56,7 @@ def test_dumps_of_other_manifests_are_one_configuration_only_where_each_seed_has
     assert sorted(grouped(tmp_path / "both", both).values()) == [[1], [1, 2]]
 
 
-def test_dumps_that_count_as_one_are_named(tmp_path):
+def test_dumps_that_count_as_replicates_are_named(tmp_path):
     runs = {f"again-seed{seed}": {"seed": seed, **from_dump(str(seed), f"teacher {seed}")} for seed in (1, 2)}
     runs |= {f"shared-seed{seed}": {"seed": seed, "lr": 0.5, **from_dump("9", "teacher 9")} for seed in (1, 2)}
     runs["again-seed2"]["dump"]["path"] = "other dump"
@@ -68,7 +68,7 @@ def test_dumps_that_count_as_one_are_named(tmp_path):
     assert shared.note is None
 
 
-def test_where_directories_do_not_tell_configurations_apart_settings_do(tmp_path):
+def test_groups_are_named_by_settings_if_directories_do_not_separate_them(tmp_path):
     runs = {
         "x1": {"seed": 1},
         "x2": {"seed": 2},
@@ -88,7 +88,7 @@ def test_a_number_that_is_not_the_seed_stays_in_the_name(tmp_path):
     assert list(grouped(tmp_path, runs)) == ["a-seed3", "b"]
 
 
-def test_two_runs_of_one_seed_are_refused_by_name(tmp_path):
+def test_two_runs_of_one_group_with_the_same_seed_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"b and .*a: both seed 1 and no setting differs, .*leave one"):
         grouped(tmp_path, {"a": {"seed": 1}, "b": {"seed": 1}})
     with pytest.raises(ConfigError, match=r"c/run.json: seed is None"):
