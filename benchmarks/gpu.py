@@ -69,9 +69,7 @@ def main() -> None:
     given = options.parse_args()
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit(
-            "no GPU: torch.cuda.is_available() is False; run it where there is a GPU, or try it with --device cpu"
-        )
+        sys.exit("no GPU: torch.cuda.is_available() is False; run it where there is a GPU, or try it with --device cpu")
     figures = teacher_correctness(device) | student_correctness(device)
     for name, value in figures.items():
         print(f"{name:<44}{value:>12.2e}")

@@ -177,7 +177,7 @@ def test_a_dump_with_other_sentence_boundaries_is_refused(split: Split, dump: Du
     offsets = split.tokens.offsets.copy()
     offsets[1] += 1
     other = dataclasses.replace(split, tokens=Ragged(split.tokens.values, offsets))
-    with pytest.raises(FingerprintMismatchError, match="boundaries of its 40 sentences are not those of the 40"):
+    with pytest.raises(FingerprintMismatchError, match="boundaries of its 40 sentences differ from those of the 40"):
         targets_of(dump, other)
 
 
