@@ -194,8 +194,8 @@ def _weights(path: Path, student: Student) -> dict[str, Tensor]:
     if wrong := sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)):
         raise InputError(
             f"{path}: {wrong[0]} is {_shape(shapes.get(wrong[0]))}, expected {_shape(expected.get(wrong[0]))} "
-            f"({len(wrong)} weights differ); config.json and the weights belong to different models. Export or fetch both "
-            "again"
+            f"({len(wrong)} weights differ); config.json and the weights belong to different models. Export or fetch "
+            "both again"
         )
     return weights
 
