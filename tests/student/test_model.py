@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.dumping.next_token import append_eos
 from pipeline.training.chunked_vocabulary import CrossEntropyRows
 from storage.errors import ConfigError, InputError
 from storage.ragged import Ragged
-from student.model import Student
+from student.model import Student, num_matmul_parameters, training_flops
 from student.student_config import StudentConfig
 
 BOS, EOS = 0, 1
@@ -49,7 +51,7 @@ def rows_of(tokens: Ragged) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_logits_are_those_of_transformers_with_the_students_weights(dtype: torch.dtype, attention: str) -> None:
+def test_transformers_with_the_students_weights_has_the_same_logits(dtype: torch.dtype, attention: str) -> None:
     student, reference = small_student(dtype), transformers_model(dtype, attention)
     outcome = reference.load_state_dict(student.state_dict(), strict=False)
     assert outcome.missing_keys == ["lm_head.weight"]  # tied: the token embedding again
@@ -62,7 +64,7 @@ def test_logits_are_those_of_transformers_with_the_students_weights(dtype: torch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_logits_are_those_of_transformers_with_its_weights(dtype: torch.dtype) -> None:
+def test_a_student_with_transformers_weights_has_the_same_logits(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     student, reference = small_student(dtype), transformers_model(dtype)
     weights = {name: value for name, value in reference.state_dict().items() if name != "lm_head.weight"}
@@ -73,7 +75,7 @@ def test_logits_are_those_of_transformers_with_its_weights(dtype: torch.dtype) -
     )
 
 
-def test_gradients_are_those_of_transformers() -> None:
+def test_gradients_equal_those_of_transformers() -> None:
     student, reference = small_student(), transformers_model(torch.float64)
     reference.load_state_dict(student.state_dict(), strict=False)
     tokens = sentences(7, 3, 0)
@@ -90,7 +92,7 @@ def test_gradients_are_those_of_transformers() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=5), st.randoms(use_true_random=False))
-def test_states_of_a_sentence_do_not_depend_on_what_is_batched_with_it(lengths: list[int], random: object) -> None:
+def test_states_of_a_sentence_do_not_depend_on_the_rest_of_the_batch(lengths: list[int], random: object) -> None:
     student = small_student()
     tokens = sentences(*lengths)
     order = np.argsort([random.random() for _ in lengths])  # type: ignore[attr-defined]
@@ -100,7 +102,7 @@ def test_states_of_a_sentence_do_not_depend_on_what_is_batched_with_it(lengths: 
         torch.testing.assert_close(states, alone, rtol=0, atol=1e-12)
 
 
-def test_a_position_does_not_see_what_it_predicts() -> None:
+def test_a_position_does_not_see_the_token_that_it_predicts() -> None:
     student = small_student()
     changed = states_of(student, Ragged.from_lists([[5, 6, 7, 9]], np.int64))
     states = states_of(student, Ragged.from_lists([[5, 6, 7, 8]], np.int64))
@@ -108,14 +110,14 @@ def test_a_position_does_not_see_what_it_predicts() -> None:
     assert not torch.allclose(states[4], changed[4])
 
 
-def test_initial_weights_are_gpt2s() -> None:
+def test_initial_weights_are_distributed_as_in_gpt2() -> None:
     config = StudentConfig(vocab_size=500, embed_dim=128, num_blocks=8, num_heads=4)
     for name, parameter in Student(config, bos_id=BOS, seed=1).named_parameters():
         if parameter.dim() == 1:
             assert parameter.unique().tolist() == [1.0 if "ln_" in name and name.endswith("weight") else 0.0], name
             continue
         std = 0.02 / math.sqrt(2 * 8) if name.endswith("c_proj.weight") else 0.02
-        # Standard errors of a standard deviation and a mean over n draws; 5 of them.
+        # 5 standard errors of a standard deviation and of a mean over n draws.
         n = parameter.numel()
         assert abs(parameter.std().item() / std - 1) < 5 / math.sqrt(2 * n), name
         assert abs(parameter.mean().item()) < 5 * std / math.sqrt(n), name
@@ -149,12 +151,12 @@ def test_an_empty_batch_has_no_states_and_gradients_of_zero() -> None:
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in student.parameters())
 
 
-def test_a_forward_on_the_meta_device_strays_nowhere() -> None:
+def test_a_forward_on_the_meta_device_uses_no_other_device() -> None:
     student = Student(SMALL, bos_id=BOS, seed=3).to("meta")
     assert student.logits(states_of(student, sentences(4, 2))).shape == (8, SMALL.vocab_size)
 
 
-def test_a_sentence_as_long_as_the_positions_is_taken_and_a_longer_one_refused() -> None:
+def test_a_sentence_of_max_length_is_read_and_a_longer_one_refused() -> None:
     student = small_student()
     assert len(states_of(student, sentences(15))) == 16
     with pytest.raises(InputError, match="16 tokens has 17 positions, expected at most 16; train with --max-length 17"):
@@ -170,3 +172,28 @@ def test_impossible_sizes_are_reported_together() -> None:
 
 def test_feed_forward_layers_are_four_times_the_embedding_by_default() -> None:
     assert StudentConfig(vocab_size=5, embed_dim=8, num_heads=2).to_hf()["n_inner"] == 32
+
+
+@pytest.mark.parametrize("length", [1, 5, 12])
+def test_model_flops_equal_torchs_count_of_forward_and_backward(length):
+    config = StudentConfig(vocab_size=31, embed_dim=8, num_blocks=3, num_heads=2, ff_dim=20, dropout=0.0)
+    model = Student(config, bos_id=0, seed=1)
+    tokens = Ragged.from_lists([np.arange(length - 1)], np.int64)
+    # Attention as two matrix products. A fused kernel would compute the first product again in the backward pass.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        model.logits(model.states(model.prepare(tokens, None))).sum().backward()
+    assert counted.get_total_flops() == training_flops(config, np.array([length]))[0]
+
+
+def test_every_matrix_counts_once_except_position_embeddings():
+    config = StudentConfig(vocab_size=31, embed_dim=8, num_blocks=3, num_heads=2)
+    named = Student(config, bos_id=0, seed=1).named_parameters()
+    matrices = [weight.numel() for name, weight in named if weight.dim() == 2 and ".wpe." not in name]
+    assert num_matmul_parameters(config) == sum(matrices)
+
+
+def test_model_flops_do_not_count_padding():
+    config = StudentConfig(vocab_size=31, embed_dim=8, num_blocks=1, num_heads=2)
+    short, long = training_flops(config, np.array([3, 30]))
+    assert long - 10 * short == 12 * 8 * (30 * 30 - 10 * 3 * 3)
+    assert training_flops(config, np.zeros(0, np.int64)).shape == (0,)
