@@ -87,7 +87,7 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: DumpTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield batches. The dump hears of a batch ``BATCHES_AHEAD`` earlier, so that it can fetch remote shards."""
+    """Yield batches. Each is announced ``BATCHES_AHEAD`` batches early, so that the dump can fetch remote shards."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])
