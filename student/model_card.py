@@ -1,7 +1,7 @@
-"""The model card of an exported student: what made it, how to read it, what was measured of it.
+"""Write the model card of an exported student: its origin, how to load it, and its results.
 
-Every figure is in the run: its ``run.json``, its history and its results. Of the results, those of the exported
-weights are shown, which are known by their digest; others are counted.
+Every figure comes from the run: from ``run.json``, its history and its results. The card shows the results of the
+exported weights, which it recognises by their sha256. It counts the other results.
 """
 
 import json
@@ -25,12 +25,12 @@ SETTINGS: Final = (
     "batch_tokens", "batch_sentences", "accumulate_batches", "lr", "schedule", "warmup_steps", "weight_decay",
     "dropout", "clip_norm", "patience", "seed", "dtype",
 )  # fmt: skip
-"""Options that decide what was learned; the run's ``run.json`` has all."""
+"""Options that influence what the student learned. ``run.json`` has all options."""
 _OF_DISTILLATION: Final = ("alpha", "temperature", "divergence", "tail")
 _OF_DUMP: Final = (
     ("condition", "its distributions are given"),
     ("selection", "selection"),
-    ("k", "tokens a position"),
+    ("k", "tokens per position"),
     ("temperatures", "temperatures"),
     ("num_positions", "positions"),
     ("tree_source", "trees"),
@@ -46,11 +46,11 @@ def model_card(
 
     Args:
         run: The student's run.
-        which: The checkpoint that is exported.
-        tokenizer: The run's.
-        weights: The bytes of ``model.safetensors`` as exported.
-        num_parameters: Of the model, tied ones counted once.
-        num_trained: Positions that were trained, as ``student.student_run.num_trained_positions`` says.
+        which: The exported checkpoint.
+        tokenizer: The tokenizer of the run.
+        weights: The bytes of the exported ``model.safetensors``.
+        num_parameters: Number of parameters. Tied parameters count once.
+        num_trained: Number of trained positions; see ``student.student_run.num_trained_positions``.
 
     Raises:
         InputError: If a result of the run is damaged.
@@ -61,7 +61,7 @@ def model_card(
     distilled = run.dump is not None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # noqa: S701 - Markdown; ``plain`` takes out what could be markup
+        autoescape=False,  # noqa: S701 - Markdown; ``plain`` removes everything that could be markup
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -101,13 +101,13 @@ def model_card(
 
 
 def plain(value: object) -> str:
-    """Return a value on one line, with nothing that Markdown, HTML or a table would take for markup."""
+    """Return a value on one line, without characters that are markup in Markdown, HTML or a table."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return " ".join("".join(" " if letter in "`|<>" else letter for letter in text).split())
 
 
 def code(value: object) -> str:
-    """Return a value on one line, to stand between backquotes or in an indented block, where there is no markup."""
+    """Return a value on one line, to go between backquotes or into an indented block, where nothing is markup."""
     return " ".join(str(value).replace("`", " ").split())
 
 
@@ -121,7 +121,7 @@ def _of_dump(dump: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     if teacher := (schema.get("fingerprints") or {}).get("teacher"):
         yield "sha256 of the teacher", teacher
     if (perplexity := statistics.get("perplexity")) is not None:
-        yield "its perplexity of the training text, per token with eos", float(perplexity)
+        yield "its perplexity on the training text, per token with eos", float(perplexity)
     if (mass := statistics.get("mean_kept_mass")) is not None:
         yield "mean probability of the tokens kept", float(mass)
     if (entropy := statistics.get("mean_entropy_nats")) is not None:

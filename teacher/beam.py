@@ -23,7 +23,7 @@ earlier action.
 Prefix probabilities sum over some trees only. They are lower bounds, and wider beams make them tighter. The mixtures
 are a language model of their own: the sum of their log-probabilities of the gold tokens is that of the sentence.
 
-Many sentences advance together, one action and one token at a time. ``stack_pool`` says what is computed only once.
+Many sentences advance together, one action and one token at a time. ``stack_pool`` lists what is computed only once.
 
 Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """
@@ -48,7 +48,7 @@ from teacher.teacher_config import BeamConfig
 BATCH_SENTENCES = 64
 """Sentences that are searched together."""
 BATCH_TOKENS = 4096
-"""Positions that are searched together. Only a few long sentences share the memory."""
+"""Limit on the positions that are searched together. It keeps batches of long sentences small."""
 MAX_NODES = 4096
 """A pool is compacted when it has more nodes than this, and more than twice the nodes that the last compaction left.
 With two layers of size 256, a node and its data take 17 KB at most."""

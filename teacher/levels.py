@@ -40,86 +40,87 @@ from pipeline.dumping.next_token import append_eos
 from storage.ragged import Ragged
 
 Branching = Literal["left", "right"]
-"""Which way the children of a constituent with more than two are paired."""
+"""The direction in which the children of a constituent with more than two are paired."""
 NO_TIME = -1
-"""Where an array of times has none to name."""
+"""The entry of an array of times where there is no time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derivation:
-    """A batch of action sequences; every array but ``last`` has T entries, one an action."""
+    """A batch of action sequences. Every array but ``last`` has T entries, one per action."""
 
     action: np.ndarray
     """int64: SHIFT 0, REDUCE 1, NT(label i) 2 + i."""
     last: np.ndarray
-    """int64 ``[M]``: time of the last action of each sentence."""
+    """int64 ``[M]``: the time of the last action of each sentence."""
     depth: np.ndarray
-    """int64: elements on the stack after the action."""
+    """int64: the number of elements on the stack after the action."""
     owner: np.ndarray
-    """int64: the REDUCE that takes up what this action pushed as a child, or ``NO_TIME``: nonterminals have none, nor
-    has what only the last REDUCE of a sentence takes up, since nobody looks at what that one composes."""
+    """int64: the time of the REDUCE that takes what this action pushed as a child. ``NO_TIME`` for a nonterminal, and
+    for a child of the last REDUCE of a sentence, because nothing reads what that REDUCE composes."""
     label: np.ndarray
-    """int64: of the constituent, at a REDUCE; 0 elsewhere and with the binary strategy."""
+    """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
-    """bool: whether REDUCE is valid after this action, except that after ``<eos>`` it is the only valid one."""
+    """bool: whether REDUCE is valid after this action. After ``<eos>``, where only REDUCE is valid, this may be
+    False."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompositionLevel:
-    """The constituents of one height, most children first; their values follow those of lower heights."""
+    """The constituents of one height, most children first. Their values follow those of lower heights."""
 
     labels: np.ndarray
-    """int64 ``[m]``: label of each constituent."""
+    """int64 ``[m]``: the label of each constituent."""
     children: np.ndarray
-    """int64 ``[2, c]``: where each child's value stands among N tokens followed by K constituents. Row 0 lists all
-    first children, then all second children, and so on; row 1 does so counting from the right."""
+    """int64 ``[2, c]``: the index of each child's value among N tokens followed by K constituents. Row 0 lists all
+    first children, then all second children, and so on. Row 1 does the same, counting from the right."""
     step_sizes: tuple[int, ...]
-    """How many of the constituents have a first child, a second child, and so on; sums to c."""
+    """The number of constituents that have a first child, a second child, and so on. The sum is c."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackLevel:
     """The pushes of one stack depth, in row order.
 
-    Several things are pushed onto one state in the course of a derivation: a nonterminal and what it became, or all
-    that grows from one left corner. First pushes come first, then second pushes, and so on; the states with most
-    pushes come first in each, so that every group belongs to the first few of ``parents``.
+    A derivation can push several things onto one state: a nonterminal and the constituent it becomes, or all
+    constituents that grow from one left corner. First pushes come first, then second pushes, and so on. In each group
+    the states with most pushes come first, so that a group belongs to the first few of ``parents``.
     """
 
     parents: np.ndarray
-    """int64 ``[q]``: rows (of S) pushed onto, each once; empty at depth 1."""
+    """int64 ``[q]``: the rows (of S) that are pushed onto, each once. Empty at depth 1."""
     group_sizes: tuple[int, ...]
-    """How many of the parents have a first push, a second push, and so on; the first is q. Empty at depth 1."""
+    """The number of parents that have a first push, a second push, and so on. The first is q. Empty at depth 1."""
     size: int
-    """Rows of this depth: the sum of ``group_sizes``, but the number of sentences at depth 1."""
+    """The number of rows of this depth: the sum of ``group_sizes``, or the number of sentences at depth 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """Everything a level-parallel pass over a batch needs besides the weights."""
+    """Everything that a level-parallel pass over a batch needs, except the weights."""
 
     tokens: np.ndarray
     """int64 ``[N]``."""
     gold: np.ndarray
-    """int64 ``[P]``: the token of each position, ``<eos>`` included."""
+    """int64 ``[P]``: the token of each position. ``<eos>`` is included."""
     compositions: tuple[CompositionLevel, ...]
     """Height 1 first."""
     nt_labels: np.ndarray
-    """int64 ``[O]``: labels of the nonterminals pushed, TOP's included, in order of action."""
+    """int64 ``[O]``: the labels of the pushed nonterminals in the order of the actions. TOP is included."""
     inputs: np.ndarray
-    """int64 ``[S]``: what each row pushes, among N tokens, K constituents and O nonterminals, in that order."""
+    """int64 ``[S]``: what each row pushes, as an index into N tokens, then K constituents, then O nonterminals."""
     stack: tuple[StackLevel, ...]
-    """Depth 1 first; their rows in order are the S rows."""
+    """Depth 1 first. The rows of all levels, in order, are the S rows."""
     position_rows: np.ndarray
-    """int64 ``[P]``: the row whose state predicts each position's token."""
+    """int64 ``[P]``: the row whose state predicts the token of each position."""
     next_actions: np.ndarray
-    """int64 ``[S]``: the action decided from each row."""
+    """int64 ``[S]``: the action that is decided from each row."""
     reduce_allowed: np.ndarray
-    """bool ``[S]``: whether REDUCE is a valid action there."""
+    """bool ``[S]``: whether REDUCE is valid there."""
     action_index: np.ndarray
-    """int64 ``[S]``: where that action stands among all actions of the batch."""
+    """int64 ``[S]``: the index of that action among all actions of the batch."""
     actions: Ragged
-    """int64: the actions scheduled, M rows."""
+    """int64, M rows: the actions of the sentences."""
 
     @property
     def num_constituents(self) -> int:
@@ -128,7 +129,7 @@ class Schedule:
 
     @property
     def num_rounds(self) -> int:
-        """Sequential rounds of LSTM cells a layer of the stack and the composition need together."""
+        """The number of sequential rounds of LSTM cells for one layer of the stack and the composition."""
         return len(self.stack) + sum(1 + len(level.step_sizes) for level in self.compositions)
 
 
@@ -145,8 +146,8 @@ def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, e
 
     Args:
         tokens: Token ids of M sentences, without ``<eos>``.
-        actions: Their actions, complete: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
-        derivation: Of these actions.
+        actions: Their complete actions: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
+        derivation: The derivation of these actions.
         eos_id: Id of ``<eos>``.
     """
     action, last, depth = derivation.action, derivation.last, derivation.depth
@@ -158,7 +159,7 @@ def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, e
     num_children = np.bincount(derivation.owner[derivation.owner >= 0], minlength=len(action))
     height = _heights(derivation.owner, num_children, words)
     composed = composed[np.lexsort((composed, -num_children[composed], height[composed]))]
-    # Where the value that an action pushes stands, among tokens, constituents and nonterminals.
+    # The index of the value that an action pushes, among tokens, constituents and nonterminals.
     place = np.full(len(action), -1)
     place[words] = np.arange(len(words))
     place[composed] = len(words) + np.arange(len(composed))
@@ -183,7 +184,7 @@ def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, e
 
 
 def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return the height of what each action composes: 0 for a word, else one more than its highest child."""
+    """Return the height of what each action composes: 0 for a word, one more than the highest child otherwise."""
     height = np.zeros(len(owner), np.int64)
     missing = num_children.copy()
     reached = words
@@ -200,7 +201,7 @@ def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> 
 def _composition_levels(
     derivation: Derivation, composed: np.ndarray, num_children: np.ndarray, height: np.ndarray, place: np.ndarray
 ) -> tuple[CompositionLevel, ...]:
-    """Return the levels of the constituents ``composed``, times of their REDUCEs in the order of their values."""
+    """Return the levels of constituents. ``composed`` has the times of their REDUCEs, in the order of their values."""
     order = np.full(len(place), -1)
     order[composed] = np.arange(len(composed))
     children = np.flatnonzero(derivation.owner >= 0)
@@ -235,10 +236,10 @@ def _composition_levels(
 
 
 def _stack_levels(pushes: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, tuple[StackLevel, ...]]:
-    """Return the times of pushes in row order, and their levels."""
+    """Return the times of the pushes in row order, and their levels."""
     if not len(pushes):
         return pushes, ()
-    # A push lands on the last one before it that is one element less deep.
+    # A push is onto the last push before it that is one element less deep.
     stride = len(depth) + 1
     by_depth = pushes[np.lexsort((pushes, depth[pushes]))]
     key = depth[by_depth] * stride + by_depth
@@ -274,14 +275,14 @@ def derive_top_down(actions: Ragged) -> Derivation:
     last = actions.offsets[1:] - 1
     num_open = np.cumsum(is_nt.astype(np.int64) - is_reduce)
 
-    # At one nesting level NT and REDUCE alternate, over the whole batch: sorting by level pairs them up.
+    # At one nesting level NT and REDUCE alternate over the whole batch, so sorting by level pairs them.
     brackets = np.flatnonzero(action != SHIFT)
     level = num_open[brackets] + ~is_nt[brackets]
     by_level = np.argsort(level, kind="stable")
     opened, closed = brackets[by_level[0::2]], brackets[by_level[1::2]]
     nesting = level[by_level[0::2]]
 
-    # Sorted by (nesting, opened), the constituent around anything is the last one opened before it, one level out.
+    # In the order (nesting, opened), the constituent around an action is the last one opened before it, one level out.
     stride = len(action) + 1
     key = nesting * stride + opened
     shifts = np.flatnonzero(action == SHIFT)
@@ -311,7 +312,7 @@ def derive_binary(actions: Ragged) -> Derivation:
     action = actions.values.astype(np.int64)
     is_reduce = action == REDUCE
     last = actions.offsets[1:] - 1
-    # An empty sentence ends with a REDUCE of <bos> and <eos>; others leave <bos> and one tree. Neither is looked at.
+    # An empty sentence ends with a REDUCE of <bos> and <eos>. Others leave <bos> and one tree. Nothing reads either.
     change = np.where(is_reduce, -1, 1)
     depth = np.cumsum(change)
     leftover = depth[last]
@@ -320,7 +321,7 @@ def derive_binary(actions: Ragged) -> Derivation:
     owner = np.full(len(action), NO_TIME)
     reduces = np.flatnonzero(is_reduce)
     owner[reduces - 1] = reduces
-    # The left child is what was pushed last at the depth that the REDUCE leaves.
+    # The left child is the last push at the depth that the REDUCE leaves.
     by_depth = np.lexsort((np.arange(len(action)), depth))
     before = np.full(len(action), NO_TIME)
     before[by_depth[1:]] = by_depth[:-1]
@@ -337,17 +338,17 @@ def derive_binary(actions: Ragged) -> Derivation:
 
 
 def binarise(actions: Ragged, branching: Branching) -> Ragged:
-    """Return binary actions for labelled top-down ones: int64, ``2n + 2`` for a sentence of ``n > 0`` tokens.
+    """Return the binary actions for labelled top-down actions: int64, ``2n + 2`` for a sentence of ``n > 0`` tokens.
 
-    Labels and unary constituents go. Of children c1 c2 c3 ``left`` makes ((c1 c2) c3), ``right`` (c1 (c2 c3));
-    ``<eos>`` is joined last.
+    Labels and unary constituents are dropped. ``left`` turns children c1 c2 c3 into ((c1 c2) c3), ``right`` into
+    (c1 (c2 c3)). ``<eos>`` is joined last.
     """
     found = derive_top_down(actions)
     action, last = found.action, found.last
     is_reduce = action == REDUCE
     is_last = np.zeros(len(action), bool)
     is_last[last] = True
-    # TOP's children have no owner there: here its REDUCE takes them up like any other.
+    # TOP's children have no owner in the derivation. Here the REDUCE of TOP takes them like any other REDUCE.
     top = np.repeat(last, actions.lengths)
     owner = np.where((found.owner < 0) & (action < FIRST_NT) & ~is_last, top, found.owner)
     is_eos = np.zeros(len(action), bool)

@@ -1,7 +1,8 @@
 """Train a teacher on a dataset, and load a trained teacher from its run directory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,9 +153,10 @@ def open_teacher(path: Path) -> RunInfo:
     return run
 
 
-def _build(config: TeacherConfig, described: dict[str, object]) -> Rnng:
-    vocab_size, labels, eos_id = described["vocab_size"], described["labels"], described["eos_id"]
-    assert isinstance(vocab_size, int)
-    assert isinstance(labels, list)
-    assert isinstance(eos_id, int)
-    return Rnng(config, vocab_size=vocab_size, num_labels=len(labels), eos_id=eos_id)
+def _build(config: TeacherConfig, described: Mapping[str, Any]) -> Rnng:
+    return Rnng(
+        config,
+        vocab_size=described["vocab_size"],
+        num_labels=len(described["labels"]),
+        eos_id=described["eos_id"],
+    )

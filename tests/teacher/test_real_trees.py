@@ -1,4 +1,4 @@
-"""On real trees, too, the level-parallel RNNG is the one-action-at-a-time RNNG."""
+"""The level-parallel RNNG equals the one-action-at-a-time RNNG on real trees."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A sentence that cannot fit is refused by name before the first step."""
+"""A sentence that does not fit into memory is refused before the first step, and named."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def split_of(tokens: Ragged, actions: Ragged) -> Split:
     )
 
 
-def test_the_longest_sentence_is_named_with_what_it_needs():
+def test_a_longest_sentence_that_does_not_fit_is_refused_by_number():
     config = TeacherConfig(embed_dim=100, hidden_dim=100)
     split = split_of(*batch([ONE_TOKEN, WIDE, DEEP]))
     needed = training_bytes(config, len(WIDE[1]))

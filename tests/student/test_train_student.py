@@ -1,4 +1,4 @@
-"""A compiled student is the same student: its losses, its checkpoints, its names."""
+"""A compiled student has the losses, checkpoints and parameter names of a student that is not compiled."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ TRAINING = {
     "device": "cpu",
 }  # fmt: skip
 CPU = torch.device("cpu")
-# torch's compiler imports what torch itself deprecates.
+# torch's compiler imports modules that torch itself deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning:torch")
 
 
@@ -43,11 +43,11 @@ def rows(run: Path) -> list[dict]:
 
 
 @pytest.mark.timeout(900)
-def test_compiled_and_not_a_student_has_the_same_losses_and_names_and_either_goes_on_from_the_other(
+def test_compiled_and_plain_runs_agree_and_each_continues_from_the_other(
     small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shutil.which("g++") is None:
-        pytest.skip("no g++ to compile with")
+        pytest.skip("no g++ on this machine")
 
     def trained(name: str, *, compiled: bool) -> Path:
         training = StudentTrainConfig(**TRAINING, compile=compiled)
@@ -67,12 +67,12 @@ def test_compiled_and_not_a_student_has_the_same_losses_and_names_and_either_goe
         assert torch.load(state_path(run), weights_only=True)["model"].keys() == names
         assert [row["split"] for row in rows(run)] == [row["split"] for row in rows(expected)]
         for one, other in zip(rows(run), rows(expected), strict=True):
-            # Sums of float32 in another order, over six steps.
+            # Sums of float32 in another order, after six steps.
             assert one["loss"] == pytest.approx(other["loss"], abs=2e-5)
             assert one["positions"] == other["positions"]
 
 
-def test_compiling_renames_no_parameter_and_compiles_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_keeps_parameter_names_and_compiles_only_when_called(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
     monkeypatch.setattr("torch.compile", lambda function, **_: lambda inputs: tried.append(function(inputs)))
     model = Student(StudentConfig(vocab_size=9, embed_dim=8, num_blocks=1, num_heads=2), bos_id=0, seed=1)
@@ -83,7 +83,9 @@ def test_compiling_renames_no_parameter_and_compiles_nothing_yet(monkeypatch: py
     assert model.transformer._compiled_call_impl is not None
 
 
-def test_without_a_compiler_it_is_one_line(small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_a_one_line_error(
+    small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "/none/g++")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     arguments = ["train-student", "--data", small_world / "dataset", "--out", tmp_path / "run", "--device", "cpu"]
