@@ -25,7 +25,7 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
         StoreError: If the bytes cannot be written (disk full, quota, size limit, permissions). ``path`` is unchanged.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
-    try:
+    with _write_errors(path):
         try:
             with partial.open("xb") as file:
                 file.write(data)
@@ -36,8 +36,6 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
             partial.unlink(missing_ok=True)
             raise
         fsync_directory(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 @contextmanager
