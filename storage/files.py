@@ -42,8 +42,8 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
 def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[IO[str]]]:
     """Open temporary files. If the block succeeds, rename them to ``paths`` in order; if it fails, remove them.
 
-    The files of ``stale`` are removed after the temporary files are on disk and before the first rename. If ``stale``
-    has the last of ``paths``, a kill at any moment leaves that last file only where all the others belong to it.
+    The files of ``stale`` are removed once all temporary files are on disk, before the first rename. Put the last of
+    ``paths`` into ``stale`` too: then, even after a kill, that file exists only next to files that belong to it.
     """
     folder = paths[0].absolute().parent
     make_directory(folder)
