@@ -42,8 +42,8 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
 def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[TextIOWrapper]]:
     """Open a temporary text file for each of ``paths``; rename them in order at the end of the block.
 
-    The files of ``stale`` are removed after the temporary files are on disk and before the first rename. If ``stale``
-    contains the last of ``paths``, a kill at any moment leaves that last file only next to the others of its own run.
+    The files of ``stale`` are removed once all temporary files are on disk, before the first rename. Put the last of
+    ``paths`` into ``stale`` too: then, even after a kill, that file exists only next to files that belong to it.
 
     If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception of the
     block itself passes through unchanged, an OSError too.

@@ -1,10 +1,10 @@
-"""Fuzz the readers of trees with a coverage-guided fuzzer. ``make soak`` runs this program.
+"""Fuzz the readers of trees with a coverage-guided fuzzer. This is a program of its own, which ``make soak`` runs.
 
     python -m tests.fuzz_trees [-max_total_time=60] [CORPUS_FOLDER]
 
-If atheris is not installed, the program says so and exits with status 0. ``check`` contains the claims: any bytes are
-either trees, or raise a MalformedTreeError or an InputError. No other exception is raised. test_tree_fuzz.py also calls
-``check``, with bytes from hypothesis.
+Without atheris the program prints a message and ends without an error. ``check`` asserts that any bytes are trees, or
+raise MalformedTreeError or InputError, and never another error. test_tree_fuzz.py calls ``check`` with examples of
+hypothesis.
 """
 
 import sys
@@ -28,7 +28,7 @@ SEEDS = (
 
 
 def check(path: Path) -> None:
-    """Assert the claims that are true for any file."""
+    """Assert the properties of any file."""
     check_text(path.read_bytes().decode(errors="replace"))
     num_pieces = 0
     try:
@@ -53,13 +53,13 @@ def check(path: Path) -> None:
 
 
 def check_text(text: str) -> None:
-    """Assert the claims that are true for any text."""
+    """Assert the properties of any text."""
     looks_like_trees(text)
     try:
         tree = parse_tree(text)
     except MalformedTreeError:
         return
-    if all(start < stop for _, start, stop in tree.phrases):  # a Tree does not record the place of an empty phrase
+    if all(start < stop for _, start, stop in tree.phrases):  # a Tree does not store the place of an empty phrase
         assert parse_tree(format_tree(tree)) == tree
     try:
         normal = normalise_tree(tree)
@@ -71,9 +71,9 @@ def check_text(text: str) -> None:
 
 
 def main() -> None:
-    """Fuzz until the fuzzer's options or a signal stop it."""
+    """Fuzz until the fuzzer is stopped."""
     if find_spec("atheris") is None:
-        print("atheris is not installed: trees are not fuzzed. pip install -e .[dev] brings it")
+        print("atheris is not installed: trees are not fuzzed. Install it with pip install -e .[dev]")
         return
     import atheris
 

@@ -101,7 +101,9 @@ def train_parser(
     }
     for name, found in (", ".join(map(str, trees)), examples), *sets.items():
         if not found:
-            raise InputError(f"{name}: no tree left to train on or to score; expected trees in brackets, some shorter")
+            raise InputError(
+                f"{name}: no tree left to train on or to score; expected trees in brackets that are short enough"
+            )
     make_directory(out.absolute().parent)
     torch.manual_seed(config.seed)
     parser = new_parser(examples, config)
@@ -158,7 +160,7 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
     """Yield the trees of a file, normalised. Trees that are left out are counted in ``dropped`` by reason.
 
     Raises:
-        InputError: If the file cannot be read; and if ``on_error`` is "stop", at the first malformed tree.
+        InputError: If the file cannot be read. If ``on_error`` is "stop", also at the first malformed tree.
     """
     for raw in read_raw_trees(path):
         try:

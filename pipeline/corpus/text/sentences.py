@@ -39,14 +39,14 @@ _BEFORE_NUMBERS = _words(
     """no nos fig figs p pp vol vols ch chap sec sect eq eqs art par para app tab ref refs op ed eds n nn b d c
     lib bk ex ser supp suppl"""
 )
-"""Abbreviations that continue the sentence only if a number follows."""
+"""Abbreviations that continue the sentence only if a number or a single letter follows."""
 _EITHER = _words(
     """etc inc ltd co corp bros dept univ assn est jr sr esq ph.d m.d b.a m.a d.c a.m p.m u.s u.k u.n u.s.a e.u a.d b.c
     al ave blvd rd jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun min
     max hr hrs sec secs in oz lb lbs cm mm km kg ml spp sp var subsp ind mass calif conn fla ill mich minn okla ore
     penn tenn tex wash wis"""
 ) - {"in", "sat", "sun", "mass", "ill", "wash", "ore", "min", "max", "mar", "sec", "conn", "est", "fri"}
-"""Abbreviations that end a sentence if the next word is in ``_STARTERS``."""
+"""Abbreviations that end a sentence if the next word is in ``_STARTERS`` and does not begin a long name."""
 _STARTERS = _words(
     """the a an this that these those it he she we you they i its his her our your their my there here in on at as if
     when while after before since because although though however but and so then thus yet for from with by to of what

@@ -2,7 +2,7 @@
 
 Text is normalised once, when it is read. Teacher, student, trees and evaluation all see the string that
 ``normalise_text`` returns. Normalisation keeps case, quotes, dashes and spelling. It changes only white space,
-invisible characters and the Unicode form, so the text can be given back as it was written.
+invisible characters and the Unicode form. All else of a text can be given back as it was written.
 """
 
 import gzip
@@ -16,7 +16,7 @@ from typing import IO, Final, Literal, NamedTuple
 from storage.errors import InputError
 
 OnError = Literal["stop", "skip"]
-"""What to do at a malformed line or tree. stop: end with an error that names the line. skip: leave out and count."""
+"""What to do at a malformed line or tree. stop: end with an error that names it. skip: leave it out and count it."""
 
 # Characters without a width of their own: controls that are not white space, format characters (joiners, marks of
 # direction, soft hyphens, tags, the byte order mark), fillers and variation selectors. Every treebank reader loses a
@@ -57,17 +57,17 @@ def escape_brackets(word: str) -> str:
 
 
 MAX_LINE_BYTES: Final = 1 << 24
-"""16 MiB, including the line end. No sentence, paragraph or tree is as long, and no novel either. Of a longer line, at
-most twice this size is in memory."""
+"""16 MiB, including the line end. No sentence, paragraph or tree is as long, and no novel either. Reading a longer line
+takes at most twice this size of memory."""
 
 
 class Line(NamedTuple):
     """A line of a file."""
 
     number: int
-    """From 1."""
+    """Number in the file, from 1."""
     text: str
-    """Without its end."""
+    """Text without the line end."""
     is_utf8: bool
     """False if some bytes were replaced by U+FFFD."""
     is_whole: bool = True

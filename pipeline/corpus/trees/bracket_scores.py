@@ -17,7 +17,7 @@ The sentence F1 is the figure of unsupervised parsing, as Kim et al. (2019, URNN
     sentence F1      mean over sentences of two tokens or more of  2 |g_m ∩ p_m| / (|g_m| + |p_m|)
 
 A sentence with neither gold nor predicted spans counts 1. A sentence with only gold or only predicted spans counts 0.
-Sentences of one token have no such span and are left out. The figures count how many sentences have no gold span.
+Sentences of one token have no such span and are left out. ``num_without_spans`` counts sentences without gold spans.
 
 A sentence without a parse has no predicted bracket. It lowers recall, is not an exact match, and its sentence F1 is 0.
 

@@ -46,7 +46,7 @@ class Counts:
     repaired: Counter[str] = field(default_factory=Counter)
     """Kept sentences by what was changed in them."""
     num_other_parses: int = 0
-    """Further trees of sentences with several trees, of which only one counts as a tree."""
+    """Left-out trees of sentences with several trees. Only the best tree of a sentence counts in ``num_trees``."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts, reasons in alphabetical order."""
@@ -154,8 +154,8 @@ def read_sentences(
         read: Function that reads ``trees``.
 
     Raises:
-        InputError: If a file cannot be read, there are not as many lines as trees, or trees and text are swapped; and
-            if ``on_error`` is "stop", at the first malformed line.
+        InputError: If a file cannot be read, there are not as many lines as trees, or trees and text are swapped. If
+            ``on_error`` is "stop", also at the first malformed line.
     """
     for pair in read_pairs(trees, texts, on_error=on_error, first=counts.num_trees, read=read):
         sentence = read_sentence(trees, pair, on_error=on_error, counts=counts, has_text=texts is not None)
@@ -168,8 +168,8 @@ def read_pairs(
 ) -> Iterator[RawPair]:
     """Yield each tree of a treebank, not parsed yet, with its line of text. Trees are numbered from ``first``.
 
-    The files are read once, side by side. Only at the first blank line of text are both counted ahead: the counts say
-    whether blank lines belong to trees.
+    The files are read once, side by side. At the first blank line of text, both files are also counted, because the
+    counts say whether blank lines belong to trees.
 
     Raises:
         InputError: As ``read_sentences``, except for malformed trees.
@@ -289,7 +289,7 @@ def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) 
         num_lines += 1
         num_texts += text != ""
     if num_trees not in (num_lines, num_texts):
-        if on_error == "stop":  # a tree that does not end swallows the trees after it: that is what the user must fix
+        if on_error == "stop":  # a tree that does not end swallows the next trees, so name it first
             for raw in read(trees):
                 try:
                     parse_raw_tree(raw)

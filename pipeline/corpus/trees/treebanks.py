@@ -76,7 +76,10 @@ def find_trees(
     everything = sorted(path for path in source.rglob("*") if path.is_file())
     found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
     if sections is not None and found_format != "ptb":
-        raise ConfigError(f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections")
+        raise ConfigError(
+            f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections. "
+            "Leave out --sections"
+        )
     passed_over = _linked_folders(source)
     files = []
     for path in everything:
@@ -246,6 +249,6 @@ def _begins_with_list(path: Path) -> bool:
 
 
 def _beginning(path: Path, num_lines: int = 1) -> list[Line]:
-    """Return those of the first lines of a file that are not blank and are UTF-8."""
+    """Return the first lines of a file that are not blank, without lines that are not UTF-8."""
     lines = (line for line in islice(read_lines(path, "skip"), 100) if line.text.strip())
     return [line for line in islice(lines, num_lines) if line.is_utf8]

@@ -17,7 +17,7 @@ from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import read_document_table, read_documents
 from pipeline.corpus.text.sentences import MAX_WORDS
 from pipeline.corpus.text.text_files import normalise_text
-from storage.errors import ConfigError, InputError
+from storage.errors import ConfigError, InputError, StoreError
 from tests.pipeline.corpus.babylm_lookalikes import RELEASES, write_babylm
 
 
@@ -189,6 +189,30 @@ def test_speakers_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / "out.speakers").read_text() == "A\n"
     cleaned(tmp_path, "Hello.\n", "plain")
     assert not (tmp_path / "out.speakers").exists()
+
+
+@pytest.mark.parametrize("num_renames", range(4))
+def test_a_failure_between_the_renames_leaves_no_text_next_to_older_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_renames: int
+) -> None:
+    cleaned(tmp_path, "= = = A = = =\n*MOT:\tOld text.\n", "childes")
+    replace, done = Path.replace, []
+
+    def replace_or_fail(path: Path, target: Path) -> Path:
+        if len(done) == num_renames:
+            raise OSError(5, "Input/output error")
+        done.append(target.name)
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_or_fail)
+        with pytest.raises(StoreError, match="cannot be written: Input/output error"):
+            cleaned(tmp_path, "New text.\n")
+    assert done == ["out.docs", "out.documents.tsv", "out.dropped.tsv"][:num_renames]
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == sorted(done)
+    cleaned(tmp_path, "New text.\n")
+    names = ["out.docs", "out.documents.tsv", "out.dropped.tsv", "out.txt"]
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == names
 
 
 def test_examples_are_spread_over_the_file_and_bounded(tmp_path: Path) -> None:
