@@ -69,7 +69,7 @@ class SplitBuilder:
             arrays.append(getattr(block, name) if name in ("tokens", "actions") else block.columns[name])
 
     def without_duplicates(self, block: BuiltBlock, held_out: HeldOut, drop: Duplicates) -> BuiltBlock:
-        """Count the duplicates of held-out sentences in a block; return the block without those that ``drop`` names."""
+        """Count the duplicates of held-out sentences in a block; return the block without the duplicates to drop."""
         exact, near = held_out.find(block.hashes)
         is_kept = np.ones(len(block), bool)
         for name, reason, found, is_dropped in (
@@ -121,7 +121,7 @@ class SplitBuilder:
             )
 
     def count_in_train(self, train: "SplitBuilder") -> None:
-        """Count the sentences whose text is also in train."""
+        """Count the sentences that are also in train, word for word."""
         hashes_of_train = np.sort(np.concatenate(train.text_hashes))
         self.duplicates["num_in_train"] = int(is_among(np.concatenate(self.text_hashes), hashes_of_train).sum())
 
