@@ -84,7 +84,7 @@ class SplitBuilder:
         return block.select(is_kept)
 
     def with_labels_of(self, train: "SplitBuilder", block: BuiltBlock, policy: UnseenLabels) -> BuiltBlock:
-        """Apply ``policy`` to the sentences of a block that have labels unseen in train; return what is kept."""
+        """Apply ``policy`` to the sentences of a block that have labels unseen in ``train``; return the new block."""
         unseen = [i for i, label in enumerate(block.labels) if label != ROOT and label not in train.label_counts]
         if not unseen:
             return block
@@ -102,15 +102,14 @@ class SplitBuilder:
             self._refused += num_sentences
         is_kept = np.ones(len(block), bool)
         is_kept[cases[0]] = False
-        if num_dropped := int((~is_kept).sum()):
-            self._drop(UNSEEN, num_dropped)
+        self._drop(UNSEEN, int((~is_kept).sum()))
         return block.select(is_kept)
 
     def check_labels(self, trees: str, train: "SplitBuilder") -> None:
         """Check that ``with_labels_of`` refused no label.
 
         Raises:
-            InputError: Naming each refused label.
+            InputError: If it refused one. The message names all refused labels.
         """
         if self._refused:
             found = ", ".join(f"{label} ({number} sentences)" for label, number in sorted(self._refused.items()))
