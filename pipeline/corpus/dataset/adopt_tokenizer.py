@@ -150,9 +150,9 @@ def _problems(inner: Any, content: Mapping[str, Any]) -> Iterator[str]:  # noqa:
         for probe in PROBES:
             normalised = inner.normalizer.normalize_str(probe)
             if normalised.strip() != probe:
-                does = "lowercases" if normalised.strip() == probe.lower() else "changes"
+                change = "lowercases" if normalised.strip() == probe.lower() else "changes"
                 kind = " and ".join(kinds["normalizer"])
-                yield f"its normalizer ({kind}) {does} the text: {probe!r} becomes {normalised!r}"
+                yield f"its normalizer ({kind}) {change} the text: {probe!r} becomes {normalised!r}"
                 break
     plain, extended = (inner.encode(PROBES[0], add_special_tokens=special) for special in (False, True))
     if plain.ids != extended.ids:
@@ -174,10 +174,10 @@ def _problems_of_text(adopted: Any, added: Mapping[str, int]) -> Iterator[str]: 
         encoding = adopted.encode(text)
         found, spans = adopted.decode(encoding.ids), encoding.offsets
         if found != text:
-            does = (
+            change = (
                 "changes spaces" if "".join(found.split()) == "".join(text.split()) else "does not give back the text"
             )
-            yield f"it {does}: {text!r} comes back as {found!r}"
+            yield f"it {change}: {text!r} comes back as {found!r}"
             return
         covered = {at for start, stop in spans for at in range(start, stop)}
         if len(covered) < len(text) - text.count(" ") or not all(start < stop for start, stop in spans):

@@ -4,10 +4,10 @@
 ``split_builder`` collects them, and ``dataset`` writes the result. Every sentence is stored or counted by the reason
 for which it was dropped.
 
-Dev and test are read before train, so that each block of train can be compared with them when it arrives. The labels of
-the dataset are those of the training sentences that are kept, in alphabetical order. So the blocks of dev and test wait
-until train has been read, and only then are their labels compared with those of train. The controls on structure
-replace the actions of the finished splits, so that a control has exactly the sentences of the given trees.
+Dev and test are read before train, so that each block of train can be compared with them when it arrives. The dataset
+has the labels of the training sentences that are kept, in alphabetical order. These labels are known only when train
+has been read. Until then the blocks of dev and test wait in memory. The controls on structure replace the actions of
+the finished splits, so a control has exactly the same sentences as the given trees.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -166,7 +166,7 @@ def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generato
 
 
 def permutation_within_lengths(lengths: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Return for each sentence the sentence whose tree it gets: another sentence of the same length.
+    """Return for each sentence another sentence of the same length, to take the tree from.
 
     The sentences of one length are put in a random circle, and each takes its neighbour's tree. So each tree is used
     once. A sentence keeps its own tree if no other sentence has its length.
@@ -187,7 +187,7 @@ def permutation_within_lengths(lengths: NDArray[np.int64], generator: np.random.
 
 
 def make_right_branching(arrays: dict[str, NDArray[Any]]) -> None:
-    """Replace the actions of a split by those of right-branching trees with the labels TOP and ``RIGHT_LABEL``."""
+    """Replace the trees of a split by right-branching trees with the labels TOP and ``RIGHT_LABEL``."""
     lengths = np.diff(arrays["offsets"])
     by_length = {n: np.array(tree_to_actions(right_branching(n), n), np.int16) for n in np.unique(lengths).tolist()}
     actions = Ragged.from_lists([by_length[n] for n in lengths.tolist()], np.int16)

@@ -29,29 +29,29 @@ class BuildConfig:
     test: tuple[Path, ...] = ()
     """STEM of the test files."""
     dev_share: float = 0.0
-    """Instead of --dev: take this share of the training sentences, in whole documents."""
+    """Take this share of the training sentences as dev, in whole documents, instead of --dev."""
     test_share: float = 0.0
-    """Instead of --test: take this share of the training sentences, in whole documents."""
+    """Take this share of the training sentences as test, in whole documents, instead of --test."""
     tokenizer: Path
     """The tokenizer.json to use."""
     out: Path | str
     """The dataset to write. Nothing may exist there yet."""
     trees: Trees = "given"
-    """Trees to store. given: the trees of the files. right: right-branching trees with one label (a control).
-    shuffled: each sentence gets the tree of another sentence of the same length (a control)."""
+    """Choose the trees to store. given: the trees of the files. right: a control, right-branching trees with one label.
+    shuffled: a control, each sentence with the tree of another sentence of the same length."""
     seed: int = 1
     """Seed for drawing the documents of the shares and for shuffling trees."""
     on_error: OnError = "stop"
-    """What to do at a malformed tree or line. stop: end with an error. skip: leave it out and count it."""
+    """Choose what happens at a malformed tree or line. stop: end with an error. skip: leave it out and count it."""
     unseen_labels: UnseenLabels = "drop"
-    """What to do with a sentence of dev or test that has a label unseen in training. drop: leave the sentence out and
-    count it. map: read the label as the most frequent label of train and count it. refuse: end with an error that
-    names all unseen labels."""
+    """Choose what happens to a sentence of dev or test with a label that train does not have. drop: leave the sentence
+    out and count it. map: read the label as the most frequent label of train and count the sentence. refuse: end with
+    an error that names all these labels."""
     drop_duplicates: Duplicates = "none"
-    """Which training sentences to leave out because dev or test contains them too. none: keep all. exact: leave out
-    exact duplicates. near: leave out exact and near duplicates. Duplicates are counted in any case."""
+    """Leave out training sentences that dev or test contains too. none: keep all. exact: leave out exact
+    duplicates. near: leave out exact and near duplicates. Duplicates are counted in any case."""
     min_words: int = 0
-    """Leave out sentences with fewer words."""
+    """Leave out sentences with fewer words. Words are white-space-separated strings."""
     max_words: int = 0
     """Leave out sentences with more words. 0: no limit."""
     max_tokens: int = 0

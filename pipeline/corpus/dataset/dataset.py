@@ -113,7 +113,7 @@ class Dataset:
     counts: dict[str, dict[str, Any]]
     """By split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]
-    """By split, as ``split_statistics`` returns them; empty for a dataset of a version that had none."""
+    """By split, as ``split_statistics`` returns them. Empty for a dataset of an old version without statistics."""
     sha256: str
     """sha256 of the labels, the source of the trees, the tokenizer and all splits."""
 
@@ -131,7 +131,7 @@ class Dataset:
         """Return a split.
 
         Raises:
-            InputError: If there is no such split. The message names the splits that exist.
+            InputError: If the split does not exist. The message names the splits that exist.
         """
         if name not in self.splits:
             raise InputError(f"{self.location}: no split {name!r}, expected one of {', '.join(self.splits)}")

@@ -69,11 +69,11 @@ class HeldOut:
         return exact, near & ~exact
 
 
-def is_among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return which of ``values`` are in the sorted array ``known``."""
-    if not len(known):
+def is_among(values: NDArray[np.uint64], members: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which of ``values`` are in the sorted array ``members``."""
+    if not len(members):
         return np.zeros(len(values), bool)
-    found: NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+    found: NDArray[np.bool_] = members[np.minimum(np.searchsorted(members, values), len(members) - 1)] == values
     return found
 
 

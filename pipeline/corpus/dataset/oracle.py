@@ -57,7 +57,7 @@ def actions_to_tree(actions: Iterable[int]) -> tuple[list[TokenPhrase], int]:
     """Return the phrases and the number of tokens that a sequence of actions builds; ``<eos>`` is not counted.
 
     Raises:
-        ValueError: If an action is not valid at its place, or the sequence does not end where the sentence ends.
+        ValueError: If an action is not valid at its place, or the sequence and the sentence do not end together.
     """
     labels: list[int] = []
     starts: list[int] = []

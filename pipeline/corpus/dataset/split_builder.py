@@ -69,7 +69,7 @@ class SplitBuilder:
             arrays.append(getattr(block, name) if name in ("tokens", "actions") else block.columns[name])
 
     def without_duplicates(self, block: BuiltBlock, held_out: HeldOut, drop: Duplicates) -> BuiltBlock:
-        """Count the duplicates of held-out sentences in a block; return the block without those that ``drop`` names."""
+        """Count the duplicates of held-out sentences in a block; return the block without the duplicates to drop."""
         exact, near = held_out.find(block.hashes)
         is_kept = np.ones(len(block), bool)
         for name, reason, found, is_dropped in (
@@ -84,7 +84,7 @@ class SplitBuilder:
         return block.select(is_kept)
 
     def with_labels_of(self, train: "SplitBuilder", block: BuiltBlock, policy: UnseenLabels) -> BuiltBlock:
-        """Apply ``policy`` to the sentences of a block that have labels unseen in train; return what is kept."""
+        """Apply ``policy`` to the sentences of a block that have labels unseen in ``train``; return the new block."""
         unseen = [i for i, label in enumerate(block.labels) if label != ROOT and label not in train.label_counts]
         if not unseen:
             return block
@@ -102,15 +102,14 @@ class SplitBuilder:
             self._refused += num_sentences
         is_kept = np.ones(len(block), bool)
         is_kept[cases[0]] = False
-        if num_dropped := int((~is_kept).sum()):
-            self._drop(UNSEEN, num_dropped)
+        self._drop(UNSEEN, int((~is_kept).sum()))
         return block.select(is_kept)
 
     def check_labels(self, trees: str, train: "SplitBuilder") -> None:
         """Check that ``with_labels_of`` refused no label.
 
         Raises:
-            InputError: Naming each refused label.
+            InputError: If it refused one. The message names all refused labels.
         """
         if self._refused:
             found = ", ".join(f"{label} ({number} sentences)" for label, number in sorted(self._refused.items()))
@@ -121,7 +120,7 @@ class SplitBuilder:
             )
 
     def count_in_train(self, train: "SplitBuilder") -> None:
-        """Count the sentences whose text is also in train."""
+        """Count the sentences that are also in train, word for word."""
         hashes_of_train = np.sort(np.concatenate(train.text_hashes))
         self.duplicates["num_in_train"] = int(is_among(np.concatenate(self.text_hashes), hashes_of_train).sum())
 

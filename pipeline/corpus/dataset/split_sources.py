@@ -32,7 +32,7 @@ class StemFiles(NamedTuple):
     texts: Path
     documents: Path | None
     runs: DocumentRuns | None
-    """The content of ``documents``; None if there is no such file."""
+    """The content of ``documents``. None if the file does not exist."""
     parsed_by: str
     """The parser that made the trees; empty for a treebank."""
 

@@ -42,7 +42,7 @@ def split_statistics(
         Of sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
         height of a sentence is the largest number of phrases over a token, including TOP.
         Of phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
-        mean; and ``unary_share``, the share of phrases whose only child is a phrase.
+        mean; and ``unary_share``, the share of phrases with a phrase as their only child.
         ``sources``: the number of documents, sentences and tokens of each source, and its licences. The largest source
         comes first.
     """
@@ -124,16 +124,16 @@ def _sources(
             "num_documents": of_source[0],
             "num_sentences": of_source[1],
             "num_tokens": of_source[2],
-            "licences": _some(sorted(licences.get(name, ()))),
+            "licences": _shortened(sorted(licences.get(name, ()))),
         }
         for name, of_source in largest
     }
 
 
-def _some(names: list[str]) -> str:
-    """Return the names as one string. Of many names it has the first few and the number of the others."""
-    more = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
-    return ", ".join(names[:MAX_LICENCES]) + more
+def _shortened(names: list[str]) -> str:
+    """Return the names as one string. If there are many, it has the first few and the number of the others."""
+    others = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
+    return ", ".join(names[:MAX_LICENCES]) + others
 
 
 def _histogram(values: NDArray[Any], most: int) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ if the phrase covers every word that the token touches. So the tokens of a phras
 find it. The pieces of a word become siblings; the tree has no node for the word.
 
 ``build-dataset`` stores the outcome as actions. ``evaluate parses`` reads gold trees here and compares predicted trees
-with them. A sentence whose text the tokenizer does not give back is dropped and counted.
+with them. If decoding does not restore the text of a sentence, the sentence is dropped and counted.
 """
 
 import re
@@ -27,7 +27,7 @@ from storage.errors import InputError
 UNSEEN: Final = "label unseen in training"
 NOT_REVERSIBLE: Final = "text not given back by the tokenizer"
 LEAF_TAG: Final = "XX"
-"""Part of speech of the words in a tree made from tokens, where the true one is not known."""
+"""Part of speech of every word in a tree made from tokens. The true ones are not known."""
 _BATCH_SENTENCES: Final = 1_000
 _WORD: Final = re.compile("[^ ]+")
 
@@ -69,7 +69,7 @@ class FittedSentence(NamedTuple):
 
 
 def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Sequence[Span]) -> TokenTree:
-    """Return the phrases over tokens instead of words.
+    """Return the phrases of a tree over words as phrases over tokens.
 
     Args:
         phrases: The phrases of a normalised tree, over words.
@@ -130,7 +130,7 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
 
 
 def fit_to_tokens(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> Iterator[FittedSentence | None]:
-    """Yield each sentence with its tree over its tokens, or None if the tokenizer does not give its text back."""
+    """Yield each sentence with its tree over its tokens, or None if decoding does not restore its text."""
     encoded = tokenizer.encode_batch_with_spans([sentence.text for sentence in sentences])
     decoded = tokenizer.decode_batch([ids for ids, _ in encoded])
     for sentence, (ids, spans), text in zip(sentences, encoded, decoded, strict=True):
@@ -151,7 +151,7 @@ def read_gold_trees(
     """Return the sentences of STEM.mrg and STEM.txt over a model's tokens, and the counts of kept and dropped trees.
 
     No sentence is dropped for a label that the model does not have. These labels get numbers from ``len(labels)`` up
-    and are counted as repaired. No prediction has such a number, so the phrase costs recall, as it should.
+    and are counted as repaired. No prediction has one of these numbers, so the phrase costs recall, as it should.
 
     Args:
         stem: STEM, as in ``import-trees --out``. Either file may be a ``.gz``.

@@ -145,11 +145,11 @@ class Inside:
             for strings with unknown words.
         """
         result = np.full(len(sentences), -np.inf)
-        known = [m for m, words in enumerate(sentences) if words and all(word in self._words for word in words)]
-        known.sort(key=lambda m: len(sentences[m]))
+        possible = [m for m, words in enumerate(sentences) if words and all(word in self._words for word in words)]
+        possible.sort(key=lambda m: len(sentences[m]))
         batch: list[int] = []
         num_positions = 0
-        for m in known:
+        for m in possible:
             if batch and num_positions + len(sentences[m]) + 1 > BATCH_POSITIONS:
                 result[batch] = self._batch([sentences[index] for index in batch])
                 batch, num_positions = [], 0

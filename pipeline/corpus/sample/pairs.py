@@ -1,10 +1,10 @@
 """Sample minimal pairs from a grammar.
 
-The good sentence of a pair has a derivation. The bad sentence differs in one word and has none. A template is a line of
-grammar symbols. Each symbol is expanded by sampling from the grammar. The symbol marked ``*`` yields the critical word,
-which the bad sentence replaces. The exact probability decides whether a pair is valid: it is kept only if p(good) > 0
-and p(bad) = 0. For example, a teacher may be *himself* or *herself*, so this pair is dropped. A pair is also dropped if
-it is not new, or if one of its sentences is in ``avoid``.
+The grammar has a derivation for the good sentence of a pair, but not for the bad sentence, which differs in one word. A
+template is a line of grammar symbols. Each symbol is expanded by sampling from the grammar. The symbol marked ``*``
+yields the critical word, which the bad sentence replaces. The exact probability decides whether a pair is valid: it is
+kept only if p(good) > 0 and p(bad) = 0. For example, a teacher may be *himself* or *herself*, so this pair is dropped.
+A pair is also dropped if it is not new, or if one of its sentences is in ``avoid``.
 
 Agreement paradigms have as many singular as plural templates, so a preference for one form does not help. The exception
 is ``agreement_with_coordinated_subject``, which is always plural.

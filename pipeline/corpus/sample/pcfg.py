@@ -7,8 +7,8 @@ Thompson 1973). This is checked when a grammar is made. Symbols that the start s
 
 A terminal string and its text are in one-to-one correspondence, so p(text) = p(terminal string). ``text_of_words`` only
 attaches punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar.words_of_text`` is its
-inverse. This requires two things of the words, which are also checked. No word contains a space or one of those marks.
-No two words differ only in the case of their first letter; otherwise the probability of a text would be a sum over
+inverse. This requires two properties of the words, which are checked. No word contains a space or one of these marks.
+No two words differ only in the case of their first letter. Otherwise the probability of a text would be a sum over
 spellings.
 
 This module neither estimates grammars nor parses. ``inside`` sums over parses without listing them.

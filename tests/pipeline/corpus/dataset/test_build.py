@@ -43,7 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(corpus: Path, out: Path, **changes: Any) -> dict[str, Any]:
+def build(corpus: Path, out: Path | str, **changes: Any) -> dict[str, Any]:
     given = {"train": (corpus / "train",), "dev": (corpus / "dev",), "tokenizer": corpus / "tokenizer.json", "out": out}
     return build_dataset(BuildConfig(**(given | changes)))
 
@@ -154,6 +154,17 @@ def test_building_twice_gives_the_same_bytes(corpus: Path, dataset: Dataset, tmp
     for path in files:
         if (dataset.path / path).is_file():
             assert (dataset.path / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
+
+
+def test_a_dataset_at_a_url_equals_the_dataset_on_disk(
+    corpus: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RNNG_DISTILL_CACHE", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path.name}/data"
+    build(corpus, url, test=(corpus / "other",))
+    assert load_dataset(url).sha256 == dataset.sha256
+    with pytest.raises(StoreError, match=r"data: already exists"):
+        build(corpus, url)
 
 
 def test_plain_zarr_opens_a_dataset(dataset: Dataset) -> None:
