@@ -70,9 +70,9 @@ def _measure(job: DumpJob) -> tuple[Positions | None, dict[str, float]]:
             begin = time.perf_counter()
             batch = prepare_batch(job, shard, sentences)
             prepared = time.perf_counter()
-            alone = _resized(job.schema, len(batch.gold))
+            resized = _resized(job.schema, len(batch.gold))
             batches = [replace(batch, shard=0, first=0)]
-            rows = compute_shard(job.model, alone, 0, batches, device=job.device).positions()
+            rows = compute_shard(job.model, resized, 0, batches, device=job.device).positions()
             computed = time.perf_counter()
             if not number:
                 continue
@@ -115,10 +115,10 @@ def _encode(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
     """Encode rows; return the bytes per position of the chunks of all arrays, and the seconds per position."""
     whole_chunks = len(rows) - len(rows) % schema.chunk_positions
     kept = rows.slice(0, whole_chunks or len(rows))
-    alone = _resized(schema, len(kept))
+    resized = _resized(schema, len(kept))
     begin = time.perf_counter()
-    check_positions(kept, alone, num_positions=len(kept), where="plan")
-    sizes = {spec: FileDigest.of_bytes(data).size_bytes for spec, data in encoded(kept, alone, 0, where="plan")}
+    check_positions(kept, resized, num_positions=len(kept), where="plan")
+    sizes = {spec: FileDigest.of_bytes(data).size_bytes for spec, data in encoded(kept, resized, 0, where="plan")}
     shard_figures(kept, np.zeros(len(kept), np.bool_), schema.num_top)
     spent = time.perf_counter() - begin
     return sum(size - index_bytes(spec) for spec, size in sizes.items()) / len(kept), spent / len(kept)

@@ -99,7 +99,7 @@ class World:
     def broadcast(self, tensor: Tensor) -> None:
         """Overwrite ``tensor`` with the tensor of the main rank. Every rank must call this."""
         if self.size > 1:
-            with self._noticing_the_dead():
+            with self._reporting_dead_processes():
                 torch.distributed.broadcast(tensor, src=0)
 
     def share(self, data: bytes) -> bytes:
@@ -136,7 +136,7 @@ class World:
             RunError: If another process has failed.
         """
         self.check()
-        with self._noticing_the_dead():
+        with self._reporting_dead_processes():
             return int(self.store.add(f"tally/{what}", number))
 
     def check(self) -> None:
@@ -146,9 +146,9 @@ class World:
             RunError: With the error of that process.
         """
         if self.size > 1:
-            with self._noticing_the_dead():
+            with self._reporting_dead_processes():
                 if self.store.check([_FAILED]):
-                    raise RunError(self._last_words())
+                    raise RunError(self._failure_message())
 
     def failed(self, error: BaseException) -> None:
         """Publish why this process ends. If that is impossible, the others still notice that it is gone."""
@@ -159,7 +159,7 @@ class World:
     def sum(self, tensor: Tensor) -> Tensor:
         """Return ``tensor`` summed over all ranks, in place. Every rank must call this."""
         if self.size > 1:
-            with self._noticing_the_dead():
+            with self._reporting_dead_processes():
                 torch.distributed.all_reduce(tensor)
         return tensor
 
@@ -178,24 +178,24 @@ class World:
             yield
         except RuntimeError as error:
             if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-                with self._noticing_the_dead():
+                with self._reporting_dead_processes():
                     raise
             raise
 
     @contextlib.contextmanager
-    def _noticing_the_dead(self) -> Iterator[None]:
+    def _reporting_dead_processes(self) -> Iterator[None]:
         """Turn a broken connection into an error of one line. A process that died leaves nothing else to see."""
         try:
             yield
         except RuntimeError as error:
             try:
-                message = self._last_words() if self.store.check([_FAILED]) else None
+                message = self._failure_message() if self.store.check([_FAILED]) else None
             except RuntimeError:
                 message = None  # the process that died held the store
             lost = f"another process of this run ended ({str(error).splitlines()[0]}). See its own output"
             raise RunError(message or lost) from error
 
-    def _last_words(self) -> str:
+    def _failure_message(self) -> str:
         return f"another process of this run failed: {self.store.get(_FAILED).decode()}"
 
 
@@ -257,7 +257,7 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
         yield world, _chosen_device(device, world, threads)
         return
     shared, _, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
-    with world._noticing_the_dead():  # noqa: SLF001  the world has no store of its own yet
+    with world._reporting_dead_processes():  # noqa: SLF001  the world has no store of its own yet
         store = PrefixStore(_agreed_round(world, shared), shared)
     world = dataclasses.replace(world, store=PrefixStore("run", store))
     try:

@@ -48,7 +48,7 @@ class Option:
     default: Any
     """``dataclasses.MISSING`` if the option is required."""
     type: Callable[[Any], Any]
-    """Makes a value: ``int``, ``float``, ``str``, ``bool``, ``Path`` or `path_or_url`."""
+    """Converts a value: ``int``, ``float``, ``str``, ``bool``, ``Path`` or `path_or_url`."""
     choices: tuple[str, ...] = ()
     many: bool = False
     """Whether the value is a tuple."""
@@ -166,7 +166,7 @@ def _plain_name(typed: str) -> str:
 
 
 def _value_type(hint: Any) -> tuple[Callable[[Any], Any], tuple[str, ...]]:  # noqa: ANN401
-    """Return what makes a value of a type hint, and its choices if it is a ``Literal``."""
+    """Return the converter for the values of a type hint, and the choices of a ``Literal``."""
     members = set(get_args(hint)) - {NoneType} if get_origin(hint) in (Union, UnionType) else {hint}
     if members == {Path, str}:
         return path_or_url, ()

@@ -16,7 +16,7 @@ DECAY_SHARE: Final = 0.2
 """Default share of the steps in which ``wsd`` falls. Hu et al. (2024) take a tenth of a much longer training; Hägele
 et al. (2024) find a fifth as good as cosine."""
 MOST = 1e30
-"""Upper bound of a learning rate, norm or decay. A small multiple of it is still a float32."""
+"""Upper bound of a learning rate, norm or decay. A small multiple of the bound is still a float32."""
 
 SUFFIXES: Final = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 BABYLM: Final = "babylm"
@@ -28,18 +28,18 @@ _COUNT = re.compile(r"([1-9][0-9]*)([kMB]?)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How to train a model, whichever it is."""
+    """Training options that teacher and student share."""
 
     num_epochs: int = 10
     """Passes over the training split."""
     max_steps: int = 0
-    """Stop after this number of optimiser steps, whatever --num-epochs is; 0: after --num-epochs."""
+    """Stop after this number of optimiser steps. It replaces --num-epochs; 0: stop after --num-epochs."""
     batch_tokens: int = 4096
     """Maximum number of positions (tokens and <eos>) per batch, over all processes."""
     batch_sentences: int = 0
     """Maximum number of sentences (with --context document: rows) per batch, over all processes; 0: no limit."""
     accumulate_batches: int = 1
-    """Add up the gradients of this number of consecutive batches per step. The last step of an epoch may have fewer."""
+    """Number of consecutive batches whose gradients make one step. The last step of an epoch may have fewer."""
     shuffle_window: int = 0
     """Shuffle about this number of positions at a time; 0: the whole split. Use 1000000 if a dump is larger than memory
     or --cache-gb."""
@@ -56,17 +56,17 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Scale the gradient down to this norm if it is larger."""
     eval_every: int = 0
-    """Evaluate on dev every this number of steps; 0: at the end of each epoch."""
+    """Number of steps between evaluations on dev; 0: evaluate at the end of each epoch."""
     patience: int = 0
     """Stop after this number of dev evaluations without a new best; 0: never stop early."""
     checkpoint_every: int = 0
-    """Also write a checkpoint every this number of steps; 0: only at each dev evaluation."""
+    """Number of steps between additional checkpoints; 0: write checkpoints only at each evaluation on dev."""
     word_checkpoints: tuple[str, ...] = ()
     """Keep the weights after these numbers of words, as RUN/checkpoints/words_1M and so on: 500k,1M,2M. babylm: every
     1M up to 10M, every 10M up to 100M, every 100M up to 1000M. Words are separated by white space; each pass over a
     word counts."""
     log_every: int = 10
-    """Write a row of metrics.jsonl every this number of steps."""
+    """Number of steps between rows of metrics.jsonl."""
     seed: int = 1
     """Seed of initialisation, data order and dropout."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -56,7 +56,7 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
         ending.step = training.step
         if training.end is None:
             try:
-                training.go_on(stop)
+                training.take_remaining_steps(stop)
             finally:
                 ending.step = training.step
         assert training.end is not None, "training continues to its end"
@@ -114,7 +114,7 @@ class _Training:
             )
         return None
 
-    def go_on(self, stop: StopRequest) -> None:
+    def take_remaining_steps(self, stop: StopRequest) -> None:
         """Take the remaining steps, or stop earlier if any rank gets SIGTERM."""
         world = self._world
         with contextlib.ExitStack() as stack:

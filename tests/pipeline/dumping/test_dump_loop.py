@@ -86,7 +86,7 @@ def test_all_positions_are_dumped_for_any_sentences_and_shards(
     log_probs = Bigrams().table[before].log_softmax(1)
     top = log_probs.topk(5, dim=1)
     assert found.ids.tolist() == top.indices.tolist()
-    # Compact: half a step of 1/16, and 1 % of wide gaps; exact: float16.
+    # The bound for compact is half a step of 1/16, and 1 % of wide gaps. The bound for exact is that of float16.
     np.testing.assert_allclose(found.logp, top.values, atol=0.1 if profile == "compact" else 0.01)
     expected = log_probs[torch.arange(len(gold)), torch.tensor(gold, dtype=torch.int64)]
     np.testing.assert_allclose(found.gold_logp, expected, atol=1e-5)

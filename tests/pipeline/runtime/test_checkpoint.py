@@ -64,7 +64,7 @@ def test_a_truncated_or_flipped_file_is_refused_and_left_alone(tmp_path):
     path = state_path(tmp_path)
     whole, generator = path.read_bytes(), random.Random(1)
     damaged = [whole[: generator.randrange(len(whole))] for _ in range(40)] + [b"\0" * 100]
-    # Bytes of entries, which checksums cover; what lies between them is padding.
+    # These bytes belong to entries, which checksums cover. The bytes between entries are padding.
     with zipfile.ZipFile(path) as archive:
         entries = [archive.read(name) for name in archive.namelist() if "data" in name]
     for entry in entries:

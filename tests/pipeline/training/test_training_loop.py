@@ -1,7 +1,7 @@
-"""What the training loop decides for every model: which parameters decay, and how dropout is seeded.
+"""The training loop: which parameters decay, the seeds of dropout, interruption, accumulation, patience and divergence.
 
-And what becomes of training that is interrupted, accumulates, stops improving or diverges; here with a model of two
-weights, whose batches can be made what a test needs. tests/commands/test_training_faults.py does it with the real ones.
+Most tests use a model of two weights, so that a test can choose its batches. tests/commands/test_training_faults.py
+repeats the interruptions with the real models.
 """
 
 import dataclasses
@@ -153,11 +153,11 @@ def weights(task: LineTask) -> list[float]:
 
 
 def test_batches_accumulate_to_the_gradient_of_one_large_batch(tmp_path):
-    # An epoch's last step has fewer batches; a batch has fewer positions than another.
+    # The last step of an epoch has fewer batches, and the batches differ in size.
     options = {"num_epochs": 3, "log_every": 1, "weight_decay": 0.0}
     one = trained(LineTask([10, 6]), tmp_path / "one", **options)
     several = trained(LineTask([2, 5, 3, 4, 2]), tmp_path / "several", accumulate_batches=3, **options)
-    # Sums of the same numbers in another order.
+    # The same numbers are added in another order.
     assert weights(several) == pytest.approx(weights(one), rel=1e-5)
     for a, b in zip(rows(tmp_path / "one", "train"), rows(tmp_path / "several", "train"), strict=True):
         assert (a["step"], a["positions"], a["epoch"]) == (b["step"], b["positions"], b["epoch"])
@@ -329,7 +329,7 @@ def test_an_interruption_does_not_change_word_checkpoints(tmp_path):
     expected = word_files(tmp_path / "whole")
     with pytest.raises(StopHereError):
         trained(Interrupting(sizes, at=(1, 0)), tmp_path / "run", **WORDS)
-    # Killed between the training state and the weights: nothing but the state says that they are due.
+    # A process killed between the training state and the weights: only the state shows that weights are missing.
     assert torch.load(state_path(tmp_path / "run"), weights_only=True)["step"] == 2
     for name, content in {"words_90": None, "words_100": b"half of"}.items():
         file = tmp_path / "run" / "checkpoints" / name / "model.safetensors"
@@ -359,7 +359,7 @@ def test_the_rates_of_a_row_follow_from_its_batches_times_and_waits(monkeypatch)
 
 def test_training_ends_after_patience_evaluations_without_a_new_best(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    # What lowers the loss at sin(x) raises it at -100.
+    # An update that lowers the loss at sin(x) raises it at -100.
     trained(LineTask([5], dev=-100.0), tmp_path / "run", max_steps=50, eval_every=2, patience=3)
     dev = rows(tmp_path / "run", "dev")
     best = min(range(len(dev)), key=lambda i: dev[i]["loss"])
@@ -421,7 +421,7 @@ def test_a_gradient_that_is_not_finite_is_named_with_all_batches_of_its_step(tmp
 
 
 def test_watching_a_step_does_not_wait_for_the_device():
-    # The meta device has no numbers to give: asking for one fails.
+    # The meta device holds no numbers, so reading one fails.
     task = LineTask([3])
     task.model.to("meta")
     watch = DivergenceWatch(task, StepPlan(task, TrainConfig()))
