@@ -1,1 +1,1 @@
-"""Measure a model by perplexity, minimal pairs, SyntaxGym and surprisals, and read and write the results."""
+"""Evaluate a model: perplexity, minimal pairs, SyntaxGym and surprisals. Write and read the results."""

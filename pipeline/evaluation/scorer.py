@@ -18,7 +18,8 @@ from storage.ragged import Ragged
 log = logging.getLogger(__name__)
 
 BLOCK_SENTENCES: Final = 2_000
-"""Sentences scored at a time: enough for batches by length, and few enough for the progress line to move."""
+"""Sentences scored at a time: enough for batches by length, and few enough that the progress line moves and that memory
+does not grow with a long text."""
 
 
 class Scorer(Protocol):
@@ -62,9 +63,7 @@ class NextTokenScorer:
         sorted_log_probs = gold_log_probs(
             self._model, tokens, None, eos_id=self._eos_id, batch_tokens=self._batch_tokens
         )
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        return [sorted_log_probs[int(i)] for i in place]
+        return [sorted_log_probs[int(i)] for i in np.argsort(order)]
 
 
 def score_all(

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer
 from pipeline.corpus.text.text_files import OnError, normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
-from pipeline.evaluation.scorer import Scorer
+from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
 from pipeline.evaluation.words import (
     Frequencies,
     SpanFile,
@@ -58,8 +58,6 @@ _WORD_UNITS: Final[Mapping[WordUnit, str]] = {
     "white space": "white-space-separated words",
     "spans": "words of the file of spans",
 }
-BLOCK_SENTENCES: Final = 2_000
-"""Sentences scored at a time: enough for batches by length, and few enough that memory does not grow with the text."""
 _EOS: Final = SPECIAL_TOKENS[1]
 
 
