@@ -160,7 +160,7 @@ def test_another_teacher_or_dataset_is_refused_before_a_byte_is_read(small_world
     safetensors.torch.save_file(
         {name: tensor * 1.5 for name, tensor in safetensors.torch.load_file(weights).items()}, weights
     )
-    monkeypatch.setattr("pipeline.dumping.dump_source.verify_path", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("pipeline.dumping.dump_source.verify_dump_files", lambda _: pytest.fail("read"))
     expected = DumpReader(dump).schema.fingerprints["teacher"][:12]
     with pytest.raises(
         FingerprintMismatchError, match=rf"teacher is {expected}, but what was given is [0-9a-f]{{12}}\."
