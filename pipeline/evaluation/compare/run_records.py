@@ -60,7 +60,7 @@ class RunRecord:
     @property
     def tokenizer(self) -> str:
         """sha256 of the tokenizer: figures a token compare only where it is the same."""
-        return str(self.fingerprints.get("tokenizer", self.fingerprints.get("tokenizer_file")))
+        return str(self.fingerprints.get("tokenizer"))
 
     @property
     def commands(self) -> list[str]:

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.compare.run_records import read_runs
 from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, IN_DOCUMENT, JOINT, MARGINAL, PREFIX, UNCONDITIONAL
-from pipeline.report import charts as report_charts
-from pipeline.report.comparisons import BenchmarkSection, ConfigurationTables, PartsTable
+from pipeline.report import curves_section
+from pipeline.report.drawing import NUM_COLOURS, swatch
 from pipeline.report.page import render_report, report_tables, write_report
-from pipeline.report.svg import NUM_COLOURS, swatch
-from pipeline.report.tables import Comparison, Table
+from pipeline.report.reported_runs import ReportedRuns
 from storage.errors import InputError, RunError, StoreError
 from storage.fingerprints import sha256_file
 
@@ -124,7 +123,6 @@ def test_every_perplexity_stands_under_its_distribution_and_kinds_stand_apart(
     assert (distilled["ties"], distilled["steps"], distilled["positions"]) == ("120", "1,500", "6,018,000")
     everything = page.table("distribution")
     assert all(row[2] in {"unconditional", "given the tree", "joint with the tree", "floor"} for row in everything[1:])
-    assert "a token, over 3 students" in page.text
     assert "lowest" not in page.text
 
 
@@ -163,7 +161,7 @@ def test_a_floor_for_another_split_is_not_drawn_and_the_caption_says_how_to_get_
         helpers.add_perplexity(run, "dev", {UNCONDITIONAL: 2.15})
     page = page_of(made_up_runs.all, tmp_path / "report.html")
     assert "floor 1.982" not in page.text
-    assert "No floor is drawn: none is recorded for dev; run evaluate perplexity with --floor" in page.text
+    assert "No floor is drawn, because none is recorded for dev: run evaluate perplexity with --floor" in page.text
 
 
 def test_a_second_result_of_a_split_is_not_shown_and_said(
@@ -200,7 +198,7 @@ def test_splits_of_one_name_and_other_texts_are_columns_of_their_own(
     assert header[3] == "test perplexity, unconditional"
     assert [row[1] for row in rows] == ["\u2013", f"{math.exp(2.11):.2f}", f"{math.exp(2.14):.2f}"]
     assert [row[4] for row in rows] == [f"{math.exp(2.5):.2f}", f"{math.exp(2.6):.2f}", "\u2013"]
-    assert "The runs were evaluated on 2 texts called dev" in page.text
+    assert "The runs were evaluated on 2 different texts called dev" in page.text
     assert page.text.count("floor 1.982") == page.text.count("floor 2.000") == 4
     assert "dev (" not in page_of(made_up_runs.students[2:], tmp_path / "one.html").text
 
@@ -232,7 +230,7 @@ def test_dumps_are_described_and_their_perplexity_is_named_by_its_condition(
     assert dumps["split"] == ["train", "train"]
     assert dumps["fingerprints: split"] == ["c" * 64] * 2
     assert dumps["temperatures"] == ["1.0, 2.0"] * 2
-    assert dumps["size bytes"][0] == "47.3 MB (47,310,221 bytes), 400 a position"
+    assert dumps["size bytes"][0] == "47.3 MB (47,310,221 bytes), 400 per position"
     kept = next(t for t in page.tables if t[0] == ["dump", "k\u2032", "mean mass kept", "left out"])
     assert ["dump", "64", "0.988120", "1.19e-02"] in kept
     entropies = next(t for t in page.tables if t[0][:2] == ["dump", "mean"])
@@ -244,7 +242,7 @@ def test_settings_that_differ_are_listed_and_others_are_not(made_up_runs: MadeUp
     settings = {row[0]: row[1:] for row in page.table("setting")[1:]}
     assert settings["temperature"] == ["\u2013", "1.0", "2.0"]
     assert "lr" not in settings
-    assert "Fewer than two teachers" in page.text
+    assert "There are fewer than two teachers to compare." in page.text
 
 
 def test_text_of_strangers_is_shown_and_never_obeyed(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
@@ -295,7 +293,7 @@ def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
         "No run was evaluated on minimal pairs",
         "No student here learned from a dump",
         "No run was evaluated on SyntaxGym suites",
-        "No teacher and student of one tokenizer were evaluated on the same split",
+        "No teacher and student with the same tokenizer were evaluated on the same split",
     ):
         assert sentence in page.text
 
@@ -327,7 +325,7 @@ def test_figures_that_do_not_compare_are_said_not_to(made_up_runs: MadeUpRuns, t
     helpers.add_pairs(other, 0.6, pairs="b" * 64)
     helpers.add_perplexity(other, "dev", {UNCONDITIONAL: 2.0})
     page = page_of([made_up_runs.baseline, other], tmp_path / "report.html")
-    assert "do not share one tokenizer" in page.text
+    assert "have different tokenizers" in page.text
     students = page.table("dev perplexity, unconditional")
     dev = {name: [row[1 + i] for row in students[2:]] for i, name in enumerate(students[1][1:5])}
     assert dev["per token"] == dev["nats above floor"] == ["\u2013"] * 2
@@ -378,7 +376,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path, helpers: Any) -> None:
 def test_thinned_curves_are_short_end_where_they_end_and_stay_within_bounds(
     points: list[tuple[float, float]], most: int
 ) -> None:
-    thinned = report_charts._thinned(points, most)
+    thinned = curves_section._thinned(points, most)
     assert len(thinned) <= max(most, 0)
     if points:
         assert thinned[-1] == points[-1]
@@ -395,14 +393,14 @@ def test_runs_of_one_configuration_share_a_mark_and_runs_named_alike_do_not(tmp_
         for name, (seed, lr) in settings.items()
     ]
     paths.append(helpers.made_up_run(tmp_path / "teacher", "teacher", 2.0, configuration={"seed": None}))
-    comparison = Comparison(runs=read_runs(paths), floors={})
+    comparison = ReportedRuns(read_runs(paths))
     assert [comparison.series(run) for run in comparison.runs] == [0, 0, 1, 2, 1, 3]
     assert comparison.names(comparison.runs) == "lr 0.5 (2 runs), lr 0.7 (2 runs), a-seed3, teacher"
     assert comparison.names(comparison.runs[:1]) == "a-seed2"
-    one = Comparison(runs=comparison.runs[:2], floors={})
+    one = ReportedRuns(comparison.runs[:2])
     assert one.names(one.runs) == "a (2 runs)"
     twice = helpers.made_up_run(tmp_path / "d", "student", 2.0, configuration={"seed": 1, "lr": 0.5})
-    clash = Comparison(runs=read_runs([*paths, twice]), floors={})
+    clash = ReportedRuns(read_runs([*paths, twice]))
     assert [clash.series(run) for run in clash.runs] == list(range(7))
 
 
@@ -413,32 +411,12 @@ def test_series_differ_by_more_than_colour() -> None:
             assert marks[first] != marks[second]
 
 
-def test_what_is_found_of_configurations_comes_first_and_its_text_is_escaped(made_up_runs: MadeUpRuns) -> None:
-    records = read_runs([made_up_runs.baseline])
-    table = Table(header=["x"], rows=[["<y>"]])
-    section = BenchmarkSection(
-        title="students: pairs",
-        means=table,
-        differences=Table(header=["z"], rows=[["1"]]),
-        verdicts=["A & B", "do not differ."],
-        parts=[PartsTable(caption="Nothing <holds>.", table=None)],
-    )
-    found = ConfigurationTables(configurations=table, benchmarks=[section], notes=["Other <pairs>."])
-    page = Page(render_report(records, configurations=found))
-    assert page.tables[:3] == [[["x"], ["<y>"]], [["x"], ["<y>"]], [["z"], ["1"]]]
-    for text in ("students: pairs A & B do not differ.", "Nothing <holds>.", "Other <pairs>."):
-        assert text in page.text
-    assert "none is tested here" not in page.text
-    tables = report_tables(records, configurations=found)
-    assert (tables[2].title, tables[2].note) == ("students: pairs: differences", "A & B do not differ.")
-
-
 def test_two_runs_of_one_seed_are_a_note_and_no_comparison(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(made_up_runs.baseline, again)
     write_report([made_up_runs.baseline, again], tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
-    assert "Configurations are not compared" in page.text
+    assert "Groups of runs are not compared" in page.text
     assert "both seed" in page.text
 
 
@@ -446,7 +424,7 @@ def test_damaged_rows_are_a_note_and_the_page_is_written(made_up_runs: MadeUpRun
     (made_up_runs.baseline / "results" / "minimal_pairs-sample.jsonl").write_text("{\n")
     page = page_of([made_up_runs.baseline, made_up_runs.distilled], tmp_path / "report.html")
     note = page.text.split("Before comparing")[1].split("Not in this report")[0]
-    assert "Configurations are not compared" in note
+    assert "Groups of runs are not compared" in note
     assert "minimal_pairs-sample.jsonl:1: not JSON" in note
 
 
@@ -469,7 +447,7 @@ def test_the_notes_name_the_distributions_that_are_shown(made_up_runs: MadeUpRun
 
     runs = [made_up_runs.baseline, made_up_runs.teacher]
     students, teachers = notes()
-    assert students.startswith("Perplexities that are unconditional: ")
+    assert students.startswith("Unconditional perplexities: ")
     assert "document" not in students
     assert "given the tree" in teachers
     assert "marginal" not in teachers
@@ -478,9 +456,9 @@ def test_the_notes_name_the_distributions_that_are_shown(made_up_runs: MadeUpRun
         helpers.add_perplexity(made_up_runs.teacher, split, {MARGINAL: 2.0})
     students, teachers = notes()
     assert students.startswith("Perplexities given the document before it: ")
-    assert "that are unconditional" not in students
-    assert teachers.startswith("Perplexities that are marginal by beam search: ")
-    assert "compare with a student\u2019s unconditional ones" in teachers
+    assert "Unconditional perplexities" not in students
+    assert teachers.startswith("Perplexities marginal by beam search: ")
+    assert "comparable with a student\u2019s unconditional perplexities" in teachers
     page = Page(render_report(read_runs(runs))).text
     assert students in page
     assert teachers in page

@@ -7,12 +7,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markupsafe import Markup
 
 from pipeline.corpus.text.text_files import normalise_text
-from pipeline.report.svg import swatch
-from pipeline.report.table_text import CSV_COLUMNS, TitledTable, plain_text, render_tables
-from pipeline.report.tables import NOTHING, Table
+from pipeline.report.blocks import TitledTable
+from pipeline.report.table_text import CSV_COLUMNS, render_tables
+from pipeline.report.tables import NOTHING, Cell, Number, Table
 
 TABLE = TitledTable(
     title="Students & teachers",
@@ -21,8 +20,8 @@ TABLE = TitledTable(
         header=["run", "per token", "right, %"],
         groups=[("", 1), ("dev perplexity", 1), ("pairs, BLiMP", 1)],
         rows=[
-            [Markup("{} {} <small>{}</small>").format(swatch(0), "a_1", "dump, \u03b1\u00a00.7"), "61.25", "74.1"],
-            [Markup("{} {}").format(swatch(7), "b|<2>"), "1,204", NOTHING],
+            [Cell("a_1", note="dump, \u03b1\u00a00.7", series=0), Number(61.25, ".2f"), Number(74.1, ".1f")],
+            [Cell("b|<2>", series=7), Number(1204, ",.0f"), Number(None, ".1f")],
         ],
     ),
 )
@@ -183,10 +182,10 @@ def test_a_note_is_a_paragraph_whatever_it_begins_with(note: str, written: str) 
     assert render_tables([table], "markdown").split("\n\n")[1] == written
 
 
-def test_a_cell_is_what_the_page_shows_of_it() -> None:
-    assert plain_text(Markup("{} {}<br>{}").format(swatch(3), "<i>&amp;", "b")) == "<i>&amp; b"
-    assert plain_text("<svg>&amp;") == "<svg>&amp;"
-    assert plain_text(Markup("a<small>b, c</small>")) == "a (b, c)"
+def test_a_note_follows_its_cell_in_parentheses_and_marks_are_left_out() -> None:
+    table = Table(header=["run"], rows=[[Cell("a  <i>", note="b, c", series=3)], [Cell(Number(0.5, ".1f"), bar=0.5)]])
+    rows = render_tables([TitledTable(title="a", table=table)], "markdown").splitlines()[-2:]
+    assert rows == [r"| a \<i\> (b, c) |", "| 0.5 |"]
 
 
 def test_rows_and_groups_that_do_not_fit_the_header_are_refused() -> None:

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from pipeline.report.comparisons import configuration_tables
+from pipeline.report.blocks import TitledTable, tables_in
+from pipeline.report.comparisons import compare_for_report, comparison_blocks
 from tests.evaluated_runs import PAIRS, add_pairs, add_sentences, add_suites, from_dump, record_of, write_run
 
 PARADIGMS = [f"paradigm {letter}" for letter in "abcdefghij"]
@@ -26,6 +27,12 @@ def refused(*arguments: object) -> str:
     assert result.exit_code == 1, result.output
     (line,) = result.stderr.strip().splitlines()
     return line
+
+
+def tables_of_report(runs: Sequence[Path]) -> list[TitledTable]:
+    found = compare_for_report([record_of(run) for run in runs])
+    assert found is not None
+    return list(tables_in(comparison_blocks(found)))
 
 
 def add_all(run: Path, share: float, seed: int) -> None:
@@ -51,7 +58,7 @@ def test_the_better_configuration_is_named_and_the_others_are_not(runs):
     text = compare(*runs)
     assert "better is better than plain: 8" in text
     assert "better is better than alike" in text
-    assert "No difference is shown between the other 1 pair of configurations." in text
+    assert "No difference is shown between the other 1 pair of groups." in text
     assert "By paradigm: 30 differences tested" in text
     assert "By field: 3 differences tested; 2 hold over paradigms after correction" in text
     assert "; 10 of 10 terms can show nothing, with fewer than 6 paradigms." in text
@@ -126,9 +133,7 @@ def test_across_tokenizers_perplexity_compares_by_the_word_and_the_byte_alone(tm
     assert "give --normaliser word or byte" in line
     assert "nats a word" in compare(*runs, "--normaliser", "word")
     assert "bits a byte" in compare(*runs, "--normaliser", "byte")
-    tables = configuration_tables([record_of(run) for run in runs])
-    assert tables is not None
-    assert tables.benchmarks[0].means.header[2] == "nats a word"
+    assert tables_of_report(runs)[1].table.header[2] == "nats a word"
     # the same text, but of another one nothing compares
     for run in runs[:2]:
         path = run / "results" / "perplexity-dev.json"
@@ -155,18 +160,15 @@ def test_few_suites_are_said_to_be_too_few(runs):
     for run in runs[:4]:
         add_suites(run, {"one": [1, 0, 1], "two": [0, 0, 1]})
     text = compare(*runs[:4])
-    assert "2 suites can show none at all: the least p that so few can give is 0.5" in text
+    assert "2 suites are too few to show a difference: the smallest possible p is 0.5" in text
 
 
 def test_the_report_gets_means_differences_and_verdicts(runs):
-    tables = configuration_tables([record_of(run) for run in runs])
-    assert tables is not None
-    assert [row[0] for row in tables.configurations.rows] == ["plain", "better", "alike"]
-    section = tables.benchmarks[0]
-    assert [row[:2] for row in section.means.rows] == [["plain", "2"], ["better", "2"], ["alike", "2"]]
-    assert section.differences is not None
-    assert [row[-1] for row in section.differences.rows] == ["better", "not shown", "better"]
-    for content in (section.means, section.differences, *(part.table for part in section.parts if part.table)):
-        assert {len(row) for row in content.rows} == {len(content.header)}
+    groups, means, differences, *others = (titled.table for titled in tables_of_report(runs))
+    assert [row[0] for row in groups.rows] == ["plain", "better", "alike"]
+    assert [row[:2] for row in means.rows] == [["plain", "2"], ["better", "2"], ["alike", "2"]]
+    assert [row[-1] for row in differences.rows] == ["better", "not shown", "better"]
+    for table in (means, differences, *others):
+        assert {len(row) for row in table.rows} == {len(table.header)}
     alone = write_run(runs[0].parent / "alone", seed=1)
-    assert configuration_tables([record_of(alone)]) is None
+    assert compare_for_report([record_of(alone)]) is None
