@@ -16,6 +16,8 @@ from markupsafe import Markup
 
 from pipeline.evaluation.compare.compare_runs import Comparisons
 from pipeline.evaluation.compare.run_records import RunRecord, read_runs
+from pipeline.report.answer import Answer, answer_of
+from pipeline.report.answer_section import answer_section
 from pipeline.report.blocks import Section, TitledTable, tables_in
 from pipeline.report.comparisons import compare_for_report, comparisons_section
 from pipeline.report.cost_section import costs_section
@@ -69,6 +71,7 @@ def render_report(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord
     """Return the page; see ``write_report``."""
     reported = ReportedRuns(records)
     found, notes = _comparisons(records)
+    answer = answer_of(reported, found)
     missing: dict[str, list[Cell]] = {}
     for run in reported.runs:
         for sentence in run.missing:
@@ -82,13 +85,13 @@ def render_report(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    kinds = [(len(reported.of_kind(kind)), kind) for kind in ("student", "teacher")]
+    counts = Counter(run.kind for run in reported.runs)
     page = environment.get_template("page.html.j2").render(
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         swatch=swatch,
-        title=", ".join(plural(count, kind) for count, kind in kinds),
-        answers=[],
-        sections=_sections(reported, datasets, found),
+        title=", ".join(plural(count, kind) for kind, count in counts.items()),
+        answers=answer.sentences,
+        sections=_sections(reported, datasets, found, answer),
         notes=[*notes, *_what_does_not_compare(reported.runs)],
         missing=list(missing.items()),
         has_datasets=bool(datasets),
@@ -99,13 +102,17 @@ def render_report(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord
 def report_tables(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord] = ()) -> list[TitledTable]:
     """Return the tables of the page in its order, and the data behind its figures."""
     found, _ = _comparisons(records)
-    sections = _sections(ReportedRuns(records), datasets, found)
+    reported = ReportedRuns(records)
+    sections = _sections(reported, datasets, found, answer_of(reported, found))
     return [table for section in sections for table in tables_in(section.blocks)]
 
 
-def _sections(reported: ReportedRuns, datasets: Sequence[DatasetRecord], found: Comparisons | None) -> list[Section]:
+def _sections(
+    reported: ReportedRuns, datasets: Sequence[DatasetRecord], found: Comparisons | None, answer: Answer
+) -> list[Section]:
     dumps = dumps_of(reported)
     return [
+        answer_section(reported, answer),
         curves_section(reported),
         *([comparisons_section(found)] if found is not None else []),
         figures_section(reported),

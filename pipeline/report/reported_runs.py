@@ -61,6 +61,10 @@ class ReportedRuns:
         """Return the name of the first run of a run's seed group."""
         return self._groups[run.name][0]
 
+    def group_name(self, run: RunRecord) -> str:
+        """Return the name of a run's seed group."""
+        return self._groups[run.name][1]
+
     def series(self, run: RunRecord) -> int:
         """Return the number of a run's seed group, which decides its colour and mark in all figures."""
         return list(dict.fromkeys(map(self.first_of_group, self.runs))).index(self.first_of_group(run))
