@@ -5,7 +5,6 @@ A run read a dataset if the run's fingerprint of its dataset is the same.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from matplotlib.figure import Figure
@@ -45,35 +44,29 @@ _ROWS: Final = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetRecord:
-    """A dataset named for the report."""
-
-    location: str
-    about: Mapping[str, Any]
-    """The result of ``describe_dataset``."""
+Descriptions = Mapping[str, Mapping[str, Any]]
+"""Results of ``describe_dataset``, by location."""
 
 
-def read_datasets(locations: Sequence[Place]) -> list[DatasetRecord]:
+def read_datasets(locations: Sequence[Place]) -> Descriptions:
     """Describe datasets.
 
     Raises:
         StoreError: If a dataset is missing or damaged.
     """
-    return [DatasetRecord(location=str(each), about=describe_dataset(each)) for each in locations]
+    return {str(each): describe_dataset(each) for each in locations}
 
 
-def data_section(datasets: Sequence[DatasetRecord], reported: ReportedRuns) -> Section:
+def data_section(datasets: Descriptions, reported: ReportedRuns) -> Section:
     """Return the section on datasets."""
     blocks: list[Block] = []
-    for number, dataset in enumerate(datasets):
-        blocks += dataset_blocks(number, dataset, reported)
+    for number, (title, about) in enumerate(datasets.items()):
+        blocks += dataset_blocks(number, title, about, reported)
     return Section(name="data", title="Data", blocks=blocks)
 
 
-def dataset_blocks(number: int, dataset: DatasetRecord, reported: ReportedRuns) -> list[Block]:
+def dataset_blocks(number: int, title: str, about: Mapping[str, Any], reported: ReportedRuns) -> list[Block]:
     """Return the part of the section on one dataset. ``number`` makes the ids of its figures unique."""
-    about, title = dataset.about, dataset.location
     readers = [run for run in reported.runs if run.fingerprints.get("dataset") == about["sha256"]]
     used = about["vocab_size"] - about["num_entries_not_used"]
     read_by = f"Read by {reported.names(readers)}." if readers else "No run on this page was trained on it."

@@ -33,7 +33,12 @@ _FIRST: Final = (
     "size_bytes", "mean_kept_mass", "mean_kept_mass_without_eos", "mean_entropy_nats", "perplexity",
     "perplexity_without_eos",
 )  # fmt: skip
-"""Shown first; all else is behind a click."""
+"""Shown first. A click opens all other facts."""
+_EXPLANATION: Final = (
+    "A dump holds the next-token distribution of a teacher at every position: k tokens with their probabilities, and "
+    "the probability of all other tokens together. A position is one predicted token or the end of a sentence. "
+    "The kept mass is the probability of the k tokens."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +82,7 @@ def dumps_section(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> Sectio
         first, rest = _dump_tables(reported, dumps)
         others = TitledTable(title="Dumps, all else", table=rest, style="text")
         blocks = [
+            Paragraph(_EXPLANATION),
             TitledTable(title="Dumps", table=first, style="text"),
             Details("Everything else recorded about them", [others], style="data"),
             *_mass_plot(reported, dumps),

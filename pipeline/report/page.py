@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,7 +23,7 @@ from pipeline.report.blocks import Section, TitledTable, tables_in
 from pipeline.report.comparisons import compare_for_report, comparisons_section
 from pipeline.report.cost_section import costs_section
 from pipeline.report.curves_section import curves_section
-from pipeline.report.data_section import DatasetRecord, data_section, read_datasets
+from pipeline.report.data_section import Descriptions, data_section, read_datasets
 from pipeline.report.drawing import swatch
 from pipeline.report.dump_section import dumps_of, dumps_section
 from pipeline.report.phenomena_section import pairs_section, suites_section
@@ -67,7 +68,7 @@ def write_report(
     write_atomically(out, text.encode())
 
 
-def render_report(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord] = ()) -> str:
+def render_report(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> str:
     """Return the page; see ``write_report``."""
     reported = ReportedRuns(records)
     found, notes = _comparisons(records)
@@ -99,7 +100,7 @@ def render_report(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord
     return _NOT_SHOWN.sub("", page)
 
 
-def report_tables(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord] = ()) -> list[TitledTable]:
+def report_tables(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> list[TitledTable]:
     """Return the tables of the page in its order, and the data behind its figures."""
     found, _ = _comparisons(records)
     reported = ReportedRuns(records)
@@ -108,7 +109,7 @@ def report_tables(records: Sequence[RunRecord], datasets: Sequence[DatasetRecord
 
 
 def _sections(
-    reported: ReportedRuns, datasets: Sequence[DatasetRecord], found: Comparisons | None, answer: Answer
+    reported: ReportedRuns, datasets: Descriptions, found: Comparisons | None, answer: Answer
 ) -> list[Section]:
     dumps = dumps_of(reported)
     return [

@@ -12,8 +12,6 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path
 
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.run_results import PairResult, SuiteResult
@@ -236,7 +234,8 @@ def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> M
         figure, axes = new_figure(width, total + 50, left=left, right=16, top=24, bottom=26)
         axes.set_ylim(total, 0)
         axes.set_xlim(0, 1)
-        boxes: dict[int, tuple[list[_Box], list[_Box]]] = {}
+        bars: dict[int, list[_Segment]] = {}
+        ties: dict[int, list[_Segment]] = {}
         marks: dict[int, list[tuple[_Score, float]]] = {}
         y = 6.0
         for (label, scores), lane, height in zip(groups, lanes, heights, strict=True):
@@ -247,11 +246,10 @@ def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> M
             for i, series in enumerate(lane):
                 at = first + (i + 0.5) * thickness
                 mine = [score for score in scores if score.series == series]
-                right, ties = _mean([score.right for score in mine]), _mean([score.ties for score in mine])
-                bars, beyond = boxes.setdefault(series, ([], []))
-                bars.append((0, right, at))
-                if ties:
-                    beyond.append((right, right + ties, at))
+                right, tied = _mean([score.right for score in mine]), _mean([score.ties for score in mine])
+                bars.setdefault(series, []).append((0, right, at))
+                if tied:
+                    ties.setdefault(series, []).append((right, right + tied, at))
                 spread = (thickness - 5) / len(mine)
                 marks.setdefault(series, []).extend(
                     (score, at + (j - (len(mine) - 1) / 2) * spread) for j, score in enumerate(mine)
@@ -259,10 +257,10 @@ def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> M
             y += height
         if not narrow:
             _vertical_lines(axes, chance, 0, total)
-        for series, (bars, beyond) in boxes.items():
-            axes.add_patch(_boxes(bars, thickness - 3, color=colour_of(series), alpha=0.34))
-            if beyond:
-                axes.add_patch(_boxes(beyond, thickness - 3, color=colour_of(series), alpha=0.18))
+        for series, segments in bars.items():
+            look = {"color": colour_of(series), "linewidth": thickness - 3, "zorder": 2}
+            _draw_segments(axes, segments, alpha=0.34, **look)
+            _draw_segments(axes, ties.get(series, []), alpha=0.18, **look)
             _marks(axes, series, marks[series])
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -278,28 +276,22 @@ def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> M
     return drawn(name, title, draw)
 
 
-_Box = tuple[float, float, float]
-"""(from, to, vertical centre)."""
+_Segment = tuple[float, float, float]
+"""(from, to, height) of a horizontal line."""
 _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
-def _boxes(boxes: Iterable[_Box], height: float, *, color: str, alpha: float) -> PathPatch:
-    """Return all bars of a series as one path, because one path per bar would make the page large."""
-    corners = [
-        [(low, at - height / 2), (high, at - height / 2), (high, at + height / 2), (low, at + height / 2), (low, at)]
-        for low, high, at in boxes
-    ]
-    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(corners)
-    path = Path(np.array(corners, np.float64).reshape(-1, 2), codes)
-    return PathPatch(path, facecolor=color, edgecolor="none", alpha=alpha, zorder=2)
+def _draw_segments(axes: Axes, segments: Sequence[_Segment], **look: Any) -> None:  # noqa: ANN401 - matplotlib's options
+    """Draw all segments as one path, because one path per bar would make the page large."""
+    x = [x for low, high, _ in segments for x in (low, high, np.nan)]
+    y = [y for _, _, at in segments for y in (at, at, np.nan)]
+    axes.plot(x, y, solid_capstyle="butt", **look)
 
 
 def _marks(axes: Axes, series: int, marks: Sequence[tuple[_Score, float]]) -> None:
-    """Draw the runs of a series: all whiskers as one path, and one mark per run."""
-    whiskers = [(score.interval, at) for score, at in marks if score.interval is not None]
-    x = [x for interval, _ in whiskers for x in (interval.low, interval.high, np.nan)]
-    y = [y for _, at in whiskers for y in (at, at, np.nan)]
-    axes.plot(x, y, color=colour_of(series), linewidth=1.2, zorder=4)
+    """Draw the runs of a series: one whisker and one mark per run."""
+    whiskers = [(score.interval.low, score.interval.high, at) for score, at in marks if score.interval is not None]
+    _draw_segments(axes, whiskers, color=colour_of(series), linewidth=1.2, zorder=4)
     axes.plot(
         [score.right for score, _ in marks], [at for _, at in marks], color=colour_of(series), linestyle="none",
         marker=MARKERS[series % len(MARKERS)], markersize=5.5, markeredgecolor=PAPER, markeredgewidth=0.5, zorder=5,

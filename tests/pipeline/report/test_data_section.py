@@ -40,7 +40,7 @@ def test_the_page_has_a_section_on_each_dataset_named(made_up_runs: Any, dataset
     write_report(made_up_runs.all, tmp_path / "without.html")
     assert 'id="data"' not in (tmp_path / "without.html").read_text()
     run = json.loads((made_up_runs.all[0] / "run.json").read_text())
-    run["fingerprints"]["dataset"] = read_datasets([dataset])[0].about["sha256"]
+    run["fingerprints"]["dataset"] = described(dataset)["sha256"]
     (made_up_runs.all[0] / "run.json").write_text(json.dumps(run))
     write_report(made_up_runs.all, tmp_path / "report.html", datasets=[dataset])
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -55,12 +55,17 @@ def test_the_page_has_a_section_on_each_dataset_named(made_up_runs: Any, dataset
     assert sizes == {"sentences that are also in train": ["\u2013", "1"]}
 
 
+def described(dataset: Path) -> Any:
+    (about,) = read_datasets([dataset]).values()
+    return about
+
+
 def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in rows]
 
 
 def test_figures_are_those_that_the_dataset_holds(dataset: Path) -> None:
-    blocks = dataset_blocks(0, read_datasets([dataset])[0], ReportedRuns([]))
+    blocks = dataset_blocks(0, "data", described(dataset), ReportedRuns([]))
     (note,) = (block.text for block in blocks if isinstance(block, Paragraph))
     assert note.startswith("No run on this page was trained on it.")
     plots = {block.title: texts(block.data.rows) for block in blocks if isinstance(block, Plot)}
@@ -71,17 +76,17 @@ def test_figures_are_those_that_the_dataset_holds(dataset: Path) -> None:
 
 
 def test_a_dataset_without_statistics_has_its_sizes(dataset: Path) -> None:
-    record = read_datasets([dataset])[0]
-    for split in record.about["splits"].values():
+    about = described(dataset)
+    for split in about["splits"].values():
         split["statistics"] = {}
-    (sizes,) = tables_in(dataset_blocks(0, record, ReportedRuns([])))
+    (sizes,) = tables_in(dataset_blocks(0, "data", about, ReportedRuns([])))
     assert texts(sizes.table.rows)[0] == ["sentences", "4", "1"]
 
 
 def test_lengths_are_put_together_until_they_can_be_drawn(dataset: Path) -> None:
-    record = read_datasets([dataset])[0]
-    record.about["splits"]["train"]["statistics"]["tokens"] = [0] * 7 + [1] * 120
-    plot = next(block for block in dataset_blocks(0, record, ReportedRuns([])) if isinstance(block, Plot))
+    about = described(dataset)
+    about["splits"]["train"]["statistics"]["tokens"] = [0] * 7 + [1] * 120
+    plot = next(block for block in dataset_blocks(0, "data", about, ReportedRuns([])) if isinstance(block, Plot))
     rows = texts(plot.data.rows)
     assert rows[0] == ["train", "6\u20138", "2"]
     assert sum(int(row[2]) for row in rows if row[0] == "train") == 120
