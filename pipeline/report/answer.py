@@ -28,9 +28,10 @@ Verdict = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """How a group differs from the baseline on one measure: in percent for a perplexity, in points for an accuracy."""
+    """Difference of a group from the baseline on one measure, in percent of a perplexity or points of an accuracy."""
 
     group: str
+    """Name of the seed group."""
     change: float
     interval: Interval | None
     verdict: Verdict
@@ -58,14 +59,14 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """What groups are compared on."""
+    """A benchmark on which groups are compared."""
 
     benchmark: Benchmark
     name: str
-    """Such as ``test perplexity``."""
+    """Short name, such as ``test perplexity``."""
     effects: Sequence[Effect]
     floor: float | None
-    """Change at which a perplexity would reach the floor, in percent."""
+    """Change in percent that would bring the baseline's perplexity down to the floor; None if no floor is recorded."""
 
     @property
     def unit(self) -> str:
@@ -74,18 +75,18 @@ class Measure:
 
     @property
     def units(self) -> str:
-        """What the items of one training are, such as ``sentences``."""
+        """Name of the items that the interval of one training is over."""
         units = {PERPLEXITY: "sentences", MINIMAL_PAIRS: "paradigms"}
         return units.get(self.benchmark.kind, "suites")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the first screen says."""
+    """Content of the first screen."""
 
     sentences: Sequence[str]
     baseline: str
-    """Name of the group; empty if there is none."""
+    """Name of the seed group. Empty if there is no comparison."""
     measures: Sequence[Measure]
 
 
@@ -108,11 +109,14 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None) -> Answer:
         )
     baseline = baselines[0].name
     names = list(dict.fromkeys(effect.group for measure in measures for effect in measure.effects))
-    shuffled = {group.name for group in groups if _is_shuffled(next(iter(group.runs.values())))}
-    if len(names) == 1 and names[0] not in shuffled and len(baselines) == 1:
+    distilled = {group.name for group in groups if all(map(_is_distilled, group.runs.values()))}
+    if len(names) == 1 and names[0] in distilled:
         sentences = [_sentence("distillation", measures, names[0])]
     elif len(names) <= _MOST_SENTENCES:
-        sentences = [_sentence(f"{name}, compared with {baseline},", measures, name) for name in names]
+        sentences = [
+            _sentence(f"{name}, compared with {baseline},", measures, name, is_control=name not in distilled)
+            for name in names
+        ]
     else:
         sentences = [_summary(measures[0], baseline)]
     if len(baselines) > 1:
@@ -132,8 +136,8 @@ def _has_dump(run: RunRecord) -> bool:
     return run.dump is not None and run.configuration.get("targets") != "none"
 
 
-def _is_shuffled(run: RunRecord) -> bool:
-    return run.configuration.get("targets") == "shuffled"
+def _is_distilled(run: RunRecord) -> bool:
+    return _has_dump(run) and run.configuration.get("targets") != "shuffled"
 
 
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
@@ -181,7 +185,7 @@ def _effect(found: BenchmarkComparison, pair: PairComparison, baseline: str) -> 
     sign, group = (1, pair.first) if is_first else (-1, pair.second)
 
     def change(difference: float) -> float:
-        return 100 * (sign * difference if benchmark.is_outcome else math.expm1(sign * difference))
+        return 100 * (sign * difference if benchmark.is_outcome else _ratio_minus_one(sign * difference))
 
     over_seeds = overall.over_seeds.interval
     interval = over_seeds if over_seeds is not None else overall.interval
@@ -209,12 +213,17 @@ def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkCompar
             floor = reported.floors.get((run.name, title))
             if floor is not None and source.key.name == benchmark.subject and benchmark.fingerprint in fingerprints:
                 nats = floor.nats_per_position if benchmark.tokenizer else math.log(floor.per_word)
-                return 100 * math.expm1(nats - compared.figures[baseline].mean)
+                return 100 * _ratio_minus_one(nats - compared.figures[baseline].mean)
     return None
 
 
-def _sentence(subject: str, measures: Sequence[Measure], group: str) -> str:
-    """Return the answer for one group."""
+def _ratio_minus_one(nats: float) -> float:
+    """Return the ratio of two perplexities minus 1. A difference above 100 nats counts as 100, which can be drawn."""
+    return math.expm1(min(nats, 100.0))
+
+
+def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_control: bool = False) -> str:
+    """Return the answer for one group. A control did not learn from a teacher's own targets."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]
@@ -228,15 +237,18 @@ def _sentence(subject: str, measures: Sequence[Measure], group: str) -> str:
     if num_seeds != num_baseline_seeds:
         phrases[0] += f" against {plural(num_baseline_seeds, 'seed')} of the baseline"
     verdicts = {effect.verdict for effect in effects}
-    if verdicts in ({"better"}, {"worse"}):
-        start = "Yes" if verdicts == {"better"} else "No, the students became worse"
-        end = {1: "the difference is", 2: "both are"}.get(len(effects), "all are") + " clear of zero"
-        return f"{start}: {subject} {_joined(phrases)}; {end}."
-    if "better" in verdicts:
-        start = "Mixed" if "worse" in verdicts else "In part"
+    if is_control:
+        start = "Control"
+    elif "better" in verdicts:
+        start = "Yes" if verdicts == {"better"} else "Mixed" if "worse" in verdicts else "In part"
+    elif "worse" in verdicts:
+        start = "No, the students became worse" if verdicts == {"worse"} else "No"
     else:
-        start = "No" if "worse" in verdicts else "Not shown"
-    return f"{start}: {subject} {_joined(phrases)}."
+        start = "Not shown"
+    end = ""
+    if "unclear" not in verdicts:
+        end = {1: "; the difference is", 2: "; both are"}.get(len(effects), "; all are") + " clear of zero"
+    return f"{start}: {subject} {_joined(phrases)}{end}."
 
 
 def _phrase(measure: Measure, effect: Effect) -> str:
@@ -268,11 +280,14 @@ def _summary(measure: Measure, baseline: str) -> str:
         verdict: [effect.group for effect in measure.effects if effect.verdict == verdict and effect.is_over_seeds]
         for verdict in ("better", "worse")
     }
-    texts = [
-        f"{len(groups)} {verdict} than {baseline} ({', '.join(groups)})" if groups else f"none {verdict}"
+    better, worse = (
+        f"{'are' if len(groups) > 1 else 'is'} {verdict} ({', '.join(groups)})" if groups else f"is {verdict}"
         for verdict, groups in by_verdict.items()
-    ]
-    text = f"Of {len(measure.effects)} groups of runs, {texts[0]} and {texts[1]} in {measure.name}, clear of zero."
+    )
+    text = (
+        f"Compared with {baseline} in {measure.name}, {len(by_verdict['better']) or 'none'} of {len(measure.effects)} "
+        f"groups of runs {better} and {len(by_verdict['worse']) or 'none'} {worse}, clear of zero."
+    )
     if num_single := sum(not effect.is_over_seeds for effect in measure.effects):
         text += f" {plural(num_single, 'group')} cannot answer, because it or the baseline has one seed."
     return text

@@ -25,7 +25,7 @@ from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, durat
 _FAR: Final = 4
 """A floor is drawn if it is at most this many times as far from zero as the farthest end of an interval. A farther
 floor is named at the edge, so that the intervals stay visible."""
-_ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 50, 26, 20, 52
+_ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
 """Heights in CSS pixels: of a group on wide and narrow pages; above the groups, for the label of a floor, and below."""
 _VALUES: Final = 200
 """Width for the numbers at the right, in CSS pixels."""
@@ -45,7 +45,7 @@ def _forest_plot(reported: ReportedRuns, answer: Answer) -> Plot:
     measures = answer.measures
     title = f"Difference from {answer.baseline}"
     over_seeds = [effect.is_over_seeds for measure in measures for effect in measure.effects]
-    caption = f"Each mark is the difference of a group of runs from {answer.baseline}; its line is the 95 % interval. "
+    caption = f"Each mark is the difference of a group of runs from {answer.baseline}. Its line is the 95 % interval. "
     if any(over_seeds):
         caption += "Filled marks: the interval is over seeds. "
     if not all(over_seeds):
@@ -74,14 +74,14 @@ def _forest_plot(reported: ReportedRuns, answer: Answer) -> Plot:
         title=title,
         svg=drawn("forest", title, lambda width: _forest(reported, measures, width)),
         key=[],
-        caption=f"{caption}The tests behind it are under Comparisons.",
+        caption=f"{caption}The section Comparisons has the tests.",
         sources=list(dict.fromkeys(command for run in reported.of_kind("student") for command in run.commands[1:])),
         data=Table(header=header, rows=rows),
     )
 
 
 def _forest(reported: ReportedRuns, measures: Sequence[Measure], width: int) -> Figure:
-    """Draw one panel per measure, with its own scale and the groups in rows."""
+    """Draw one panel per measure. Each has its own scale and one row per group."""
     narrow = width == NARROW
     row = _NARROW_ROW if narrow else _ROW
     heights = [
@@ -119,7 +119,7 @@ def _panel(reported: ReportedRuns, axes: Axes, measure: Measure, *, narrow: bool
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:+g}".replace("-", "\u2212") if x else "0")
     axes.axvline(0, color=INK, linewidth=1.4, zorder=2)
     for i, effect in enumerate(measure.effects):
-        at, series = i + (0.72 if narrow else 0.5), series_of.get(effect.group, 0)
+        at, series = i + (0.8 if narrow else 0.5), series_of.get(effect.group, 0)
         colour = colour_of(series)
         if effect.interval is not None:
             axes.plot([effect.interval.low, effect.interval.high], [at, at], color=colour, linewidth=2.4, zorder=3)
@@ -130,8 +130,8 @@ def _panel(reported: ReportedRuns, axes: Axes, measure: Measure, *, narrow: bool
         text = f"{effect.signed(effect.change)} {measure.unit} {_interval(effect)}"
         look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "size": 12, "bbox": _BEHIND_TEXT}
         if narrow:
-            axes.annotate(effect.group, (0, i + 0.25), (0, 0), xycoords=("axes fraction", "data"), **look)
-            axes.annotate(text, (1, i + 0.25), (0, 0), xycoords=("axes fraction", "data"), ha="right", **look)
+            axes.annotate(effect.group, (0, i + 0.22), (0, 0), xycoords=("axes fraction", "data"), **look)
+            axes.annotate(text, (0, i + 0.49), (0, 0), xycoords=("axes fraction", "data"), **look)
         else:
             axes.annotate(effect.group, (0, at), (-12, 0), xycoords=("axes fraction", "data"), ha="right", **look)
             axes.annotate(text, (1, at), (12, 0), xycoords=("axes fraction", "data"), **look)
@@ -142,7 +142,7 @@ def _panel(reported: ReportedRuns, axes: Axes, measure: Measure, *, narrow: bool
         return
     label = f"floor {measure.effects[0].signed(floor)} %"
     if is_far:
-        label = f"\u2190 {label}"
+        label = f"\u2190 {label}" if floor < 0 else f"{label} \u2192"
     else:
         axes.axvline(floor, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=2)
     axes.annotate(
@@ -158,7 +158,7 @@ def _interval(effect: Effect) -> str:
 
 
 def _runs_table(reported: ReportedRuns) -> Table:
-    """Return one row per run: perplexity on test, or else the last split with one; accuracies; time of training."""
+    """Return one row per run: perplexity on test (without test, on the last split), accuracies, time of training."""
     runs = reported.runs
     columns: dict[str, Sequence[AnyCell]] = {}
     unit = "token" if have_one_tokenizer(runs) else "word"

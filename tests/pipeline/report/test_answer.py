@@ -1,4 +1,4 @@
-"""The first screen says whether distillation helped, and says so when the runs cannot answer."""
+"""The first screen says whether distillation helped, or why the runs cannot answer."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from pipeline.report.comparisons import compare_for_report
 from pipeline.report.page import write_report
 from pipeline.report.reported_runs import ReportedRuns
 from tests.evaluated_runs import add_pairs, add_sentences, from_dump, write_run
-from tests.pipeline.report.test_page import Page
+from tests.pipeline.report.html_page import Page
 
 NUM_SENTENCES, NUM_PARADIGMS = 60, 12
 
@@ -50,7 +50,7 @@ def text_of(runs: Sequence[Path]) -> str:
     return " ".join(answer(runs).sentences).replace("\u00a0", " ")
 
 
-def test_a_clear_gain_over_seeds_is_a_yes_with_its_size(tmp_path: Path) -> None:
+def test_a_clear_gain_over_seeds_is_answered_with_yes_and_its_size(tmp_path: Path) -> None:
     text = text_of(pair_of_groups(tmp_path, (1, 2, 3), nats=1.95, share=0.8))
     found = re.fullmatch(
         r"Yes: distillation lowered dev perplexity by ([\d.]+) % \(95 % interval ([\d.]+) to ([\d.]+)\) over "
@@ -65,7 +65,7 @@ def test_a_clear_gain_over_seeds_is_a_yes_with_its_size(tmp_path: Path) -> None:
     assert points == pytest.approx(20, abs=2.5)
 
 
-def test_the_change_is_the_ratio_of_perplexities_and_the_floor_is_on_the_same_scale(tmp_path: Path) -> None:
+def test_changes_and_floor_are_ratios_of_perplexities_to_the_baseline(tmp_path: Path) -> None:
     runs = pair_of_groups(tmp_path, (1, 2), nats=1.9, share=0.6)
     means = []
     for run in runs:
@@ -95,7 +95,7 @@ def fields(result: Any) -> Mapping[str, Any]:
         (2.0, 0.6, "Not shown: distillation changed dev perplexity by"),
     ],
 )
-def test_losses_and_unclear_differences_are_called_so(tmp_path: Path, nats: float, share: float, start: str) -> None:
+def test_the_answer_names_losses_and_unclear_differences(tmp_path: Path, nats: float, share: float, start: str) -> None:
     text = text_of(pair_of_groups(tmp_path, (1, 2, 3), nats=nats, share=share))
     assert text.startswith(start)
     assert ("which is not clear of zero" in text) == (share == 0.6)
@@ -110,7 +110,7 @@ def test_one_seed_cannot_answer(tmp_path: Path) -> None:
     assert not any(effect.is_over_seeds for measure in found.measures for effect in measure.effects)
 
 
-def test_without_a_baseline_a_distilled_student_or_any_student_the_page_says_so(tmp_path: Path, helpers: Any) -> None:
+def test_the_page_says_which_runs_are_missing_for_an_answer(tmp_path: Path, helpers: Any) -> None:
     baseline, distilled = pair_of_groups(tmp_path, (1,), nats=1.9, share=0.8)
     teacher = helpers.made_up_run(tmp_path / "teacher", "teacher", 2.0)
     assert "it has no baseline" in text_of([distilled, teacher])
@@ -121,7 +121,7 @@ def test_without_a_baseline_a_distilled_student_or_any_student_the_page_says_so(
     assert "cannot be compared item by item" in text_of([baseline, distilled])
 
 
-def test_several_groups_are_rows_and_sentences_and_many_are_counted(tmp_path: Path) -> None:
+def test_each_of_a_few_groups_gets_a_sentence_and_many_groups_are_counted(tmp_path: Path) -> None:
     runs = pair_of_groups(tmp_path, (1, 2, 3), nats=1.95, share=0.6)
     for i in range(2, 5):
         dump = from_dump(str(i), f"teacher {i}")
@@ -130,17 +130,23 @@ def test_several_groups_are_rows_and_sentences_and_many_are_counted(tmp_path: Pa
         others = [f"other{j}" for j in range(2, i + 1)]
         assert [effect.group for effect in found.measures[0].effects] == ["distilled", *others]
         assert len(found.sentences) == (i if i < 4 else 1)
-        start = "In part: distilled, compared with baseline, lowered dev" if i < 4 else "Of 4 groups of runs, "
+        start = (
+            "In part: distilled, compared with baseline, lowered dev"
+            if i < 4
+            else "Compared with baseline in dev perplexity, "
+        )
         assert found.sentences[0].startswith(start)
-    assert "2 better than baseline (distilled, other3) and none worse in dev perplexity" in found.sentences[0]
+    assert (
+        "2 of 4 groups of runs are better (distilled, other3) and none is worse, clear of zero." in found.sentences[0]
+    )
 
 
-def test_shuffled_targets_are_not_called_distillation_and_the_first_group_without_a_dump_is_the_baseline(
+def test_shuffled_targets_are_named_and_the_first_group_without_a_dump_is_the_baseline(
     tmp_path: Path,
 ) -> None:
     dump = from_dump("1", "teacher") | {"targets": "shuffled"}
     runs = pair_of_groups(tmp_path, (1, 2), nats=1.95, share=0.6, **dump)
-    assert "distilled, compared with baseline, lowered" in text_of(runs)
+    assert text_of(runs).startswith("Control: distilled, compared with baseline, lowered")
     runs += [add_run(tmp_path, "faster", seed, nats=2.0, share=0.6, lr=0.01) for seed in (1, 2)]
     assert text_of(runs).endswith("baseline is the baseline here, because it was named first.")
 

@@ -1,4 +1,4 @@
-"""The report's section on data shows what a dataset holds, and which runs read it."""
+"""The section on data describes each dataset and names the runs that read it."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from pipeline.report.inspection import for_people, inspect_path
 from pipeline.report.page import write_report
 from pipeline.report.reported_runs import ReportedRuns
 from storage.errors import StoreError
-from tests.pipeline.report.test_page import Page
+from tests.pipeline.report.html_page import Page
 
 NUM_SENTENCES = 4
 TREE = "(TOP (S (NP (X the) (X dog)) (VP (X barks))))"
@@ -36,7 +36,7 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_the_page_has_a_section_on_each_dataset_named(made_up_runs: Any, dataset: Path, tmp_path: Path) -> None:
+def test_the_page_describes_each_given_dataset(made_up_runs: Any, dataset: Path, tmp_path: Path) -> None:
     write_report(made_up_runs.all, tmp_path / "without.html")
     assert 'id="data"' not in (tmp_path / "without.html").read_text()
     run = json.loads((made_up_runs.all[0] / "run.json").read_text())
@@ -64,7 +64,7 @@ def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in rows]
 
 
-def test_figures_are_those_that_the_dataset_holds(dataset: Path) -> None:
+def test_the_section_shows_the_figures_of_the_dataset(dataset: Path) -> None:
     blocks = dataset_blocks(0, "data", described(dataset), ReportedRuns([]))
     (note,) = (block.text for block in blocks if isinstance(block, Paragraph))
     assert note.startswith("No run on this page was trained on it.")
@@ -75,7 +75,7 @@ def test_figures_are_those_that_the_dataset_holds(dataset: Path) -> None:
     assert texts(labels.table.rows)[0] == ["NP", "4", "33.3", "1", "33.3"]
 
 
-def test_a_dataset_without_statistics_has_its_sizes(dataset: Path) -> None:
+def test_a_dataset_without_statistics_shows_its_sizes_only(dataset: Path) -> None:
     about = described(dataset)
     for split in about["splits"].values():
         split["statistics"] = {}
@@ -83,7 +83,7 @@ def test_a_dataset_without_statistics_has_its_sizes(dataset: Path) -> None:
     assert texts(sizes.table.rows)[0] == ["sentences", "4", "1"]
 
 
-def test_lengths_are_put_together_until_they_can_be_drawn(dataset: Path) -> None:
+def test_many_lengths_are_put_into_bins(dataset: Path) -> None:
     about = described(dataset)
     about["splits"]["train"]["statistics"]["tokens"] = [0] * 7 + [1] * 120
     plot = next(block for block in dataset_blocks(0, "data", about, ReportedRuns([])) if isinstance(block, Plot))
@@ -92,12 +92,12 @@ def test_lengths_are_put_together_until_they_can_be_drawn(dataset: Path) -> None
     assert sum(int(row[2]) for row in rows if row[0] == "train") == 120
 
 
-def test_a_missing_dataset_is_named(made_up_runs: Any, tmp_path: Path) -> None:
+def test_the_error_names_a_missing_dataset(made_up_runs: Any, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere"):
         write_report(made_up_runs.all, tmp_path / "report.html", datasets=[tmp_path / "nowhere"])
 
 
-def test_inspect_shows_people_figures_and_json_histograms(dataset: Path) -> None:
+def test_inspect_shows_histograms_in_json_only(dataset: Path) -> None:
     about = inspect_path(dataset)
     train = about["splits"]["train"]
     assert train["statistics"]["heights"] == [0, 0, 0, NUM_SENTENCES]

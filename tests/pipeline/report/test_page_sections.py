@@ -1,4 +1,4 @@
-"""The sections on phenomena, surprisals and costs say what the files of the runs say, and name what is damaged."""
+"""The sections on phenomena, surprisals and costs show the figures in the runs' files and name damaged files."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from storage.errors import InputError
 from storage.fingerprints import sha256_file
 
 ROWS = [[-1.0, -2.0, -0.5], [-3.0, -0.1]]
-"""Of two sentences of two tokens and one."""
+"""Log-probabilities of two sentences, with two tokens and with one."""
 
 
 def reported(*runs: Path) -> ReportedRuns:
@@ -35,7 +35,7 @@ def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in rows]
 
 
-def test_pairs_by_phenomenon_have_the_interval_of_their_own_counts(made_up_runs: Any) -> None:
+def test_each_phenomenon_has_the_interval_of_its_own_counts(made_up_runs: Any) -> None:
     comparison = reported(made_up_runs.baseline)
     ((by_phenomenon, by_paradigm),) = phenomenon_plots(comparison)
     rows = {row[0]: row for row in texts(by_phenomenon.data.rows)}
@@ -59,7 +59,7 @@ def test_pairs_scored_in_two_ways_are_two_sets(made_up_runs: Any) -> None:
     ]
 
 
-def test_searches_of_other_sizes_and_other_distributions_are_columns_of_their_own(tmp_path: Path, helpers: Any) -> None:
+def test_results_of_different_searches_or_distributions_have_separate_columns(tmp_path: Path, helpers: Any) -> None:
     runs = []
     for name, change in {
         "a": {"distribution": MARGINAL, "beam": 50, "word_beam": 10},
@@ -84,7 +84,7 @@ def test_searches_of_other_sizes_and_other_distributions_are_columns_of_their_ow
     assert "beam 100, word beam 10. From" in suite_plots(comparison)[1].caption
 
 
-def test_counts_that_cannot_be_are_refused(made_up_runs: Any) -> None:
+def test_impossible_counts_are_refused(made_up_runs: Any) -> None:
     path = made_up_runs.baseline / "results" / "minimal_pairs-sample.json"
     result = json.loads(path.read_text())
     result["figures"]["by_term"]["npi_licensing"]["num_right"] = 1001
@@ -111,7 +111,7 @@ def test_suites_are_shown_as_the_mean_of_suites_and_each_with_its_interval(made_
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30))
-def test_agreement_is_the_textbooks(points: list[tuple[int, int]]) -> None:
+def test_agreement_equals_the_textbook_formulas(points: list[tuple[int, int]]) -> None:
     x, y = (np.array(of, np.float64) for of in zip(*points, strict=True))
 
     def ranks(values: Sequence[float]) -> list[float]:
@@ -126,7 +126,7 @@ def test_agreement_is_the_textbooks(points: list[tuple[int, int]]) -> None:
         assert pearson is spearman is None
 
 
-def test_a_panel_holds_each_token_in_its_cell_and_those_beyond_in_the_outermost() -> None:
+def test_a_panel_counts_tokens_beyond_the_axes_in_the_outermost_cells() -> None:
     panel = density_panel("x", "<a>", np.array([0.2, 0.7, 50.0]), np.array([19.9, 19.9, 0.0]))
     assert 'd="M234 234h6v6h-6zM0 0h12v6h-12z"' in panel
     assert "<a>" not in panel
@@ -153,7 +153,7 @@ def test_surprisals_are_compared_under_each_distribution_over_tokens_without_eos
     assert all("distilled" in command or "--split test" in command for _, command in missing)
 
 
-def test_surprisals_of_other_tokens_are_not_compared(made_up_runs: Any, helpers: Any, tmp_path: Path) -> None:
+def test_surprisals_of_different_tokens_are_not_compared(made_up_runs: Any, helpers: Any, tmp_path: Path) -> None:
     other = helpers.made_up_run(tmp_path / "other", "student", 2.0, fingerprints={"tokenizer": "9" * 64})
     helpers.add_perplexity(other, "dev", {UNCONDITIONAL: 2.0})
     for run, name in ((made_up_runs.teacher, GIVEN_TREE), (other, UNCONDITIONAL)):
@@ -178,16 +178,16 @@ def test_surprisals_of_other_tokens_are_not_compared(made_up_runs: Any, helpers:
         ('{"sentence": 1, "log_probs": {"joint with the tree": [-1]}}', "expected \\['unconditional'\\]"),
     ],
 )
-def test_a_damaged_row_is_named_by_line(tmp_path: Path, line: str, message: str) -> None:
+def test_the_error_names_the_line_of_a_damaged_row(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text('{"sentence": 0, "log_probs": {"unconditional": [-1]}}\n' + line + "\n")
     with pytest.raises(InputError, match=rf"rows\.jsonl:2: .*{message}"):
         read_rows(tmp_path / "rows.jsonl")
 
 
-def events(*told: str) -> list[dict[str, str]]:
-    """Return events from their first letter and minute."""
+def events(*codes: str) -> list[dict[str, str]]:
+    """Return events from codes of first letter and minute."""
     names = {"b": "begin", "c": "complete"}
-    return [{"event": names[one[0]], "time": f"2026-11-24T10:{one[1:]}:00+00:00"} for one in told]
+    return [{"event": names[code[0]], "time": f"2026-11-24T10:{code[1:]}:00+00:00"} for code in codes]
 
 
 @pytest.mark.parametrize(
@@ -202,13 +202,13 @@ def events(*told: str) -> list[dict[str, str]]:
         ([{"event": "begin", "time": "2026-11-24T10:00:00"}, {"event": "complete", "time": 3}], (None, True)),
     ],
 )
-def test_a_dump_took_what_its_history_says(history: list[dict[str, str]], expected: tuple[float | None, bool]) -> None:
+def test_the_time_of_a_dump_comes_from_its_history(
+    history: list[dict[str, str]], expected: tuple[float | None, bool]
+) -> None:
     assert seconds_of_dump(history) == expected
 
 
-def test_costs_are_those_of_the_last_row_the_starts_and_the_dump_that_is_still_the_same(
-    made_up_runs: Any, tmp_path: Path
-) -> None:
+def test_costs_come_from_the_last_row_the_starts_and_the_unchanged_dump(made_up_runs: Any, tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     dump.mkdir()
     (dump / "manifest.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Tables as text: every cell can be read back from each form, and what is read is what the page shows."""
+"""Every cell of a table can be read back from each format for papers."""
 
 import csv
 import io
@@ -55,14 +55,14 @@ def normalised(table: Table) -> list[list[str]]:
 
 
 def cells_of_markdown(line: str) -> list[str]:
-    """By GitHub's rules: bars divide, and a backslash before punctuation is dropped."""
+    """Return cells by GitHub's rules: bars separate them, and a backslash before punctuation is dropped."""
     cells = re.findall(r"(?:\\.|[^\\|])+", line)
     assert not re.search(r"(?<!\\)[`*_\[\]<>~&$#]", re.sub(r"\\\\", "", line)), "read as markup"
     return [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", cell)[1:-1] for cell in cells]
 
 
 def text_of_latex(source: str) -> str:
-    """Read what pdflatex prints; a character that it would take for something else is an error."""
+    """Return what pdflatex prints. A character that pdflatex would interpret is an error."""
     assert not re.search("--|,,", source), "one character in T1 fonts"
     text = ""
     while source:
@@ -105,7 +105,7 @@ def test_every_cell_can_be_read_back_from_latex(titled: TitledTable) -> None:
 
 
 @given(st.lists(tables(), max_size=3))
-def test_csv_is_one_table_of_all_cells(titled: list[TitledTable]) -> None:
+def test_csv_is_one_table_with_all_cells(titled: list[TitledTable]) -> None:
     header, *rows = csv.reader(io.StringIO(render_tables(titled, "csv"), newline=""))
     assert tuple(header) == CSV_COLUMNS
     expected = [
@@ -159,7 +159,7 @@ LATEX = r"""% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}; LaTeX of
 """.replace("NOTHING", NOTHING)
 
 
-def test_csv_has_no_value_where_there_is_no_figure() -> None:
+def test_csv_leaves_cells_without_a_figure_empty() -> None:
     rows = list(csv.DictReader(io.StringIO(render_tables([TABLE], "csv"))))
     assert [row["column"] for row in rows] == ["dev perplexity: per token", "pairs, BLiMP: right, %"] * 2
     assert [row["value"] for row in rows] == ["61.25", "74.1", "1,204", ""]
@@ -177,7 +177,7 @@ def test_csv_has_no_value_where_there_is_no_figure() -> None:
         ("a - b", "a - b"),
     ],
 )
-def test_a_note_is_a_paragraph_whatever_it_begins_with(note: str, written: str) -> None:
+def test_a_note_is_a_paragraph_whatever_its_first_characters(note: str, written: str) -> None:
     table = TitledTable(title="a", note=note, table=Table(header=["run"], rows=[]))
     assert render_tables([table], "markdown").split("\n\n")[1] == written
 
