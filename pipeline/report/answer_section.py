@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from pipeline.evaluation.compare.run_records import RunRecord, value
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
 from pipeline.report.answer import Answer, Effect, Measure
-from pipeline.report.blocks import Block, Plot, Section, TitledTable
 from pipeline.report.drawing import INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn
+from pipeline.report.page_blocks import Block, Plot, Section, TitledTable
 from pipeline.report.reported_runs import (
     ReportedRuns,
     have_one_tokenizer,

@@ -13,7 +13,7 @@ from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import ALPHA, Difference, PairComparison, better_of
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.results import MINIMAL_PAIRS, SYNTAXGYM
-from pipeline.report.blocks import Block, Details, Heading, Items, Paragraph, Section, TitledTable
+from pipeline.report.page_blocks import Block, Details, Heading, Items, Paragraph, Section, TitledTable
 from pipeline.report.reported_runs import have_one_tokenizer
 from pipeline.report.tables import NOTHING, Cells, Number, Table, plural
 from pipeline.runtime import display

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.evaluation.compare.run_records import Row, value
-from pipeline.report.blocks import Block, Paragraph, Section, TitledTable
 from pipeline.report.dump_section import DumpRecord
+from pipeline.report.page_blocks import Block, Paragraph, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cell, Cells, Number, Table, duration, size
 

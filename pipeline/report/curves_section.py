@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from pipeline.evaluation.compare.run_records import Row, RunRecord, value
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT
-from pipeline.report.blocks import Paragraph, Plot, Section
 from pipeline.report.drawing import INK, MUTED, WIDE, colour_of, drawn, line_style, new_figure, swatch
+from pipeline.report.page_blocks import Paragraph, Plot, Section
 from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer
 from pipeline.report.tables import Number, Table, duration
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from pipeline.corpus.dataset.dataset import describe_dataset
 from pipeline.evaluation.compare.run_records import value
-from pipeline.report.blocks import Block, Details, Heading, Paragraph, Plot, Section, TitledTable
 from pipeline.report.drawing import WIDE, drawn, line_style, new_figure, swatch
+from pipeline.report.page_blocks import Block, Details, Heading, Paragraph, Plot, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import Cells, Number, Table, percent
 from storage.locations import Place

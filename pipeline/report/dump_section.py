@@ -15,8 +15,8 @@ from matplotlib.ticker import LogLocator
 from pipeline.dumping.dump_description import history_events
 from pipeline.evaluation.compare.run_records import Row, RunRecord, value
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, UNCONDITIONAL
-from pipeline.report.blocks import Block, Details, Paragraph, Plot, Section, TitledTable
 from pipeline.report.drawing import INK, MUTED, NARROW, PAPER, WIDE, colour_of, drawn, line_style, new_figure, swatch
+from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, perplexity, size
 from storage.dump.manifest import MANIFEST

@@ -19,13 +19,13 @@ from pipeline.evaluation.compare.compare_runs import Comparisons
 from pipeline.evaluation.compare.run_records import RunRecord, read_runs
 from pipeline.report.answer import Answer, answer_of
 from pipeline.report.answer_section import answer_section
-from pipeline.report.blocks import Section, TitledTable, tables_in
 from pipeline.report.comparisons import compare_for_report, comparisons_section
 from pipeline.report.cost_section import costs_section
 from pipeline.report.curves_section import curves_section
 from pipeline.report.data_section import Descriptions, data_section, read_datasets
 from pipeline.report.drawing import swatch
 from pipeline.report.dump_section import dumps_of, dumps_section
+from pipeline.report.page_blocks import Section, TitledTable, tables_in
 from pipeline.report.phenomena_section import pairs_section, suites_section
 from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer
 from pipeline.report.run_tables import figures_section, runs_section, settings_section

@@ -17,8 +17,8 @@ from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.run_results import PairResult, SuiteResult
 from pipeline.evaluation.intervals import Interval, wilson_interval
 from pipeline.evaluation.minimal_pairs import PairCounts
-from pipeline.report.blocks import Block, Details, Paragraph, Plot, Section
 from pipeline.report.drawing import GRID, INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, new_figure
+from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section
 from pipeline.report.reported_runs import ReportedRuns, item_counts, mean_of_suites, pair_sets, suite_sets
 from pipeline.report.tables import NOTHING, Cells, Number, Table, interval, percent, plural
 

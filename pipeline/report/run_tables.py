@@ -21,7 +21,7 @@ from pipeline.evaluation.perplexity import (
     UNCONDITIONAL,
     PerplexityFigure,
 )
-from pipeline.report.blocks import Block, Commands, Details, Heading, Items, Paragraph, Section, TitledTable
+from pipeline.report.page_blocks import Block, Commands, Details, Heading, Items, Paragraph, Section, TitledTable
 from pipeline.report.reported_runs import (
     ReportedRuns,
     have_one_tokenizer,

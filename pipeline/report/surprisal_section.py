@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
 from pipeline.evaluation.result_rows import read_sentence_rows
-from pipeline.report.blocks import Block, Commands, Details, Paragraph, Plot, Section
+from pipeline.report.page_blocks import Block, Commands, Details, Paragraph, Plot, Section
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import Cells, Number, Table
 from storage.errors import InputError

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from pipeline.corpus.text.text_files import normalise_text
-from pipeline.report.blocks import TitledTable
+from pipeline.report.page_blocks import TitledTable
 from pipeline.report.tables import NOTHING, Table
 
 Form = Literal["markdown", "latex", "csv"]

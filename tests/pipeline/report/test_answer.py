@@ -13,9 +13,9 @@ from pipeline.evaluation.perplexity import FLOOR, UNCONDITIONAL, PerplexityFigur
 from pipeline.evaluation.results import read_results, write_result
 from pipeline.report.answer import Answer, answer_of
 from pipeline.report.answer_section import answer_section
-from pipeline.report.blocks import Plot
 from pipeline.report.comparisons import compare_for_report
 from pipeline.report.page import write_report
+from pipeline.report.page_blocks import Plot
 from pipeline.report.reported_runs import ReportedRuns
 from tests.evaluated_runs import add_pairs, add_sentences, from_dump, write_run
 from tests.pipeline.report.html_page import Page

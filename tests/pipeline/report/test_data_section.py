@@ -10,10 +10,10 @@ import pytest
 from pipeline.corpus.dataset.build import BuildConfig, build_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, write_document_table
-from pipeline.report.blocks import Paragraph, Plot, tables_in
 from pipeline.report.data_section import dataset_blocks, read_datasets
 from pipeline.report.inspection import for_people, inspect_path
 from pipeline.report.page import write_report
+from pipeline.report.page_blocks import Paragraph, Plot, tables_in
 from pipeline.report.reported_runs import ReportedRuns
 from storage.errors import StoreError
 from tests.pipeline.report.html_page import Page

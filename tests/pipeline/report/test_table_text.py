@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.text.text_files import normalise_text
-from pipeline.report.blocks import TitledTable
+from pipeline.report.page_blocks import TitledTable
 from pipeline.report.table_text import CSV_COLUMNS, render_tables
 from pipeline.report.tables import NOTHING, Cell, Number, Table
 

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from pipeline.report.blocks import TitledTable, tables_in
 from pipeline.report.comparisons import compare_for_report, comparison_blocks
+from pipeline.report.page_blocks import TitledTable, tables_in
 from tests.evaluated_runs import PAIRS, add_pairs, add_sentences, add_suites, from_dump, record_of, write_run
 
 PARADIGMS = [f"paradigm {letter}" for letter in "abcdefghij"]
