@@ -90,8 +90,14 @@ class Answer:
     measures: Sequence[Measure]
 
 
-def answer_of(reported: ReportedRuns, found: Comparisons | None) -> Answer:
-    """Return whether distillation helped, as far as the runs show it."""
+def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool = False) -> Answer:
+    """Return whether distillation helped, as far as the runs show it.
+
+    Args:
+        reported: The runs.
+        found: The comparisons of their seed groups, if there are any.
+        failed: Whether the comparison ended with an error, which the page shows as a note.
+    """
     students = reported.of_kind("student")
     without = [run for run in students if not _has_dump(run)]
     if not students:
@@ -103,6 +109,8 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None) -> Answer:
     groups = [group for group in found.configurations if group.kind == "student"] if found is not None else []
     baselines = [group for group in groups if not any(map(_has_dump, group.runs.values()))]
     measures = _measures(reported, found, baselines[0].name) if found is not None and baselines else []
+    if failed:
+        return _no_answer("the groups of runs could not be compared. A note below says why")
     if not measures:
         return _no_answer(
             "the runs cannot be compared item by item. Run evaluate perplexity and evaluate minimal-pairs on each run"

@@ -197,7 +197,8 @@ def _entropy_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[P
         svg=drawn("entropy", title, draw),
         key=[],
         caption="Line: 5 to 95 % of positions. Box: 25 to 75 %. Bar: median. Diamond: mean. The entropy is at "
-        "temperature 1, over the tokens kept and one bucket for all others: a lower bound on the whole entropy. "
+        "temperature 1, over the kept tokens and one bucket for all others. It is a lower bound on the entropy over "
+        "the vocabulary. "
         f"{_from(reported, [dump for dump, _, _ in strips])}",
         sources=[command for dump, _, _ in strips for command in dump.commands],
         data=Table(

@@ -72,7 +72,7 @@ def render_report(records: Sequence[RunRecord], datasets: Descriptions = Mapping
     """Return the page; see ``write_report``."""
     reported = ReportedRuns(records)
     found, notes = _comparisons(records)
-    answer = answer_of(reported, found)
+    answer = answer_of(reported, found, failed=bool(notes))
     missing: dict[str, list[Cell]] = {}
     for run in reported.runs:
         for sentence in run.missing:

@@ -362,6 +362,7 @@ def test_two_runs_with_one_seed_give_a_note_instead_of_a_comparison(made_up_runs
 def test_damaged_rows_give_a_note_and_the_page_is_written(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     (made_up_runs.baseline / "results" / "minimal_pairs-sample.jsonl").write_text("{\n")
     page = page_of([made_up_runs.baseline, made_up_runs.distilled], tmp_path / "report.html")
+    assert "the groups of runs could not be compared. A note below says why." in page.text
     note = page.text.split("Before comparing")[1].split("Not in this report")[0]
     assert "Groups of runs are not compared" in note
     assert "minimal_pairs-sample.jsonl:1: not JSON" in note
