@@ -45,29 +45,19 @@ def run_demo(out: Path) -> None:
 
     _stage("Sample a corpus from a known grammar", ["sample-corpus", corpus, "--num-sentences", NUM_SENTENCES])
     text = corpus / "train.txt"
-    _stage(
-        "Train a tokenizer for both models", ["train-tokenizer", text, "--out", tokenizer, "--vocab-size", VOCAB_SIZE]
-    )
+    training = ["train-tokenizer", text, "--out", tokenizer, "--vocab-size", VOCAB_SIZE]
+    _stage("Train one tokenizer for both models", training)
     stems = [part for split in ("train", "dev", "test") for part in (f"--{split}", corpus / split)]
-    _stage(
-        "Fit the trees to the tokens",
-        ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset],
-    )
+    _stage("Fit the trees to the tokens", ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset])
     _stage("Train the RNNG teacher", ["train-teacher", *data, "--out", teacher, *TEACHER.split()])
     dumping = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *DUMP.split()]
     _stage("Dump its soft targets once, with two processes", dumping, processes=2)
-    _stage(
-        "Train the baseline: a student without a dump", ["train-student", *data, "--out", baseline, *STUDENT.split()]
-    )
-    _stage(
-        "Train the distilled student", ["train-student", *data, "--dump", dump, "--out", distilled, *STUDENT.split()]
-    )
+    options = STUDENT.split()
+    _stage("Train the baseline: a student without a dump", ["train-student", *data, "--out", baseline, *options])
+    _stage("Train the distilled student", ["train-student", *data, "--dump", dump, "--out", distilled, *options])
     for run, split in (
         (teacher, "test"),
-        (baseline, "dev"),
-        (distilled, "dev"),
-        (baseline, "test"),
-        (distilled, "test"),
+        *((run, split) for split in ("dev", "test") for run in (baseline, distilled)),
     ):
         evaluation = ["evaluate", "perplexity", run, *data, "--split", split, "--floor", floor]
         _stage(f"Evaluate the perplexity of {run.name} on {split}", evaluation)

@@ -19,8 +19,6 @@ from pipeline.report.tables import Cell
 from storage.errors import ConfigError
 
 _Result = TypeVar("_Result", PairResult, SuiteResult)
-SetKey = tuple[str, str, str]
-"""Subject, fingerprint and convention. Two results are comparable only if all three are equal."""
 
 
 class ReportedRuns:
@@ -133,7 +131,8 @@ def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
 
 
 def _by_set(results: Iterable[tuple[RunRecord, _Result]]) -> dict[str, list[tuple[RunRecord, _Result]]]:
-    found: dict[SetKey, dict[str, tuple[RunRecord, _Result]]] = {}
+    """Put results together that have the same subject, fingerprint and convention: only these are comparable."""
+    found: dict[tuple[str, str, str], dict[str, tuple[RunRecord, _Result]]] = {}
     for run, result in results:
         key = (result.subject, result.fingerprint, result.convention)
         found.setdefault(key, {}).setdefault(run.name, (run, result))
