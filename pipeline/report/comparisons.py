@@ -1,101 +1,90 @@
-"""Comparisons of configurations as tables and sentences: for the report, and for a terminal.
+"""Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A configuration is called better only where ``significance.better_of`` says so, and the sentence gives what that rests
-on; for all other pairs one sentence says that no difference is shown.
+A group is called better only if ``significance.better_of`` says so. The sentence then gives the evidence. One sentence
+says that all other pairs show no difference.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Comparisons, compare_records
-from pipeline.evaluation.compare.item_scores import Benchmark
+from pipeline.evaluation.compare.item_scores import Benchmark, Normaliser
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import ALPHA, Difference, PairComparison, better_of
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.results import MINIMAL_PAIRS, SYNTAXGYM
-from pipeline.report.tables import NOTHING, Cell, Table, plural
-from pipeline.runtime.display import table
+from pipeline.report.page_blocks import Block, Details, Heading, Items, Paragraph, Section, TitledTable
+from pipeline.report.reported_runs import have_one_tokenizer
+from pipeline.report.tables import NOTHING, Cells, Number, Table, plural
+from pipeline.runtime import display
+
+_INTRODUCTION = (
+    "A group is all runs that differ in nothing but their seed. A group is called better than another only if a test "
+    "over the same items has p \u2264 0.05 after correction for the number of tests. With two seeds or more of both "
+    "groups, the 95 % interval over seeds must also exclude 0. The command compare prints the same tables."
+)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PartsTable:
-    """The paradigms (or terms, fields, suites) on which configurations are shown to differ."""
+def compare_for_report(records: Sequence[RunRecord]) -> Comparisons | None:
+    """Return the comparisons of all seed groups, or None if no run has results by item.
 
-    caption: str
-    """How many were tested and what came of it."""
-    table: Table | None
-    """None where no difference is shown."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchmarkSection:
-    """What is shown of one benchmark."""
-
-    title: str
-    means: Table
-    differences: Table | None
-    """Of every pair of configurations; None where there is one configuration."""
-    verdicts: Sequence[str]
-    parts: Sequence[PartsTable]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfigurationTables:
-    """What is shown of configurations."""
-
-    configurations: Table
-    benchmarks: Sequence[BenchmarkSection]
-    notes: Sequence[str]
-    """As ``Comparisons.notes``."""
-
-
-def configuration_tables(records: Sequence[RunRecord]) -> ConfigurationTables | None:
-    """Return what the report shows of configurations; None where no run has results by item.
-
-    Perplexities are by the token where all runs of a kind read one tokenizer, else by the word.
+    Perplexities are per token if all runs of a kind have one tokenizer, else per word.
 
     Raises:
-        ConfigError: If two runs of one configuration have one seed.
-        InputError: If rows of results are damaged.
+        ConfigError: If two runs of one seed group have the same seed.
+        InputError: If item rows are damaged.
     """
-    tokenizers = {(run.kind, str(run.fingerprints.get("tokenizer"))) for run in records}
-    share_one = len(tokenizers) == len({kind for kind, _ in tokenizers})
-    found = compare_records(records, normaliser="token" if share_one else "word")
-    return tables_of(found) if found.benchmarks else None
+    by_kind = [[run for run in records if run.kind == kind] for kind in ("student", "teacher")]
+    normaliser: Normaliser = "token" if all(map(have_one_tokenizer, by_kind)) else "word"
+    found = compare_records(records, normaliser=normaliser)
+    return found if found.benchmarks else None
+
+
+def comparisons_section(found: Comparisons) -> Section:
+    """Return the section of the page."""
+    blocks: list[Block] = [Paragraph(_INTRODUCTION), *comparison_blocks(found)]
+    if found.notes:
+        summary = f"{plural(len(found.notes), 'note')} on runs that were left out or taken together"
+        blocks.append(Details(summary, [Items(found.notes)]))
+    return Section(name="comparisons", title="Comparisons of groups", link="Comparisons", blocks=blocks)
 
 
 def comparisons_as_text(found: Comparisons) -> str:
     """Return comparisons for a terminal."""
-    tables = tables_of(found)
-    parts = [_as_text(tables.configurations)]
-    for section in tables.benchmarks:
-        parts += [f"{section.title}\n{'=' * len(section.title)}", _as_text(section.means)]
-        if section.differences is not None:
-            parts.append(_as_text(section.differences))
-        parts.append("\n".join(section.verdicts))
-        for part in section.parts:
-            parts.append(part.caption if part.table is None else f"{part.caption}\n{_as_text(part.table)}")
-    if tables.notes:
-        parts.append("Notes:\n" + "\n".join(tables.notes))
-    return "\n\n".join(part for part in parts if part)
+    parts = [part for block in comparison_blocks(found) if (part := _as_text(block))]
+    if found.notes:
+        parts.append("Notes:\n" + "\n".join(found.notes))
+    return "\n\n".join(parts)
 
 
-def tables_of(found: Comparisons) -> ConfigurationTables:
-    """Return comparisons as tables and sentences."""
-    rows: list[list[Cell]] = [
-        [one.name, one.kind, ", ".join(map(str, one.runs)), one.settings or NOTHING] for one in found.groups
+def comparison_blocks(found: Comparisons) -> list[Block]:
+    """Return the tables and sentences on all groups and benchmarks."""
+    rows: list[Cells] = [
+        [group.name, group.kind, ", ".join(map(str, group.runs)), group.settings or NOTHING] for group in found.groups
     ]
-    return ConfigurationTables(
-        configurations=Table(header=["configuration", "kind", "seeds", "what differs"], rows=rows),
-        benchmarks=[_section(one) for one in found.benchmarks],
-        notes=found.notes,
-    )
+    groups = Table(header=["group", "kind", "seeds", "what differs"], rows=rows)
+    blocks: list[Block] = [TitledTable(title="Groups of runs", table=groups, style="text")]
+    for benchmark in found.benchmarks:
+        blocks += _benchmark_blocks(benchmark)
+    return blocks
 
 
-def _section(found: BenchmarkComparison) -> BenchmarkSection:
-    form = _Form(found.benchmark)
-    means: list[list[Cell]] = [
+def _as_text(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"{block.text}\n{'=' * len(block.text)}"
+    if isinstance(block, TitledTable):
+        return display.table([[str(cell) for cell in row] for row in block.table.rows], header=block.table.header)
+    if isinstance(block, Items):
+        return "\n".join(block.texts)
+    if isinstance(block, Paragraph):
+        return block.text
+    assert isinstance(block, Details)
+    return "\n".join([str(block.summary), *map(_as_text, block.blocks)])
+
+
+def _benchmark_blocks(found: BenchmarkComparison) -> list[Block]:
+    form, title = _Form(found.benchmark), f"{found.kind}s: {found.benchmark.title}"
+    means: list[Cells] = [
         [
             name,
             str(mean.num_seeds),
@@ -105,44 +94,42 @@ def _section(found: BenchmarkComparison) -> BenchmarkSection:
         ]
         for name, mean in found.figures.items()
     ]
-    differences: list[list[Cell]] = [
-        [
-            f"{pair.first} \u2212 {pair.second}",
-            *form.cells(pair.overall),
-            _shown(form.better(pair, pair.overall), pair.overall),
+    header = ["group", "seeds", form.unit, "95 % over seeds", "standard deviation"]
+    table = TitledTable(title=f"{title}: means over seeds", table=Table(header=header, rows=means))
+    blocks: list[Block] = [Heading(title), table]
+    if found.pairs:
+        verdicts = _verdicts(found, form)
+        differences: list[Cells] = [
+            [
+                f"{pair.first} \u2212 {pair.second}",
+                *form.cells(pair.overall),
+                _shown(form.better(pair, pair.overall), pair.overall),
+            ]
+            for pair in found.pairs
         ]
-        for pair in found.pairs
-    ]
-    header = ["configuration", "seeds", form.unit, "95 % over seeds", "standard deviation"]
-    return BenchmarkSection(
-        title=f"{found.kind}s: {found.benchmark.title}",
-        means=Table(header=header, rows=means),
-        differences=Table(header=["difference", *form.header, "better"], rows=differences) if differences else None,
-        verdicts=_verdicts(found, form),
-        parts=[_parts(found, form, by) for by in (found.pairs[0].parts if found.pairs else ())],
-    )
+        content = Table(header=["difference", *form.header, "better"], rows=differences)
+        table = TitledTable(title=f"{title}: differences", note=" ".join(verdicts), table=content)
+        blocks += [table, Items(verdicts)]
+        blocks += [_category_block(found, form, title, by) for by in found.pairs[0].parts]
+    return blocks
 
 
 def _verdicts(found: BenchmarkComparison, form: "_Form") -> list[str]:
-    """Return a sentence for each pair of which one is better, and one about all others."""
+    """Return one sentence for each pair with a better group, and one sentence for all other pairs."""
     shown = [pair for pair in found.pairs if form.better(pair, pair.overall)]
     sentences = [_verdict(pair, form) for pair in shown]
-    if not found.pairs:
-        return sentences
-    if (num_others := len(found.pairs) - len(shown)) == 1 and len(found.pairs) == 1:
+    num_others = len(found.pairs) - len(shown)
+    if num_others and len(found.pairs) == 1:
         sentences.append(f"No difference is shown between {found.pairs[0].first} and {found.pairs[0].second}.")
     elif num_others:
-        sentences.append(
-            f"No difference is shown between the other {plural(num_others, 'pair')} of configurations."
-            if shown
-            else f"No difference is shown between any of the {plural(num_others, 'pair')} of configurations."
-        )
+        which = "the other" if shown else "any of the"
+        sentences.append(f"No difference is shown between {which} {plural(num_others, 'pair')} of groups.")
     if len(found.pairs) > 1 and any(pair.overall.over_seeds.interval is not None for pair in shown):
-        sentences.append(f"Intervals over seeds are not corrected for there being {len(found.pairs)} pairs.")
+        sentences.append(f"Intervals over seeds are not corrected for the number of pairs, {len(found.pairs)}.")
     first = found.pairs[0].overall
     if first.least_p_value * first.num_tests > ALPHA:
         sentences.append(
-            f"{plural(first.num_units, form.of_units)} can show none at all: the least p that so few can give is "
+            f"{plural(first.num_units, form.of_units)} are too few to show a difference: the smallest possible p is "
             f"{first.least_p_value:.2g}, before correction for {plural(first.num_tests, 'test')}."
         )
     return sentences
@@ -166,20 +153,18 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
         f"{plural(found.num_tests, 'test')}"
     )
     if over_seeds is None:
-        return (
-            f"{text}. This is about these trainings and not about the settings: that takes two seeds or more of each."
-        )
-    return f"{text}; over seeds, 95 % of {pair.first} \u2212 {pair.second} {form.interval(over_seeds)}."
+        return f"{text}. This is about these trainings and not about the settings: train two seeds or more of each."
+    return f"{text}; the 95 % interval of {pair.first} \u2212 {pair.second} over seeds is {form.interval(over_seeds)}."
 
 
-def _parts(found: BenchmarkComparison, form: "_Form", by: str) -> PartsTable:
-    """Return what configurations are shown to differ on; and how much of it chance would give.
+def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: str) -> Block:
+    """Return the paradigms, suites or categories that show a difference, and how many chance alone would show.
 
-    The intervals over seeds are not corrected: with so few seeds nothing would be left. Of the differences that stand
-    over units, so ``ALPHA`` of them are expected to stand over seeds by chance.
+    The intervals over seeds are not corrected, because with so few seeds nothing would remain. Of the differences that
+    hold over units, chance alone lets ``ALPHA`` of them hold over seeds too.
     """
     of_units = "item" if by == form.of_units else form.of_units
-    tested = [(name, pair, one) for pair in found.pairs for name, one in pair.parts[by].items()]
+    tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]
     over_units = [case for case in tested if case[2].adjusted_p_value <= ALPHA]
     shown = [case for case in over_units if form.better(case[1], case[2])]
     caption = (
@@ -187,31 +172,36 @@ def _parts(found: BenchmarkComparison, form: "_Form", by: str) -> PartsTable:
     )
     if with_seeds := [case for case in over_units if case[2].over_seeds.interval is not None]:
         num_both = sum(1 for case in shown if case[2].over_seeds.interval is not None)
-        caption += f", {num_both} of them over seeds too, where chance would leave {ALPHA * len(with_seeds):.1f}"
+        caption += (
+            f", and {num_both} of these hold over seeds too; by chance alone, {ALPHA * len(with_seeds):.1f} would"
+        )
     if len(with_seeds) < len(over_units):
-        caption += f"; {len(over_units) - len(with_seeds)} are about these trainings only, with one seed of either"
-    if num_small := sum(one.least_p_value > ALPHA for one in found.pairs[0].parts[by].values()):
+        caption += f"; {len(over_units) - len(with_seeds)} are about these trainings only, because a group has one seed"
+    if num_small := sum(each.least_p_value > ALPHA for each in found.pairs[0].parts[by].values()):
         num_needed = 1 + math.ceil(-math.log2(ALPHA))
         caption += (
             f"; {num_small} of {plural(len(found.pairs[0].parts[by]), by)} can show nothing, with fewer than "
             f"{num_needed} {of_units}s"
         )
-    rows: list[list[Cell]] = [
+    rows: list[Cells] = [
         [
             name,
             f"{pair.first} \u2212 {pair.second}",
-            form.figure(one.first),
-            form.figure(one.second),
-            *form.cells(one),
+            form.figure(each.first),
+            form.figure(each.second),
+            *form.cells(each),
         ]
-        for name, pair, one in sorted(shown, key=lambda case: case[0])
+        for name, pair, each in sorted(shown, key=lambda case: case[0])
     ]
+    if not rows:
+        return Paragraph(f"{caption}.")
     header = [by, "difference", "first, %", "second, %", *_Form(found.benchmark, of_units=of_units).header]
-    return PartsTable(caption=f"{caption}.", table=Table(header=header, rows=rows) if rows else None)
+    table = Table(header=header, rows=rows)
+    return Details(f"{caption}.", [TitledTable(title=f"{title}: differences by {by}", note=f"{caption}.", table=table)])
 
 
 class _Form:
-    """How the figures of a benchmark are written."""
+    """Writes the figures of a benchmark."""
 
     def __init__(self, benchmark: Benchmark, *, of_units: str | None = None) -> None:
         self.benchmark = benchmark
@@ -226,21 +216,21 @@ class _Form:
         ]
         self._factor, self._decimals = (100, 1) if benchmark.is_outcome else (1, 4)
 
-    def figure(self, value: float) -> str:
+    def figure(self, value: float) -> Number:
         """Return a figure."""
-        return f"{self._factor * value:.{self._decimals}f}"
+        return Number(self._factor * value, f".{self._decimals}f")
 
-    def difference(self, value: float) -> str:
-        """Return a difference, with its sign."""
-        return f"{self._factor * value:+.{self._decimals}f}"
+    def difference(self, value: float) -> Number:
+        """Return a difference with its sign."""
+        return Number(self._factor * value, f"+.{self._decimals}f")
 
     def interval(self, interval: Interval | None, *, is_difference: bool = True) -> str:
         """Return an interval."""
         form = self.difference if is_difference else self.figure
         return NOTHING if interval is None else f"[{form(interval.low)}, {form(interval.high)}]"
 
-    def cells(self, found: Difference) -> list[Cell]:
-        """Return the cells under ``header``."""
+    def cells(self, found: Difference) -> Cells:
+        """Return the cells of the columns in ``header``."""
         return [
             self.difference(found.difference),
             self.interval(found.interval),
@@ -250,14 +240,10 @@ class _Form:
         ]
 
     def better(self, pair: PairComparison, found: Difference) -> str:
-        """Return the name of the configuration that is shown to be better; empty where none is."""
+        """Return the name of the group that is shown to be better, or an empty text."""
         better = better_of(found, more_is_better=self.benchmark.is_outcome)
         return {"first": pair.first, "second": pair.second, "neither": ""}[better]
 
 
 def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else f"{value:.0e}"
-
-
-def _as_text(content: Table) -> str:
-    return table(content.rows, header=content.header)

@@ -1,60 +1,99 @@
-"""What runs and dumps cost: time, speed, machine, bytes; and what is paid once against what each student costs.
+"""Show what runs and dumps cost: time, speed, machine, bytes, and the share that is paid only once.
 
-Time of a run is its ``elapsed_s``: training with its evaluations on dev, over all processes that trained it one after
-another; what an interrupted one did after its last checkpoint is not in it. Time of a dump is that between the events
-``begin`` and ``complete`` of its history: calls that were interrupted left no end, so that it is at least that.
+The time of a run is its ``elapsed_s``: training with evaluations on dev, summed over all its starts. It excludes what
+an interrupted process did after its last checkpoint. The time of a dump is the time between the events ``begin`` and
+``complete`` of its history. Interrupted calls leave no end, so the time is then a lower bound.
 """
 
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from markupsafe import Markup
-
-from pipeline.evaluation.compare.run_records import Row, RunRecord, value
+from pipeline.evaluation.compare.run_records import Row, value
 from pipeline.report.dump_section import DumpRecord
-from pipeline.report.tables import NOTHING, Cell, Comparison, Table, duration, size
+from pipeline.report.page_blocks import Block, Paragraph, Section, TitledTable
+from pipeline.report.reported_runs import ReportedRuns
+from pipeline.report.tables import NOTHING, AnyCell, Cell, Cells, Number, Table, duration, size
+
+_COST_NOTE: Final = (
+    "The time of a run is that of training with its evaluations on dev, over all its starts; positions/s is the mean "
+    "over that time. The time of a dump comes from its history, if the history is still next to the dump. Sources: "
+    "run.json, metrics.jsonl and history.jsonl of each run. The commands are under Runs."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What one run or dump cost; None and empty for what is not recorded."""
+    """The cost of one run or dump. A figure that was not recorded is None or an empty sequence."""
 
-    label: str | Markup
+    label: Cell
     kind: str
     """``teacher``, ``dump`` or ``student``."""
+    starts: Sequence[Row]
+    """Events of its history that began or continued it."""
     devices: Sequence[str]
-    processes: Sequence[str]
-    """Number of processes, each distinct one of its starts."""
-    num_starts: int
-    steps: float | None
+    steps: float | None = None
     positions: float | None
     seconds: float | None
-    is_whole: bool
-    """Whether ``seconds`` is all of it."""
-    size_bytes: float | None
+    is_whole: bool = True
+    """Whether ``seconds`` is the whole time, not a lower bound."""
+    size_bytes: float | None = None
 
 
-def costs_of(comparison: Comparison, dumps: Sequence[DumpRecord]) -> list[Cost]:
-    """Return the costs of teachers, then of dumps, then of students."""
-    teachers, students = comparison.of_kind("teacher"), comparison.of_kind("student")
-    return [
-        *(_of_run(comparison, run) for run in teachers),
-        *(_of_dump(dump) for dump in dumps),
-        *(_of_run(comparison, run) for run in students),
+def costs_section(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> Section:
+    """Return the section on what everything cost."""
+    costs = costs_of(reported, dumps)
+    blocks: list[Block] = [
+        Paragraph(_COST_NOTE),
+        TitledTable(title="Costs in all", note=_COST_NOTE, table=cost_summary(costs)),
+        TitledTable(title="Costs", table=cost_table(costs), style="costs"),
     ]
+    return Section(name="costs", title="Costs", blocks=blocks)
+
+
+def costs_of(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Cost]:
+    """Return the costs of teachers, then of dumps, then of students."""
+    of_runs = [
+        Cost(
+            label=reported.label(run),
+            kind=run.kind,
+            starts=run.starts,
+            devices=_distinct(run.starts, "device"),
+            steps=value(run.last, "step"),
+            positions=value(run.last, "positions"),
+            seconds=value(run.last, "elapsed_s"),
+        )
+        for run in reported.runs
+    ]
+    of_dumps = []
+    for dump in dumps:
+        seconds, is_whole = seconds_of_dump(dump.history)
+        of_dumps.append(
+            Cost(
+                label=Cell(dump.title, note="dump"),
+                kind="dump",
+                starts=[event for event in dump.history if event.get("event") == "begin"],
+                devices=_distinct([dump.about], "computation: device"),
+                positions=value(dump.about, "num_positions"),
+                seconds=seconds,
+                is_whole=is_whole,
+                size_bytes=value(dump.about, "size_bytes"),
+            )
+        )
+    return sorted([*of_runs, *of_dumps], key=lambda cost: ("teacher", "dump", "student").index(cost.kind))
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
-    """Return a row for each run and dump; the bars in it are its share of the longest time."""
+    """Return one row per run and dump, with bars relative to the longest time."""
     longest = max((cost.seconds for cost in costs if cost.seconds is not None), default=0)
     header = ["", "time", "positions/s", "steps", "positions", "processes", "device", "stored"]
     return Table(header=header, rows=[_row(cost, longest) for cost in costs])
 
 
 def cost_summary(costs: Sequence[Cost]) -> Table:
-    """Return the time of what is done once, and of the students that share it."""
-    rows: list[list[Cell]] = []
+    """Return the time of teachers and dumps, which are made once, and of the students that share them."""
+    rows: list[Cells] = []
     for kind, title in (("teacher", "teachers, once"), ("dump", "dumps, once"), ("student", "students")):
         of_kind = [cost for cost in costs if cost.kind == kind]
         known = [cost.seconds for cost in of_kind if cost.seconds is not None]
@@ -63,17 +102,17 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
             rows.append(
                 [
                     title,
-                    f"{len(of_kind):,}",
+                    Number(len(of_kind), ","),
                     at_least + duration(sum(known)) if known else NOTHING,
                     at_least + duration(sum(known) / len(known)) if known else NOTHING,
-                    f"{len(of_kind) - len(known):,}",
+                    Number(len(of_kind) - len(known), ","),
                 ]
             )
     return Table(header=["", "number", "time in all", "mean time of each", "not recorded"], rows=rows)
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the seconds between begins and completes, None where there are none, and whether no call lacks its end."""
+    """Return the seconds between begins and completes, or None, and whether every begin has its complete."""
     seconds, begun, is_whole = None, None, True
     for event in history:
         at = _time(event)
@@ -85,63 +124,26 @@ def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
     return seconds, is_whole and begun is None
 
 
-def _of_run(comparison: Comparison, run: RunRecord) -> Cost:
-    return Cost(
-        label=comparison.label(run),
-        kind=run.kind,
-        devices=_distinct(run.starts, "device"),
-        processes=_distinct(run.starts, "world_size"),
-        num_starts=len(run.starts),
-        steps=value(run.last, "step"),
-        positions=value(run.last, "positions"),
-        seconds=value(run.last, "elapsed_s"),
-        is_whole=True,
-        size_bytes=None,
-    )
-
-
-def _of_dump(dump: DumpRecord) -> Cost:
-    begins = [event for event in dump.history if event.get("event") == "begin"]
-    seconds, is_whole = seconds_of_dump(dump.history)
-    device = dump.about.get("computation: device")
-    return Cost(
-        label=Markup("{} <small>dump</small>").format(dump.title),
-        kind="dump",
-        devices=[str(device)] if device is not None else [],
-        processes=_distinct(begins, "world_size"),
-        num_starts=len(begins),
-        steps=None,
-        positions=value(dump.about, "num_positions"),
-        seconds=seconds,
-        is_whole=is_whole,
-        size_bytes=value(dump.about, "size_bytes"),
-    )
-
-
-def _row(cost: Cost, longest: float) -> list[Cell]:
+def _row(cost: Cost, longest: float) -> Cells:
     seconds, positions = cost.seconds, cost.positions
-    time: Cell = NOTHING
+    time: AnyCell = NOTHING
     if seconds is not None:
-        share = 100 * seconds / longest if longest else 0
-        time = Markup('<span class="meter"><span style="width:{}%"></span></span>{}').format(
-            f"{share:.0f}", ("" if cost.is_whole else "at least ") + duration(seconds)
-        )
-    stored: Cell = NOTHING
+        text = ("" if cost.is_whole else "at least ") + duration(seconds)
+        time = Cell(text, bar=seconds / longest if longest else 0)
+    stored: AnyCell = NOTHING
     if cost.size_bytes is not None:
-        stored = size(cost.size_bytes).partition(" (")[0]
-        if positions:
-            stored = Markup("{} <small>{:,.0f} bytes a position</small>").format(stored, cost.size_bytes / positions)
-    devices: Cell = ", then ".join(cost.devices) or NOTHING
-    if cost.num_starts > 1:
-        devices = Markup("{} <small>{}</small>").format(devices, f"{cost.num_starts:,} starts")
+        note = f"{cost.size_bytes / positions:,.0f} bytes per position" if positions else ""
+        stored = Cell(size(cost.size_bytes).partition(" (")[0], note=note)
     return [
         cost.label,
         time,
-        f"{positions / seconds:,.0f}" if positions and seconds and cost.is_whole else NOTHING,
-        NOTHING if cost.steps is None else f"{cost.steps:,.0f}",
-        NOTHING if positions is None else f"{positions:,.0f}",
-        ", then ".join(cost.processes) or NOTHING,
-        devices,
+        Number(positions / seconds if positions and seconds and cost.is_whole else None, ",.0f"),
+        Number(cost.steps, ",.0f"),
+        Number(positions, ",.0f"),
+        ", then ".join(_distinct(cost.starts, "world_size")) or NOTHING,
+        Cell(
+            ", then ".join(cost.devices) or NOTHING, note=f"{len(cost.starts):,} starts" if len(cost.starts) > 1 else ""
+        ),
         stored,
     ]
 

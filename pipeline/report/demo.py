@@ -1,7 +1,7 @@
-"""The demo: every stage on the built-in corpus, as the commands a user would type, and a closing table.
+"""Run the demo: every stage on the built-in corpus, as commands that a user would type, then a closing table.
 
-It knows commands only, no models. Sizes are chosen for a few minutes on two cores; baseline and distilled student get
-the same data, steps and seed, so the table compares like with like.
+The demo only runs commands; it imports no model. The sizes are chosen for a few minutes on two cores. The baseline and
+the distilled student have the same data, steps and seed, so the table compares like with like.
 """
 
 import os
@@ -31,8 +31,8 @@ def run_demo(out: Path) -> None:
     """Run all stages in a new folder and print the closing table.
 
     Raises:
-        InputError: If the folder is there already.
-        RunError: If a stage fails; its own message stands above.
+        InputError: If the folder already exists.
+        RunError: If a stage fails. The message of its command precedes this one.
     """
     if out.exists():
         raise InputError(f"{out}: already exists; remove it, or choose another folder with --out")
@@ -42,35 +42,37 @@ def run_demo(out: Path) -> None:
     teacher, baseline, distilled = (runs / name for name in ("teacher", "baseline", "distilled"))
     data = ["--data", dataset]
 
-    _stage("A corpus from a known grammar", ["sample-corpus", corpus, "--num-sentences", NUM_SENTENCES])
+    _stage("Sample a corpus from a known grammar", ["sample-corpus", corpus, "--num-sentences", NUM_SENTENCES])
     text = corpus / "train.txt"
-    _stage("One tokenizer for both models", ["train-tokenizer", text, "--out", tokenizer, "--vocab-size", VOCAB_SIZE])
+    training = ["train-tokenizer", text, "--out", tokenizer, "--vocab-size", VOCAB_SIZE]
+    _stage("Train one tokenizer for both models", training)
     stems = [part for split in ("train", "dev", "test") for part in (f"--{split}", corpus / split)]
-    _stage("Trees fitted to tokens", ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset])
-    _stage("The RNNG teacher", ["train-teacher", *data, "--out", teacher, *TEACHER.split()])
+    _stage("Fit the trees to the tokens", ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset])
+    _stage("Train the RNNG teacher", ["train-teacher", *data, "--out", teacher, *TEACHER.split()])
     dumping = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *DUMP.split()]
-    _stage("Its soft targets, written once, by two processes", dumping, processes=2)
-    _stage("The baseline: a student without a dump", ["train-student", *data, "--out", baseline, *STUDENT.split()])
-    _stage("The distilled student", ["train-student", *data, "--dump", dump, "--out", distilled, *STUDENT.split()])
+    _stage("Dump its soft targets once, with two processes", dumping, processes=2)
+    options = STUDENT.split()
+    _stage("Train the baseline: a student without a dump", ["train-student", *data, "--out", baseline, *options])
+    _stage("Train the distilled student", ["train-student", *data, "--dump", dump, "--out", distilled, *options])
     for run, split in (
         (teacher, "test"),
-        (baseline, "dev"),
-        (distilled, "dev"),
-        (baseline, "test"),
-        (distilled, "test"),
+        *((run, split) for split in ("dev", "test") for run in (baseline, distilled)),
     ):
         evaluation = ["evaluate", "perplexity", run, *data, "--split", split, "--floor", floor]
-        _stage(f"Perplexity of {run.name} on {split}", evaluation)
+        _stage(f"Evaluate the perplexity of {run.name} on {split}", evaluation)
     for run in (baseline, distilled):
-        _stage(f"Minimal pairs by {run.name}", ["evaluate", "minimal-pairs", run, corpus / "minimal_pairs"])
-    _stage("The report", ["report", teacher, baseline, distilled, "--out", page])
+        _stage(f"Evaluate {run.name} on minimal pairs", ["evaluate", "minimal-pairs", run, corpus / "minimal_pairs"])
+    _stage("Write the report", ["report", teacher, baseline, distilled, "--out", page])
 
     click.echo(f"\n{closing_table([teacher, baseline, distilled], split='test')}\n")
     click.echo(f"Report: {page}   ({(time.monotonic() - start) / 60:.1f} minutes)")
 
 
 def closing_table(runs: list[Path], *, split: str) -> str:
-    """Return perplexities of a split, the floor first, and minimal-pair accuracies, by run and distribution."""
+    """Return a table of perplexities of a split and minimal-pair accuracies, the floor first.
+
+    There is one row per run and distribution.
+    """
     rows: list[tuple[object, ...]] = []
     floor: PerplexityFigure | None = None
     for run in runs:
@@ -93,7 +95,10 @@ def closing_table(runs: list[Path], *, split: str) -> str:
 
 
 def _stage(title: str, arguments: Sequence[object], *, processes: int = 1) -> None:
-    """Run one command; under torchrun each process has one thread, as torchrun itself would have it, but quietly."""
+    """Run one command.
+
+    With several processes, each gets one thread. torchrun would set the same, but print a warning.
+    """
     shown, launcher, environment = "python", [], dict(os.environ)
     if processes > 1:
         shown = f"torchrun --nproc-per-node {processes}"
@@ -103,4 +108,4 @@ def _stage(title: str, arguments: Sequence[object], *, processes: int = 1) -> No
     click.echo(f"\n== {title}\n$ {shown} {CLI.name} {shlex.join(typed)}", err=True)
     command = [sys.executable, *launcher, str(CLI), *typed]
     if status := subprocess.run(command, env=environment, check=False).returncode:
-        raise RunError(f"demo: {typed[0]} ended with status {status}; its message stands above")
+        raise RunError(f"demo: {typed[0]} ended with status {status}; see its message above")

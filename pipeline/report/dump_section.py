@@ -1,60 +1,68 @@
-"""What the runs say of the dumps they learned from: sizes, mass kept, entropies, and who wrote them when.
+"""Describe the dumps that runs learned from: sizes, mass kept, entropies, and who wrote them when.
 
-Figures are those in the runs' ``run.json``. Of a dump that still lies where a run found it, and is still the same one,
-the history beside it is read too.
+The figures of a dump are in the ``run.json`` of its readers. If the same dump is still at the path that a run recorded,
+the history next to it is read too.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from pipeline.dumping.dump_description import history_events
 from pipeline.evaluation.compare.run_records import Row, RunRecord, value
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, UNCONDITIONAL
-from pipeline.report.charts import left_out_mass, quantile_strips
-from pipeline.report.plots import Plot
-from pipeline.report.svg import swatch
-from pipeline.report.tables import NOTHING, Cell, Comparison, Table, perplexity, size
+from pipeline.report.drawing import INK, MUTED, NARROW, PAPER, WIDE, colour_of, drawn, line_style, new_figure, swatch
+from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section, TitledTable
+from pipeline.report.reported_runs import ReportedRuns
+from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, perplexity, size
 from storage.dump.manifest import MANIFEST
 from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
-DISTRIBUTIONS = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL}
-"""What a dump's perplexity is of, by its condition."""
-QUANTILES = ("5", "25", "50", "75", "95")
-"""Percent, as a dump's statistics name them."""
-_FIGURES = ("kept_mass_by_k", "entropy_nats_quantiles")
-"""Shown by plots and the tables under them."""
-_FIRST = (
+_DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL}
+"""The distribution that a dump's perplexity is of, by the dump's condition."""
+_QUANTILES: Final = ("5", "25", "50", "75", "95")
+"""Percent, as named in a dump's statistics."""
+_IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")
+_FIRST: Final = (
     "condition", "tree_source", "split", "num_sentences", "num_positions", "k", "selection", "temperatures", "profile",
     "size_bytes", "mean_kept_mass", "mean_kept_mass_without_eos", "mean_entropy_nats", "perplexity",
     "perplexity_without_eos",
 )  # fmt: skip
+"""Shown first. A click opens all other facts."""
+_EXPLANATION: Final = (
+    "A dump holds the next-token distribution of a teacher at every position: k tokens with their probabilities, and "
+    "the probability of all other tokens together. A position is one predicted token or the end of a sentence. "
+    "The kept mass is the probability of the k tokens."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpRecord:
-    """What the report knows of a dump."""
+    """A dump that runs on the page read."""
 
     title: str
     about: Mapping[str, Any]
-    """Its schema and statistics on one level, as the runs have them."""
+    """Its schema and statistics, flattened, as recorded in the runs."""
     readers: Sequence[RunRecord]
     history: Sequence[Row]
-    """Events beside it, oldest first; none where it is gone, is another one by now, or lies at a URL."""
+    """Events of its history, oldest first. Empty if the dump is gone, was replaced, or is at a URL."""
 
     @property
     def commands(self) -> list[str]:
-        """The commands that wrote it; those of the runs that read it where its own are not known."""
+        """The commands that wrote it or, if these are not known, the commands of its readers."""
         own = dict.fromkeys(str(event["command"]) for event in self.history if "command" in event)
         return list(own) or list(dict.fromkeys(run.command for run in self.readers))
 
 
-def dumps_of(comparison: Comparison) -> list[DumpRecord]:
-    """Return each distinct dump that a run on the page read, once, in the order of the runs."""
+def dumps_of(reported: ReportedRuns) -> list[DumpRecord]:
+    """Return each dump that a run on the page read, in the order of the runs."""
     readers: dict[str, list[RunRecord]] = {}
-    for run in comparison.runs:
+    for run in reported.runs:
         if run.dump is not None:
             readers.setdefault(json.dumps(run.dump, sort_keys=True), []).append(run)
     paths = [str((runs[0].dump or {}).get("path") or "not recorded") for runs in readers.values()]
@@ -66,81 +74,146 @@ def dumps_of(comparison: Comparison) -> list[DumpRecord]:
     ]
 
 
-def dump_tables(comparison: Comparison, dumps: Sequence[DumpRecord]) -> tuple[Table, Table]:
-    """Return what tells dumps apart, and all else that the runs say of them; a column a dump."""
-    names = dict.fromkeys(name for dump in dumps for name in dump.about if name not in _FIGURES)
+def dumps_section(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> Section:
+    """Return the section on dumps."""
+    if not dumps:
+        blocks: list[Block] = [Paragraph("No student here learned from a dump.")]
+    else:
+        first, rest = _dump_tables(reported, dumps)
+        others = TitledTable(title="Dumps, all else", table=rest, style="text")
+        blocks = [
+            Paragraph(_EXPLANATION),
+            TitledTable(title="Dumps", table=first, style="text"),
+            Details("Everything else recorded about them", [others], style="data"),
+            *_mass_plot(reported, dumps),
+            *_entropy_plot(reported, dumps),
+        ]
+    return Section(name="dumps", title="Dumps", blocks=blocks)
+
+
+def _dump_tables(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> tuple[Table, Table]:
+    """Return the most important facts about dumps, and all others. Both tables have a column per dump."""
+    names = dict.fromkeys(name for dump in dumps for name in dump.about if name not in _IN_PLOTS)
     header = ["", *(dump.title for dump in dumps)]
 
-    def rows(names: Sequence[str]) -> list[list[Cell]]:
+    def rows(names: Sequence[str]) -> list[Cells]:
         return [[name.replace("_", " "), *(_dump_cell(dump.about, name) for dump in dumps)] for name in names]
 
     first = rows([name for name in _FIRST if name in names])
-    read_by: list[Cell] = ["read by", *(comparison.names(dump.readers) for dump in dumps)]
+    read_by: Cells = ["read by", *(reported.names(dump.readers) for dump in dumps)]
     rest = rows([name for name in names if name not in _FIRST])
     return Table(header=header, rows=[read_by, *first]), Table(header=header, rows=rest)
 
 
-def dump_plots(comparison: Comparison, dumps: Sequence[DumpRecord]) -> list[Plot]:
-    """Return the mass that a smaller k would leave out, and the entropies, as far as the runs say them."""
-    return [plot for plot in (_mass_plot(comparison, dumps), _entropy_plot(comparison, dumps)) if plot]
-
-
-def _mass_plot(comparison: Comparison, dumps: Sequence[DumpRecord]) -> Plot | None:
+def _mass_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot]:
+    """Return the mean mass outside the k' most probable tokens against k', both axes logarithmic."""
     lines = [(dump, masses) for dump in dumps if len(masses := _masses(dump.about.get("kept_mass_by_k"))) > 1]
     if not lines:
-        return None
+        return []
     title = "Probability mass that a smaller k would leave out"
-    return Plot(
+
+    def draw(width: int) -> Figure:
+        figure, axes = new_figure(width, 270, left=56, right=20, top=26, bottom=46)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.yaxis.grid(visible=True)
+        ks: set[int] = set()
+        for series, line in enumerate(masses for _, masses in lines):
+            x = [k for k, _ in line]
+            y = [max(1 - mass, 1e-9) for _, mass in line]
+            ks.update(x)
+            axes.plot(x, y, **line_style(series))
+        axes.set_xticks(sorted(ks), [str(k) for k in sorted(ks)])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.6g} %")
+        axes.minorticks_off()
+        axes.set_xlabel("k\u2032, most probable tokens kept", labelpad=5)
+        axes.set_title("mean mass left out", loc="left", size=11.5, color=MUTED, x=-(42 / width), pad=10)
+        return figure
+
+    plot = Plot(
         title=title,
-        svg=left_out_mass("mass", title, [masses for _, masses in lines]),
+        svg=drawn("mass", title, draw),
         key=[(swatch(i), dump.title) for i, (dump, _) in enumerate(lines)],
         caption="Mean over all positions of the dump, at temperature 1. "
-        f"{_from(comparison, [dump for dump, _ in lines])}",
+        f"{_from(reported, [dump for dump, _ in lines])}",
         sources=[command for dump, _ in lines for command in dump.commands],
         data=Table(
             header=["dump", "k\u2032", "mean mass kept", "left out"],
             rows=[
-                [dump.title, str(k), f"{mass:.6f}", f"{max(1 - mass, 0):.2e}"]
+                [dump.title, Number(k, "d"), Number(mass, ".6f"), Number(max(1 - mass, 0), ".2e")]
                 for dump, masses in lines
                 for k, mass in masses
             ],
         ),
     )
+    return [plot]
 
 
-def _entropy_plot(comparison: Comparison, dumps: Sequence[DumpRecord]) -> Plot | None:
+def _entropy_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot]:
+    """Return a strip for each dump: line, box and bar for the quantiles, a diamond for the mean."""
     strips = []
     for dump in dumps:
         found = dump.about.get("entropy_nats_quantiles")
-        quantiles = [value(found, q) for q in QUANTILES] if isinstance(found, dict) else []
+        quantiles = [value(found, q) for q in _QUANTILES] if isinstance(found, dict) else []
         known = [nats for nats in quantiles if nats is not None]
-        if len(known) == len(QUANTILES) and known == sorted(known):
+        if len(known) == len(_QUANTILES) and known == sorted(known):
             strips.append((dump, known, value(dump.about, "mean_entropy_nats")))
     if not strips:
-        return None
+        return []
     title = "Entropy of the dumped distributions"
-    return Plot(
+
+    def draw(width: int) -> Figure:
+        narrow = width == NARROW
+        row = 44 if narrow else 34
+        left = 8 if narrow else min(340, 30 + max(int(7.3 * len(dump.title)) for dump, _, _ in strips))
+        figure, axes = new_figure(width, 60 + row * len(strips), left=left, right=16, top=8, bottom=46)
+        axes.set_ylim(len(strips), 0)
+        axes.set_xlim(0, max(max(quantiles) for _, quantiles, _ in strips) * 1.05 or 1)
+        axes.xaxis.grid(visible=True)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.locator_params(axis="x", nbins=10 if width == WIDE else 5)
+        for i, (dump, (low, first, median, third, high), mean) in enumerate(strips):
+            at, half = i + (0.68 if narrow else 0.5), 0.2
+            colour = colour_of(i)
+            if narrow:
+                axes.text(0, i + 0.22, dump.title, ha="left", va="center", size=11.5, color=MUTED)
+            else:
+                axes.annotate(
+                    dump.title, (0, at), xycoords=("axes fraction", "data"), xytext=(-8, 0), textcoords="offset points",
+                    ha="right", va="center", size=11.5, color=MUTED,
+                )  # fmt: skip
+            axes.plot([low, high], [at, at], color=colour, linewidth=1.6, zorder=2)
+            axes.barh(at, third - first, left=first, height=2 * half, color=colour, alpha=0.42, zorder=2)
+            axes.vlines(median, at - half, at + half, color=INK, linewidth=2, zorder=3)
+            if mean is not None:
+                axes.plot([mean], [at], color=colour, marker="D", markersize=6, markeredgecolor=PAPER, zorder=4)
+        axes.set_xlabel("nats per position", labelpad=5)
+        return figure
+
+    plot = Plot(
         title=title,
-        svg=quantile_strips(
-            "entropy", title, [(dump.title, known, mean) for dump, known, mean in strips], x_label="nats a position"
-        ),
+        svg=drawn("entropy", title, draw),
         key=[],
-        caption="Line: 5 to 95 % of positions; box: 25 to 75 %; bar: median; diamond: mean. At temperature 1, of the "
-        "tokens kept and one bucket for all others: a lower bound on the entropy over the vocabulary. "
-        f"{_from(comparison, [dump for dump, _, _ in strips])}",
+        caption="Line: 5 to 95 % of positions. Box: 25 to 75 %. Bar: median. Diamond: mean. The entropy is at "
+        "temperature 1, over the kept tokens and one bucket for all others. It is a lower bound on the entropy over "
+        "the vocabulary. "
+        f"{_from(reported, [dump for dump, _, _ in strips])}",
         sources=[command for dump, _, _ in strips for command in dump.commands],
         data=Table(
-            header=["dump", "mean", *(f"{q} %" for q in QUANTILES)],
+            header=["dump", "mean", *(f"{q} %" for q in _QUANTILES)],
             rows=[
-                [dump.title, NOTHING if mean is None else f"{mean:.3f}", *(f"{nats:.3f}" for nats in known)]
+                [dump.title, Number(mean, ".3f"), *(Number(nats, ".3f") for nats in known)]
                 for dump, known, mean in strips
             ],
         ),
     )
+    return [plot]
 
 
-def _from(comparison: Comparison, dumps: Sequence[DumpRecord]) -> str:
-    return f"From run.json of {comparison.names([run for dump in dumps for run in dump.readers])}."
+def _from(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> str:
+    return f"From run.json of {reported.names([run for dump in dumps for run in dump.readers])}."
 
 
 def _history(path: str, run: RunRecord) -> Sequence[Row]:
@@ -151,17 +224,17 @@ def _history(path: str, run: RunRecord) -> Sequence[Row]:
         if not manifest.is_file() or sha256_file(manifest) != run.fingerprints.get("manifest"):
             return []
         return history_events(open_folder(path).history())
-    except (OSError, ValueError):  # a path that names nothing here, as of a run that was made elsewhere
+    except (OSError, ValueError):  # The path means nothing on this machine: the run was made elsewhere.
         return []
 
 
 def _flat(dump: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dump's schema and statistics on one level; what is nested deeper is named by its parent too."""
+    """Return the dump's schema and statistics on one level. A deeper name follows its parent's name."""
     flat: dict[str, Any] = {}
     for name, item in dump.items():
         if name in {"schema", "statistics"} and isinstance(item, dict):
             flat |= _flat(item)
-        elif isinstance(item, dict) and name not in _FIGURES:
+        elif isinstance(item, dict) and name not in _IN_PLOTS:
             flat |= {f"{name}: {key}": found for key, found in item.items()}
         else:
             flat[name] = item
@@ -176,7 +249,7 @@ def _masses(found: Any) -> list[tuple[int, float]]:  # noqa: ANN401 - parsed JSO
     )
 
 
-def _dump_cell(dump: Mapping[str, Any], name: str) -> str:
+def _dump_cell(dump: Mapping[str, Any], name: str) -> AnyCell:
     if name not in dump:
         return NOTHING
     item = dump[name]
@@ -186,8 +259,8 @@ def _dump_cell(dump: Mapping[str, Any], name: str) -> str:
         return item if isinstance(item, str) else json.dumps(item, sort_keys=True, ensure_ascii=False)
     if name == "size_bytes":
         per_position = figure / positions if (positions := value(dump, "num_positions")) else None
-        return size(figure) + (f", {per_position:,.0f} a position" if per_position else "")
+        return size(figure) + (f", {per_position:,.0f} per position" if per_position else "")
     if name.startswith("perplexity"):
         condition = dump.get("condition", "not recorded")
-        return f"{perplexity(figure)} ({DISTRIBUTIONS.get(str(condition), f'condition: {condition}')})"
-    return f"{figure:.6f}" if name.startswith("mean_") else f"{figure:,.10g}"
+        return f"{perplexity(figure)} ({_DISTRIBUTIONS.get(str(condition), f'condition: {condition}')})"
+    return Number(figure, ".6f" if name.startswith("mean_") else ",.10g")

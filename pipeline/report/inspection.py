@@ -1,4 +1,4 @@
-"""What is at a path, and whether it is whole: datasets, dumps, runs and tokenizers."""
+"""Inspect and verify what is at a path: a dataset, dump, run or tokenizer."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from storage.locations import Place, is_url, local_path, open_folder
 
 
 def inspect_path(path: Place) -> dict[str, Any]:
-    """Return what is at ``path`` as JSON-able figures, ``kind`` first.
+    """Return what is at ``path`` as JSON values, ``kind`` first.
 
     Raises:
-        InputError: If it is none of dataset, dump, run and tokenizer.
+        InputError: If ``path`` is not a dataset, dump, run or tokenizer.
     """
     kind = _kind(path)
     if kind == "dump":
@@ -46,7 +46,7 @@ def inspect_path(path: Place) -> dict[str, Any]:
 
 
 def for_people(about: dict[str, Any]) -> dict[str, Any]:
-    """Return what `inspect_path` returned, to be read: a dump's figures named, a dataset's histograms left out."""
+    """Return the result of ``inspect_path`` for people: explained names for a dump, no histograms for a dataset."""
     if about["kind"] == "dataset":
         splits = {name: _split_for_people(split) for name, split in about["splits"].items()}
         return {**about, "labels": " ".join(about["labels"]), "splits": splits}
@@ -57,19 +57,19 @@ def _split_for_people(split: dict[str, Any]) -> dict[str, Any]:
     statistics = split["statistics"]
     shown = {name: statistics[name] for name in FIGURES if name in statistics}
     sources = {
-        name: f"{of['num_documents']:,} documents, {of['num_sentences']:,} sentences, {of['num_tokens']:,} tokens; "
-        f"licence: {of['licences']}"
-        for name, of in statistics.get("sources", {}).items()
+        name: f"{source['num_documents']:,} documents, {source['num_sentences']:,} sentences, "
+        f"{source['num_tokens']:,} tokens; licence: {source['licences']}"
+        for name, source in statistics.get("sources", {}).items()
     }
     return {**split, "statistics": shown, "sources": sources}
 
 
 def verify_path(path: Place) -> dict[str, Any]:
-    """Check every byte of a dataset or dump; return what it is.
+    """Check every byte of a dataset or dump, and return its kind and digest.
 
     Raises:
-        InputError: If it is neither.
-        CorruptStoreError: Naming what is damaged and what to do.
+        InputError: If ``path`` is neither a dataset nor a dump.
+        CorruptStoreError: If something is damaged. The message names it and the remedy.
     """
     kind = _kind(path)
     if kind == "dump":
@@ -77,7 +77,9 @@ def verify_path(path: Place) -> dict[str, Any]:
     if kind == "dataset":
         dataset = load_dataset(path)
         return {"kind": kind, "verified": True, "sha256": dataset.sha256}
-    raise InputError(f"{path}: is a {kind}, expected a dataset or a dump; only these hold digests")
+    raise InputError(
+        f"{path}: is a {kind}, expected a dataset or a dump; give one of these, because only they have digests"
+    )
 
 
 def _kind(place: Place) -> str:

@@ -1,131 +1,82 @@
-"""The report: one self-contained HTML page that sets runs side by side.
+"""Write the report: one self-contained HTML page about runs, or its tables for papers.
 
-It shows what the run directories say and computes no new figure but distances to the floor. Students and teachers
-stand in tables and plots of their own, each perplexity under the name of its distribution: a teacher's is given the
-tree, and is low for that reason too. No script, no request to anywhere, all text escaped; the same runs give the same
-bytes.
+The page shows what the run directories contain. It trains and measures nothing; it computes only differences and their
+intervals. Students and teachers have tables and figures of their own, and each perplexity is named by its distribution.
+The page has no script and makes no request, and all text is escaped. The same runs give the same bytes.
 """
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Final, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.evaluation.compare.compare_runs import Comparisons
 from pipeline.evaluation.compare.run_records import RunRecord, read_runs
-from pipeline.evaluation.perplexity import (
-    FLOOR,
-    GIVEN_TREE,
-    IN_DOCUMENT,
-    JOINT,
-    MARGINAL,
-    NORMALISERS,
-    OF_STUDENTS,
-    UNCONDITIONAL,
-    PerplexityFigure,
-)
-from pipeline.report.comparisons import ConfigurationTables, configuration_tables
-from pipeline.report.cost_section import cost_summary, cost_table, costs_of
-from pipeline.report.data_section import DatasetRecord, dataset_section, read_datasets
-from pipeline.report.dump_section import dump_plots, dump_tables, dumps_of
-from pipeline.report.phenomena_section import phenomenon_plots, suite_plots
-from pipeline.report.plots import Plot, student_curves, teacher_curves
-from pipeline.report.surprisal_section import surprisal_plots
-from pipeline.report.table_text import Form, TitledTable, render_tables
-from pipeline.report.tables import (
-    Comparison,
-    comparison_table,
-    have_one_tokenizer,
-    perplexity,
-    perplexity_table,
-    plural,
-    settings_table,
-)
+from pipeline.report.answer import Answer, answer_of
+from pipeline.report.answer_section import answer_section
+from pipeline.report.comparisons import compare_for_report, comparisons_section
+from pipeline.report.cost_section import costs_section
+from pipeline.report.curves_section import curves_section
+from pipeline.report.data_section import Descriptions, data_section, read_datasets
+from pipeline.report.drawing import swatch
+from pipeline.report.dump_section import dumps_of, dumps_section
+from pipeline.report.page_blocks import Section, TitledTable, tables_in
+from pipeline.report.phenomena_section import pairs_section, suites_section
+from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer
+from pipeline.report.run_tables import figures_section, runs_section, settings_section
+from pipeline.report.surprisal_section import surprisals_section
+from pipeline.report.table_text import Form, render_tables
+from pipeline.report.tables import Cell, plural
 from storage.errors import RnngDistillError, RunError
 from storage.files import make_directory, write_atomically
 from storage.locations import Place
 
-_NO_TEXT = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
-"""Control characters, which a terminal could obey, and surrogates, which UTF-8 has no bytes for: run.json and names of
-directories may hold them. Dropped when all is escaped, so that nothing that is left can become markup."""
-_TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
-_DISTRIBUTION_NOTES: Mapping[str, str] = {
-    UNCONDITIONAL: "Perplexities that are unconditional: the model sees the words before, and no tree.",
-    IN_DOCUMENT: (
-        "Perplexities given the document before it: the student sees the sentences before too, so that these compare "
-        "with no unconditional one."
-    ),
-    GIVEN_TREE: (
-        "Perplexities given the tree: of the words of a sentence whose tree is known, also where it opens what is yet "
-        "to come; these compare with no student\u2019s."
-    ),
-    MARGINAL: (
-        "Perplexities that are marginal by beam search: the teacher sees the words before, and no tree; these compare "
-        "with a student\u2019s unconditional ones."
-    ),
-    JOINT: "Perplexities joint with the tree: of words and tree together; these compare with no student\u2019s.",
-}
-"""What is said over a table that has a column of the distribution."""
-_COMPARISON_NOTE = (
-    "Nats above the floor are per position. Pairs right: mean of paradigms; suites right: mean of suites; ties are not "
-    "right. Small, under them: all pairs or items taken together, with the 95 % Wilson interval of that share, which "
-    "holds for this training and says nothing of another seed."
-)
-_COST_NOTE = (
-    "Time of a run is that of training with its evaluations on dev, all its starts together; positions/s is the mean "
-    "over it. Time of a dump is from its history, where that still lies beside it. From run.json, metrics.jsonl and "
-    "history.jsonl of each run; the commands are under Runs."
-)
+_NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
+"""Control characters, which a terminal could obey, and surrogates, which have no bytes in UTF-8. run.json and names of
+directories may contain them. They are dropped after escaping, so that the rest cannot become markup."""
 
 
 def write_report(
     runs: Sequence[Path], out: Path, *, datasets: Sequence[Place] = (), form: Form | Literal["html"] = "html"
 ) -> None:
-    """Write a page about runs to ``out``, or its tables, atomically.
+    """Write a page about runs, or its tables, to ``out`` atomically.
 
     Args:
         runs: Run directories of students and teachers, in the order in which to show them.
-        out: The file; replaced where there is one.
-        datasets: Datasets to describe, such as those the runs were trained on.
-        form: The page, or all its tables for a paper or a program.
+        out: The file. An existing file is replaced.
+        datasets: Datasets to describe, such as those that the runs were trained on.
+        form: ``html`` for the page, else the format of its tables.
 
     Raises:
-        RunError: If there is no run, or one of ``runs`` is no run directory or is damaged.
-        InputError: If a result is damaged. Where a piece is only absent, the page says so.
+        RunError: If no run is given, or one of ``runs`` is not a run directory or is damaged.
+        InputError: If a result is damaged. The page lists results that are only absent.
         StoreError: If ``out`` or its folder cannot be written, or one of ``datasets`` cannot be read.
     """
     if not runs:
         raise RunError("report: no run named, expected one or more; name the --out of a training command")
     records, described = read_runs(runs), read_datasets(datasets)
-    configurations, notes = _configurations(records)
     if form == "html":
-        text = render_report(records, described, configurations=configurations, notes=notes)
+        text = render_report(records, described)
     else:
-        text = render_tables(report_tables(records, described, configurations=configurations), form)
+        text = render_tables(report_tables(records, described), form)
     make_directory(out.absolute().parent)
     write_atomically(out, text.encode())
 
 
-def render_report(
-    records: Sequence[RunRecord],
-    datasets: Sequence[DatasetRecord] = (),
-    *,
-    configurations: ConfigurationTables | None = None,
-    notes: Sequence[str] = (),
-) -> str:
-    """Return the page; see ``write_report``.
-
-    Args:
-        records: The runs.
-        datasets: The datasets to describe.
-        configurations: What is found of configurations over their seeds, shown first; None where nothing was tested.
-        notes: What to say before all else.
-    """
-    comparison = _comparison(records)
-    content = _content(comparison)
+def render_report(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> str:
+    """Return the page; see ``write_report``."""
+    reported = ReportedRuns(records)
+    found, notes = _comparisons(records)
+    answer = answer_of(reported, found, failed=bool(notes))
+    missing: dict[str, list[Cell]] = {}
+    for run in reported.runs:
+        for sentence in run.missing:
+            missing.setdefault(sentence, []).append(reported.label(run))
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here),
@@ -135,189 +86,71 @@ def render_report(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    counts = Counter(run.kind for run in reported.runs)
     page = environment.get_template("page.html.j2").render(
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        configurations=configurations,
-        datasets=[dataset_section(number, dataset, comparison) for number, dataset in enumerate(datasets)],
-        **content | {"notes": [*notes, *content["notes"]]},
+        swatch=swatch,
+        title=", ".join(plural(count, kind) for kind, count in counts.items()),
+        answers=answer.sentences,
+        sections=_sections(reported, datasets, found, answer),
+        notes=[*notes, *_what_does_not_compare(reported.runs)],
+        missing=list(missing.items()),
+        has_datasets=bool(datasets),
     )
-    return _NO_TEXT.sub("", page)
+    return _NOT_SHOWN.sub("", page)
 
 
-def report_tables(
-    records: Sequence[RunRecord],
-    datasets: Sequence[DatasetRecord] = (),
-    *,
-    configurations: ConfigurationTables | None = None,
-) -> list[TitledTable]:
-    """Return the tables of the page in its order, those behind its figures included.
+def report_tables(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> list[TitledTable]:
+    """Return the tables of the page in its order, and the data behind its figures."""
+    found, _ = _comparisons(records)
+    reported = ReportedRuns(records)
+    sections = _sections(reported, datasets, found, answer_of(reported, found))
+    return [table for section in sections for table in tables_in(section.blocks)]
 
-    Args:
-        records: As in ``render_report``.
-        datasets: As in ``render_report``.
-        configurations: As in ``render_report``.
-    """
-    comparison = _comparison(records)
-    content = _content(comparison)
-    tables = _of_configurations(configurations) if configurations else []
-    if students := content["students"]:
-        tables.append(TitledTable(title="Students", note=content["student_note"], table=students))
-    if teachers := content["teachers"]:
-        tables.append(TitledTable(title="Teachers", note=content["teacher_note"], table=teachers))
-    tables.append(TitledTable(title="Perplexities", note="By every normaliser.", table=content["perplexities"]))
-    tables += _of_plots(content["curves"], "Learning curves")
-    tables += _of_plots([plot for both in content["pairs"] for plot in both], "Minimal pairs")
-    tables += _of_plots(content["suites"], "SyntaxGym")
-    tables += _of_plots(content["surprisals"])
-    if content["dumps"]:
-        first, others = content["dumps"]
-        tables += [TitledTable(title="Dumps", table=first), TitledTable(title="Dumps, all else", table=others)]
-    tables += _of_plots(content["dump_plots"])
-    tables.append(TitledTable(title="Costs in all", note=content["cost_note"], table=content["cost_summary"]))
-    tables.append(TitledTable(title="Costs", table=content["costs"]))
-    for number, dataset in enumerate(datasets):
-        section = dataset_section(number, dataset, comparison)
-        parts = (("sizes", section.sizes), ("sources", section.sources), ("labels", section.labels))
-        tables += [
-            TitledTable(title=f"{section.title}: {name}", note=section.read_by, table=part)
-            for name, part in parts
-            if part
-        ]
-        tables += _of_plots(section.plots, section.title)
-    tables += [
-        TitledTable(title=f"Settings that differ between {kind}", table=differing)
-        for kind, differing in content["settings"]
-        if differing
+
+def _sections(
+    reported: ReportedRuns, datasets: Descriptions, found: Comparisons | None, answer: Answer
+) -> list[Section]:
+    dumps = dumps_of(reported)
+    return [
+        answer_section(reported, answer),
+        curves_section(reported),
+        *([comparisons_section(found)] if found is not None else []),
+        figures_section(reported),
+        pairs_section(reported),
+        suites_section(reported),
+        surprisals_section(reported),
+        dumps_section(reported, dumps),
+        costs_section(reported, dumps),
+        *([data_section(datasets, reported)] if datasets else []),
+        settings_section(reported),
+        runs_section(reported),
     ]
-    return [each for each in tables if each.table.rows]
 
 
-def _configurations(records: Sequence[RunRecord]) -> tuple[ConfigurationTables | None, list[str]]:
-    """Return what is found of configurations, None where no two runs could be compared, and why they are not."""
+def _comparisons(records: Sequence[RunRecord]) -> tuple[Comparisons | None, list[str]]:
+    """Return the comparisons of seed groups, or None and the reason why they cannot be compared."""
     if max(sum(run.kind == kind for run in records) for kind in ("student", "teacher")) < 2:
         return None, []
     try:
-        return configuration_tables(records), []
+        return compare_for_report(records), []
     except RnngDistillError as error:
-        # Seeds that clash, rows that are damaged or of other items: the rest of a page is worth having even so.
-        return None, [f"Configurations are not compared: {error}."]
-
-
-def _of_configurations(found: ConfigurationTables) -> list[TitledTable]:
-    tables = [TitledTable(title="Configurations", table=found.configurations)]
-    for section in found.benchmarks:
-        tables.append(TitledTable(title=f"{section.title}: means over seeds", table=section.means))
-        if section.differences is not None:
-            note = " ".join(section.verdicts)
-            tables.append(TitledTable(title=f"{section.title}: differences", note=note, table=section.differences))
-        tables += [
-            TitledTable(title=f"{section.title}: parts that differ", note=part.caption, table=part.table)
-            for part in section.parts
-            if part.table is not None
-        ]
-    return tables
-
-
-def _of_plots(plots: Sequence[Plot], part: str = "") -> list[TitledTable]:
-    return [
-        TitledTable(title=f"{part}: {plot.title}" if part else plot.title, note=plot.caption, table=plot.data)
-        for plot in plots
-    ]
-
-
-def _comparison(records: Sequence[RunRecord]) -> Comparison:
-    runs = sorted(records, key=lambda run: run.kind)  # students first; the order given otherwise
-    return Comparison(runs=runs, floors=_floors(runs))
-
-
-def _content(comparison: Comparison) -> dict[str, Any]:
-    """Return all that the page shows of runs, by the names in the template."""
-    runs = comparison.runs
-    students, teachers = comparison.of_kind("student"), comparison.of_kind("teacher")
-    dumps = dumps_of(comparison)
-    costs = costs_of(comparison, dumps)
-    surprisals, rows_missing = surprisal_plots(comparison)
-    missing: dict[str, list[Markup]] = {}
-    for run in runs:
-        for sentence in run.missing:
-            missing.setdefault(sentence, []).append(comparison.label(run))
-    return {
-        "title": f"{plural(len(students), 'student')}, {plural(len(teachers), 'teacher')}",
-        "summary": _summary(comparison),
-        "notes": _what_does_not_compare(runs),
-        "missing": list(missing.items()),
-        "students": comparison_table(comparison, "student", OF_STUDENTS) if students else None,
-        "teachers": comparison_table(comparison, "teacher", _TEACHER_COLUMNS) if teachers else None,
-        "student_note": " ".join([*_distribution_notes(students, OF_STUDENTS), _COMPARISON_NOTE]),
-        "teacher_note": " ".join(_distribution_notes(teachers, _TEACHER_COLUMNS)),
-        "perplexities": perplexity_table(comparison),
-        "normalisers": NORMALISERS,
-        "curves": [plot for plot in (student_curves(comparison), *teacher_curves(comparison)) if plot],
-        "pairs": phenomenon_plots(comparison),
-        "suites": suite_plots(comparison),
-        "surprisals": surprisals,
-        "rows_missing": rows_missing,
-        "dumps": dump_tables(comparison, dumps) if dumps else None,
-        "dump_plots": dump_plots(comparison, dumps),
-        "cost_note": _COST_NOTE,
-        "cost_summary": cost_summary(costs),
-        "costs": cost_table(costs),
-        "settings": [
-            ("students", settings_table(comparison, "student")),
-            ("teachers", settings_table(comparison, "teacher")),
-        ],
-        "runs": [(comparison.label(run), run) for run in runs],
-    }
-
-
-def _distribution_notes(runs: Sequence[RunRecord], columns: Sequence[str]) -> list[str]:
-    """Return what there is to say of the distributions that a table of the runs shows."""
-    shown = {distribution for run in runs for figures in run.perplexities.values() for distribution in figures}
-    return [_DISTRIBUTION_NOTES[distribution] for distribution in columns if distribution in shown]
-
-
-def _floors(runs: Sequence[RunRecord]) -> dict[tuple[str, str], PerplexityFigure]:
-    """Return the floors recorded with students' figures, by run and split."""
-    return {
-        (run.name, split): figures[FLOOR]
-        for run in runs
-        for split, figures in run.perplexities.items()
-        if FLOOR in figures and any(distribution in figures for distribution in OF_STUDENTS)
-    }
+        # The seeds clash, or rows are damaged or of other items. The rest of the page is still useful.
+        return None, [f"Groups of runs are not compared: {error}."]
 
 
 def _what_does_not_compare(runs: Sequence[RunRecord]) -> list[str]:
     notes = []
     if not have_one_tokenizer(runs):
         notes.append(
-            "The runs do not share one tokenizer: perplexities a token and nats above a floor do not compare, and are "
-            "left out; perplexity a word and bits a byte compare throughout."
+            "The runs have different tokenizers. Perplexities per token and nats above a floor are therefore not "
+            "comparable, and are left out. Perplexities per word and bits per byte are comparable."
         )
     texts = Counter(key.name for key in {source.key for run in runs for source in run.splits.values()})
     notes += [
-        f"The runs were evaluated on {number} texts called {name}: the first digits of their "
-        "sha256 tell them apart, and perplexities compare on one text only."
+        f"The runs were evaluated on {number} different texts called {name}. The first digits of the sha256 tell the "
+        "texts apart. Perplexities are comparable only on one text."
         for name, number in sorted(texts.items())
         if number > 1
     ]
     return notes
-
-
-def _summary(comparison: Comparison) -> str:
-    """Return one sentence about the students on test, or on dev where nothing was evaluated on test; no winner."""
-    students = comparison.of_kind("student")
-    for split in ("test", "dev"):
-        found = [run.perplexities.get(split, {}).get(UNCONDITIONAL) for run in students]
-        figures = [figure for figure in found if figure is not None]
-        if not figures:
-            continue
-        text = f"Unconditional perplexity on {split}: {_range([figure.per_word for figure in figures])} a word"
-        if have_one_tokenizer(students):
-            text += f", {_range([figure.per_token for figure in figures])} a token"
-        return f"{text}{f', over {len(figures)} students' if len(figures) > 1 else ''}."
-    return ""
-
-
-def _range(figures: Sequence[float]) -> str:
-    low, high = perplexity(min(figures)), perplexity(max(figures))
-    return low if low == high else f"{low} to {high}"

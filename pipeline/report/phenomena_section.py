@@ -1,212 +1,310 @@
-"""Minimal pairs and SyntaxGym by what they test: phenomena, paradigms, circuits, suites, with 95 % intervals."""
+"""Draw minimal pairs and SyntaxGym by what they test: phenomena, paradigms, circuits and suites.
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+Each share of right answers has its 95 % Wilson interval. Ties are drawn beyond the bar, because they are not right.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pipeline.evaluation.compare.run_records import RunRecord
-from pipeline.evaluation.intervals import wilson_interval
-from pipeline.evaluation.minimal_pairs import MinimalPairFigures, PairCounts
+from pipeline.evaluation.intervals import Interval, wilson_interval
+from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.results import PairResult, SuiteResult
-from pipeline.report.charts import Share, ShareGroup, shares
-from pipeline.report.plots import Plot
-from pipeline.report.result_sets import (
-    item_counts,
-    mean_of_suites,
-    pair_sets,
-    pairs_of,
-    suite_sets,
-    suites_of,
-)
-from pipeline.report.tables import (
-    NOTHING,
-    Cell,
-    Comparison,
-    Table,
-    interval,
-    pair_cells,
-    percent,
-    plural,
-)
+from pipeline.report.drawing import GRID, INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, new_figure
+from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section
+from pipeline.report.reported_runs import ReportedRuns, item_counts, mean_of_suites, pair_sets, suite_sets
+from pipeline.report.tables import NOTHING, Cells, Number, Table, interval, percent, plural
 
-LEVELS: Final[Sequence[tuple[str, Callable[[MinimalPairFigures], Mapping[str, PairCounts]]]]] = (
-    ("field", lambda figures: figures.by_field),
-    ("phenomenon", lambda figures: figures.by_term),
-)
-"""How paradigms are put together, coarsest first."""
 _WHISKERS: Final = (
-    "Whiskers: 95 % Wilson intervals, of the items alone: they say nothing of other seeds. Bars reach to the mean of "
-    "the runs that share a mark; paler, beyond them: ties, which are not right. "
+    "Bars: the mean of the runs with the same mark. Whiskers: 95 % Wilson intervals over the items of one training; "
+    "another seed may differ by more. Paler, beyond the bars: ties, which are not right. "
 )
-_PAIR_HEADER: Final = ("pairs", "right", "ties", "right, %", "95 %", "mean difference, nats")
-
-_Scored = Sequence[tuple[RunRecord, PairResult]]
+_COUNTS_HEADER: Final = ("right", "ties", "right, %", "95 %")
 
 
-def phenomenon_plots(comparison: Comparison) -> list[tuple[Plot, Plot]]:
-    """Return for each set of minimal pairs a figure by phenomenon, and one paradigm by paradigm."""
-    plots = []
-    for number, (title, key) in enumerate(pair_sets(comparison.runs).items()):
-        scored = [(run, pairs) for run in comparison.runs if (pairs := pairs_of(run, key)) is not None]
-        plots.append(
-            (
-                _by_phenomenon(comparison, f"pairs-{number}", title, scored),
-                _by_paradigm(comparison, f"paradigms-{number}", title, scored),
-            )
-        )
-    return plots
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Score:
+    """Share of right answers of one run, on items with one label."""
+
+    run: str
+    series: int
+    num_items: int
+    right: float
+    """From 0 to 1, as ``ties``. 0 if there are no items."""
+    ties: float
+    interval: Interval | None = None
+    """95 % interval; None for a mean of shares, which is no share of independent items."""
+    cells: Cells = field(default_factory=list)
+    """Its counts, for the table behind the figure."""
 
 
-def suite_plots(comparison: Comparison) -> list[Plot]:
-    """Return for each set of SyntaxGym suites a figure circuit by circuit and suite by suite."""
-    plots = []
-    for number, (title, key) in enumerate(suite_sets(comparison.runs).items()):
-        scored = [(run, suites) for run in comparison.runs if (suites := suites_of(run, key)) is not None]
-        plots.append(_by_suite(comparison, f"suites-{number}", title, scored))
-    return plots
+_ByHeading = Mapping[str, Mapping[str, Sequence[_Score]]]
+"""Scores of the runs by heading, then by label, such as the name of a paradigm."""
+_Groups = list[tuple[str, Sequence[_Score]]]
+"""(label, scores of the runs) in the order in which to draw them. A label without scores is a heading."""
 
 
-def _by_phenomenon(comparison: Comparison, name: str, title: str, scored: _Scored) -> Plot:
-    means = [
-        Share(
-            series=comparison.series(run),
-            right=pairs.figures.macro_accuracy or 0.0,
-            interval=None,
-            ties=_mean_ties(pairs.figures.by_paradigm),
-        )
-        for run, pairs in scored
-    ]
-    overall = [(run, pairs.figures.overall) for run, pairs in scored]
-    groups = [ShareGroup(label="mean of paradigms", shares=means), _group(comparison, "all pairs", overall)]
-    rows: list[list[Cell]] = [["all pairs", NOTHING, run.name, *pair_cells(counts)] for run, counts in overall]
-    for level, of in LEVELS:
-        labels = sorted({label for _, pairs in scored for label in of(pairs.figures)})
-        groups += [ShareGroup(label=f"by {level}")] if labels else []
-        for label in labels:
-            found = [(run, of(pairs.figures)[label]) for run, pairs in scored if label in of(pairs.figures)]
-            groups += [group] if (group := _group(comparison, label.replace("_", " "), found)).shares else []
-            rows += [[label, level, run.name, *pair_cells(counts)] for run, counts in found]
-    said = [(run, _right_and_ties(pairs)) for run, pairs in scored]
-    return Plot(
-        title=title,
-        svg=shares(name, f"Minimal pairs by phenomenon: {title}", groups, chance=0.5),
-        key=comparison.key(said),
-        caption=_pair_caption(comparison, scored),
-        sources=_sources(scored),
-        data=Table(header=["pairs of", "level", "run", *_PAIR_HEADER], rows=rows),
-    )
+def pairs_section(reported: ReportedRuns) -> Section:
+    """Return the section on minimal pairs."""
+    blocks: list[Block] = []
+    for by_phenomenon, by_paradigm in phenomenon_plots(reported):
+        blocks += [by_phenomenon, Details(by_paradigm.title, [by_paradigm], style="figure")]
+    none = Paragraph("No run was evaluated on minimal pairs. Run evaluate minimal-pairs.")
+    return Section(name="pairs", title="Minimal pairs", blocks=blocks or [none])
 
 
-def _by_paradigm(comparison: Comparison, name: str, title: str, scored: _Scored) -> Plot:
-    terms = {paradigm: term for _, pairs in scored for paradigm, term in pairs.figures.terms.items()}
-    groups = []
-    rows: list[list[Cell]] = []
-    for term in sorted(set(terms.values())):
-        groups.append(ShareGroup(label=term.replace("_", " ")))
-        for paradigm in sorted(paradigm for paradigm in terms if terms[paradigm] == term):
-            found = [
-                (run, counts)
-                for run, pairs in scored
-                if (counts := pairs.figures.by_paradigm.get(paradigm)) is not None
-            ]
-            groups += [group] if (group := _group(comparison, paradigm, found)).shares else []
-            rows += [[paradigm, term, run.name, *pair_cells(counts)] for run, counts in found]
-    return Plot(
-        title=f"{title}, paradigm by paradigm",
-        svg=shares(name, f"Minimal pairs by paradigm: {title}", groups, chance=0.5),
-        key=comparison.key([(run, "") for run, _ in scored]),
-        caption=_pair_caption(comparison, scored),
-        sources=_sources(scored),
-        data=Table(header=["paradigm", "phenomenon", "run", *_PAIR_HEADER], rows=rows),
-    )
+def suites_section(reported: ReportedRuns) -> Section:
+    """Return the section on SyntaxGym."""
+    none = Paragraph("No run was evaluated on SyntaxGym suites. Run evaluate syntaxgym.")
+    return Section(name="suites", title="SyntaxGym", blocks=suite_plots(reported) or [none])
 
 
-def _by_suite(comparison: Comparison, name: str, title: str, scored: Sequence[tuple[RunRecord, SuiteResult]]) -> Plot:
-    circuits = {suite: of.circuit for _, suites in scored for suite, of in suites.figures.by_suite.items()}
-    means = [
-        Share(
-            series=comparison.series(run),
-            right=mean_of_suites(suites),
-            interval=None,
-            ties=sum(suite.items.num_ties / suite.items.num_items for suite in suites.figures.by_suite.values())
-            / len(suites.figures.by_suite),
-        )
-        for run, suites in scored
-    ]
-    overall = [_share(comparison, run, *item_counts(suites)) for run, suites in scored]
-    groups = [ShareGroup(label="mean of suites", shares=means), ShareGroup(label="all items", shares=overall)]
-    rows: list[list[Cell]] = [
-        ["all items", NOTHING, run.name, *_item_cells(*item_counts(suites))] for run, suites in scored
-    ]
-    for circuit in sorted(set(circuits.values())):
-        groups.append(ShareGroup(label=circuit))
-        for suite in sorted(suite for suite in circuits if circuits[suite] == circuit):
-            found = [
-                (run, of.items) for run, suites in scored if (of := suites.figures.by_suite.get(suite)) is not None
-            ]
-            of_suite = [_share(comparison, run, c.num_right, c.num_items, c.num_ties) for run, c in found]
-            groups.append(ShareGroup(label=suite, shares=of_suite))
-            rows += [[suite, circuit, run.name, *_item_cells(c.num_right, c.num_items, c.num_ties)] for run, c in found]
-    caption = (
-        "Share of items all of whose predictions come true. An item may have several: there is no one level of chance. "
-        f"{_WHISKERS}Scored with {scored[0][1].convention}. From results of "
-    )
-    return Plot(
-        title=title,
-        svg=shares(name, f"SyntaxGym: {title}", groups, chance=None),
-        key=comparison.key([(run, f"{percent(mean_of_suites(suites))} %") for run, suites in scored]),
-        caption=f"{caption}{comparison.names([run for run, _ in scored])}.",
-        sources=[suites.command for _, suites in scored],
-        data=Table(header=["suite", "circuit", "run", "items", "right", "ties", "right, %", "95 %"], rows=rows),
-    )
-
-
-def _group(comparison: Comparison, label: str, found: Sequence[tuple[RunRecord, PairCounts]]) -> ShareGroup:
-    return ShareGroup(
-        label=label,
-        shares=[_share(comparison, run, c.num_right, c.num_pairs, c.num_ties) for run, c in found if c.num_pairs],
-    )
-
-
-def _share(comparison: Comparison, run: RunRecord, num_right: int, num_items: int, num_ties: int) -> Share:
-    found = wilson_interval(num_right, num_items)
-    return Share(
-        series=comparison.series(run),
-        right=num_right / num_items,
-        interval=None if found is None else (found.low, found.high),
-        ties=num_ties / num_items,
-    )
-
-
-def _item_cells(num_right: int, num_items: int, num_ties: int) -> list[Cell]:
+def phenomenon_plots(reported: ReportedRuns) -> list[tuple[Plot, Plot]]:
+    """Return for each set of minimal pairs a figure by phenomenon and a figure by paradigm."""
     return [
-        f"{num_items:,}",
-        f"{num_right:,}",
-        f"{num_ties:,}",
-        percent(num_right / num_items),
-        interval(num_right, num_items),
+        _pair_plots(reported, number, title, scored)
+        for number, (title, scored) in enumerate(pair_sets(reported.runs).items())
     ]
 
 
-def _mean_ties(by_paradigm: Mapping[str, PairCounts]) -> float:
-    shares_of_ties = [counts.num_ties / counts.num_pairs for counts in by_paradigm.values() if counts.num_pairs]
-    return sum(shares_of_ties) / len(shares_of_ties) if shares_of_ties else 0.0
+def suite_plots(reported: ReportedRuns) -> list[Plot]:
+    """Return for each set of SyntaxGym suites a figure of its circuits and suites."""
+    return [
+        _suite_plot(reported, f"suites-{number}", title, scored)
+        for number, (title, scored) in enumerate(suite_sets(reported.runs).items())
+    ]
 
 
-def _right_and_ties(pairs: PairResult) -> str:
-    num_ties = pairs.figures.overall.num_ties
-    return f"{percent(pairs.figures.macro_accuracy)} %" + (f" ({plural(num_ties, 'tie')})" if num_ties else "")
+def _pair_plots(
+    reported: ReportedRuns, number: int, title: str, scored: Sequence[tuple[RunRecord, PairResult]]
+) -> tuple[Plot, Plot]:
+    """Return the figures by phenomenon and by paradigm."""
+    by_level: dict[str, dict[str, list[_Score]]] = {"field": {}, "phenomenon": {}}
+    by_term: dict[str, dict[str, list[_Score]]] = {}
+    overall, means, key = [], [], []
+    for run, pairs in scored:
 
+        def score(counts: PairCounts, run: RunRecord = run) -> _Score:
+            difference = Number(counts.mean_difference, "+.3f")
+            return _score(reported, run, counts.num_pairs, counts.num_right, counts.num_ties, difference)
 
-def _pair_caption(comparison: Comparison, scored: _Scored) -> str:
-    _, first = scored[0]
+        figures = pairs.figures
+        for level, found in (("field", figures.by_field), ("phenomenon", figures.by_term)):
+            for label, counts in found.items():
+                by_level[level].setdefault(label, []).append(score(counts))
+        by_paradigm = {paradigm: score(counts) for paradigm, counts in figures.by_paradigm.items()}
+        for paradigm, each in by_paradigm.items():
+            by_term.setdefault(figures.terms[paradigm], {}).setdefault(paradigm, []).append(each)
+        overall.append(score(figures.overall))
+        means.append(_mean_score(reported, run, figures.macro_accuracy or 0.0, by_paradigm.values()))
+        ties = f" ({plural(figures.overall.num_ties, 'tie')})" if figures.overall.num_ties else ""
+        key.append((run, f"{percent(figures.macro_accuracy)} %{ties}"))
+    by_spaced = {
+        f"by {level}": {label.replace("_", " "): scores for label, scores in found.items()}
+        for level, found in by_level.items()
+    }
+    groups = [("mean of paradigms", means), *_groups({"": {"all pairs": overall}}), *_groups(by_spaced)]
+    by_term = dict(sorted(by_term.items()))
+    first = scored[0][1]
     caption = (
-        "Share of pairs of which the grammatical sentence is strictly the more probable one. Dashed: chance. "
+        "Share of pairs in which the grammatical sentence is strictly more probable than the other. Dashed: chance. "
         f"{_WHISKERS}Scored with {first.convention}. "
     )
     if first.figures.num_identical:
         caption += f"{plural(first.figures.num_identical, 'pair')} of two identical sentences left out. "
-    return f"{caption}From results of {comparison.names([run for run, _ in scored])}."
+    header = ("run", "pairs", *_COUNTS_HEADER, "mean difference, nats")
+    rows = _rows({NOTHING: {"all pairs": overall}}) + _rows(by_level)
+    by_phenomenon = Plot(
+        topic="Minimal pairs",
+        title=title,
+        svg=shares(f"pairs-{number}", f"Minimal pairs by phenomenon: {title}", groups, chance=0.5),
+        key=reported.key(key),
+        caption=f"{caption}From results of {reported.names([run for run, _ in scored])}.",
+        sources=[pairs.command for _, pairs in scored],
+        data=Table(header=["pairs of", "level", *header], rows=rows),
+    )
+    return by_phenomenon, replace(
+        by_phenomenon,
+        title=f"{title}, paradigm by paradigm",
+        svg=shares(f"paradigms-{number}", f"Minimal pairs by paradigm: {title}", _groups(by_term), chance=0.5),
+        key=reported.key([(run, "") for run, _ in scored]),
+        data=Table(header=["paradigm", "phenomenon", *header], rows=_rows(by_term)),
+    )
 
 
-def _sources(scored: _Scored) -> list[str]:
-    return [pairs.command for _, pairs in scored]
+def _suite_plot(reported: ReportedRuns, name: str, title: str, scored: Sequence[tuple[RunRecord, SuiteResult]]) -> Plot:
+    by_circuit: dict[str, dict[str, list[_Score]]] = {}
+    overall, means, key = [], [], []
+    for run, suites in scored:
+        num_right, num_items, num_ties = item_counts(suites)
+        overall.append(_score(reported, run, num_items, num_right, num_ties))
+        of_run = []
+        for suite, figures in suites.figures.by_suite.items():
+            items = figures.items
+            of_run.append(_score(reported, run, items.num_items, items.num_right, items.num_ties))
+            by_circuit.setdefault(figures.circuit, {}).setdefault(suite, []).append(of_run[-1])
+        means.append(_mean_score(reported, run, mean_of_suites(suites), of_run))
+        key.append((run, f"{percent(mean_of_suites(suites))} %"))
+    by_circuit = dict(sorted(by_circuit.items()))
+    groups = [("mean of suites", means), ("all items", overall), *_groups(by_circuit)]
+    return Plot(
+        topic="SyntaxGym",
+        title=title,
+        svg=shares(name, f"SyntaxGym: {title}", groups, chance=None),
+        key=reported.key(key),
+        caption="Share of items whose predictions all come true. Items have different numbers of predictions, so there "
+        f"is no single level of chance. {_WHISKERS}Scored with {scored[0][1].convention}. From results of "
+        f"{reported.names([run for run, _ in scored])}.",
+        sources=[suites.command for _, suites in scored],
+        data=Table(
+            header=["suite", "circuit", "run", "items", *_COUNTS_HEADER],
+            rows=_rows({NOTHING: {"all items": overall}}) + _rows(by_circuit),
+        ),
+    )
+
+
+def _score(
+    reported: ReportedRuns, run: RunRecord, num_items: int, num_right: int, num_ties: int, *more_cells: Number
+) -> _Score:
+    right = num_right / num_items if num_items else None
+    counts = [Number(number, ",") for number in (num_items, num_right, num_ties)]
+    return _Score(
+        run=run.name,
+        series=reported.series(run),
+        num_items=num_items,
+        right=right or 0.0,
+        ties=num_ties / num_items if num_items else 0.0,
+        interval=wilson_interval(num_right, num_items),
+        cells=[*counts, percent(right), interval(num_right, num_items), *more_cells],
+    )
+
+
+def _mean_score(reported: ReportedRuns, run: RunRecord, right: float, scores: Iterable[_Score]) -> _Score:
+    ties = [score.ties for score in scores if score.num_items]
+    return _Score(run=run.name, series=reported.series(run), num_items=len(ties), right=right, ties=_mean(ties))
+
+
+def _groups(by_heading: _ByHeading) -> _Groups:
+    """Return the labels that have items, in alphabetical order after their headings."""
+    groups: _Groups = []
+    for heading, found in by_heading.items():
+        groups += [(heading.replace("_", " "), [])] if heading and found else []
+        by_label = {label: [score for score in scores if score.num_items] for label, scores in sorted(found.items())}
+        groups += [(label, scores) for label, scores in by_label.items() if scores]
+    return groups
+
+
+def _rows(by_heading: _ByHeading) -> list[Cells]:
+    """Return the rows of data: label, heading, run, counts."""
+    return [
+        [label, heading, score.run, *score.cells]
+        for heading, found in by_heading.items()
+        for label, scores in sorted(found.items())
+        for score in scores
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> Markup:
+    """Return horizontal bars of shares.
+
+    Each series has a lane: a bar up to the mean of its runs, and a mark with a whisker for each run. Ties are a paler
+    bar beyond it. ``chance``, if given, is a dashed line.
+    """
+    most = max((max(Counter(score.series for score in scores).values(), default=0) for _, scores in groups), default=1)
+    thickness, gap, heading = max(11, 5 + 3 * min(most, 5)), 9, 30
+
+    def draw(width: int) -> Figure:
+        narrow = width == NARROW
+        above = 17 if narrow else 0
+        lanes = [sorted({score.series for score in scores}) for _, scores in groups]
+        heights = [above + max(len(lane) * thickness, 0 if narrow else 13) + gap if lane else heading for lane in lanes]
+        total = sum(heights) + 6
+        left = 8 if narrow else min(340, 30 + max(int(7.3 * len(label)) for label, _ in groups))
+        figure, axes = new_figure(width, total + 50, left=left, right=16, top=24, bottom=26)
+        axes.set_ylim(total, 0)
+        axes.set_xlim(0, 1)
+        bars: dict[int, list[_Segment]] = {}
+        ties: dict[int, list[_Segment]] = {}
+        marks: dict[int, list[tuple[_Score, float]]] = {}
+        y = 6.0
+        for (label, scores), lane, height in zip(groups, lanes, heights, strict=True):
+            first, last = y + above, y + above + len(lane) * thickness
+            _label(axes, label, y if narrow else (first + last) / 2, narrow=narrow, heading=not lane)
+            if lane and narrow:  # The lines must not cross the labels between the bars.
+                _vertical_lines(axes, chance, first, last)
+            for i, series in enumerate(lane):
+                at = first + (i + 0.5) * thickness
+                mine = [score for score in scores if score.series == series]
+                right, tied = _mean([score.right for score in mine]), _mean([score.ties for score in mine])
+                bars.setdefault(series, []).append((0, right, at))
+                if tied:
+                    ties.setdefault(series, []).append((right, right + tied, at))
+                spread = (thickness - 5) / len(mine)
+                marks.setdefault(series, []).extend(
+                    (score, at + (j - (len(mine) - 1) / 2) * spread) for j, score in enumerate(mine)
+                )
+            y += height
+        if not narrow:
+            _vertical_lines(axes, chance, 0, total)
+        for series, segments in bars.items():
+            look = {"color": colour_of(series), "linewidth": thickness - 3, "zorder": 2}
+            _draw_segments(axes, segments, alpha=0.34, **look)
+            _draw_segments(axes, ties.get(series, []), alpha=0.18, **look)
+            _marks(axes, series, marks[series])
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="x", length=0, labeltop=True)
+        axes.set_xticks(_QUARTERS, [f"{100 * x:g} %" for x in _QUARTERS])
+        ticks = axes.xaxis.get_major_ticks()
+        for leftmost, rightmost in ((ticks[0].label1, ticks[-1].label1), (ticks[0].label2, ticks[-1].label2)):
+            leftmost.set_horizontalalignment("left")
+            rightmost.set_horizontalalignment("right")
+        return figure
+
+    return drawn(name, title, draw)
+
+
+_Segment = tuple[float, float, float]
+"""(from, to, height) of a horizontal line."""
+_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
+
+
+def _draw_segments(axes: Axes, segments: Sequence[_Segment], **look: Any) -> None:  # noqa: ANN401 - matplotlib's options
+    """Draw all segments as one path, because one path per bar would make the page large."""
+    x = [x for low, high, _ in segments for x in (low, high, np.nan)]
+    y = [y for _, _, at in segments for y in (at, at, np.nan)]
+    axes.plot(x, y, solid_capstyle="butt", **look)
+
+
+def _marks(axes: Axes, series: int, marks: Sequence[tuple[_Score, float]]) -> None:
+    """Draw the runs of a series: one whisker and one mark per run."""
+    whiskers = [(score.interval.low, score.interval.high, at) for score, at in marks if score.interval is not None]
+    _draw_segments(axes, whiskers, color=colour_of(series), linewidth=1.2, zorder=4)
+    axes.plot(
+        [score.right for score, _ in marks], [at for _, at in marks], color=colour_of(series), linestyle="none",
+        marker=MARKERS[series % len(MARKERS)], markersize=5.5, markeredgecolor=PAPER, markeredgewidth=0.5, zorder=5,
+    )  # fmt: skip
+
+
+def _vertical_lines(axes: Axes, chance: float | None, first: float, last: float) -> None:
+    axes.vlines(_QUARTERS, first, last, color=GRID, linewidth=0.8, zorder=0)
+    if chance is not None:
+        axes.vlines(chance, first, last, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=3)
+
+
+def _label(axes: Axes, text: str, y: float, *, narrow: bool, heading: bool) -> None:
+    look: dict[str, Any] = {"weight": "bold", "size": 12} if heading else {"size": 11.5, "color": MUTED}
+    y += 18 if heading else 8 if narrow else 0
+    axes.text(0 if narrow else -0.008, y, text, ha="left" if narrow else "right", va="center", **look)

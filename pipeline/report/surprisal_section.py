@@ -1,10 +1,13 @@
-"""A teacher's surprisals against its students', token by token of the same split.
+"""Draw a teacher's surprisals against its students', token by token of the same split.
 
-Read from the rows that ``evaluate perplexity`` keeps beside its result. ``<eos>`` is left out: given the tree it is
-certain, so it would make two models look alike, or unlike, that are not.
+The log-probabilities are in the rows that ``evaluate perplexity`` writes next to its result. ``<eos>`` is left out. A
+teacher that is given the tree is almost certain of it, so ``<eos>`` would distort the agreement.
 
-The teacher's distribution is always named. Given the tree it knows what a student cannot: where the student is far
-above the diagonal, the tree told what was to come.
+The teacher's distribution is always named. A teacher that is given the tree knows more than a student can. A token far
+above the diagonal is one that the tree gave away.
+
+A panel is SVG with one path for each level of counts, not one mark per token. So a panel of any number of tokens takes
+some kilobytes.
 """
 
 import math
@@ -15,55 +18,70 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from pipeline.evaluation.compare.run_records import RunRecord
-from pipeline.evaluation.perplexity import GIVEN_TREE, IN_DOCUMENT, MARGINAL, UNCONDITIONAL
+from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
 from pipeline.evaluation.results import read_sentence_rows
-from pipeline.report.density import LEVELS, density_panel, level_swatch
-from pipeline.report.plots import Plot
-from pipeline.report.tables import Cell, Comparison, Table
+from pipeline.report.page_blocks import Block, Commands, Details, Paragraph, Plot, Section
+from pipeline.report.reported_runs import ReportedRuns
+from pipeline.report.tables import Cells, Number, Table
 from storage.errors import InputError
 
-OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
-"""Of a teacher, what is a distribution over tokens alone."""
-OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
-REMEDY: Final = "run evaluate perplexity again"
+_OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
+"""A teacher's distributions over tokens alone."""
+_REMEDY: Final = "run evaluate perplexity again"
+_AGREEMENT_HEADER: Final = ("difference", "Pearson", "Spearman")
+_LEVELS: Final = ("1\u20132", "3\u20139", "10\u201331", "32\u201399", "100\u2013315", "316 and more tokens per cell")
+"""Counts of each shade, half a power of ten wide."""
+_LEVEL_STARTS: Final = np.array([1, 3, 10, 32, 100, 316])
+_OPACITY: Final = (0.13, 0.26, 0.42, 0.6, 0.8, 1.0)
+_MAX_BITS: Final = 20
+"""End of the axes. Tokens beyond it are counted in the outermost cells."""
+_NUM_CELLS: Final = 40
+"""Cells along each axis: half a bit each."""
+_CELL: Final = 6
+_LEFT, _TOP, _BOTTOM = 34, 22, 36
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenSurprisals:
-    """Surprisals of the tokens of a split, ``<eos>`` left out, under each distribution of a run."""
+    """Surprisals of the tokens of a split, without ``<eos>``, under each distribution of a run."""
 
     lengths: NDArray[np.int64]
-    """``[M]`` tokens of each sentence."""
+    """``[M]`` number of tokens of each sentence."""
     bits: Mapping[str, NDArray[np.float64]]
     """``[N]`` by distribution, ``-log2 p``."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Agreement:
-    """How two rows of surprisals go together."""
+def surprisals_section(reported: ReportedRuns) -> Section:
+    """Return the section on the agreement of teachers and students."""
+    plots, missing = surprisal_plots(reported)
+    blocks: list[Block] = [*plots]
+    if missing:
+        text = "Some log-probabilities of single tokens are missing: their evaluations did not keep them. Run again:"
+        blocks += [Paragraph(text), Details("Missing files and the commands that write them", [Commands(missing)])]
+    elif not plots:
+        blocks.append(
+            Paragraph(
+                "No teacher and student with the same tokenizer were evaluated on the same split. Run evaluate "
+                "perplexity on both."
+            )
+        )
+    return Section(name="surprisals", title="Surprisals of teacher and students", link="Surprisals", blocks=blocks)
 
-    pearson: float | None
-    """Correlation; None where one of them is constant."""
-    spearman: float | None
-    """Correlation of ranks, equal values sharing their mean rank."""
-    mean_difference: float
-    """Student minus teacher, bits a token."""
 
-
-def surprisal_plots(comparison: Comparison) -> tuple[list[Plot], list[tuple[str, str]]]:
-    """Return a figure for each teacher, split and distribution; and what is missing for more: (file, its command).
+def surprisal_plots(reported: ReportedRuns) -> tuple[list[Plot], list[tuple[str, str]]]:
+    """Return a figure for each teacher, split and distribution, and (missing file, command that writes it).
 
     Raises:
-        InputError: If a file of rows is damaged, or does not have the sentences of another of the same split.
+        InputError: If a file of rows is damaged, or two files of one split have different sentences.
     """
     plots: list[Plot] = []
     missing: list[tuple[str, str]] = []
-    students = comparison.of_kind("student")
-    for teacher in comparison.of_kind("teacher"):
+    students = reported.of_kind("student")
+    for teacher in reported.of_kind("teacher"):
         for split, source in teacher.splits.items():
             same = [
                 run
@@ -78,9 +96,9 @@ def surprisal_plots(comparison: Comparison) -> tuple[list[Plot], list[tuple[str,
             if teacher in without or not same:
                 continue
             found = read_rows(source.rows)
-            for distribution in OF_TEACHERS:
+            for distribution in _OF_TEACHERS:
                 if distribution in found.bits:
-                    plots.append(_plot(comparison, f"{len(plots)}", teacher, split, distribution, found, same))
+                    plots.append(_plot(reported, f"{len(plots)}", teacher, split, distribution, found, same))
     return plots, list(dict.fromkeys(missing))
 
 
@@ -88,33 +106,35 @@ def read_rows(path: Path) -> TokenSurprisals:
     """Return the surprisals in a file of rows.
 
     Raises:
-        InputError: If there is no row, or a line is none that ``read_sentence_rows`` takes; it is named.
+        InputError: If there is no row, or a line is damaged. The message names the line.
     """
     values: dict[str, array[float]] = {}
     lengths: array[int] = array("q")
-    for row in read_sentence_rows(path, remedy=REMEDY):
+    for row in read_sentence_rows(path, remedy=_REMEDY):
         for name, log_probs in row.items():
             values.setdefault(name, array("d")).frombytes(log_probs[:-1].tobytes())
         lengths.append(len(next(iter(row.values()))) - 1)
     if not lengths:
-        raise InputError(f"{path}: no row, expected one a sentence; {REMEDY}")
+        raise InputError(f"{path}: no row, expected one per sentence; {_REMEDY}")
     return TokenSurprisals(
         lengths=np.array(lengths, np.int64),
-        bits={name: np.asarray(of) / -math.log(2) for name, of in values.items()},
+        bits={name: np.asarray(nats) / -math.log(2) for name, nats in values.items()},
     )
 
 
-def agreement(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> Agreement:
-    """Return how the surprisals ``[N]`` of two models go together, N at least 1."""
-    return Agreement(
-        pearson=_correlation(teacher, student),
-        spearman=_correlation(_ranks(teacher), _ranks(student)),
-        mean_difference=float(student.mean() - teacher.mean()),
-    )
+def agreement(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> tuple[float, float | None, float | None]:
+    """Return how far the surprisals ``[N]`` in bits of two models agree, N at least 1.
+
+    Returns:
+        The mean of student minus teacher, Pearson's correlation, and Spearman's. Equal values share their mean rank. A
+        correlation is None if one of the models has the same surprisal for all tokens.
+    """
+    correlations = _correlation(teacher, student), _correlation(_ranks(teacher), _ranks(student))
+    return float(student.mean() - teacher.mean()), *correlations
 
 
 def _plot(
-    comparison: Comparison,
+    reported: ReportedRuns,
     name: str,
     teacher: RunRecord,
     split: str,
@@ -124,7 +144,7 @@ def _plot(
 ) -> Plot:
     bits = of_teacher.bits[distribution]
     panels: list[Markup] = []
-    rows: list[list[Cell]] = []
+    rows: list[Cells] = []
     drawn: set[str] = set()
     for run in students:
         rows_of_run = run.splits[split].rows
@@ -133,55 +153,42 @@ def _plot(
             raise InputError(
                 f"{rows_of_run}: {len(found.lengths)} sentences, {found.lengths.sum()} tokens, but "
                 f"{teacher.splits[split].rows} has {len(of_teacher.lengths)}, {of_teacher.lengths.sum()}, expected the "
-                f"same, sentence by sentence; {REMEDY}"
+                f"same sentences; {_REMEDY}"
             )
         for own in (own for own in OF_STUDENTS if own in found.bits):
-            agree = agreement(bits, found.bits[own])
-            rows.append(_agreement_row(run, own, bits, found.bits[own], agree))
-            if comparison.family(run) not in drawn:
+            means = float(bits.mean()), float(found.bits[own].mean())
+            difference, *correlations = agreement(bits, found.bits[own])
+            rows.append(
+                [
+                    run.name,
+                    own,
+                    Number(len(bits), ","),
+                    *(Number(mean, ".3f") for mean in means),
+                    Number(difference, "+.3f"),
+                    *(Number(correlation, ".3f") for correlation in correlations),
+                ]
+            )
+            if reported.first_of_group(run) not in drawn:
                 panels.append(density_panel(f"density-{name}-{len(panels)}", run.name, bits, found.bits[own]))
-        drawn.add(comparison.family(run))
-    several = " One run is drawn of those that share a mark; the table has all." if len(rows) > len(panels) else ""
+        drawn.add(reported.first_of_group(run))
+    several = " One run is drawn for each mark; the table has all runs." if len(rows) > len(panels) else ""
     return Plot(
         title=f"Surprisals on {split}: {teacher.name}, {distribution}, against students",
         svg=Markup('<div class="panels">{}</div>').format(Markup("").join(panels)),
-        key=[(level_swatch(level), label) for level, label in enumerate(LEVELS)],
-        caption=f"Each token of {split} at the teacher's surprisal ({distribution}; across) and the student's (up), "
-        f"{len(bits):,} tokens, <eos> left out; the outermost cells hold all beyond them. Dashed: equal surprisal."
-        f"{several} From perplexity rows of {comparison.names([teacher, *students])}.",
+        key=[(_level_swatch(level), label) for level, label in enumerate(_LEVELS)],
+        caption=f"Each token of {split} by the teacher's surprisal ({distribution}; across) and the student's (up): "
+        f"{len(bits):,} tokens, without <eos>. The outermost cells also count the tokens beyond the axes. Dashed: "
+        f"equal surprisal.{several} From the perplexity rows of {reported.names([teacher, *students])}.",
         sources=[run.splits[split].command for run in (teacher, *students)],
         data=Table(
-            header=[
-                "run",
-                "distribution",
-                "tokens",
-                "teacher, bits",
-                "student, bits",
-                "difference",
-                "Pearson",
-                "Spearman",
-            ],
+            header=["run", "distribution", "tokens", "teacher, bits", "student, bits", *_AGREEMENT_HEADER],
             rows=rows,
         ),
     )
 
 
-def _agreement_row(
-    run: RunRecord, own: str, teacher: NDArray[np.float64], student: NDArray[np.float64], agree: Agreement
-) -> list[Cell]:
-    return [
-        run.name,
-        own,
-        f"{len(student):,}",
-        f"{teacher.mean():.3f}",
-        f"{student.mean():.3f}",
-        f"{agree.mean_difference:+.3f}",
-        *("\u2013" if r is None else f"{r:.3f}" for r in (agree.pearson, agree.spearman)),
-    ]
-
-
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ranks ``[N]`` from 0, equal values sharing their mean."""
+    """Return ranks ``[N]`` from 0. Equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts) - 1
     ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
@@ -192,3 +199,65 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None
     x, y = x - x.mean(), y - y.mean()
     spread = math.sqrt(float(x @ x) * float(y @ y))
     return float(x @ y) / spread if spread else None
+
+
+def density_panel(name: str, title: str, across: NDArray[np.float64], up: NDArray[np.float64]) -> Markup:
+    """Return the density of tokens by two surprisals ``[N]`` in bits, at least 0, with the diagonal.
+
+    Args:
+        name: Identifier of the panel's title element.
+        title: Name of the model drawn upwards, shown above the panel.
+        across: Surprisals of the teacher.
+        up: Surprisals of the other model.
+    """
+    edges = np.linspace(0, _MAX_BITS, _NUM_CELLS + 1)
+    last = np.nextafter(_MAX_BITS, 0)
+    counts, _, _ = np.histogram2d(across.clip(0, last), up.clip(0, last), bins=(edges, edges))
+    levels = np.searchsorted(_LEVEL_STARTS, counts, side="right") - 1  # -1: no token
+    size = _NUM_CELLS * _CELL
+    shades = "".join(
+        f'<path fill-opacity="{opacity}" d="{_cells(levels == level)}"/>'
+        for level, opacity in enumerate(_OPACITY)
+        if (levels == level).any()
+    )
+    ticks = range(0, _MAX_BITS + 1, 5)
+    grid = "".join(f"M{_x(t)} 0V{size}M0 {_x(t)}H{size}" for t in ticks)
+    labels = "".join(
+        f'<text x="{_x(t)}" y="{size + 15}" text-anchor="middle">{t}</text>'
+        f'<text x="-6" y="{size - _x(t) + 4}" text-anchor="end">{t}</text>'
+        for t in ticks
+    )
+    return Markup(  # noqa: S704 - built of numbers, and of text that is escaped here
+        f'<svg class="panel" viewBox="{-_LEFT} {-_TOP} {size + _LEFT + 12} {size + _TOP + _BOTTOM}" role="img" '
+        f'aria-labelledby="{escape(name)}"><title id="{escape(name)}">Density of surprisals: {escape(title)}</title>'
+        f'<path class="grid" d="{grid}"/><g class="cells">{shades}</g>'
+        f'<path class="diagonal" d="M0 {size}L{size} 0"/><g class="ticks">{labels}'
+        f'<text x="{size / 2:g}" y="{size + 31}" text-anchor="middle">teacher, bits</text></g>'
+        f'<text class="name" x="0" y="-8">{escape(title)}, bits</text></svg>'
+    )
+
+
+def _level_swatch(level: int) -> Markup:
+    """Return the mark of a shade for the key."""
+    return Markup(  # noqa: S704 - our own constants
+        f'<svg class="shade" viewBox="0 0 12 12" aria-hidden="true"><path class="cells" d="M0 0h12v12H0z" '
+        f'fill-opacity="{_OPACITY[level]}"/></svg>'
+    )
+
+
+def _cells(which: NDArray[np.bool_]) -> str:
+    """Return the cells as one path. Horizontal neighbours form one rectangle."""
+    found = []
+    for row in range(_NUM_CELLS):
+        padded = np.concatenate([[0], which[:, row].astype(np.int8), [0]])
+        starts, stops = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
+        y = (_NUM_CELLS - 1 - row) * _CELL
+        found += [
+            f"M{start * _CELL} {y}h{(stop - start) * _CELL}v{_CELL}h-{(stop - start) * _CELL}z"
+            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+        ]
+    return "".join(found)
+
+
+def _x(bits: float) -> int:
+    return round(bits * _NUM_CELLS * _CELL / _MAX_BITS)

@@ -1,4 +1,4 @@
-"""Run directories made up for tests of the report: plausible figures, but no model is behind them."""
+"""Make up run directories for tests of the report. The figures are plausible, but no model made them."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from pipeline.evaluation.syntaxgym import ItemCounts, SuiteFigures, SyntaxGymFig
 SIZES = {"dev": (1000, 11_803, 9_412, 52_113), "test": (1000, 11_790, 9_377, 51_984)}
 """Sentences, tokens, words and bytes of the made-up splits."""
 FLOOR_NATS = 1.982
-"""Nats a position of the made-up grammar."""
+"""Nats per position of the made-up grammar."""
 PARADIGMS = {
     "anaphor_number_agreement": "anaphor_agreement",
     "anaphor_gender_agreement": "anaphor_agreement",
@@ -35,7 +35,7 @@ PARADIGMS = {
 
 @dataclass(frozen=True)
 class MadeUpRuns:
-    """Three students and their teacher in a folder; the floor is recorded with the students' results."""
+    """Three students and their teacher in a folder. The students' results record the floor."""
 
     teacher: Path
     baseline: Path
@@ -56,7 +56,7 @@ def write_lines(path: Path, rows: list[Mapping[str, Any]]) -> None:
 
 
 def made_up_run(path: Path, kind: str, end: float, **changes: Any) -> Path:
-    """Write a run whose loss falls to ``end`` nats a position."""
+    """Write a run whose loss falls to ``end`` nats per position."""
     path.mkdir(parents=True)
     options = {"data": "sample/dataset", "seed": 1, "lr": 0.001, "batch_tokens": 4096, "num_epochs": 20}
     described = {
@@ -139,7 +139,7 @@ def add_rows(run: Path, split: str, log_probs: Mapping[str, list[list[float]]]) 
 
 
 def add_suites(run: Path, right: Mapping[str, tuple[str, int, int]]) -> None:
-    """Write a result on suites: name → (circuit, items right, items); one item more is a tie."""
+    """Write a result on suites, given (circuit, right items, items) by name. One item of each suite is a tie."""
     figures = SyntaxGymFigures(
         by_suite={
             name: SuiteFigures(
@@ -273,7 +273,7 @@ def made_up_runs(tmp_path: Path) -> MadeUpRuns:
 
 @pytest.fixture
 def helpers() -> SimpleNamespace:
-    """What makes single runs, for tests that need an odd one."""
+    """Return the functions that make single runs, for tests that need an unusual run."""
     return SimpleNamespace(
         made_up_run=made_up_run,
         add_pairs=add_pairs,

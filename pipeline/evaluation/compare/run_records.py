@@ -72,7 +72,7 @@ class RunRecord:
     @property
     def tokenizer(self) -> str:
         """sha256 of the tokenizer. Per-token figures are comparable only if it is the same."""
-        return str(self.fingerprints.get("tokenizer", self.fingerprints.get("tokenizer_file")))
+        return str(self.fingerprints.get("tokenizer"))
 
     @property
     def commands(self) -> list[str]:

@@ -1,8 +1,8 @@
-"""The report's section on data shows what a dataset holds, and which runs read it."""
+"""The section on data describes each dataset and names the runs that read it."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,13 +11,13 @@ from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, write_document_table
-from pipeline.report.data_section import dataset_section, read_datasets
+from pipeline.report.data_section import dataset_blocks, read_datasets
 from pipeline.report.inspection import for_people, inspect_path
 from pipeline.report.page import write_report
-from pipeline.report.plots import Plot
-from pipeline.report.tables import Comparison
+from pipeline.report.page_blocks import Paragraph, Plot, tables_in
+from pipeline.report.reported_runs import ReportedRuns
 from storage.errors import StoreError
-from tests.pipeline.report.test_page import Page
+from tests.pipeline.report.html_page import Page
 
 NUM_SENTENCES = 4
 TREE = "(TOP (S (NP (X the) (X dog)) (VP (X barks))))"
@@ -37,11 +37,11 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_the_page_has_a_section_on_each_dataset_named(made_up_runs: Any, dataset: Path, tmp_path: Path) -> None:
+def test_the_page_describes_each_given_dataset(made_up_runs: Any, dataset: Path, tmp_path: Path) -> None:
     write_report(made_up_runs.all, tmp_path / "without.html")
     assert 'id="data"' not in (tmp_path / "without.html").read_text()
     run = json.loads((made_up_runs.all[0] / "run.json").read_text())
-    run["fingerprints"]["dataset"] = read_datasets([dataset])[0].about["sha256"]
+    run["fingerprints"]["dataset"] = described(dataset)["sha256"]
     (made_up_runs.all[0] / "run.json").write_text(json.dumps(run))
     write_report(made_up_runs.all, tmp_path / "report.html", datasets=[dataset])
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -52,45 +52,53 @@ def test_the_page_has_a_section_on_each_dataset_named(made_up_runs: Any, dataset
     sources = next(table for table in page.tables if table[1][:1] == ["source"])
     assert [row[0] for row in sources[2:]] == ["<b>train", "<b>dev"]
     assert sources[2][1:3] == ["CC BY", str(NUM_SENTENCES)]
-    sizes = {row[0]: row[1:] for table in page.tables for row in table if row[0] == "sentences that are in train too"}
-    assert sizes == {"sentences that are in train too": ["\u2013", "1"]}
+    sizes = {row[0]: row[1:] for table in page.tables for row in table if row[0] == "sentences that are also in train"}
+    assert sizes == {"sentences that are also in train": ["\u2013", "1"]}
 
 
-def test_figures_are_those_that_the_dataset_holds(dataset: Path) -> None:
-    record = read_datasets([dataset])[0]
-    section = dataset_section(0, record, Comparison(runs=[], floors={}))
-    assert section.read_by.startswith("No run on this page was trained on it.")
-    by_title: dict[str, Plot] = {plot.title: plot for plot in section.plots}
-    assert by_title["Height of trees"].data.rows == [["train", "3", "4"], ["dev", "3", "1"]]
-    assert by_title["Branching"].data.rows[0][:2] == ["train", "1"]
-    assert section.labels is not None
-    assert section.labels.rows[0] == ["NP", "4", "33.3", "1", "33.3"]
+def described(dataset: Path) -> Any:
+    (about,) = read_datasets([dataset]).values()
+    return about
 
 
-def test_a_dataset_without_statistics_has_its_sizes(dataset: Path) -> None:
-    record = read_datasets([dataset])[0]
-    for split in record.about["splits"].values():
+def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
+    return [[str(cell) for cell in row] for row in rows]
+
+
+def test_the_section_shows_the_figures_of_the_dataset(dataset: Path) -> None:
+    blocks = dataset_blocks(0, "data", described(dataset), ReportedRuns([]))
+    (note,) = (block.text for block in blocks if isinstance(block, Paragraph))
+    assert note.startswith("No run on this page was trained on it.")
+    plots = {block.title: texts(block.data.rows) for block in blocks if isinstance(block, Plot)}
+    assert plots["Height of trees"] == [["train", "3", "4"], ["dev", "3", "1"]]
+    assert plots["Branching"][0][:2] == ["train", "1"]
+    *_, labels = (table for table in tables_in(blocks) if table.title.endswith("labels"))
+    assert texts(labels.table.rows)[0] == ["NP", "4", "33.3", "1", "33.3"]
+
+
+def test_a_dataset_without_statistics_shows_its_sizes_only(dataset: Path) -> None:
+    about = described(dataset)
+    for split in about["splits"].values():
         split["statistics"] = {}
-    section = dataset_section(0, record, Comparison(runs=[], floors={}))
-    assert (section.plots, section.sources, section.labels) == ([], None, None)
-    assert section.sizes.rows[0] == ["sentences", "4", "1"]
+    (sizes,) = tables_in(dataset_blocks(0, "data", about, ReportedRuns([])))
+    assert texts(sizes.table.rows)[0] == ["sentences", "4", "1"]
 
 
-def test_lengths_are_put_together_until_they_can_be_drawn(dataset: Path) -> None:
-    record = read_datasets([dataset])[0]
-    record.about["splits"]["train"]["statistics"]["tokens"] = [0] * 7 + [1] * 120
-    comparison = Comparison(runs=[SimpleNamespace(name="x", fingerprints={})], floors={})  # type: ignore[list-item]
-    plot = dataset_section(0, record, comparison).plots[0]
-    assert plot.data.rows[0] == ["train", "6\u20138", "2"]
-    assert sum(int(row[2]) for row in plot.data.rows if row[0] == "train") == 120
+def test_many_lengths_are_put_into_bins(dataset: Path) -> None:
+    about = described(dataset)
+    about["splits"]["train"]["statistics"]["tokens"] = [0] * 7 + [1] * 120
+    plot = next(block for block in dataset_blocks(0, "data", about, ReportedRuns([])) if isinstance(block, Plot))
+    rows = texts(plot.data.rows)
+    assert rows[0] == ["train", "6\u20138", "2"]
+    assert sum(int(row[2]) for row in rows if row[0] == "train") == 120
 
 
-def test_a_missing_dataset_is_named(made_up_runs: Any, tmp_path: Path) -> None:
+def test_the_error_names_a_missing_dataset(made_up_runs: Any, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere"):
         write_report(made_up_runs.all, tmp_path / "report.html", datasets=[tmp_path / "nowhere"])
 
 
-def test_inspect_shows_people_figures_and_json_histograms(dataset: Path) -> None:
+def test_inspect_shows_histograms_in_json_only(dataset: Path) -> None:
     about = inspect_path(dataset)
     train = about["splits"]["train"]
     assert train["statistics"]["heights"] == [0, 0, 0, NUM_SENTENCES]

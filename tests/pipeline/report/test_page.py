@@ -1,11 +1,10 @@
-"""The report: one page that needs nothing else, says what is missing, and never sets unlike figures side by side."""
+"""The report is one self-contained page that lists what is missing and keeps incomparable figures apart."""
 
 import itertools
 import json
 import math
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +14,15 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.compare.run_records import read_runs
 from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, IN_DOCUMENT, JOINT, MARGINAL, PREFIX, UNCONDITIONAL
-from pipeline.report import charts as report_charts
-from pipeline.report.comparisons import BenchmarkSection, ConfigurationTables, PartsTable
+from pipeline.report import curves_section
+from pipeline.report.drawing import NUM_COLOURS, swatch
 from pipeline.report.page import render_report, report_tables, write_report
-from pipeline.report.svg import NUM_COLOURS, swatch
-from pipeline.report.tables import Comparison, Table
+from pipeline.report.reported_runs import ReportedRuns
 from storage.errors import InputError, RunError, StoreError
 from storage.fingerprints import sha256_file
+from tests.pipeline.report.html_page import Page
 
 MadeUpRuns = Any
-VOID = {"meta", "path", "circle", "use", "rect", "br", "line"}
-
-
-class Page(HTMLParser):
-    """Collects text, tables, ids and references, and fails on tags that do not nest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.html = html
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.ids: list[str] = []
-        self.references: set[str] = set()
-        self.attributes: set[str] = set()
-        self.texts: list[str] = []
-        self.tables: list[list[list[str]]] = []
-        self.feed(html)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        self._seen(tag, attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._seen(tag, attrs)
-
-    def _seen(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        for name, found in attrs:
-            self.attributes.add(name)
-            if name == "id":
-                self.ids.append(found or "")
-            self.references.update(re.findall(r"#([\w-]+)\)", found or ""))
-            if name == "href":
-                assert found is not None
-                assert found.startswith("#")
-                self.references.add(found[1:])
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in {"td", "th"}:
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.texts.append(data)
-        if self.open and ("td" in self.open or "th" in self.open):
-            self.tables[-1][-1][-1] += data
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
-    def table(self, first_row_has: str) -> list[list[str]]:
-        return next(t for t in self.tables if any(first_row_has in cell for cell in t[0]))
 
 
 def page_of(runs: list[Path], out: Path) -> Page:
@@ -92,7 +30,7 @@ def page_of(runs: list[Path], out: Path) -> Page:
     return Page(out.read_text(encoding="utf-8"))
 
 
-def test_the_page_is_whole_small_and_asks_for_nothing(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_small(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     page = page_of(made_up_runs.all, tmp_path / "new" / "report.html")
     assert len(page.html.encode()) < 1_000_000
     assert not {"script", "img", "link", "iframe", "image", "base"} & page.tags
@@ -109,7 +47,7 @@ def test_the_same_runs_give_the_same_bytes(made_up_runs: MadeUpRuns, tmp_path: P
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
-def test_every_perplexity_stands_under_its_distribution_and_kinds_stand_apart(
+def test_each_perplexity_is_in_a_column_of_its_distribution_and_kinds_have_separate_tables(
     made_up_runs: MadeUpRuns, tmp_path: Path
 ) -> None:
     page = page_of(made_up_runs.all, tmp_path / "report.html")
@@ -124,11 +62,10 @@ def test_every_perplexity_stands_under_its_distribution_and_kinds_stand_apart(
     assert (distilled["ties"], distilled["steps"], distilled["positions"]) == ("120", "1,500", "6,018,000")
     everything = page.table("distribution")
     assert all(row[2] in {"unconditional", "given the tree", "joint with the tree", "floor"} for row in everything[1:])
-    assert "a token, over 3 students" in page.text
     assert "lowest" not in page.text
 
 
-def test_students_are_drawn_over_the_floor_and_teachers_apart(
+def test_students_are_drawn_with_the_floor_and_teachers_separately(
     made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
 ) -> None:
     page = page_of(made_up_runs.all, tmp_path / "report.html")
@@ -143,7 +80,7 @@ def test_students_are_drawn_over_the_floor_and_teachers_apart(
     assert "nats above floor" not in without.text
 
 
-def test_a_floor_stands_under_the_figure_it_is_recorded_with_and_no_other(
+def test_a_floor_applies_only_to_the_run_that_recorded_it(
     made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
 ) -> None:
     for run in (made_up_runs.baseline, made_up_runs.born_again):
@@ -156,17 +93,17 @@ def test_a_floor_stands_under_the_figure_it_is_recorded_with_and_no_other(
     assert [row[0].split()[-1] for row in floors if row[1] == "dev"] == ["distilled"]
 
 
-def test_a_floor_for_another_split_is_not_drawn_and_the_caption_says_how_to_get_one(
+def test_a_floor_of_another_split_is_not_drawn_and_the_caption_says_how_to_record_one(
     made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
 ) -> None:
     for run in made_up_runs.students:
         helpers.add_perplexity(run, "dev", {UNCONDITIONAL: 2.15})
     page = page_of(made_up_runs.all, tmp_path / "report.html")
     assert "floor 1.982" not in page.text
-    assert "No floor is drawn: none is recorded for dev; run evaluate perplexity with --floor" in page.text
+    assert "No floor is drawn, because none is recorded for dev: run evaluate perplexity with --floor" in page.text
 
 
-def test_a_second_result_of_a_split_is_not_shown_and_said(
+def test_the_page_reports_a_second_result_of_a_split_without_showing_it(
     made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
 ) -> None:
     helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.15, FLOOR: 2.0}, name="second")
@@ -176,7 +113,7 @@ def test_a_second_result_of_a_split_is_not_shown_and_said(
     assert [(row[2], row[3]) for row in dev] == [("unconditional", f"{math.exp(2.16):.2f}"), ("floor", "7.26")]
 
 
-def test_two_results_of_a_teacher_are_one_by_distribution(made_up_runs: MadeUpRuns, helpers: Any) -> None:
+def test_two_results_of_a_teacher_are_merged_by_distribution(made_up_runs: MadeUpRuns, helpers: Any) -> None:
     helpers.add_perplexity(
         made_up_runs.teacher, "dev", {GIVEN_TREE: 1.7, JOINT: 2.4, MARGINAL: 2.1}, name="perplexity-z"
     )
@@ -188,7 +125,7 @@ def test_two_results_of_a_teacher_are_one_by_distribution(made_up_runs: MadeUpRu
     assert not any("repeats" in sentence for sentence in run.missing)
 
 
-def test_splits_of_one_name_and_other_texts_are_columns_of_their_own(
+def test_splits_with_one_name_and_different_texts_have_separate_columns(
     made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any
 ) -> None:
     helpers.add_perplexity(made_up_runs.baseline, "dev", {UNCONDITIONAL: 2.5}, text="9" * 64)
@@ -200,7 +137,7 @@ def test_splits_of_one_name_and_other_texts_are_columns_of_their_own(
     assert header[3] == "test perplexity, unconditional"
     assert [row[1] for row in rows] == ["\u2013", f"{math.exp(2.11):.2f}", f"{math.exp(2.14):.2f}"]
     assert [row[4] for row in rows] == [f"{math.exp(2.5):.2f}", f"{math.exp(2.6):.2f}", "\u2013"]
-    assert "The runs were evaluated on 2 texts called dev" in page.text
+    assert "The runs were evaluated on 2 different texts called dev" in page.text
     assert page.text.count("floor 1.982") == page.text.count("floor 2.000") == 4
     assert "dev (" not in page_of(made_up_runs.students[2:], tmp_path / "one.html").text
 
@@ -232,7 +169,7 @@ def test_dumps_are_described_and_their_perplexity_is_named_by_its_condition(
     assert dumps["split"] == ["train", "train"]
     assert dumps["fingerprints: split"] == ["c" * 64] * 2
     assert dumps["temperatures"] == ["1.0, 2.0"] * 2
-    assert dumps["size bytes"][0] == "47.3 MB (47,310,221 bytes), 400 a position"
+    assert dumps["size bytes"][0] == "47.3 MB (47,310,221 bytes), 400 per position"
     kept = next(t for t in page.tables if t[0] == ["dump", "k\u2032", "mean mass kept", "left out"])
     assert ["dump", "64", "0.988120", "1.19e-02"] in kept
     entropies = next(t for t in page.tables if t[0][:2] == ["dump", "mean"])
@@ -244,10 +181,10 @@ def test_settings_that_differ_are_listed_and_others_are_not(made_up_runs: MadeUp
     settings = {row[0]: row[1:] for row in page.table("setting")[1:]}
     assert settings["temperature"] == ["\u2013", "1.0", "2.0"]
     assert "lr" not in settings
-    assert "Fewer than two teachers" in page.text
+    assert "There are fewer than two teachers to compare." in page.text
 
 
-def test_text_of_strangers_is_shown_and_never_obeyed(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
+def test_text_from_run_directories_is_escaped(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
     attack = "<img src=x onerror=alert(1)>"
     odd = made_up_runs.teacher.parent / "<b>$x_{$ \u4f60&\"'"
     helpers.made_up_run(odd, "student", 2.0, command=attack, configuration={attack: {"a": [attack]}})
@@ -267,7 +204,7 @@ def test_text_of_strangers_is_shown_and_never_obeyed(made_up_runs: MadeUpRuns, t
     assert 'id="x" #fe0100 1.23456' in page.text
 
 
-def test_results_of_weights_that_were_trained_on_since_are_not_shown(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+def test_results_of_outdated_weights_are_not_shown(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     weights = made_up_runs.distilled / "checkpoints" / "best" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"new")
@@ -283,7 +220,7 @@ def test_results_of_weights_that_were_trained_on_since_are_not_shown(made_up_run
     assert {row[1] for row in page.table("distribution")[1:]} == {"test"}
 
 
-def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
+def test_the_page_lists_what_is_missing(tmp_path: Path, helpers: Any) -> None:
     bare = helpers.made_up_run(tmp_path / "bare", "student", 2.0)
     (bare / "metrics.jsonl").unlink()
     page = page_of([bare], tmp_path / "report.html")
@@ -295,7 +232,7 @@ def test_what_is_missing_is_said(tmp_path: Path, helpers: Any) -> None:
         "No run was evaluated on minimal pairs",
         "No student here learned from a dump",
         "No run was evaluated on SyntaxGym suites",
-        "No teacher and student of one tokenizer were evaluated on the same split",
+        "No teacher and student with the same tokenizer were evaluated on the same split",
     ):
         assert sentence in page.text
 
@@ -322,12 +259,12 @@ def test_runs_that_were_killed_or_diverged_are_shown(
     assert message in page.text
 
 
-def test_figures_that_do_not_compare_are_said_not_to(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
+def test_the_page_says_which_figures_are_not_comparable(made_up_runs: MadeUpRuns, tmp_path: Path, helpers: Any) -> None:
     other = helpers.made_up_run(tmp_path / "other", "student", 2.0, fingerprints={"tokenizer": "9" * 64})
     helpers.add_pairs(other, 0.6, pairs="b" * 64)
     helpers.add_perplexity(other, "dev", {UNCONDITIONAL: 2.0})
     page = page_of([made_up_runs.baseline, other], tmp_path / "report.html")
-    assert "do not share one tokenizer" in page.text
+    assert "have different tokenizers" in page.text
     students = page.table("dev perplexity, unconditional")
     dev = {name: [row[1 + i] for row in students[2:]] for i, name in enumerate(students[1][1:5])}
     assert dev["per token"] == dev["nats above floor"] == ["\u2013"] * 2
@@ -338,7 +275,7 @@ def test_figures_that_do_not_compare_are_said_not_to(made_up_runs: MadeUpRuns, t
     assert "minimal_pairs (bbbbbbbb)" in page.text
 
 
-def test_what_is_no_run_is_refused(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_run_is_refused(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     run = made_up_runs.baseline
     for runs, message in (
@@ -369,16 +306,16 @@ def test_a_malformed_metrics_row_is_named_by_line(made_up_runs: MadeUpRuns, tmp_
             write_report([made_up_runs.baseline], tmp_path / "report.html")
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path: Path, helpers: Any) -> None:
+def test_runs_with_one_name_are_shown_with_their_parent_folders(tmp_path: Path, helpers: Any) -> None:
     paths = [helpers.made_up_run(tmp_path / folder / "run", "student", 2.0) for folder in ("a", "b")]
     assert [run.name for run in read_runs(paths)] == ["a/run", "b/run"]
 
 
 @given(points=st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 20)), max_size=200), most=st.integers(2, 50))
-def test_thinned_curves_are_short_end_where_they_end_and_stay_within_bounds(
+def test_thinned_curves_are_short_keep_their_end_and_stay_within_bounds(
     points: list[tuple[float, float]], most: int
 ) -> None:
-    thinned = report_charts._thinned(points, most)
+    thinned = curves_section._thinned(points, most)
     assert len(thinned) <= max(most, 0)
     if points:
         assert thinned[-1] == points[-1]
@@ -388,21 +325,21 @@ def test_thinned_curves_are_short_end_where_they_end_and_stay_within_bounds(
             assert all(min(values) * (1 - 1e-12) <= p[axis] <= max(values) * (1 + 1e-12) for p in thinned)
 
 
-def test_runs_of_one_configuration_share_a_mark_and_runs_named_alike_do_not(tmp_path: Path, helpers: Any) -> None:
+def test_runs_of_one_seed_group_share_a_mark_whatever_their_names(tmp_path: Path, helpers: Any) -> None:
     settings = {"a-seed2": (2, 0.5), "a-seed1": (1, 0.5), "b-seed1": (1, 0.7), "a-seed3": (3, 0.9), "c": (4, 0.7)}
     paths = [
         helpers.made_up_run(tmp_path / name, "student", 2.0, configuration={"seed": seed, "lr": lr})
         for name, (seed, lr) in settings.items()
     ]
     paths.append(helpers.made_up_run(tmp_path / "teacher", "teacher", 2.0, configuration={"seed": None}))
-    comparison = Comparison(runs=read_runs(paths), floors={})
+    comparison = ReportedRuns(read_runs(paths))
     assert [comparison.series(run) for run in comparison.runs] == [0, 0, 1, 2, 1, 3]
     assert comparison.names(comparison.runs) == "lr 0.5 (2 runs), lr 0.7 (2 runs), a-seed3, teacher"
     assert comparison.names(comparison.runs[:1]) == "a-seed2"
-    one = Comparison(runs=comparison.runs[:2], floors={})
+    one = ReportedRuns(comparison.runs[:2])
     assert one.names(one.runs) == "a (2 runs)"
     twice = helpers.made_up_run(tmp_path / "d", "student", 2.0, configuration={"seed": 1, "lr": 0.5})
-    clash = Comparison(runs=read_runs([*paths, twice]), floors={})
+    clash = ReportedRuns(read_runs([*paths, twice]))
     assert [clash.series(run) for run in clash.runs] == list(range(7))
 
 
@@ -413,45 +350,26 @@ def test_series_differ_by_more_than_colour() -> None:
             assert marks[first] != marks[second]
 
 
-def test_what_is_found_of_configurations_comes_first_and_its_text_is_escaped(made_up_runs: MadeUpRuns) -> None:
-    records = read_runs([made_up_runs.baseline])
-    table = Table(header=["x"], rows=[["<y>"]])
-    section = BenchmarkSection(
-        title="students: pairs",
-        means=table,
-        differences=Table(header=["z"], rows=[["1"]]),
-        verdicts=["A & B", "do not differ."],
-        parts=[PartsTable(caption="Nothing <holds>.", table=None)],
-    )
-    found = ConfigurationTables(configurations=table, benchmarks=[section], notes=["Other <pairs>."])
-    page = Page(render_report(records, configurations=found))
-    assert page.tables[:3] == [[["x"], ["<y>"]], [["x"], ["<y>"]], [["z"], ["1"]]]
-    for text in ("students: pairs A & B do not differ.", "Nothing <holds>.", "Other <pairs>."):
-        assert text in page.text
-    assert "none is tested here" not in page.text
-    tables = report_tables(records, configurations=found)
-    assert (tables[2].title, tables[2].note) == ("students: pairs: differences", "A & B do not differ.")
-
-
-def test_two_runs_of_one_seed_are_a_note_and_no_comparison(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+def test_two_runs_with_one_seed_give_a_note_instead_of_a_comparison(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(made_up_runs.baseline, again)
     write_report([made_up_runs.baseline, again], tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
-    assert "Configurations are not compared" in page.text
+    assert "Groups of runs are not compared" in page.text
     assert "both seed" in page.text
 
 
-def test_damaged_rows_are_a_note_and_the_page_is_written(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+def test_damaged_rows_give_a_note_and_the_page_is_written(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     (made_up_runs.baseline / "results" / "minimal_pairs-sample.jsonl").write_text("{\n")
     page = page_of([made_up_runs.baseline, made_up_runs.distilled], tmp_path / "report.html")
+    assert "the groups of runs could not be compared. A note below says why." in page.text
     note = page.text.split("Before comparing")[1].split("Not in this report")[0]
-    assert "Configurations are not compared" in note
+    assert "Groups of runs are not compared" in note
     assert "minimal_pairs-sample.jsonl:1: not JSON" in note
 
 
 @pytest.mark.parametrize("change", [{"prefix": []}, {"prefix": "tab"}, {"eos": None}, {"eos": "false"}])
-def test_pairs_that_do_not_say_how_they_were_scored_are_refused(
+def test_pairs_without_a_recorded_scoring_convention_are_refused(
     made_up_runs: MadeUpRuns, change: dict[str, Any]
 ) -> None:
     path = made_up_runs.baseline / "results" / "minimal_pairs-sample.json"
@@ -469,7 +387,7 @@ def test_the_notes_name_the_distributions_that_are_shown(made_up_runs: MadeUpRun
 
     runs = [made_up_runs.baseline, made_up_runs.teacher]
     students, teachers = notes()
-    assert students.startswith("Perplexities that are unconditional: ")
+    assert students.startswith("Unconditional perplexities: ")
     assert "document" not in students
     assert "given the tree" in teachers
     assert "marginal" not in teachers
@@ -478,22 +396,22 @@ def test_the_notes_name_the_distributions_that_are_shown(made_up_runs: MadeUpRun
         helpers.add_perplexity(made_up_runs.teacher, split, {MARGINAL: 2.0})
     students, teachers = notes()
     assert students.startswith("Perplexities given the document before it: ")
-    assert "that are unconditional" not in students
-    assert teachers.startswith("Perplexities that are marginal by beam search: ")
-    assert "compare with a student\u2019s unconditional ones" in teachers
+    assert "Unconditional perplexities" not in students
+    assert teachers.startswith("Perplexities marginal by beam search: ")
+    assert "comparable with a student\u2019s unconditional perplexities" in teachers
     page = Page(render_report(read_runs(runs))).text
     assert students in page
     assert teachers in page
 
 
-def test_the_tables_are_written_for_papers_too(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
+def test_the_tables_can_be_written_for_papers(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:
     runs = [made_up_runs.baseline, made_up_runs.distilled]
     for form, sign in (("markdown", "| --- |"), ("latex", r"\toprule"), ("csv", "table,row_number,row,column,value")):
         write_report(runs, tmp_path / form, form=form)
         assert sign in (tmp_path / form).read_text()
 
 
-def test_every_table_of_the_page_can_be_had_by_its_title(made_up_runs: MadeUpRuns) -> None:
+def test_every_table_of_the_page_has_a_unique_title_in_the_formats_for_papers(made_up_runs: MadeUpRuns) -> None:
     records = read_runs([made_up_runs.teacher, made_up_runs.distilled])
     tables = report_tables(records)
     assert len({each.title for each in tables}) == len(tables)

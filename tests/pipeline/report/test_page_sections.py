@@ -1,8 +1,8 @@
-"""The sections on phenomena, surprisals and costs say what the files of the runs say, and name what is damaged."""
+"""The sections on phenomena, surprisals and costs show the figures in the runs' files and name damaged files."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,33 @@ from hypothesis import strategies as st
 from pipeline.evaluation.compare.run_records import read_runs
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, UNCONDITIONAL
 from pipeline.report.cost_section import cost_summary, cost_table, costs_of, seconds_of_dump
-from pipeline.report.density import density_panel
 from pipeline.report.dump_section import dumps_of
 from pipeline.report.phenomena_section import phenomenon_plots, suite_plots
-from pipeline.report.surprisal_section import agreement, read_rows, surprisal_plots
-from pipeline.report.tables import Comparison, comparison_table, interval
+from pipeline.report.reported_runs import ReportedRuns
+from pipeline.report.run_tables import figures_table
+from pipeline.report.surprisal_section import agreement, density_panel, read_rows, surprisal_plots
+from pipeline.report.tables import interval
 from storage.errors import InputError
 from storage.fingerprints import sha256_file
 
 ROWS = [[-1.0, -2.0, -0.5], [-3.0, -0.1]]
-"""Of two sentences of two tokens and one."""
+"""Log-probabilities of two sentences, with two tokens and with one."""
 
 
-def comparison_of(*runs: Path) -> Comparison:
-    return Comparison(runs=sorted(read_runs(runs), key=lambda run: run.kind), floors={})
+def reported(*runs: Path) -> ReportedRuns:
+    return ReportedRuns(read_runs(runs))
 
 
-def test_pairs_by_phenomenon_have_the_interval_of_their_own_counts(made_up_runs: Any) -> None:
-    comparison = comparison_of(made_up_runs.baseline)
+def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
+    return [[str(cell) for cell in row] for row in rows]
+
+
+def test_each_phenomenon_has_the_interval_of_its_own_counts(made_up_runs: Any) -> None:
+    comparison = reported(made_up_runs.baseline)
     ((by_phenomenon, by_paradigm),) = phenomenon_plots(comparison)
-    rows = {row[0]: row for row in by_phenomenon.data.rows}
+    rows = {row[0]: row for row in texts(by_phenomenon.data.rows)}
     assert rows.keys() == {"all pairs", "syntax", *comparison.runs[0].pairs[0].figures.by_term}
-    for row in (*by_phenomenon.data.rows, *by_paradigm.data.rows):
+    for row in texts([*by_phenomenon.data.rows, *by_paradigm.data.rows]):
         num_pairs, num_right = (int(cell.replace(",", "")) for cell in row[3:5])
         assert row[7] == interval(num_right, num_pairs)
     assert rows["npi_licensing"][3] == "1,000"
@@ -46,7 +51,7 @@ def test_pairs_scored_in_two_ways_are_two_sets(made_up_runs: Any) -> None:
     path = made_up_runs.distilled / "results" / "minimal_pairs-sample.json"
     result = json.loads(path.read_text())
     path.write_text(json.dumps(result | {"settings": result["settings"] | {"prefix": "space", "eos": True}}))
-    comparison = comparison_of(made_up_runs.baseline, made_up_runs.distilled)
+    comparison = reported(made_up_runs.baseline, made_up_runs.distilled)
     titles = [by_phenomenon.title for by_phenomenon, _ in phenomenon_plots(comparison)]
     assert titles == [
         "minimal_pairs, no space before the sentence, <eos> left out",
@@ -54,7 +59,7 @@ def test_pairs_scored_in_two_ways_are_two_sets(made_up_runs: Any) -> None:
     ]
 
 
-def test_searches_of_other_sizes_and_other_distributions_are_columns_of_their_own(tmp_path: Path, helpers: Any) -> None:
+def test_results_of_different_searches_or_distributions_have_separate_columns(tmp_path: Path, helpers: Any) -> None:
     runs = []
     for name, change in {
         "a": {"distribution": MARGINAL, "beam": 50, "word_beam": 10},
@@ -67,8 +72,8 @@ def test_searches_of_other_sizes_and_other_distributions_are_columns_of_their_ow
         for path in (runs[-1] / "results").iterdir():
             result = json.loads(path.read_text())
             path.write_text(json.dumps(result | {"settings": result["settings"] | change}))
-    comparison = comparison_of(*runs)
-    table = comparison_table(comparison, "teacher", ())
+    comparison = reported(*runs)
+    table = figures_table(comparison, "teacher", ())
     conventions = [label.removeprefix("pairs, minimal_pairs, ") for label, _ in table.groups[1:4]]
     assert conventions == [
         f"no space before the sentence, <eos> left out; {MARGINAL}, beam 50, word beam 10",
@@ -79,7 +84,7 @@ def test_searches_of_other_sizes_and_other_distributions_are_columns_of_their_ow
     assert "beam 100, word beam 10. From" in suite_plots(comparison)[1].caption
 
 
-def test_counts_that_cannot_be_are_refused(made_up_runs: Any) -> None:
+def test_impossible_counts_are_refused(made_up_runs: Any) -> None:
     path = made_up_runs.baseline / "results" / "minimal_pairs-sample.json"
     result = json.loads(path.read_text())
     result["figures"]["by_term"]["npi_licensing"]["num_right"] = 1001
@@ -90,38 +95,38 @@ def test_counts_that_cannot_be_are_refused(made_up_runs: Any) -> None:
 
 def test_suites_are_shown_as_the_mean_of_suites_and_each_with_its_interval(made_up_runs: Any, helpers: Any) -> None:
     helpers.add_suites(made_up_runs.baseline, {"npi": ("Licensing", 3, 4), "agree": ("Agreement", 1, 20)})
-    comparison = comparison_of(made_up_runs.baseline, made_up_runs.distilled)
+    comparison = reported(made_up_runs.baseline, made_up_runs.distilled)
     (plot,) = suite_plots(comparison)
     assert [row[:2] for row in plot.data.rows] == [
         ["all items", "\u2013"],
         ["agree", "Agreement"],
         ["npi", "Licensing"],
     ]
-    assert plot.data.rows[0][3:] == ["24", "4", "2", "16.7", interval(4, 24)]
+    assert texts(plot.data.rows)[0][3:] == ["24", "4", "2", "16.7", interval(4, 24)]
     assert plot.key[0][1] == "baseline: 40.0 %"  # the mean of 75 % and 5 %
-    table = comparison_table(comparison, "student", ())
+    table = figures_table(comparison, "student", ())
     column = table.header.index("right, %", table.header.index("right, %") + 1)
-    assert table.rows[0][column].startswith("40.0 ")
+    assert str(table.rows[0][column]).startswith("40.0 ")
     assert table.rows[1][column] == "\u2013"
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30))
-def test_agreement_is_the_textbooks(points: list[tuple[int, int]]) -> None:
+def test_agreement_equals_the_textbook_formulas(points: list[tuple[int, int]]) -> None:
     x, y = (np.array(of, np.float64) for of in zip(*points, strict=True))
 
     def ranks(values: Sequence[float]) -> list[float]:
         return [sum(v < w for v in values) + (sum(v == w for v in values) - 1) / 2 for w in values]
 
-    found = agreement(x, y)
-    assert found.mean_difference == pytest.approx(float(np.mean(y - x)), abs=1e-12)
+    mean_difference, pearson, spearman = agreement(x, y)
+    assert mean_difference == pytest.approx(float(np.mean(y - x)), abs=1e-12)
     if len(set(x)) > 1 and len(set(y)) > 1:
-        assert found.pearson == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-9)
-        assert found.spearman == pytest.approx(np.corrcoef(ranks(list(x)), ranks(list(y)))[0, 1], abs=1e-9)
+        assert pearson == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-9)
+        assert spearman == pytest.approx(np.corrcoef(ranks(list(x)), ranks(list(y)))[0, 1], abs=1e-9)
     else:
-        assert found.pearson is found.spearman is None
+        assert pearson is spearman is None
 
 
-def test_a_panel_holds_each_token_in_its_cell_and_those_beyond_in_the_outermost() -> None:
+def test_a_panel_counts_tokens_beyond_the_axes_in_the_outermost_cells() -> None:
     panel = density_panel("x", "<a>", np.array([0.2, 0.7, 50.0]), np.array([19.9, 19.9, 0.0]))
     assert 'd="M234 234h6v6h-6zM0 0h12v6h-12z"' in panel
     assert "<a>" not in panel
@@ -133,30 +138,30 @@ def test_surprisals_are_compared_under_each_distribution_over_tokens_without_eos
     shifted = [[nats - math.log(2) for nats in row] for row in ROWS]
     helpers.add_rows(made_up_runs.teacher, "dev", {GIVEN_TREE: ROWS, JOINT: ROWS, MARGINAL: shifted})
     helpers.add_rows(made_up_runs.baseline, "dev", {UNCONDITIONAL: shifted})
-    plots, missing = surprisal_plots(comparison_of(made_up_runs.teacher, made_up_runs.baseline, made_up_runs.distilled))
+    plots, missing = surprisal_plots(reported(made_up_runs.teacher, made_up_runs.baseline, made_up_runs.distilled))
     assert [plot.title for plot in plots] == [
         f"Surprisals on dev: rnng, {GIVEN_TREE}, against students",
         f"Surprisals on dev: rnng, {MARGINAL}, against students",
     ]
     mean = 6 / 3 / math.log(2)
-    assert plots[0].data.rows == [
+    assert texts(plots[0].data.rows) == [
         ["baseline", UNCONDITIONAL, "3", f"{mean:.3f}", f"{mean + 1:.3f}", "+1.000", "1.000", "1.000"]
     ]
-    assert plots[1].data.rows[0][5] == "+0.000"
+    assert texts(plots[1].data.rows)[0][5] == "+0.000"
     assert missing[0][0] == "perplexity-dev.jsonl of distilled"
     assert "cli.py evaluate perplexity distilled" in missing[0][1]
     assert all("distilled" in command or "--split test" in command for _, command in missing)
 
 
-def test_surprisals_of_other_tokens_are_not_compared(made_up_runs: Any, helpers: Any, tmp_path: Path) -> None:
+def test_surprisals_of_different_tokens_are_not_compared(made_up_runs: Any, helpers: Any, tmp_path: Path) -> None:
     other = helpers.made_up_run(tmp_path / "other", "student", 2.0, fingerprints={"tokenizer": "9" * 64})
     helpers.add_perplexity(other, "dev", {UNCONDITIONAL: 2.0})
     for run, name in ((made_up_runs.teacher, GIVEN_TREE), (other, UNCONDITIONAL)):
         helpers.add_rows(run, "dev", {name: ROWS})
-    assert surprisal_plots(comparison_of(made_up_runs.teacher, other))[0] == []
+    assert surprisal_plots(reported(made_up_runs.teacher, other))[0] == []
     helpers.add_rows(made_up_runs.baseline, "dev", {UNCONDITIONAL: ROWS[:1]})
     with pytest.raises(InputError, match=r"perplexity-dev\.jsonl: 1 sentences, 2 tokens, but .* has 2, 3"):
-        surprisal_plots(comparison_of(made_up_runs.teacher, made_up_runs.baseline))
+        surprisal_plots(reported(made_up_runs.teacher, made_up_runs.baseline))
 
 
 @pytest.mark.parametrize(
@@ -173,16 +178,16 @@ def test_surprisals_of_other_tokens_are_not_compared(made_up_runs: Any, helpers:
         ('{"sentence": 1, "log_probs": {"joint with the tree": [-1]}}', "expected \\['unconditional'\\]"),
     ],
 )
-def test_a_damaged_row_is_named_by_line(tmp_path: Path, line: str, message: str) -> None:
+def test_the_error_names_the_line_of_a_damaged_row(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text('{"sentence": 0, "log_probs": {"unconditional": [-1]}}\n' + line + "\n")
     with pytest.raises(InputError, match=rf"rows\.jsonl:2: .*{message}"):
         read_rows(tmp_path / "rows.jsonl")
 
 
-def events(*told: str) -> list[dict[str, str]]:
-    """Return events from their first letter and minute."""
+def events(*codes: str) -> list[dict[str, str]]:
+    """Return events from codes of first letter and minute."""
     names = {"b": "begin", "c": "complete"}
-    return [{"event": names[one[0]], "time": f"2026-11-24T10:{one[1:]}:00+00:00"} for one in told]
+    return [{"event": names[code[0]], "time": f"2026-11-24T10:{code[1:]}:00+00:00"} for code in codes]
 
 
 @pytest.mark.parametrize(
@@ -197,13 +202,13 @@ def events(*told: str) -> list[dict[str, str]]:
         ([{"event": "begin", "time": "2026-11-24T10:00:00"}, {"event": "complete", "time": 3}], (None, True)),
     ],
 )
-def test_a_dump_took_what_its_history_says(history: list[dict[str, str]], expected: tuple[float | None, bool]) -> None:
+def test_the_time_of_a_dump_comes_from_its_history(
+    history: list[dict[str, str]], expected: tuple[float | None, bool]
+) -> None:
     assert seconds_of_dump(history) == expected
 
 
-def test_costs_are_those_of_the_last_row_the_starts_and_the_dump_that_is_still_the_same(
-    made_up_runs: Any, tmp_path: Path
-) -> None:
+def test_costs_come_from_the_last_row_the_starts_and_the_unchanged_dump(made_up_runs: Any, tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     dump.mkdir()
     (dump / "manifest.json").write_text("{}")
@@ -217,21 +222,21 @@ def test_costs_are_those_of_the_last_row_the_starts_and_the_dump_that_is_still_t
     starts = [start, start | {"world_size": 8}]
     (made_up_runs.distilled / "history.jsonl").write_text("".join(json.dumps(event) + "\n" for event in starts))
 
-    comparison = comparison_of(made_up_runs.distilled, made_up_runs.teacher)
+    comparison = reported(made_up_runs.distilled, made_up_runs.teacher)
     dumps = dumps_of(comparison)
     assert dumps[0].commands == ["dump it"]
     costs = costs_of(comparison, dumps)
     assert [cost.kind for cost in costs] == ["teacher", "dump", "student"]
-    teacher, dumped, student = cost_table(costs).rows
+    teacher, dumped, student = texts(cost_table(costs).rows)
     assert teacher[5:7] == ["\u2013", "\u2013"]
     assert dumped[2:6] == [f"{118_204 / 60:,.0f}", "\u2013", "118,204", "4"]
     assert student[2:6] == [f"{6_018_000 / 465:,.0f}", "1,500", "6,018,000", "2, then 8"]
-    assert student[6] == "NVIDIA &lt;X&gt; <small>2 starts</small>"
-    assert cost_summary(costs).rows[1] == ["dumps, once", "1", "1 min 00 s", "1 min 00 s", "0"]
+    assert student[6] == "NVIDIA <X> (2 starts)"
+    assert texts(cost_summary(costs).rows)[1] == ["dumps, once", "1", "1 min 00 s", "1 min 00 s", "0"]
 
     (dump / "manifest.json").write_text("{} ")  # another dump lies there now
     assert dumps_of(comparison)[0].history == []
     for path in ("a\0b", "x" * 5000, "s3://bucket/dump", str(tmp_path / "nowhere")):
         run["dump"]["path"] = path
         (made_up_runs.distilled / "run.json").write_text(json.dumps(run))
-        assert dumps_of(comparison_of(made_up_runs.distilled))[0].history == []
+        assert dumps_of(reported(made_up_runs.distilled))[0].history == []

@@ -1,4 +1,4 @@
-"""Tables as text: every cell can be read back from each form, and what is read is what the page shows."""
+"""Every cell of a table can be read back from each format for papers."""
 
 import csv
 import io
@@ -7,12 +7,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markupsafe import Markup
 
 from pipeline.corpus.text.text_files import normalise_text
-from pipeline.report.svg import swatch
-from pipeline.report.table_text import CSV_COLUMNS, TitledTable, plain_text, render_tables
-from pipeline.report.tables import NOTHING, Table
+from pipeline.report.page_blocks import TitledTable
+from pipeline.report.table_text import CSV_COLUMNS, render_tables
+from pipeline.report.tables import NOTHING, Cell, Number, Table
 
 TABLE = TitledTable(
     title="Students & teachers",
@@ -21,8 +20,8 @@ TABLE = TitledTable(
         header=["run", "per token", "right, %"],
         groups=[("", 1), ("dev perplexity", 1), ("pairs, BLiMP", 1)],
         rows=[
-            [Markup("{} {} <small>{}</small>").format(swatch(0), "a_1", "dump, \u03b1\u00a00.7"), "61.25", "74.1"],
-            [Markup("{} {}").format(swatch(7), "b|<2>"), "1,204", NOTHING],
+            [Cell("a_1", note="dump, \u03b1\u00a00.7", series=0), Number(61.25, ".2f"), Number(74.1, ".1f")],
+            [Cell("b|<2>", series=7), Number(1204, ",.0f"), Number(None, ".1f")],
         ],
     ),
 )
@@ -56,14 +55,14 @@ def normalised(table: Table) -> list[list[str]]:
 
 
 def cells_of_markdown(line: str) -> list[str]:
-    """By GitHub's rules: bars divide, and a backslash before punctuation is dropped."""
+    """Return cells by GitHub's rules: bars separate them, and a backslash before punctuation is dropped."""
     cells = re.findall(r"(?:\\.|[^\\|])+", line)
     assert not re.search(r"(?<!\\)[`*_\[\]<>~&$#]", re.sub(r"\\\\", "", line)), "read as markup"
     return [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", cell)[1:-1] for cell in cells]
 
 
 def text_of_latex(source: str) -> str:
-    """Read what pdflatex prints; a character that it would take for something else is an error."""
+    """Return what pdflatex prints. A character that pdflatex would interpret is an error."""
     assert not re.search("--|,,", source), "one character in T1 fonts"
     text = ""
     while source:
@@ -106,7 +105,7 @@ def test_every_cell_can_be_read_back_from_latex(titled: TitledTable) -> None:
 
 
 @given(st.lists(tables(), max_size=3))
-def test_csv_is_one_table_of_all_cells(titled: list[TitledTable]) -> None:
+def test_csv_is_one_table_with_all_cells(titled: list[TitledTable]) -> None:
     header, *rows = csv.reader(io.StringIO(render_tables(titled, "csv"), newline=""))
     assert tuple(header) == CSV_COLUMNS
     expected = [
@@ -160,7 +159,7 @@ LATEX = r"""% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}; LaTeX of
 """.replace("NOTHING", NOTHING)
 
 
-def test_csv_has_no_value_where_there_is_no_figure() -> None:
+def test_csv_leaves_cells_without_a_figure_empty() -> None:
     rows = list(csv.DictReader(io.StringIO(render_tables([TABLE], "csv"))))
     assert [row["column"] for row in rows] == ["dev perplexity: per token", "pairs, BLiMP: right, %"] * 2
     assert [row["value"] for row in rows] == ["61.25", "74.1", "1,204", ""]
@@ -178,15 +177,15 @@ def test_csv_has_no_value_where_there_is_no_figure() -> None:
         ("a - b", "a - b"),
     ],
 )
-def test_a_note_is_a_paragraph_whatever_it_begins_with(note: str, written: str) -> None:
+def test_a_note_is_a_paragraph_whatever_its_first_characters(note: str, written: str) -> None:
     table = TitledTable(title="a", note=note, table=Table(header=["run"], rows=[]))
     assert render_tables([table], "markdown").split("\n\n")[1] == written
 
 
-def test_a_cell_is_what_the_page_shows_of_it() -> None:
-    assert plain_text(Markup("{} {}<br>{}").format(swatch(3), "<i>&amp;", "b")) == "<i>&amp; b"
-    assert plain_text("<svg>&amp;") == "<svg>&amp;"
-    assert plain_text(Markup("a<small>b, c</small>")) == "a (b, c)"
+def test_a_note_follows_its_cell_in_parentheses_and_marks_are_left_out() -> None:
+    table = Table(header=["run"], rows=[[Cell("a  <i>", note="b, c", series=3)], [Cell(Number(0.5, ".1f"), bar=0.5)]])
+    rows = render_tables([TitledTable(title="a", table=table)], "markdown").splitlines()[-2:]
+    assert rows == [r"| a \<i\> (b, c) |", "| 0.5 |"]
 
 
 def test_rows_and_groups_that_do_not_fit_the_header_are_refused() -> None:

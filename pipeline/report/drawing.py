@@ -1,8 +1,8 @@
-"""How the report's figures become part of the page: matplotlib drawings turned into small inline SVG in its theme.
+"""Turn matplotlib drawings into small inline SVG in the page's theme.
 
-matplotlib knows no CSS. So colours are drawn as place-holders and replaced afterwards by CSS variables, which the page
-defines once for light and once for dark; text stays text, in the page's own font. Each figure is drawn twice, wide
-and narrow, and the page shows the one that fits: a scaled-down plot cannot be read on a phone.
+matplotlib does not know CSS. So figures are drawn in place-holder colours, which are then replaced by CSS variables.
+The page defines these variables for light and for dark screens. Text stays text, in the page's font. Each figure is
+drawn wide and narrow, and the page shows the one that fits, because nobody can read a scaled-down plot on a phone.
 The same data give the same bytes.
 """
 
@@ -19,20 +19,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 NUM_COLOURS = 6
-"""Colours of series, defined as ``--series-0`` … by ``report.css``; further series repeat them with other dashes."""
+"""Number of colours, ``--series-0`` and so on in ``page.css``. Further series repeat them with other dashes."""
 WIDE, NARROW = 1016, 350
-"""Widths drawn, in CSS pixels."""
+"""Widths of the two drawings, in CSS pixels."""
 TALL = 1200
-"""Height from which a figure is printed over several pages rather than made to fit one."""
+"""Height in CSS pixels. A higher figure is printed over several pages."""
 
-# Place-holders for the page's colours.
+# Place-holders for the colours of the page.
 INK, MUTED, GRID, PAPER = "#fe0201", "#fe0202", "#fe0203", "#fe0204"
 SERIES = [f"#fe01{i:02x}" for i in range(NUM_COLOURS)]
 _VARIABLES = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--rule)", PAPER: "var(--paper)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)
 }
 MARKERS = "osD^vPX"
-"""One more than colours, so that a colour that comes again has another mark."""
+"""One more marker than colours, so that a repeated colour has a different marker."""
 DASHES: Sequence[str | tuple[float, tuple[float, ...]]] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 
 _STYLE: list[str | Path | dict[str, Any]] = [
@@ -67,7 +67,7 @@ _STYLE: list[str | Path | dict[str, Any]] = [
 
 
 def swatch(series: int) -> Markup:
-    """Return the key of a series: its colour, dash and marker, for legends and tables."""
+    """Return the mark of a series for keys and tables: its colour, dash and marker."""
     colour = f"var(--series-{series % NUM_COLOURS})"
     dash = ("", ' stroke-dasharray="5 2"', ' stroke-dasharray="2 2"')[series // NUM_COLOURS % len(DASHES)]
     shapes = {
@@ -88,19 +88,19 @@ def swatch(series: int) -> Markup:
 
 
 def new_figure(width: int, height: int, *, left: int, right: int, top: int, bottom: int) -> tuple[Figure, Axes]:
-    """Return a figure and its axes, sizes in CSS pixels; to be called while ``drawn`` draws, which sets the style."""
+    """Return a figure and its axes, sizes in CSS pixels. Call it only inside ``drawn``, which sets the style."""
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
     return figure, axes
 
 
 def colour_of(series: int) -> str:
-    """Return the place-holder of a series' colour."""
+    """Return the place-holder for the colour of a series."""
     return SERIES[series % NUM_COLOURS]
 
 
 def line_style(series: int) -> dict[str, Any]:
-    """Return colour, dash and marker of a series, as ``Axes.plot`` takes them."""
+    """Return colour, dash and marker of a series as options of ``Axes.plot``."""
     return {
         "color": colour_of(series),
         "linestyle": DASHES[series // NUM_COLOURS % len(DASHES)],
@@ -113,11 +113,17 @@ def line_style(series: int) -> dict[str, Any]:
 
 
 def drawn(name: str, title: str, draw: Callable[[int], Figure]) -> Markup:
-    """Return what ``draw`` makes of each width as elements of the page, whose ids begin with ``name``."""
+    """Return the wide and the narrow drawing as elements of the page.
+
+    Args:
+        name: Beginning of all ids in the drawings.
+        title: Description for readers who cannot see the figure.
+        draw: Draws the figure for a width in CSS pixels.
+    """
     parts = []
     for width, variant in ((WIDE, "wide"), (NARROW, "narrow")):
         with style.context(_STYLE), warnings.catch_warnings():
-            # Widths are measured in DejaVu Sans; a glyph it lacks is still drawn by the reader's own fonts.
+            # matplotlib measures text in DejaVu Sans. A reader's font may have glyphs that DejaVu Sans lacks.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             buffer = io.StringIO()
             draw(width).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -126,7 +132,7 @@ def drawn(name: str, title: str, draw: Callable[[int], Figure]) -> Markup:
 
 
 def _inline(svg: str, prefix: str, css_class: str, title: str) -> Markup:
-    """Return matplotlib's SVG document as an element: themed, with ids of its own, rid of what a page does not need."""
+    """Return matplotlib's SVG document as an element of the page, with theme colours and unique ids."""
     view_box = re.search(r'viewBox="([^"]*)"', svg)
     if view_box is None:
         raise ValueError("matplotlib wrote an SVG document without a viewBox")

@@ -1,0 +1,301 @@
+"""Answer whether distillation helped, from the comparisons of seed groups.
+
+Each group is compared with the baseline, the students without a dump. With two seeds or more of both, the 95 % interval
+of the difference is over seeds. With one seed, the interval is over the items of one training, and the sentence says
+that one seed cannot answer. As in all comparisons, ``significance.better_of`` decides which differences are shown.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Comparisons
+from pipeline.evaluation.compare.item_scores import Benchmark
+from pipeline.evaluation.compare.run_records import RunRecord
+from pipeline.evaluation.compare.significance import PairComparison, better_of
+from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.perplexity import IN_DOCUMENT
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY
+from pipeline.report.reported_runs import ReportedRuns
+from pipeline.report.tables import plural
+
+_MOST_SENTENCES: Final = 3
+"""Most groups that get a sentence each. One sentence counts the results of more groups."""
+
+Verdict = Literal["better", "worse", "unclear"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effect:
+    """Difference of a group from the baseline on one measure, in percent of a perplexity or points of an accuracy."""
+
+    group: str
+    """Name of the seed group."""
+    change: float
+    interval: Interval | None
+    verdict: Verdict
+    num_seeds: int
+    num_baseline_seeds: int
+    is_over_seeds: bool
+    """Whether the interval is over seeds. Otherwise it is over the items of these trainings."""
+    p_value: float
+    """Of the test over items, adjusted for the number of tests."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.interval is not None and not self.interval.low <= 0 <= self.interval.high
+
+    @property
+    def decimals(self) -> int:
+        """Decimals to write the change and its interval with."""
+        return 2 if self.interval is not None and self.interval.high - self.interval.low < 0.5 else 1
+
+    def signed(self, value: float) -> str:
+        """Return the change or an end of its interval with its sign."""
+        return f"{value:+.{self.decimals}f}".replace("-", "\u2212")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """A benchmark on which groups are compared."""
+
+    benchmark: Benchmark
+    name: str
+    """Short name, such as ``test perplexity``."""
+    effects: Sequence[Effect]
+    floor: float | None
+    """Change in percent that would bring the baseline's perplexity down to the floor; None if no floor is recorded."""
+
+    @property
+    def unit(self) -> str:
+        """``%`` or ``points``."""
+        return "points" if self.benchmark.is_outcome else "%"
+
+    @property
+    def units(self) -> str:
+        """Name of the items that the interval of one training is over."""
+        units = {PERPLEXITY: "sentences", MINIMAL_PAIRS: "paradigms"}
+        return units.get(self.benchmark.kind, "suites")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Content of the first screen."""
+
+    sentences: Sequence[str]
+    baseline: str
+    """Name of the seed group. Empty if there is no comparison."""
+    measures: Sequence[Measure]
+
+
+def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool = False) -> Answer:
+    """Return whether distillation helped, as far as the runs show it.
+
+    Args:
+        reported: The runs.
+        found: The comparisons of their seed groups, if there are any.
+        failed: Whether the comparison ended with an error, which the page shows as a note.
+    """
+    students = reported.of_kind("student")
+    without = [run for run in students if not _has_dump(run)]
+    if not students:
+        return _no_answer("it has teachers only. Add the runs of students")
+    if not without:
+        return _no_answer("it has no baseline, which is a student without a dump. Run train-student without --dump")
+    if len(without) == len(students):
+        return _no_answer("no student here learned from a dump. Run train-student with --dump")
+    groups = [group for group in found.groups if group.kind == "student"] if found is not None else []
+    baselines = [group for group in groups if not any(map(_has_dump, group.runs.values()))]
+    measures = _measures(reported, found, baselines[0].name) if found is not None and baselines else []
+    if failed:
+        return _no_answer("the groups of runs could not be compared. A note below says why")
+    if not measures:
+        return _no_answer(
+            "the runs cannot be compared item by item. Run evaluate perplexity and evaluate minimal-pairs on each run"
+        )
+    baseline = baselines[0].name
+    names = list(dict.fromkeys(effect.group for measure in measures for effect in measure.effects))
+    distilled = {group.name for group in groups if all(map(_is_distilled, group.runs.values()))}
+    if len(names) == 1 and names[0] in distilled:
+        sentences = [_sentence("distillation", measures, names[0])]
+    elif len(names) <= _MOST_SENTENCES:
+        sentences = [
+            _sentence(f"{name}, compared with {baseline},", measures, name, is_control=name not in distilled)
+            for name in names
+        ]
+    else:
+        sentences = [_summary(measures[0], baseline)]
+    if len(baselines) > 1:
+        sentences.append(
+            f"{plural(len(baselines), 'group')} of runs learned without a dump. {baseline} is the baseline here, "
+            "because it was named first."
+        )
+    unbroken = [sentence.replace(" %", "\u00a0%") for sentence in sentences]
+    return Answer(sentences=unbroken, baseline=baseline, measures=measures)
+
+
+def _no_answer(reason: str) -> Answer:
+    return Answer(sentences=[f"This page cannot say whether distillation helped: {reason}."], baseline="", measures=[])
+
+
+def _has_dump(run: RunRecord) -> bool:
+    return run.dump is not None and run.configuration.get("targets") != "none"
+
+
+def _is_distilled(run: RunRecord) -> bool:
+    return _has_dump(run) and run.configuration.get("targets") != "shuffled"
+
+
+def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
+    """Return the differences of all groups from the baseline: perplexities of test (else dev), pairs, suites."""
+    benchmarks = [each for each in found.benchmarks if each.kind == "student" and baseline in each.figures]
+    subjects = {each.benchmark.subject for each in benchmarks if each.benchmark.kind == PERPLEXITY}
+    subject = next((name for name in ("test", "dev") if name in subjects), None)
+    shown = [
+        each
+        for each in benchmarks
+        if each.pairs and (each.benchmark.is_outcome or subject is None or each.benchmark.subject == subject)
+    ]
+    shown.sort(key=lambda each: each.benchmark.is_outcome)
+    names = _names([each.benchmark for each in shown])
+    measures = []
+    for each in shown:
+        effects = [effect for pair in each.pairs if (effect := _effect(each, pair, baseline)) is not None]
+        if effects:
+            name, floor = names[each.benchmark], _floor(reported, found, each, baseline)
+            measures.append(Measure(benchmark=each.benchmark, name=name, effects=effects, floor=floor))
+    return measures
+
+
+def _names(benchmarks: Sequence[Benchmark]) -> dict[Benchmark, str]:
+    """Return short names, longer where two benchmarks would share one."""
+    short = {}
+    for benchmark in benchmarks:
+        if benchmark.kind == PERPLEXITY:
+            in_document = benchmark.conventions.startswith(IN_DOCUMENT)
+            name = f"{benchmark.subject} perplexity{f' {IN_DOCUMENT}' if in_document else ''}"
+        else:
+            name = "minimal-pair accuracy" if benchmark.kind == MINIMAL_PAIRS else "SyntaxGym accuracy"
+        short[benchmark] = name
+    return {
+        benchmark: name if list(short.values()).count(name) == 1 else f"{name} of {benchmark.title}"
+        for benchmark, name in short.items()
+    }
+
+
+def _effect(found: BenchmarkComparison, pair: PairComparison, baseline: str) -> Effect | None:
+    """Return the difference of a pair's other group from the baseline, or None if neither is the baseline."""
+    if baseline not in {pair.first, pair.second}:
+        return None
+    benchmark, overall, is_first = found.benchmark, pair.overall, pair.second == baseline
+    sign, group = (1, pair.first) if is_first else (-1, pair.second)
+
+    def change(difference: float) -> float:
+        return 100 * (sign * difference if benchmark.is_outcome else _ratio_minus_one(sign * difference))
+
+    over_seeds = overall.over_seeds.interval
+    interval = over_seeds if over_seeds is not None else overall.interval
+    better = better_of(overall, more_is_better=benchmark.is_outcome)
+    verdict: Verdict = "unclear" if better == "neither" else "better" if (better == "first") == is_first else "worse"
+    return Effect(
+        group=group,
+        change=change(overall.difference),
+        interval=None if interval is None else Interval(*sorted((change(interval.low), change(interval.high)))),
+        verdict=verdict,
+        num_seeds=found.figures[group].num_seeds,
+        num_baseline_seeds=found.figures[baseline].num_seeds,
+        is_over_seeds=over_seeds is not None,
+        p_value=overall.adjusted_p_value,
+    )
+
+
+def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkComparison, baseline: str) -> float | None:
+    """Return the change in percent that would bring the baseline's perplexity down to the floor."""
+    benchmark = compared.benchmark
+    group = next(group for group in found.groups if group.name == baseline)
+    for run in group.runs.values():
+        for title, source in run.splits.items():
+            fingerprints = {source.fingerprint, source.key.text_sha256}
+            floor = reported.floors.get((run.name, title))
+            if floor is not None and source.key.name == benchmark.subject and benchmark.fingerprint in fingerprints:
+                nats = floor.nats_per_position if benchmark.tokenizer else math.log(floor.per_word)
+                return 100 * _ratio_minus_one(nats - compared.figures[baseline].mean)
+    return None
+
+
+def _ratio_minus_one(nats: float) -> float:
+    """Return the ratio of two perplexities minus 1. A difference above 100 nats counts as 100, which can be drawn."""
+    return math.expm1(min(nats, 100.0))
+
+
+def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_control: bool = False) -> str:
+    """Return the answer for one group. A control did not learn from a teacher's own targets."""
+    cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
+    effects = [effect for _, effect in cases]
+    phrases = [_phrase(measure, effect) for measure, effect in cases]
+    if not all(effect.is_over_seeds for effect in effects):
+        return (
+            f"One seed cannot answer. In these trainings, {subject} {_joined(phrases)}. Another seed may reverse this. "
+            "Train two seeds or more of each."
+        )
+    num_seeds, num_baseline_seeds = effects[0].num_seeds, effects[0].num_baseline_seeds
+    phrases[0] += f" over {plural(num_seeds, 'seed')}"
+    if num_seeds != num_baseline_seeds:
+        phrases[0] += f" against {plural(num_baseline_seeds, 'seed')} of the baseline"
+    verdicts = {effect.verdict for effect in effects}
+    if is_control:
+        start = "Control"
+    elif "better" in verdicts:
+        start = "Yes" if verdicts == {"better"} else "Mixed" if "worse" in verdicts else "In part"
+    elif "worse" in verdicts:
+        start = "No, the students became worse" if verdicts == {"worse"} else "No"
+    else:
+        start = "Not shown"
+    end = ""
+    if "unclear" not in verdicts:
+        end = {1: "; the difference is", 2: "; both are"}.get(len(effects), "; all are") + " clear of zero"
+    return f"{start}: {subject} {_joined(phrases)}{end}."
+
+
+def _phrase(measure: Measure, effect: Effect) -> str:
+    if effect.verdict != "unclear" and effect.is_clear and effect.interval is not None:
+        verb = "raised" if effect.change > 0 else "lowered"
+        low, high = sorted(map(abs, (effect.interval.low, effect.interval.high)))
+        form = f".{effect.decimals}f"
+        over = "" if effect.is_over_seeds else f" over {measure.units}"
+        return (
+            f"{verb} {measure.name} by {abs(effect.change):{form}} {measure.unit} "
+            f"(95 % interval{over} {low:{form}} to {high:{form}})"
+        )
+    text = f"changed {measure.name} by {effect.signed(effect.change)} {measure.unit}"
+    if effect.interval is None:
+        return f"{text}, for which there is no interval"
+    text += f" (95 % interval {effect.signed(effect.interval.low)} to {effect.signed(effect.interval.high)})"
+    if effect.is_clear:
+        return f"{text}, which the test over {measure.units} does not confirm (p = {effect.p_value:.2g})"
+    return f"{text}, which is not clear of zero"
+
+
+def _joined(phrases: Sequence[str]) -> str:
+    return " and ".join([", ".join(phrases[:-1]), phrases[-1]]) if len(phrases) > 1 else phrases[0]
+
+
+def _summary(measure: Measure, baseline: str) -> str:
+    """Return one sentence about many groups."""
+    by_verdict = {
+        verdict: [effect.group for effect in measure.effects if effect.verdict == verdict and effect.is_over_seeds]
+        for verdict in ("better", "worse")
+    }
+    better, worse = (
+        f"{'are' if len(groups) > 1 else 'is'} {verdict} ({', '.join(groups)})" if groups else f"is {verdict}"
+        for verdict, groups in by_verdict.items()
+    )
+    text = (
+        f"Compared with {baseline} in {measure.name}, {len(by_verdict['better']) or 'none'} of {len(measure.effects)} "
+        f"groups of runs {better} and {len(by_verdict['worse']) or 'none'} {worse}, clear of zero."
+    )
+    if num_single := sum(not effect.is_over_seeds for effect in measure.effects):
+        text += f" {plural(num_single, 'group')} cannot answer, because it or the baseline has one seed."
+    return text
