@@ -1,9 +1,9 @@
-# make demo   environment, then the whole way on the built-in corpus, ending with an HTML report
-# make test   environment, then all tests
-# make soak   the tests of faults, ten times as long, and a minute of fuzzing the readers of trees
-# make check  ruff, mypy and the tests, as .ci/run does
-# make compat what is exported, loaded by the oldest and the newest transformers meant; EXPORT=DIR checks that one
-# make bench  the benchmarks, quickly; each is a command, python -m benchmarks.NAME
+# make demo    create the environment, then run all steps on the built-in corpus and write an HTML report
+# make test    create the environment, then run all tests
+# make soak    run the tests of faults ten times as long, then fuzz the readers of trees for a minute
+# make check   run ruff, mypy and the tests, as .ci/run does
+# make compat  load an export with the oldest and the newest supported transformers; EXPORT=DIR names the export
+# make bench   run the benchmarks briefly; python -m benchmarks.NAME runs one of them in full
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +16,7 @@ EXPORT ?=
 
 env: $(VENV)/installed
 
-# torch first and exactly: an open range may fetch gigabytes of CUDA libraries.
+# Install torch first, at its exact version: an open range may download gigabytes of CUDA libraries.
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip

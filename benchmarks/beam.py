@@ -1,10 +1,11 @@
-"""How fast the beam search is, on one thread: beam 10, word beam 5.
+"""Measure how fast the beam search is, on one thread: beam 10, word beam 5.
 
     python -m benchmarks.beam [--quick] [--json FILE] [--data DATASET --teacher RUN [--split dev]]
 
-Without a dataset and a teacher: random tokens, 5 to 39 a sentence, and a model of size 256 over 12,000 with random
-weights. It is the slower case: where all actions are about as probable, an NT has as many rivals for a SHIFT as there
-are labels, and most positions end with the cap on actions; a trained model's end when its best candidates are found.
+Without --data and --teacher, sentences are 5 to 39 random tokens, and the model of size 256 with a vocabulary of 12,000
+has random weights. This is the slower case. All actions are about equally probable, so a SHIFT competes with as many
+NTs as there are labels, and most positions end only at the limit on actions. With a trained model a position ends when
+its best candidates are found.
 """
 
 from pathlib import Path
@@ -22,15 +23,15 @@ from teacher.train_teacher import load_teacher
 
 VOCAB_SIZE = 12_000
 NUM_LABELS = 27
-"""As many as GUM has."""
+"""The number of labels in GUM."""
 EOS_ID = 1
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     options = parser(__doc__ or "")
     options.add_argument("--data", type=Path, help="a dataset, with --teacher")
-    options.add_argument("--teacher", type=Path, help="a run of train-teacher")
+    options.add_argument("--teacher", type=Path, help="the run of a teacher of this dataset")
     options.add_argument("--split", default="dev")
     chosen = options.parse_args()
     torch.set_num_threads(1)
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def measure(model: Rnng, tokens: Ragged, *, rounds: int) -> dict[str, float]:
-    """Return medians over rounds; tokens are counted without ``<eos>``."""
+    """Return the figures, medians over rounds. ``<eos>`` does not count as a token."""
     search = BeamSearch(model, BeamConfig(beam=10, word_beam=5))
     found = search.search(tokens)
     seconds = interleaved({"beam": lambda: search.search(tokens)}, rounds)["beam"]

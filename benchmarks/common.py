@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, interleaved rounds, and the machine that a figure belongs to."""
+"""Share code between benchmarks: options, interleaved rounds, subprocesses, and a report that names the machine."""
 
 import argparse
 import ctypes
@@ -7,25 +7,33 @@ import os
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from pipeline.runtime.workers import usable_cores
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="smaller and within a minute; the same figures")
-    options.add_argument("--json", type=Path, help="write the figures here, one flat object")
+    options.add_argument("--quick", action="store_true", help="measure less, within a minute; same names of figures")
+    options.add_argument("--json", type=Path, help="write the figures to this file, as one flat object")
     return options
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of every round of every run; the runs of a round follow one another.
+    """Return the seconds of every round of every run. A round takes each run once.
 
-    Each round has a random order, since a run leaves caches and heap to the next. A first round is not counted.
+    The order within a round is random, because each run inherits the caches and the heap of the one before it. One
+    round is taken first and not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     generator, names = random.Random(1), list(runs)  # noqa: S311
@@ -40,15 +48,15 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
-    """Return how many times as fast ``ours`` is, the median over the rounds."""
+    """Return the seconds of ``theirs`` over those of ``ours``, the median over the rounds: above 1, ours is faster."""
     return statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep what is freed, for this process.
+    """Make malloc keep freed memory, in this process.
 
-    Arrays of some 100 kB to 32 MB come from the system, page by page and zeroed, or from what was freed before, as
-    malloc happens to decide; it is ten times the cost of copying into them, and the same whatever is measured.
+    By default malloc may take an array of 100 kB to 32 MB from memory it freed before, or from the system, page by page
+    and zeroed. The second costs ten times as much as copying into the array, whatever is measured.
     """
     libc = ctypes.CDLL(None)
     trim_threshold, mmap_threshold = -1, -3
@@ -56,8 +64,30 @@ def keep_freed_memory() -> None:
     libc.mallopt(mmap_threshold, 1 << 25)
 
 
+def run_python(arguments: Iterable[object], *, num_processes: int = 1) -> str:
+    """Run Python with these arguments, one thread per process, and return what it prints.
+
+    Several processes run under torchrun. If Python fails, this process ends with its error output.
+    """
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes]
+    command = [sys.executable, *(torchrun if num_processes > 1 else []), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout
+
+
+def train(command: str, out: Path, arguments: Iterable[object], *, num_processes: int) -> list[dict[str, Any]]:
+    """Run a training command on the CPU, one thread per process; return the rows of its figures on train."""
+    options = ["--out", out, "--threads", 1, "--device", "cpu", *arguments]
+    run_python([ROOT / "cli.py", command, *options], num_processes=num_processes)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["split"] == "train"]
+
+
 def report(figures: Mapping[str, float], options: argparse.Namespace) -> None:
-    """Print the figures with the machine they were measured on; write them where ``--json`` says."""
+    """Print the figures and the machine; with ``--json``, also write them to that file."""
     about = machine()
     print("; ".join(f"{name} {value}" for name, value in about.items()))
     for name, value in figures.items():
@@ -70,7 +100,7 @@ def report(figures: Mapping[str, float], options: argparse.Namespace) -> None:
 
 
 def machine() -> dict[str, str | int]:
-    """Return when and on what this runs."""
+    """Return the date, the machine and the versions of the libraries."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -83,7 +113,7 @@ def machine() -> dict[str, str | int]:
     return {
         "date": datetime.now(tz=UTC).date().isoformat(),
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in names},
     }

@@ -1,18 +1,20 @@
-"""How far what a teacher says given the tree is from what it says without one, and how wide a beam that takes.
+"""Compare a teacher's distributions given the tree with its mixtures without a tree, for several beam sizes.
 
     python -m benchmarks.conditions --data DATASET --teacher RUN [--split dev] [--beams 10/5,100/20] [--quick]
                                     [--json FILE]
 
-For every position the distribution given the dataset's tree, p(w | x_<t, y_<t, SHIFT), and the mixture over the trees
-that a beam search finds for x_<t, both over the whole vocabulary. The tree was made by someone who saw the whole
-sentence; the mixture saw nothing from t on. Of each pair of beam and word beam:
+Every position has two distributions over the whole vocabulary. The first is p(w | x_<t, y_<t, SHIFT), given the
+dataset's tree, which was made by someone who saw the whole sentence. The second is the mixture over the trees that a
+beam search finds for x_<t, which depends on nothing from t on. For each pair of beam and word beam:
 
-kl_tree_from_mixture    KL(given the tree || mixture), nats a position; kl_mixture_from_tree the other way round
-perplexity_mixture      of the gold tokens; perplexity_sum of the sum over complete trees, perplexity_parse of the best
-                        parse with its words, perplexity_joint of the dataset's tree with them
-f1, f1_unlabelled       of the best parses against the dataset's trees, as ``evaluate parses`` counts them
-effective               mean effective number of hypotheses; incomplete: share of sentences without a complete one
-tokens_per_s            in one thread, without the comparison, while whatever else ran
+kl_tree_from_mixture    KL(given the tree || mixture), in nats per position. ``kl_mixture_from_tree`` is the reverse.
+perplexity_mixture      Perplexity of the gold tokens under the mixture. ``perplexity_tree``: given the tree.
+perplexity_sum          Perplexity by the sum over complete trees. ``perplexity_parse``: of the best parse with its
+                        words. ``perplexity_joint``: of the dataset's tree with its words.
+f1, f1_unlabelled       F1 of the best parses against the dataset's trees, counted as by ``evaluate parses``.
+effective               The mean effective number of hypotheses.
+incomplete              The share of sentences without a complete hypothesis.
+tokens_per_s            The rate of the search on one thread, on a machine that may do other work.
 """
 
 import argparse
@@ -38,10 +40,10 @@ BLOCK_SENTENCES = 64
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, required=True, help="a dataset")
-    options.add_argument("--teacher", type=Path, required=True, help="a teacher's run that reads it")
+    options.add_argument("--teacher", type=Path, required=True, help="the run of a teacher of this dataset")
     options.add_argument("--split", default="dev")
     options.add_argument("--beams", default="10/5,20/10,50/10,100/20", help="pairs beam/word-beam")
     given = options.parse_args()
@@ -54,7 +56,7 @@ def main() -> None:
 
 @torch.no_grad()
 def measure(model: Rnng, split: Split, rows: np.ndarray, given: argparse.Namespace) -> dict[str, float]:
-    """Return the figures of every pair of beams over some sentences of a split."""
+    """Return the figures of every pair of beams, for the sentences ``rows`` of a split."""
     figures: dict[str, float] = {"sentences": len(rows), "tokens": int(split.tokens.lengths[rows].sum())}
     for pair in given.beams.split(","):
         beam, word_beam = map(int, pair.split("/"))

@@ -1,11 +1,11 @@
-"""Training a tokenizer and building a dataset at full size: rates, and the most memory of all processes together.
+"""Measure ``train-tokenizer`` and ``build-dataset`` at full size: speed, and peak memory of all processes together.
 
     python -m benchmarks.corpus_scale [--words 20_000_000] [--workers 2] [--quick] [--json FILE]
 
-The corpus is made up, the same every time: words of syllables whose ranks are log-uniform up to a million (Zipf's law
-with exponent 1), so that, unlike in real text, a third of the distinct words never repeats; flat phrases of three words
-below one S. Memory is the resident set summed over a command's processes, polled 20 times a second: libraries that
-processes share count once for each of them, so the true figure is lower.
+The corpus is generated and is the same every time. Words consist of syllables. Their ranks are log-uniform up to a
+million (Zipf's law with exponent 1). Unlike in real text, a third of the distinct words occurs only once. A tree has
+flat phrases of three words below one S. Memory is the resident set summed over the processes of a command, measured 20
+times per second. Shared libraries count once per process, so the true figure is lower.
 """
 
 import os
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import parser, report
+from pipeline.runtime.workers import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_RANKS = 1_000_000
@@ -29,10 +30,14 @@ QUICK_WORDS = 600_000
 
 
 def main() -> None:
-    """Make the corpus, run both commands, report."""
+    """Generate the corpus, run both commands and report the figures."""
     options = parser(__doc__ or "")
-    options.add_argument("--words", type=int, default=2_000_000, help="of train; _ may separate digits")
-    options.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of build-dataset")
+    options.add_argument(
+        "--words", type=int, default=2_000_000, help="Number of words of train; _ may separate digits."
+    )
+    options.add_argument(
+        "--workers", type=int, default=usable_cores(), help="Number of worker processes of build-dataset."
+    )
     options.add_argument("--vocab-size", type=int, default=12_000)
     given = options.parse_args()
     num_words = QUICK_WORDS if given.quick else given.words
@@ -63,7 +68,7 @@ def main() -> None:
 
 
 def write_corpus(stem: Path, num_words: int, *, seed: int) -> int:
-    """Write STEM.mrg and STEM.txt; return the number of sentences."""
+    """Write STEM.mrg and STEM.txt. Return the number of sentences."""
     generator = np.random.default_rng(seed)
     num_sentences = 0
     with stem.with_suffix(".mrg").open("w") as trees, stem.with_suffix(".txt").open("w") as texts:
@@ -75,7 +80,7 @@ def write_corpus(stem: Path, num_words: int, *, seed: int) -> int:
 
 
 def sentences(num_words: int, generator: np.random.Generator) -> Iterator[list[str]]:
-    """Yield sentences of 5 to 35 words, ``num_words`` in all or a few less."""
+    """Yield sentences of 5 to 35 words, with ``num_words`` words or a few less in total."""
     for first in range(0, num_words, BLOCK_WORDS):
         number = min(BLOCK_WORDS, num_words - first)
         ranks = np.exp(generator.random(number) * np.log(NUM_RANKS)).astype(np.int64).tolist()
@@ -88,7 +93,7 @@ def sentences(num_words: int, generator: np.random.Generator) -> Iterator[list[s
 
 
 def word(rank: int) -> str:
-    """Return the word of a rank: frequent ones are short."""
+    """Return the word of a rank. Frequent words are short."""
     syllables = SYLLABLES[rank % 100]
     while rank := rank // 100:
         syllables += SYLLABLES[rank % 100]
@@ -96,7 +101,7 @@ def word(rank: int) -> str:
 
 
 def flat_tree(words: Sequence[str]) -> str:
-    """Return phrases of three words under one S, and a full stop."""
+    """Return a tree with phrases of three words under one S, and a full stop."""
     phrases = [
         f"({LABELS[i // 3 % 3]} {' '.join(f'(XX {each})' for each in words[i : i + 3])})"
         for i in range(0, len(words), 3)
@@ -105,7 +110,7 @@ def flat_tree(words: Sequence[str]) -> str:
 
 
 def measure(arguments: Sequence[str]) -> tuple[float, float]:
-    """Run a command; return its seconds and the peak of memory in MB.
+    """Run a command. Return its duration in seconds and its peak memory in MB.
 
     Raises:
         RuntimeError: If the command fails.
@@ -117,12 +122,12 @@ def measure(arguments: Sequence[str]) -> tuple[float, float]:
         peak = max(peak, sum(map(resident_bytes, family(process.pid))))
         time.sleep(0.05)
     if process.returncode:
-        raise RuntimeError(f"{arguments[0]} ended with status {process.returncode}")
+        raise RuntimeError(f"{arguments[0]} ended with status {process.returncode}, expected 0")
     return time.perf_counter() - start, peak / 1e6
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and its descendants; those that have just ended are left out."""
+    """Return a process and its descendants. A process that has just ended is left out."""
     try:
         children = [
             int(child)
@@ -135,7 +140,7 @@ def family(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident set of a process, 0 if it has just ended."""
+    """Return the resident set of a process, or 0 if it has just ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

@@ -1,10 +1,11 @@
-"""How often the text that ``import-trees`` puts together from the words of a tree is the text that the tree is of.
+"""Measure how often ``import-trees`` rebuilds the exact text of a tree from its words.
 
     python -m benchmarks.detokenisation FOLDER [--quick] [--json FILE]
 
-FOLDER holds a folder for each treebank, with ``train`` and ``dev`` as .mrg and .txt, line by line the same sentences,
-and perhaps an ``.ids.tsv`` whose column text_is_original says 0 where the text itself was put together from a tree.
-Prints the share of sentences with exactly their normalised text, and the most frequent first differences of the others.
+FOLDER has a folder for each treebank. Each has ``train`` and ``dev`` as .mrg and .txt, line by line the same sentences.
+There may be an ``.ids.tsv`` with a column text_is_original, which is 0 if the text itself was rebuilt from a tree. The
+benchmark prints the share of sentences with exactly their normalised text. For the other sentences it prints the most
+frequent kinds of the first difference.
 
 NAME_train, NAME_dev    share of the sentences, between 0 and 1
 """
@@ -23,7 +24,7 @@ NUM_KINDS = 12
 
 @dataclass(kw_only=True)
 class Comparison:
-    """What became of the sentences of a file."""
+    """Counts of equal and different texts of a file."""
 
     num_sentences: int = 0
     num_equal: int = 0
@@ -32,7 +33,7 @@ class Comparison:
 
     @property
     def share(self) -> float:
-        """Return the share of sentences that are given back exactly."""
+        """Return the share of sentences whose text is rebuilt exactly."""
         return self.num_equal / self.num_sentences
 
 
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def compare(stem: Path) -> Comparison:
-    """Return how the sentences of STEM.mrg compare with STEM.txt."""
+    """Compare the rebuilt sentences of STEM.mrg with STEM.txt."""
     found = Comparison()
     rebuilt = _rebuilt_texts(stem)
     trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")

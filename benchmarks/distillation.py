@@ -1,35 +1,34 @@
-"""What distillation does to students: seeds and controls on one dataset, by the commands that users type.
+"""Measure what distillation does to students, over seeds and controls on one dataset, by the user's own commands.
 
     python -m benchmarks.distillation --data DATASET --teacher RUN --pairs FOLDER --out FOLDER [--json FILE] [--quick]
         [--seeds 1,2,3] [--jobs 2] [--name LABEL] [-- OPTIONS OF train-student]
 
-For every seed: a baseline; students of the teacher's dump at alpha 0.5, 0.7 and 0.8 (T 1) and at alpha 0.7, T 2; at
-alpha 0.7 one whose targets are other positions' (``shuffled``), and one of the baseline's own dump (``born-again``).
-All have the same options, and so the same steps. Runs that are there are not made again, so an interrupted study goes
-on with the same command. Each process has one thread; JOBS of them at a time.
+For every seed it trains a baseline, students of the teacher's dump at alpha 0.5, 0.7 and 0.8 (T 1), and a student at
+alpha 0.7 and T 2. There are two controls at alpha 0.7: ``shuffled`` gets the targets of other positions, and
+``born-again`` learns from a dump of the baseline. All have the same options, and so the same steps. Runs that exist are
+not made again, so the same command continues an interrupted study. Each process has one thread, and JOBS processes run
+at a time.
 
-Of each configuration over the seeds: perplexity a token of dev, best over training and after the last step, and
-accuracy on the minimal pairs of the best checkpoint: mean and standard deviation. Differences to the baseline are taken
-seed by seed, with the 95 % interval of Student's t for their mean. The rows of all runs go beside FILE, one file a run.
+The figures of each configuration, over the seeds, are: perplexity per token on dev, best over training and after the
+last step; and accuracy on the minimal pairs, of the best checkpoint. Each has a mean and a standard deviation. The
+difference to the baseline is taken seed by seed, with the 95 % interval of Student's t for its mean. The rows of all
+runs are written to a folder next to FILE, one file per run.
 """
 
 import argparse
 import json
 import math
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine, parser
+from benchmarks.common import ROOT, machine, parser, run_python
 from pipeline.runtime.display import table
 
-ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "baseline"
 CONFIGURATIONS = {
     BASELINE: "",
@@ -41,18 +40,18 @@ CONFIGURATIONS = {
     "born-again": "--alpha 0.7",
 }
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""97.5 % quantile of Student's t by number of seeds."""
+"""The 97.5 % quantile of Student's t, by the number of seeds."""
 
 
 def main() -> None:
-    """Train, evaluate, print."""
+    """Train, evaluate and print the figures."""
     options = parser(__doc__)
     for name in ("data", "teacher", "pairs", "out"):
         options.add_argument(f"--{name}", type=Path, required=True)
     options.add_argument("--seeds", default="1,2,3")
     options.add_argument("--jobs", type=int, default=2)
-    options.add_argument("--name", default="", help="what the dataset is called in the results")
-    options.add_argument("student", nargs="*", help="options of train-student, after --")
+    options.add_argument("--name", default="", help="name of the dataset in the results")
+    options.add_argument("student", nargs="*", help="options for train-student, after --")
     given = options.parse_args()
     study = Study(given)
     study.run()
@@ -65,7 +64,7 @@ class Study:
     def __init__(self, given: argparse.Namespace) -> None:
         self.seeds = [int(seed) for seed in given.seeds.split(",")][: 2 if given.quick else None]
         if len(self.seeds) not in T_95:
-            sys.exit(f"--seeds: {len(self.seeds)} of them, expected {min(T_95)} to {max(T_95)}")
+            sys.exit(f"--seeds: {len(self.seeds)} seeds, expected {min(T_95)} to {max(T_95)}; give more or fewer")
         self._given = given
         self._out: Path = given.out
         self._options = [*given.student, *(["--max-steps", "20"] if given.quick else [])]
@@ -75,7 +74,7 @@ class Study:
         return self._out / f"{configuration.replace(', ', '-').replace(' ', '')}-seed{seed}"
 
     def run(self) -> None:
-        """Make what is not there: the dump, the baselines, then everything else."""
+        """Make what does not exist yet: the dump, the baselines, then everything else."""
         dumping = ["dump-teacher", "--data", self._given.data, "--device", "cpu"]
         dump = self._out / "dump"
         _command([*dumping, "--teacher", self._given.teacher, "--out", dump, "--temperatures", "1,2"])
@@ -151,14 +150,14 @@ def _figures(run: Path) -> dict[str, float]:
 
 
 def _interval(differences: list[float]) -> list[float]:
-    """Return the mean and the ends of its 95 % interval."""
+    """Return the mean and the two ends of its 95 % interval."""
     mean = statistics.mean(differences)
     half = T_95[len(differences)] * statistics.stdev(differences) / math.sqrt(len(differences))
     return [mean, mean - half, mean + half]
 
 
 def report(summary: Mapping[str, Any], given: argparse.Namespace) -> None:
-    """Print the table; write the figures, and the rows of all runs, where ``--json`` says."""
+    """Print the table; with ``--json``, also write the figures to that file and the rows of all runs next to it."""
     shown = {"best_dev_perplexity": 2, "last_dev_perplexity": 2, "pairs_accuracy": 4}
     rows = []
     for name, figures in summary.items():
@@ -183,11 +182,7 @@ def report(summary: Mapping[str, Any], given: argparse.Namespace) -> None:
 
 
 def _command(arguments: list[object]) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
+    run_python([ROOT / "cli.py", *arguments])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Minimal pairs: the scoring of a student beside transformers' GPT-2 in a plain batched loop.
+"""Compare the speed of scoring minimal pairs with that of transformers' GPT-2 in a plain batched loop.
 
     python -m benchmarks.evaluation [--quick] [--json FILE] [--pairs FOLDER --tokenizer FILE]
 
-The default student with a vocabulary of the tokenizer's size and random weights, the same on both sides, one thread.
-Without pairs and a tokenizer of your own: those of the sample corpus. Both sides encode the text and add up
-log-probabilities of all tokens and <eos>; the loop takes 64 sentences at a time as they come, padded to the longest.
+Both sides use the default student with random weights, a vocabulary of the tokenizer's size, and one thread. Without
+--pairs and --tokenizer they come from the sample corpus. Both sides encode the text and add up the log-probabilities of
+all tokens and <eos>. The loop takes 64 sentences at a time in order, padded to the longest.
 
-pairs_vs_transformers    pairs/s over the loop's, median of rounds in turn
-pairs_per_s              of whole evaluations
-largest_difference_nats  between both sides' log-probabilities of a sentence, the same weights in both
+pairs_vs_transformers    pairs/s over the pairs/s of the loop, median of alternating rounds
+pairs_per_s              pairs/s of whole evaluations
+largest_difference_nats  largest difference between the two log-probabilities of a sentence, with the same weights
 """
 
 import contextlib
@@ -24,12 +24,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.common import interleaved, parser, ratio, report
 from pipeline.corpus.dataset.tokenizer import Tokenizer, train_tokenizer
 from pipeline.corpus.sample.sample_corpus import write_sample_corpus
-from pipeline.evaluation.minimal_pair_files import MinimalPair, read_minimal_pairs
-from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs
+from pipeline.evaluation.minimal_pairs import MinimalPair, evaluate_minimal_pairs, read_minimal_pairs
 from pipeline.evaluation.scorer import NextTokenScorer
 from student.model import Student
+from student.student_commands import batch_tokens
 from student.student_config import StudentConfig
-from student.student_scoring import batch_tokens
 
 BATCH_SENTENCES = 64
 
@@ -48,7 +47,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def inputs(pairs: Path | None, tokenizer: Path | None) -> Iterator[tuple[list[MinimalPair], Tokenizer]]:
-    """Return pairs and a tokenizer: those given, or those of the sample corpus."""
+    """Yield the given pairs and tokenizer, or those of the sample corpus."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if pairs is None or tokenizer is None:
@@ -83,7 +82,7 @@ def measure(pairs: list[MinimalPair], tokenizer: Tokenizer, *, rounds: int) -> d
 
 @torch.no_grad()
 def plain_loop(model: GPT2LMHeadModel, tokenizer: Tokenizer, texts: list[str]) -> Tensor:
-    """Return the log-probability of each text, ``<eos>`` included."""
+    """Return the log-probability of each text, including ``<eos>``."""
     found = []
     for first in range(0, len(texts), BATCH_SENTENCES):
         batch = [

@@ -1,19 +1,23 @@
-"""Teacher and student on a GPU: first whether they compute what a CPU does, then how fast.
+"""Check teacher and student on a GPU against a CPU, then measure their speed.
 
     python -m benchmarks.gpu [--quick] [--json FILE] [--device cuda]
 
-Needs torch and numpy alone, and no data: trees are drawn at random, about as long, deep and bushy as a treebank's.
+This benchmark needs only torch and numpy, and no data. It draws random trees that are about as long, deep and bushy as
+those of a treebank.
 
-worst_KIND_float32       largest relative error of losses and gradients of a small model on the device, against the
-                         CPU in float64; KIND is a strategy and composition. worst_KIND_bfloat16: under autocast
-teacher_tokens_per_s     training, size 650, vocabulary 12,000, 512 sentences a batch, bfloat16: forward, backward and
-                         AdamW, schedules made ahead in another thread, over batches that differ
-infer_positions_per_s    states, logits, log-softmax and top-64 of the same model in float32: what a dump computes
-student_mfu              a distilling step of 12 blocks of size 768, rows of 512 positions, over the device's peak;
-                         student_mfu_sentence_rows: rows of 23 (``benchmarks.gpu_student``)
-peak_gb                  most memory that torch held on the device
+worst_KIND_float32       The largest relative error of losses and gradients of a small model on the device, against the
+                         CPU in float64. KIND is a strategy and a composition, or ``student`` with a temperature.
+                         ``worst_KIND_bfloat16``: under autocast.
+teacher_tokens_per_s     Training in bfloat16: size 650, vocabulary 12,000, 512 sentences per batch, forward, backward
+                         and AdamW. Another thread makes the schedules ahead. Batches differ.
+infer_positions_per_s    States, logits, log-softmax and top-64 of the same model in float32, as a dump computes them.
+student_mfu              A distilling step as a share of the device's peak: 12 blocks of size 768, vocabulary 12,000, 64
+                         soft targets per position, 32,768 positions in rows of 512, bfloat16, forward, backward,
+                         clipping and AdamW. Everything is on the device already. ``student_mfu_sentence_rows``: rows of
+                         23 positions.
+peak_gb                  The most memory that torch held on the device.
 
-``--device cpu`` runs the same code where there is no GPU; its rates mean nothing.
+``--device cpu`` runs the same code where there is no GPU. Its rates mean nothing.
 """
 
 import itertools
@@ -24,21 +28,30 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from benchmarks import gpu_student
 from benchmarks.common import parser, report
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.dumping.next_token import append_eos
 from pipeline.dumping.reduction import reduce_logits
-from pipeline.runtime.read_ahead import ReadAhead
+from pipeline.runtime.background import ReadAhead
+from pipeline.runtime.distributed import device_model
 from storage.ragged import Ragged
+from student.flops import peak_flops, training_flops
+from student.loss import NUM_PARTS, DistillationRows
+from student.model import Student
+from student.rows import StudentInputs
+from student.student_config import StudentConfig
+from student.targets import SoftTargets
 from teacher.levels import TreeBatch
 from teacher.rnng import Rnng
 from teacher.teacher_config import TeacherConfig
 
 NUM_LABELS = 27
 VOCAB_SIZE = 12_000
+BOS_ID = 0
 EOS_ID = 1
+K = 64
 KINDS = (
     ("top-down", "bilstm"),
     ("top-down", "attention"),
@@ -50,27 +63,25 @@ LOGIT_ROWS = 4096
 
 
 def main() -> None:
-    """Check, measure and print."""
+    """Check, measure and print the figures."""
     options = parser(__doc__)
     options.add_argument("--device", default="cuda")
     given = options.parse_args()
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit(
-            "no GPU: torch.cuda.is_available() is False; run where there is one, or try the code with --device cpu"
-        )
-    figures = correctness(device) | gpu_student.correctness(device)
+        sys.exit("no GPU: torch.cuda.is_available() is False; run it where there is a GPU, or try it with --device cpu")
+    figures = teacher_correctness(device) | student_correctness(device)
     for name, value in figures.items():
         print(f"{name:<44}{value:>12.2e}")
-    figures |= speed(device, quick=given.quick) | gpu_student.speed(device, quick=given.quick)
+    figures |= teacher_speed(device, quick=given.quick) | student_speed(device, quick=given.quick)
     if device.type == "cuda":
         print(torch.cuda.get_device_name(device))
         figures["peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
     report(figures, given)
 
 
-def correctness(device: torch.device) -> dict[str, float]:
-    """Return the worst relative errors of loss and gradient, of every kind of model and both types of products."""
+def teacher_correctness(device: torch.device) -> dict[str, float]:
+    """Return the worst relative errors of loss and gradient, for every kind of teacher and both types of products."""
     tokens, actions = random_sentences(np.random.default_rng(1), 24, vocab_size=97)
     errors = {}
     for strategy, composition in KINDS:
@@ -79,11 +90,11 @@ def correctness(device: torch.device) -> dict[str, float]:
         sizes = {"vocab_size": 97, "num_labels": NUM_LABELS, "eos_id": EOS_ID}
         model = Rnng(config, **sizes).double()
         batch = TreeBatch(schedule=model.prepare(tokens, actions), num_positions_global=1)
-        exact = _loss_and_gradient(model, batch)
+        exact = _teacher_loss_and_gradient(model, batch)
         model = model.float().to(device)
         for dtype in (torch.float32, torch.bfloat16):
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                found = _loss_and_gradient(model, batch)
+                found = _teacher_loss_and_gradient(model, batch)
             name = f"worst_{strategy}_{composition}_{str(dtype).removeprefix('torch.')}"
             errors[name] = max(
                 float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, exact, strict=True)
@@ -91,7 +102,7 @@ def correctness(device: torch.device) -> dict[str, float]:
     return errors
 
 
-def _loss_and_gradient(model: Rnng, batch: TreeBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def _teacher_loss_and_gradient(model: Rnng, batch: TreeBatch) -> tuple[Tensor, Tensor]:
     model.zero_grad()
     sums = model(batch)
     with torch.autocast(sums.device.type, enabled=False):
@@ -102,8 +113,8 @@ def _loss_and_gradient(model: Rnng, batch: TreeBatch) -> tuple[torch.Tensor, tor
     return sums.detach().double().cpu(), torch.cat(gradients)
 
 
-def speed(device: torch.device, *, quick: bool) -> dict[str, float]:
-    """Return the rates."""
+def teacher_speed(device: torch.device, *, quick: bool) -> dict[str, float]:
+    """Return the rates of the teacher."""
     on_gpu = device.type == "cuda"
     dim, num_sentences, rounds = (650, 512, 5 if quick else 30) if on_gpu else (64, 16, 2)
     torch.manual_seed(0)
@@ -121,7 +132,7 @@ def speed(device: torch.device, *, quick: bool) -> dict[str, float]:
 
     generator = np.random.default_rng(2)
     figures = {
-        "teacher_tokens_per_s": _rate(device, train, _batches(model, generator, num_sentences), rounds),
+        "teacher_tokens_per_s": _rate(device, train, _teacher_batches(model, generator, num_sentences), rounds),
     }
     model.eval()
     model.cache_inputs()
@@ -135,13 +146,13 @@ def speed(device: torch.device, *, quick: bool) -> dict[str, float]:
             reduce_logits(model.logits(rows), targets, k=64, num_top=64, temperatures=(1.0,), generator=draws)
         return batch.num_positions_global
 
-    figures["infer_positions_per_s"] = _rate(device, infer, _batches(model, generator, num_sentences), rounds)
-    figures["sequential_rounds"] = next(_batches(model, generator, num_sentences)).schedule.num_rounds
+    figures["infer_positions_per_s"] = _rate(device, infer, _teacher_batches(model, generator, num_sentences), rounds)
+    figures["sequential_rounds"] = next(_teacher_batches(model, generator, num_sentences)).schedule.num_rounds
     return figures
 
 
 def _rate(device: torch.device, step: Callable[[TreeBatch], int], batches: Iterator[TreeBatch], rounds: int) -> float:
-    """Return positions a second, the median of rounds of four batches, after one round that is not counted."""
+    """Return positions per second: the median of rounds of four batches. The first round is not counted."""
     rates = []
     with ReadAhead(itertools.islice(batches, 4 * (rounds + 1)), depth=4) as stream:
         ahead = iter(stream)
@@ -155,7 +166,7 @@ def _rate(device: torch.device, step: Callable[[TreeBatch], int], batches: Itera
     return statistics.median(rates)
 
 
-def _batches(model: Rnng, generator: np.random.Generator, num_sentences: int) -> Iterator[TreeBatch]:
+def _teacher_batches(model: Rnng, generator: np.random.Generator, num_sentences: int) -> Iterator[TreeBatch]:
     while True:
         tokens, actions = random_sentences(generator, num_sentences, vocab_size=VOCAB_SIZE)
         num_positions = len(append_eos(tokens, EOS_ID).values)
@@ -170,7 +181,7 @@ def random_sentences(generator: np.random.Generator, num: int, *, vocab_size: in
 
 
 def _actions(generator: np.random.Generator, num_tokens: int) -> list[int]:
-    """Return the actions of a random tree: a span is cut into 2 to 4 parts until one token is left."""
+    """Return the actions of a random tree: each span is cut into 2 to 4 parts until one token is left."""
     actions = [FIRST_NT]
 
     def phrase(size: int) -> None:
@@ -188,6 +199,95 @@ def _actions(generator: np.random.Generator, num_tokens: int) -> list[int]:
 
     phrase(num_tokens)
     return [*actions, SHIFT, REDUCE]
+
+
+def student_correctness(device: torch.device) -> dict[str, float]:
+    """Return the worst relative errors of losses and gradient, for two temperatures and both types of products."""
+    config = StudentConfig(vocab_size=97, embed_dim=32, num_blocks=2, num_heads=4, dropout=0.0)
+    lengths = np.random.default_rng(1).integers(0, 40, 30)
+    tokens = Ragged.from_lengths(np.random.default_rng(2).integers(2, 97, int(lengths.sum())), lengths)
+    errors: dict[str, float] = {}
+    for temperature in (1.0, 2.0):
+        exact = _student_loss_and_gradient(Student(config, bos_id=BOS_ID, seed=1).double(), tokens, temperature)
+        student = Student(config, bos_id=BOS_ID, seed=1).to(device)
+        for dtype in (torch.float32, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                found = _student_loss_and_gradient(student, tokens, temperature)
+            errors[f"worst_student_t{temperature:g}_{str(dtype).removeprefix('torch.')}"] = max(
+                float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, exact, strict=True)
+            )
+    return errors
+
+
+def student_speed(device: torch.device, *, quick: bool) -> dict[str, float]:
+    """Return positions/s and, if the device's peak is known, MFU, for rows of one sentence and for rows of 512."""
+    on_gpu = device.type == "cuda"
+    sizes = {"embed_dim": 768, "num_blocks": 12, "num_heads": 12} if on_gpu else {"embed_dim": 64, "num_blocks": 2}
+    config = StudentConfig(vocab_size=12_000, **sizes)
+    student = Student(config, bos_id=BOS_ID, seed=1).to(device).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=on_gpu)
+    peak = peak_flops(device_model(device), "bfloat16")
+    figures = {}
+    for name, length in (("sentence_rows", 23), ("rows_of_512", 512)):
+        num_rows = (32_768 if on_gpu else 1024) // length
+        tokens = Ragged.from_lengths(np.full(num_rows * (length - 1), 5), np.full(num_rows, length - 1))
+        inputs, rows, num_positions = _student_batch(tokens, config.vocab_size, K, 1.0, device)
+        seconds = []
+        for number in range(3 + (5 if quick else 30)):
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16):
+                sums = student(inputs, rows, num_parts=NUM_PARTS)
+            (sums[0] / num_positions).backward()
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            if number >= 3:
+                seconds.append(time.perf_counter() - start)
+        step_s = statistics.median(seconds)
+        figures[f"student_positions_per_s_{name}"] = num_positions / step_s
+        if peak is not None:
+            flops = float(training_flops(config, np.full(num_rows, length)).sum())
+            figures["student_mfu" if name == "rows_of_512" else f"student_mfu_{name}"] = flops / step_s / peak
+    return figures
+
+
+def _student_batch(
+    tokens: Ragged,
+    vocab_size: int,
+    k: int,
+    temperature: float,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[StudentInputs, DistillationRows, int]:
+    """Return inputs, the loss over random soft targets, and the number of positions."""
+    gold = torch.from_numpy(append_eos(tokens, EOS_ID).values)
+    generator = torch.Generator().manual_seed(3)
+    log_p = torch.randn(min(len(gold), 512), vocab_size, generator=generator, dtype=dtype).log_softmax(1)
+    top = log_p.topk(k)
+    rest = (log_p / temperature).scatter(1, top.indices, -torch.inf).logsumexp(1)
+    logz = (log_p / temperature).logsumexp(1)
+    repeated = torch.arange(len(gold)) % len(log_p)
+    targets = SoftTargets(
+        **{
+            name: tensor[repeated].to(device)
+            for name, tensor in {"ids": top.indices, "log_probs": top.values, "tail": rest - logz, "logz": logz}.items()
+        }
+    )
+    inputs = StudentInputs.of(tokens, np.arange(len(tokens) + 1), bos_id=BOS_ID).to(device)
+    return inputs, DistillationRows(gold.to(device), targets, alpha=0.5, temperature=temperature), len(gold)
+
+
+def _student_loss_and_gradient(student: Student, tokens: Ragged, temperature: float) -> tuple[Tensor, Tensor]:
+    weight = student.head_weight
+    inputs, rows, _ = _student_batch(tokens, student.vocab_size, 8, temperature, weight.device, torch.float64)
+    student.zero_grad()
+    sums = student(inputs, rows, num_parts=NUM_PARTS)
+    with torch.autocast(weight.device.type, enabled=False):
+        sums[0].backward()
+    gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+    return sums.detach().double().cpu(), torch.cat([each.double().flatten().cpu() for each in gradients])
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""How fast text is parsed: many sentences in one spaCy Doc against one in each.
+"""Measure how fast text is parsed: many sentences in one spaCy Doc against one sentence in each Doc.
 
     python -m benchmarks.parsing [--quick] [--json FILE] [--model parser.pt] [--text FILE]
 
-Sentences of exactly nine words, of TEXT (a sentence a line) or of the sample corpus, on one thread, by the model or by
-one that is trained on the sample corpus first, the size of train-parser's default. Ratios are medians of rounds in
-turn.
+The sentences have exactly nine words. They come from --text (one sentence per line) or from the sample corpus. One
+thread parses them with --model, or with a model of train-parser's default size that is trained on the sample corpus
+first. Both ways run in turn, and ratios are medians of the rounds.
 
-packed_vs_single_9_words  sentences/s, 256 in a Doc over one in a Doc
-sentences_per_s_9_words   256 in a Doc
-same_trees_share          of the sentences, those that get the same tree both ways; must be 1
+packed_vs_single_9_words  sentences/s with 256 sentences per Doc, divided by sentences/s with one sentence per Doc
+sentences_per_s_9_words   sentences/s with 256 sentences per Doc
+same_trees_share          share of the sentences that get the same tree both ways; must be 1
 """
 
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import spacy
@@ -32,28 +33,19 @@ NUM_WORDS = 9
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--model", type=Path, help="of train-parser")
-    options.add_argument("--text", type=Path, help="a sentence a line")
+    options.add_argument("--model", type=Path, help="a model of train-parser")
+    options.add_argument("--text", type=Path, help="text with one sentence per line")
     given = options.parse_args()
     torch.set_num_threads(1)
     with inputs(given.model, given.text) as (model, text):
         sentences = nine_words(text, 256 if given.quick else 1024)
-        defaults = ParseConfig()
-        parsers = {
-            size: SentenceParser(
-                str(model),
-                language=defaults.language,
-                max_words=defaults.max_words,
-                doc_sentences=size,
-                device=torch.device("cpu"),
-            )
-            for size in (1, defaults.doc_sentences)
-        }
-        single, packed = (parsers[size].parse(sentences) for size in parsers)
-        runs = {
-            "single": lambda: parsers[1].parse(sentences),
-            "packed": lambda: parsers[defaults.doc_sentences].parse(sentences),
-        }
+        packed_config = ParseConfig(model=str(model))
+        single_config = replace(packed_config, doc_sentences=1)
+        single_parser, packed_parser = (
+            SentenceParser(config, torch.device("cpu")) for config in (single_config, packed_config)
+        )
+        single, packed = single_parser.parse(sentences), packed_parser.parse(sentences)
+        runs = {"single": lambda: single_parser.parse(sentences), "packed": lambda: packed_parser.parse(sentences)}
         seconds = interleaved(runs, rounds=3 if given.quick else 7)
     report(
         {
@@ -68,7 +60,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def inputs(model: Path | None, text: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Return a model and a text: those given, or made of the sample corpus."""
+    """Yield the given model and text, or make them from the sample corpus."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if model is None or text is None:
@@ -82,7 +74,7 @@ def inputs(model: Path | None, text: Path | None) -> Iterator[tuple[Path, Path]]
 
 
 def nine_words(text: Path, num_sentences: int) -> list[str]:
-    """Return the first sentences of nine words, by spaCy's count."""
+    """Return the first sentences that have nine words by spaCy's count."""
     nlp = spacy.blank("en")
     found: list[str] = []
     for sentence in read_texts(text):

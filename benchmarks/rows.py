@@ -1,14 +1,16 @@
-"""Two ways to lay sentences out for a student: rows of one sentence and similar length, or packed rows.
+"""Compare two ways to lay out sentences for a student: one sentence per row, or packed rows.
 
     python -m benchmarks.rows [--quick] [--json FILE] [--data DATASET] [--device cpu]
 
-A forward and backward pass of the blocks of a model, vocabulary and loss left out, over the same sentences: once as the
-student reads them, a sentence a row, padded to the longest of a batch whose sentences are of similar length; once
-packed into rows of 512 positions, where a block mask keeps sentences apart and each counts its positions from 0.
+Both ways take a forward and a backward pass of the blocks of a model over the same sentences. The vocabulary and the
+loss are left out. The first way is the student's own: one sentence per row, padded to the longest row of a batch of
+sentences of similar length. The second packs the sentences into rows of 512 positions. A block mask separates the
+sentences, and each sentence counts its positions from 0.
 
-bucketed_vs_packed    seconds packed over seconds a sentence a row, batches of 4,096 positions; above 1: the latter wins
-padding_share         of what is computed a sentence a row
-packed_padding_share  of the packed rows
+bucketed_vs_packed    Seconds of packed rows over seconds of one sentence per row, batches of 4,096 positions. Above 1,
+                      one sentence per row is faster.
+padding_share         The share of padding with one sentence per row.
+packed_padding_share  The share of padding in packed rows.
 """
 
 import argparse
@@ -37,7 +39,7 @@ BOS_ID = 0
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, help="a dataset")
     options.add_argument("--device", default="cpu")
@@ -60,7 +62,7 @@ def measure(split: Split, given: argparse.Namespace) -> dict[str, float]:
     bucketed = [StudentInputs.of(each, np.arange(len(each) + 1), bos_id=BOS_ID).to(device) for each in tokens]
     packed = [pack(each.input_ids.cpu(), each.valid.cpu(), device) for each in bucketed]
     for one, other in zip(bucketed, packed, strict=True):
-        with torch.no_grad():  # the same states, or there is nothing to compare
+        with torch.no_grad():  # both ways must compute the same states
             expected = student.states(one).sort(0).values
             torch.testing.assert_close(packed_states(student, *other).sort(0).values, expected, rtol=1e-3, atol=1e-4)
     runs = {
@@ -78,12 +80,17 @@ def measure(split: Split, given: argparse.Namespace) -> dict[str, float]:
 
 
 def pack(input_ids: Tensor, valid: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return ids and positions, int64 ``[B, 512]``, the block mask, bool ``[B, 1, 512, 512]``, and what is valid."""
+    """Return packed rows, for ``packed_states``.
+
+    Returns:
+        Ids and positions, int64 ``[B, 512]``; the block mask, bool ``[B, 1, 512, 512]``; and the indices of valid
+        positions among the B * 512.
+    """
     is_valid = torch.zeros(input_ids.numel(), dtype=torch.bool)
     is_valid[valid] = True
     sentences = [row[mask] for row, mask in zip(input_ids, is_valid.view_as(input_ids), strict=True)]
     rows: list[list[Tensor]] = []
-    for sentence in sentences:  # longest first: each into the first row with room
+    for sentence in sentences:  # longest first, each into the first row that has room
         fits = next((row for row in rows if sum(map(len, row)) + len(sentence) <= LENGTH), None)
         if fits is None:
             rows.append([sentence])
@@ -104,7 +111,7 @@ def pack(input_ids: Tensor, valid: Tensor, device: torch.device) -> tuple[Tensor
 
 
 def packed_states(student: Student, ids: Tensor, positions: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
-    """Return ``[P, D]``, as ``Student.states`` does for a sentence a row."""
+    """Return ``[P, D]``, as ``Student.states`` does for one sentence per row."""
     body = student.transformer
     stream = body.wte(ids) + body.wpe(positions)
     for block in body.h:

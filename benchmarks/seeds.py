@@ -1,15 +1,16 @@
-"""How often a test between two trainings that differ by seed alone says that they differ: by items, by paradigms.
+"""Count how often a test between two trainings that differ only in their seed finds a difference.
 
     python -m benchmarks.seeds RUN... [--json FILE]
 
-Of every pair of runs of one configuration, which do not differ in truth; a valid test of configurations has p <= 0.05
-in one of twenty. Runs need results by item (evaluate minimal-pairs, syntaxgym, perplexity). Of each benchmark:
+The settings of two runs of one seed group do not differ. So a valid test of settings has p <= 0.05 in one of twenty
+pairs of such runs. Runs need results with item rows (evaluate minimal-pairs, syntaxgym, perplexity). The figures of
+each benchmark are:
 
 pairs          pairs of runs
-by_unit        of the overall figure, where ``compare`` takes it: whole paradigms or suites; of a perplexity, sentences
-by_item        of all items together, as if they were independent
-groups         tests of single paradigms or suites, and groups_by_item how many of these have p <= 0.05
-terms, fields  tests of single ones; _by_unit, _by_item how many have p <= 0.05 with paradigms, and with items, as units
+by_unit        pairs with p <= 0.05 over the units of ``compare``: paradigms or suites; for a perplexity, sentences
+by_item        pairs with p <= 0.05 over all items, as if they were independent
+groups         tests of single paradigms or suites; groups_by_item counts those with p <= 0.05
+terms, fields  tests of single terms and fields; _by_unit and _by_item count p <= 0.05 over paradigms and over items
 """
 
 import sys
@@ -21,9 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from benchmarks.common import parser, report
-from pipeline.evaluation.compare.configurations import configurations_of
-from pipeline.evaluation.compare.item_results import ItemScores, read_item_scores
+from pipeline.evaluation.compare.item_scores import ItemScores, item_scores
 from pipeline.evaluation.compare.run_records import read_runs
+from pipeline.evaluation.compare.seed_groups import seed_groups
 from pipeline.evaluation.compare.significance import ALPHA
 from pipeline.evaluation.intervals import sign_flip_p_value
 
@@ -31,14 +32,14 @@ from pipeline.evaluation.intervals import sign_flip_p_value
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("runs", type=Path, nargs="+", help="several seeds of at least one configuration")
+    options.add_argument("runs", type=Path, nargs="+", help="several seeds of at least one seed group")
     given = options.parse_args()
     counts: Counter[str] = Counter()
     left_out: list[str] = []
-    for configuration in configurations_of(read_runs(given.runs)):
+    for group in seed_groups(read_runs(given.runs)):
         by_seed = [
-            {one.benchmark: one for one in read_item_scores(run.path, normaliser="token", left_out=left_out)}
-            for run in configuration.runs.values()
+            {one.benchmark: one for one in item_scores(run.results, normaliser="token", left_out=left_out)}
+            for run in group.runs.values()
         ]
         for first, second in combinations(by_seed, 2):
             for benchmark in first.keys() & second.keys():
@@ -50,16 +51,16 @@ def main() -> None:
 
 
 def alarms(first: ItemScores, second: ItemScores) -> dict[str, int]:
-    """Return how many tests there are between two trainings, and how many of them say that they differ."""
+    """Return how many tests there are between two trainings, and how many of them find a difference."""
     first.check_same_items(second)
     found, differences = {"pairs": 1, "by_unit": is_alarm(first.units - second.units)}, first.values - second.values
     if first.benchmark.is_outcome:
         found["by_item"] = is_alarm(differences)
         found["groups"] = len(first.groups)
         found["groups_by_item"] = sum(is_alarm(differences[first.group_of_item == i]) for i in range(len(first.groups)))
-    for by, part_of in first.parts.items():
-        for part in set(part_of.values()):
-            mask = np.array([part_of[group] == part for group in first.groups])
+    for by, category_of in first.categories.items():
+        for category in set(category_of.values()):
+            mask = np.array([category_of[group] == category for group in first.groups])
             by_unit, by_item = first.units[mask] - second.units[mask], differences[mask[first.group_of_item]]
             more = {"": 1, "_by_unit": is_alarm(by_unit), "_by_item": is_alarm(by_item)}
             for name, count in more.items():
@@ -68,7 +69,7 @@ def alarms(first: ItemScores, second: ItemScores) -> dict[str, int]:
 
 
 def is_alarm(differences: ArrayLike) -> bool:
-    """Return whether a test says that the mean is not 0."""
+    """Return whether the test finds that the mean is not 0."""
     return sign_flip_p_value(differences, seed=1) <= ALPHA
 
 

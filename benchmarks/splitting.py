@@ -1,14 +1,14 @@
-"""Sentence boundaries found in running text, against those that people set in treebanks.
+"""Compare the sentence boundaries that our rules find with the boundaries that people set in treebanks.
 
     python -m benchmarks.splitting FOLDER [--quick] [--json FILE]
 
-FOLDER holds a folder for each treebank, with STEM.docs.txt (a paragraph a line) and STEM.txt (a sentence a line). Only
-boundaries inside paragraphs count: the ends of paragraphs are given. For each NAME of treebank and split, for our rules
-and for spaCy's ``sentencizer``:
+FOLDER has a folder for each treebank, with STEM.docs.txt (one paragraph per line) and STEM.txt (one sentence per line).
+Only boundaries inside paragraphs count, because the ends of paragraphs are given. NAME is a treebank and a split.
 
-NAME_precision, NAME_recall, NAME_f1, and NAME_spacy_… of the same
-NAME_boundaries                       inside paragraphs, as people set them
-words_per_s, spacy_words_per_s        over all sets
+NAME_precision, NAME_recall, NAME_f1    our rules
+NAME_spacy_precision, ...               spaCy's ``sentencizer``
+NAME_boundaries                         boundaries inside paragraphs that people set
+words_per_s, spacy_words_per_s          speed over all sets
 """
 
 import time
@@ -28,7 +28,7 @@ def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("folder", type=Path, help="a folder of treebanks")
-    options.add_argument("--errors", type=int, default=0, help="print as many errors of ours for each set")
+    options.add_argument("--errors", type=int, default=0, help="print this number of our errors for each set")
     given = options.parse_args()
     figures: dict[str, float] = {}
     seconds, num_words = Counter[str](), 0
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def boundaries(pieces: Iterable[str]) -> set[int]:
-    """Return where pieces end, counted in characters that are no white space."""
+    """Return the ends of the pieces, counted in characters without white space."""
     found, at = set(), 0
     for piece in pieces:
         at += sum(map(len, piece.split()))
@@ -81,7 +81,7 @@ def sentencizer() -> Splitter:
 
 
 def show_errors(paragraphs: list[str], found: set[int], gold: set[int], num: int) -> None:
-    """Print places, evenly spread, where ours and people's boundaries differ, as text || text."""
+    """Print evenly spread places where our boundaries and people's boundaries differ, as text || text."""
     wrong = sorted(found ^ gold)
     wanted, at = set(wrong[:: max(len(wrong) // num, 1)]), 0
     for text in paragraphs:

@@ -1,12 +1,16 @@
-"""How fast a dump is read and written, against raw memory maps of the same bytes and against other libraries.
+"""Measure how fast a dump is read and written, against raw memory maps of the same bytes and other libraries.
 
     python -m benchmarks.storage [--quick] [--json FILE] [--dump DUMP] [--positions N]
 
-A random store of k = 64 is written under a temporary folder, read whole once, and then read by every reader in turn;
-figures are medians over interleaved rounds, checksums on. "memmap" is `numpy.memmap` of contiguous files that hold the
-same arrays, read with the same calls into fresh arrays. All of it is in the page cache, so disks play no part.
-tensorstore and MosaicML streaming take part where they are installed. malloc is told to keep what is freed: whether it
-does is otherwise chance, and costs more than any copy.
+The benchmark writes a random store of k = 64 into a temporary folder, reads all of it once, and then reads it with each
+reader in turn. Figures are medians over interleaved rounds, with checksums on. "memmap" is `numpy.memmap` of contiguous
+files that hold the same arrays, read into fresh arrays. All files are in the page cache, so disks play no part.
+tensorstore takes part if it is installed. malloc is set to keep freed memory: whether it
+does is otherwise chance, and matters more than any copy.
+
+"window" reads the batches of ``train-student --shuffle-window``: it shuffles blocks of sentences, takes some blocks at
+a time, and reads the sentences of these in random order. "memmap window" reads each block of a window as one range and
+then puts the sentences into order. "take window" takes the sentences of each batch with `numpy.take`.
 """
 
 import contextlib
@@ -27,9 +31,10 @@ from numpy.typing import NDArray
 
 from benchmarks.common import interleaved, keep_freed_memory, parser, ratio, report
 from storage.dump.compact import decode_rows, encode_rows
+from storage.dump.layout import sentence_blocks
 from storage.dump.positions import Positions
 from storage.dump.profiles import encoded
-from storage.dump.reader import BLOCK_POSITIONS, DumpReader
+from storage.dump.reader import DumpReader
 from storage.dump.schema import FINGERPRINTS, DumpSchema
 from storage.dump.writer import DumpWriter
 from storage.ragged import concatenated_ranges
@@ -41,18 +46,21 @@ SENTENCE = 20
 """Positions of every sentence."""
 BATCH = 512
 """Sentences of a batched gather."""
-WINDOW_SEED = 3
+BLOCK_POSITIONS = 4096
+"""Positions per block: of a sequential read, and of a shuffled window as in `pipeline.training.batching`."""
+WINDOW_BLOCKS = 16
+"""Blocks that are shuffled together."""
 NUM_RANDOM = 4000
 """Random sentences read one by one."""
 NUM_FEW = 20
-"""Of these, how many are read through other libraries."""
+"""How many of them the other libraries read."""
 
 
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--dump", type=Path, help="a dump of profile exact: what the compact profile makes of it")
-    options.add_argument("--positions", type=int, default=1_000_000, help="size of the store")
+    options.add_argument("--dump", type=Path, help="measure the compact profile on this dump, of profile exact")
+    options.add_argument("--positions", type=int, default=1_000_000, help="number of positions in the store")
     given = options.parse_args()
     keep_freed_memory()
     num_positions = 200_000 if given.quick else given.positions
@@ -64,7 +72,7 @@ def main() -> None:
 
 
 def measure(folder: Path, num_positions: int, *, rounds: int) -> dict[str, float]:
-    """Return the ratios and rates of reading and writing."""
+    """Return the ratios and rates of writing and reading a store of ``num_positions``."""
     num_positions -= num_positions % SENTENCE
     schema = make_schema(num_positions)
     offsets = np.arange(0, num_positions + 1, SENTENCE)
@@ -77,7 +85,7 @@ def measure(folder: Path, num_positions: int, *, rounds: int) -> dict[str, float
     return figures | reading(folder, schema, offsets, rounds)
 
 
-def make_schema(num_positions: int, **changes: object) -> DumpSchema:
+def make_schema(num_positions: int) -> DumpSchema:
     """Return the schema of a store of random rows."""
     return DumpSchema(
         num_positions=num_positions,
@@ -89,14 +97,13 @@ def make_schema(num_positions: int, **changes: object) -> DumpSchema:
         split="train",
         fingerprints=dict.fromkeys(FINGERPRINTS, "0" * 64),
         computation={},
-        **changes,
     )
 
 
-def random_rows(schema: DumpSchema, num_positions: int | None = None) -> Positions:
-    """Return rows that a writer accepts."""
+def random_rows(schema: DumpSchema) -> Positions:
+    """Return random rows that a writer accepts."""
     generator = np.random.default_rng(1)
-    size = schema.num_positions if num_positions is None else num_positions
+    size = schema.num_positions
     falling = -np.sort(generator.random((size, K), np.float32) * 12, axis=1)
     return Positions(
         tokens=generator.integers(0, VOCAB_SIZE, size, np.uint16),
@@ -120,7 +127,7 @@ def write_store(path: Path, schema: DumpSchema, offsets: NDArray[np.int64], rows
 def writing(
     folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rows: Positions, rounds: int
 ) -> dict[str, float]:
-    """Compare encoding and writing shards with ``tofile``; neither waits for the disk."""
+    """Compare encoding and writing shards with ``tofile``. Neither waits for the disk."""
     num_shards = min(4, schema.layout.num_shards)
     parts = [rows.slice(span.start, span.stop) for span in map(schema.layout.rows_of, range(num_shards))]
 
@@ -147,7 +154,7 @@ def writing(
 
 @contextlib.contextmanager
 def without_fsync() -> Iterator[None]:
-    """Leave out what waits for the disk: the question is what this program costs."""
+    """Switch fsync off, since the benchmark measures the program and not the disk."""
     kept, os.fsync = os.fsync, lambda _: None
     try:
         yield
@@ -156,18 +163,17 @@ def without_fsync() -> Iterator[None]:
 
 
 def memmaps(folder: Path, schema: DumpSchema) -> list[np.memmap[Any, Any]]:
-    """Return the raw files mapped."""
+    """Return the raw files, mapped."""
     return [
         np.memmap(folder / f"{spec.name}.raw", spec.dtype, "r", shape=spec.shape) for spec in schema.position_arrays
     ]
 
 
 def first_pass(folder: Path, schema: DumpSchema, rounds: int) -> dict[str, float]:
-    """Compare a first sequential pass, every checksum on, with a memmap's."""
+    """Compare a first sequential pass, which checks every checksum, with that of a memmap."""
 
     def ours() -> None:
-        for _ in DumpReader(folder / "dump").scan():
-            pass
+        read_all(DumpReader(folder / "dump"))
 
     def raw() -> None:
         maps = memmaps(folder, schema)
@@ -180,33 +186,31 @@ def first_pass(folder: Path, schema: DumpSchema, rounds: int) -> dict[str, float
 
 
 def reading(folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rounds: int) -> dict[str, float]:
-    """Compare the ways of reading, every chunk verified before."""
+    """Compare the ways of reading after every chunk was verified."""
     reader, maps = DumpReader(folder / "dump"), memmaps(folder, schema)
-    for _ in reader.scan():
-        pass
+    read_all(reader)
     generator = np.random.default_rng(2)
     sentences = generator.integers(0, schema.num_sentences, NUM_RANDOM).tolist()
     batches = [generator.integers(0, schema.num_sentences, BATCH) for _ in range(40)]
-    windows = [chosen for chosen, _ in reader.shuffled_windows(WINDOW_SEED)]
+    windows = shuffled_windows(offsets, generator)
+    window_batches = [batch for window in windows for batch in np.split(window, range(BATCH, len(window), BATCH))]
     blocks = range(0, schema.num_positions, BLOCK_POSITIONS)
     few = sentences[:NUM_FEW]
     ways: list[dict[str, Callable[[], object]]] = [
         {
-            "sequential": lambda: [
-                reader.read_range(at, min(at + BLOCK_POSITIONS, blocks.stop)) and None for at in blocks
-            ],
+            "sequential": lambda: read_all(reader),
             "memmap sequential": lambda: [_copies(maps, at, at + BLOCK_POSITIONS) and None for at in blocks],
         },
         {
-            "window": lambda: [None for _ in reader.shuffled_windows(WINDOW_SEED)],
+            "window": lambda: [reader.read_sentences(batch) and None for batch in window_batches],
             "memmap window": lambda: [_window(maps, offsets, chosen) and None for chosen in windows],
-            "take window": lambda: [_take(maps, offsets, chosen) and None for chosen in windows],
+            "take window": lambda: [_take(maps, offsets, batch) and None for batch in window_batches],
         },
         {
             "sentence": lambda: [reader[m] and None for m in sentences],
             "memmap sentence": lambda: [_copies(maps, m * SENTENCE, (m + 1) * SENTENCE) and None for m in sentences],
             "zarr sentence": zarr_sentences(folder / "dump", few),
-            **others(folder / "dump", few),
+            **tensorstore_sentences(folder / "dump", few),
         },
         {
             "gather": lambda: [reader.read_sentences(batch) and None for batch in batches],
@@ -232,6 +236,24 @@ def reading(folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rounds
     }
 
 
+def read_all(reader: DumpReader) -> None:
+    """Read all positions in order, a block at a time."""
+    num_positions = reader.schema.num_positions
+    for start in range(0, num_positions, BLOCK_POSITIONS):
+        reader.read_range(start, min(start + BLOCK_POSITIONS, num_positions))
+
+
+def shuffled_windows(offsets: NDArray[np.int64], generator: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Return the sentences of each shuffled window, in random order, as `pipeline.training.batching` chooses them."""
+    edges = sentence_blocks(offsets, BLOCK_POSITIONS)
+    blocks = generator.permutation(len(edges) - 1)
+    windows = []
+    for first in range(0, len(blocks), WINDOW_BLOCKS):
+        chosen = blocks[first : first + WINDOW_BLOCKS]
+        windows.append(generator.permutation(concatenated_ranges(edges[chosen], edges[chosen + 1] - edges[chosen])))
+    return windows
+
+
 def _copies(maps: list[np.memmap[Any, Any]], start: int, stop: int) -> list[NDArray[Any]]:
     return [np.array(each[start:stop]) for each in maps]
 
@@ -244,7 +266,7 @@ def _take(maps: list[np.memmap[Any, Any]], offsets: NDArray[np.int64], chosen: N
 def _window(
     maps: list[np.memmap[Any, Any]], offsets: NDArray[np.int64], chosen: NDArray[np.int64]
 ) -> list[NDArray[Any]]:
-    """Read the blocks of a window, each as one run, and put their sentences in the order wanted."""
+    """Read each block of a window as one range, and put the sentences into the order of ``chosen``."""
     ordered = np.sort(chosen)
     edges = np.flatnonzero(np.diff(ordered) > 1) + 1
     runs = [(part[0], part[-1] + 1) for part in np.split(ordered, edges)]
@@ -259,7 +281,7 @@ def _window(
 
 
 def zarr_sentences(path: Path, sentences: list[int]) -> Callable[[], None]:
-    """Return reading sentences through zarr-python's own API."""
+    """Return a function that reads sentences through zarr-python's own API."""
     import zarr
 
     group = zarr.open_group(path, mode="r")
@@ -273,43 +295,31 @@ def zarr_sentences(path: Path, sentences: list[int]) -> Callable[[], None]:
     return run
 
 
-def others(path: Path, sentences: list[int]) -> dict[str, Callable[[], object]]:
-    """Return reading the same store, or the same rows, through libraries that are installed."""
-    found: dict[str, Callable[[], object]] = {}
-    if find_spec("tensorstore"):
-        import tensorstore
+def tensorstore_sentences(path: Path, sentences: list[int]) -> dict[str, Callable[[], object]]:
+    """Return a function that reads sentences through tensorstore, by name; empty if tensorstore is not installed."""
+    if not find_spec("tensorstore"):
+        return {}
+    import tensorstore
 
-        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 200_000_000}})
-        arrays = [
-            tensorstore.open(
-                {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / name)}}, context=context, read=True
-            ).result()
-            for name in NAMES
-        ]
-        found["tensorstore sentence"] = lambda: [
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 200_000_000}})
+    arrays = [
+        tensorstore.open(
+            {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / name)}}, context=context, read=True
+        ).result()
+        for name in NAMES
+    ]
+    return {
+        "tensorstore sentence": lambda: [
             array[m * SENTENCE : (m + 1) * SENTENCE].read().result() for m in sentences for array in arrays
         ]
-    if find_spec("streaming"):
-        from streaming import LocalDataset, MDSWriter
-
-        target = path.with_name("mds")
-        if not target.exists():
-            reader = DumpReader(path)
-            columns = dict.fromkeys(NAMES, "bytes")
-            with MDSWriter(out=str(target), columns=columns, size_limit=1 << 26) as writer:
-                for m in range(len(reader)):
-                    rows = reader[m]
-                    writer.write({name: getattr(rows, name).tobytes() for name in NAMES})
-        dataset = LocalDataset(str(target))
-        found["streaming sentence"] = lambda: [dataset[m] for m in sentences]
-    return found
+    }
 
 
 def compact(reader: DumpReader | None) -> dict[str, float]:
-    """Return what the compact profile costs: bytes, and divergence of the exact rows from those it gives back, in nats.
+    """Return the cost of the compact profile: bytes per position, and the KL from exact to decoded rows in nats.
 
-    Without a dump the rows are synthetic, of a vocabulary with Zipf's frequencies and normal noise on its logits: a
-    teacher's ids repeat more from row to row, and compress better.
+    Without a dump the rows are synthetic: a vocabulary with Zipf's frequencies and normal noise on its logits. The ids
+    of a teacher repeat more from row to row, and compress better.
     """
     if reader is None:
         schema, rows = make_schema(16_384), zipf_rows(16_384)
@@ -328,7 +338,7 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
             encode_rows(part, schema.temperatures, where="benchmark")["gaps"], part.tail, schema.temperatures
         )
         exact = part.logp.astype(np.float64)
-        # As float16 a row and its tail miss 1 by up to 1e-3: what is missing is no divergence.
+        # In float16 the sum of a row and its tail differs from 1 by up to 1e-3. That difference is no divergence.
         exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True) / -np.expm1(part.tail[:, :1].astype(np.float64)))
         nats += float((np.exp(exact) * (exact - decoded)).sum())
     return {
@@ -339,7 +349,7 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
 
 
 def zipf_rows(num_positions: int) -> Positions:
-    """Return rows of a made-up teacher."""
+    """Return the rows of a synthetic teacher with Zipf's frequencies."""
     generator = np.random.default_rng(5)
     frequency = -np.log(np.arange(1, VOCAB_SIZE + 1, dtype=np.float32))
     parts = []
@@ -362,30 +372,22 @@ def zipf_rows(num_positions: int) -> Positions:
 
 
 def memory(folder: Path, *, small: int, large: int) -> dict[str, float]:
-    """Return by how many MB the resident memory of reader and writer grows from a small store to a large one.
+    """Return the anonymous memory of reader and writer for a small store, and its growth to a large one, in MB.
 
-    Anonymous memory is the process's own; all memory counts mapped pages too, which are the page cache's.
+    Anonymous memory belongs to the process. Mapped pages are not counted, since they belong to the page cache.
     """
-    figures: dict[str, float] = {}
-    for what in ("reader", "writer"):
-        sizes = [_resident(what, folder / f"{what}-{size}", size) for size in (small, large)]
-        for kind, before, after in zip(("anonymous", "all"), *sizes, strict=True):
-            figures[f"{what}_{kind}_mb_small"] = before
-            figures[f"{what}_{kind}_growth_mb"] = after - before
-    return figures
-
-
-def _resident(what: str, path: Path, num_positions: int) -> tuple[float, float]:
-    def run(what: str) -> str:
-        command = [sys.executable, "-m", "benchmarks.storage_memory", what, str(path), str(num_positions)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    if what == "reader":
-        run("sparse")  # in a process of its own, whose memory does not count
-    found = run(what)
-    shutil.rmtree(path, ignore_errors=True)
-    anonymous, everything = map(float, found.split())
-    return anonymous, everything
+    peaks: dict[str, list[float]] = {"reader": [], "writer": []}
+    for num_positions in (small, large):
+        for role in ("writer", "reader"):  # each in a process of its own
+            arguments = [role, str(folder / "zeros"), str(num_positions)]
+            command = [sys.executable, "-m", "benchmarks.storage_memory", *arguments]
+            peaks[role].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        shutil.rmtree(folder / "zeros")
+    return {
+        name: figure
+        for role, (before, after) in peaks.items()
+        for name, figure in ((f"{role}_anonymous_mb_small", before), (f"{role}_anonymous_growth_mb", after - before))
+    }
 
 
 if __name__ == "__main__":

@@ -1,27 +1,25 @@
-"""A student's step: with distillation beside a plain one, and beside transformers' GPT-2 in a plain loop.
+"""Compare a distilling step of a student with a plain step, and with transformers' GPT-2 in a plain loop.
 
     python -m benchmarks.student [--quick] [--json FILE] [--data DATASET --dump DUMP]
 
-Without a dataset and a dump (temperatures 1 and 2) of your own: the sample corpus, and an untrained teacher's dump of
-it with k = 64. The vocabulary of the models is 12,000, whatever the dataset's. A step is what training takes: forward,
-backward, clipping, AdamW; one process and one thread, batches of 4,096 positions, the same for all runs of a round.
+Without --data and --dump, the sample corpus is used, with a dump of it by an untrained teacher: k = 64, temperatures 1
+and 2. The vocabulary of the models is 12,000, whatever the vocabulary of the dataset. A step is what training takes:
+forward, backward, clipping and AdamW. One process and one thread take batches of 4,096 positions, and all runs of a
+round take the same batches.
 
-distill_step_vs_plain, …_t2   seconds of a distilling step over a plain one's, T = 1 and T = 2; the default model
-NAME_d384                     the same of 6 blocks of size 384
-tokens_vs_transformers        a plain step's rate over that of ``GPT2LMHeadModel`` of the same sizes: the same sentences
-                              padded to the longest, the labels of padding ignored, the same optimiser
-data_wait_share               of a whole ``train-student --dump``: share of its steps' time spent waiting for batches
-scaling_2                     its positions/s with two processes of one thread over those with one
-step_mb_vVOCAB_kK             what four distilling steps of 4,096 positions add to the most resident memory of a process
-                              that holds model, targets and optimiser state
+distill_step_vs_plain, …_t2   Seconds of a distilling step over those of a plain step, T = 1 and T = 2, default model.
+NAME_d384                     The same figures for 6 blocks of size 384.
+tokens_vs_transformers        The rate of a plain step over that of ``GPT2LMHeadModel`` of the same sizes. It gets the
+                              same sentences, padded to the longest, with the labels of padding ignored, and the same
+                              optimiser.
+data_wait_share               Share of its time that a whole ``train-student --dump`` waits for batches.
+scaling_2                     Its positions/s with two processes of one thread, over those with one process.
+step_mb_vVOCAB_kK             What four distilling steps of 4,096 positions add to the most resident memory of a process
+                              that holds the model, the targets and the optimiser's state.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from itertools import cycle, pairwise
@@ -33,35 +31,34 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.common import interleaved, parser, ratio, report
+from benchmarks.common import interleaved, parser, ratio, report, run_python, train
 from benchmarks.dump import sample_dataset
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_loop import DumpJob
 from pipeline.dumping.dump_loop import dump as write_dump
 from pipeline.runtime.distributed import World
 from pipeline.training.batching import BatchPlan
 from pipeline.training.training_loop import adamw
 from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
-from student.dump_targets import DumpTargets
 from student.model import Student
 from student.rows import Rows, StudentInputs
 from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.targets import SoftTargets
+from student.targets import DumpTargets, SoftTargets
 from student.train_student import DistillationObjective
 from teacher.rnng import Rnng
 from teacher.teacher_config import TeacherConfig
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 12_000
-ROOT = Path(__file__).resolve().parents[1]
 NUM_BATCHES = 4
 IGNORED = -100
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, help="a dataset")
     options.add_argument("--dump", type=Path, help="a dump of its training split at temperatures 1 and 2")
@@ -89,7 +86,8 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
             eos_id=dataset.tokenizer.eos_id,
         ).eval()
         config = DumpConfig(temperatures=(1.0, 2.0), device="cpu")
-        write_dump(teacher, dataset, config, out=path, teacher="0" * 64, world=World(), device=CPU)
+        job = DumpJob(model=teacher, dataset=dataset, config=config, teacher="0" * 64, device=CPU)
+        write_dump(job, path, World())
     reader = DumpReader(path)
     rounds = 1 if given.quick else 4
     figures: dict[str, float] = {"threads": 1, "k": reader.schema.k, "vocab_size": VOCAB_SIZE}
@@ -98,12 +96,14 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
     figures |= {f"{name}_d384": value for name, value in wide.items()}
     figures |= processes(dataset, path, folder, quick=given.quick)
     for vocab_size, k in ((12_000, 64), (50_000, 64), (12_000, 1024)):
-        figures[f"step_mb_v{vocab_size}_k{k}"] = float(_printed_by("--memory", vocab_size, k))
+        figures[f"step_mb_v{vocab_size}_k{k}"] = float(
+            run_python(["-m", "benchmarks.student", "--memory", vocab_size, k])
+        )
     return figures
 
 
 def steps(dataset: Dataset, reader: DumpReader, sizes: dict[str, Any], *, rounds: int) -> dict[str, float]:
-    """Return what distilling steps cost beside plain ones, and those beside transformers', of one model's sizes."""
+    """Return the ratios of distilling, plain and transformers' steps for one size of the model."""
     config = StudentConfig(vocab_size=VOCAB_SIZE, **sizes)
     plain = _batches(dataset, None, 1.0)
     runs = {
@@ -163,7 +163,7 @@ def _transformers(config: StudentConfig, batches: list[StudentBatch]) -> Callabl
 
 
 def _padded(batch: StudentBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows ``<bos> w1 .. wn <eos>`` and their labels, which the model shifts by itself."""
+    """Return rows ``<bos> w1 .. wn <eos>`` and their labels. The model shifts the labels itself."""
     inputs = batch.inputs.input_ids
     labels = torch.full((len(inputs), inputs.shape[1] + 1), IGNORED)
     labels[:, 0] = inputs[:, 0]
@@ -185,19 +185,14 @@ def _step(model: nn.Module, training: StudentTrainConfig, loss: Callable[[], tor
 
 
 def processes(dataset: Dataset, dump: Path, folder: Path, *, quick: bool) -> dict[str, float]:
-    """Return how long a whole training waits for data, and what a second process brings."""
+    """Return how long a whole training waits for data, and the speed-up by a second process."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     waits: dict[int, list[float]] = {1: [], 2: []}
     max_steps, log_every = (12, 2) if quick else (32, 4)
     for count, found in rates.items():
-        out = folder / f"run-{count}"
-        options = ["--threads", 1, "--device", "cpu", "--max-steps", max_steps, "--log-every", log_every]
-        command = [ROOT / "cli.py", "train-student", "--data", dataset.path, "--dump", dump, "--out", out, *options]
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count] if count > 1 else []
-        _run([*launcher, *command])
-        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        train = [row for row in rows if row["split"] == "train"]
-        for before, row in pairwise(train):
+        options = ["--data", dataset.path, "--dump", dump, "--max-steps", max_steps, "--log-every", log_every]
+        rows = train("train-student", folder / f"run-{count}", options, num_processes=count)
+        for before, row in pairwise(rows):
             found.append(row["positions_per_s"])
             seconds = (row["positions"] - before["positions"]) / row["positions_per_s"]
             waits[count].append(row["data_wait_s"] / seconds)
@@ -206,13 +201,13 @@ def processes(dataset: Dataset, dump: Path, folder: Path, *, quick: bool) -> dic
         "data_wait_share_2": statistics.mean(waits[2]),
         "train_command_positions_per_s_1": statistics.median(rates[1]),
         "train_command_positions_per_s_2": statistics.median(rates[2]),
-        # Both take the same batches: rows of the same steps are compared.
+        # Both take the same batches, so rows of the same step are compared.
         "scaling_2": statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True)),
     }
 
 
 def step_memory(vocab_size: int, k: int) -> float:
-    """Return by how many MB four distilling steps raise the most resident memory that this process has had."""
+    """Return by how many MB four distilling steps raise the most resident memory of this process."""
     num_sentences, length = 204, 20
     generator = torch.Generator().manual_seed(1)
     student = Student(StudentConfig(vocab_size=vocab_size), bos_id=0, seed=1).train()
@@ -234,10 +229,10 @@ def step_memory(vocab_size: int, k: int) -> float:
     )
     objective = DistillationObjective(student, training)
     optimizer = adamw(student, training)
-    for parameter in student.parameters():  # so that the optimiser has its state
+    for parameter in student.parameters():  # this gives the optimiser its state
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    Path("/proc/self/clear_refs").write_text("5")  # the most resident memory counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the most resident memory
     before = _peak_bytes()
     run = _step(student, training, lambda: objective(batch)[0] / num_positions)
     for _ in range(4):
@@ -248,19 +243,6 @@ def step_memory(vocab_size: int, k: int) -> float:
 def _peak_bytes() -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def _printed_by(*options: object) -> str:
-    return _run(["-m", "benchmarks.student", *options])
-
-
-def _run(arguments: list[object]) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
 
 
 if __name__ == "__main__":

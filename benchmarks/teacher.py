@@ -1,25 +1,24 @@
-"""The teacher beside the floor of its arithmetic; its memory, a second process, and beam search.
+"""Compare the teacher's speed with the floor of its arithmetic; measure memory, a second process and beam search.
 
     python -m benchmarks.teacher [--quick] [--json FILE] [--data DATASET] [--teacher RUN]
 
-Without a dataset of your own: the sample corpus. Models of size 256 and 650 with a vocabulary of 12,000, whatever the
-dataset's, in one process and one thread; batches of 32, 128 and 512 sentences of similar length (``--quick``: 128).
+Without --data, the sample corpus is used. The models have size 256 and 650 and a vocabulary of 12,000, whatever the
+vocabulary of the dataset. One process and one thread compute batches of 32, 128 and 512 sentences of similar length
+(``--quick``: 128).
 
-TASK_floor_dSIZE   floating-point operations counted (``benchmarks.teacher_flops``) over seconds, as a share of the rate
-                   of a 2,048 x 2,048 float32 matrix product with the same threads; at 128 sentences; a round takes both
-TASK_positions_per_s_dSIZE_BATCH  and floor_… of other batches, in the same rounds
-train_peak_rss_gb  a whole ``train-teacher`` of size 256 with 128 sentences a batch: the most resident memory
-scaling_2          its positions/s with two processes of one thread over those with one
-beam_tokens_per_s  beam search (beam 10, word beam 5) over sentences of dev with RUN, or with what was just trained
+TASK_floor_dSIZE   The operations that ``training_flops`` or ``inference_flops`` counts, per second, as a share of the
+                   rate of a 2,048 x 2,048 float32 matrix product with the same threads, at 128 sentences. Each round
+                   measures both.
+TASK_positions_per_s_dSIZE_BATCH   The rate; ``TASK_floor_dSIZE_BATCH`` is the share at other batch sizes. Both come
+                   from the same rounds.
+train_peak_rss_gb  The most resident memory of a whole ``train-teacher`` of size 256 with 128 sentences per batch.
+scaling_2          Its positions/s with two processes of one thread, over those with one process.
+beam_tokens_per_s  Beam search (beam 10, word beam 5) over sentences of dev, with RUN or with the model just trained.
 """
 
 import argparse
-import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,8 @@ import numpy as np
 import torch
 
 from benchmarks import beam as beam_search
-from benchmarks.common import interleaved, parser, report
+from benchmarks.common import interleaved, parser, report, train
 from benchmarks.dump import sample_dataset
-from benchmarks.teacher_flops import inference_flops, training_flops
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
 from pipeline.dumping.next_token import LOGIT_ROWS
 from pipeline.training.batching import plan_epoch
@@ -41,14 +39,13 @@ from teacher.train_teacher import load_teacher
 
 VOCAB_SIZE = 12_000
 MATRIX = 2048
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, help="a dataset")
-    options.add_argument("--teacher", type=Path, help="a teacher's run that reads it, for beam search")
+    options.add_argument("--teacher", type=Path, help="the run of a teacher of this dataset, for beam search")
     given = options.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +56,7 @@ def main() -> None:
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
     """Return all figures."""
     dataset = load_dataset(given.data) if given.data else sample_dataset(folder, num_sentences=1200)
-    # First: a child's peak begins with what its parent holds.
+    # The processes come first, because the peak memory of a child starts at the memory of its parent.
     figures = {"threads": torch.get_num_threads()} | processes(dataset, folder, given)
     for dim in (256, 650):
         for num_sentences in (128,) if given.quick else (128, 32, 512):
@@ -70,7 +67,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
 
 
 def speed(dataset: Dataset, dim: int, num_sentences: int, *, rounds: int) -> dict[str, float]:
-    """Return rates and shares of the floor of one size of model and batch."""
+    """Return rates and shares of the floor for one size of the model and of the batch."""
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCAB_SIZE, "num_labels": len(dataset.labels), "eos_id": dataset.tokenizer.eos_id}
     model = Rnng(TeacherConfig(embed_dim=dim, hidden_dim=dim), **sizes)
@@ -105,7 +102,7 @@ def speed(dataset: Dataset, dim: int, num_sentences: int, *, rounds: int) -> dic
 
 
 def _median_batch(model: Rnng, dataset: Dataset, num_sentences: int) -> Schedule:
-    """Return the schedule of the batch with the median number of positions of an epoch."""
+    """Return the schedule of the batch whose number of positions is the median of an epoch."""
     split = dataset.split("train")
     lengths = np.diff(split.position_offsets)
     plan = plan_epoch(lengths, seed=0, epoch=0, batch_tokens=10**9, batch_sentences=num_sentences)
@@ -114,7 +111,7 @@ def _median_batch(model: Rnng, dataset: Dataset, num_sentences: int) -> Schedule
 
 
 def _training(model: Rnng, schedule: Schedule) -> Callable[[], None]:
-    """Return a forward and backward pass."""
+    """Return a function that takes a forward and a backward pass."""
     batch = TreeBatch(schedule=schedule, num_positions_global=len(schedule.gold))
 
     def run() -> None:
@@ -125,7 +122,7 @@ def _training(model: Rnng, schedule: Schedule) -> Callable[[], None]:
 
 
 def _inference(model: Rnng, schedule: Schedule) -> Callable[[], None]:
-    """Return the log-probability of every gold token."""
+    """Return a function that computes the log-probability of every gold token."""
     gold = torch.from_numpy(schedule.gold)[:, None]
 
     @torch.no_grad()
@@ -138,45 +135,86 @@ def _inference(model: Rnng, schedule: Schedule) -> Callable[[], None]:
 
 
 def processes(dataset: Dataset, folder: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Return the peak memory of one training process, and what a second one brings."""
+    """Return the peak memory of one training process, and the speed-up by a second process."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     memory = []
     steps, log_every = (8, 1) if given.quick else (12, 4)
     for number in range(1 if given.quick else 2):
         for count in rates:
-            out = folder / f"run-{count}-{number}"
-            options = ["--batch-sentences", 128, "--batch-tokens", 10**9, "--threads", 1, "--device", "cpu"]
+            options = ["--data", dataset.path, "--batch-sentences", 128, "--batch-tokens", 10**9]
             options += ["--max-steps", steps, "--log-every", log_every]
-            command = [ROOT / "cli.py", "train-teacher", "--data", dataset.path, "--out", out, *options]
-            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count] if count > 1 else []
-            _run([sys.executable, *launcher, *command])
+            rows = train("train-teacher", folder / f"run-{count}-{number}", options, num_processes=count)
             if count == 1:
                 memory.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9)
-            rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-            rates[count] += [row["positions_per_s"] for row in rows if row["split"] == "train"][1:]
+            rates[count] += [row["positions_per_s"] for row in rows][1:]
     one, two = (statistics.median(rates[count]) for count in (1, 2))
     return {
         "train_peak_rss_gb": max(memory[:1]),
         "train_command_positions_per_s_1": one,
         "train_command_positions_per_s_2": two,
-        # Both take the same batches: rows of the same steps are compared.
+        # Both take the same batches, so rows of the same step are compared.
         "scaling_2": statistics.median(both / alone for alone, both in zip(rates[1], rates[2], strict=True)),
     }
 
 
-def _run(command: list[object]) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-
-
 def beam(model: Rnng, dataset: Dataset, *, num_sentences: int, rounds: int) -> dict[str, float]:
-    """Return the rate of beam search over some sentences of dev, evenly spaced, and what it found."""
+    """Return the rate of beam search over evenly spaced sentences of dev, and figures of its results."""
     split = dataset.split("dev")
     rows = np.linspace(0, split.num_sentences - 1, min(num_sentences, split.num_sentences)).astype(np.int64)
     found = beam_search.measure(model, split.tokens.take(rows), rounds=rounds)
     return {name if name.startswith("beam_") else f"beam_{name}": value for name, value in found.items()}
+
+
+def training_flops(model: Rnng, schedule: Schedule) -> float:
+    """Return the floating-point operations of one forward and backward pass, after sharing.
+
+    Only matrix products count, two operations per multiplication and addition. Point-wise work does not count, so no
+    program reaches this floor. Shared results count once: the recurrent product of a state for everything that is
+    pushed onto it, and the first step of a composition for all constituents of a label. Training is three times the
+    forward pass, because the gradients of the inputs and of the weights are one product each.
+
+    The count is for the top-down strategy with the BiLSTM.
+    """
+    dim, hidden = model.config.embed_dim, model.config.hidden_dim
+    num_children = sum(level.children.shape[1] for level in schedule.compositions)
+    num_values = len(schedule.tokens) + schedule.num_constituents
+    # Every child is read once forward and once backward. There is one product per node and direction.
+    composition = _product(num_values, dim, 8 * dim) + 2 * _product(num_children, dim, 4 * dim)
+    labels = _product(model.num_labels, dim, 8 * dim)
+    first = _product(len(schedule.inputs), dim, 4 * hidden)
+    return 3 * (composition + labels + _composed(model, schedule) + first + _shared(model, schedule))
+
+
+def inference_flops(model: Rnng, schedule: Schedule) -> float:
+    """Return the operations of the states and logits of all positions.
+
+    The input products of tokens and nonterminals are cached once per vocabulary, so they do not count.
+    """
+    dim, hidden = model.config.embed_dim, model.config.hidden_dim
+    num_children = sum(level.children.shape[1] for level in schedule.compositions)
+    composition = _product(schedule.num_constituents, dim, 8 * dim) + 2 * _product(num_children, dim, 4 * dim)
+    first = _product(schedule.num_constituents, dim, 4 * hidden)
+    actions = _product(len(schedule.inputs), hidden, model.action_head.out_features)
+    return composition + _composed(model, schedule) + first + _shared(model, schedule) - actions
+
+
+def _shared(model: Rnng, schedule: Schedule) -> float:
+    """Return the operations of actions, vocabulary and stack, without the inputs of the stack's first layer."""
+    dim, hidden, layers = model.config.embed_dim, model.config.hidden_dim, model.config.num_layers
+    num_rows, num_positions = len(schedule.inputs), len(schedule.gold)
+    num_parents = sum(len(level.parents) for level in schedule.stack)
+    stack = (layers - 1) * _product(num_rows, hidden, 4 * hidden) + layers * _product(num_parents, hidden, 4 * hidden)
+    actions = _product(num_rows, hidden, model.action_head.out_features)
+    projection = _product(num_positions, hidden, dim) if hidden != dim else 0
+    return stack + actions + projection + _product(num_positions, dim, model.vocab_size)
+
+
+def _composed(model: Rnng, schedule: Schedule) -> float:
+    return _product(schedule.num_constituents, 2 * model.config.embed_dim, model.config.embed_dim)
+
+
+def _product(rows: int, inner: int, columns: int) -> float:
+    return 2.0 * rows * inner * columns
 
 
 if __name__ == "__main__":

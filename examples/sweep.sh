@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# A sweep on one dump: for every seed a baseline, and a student for every alpha and temperature; one run after another.
+# Sweep over students of one dump. For every seed, train a baseline and a student for every alpha and temperature, one run
+# after another.
 #
 #   DATA=dataset DUMP=dump OUT=runs/sweep examples/sweep.sh --embed-dim 192 --num-blocks 4 --num-epochs 6
 #
-# What follows the name goes to every train-student. Interrupted, the same command goes on: finished runs end at once, the
-# one that was stopped continues from its checkpoint. A run that fails ends the sweep with its message and status.
-# Ctrl-C stops the run under way; SIGTERM to this script alone ends the sweep after it.
+# The arguments go to every train-student. If the sweep is interrupted, run the same command again. Finished runs end at
+# once, and the run that was stopped continues from its checkpoint. A run that fails ends the sweep with its message and
+# status. Ctrl-C stops the current run. SIGTERM to this script alone ends the sweep after the current run.
 #
-#   ALPHAS TEMPERATURES SEEDS   values, separated by spaces; the dump must declare the temperatures
+#   ALPHAS TEMPERATURES SEEDS   values, separated by spaces; the dump must have been made for the temperatures
 #   PYTHON                      the interpreter [python]
-#   LIST=1                      train nothing: print the runs, one a line, counted from 0
-#   ONLY=3                      of these, train run 3 alone, without a report
+#   LIST=1                      train nothing; print the runs, one per line, in the order of their numbers from 0
+#   ONLY=3                      train only run 3, without a report
 set -euo pipefail
 
 : "${DATA:?is not set: name the dataset, DATA=dataset}"
@@ -22,7 +23,7 @@ read -ra seeds <<<"${SEEDS:-1 2 3}"
 python=${PYTHON:-python}
 cli=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/cli.py
 
-# Seeds outermost, so that a sweep that was cut short has whole comparisons.
+# Seeds are the outer loop, so that a sweep that was cut short has whole comparisons.
 names=()
 options=()
 for seed in "${seeds[@]}"; do
@@ -41,7 +42,7 @@ if [[ -n ${LIST:-} ]]; then
   exit
 fi
 
-# Sets `command` to what trains run $1; the other arguments go to train-student.
+# Set `command` to the command that trains run $1. The other arguments go to train-student.
 describe() {
   local index=$1
   shift
@@ -58,10 +59,10 @@ if [[ -n ${ONLY:-} ]]; then
     exit 1
   fi
   describe "$((10#$ONLY))" "$@"
-  exec "${command[@]}" # signals reach the training itself
+  exec "${command[@]}" # so that signals reach the training itself
 fi
 
-trap 'exit 143' TERM # taken when the run under way has ended
+trap 'exit 143' TERM # takes effect when the current run has ended
 for index in "${!names[@]}"; do
   describe "$index" "$@"
   "${command[@]}"

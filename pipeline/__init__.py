@@ -1,1 +1,1 @@
-"""Everything that knows no model: corpus, runtime, training loop, dump loop, evaluation."""
+"""Process corpora, train, dump, evaluate and report, without knowledge of any particular model."""

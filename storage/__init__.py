@@ -1,1 +1,1 @@
-"""What is on disk: stores, shards, manifests, digests. Knows neither torch nor our other packages."""
+"""Read and write the files of stores. This package imports neither torch nor our other packages."""

@@ -1,12 +1,13 @@
-"""The one error root and its kinds: a class for each thing a caller can do about it.
+"""Define the errors that a user can cause: one root, and one class for each thing that a caller can do about an error.
 
-A message says where, what was found, what was expected and what to do. The command line turns any of these into
-one line and exit status 1; every other exception is a bug of ours and keeps its traceback.
+A message says where the error is, what was found, what was expected and what to do. The command line prints any of
+these errors as one line and exits with status 1. Every other exception is a bug of this program and shows its
+traceback.
 """
 
 
 class RnngDistillError(Exception):
-    """Root of every error that a user can cause and mend."""
+    """Root of every error that a user can cause and fix."""
 
 
 class ConfigError(RnngDistillError):
@@ -14,7 +15,7 @@ class ConfigError(RnngDistillError):
 
 
 class InputError(RnngDistillError):
-    """A file of the user's (trees, text, minimal pairs) is missing or is not what it should be."""
+    """A file of the user (trees, text, minimal pairs) is missing or malformed."""
 
 
 class RunError(RnngDistillError):
@@ -22,15 +23,15 @@ class RunError(RnngDistillError):
 
 
 class StoreError(RnngDistillError):
-    """A store on disk cannot be used as asked."""
+    """A store on disk cannot be read or written."""
 
 
 class IncompleteStoreError(StoreError):
-    """A store is still being written, or its writer was interrupted: run the same command again to finish it."""
+    """A store is still being written, or its writer was interrupted. The same command, run again, finishes it."""
 
 
 class CorruptStoreError(StoreError):
-    """Bytes of a store are not those that were written: a missing or truncated file, or a checksum that differs."""
+    """A file of a store is missing or truncated, or its bytes do not match their checksum."""
 
 
 class FingerprintMismatchError(StoreError):
@@ -38,4 +39,4 @@ class FingerprintMismatchError(StoreError):
 
 
 class StoreBusyError(StoreError):
-    """Another process holds the store for writing."""
+    """Another process is writing the store."""

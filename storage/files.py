@@ -1,15 +1,17 @@
-"""Files that are either whole or absent, also after a power cut: temporary name, fsync, rename, fsync of the folder.
+"""Write files so that each is either complete or absent, also after a power cut.
 
-The price is two fsyncs a file; stores have few, large files. A process killed in the middle leaves a file whose name
-ends in ``.partial``, which whoever holds the store's lock removes.
+A file is written under a temporary name, synced and renamed; then its folder is synced. The price is two fsyncs per
+file, which is low for stores with few, large files. If a process is killed while it writes, a file whose name ends in
+``.partial`` remains. The next process that holds the store's lock removes it.
 """
 
 import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from storage.errors import StoreError
 
@@ -17,13 +19,13 @@ PARTIAL_SUFFIX = ".partial"
 
 
 def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Make ``data`` the content of ``path``, replacing what was there; its folder must exist.
+    """Make ``data`` the content of ``path``, replacing any earlier content. The folder must exist.
 
     Raises:
-        StoreError: If the bytes cannot be written (disk full, quota, size limit, rights). ``path`` is then as before.
+        StoreError: If the bytes cannot be written (disk full, quota, size limit, permissions). ``path`` is unchanged.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
-    try:
+    with _write_errors(path):
         try:
             with partial.open("xb") as file:
                 file.write(data)
@@ -34,50 +36,90 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
             partial.unlink(missing_ok=True)
             raise
         fsync_directory(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 @contextmanager
-def written_whole(paths: Sequence[Path]) -> Iterator[list[IO[str]]]:
-    """Open temporary files, which take the places of ``paths`` if all goes well and are removed if not."""
+def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[TextIOWrapper]]:
+    """Open a temporary text file for each of ``paths``; rename them in order at the end of the block.
+
+    The files of ``stale`` are removed once all temporary files are on disk, before the first rename. Put the last of
+    ``paths`` into ``stale`` too: then, even after a kill, that file exists only next to files that belong to it.
+
+    If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception of the
+    block itself passes through unchanged, an OSError too.
+
+    Raises:
+        StoreError: If one of the files cannot be written.
+    """
     folder = paths[0].absolute().parent
     make_directory(folder)
     partial = [path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}") for path in paths]
     try:
         with ExitStack() as stack:
-            files = [stack.enter_context(path.open("w", encoding="utf-8", newline="\n")) for path in partial]
+            files = [stack.enter_context(_open_text(*names)) for names in zip(partial, paths, strict=True)]
             yield list(files)
-            for file in files:
+            for file, path in zip(files, paths, strict=True):
                 file.flush()
-                os.fsync(file.fileno())
-        for path, final in zip(partial, paths, strict=True):
-            path.replace(final)
-        fsync_directory(folder)
-    except OSError as error:
-        raise cannot_write(paths[0], error) from error
+                with _write_errors(path):
+                    os.fsync(file.fileno())
+        if stale:
+            with _write_errors(folder):
+                for path in stale:
+                    path.unlink(missing_ok=True)
+                fsync_directory(folder)
+        for name, path in zip(partial, paths, strict=True):
+            with _write_errors(path):
+                name.replace(path)
+        with _write_errors(folder):
+            fsync_directory(folder)
     finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
+        for name in partial:
+            name.unlink(missing_ok=True)
 
 
-def make_directory(path: Path) -> None:
-    """Create ``path`` and the folders above it that are missing, each made durable in its parent.
+class _OutputFile(FileIO):
+    """A temporary file whose write errors name the file that it will become.
 
-    Raises:
-        StoreError: If that is not possible.
+    Errors are translated here, below the buffer, so that writing a line costs nothing extra.
     """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+
+    def __init__(self, partial: Path, path: Path) -> None:
+        self._path = path
+        with _write_errors(path):
+            super().__init__(partial, "w")
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401  any buffer, as in FileIO
+        with _write_errors(self._path):
+            return super().write(data)
+
+
+def _open_text(partial: Path, path: Path) -> TextIOWrapper:
+    return TextIOWrapper(BufferedWriter(_OutputFile(partial, path)), encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
     try:
-        for folder in reversed(missing):
-            folder.mkdir(exist_ok=True)
-            fsync_directory(folder.parent)
+        yield
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
+def make_directory(path: Path) -> None:
+    """Create ``path`` and its missing parent folders, and sync each new name to the disk.
+
+    Raises:
+        StoreError: If a folder cannot be created.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with _write_errors(path):
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            fsync_directory(folder.parent)
+
+
 def fsync_directory(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync the names in a folder to the disk, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -86,7 +128,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def list_files(root: Path) -> Iterator[str]:
-    """Yield every file below ``root`` (links too), sorted within its folder, as a path relative to it with slashes."""
+    """Yield every file below ``root``, links included, as a relative path with slashes, sorted within its folder."""
     for folder, subfolders, names in os.walk(root):
         subfolders.sort()
         here = Path(folder)
@@ -95,22 +137,21 @@ def list_files(root: Path) -> Iterator[str]:
             yield (here / name).relative_to(root).as_posix()
 
 
-def remove_partial_files(root: Path) -> int:
-    """Remove the temporary files that interrupted writers left below ``root``; return how many there were."""
-    orphans = [name for name in list_files(root) if name.endswith(PARTIAL_SUFFIX)]
-    for name in orphans:
-        (root / name).unlink()
-    return len(orphans)
+def remove_partial_files(root: Path) -> None:
+    """Remove the temporary files that interrupted writers left below ``root``."""
+    for name in list(list_files(root)):
+        if name.endswith(PARTIAL_SUFFIX):
+            (root / name).unlink()
 
 
 def beside(stem: Path, suffix: str) -> Path:
-    """Return the path of a file named after a stem, which may have dots of its own: ``STEM`` and ``.mrg``."""
+    """Return ``stem`` with ``suffix`` appended to its name, for example ``.mrg``. The stem may contain dots."""
     return stem.with_name(stem.name + suffix)
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
-    """Return the error that says a disk is full, a quota or limit reached, or a right missing."""
+    """Return the error for a file that cannot be written: a full disk, a quota, a size limit or a permission."""
     return StoreError(
-        f"{path}: cannot be written: {error.strerror}. Make room, lift the limit or mend the rights, and run the same "
-        "command again: what was complete stays valid"
+        f"{path}: cannot be written: {error.strerror}. Make room, lift the limit or fix the permissions, and run the "
+        "same command again: completed work stays valid"
     )

@@ -1,7 +1,7 @@
-"""Canonical JSON and sha256 fingerprints: how two things are known to be the same, or to belong together.
+"""Compute canonical JSON and sha256 fingerprints, to tell whether two things are equal or belong together.
 
-It hashes; it does not decide what belongs into a fingerprint. sha256 runs at 1.5 GB/s a core, an eighth of crc32c:
-it is taken once when a file is written and once when a store is verified, never when reading.
+This module hashes. Its callers decide what goes into a fingerprint. sha256 runs at 1.5 GB/s per core, an eighth of the
+speed of crc32c. So a file is hashed when it is written and when a store is verified, and never when it is read.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class FileDigest:
         return cls(sha256=sha256_bytes(data), size_bytes=len(data))
 
     def problem_with(self, path: Path) -> str | None:
-        """Return what is wrong with a file, or None if it is the file that was written."""
+        """Return the problem with a file as text, or None if the file has this size and sha256."""
         try:
             size = path.stat().st_size
             if size != self.size_bytes:
@@ -48,11 +48,11 @@ class FileDigest:
 
 
 def canonical_json(value: object) -> bytes:
-    """Return the one UTF-8 JSON text of ``value``: sorted keys, no spaces, a newline at the end.
+    """Return the canonical UTF-8 JSON text of ``value``: sorted keys, no spaces, a newline at the end.
 
     Raises:
-        ValueError: If ``value`` holds a NaN or an infinity, which JSON has no words for.
-        TypeError: If ``value`` holds something that is not JSON.
+        ValueError: If ``value`` holds a NaN or an infinity, which JSON cannot express.
+        TypeError: If ``value`` holds an object that is not JSON.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
@@ -73,7 +73,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return one sha256 over named arrays: names in order, dtypes, shapes, little-endian values."""
+    """Return one sha256 over the names (sorted), dtypes, shapes and little-endian values of arrays."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
@@ -84,11 +84,11 @@ def sha256_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def check_fingerprint(what: str, *, found: str, expected: str, remedy: str) -> None:
-    """Refuse to go on unless ``found`` is ``expected``.
+def check_fingerprint(name: str, *, found: str, expected: str, remedy: str) -> None:
+    """Check that the fingerprint ``found`` of ``name`` is ``expected``.
 
     Raises:
-        FingerprintMismatchError: Naming ``what``, the first 12 digits of both, and the remedy.
+        FingerprintMismatchError: If it is not. The message gives the first 12 digits of both, and the remedy.
     """
     if found != expected:
-        raise FingerprintMismatchError(f"{what}: sha256 is {found[:12]}, expected {expected[:12]}. {remedy}")
+        raise FingerprintMismatchError(f"{name}: sha256 is {found[:12]}, expected {expected[:12]}. {remedy}")

@@ -1,7 +1,8 @@
-"""The files of one store, wherever it lies: named by relative paths, each whole or absent, one writer at a time.
+"""Read and write the files of one store, on a disk or elsewhere, under a lock that admits one writer at a time.
 
-`Folder` is all that a dump's reader and writer know of a disk. `LocalFolder` is a directory; an object store is another
-class with the same methods. Names use slashes and are computed by this program, never taken from a store.
+A dump's reader and writer use the protocol `Folder` alone. `LocalFolder` is a directory;
+`storage.remote.remote_folder.RemoteFolder` has the same methods for an object store. Files are named by relative paths
+with slashes. The program computes these names and never takes them from a store.
 """
 
 import fcntl
@@ -24,24 +25,24 @@ from storage.fingerprints import FileDigest
 
 
 class WriterLock(Protocol):
-    """What the one process that may write a store holds; also the store's history, which lies beside it."""
+    """The right of one process to write a store, and the history file next to the store."""
 
     def log(self, line: bytes) -> None:
         """Append one line to the history.
 
         Raises:
-            StoreError: If that is not possible.
+            StoreError: If the history cannot be written.
         """
 
     def close(self) -> None:
-        """Let another process write."""
+        """Release the lock, so that another process can write."""
 
 
 class Folder(Protocol):
-    """The files of one store. ``str(folder)`` is what messages call it; it never holds credentials."""
+    """The files of one store. Messages name the store by ``str(folder)``, which never holds credentials."""
 
     def sizes(self) -> dict[str, int]:
-        """Return name → bytes of every file, what interrupted writers left included; empty if there is none."""
+        """Return name → size in bytes of every file, partial files included; empty if there is no store."""
 
     def read(self, name: str) -> bytes:
         """Return a file's content.
@@ -51,56 +52,56 @@ class Folder(Protocol):
         """
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Make ``data`` the content of a file, durably, replacing what was there; never half of it is seen.
+        """Make ``data`` the content of a file, durably, replacing any earlier content. Readers never see half a file.
 
         Raises:
-            StoreError: If that is not possible. The file is then as before.
+            StoreError: If the file cannot be written. It is then unchanged.
         """
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, durably; one that is not there is no error."""
+        """Remove files, durably. A missing file is no error."""
 
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
-        """Return what is wrong with a file, every byte of it read, or None if it is the one with this digest."""
+        """Read a whole file and return the problem with it as text, or None if it has this digest."""
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Return a file of the local machine with this content, open for reading, to be mapped.
+        """Return a file on the local machine with the content of ``name``, open for reading, to be mapped.
 
-        A local file is opened as it lies there, its content unchecked; one that has to be fetched first is checked
-        against ``digest`` on its way.
+        A local file is opened directly, and its content is not checked. A remote file is copied first, and the copy is
+        checked against ``digest``.
 
         Raises:
             OSError: If there is no such file (FileNotFoundError), or it cannot be read.
-            CorruptStoreError: If what was fetched is not what was written.
+            CorruptStoreError: If the fetched bytes do not match ``digest``.
         """
 
     @property
     def max_open_bytes(self) -> int | None:
-        """Bytes of files that may be mapped at once, because copies of them take room; None for no bound."""
+        """Limit on the bytes of all mapped files, if these are copies that take room; None for no limit."""
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
-        """Begin to fetch files that will be opened soon, where files have to be fetched; returns at once."""
+        """Start to fetch remote files that will be opened soon. Returns at once."""
 
     def history(self) -> bytes:
-        """Return what was logged beside the store, a JSON object a line, half lines of killed writers included."""
+        """Return the history: one JSON object per line, and perhaps half lines of killed writers."""
 
     def sweep(self) -> None:
-        """Remove what interrupted writers left; for the one who holds the lock."""
+        """Remove the partial files of interrupted writers. Only the holder of the lock may call this."""
 
     def lock(self) -> WriterLock:
-        """Become the store's one writer.
+        """Become the only writer of the store.
 
         Raises:
-            StoreBusyError: If another process is that.
+            StoreBusyError: If another process is writing the store.
             StoreError: If the store cannot be written at all.
         """
 
 
 class LocalFolder:
-    """A directory of a local or shared file system.
+    """A directory of a local or shared file system; implements `Folder`.
 
-    The lock is an flock on PATH.history.jsonl beside the store, which the system releases when the process ends,
-    however it ends. What an interrupted writer leaves has a name that ends in ``.partial``.
+    The lock is an flock on PATH.history.jsonl next to the store. The system releases it when the process ends, even if
+    it is killed. Partial files have names that end in ``.partial``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,66 +111,68 @@ class LocalFolder:
         return str(self._path)
 
     def sizes(self) -> dict[str, int]:
-        """Return name → bytes, as `Folder` says."""
+        """Return name → size, as `Folder.sizes` describes."""
         if not self._path.is_dir():
             return {}
         return {name: _size(self._path / name) for name in list_files(self._path)}
 
     def read(self, name: str) -> bytes:
-        """Return a file's content, as `Folder` says."""
+        """Return a file's content, as `Folder.read` describes."""
         return (self._path / name).read_bytes()
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a file, as `Folder` says."""
+        """Write a file, as `Folder.write` describes."""
         target = self._path / name
         make_directory(target.parent)
         write_atomically(target, data)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files and the folders this empties, as `Folder` says."""
-        for folder, inside in _by_folder(self._path / name for name in names).items():
-            for path in inside:
-                path.unlink(missing_ok=True)
+        """Remove files, as `Folder.remove` describes, and the folders that this empties."""
+        folders = set()
+        for path in (self._path / name for name in names):
+            path.unlink(missing_ok=True)
+            folders.add(path.parent)
+        for folder in folders:
             if folder != self._path and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
                 fsync_directory(folder.parent)
 
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
-        """Return what is wrong with a file, as `Folder` says."""
+        """Return the problem with a file, as `Folder.problem_with` describes."""
         return digest.problem_with(self._path / name)
 
     def open(self, name: str, digest: FileDigest) -> FileIO:  # noqa: ARG002  chunks have checksums of their own
-        """Open a file as it lies there, as `Folder` says."""
+        """Open a file, as `Folder.open` describes."""
         return FileIO(self._path / name)
 
     @property
     def max_open_bytes(self) -> None:
-        """Nothing is copied."""
+        """No limit, since nothing is copied."""
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
-        """Do nothing: the files are here."""
+        """Do nothing: the files are on this machine."""
 
     def history(self) -> bytes:
-        """Return what was logged, as `Folder` says; nothing where there is no history."""
+        """Return the history, as `Folder.history` describes; empty if there is none."""
         try:
             return history_path(self._path).read_bytes()
         except FileNotFoundError:
             return b""
 
     def sweep(self) -> None:
-        """Remove files of temporary names, as `Folder` says."""
+        """Remove partial files, as `Folder.sweep` describes."""
         remove_partial_files(self._path)
 
     def lock(self) -> "LocalLock":
-        """Become the one writer, as `Folder` says."""
+        """Become the only writer, as `Folder.lock` describes."""
         make_directory(self._path.absolute().parent)
         if self._path.exists() and not self._path.is_dir():
-            raise StoreError(f"{self._path}: a file is in the way. Name another folder")
+            raise StoreError(f"{self._path}: a file is in the way. Give another folder")
         return LocalLock(self._path)
 
 
 class LocalLock:
-    """The flock of a store's one writer, and its history, in one file."""
+    """The flock of a store's only writer, held on the history file; implements `WriterLock`."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
@@ -177,7 +180,7 @@ class LocalLock:
         self._file = self._take()
 
     def log(self, line: bytes) -> None:
-        """Append one line, as `WriterLock` says."""
+        """Append one line, as `WriterLock.log` describes."""
         try:
             self._file.write(line)
         except OSError as error:
@@ -192,13 +195,13 @@ class LocalLock:
             file = self._target.open("a+b", buffering=0)
         except OSError as error:
             raise StoreError(
-                f"{self._target}: cannot be opened: {error.strerror}. Mend that, or name another folder"
+                f"{self._target}: cannot be opened: {error.strerror}. Fix that, or give another folder"
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.seek(0, os.SEEK_END)
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                file.write(b"\n")  # a killed writer's half line stays by itself
+                file.write(b"\n")  # otherwise the next line would join the half line of a killed writer
         except BlockingIOError as error:
             file.close()
             raise StoreBusyError(
@@ -214,18 +217,11 @@ class LocalLock:
 
 
 def history_path(path: Path) -> Path:
-    """Return the history and lock file of a store: beside it, not in it; one, whatever links lead to the store."""
+    """Return the path of a store's history and lock file, next to the store. Links to the store share one file."""
     real = path.resolve()
     return real.with_name(real.name + ".history.jsonl")
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file, or of the file a link leads to; of a link that leads nowhere, its own."""
+    """Return the size of a file or of a link's target in bytes; of a broken link, the size of the link itself."""
     return (path.stat() if path.exists() else path.lstat()).st_size
-
-
-def _by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    folders: dict[Path, list[Path]] = {}
-    for path in paths:
-        folders.setdefault(path.parent, []).append(path)
-    return folders

@@ -1,9 +1,9 @@
-"""Small verified Zarr v3 groups, written by zarr-python itself and read whole: datasets, not dumps.
+"""Write and read small verified Zarr v3 groups, through zarr-python: datasets, not dumps.
 
-Arrays go to disk uncompressed with crc32c; a sha256 over every array and the attributes catches what checksums of
-chunks cannot: a missing chunk, which zarr reads as its fill value without a word, and altered attributes. A group is
-written beside its place and renamed, so half a group is never seen. Nothing but Zarr v3, numbers, and the codecs bytes
-and crc32c is opened.
+A group is read all at once. Its arrays are stored uncompressed with crc32c. A sha256 over every array and the
+attributes catches two errors that checksums of chunks cannot: altered attributes, and a missing chunk, which zarr
+silently reads as its fill value. A group is written under a temporary name and then renamed, so nobody sees half a
+group. Only groups of Zarr v3, with numbers and the codecs bytes and crc32c, are opened.
 """
 
 import json
@@ -33,15 +33,15 @@ def write_group(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapp
     """Write a group and return the sha256 of its content.
 
     Args:
-        path: Where; nothing may be there yet.
-        arrays: Name → array of numbers, at least one dimension each.
+        path: Path of the new group. It must not exist.
+        arrays: Name → array of numbers, with at least one dimension.
         attributes: JSON values; ``content_sha256`` and ``array_sha256`` are added.
 
     Raises:
-        StoreError: If something is at ``path``, or it cannot be written.
+        StoreError: If ``path`` exists, or cannot be written.
     """
     if path.exists():
-        raise StoreError(f"{path}: already exists. Remove it, or name another folder")
+        raise StoreError(f"{path}: already exists. Remove it, or give another folder")
     digests = {name: sha256_arrays({name: array}) for name, array in arrays.items()}
     content = _content_sha256(digests, attributes)
     make_directory(path.absolute().parent)
@@ -77,14 +77,14 @@ def write_group(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapp
 
 
 def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
-    """Return a group's arrays and its attributes (``content_sha256`` among them), every byte of them verified.
+    """Return a group's arrays and its attributes, including ``content_sha256``, after verifying every byte.
 
     Raises:
-        StoreError: If there is no group, or it is of a format or codec that is not ours.
-        CorruptStoreError: Naming the array, if its content is not what was written.
+        StoreError: If there is no group, or its format or a codec is not ours.
+        CorruptStoreError: If an array or the attributes do not match their sha256. The message names the array.
     """
     if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path}: there is no Zarr v3 group. Name a folder that build-dataset wrote")
+        raise StoreError(f"{path}: there is no Zarr v3 group. Give a folder that build-dataset wrote")
     attributes = _metadata(path / "zarr.json").get("attributes")
     if not isinstance(attributes, dict):
         raise _damaged(path, "it has no attributes")

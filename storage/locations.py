@@ -1,8 +1,8 @@
-"""Where a store lies, as a user writes it: a path, or a URL that fsspec knows (s3://, gs://, abfs://, memory://).
+"""Parse the location of a store: a path, or a URL of fsspec (s3://, gs://, abfs://, memory://).
 
-A URL is taken literally: no globs, no query, no chains of file systems, and no credentials, which would end up in logs,
-histories and shells' own histories. They come from where the libraries look for them: AWS_* and FSSPEC_* variables,
-~/.aws, the machine's role. fsspec is imported only when a URL is opened.
+A URL is taken literally. It must not hold globs, a query, a chain of file systems, or credentials, which would appear
+in logs and histories. The libraries find credentials in the environment: AWS_* and FSSPEC_* variables, ~/.aws, or the
+machine's role. fsspec is imported only when a URL is opened.
 """
 
 import re
@@ -18,29 +18,29 @@ from storage.remote.remote_folder import RemoteFolder
 Place: TypeAlias = Path | str
 """A path or a URL."""
 Location: TypeAlias = Path | str | Folder
-"""A path, a URL, or a folder that was opened before."""
+"""A path, a URL, or an opened folder."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTAINER_FIRST = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
-"""Schemes whose URLs begin with CONTAINER@ACCOUNT, which is no credential."""
+"""Schemes whose URLs start with CONTAINER@ACCOUNT, which is no credential."""
 
 
 def is_url(location: str | Path) -> bool:
-    """Return whether a location is a URL of other than a local file; a ``Path`` never is."""
+    """Return whether a location is a URL, other than a file:// URL. A ``Path`` is not."""
     return isinstance(location, str) and "://" in location and not location.lower().startswith("file://")
 
 
 def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES, take_over: bool = False) -> Folder:
-    """Return the folder of a store; nothing is read or written yet.
+    """Return the folder of a store. Nothing is read or written yet.
 
     Args:
         location: A path, a file:// URL, or another URL.
-        cache_bytes: Bound on the local copies of remote files. Of no meaning for a path.
-        take_over: Whether `Folder.lock` takes a lease from a writer that may still be alive. Of no meaning for a path,
+        cache_bytes: Limit on the local copies of remote files. Ignored for a path.
+        take_over: Whether `Folder.lock` takes the lease from a writer that may still be alive. Ignored for a path,
             whose lock ends with its process.
 
     Raises:
-        ConfigError: If it is no URL that can be used.
+        ConfigError: If the URL is malformed or holds credentials.
     """
     if isinstance(location, Path) or not is_url(location):
         return LocalFolder(local_path(location))
@@ -48,22 +48,22 @@ def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES,
 
 
 def as_folder(location: Location) -> Folder:
-    """Return the folder at a location, with the usual options if it is a URL.
+    """Return the folder at a location, opened with the default options.
 
     Raises:
-        ConfigError: If it is no URL that can be used.
+        ConfigError: If the URL is malformed or holds credentials.
     """
     return open_folder(location) if isinstance(location, str | Path) else location
 
 
 def local_path(location: str | Path) -> Path:
-    """Return the path that a path or a file:// URL names."""
+    """Return the path of a path or a file:// URL."""
     text = str(location)
     return Path(unquote(text[len("file://") :])) if text.lower().startswith("file://") else Path(text)
 
 
 def check_url(url: str) -> str:
-    """Return a URL without slashes at its end.
+    """Return a URL without slashes at its end, with its scheme in lower case.
 
     Raises:
         ConfigError: If it holds credentials, is not SCHEME://BUCKET/NAME, or cannot be taken literally.
@@ -78,7 +78,7 @@ def check_url(url: str) -> str:
     has_password = re.search(r":(?!\d+$)", bucket) or (":" in bucket and "@" in rest)
     if has_password or (at and (protocol not in _CONTAINER_FIRST or ":" in user)) or "?" in rest:
         raise ConfigError(
-            f"{where}: the URL holds credentials, or a query that may be one. Leave them out: give them by the "
+            f"{where}: the URL holds credentials, or a query that may be one. Leave them out, and give them in the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
         )
     segments = rest.split("/")
@@ -90,16 +90,3 @@ def check_url(url: str) -> str:
             f"{protocol}://{rest}: a bucket, not a folder in it. Give {protocol}://{rest or 'BUCKET'}/NAME"
         )
     return f"{protocol}://{rest}"
-
-
-__all__ = [
-    "DEFAULT_CACHE_BYTES",
-    "Folder",
-    "Location",
-    "Place",
-    "as_folder",
-    "check_url",
-    "is_url",
-    "local_path",
-    "open_folder",
-]

@@ -1,4 +1,7 @@
-"""Variable-length rows (sentences) as one flat array and offsets: no padding, and gathers without a Python loop."""
+"""Hold rows of different lengths (sentences) as one flat array and offsets.
+
+There is no padding, and rows are gathered without a Python loop.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,11 +12,11 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 
 def concatenated_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return ``start, start + 1, …`` of every range, one after the other.
+    """Return the integers ``start, start + 1, …`` of each range, one range after the other.
 
     Args:
         starts: ``[M]`` int64.
-        lengths: ``[M]`` int64, none negative.
+        lengths: ``[M]`` int64, 0 or more.
 
     Returns:
         ``[sum(lengths)]`` int64.
@@ -30,7 +33,7 @@ class Ragged:
     values: NDArray[Any]
     """``[sum(lengths), ...]``, any dtype."""
     offsets: NDArray[np.int64]
-    """``[M + 1]`` int64, from 0 to ``len(values)``, never falling."""
+    """``[M + 1]`` int64, from 0 to ``len(values)``; each is at least the one before."""
 
     def __post_init__(self) -> None:
         offsets = self.offsets
@@ -41,13 +44,13 @@ class Ragged:
 
     @classmethod
     def from_lengths(cls, values: NDArray[Any], lengths: ArrayLike) -> "Ragged":
-        """Return rows of the given lengths over ``values`` (not copied)."""
+        """Return rows of the given lengths over ``values``, which is not copied."""
         sizes = np.asarray(lengths, dtype=np.int64)
         return cls(values, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
 
     @classmethod
     def from_lists(cls, lists: Sequence[ArrayLike], dtype: DTypeLike) -> "Ragged":
-        """Return one row per list."""
+        """Return one row for each list."""
         rows = [np.asarray(row, dtype=dtype) for row in lists]
         values = np.concatenate(rows) if rows else np.empty(0, dtype)
         return cls.from_lengths(values, [len(row) for row in rows])
@@ -58,7 +61,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def take(self, indices: ArrayLike) -> "Ragged":
-        """Return a copy of the rows ``indices`` ``[R]`` in that order; repeats are allowed, negative indices are not.
+        """Return a copy of the rows ``indices`` ``[R]``, in that order. Repeats are allowed, negative indices are not.
 
         Raises:
             IndexError: If an index is outside ``[0, M)``.
@@ -77,7 +80,7 @@ class Ragged:
         """Return a view of one row.
 
         Raises:
-            IndexError: If there is no such row; negative rows are not counted from the end.
+            IndexError: If there is no such row. Negative rows do not count from the end.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is outside [0, {len(self)})")

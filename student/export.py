@@ -1,17 +1,18 @@
-"""``export``: a student's run as a folder that transformers loads, from 4.51 to 5.x, without code of ours.
+"""Export a student's run as a folder that transformers 4.51 to 5.x loads without code of this project.
 
     OUT/config.json, generation_config.json, model.safetensors                 GPT2LMHeadModel
     OUT/tokenizer.json, tokenizer_config.json, special_tokens_map.json         PreTrainedTokenizerFast
     OUT/README.md                                                              the model card (``student.model_card``)
 
-Weights are copied under their own names; transformers is not imported. The files are written by hand, since what
-transformers 5 saves, 4.x cannot load (``TokenizersBackend``), and since under 4.x a tokenizer of the class that both
-know adds ``token_type_ids``, which GPT-2 would add to the embeddings, if it is not told not to.
+Weights keep their names. transformers is not imported; this module writes the files itself. There are two reasons.
+transformers 4.x cannot load what transformers 5 saves (``TokenizersBackend``). And under 4.x, a tokenizer of the class
+that both versions have adds ``token_type_ids``, which GPT-2 adds to the embeddings, unless its configuration prevents
+it.
 
-The tokenizer puts ``<bos>`` before a text, never ``<eos>`` after it. Both and ``<pad>`` are special tokens there, so
-that generation and padding work, though in a run's ``tokenizer.json`` they are not: special tokens are looked for in
-the text. ``split_special_tokens`` turns that off, and a text that holds the characters ``<eos>`` gets their ids, as it
-does here. docs/export.md says which calls do not heed it.
+The tokenizer puts ``<bos>`` before a text and nothing after it. In the folder ``<bos>``, ``<eos>`` and ``<pad>`` are
+special tokens, so that generation and padding work. In a run's ``tokenizer.json`` they are not, because special tokens
+are searched in the text. ``split_special_tokens`` turns the search off, so a text with the characters ``<eos>`` gets
+the ids of these characters, as everywhere in this project. docs/export.md lists the calls that ignore this setting.
 """
 
 import json
@@ -23,40 +24,38 @@ from typing import Any, Final
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.runtime import options
 from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names
-from pipeline.runtime.word_counts import num_words_of
+from pipeline.runtime.train_config import num_words_of
 from pipeline.training.run_list import list_runs
 from storage.errors import RunError
 from storage.files import PARTIAL_SUFFIX, cannot_write, fsync_directory, make_directory, write_atomically
 from student.hugging_face import OURS
 from student.model_card import model_card
 from student.student_config import StudentTrainConfig
-from student.student_run import num_trained_positions, open_student, student_config
-from student.train_student import load_student
+from student.student_run import load_student, num_trained_positions, open_student, student_config
 
 MAIN: Final = "main"
-"""The folder of the checkpoint that is not at a number of words, where several are exported: BabyLM's name for it."""
+"""BabyLM's name for the folder of the final checkpoint, where several checkpoints are exported."""
 USUAL_POSITIONS: Final = 512
-"""What BabyLM's pipeline cuts and pads texts to when it fine-tunes."""
+"""BabyLM's pipeline cuts and pads texts to this many positions when it fine-tunes."""
 
 
 def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool = False) -> dict[str, Any]:
-    """Write a finished student's run as a Hugging Face folder; return what ``export`` prints.
+    """Write a finished student's run as a Hugging Face folder; return the summary that ``export`` prints.
 
     Args:
         run: A run directory of train-student.
-        out: The folder to make; it appears whole or not at all.
+        out: The folder to make. If the export fails, there is no folder.
         which: The checkpoint.
-        all_checkpoints: Write OUT/main of that checkpoint, and OUT/chck_1M and so on of those at numbers of words.
+        all_checkpoints: Write that checkpoint to OUT/main, and those at numbers of words to OUT/chck_1M and so on.
 
     Raises:
-        RunError: If it is no student's run, its training has not finished, a checkpoint is missing or damaged, or
-            ``out`` is there already.
-        StoreError: If there is no room.
+        RunError: If ``run`` is not a student's run, its training has not finished, a checkpoint is missing or damaged,
+            or ``out`` exists.
+        StoreError: If the disk is full.
     """
     info = open_student(run)
     _check_finished(run)
@@ -67,8 +66,8 @@ def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool
         by_words = [name for name in checkpoint_names(run) if num_words_of(name)]
         if not by_words:
             raise RunError(
-                f"{run}: no checkpoint at a number of words, expected some for --all-checkpoints; leave it out, or "
-                "train with --word-checkpoints"
+                f"{run}: no checkpoint at a number of words, expected at least one for --all-checkpoints; leave it "
+                "out, or train with --word-checkpoints"
             )
         checkpoints = {MAIN: which} | {name.replace("words_", "chck_"): name for name in by_words}
     make_directory(out.absolute().parent)
@@ -91,23 +90,27 @@ def _check_finished(run: Path) -> None:
     if row.state != "finished":
         raise RunError(
             f"{run}: this run's training is not finished ({row.state}, step {row.step}); run the same train-student "
-            "command again, or wait for it, and export then"
+            "command again, or wait for its end, then export"
         )
 
 
 def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
     model, _ = load_student(run.path, torch.device("cpu"), which)
     tokenizer = Tokenizer.load(run.tokenizer_path)
-    num_trained = num_trained_positions(model, run)
+    num_trained = num_trained_positions(run, which)
+    training = {
+        "context": options.build(StudentTrainConfig, run.configuration).context,
+        "num_trained_positions": num_trained,
+    }
     weights = {name: tensor.float().contiguous() for name, tensor in model.state_dict().items()}
     files = {
-        "config.json": _json(hf_config(run, tokenizer) | {OURS: _told(run, num_trained)}),
+        "config.json": _json(_config(run, tokenizer) | {OURS: training}),
         "generation_config.json": _json(_special_ids(tokenizer)),
-        # Without "format", transformers 4 refuses the file.
+        # transformers 4 refuses a file without "format".
         "model.safetensors": safetensors.torch.save(weights, metadata={"format": "pt"}),
-        **tokenizer_files(tokenizer, num_positions=model.config.max_length),
+        **_tokenizer_files(tokenizer, num_positions=model.config.max_length),
     }
-    num_parameters = _num_parameters(weights)
+    num_parameters = sum(tensor.numel() for tensor in weights.values())
     card = model_card(
         run,
         which,
@@ -116,6 +119,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
         num_parameters=num_parameters,
         num_trained=num_trained,
     )
+    note = f"programs that pad to {USUAL_POSITIONS} positions fail: --max-length was {model.config.max_length}"
     make_directory(folder)
     for name, data in {**files, "README.md": card.encode()}.items():
         write_atomically(folder / name, data)
@@ -123,18 +127,12 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
         "checkpoint": which,
         "num_parameters": num_parameters,
         "num_positions": model.config.max_length,
-        "num_trained_positions": num_trained if num_trained is not None else "not known: it started from other weights",
-        **({"note": few} if (few := _few_positions(model.config.max_length)) else {}),
+        "num_trained_positions": "not known: the checkpoint does not record it" if num_trained is None else num_trained,
+        **({"note": note} if model.config.max_length < USUAL_POSITIONS else {}),
     }
 
 
-def _told(run: RunInfo, num_trained: int | None) -> dict[str, Any]:
-    """Return what a later evaluation of the folder has to know, and no key of transformers says."""
-    context = options.build(StudentTrainConfig, run.configuration).context
-    return {"context": context, "num_trained_positions": num_trained}
-
-
-def hf_config(run: RunInfo, tokenizer: Tokenizer) -> dict[str, Any]:
+def _config(run: RunInfo, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the content of ``config.json``."""
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -146,8 +144,8 @@ def hf_config(run: RunInfo, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
-    """Return the three files of a tokenizer that gives ``<bos>`` and then the ids that ``tokenizer`` gives."""
+def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
+    """Return the three files of a tokenizer that gives ``<bos>`` and then the ids of ``tokenizer``."""
     ids = _special_ids(tokenizer)
     names = {name.removesuffix("_id"): tokenizer.token(i) for name, i in ids.items()}
     added = {i: _added_token(tokenizer.token(i)) for i in sorted(set(ids.values()))}
@@ -164,7 +162,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
         },
     }
     config = {
-        # The one name that transformers 4 and 5 both know.
+        # Both transformers 4 and 5 have a class of this name.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
         "added_tokens_decoder": {str(i): token for i, token in added.items()},
@@ -172,7 +170,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": num_positions,
-        # GPT-2 counts positions from the left, so that a sentence has the same ones with and without padding.
+        # GPT-2 counts positions from the left. With padding on the right a sentence has the same positions as without.
         "padding_side": "right",
         "truncation_side": "right",
     }
@@ -184,7 +182,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return ids by transformers' names; those of an adopted tokenizer may be the same."""
+    """Return the ids of the special tokens, by transformers' names. An adopted tokenizer can have equal ids."""
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
@@ -195,16 +193,6 @@ def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
 def _added_token(content: str) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"content": content, **flags, "special": True}
-
-
-def _num_parameters(weights: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() for tensor in weights.values())
-
-
-def _few_positions(num_positions: int) -> str:
-    if num_positions >= USUAL_POSITIONS:
-        return ""
-    return f"programs that pad to {USUAL_POSITIONS} positions fail: --max-length was {num_positions}"
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

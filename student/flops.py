@@ -1,22 +1,43 @@
-"""Model FLOPs of the student: what its arithmetic needs, whatever a program spends on padding or on doing it twice.
+"""Count the model FLOPs of the student, and look up the peak rate of a device.
 
-As PaLM counts them (Chowdhery et al. 2022, appendix B), a multiplication and an addition being two:
+Model FLOPs are what the arithmetic needs. They leave out padding and repeated computation. As PaLM counts them
+(Chowdhery et al. 2022, appendix B), a multiplication and an addition are two operations:
 
-    FLOPs of a position = 6 N + 12 n D l        forward (2 N + 4 n D l) and backward, twice that
+    FLOPs per position = 6 N + 12 n D l        forward 2 N + 4 n D l; backward twice that
     N = n (4 D² + 2 D F) + V D
 
-n blocks, D embedding size, F size of the feed-forward layers, V vocabulary, l positions of the row that the position
-stands in. N are the parameters of matrix products: those of the blocks and the output layer, which is tied to the
-token embedding; the look-up in that and the position embedding, biases and gains are no products. Under the causal
-mask half of attention's products would do; PaLM counts all, and so do others.
+n is the number of blocks, D the embedding size, F the size of the feed-forward layers, V the vocabulary, and l the
+number of positions in the row of the position. N counts the parameters of matrix products: the blocks and the output
+layer, which is tied to the token embedding. Embedding look-ups, biases and gains are not products. Under the causal
+mask, attention needs only half of its products. PaLM counts all of them, and so do others.
 
-l is a row's own number of positions (``student.rows``), not that of the longest one beside it.
+l is the length of the row itself (``student.rows``), not of the longest row in the batch.
 """
+
+import re
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from student.student_config import StudentConfig
+
+PEAK_TFLOPS: Final[tuple[tuple[tuple[str, ...], float, float], ...]] = (
+    (("B200",), 2250.0, 75.0),
+    (("H200", "NVL"), 835.5, 60.0),
+    (("H200",), 989.4, 67.0),
+    (("H100", "NVL"), 835.5, 60.0),
+    (("H100", "PCIe"), 756.0, 51.0),
+    (("H100",), 989.4, 67.0),
+    (("A100",), 312.0, 19.5),
+    (("A40",), 149.7, 37.4),
+    (("A10",), 125.0, 31.2),
+    (("L40S",), 362.0, 91.6),
+    (("L4",), 121.0, 30.3),
+)
+"""Peak rates from the manufacturer's data sheets: words of the device's name; TFLOPS of dense products in bfloat16 on
+tensor cores; TFLOPS in float32 outside them, because torch leaves TF32 off and so do we. The first entry whose words
+all occur in the name applies."""
 
 
 def num_matmul_parameters(config: StudentConfig) -> int:
@@ -26,6 +47,25 @@ def num_matmul_parameters(config: StudentConfig) -> int:
 
 
 def training_flops(config: StudentConfig, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return ``[M]``: model FLOPs of training on each of M rows once, for int64 ``[M]`` positions of each."""
+    """Return ``[M]``: model FLOPs of training once on each of M rows, given the int64 ``[M]`` positions of each row."""
     rows = lengths.astype(np.float64)
     return rows * (6 * num_matmul_parameters(config) + 12 * config.num_blocks * config.embed_dim * rows)
+
+
+def peak_flops(device: str, dtype: Literal["float32", "bfloat16"], *, given_tflops: float = 0.0) -> float | None:
+    """Return the peak floating-point operations per second of a device; None if it is not in the table.
+
+    Args:
+        device: The name that the driver gives: ``NVIDIA H100 80GB HBM3``. The table has no slices (MIG).
+        dtype: Type of the matrix products.
+        given_tflops: Use this rate instead of the table, in 10¹² per second; 0: use the table.
+    """
+    if given_tflops:
+        return given_tflops * 1e12
+    words = set(re.split(r"[\s-]+", device))
+    if "NVIDIA" not in words or "MIG" in words:
+        return None
+    for named, bfloat16, float32 in PEAK_TFLOPS:
+        if words.issuperset(named):
+            return 1e12 * (bfloat16 if dtype == "bfloat16" else float32)
+    return None

@@ -1,9 +1,9 @@
-"""Students to evaluate: a run, or a folder in Hugging Face's format, an export of ours or another GPT-2.
+"""Open a student for evaluation: a run, or a folder in Hugging Face's format (an export or another GPT-2).
 
-A folder is read as transformers reads it, without transformers: config.json, model.safetensors, tokenizer.json. What
-this project's student does not compute (another architecture or activation, untied output weights) is refused. Its
-tokenizer is put into this project's form, in memory, as ``adopt-tokenizer`` does; that of an export is given back byte
-for byte, so its results compare with the run's.
+A folder is read as transformers reads it, but without transformers: config.json, model.safetensors, tokenizer.json. The
+student cannot compute every model, so another architecture, another activation or untied output weights are refused.
+The folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does it. The tokenizer of
+an export comes back byte for byte, so its results are comparable with those of the run.
 """
 
 import json
@@ -24,10 +24,8 @@ from pipeline.runtime.run_directory import Which, is_exported
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
 from student.model import Student
-from student.rows import Context
-from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_run import num_trained_positions
-from student.train_student import load_student
+from student.student_config import Context, StudentConfig, StudentTrainConfig
+from student.student_run import load_student, num_trained_positions
 
 _SIZES: Final = {
     "vocab_size": "vocab_size",
@@ -36,7 +34,7 @@ _SIZES: Final = {
     "n_head": "num_heads",
     "n_positions": "max_length",
 }
-"""Keys of config.json, and what they are here."""
+"""Keys of config.json, and the fields of ``StudentConfig``."""
 _DEFAULTS: Final = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -46,34 +44,34 @@ _DEFAULTS: Final = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
-"""What the student computes, by key of config.json; the first is what transformers takes where a key is missing."""
+"""Values that the student supports, by key of config.json. transformers uses the first if the key is missing."""
 OURS: Final = "rnng_distill"
-"""Key of config.json under which ``export`` says what transformers has no key for."""
+"""Key of config.json for what ``export`` records and transformers does not use."""
 _BUFFERS: Final = (".attn.bias", ".attn.masked_bias")
-"""Ends of names that hold masks in old files, and no weights."""
+"""Ends of the names of masks in old files. Masks are no weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedStudent:
-    """A student in evaluation mode, and what results say of it."""
+    """A student in evaluation mode, and what its results record."""
 
     student: Student
     tokenizer: Tokenizer
     files: ModelFiles
     context: Context
-    """What a sentence of a split is given."""
+    """The context in which a sentence of a split is scored."""
     trained_context: str
-    """The context it was trained with; ``not known`` of a folder that does not say."""
+    """The context of its training; ``not known`` if a folder does not record it."""
     num_trained_positions: int | None
-    """Beyond which log-probabilities are without meaning; None where it is not known."""
+    """Log-probabilities beyond this position mean nothing. None if the number is not known."""
 
 
 def open_student_or_folder(path: Path, device: torch.device, which: Which = "best") -> OpenedStudent:
     """Return the student of a run, or of a folder in Hugging Face's format.
 
     Raises:
-        RunError: If it is neither, or has no such checkpoint; weights that do not fit.
-        InputError: If a file of a folder is missing or damaged, or it is a model that a student cannot be.
+        RunError: If ``path`` is neither, has no such checkpoint, or has weights that do not fit.
+        InputError: If a file of a folder is missing or damaged, or the student cannot compute the model.
     """
     if is_exported(path):
         return _open_folder(path, device, which)
@@ -85,17 +83,17 @@ def open_student_or_folder(path: Path, device: torch.device, which: Which = "bes
         files=ModelFiles.of_run(run, which),
         context=context,
         trained_context=context,
-        num_trained_positions=num_trained_positions(student, run),
+        num_trained_positions=num_trained_positions(run, which),
     )
 
 
 def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStudent:
     if which != "best":
-        raise RunError(f"{path}: an exported folder is one checkpoint; leave out --checkpoint, or name the run")
+        raise RunError(f"{path}: an exported folder has only one checkpoint; leave out --checkpoint, or give the run")
     missing = [name for name in ("model.safetensors", "tokenizer.json") if not (path / name).is_file()]
     if missing:
         raise InputError(
-            f"{path}: no {' and no '.join(missing)} beside config.json, expected a whole folder as export writes it; "
+            f"{path}: no {' and no '.join(missing)} next to config.json, expected a whole folder as export writes it; "
             "export the run again, or fetch the files"
         )
     described = _described(path / "config.json")
@@ -105,9 +103,9 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} entries, but the model {config.vocab_size}; they belong "
-            "to different models: fetch or export both again"
+            "to different models; fetch or export both again"
         )
-    context, num_trained = _told(described)
+    context, num_trained = _training_of(described)
     student = Student(config, bos_id=bos, seed=0)
     student.load_state_dict(_weights(path / "model.safetensors", student))
     return OpenedStudent(
@@ -122,13 +120,13 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
     )
 
 
-def _told(described: Mapping[str, Any]) -> tuple[Context | None, int | None]:
-    """Return the context of the training and how many positions it had, as ``export`` says; None where it does not."""
-    told = described.get(OURS)
-    if not isinstance(told, dict):
+def _training_of(described: Mapping[str, Any]) -> tuple[Context | None, int | None]:
+    """Return the context and the number of trained positions that ``export`` recorded; None if it did not."""
+    recorded = described.get(OURS)
+    if not isinstance(recorded, dict):
         return None, None
-    context: Context | None = next((known for known in get_args(Context) if known == told.get("context")), None)
-    num_trained = told.get("num_trained_positions")
+    context: Context | None = next((name for name in get_args(Context) if name == recorded.get("context")), None)
+    num_trained = recorded.get("num_trained_positions")
     return context, num_trained if isinstance(num_trained, int) else None
 
 
@@ -143,7 +141,7 @@ def _described(path: Path) -> Mapping[str, Any]:
 
 
 def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
-    """Return the sizes; refuse what the student does not compute."""
+    """Return the sizes. Refuse a model that the student cannot compute."""
     problems = [
         f"{name} is {found!r}, expected {' or '.join(map(repr, computed))}"
         for name, computed in _DEFAULTS.items()
@@ -177,10 +175,10 @@ def _special_id(path: Path, described: Mapping[str, Any], name: str) -> int:
 
 
 def _weights(path: Path, student: Student) -> dict[str, Tensor]:
-    """Return the weights under the student's names; files of the bare GPT-2 leave ``transformer.`` out.
+    """Return the weights under the student's names. A file of the bare GPT-2 has them without ``transformer.``.
 
     Raises:
-        InputError: If the file is damaged, or has other weights or shapes.
+        InputError: If the file is damaged, or has other weights or shapes than the student.
     """
     try:
         found = safetensors.torch.load_file(path)
@@ -196,7 +194,8 @@ def _weights(path: Path, student: Student) -> dict[str, Tensor]:
     if wrong := sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)):
         raise InputError(
             f"{path}: {wrong[0]} is {_shape(shapes.get(wrong[0]))}, expected {_shape(expected.get(wrong[0]))} "
-            f"({len(wrong)} such); config.json and the weights belong to different models: export or fetch both again"
+            f"({len(wrong)} weights differ); config.json and the weights belong to different models. Export or fetch "
+            "both again"
         )
     return weights
 

@@ -1,37 +1,38 @@
-"""The loss that distils a dump into a student, for a block of rows of logits, with its gradient.
+"""Compute the loss that distils a dump into a student, and its gradient, for a block of rows of logits.
 
-With logits z of the student, gold token g, the teacher's distribution p and temperature T:
+With the student's logits z, the gold token g, the teacher's distribution p and the temperature T:
 
     p_T(w) = p(w)^(1/T) / sum over v of p(v)^(1/T)              q_T = softmax(z / T)
     CE   = -log q_1(g)
     KL   = sum over w in K of p_T(w) log(p_T(w) / q_T(w))  +  p_T(rest) log(p_T(rest) / q_T(rest))
-    loss = alpha CE + (1 - alpha) T^2 KL                        (Hinton et al. 2015), in nats a position
+    loss = alpha CE + (1 - alpha) T^2 KL                        (Hinton et al. 2015), in nats per position
 
-K are the k tokens that the dump keeps, "rest" all others as one outcome. Merging outcomes never increases a divergence
-(log-sum inequality, Cover and Thomas 2006, Theorem 2.7.1): KL is a lower bound on the one over the whole vocabulary,
-and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature, because the dump holds
-log p_T(rest) and the normaliser of p_T for each temperature; neither follows from the top k. All of this is as true of
-KL(q || p) (``reverse-kl``) and of the Jensen-Shannon divergence (``js``: the mean of KL(p || m) and KL(q || m) with
-m = (p + q) / 2), which may take its place.
+K are the k tokens that the dump keeps. "rest" is all other tokens as one outcome. Merging outcomes never increases a
+divergence (log-sum inequality, Cover and Thomas 2006, Theorem 2.7.1). So KL is a lower bound on the KL over the whole
+vocabulary, and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature. This holds because
+the dump has log p_T(rest) and the normaliser of p_T for each temperature. Neither can be computed from the top k. All
+of this is also true of KL(q || p) (``reverse-kl``) and of the Jensen-Shannon divergence (``js``: the mean of KL(p || m)
+and KL(q || m) with m = (p + q) / 2), which can replace KL.
 
-log q_T(rest) is a log-sum-exp over what was not selected, never log(1 - sum): in float32 that has no digits left where
-the rest is 1e-8. Two other treatments of the rest are there for comparison, and are wrong at q = p: ``renormalise``
-(the teacher rescaled to sum to 1 over K: the loss is not 0) and ``drop`` (the rest is left out: the gradient is not 0).
+log q_T(rest) is a log-sum-exp over the tokens outside K, never log(1 - sum). In float32 the latter has no correct
+digits if the rest is 1e-8. Two other treatments of the rest exist for comparison, and both are wrong at q = p.
+``renormalise`` rescales the teacher to sum to 1 over K, and the loss is not 0. ``drop`` leaves the rest out, and the
+gradient is not 0.
 
-A dump with draws gives no divergence, but an estimate p^_T of the teacher's distribution (``student.targets``), and so
-of the part of the KL that depends on the student, the soft cross-entropy:
+A dump with draws gives no divergence. It gives an estimate p^_T of the teacher's distribution (``student.targets``),
+and so an estimate of the part of KL that depends on the student, the soft cross-entropy:
 
     SCE  = -sum over w of p^_T(w) log q_T(w)                    loss = alpha CE + (1 - alpha) T^2 SCE
 
-It and its gradient are linear in p^_T, so unbiased over independent dumps. SCE is not 0 at q = p, and the entropy that
-would have to be subtracted is not in the dump.
+SCE and its gradient are linear in p^_T, so they are unbiased over independent dumps. SCE is not 0 at q = p. The entropy
+that would have to be subtracted is not in the dump.
 
-The gradient is written out, since it is one pass over the logits. A divergence D is a function of log q_T(i), i in K or
-"rest"; with u_i its derivatives, U their sum, and s = q_T / q_T(rest) outside K,
+The gradient is written out, because it needs only one pass over the logits. A divergence D is a function of log q_T(i),
+with i in K or "rest". With its derivatives u_i, their sum U, and s = q_T / q_T(rest) outside K,
 
     dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
 
-so outside K every row is a multiple of a softmax over those. Nothing is averaged here: sums over rows go out, and the
+so outside K every row is a multiple of a softmax over the tokens outside K. This module returns sums over rows. The
 caller divides by the global number of positions.
 
 Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept or columns of draws.
@@ -46,25 +47,23 @@ import torch
 from torch import Tensor
 
 from pipeline.training.chunked_vocabulary import cross_entropy_terms, softmax_and_log_sum
+from student.student_config import Divergence, Tail
 from student.targets import SoftTargets, Targets
 
-Tail = Literal["bucket", "renormalise", "drop"]
-Divergence = Literal["kl", "reverse-kl", "js"]
-
 NUM_PARTS = 3
-"""Of ``DistillationRows``."""
+"""The number of parts of ``DistillationRows``."""
 
 
 class DistillationRows:
-    """A ``RowLoss`` of three parts, named by ``part_names``.
+    """A ``RowLoss`` of three parts, which ``part_names`` names.
 
     Args:
         gold: int64 ``[P]`` in ``[0, V)``.
-        targets: For the same P positions; None: the loss is the cross-entropy alone, whatever ``alpha``.
+        targets: The soft targets of the same P positions. None: the loss is the cross-entropy, whatever ``alpha`` is.
         alpha: Weight of the cross-entropy, in [0, 1].
-        temperature: T, above 0, the one that ``targets`` are for.
-        tail: What becomes of the tokens outside the top k; see the module. Not used where there are draws.
-        divergence: D; see the module. Not used where there are draws.
+        temperature: T, above 0. ``targets`` must be for this temperature.
+        tail: Treatment of the tokens outside the top k; see the module. Not used with draws.
+        divergence: D; see the module. Not used with draws.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class DistillationRows:
         return terms.sum(1), gradient
 
     def terms(self, logits: Tensor, rows: slice, *, with_gradient: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the parts row by row, ``[3, R]``, in nats, and the gradient of the sum of the first, ``[R, V]``.
+        """Return the parts row by row, ``[3, R]``, in nats, and the gradient of the sum of the first part, ``[R, V]``.
 
         ``logits``, ``[R, V]``, float32 or float64, are overwritten.
         """
@@ -123,7 +122,7 @@ class DistillationRows:
         if num_selected:
             selected = slopes - at_t.log_probs.exp() * total[:, None] + self._alpha * at_1.log_probs.exp()
             gradient.scatter_(1, targets.ids, selected)
-        else:  # unused columns hold an id that others may hold
+        else:  # an unused column can hold the id of another column
             gradient.scatter_add_(1, targets.ids, slopes)
         return terms, gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, -self._alpha))
 
@@ -144,9 +143,9 @@ class DistillationRows:
 
 
 def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...]:
-    """Return the names of what ``DistillationRows`` sums, in nats, ``loss`` first; the last is without the factor T^2.
+    """Return the names of the sums of ``DistillationRows``, in nats, ``loss`` first. The last has no factor T^2.
 
-    Without targets there are the first two alone: the third is 0.
+    Without targets there are only the first two names, because the third sum is 0.
     """
     third = {"kl": "kl", "reverse-kl": "reverse_kl", "js": "js_divergence", "draws": "soft_cross_entropy"}
     return ("loss", "cross_entropy", *([third[targets]] if targets != "none" else []))
@@ -154,27 +153,27 @@ def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Student:
-    """What the loss needs of q_T, for R rows of which some ids are selected; if none is, the rest is everything."""
+    """The parts of q_T that the loss needs, for R rows with some selected ids. Without any, the rest is everything."""
 
     log_probs: Tensor
     """``[R, k]``: log q_T of the targets' ids."""
     log_gold: Tensor
     """``[R]``: log q_T of the gold token."""
     log_rest: Tensor
-    """``[R]``: log q_T(rest); -inf where there is none."""
+    """``[R]``: log q_T(rest); -inf if there is no rest."""
     within_rest: Tensor
-    """``[R, V]``: q_T / q_T(rest), 0 where selected."""
+    """``[R, V]``: q_T / q_T(rest); 0 for selected ids."""
 
 
 def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: float) -> tuple[_Student, _Student]:
-    """Return q_1 and q_T, the same object if T = 1, from logits that are overwritten.
+    """Return q_1 and q_T, which are the same object if T = 1. The logits are overwritten.
 
-    Logits are taken less a row's largest selected one, so that float32 keeps its digits where all of them are large.
+    The largest selected logit of a row is subtracted first, so that float32 keeps its digits if all logits are large.
 
     Args:
         logits: ``[R, V]``.
-        index: int64 ``[R, k + 1]``: the targets' ids, distinct if they are selected, and the gold token.
-        num_selected: k or 0.
+        index: int64 ``[R, k + 1]``: the targets' ids and the gold token. Selected ids must be distinct.
+        num_selected: k, or 0 if no ids are selected.
         temperature: T.
     """
     chosen = logits.gather(1, index)
@@ -203,7 +202,7 @@ def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: floa
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return p log(p / q), 0 where p is 0, and its derivatives by log q, elementwise."""
+    """Return p log(p / q), which is 0 where p is 0, and its derivatives by log q, elementwise."""
     p = log_p.exp()
     return p * (torch.where(p > 0, log_p, 0.0) - log_q), -p
 
@@ -211,14 +210,15 @@ def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 def _reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """Return q log(q / p) and its derivatives by log q, elementwise.
 
-    A teacher's probability is never taken for less than the type's smallest number: it was computed in float32.
+    A probability of the teacher below the type's smallest number counts as that number, because it was computed in
+    float32.
     """
     q, ratio = log_q.exp(), log_q - log_p.clamp(min=math.log(torch.finfo(log_p.dtype).tiny))
     return q * ratio, q * (ratio + 1)
 
 
 def _jensen_shannon(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return half of p log(p / m) + q log(q / m), 0 where p is 0, and its derivatives by log q, elementwise."""
+    """Return (p log(p / m) + q log(q / m)) / 2, elementwise, and its derivatives by log q. 0 log 0 counts as 0."""
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     p, half_q, ratio = log_p.exp(), 0.5 * log_q.exp(), log_q - log_m
     return 0.5 * p * (torch.where(p > 0, log_p, 0.0) - log_m) + half_q * ratio, half_q * ratio

@@ -1,13 +1,13 @@
-"""The student: GPT-2 (Radford et al. 2019), exactly as transformers' ``GPT2LMHeadModel`` computes it.
+"""Compute the student: GPT-2 (Radford et al. 2019), exactly as transformers' ``GPT2LMHeadModel`` does.
 
-Pre-norm blocks, learned positions, tanh GELU, output weights tied to the token embedding. Parameters have the names
-and layouts of ``GPT2LMHeadModel.state_dict()`` (``Conv1D`` keeps ``[in, out]``), so that an export copies without
-renaming. Generation and key-value caches are left to transformers.
+The blocks are pre-norm, with learned positions and tanh GELU. The output weights are tied to the token embedding.
+Parameters have the names and layouts of ``GPT2LMHeadModel.state_dict()`` (``Conv1D`` keeps ``[in, out]``), so an export
+copies them without renaming. Generation and key-value caches are left to transformers.
 
-A row is one sentence, or several (``student.rows``), then padding; its positions are counted from 0. No attention mask
-is needed: under the causal mask a position sees only those before it, and padding stands only after a row's last one;
-what is computed at the padding itself is never gathered. The price is the arithmetic on padding, small where a batch
-holds rows of similar length.
+A row holds one sentence or several (``student.rows``), then padding. Its positions are counted from 0. No attention
+mask is needed. Under the causal mask a position sees only the positions before it, and padding comes only after the
+last position of a row. Nothing reads what is computed at the padding itself. The price is the arithmetic on padding,
+which is small if the rows of a batch have similar lengths.
 
 Shape letters: M sentences, B rows, L length of the longest row, P positions (n + 1 for a sentence of n tokens),
 D embedding size, H heads, V vocabulary, R any number of positions.
@@ -27,7 +27,7 @@ from student.student_config import INITIALIZER_RANGE, LAYER_NORM_EPSILON, Studen
 
 
 class Conv1D(nn.Module):
-    """A linear layer whose weight is ``[in, out]``, as in GPT-2's checkpoints."""
+    """A linear layer with a weight ``[in, out]``, as in GPT-2's checkpoints."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward layer, each on a normalised copy of the residual stream."""
+    """Attention, then a feed-forward layer. Each reads a normalised copy of the residual stream."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -116,9 +116,9 @@ class Student(nn.Module):
     """The student. Satisfies ``pipeline.dumping.next_token.NextTokenModel``.
 
     Args:
-        config: Sizes.
-        bos_id: What every row starts from.
-        seed: Seed of the initial weights; they do not depend on torch's global generator.
+        config: The sizes.
+        bos_id: Id of ``<bos>``, the first token of every row.
+        seed: Seed of the initial weights, which do not depend on torch's global generator.
     """
 
     def __init__(self, config: StudentConfig, *, bos_id: int, seed: int) -> None:
@@ -135,19 +135,19 @@ class Student(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """Output weights ``[V, D]``: the token embedding itself."""
+        """The output weights ``[V, D]``, which are the token embedding."""
         return self.transformer.wte.weight
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Return ``[B, L, D]`` after the last normalisation, for int64 ``[B, L]`` with L at most ``max_length``.
 
-        Position l of a row holds what predicts token l + 1 of it.
+        The state at position l of a row predicts token l + 1 of the row.
         """
         hidden: Tensor = self.transformer(input_ids)
         return hidden
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> StudentInputs:  # noqa: ARG002  a teacher needs them
-        """Return each sentence as a row of its own: a student knows no trees.
+        """Return each sentence as a row of its own. The student ignores ``actions``.
 
         Raises:
             InputError: If a sentence has more than ``max_length`` positions.
@@ -156,10 +156,10 @@ class Student(nn.Module):
         return StudentInputs.of(tokens, np.arange(len(tokens) + 1), bos_id=self.bos_id)
 
     def states(self, inputs: StudentInputs) -> Tensor:
-        """Return ``[P, D]``: what predicts each token of each sentence and then its ``<eos>``, sentence by sentence.
+        """Return ``[P, D]``: the states that predict each sentence's tokens and ``<eos>``, sentence by sentence.
 
-        Without sentences the result is ``[0, D]`` and still depends on every parameter, so that a process whose
-        share of a batch is empty has gradients (of zero) to bring to the others.
+        Without sentences the result is ``[0, D]``. It still depends on every parameter, so that a process with an empty
+        share of a batch has gradients of zero for the reduction.
 
         Args:
             inputs: Rows of at most ``max_length`` positions.
@@ -174,14 +174,14 @@ class Student(nn.Module):
     def forward(self, inputs: StudentInputs, row_loss: RowLoss, *, num_parts: int, chunk_rows: int = 0) -> Tensor:
         """Return ``[num_parts]`` sums of ``row_loss`` over all positions, for rows as in ``states``.
 
-        Everything that has a gradient happens in here, as ``DistributedDataParallel`` wants it.
+        Everything with a gradient happens in this method, because ``DistributedDataParallel`` requires it.
         """
         states = self.states(inputs)
         return vocabulary_loss(states, self.head_weight, None, row_loss, num_parts=num_parts, chunk_rows=chunk_rows)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Initialise as GPT-2: what is added to the residual stream is scaled down by the number of additions."""
+        """Initialise as GPT-2 does. Layers that add to the residual stream get smaller weights, by their number."""
         residual = INITIALIZER_RANGE / math.sqrt(2 * self.config.num_blocks)
         for name, module in self.named_modules():
             if isinstance(module, nn.Embedding | Conv1D):

@@ -1,10 +1,11 @@
-"""The model card of an exported student: what made it, how to read it, what was measured of it.
+"""Write the model card of an exported student: its origin, how to load it, and its results.
 
-Every figure is in the run: its ``run.json``, its history and its results. Of the results, those of the exported
-weights are shown, which are known by their digest; others are counted.
+Every figure comes from the run: from ``run.json``, its history and its results. The card shows the results of the
+exported weights, which it recognises by their sha256. It counts the other results.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.perplexity import FLOOR
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, Result, read_results
+from pipeline.evaluation.results import RunResults, load_results
 from pipeline.runtime.run_directory import RunInfo, Which
 from pipeline.runtime.run_history import read_history
 from storage.fingerprints import sha256_bytes, sha256_file
@@ -24,12 +25,12 @@ SETTINGS: Final = (
     "batch_tokens", "batch_sentences", "accumulate_batches", "lr", "schedule", "warmup_steps", "weight_decay",
     "dropout", "clip_norm", "patience", "seed", "dtype",
 )  # fmt: skip
-"""Options that decide what was learned; the run's ``run.json`` has all."""
+"""Options that influence what the student learned. ``run.json`` has all options."""
 _OF_DISTILLATION: Final = ("alpha", "temperature", "divergence", "tail")
 _OF_DUMP: Final = (
     ("condition", "its distributions are given"),
     ("selection", "selection"),
-    ("k", "tokens a position"),
+    ("k", "tokens per position"),
     ("temperatures", "temperatures"),
     ("num_positions", "positions"),
     ("tree_source", "trees"),
@@ -45,23 +46,22 @@ def model_card(
 
     Args:
         run: The student's run.
-        which: The checkpoint that is exported.
-        tokenizer: The run's.
-        weights: The bytes of ``model.safetensors`` as exported.
-        num_parameters: Of the model, tied ones counted once.
-        num_trained: Positions that were trained, as ``student.student_run.num_trained_positions`` says.
+        which: The exported checkpoint.
+        tokenizer: The tokenizer of the run.
+        weights: The bytes of the exported ``model.safetensors``.
+        num_parameters: Number of parameters. Tied parameters count once.
+        num_trained: Number of trained positions; see ``student.student_run.num_trained_positions``.
 
     Raises:
         InputError: If a result of the run is damaged.
     """
     described = json.loads((run.path / "run.json").read_bytes())
     digest = sha256_file(run.checkpoint(which))
-    results = read_results(run.path)
-    mine = {name: result for name, result in results.items() if result.fingerprints.get("weights") == digest}
+    results = load_results(run.path, weights_sha256=digest)
     distilled = run.dump is not None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # noqa: S701 - Markdown; ``plain`` takes out what could be markup
+        autoescape=False,  # noqa: S701 - Markdown; ``plain`` removes everything that could be markup
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -92,8 +92,8 @@ def model_card(
             if name in run.configuration and (distilled or name not in _OF_DISTILLATION)
         ],
         end=_end(run.path),
-        results=[row for name, result in mine.items() for row in _rows(name, result)],
-        num_other_results=len(results) - len(mine),
+        results=list(_rows(results)),
+        num_other_results=len(results.skipped),
         versions=described.get("versions") or {},
         git=described.get("git"),
         command=described.get("command") or "not recorded",
@@ -101,13 +101,13 @@ def model_card(
 
 
 def plain(value: object) -> str:
-    """Return a value on one line, with nothing that Markdown, HTML or a table would take for markup."""
+    """Return a value on one line, without characters that are markup in Markdown, HTML or a table."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return " ".join("".join(" " if letter in "`|<>" else letter for letter in text).split())
 
 
 def code(value: object) -> str:
-    """Return a value on one line, to stand between backquotes or in an indented block, where there is no markup."""
+    """Return a value on one line, to go between backquotes or into an indented block, where nothing is markup."""
     return " ".join(str(value).replace("`", " ").split())
 
 
@@ -121,7 +121,7 @@ def _of_dump(dump: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     if teacher := (schema.get("fingerprints") or {}).get("teacher"):
         yield "sha256 of the teacher", teacher
     if (perplexity := statistics.get("perplexity")) is not None:
-        yield "its perplexity of the training text, per token with eos", float(perplexity)
+        yield "its perplexity on the training text, per token with eos", float(perplexity)
     if (mass := statistics.get("mean_kept_mass")) is not None:
         yield "mean probability of the tokens kept", float(mass)
     if (entropy := statistics.get("mean_entropy_nats")) is not None:
@@ -133,39 +133,32 @@ def _end(run: Path) -> str:
     return f"{end['step']:,} steps; {end['reason']}" if end.get("reason") else f"{end.get('step')} steps"
 
 
-def _rows(name: str, result: Result) -> Iterator[tuple[str, str, str]]:
-    """Yield what was evaluated, what the figure is, and the figure; of a kind not known here, where to look."""
-    subject = f"{result.kind.replace('_', ' ')}: {result.subject}"
-    if result.kind == MINIMAL_PAIRS:
-        eos = "counted" if result.settings.get("eos") else "left out"
-        subject += f", eos {eos}" + (", a space before" if result.settings.get("prefix") == "space" else "")
-    figures = list(_figures(result.kind, result.figures)) or [("in the run", f"results/{name}.json")]
-    yield from ((subject, label, value) for label, value in figures)
+def _rows(results: RunResults) -> Iterator[tuple[str, str, str]]:
+    """Yield what was evaluated, the name of the figure, and the figure. A figure that is not defined has no row."""
+    for what, label, value in _figures(results):
+        if value is not None and math.isfinite(value):
+            yield what, label, f"{value:.4f}"
 
 
-def _figures(kind: str, figures: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - parsed JSON
-    if kind == PERPLEXITY and isinstance(figures, list):
-        for figure in figures:
-            if (of := figure.get("distribution")) == FLOOR:  # not the model's
+def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
+    for pairs in results.pairs:
+        ties = _ties(pairs.figures.overall.num_ties)
+        what = f"minimal pairs: {pairs.subject}, {pairs.convention}"
+        yield what, f"accuracy, mean over paradigms{ties}", pairs.figures.macro_accuracy
+    for perplexity in results.perplexities:
+        for name, figure in perplexity.figures.items():
+            if name == FLOOR:  # not the model's
                 continue
             for normaliser in ("per_token", "per_word", "bits_per_byte"):
-                if (value := _number(figure.get(normaliser))) is not None:
-                    yield f"{normaliser.replace('_', ' ')}, {of}", f"{value:.4f}"
-    elif isinstance(figures, dict):
-        found = figures.get("overall")
-        overall = found if isinstance(found, dict) else {}
-        ties = f" ({overall['num_ties']} ties, not right)" if overall.get("num_ties") else ""
-        for value, label in (
-            (figures.get("accuracy_macro"), f"accuracy, mean over paradigms{ties}"),
-            (overall.get("mean_of_suites"), f"accuracy, mean over suites{ties}"),
-            (figures.get("bits_per_word"), "bits a word"),
-        ):
-            if (number := _number(value)) is not None:
-                yield label, f"{number:.4f}"
+                label = f"{normaliser.replace('_', ' ')}, {name}"
+                yield f"perplexity: {perplexity.subject}", label, getattr(figure, normaliser)
+    for surprisal in results.surprisals:
+        yield f"surprisal: {surprisal.subject}", "bits per word", surprisal.figures.bits_per_word
+    for suites in results.suites:
+        figures = suites.figures
+        what = f"syntaxgym: {suites.subject}, {suites.convention}"
+        yield what, f"accuracy, mean over suites{_ties(figures.num_ties)}", figures.mean_of_suites
 
 
-def _number(value: Any) -> float | None:  # noqa: ANN401 - parsed JSON
-    """Return a figure, which may stand beside its definition."""
-    if isinstance(value, dict):
-        value = value.get("value")
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _ties(num_ties: int) -> str:
+    return f" ({num_ties} ties, not right)" if num_ties else ""

@@ -1,14 +1,14 @@
-"""Which sentences make a row of the student's input, and the rows as it takes them.
+"""Decide which sentences make a row of the student's input, and lay out the rows.
 
-In the context ``sentence`` a row is one sentence, in ``document`` it is consecutive sentences of a document,
-as many as there are position embeddings for, each of which sees those before it. Either way a sentence comes as
-``<bos> w1 .. wn`` and predicts ``w1 .. wn <eos>``, and no row holds parts of two documents.
+In the context ``sentence`` a row is one sentence. In ``document`` a row is consecutive sentences of one document, as
+many as the position embeddings allow, and each sentence sees those before it in the row. In both, a sentence is read as
+``<bos> w1 .. wn`` and predicts ``w1 .. wn <eos>``. No row has sentences of two documents.
 
 Shape letters: M sentences, B rows, L positions of the longest row, P positions (n + 1 for a sentence of n tokens).
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -17,30 +17,29 @@ from torch import Tensor
 from pipeline.runtime.distributed import on_device
 from storage.errors import InputError
 from storage.ragged import Ragged, concatenated_ranges
+from student.student_config import Context
 
-if TYPE_CHECKING:  # a student needs no zarr
+if TYPE_CHECKING:  # the student itself does not need zarr
     from pipeline.corpus.dataset.dataset import Split
-
-Context = Literal["sentence", "document"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentInputs:
-    """Rows for the student."""
+    """Rows of token ids, as the student reads them."""
 
     input_ids: Tensor
-    """int64 ``[B, L]``, of at least one row of at least one position; ``<bos>`` where a row has ended."""
+    """int64 ``[B, L]``, with at least one row and one position. Padding is ``<bos>``."""
     valid: Tensor
-    """int64 ``[P]``: which of the B · L are positions, sentence by sentence."""
+    """int64 ``[P]``: the indices of the positions among the B · L entries, sentence by sentence."""
 
     @classmethod
     def of(cls, tokens: Ragged, row_offsets: np.ndarray, *, bos_id: int) -> Self:
-        """Lay out M sentences, without ``<bos>`` and ``<eos>``.
+        """Return the rows of M sentences.
 
         Args:
-            tokens: Token ids.
-            row_offsets: int64 ``[B + 1]``: row b is sentences ``row_offsets[b]:row_offsets[b + 1]``, never none.
-            bos_id: Stands before each sentence.
+            tokens: Their token ids, without ``<bos>`` and ``<eos>``.
+            row_offsets: int64 ``[B + 1]``: row b has sentences ``row_offsets[b]:row_offsets[b + 1]``, at least one.
+            bos_id: Id of ``<bos>``, which comes before each sentence.
         """
         flat = np.insert(tokens.values.astype(np.int64), tokens.offsets[:-1], bos_id)
         num_positions = np.diff((tokens.offsets + np.arange(len(tokens.offsets)))[row_offsets])
@@ -51,7 +50,7 @@ class StudentInputs:
         return cls(input_ids=torch.from_numpy(input_ids), valid=torch.from_numpy(np.flatnonzero(is_valid)))
 
     def to(self, device: torch.device) -> Self:
-        """Return them on a device, without waiting for what that still has to do."""
+        """Return the rows on a device, by copies that do not wait for the device."""
         if self.input_ids.device == device:
             return self
         input_ids, valid = (on_device(each.numpy(), device) for each in (self.input_ids, self.valid))
@@ -64,20 +63,20 @@ class Rows:
     Args:
         split: The sentences.
         context: See the module.
-        max_length: Most positions of a row.
-        truncate: Whether a sentence of more positions keeps its first ones; it is refused otherwise.
+        max_length: Largest number of positions of a row.
+        truncate: Whether a longer sentence is cut to its first positions. Otherwise it is refused.
 
     Raises:
-        InputError: If a sentence is too long, or documents are asked for and not known.
+        InputError: If a sentence is too long, or if the context is ``document`` and the split has no documents.
     """
 
     def __init__(self, split: "Split", *, context: Context, max_length: int, truncate: bool = False) -> None:
         whole = split.tokens.lengths + 1
         is_long = whole > max_length
         self.num_truncated = int(is_long.sum())
-        """Sentences that lost positions."""
+        """Number of sentences that lost positions."""
         self.num_lost = int((whole - max_length)[is_long].sum())
-        """Positions that they lost."""
+        """Number of positions that these sentences lost."""
         if self.num_truncated and not truncate:
             longest = int(np.argmax(whole))
             raise InputError(
@@ -86,7 +85,7 @@ class Rows:
                 "--long-sentences truncate to keep the first positions of each"
             )
         self.num_positions = np.minimum(whole, max_length)
-        """int64 ``[M]``: positions of each sentence."""
+        """int64 ``[M]``: the number of positions of each sentence."""
         self._offsets = np.arange(len(whole) + 1)
         if context == "document":
             if not split.has_documents:
@@ -96,21 +95,21 @@ class Rows:
                 )
             self._offsets = _document_rows(split.document_ids, self.num_positions, max_length)
         self.lengths = self.sums(self.num_positions)
-        """int64 ``[R]``: positions of each row of the split."""
+        """int64 ``[R]``: the number of positions of each row of the split."""
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Return int64 ``[R]``: the sum over each row of an integer each sentence has, ``[M]``."""
+        """Return int64 ``[R]``: the sum over each row of an integer per sentence, ``[M]``."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
         return np.diff(ends[self._offsets])
 
     def sentences(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sentences of some rows, int64 ``[M]``, and where each row begins among them, ``[B + 1]``."""
+        """Return the sentences of some rows, int64 ``[M]``, and the offsets of the rows among them, ``[B + 1]``."""
         starts, counts = self._offsets[rows], self._offsets[rows + 1] - self._offsets[rows]
         return concatenated_ranges(starts, counts), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
 
 def _document_rows(document_ids: np.ndarray, num_positions: np.ndarray, max_length: int) -> np.ndarray:
-    """Return int64 ``[R + 1]``: documents cut into rows of at most ``max_length`` positions, each as full as can be."""
+    """Return int64 ``[R + 1]``: the offsets of rows that are filled with a document's sentences, in order."""
     ends = np.cumsum(num_positions)
     document_ends = np.append(np.flatnonzero(np.diff(document_ids)) + 1, len(document_ids))
     offsets = [0]

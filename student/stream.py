@@ -1,7 +1,7 @@
-"""Batches for the student: tokens from the dataset and, position by position, soft targets from a dump.
+"""Make the student's batches: tokens from the dataset and, position by position, soft targets from a dump.
 
-``pipeline.training.batching`` decides which sentences make a batch, ``student.rows`` which make a row.
-``pipeline.runtime.read_ahead`` reads batches in the background.
+``pipeline.training.batching`` chooses the rows of each batch, and ``student.rows`` the sentences of each row.
+``pipeline.runtime.background`` makes batches in the background.
 """
 
 from collections import deque
@@ -16,28 +16,27 @@ from pipeline.corpus.dataset.dataset import Split
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
 from storage.ragged import Ragged, concatenated_ranges
-from student.dump_targets import DumpTargets
 from student.rows import Rows, StudentInputs
-from student.targets import Targets
+from student.targets import DumpTargets, Targets
 
 BATCHES_AHEAD = 32
-"""Batches that a dump hears of before they are read: seconds, in which a shard comes over a network."""
+"""Number of batches that a dump can fetch ahead. This gives a shard seconds to come over a network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentBatch:
-    """This process's share of a batch; it may have no sentences."""
+    """This process's share of a batch. It may have no sentences."""
 
     inputs: StudentInputs
-    """Its sentences, in rows."""
+    """The rows of its sentences."""
     gold: Tensor
-    """int64 ``[P]``: the tokens of its positions, sentence by sentence, each sentence's then ``<eos>``."""
+    """int64 ``[P]``: the gold tokens, sentence by sentence. Each sentence ends with ``<eos>``."""
     targets: Targets | None
-    """The teacher's distributions for the same P positions, if there is a dump."""
+    """The soft targets of the same P positions, if there is a dump."""
     num_positions: int
     """P."""
     num_positions_global: int
-    """Positions of the whole batch, over all processes: what sums of the loss are divided by."""
+    """Positions of the whole batch, over all processes. Sums of the loss are divided by it."""
 
 
 def student_batches(
@@ -50,20 +49,20 @@ def student_batches(
     device: torch.device,
     targets: DumpTargets | None = None,
 ) -> Iterator[StudentBatch]:
-    """Yield a batch for each slice, empty ones included.
+    """Yield a batch for each slice, also for an empty one.
 
     Args:
-        slices: This process's rows of each batch and the positions of the whole batch, as
-            ``pipeline.training.batching.BatchPlan.slices`` yields them.
+        slices: This process's rows of each batch, and the positions of the whole batch; see
+            ``pipeline.training.batching.BatchPlan.slices``.
         split: The sentences.
-        rows: Its rows.
-        bos_id: ``<bos>``.
-        eos_id: ``<eos>``.
-        device: Where everything goes; to a GPU by copies that nothing waits for.
-        targets: The dump, if there is one.
+        rows: The rows of the split.
+        bos_id: Id of ``<bos>``.
+        eos_id: Id of ``<eos>``.
+        device: The device for the batches. Nothing waits for the copies to a GPU.
+        targets: The soft targets, if there is a dump.
 
     Raises:
-        FingerprintMismatchError, CorruptStoreError: As ``DumpTargets.read`` says.
+        FingerprintMismatchError, CorruptStoreError: See ``DumpTargets.read``.
     """
     parts = ((*rows.sentences(numbers), total) for numbers, total in slices)
     for sentences, row_offsets, num_positions_global in parts if targets is None else _announced(parts, targets):
@@ -81,14 +80,14 @@ def student_batches(
 
 
 def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
-    """Return the first values of each row."""
+    """Return the first ``lengths`` values of each row."""
     return Ragged.from_lengths(rows.values[concatenated_ranges(rows.offsets[:-1], lengths)], lengths)
 
 
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: DumpTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield batches, each announced to the dump some before, so that it can fetch what it does not have here."""
+    """Yield batches. Each is announced ``BATCHES_AHEAD`` batches early, so that the dump can fetch remote shards."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])

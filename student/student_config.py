@@ -1,14 +1,19 @@
-"""Sizes and training options of the student. Imports no torch, so that ``--help`` can read it."""
+"""Define the sizes and training options of the student. Imports no torch, so that ``--help`` is quick."""
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeAlias
 
-from pipeline.runtime.train_config import MOST, TrainConfig
+from pipeline.runtime.train_config import MOST, ResumeConfig, TrainConfig
 from storage.errors import ConfigError, InputError
 
 INITIALIZER_RANGE = 0.02
 """Standard deviation of initial weights (Radford et al. 2019)."""
 LAYER_NORM_EPSILON = 1e-5
+
+Tail: TypeAlias = Literal["bucket", "renormalise", "drop"]
+Divergence: TypeAlias = Literal["kl", "reverse-kl", "js"]
+Context: TypeAlias = Literal["sentence", "document"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,19 +21,19 @@ class StudentConfig:
     """The student: GPT-2's architecture (Radford et al. 2019)."""
 
     vocab_size: int
-    """Rows of the embedding: the tokenizer's size."""
+    """Size of the vocabulary, which is that of the tokenizer."""
     embed_dim: int = 256
-    """Size of token and position embeddings and of the residual stream; a multiple of --num-heads."""
+    """Size of the token and position embeddings and of the residual stream. A multiple of --num-heads."""
     num_blocks: int = 6
-    """Transformer blocks."""
+    """Number of Transformer blocks."""
     num_heads: int = 4
-    """Attention heads a block."""
+    """Number of attention heads per block."""
     ff_dim: int = 0
-    """Size of the feed-forward layers; 0: four times --embed-dim."""
+    """Size of the feed-forward layers. 0: four times --embed-dim."""
     max_length: int = 512
-    """Most positions of a row: a sentence's tokens and <eos>, or as much of a document."""
+    """Largest number of positions of a row. A row is a sentence's tokens and <eos>, or part of a document."""
     dropout: float = 0.1
-    """Dropout on embeddings, attention weights and what each layer adds to the residual stream."""
+    """Dropout on embeddings, on attention weights and on the output of each layer."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -52,11 +57,11 @@ class StudentConfig:
 
     @property
     def inner_dim(self) -> int:
-        """Size of the feed-forward layers, resolved."""
+        """Size of the feed-forward layers, with the default resolved."""
         return self.ff_dim or 4 * self.embed_dim
 
     def check_length(self, num_tokens: int) -> None:
-        """Refuse a sentence that has more positions than there are position embeddings.
+        """Refuse a sentence with more positions than position embeddings.
 
         Raises:
             InputError: If ``num_tokens`` and ``<eos>`` are more than ``max_length``.
@@ -91,38 +96,40 @@ class StudentConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentTrainConfig(TrainConfig):
-    """How ``train-student`` trains."""
+    """The options of ``train-student``'s training."""
 
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
-    """Decoupled weight decay on matrices; biases, gains and embeddings have none."""
+    """Decoupled weight decay on matrices. Biases, gains and embeddings have no decay."""
     alpha: float = 0.7
-    """Weight of the cross-entropy with the gold tokens; the teacher has 1 - alpha. Not used without a dump."""
+    """Weight of the cross-entropy with the gold tokens. The teacher's weight is 1 - alpha. Not used without a dump."""
     temperature: float = 1.0
-    """Temperature of the soft targets: one that the dump declares."""
-    divergence: Literal["kl", "reverse-kl", "js"] = "kl"
-    """From the soft targets: KL(teacher || student); or, of a dump of the top k, KL(student || teacher) or
-    Jensen-Shannon."""
+    """Temperature of the soft targets. The dump must have been made for it."""
+    divergence: Divergence = "kl"
+    """Divergence from the soft targets. kl: KL(teacher || student). reverse-kl: KL(student || teacher). js:
+    Jensen-Shannon. The last two need a dump of the top k."""
     targets: Literal["dump", "shuffled", "none"] = "dump"
-    """What the dump gives a position: its own distribution; as a control, that of a random one, by a permutation that
-    reads the dump everywhere at once; or nothing, as without a dump."""
-    context: Literal["sentence", "document"] = "sentence"
-    """What a position sees: its sentence, as the teacher did; or the document before it too, up to --max-length
-    positions."""
+    """Soft targets of a position. dump: its own distribution. shuffled: that of a random position, as a control; every
+    batch reads from the whole dump. none: no soft targets, as without a dump."""
+    context: Context = "sentence"
+    """Text that a position sees. sentence: its own sentence, as for the teacher. document: also the document before it,
+    in rows of up to --max-length positions."""
     long_sentences: Literal["refuse", "truncate"] = "refuse"
-    """What becomes of sentences of more than --max-length positions: of each the first can be kept, and what is lost
-    is counted. Words are counted whole."""
-    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
-    """What becomes of the mass outside the top k: one outcome of its own, or (for comparison only) ignored. With
-    draws there is no choice."""
+    """Treatment of sentences with more than --max-length positions. refuse: stop with an error. truncate: keep the
+    first positions and count the lost ones. Word counts include the lost words."""
+    tail: Tail = "bucket"
+    """Treatment of the mass outside the top k. bucket: one outcome of its own. renormalise and drop ignore the mass and
+    are for comparison only. A dump with draws needs the default."""
     compile: bool = False
-    """Compile the Transformer (torch.compile); needs a C++ compiler on CPUs, Triton on GPUs; dropout draws others."""
+    """Compile the Transformer (torch.compile). It needs a C++ compiler on CPUs and Triton on GPUs, and changes the
+    random numbers of dropout."""
     peak_tflops: float = 0.0
-    """Peak of one device in 10^12 floating-point operations a second, for mfu; 0: what is known of it, if anything."""
+    """Peak of one device in 10^12 floating-point operations per second, to compute mfu. 0: use the known peak of the
+    device, if there is one."""
 
     def __post_init__(self) -> None:
-        # A dataclass with slots is rebuilt as another class, which the short form of super() would not find.
+        # A dataclass with slots is rebuilt as another class, and super() without arguments does not find that class.
         super(StudentTrainConfig, self).__post_init__()
         problems = []
         if not 0 <= self.alpha <= 1:
@@ -133,3 +140,17 @@ class StudentTrainConfig(TrainConfig):
             problems.append(f"peak-tflops is {self.peak_tflops}, expected at least 0 and at most {MOST:g}")
         if problems:
             raise ConfigError("student training: " + "; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentCommandConfig(ResumeConfig):
+    """How ``train-student`` starts."""
+
+    init: Path | None = None
+    """Start from the best weights of this student's run. All sizes must be equal, also those left at their defaults."""
+    cache_gb: float = 10.0
+    """For a dump at a URL: the size of the local cache in gigabytes."""
+
+    def __post_init__(self) -> None:
+        if not self.cache_gb > 0:
+            raise ConfigError(f"train-student: cache-gb is {self.cache_gb}, expected above 0")

@@ -1,37 +1,25 @@
-"""A student's run as others start from it: what it says, its fingerprint, its weights as the start of another run."""
+"""Read a student's run directory: its configuration, its weights and how many positions were trained."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-import safetensors
-import safetensors.torch
-from torch import Tensor
+import torch
 
-from pipeline.corpus.dataset.dataset import Dataset
 from pipeline.runtime import options
-from pipeline.runtime.run_directory import RunInfo, open_run
-from pipeline.training.model_files import ModelFiles, check_tokenizer
-from storage.errors import ConfigError, RunError
-from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
+from pipeline.runtime.run_directory import RunInfo, Which, load_weights, open_run, weights_metadata
+from storage.errors import RunError
 from student.model import Student
-from student.student_config import StudentConfig, StudentTrainConfig
+from student.student_config import StudentConfig
 
-_SIZES = {
-    "embed_dim": "embed_dim",
-    "num_blocks": "num_blocks",
-    "num_heads": "num_heads",
-    "ff_dim": "inner_dim",
-    "max_length": "max_length",
-}
-"""Options that the weights depend on, and what they come down to; dropout is none of them."""
+TRAINED_POSITIONS: Final = "num_trained_positions"
+"""Key under which a checkpoint's weights file records what ``num_trained_positions`` returns."""
 
 
 def open_student(path: Path) -> RunInfo:
-    """Return what a student's run says.
+    """Return the description of a student's run.
 
     Raises:
-        RunError: If ``path`` is no student's run.
+        RunError: If ``path`` is not a student's run.
     """
     run = open_run(path)
     if run.kind != "student":
@@ -44,90 +32,27 @@ def student_config(run: RunInfo) -> StudentConfig:
     return options.build(StudentConfig, run.configuration)
 
 
-def student_fingerprint(run: RunInfo) -> str:
-    """Return the sha256 of what makes a student's distributions: weights, sizes, special tokens."""
-    return sha256_bytes(
-        canonical_json(
-            {
-                "weights": sha256_file(run.checkpoint()),
-                "model": run.model,
-                "configuration": options.to_json(student_config(run)),
-            }
-        )
-    )
+def load_student(path: Path, device: torch.device, which: Which = "best") -> tuple[Student, RunInfo]:
+    """Return a trained student in evaluation mode, and the description of its run.
 
-
-def num_trained_positions(model: Student, run: RunInfo) -> int | None:
-    """Return how many position embeddings training has changed, the last one counted; None if it began from weights.
-
-    AdamW does not move an embedding that never had a gradient (and decays none), so one that still has its initial
-    value, which the seed gives, was never used.
+    Raises:
+        RunError: If ``path`` is not a student's run, or has no such checkpoint.
     """
-    if run.init is not None:
-        return None
-    initial = Student(model.config, bos_id=model.bos_id, seed=options.build(StudentTrainConfig, run.configuration).seed)
-    changed = (model.transformer.wpe.weight.cpu() != initial.transformer.wpe.weight).any(dim=1).nonzero()
-    return int(changed.max()) + 1 if len(changed) else 0
+    run = open_student(path)
+    model = Student(student_config(run), bos_id=run.model["bos_id"], seed=0)
+    load_weights(run.checkpoint(which), model)
+    return model.to(device).eval(), run
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InitialWeights:
-    """The best weights of a student's run, read once: what is loaded is what the digest is of."""
+def num_trained_positions(run: RunInfo, which: Which) -> int | None:
+    """Return up to which number the position embeddings of a checkpoint have had a gradient.
 
-    run: Path
-    sha256: str
-    _weights: dict[str, Tensor]
+    Training writes the number into the checkpoint, because it depends on the rows that training had read by then. A
+    position embedding beyond the number still has its random initial value.
 
-    @classmethod
-    def read(cls, path: Path, config: StudentConfig, dataset: Dataset) -> "InitialWeights":
-        """Return the weights of the run ``path``, which must fit a student of ``config`` that reads ``dataset``.
-
-        Raises:
-            RunError: If ``path`` is no student's run, or has no checkpoint or a damaged one.
-            FingerprintMismatchError: If its tokenizer is not the dataset's.
-            ConfigError: If its sizes are others, naming each option and the value to give.
-        """
-        run = open_student(path)
-        check_tokenizer(ModelFiles.of_run(run), dataset)
-        theirs = student_config(run)
-        wrong = {
-            "--" + option.replace("_", "-"): (getattr(config, size), getattr(theirs, size))
-            for option, size in _SIZES.items()
-            if getattr(config, size) != getattr(theirs, size)
-            # Left to --embed-dim by both, it needs no option of its own.
-            and not (option == "ff_dim" and config.ff_dim == theirs.ff_dim == 0)
-        }
-        if wrong:
-            found = "; ".join(f"{option} is {mine}, expected {other}" for option, (mine, other) in wrong.items())
-            give = " ".join(f"{option} {other}" for option, (_, other) in wrong.items())
-            raise ConfigError(f"{path}: --init needs the sizes of the run it starts from: {found}. Give {give}")
-        checkpoint = run.checkpoint()
-        try:
-            data = checkpoint.read_bytes()
-            weights = safetensors.torch.load(data)
-        except OSError as error:
-            raise RunError(
-                f"{checkpoint}: cannot be read ({error.strerror}); the run may have ended before its first evaluation"
-            ) from error
-        except safetensors.SafetensorError as error:
-            raise RunError(f"{checkpoint}: not a checkpoint ({error}); restore it, or train that run again") from error
-        return cls(run=path, sha256=sha256_bytes(data), _weights=weights)
-
-    def fill(self, model: Student) -> None:
-        """Give them to a student.
-
-        Raises:
-            RunError: If the file has other parameters than its run says.
-        """
-        try:
-            model.load_state_dict(self._weights)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise RunError(
-                f"{self.run}: its best checkpoint is not of the sizes in its run.json ({reason}); restore it, or train "
-                "that run again"
-            ) from error
-
-    def described(self) -> dict[str, Any]:
-        """Return what a run remembers of them."""
-        return {"run": str(self.run), "sha256": self.sha256}
+    Returns:
+        The number, or None if the checkpoint does not record it. This is so for a run of an older version of this
+        project, and for a run that started from the weights of such a run.
+    """
+    recorded = weights_metadata(run.checkpoint(which)).get(TRAINED_POSITIONS)
+    return int(recorded) if recorded is not None and recorded.isdecimal() else None

@@ -1,17 +1,22 @@
-"""The teacher's distributions for the positions of a batch, as a dump holds them: exact, or estimated from draws.
+"""Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
-Of a dump with draws, p^_T of the exact ids is p_T, and of an id w that c_w of n draws from the rest gave
+A dump of the top k has the teacher's own probabilities (``SoftTargets``). A dump with draws has estimates of them
+(``DrawnTargets``). In such a dump p^_T is p_T for the top tokens. If c_w of n draws from the rest gave the id w, then
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 
-The expectation of c_w / n is p(w) / p(rest), so that of p^_T is p_T: importance sampling with p at T = 1 as the
-proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). It does not sum to 1, and must not be made to.
+The expectation of c_w / n is p(w) / p(rest), so the expectation of p^_T is p_T. This is importance sampling with p at
+T = 1 as the proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). p^_T does not sum to 1, and must not
+be normalised.
+
+A dump that does not belong to the dataset is refused before the first step. The gold tokens are checked again in every
+batch, because training on the targets of other positions would show no other sign.
 
 Shape letters: R rows, k tokens kept or columns of draws.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -20,6 +25,14 @@ from torch import Tensor
 from pipeline.runtime.distributed import on_device
 from storage.dump.positions import Positions
 from storage.dump.schema import DumpSchema
+from storage.errors import FingerprintMismatchError, StoreError
+from storage.fingerprints import check_fingerprint
+from storage.ragged import concatenated_ranges
+from student.student_config import Divergence, Tail
+
+if TYPE_CHECKING:  # neither the targets nor the loss need zarr
+    from pipeline.corpus.dataset.dataset import Split
+    from storage.dump.reader import DumpReader
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,21 +40,21 @@ class SoftTargets:
     """The teacher's distributions for R rows, at one temperature T."""
 
     ids: Tensor
-    """int64 ``[R, k]``, distinct in each row, in any order."""
+    """int64 ``[R, k]``: distinct in each row, in any order."""
     log_probs: Tensor
-    """float ``[R, k]``: log p(w) at T = 1, over the whole vocabulary."""
+    """float ``[R, k]``: log p(w) at T = 1, normalised over the whole vocabulary."""
     tail: Tensor
-    """float ``[R]``: log p_T(rest); -inf where nothing is left. Not read when k = V."""
+    """float ``[R]``: log p_T(rest); -inf if there is no rest. Not read when k = V."""
     logz: Tensor
     """float ``[R]``: log of the sum over w of p(w)^(1/T); 0 at T = 1."""
 
     def __getitem__(self, rows: slice) -> Self:
-        """Return these rows alone."""
+        """Return some of the rows."""
         return type(self)(**{name: getattr(self, name)[rows] for name in self.__slots__})
 
     @classmethod
     def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device) -> Self:
-        """Return what a dump holds for these positions, at the temperature of that index, on ``device``."""
+        """Return the targets of positions of a dump, at its temperature number ``temperature_index``, on ``device``."""
         arrays: dict[str, np.ndarray] = {
             "ids": positions.ids.astype(np.int64),
             "log_probs": positions.logp,
@@ -56,19 +69,19 @@ class DrawnTargets:
     """Estimates of the teacher's distributions for R rows, at one temperature T."""
 
     ids: Tensor
-    """int64 ``[R, k]``: any id of the vocabulary where a column is unused."""
+    """int64 ``[R, k]``: an unused column has any id of the vocabulary."""
     weights: Tensor
-    """float ``[R, k]``: p^_T(w); 0 where unused. A row need not sum to 1."""
+    """float ``[R, k]``: p^_T(w); 0 in an unused column. A row need not sum to 1."""
 
     def __getitem__(self, rows: slice) -> Self:
-        """Return these rows alone."""
+        """Return some of the rows."""
         return type(self)(ids=self.ids[rows], weights=self.weights[rows])
 
     @classmethod
     def from_positions(
         cls, positions: Positions, schema: DumpSchema, temperature_index: int, device: torch.device
     ) -> Self:
-        """Return what a dump of ``schema``, one with draws, holds for these positions; as in ``SoftTargets``."""
+        """Return the targets of positions of a dump with draws; see ``SoftTargets.from_positions``."""
         assert positions.counts is not None, "a dump without draws has SoftTargets"
         arrays = (
             positions.ids.astype(np.int64),
@@ -98,18 +111,19 @@ def estimated_probabilities(
 
     Args:
         log_probs: float ``[R, k]``: log p(w) at T = 1; NaN in unused columns.
-        counts: ``[R, k]``: draws of each id; 0 for the first ``num_top``, which are exact, and in unused columns.
-        tail: float ``[R]``: log of the mass outside the exact ids at T = 1.
+        counts: ``[R, k]``: draws of each id; 0 for the first ``num_top`` ids, the top tokens, and in unused columns.
+        tail: float ``[R]``: log of the mass outside the top tokens at T = 1.
         logz: float ``[R]``: log of the sum over w of p(w)^(1/T).
-        num_top: How many ids are exact; the other k - ``num_top`` columns are for as many draws.
+        num_top: Number of top tokens. The other k - ``num_top`` columns are for as many draws.
         temperature: T.
     """
-    # float16 has no -65,505: as -inf it would meet itself in a difference, where the rest is as improbable.
+    # float16 stores anything below -65,504 as -inf. If the rest is as improbable, the difference would be -inf - -inf.
     log_probs = log_probs.clamp(min=torch.finfo(torch.float16).min)
     log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
     drawn = log_probs[:, num_top:]
     share = counts[:, num_top:].to(log_probs.dtype) / drawn.shape[1]
-    # In logarithms, since mass of the rest and probability may both be too small for float32 where their ratio is not.
+    # In logarithms, because the mass of the rest and a probability can both be too small for float32, but not their
+    # ratio.
     log_weights[:, num_top:] += share.log() + (tail.to(log_probs.dtype)[:, None] - drawn)
     weights = log_weights.exp()
     weights[:, num_top:].masked_fill_(share == 0, 0.0)
@@ -117,3 +131,116 @@ def estimated_probabilities(
 
 
 Targets = SoftTargets | DrawnTargets
+
+
+class DumpTargets:
+    """The soft targets of a split, from a dump that belongs to it.
+
+    Args:
+        dump: The dump.
+        split: The sentences that the student reads.
+        tokenizer_sha256: Fingerprint of the tokenizer that made their tokens.
+        eos_id: Id of ``<eos>``, the gold token of the last position of a sentence.
+        temperature: T. The dump must have been made for it.
+        tail: Treatment of the mass outside the top k. With draws it must be the default.
+        divergence: The divergence from the soft targets. With draws it must be the default.
+        shuffle_seed: If it is given, positions get each other's targets, by one random permutation of the whole split.
+            This control has the teacher's distributions, but at the wrong positions. A batch then reads from the whole
+            dump, so the dump should fit into memory.
+
+    Raises:
+        FingerprintMismatchError: If the dump was made from another split, tokenizer or sentence boundaries.
+        StoreError: If the dump was not made for this temperature, tail or divergence.
+    """
+
+    def __init__(
+        self,
+        dump: "DumpReader",
+        split: "Split",
+        *,
+        tokenizer_sha256: str,
+        eos_id: int,
+        temperature: float,
+        tail: Tail = "bucket",
+        divergence: Divergence = "kl",
+        shuffle_seed: int | None = None,
+    ) -> None:
+        fingerprints = dump.schema.fingerprints
+        remedy = "Give a dump of this dataset, or run dump-teacher on the dataset"
+        check_fingerprint(
+            f"{dump.folder}: tokenizer", found=fingerprints["tokenizer"], expected=tokenizer_sha256, remedy=remedy
+        )
+        check_fingerprint(
+            f"{dump.folder}: split {split.name}", found=fingerprints["split"], expected=split.sha256, remedy=remedy
+        )
+        if not np.array_equal(dump.offsets, split.position_offsets):
+            raise FingerprintMismatchError(
+                f"{dump.folder}: the boundaries of its {len(dump)} sentences differ from those of the "
+                f"{len(split.tokens)} sentences of split {split.name}. {remedy}"
+            )
+        for option, value, default in (("--tail", tail, "bucket"), ("--divergence", divergence, "kl")):
+            if dump.schema.num_draws and value != default:
+                raise StoreError(
+                    f"{dump.folder}: selection is {dump.schema.selection}, expected topk for {option} {value}: "
+                    f"draws allow only the soft cross-entropy. Leave out {option}, or give a dump of the top k"
+                )
+        self._dump = dump
+        self._split = split
+        self._eos_id = eos_id
+        self._temperature_index = dump.temperature_index(temperature)
+        self._source = None
+        if shuffle_seed is not None:
+            # A random stream of this seed that no epoch's batches use.
+            generator = np.random.default_rng([shuffle_seed, 0, 1])
+            dtype = np.uint32 if split.num_positions < 2**32 else np.int64
+            self._source = generator.permutation(np.arange(split.num_positions, dtype=dtype))
+
+    @property
+    def have_draws(self) -> bool:
+        """Whether the targets are estimates from draws."""
+        return self._dump.schema.num_draws > 0
+
+    def prefetch(self, sentences: np.ndarray) -> None:
+        """Begin to fetch the positions of sentences, int64 ``[M]``, for a later ``read``. Returns at once."""
+        if self._source is None:  # shuffled targets come from the whole dump
+            self._dump.prefetch(sentences)
+
+    def read(self, sentences: np.ndarray, num_positions: np.ndarray, device: torch.device) -> Targets:
+        """Return the targets of the first positions of some sentences.
+
+        Args:
+            sentences: int64 ``[M]``: the sentences.
+            num_positions: int64 ``[M]``: the number of positions of each sentence.
+            device: The device for the targets.
+
+        Raises:
+            FingerprintMismatchError: If the dump has other gold tokens than the split.
+            CorruptStoreError: If a checksum is wrong.
+        """
+        offsets = self._dump.offsets
+        index = concatenated_ranges(offsets[sentences], num_positions)
+        if self._source is not None:
+            index = self._source[index].astype(np.int64)
+            positions = self._dump.read_positions(index)
+        elif np.array_equal(num_positions, offsets[sentences + 1] - offsets[sentences]):
+            positions = self._dump.read_sentences(sentences)
+        else:
+            positions = self._dump.read_positions(index)
+        gold = self._gold(index)
+        if not np.array_equal(positions.tokens, gold):
+            position = int(np.argmax(positions.tokens != gold))
+            raise FingerprintMismatchError(
+                f"{self._dump.folder}: gold token {positions.tokens[position]} where split {self._split.name} has "
+                f"{gold[position]}, although the fingerprints agree. Run verify on the dump and on the dataset"
+            )
+        if self.have_draws:
+            return DrawnTargets.from_positions(positions, self._dump.schema, self._temperature_index, device)
+        return SoftTargets.from_positions(positions, self._temperature_index, device)
+
+    def _gold(self, positions: np.ndarray) -> np.ndarray:
+        """Return the gold tokens of some positions of the split."""
+        sentences = np.searchsorted(self._dump.offsets, positions, side="right") - 1
+        is_token = positions + 1 != self._dump.offsets[sentences + 1]
+        gold = np.full(len(positions), self._eos_id, np.int64)
+        gold[is_token] = self._split.tokens.values[(positions - sentences)[is_token]]
+        return gold

@@ -1,27 +1,29 @@
-"""Word-synchronous beam search (Stern, Fried, Klein 2017) that never looks ahead: next-token mixtures, and parses.
+"""Search the trees of sentences word by word, for next-token mixtures and parses, without looking ahead.
 
-Before position t a sentence has some hypotheses (x_<t, y_<t) with scores log p(x_<t, y_<t). Between two tokens they are
-extended action by action. At each step the valid actions of all hypotheses compete and the ``beam`` best successors
-survive; a survivor whose action is SHIFT leaves and becomes a candidate c of the position, its score
-log p(x_<t, y_<t) + log p(SHIFT | u_c); the others are executed. Of the candidates the best ``beam`` are kept. Then
+This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has some hypotheses
+(x_<t, y_<t) with scores log p(x_<t, y_<t). The search extends them action by action. At each step the valid actions of
+all hypotheses compete, and the ``beam`` best successors survive. A survivor whose action is SHIFT becomes a candidate c
+of the position, with the score log p(x_<t, y_<t) + log p(SHIFT | u_c). The other survivors are executed. The best
+``beam`` candidates are kept. Then
 
     w_c               = softmax over the candidates of their scores
     p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
     prefix at t       = log sum over c of p(x_<=t, y_<t, SHIFT)
 
-and only when the mixture has been read is log p(x_t | u_c) added to the scores, and the best ``word_beam`` are kept for
-the next position: the mixture depends on x_<t alone. Likewise the end of a sentence is not foreseen: where x_t is
-``<eos>`` the mixture is that of all candidates, though one with open constituents does not survive it. Complete ones
-alone, with nothing but TOP open, are the sentence's.
+Only after the mixture has been read does the search add log p(x_t | u_c) to the scores and keep the best ``word_beam``
+candidates for the next position. So the mixture depends on x_<t alone. The search does not foresee the end of a
+sentence either. Where x_t is ``<eos>``, the mixture is over all candidates, but candidates with open constituents do
+not survive ``<eos>``. Only complete candidates, with nothing but TOP open, are hypotheses of the whole sentence.
 
-Scores only fall. So nothing is lost by dropping a hypothesis that is no better than the ``beam``-th best
-candidate, and a sentence is done with a position when all are dropped. ``max_actions`` ends it in any case: after as
-many NTs and REDUCEs SHIFT alone is left. Ties go to the hypothesis that came first, then to the first action.
+Scores only fall. So a hypothesis that is no better than the ``beam``-th best candidate can be dropped without any
+change of the result, and a sentence is done with a position when all its hypotheses are dropped. ``max_actions`` also
+ends a position: after that many NTs and REDUCEs only SHIFT is valid. In a tie the earlier hypothesis wins, then the
+earlier action.
 
-Prefix probabilities sum over some trees only: lower bounds, the tighter the wider the beams. The mixtures are a
-language model of their own: their log-probabilities of the gold tokens add up to that of the sentence.
+Prefix probabilities sum over some trees only. They are lower bounds, and wider beams make them tighter. The mixtures
+are a language model of their own: the sum of their log-probabilities of the gold tokens is that of the sentence.
 
-Many sentences advance together, an action and a token at a time. What is computed only once is said in ``stack_pool``.
+Many sentences advance together, one action and one token at a time. ``stack_pool`` lists what is computed only once.
 
 Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """
@@ -44,38 +46,39 @@ from teacher.stack_pool import BOTTOM, StackPool
 from teacher.teacher_config import BeamConfig
 
 BATCH_SENTENCES = 64
-"""Sentences searched together."""
+"""Sentences that are searched together."""
 BATCH_TOKENS = 4096
-"""Positions searched together, so that long sentences share memory with few others."""
+"""Limit on the positions that are searched together. It keeps batches of long sentences small."""
 MAX_NODES = 4096
-"""A pool that has grown past this many nodes, and past twice what was left, is compacted. A node with all that hangs on
-it takes 17 KB at most with two layers of 256."""
+"""A pool is compacted when it has more nodes than this, and more than twice the nodes that the last compaction left.
+With two layers of size 256, a node and its data take 17 KB at most."""
 _LOGIT_ROWS = 256
 _SHIFT_COLUMN = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BeamResult:
-    """What the search finds about M sentences, in the order they were given; natural logarithms, float64."""
+    """The result of a search of M sentences, in the order they were given. Natural logarithms, float64."""
 
     token_log_probs: Ragged
-    """n + 1 values a sentence: log-probability of each gold token under the mixture, ``<eos>`` included."""
+    """n + 1 values per sentence: the log-probability of each gold token and of ``<eos>`` under the mixture."""
     prefix_log_probs: Ragged
-    """n + 1 values: the log-probability of all hypotheses once the token is generated; at ``<eos>`` of those that are
-    complete, -inf where none is."""
+    """n + 1 values per sentence: the log-probability of all hypotheses after the token. At ``<eos>`` only complete
+    hypotheses count; the value is -inf if there is none."""
     num_effective: Ragged
-    """n + 1 values in [1, B]: effective number of candidates, exp of the entropy of their weights, in nats."""
+    """n + 1 values per sentence in [1, B]: the effective number of candidates, exp of the entropy of their weights."""
     phrases: list[list[TokenPhrase]]
-    """The best parse, in opening order; unlabelled constituents have label 1. Where no candidate is complete, what
-    comes of closing all that the best hypothesis has open after the last token, even beyond ``max_actions``."""
+    """The best parse, in opening order. Unlabelled constituents have label 1. If no candidate is complete, the parse
+    comes from closing everything that the best hypothesis has open after the last token, even beyond
+    ``max_actions``."""
     parse_log_probs: np.ndarray
-    """``[M]``: joint log-probability of the sentence and that parse."""
+    """``[M]``: the joint log-probability of the sentence and its parse."""
     states: Tensor | None
-    """``[P, B * (D + 1) + 1]`` if asked for: what ``BeamTeacher`` reads the mixtures from."""
+    """``[P, B * (D + 1) + 1]`` if requested: ``BeamTeacher`` reads the mixtures from it."""
 
 
 class BeamSearch:
-    """Searches sentences of a model's tokens."""
+    """Beam search with one model."""
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class BeamSearch:
         batch_tokens: int = BATCH_TOKENS,
         max_nodes: int = MAX_NODES,
     ) -> None:
-        """Search with ``model``, in evaluation mode; what follows ``config`` trades memory for speed."""
+        """Search with ``model``, which is in evaluation mode. The options after ``config`` trade memory for speed."""
         self.model = model
         self.config = config
         self._batch_sentences = batch_sentences
@@ -95,9 +98,9 @@ class BeamSearch:
 
     @torch.no_grad()
     def search(self, tokens: Ragged, *, with_states: bool = False) -> BeamResult:
-        """Return what is found of sentences, given without ``<eos>``.
+        """Search sentences, which come without ``<eos>``.
 
-        Sentences of similar length are searched together: batches are a function of the lengths alone.
+        Sentences of similar length are searched together. The batches depend on the lengths alone.
         """
         gold = append_eos(tokens, self.model.eos_id)
         found = _Found(self.model, self.config, gold, with_states=with_states)
@@ -108,7 +111,7 @@ class BeamSearch:
 
 
 class BeamTeacher:
-    """A teacher without trees: ``pipeline.dumping.next_token.MixtureModel`` of the mixtures."""
+    """A teacher without trees: a ``pipeline.dumping.next_token.MixtureModel`` whose distributions are the mixtures."""
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
         self._search = BeamSearch(model, config)
@@ -126,7 +129,8 @@ class BeamTeacher:
     def states(self, inputs: Ragged) -> Tensor:
         """Return ``[P, B * (D + 1) + 1]``.
 
-        They are the candidates' states, after each what is added to its logits, and last their effective number.
+        A row holds, for each candidate, its state and the number that is added to its logits. The last column is the
+        effective number of candidates.
         """
         states = self._search.search(inputs, with_states=True).states
         assert states is not None
@@ -134,7 +138,7 @@ class BeamTeacher:
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
-        """Return ``[R, V]``: log-probabilities under the mixtures."""
+        """Return ``[R, V]``: the log-probabilities of the mixtures."""
         beam = self._search.config.beam
         mixtures = states.new_empty((len(states), self.vocab_size))
         candidates = _candidates_of(states, beam)
@@ -146,17 +150,17 @@ class BeamTeacher:
         return mixtures
 
     def num_effective(self, states: Tensor) -> Tensor:
-        """Return ``[R]``: the effective number of candidates, as ``BeamResult.num_effective``."""
+        """Return ``[R]``: the effective number of candidates; see ``BeamResult.num_effective``."""
         return states[:, -1]
 
 
 def _candidates_of(states: Tensor, beam: int) -> Tensor:
-    """Return a view ``[R, B, D + 1]`` of states: what they hold of each candidate."""
+    """Return a view ``[R, B, D + 1]`` of states: the part of each candidate."""
     return states[:, :-1].view(len(states), beam, (states.shape[1] - 1) // beam)
 
 
 class _Found:
-    """Where results are collected while sentences are searched in another order."""
+    """Collects results in the given order, while sentences are searched in another order."""
 
     def __init__(self, model: Rnng, config: BeamConfig, gold: Ragged, *, with_states: bool) -> None:
         num_positions, num_sentences = len(gold.values), len(gold)
@@ -170,7 +174,7 @@ class _Found:
         self.states: Tensor | None = None
         if with_states:
             columns = config.beam * (model.config.embed_dim + 1) + 1
-            # Where there are fewer candidates than B, the others have weight 0.
+            # A position with fewer candidates than B has weight 0 for the others.
             self.states = model.token_bias.new_zeros((num_positions, columns))
             self.candidates = _candidates_of(self.states, config.beam)
             self.candidates[..., -1] = -torch.inf
@@ -189,7 +193,7 @@ class _Found:
 
 
 def _binary_phrases(actions: list[int]) -> list[TokenPhrase]:
-    """Return TOP and, for each REDUCE but the last, a phrase of label 1, in opening order."""
+    """Return TOP and a phrase of label 1 for each REDUCE but the last, in opening order."""
     starts: list[int] = []
     phrases = []
     num_tokens = 0
@@ -204,7 +208,7 @@ def _binary_phrases(actions: list[int]) -> list[TokenPhrase]:
 
 
 class _Batch:
-    """The search of some sentences, longest first, all at the same position."""
+    """Searches some sentences, longest first. All are at the same position at any time."""
 
     def __init__(
         self, model: Rnng, config: BeamConfig, gold: Ragged, sentences: np.ndarray, found: _Found, max_nodes: int
@@ -236,10 +240,13 @@ class _Batch:
                 self._finish(hypotheses, candidates, scores, t)
             if self._num_at(t + 1):
                 hypotheses = self._shift(candidates, scores, gold, t)
-        self._note_parses(self._close(self._unclosed))
+        self._record_parses(self._close(self._unclosed))
 
     def _candidates(self, hypotheses: Hypotheses) -> Hypotheses:
-        """Return the best that reach a SHIFT, and their scores with it; nodes and events are those before the SHIFT."""
+        """Return the best hypotheses that reach a SHIFT.
+
+        Their scores include the SHIFT; their nodes and events are those before it.
+        """
         beam, max_actions = self._config.beam, self._config.max_actions
         candidates = hypotheses.take(np.arange(0))
         to_beat = np.full(int(hypotheses.sentence[-1]) + 1, -np.inf)
@@ -270,7 +277,7 @@ class _Batch:
         )
 
     def _read(self, candidates: Hypotheses, gold: np.ndarray, t: int) -> np.ndarray:
-        """Note what the mixtures at position ``t`` say; return scores with the gold tokens' log-probabilities added."""
+        """Record the mixtures at position ``t``; return the scores with the gold tokens' log-probabilities added."""
         sentence = candidates.sentence
         log_weights = candidates.score - log_sums(candidates.score, sentence)[sentence]
         states = self._pool.token_states(candidates.node)
@@ -290,7 +297,7 @@ class _Batch:
         return scores
 
     def _vocabulary(self, states: Tensor, gold: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Return the log-probabilities of gold tokens, float64 ``[n]``, and the log normalisers ``[n]``."""
+        """Return the log-probabilities of the gold tokens, float64 ``[n]``, and the log normalisers ``[n]``."""
         targets = on_device(gold, states.device)[:, None]
         gold_logits, normalisers = [], []
         for part, target in zip(states.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True):
@@ -302,7 +309,10 @@ class _Batch:
         return log_probs, normaliser
 
     def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray, t: int) -> Hypotheses:
-        """Return the hypotheses after position ``t``: the best candidates of unfinished sentences, tokens pushed."""
+        """Push the gold tokens; return the hypotheses after position ``t``.
+
+        They are the best candidates of the sentences that are not finished.
+        """
         going_on = np.flatnonzero(candidates.sentence < self._num_at(t + 1))
         going_on = going_on[np.lexsort((-scores[going_on], candidates.sentence[going_on]))]
         going_on = going_on[ranks(candidates.sentence[going_on]) < self._config.word_beam]
@@ -316,30 +326,32 @@ class _Batch:
         return Hypotheses(before.sentence, scores[going_on], nodes, events)
 
     def _finish(self, entered: Hypotheses, candidates: Hypotheses, scores: np.ndarray, t: int) -> None:
-        """Note the best parses of the sentences that end at position ``t``, or put off those without a candidate.
+        """Record the best parses of the sentences that end at position ``t``.
+
+        A sentence without a complete candidate is closed at the end of the search.
 
         Args:
             entered: The hypotheses before the position.
-            candidates: What came of them.
-            scores: The candidates' with ``<eos>``; -inf for those that are not complete.
+            candidates: The candidates at the position.
+            scores: The candidates' scores with ``<eos>``; -inf for a candidate that is not complete.
             t: The position.
         """
         ending = np.arange(self._num_at(t + 1), self._num_at(t))
         complete = np.flatnonzero((scores > -np.inf) & (candidates.sentence >= ending[0]))
-        self._note_parses(replace(candidates.take(complete), score=scores[complete]))
+        self._record_parses(replace(candidates.take(complete), score=scores[complete]))
         without = np.setdiff1d(ending, candidates.sentence[complete])
         unclosed = entered.take(np.flatnonzero(np.isin(entered.sentence, without))).best(1)
         self._unclosed = self._unclosed.and_then(unclosed)
 
-    def _note_parses(self, complete: Hypotheses) -> None:
+    def _record_parses(self, complete: Hypotheses) -> None:
         best = complete.best(1)
         for sentence, score, event in zip(self._sentences[best.sentence], best.score, best.event, strict=True):
             self._found.parse_log_probs[sentence] = score
             self._found.actions[sentence] = [FIRST_NT, *self._history.actions(event), SHIFT, REDUCE]
 
     def _close(self, hypotheses: Hypotheses) -> Hypotheses:
-        """Return hypotheses completed by nothing but REDUCEs and ``<eos>``, however many it takes."""
-        hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # changed below
+        """Return the hypotheses after as many REDUCEs as they need, and ``<eos>``."""
+        hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # a copy, which is changed below
         while len(still_open := np.flatnonzero(~self._pool.is_complete(hypotheses.node))):
             hypotheses.score[still_open] += self._pool.action_log_probs(hypotheses.node[still_open])[:, REDUCE]
             reduced = self._act(hypotheses.take(still_open), np.full(len(still_open), REDUCE))
@@ -351,5 +363,5 @@ class _Batch:
         return hypotheses
 
     def _num_at(self, t: int) -> int:
-        """Return how many sentences have a position ``t``: the first ones."""
+        """Return how many sentences have a position ``t``. They are the first sentences."""
         return int((self._lengths > t).sum())

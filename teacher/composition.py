@@ -1,12 +1,12 @@
-"""How a constituent's value is made from its label and its children: one class a way.
+"""Compose the value of a constituent from its label and its children. Each way of composing is one class.
 
-A composition sees nothing but the constituent itself, so all constituents of one height are composed at once. Another
-way of composing is another class with ``compose``, and a name in ``make_composition``.
+A composition sees nothing but the constituent itself, so all constituents of one height are composed at once. To add a
+way of composing, add a class with ``compose`` and a name in ``make_composition``.
 
-A value is a row of C numbers, of which the first D are the vector that is pushed on the stack; what more a value holds
-is for the constituent above alone.
+A value is a row of C numbers. The first D of them are the vector that is pushed onto the stack. Only the constituent
+above reads the rest.
 
-Shape letters: N tokens, K constituents, D embedding size, C size of a value, m constituents of a height, c their
+Shape letters: N tokens, K constituents, D embedding size, C size of a value, m constituents of one height, c their
 children, L labels.
 """
 
@@ -44,15 +44,15 @@ class Composition(nn.Module, ABC):
 
     @abstractmethod
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
-        """Return ``[m, C]``: the values of the constituents of one level.
+        """Return the values ``[m, C]`` of the constituents of one level.
 
         Args:
-            values: ``[*, C]``; children are rows of it.
-            level: Which children each constituent has.
+            values: ``[*, C]``. The children are rows of it.
+            level: The children of each constituent.
         """
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """Return ``compose`` for many calls without a change of weights: what is the same in all is computed now."""
+        """Return ``compose`` for many calls with the same weights. What all calls share is computed now."""
         return self.compose
 
     def leaves(self, vectors: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Composition(nn.Module, ABC):
         return values[..., : self.dim]
 
     def input_products(self, vectors: Tensor) -> Tensor | None:
-        """Return what ``forward`` can use of token vectors ``[V, D]`` again and again, a row each; None for nothing."""
+        """Return products of token vectors ``[V, D]`` that ``forward`` can reuse, one row per token, or None."""
         del vectors
         return None
 
@@ -75,13 +75,13 @@ class Composition(nn.Module, ABC):
         dropout: nn.Dropout,
         products: Tensor | None = None,
     ) -> Tensor:
-        """Return ``[N + K, D]``: the vectors of the tokens and, after them, those of the constituents.
+        """Return ``[N + K, D]``: the vectors of the tokens, then those of the constituents.
 
         Args:
-            vectors: ``[N, D]`` token vectors.
+            vectors: ``[N, D]``: the vectors of the tokens.
             levels: Height 1 first.
             dropout: Applied to each new vector.
-            products: The tokens' rows of ``input_products``, in evaluation only.
+            products: The tokens' rows of ``input_products``. In evaluation only.
         """
         del products
         values = self.leaves(vectors)
@@ -93,10 +93,11 @@ class Composition(nn.Module, ABC):
 
 
 class BiLstmComposition(Composition):
-    """Dyer et al. (2016), section 3.2: an LSTM reads label then children, another label then children from the right.
+    """Two LSTMs (Dyer et al. 2016, section 3.2).
 
-    ``vector = tanh(W [forward; backward] + b)`` of their last hidden states. The first step depends on the label
-    alone, so it is taken once a label; both directions run as one batched product.
+    One LSTM reads the label, then the children from the left. The other reads the label, then the children from the
+    right. ``vector = tanh(W [forward; backward] + b)`` of their last hidden states. The first step depends on the label
+    alone, so it is taken once per label. Both directions run as one batched product.
     """
 
     def __init__(self, num_labels: int, dim: int) -> None:
@@ -109,11 +110,11 @@ class BiLstmComposition(Composition):
         self.output = nn.Linear(2 * dim, dim)
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
-        """See ``Composition.compose``; without a gradient's bookkeeping."""
+        """See ``Composition.compose``. This is for inference: it keeps nothing for a backward pass."""
         return self._compose(self._label_states(), values, level)
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """See ``Composition.composer``: it keeps the states after each label."""
+        """See ``Composition.composer``. The states after each label are computed now."""
         return partial(self._compose, self._label_states())
 
     def _compose(self, label_states: Tensor, values: Tensor, level: CompositionLevel) -> Tensor:
@@ -126,7 +127,7 @@ class BiLstmComposition(Composition):
         return torch.tanh(self.output(ends))
 
     def input_products(self, vectors: Tensor) -> Tensor:
-        """Return ``[V, 8D]``: gates before their non-linearities, forward then backward."""
+        """Return ``[V, 8D]``: the gates before their non-linearities, forward then backward."""
         return torch.addmm(self.bias, vectors, self.input_weight)
 
     def forward(
@@ -147,21 +148,21 @@ class BiLstmComposition(Composition):
         return bilstm_composition(vectors, products, self._label_states(), mask, weights, levels)
 
     def _label_states(self) -> Tensor:
-        """Return ``[2, 2, L, D]``: hidden and cell states, forward and backward, after reading a label."""
+        """Return ``[2, 2, L, D]``: hidden and cell states after each label, forward and backward."""
         gates = self.input_products(self.label_embedding).view(-1, 2, 4 * self.dim).transpose(0, 1)
         return torch.stack(lstm_cell(gates.to(state_dtype(gates)), None))
 
 
 class AttentionComposition(Composition):
-    """Kuncoro et al. (2017), section 4.2, gated attention, with the query made of the label alone.
+    """Gated attention (Kuncoro et al. 2017, section 4.2), with a query made of the label alone.
 
     With label vector o and child vectors v_i:
 
         a = softmax over children of (v_i · W_q o / sqrt(D))        m = sum_i a_i v_i
         g = sigmoid(W_o o + W_m m + b)                              vector = g * o + (1 - g) * m
 
-    Their query also holds the state of the stack below the constituent. That would tie its vector to what is to the
-    left of it: the constituents of one height could no longer be composed before any stack state is known.
+    Their query also contains the state of the stack below the constituent. Then the vector would depend on everything
+    to the left of the constituent, and the constituents of one height could not be composed before the stack states.
     """
 
     def __init__(self, num_labels: int, dim: int) -> None:
@@ -180,7 +181,7 @@ class AttentionComposition(Composition):
         child_vectors = values.index_select(0, children)
         scores = (child_vectors * self.query(label_vectors).index_select(0, owner)).sum(1)
         scores = scores.to(state_dtype(scores)) * self.dim**-0.5
-        # Softmax within each constituent; the largest score is taken off first.
+        # Softmax within each constituent. The largest score is subtracted first.
         largest = scores.detach().new_full((len(labels),), -torch.inf)
         largest = largest.scatter_reduce(0, owner, scores.detach(), "amax")
         weights = (scores - largest.index_select(0, owner)).exp()
@@ -192,14 +193,14 @@ class AttentionComposition(Composition):
 
 
 class TreeLstmComposition(Composition):
-    """Tai, Socher, Manning (2015), equations 9 to 14, the N-ary Tree-LSTM with N = 2: for binary trees.
+    """The N-ary Tree-LSTM with N = 2 (Tai, Socher, Manning 2015, equations 9 to 14), for binary trees.
 
-    With the children's hidden states h and cells c (a token's cell is 0), and no input of its own:
+    A constituent has no input of its own. With the children's hidden states h and cells c (a token's cell is 0):
 
         i, f_l, f_r, o, u = W [h_l; h_r] + b              c = sigmoid(i) * tanh(u) + sigmoid(f_l) c_l + sigmoid(f_r) c_r
                                                           h = sigmoid(o) * tanh(c)
 
-    The vector is h; the value is [h; c]. Labels play no part.
+    The vector is h. The value is [h; c]. Labels are not used.
     """
 
     def __init__(self, dim: int) -> None:
@@ -215,7 +216,7 @@ class TreeLstmComposition(Composition):
         return 2 * self.dim
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
-        """See ``Composition.compose``; each constituent has two children."""
+        """See ``Composition.compose``. Each constituent has two children."""
         assert len(level.step_sizes) == 2
         children = on_device(level.children[0], values.device)
         left, right = values.index_select(0, children).chunk(2)
@@ -229,7 +230,7 @@ class TreeLstmComposition(Composition):
 
 
 def make_composition(name: str, *, num_labels: int, dim: int) -> Composition:
-    """Return a new composition by the name that ``TeacherConfig.composition`` has for it."""
+    """Return a new composition, by its name in ``TeacherConfig.composition``."""
     if name == "treelstm":
         return TreeLstmComposition(dim)
     return {"bilstm": BiLstmComposition, "attention": AttentionComposition}[name](num_labels, dim)

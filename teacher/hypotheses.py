@@ -1,6 +1,6 @@
-"""The hypotheses of a beam search as vectors, and how the best of each sentence are found. Integer work, in numpy.
+"""Keep the hypotheses of a beam search as vectors, and find the best of each sentence. Integer work, in numpy.
 
-Elements are grouped by sentence: those of one sentence are a run of equal values in ``Hypotheses.sentence``.
+Hypotheses are grouped by sentence: those of one sentence are a run of equal values in ``Hypotheses.sentence``.
 
 Shape letters: n hypotheses, M sentences, A actions.
 """
@@ -15,28 +15,28 @@ class Hypotheses:
     """n hypotheses of some sentences, grouped by sentence."""
 
     sentence: np.ndarray
-    """int64 ``[n]``: number of the sentence in the batch."""
+    """int64 ``[n]``: the number of the sentence in the batch."""
     score: np.ndarray
-    """float64 ``[n]``: log-probability of words and actions so far."""
+    """float64 ``[n]``: the log-probability of the words and actions so far."""
     node: np.ndarray
-    """int64 ``[n]``: the stack; see ``stack_pool``."""
+    """int64 ``[n]``: the node of ``StackPool`` that is the stack."""
     event: np.ndarray
-    """int64 ``[n]``: the last action; see ``History``."""
+    """int64 ``[n]``: the event of ``History`` that is the last action."""
 
     def __len__(self) -> int:
         return len(self.sentence)
 
     def take(self, index: np.ndarray) -> "Hypotheses":
-        """Return a copy of some of them."""
+        """Return a copy of some hypotheses."""
         return Hypotheses(self.sentence[index], self.score[index], self.node[index], self.event[index])
 
     def best(self, num: int) -> "Hypotheses":
-        """Return the ``num`` best of each sentence, best first; ties go to those that come first."""
+        """Return the ``num`` best of each sentence, best first. In a tie the earlier hypothesis wins."""
         order = np.lexsort((-self.score, self.sentence))
         return self.take(order[ranks(self.sentence[order]) < num])
 
     def and_then(self, others: "Hypotheses") -> "Hypotheses":
-        """Return these, then others; no longer grouped."""
+        """Return these hypotheses followed by others. The result is not grouped by sentence."""
         return Hypotheses(
             np.concatenate([self.sentence, others.sentence]),
             np.concatenate([self.score, others.score]),
@@ -46,7 +46,10 @@ class Hypotheses:
 
 
 class History:
-    """The actions of all hypotheses there ever were, each with the action before it; NT(TOP) or <bos> is event 0."""
+    """The actions of all hypotheses ever made.
+
+    An event is an action together with the event before it. Event 0 is NT(TOP) or ``<bos>``.
+    """
 
     def __init__(self) -> None:
         self._before = [np.full(1, -1)]
@@ -54,14 +57,14 @@ class History:
         self._size = 1
 
     def add(self, before: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Return the numbers of new events ``[n]``."""
+        """Add ``n`` events; return their numbers."""
         self._before.append(before)
         self._action.append(actions)
         self._size += len(before)
         return np.arange(self._size - len(before), self._size)
 
     def actions(self, event: int) -> list[int]:
-        """Return the actions that lead to an event, first to last, event 0 left out."""
+        """Return the actions that lead to an event, first to last, without event 0."""
         self._before, self._action = [np.concatenate(self._before)], [np.concatenate(self._action)]
         found = []
         while event:
@@ -73,16 +76,16 @@ class History:
 def best_successors(
     hypotheses: Hypotheses, totals: np.ndarray, to_beat: np.ndarray, beam: int
 ) -> tuple[Hypotheses, np.ndarray]:
-    """Return the best successors of each sentence's hypotheses, not yet executed, and the columns of their actions.
+    """Return the best successors of each sentence's hypotheses, before execution, and the columns of their actions.
 
     Args:
-        hypotheses: n of them, of some of M sentences.
+        hypotheses: n hypotheses of some of M sentences.
         totals: ``[n, A]`` scores of their successors, -inf where invalid.
-        to_beat: ``[M]``; successors that are no better are left out.
-        beam: How many of a sentence. Ties go to the successors of the first hypothesis, then to the first column.
+        to_beat: ``[M]``: a successor must have a higher score than this.
+        beam: Number of successors per sentence. In a tie the earlier hypothesis wins, then the earlier column.
     """
     sentence, rank = hypotheses.sentence, ranks(hypotheses.sentence)
-    # Most successors are below the beam: a partition finds its edge, and only what is above is sorted.
+    # Most successors are not among the best. A partition finds the limit, and only successors above it are sorted.
     edge = np.full(len(to_beat), -np.inf)
     rivals = np.full((len(to_beat), int(rank.max()) + 1, totals.shape[1]), -np.inf)
     if rivals[0].size > beam:
@@ -98,18 +101,18 @@ def best_successors(
 
 
 def run_starts(sentence: np.ndarray) -> np.ndarray:
-    """Return where each run of equal values begins; int64."""
+    """Return the start of each run of equal values; int64."""
     return np.flatnonzero(np.diff(sentence, prepend=-1))
 
 
 def ranks(sentence: np.ndarray) -> np.ndarray:
-    """Return each element's place in its run of equal values, from 0; int64 ``[n]``."""
+    """Return the place of each element in its run of equal values, from 0; int64 ``[n]``."""
     starts = run_starts(sentence)
     places: np.ndarray = np.arange(len(sentence)) - np.repeat(starts, np.diff(starts, append=len(sentence)))
     return places
 
 
 def log_sums(scores: np.ndarray, sentence: np.ndarray) -> np.ndarray:
-    """Return log Σ exp of the scores of each run; float64, as many as there are runs."""
+    """Return log Σ exp of the scores of each run; float64, one value per run."""
     sums: np.ndarray = np.logaddexp.reduceat(scores, run_starts(sentence))
     return sums

@@ -1,88 +1,126 @@
-"""The level schedule: in which order the LSTM cells of a batch of trees can run together.
+"""Turn a batch of action sequences into a level schedule: which LSTM cells can run together, and in which order.
 
-With the tree given, an RNNG needs no action loop.
+This is integer work in numpy, vectorised over all actions of a batch. Nothing loops over the nodes of a tree.
 
-1. A composition depends only on what is below it in the tree, so all constituents of height 1 in the batch are
+**Strategies.** Two strategies share one alphabet of actions. A sentence is ``NT(TOP)``, its actions, SHIFT of
+``<eos>``, REDUCE.
+
+top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes what is above it on the stack
+           (Dyer et al. 2016). The dataset holds these actions.
+binary     Constituents have no labels. REDUCE composes the top two elements of the stack (Kim et al. 2019).
+           ``NT(TOP)`` at the start means the push of ``<bos>``; the last REDUCE joins the tree and ``<eos>``. There is
+           no other NT. ``binarise`` makes these actions from those of the dataset.
+
+**Derivation.** ``derive_top_down`` and ``derive_binary`` find what each action pushes, how deep, and which constituent
+takes it as a child.
+
+**Schedule.** With the tree given, an RNNG needs no action loop.
+
+1. A composition depends only on what is below it in the tree. So all constituents of height 1 in the batch are
    composed at once, then those of height 2, and so on.
-2. Stack states form a trie: a push is a child of the state it is pushed onto, and sits exactly one element deeper.
+2. Stack states form a trie. A push is a child of the state it is pushed onto, and is exactly one element deeper.
    All pushes of depth 1 are computed at once, then those of depth 2, and so on.
 
-This module is integer work only, in numpy, vectorised over all actions of a batch; it never loops over nodes.
-What is not needed is left out: ``<eos>`` and the last REDUCE are the last two actions of a sentence, nothing is read
-from the states after them, and what that REDUCE composes is never looked at.
+The last two actions of a sentence are the SHIFT of ``<eos>`` and a REDUCE. Nothing reads the states after them, and
+nothing looks at what that REDUCE composes. The schedule leaves both out.
 
-Shape letters: M sentences, N tokens (``<eos>`` not counted), P = N + M positions, K composed constituents, O pushes
-of nonterminals (with the binary strategy: of ``<bos>``), S rows: the pushes that matter, which are all actions but
-the last two of each sentence. The state after push ``t`` is what action ``t + 1`` is decided from, so rows are also
-the decisions.
+Shape letters: M sentences, T actions of the batch (a time is an index into them), N tokens (without ``<eos>``),
+P = N + M positions, K composed constituents, O pushes of nonterminals (binary strategy: of ``<bos>``), S rows. The rows
+are the pushes that matter: all actions but the last two of each sentence. Action ``t + 1`` is decided from the state
+after push ``t``, so each row is also a decision.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.dumping.next_token import append_eos
 from storage.ragged import Ragged
-from teacher.derivation import Derivation
+
+Branching = Literal["left", "right"]
+"""The direction in which the children of a constituent with more than two are paired."""
+NO_TIME = -1
+"""The entry of an array of times where there is no time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Derivation:
+    """A batch of action sequences. Every array but ``last`` has T entries, one per action."""
+
+    action: np.ndarray
+    """int64: SHIFT 0, REDUCE 1, NT(label i) 2 + i."""
+    last: np.ndarray
+    """int64 ``[M]``: the time of the last action of each sentence."""
+    depth: np.ndarray
+    """int64: the number of elements on the stack after the action."""
+    owner: np.ndarray
+    """int64: the time of the REDUCE that takes what this action pushed as a child. ``NO_TIME`` for a nonterminal, and
+    for a child of the last REDUCE of a sentence, because nothing reads what that REDUCE composes."""
+    label: np.ndarray
+    """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
+    reduce_allowed: np.ndarray
+    """bool: whether REDUCE is valid after this action. After ``<eos>``, where only REDUCE is valid, this may be
+    False."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompositionLevel:
-    """The constituents of one height, most children first; their values follow those of lower heights."""
+    """The constituents of one height, most children first. Their values follow those of lower heights."""
 
     labels: np.ndarray
-    """int64 ``[m]``: label of each constituent."""
+    """int64 ``[m]``: the label of each constituent."""
     children: np.ndarray
-    """int64 ``[2, c]``: where each child's value stands among N tokens followed by K constituents. Row 0 lists all
-    first children, then all second children, and so on; row 1 does so counting from the right."""
+    """int64 ``[2, c]``: the index of each child's value among N tokens followed by K constituents. Row 0 lists all
+    first children, then all second children, and so on. Row 1 does the same, counting from the right."""
     step_sizes: tuple[int, ...]
-    """How many of the constituents have a first child, a second child, and so on; sums to c."""
+    """The number of constituents that have a first child, a second child, and so on. The sum is c."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackLevel:
     """The pushes of one stack depth, in row order.
 
-    Several things are pushed onto one state in the course of a derivation: a nonterminal and what it became, or all
-    that grows from one left corner. First pushes come first, then second pushes, and so on; the states with most
-    pushes come first in each, so that every group belongs to the first few of ``parents``.
+    A derivation can push several things onto one state: a nonterminal and the constituent it becomes, or all
+    constituents that grow from one left corner. First pushes come first, then second pushes, and so on. In each group
+    the states with most pushes come first, so that a group belongs to the first few of ``parents``.
     """
 
     parents: np.ndarray
-    """int64 ``[q]``: rows (of S) pushed onto, each once; empty at depth 1."""
+    """int64 ``[q]``: the rows (of S) that are pushed onto, each once. Empty at depth 1."""
     group_sizes: tuple[int, ...]
-    """How many of the parents have a first push, a second push, and so on; the first is q. Empty at depth 1."""
+    """The number of parents that have a first push, a second push, and so on. The first is q. Empty at depth 1."""
     size: int
-    """Rows of this depth: the sum of ``group_sizes``, but the number of sentences at depth 1."""
+    """The number of rows of this depth: the sum of ``group_sizes``, or the number of sentences at depth 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """Everything a level-parallel pass over a batch needs besides the weights."""
+    """Everything that a level-parallel pass over a batch needs, except the weights."""
 
     tokens: np.ndarray
     """int64 ``[N]``."""
     gold: np.ndarray
-    """int64 ``[P]``: the token of each position, ``<eos>`` included."""
+    """int64 ``[P]``: the token of each position. ``<eos>`` is included."""
     compositions: tuple[CompositionLevel, ...]
     """Height 1 first."""
     nt_labels: np.ndarray
-    """int64 ``[O]``: labels of the nonterminals pushed, TOP's included, in order of action."""
+    """int64 ``[O]``: the labels of the pushed nonterminals in the order of the actions. TOP is included."""
     inputs: np.ndarray
-    """int64 ``[S]``: what each row pushes, among N tokens, K constituents and O nonterminals, in that order."""
+    """int64 ``[S]``: what each row pushes, as an index into N tokens, then K constituents, then O nonterminals."""
     stack: tuple[StackLevel, ...]
-    """Depth 1 first; their rows in order are the S rows."""
+    """Depth 1 first. The rows of all levels, in order, are the S rows."""
     position_rows: np.ndarray
-    """int64 ``[P]``: the row whose state predicts each position's token."""
+    """int64 ``[P]``: the row whose state predicts the token of each position."""
     next_actions: np.ndarray
-    """int64 ``[S]``: the action decided from each row."""
+    """int64 ``[S]``: the action that is decided from each row."""
     reduce_allowed: np.ndarray
-    """bool ``[S]``: whether REDUCE is a valid action there."""
+    """bool ``[S]``: whether REDUCE is valid there."""
     action_index: np.ndarray
-    """int64 ``[S]``: where that action stands among all actions of the batch."""
+    """int64 ``[S]``: the index of that action among all actions of the batch."""
     actions: Ragged
-    """int64: the actions scheduled, M rows."""
+    """int64, M rows: the actions of the sentences."""
 
     @property
     def num_constituents(self) -> int:
@@ -91,7 +129,7 @@ class Schedule:
 
     @property
     def num_rounds(self) -> int:
-        """Sequential rounds of LSTM cells a layer of the stack and the composition need together."""
+        """The number of sequential rounds of LSTM cells for one layer of the stack and the composition."""
         return len(self.stack) + sum(1 + len(level.step_sizes) for level in self.compositions)
 
 
@@ -108,8 +146,8 @@ def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, e
 
     Args:
         tokens: Token ids of M sentences, without ``<eos>``.
-        actions: Their actions, complete: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
-        derivation: Of these actions.
+        actions: Their complete actions: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
+        derivation: The derivation of these actions.
         eos_id: Id of ``<eos>``.
     """
     action, last, depth = derivation.action, derivation.last, derivation.depth
@@ -121,7 +159,7 @@ def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, e
     num_children = np.bincount(derivation.owner[derivation.owner >= 0], minlength=len(action))
     height = _heights(derivation.owner, num_children, words)
     composed = composed[np.lexsort((composed, -num_children[composed], height[composed]))]
-    # Where the value that an action pushes stands, among tokens, constituents and nonterminals.
+    # The index of the value that an action pushes, among tokens, constituents and nonterminals.
     place = np.full(len(action), -1)
     place[words] = np.arange(len(words))
     place[composed] = len(words) + np.arange(len(composed))
@@ -146,7 +184,7 @@ def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, e
 
 
 def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return the height of what each action composes: 0 for a word, else one more than its highest child."""
+    """Return the height of what each action composes: 0 for a word, one more than the highest child otherwise."""
     height = np.zeros(len(owner), np.int64)
     missing = num_children.copy()
     reached = words
@@ -163,7 +201,7 @@ def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> 
 def _composition_levels(
     derivation: Derivation, composed: np.ndarray, num_children: np.ndarray, height: np.ndarray, place: np.ndarray
 ) -> tuple[CompositionLevel, ...]:
-    """Return the levels of the constituents ``composed``, times of their REDUCEs in the order of their values."""
+    """Return the levels of constituents. ``composed`` has the times of their REDUCEs, in the order of their values."""
     order = np.full(len(place), -1)
     order[composed] = np.arange(len(composed))
     children = np.flatnonzero(derivation.owner >= 0)
@@ -198,10 +236,10 @@ def _composition_levels(
 
 
 def _stack_levels(pushes: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, tuple[StackLevel, ...]]:
-    """Return the times of pushes in row order, and their levels."""
+    """Return the times of the pushes in row order, and their levels."""
     if not len(pushes):
         return pushes, ()
-    # A push lands on the last one before it that is one element less deep.
+    # A push is onto the last push before it that is one element less deep.
     stride = len(depth) + 1
     by_depth = pushes[np.lexsort((pushes, depth[pushes]))]
     key = depth[by_depth] * stride + by_depth
@@ -228,3 +266,121 @@ def _stack_levels(pushes: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, tu
             StackLevel(parents=row_of[parent[first : first + sizes[0]]], group_sizes=sizes, size=stop - first)
         )
     return rows, tuple(levels)
+
+
+def derive_top_down(actions: Ragged) -> Derivation:
+    """Return the derivation of labelled top-down actions, M complete sentences."""
+    action = actions.values.astype(np.int64)
+    is_nt, is_reduce = action >= FIRST_NT, action == REDUCE
+    last = actions.offsets[1:] - 1
+    num_open = np.cumsum(is_nt.astype(np.int64) - is_reduce)
+
+    # At one nesting level NT and REDUCE alternate over the whole batch, so sorting by level pairs them.
+    brackets = np.flatnonzero(action != SHIFT)
+    level = num_open[brackets] + ~is_nt[brackets]
+    by_level = np.argsort(level, kind="stable")
+    opened, closed = brackets[by_level[0::2]], brackets[by_level[1::2]]
+    nesting = level[by_level[0::2]]
+
+    # In the order (nesting, opened), the constituent around an action is the last one opened before it, one level out.
+    stride = len(action) + 1
+    key = nesting * stride + opened
+    shifts = np.flatnonzero(action == SHIFT)
+    closed_by = np.full(len(action), NO_TIME)
+    closed_by[shifts] = closed[np.searchsorted(key, num_open[shifts] * stride + shifts) - 1]
+    inner = nesting > 1
+    closed_by[closed[inner]] = closed[np.searchsorted(key, (nesting[inner] - 1) * stride + opened[inner]) - 1]
+
+    num_children = np.bincount(closed_by[closed_by >= 0], minlength=len(action))
+    label = np.zeros(len(action), np.int64)
+    label[closed] = action[opened] - FIRST_NT
+    change = np.where(is_reduce, -num_children, 1)
+    # After the last action of a sentence the next one starts from an empty stack.
+    change[last] -= 1
+    return Derivation(
+        action=action,
+        last=last,
+        depth=np.cumsum(change),
+        owner=_without_last(closed_by, last),
+        label=label,
+        reduce_allowed=(num_open > 1) & ~is_nt,
+    )
+
+
+def derive_binary(actions: Ragged) -> Derivation:
+    """Return the derivation of binary actions, M complete sentences as ``binarise`` makes them."""
+    action = actions.values.astype(np.int64)
+    is_reduce = action == REDUCE
+    last = actions.offsets[1:] - 1
+    # An empty sentence ends with a REDUCE of <bos> and <eos>. Others leave <bos> and one tree. Nothing reads either.
+    change = np.where(is_reduce, -1, 1)
+    depth = np.cumsum(change)
+    leftover = depth[last]
+    depth -= np.repeat(np.concatenate([[0], leftover])[:-1], actions.lengths)
+
+    owner = np.full(len(action), NO_TIME)
+    reduces = np.flatnonzero(is_reduce)
+    owner[reduces - 1] = reduces
+    # The left child is the last push at the depth that the REDUCE leaves.
+    by_depth = np.lexsort((np.arange(len(action)), depth))
+    before = np.full(len(action), NO_TIME)
+    before[by_depth[1:]] = by_depth[:-1]
+    owner[before[reduces]] = reduces
+    owner[action >= FIRST_NT] = NO_TIME
+    return Derivation(
+        action=action,
+        last=last,
+        depth=depth,
+        owner=_without_last(owner, last),
+        label=np.zeros(len(action), np.int64),
+        reduce_allowed=depth > 2,
+    )
+
+
+def binarise(actions: Ragged, branching: Branching) -> Ragged:
+    """Return the binary actions for labelled top-down actions: int64, ``2n + 2`` for a sentence of ``n > 0`` tokens.
+
+    Labels and unary constituents are dropped. ``left`` turns children c1 c2 c3 into ((c1 c2) c3), ``right`` into
+    (c1 (c2 c3)). ``<eos>`` is joined last.
+    """
+    found = derive_top_down(actions)
+    action, last = found.action, found.last
+    is_reduce = action == REDUCE
+    is_last = np.zeros(len(action), bool)
+    is_last[last] = True
+    # TOP's children have no owner in the derivation. Here the REDUCE of TOP takes them like any other REDUCE.
+    top = np.repeat(last, actions.lengths)
+    owner = np.where((found.owner < 0) & (action < FIRST_NT) & ~is_last, top, found.owner)
+    is_eos = np.zeros(len(action), bool)
+    is_eos[last - 1] = True
+    is_child = (owner >= 0) & ~is_eos
+
+    children = np.flatnonzero(is_child)
+    by_owner = children[np.argsort(owner[children], kind="stable")]
+    is_first = np.ones(len(by_owner), bool)
+    is_first[1:] = owner[by_owner[1:]] != owner[by_owner[:-1]]
+    reduces_after = np.zeros(len(action), np.int64)
+    if branching == "left":
+        reduces_after[by_owner[~is_first]] = 1
+    else:
+        is_final = np.ones(len(by_owner), bool)
+        is_final[:-1] = is_first[1:]
+        ends = by_owner[is_final]
+        reduces_after[ends] = np.bincount(owner[children], minlength=len(action))[owner[ends]] - 1
+    reduces_after[last - 1] = 1
+
+    keeps = (action == SHIFT) | (action == FIRST_NT)
+    counts = keeps + reduces_after
+    made = np.full(int(counts.sum()), REDUCE, np.int64)
+    begins = np.cumsum(counts) - counts
+    made[begins[keeps]] = action[keeps]
+    assert not is_reduce[keeps].any()
+    sentence = np.add.reduceat(counts, actions.offsets[:-1]) if len(last) else counts
+    return Ragged(made, np.concatenate([[0], np.cumsum(sentence)]))
+
+
+def _without_last(owner: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return ``owner`` without the children of each sentence's last REDUCE."""
+    is_last = np.zeros(len(owner), bool)
+    is_last[last] = True
+    return np.where((owner >= 0) & ~is_last[owner], owner, NO_TIME)

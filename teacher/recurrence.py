@@ -1,16 +1,16 @@
-"""LSTMs over levels, each as one differentiable function with its backward pass written out.
+"""Run LSTMs over levels. Each is one differentiable function with a backward pass that is written out.
 
-What autograd would do round by round is here done once: one product gives the gates of all inputs, one the gradient
-of each weight, and the states of all rounds lie in one buffer that later rounds gather from. A round is left with one
-recurrent product and a few point-wise operations. Second derivatives are not available. Against the same arithmetic
-left to autograd: docs/decisions/0007.
+Autograd would work round by round. Here one product gives the gates of all inputs, one product gives the gradient of
+each weight, and the states of all rounds are in one buffer that later rounds gather from. So a round has only one
+recurrent product and a few point-wise operations. Second derivatives are not available. docs/decisions/0007 has a
+comparison with the same arithmetic under autograd.
 
-Products are taken in the type of the weights (bfloat16 under autocast); gates, hidden and cell states are kept in
-float32 then, and in the weights' own type otherwise.
+Products are taken in the type of the weights, which is bfloat16 under autocast. Gates, hidden states and cell states
+are float32 then, and have the weights' own type otherwise.
 
-Shape letters: S rows of the stack, Q of them distinct parents, H size of the LSTM, I size of its inputs; N tokens, K
-constituents, c children, L labels, D size of values. Gates stand in the order input, forget, output, candidate, so
-that one call squashes three of them.
+Shape letters: S rows of the stack, Q distinct parents among them, H size of the LSTM, I size of its inputs; N tokens, K
+constituents, c children, L labels, D size of values. The order of gates is input, forget, output, candidate, so that
+one call squashes three of them.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.distributed import on_device
-from pipeline.training.autocast import autocast_dtype
+from pipeline.training.chunked_vocabulary import autocast_dtype
 from teacher.levels import CompositionLevel, StackLevel
 
 
 def state_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type of states where products are taken in the type of ``weight``: float32 at least."""
+    """Return the type of the states, if products are taken in the type of ``weight``: at least float32."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
 def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the hidden and the cell state after one LSTM step (Hochreiter and Schmidhuber 1997; forget gates).
+    """Return the hidden and the cell state after one LSTM step (Hochreiter and Schmidhuber 1997, with forget gates).
 
     Args:
-        gates: ``[..., 4H]``: input, forget, output and candidate gates before their non-linearities.
-        cell: ``[..., H]`` cell state before, or None for zeros.
+        gates: ``[..., 4H]``: the input, forget, output and candidate gates before their non-linearities.
+        cell: ``[..., H]``: the cell state before, or None for zeros.
     """
     size = gates.shape[-1] // 4
     in_gate, forget_gate, out_gate = gates[..., : 3 * size].sigmoid().chunk(3, dim=-1)
@@ -46,7 +46,7 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def product_weights(*weights: Tensor) -> list[Tensor]:
-    """Return the weights in the type that products are taken in: autocast's where it is on, otherwise their own."""
+    """Return the weights in the type of products: that of autocast if it is on, otherwise their own."""
     dtype = autocast_dtype(weights[0].device)
     return [weight if dtype is None else weight.to(dtype) for weight in weights]
 
@@ -56,7 +56,7 @@ def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[Stack
 
     Args:
         inputs: ``[S, I]`` in row order.
-        weights: Input ``[I, 4H]``, its bias ``[4H]``, recurrent ``[H, 4H]``.
+        weights: The input weight ``[I, 4H]``, its bias ``[4H]``, the recurrent weight ``[H, 4H]``.
         levels: Depth 1 first.
     """
     hidden: Tensor = _StackLstm.apply(inputs, *weights, levels)  # type: ignore[no-untyped-call]
@@ -64,14 +64,14 @@ def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[Stack
 
 
 def stack_lstm_from_gates(gates: Tensor, recurrent_weight: Tensor, levels: Sequence[StackLevel]) -> Tensor:
-    """Return what ``stack_lstm`` does from the gates ``[S, 4H]`` of all inputs, which it overwrites; no gradient."""
+    """Return the result of ``stack_lstm`` without a gradient. The gates ``[S, 4H]`` of all inputs are overwritten."""
     parents = _parents(levels, gates.device)
     hidden, _, _ = _run_stack(gates, recurrent_weight, levels, parents)
     return hidden
 
 
 def _parents(levels: Sequence[StackLevel], device: torch.device) -> list[Tensor]:
-    """Return the parents of each level on the device, by one copy."""
+    """Copy the parents of all levels to the device at once; return those of each level."""
     sizes = [len(level.parents) for level in levels]
     return list(on_device(np.concatenate([level.parents for level in levels]), device).split(sizes))
 
@@ -79,7 +79,10 @@ def _parents(levels: Sequence[StackLevel], device: torch.device) -> list[Tensor]
 def _run_stack(
     gates: Tensor, recurrent_weight: Tensor, levels: Sequence[StackLevel], parents: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return hidden states, cell states and the tanh of those, all ``[S, H]``; ``gates`` become squashed gates."""
+    """Return hidden states, cell states and the tanh of the cell states, all ``[S, H]``.
+
+    Replaces ``gates`` by the squashed gates.
+    """
     size = gates.shape[1] // 4
     hidden, cell, squashed = (gates.new_empty(len(gates), size) for _ in range(3))
     first = 0
@@ -110,15 +113,18 @@ def _run_stack(
 def _cell_backward(
     gates: Tensor, squashed: Tensor, below: Tensor | None, grad_hidden: Tensor, grad_cell: Tensor, out: Tensor
 ) -> Tensor:
-    """Write the gradient of the gates before their non-linearities; return that of the cell state before.
+    """Write the gradient of the gates before their non-linearities to ``out``.
 
     Args:
-        gates: ``[..., 4H]``, squashed.
+        gates: ``[..., 4H]``: the squashed gates.
         squashed: ``[..., H]``: tanh of the new cell state.
-        below: ``[..., H]``: the cell state before; None for zeros.
+        below: ``[..., H]``: the cell state before, or None for zeros.
         grad_hidden: ``[..., H]``.
-        grad_cell: ``[..., H]``: what later rounds give; the share of ``grad_hidden`` is added to it in place.
+        grad_cell: ``[..., H]``: the gradient from later rounds. The gradient through ``grad_hidden`` is added in place.
         out: ``[..., 4H]``.
+
+    Returns:
+        ``[..., H]``: the gradient of the cell state before.
     """
     size = squashed.shape[-1]
     in_gate, forget_gate, out_gate, candidate = gates.split(size, dim=-1)
@@ -167,12 +173,12 @@ class _StackLstm(torch.autograd.Function):
             first -= level.size
             below = None
             if level.group_sizes:
-                # A parent's cell state, once for each push onto it.
+                # The cell state of the parent of each push.
                 distinct = cell.index_select(0, onto)
                 below = torch.cat([distinct[:number] for number in level.group_sizes])
             grad_gates = torch.empty_like(gates[at])
             grad_below = _cell_backward(gates[at], squashed[at], below, grad_hidden[at], grad_cell[at], grad_gates)
-            gates[at] = grad_gates  # in the room of what is not needed again
+            gates[at] = grad_gates  # these gates are not needed again
             if not level.group_sizes:
                 continue
             summed = _sum_groups(grad_gates, level.group_sizes)
@@ -192,10 +198,10 @@ class _StackLstm(torch.autograd.Function):
 
 
 class _WeightGradient:
-    """The gradient of a recurrent weight ``[..., H, 4H]``: states and gradients of many rounds in one product."""
+    """Sums the gradient of a recurrent weight ``[..., H, 4H]``, by one product for the rows of many rounds."""
 
     ROWS = 2048
-    """Enough for a product at full speed, few enough not to count beside a batch."""
+    """Enough rows for a product at full speed, and few compared with a batch."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
@@ -205,7 +211,7 @@ class _WeightGradient:
         self._num_rows = 0
 
     def add(self, states: Tensor, grads: Tensor) -> None:
-        """Take the states ``[..., n, H]`` that met the weight and the gradients ``[..., n, 4H]`` of what came of it."""
+        """Add states ``[..., n, H]``, which the weight multiplied, and gradients ``[..., n, 4H]`` of the products."""
         self._states.append(states)
         self._grads.append(grads)
         self._num_rows += states.shape[-2]
@@ -213,7 +219,7 @@ class _WeightGradient:
             self._multiply()
 
     def total(self) -> Tensor:
-        """Return the gradient, in the weight's type."""
+        """Return the gradient in the type of the weight."""
         if self._num_rows:
             self._multiply()
         return self._sum.to(self._weight.dtype)
@@ -225,7 +231,7 @@ class _WeightGradient:
 
 
 def _sum_groups(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return, for each parent, the sum over what is pushed onto it."""
+    """Return the sum over the pushes onto each parent."""
     total = rows[: sizes[0]].clone()
     start = sizes[0]
     for number in sizes[1:]:
@@ -242,15 +248,16 @@ def bilstm_composition(
     weights: Sequence[Tensor],
     levels: Sequence[CompositionLevel],
 ) -> Tensor:
-    """Return ``[N + K, D]``: vectors of the tokens and, after them, of all constituents.
+    """Return ``[N + K, D]``: the vectors of the tokens, then those of all constituents.
 
     Args:
         vectors: ``[N, D]``.
-        gates: ``[N, 8D]``: the tokens' products with the input weights, if they are known; then no gradient flows.
-        label_states: ``[2, 2, L, D]``: hidden and cell state, in both directions, after reading a label.
-        mask: ``[K, D]`` that constituents are multiplied by, or None.
-        weights: Input ``[D, 8D]`` (forward, then backward), its bias ``[8D]``, recurrent ``[2, D, 4D]``, output
-            ``[2D, D]`` and its bias ``[D]``.
+        gates: ``[N, 8D]``: the tokens' products with the input weights, or None to compute them. With these products
+            there is no gradient.
+        label_states: ``[2, 2, L, D]``: hidden and cell states after each label, in both directions.
+        mask: ``[K, D]``: a factor for each constituent, or None.
+        weights: The input weight ``[D, 8D]`` (forward, then backward) and its bias ``[8D]``, the recurrent weight
+            ``[2, D, 4D]``, the output weight ``[2D, D]`` and its bias ``[D]``.
         levels: Height 1 first.
     """
     values: Tensor = _BiLstmComposition.apply(vectors, gates, label_states, mask, levels, *weights)  # type: ignore[no-untyped-call]
@@ -258,7 +265,7 @@ def bilstm_composition(
 
 
 class _Steps:
-    """What the rounds of one level leave for its backward pass."""
+    """Tensors that the rounds of one level keep for its backward pass."""
 
     def __init__(self) -> None:
         self.gates: list[Tensor] = []
@@ -275,15 +282,15 @@ def run_both_directions(
     step_sizes: Sequence[int],
     keep: _Steps | None = None,
 ) -> Tensor:
-    """Return ``[m, 2D]``: the last hidden states, forward then backward, of the constituents of one level.
+    """Return ``[m, 2D]``: the last hidden states of the constituents of one level, forward then backward.
 
     Args:
         gates: ``[2, c, 4D]``: the children's products with the input weights, step by step.
-        hidden: ``[2, m, D]``: after the label.
-        cell: ``[2, m, D]``: after the label.
+        hidden: ``[2, m, D]``: the hidden states after the label.
+        cell: ``[2, m, D]``: the cell states after the label.
         recurrent_weight: ``[2, D, 4D]``.
-        step_sizes: How many constituents have a first child, a second, and so on.
-        keep: Where to leave what a backward pass needs.
+        step_sizes: The number of constituents that have a first child, a second child, and so on.
+        keep: Collects the tensors for a backward pass.
     """
     size = cell.shape[2]
     ends = cell.new_empty(cell.shape[1], 2 * size)
@@ -365,11 +372,11 @@ class _BiLstmComposition(torch.autograd.Function):
         grad_recurrent = _WeightGradient(recurrent_weight)
         first = len(composed)
         for level, label, gather in reversed(list(zip(ctx.levels, ctx.labels, ctx.gathers, strict=True))):
-            kept = ctx.steps.pop()  # and so freed
+            kept = ctx.steps.pop()  # which frees it
             here = slice(first - len(label), first)
             at = slice(num_tokens + here.start, num_tokens + first)
             first -= len(label)
-            # What is composed here may have been a child above: those levels are done.
+            # A constituent of this level can be a child on a higher level. The higher levels are done.
             grad = grad_values[at]
             grad += (grad_node_gates[at].to(dtype) @ input_weight.T).to(grad.dtype)
             if mask is not None:
@@ -383,7 +390,7 @@ class _BiLstmComposition(torch.autograd.Function):
             for step in range(len(level.step_sizes) - 1, -1, -1):
                 number = level.step_sizes[step]
                 if grad_cell is None or grad_cell.shape[1] < number:
-                    # Constituents whose last child this is join in.
+                    # Here the constituents begin whose last child this is.
                     done = grad_cell.shape[1] if grad_cell is not None else 0
                     fresh = grad_ends[:, done:number]
                     grad_hidden = torch.cat([grad_hidden, fresh], dim=1) if done else fresh
@@ -416,9 +423,10 @@ class _BiLstmComposition(torch.autograd.Function):
 
 
 def level_indices(levels: Sequence[CompositionLevel], device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-    """Return of each level, on the device, by one copy each, its labels and where its children's gates stand.
+    """Copy labels and gate rows of all levels to the device, one copy each; return those of each level.
 
-    Gates of a node are two rows, forward and backward: row ``2 * node + direction``; int64 ``[2c]``, forward first.
+    The gates of a node are two rows: row ``2 * node + direction``, forward then backward. The gate rows of a level are
+    those of its children, int64 ``[2c]``, all forward rows first.
     """
     if not levels:
         return [], []

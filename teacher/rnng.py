@@ -1,23 +1,23 @@
-"""The stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017), computed level by level with the tree given.
+"""Compute the stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017) level by level, with the tree given.
 
-Both strategies of ``teacher.derivation`` are this one model; the binary one has no nonterminals but the ``<bos>`` that
-stands where the other has TOP, and its constituents have no labels.
+Both strategies of ``teacher.levels`` use this one model. The binary strategy has no nonterminals except ``<bos>``,
+which takes the place of TOP, and its constituents have no labels.
 
 With ``u_t`` the top state of the stack LSTM before action ``t``:
 
     p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
-    p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding,
-                       P a projection where the sizes differ
-    pushed           = sqrt(D) E_w for a token, since rows of E are small enough to predict from (Vaswani et al. 2017,
-                       section 3.4); likewise for a nonterminal; a constituent's value as it is composed
+    p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding, and P
+                       is a projection if the sizes differ
+    pushed           = sqrt(D) E_w for a token, because rows of E are small enough to predict from (Vaswani et al. 2017,
+                       section 3.4); the same for a nonterminal; the composed value for a constituent
     log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
 
-Valid actions: first ``NT(TOP)``, which never comes again; REDUCE needs a child under the open nonterminal, and
-TOP is closed by ``<eos>`` alone (binary: two elements above ``<bos>``); the REDUCE after ``<eos>`` is certain. Forced
-actions have log-probability 0.
+Valid actions: the first action is ``NT(TOP)``, which never comes again. REDUCE needs a child under the open
+nonterminal, and only ``<eos>`` closes TOP (binary: REDUCE needs two elements above ``<bos>``). The REDUCE after
+``<eos>`` is certain. A forced action has log-probability 0.
 
-Shape letters: see ``levels.py``; besides, D embedding size, H size of the stack LSTM, V vocabulary, A actions
-(SHIFT, REDUCE, and an NT for each label but TOP).
+Shape letters: see ``levels.py``. Also D embedding size, H size of the stack LSTM, V vocabulary, A actions (SHIFT,
+REDUCE, and an NT for each label but TOP).
 """
 
 import itertools
@@ -34,17 +34,16 @@ from pipeline.runtime.distributed import on_device
 from pipeline.training.chunked_vocabulary import CrossEntropyRows, vocabulary_loss
 from storage.ragged import Ragged
 from teacher.composition import make_composition
-from teacher.derivation import binarise, derive_binary, derive_top_down
-from teacher.levels import Schedule, StackLevel, TreeBatch, build_schedule
+from teacher.levels import Schedule, StackLevel, TreeBatch, binarise, build_schedule, derive_binary, derive_top_down
 from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gates, state_dtype
 from teacher.teacher_config import TeacherConfig
 
 PARTS = ("loss", "token_loss", "action_loss")
-"""What ``Rnng.forward`` sums, in nats: -log p(x, y), and its two halves."""
+"""The sums that ``Rnng.forward`` returns, in nats: -log p(x, y) and its two parts."""
 
 
 class StackLayer(nn.Module):
-    """One layer of the stack LSTM over a trie of pushes, depth by depth."""
+    """One layer of the stack LSTM, run over a trie of pushes, depth by depth."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
@@ -60,18 +59,18 @@ class StackLayer(nn.Module):
         return stack_lstm(inputs, weights, levels)
 
     def from_gates(self, gates: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
-        """Return the same from ``input(inputs)`` ``[S, 4H]``, which is overwritten; without a gradient."""
+        """Return the same without a gradient, from ``input(inputs)`` ``[S, 4H]``, which is overwritten."""
         return stack_lstm_from_gates(gates, self.recurrent.weight.T, levels)
 
 
 @dataclass(frozen=True, slots=True)
 class _InputCache:
-    """Products of all V token vectors with input weights."""
+    """Products of all V token vectors with the input weights."""
 
     composition: Tensor | None
-    """What the composition can use again, a row a token."""
+    """``[V, ...]``: the products that the composition can reuse, or None."""
     stack: Tensor
-    """``[V, 4H]``: gates of the stack's first layer."""
+    """``[V, 4H]``: the gates of the stack's first layer."""
 
 
 class Rnng(nn.Module):
@@ -107,11 +106,11 @@ class Rnng(nn.Module):
         return cast("list[StackLayer]", [*self.stack])
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Return the sums named by ``PARTS``, ``[3]``, over all positions of the batch; part 0 is differentiable."""
+        """Return ``[3]``: the sums that ``PARTS`` names, over the batch's positions. The first is differentiable."""
         schedule = batch.schedule
         device = self.token_bias.device
         if not len(schedule.inputs):
-            # A rank whose slice is empty still takes part in the gradient's reduction.
+            # A rank with an empty slice still takes part in the reduction of the gradient.
             return torch.zeros(len(PARTS), device=device) + 0.0 * sum(p.sum() for p in self.parameters())
         stack_states = self._stack_states(schedule)
         action_loss = -self._action_log_probs(stack_states, schedule).sum()
@@ -123,10 +122,10 @@ class Rnng(nn.Module):
         return torch.stack([token_loss + action_loss + touch, token_loss.detach(), action_loss.detach()])
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Schedule:
-        """Return the schedule of sentences with their trees, as ``NextTokenModel`` says.
+        """Return the schedule of sentences with their trees; see ``NextTokenModel``.
 
         Raises:
-            ValueError: If ``actions`` is None: this model reads its distributions off a tree.
+            ValueError: If ``actions`` is None. This model needs a tree for its distributions.
         """
         if actions is None:
             raise ValueError("an RNNG needs the actions of each sentence's tree")
@@ -136,7 +135,7 @@ class Rnng(nn.Module):
         return build_schedule(tokens, actions, derive_top_down(actions), eos_id=self.eos_id)
 
     def states(self, inputs: Schedule) -> Tensor:
-        """Return ``[P, D]`` for what ``prepare`` returned."""
+        """Return ``[P, D]`` for the result of ``prepare``."""
         return self._token_states(self._stack_states(inputs), inputs)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -144,11 +143,11 @@ class Rnng(nn.Module):
         return F.linear(states, self.token_embedding, self.token_bias)
 
     def action_log_probs(self, schedule: Schedule) -> Ragged:
-        """Return the log-probability of every action of every sentence, 0 where it is forced; float."""
+        """Return the log-probability of every action of every sentence, float. It is 0 for a forced action."""
         return self.states_and_action_log_probs(schedule)[1]
 
     def states_and_action_log_probs(self, schedule: Schedule) -> tuple[Tensor, Ragged]:
-        """Return what ``states`` and ``action_log_probs`` do, from one pass."""
+        """Return the results of ``states`` and ``action_log_probs``, by one pass."""
         stack_states = self._stack_states(schedule)
         chosen = self._action_log_probs(stack_states, schedule).detach().cpu().numpy()
         log_probs = np.zeros(len(schedule.actions.values), chosen.dtype)
@@ -157,16 +156,16 @@ class Rnng(nn.Module):
 
     @torch.no_grad()
     def cache_inputs(self) -> None:
-        """Take the products of all token vectors with input weights once, for a lot of inference.
+        """Cache the products of all token vectors with the input weights, for much inference.
 
-        Holds ``V * 12`` vectors at most (147 MB at V = 12,000 and size 256) until ``train`` or ``eval`` is called: call
-        one of them after any change of the weights or of their device.
+        The cache holds at most ``V * 12`` vectors (147 MB at V = 12,000 and size 256). ``train`` and ``eval`` drop it.
+        Call one of them after any change of the weights or of their device.
         """
         vectors = self.input_scale * self.token_embedding
         self._cache = _InputCache(self.composition.input_products(vectors), self.layers[0].input(vectors))
 
     def train(self, mode: bool = True) -> Self:
-        """See ``torch.nn.Module.train``; weights may change from now on, so what was cached goes."""
+        """See ``torch.nn.Module.train``. This drops the cache, because the weights may change from now on."""
         self._cache = None
         return super().train(mode)
 
@@ -210,14 +209,14 @@ class Rnng(nn.Module):
         return projected
 
     def _action_log_probs(self, stack_states: Tensor, schedule: Schedule) -> Tensor:
-        """Return ``[S]``: the log-probability of the action decided from each row."""
+        """Return ``[S]``: the log-probability of the action that is decided from each row."""
         device = stack_states.device
         scores = self.action_head(stack_states)
         scores = scores.to(state_dtype(scores))
         forbidden = torch.zeros_like(scores, dtype=torch.bool)
         forbidden[:, REDUCE] = on_device(~schedule.reduce_allowed, device)
         log_probs = scores.masked_fill(forbidden, -torch.inf).log_softmax(1)
-        # NT(TOP) has no column: the NTs that can be decided start with label 1.
+        # NT(TOP) has no column, because the NTs that can be decided start at label 1.
         column = np.where(schedule.next_actions < FIRST_NT, schedule.next_actions, schedule.next_actions - 1)
         chosen: Tensor = log_probs.gather(1, on_device(column, device)[:, None])[:, 0]
         return chosen

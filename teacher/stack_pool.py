@@ -1,20 +1,21 @@
-"""The stacks of a beam search: a trie of pushes in pool tensors, of which no stack is ever copied.
+"""Keep the stacks of a beam search as a trie of pushes in growing tensors. No stack is ever copied.
 
-A **node** is a push. It knows the node below it, so that it is also a whole stack and the state of the stack LSTM over
-it; pushing onto it never changes it. Integers about nodes are numpy arrays on the host, their states rows of tensors on
-the device. An **item** is what is pushed: a head (a nonterminal, or ``<bos>`` in the binary strategy), a token or a
-constituent.
+A **node** is a push. It has a link to the node below it. So a node is also a whole stack, and it holds the state of the
+stack LSTM over that stack. A push onto a node never changes the node. Integers about nodes are numpy arrays on the
+host. Their states are rows of tensors on the device. An **item** is a thing that is pushed: a head (a nonterminal, or
+``<bos>`` in the binary strategy), a token or a constituent.
 
-What depends on less than a node is computed once for all that share it:
+Some results depend on less than a node. They are computed once for all nodes that share them:
 
-- an item's product with the input weights of the first layer, whatever it is pushed onto;
-- a node's products with the recurrent weights, when it is first pushed onto: a constituent is pushed onto what its NT
-  was pushed onto, and an NT onto what the word or another NT is pushed onto;
-- a constituent, by its label and children: hypotheses that differ further down the stack share it;
-- what a composition knows of a label before any child: 14 % of the search's time for the bidirectional LSTM.
+- The product of an item with the input weights of the first layer depends on the item alone.
+- The products of a node with the recurrent weights are computed at the first push onto it. Pushes share a node often: a
+  constituent is pushed onto the node that its NT was pushed onto, and an NT is pushed onto a node that a word or
+  another NT is also pushed onto. - A constituent depends on its label and children. Hypotheses that differ further down
+  the stack share it. - Part of a composition depends on the label alone. For the bidirectional LSTM this part is 14 %
+  of the search's time.
 
-The bottom of every stack is one node. In the binary strategy it is ``<bos>``, which is treated as an open nonterminal
-that never closes: its children are the elements above it.
+All stacks have the same node at the bottom. In the binary strategy this node is ``<bos>``. It is treated as an open
+nonterminal that never closes, and the elements above it are its children.
 
 Shape letters: n any number of nodes, U distinct tokens, L heads, C size of a composition's value, H size of the stack
 LSTM, A actions.
@@ -32,19 +33,19 @@ from teacher.recurrence import lstm_cell
 from teacher.rnng import Rnng
 
 BOTTOM = 0
-"""The node every stack begins with: ``NT(TOP)`` or ``<bos>``."""
+"""The first node of every stack: ``NT(TOP)`` or ``<bos>``."""
 _FIRST_CAPACITY = 1024
 
 
 class StackPool:
-    """All stacks of the hypotheses of some sentences; see the module."""
+    """All stacks of the hypotheses of some sentences."""
 
     def __init__(self, model: Rnng, tokens: np.ndarray) -> None:
-        """Begin with the bottom.
+        """Make a pool with the bottom node.
 
         Args:
             model: In evaluation mode.
-            tokens: int64 ``[U]``: the distinct tokens that will be pushed, rising.
+            tokens: int64 ``[U]``: the distinct tokens that will be pushed, in rising order.
         """
         self._model = model
         self._is_binary = model.config.strategy == "binary"
@@ -54,7 +55,7 @@ class StackPool:
         vectors = model.input_scale * torch.cat([model.nt_embedding, token_rows])
         self._layers = model.layers
         self._items = _Rows(self._layers[0].input(vectors))
-        # Heads have a row for the sake of one numbering; it is never read.
+        # Heads have rows only so that all items share one numbering. Nothing reads these rows.
         self._values = _Rows(model.composition.leaves(vectors))
         self._compose_level = model.composition.composer()
         self._known: dict[bytes, int] = {}
@@ -62,7 +63,7 @@ class StackPool:
         self._parent, self._open, self._item = _Integers(), _Integers(), _Integers()
         self._num_children, self._num_open = _Integers(), _Integers()
         self._product = _Integers()
-        """The row of a node's recurrent products, -1 while it has none."""
+        """The row of a node's recurrent products; -1 before they are computed."""
         empty = self._items.rows.new_empty((0, model.config.hidden_dim))
         self._hidden, self._cell = [[_Rows(empty) for _ in self._layers] for _ in range(2)]
         self._products = [_Rows(empty.new_empty((0, 4 * model.config.hidden_dim))) for _ in self._layers]
@@ -74,12 +75,12 @@ class StackPool:
         return len(self._parent)
 
     def is_complete(self, nodes: np.ndarray) -> np.ndarray:
-        """Return bool ``[n]``: whether ``<eos>`` would end a sentence there, with nothing but TOP open."""
+        """Return bool ``[n]``: whether ``<eos>`` can end the sentence at a node, because only TOP is open."""
         complete: np.ndarray = self._num_children[nodes] <= 1 if self._is_binary else self._num_open[nodes] == 1
         return complete
 
     def action_log_probs(self, nodes: np.ndarray) -> np.ndarray:
-        """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE and each NT but TOP's; -inf where invalid."""
+        """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE and each NT but TOP; -inf if invalid."""
         scores = self._model.action_head(self._hidden[-1].take(self._on_device(nodes)))
         needed = 2 if self._is_binary else 1
         can_reduce = self._num_children[nodes] >= needed
@@ -90,7 +91,7 @@ class StackPool:
         return log_probs
 
     def token_states(self, nodes: np.ndarray) -> Tensor:
-        """Return ``[n, D]``: what the distribution of the next token is read from."""
+        """Return ``[n, D]``: the states that give the distribution of the next token."""
         states: Tensor = self._model.projection(self._hidden[-1].take(self._on_device(nodes)))
         return states
 
@@ -105,12 +106,12 @@ class StackPool:
         )
 
     def act(self, nodes: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Execute structural actions, given by their columns in ``action_log_probs``, and return the new nodes ``[n]``.
+        """Execute REDUCEs and NTs and return the new nodes ``[n]``.
 
-        Valid ones are supposed, and no SHIFT.
+        ``columns`` has their columns in ``action_log_probs``. All must be valid.
         """
         reduced = np.flatnonzero(columns == REDUCE)
-        below, items = nodes.copy(), columns - 1  # column 2 is the NT of label 1
+        below, items = nodes.copy(), columns - 1  # column 2 is the NT with label 1
         below[reduced], items[reduced] = self._constituents(nodes[reduced])
         is_nt = columns != REDUCE
         own = np.arange(len(self), len(self) + len(nodes))
@@ -123,7 +124,7 @@ class StackPool:
         )
 
     def compact(self, nodes: np.ndarray) -> np.ndarray:
-        """Forget all that is not under ``nodes``, and return their new numbers ``[n]``."""
+        """Keep only ``nodes`` and the nodes below them; return the new numbers ``[n]`` of ``nodes``."""
         is_kept = np.zeros(len(self), bool)
         frontier = np.unique(nodes)
         while len(frontier):
@@ -187,7 +188,7 @@ class StackPool:
         return np.arange(first, len(self))
 
     def _products_of(self, nodes: np.ndarray) -> np.ndarray:
-        """Return the rows of the recurrent products of nodes, computed where they are missing; int64 ``[n]``."""
+        """Return the rows of the recurrent products of nodes, int64 ``[n]``. Computes missing products."""
         missing = np.unique(nodes[self._product[nodes] < 0])
         if len(missing):
             at = self._on_device(missing)
@@ -198,13 +199,13 @@ class StackPool:
         return self._product[nodes]
 
     def _constituents(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what REDUCE makes of these stacks: the nodes it pushes onto, and the items it pushes."""
+        """Return the nodes that a REDUCE of these stacks pushes onto, and the items that it pushes."""
         if self._is_binary:
             num_children, labels = np.full(len(nodes), 2), np.zeros(len(nodes), np.int64)
         else:
             num_children, labels = self._num_children[nodes], self._item[self._open[nodes]]
         most = int(num_children.max(initial=0))
-        # A row is label, number of children, and the children from the right.
+        # A row has the label, the number of children, and the children from the right.
         contents = np.full((len(nodes), 2 + most), -1)
         contents[:, 0], contents[:, 1] = labels, num_children
         below = nodes.copy()
@@ -228,7 +229,7 @@ class StackPool:
         return below, items
 
     def _compose(self, contents: np.ndarray) -> None:
-        """Compute the constituents ``contents`` and give them the next item numbers, in their order."""
+        """Compute the constituents ``contents``. They get the next item numbers, in their order."""
         by_size = np.argsort(-contents[:, 1], kind="stable")
         labels, num_children = contents[by_size, 0], contents[by_size, 1]
         from_right = contents[by_size, 2:]
@@ -279,7 +280,7 @@ class _Rows:
         self._size = size
 
     def keep(self, index: Tensor) -> None:
-        """Leave these rows only, in this order; the memory stays, so that growing again touches none anew."""
+        """Keep only these rows, in this order. The memory stays allocated, so that growing again is cheap."""
         self._all[: len(index)] = self.take(index)
         self._size = len(index)
 
@@ -312,6 +313,6 @@ class _Integers:
         self._size = size
 
     def replace(self, values: np.ndarray) -> None:
-        """Have these values instead of all."""
+        """Replace all values."""
         self._all = values.astype(np.int64)
         self._size = len(values)

@@ -1,5 +1,6 @@
-"""Sizes, training options and beam search of the teacher. Imports no torch, so that ``--help`` can read it."""
+"""Define the options of the teacher: sizes, training and beam search. Imports no torch, so that ``--help`` is quick."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,22 +10,23 @@ from storage.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherConfig:
-    """Which RNNG, and how large."""
+    """The kind of RNNG and its sizes."""
 
     embed_dim: int = 256
-    """Size of token, label and constituent vectors, and of the composition's LSTM in each direction."""
+    """Size of the vectors of tokens, labels and constituents, and of each direction of the composition's LSTM."""
     hidden_dim: int = 256
-    """Size of the stack LSTM; where it differs from --embed-dim a projection stands before the vocabulary."""
+    """Size of the stack LSTM. If it differs from --embed-dim, a projection comes before the vocabulary."""
     num_layers: int = 2
-    """Layers of the stack LSTM."""
+    """Number of layers of the stack LSTM."""
     strategy: Literal["top-down", "binary"] = "top-down"
-    """Labelled trees, generated top-down; or unlabelled binary ones, by SHIFT and REDUCE (docs/teacher.md)."""
+    """Trees to generate. top-down: labelled trees. binary: unlabelled binary trees, by SHIFT and REDUCE. See
+    docs/teacher.md."""
     branching: Literal["left", "right"] = "right"
-    """With --strategy binary, how constituents of more than two children are binarised."""
+    """Direction in which --strategy binary pairs the children of a constituent with more than two."""
     composition: Literal["bilstm", "attention", "treelstm"] = "bilstm"
-    """How a constituent's vector is made of its children's; treelstm is for --strategy binary."""
+    """Function that makes a constituent's vector from those of its children. treelstm needs --strategy binary."""
     dropout: float = 0.3
-    """Dropout on what is pushed, between layers and before the outputs; never on stored stack states."""
+    """Dropout on pushed vectors, between layers and before the outputs, never on stored stack states."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -50,22 +52,22 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherTrainConfig(TrainConfig):
-    """How ``train-teacher`` trains."""
+    """The options of ``train-teacher``'s training."""
 
     lr: float = 1e-2
-    """Peak learning rate of AdamW; see docs/decisions/0004."""
+    """Peak learning rate of AdamW (docs/decisions/0004)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BeamConfig:
-    """How widely the trees of a sentence are searched; see ``teacher.beam``."""
+    """The sizes of the beam search over the trees of a sentence; see ``teacher.beam``."""
 
     beam: int = 50
-    """Beam search: successors of a sentence's hypotheses that survive each action, and hypotheses in the mixture."""
+    """Beam search: number of hypotheses per sentence that survive each action, and that the mixture sums over."""
     word_beam: int = 10
-    """Beam search: hypotheses that are kept after each token."""
+    """Beam search: number of hypotheses per sentence that are kept after each token."""
     max_actions: int = 16
-    """Beam search: most NTs and REDUCEs between two tokens: 99.9 % of tokens in GUM's trees have no more."""
+    """Beam search: largest number of NTs and REDUCEs between two tokens. 99.9 % of the tokens in GUM need no more."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -75,3 +77,19 @@ class BeamConfig:
         ]
         if problems:
             raise ConfigError("beam search: " + "; ".join(problems))
+
+
+def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
+    """Refuse sizes of the beam search where no search is made.
+
+    Args:
+        sizes: The fields of ``BeamConfig`` that were given.
+        needed: The option that asks for a search.
+
+    Raises:
+        ConfigError: If any size was given.
+    """
+    if flags := ", ".join("--" + name.replace("_", "-") for name in sizes):
+        raise ConfigError(
+            f"{flags}: sizes of a beam search, which only {needed} makes; give {needed}, or leave {flags} out"
+        )

@@ -1,7 +1,7 @@
-"""Does transformers give what this project gives? A program of its own: python compat_check.py EXPECTED.json.
+"""Check that transformers computes the same as this project. Run as a program: python compat_check.py EXPECTED.json.
 
-It imports transformers and torch and nothing of the project, so that it runs where only these are installed
-(``make compat``). ``tests/compat_expected.py`` writes what it reads.
+The program imports transformers and torch, and no module of the project. It therefore runs in an environment that has
+only these two (``make compat``). ``tests/compat_expected.py`` writes EXPECTED.json.
 """
 
 import json
@@ -17,21 +17,23 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-5
-"""Of logits and of nats a token, both of order 1 to 10: float32 sums in other orders."""
+"""Largest allowed difference of a logit, and of nats per token. These values are of order 1 to 10.
+
+The two programs add float32 values in different orders."""
 
 
 class DifferenceError(AssertionError):
-    """Something is not as expected."""
+    """A value differs from the expected value."""
 
 
 def expect(what: str, found: Any, expected: Any) -> None:
-    """Raise ``DifferenceError`` naming what differs."""
+    """Raise a ``DifferenceError`` that names ``what`` if ``found`` differs from ``expected``."""
     if found != expected:
         raise DifferenceError(f"{what}: {found!r}, expected {expected!r}")
 
 
 def check(folder: str, expected: dict[str, Any]) -> list[str]:
-    """Compare an exported folder with what is expected of it; return what was seen, a line each."""
+    """Compare an exported folder with the expected values. Return one line per thing that was compared."""
     with torch.no_grad():
         return [*check_tokenizer(folder, expected), *check_model(folder, expected)]
 
@@ -94,7 +96,7 @@ def check_model(folder: str, expected: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Check the export that EXPECTED.json names; status 1 and a line if it differs."""
+    """Check the export that EXPECTED.json names. If it differs, print one line and exit with status 1."""
     expected = json.loads(Path(sys.argv[1]).read_bytes())
     print(f"transformers {transformers.__version__}, torch {torch.__version__}: {expected['export']}")
     try:

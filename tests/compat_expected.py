@@ -1,7 +1,8 @@
-"""What this project computes of an exported student, for ``tests/compat_check.py``: python -m tests.compat_expected.
+"""Write the values that this project computes with an exported student: python -m tests.compat_expected.
 
-Model and tokenizer are made from the exported files by our own classes, transformers is not imported. Without
---export a small student is trained and exported first.
+``tests/compat_check.py`` compares transformers with these values. The project's own classes load the model and the
+tokenizer from the exported files; transformers is not imported. Without --export, the program first trains and exports
+a small student.
 """
 
 import argparse
@@ -31,11 +32,11 @@ TEXTS = (
     " two  spaces, and one at the end ",
 )
 PROMPT = 0
-"""The text to go on from."""
+"""Index of the text from which the model generates."""
 
 
 def load_export(folder: Path) -> tuple[Student, Tokenizer]:
-    """Return the student and the tokenizer of an exported folder as the project's own classes."""
+    """Load the student and the tokenizer of an exported folder with the project's own classes."""
     config = json.loads((folder / "config.json").read_bytes())
     sizes = StudentConfig(
         vocab_size=config["vocab_size"], embed_dim=config["n_embd"], num_blocks=config["n_layer"],
@@ -53,7 +54,7 @@ def load_export(folder: Path) -> tuple[Student, Tokenizer]:
 
 @torch.no_grad()
 def expected_of(folder: Path) -> dict[str, object]:
-    """Return ids, logits and surprisals of ``TEXTS``; surprisals are of the tokens and of the end after them."""
+    """Return ids, logits and surprisals of ``TEXTS``. Surprisals include the ``<eos>`` after the tokens."""
     student, tokenizer = load_export(folder)
     ids = [tokenizer.encode(text) for text in TEXTS]
     surprisals = NextTokenScorer(student, eos_id=tokenizer.eos_id).log_probs([np.array(each, np.int64) for each in ids])
@@ -85,7 +86,7 @@ def _trained_and_exported(out: Path) -> None:
 
 
 def main() -> None:
-    """Write WORK/expected.json, of --export or of WORK/export, which is then made anew."""
+    """Write WORK/expected.json for the folder --export. Without --export, make WORK/export again and use it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--export", type=Path)

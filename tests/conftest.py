@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests."""
+"""Define the fixtures that all tests share."""
 
 import os
 from pathlib import Path
@@ -8,25 +8,25 @@ from hypothesis import settings
 
 from tests.processes import run_cli
 
-# Small tensors gain nothing from threads, and several test processes at once lose much by them. Set before torch loads.
+# Threads do not speed up small tensors, and they slow down several test processes at once. Set this before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
-# The same sums on every machine.
+# Hide GPUs, so that sums are the same on every machine.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-# A busy machine is no failure.
+# A slow example on a busy machine is not a failure.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
 def soak_factor() -> int:
-    """How many times as long tests of faults last: 1, or what ``make soak`` says."""
+    """Return by how much to multiply the length of the fault tests: 1, or the factor that ``make soak`` sets."""
     return int(os.environ.get("RNNG_DISTILL_SOAK", "1"))
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real treebanks (gum, craft, masc) and BLiMP; tests that want them skip where there are none."""
+    """Return the folder of real treebanks (gum, craft, masc) and BLiMP. Skip the test if there is no such folder."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("RNNG_DISTILL_TREEBANKS", beside))
     if not folder.is_dir():
@@ -36,7 +36,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What most commands start from, in a folder: corpus, tokenizer.json, dataset, a teacher of a few steps."""
+    """Make a folder with the inputs of most commands: corpus, tokenizer.json, dataset, and a teacher of a few steps."""
     folder = tmp_path_factory.mktemp("small-world")
     run_cli("sample-corpus", folder / "corpus", "--num-sentences", 600)
     tokenizer = folder / "tokenizer.json"

@@ -1,4 +1,4 @@
-"""Made-up runs with results by item, for tests of what compares them: no model is behind them."""
+"""Write made-up runs with results and item rows, for tests of comparisons. The figures come from no model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ SENTENCES = "perplexity-dev"
 
 
 def write_run(path: Path, *, seed: int, **changes: Any) -> Path:
-    """Write a student's run without a dump; ``changes`` are of its options, or ``dump`` and ``fingerprints``."""
+    """Write a student's run without a dump. ``changes`` replace options, or are ``dump`` and ``fingerprints``."""
     path.mkdir(parents=True)
     options = {"seed": seed, "lr": 0.001, "alpha": 0.7, "temperature": 1.0, "targets": "none", "threads": 1}
     described = {
@@ -36,7 +36,7 @@ def write_run(path: Path, *, seed: int, **changes: Any) -> Path:
 
 
 def from_dump(manifest: str, teacher: str, **schema: Any) -> dict[str, Any]:
-    """Return what a run says that learned from a dump of some manifest, written by some teacher."""
+    """Return the ``changes`` of a run that learned from a dump with this manifest, written by this teacher."""
     about = {"k": 8, "condition": "none", "fingerprints": {"dataset": "d" * 64, "teacher": teacher}} | schema
     return {"dump": {"path": "dump", "schema": about}, "fingerprints": {"manifest": manifest * 64}, "targets": "dump"}
 
@@ -47,7 +47,7 @@ def record_of(path: Path) -> RunRecord:
 
 
 def add_pairs(run: Path, outcomes: Mapping[str, Sequence[int]], *, eos: bool = False) -> None:
-    """Record minimal pairs, by paradigm: 1 for right, 0 for wrong, -1 for a tie."""
+    """Write a result of minimal pairs. ``outcomes`` has 1 for right, 0 for wrong and -1 for a tie, by paradigm."""
     bad = {1: -11.0, 0: -9.0, -1: -10.0}
     rows = [
         {"paradigm": name, "pair": i, "good": -10.0, "bad": bad[outcome]}
@@ -71,7 +71,7 @@ def add_pairs(run: Path, outcomes: Mapping[str, Sequence[int]], *, eos: bool = F
 
 
 def add_suites(run: Path, outcomes: Mapping[str, Sequence[int]]) -> None:
-    """Record SyntaxGym suites, as ``add_pairs``."""
+    """Write a result of SyntaxGym suites. ``outcomes`` is coded as in ``add_pairs``."""
     names = {1: "right", 0: "wrong", -1: "tie"}
     rows = [
         {"suite": suite, "item": i + 1, "outcome": names[outcome]}
@@ -93,7 +93,7 @@ def add_sentences(
     name: str = "dev",
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> PerplexityFigure:
-    """Record the perplexity of sentences of two words and ten bytes each; return its figure."""
+    """Write a perplexity result and return its figure. Each sentence has two words and ten bytes."""
     figure = PerplexityFigure(
         distribution=distribution,
         num_sentences=len(log_probs),

@@ -1,9 +1,10 @@
-"""Feed the readers of trees whatever a coverage-guided fuzzer thinks of; a program of its own, run by ``make soak``.
+"""Fuzz the readers of trees with a coverage-guided fuzzer. This is a program of its own, which ``make soak`` runs.
 
     python -m tests.fuzz_trees [-max_total_time=60] [CORPUS_FOLDER]
 
-Says so and ends well where atheris is not installed. What is claimed is in ``check``, which test_tree_fuzz.py calls
-with what hypothesis thinks of: any bytes are trees, or a MalformedTreeError or InputError; nothing else is raised.
+Without atheris the program prints a message and ends without an error. ``check`` asserts that any bytes are trees, or
+raise MalformedTreeError or InputError, and never another error. test_tree_fuzz.py calls ``check`` with examples of
+hypothesis.
 """
 
 import sys
@@ -27,7 +28,7 @@ SEEDS = (
 
 
 def check(path: Path) -> None:
-    """Assert what holds for any file."""
+    """Assert the properties of any file."""
     check_text(path.read_bytes().decode(errors="replace"))
     num_pieces = 0
     try:
@@ -52,13 +53,13 @@ def check(path: Path) -> None:
 
 
 def check_text(text: str) -> None:
-    """Assert what holds for any text."""
+    """Assert the properties of any text."""
     looks_like_trees(text)
     try:
         tree = parse_tree(text)
     except MalformedTreeError:
         return
-    if all(start < stop for _, start, stop in tree.phrases):  # where an empty phrase stands, a Tree cannot say
+    if all(start < stop for _, start, stop in tree.phrases):  # a Tree does not store the place of an empty phrase
         assert parse_tree(format_tree(tree)) == tree
     try:
         normal = normalise_tree(tree)
@@ -70,9 +71,9 @@ def check_text(text: str) -> None:
 
 
 def main() -> None:
-    """Fuzz until told to stop."""
+    """Fuzz until the fuzzer is stopped."""
     if find_spec("atheris") is None:
-        print("atheris is not installed: trees are not fuzzed. pip install -e .[dev] brings it")
+        print("atheris is not installed: trees are not fuzzed. Install it with pip install -e .[dev]")
         return
     import atheris
 

@@ -1,9 +1,9 @@
-"""Kill dumps at random instants and finish them; run by test_dump_faults in a process of its own, since it forks.
+"""Kill dumps at random instants and finish them. test_dump_faults runs this program as a process, because it forks.
 
     python -m tests.kill_dumps SMALL_WORLD FOLDER REFERENCE_DIGEST NUM_KILLS SEED
 
-Each attempt forks 1 to 3 processes and kills them all at a random instant. A dump that survives is compared with the
-reference and a new one is begun. Prints one line of JSON.
+Each attempt forks 1 to 3 processes and kills them all at a random instant. If the dump is complete before that, the
+program compares it with the reference and begins a new dump. It prints one line of JSON.
 """
 
 import json
@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from pipeline.dumping.dump_config import DumpConfig
-from teacher.teacher_source import dump_teacher
+from pipeline.dumping.dump_source import dump_run
+from teacher.teacher_commands import dump_source
 from tests.killing import attempt
 from tests.processes import store_digest
 
@@ -22,14 +23,14 @@ CONFIG = DumpConfig(k=16, temperatures=(1.0, 2.0), shard_positions=384, batch_to
 
 
 def main() -> None:
-    """Kill so many dumps, and finish the last one."""
+    """Kill NUM_KILLS attempts, then finish the last dump."""
     world, folder, expected = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     num_kills, generator = int(sys.argv[4]), random.Random(int(sys.argv[5]))
     out = folder / "dump"
     start = time.monotonic()
 
     def dump() -> None:
-        dump_teacher(world / "dataset", world / "teacher", out, CONFIG)
+        dump_run(world / "dataset", dump_source(world / "teacher", beam={}), out, CONFIG)
 
     attempt(dump, 2, log=folder / "log", patience_s=None)
     whole_s = time.monotonic() - start

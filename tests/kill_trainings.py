@@ -1,10 +1,11 @@
-"""Kill trainings, or stop them by SIGTERM, at random instants and go on with them; run by test_training_faults.
+"""Kill trainings, or stop them by SIGTERM, at random instants, and resume them. test_training_faults runs this program.
 
     python -m tests.kill_trainings SMALL_WORLD FOLDER NUM_KILLS SEED
 
-``exact``: one process, dropout, everything the same to the last bit. ``mixed``: one process or two, whatever comes, no
-dropout, losses the same to 1e-5. Each until so many were killed; one that survives is compared with the reference and
-a new one is begun. Prints one line of JSON.
+``exact`` trainings have one process and dropout, and must be bit-identical. ``mixed`` trainings have no dropout; each
+attempt has one or two processes at random, and losses must agree to 1e-5. Both go on until NUM_KILLS attempts were
+killed (``mixed``: half as many). If a training finishes before it is killed, the program compares it with the reference
+and begins a new training. It prints one line of JSON.
 """
 
 import functools
@@ -21,17 +22,18 @@ from typing import Any
 import torch
 
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_source import dump_run
 from pipeline.runtime.run_directory import checkpoint_names
 from storage.locations import open_folder
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
+from teacher.teacher_commands import dump_source
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
-from teacher.teacher_source import dump_teacher
 from teacher.train_teacher import train_teacher
 from tests.killing import attempt
 
-# Rows, evaluations, checkpoints and those at numbers of words at steps of their own; a step of several batches; an
-# epoch's end in between.
+# Rows, evaluations, checkpoints and word checkpoints fall on different steps. A step has several batches, and an epoch
+# ends in between.
 TRAINING: dict[str, Any] = {
     "max_steps": 18, "accumulate_batches": 2, "batch_tokens": 400, "eval_every": 9, "checkpoint_every": 3,
     "log_every": 5, "warmup_steps": 4, "threads": 1, "device": "cpu", "word_checkpoints": ("1k", "2k", "2100"),
@@ -40,11 +42,12 @@ TIMES = {"elapsed_s", "positions_per_s", "data_wait_s", "data_wait_share", "mode
 
 
 def main() -> None:
-    """Kill so many trainings of either sort, of teacher and of student, and finish the last of each."""
+    """Kill trainings of both sorts, of teacher and student, and finish the last training of each."""
     world, folder, num_kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    torch.optim.AdamW([torch.zeros(1)])  # the first one imports for seconds: here, and in no child
+    torch.optim.AdamW([torch.zeros(1)])  # the first optimiser imports for seconds; do it here once, not in each child
     config = DumpConfig(k=8, shard_positions=2048, device="cpu")
-    work = functools.partial(dump_teacher, world / "dataset", world / "teacher", folder / "dump", config)
+    source = dump_source(world / "teacher", beam={})
+    work = functools.partial(dump_run, world / "dataset", source, folder / "dump", config)
     attempt(work, 1, log=folder / "log", patience_s=None)
     counts = {}
     for kind in ("teacher", "student"):
@@ -55,7 +58,7 @@ def main() -> None:
 
 
 class Trial:
-    """A training that is killed again and again."""
+    """A training that is killed and resumed again and again."""
 
     def __init__(self, kind: str, world: Path, folder: Path, sort: str) -> None:
         self.sort, self.log = sort, folder / "log"
@@ -90,7 +93,7 @@ class Trial:
         return attempt(lambda: self.begin(self.run_path), size, log=self.log, patience_s=patience_s, by=by)
 
     def compare(self, counts: dict[str, int]) -> None:
-        """Compare the run with the one that nothing interrupted, and remove it."""
+        """Compare the run with the uninterrupted run, then remove it."""
         found, expected = _rows(self.run_path), _rows(self.expected)
         assert [row.keys() for row in found] == [row.keys() for row in expected]
         if self.sort == "exact":

@@ -1,6 +1,6 @@
-"""Fork processes that join each other as under torchrun, and kill them after a while.
+"""Fork processes that form a group as under torchrun, and kill them after a while.
 
-Everything is imported once, before: an attempt then costs a tenth of a second more than its work.
+The parent imports all modules once, before it forks. An attempt then takes only a tenth of a second more than its work.
 """
 
 import os
@@ -20,7 +20,10 @@ def attempt(
     patience_s: float | None,
     by: signal.Signals = signal.SIGKILL,
 ) -> bool:
-    """Do ``work`` in so many processes; return whether they were killed before the end. None: they never are."""
+    """Do ``work`` in ``size`` processes. Return whether they were killed before they had finished.
+
+    ``patience_s`` is the time until they are killed. None: they are never killed.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

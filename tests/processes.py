@@ -1,4 +1,4 @@
-"""Start the command line as a user would: in one process, or in several that find each other."""
+"""Start the command line as a user does: in one process, or in several processes that form a group."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ def store_digest(store: Path) -> str:
 
 
 def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end; show what it printed where it did not end as expected."""
+    """Run one command to its end. Assert that it succeeds (``fails``: fails), and show its output if not."""
     process = start_cli(*arguments)[0]
     out, err = process.communicate(timeout=240)
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -29,9 +29,9 @@ def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProc
 
 
 def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = ()) -> list[subprocess.Popen[str]]:
-    """Start a command in so many processes, as torchrun would, so that each can be killed.
+    """Start a command in ``processes`` processes, as torchrun does. The caller can kill each of them.
 
-    ``last`` has a last argument for each process, where they differ.
+    ``last`` gives each process its own last argument.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -52,7 +52,7 @@ def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = (
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> None:
-    """Wait for all to end well."""
+    """Wait for all processes and assert that they succeed."""
     for process in processes:
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err

@@ -1,6 +1,7 @@
-"""The slow, obvious RNNG: one action at a time, one sentence at a time, a Python list as its stack.
+"""Compute the RNNG in the slow, obvious way: one action and one sentence at a time, with a Python list as the stack.
 
-It reads the weights of ``teacher.rnng.Rnng`` and nothing else of it; the level-parallel model must equal it.
+This reference uses only the weights and the configuration of ``teacher.rnng.Rnng``. The level-parallel model must give
+the same values.
 """
 
 from dataclasses import dataclass, field
@@ -14,22 +15,22 @@ from teacher.rnng import Rnng
 State = list[tuple[Tensor, Tensor]]
 """Hidden and cell state of each layer of the stack LSTM."""
 Value = tuple[Tensor, Tensor | None]
-"""The vector of a token or constituent; and its cell, which only a TreeLSTM has."""
+"""The vector of a token or constituent, and its cell state. Only a TreeLSTM has cell states."""
 
 
 @dataclass
 class Element:
-    """Something on the stack, and the state after pushing it."""
+    """An element of the stack, and the stack LSTM's state after the push."""
 
     label: int | None
-    """Of an open nonterminal."""
+    """The label of an open nonterminal; None for a token or constituent."""
     value: Value
     state: State
 
 
 @dataclass
 class Parser:
-    """A sentence half made."""
+    """A partial sentence with its stack."""
 
     model: Rnng
     stack: list[Element] = field(default_factory=list)
@@ -90,7 +91,7 @@ class Parser:
             while self.stack[-1].label is None:
                 children.append(self.stack.pop().value)
             label = self.stack.pop().label
-        if self.stack:  # what the last REDUCE composes is never looked at
+        if self.stack:  # no action follows the last REDUCE, so its constituent is not needed
             self._push(None, compose(self.model, label, children[::-1]))
 
     def _scaled(self, vector: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class Parser:
 def sentence_log_probs(model: Rnng, tokens: list[int], actions: list[int]) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities of all actions ``[T]`` and of all tokens, ``<eos>`` included, ``[n + 1]``.
 
-    ``actions`` are top-down; a binary model's are made from them.
+    ``actions`` are top-down actions. For a binary model they are first turned into binary actions.
     """
     words = [*tokens, model.eos_id]
     if model.config.strategy == "binary":
@@ -131,7 +132,7 @@ def sentence_log_probs(model: Rnng, tokens: list[int], actions: list[int]) -> tu
 
 
 def binarised(actions: list[int], branching: str) -> list[int]:
-    """Return a sentence's binary actions: build the tree, pair children up, write it down again."""
+    """Return a sentence's binary actions: build the tree, pair up its children, and list the new tree's actions."""
     stack: list[list] = []
     for action in actions[:-2]:
         if action == SHIFT:
@@ -154,7 +155,7 @@ def _paired(children: list[list[int]], branching: str) -> list[int]:
 
 
 def compose(model: Rnng, label: int, children: list[Value]) -> Value:
-    """Return what a constituent is made into."""
+    """Return the vector (and cell state) of a constituent, computed from its label and children."""
     return {"bilstm": _compose_bilstm, "attention": _compose_attention, "treelstm": _compose_treelstm}[
         model.config.composition
     ](model.composition, label, children)

@@ -1,6 +1,7 @@
-"""All trees of a short sentence, and the slow, obvious beam search: one hypothesis, one action at a time.
+"""Enumerate all trees of a short sentence, and search with a slow, obvious beam: one hypothesis, one action at a time.
 
-Neither drops anything early. Both are told by ``max_actions`` how many NTs and REDUCEs may stand between two tokens.
+Neither function drops a hypothesis early. In both, ``max_actions`` is the largest number of NTs and REDUCEs between two
+tokens.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tests.reference import Parser
 
 @dataclass
 class Hypothesis:
-    """A sentence half made, and how it came about."""
+    """A partial sentence, and the actions that led to it."""
 
     parser: Parser
     actions: list[int]
@@ -34,13 +35,13 @@ class Hypothesis:
         return sum(element.label is not None for element in self.parser.stack) == 1
 
     def successors(self, *, shift_only: bool) -> Iterator[tuple[int, float]]:
-        """Valid actions with the scores of what they lead to, in the order SHIFT, REDUCE, NTs."""
+        """Yield each valid action with the score after it, in the order SHIFT, REDUCE, NTs."""
         for action in sorted(self.parser.valid_actions(ended=False)):
             if action == SHIFT or not shift_only:
                 yield action, self.score + float(self.parser.action_log_prob(action, ended=False))
 
     def after(self, action: int, score: float, token: int | None = None) -> "Hypothesis":
-        """This hypothesis after an action; a SHIFT is executed with its token only."""
+        """Return the hypothesis after an action. A SHIFT needs its token."""
         parser = Parser(self.parser.model, list(self.parser.stack))
         if action == SHIFT:
             assert token is not None
@@ -54,7 +55,7 @@ class Hypothesis:
 
 @dataclass
 class Found:
-    """As ``teacher.beam.BeamResult``, of one sentence, and the mixtures themselves."""
+    """The result for one sentence: the same values as ``teacher.beam.BeamResult``, and also the mixtures."""
 
     mixtures: list[Tensor] = field(default_factory=list)
     prefix_log_probs: list[float] = field(default_factory=list)
@@ -64,7 +65,10 @@ class Found:
     parse_log_prob: float = -torch.inf
 
     def add(self, candidates: list[tuple[Hypothesis, float]], token: int, *, is_last: bool) -> list[Hypothesis]:
-        """Note what candidates, each with its score after SHIFT, say of a position; return them with its token."""
+        """Record the mixture of the candidates at a position. Return the candidates after they have shifted its token.
+
+        Each candidate comes with its score after SHIFT.
+        """
         scores = torch.tensor([score for _, score in candidates])
         weights = scores.softmax(0)
         rows = torch.stack([hypothesis.parser.token_log_probs() for hypothesis, _ in candidates])
@@ -83,7 +87,7 @@ class Found:
 
 
 def enumerate_trees(model: Rnng, tokens: list[int], max_actions: int) -> Found:
-    """Sums over all trees within the cap."""
+    """Return sums over all trees with at most ``max_actions`` actions between two tokens."""
 
     def reaching_shift(hypothesis: Hypothesis, num_left: int) -> Iterator[tuple[Hypothesis, float]]:
         for action, score in hypothesis.successors(shift_only=num_left == 0):
@@ -100,7 +104,7 @@ def enumerate_trees(model: Rnng, tokens: list[int], max_actions: int) -> Found:
 
 
 def beam_search(model: Rnng, tokens: list[int], config: BeamConfig) -> Found:
-    """What ``teacher.beam`` says it does, in its words."""
+    """Search as the docstring of ``teacher.beam`` describes it, step by step."""
     found, hypotheses = Found(), [Hypothesis.first(model)]
     for t, token in enumerate([*tokens, model.eos_id]):
         candidates: list[tuple[Hypothesis, float]] = []
@@ -120,7 +124,7 @@ def beam_search(model: Rnng, tokens: list[int], config: BeamConfig) -> Found:
 
 
 def binary_phrases(actions: list[int]) -> list[tuple[int, int, int]]:
-    """The phrases that binary actions build: TOP, and one of label 1 for each REDUCE but the last."""
+    """Return the phrases that binary actions build: TOP, and one phrase of label 1 for each REDUCE but the last."""
     stack: list[tuple[int, list]] = []
     position = 0
     for action in actions[1:-2]:

@@ -1,4 +1,4 @@
-"""Random sentences with trees, as token ids and oracle actions."""
+"""Generate random sentences with trees, as token ids and oracle actions."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -11,11 +11,11 @@ VOCAB_SIZE = 23
 EOS_ID = 1
 
 Sentence = tuple[list[int], list[int]]
-"""Token ids, and actions."""
+"""Token ids and oracle actions of a sentence."""
 
 
 def actions_of(children: list) -> list[int]:
-    """Oracle actions of a phrase's children: None is a token, (label, children) a constituent."""
+    """Return the oracle actions of a phrase's children. None is a token; (label, children) is a constituent."""
     actions = []
     for child in children:
         actions += [SHIFT] if child is None else [FIRST_NT + child[0], *actions_of(child[1]), REDUCE]
@@ -23,14 +23,14 @@ def actions_of(children: list) -> list[int]:
 
 
 def sentence(children: list, tokens: list[int] | None = None) -> Sentence:
-    """A sentence from the children of TOP; tokens count up where none are given."""
+    """Return a sentence made from the children of TOP. Without ``tokens``, the token ids count up from 2."""
     actions = [FIRST_NT, *actions_of(children), SHIFT, REDUCE]
     num_tokens = actions.count(SHIFT) - 1
     return (tokens or [2 + i % (VOCAB_SIZE - 2) for i in range(num_tokens)]), actions
 
 
 def phrases() -> st.SearchStrategy:
-    """Children of a phrase: never empty."""
+    """Generate the children of a phrase. A phrase has at least one child."""
     return st.recursive(
         st.lists(st.none(), min_size=1, max_size=4),
         lambda inner: st.lists(st.none() | st.tuples(st.integers(1, NUM_LABELS - 1), inner), min_size=1, max_size=4),
@@ -39,7 +39,7 @@ def phrases() -> st.SearchStrategy:
 
 
 def sentences() -> st.SearchStrategy[Sentence]:
-    """Sentences of any shape, the one-token sentence among them."""
+    """Generate sentences of any shape, including the sentence with one token."""
     return phrases().map(sentence)
 
 
@@ -51,7 +51,7 @@ CORNER_CASES = [UNARY_CHAIN, WIDE, ONE_TOKEN, DEEP]
 
 
 def batch(some: list[Sentence]) -> tuple[Ragged, Ragged]:
-    """Tokens and actions of sentences."""
+    """Return the tokens and the actions of sentences."""
     return (
         Ragged.from_lists([tokens for tokens, _ in some], np.uint16),
         Ragged.from_lists([actions for _, actions in some], np.uint8),

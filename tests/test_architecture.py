@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: imports go down, storage is torch-free, ``--help`` is quick."""
+"""Check the rules of the code base: imports go down, storage never imports torch, ``--help`` is quick, and others."""
 
 import ast
 import inspect
@@ -51,11 +51,12 @@ FLOORS = (
     ("pipeline/corpus/text", "pipeline/corpus/sample"),
     ("pipeline/runtime",),
 )
-"""The rooms of ``pipeline``, top floor first. Modules import from their own room and from floors below it."""
+"""The folders of ``pipeline`` on each floor, top floor first. A module may import from its own folder and from lower
+floors."""
 
 
 def room_of(path: Path) -> tuple[int, str]:
-    """Return the floor and the room of a file, or of the file of an imported module."""
+    """Return the floor and the folder of FLOORS that contain a file."""
     inside = path.relative_to(ROOT).as_posix()
     for floor, rooms in enumerate(FLOORS):
         for room in rooms:
@@ -65,7 +66,7 @@ def room_of(path: Path) -> tuple[int, str]:
 
 
 def imported_modules(file: Path) -> set[Path]:
-    """Return the files of this repository that a file imports, wherever in the file it does."""
+    """Return the files of this repository that a file imports, at its top or inside functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -90,7 +91,7 @@ def test_imports_inside_pipeline_go_down() -> None:
                 assert is_below, f"{file.relative_to(ROOT)} imports {imported.relative_to(ROOT)}"
 
 
-def test_each_module_has_a_name_of_its_own() -> None:
+def test_no_two_modules_have_the_same_name() -> None:
     files = [file for package in ALLOWED for file in (ROOT / package).rglob("*.py") if file.name != "__init__.py"]
     names = [file.name for file in files]
     assert not {name for name in names if names.count(name) > 1}
@@ -110,7 +111,7 @@ def test_nothing_imports_pickle_or_calls_eval() -> None:
                     assert node.func.id not in {"eval", "exec"}, f"{file}:{node.lineno}"
 
 
-def test_only_the_distributed_module_knows_torchrun_and_cuda() -> None:
+def test_only_the_distributed_module_mentions_torchrun_variables_and_cuda() -> None:
     for package in ALLOWED:
         for file in (ROOT / package).rglob("*.py"):
             if file == ROOT / "pipeline" / "runtime" / "distributed.py":
@@ -152,3 +153,22 @@ def test_every_command_has_an_example() -> None:
     for name, command in found.items():
         _, _, example = inspect.cleandoc(command.help or "").partition("\b\nExample: ")
         assert f"cli.py {name} " in example, f"{name} has no example of itself"
+
+
+def test_training_a_student_loads_nothing_of_evaluation() -> None:
+    script = (
+        "import sys, student.train_student\n"
+        "loaded = [name for name in sys.modules if name.startswith('pipeline.evaluation')]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["open_scorer", "evaluate_perplexity", "dump_source", "verify_recomputing"])
+def test_teacher_and_student_have_the_same_entry_points(name: str) -> None:
+    from student import student_commands
+    from teacher import teacher_commands
+
+    expected, found = (inspect.signature(getattr(module, name)) for module in (teacher_commands, student_commands))
+    assert list(found.parameters.values()) == list(expected.parameters.values())

@@ -1,1 +1,1 @@
-"""From treebank and raw text to token ids and oracle actions."""
+"""Turn treebanks and raw text into datasets of token ids and oracle actions."""

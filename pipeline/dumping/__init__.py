@@ -1,1 +1,1 @@
-"""Dump the next-token distributions of any model, plan a dump, and compute it again."""
+"""Dump the next-token distributions of any model, plan a dump, and verify it by recomputing."""

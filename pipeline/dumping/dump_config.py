@@ -1,43 +1,51 @@
-"""Options of the dump. Imports no torch, so that ``--help`` can read it."""
+"""Define the options of ``dump-teacher``. This module imports no torch, so that ``--help`` is quick."""
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from storage.errors import ConfigError
 
 Condition: TypeAlias = Literal["tree", "beam", "none"]
-"""What distributions are given beside the words before; see ``condition`` in `storage.dump.schema`."""
+"""What the distributions depend on besides the previous words; see ``condition`` in `storage.dump.schema`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpConfig:
-    """What ``dump-teacher`` writes, and how it is computed."""
+    """What ``dump-teacher`` writes, and how it is computed.
+
+    A field that also describes the dump has the name and meaning of the same field of ``DumpSchema``.
+    """
 
     split: str = "train"
-    """Which split of the dataset."""
+    """Dump this split of the dataset."""
     condition: Condition = "tree"
-    """Of a teacher: given the tree so far; or the words alone, by beam search over trees, which none can leak. Of a
-    student always none, also by default: the words alone, without a search."""
+    """What the distributions of a teacher depend on. tree: the words and the tree so far. beam: the words alone; a beam
+    search sums over trees, so no tree can leak. A student knows no trees, so its condition is always none: the words
+    alone."""
     k: int = 64
-    """Tokens kept a position, most probable first; with draws, the most that are kept."""
-    select: Literal["topk", "sampled", "stratified"] = "topk"
-    """The k most probable tokens; or k draws, of which a student's gradients are unbiased; or some of either."""
+    """Keep this number of tokens per position, most probable first. With draws, fewer are kept if a draw repeats."""
+    selection: Literal["topk", "sampled", "stratified"] = field(default="topk", metadata={"aliases": ("--select",)})
+    """How to choose the tokens. topk: the k most probable. sampled: k draws, which give a student unbiased gradients.
+    stratified: the --num-top most probable tokens, and draws from the others."""
     num_top: int = 0
-    """With --select stratified, the most probable tokens kept; the other k - num-top are draws. 0: half of k."""
+    """With --selection stratified: keep this number of most probable tokens; the other k - num-top are draws. 0: half
+    of k."""
     draw_seed: int = 1
     """Seed of the draws."""
     profile: Literal["exact", "compact"] = "exact"
-    """How rows are stored: as they are, or in less than half the room at a cost of 6e-5 nats (docs/decisions/0005)."""
+    """How to store rows. exact: as computed. compact: in less than half the space, at a cost of 6e-5 nats
+    (docs/decisions/0005)."""
     temperatures: tuple[float, ...] = (1.0,)
-    """Temperatures a student may ask for, comma-separated; 1 must be among them."""
+    """Temperatures that students may use, comma-separated. 1 must be among them."""
     shard_positions: int = 65_536
-    """Positions a shard: the unit of writing, owned by one process."""
+    """Positions per shard. A shard is the unit of writing; one process computes it."""
     batch_tokens: int = 4096
-    """Positions computed at a time. Another number can change last bits, so it must match on resume."""
+    """Positions to compute at a time. It must stay the same on resume, because it can change the last bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto: a GPU if there is one."""
+    """Where to compute; auto: on a GPU if there is one."""
     threads: int = 1
-    """CPU threads a process. Another number can change last bits, so it must match on resume."""
+    """CPU threads per process. The number must stay the same on resume, because it can change the last bits."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -53,18 +61,69 @@ class DumpConfig:
         if problems:
             raise ConfigError("dump: " + "; ".join(problems))
 
+    def schema_fields(self) -> dict[str, Any]:
+        """Return the fields that ``DumpSchema`` has too, as the dump records them, with defaults resolved."""
+        values = {name: value for name, value in asdict(self).items() if name not in _COMPUTATION}
+        values["temperatures"] = (1.0, *(t for t in self.temperatures if t != 1))
+        if self.selection == "topk":
+            values |= {"num_top": self.k, "draw_seed": 0}
+        elif self.selection == "stratified":
+            values["num_top"] = self._stratified_top
+        return values
+
     @property
-    def num_exact(self) -> int:
-        """How many of the k are the exact most probable tokens; the others are draws."""
-        if self.select == "stratified":
-            return self.num_top or self.k // 2
-        return self.k if self.select == "topk" else 0
+    def _stratified_top(self) -> int:
+        return self.num_top or self.k // 2
 
     def _draw_problems(self) -> list[str]:
         if self.draw_seed < 0:
             return [f"draw-seed is {self.draw_seed}, expected at least 0"]
-        if self.num_top and self.select != "stratified":
-            return [f"num-top is {self.num_top}, expected none with select {self.select}; give --select stratified"]
-        if self.select == "stratified" and not 0 < self.num_exact < self.k:
-            return [f"num-top is {self.num_exact}, expected at least 1 and less than k ({self.k})"]
+        if self.num_top and self.selection != "stratified":
+            remedy = "Give --selection stratified"
+            return [f"num-top is {self.num_top}, expected none with selection {self.selection}. {remedy}"]
+        if self.selection == "stratified" and not 0 < self._stratified_top < self.k:
+            return [f"num-top is {self._stratified_top}, expected at least 1 and less than k ({self.k})"]
         return []
+
+
+_COMPUTATION = ("batch_tokens", "device", "threads")
+"""Options of the computation. The schema records them under ``computation``, with versions and more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DumpCommandConfig:
+    """What ``dump-teacher`` does besides writing: nothing here changes the bytes of a dump."""
+
+    take_over: bool = False
+    """For a dump in an object store: write although another process holds the lease."""
+    plan: bool = False
+    """Write nothing: time a few batches, and estimate bytes and hours."""
+    plan_processes: tuple[int, ...] = (1, 2, 4, 8)
+    """With --plan: the numbers of processes to estimate for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecomputeConfig:
+    """How ``verify`` checks a dump against its teacher."""
+
+    recompute: int = 0
+    """Also compute this many random shards of a dump again. 0: none."""
+    teacher: Path | None = None
+    """With --recompute: the run that the dump was made with."""
+    data: Path | str | None = None
+    """With --recompute: the dataset that the dump was made from."""
+    seed: int = 1
+    """With --recompute: seed for choosing the shards."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """With --recompute: where to compute. auto: on a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}, expected at least 0"
+            for name in ("recompute", "seed")
+            if getattr(self, name) < 0
+        ]
+        if self.recompute and (self.teacher is None or self.data is None):
+            problems.append("--recompute needs --teacher and --data; give both")
+        if problems:
+            raise ConfigError("verify: " + "; ".join(problems))

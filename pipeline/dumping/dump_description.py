@@ -1,6 +1,7 @@
-"""A dump told to people: who made it, from what, what it holds, how sure its teacher is, whether it is finished.
+"""Describe a dump for people: its origin, content, state, size and figures.
 
-Works on dumps that are still being written. Shards are not read; the history beside the store is, if it is there.
+This works on dumps that are still being written. It reads the manifest and, if there is one, the history next to the
+store. It does not read shards, except to verify them.
 """
 
 import json
@@ -13,15 +14,15 @@ from storage.dump.manifest import Manifest
 from storage.dump.reader import inspect_dump, verify_dump
 from storage.locations import Location, Place, as_folder
 
-_GIVEN = {"tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional"}
-"""Of what a perplexity is, by the dump's condition."""
+_DISTRIBUTIONS = {"tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional"}
+"""The distribution to which a perplexity refers, by the condition of the dump."""
 
 
 def describe_dump(location: Location) -> dict[str, Any]:
-    """Return all that is known about a dump as JSON values.
+    """Return everything that is known about a dump, as JSON values.
 
-    Beside what ``inspect_dump`` returns, ``stored_bytes`` of all files there are now, and ``history``, the events
-    that the writers logged, oldest first.
+    This adds two entries to what ``inspect_dump`` returns: ``stored_bytes``, the size of all files now, and
+    ``history``, the events that the writers logged, oldest first.
 
     Raises:
         StoreError: If there is no dump.
@@ -33,24 +34,19 @@ def describe_dump(location: Location) -> dict[str, Any]:
 
 
 def verify_dump_files(place: Place) -> dict[str, Any]:
-    """Check every byte of a dump against its manifest, with a progress line; return what the dump is.
+    """Check every byte of a dump against its manifest, with a progress line; return its figures.
 
     Raises:
         CorruptStoreError: Naming what is damaged and what to do.
     """
-    with Progress("verify", total=_size_bytes(place), unit="B") as progress:
+    statistics = Manifest.read(as_folder(place)).statistics
+    with Progress("verify", total=statistics.size_bytes if statistics else None, unit="B") as progress:
         summary = verify_dump(place, progress.update)
     return {"kind": "dump", "verified": True, **summary.to_json()}
 
 
-def _size_bytes(location: Location) -> int | None:
-    """Return the bytes of all files but the manifest, as the manifest of a complete dump says; None of another."""
-    statistics = Manifest.read(as_folder(location)).statistics
-    return statistics.size_bytes if statistics else None
-
-
 def history_events(history: bytes) -> list[dict[str, Any]]:
-    """Return the JSON objects of a history; what a killed writer left of a line is skipped."""
+    """Return the JSON objects of a history. Incomplete lines, which killed writers left, are skipped."""
     events = []
     for line in history.splitlines():
         try:
@@ -63,7 +59,7 @@ def history_events(history: bytes) -> list[dict[str, Any]]:
 
 
 def dump_for_people(about: dict[str, Any]) -> dict[str, Any]:
-    """Return what `describe_dump` returned, grouped, with names that say what figures are: about one screen."""
+    """Return the values of `describe_dump` in groups with full names, for about one screen of text."""
     schema, statistics = about["schema"], about["statistics"]
     finished = f"{about['num_finished_shards']:,} of {about['num_shards']:,} shards of {schema['shard_positions']:,}"
     groups = {
@@ -90,11 +86,11 @@ def dump_for_people(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _makers(history: list[dict[str, Any]]) -> dict[str, str]:
-    """Return who began, went on and completed it; only the last of those who went on are named."""
+    """Return who began and completed the dump, and who resumed it last."""
     begun = [event for event in history if event.get("event") == "begin"]
     completed = [event for event in history if event.get("event") == "complete"]
     if not begun:
-        return {"history": "none beside the dump"}
+        return {"history": "none next to the dump"}
     lines = {"begun": _who(begun[0])}
     if len(begun) > 1:
         lines["last resumed"] = f"{_who(begun[-1])}, start {len(begun):,}"
@@ -104,7 +100,7 @@ def _makers(history: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _plain(value: object) -> str:
-    """Return text of a file that anyone may have written, without what a terminal would obey."""
+    """Return text without control characters. A stranger may have written the file, and a terminal would obey them."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(value))
 
 
@@ -118,7 +114,7 @@ def _bytes_per_position(about: dict[str, Any]) -> str:
     num_positions = about["schema"]["num_positions"]
     if about["state"] != "complete" or not num_positions:
         return " so far"
-    return f", {about['stored_bytes'] / num_positions:,.0f} bytes a position"
+    return f", {about['stored_bytes'] / num_positions:,.0f} bytes per position"
 
 
 def _selection(schema: dict[str, Any]) -> str:
@@ -131,11 +127,13 @@ def _selection(schema: dict[str, Any]) -> str:
 
 
 def _computation(computation: dict[str, Any]) -> dict[str, str]:
-    """Return the settings in a line and the versions, which start with a digit and hold a dot, in another."""
+    """Return one line of settings and one of versions. A version is a value that starts with digits and a dot."""
     versions = {name: value for name, value in computation.items() if re.match(r"\d+\.", str(value))}
     settings = {name: value for name, value in computation.items() if name not in versions}
-    lines = {"settings": settings, "versions": versions}
-    return {what: _plain(", ".join(f"{name} {value}" for name, value in of.items())) for what, of in lines.items()}
+    groups = {"settings": settings, "versions": versions}
+    return {
+        title: _plain(", ".join(f"{name} {value}" for name, value in group.items())) for title, group in groups.items()
+    }
 
 
 def _figures(statistics: dict[str, Any], condition: str) -> dict[str, str]:
@@ -144,15 +142,15 @@ def _figures(statistics: dict[str, Any], condition: str) -> dict[str, str]:
     effective = statistics.get("mean_num_effective")
     entropy = ", ".join(f"{percent} %: {nats:.2f}" for percent, nats in quantiles.items()) if quantiles else "-"
     return {
-        f"perplexity, {_GIVEN[condition]}": f"{_figure(statistics['perplexity'])} with <eos>, "
+        f"perplexity, {_DISTRIBUTIONS[condition]}": f"{_figure(statistics['perplexity'])} with <eos>, "
         f"{_figure(statistics['perplexity_without_eos'])} without",
-        "mass of exact ids": f"{_figure(statistics['mean_kept_mass'], 4)} with <eos>, "
+        "mass of top tokens": f"{_figure(statistics['mean_kept_mass'], 4)} with <eos>, "
         f"{_figure(statistics['mean_kept_mass_without_eos'], 4)} without",
         "mass of the first k": kept or "-",
         "entropy, mean": _figure(statistics["mean_entropy_nats"])
-        + " nats a position: exact ids, and a bucket for the others",
+        + " nats per position: top tokens, and one bucket for all others",
         "entropy, quantiles": entropy,
-        **({"effective hypotheses, mean": f"{_figure(effective)} a position"} if effective is not None else {}),
+        **({"effective hypotheses, mean": f"{_figure(effective)} per position"} if effective is not None else {}),
     }
 
 

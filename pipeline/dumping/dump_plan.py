@@ -1,25 +1,22 @@
-"""What a dump will take, before it is begun: bytes by arithmetic, hours by timing a few batches. Writes nothing.
+"""Predict the size and the hours of a dump before it is begun. Nothing is written.
 
-Batches come from different places of the split, since length and depth of sentences change along it. What is not
-measured is the disk: a dump that it holds up takes longer. The hours of several processes suppose that each computes as
-fast as this one alone, on cores or a GPU of its own, and count whole shards: more processes than shards do not help.
+The size is arithmetic. The hours come from timing a few batches from different places of the split, because length and
+depth of sentences change along it. The speed of the disk is not measured, so a slow disk makes the dump take longer.
+The hours for several processes assume that each process has its own cores or GPU and is as fast as this one. They count
+whole shards, so more processes than shards do not help.
 """
 
 import itertools
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from pipeline.corpus.dataset.dataset import Dataset, Split
-from pipeline.dumping.dump_config import DumpConfig
-from pipeline.dumping.dump_loop import batch_sentences, compute_shard, dump_schema, prepare_batch
-from pipeline.dumping.next_token import NextTokenModel
+from pipeline.dumping.dump_loop import DumpJob, batch_sentences, compute_shard, prepare_batch
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.workers import usable_cores
 from storage.dump.dump_statistics import shard_figures
 from storage.dump.positions import Positions, check_positions
 from storage.dump.profiles import encoded
@@ -29,41 +26,23 @@ from storage.errors import ConfigError
 from storage.fingerprints import FileDigest
 
 NUM_BATCHES = 8
-"""Batches that are timed."""
+"""Maximum number of batches to time."""
 MEASURE_S = 20.0
-"""No further batch is begun after so many seconds."""
+"""Do not begin another batch after this number of seconds."""
 
 
-def plan_dump(
-    model: NextTokenModel,
-    dataset: Dataset,
-    config: DumpConfig,
-    *,
-    teacher: str,
-    device: torch.device,
-    processes: Sequence[int],
-    search: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """Return sizes, rates and hours of the dump that the same options would write, as JSON values.
-
-    Args:
-        model: On ``device``, in evaluation mode.
-        dataset: As for `pipeline.dumping.dump_loop.dump`.
-        config: What would be written.
-        teacher: Fingerprint of the model.
-        device: Where the model is.
-        processes: For how many processes to give the hours.
-        search: As for `pipeline.dumping.dump_loop.dump`.
+def plan_dump(job: DumpJob, processes: Sequence[int]) -> dict[str, Any]:
+    """Return size, rates and hours of a dump as JSON values. Hours are given for each number of ``processes``.
 
     Raises:
         ConfigError: If a number of processes is below 1.
     """
     if not processes or min(processes) < 1:
         raise ConfigError(f"--plan-processes is {','.join(map(str, processes))}, expected numbers of at least 1")
-    schema = dump_schema(model, dataset, config, teacher=teacher, device=device, search=search)
-    rows, seconds = _measure(model, dataset, schema, device)
+    schema = job.schema
+    rows, seconds = _measure(job)
     chunk_bytes, seconds["encode"] = _encode(schema, rows) if rows is not None else (0.0, 0.0)
-    size, rates = _size_bytes(schema, chunk_bytes), _rates(seconds, rows, config.threads)
+    size, rates = _size_bytes(schema, chunk_bytes), _rates(seconds, rows, job.config.threads)
     num_positions = schema.num_positions
     return {
         "split": schema.split,
@@ -79,22 +58,21 @@ def plan_dump(
     }
 
 
-def _measure(
-    model: NextTokenModel, dataset: Dataset, schema: DumpSchema, device: torch.device
-) -> tuple[Positions | None, dict[str, float]]:
-    """Compute a few batches; return their rows (None of an empty split) and seconds a position of each stage."""
-    split, seconds = dataset.split(schema.split), {"prepare": 0.0, "compute": 0.0}
-    chosen = _places(split, schema)
+def _measure(job: DumpJob) -> tuple[Positions | None, dict[str, float]]:
+    """Compute a few batches; return their rows (None for an empty split), and seconds per position of each stage."""
+    seconds = {"prepare": 0.0, "compute": 0.0}
+    chosen = _places(job)
     parts = []
     start = time.perf_counter()
     with Progress("plan", total=len(chosen), unit="batches") as progress:
-        # The first is computed twice: what happens once only, as memory is first touched, is not counted.
+        # The first batch is computed twice and the first time is not counted, because memory is then touched first.
         for number, (shard, sentences) in enumerate(itertools.chain(chosen[:1], chosen)):
             begin = time.perf_counter()
-            batch = prepare_batch(model, split, schema, shard, sentences, eos_id=dataset.tokenizer.eos_id)
+            batch = prepare_batch(job, shard, sentences)
             prepared = time.perf_counter()
-            alone = _of_positions(schema, len(batch.gold))
-            rows = compute_shard(model, alone, 0, [replace(batch, shard=0, first=0)], device=device).positions()
+            resized = _resized(job.schema, len(batch.gold))
+            batches = [replace(batch, shard=0, first=0)]
+            rows = compute_shard(job.model, resized, 0, batches, device=job.device).positions()
             computed = time.perf_counter()
             if not number:
                 continue
@@ -110,24 +88,23 @@ def _measure(
     return rows, {stage: spent / len(rows) for stage, spent in seconds.items()}
 
 
-def _places(split: Split, schema: DumpSchema) -> list[tuple[int, range]]:
-    """Return up to `NUM_BATCHES` batches, (shard, sentences), spread over the split."""
-    num_shards = schema.layout.num_shards
-    shards = _spread(num_shards, NUM_BATCHES)
+def _places(job: DumpJob) -> list[tuple[int, range]]:
+    """Return up to `NUM_BATCHES` batches, (shard, sentences), spread evenly over the split."""
+    shards = _spread(job.schema.layout.num_shards, NUM_BATCHES)
     places = []
     for shard in shards:
-        batches = batch_sentences(split, schema, shard)
+        batches = batch_sentences(job, shard)
         places += [(shard, batches[at]) for at in _spread(len(batches), -(-NUM_BATCHES // len(shards)))]
     return places
 
 
 def _spread(total: int, number: int) -> list[int]:
-    """Return up to ``number`` of 0 to ``total`` - 1, each in the middle of its part."""
+    """Divide 0 to ``total`` - 1 into ``number`` equal parts; return the middle of each part, without repetitions."""
     return sorted({(2 * part + 1) * total // (2 * number) for part in range(number)}) if total else []
 
 
-def _of_positions(schema: DumpSchema, num_positions: int) -> DumpSchema:
-    """Return the schema of a dump of so many positions in one shard."""
+def _resized(schema: DumpSchema, num_positions: int) -> DumpSchema:
+    """Return the schema of a dump with ``num_positions`` positions in one shard."""
     chunks = max(1, -(-num_positions // schema.chunk_positions))
     return replace(
         schema, num_positions=num_positions, num_sentences=1, shard_positions=chunks * schema.chunk_positions
@@ -135,20 +112,20 @@ def _of_positions(schema: DumpSchema, num_positions: int) -> DumpSchema:
 
 
 def _encode(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
-    """Return bytes a position of the chunks of all arrays, and the seconds a position that it takes to make them."""
+    """Encode rows; return the bytes per position of the chunks of all arrays, and the seconds per position."""
     whole_chunks = len(rows) - len(rows) % schema.chunk_positions
     kept = rows.slice(0, whole_chunks or len(rows))
-    alone = _of_positions(schema, len(kept))
+    resized = _resized(schema, len(kept))
     begin = time.perf_counter()
-    check_positions(kept, alone, num_positions=len(kept), where="plan")
-    sizes = {spec: FileDigest.of_bytes(data).size_bytes for spec, data in encoded(kept, alone, 0, where="plan")}
+    check_positions(kept, resized, num_positions=len(kept), where="plan")
+    sizes = {spec: FileDigest.of_bytes(data).size_bytes for spec, data in encoded(kept, resized, 0, where="plan")}
     shard_figures(kept, np.zeros(len(kept), np.bool_), schema.num_top)
     spent = time.perf_counter() - begin
     return sum(size - index_bytes(spec) for spec, size in sizes.items()) / len(kept), spent / len(kept)
 
 
 def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
-    """Return the bytes of all files but the manifest; of compressed chunks, given their bytes a position."""
+    """Return the bytes of all files except the manifest. ``chunk_bytes`` is the bytes per position of its chunks."""
     shards = range(schema.layout.num_shards)
     metadata = sum(map(len, schema.zarr_files().values())) + shard_bytes(schema.offsets_array, 0)
     if schema.profile == "exact":
@@ -158,17 +135,17 @@ def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
 
 
 def _rates(seconds: dict[str, float], rows: Positions | None, threads: int) -> dict[str, float | None]:
-    """Return positions a second of each stage, and of a process, in which stages overlap where a core is to spare."""
+    """Return positions per second of each stage and of one process. Stages overlap if a core is free."""
     if rows is None:
         return dict.fromkeys((*seconds, "one_process"))
-    beside = seconds["prepare"] + seconds["encode"]
-    overlaps = len(os.sched_getaffinity(0)) > threads
-    whole = max(seconds["compute"], beside) if overlaps else seconds["compute"] + beside
+    background = seconds["prepare"] + seconds["encode"]
+    overlaps = usable_cores() > threads
+    whole = max(seconds["compute"], background) if overlaps else seconds["compute"] + background
     return {**{stage: 1 / spent for stage, spent in seconds.items()}, "one_process": 1 / whole}
 
 
 def _hours(schema: DumpSchema, rates: dict[str, float | None], processes: int) -> float | None:
-    """Return how long the process with the most shards computes."""
+    """Return the hours of the process with the most shards; None without a rate."""
     rate = rates["one_process"]
     most = -(-schema.layout.num_shards // processes) * schema.shard_positions
     return min(schema.num_positions, most) / rate / 3600 if rate else None

@@ -1,7 +1,7 @@
-"""A trained run as the source of a dump: dumped, planned and verified in the same way whatever its model is.
+"""Dump, plan and verify with a trained run, in the same way whatever its model is.
 
-What a run's distributions may be given beside the words before is its own business; see ``condition`` in
-`storage.dump.schema`. Teachers say theirs in ``teacher.teacher_source``, students in ``student.student_source``.
+Each kind of run decides which conditions its distributions can have; see ``condition`` in `storage.dump.schema`.
+``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import torch
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
 from pipeline.dumping.dump_config import Condition, DumpConfig
 from pipeline.dumping.dump_description import verify_dump_files
-from pipeline.dumping.dump_loop import dump
+from pipeline.dumping.dump_loop import DumpJob, dump
 from pipeline.dumping.dump_plan import plan_dump
 from pipeline.dumping.next_token import NextTokenModel
 from pipeline.dumping.recompute import check_origin, computed_with, recompute
@@ -31,7 +31,7 @@ class Dumped:
     model: NextTokenModel
     """In evaluation mode, on its device."""
     search: Mapping[str, int] | None = None
-    """Sizes of the beam search that it makes, if it makes one."""
+    """Sizes of its beam search, if it makes one."""
 
 
 class DumpSource(Protocol):
@@ -39,128 +39,101 @@ class DumpSource(Protocol):
 
     @property
     def run(self) -> RunInfo:
-        """What the run says."""
+        """The content of the run's ``run.json``."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """What its distributions can be given; the usual one first."""
+        """The conditions that its distributions can have. The first is the default."""
 
     def fingerprint(self) -> str:
-        """Return the sha256 of what makes its distributions, as its files are now."""
+        """Return the sha256 of everything that decides its distributions, from its files as they are now."""
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
-        """Refuse a split that the model cannot read.
+        """Check that the model can read a split.
 
         Raises:
-            FingerprintMismatchError: If its token ids or labels are others.
+            FingerprintMismatchError: If the dataset has other token ids or labels.
             InputError: If a sentence is too long.
         """
 
     def load(self, condition: Condition, device: torch.device) -> Dumped:
-        """Return the model of the distributions that are asked for."""
+        """Return the model with distributions under a condition."""
 
 
 def dump_run(data: Place, source: DumpSource, out: Location, config: DumpConfig) -> DumpSummary | None:
-    """Write a distribution of every position of a split into the store ``out``; see `pipeline.dumping.dump_loop`.
+    """Write the distributions of a run over a split into the store ``out``; see `pipeline.dumping.dump_loop`.
 
     Returns:
-        The finished dump's figures on the main rank, None on the others.
+        The figures of the finished dump on the main rank, None on the others.
 
     Raises:
-        ConfigError: If the run has no distributions of this condition.
+        ConfigError: If the run has no distributions under this condition.
         FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
     """
-    check_condition(source, config.condition)
+    _check_condition(source, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
-        dataset = load_dataset(data)
-        source.check_reads(dataset, config.split)
-        dumped, fingerprint = _loaded(source, config.condition, device)
-        return dump(
-            dumped.model,
-            dataset,
-            config,
-            out=out,
-            teacher=fingerprint,
-            world=world,
-            device=device,
-            search=dumped.search,
-        )
+        return dump(_job(load_dataset(data), source, config, device), out, world)
 
 
 def plan_run(data: Place, source: DumpSource, config: DumpConfig, processes: Sequence[int]) -> dict[str, Any]:
-    """Return what the dump of the same options will take, as `pipeline.dumping.dump_plan` says; nothing is written.
+    """Predict the size and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: Under more than one process, or if the run has no distributions of this condition.
+        ConfigError: If there are several processes, or the run has no distributions under this condition.
         FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
     """
-    check_condition(source, config.condition)
+    _check_condition(source, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
         world.refuse_several("dump-teacher --plan")
-        dataset = load_dataset(data)
-        source.check_reads(dataset, config.split)
-        dumped, fingerprint = _loaded(source, config.condition, device)
-        return plan_dump(
-            dumped.model,
-            dataset,
-            config,
-            teacher=fingerprint,
-            device=device,
-            processes=processes,
-            search=dumped.search,
-        )
+        return plan_dump(_job(load_dataset(data), source, config, device), processes)
 
 
 def verify_run(
     dump: Place, data: Place, source: DumpSource, *, num_shards: int, seed: int, device: str
 ) -> dict[str, Any]:
-    """Check every byte of a dump, then recompute some shards; return its figures and, ``recomputed``, what came of it.
+    """Check every byte of a dump, then recompute some shards; return its figures, with the outcome as ``recomputed``.
 
-    Computed with the dump's own options and threads; see `pipeline.dumping.recompute`.
+    The computation uses the options and threads of the dump; see `pipeline.dumping.recompute`.
 
     Raises:
-        FingerprintMismatchError: If the dump was made from another run or dataset; before anything is read.
-        CorruptStoreError: Naming what is damaged or not what the model computes.
+        FingerprintMismatchError: If the dump was made from another run or dataset. This is checked first.
+        CorruptStoreError: Naming what is damaged, or is not what the model computes.
     """
     config = computed_with(dump)
     with joined(device, threads=config.threads) as (world, chosen):
         world.refuse_several("verify --recompute")
         dataset = load_dataset(data)
         check_origin(dump, dataset, source.fingerprint())
-        check_condition(source, config.condition)
+        _check_condition(source, config.condition)
         source.check_reads(dataset, config.split)
         summary = verify_dump_files(dump)
-        dumped, fingerprint = _loaded(source, config.condition, chosen)
-        found = recompute(
-            dumped.model,
-            dataset,
-            dump,
-            num_shards=num_shards,
-            seed=seed,
-            teacher=fingerprint,
-            device=chosen,
-            search=dumped.search,
-        )
-        return {**summary, "recomputed": found.to_json()}
+        found = recompute(_job(dataset, source, config, chosen), dump, num_shards=num_shards, seed=seed)
+        return {**summary, "recomputed": found}
 
 
-def _loaded(source: DumpSource, condition: Condition, device: torch.device) -> tuple[Dumped, str]:
-    """Return the model and the fingerprint of just what was loaded, though the run may still be training."""
+def _job(dataset: Dataset, source: DumpSource, config: DumpConfig, device: torch.device) -> DumpJob:
+    """Check the dataset, load the model, and return the job.
+
+    The run may still be training. So the fingerprint is taken before and after loading, and must not change.
+    """
+    source.check_reads(dataset, config.split)
     fingerprint = source.fingerprint()
-    dumped = source.load(condition, device)
+    dumped = source.load(config.condition, device)
     if source.fingerprint() != fingerprint:
-        raise RunError(f"{source.run.path}: its best checkpoint was replaced while it was read; run the command again")
-    return dumped, fingerprint
+        raise RunError(f"{source.run.path}: its best checkpoint was replaced while it was read. Run the command again")
+    return DumpJob(
+        model=dumped.model, dataset=dataset, config=config, teacher=fingerprint, device=device, search=dumped.search
+    )
 
 
-def check_condition(source: DumpSource, condition: Condition) -> None:
-    """Refuse a condition that the run's distributions cannot have.
+def _check_condition(source: DumpSource, condition: Condition) -> None:
+    """Check that the distributions of a run can have a condition.
 
     Raises:
-        ConfigError: Naming those it has.
+        ConfigError: Naming the possible conditions.
     """
     if condition not in source.conditions:
         raise ConfigError(
-            f"{source.run.path}: --condition is {condition}, but the run is a {source.run.kind}'s, expected "
-            f"{' or '.join(source.conditions)}; leave --condition out, or give another run with --teacher"
+            f"{source.run.path}: --condition is {condition}, expected {' or '.join(source.conditions)} because the run "
+            f"is a {source.run.kind}'s. Leave --condition out, or give another run with --teacher"
         )

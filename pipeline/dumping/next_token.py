@@ -1,4 +1,4 @@
-"""What a next-token model is, to everything that dumps or scores one, and the log-probabilities of gold tokens.
+"""Define the protocol of a next-token model, and compute the log-probabilities of gold tokens with any such model.
 
 Shape letters: M sentences, P positions (sentence m with n tokens has n + 1: its tokens and ``<eos>``), D state size,
 V vocabulary, R any number of rows.
@@ -14,15 +14,16 @@ from pipeline.training.batching import consecutive_batches
 from storage.ragged import Ragged
 
 LOGIT_ROWS = 256
-"""Rows of ``[R, V]`` logits made at a time where only a summary of each is kept: 12 MB at V = 12,000, of which the
-passes after the product find much in the cache. With 1,024 rows all of it took 1.4 times as long on a CPU."""
+"""Rows of ``[R, V]`` logits to make at a time when only a summary of each row is kept. At V = 12,000 they take 12 MB.
+The passes after the product then find much of them in the cache. With 1,024 rows, everything took 1.4 times as long on
+a CPU."""
 
 
 class NextTokenModel(Protocol):
-    """A model that gives, for each position, a distribution over the vocabulary.
+    """A model that gives a distribution over the vocabulary for each position.
 
-    It comes in three parts: what can be made ready in another thread while the model computes; states; and logits, so
-    that a caller decides how many rows of logits exist at once.
+    The work has three parts. ``prepare`` can run in another thread while the model computes. ``states`` is the main
+    computation. ``logits`` is separate so that the caller decides how many rows of logits exist at once.
     """
 
     @property
@@ -30,15 +31,15 @@ class NextTokenModel(Protocol):
         """V."""
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Any:  # noqa: ANN401  the model's own
-        """Return what ``states`` takes: integer work on the CPU, in any thread.
+        """Return the input of ``states``. This is integer work on the CPU and may run in any thread.
 
         Args:
             tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.
-            actions: Oracle actions of the same sentences, for models conditioned on a tree; others ignore them.
+            actions: Oracle actions of the same sentences. Models that are not conditioned on a tree ignore them.
         """
 
     def states(self, inputs: Any) -> Tensor:  # noqa: ANN401  the model's own
-        """Return ``[P, D]``: row by row, sentence by sentence, what each position's distribution is read from."""
+        """Return ``[P, D]``: the state from which each position's distribution is read, sentence by sentence."""
 
     def logits(self, states: Tensor) -> Tensor:
         """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
@@ -46,10 +47,10 @@ class NextTokenModel(Protocol):
 
 @runtime_checkable
 class MixtureModel(NextTokenModel, Protocol):
-    """A model whose distributions are mixtures over hypotheses, and that says over how many of them in effect."""
+    """A model whose distributions are mixtures over hypotheses, and that reports their effective number."""
 
     def num_effective(self, states: Tensor) -> Tensor:
-        """Return ``[R]``, at least 1: exp of the entropy in nats of the mixture's weights, for ``[R, D]`` states."""
+        """Return ``[R]``, at least 1, for ``[R, D]`` states: exp of the entropy (in nats) of the mixture's weights."""
 
 
 def append_eos(tokens: Ragged, eos_id: int) -> Ragged:
@@ -60,11 +61,11 @@ def append_eos(tokens: Ragged, eos_id: int) -> Ragged:
 
 @torch.no_grad()
 def log_probs_of(model: NextTokenModel, states: Tensor, gold: np.ndarray) -> np.ndarray:
-    """Return the natural log-probability of gold tokens, int64 ``[P]``, from states ``[P, D]``: float32 ``[P]``."""
+    """Return float32 ``[P]``: natural log-probabilities of gold tokens, int64 ``[P]``, given states ``[P, D]``."""
     log_probs = np.empty(len(gold), np.float32)
     for start in range(0, len(states), LOGIT_ROWS):
         at = slice(start, start + LOGIT_ROWS)
-        # One pass of a row at a time, twice as fast as a log-sum-exp, which goes over all rows four times.
+        # log_softmax passes once over each row. A log-sum-exp passes four times over all rows and takes twice as long.
         block = model.logits(states[at]).float().log_softmax(1)
         target = torch.from_numpy(gold[at]).to(block.device)
         log_probs[at] = block.gather(1, target[:, None])[:, 0].cpu().numpy()
@@ -77,8 +78,8 @@ def gold_log_probs(
 ) -> Ragged:
     """Return the natural log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
 
-    Sentences are batched in the order given, ``batch_tokens`` positions at a time: sort by length first
-    where the model pads. The model should be in evaluation mode.
+    Sentences are batched in the given order, ``batch_tokens`` positions at a time. For a model that pads, sort them by
+    length first. The model should be in evaluation mode.
     """
     gold = append_eos(tokens, eos_id)
     log_probs = np.empty(len(gold.values), np.float32)

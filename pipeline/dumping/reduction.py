@@ -1,18 +1,18 @@
-"""What a dump keeps of a next-token distribution: its most probable tokens, draws, or both.
+"""Reduce a next-token distribution to what a dump keeps: its most probable tokens, draws, or both.
 
-For a position with probabilities p over the vocabulary, m exact ids, n draws and temperature T:
+For a position with probabilities p over the vocabulary, m top tokens, n draws and temperature T:
 
     logp       = log p(id), natural, at T = 1, not renormalised
     logz(T)    = log sum over w of p(w)^(1/T)                  so that p_T(w) = p(w)^(1/T) / exp(logz(T)); logz(1) = 0
-    tail(T)    = log sum over w not exact of p_T(w)            0 where m = 0
+    tail(T)    = log sum over w not a top token of p_T(w)      0 if m = 0
     gold_logp  = log p(gold token)
-    counts     = how often each drawn id was drawn: n draws, with replacement, from p at T = 1 without the exact ids
+    counts     = how often each drawn id was drawn: n draws, with replacement, from p at T = 1 without the top tokens
 
-The exact ids are the m most probable tokens; they come first, then the distinct ids that were drawn, each part most
-probable first, ties by id. There are k = m + n columns: draws that repeat an id leave the last ones unused. Draws are
-made in float64, from a generator that is seeded once a shard.
+The top tokens are the m most probable tokens. They come first, and the distinct drawn ids follow. Both parts are sorted
+most probable first, with ties by id. There are k = m + n columns. If draws repeat an id, the last columns are unused.
+Draws are made in float64, from a generator that is seeded once per shard.
 
-Shape letters: R rows of logits, V vocabulary, k columns, m exact ids, n draws, nT temperatures.
+Shape letters: R rows of logits, V vocabulary, k columns, m top tokens, n draws, nT temperatures.
 """
 
 from collections.abc import Sequence
@@ -23,29 +23,29 @@ import torch
 from torch import Tensor
 
 UNUSED = -1
-"""Id of an unused column. As an unsigned integer it is the highest, which is the fill value of ids."""
+"""Id of an unused column. As an unsigned integer it is the highest value, which is the fill value of ids."""
 
 _DRAW_ROWS = 256
-"""Rows drawn for at a time: 25 MB of float64 at V = 12,000, which malloc takes from its heap. All 1,024 rows of a block
-of logits at once take three times as long (150 against 50 us a row), most of it in page faults."""
+"""Rows to draw for at a time: 25 MB of float64 at V = 12,000, which malloc takes from its heap. Drawing for all 1,024
+rows of a block of logits at once takes three times as long (150 against 50 us per row), mostly in page faults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reduced:
-    """What is kept of R distributions, on the device that computed them."""
+    """The reduced form of R distributions, on the device that computed them."""
 
     ids: Tensor
-    """int64 ``[R, k]``; ``UNUSED`` where draws repeated an id."""
+    """int64 ``[R, k]``; ``UNUSED`` in columns that repeated draws left over."""
     logp: Tensor
-    """``[R, k]``, in the model's precision; NaN where unused."""
+    """``[R, k]``, in the model's precision; NaN in unused columns."""
     gold_logp: Tensor
     """``[R]``."""
     tail: Tensor
-    """``[R, nT]``; -inf where nothing is outside the exact ids."""
+    """``[R, nT]``; -inf if no mass is outside the top tokens."""
     logz: Tensor
     """``[R, nT]``."""
     counts: Tensor | None
-    """uint8 ``[R, k]``: 0 for exact ids and unused columns; None if nothing is drawn."""
+    """uint8 ``[R, k]``: 0 for top tokens and unused columns; None if nothing is drawn."""
 
 
 def reduce_logits(
@@ -57,15 +57,15 @@ def reduce_logits(
     temperatures: Sequence[float],
     generator: torch.Generator,
 ) -> Reduced:
-    """Reduce logits ``[R, V]`` to what a dump keeps of them, as the module's equations say.
+    """Reduce logits ``[R, V]`` to what a dump keeps of them, by the equations of this module.
 
     Args:
         logits: ``[R, V]`` float32 or float64, unnormalised.
         gold: int64 ``[R]``.
         k: In 1 .. V.
-        num_top: m, in 0 .. k; where it is k nothing is drawn.
+        num_top: m, in 0 .. k; if it is k, nothing is drawn.
         temperatures: The declared temperatures.
-        generator: Where draws come from, row after row; on the logits' device. Not used where nothing is drawn.
+        generator: Source of the draws, row after row; on the logits' device. It is not used if nothing is drawn.
     """
     log_probs = logits.log_softmax(1)
     ids, largest, largest_outside = _top_ids(log_probs, num_top)
@@ -89,23 +89,23 @@ def reduce_logits(
 
 
 def draw_generator(draw_seed: int, shard: int, device: torch.device) -> torch.Generator:
-    """Return the generator of a shard's draws: a function of (draw_seed, shard), whoever computes it, and when."""
+    """Return the generator of a shard's draws. It depends only on (draw_seed, shard)."""
     (seed,) = np.random.SeedSequence([draw_seed, shard]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(seed))
 
 
 def _log_sum(log_probs: Tensor, temperature: float, largest: Tensor) -> Tensor:
-    """Return the log of the sum of ``p^(1/T)`` of each row, given its largest value ``[R, 1]``, which is finite."""
+    """Return the log of the sum of ``p^(1/T)`` over each row, given its largest value ``[R, 1]``, which is finite."""
     scaled = (log_probs - largest).div_(temperature) if temperature != 1 else log_probs - largest
     return scaled.exp_().sum(1).log_() + largest[:, 0] / temperature
 
 
 def _tail(outside: Tensor, temperature: float, logz: Tensor, num_top: int, largest: Tensor) -> Tensor:
     if not num_top:
-        return torch.zeros_like(logz)  # exactly: all mass is outside
+        return torch.zeros_like(logz)  # exact, because all mass is outside
     if num_top == outside.shape[1]:
         return torch.full_like(logz, -torch.inf)
-    # Of the smallest number where all is -inf: -inf less itself would be no number.
+    # If the largest value is -inf, subtracting it would give NaN. So it is replaced by the smallest finite number.
     return _log_sum(outside, temperature, largest.clamp(min=torch.finfo(outside.dtype).min)) - logz
 
 
@@ -113,16 +113,16 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
     """Draw with replacement from softmax(``outside``); return distinct ids and how often each was drawn.
 
     Args:
-        outside: ``[R, V]`` log-probabilities up to a constant of the row; -inf for what is not to be drawn.
+        outside: ``[R, V]`` log-probabilities up to a constant per row; -inf for ids that must not be drawn.
         num_draws: n.
-        generator: Gives n numbers a row.
+        generator: Gives n numbers per row.
 
     Returns:
-        int64 ``[R, n]``, most probable first, ties by id, then ``UNUSED``; int64 ``[R, n]``, 0 where unused. A row
-        without mass has no draws.
+        The ids, int64 ``[R, n]``, most probable first with ties by id, then ``UNUSED``. The counts, int64 ``[R, n]``, 0
+        in unused columns. A row without mass has no draws.
     """
     draws = torch.cat([_draws_of_block(block, num_draws, generator) for block in outside.split(_DRAW_ROWS)])
-    # Equal draws are made neighbours, and each run of them one column.
+    # Sorting makes equal draws neighbours. Each run of equal draws becomes one column.
     draws = draws.sort(dim=1).values
     is_first = torch.ones_like(draws, dtype=torch.bool)
     is_first[:, 1:] = draws[:, 1:] != draws[:, :-1]
@@ -137,30 +137,31 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
 
 
 def _draws_of_block(outside: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
-    """Return ``[R, n]`` int64 draws by inversion; V in a row without mass.
+    """Return ``[R, n]`` int64 draws by inversion of the cumulative sums; V in a row without mass.
 
-    In float64: running sums near 1 in float32, as torch.multinomial keeps them, are multiples of 6e-8. Of 12,000 tokens
-    (logits normal, deviation 2.5) 194 could then never be drawn, and some above 1e-7 were up to 20 % too frequent or
-    too rare; 11,999 tokens of 2e-8 beside one of 1 were drawn 0 times of 4,800 expected ones. torch.multinomial in
-    float64 draws the same as this on a CPU, and is slower; on a GPU its uniform numbers have float32's digits.
+    The sums are float64. torch.multinomial keeps float32 sums, which near 1 are multiples of 6e-8. Of 12,000 tokens
+    (normal logits, deviation 2.5), 194 could then never be drawn, and some above 1e-7 were up to 20 % too frequent or
+    too rare. Of 11,999 tokens with probability 2e-8 next to one with 1, none was drawn; 4,800 draws were expected.
+    torch.multinomial in float64 gives the same draws on a CPU but is slower. On a GPU its uniform numbers have only
+    float32's digits.
     """
     largest = outside.amax(1, keepdim=True)
-    shifted = outside - largest.clamp(min=torch.finfo(outside.dtype).min)  # a row of -inf stays one
+    shifted = outside - largest.clamp(min=torch.finfo(outside.dtype).min)  # a row of -inf stays -inf
     sums = shifted.exp_().double()
     torch.cumsum(sums, 1, out=sums)
     uniform = torch.rand(len(outside), num_draws, dtype=torch.float64, device=outside.device, generator=generator)
-    # uniform < 1 keeps the product below the last sum; "right" skips tokens without mass.
+    # uniform < 1 keeps the product below the last sum. "right" skips tokens without mass.
     return torch.searchsorted(sums, uniform.mul_(sums[:, -1:]), right=True)
 
 
 def _top_ids(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the ids of the k largest of each row, and two values of it: the largest, and the largest not among them.
+    """Return the ids of the k largest values of each row, the largest value, and the largest value outside the k.
 
-    ``topk`` breaks ties as it likes. Reordering equal values within what it chose mends nearly all rows; where the
-    next value is the k-th again, the row is sorted as a whole.
+    ``topk`` orders ties arbitrarily. Sorting equal values by id within its choice fixes nearly all rows. If the value
+    after the k-th equals the k-th, the whole row is sorted.
 
     Returns:
-        int64 ``[R, k]``, largest first, ties by id; ``[R, 1]``; ``[R, 1]``, -inf where k is V.
+        int64 ``[R, k]``, largest first with ties by id; ``[R, 1]``; ``[R, 1]``, -inf if k is V.
     """
     vocab_size = log_probs.shape[1]
     values, ids = log_probs.topk(min(k + 1, vocab_size), dim=1)

@@ -1,1 +1,1 @@
-"""Measure a model: perplexity, minimal pairs, SyntaxGym, surprisals; write and read the results."""
+"""Evaluate a model: perplexity, minimal pairs, SyntaxGym and surprisals. Write and read the results."""

@@ -1,4 +1,4 @@
-"""The formula language of SyntaxGym's predictions: parsed by hand, checked whole, evaluated on surprisals.
+"""Parse and check the formulas of SyntaxGym's predictions, and evaluate them on surprisals.
 
     formula     = conjunction { "|" conjunction }
     conjunction = comparison { "&" comparison }
@@ -7,19 +7,20 @@
     term        = "-" term | number | region | "(" formula ")" | "[" formula "]"
     region      = "(" (integer | "*") ";" "%" condition "%" ")"
 
-``(5;%match_sing%)`` is the surprisal of region 5 in a condition, ``(*;%match_sing%)`` that of all regions. So, from
-tight to loose: ``+`` and ``-`` (from the left), comparisons (of which two cannot be chained), ``&``, ``|``. Round and
-square brackets mean the same and close with their own kind. The types are checked when a formula is read: only numbers
-are added and compared, only truths are joined, and a prediction is a truth.
+``(5;%match_sing%)`` is the surprisal of region 5 in the condition ``match_sing``, and ``(*;%match_sing%)`` that of all
+its regions. Operators bind in this order, tightest first: ``+`` and ``-`` from left to right, comparisons (two of them
+cannot be chained), ``&``, ``|``. Round and square brackets mean the same, and each closes with its own kind. The types
+are checked when a formula is parsed: only numbers are added and compared, only truths are joined by ``&`` and ``|``,
+and a prediction is a truth.
 
-The parser of ``syntaxgym-core`` (at commit 09d3767) reads no square bracket, binds ``+`` tighter than ``-``, and
-evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` is ``A & B`` there. Here all of
-them count.
+The parser of ``syntaxgym-core`` (at commit 09d3767) differs: it reads no square brackets, binds ``+`` tighter than
+``-``, and evaluates only the first two operands of a chain of one operator. There ``A & B & C`` means ``A & B``. Here
+all operands count.
 
-``<`` and ``>`` are strict, and two sides that float32 cannot tell apart are a ``TIE``, which is neither true nor false:
-truths are ordered false < tie < true, ``&`` is the least of its operands and ``|`` the greatest (Kleene's three-valued
-logic). So a prediction is never right by a tie, and is one only where the tie decides. ``=`` holds within the tolerance
-of ``syntaxgym-core``: it asks for equality, and equal sides are no tie there.
+``<`` and ``>`` are strict. If float32 cannot distinguish the two sides, the comparison is a ``TIE``, which is neither
+true nor false. Truths are ordered false < tie < true; ``&`` is the minimum of its operands and ``|`` the maximum
+(Kleene's three-valued logic). So a prediction is never right because of a tie, and it is a tie only if the tie decides.
+``=`` holds within the tolerance of ``syntaxgym-core``. It asks for equality, so equal sides make it true and not a tie.
 """
 
 import math
@@ -30,19 +31,19 @@ from enum import IntEnum
 from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
-"""Two sides tie if they differ by at most this times the larger one, or 1 bit: about 10 units of float32's 6e-8, which
-is what sums of log-probabilities vary by with the batch they are computed in."""
+"""Two sides tie if they differ by at most this times the larger side, or times 1 bit if both are smaller. It is about
+10 units of float32's 6e-8. Sums of log-probabilities vary by that much with the batch they are computed in."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
 MAX_DEPTH: Final = 50
-"""Of brackets; a formula is from a file that may be anyone's."""
+"""Limit of nested brackets and signs, because a formula may come from a stranger's file."""
 MAX_TOKENS: Final = 500
-"""Of a formula, for the same reason."""
+"""Limit of the numbers, regions and signs of a formula, for the same reason."""
 
 
 class Truth(IntEnum):
-    """What a formula comes to, in the order that ``&`` and ``|`` go by."""
+    """The value of a formula, in the order that ``&`` and ``|`` use."""
 
     FALSE = 0
     TIE = 1
@@ -62,14 +63,14 @@ class Region:
 
     condition: str
     number: int | None
-    """None for ``*``: all regions."""
+    """Number of the region; None for ``*``, all regions."""
     column: int
-    """Where it stands in the formula, from 1."""
+    """Column in the formula, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Two operands; both are numbers for ``+ - < > =``, both are truths for ``& |``."""
+    """An operator and its operands: two numbers for ``+ - < > =``, two truths for ``& |``."""
 
     operator: Literal["+", "-", "<", ">", "=", "&", "|"]
     left: "Expression"
@@ -78,7 +79,7 @@ class Operation:
 
 Expression = Number | Region | Operation
 Values = Callable[[Region], float]
-"""Gives the surprisal of a region, in bits."""
+"""Returns the surprisal of a region, in bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +90,23 @@ class Formula:
     expression: Operation
 
     def regions(self) -> Iterator[Region]:
-        """Yield every region named, in order."""
+        """Yield every region that the formula names, in order."""
         return _regions(self.expression)
 
     def evaluate(self, values: Values) -> Truth:
-        """Return whether the prediction is borne out."""
+        """Return whether the prediction is true."""
         return _truth(self.expression, values)
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be read; the message says at which column and what was expected."""
+    """A malformed formula. The message names the column and what was expected."""
 
 
 def parse_formula(text: str) -> Formula:
-    """Return a formula.
+    """Return the formula of a text.
 
     Raises:
-        FormulaError: If it is none, by column from 1.
+        FormulaError: If the text is not a formula. The error names the column, from 1.
     """
     parser = _Parser(text)
     expression, column = parser.disjunction(), parser.first_column
@@ -136,8 +137,8 @@ def _tokens(text: str) -> Iterator[_Token]:
         found = _TOKENS.match(text, place)
         if found is None:
             hint = ", expected (number;%condition%)" if text[place] in ";%*" else ""
-            raise FormulaError(f"column {place + 1}: {text[place]!r} is no part of a formula{hint}")
-        # the groups inside a region are not the last that matched as a whole
+            raise FormulaError(f"column {place + 1}: {text[place]!r} is not part of a formula{hint}")
+        # A match of ``region`` also fills the groups inside it, so ``lastgroup`` would not name the kind.
         kind = next(name for name in ("space", "region", "number", "sign") if found[name] is not None)
         if kind != "space":
             num_tokens += 1
@@ -151,7 +152,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 class _Parser:
-    """Recursive descent, a method a rule, loosest first."""
+    """A recursive-descent parser with one method per rule, loosest first."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _tokens(text)
@@ -182,7 +183,7 @@ class _Parser:
         right, right_column = operand()
         for side, place in ((left, column), (right, right_column)):
             if not _is_truth(side):
-                raise FormulaError(f"column {place}: a number beside {operator!r}, expected a comparison")
+                raise FormulaError(f"column {place}: a number next to {operator!r}, expected a comparison")
         return Operation(operator, left, right)
 
     def _comparison(self) -> tuple[Expression, int]:
@@ -208,7 +209,7 @@ class _Parser:
         right = operand()
         for side, place in ((left, column), (right, right_column)):
             if _is_truth(side):
-                raise FormulaError(f"column {place}: a comparison beside {operator.kind!r}, expected a number")
+                raise FormulaError(f"column {place}: a comparison next to {operator.kind!r}, expected a number")
         return Operation(operator.kind, left, right)  # type: ignore[arg-type]
 
     def _term(self) -> Expression:

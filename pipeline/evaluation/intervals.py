@@ -1,10 +1,10 @@
-"""Intervals and tests for accuracies and for differences between models: small functions, each with its source.
+"""Compute intervals and tests for accuracies and for differences between models. Each function names its source.
 
-Accuracies of two models on the same items are compared item by item: a paired test sees differences that two separate
-intervals hide, for items are hard or easy for all models alike. Items are taken as exchangeable draws; the paradigms of
-a benchmark are generated from templates, so its items are less independent than that, and intervals are narrow rather
-than wide (``significance`` draws whole paradigms). Variation between trainings is ``mean_over_seeds`` and
-``difference_over_seeds``, which know of no items.
+Two models are compared item by item. A paired test finds differences that two separate intervals hide, because some
+items are hard for all models and others are easy for all. The functions over items treat items as exchangeable draws.
+The paradigms of a benchmark are generated from templates, so their items are less independent, and intervals are too
+narrow rather than too wide (``significance`` draws whole paradigms). ``mean_over_seeds`` and ``difference_over_seeds``
+measure the variation between trainings. They do not use items.
 """
 
 import math
@@ -17,32 +17,33 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL: Final = 0.95
-"""Of confidence."""
+"""Level of confidence."""
 _BLOCK_DRAWS: Final = 1 << 22
-"""Random numbers held at a time."""
+"""Random numbers in memory at a time."""
 _NORMAL_FROM: Final = 5000
-"""Differences that random flips would take long over: 10,000 of 20,000 draw 2e8 numbers, for each pair compared."""
+"""Above this many differences the normal limit replaces random flips, which would be slow: 10,000 flips of 20,000
+differences draw 2e8 random numbers for each pair of seed groups."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Of confidence, or an estimate with one."""
+    """A confidence interval."""
 
     low: float
     high: float
 
 
 def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> Interval | None:
-    """Return the score interval of a proportion; None where there is no item.
+    """Return the score interval of a proportion; None if there is no item.
 
-    With p = k/n and z the normal quantile, ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``: inside [0, 1]
-    and not empty at 0 and n, where p +- z sqrt(p(1-p)/n) is.
+    With p = k/n and z the normal quantile, it is ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``. It is
+    inside [0, 1], and it is not empty for k = 0 and k = n, unlike p +- z sqrt(p(1-p)/n).
 
     Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22, 209-212; Brown, Cai
     and DasGupta (2001), Interval estimation for a binomial proportion, Statistical Science 16, 101-133.
 
     Raises:
-        ValueError: If the counts cannot be.
+        ValueError: If the counts are impossible.
     """
     if not 0 <= num_right <= num_items:
         raise ValueError(f"{num_right} of {num_items} items")
@@ -60,22 +61,22 @@ def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> 
 def bootstrap_mean(
     values: NDArray[np.float64], *, seed: int, num_samples: int = 2000, level: float = LEVEL
 ) -> Interval:
-    """Return the percentile bootstrap interval of a mean: items are drawn with replacement, ``num_samples`` times.
+    """Return the percentile bootstrap interval of a mean. It draws items with replacement, ``num_samples`` times.
 
-    Of a mean of paired differences it is the paired bootstrap. Efron and Tibshirani (1993), An Introduction to the
+    For paired differences it is the paired bootstrap. Efron and Tibshirani (1993), An Introduction to the
     Bootstrap, ch. 13; Berg-Kirkpatrick, Burkett and Klein (2012), An empirical investigation of statistical
     significance in NLP, EMNLP.
 
     Args:
         values: ``[N]``, N at least 1.
-        seed: The same one gives the same interval.
-        num_samples: Means drawn.
-        level: Of confidence.
+        seed: The same seed gives the same interval.
+        num_samples: Number of means drawn.
+        level: Level of confidence.
     """
     draw = np.random.default_rng(seed)
     values, counts = np.unique(values, return_counts=True)
     n = int(counts.sum())
-    if len(values) * 8 < n:  # a sample of few distinct values is a multinomial draw of how often each occurs
+    if len(values) * 8 < n:  # with few distinct values, a sample is a multinomial draw of their counts
         means = draw.multinomial(n, counts / n, size=num_samples) @ values / n
     else:
         every, rows = np.repeat(values, counts), max(1, _BLOCK_DRAWS // n)
@@ -86,17 +87,19 @@ def bootstrap_mean(
 
 
 def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 10_000) -> float:
-    """Return the two-sided p-value that paired differences have mean 0, by a permutation test.
+    """Return the two-sided p-value of a permutation test that paired differences have mean 0.
 
-    Under the null each pair may be swapped, which flips the sign of its difference d. Whole numbers, such as how many
-    seeds more have an item right, get P(|sum s d| >= |sum d|) over all 2^N flips s, exactly; of +1 and -1 it is
-    McNemar's exact test. Others get, with B random flips, ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)``, which is valid
-    at any B; all 2^N are counted where they are no more.
+    Under the null hypothesis each pair may be swapped, which flips the sign of its difference d. There are three cases:
 
-    More than ``_NORMAL_FROM`` others get the limit of the flips, a normal distribution of variance sum d^2, unless a
-    few make up most of them: if sum d^4 <= (sum d^2)^2 / 1000, the sum's excess kurtosis is above -0.002, and skewness
-    there is none, so that the p-value is off by less than 1e-4 (the first term of Edgeworth's series), less than random
-    flips vary, and in the tails it is too large. This takes d for continuous, as log-probabilities are.
+    - Whole numbers, such as by how many seeds an item is right more often, get the exact P(|sum s d| >= |sum d|) over
+      all 2^N flips s. For differences of +1 and -1 this is McNemar's exact test.
+    - Other numbers get ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips, which is valid for every B. If
+      there are at most B flips in all, every flip is counted.
+    - More than ``_NORMAL_FROM`` other numbers get the limit of the flips, a normal distribution of variance sum d^2,
+      unless a few differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above
+      -0.002 and its skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). That
+      is less than random flips vary, and in the tails the p-value is too large. The limit treats d as continuous, which
+      log-probabilities are.
 
     Fisher (1935), The Design of Experiments, section 21; McNemar (1947), Note on the sampling error of the difference
     between correlated proportions or percentages, Psychometrika 12, 153-157; Pagano and Tritchler (1983), On obtaining
@@ -105,9 +108,9 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
     to Probability Theory and Its Applications, volume 2, section XVI.4, for the series.
 
     Args:
-        differences: ``[N]`` float or int, such as those of two models' log p(good) - log p(bad); N at least 1.
-        seed: Of the flips.
-        num_samples: B, and no p-value of other than whole numbers is below ``1 / (1 + B)``.
+        differences: ``[N]`` float or int, such as differences between two models' scores; N at least 1.
+        seed: Seed of the random flips.
+        num_samples: B. Except for whole numbers, no p-value is below ``1 / (1 + B)``.
     """
     given = np.asarray(differences)
     if np.issubdtype(given.dtype, np.integer):
@@ -116,7 +119,7 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
     values = values[values != 0]
     n = len(values)
     observed = abs(float(values.sum()))
-    reached = observed * (1 - 1e-12)  # the same sum in another order is not smaller
+    reached = observed * (1 - 1e-12)  # adding in another order must not make the same sum smaller
     if n < 24 and 2**n <= num_samples:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
         return float((np.abs(signs @ values) >= reached).mean())
@@ -134,18 +137,18 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedMean:
-    """A figure over trainings that differ by seed alone."""
+    """A figure over trainings that differ only in their seed."""
 
     num_seeds: int
     mean: float
     standard_deviation: float
-    """Of the sample, over n - 1; 0 for one seed."""
+    """Standard deviation of the sample, with n - 1; 0 for one seed."""
     interval: Interval | None
-    """Of the mean; None for one seed, which says nothing of the others."""
+    """Interval of the mean; None for one seed, which cannot show how seeds vary."""
 
 
 def mean_over_seeds(values: Sequence[float], *, level: float = LEVEL) -> SeedMean:
-    """Return the mean of a figure over seeds with its t interval, ``mean +- t_{n-1} s / sqrt(n)``.
+    """Return the mean of a figure over seeds and its t interval, ``mean +- t_{n-1} s / sqrt(n)``.
 
     Student (1908), The probable error of a mean, Biometrika 6, 1-25.
 
@@ -164,14 +167,14 @@ def mean_over_seeds(values: Sequence[float], *, level: float = LEVEL) -> SeedMea
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedDifference:
-    """How a figure differs between two sets of trainings, the first minus the second."""
+    """The difference of a figure between two sets of trainings, the first minus the second."""
 
     difference: float
-    """Of the means over seeds."""
+    """Difference of the means over seeds."""
     interval: Interval | None
-    """Of the difference; None where either has one seed only."""
+    """Interval of the difference; None if either set has only one seed."""
     is_paired: bool
-    """Whether seed by seed, both having the same ones; else Welch's."""
+    """Whether both sets have the same seeds, so that the interval is seed by seed. Else it is Welch's."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
@@ -182,20 +185,21 @@ class SeedDifference:
 def difference_over_seeds(
     first: Mapping[int, float], second: Mapping[int, float], *, level: float = LEVEL
 ) -> SeedDifference:
-    """Return the difference of two means over seeds with its t interval.
+    """Return the difference of two means over seeds and its t interval.
 
-    Where both have the same seeds, that of the mean of the differences seed by seed, for a seed decides the order of
-    the data and the initial weights of both. Else Welch's: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 +
-    s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes it wider. It is
-    approximate: where one has two seeds and varies much more than the other, it holds 92 times of 100 rather than 95.
+    If both sets have the same seeds, the interval is that of the mean of the differences seed by seed, because a seed
+    decides the order of the data and the initial weights in both. Otherwise it is Welch's interval: ``d +- t_nu
+    sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 + s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``,
+    rounded down, which makes the interval wider. Welch's interval is approximate: if one set has two seeds and varies
+    much more than the other, it covers 92 times of 100 instead of 95.
 
     Welch (1947), The generalization of Student's problem when several different population variances are involved,
     Biometrika 34, 28-35.
 
     Args:
-        first: The figure of each training, by seed; at least one.
+        first: The figure of each training by seed, at least one.
         second: As ``first``.
-        level: Of confidence.
+        level: Level of confidence.
     """
     one, two = mean_over_seeds(list(first.values())), mean_over_seeds(list(second.values()))
     difference, is_paired = one.mean - two.mean, first.keys() == second.keys()
@@ -215,7 +219,7 @@ def difference_over_seeds(
 def t_quantile(probability: float, degrees: int) -> float:
     """Return the quantile of Student's t for a probability in [0.5, 1), by bisection to 1e-12.
 
-    The distribution function for whole degrees of freedom is a finite sum: Abramowitz and Stegun (1964), 26.7.3-4.
+    For whole degrees of freedom the distribution function is a finite sum: Abramowitz and Stegun (1964), 26.7.3-4.
 
     Raises:
         ValueError: If the probability or the degrees of freedom are outside their range.
@@ -232,9 +236,9 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return the p-values of several tests, adjusted so that those at most alpha can be rejected together.
+    """Return adjusted p-values of several tests: all that are at most alpha can be rejected together.
 
-    In ascending order, ``p~_(i) = max_{j<=i} min(1, (m - j + 1) p_(j))``: the probability of any false rejection is at
+    In ascending order, ``p~_(i) = max_{j<=i} min(1, (m - j + 1) p_(j))``. The probability of any false rejection is at
     most alpha, however the tests depend on each other.
 
     Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 65-70.
@@ -250,9 +254,9 @@ def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
-    """Return P(|sum s d| >= |sum d|) over all flips; where it is below 1e-12, rounding hides it and 1e-12 is returned.
+    """Return P(|sum s d| >= |sum d|) over all flips, but at least 1e-12, below which rounding hides it.
 
-    The characteristic function of the sum, the product of cos(t d), is read at the points of a lattice that holds all
+    The characteristic function of the sum is the product of cos(t d). It is evaluated on a lattice that contains all
     sums, and transformed back.
     """
     observed = abs(int(values.sum()))
@@ -266,7 +270,7 @@ def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
     transform = np.ones(len(points))
     for value, count in zip(sizes, counts, strict=True):
         transform *= np.cos(2 * np.pi / size * (points * value % size)) ** count
-    probabilities = np.fft.irfft(transform, size)  # of the sums 0, 1, ..., and from the end -1, -2, ...
+    probabilities = np.fft.irfft(transform, size)  # of the sums 0, 1, ..., and from the end of -1, -2, ...
     tail = float(probabilities[observed : size // 2].sum())
     return min(1.0, max(2 * tail, 1e-12))
 

@@ -1,57 +1,89 @@
-"""Minimal pairs in BLiMP's format: does a model prefer the grammatical sentence of each pair?
+"""Read minimal pairs in BLiMP's format, and measure how often a model prefers the grammatical sentence.
 
-A pair is right when log p(good) > log p(bad), strictly, each the sum over the sentence's tokens. Ties are counted and
-reported, never right: a model that gives every token the same probability would otherwise score 100 % on paradigms
-whose sentences have the same length. Pairs of two identical sentences (there are some in BLiMP) can't be right; they
-are left out and counted.
+A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
+Ties are counted and reported but never right. Otherwise a model that gives every token the same probability would reach
+100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. They cannot be
+right, so they are left out and counted.
 
-Two conventions change accuracies, and every result names its own (docs/decisions/0011):
+Two conventions change accuracies, so every result names them (docs/decisions/0011):
 
-    eos       whether <eos> is one of the tokens: with it the sum is the probability of the sentence, without it that of
-              a text that begins so. lm-evaluation-harness and BabyLM's pipeline leave it out
-    prefix    what stands before a sentence when it is given to the tokenizer: nothing, or a space, as in the harness's
-              stock task
+    eos       whether <eos> is one of the tokens. With it the sum is the log-probability of the sentence; without it,
+              of any text that begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave <eos> out
+    prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task
+
+Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
+have the same form. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
+lines are ignored. Text is normalised as a corpus is, so the line ends inside some sentences of BabyLM's supplement
+become spaces.
 
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.intervals import wilson_interval
-from pipeline.evaluation.minimal_pair_files import MinimalPair
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
-from pipeline.runtime.json_files import number
+from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
+from storage.fingerprints import canonical_json, sha256_bytes
 
 Prefix = Literal["none", "space"]
 _PREFIXES: Final[Mapping[Prefix, str]] = {"none": "", "space": " "}
+NOT_SPECIFIED: Final = "unspecified"
+_FIELDS: Final = {"syntax/semantics": "syntax_semantics"}
+"""BLiMP spells one of its fields in two ways."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MinimalPair:
+    """A grammatical and an ungrammatical sentence, both normalised."""
+
+    good: str
+    bad: str
+    paradigm: str
+    """``UID``; if the line has none, the name of its file."""
+    term: str = NOT_SPECIFIED
+    """``linguistics_term``, BLiMP's phenomenon."""
+    field: str = NOT_SPECIFIED
+    """``field``: morphology, syntax, semantics or syntax_semantics."""
+    number: int = 0
+    """Number of the pair in its paradigm, from 0."""
+    where: str = ""
+    """File and line, for error messages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairCounts:
-    """How a model did on some pairs, identical ones left out."""
+    """How many of some pairs a model has right, without pairs of identical sentences."""
 
     num_pairs: int
     num_right: int
     num_ties: int
     mean_difference: float
-    """Mean of log p(good) - log p(bad), nats a pair; 0 where there is no pair."""
+    """Mean of log p(good) - log p(bad), nats per pair; 0 if there is no pair."""
     standard_deviation: float
-    """Of log p(good) - log p(bad) over the pairs, over n - 1; 0 where there are fewer than two."""
+    """Standard deviation of log p(good) - log p(bad) over the pairs, with n - 1; 0 if there are fewer than two
+    pairs."""
 
     @property
     def accuracy(self) -> float | None:
-        """``num_right / num_pairs``: a tie is not right; None where there is no pair."""
+        """``num_right / num_pairs``. A tie is not right. None if there is no pair."""
         return self.num_right / self.num_pairs if self.num_pairs else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts, the accuracy they give, and its Wilson interval."""
+        """Return the counts, the accuracy, and its Wilson interval."""
         interval = wilson_interval(self.num_right, self.num_pairs)
         return {name: getattr(self, name) for name in self.__slots__} | {
             "accuracy": self.accuracy,
@@ -60,24 +92,30 @@ class PairCounts:
 
     @classmethod
     def from_json(cls, value: Any, *, where: str) -> "PairCounts":  # noqa: ANN401 - parsed JSON
-        """Return the counts whose ``to_json`` this is.
+        """Return the counts that ``to_json`` gave.
 
         Raises:
-            InputError: If a number is missing.
+            InputError: If a number is missing or impossible.
         """
         if not isinstance(value, dict):
             raise InputError(f"{where}: {value!r} is not an object of counts; run evaluate minimal-pairs again")
         counts = {name: int(number(value, name, where=where)) for name in ("num_pairs", "num_right", "num_ties")}
+        num_pairs, num_right, num_ties = counts.values()
+        if min(num_right, num_ties) < 0 or num_right + num_ties > num_pairs:
+            raise InputError(
+                f"{where}: {num_right} right and {num_ties} ties of {num_pairs} pairs, expected no more; run evaluate "
+                "minimal-pairs again"
+            )
         mean, deviation = (number(value, name, where=where) for name in ("mean_difference", "standard_deviation"))
         return cls(**counts, mean_difference=mean, standard_deviation=deviation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MinimalPairFigures:
-    """The outcome of a set of minimal pairs."""
+    """Accuracies on a set of minimal pairs, overall, by paradigm, and by category: linguistic term and field."""
 
     overall: PairCounts
-    """All pairs alike; its accuracy is the micro average."""
+    """All pairs with the same weight. Its accuracy is the micro average."""
     by_paradigm: Mapping[str, PairCounts]
     by_term: Mapping[str, PairCounts]
     by_field: Mapping[str, PairCounts]
@@ -86,16 +124,16 @@ class MinimalPairFigures:
     fields: Mapping[str, str]
     """The field of each paradigm."""
     num_identical: int
-    """Pairs left out, their sentences being the same after normalisation."""
+    """Pairs that were left out because their sentences are the same after normalisation."""
 
     @property
     def macro_accuracy(self) -> float | None:
-        """Mean of the paradigms' accuracies, as BLiMP reports it; None where no paradigm has a pair."""
+        """Mean of the paradigms' accuracies, as BLiMP reports it; None if no paradigm has a pair."""
         accuracies = [c.accuracy for c in self.by_paradigm.values() if c.accuracy is not None]
         return sum(accuracies) / len(accuracies) if accuracies else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON objects, paradigms, terms and fields in alphabetical order."""
+        """Return everything as a JSON object, with paradigms, terms and fields in alphabetical order."""
         return {
             "accuracy_macro": self.macro_accuracy,
             "accuracy_micro": self.overall.accuracy,
@@ -111,40 +149,77 @@ class MinimalPairFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MinimalPairFigures":
-        """Return the figures whose ``to_json`` this is; averages are taken again, not believed.
+        """Return the figures that ``to_json`` gave. Averages are computed again from the counts.
 
         Raises:
             InputError: If something is missing or has the wrong type.
         """
-        parts: dict[str, dict[str, PairCounts]] = {}
+        counts_by: dict[str, dict[str, PairCounts]] = {}
         for by in ("by_paradigm", "by_term", "by_field"):
             if not isinstance(found := value.get(by), dict):
                 raise InputError(f"{where}: no object {by!r}; run evaluate minimal-pairs again")
-            parts[by] = {name: PairCounts.from_json(counts, where=where) for name, counts in found.items()}
+            counts_by[by] = {name: PairCounts.from_json(counts, where=where) for name, counts in found.items()}
         paradigms = value["by_paradigm"]
         return cls(
             overall=PairCounts.from_json(value.get("overall"), where=where),
-            terms={name: str(paradigm.get("linguistics_term")) for name, paradigm in paradigms.items()},
-            fields={name: str(paradigm.get("field")) for name, paradigm in paradigms.items()},
-            **parts,
+            terms={name: string(paradigm, "linguistics_term", where=where) for name, paradigm in paradigms.items()},
+            fields={name: string(paradigm, "field", where=where) for name, paradigm in paradigms.items()},
+            **counts_by,
             num_identical=int(number(value, "num_identical", where=where)),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredPair:
-    """What a model gave the two sentences of a pair."""
+    """A model's log-probabilities of the two sentences of a pair. It is an item row of the result."""
 
     paradigm: str
     pair: int
     """Which of its paradigm, from 0."""
     good: float
-    """Nats."""
+    """log p of the grammatical sentence, in nats."""
     bad: float
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+def read_minimal_pairs(path: Path) -> list[MinimalPair]:
+    """Return the pairs of a file, or of all ``*.jsonl`` and ``*.jsonl.gz`` files of a folder in order of their names.
+
+    Raises:
+        InputError: If there is no such file or no pair, if a file is there both plain and gzipped, or if a line is
+            malformed. The error names the file and the line.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
+        if not files:
+            raise InputError(f"{path}: no .jsonl or .jsonl.gz file in this folder; give a folder with minimal pairs")
+    else:
+        files = [path]
+    stems = [_stem(file) for file in files]
+    if twice := {stem for stem in stems if stems.count(stem) > 1}:
+        raise InputError(f"{path}: both plain and gzipped: {', '.join(sorted(twice))}; keep one of each")
+    seen: Counter[str] = Counter()
+    pairs = []
+    for file in files:
+        for pair in _pairs_of_file(file):
+            pairs.append(replace(pair, number=seen[pair.paradigm]))
+            seen[pair.paradigm] += 1
+    if not pairs:
+        raise InputError(f"{path}: no minimal pair in {len(files)} file(s), expected a JSON object per line")
+    return pairs
+
+
+def pairs_name(folder: Path) -> str:
+    """Return the name of the pairs of a folder or file in results."""
+    return _stem(folder.resolve())
+
+
+def pairs_sha256(pairs: Sequence[MinimalPair]) -> str:
+    """Return a fingerprint of the pairs and their order. Results of two runs compare only if it is the same."""
+    return sha256_bytes(canonical_json([[pair.paradigm, pair.term, pair.good, pair.bad] for pair in pairs]))
 
 
 def evaluate_minimal_pairs(
@@ -157,21 +232,22 @@ def evaluate_minimal_pairs(
     max_tokens: int | None = None,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
-    """Score pairs, each distinct sentence once; return the figures, and each pair's two log-probabilities.
+    """Score pairs, each distinct sentence once. Return the figures, and the two log-probabilities of each pair.
 
-    Log-probabilities are float32, as the scorer gives them, and added up in float64.
+    The scorer gives float32 log-probabilities. Their sums are float64.
 
     Args:
         scorer: Gives log-probabilities.
-        tokenizer: The model's.
-        pairs: Identical ones are left out and counted.
-        prefix: What stands before each sentence.
+        tokenizer: The tokenizer of the model.
+        pairs: The pairs. Pairs of identical sentences are left out and counted.
+        prefix: What the tokenizer gets before each sentence.
         eos: Whether ``<eos>`` counts.
-        max_tokens: The longest sentence that the model can score, ``<eos>`` not counted; None where there is none.
-        block_sentences: Sentences scored between two signs of progress.
+        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
+            limit.
+        block_sentences: Sentences scored between two updates of the progress line.
 
     Raises:
-        InputError: If a sentence is too long; file and line are named.
+        InputError: If a sentence is too long. The error names the file and the line.
         RunError: If the model gives a log-probability that is not finite.
     """
     kept = [pair for pair in pairs if pair.good != pair.bad]
@@ -187,8 +263,8 @@ def evaluate_minimal_pairs(
     for place, found in zip(where, ids, strict=True):
         if max_tokens is not None and len(found) > max_tokens:
             raise InputError(
-                f"{place}: a sentence of {len(found)} tokens, expected at most {max_tokens}, which the model can "
-                "score; remove the line"
+                f"{place}: a sentence of {len(found)} tokens, expected at most {max_tokens}, the limit of the "
+                "model; remove the line"
             )
     log_probs = score_all(scorer, ids, block_sentences=block_sentences)
     scores = np.array([row[: len(row) if eos else -1].sum(dtype=np.float64) for row in log_probs])
@@ -217,6 +293,64 @@ def evaluate_minimal_pairs(
         ScoredPair(paradigm=pair.paradigm, pair=pair.number, good=float(good[i]), bad=float(worse[i]))
         for i, pair in enumerate(kept)
     ]
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
+    for number_of_line, line in enumerate(_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield _pair(json.loads(line.decode("utf-8")), _stem(file), f"{file}:{number_of_line}")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}:{number_of_line}: not UTF-8 ({error}); convert the file") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{file}:{number_of_line}: not a minimal pair ({error}), expected a JSON object with the strings "
+                "sentence_good and sentence_bad; correct or remove the line"
+            ) from error
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+            yield from stream
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror or error}); check its name and that it is complete"
+        ) from error
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{file}: damaged gzip file ({error}); download it again") from error
+
+
+def _pair(value: Any, stem: str, where: str) -> MinimalPair:  # noqa: ANN401 - parsed JSON
+    if not isinstance(value, dict):
+        raise ValueError(f"found {type(value).__name__}")  # noqa: TRY004 - reported with file and line by the caller
+    texts = {name: _text(value, name, None) for name in ("sentence_good", "sentence_bad")}
+    field = _text(value, "field", NOT_SPECIFIED)
+    return MinimalPair(
+        good=texts["sentence_good"],
+        bad=texts["sentence_bad"],
+        paradigm=_text(value, "UID", stem),
+        term=_text(value, "linguistics_term", NOT_SPECIFIED),
+        field=_FIELDS.get(field, field),
+        where=where,
+    )
+
+
+def _text(value: dict[str, Any], name: str, default: str | None) -> str:
+    found = value.get(name)
+    if found is None:
+        found = default  # null means the same as a missing field
+    if not isinstance(found, str):
+        raise ValueError(f"{name} is {found!r}")  # noqa: TRY004 - reported with file and line by the caller
+    found.encode()  # a lone surrogate is legal in JSON, but it is not text
+    if not (normalised := normalise_text(found)):
+        raise ValueError(f"{name} is empty")
+    return normalised
 
 
 def _counts_by(

@@ -1,27 +1,31 @@
-r"""Perplexity of a split, with the distribution it is of and the normaliser it is by always named.
+r"""Compute the perplexity of a split. Every figure names its distribution and its normaliser.
 
-With NLL the negative natural log-probability of the split's M sentences, every ``<eos>`` included:
+NLL is the negative natural log-probability of the split's M sentences, including every ``<eos>``:
 
-    per token              exp(NLL / (tokens + M))                  one <eos> a sentence is a token too
+    per token              exp(NLL / (tokens + M))                  one <eos> per sentence counts as a token
     per token without eos  exp((NLL - NLL of the <eos>) / tokens)
-    per word               exp(NLL / (words + M))                   words: white-space-separated; <eos> counts as one
-    bits per byte          NLL / ln 2 / (bytes + M)                 bytes: UTF-8 of the text; one line end a sentence
+    per word               exp(NLL / (words + M))                   white-space-separated words; <eos> counts as a word
+    bits per byte          NLL / ln 2 / (bytes + M)                 UTF-8 bytes of the text; one line end per sentence
 
-Per word and per byte can be compared across tokenizers, per token only within one. A figure "given the tree" is not
-comparable with an unconditional one: the tree, made by someone who saw the whole sentence, tells what is to come.
+Figures per word and per byte are comparable across tokenizers. Figures per token are comparable only within one
+tokenizer. A figure "given the tree" is not comparable with an unconditional one: whoever made the tree saw the whole
+sentence, so the tree can reveal later words.
 
-The floor of the built-in sample is what the grammar that wrote it assigns to the same sentences. No model is below
-it in expectation; on a finite sample one could be by chance, or by having read that sample.
+The floor of the built-in sample is the perplexity of the grammar that wrote it, on the same sentences. In expectation
+no model is below the floor. On a finite sample a model can be below it by chance, or because it was trained on that
+sample.
 """
 
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset import Split
 from pipeline.runtime.json_files import number
@@ -29,55 +33,62 @@ from storage.errors import InputError, RunError
 from storage.ragged import Ragged
 
 UNCONDITIONAL: Final = "unconditional"
-"""p(x): a student's."""
+"""p(x), of a student."""
 IN_DOCUMENT: Final = "given the document before it"
-"""The product over sentences of p(x | those before it in its document, as many as a row has room for): a student's that
-was trained with --context document."""
+"""The product over sentences of p(x | the sentences before it in its document, as many as fit into a row), of a student
+that was trained with --context document."""
 GIVEN_TREE: Final = "given the tree"
-"""The product of p(x_t | x_<t, y_<t, SHIFT): what a teacher's dump holds."""
+"""The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher. A dump with the condition ``tree`` holds these."""
 JOINT: Final = "joint with the tree"
-"""p(x, y): a teacher's, words and actions together."""
+"""p(x, y), words and actions together, of a teacher."""
 MARGINAL: Final = "marginal by beam search"
-"""p(x) of a teacher that knows no tree: the product of the mixtures over its hypotheses, which see x_<t alone."""
+"""p(x) of a teacher that gets no tree: the product of the mixtures over its hypotheses, which see only x_<t."""
 PREFIX: Final = "sum over trees by beam search"
-"""The sum of p(x, y) over the hypotheses that were kept: a lower bound of p(x), so of its perplexity an upper one."""
+"""The sum of p(x, y) over the hypotheses that the search kept, of a teacher. It is a lower bound of p(x), so its
+perplexity is an upper bound."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
 OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
+LENGTHS: Final = (1, 6, 11, 21, 41, 81)
+"""The breakdown by length has a range from each of these numbers of tokens to the next; the last range has no end."""
+BY_SOURCE: Final = "by source"
+BY_LENGTH: Final = "by length in tokens"
+NOT_KNOWN: Final = "not known"
+
 NORMALISERS: Final = {
-    "per_token": "exp(nats / (num_tokens + num_sentences)): tokens and one <eos> a sentence",
+    "per_token": "exp(nats / (num_tokens + num_sentences)): tokens and one <eos> per sentence",
     "per_token_without_eos": "exp((nats - nats_eos) / num_tokens): tokens only",
-    "per_word": "exp(nats / (num_words + num_sentences)): white-space-separated words and one <eos> a sentence",
-    "bits_per_byte": "nats / ln 2 / (num_bytes + num_sentences): UTF-8 bytes and one line end a sentence",
+    "per_word": "exp(nats / (num_words + num_sentences)): white-space-separated words and one <eos> per sentence",
+    "bits_per_byte": "nats / ln 2 / (num_bytes + num_sentences): UTF-8 bytes and one line end per sentence",
 }
-"""How each derived figure is defined, written beside it in the JSON."""
+"""The definition of each derived figure. The JSON has it next to the value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PerplexityFigure:
-    """What one distribution assigns to one split: sums, from which every normalised figure is derived."""
+    """The negative log-probability of a split under one distribution, and the counts that normalise it."""
 
     distribution: str
     """One of ``DISTRIBUTIONS``."""
     num_sentences: int
     num_tokens: int
-    """Without ``<eos>``."""
+    """Tokens without ``<eos>``."""
     num_words: int
-    """White-space-separated, without ``<eos>``."""
+    """White-space-separated words without ``<eos>``."""
     num_bytes: int
     """UTF-8 bytes of the text, without line ends."""
     nats: float
-    """Negative log-probability of all positions, ``<eos>`` included."""
+    """Negative log-probability of all positions, including ``<eos>``."""
     nats_eos: float | None
-    """The part of ``nats`` that is the ``<eos>`` tokens'; None where it is not known (the floor)."""
+    """The part of ``nats`` that belongs to the ``<eos>`` tokens; None if it is unknown, as for the floor."""
 
     def __post_init__(self) -> None:
-        """Refuse what no split can give.
+        """Check that the values are possible.
 
         Raises:
-            InputError: If the distribution is unknown, there is no sentence or word, or a sum is not finite.
+            InputError: If the distribution is unknown, there is no sentence, a count is negative or a sum not finite.
         """
         problems = []
         if self.distribution not in DISTRIBUTIONS:
@@ -99,12 +110,12 @@ class PerplexityFigure:
 
     @property
     def num_positions(self) -> int:
-        """Predicted tokens: the tokens and one ``<eos>`` a sentence."""
+        """Predicted tokens: the tokens and one ``<eos>`` per sentence."""
         return self.num_tokens + self.num_sentences
 
     @property
     def nats_per_position(self) -> float:
-        """``nats / (num_tokens + num_sentences)``: the loss a model is trained on."""
+        """``nats / (num_tokens + num_sentences)``, the loss that models are trained on."""
         return self.nats / self.num_positions
 
     @property
@@ -114,7 +125,7 @@ class PerplexityFigure:
 
     @property
     def per_token_without_eos(self) -> float | None:
-        """``exp((nats - nats_eos) / num_tokens)``; None where ``nats_eos`` is not known or all sentences are empty."""
+        """``exp((nats - nats_eos) / num_tokens)``; None if ``nats_eos`` is None or all sentences are empty."""
         if self.nats_eos is None or not self.num_tokens:
             return None
         return _exp((self.nats - self.nats_eos) / self.num_tokens)
@@ -130,7 +141,7 @@ class PerplexityFigure:
         return self.nats / math.log(2) / (self.num_bytes + self.num_sentences)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sums, and each derived figure beside the name of its normaliser (null where not defined)."""
+        """Return the sums, and each derived figure with its definition. An undefined figure is null."""
         derived = {}
         for name, normaliser in NORMALISERS.items():
             value = getattr(self, name)
@@ -139,11 +150,11 @@ class PerplexityFigure:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "PerplexityFigure":
-        """Return the figure whose ``to_json`` this is; derived figures are derived again, not believed.
+        """Return the figure that ``to_json`` gave. Derived figures are computed again from the sums.
 
         Args:
             value: A parsed JSON object.
-            where: The file, for the error.
+            where: The file, for error messages.
 
         Raises:
             InputError: If a sum is missing or has the wrong type.
@@ -161,13 +172,13 @@ class PerplexityFigure:
 
 
 def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> PerplexityFigure:
-    """Return the figure of a split from the log-probabilities of its positions.
+    """Return the perplexity of a split from the log-probabilities of its positions.
 
     Args:
-        log_probs: M rows of n + 1 natural logs, the last of each its ``<eos>``'s (``gold_log_probs``); for the joint
-            distribution, a row's values include those of the actions before the token. Added up in float64.
+        log_probs: M rows of n + 1 natural logs. The last one of a row is that of ``<eos>`` (``gold_log_probs``). For
+            the joint distribution, each value includes the actions before the token. The sums are float64.
         split: The same M sentences.
-        distribution: One of ``DISTRIBUTIONS``: which one ``log_probs`` are of.
+        distribution: The distribution of ``log_probs``, one of ``DISTRIBUTIONS``.
 
     Raises:
         ValueError: If rows and sentences do not match.
@@ -176,7 +187,7 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
     """
     if not np.array_equal(log_probs.offsets, split.position_offsets):
         raise ValueError(
-            f"{len(log_probs)} rows of log-probabilities do not fit split {split.name!r}, n + 1 a sentence"
+            f"{len(log_probs)} rows of log-probabilities do not fit split {split.name!r}, n + 1 per sentence"
         )
     if not np.isfinite(log_probs.values).all():
         sentence = int(np.searchsorted(log_probs.offsets, np.flatnonzero(~np.isfinite(log_probs.values))[0], "right"))
@@ -195,46 +206,97 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
     )
 
 
-def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256: str) -> PerplexityFigure:
-    """Return what the grammar of ``sample-corpus`` assigns to a split: the floor of an unconditional model.
+def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, dict[str, PerplexityFigure]]:
+    """Return the perplexity by length, and by source where the split has several sources.
+
+    The sums of each breakdown add up to those of ``perplexity_figure``. Ranges and sources without a sentence have no
+    figure.
 
     Args:
-        path: Its ``entropy.json``.
+        log_probs: Rows that ``perplexity_figure`` has accepted.
+        split: The sentences of the rows.
+        distribution: As for ``perplexity_figure``.
+    """
+    sources, names = split.source_ids
+    lengths = np.searchsorted(LENGTHS, split.tokens.lengths, side="right")
+    ranges = ["0", *(f"{a} to {b - 1}" for a, b in pairwise(LENGTHS)), f"{LENGTHS[-1]} and more"]
+    found = {BY_LENGTH: _figures_by(lengths, ranges, log_probs, split, distribution)}
+    if len(names) > 1:
+        named = [name or NOT_KNOWN for name in names]
+        found[BY_SOURCE] = _figures_by(sources, named, log_probs, split, distribution)
+    return found
+
+
+def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256: str) -> PerplexityFigure:
+    """Return the perplexity of a split under the grammar of ``sample-corpus``, the floor of an unconditional model.
+
+    Args:
+        path: ``entropy.json`` of the sample.
         split: Name of the split.
-        like: A figure of the same split, whose counts the floor is normalised by.
-        text_sha256: Of the evaluated split's text (``Split.text_sha256``).
+        like: A figure of the same split. Its counts normalise the floor.
+        text_sha256: sha256 of the evaluated split's text (``Split.text_sha256``).
 
     Raises:
-        InputError: If the file is not one, does not know the split, or is about another text (some sentences were
-            dropped when the dataset was built, or another sample).
+        InputError: If the file is not an ``entropy.json``, does not have the split, or is about another text: another
+            sample, or the sample before ``build-dataset`` dropped some sentences.
     """
     splits = _read_entropy(path)
     if split not in splits:
-        raise InputError(f"{path}: no split {split!r}, there are {', '.join(sorted(splits))}; name one of these")
+        raise InputError(f"{path}: no split {split!r}, expected one of {', '.join(sorted(splits))}; give one of them")
     found = splits[split]
     if (sha256 := str(found.get("text_sha256"))) != text_sha256:
         raise InputError(
             f"{path}: text_sha256 of {split} is {sha256[:12]}, but the evaluated split's is {text_sha256[:12]}; a "
-            "floor holds for the very same sentences: name the entropy.json of the sample that the dataset was built "
-            "from, and build it dropping no sentence"
+            "floor needs the very same sentences: give the entropy.json of the sample that the dataset was built from, "
+            "and build the dataset without dropping a sentence"
         )
     nats = number(found, "neg_log_prob_nats", where=f"{path}: {split}")
     return replace(like, distribution=FLOOR, nats=nats, nats_eos=None)
 
 
+def _figures_by(
+    group_of_sentence: NDArray[Any], names: list[str], log_probs: Ragged, split: Split, distribution: str
+) -> dict[str, PerplexityFigure]:
+    """Return a figure for each group that has a sentence. ``group_of_sentence`` is an index into ``names``."""
+    values, offsets = log_probs.values.astype(np.float64), log_probs.offsets
+    nats = -np.add.reduceat(values, offsets[:-1]) if len(values) else np.zeros(0)
+
+    def sums(of_sentences: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(group_of_sentence, weights=of_sentences, minlength=len(names)).astype(np.float64)
+
+    columns = [
+        np.bincount(group_of_sentence, minlength=len(names)),
+        *(sums(column) for column in (split.tokens.lengths, split.num_words, split.num_bytes, nats)),
+        sums(-values[offsets[1:] - 1]),
+    ]
+    return {
+        name: PerplexityFigure(
+            distribution=distribution,
+            num_sentences=int(sentences),
+            num_tokens=int(tokens),
+            num_words=int(words),
+            num_bytes=int(size_bytes),
+            nats=float(all_nats),
+            nats_eos=float(eos_nats),
+        )
+        for name, sentences, tokens, words, size_bytes, all_nats, eos_nats in zip(names, *columns, strict=True)
+        if sentences
+    }
+
+
 def _read_entropy(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the splits of an ``entropy.json``, by name."""
+    """Return the splits in an ``entropy.json`` by name."""
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); name the entropy.json of sample-corpus"
+            f"{path}: cannot be read ({error.strerror}); give the entropy.json of sample-corpus"
         ) from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); name the entropy.json of sample-corpus") from error
+        raise InputError(f"{path}: not JSON ({error}); give the entropy.json of sample-corpus") from error
     splits = value.get("splits") if isinstance(value, dict) else None
     if not isinstance(splits, dict) or not all(isinstance(split, dict) for split in splits.values()):
-        raise InputError(f"{path}: no object 'splits' of objects; name the entropy.json of sample-corpus")
+        raise InputError(f"{path}: no object 'splits' of objects; give the entropy.json of sample-corpus")
     return splits
 
 

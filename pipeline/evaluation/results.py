@@ -1,18 +1,34 @@
-"""Results of evaluations: one small JSON file each, beside the model they are about.
+"""Write and read the results of evaluations.
 
-MODEL/results/NAME.json holds what was measured, and what is needed to trust and repeat it: command, settings,
-fingerprints, versions; NAME.jsonl the same by item, pair or sentence, for tests between models. MODEL is a run
-directory, or a folder in Hugging Face's format.
+An evaluation of MODEL, a run directory or a folder in Hugging Face's format, writes two files to ``MODEL/results``:
+
+    NAME.json     the result: figures, settings, fingerprints, versions and the command line
+    NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
+
+``record`` writes both files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
+settings, and it words the convention of each result. Averages are computed again from the counts. Item rows are read
+only on request and one at a time, because a split may have millions of sentences.
+
+Results may come from strangers. So every value is checked before it is used, and errors name the file and the line.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from pipeline.runtime.run_directory import checkpoint_path
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.minimal_pairs import MinimalPairFigures, ScoredPair
+from pipeline.evaluation.perplexity import DISTRIBUTIONS, PerplexityFigure
+from pipeline.evaluation.surprisal import SurprisalFigure
+from pipeline.evaluation.syntaxgym import SyntaxGymFigures
+from pipeline.runtime.json_files import is_number, number, read_json_lines, string, whole_number
+from pipeline.runtime.run_directory import checkpoint_path, command_line, versions
+from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import InputError, RunError
 from storage.files import write_atomically, written_whole
 from storage.fingerprints import sha256_file
@@ -24,32 +40,93 @@ SURPRISAL: Final = "surprisal"
 PARSES: Final = "parses"
 SYNTAXGYM: Final = "syntaxgym"
 
+DATA: Final = {
+    PERPLEXITY: "split", MINIMAL_PAIRS: "pairs", SYNTAXGYM: "suites", SURPRISAL: "text", PARSES: "trees",
+}  # fmt: skip
+"""The fingerprint of the data of each kind of evaluation. Its first digits are part of the file name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BEFORE_SENTENCE: Final = {"none": "no space", "space": "a space"}
+"""By the setting ``prefix`` of minimal pairs."""
+_IS_RIGHT: Final = {"right": True, "wrong": False, "tie": False}
+"""By the ``outcome`` of a SyntaxGym item."""
+
+
+Figures = TypeVar("Figures")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """One evaluation of one model."""
+    """The content of a result file. Its figures and settings are not checked yet."""
 
     kind: str
-    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses`` or ``syntaxgym``: what ``figures`` are."""
+    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses`` or ``syntaxgym``."""
     subject: str
-    """What was evaluated on: the name of the split, the folder of pairs or suites, the text, or the STEM of trees."""
+    """Name of the split, of the folder of pairs or suites, of the text, or the STEM of the trees."""
     figures: Any
-    """Perplexity: a list of ``PerplexityFigure.to_json()``. The others: the one object that ``MinimalPairFigures``,
-    ``SurprisalFigure``, ``ParseFigure`` or ``SyntaxGymFigures`` gives (``to_json``)."""
+    """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
+    ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure`` or ``SyntaxGymFigures`` returns."""
     settings: Mapping[str, Any]
-    """Everything that could change the figures: checkpoint, batch budget, device, dtype."""
+    """Everything that could change the figures: checkpoint, batch budget, device, dtype and so on."""
     fingerprints: Mapping[str, str]
-    """sha256 by what it is of: ``weights``, ``tokenizer``, and ``split``, ``pairs``, ``text``, ``trees`` or
-    ``suites``."""
+    """The sha256 of the ``weights``, of the ``tokenizer`` and of the data (``DATA``)."""
     versions: Mapping[str, str]
     command: str
     """The command line."""
 
 
+def record(
+    model: ModelFiles,
+    kind: str,
+    subject: str,
+    figures: Any,  # noqa: ANN401 - JSON
+    *,
+    settings: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]] | None = None,
+) -> tuple[Path, Path]:
+    """Write the item rows, then the result. Return the path of the result, then that of the rows.
+
+    A result replaces an earlier one of the same name. Other data, checkpoints, beams and conventions give other names.
+
+    Args:
+        model: The model that was evaluated.
+        kind: As ``Result.kind``.
+        subject: As ``Result.subject``.
+        figures: As ``Result.figures``.
+        settings: Everything that could change the figures, except the checkpoint.
+        fingerprints: The sha256 of the data, by the names in ``DATA``.
+        rows: Item rows; None for surprisals and parses.
+    """
+    name = f"{kind.replace('_', '-')}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{fingerprints[DATA[kind]][:8]}"
+    if model.which not in {"best", EXPORTED}:
+        name += f"-{model.which}"
+    if "beam" in settings:
+        name += f"-beam{settings['beam']}-{settings['word_beam']}"
+    if settings.get("prefix") == "space":
+        name += "-space"
+    if settings.get("eos"):
+        name += "-eos"
+    if (joining := settings.get("joining", "text")) != "text":
+        name += f"-{joining}"
+    if (spans := settings.get("spans sha256")) is not None:
+        name += f"-spans{spans[:8]}"
+    if rows is not None:
+        write_rows(model.path, name, rows)
+    result = Result(
+        kind=kind,
+        subject=subject,
+        figures=figures,
+        settings={"checkpoint": model.which, **settings},
+        fingerprints={"weights": sha256_file(model.weights), "tokenizer": model.tokenizer_sha256, **fingerprints},
+        versions=versions(),
+        command=command_line(),
+    )
+    written = write_result(model.path, name, result)
+    return written, written.with_suffix(".jsonl")
+
+
 def write_result(model: Path, name: str, result: Result) -> Path:
-    """Write ``MODEL/results/NAME.json`` atomically, replacing an earlier one, and return its path.
+    """Write ``MODEL/results/NAME.json`` atomically and return its path. An earlier file of that name is replaced.
 
     Raises:
         RunError: If ``model`` is neither a run nor an exported folder.
@@ -63,14 +140,14 @@ def write_result(model: Path, name: str, result: Result) -> Path:
 
 
 def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write ``MODEL/results/NAME.jsonl``, a JSON object a line, whole or not at all, and return its path.
+    """Write ``MODEL/results/NAME.jsonl``, one JSON object per line, and return its path.
 
-    What a result sums up, item by item: it stands beside the result of the same name, which is written after it.
+    The file appears under its name only when all rows are written.
 
     Raises:
         RunError: If ``model`` is neither a run nor an exported folder.
-        InputError: As ``write_result``.
-        StoreError: If it cannot be written.
+        InputError: If ``name`` has other characters than letters, digits and ``._-``.
+        StoreError: If the file cannot be written.
     """
     path = _path_of(model, name, ".jsonl")
     with written_whole([path]) as (file,):
@@ -80,34 +157,271 @@ def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Pat
 
 
 def read_results(run: Path) -> dict[str, Result]:
-    """Return the results of a run by name, in alphabetical order; empty where nothing was evaluated.
+    """Return every result file of a run by its name, in alphabetical order. Figures and settings are not checked.
 
     Raises:
-        InputError: If a file is not one that ``write_result`` wrote.
+        InputError: If ``write_result`` cannot have written one of the files.
     """
     return {path.stem: _read(path) for path in sorted((run / "results").glob("*.json"))}
 
 
-def best_weights_sha256(run: Path) -> str | None:
-    """Return the sha256 of a run's best checkpoint, which its results are to be of; None of a copy without weights.
+class SplitKey(NamedTuple):
+    """Identifies the data of a perplexity. Two texts may be splits of the same name."""
+
+    name: str
+    text_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedResult(Generic[Figures]):
+    """A result with figures and settings that are parsed and checked."""
+
+    path: Path
+    """The JSON file."""
+    kind: str
+    """As ``Result.kind``."""
+    subject: str
+    """As ``Result.subject``."""
+    figures: Figures
+    convention: str
+    """How sentences were scored, in words; results under two conventions do not compare. For a perplexity only the
+    sizes of the beam search, because each of its figures names its distribution."""
+    fingerprints: Mapping[str, str]
+    command: str
+    """The command line that made the result."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the data: of the split, pairs, suites, text or trees."""
+        return self.sha256_of(DATA[self.kind])
+
+    @property
+    def rows(self) -> Path:
+        """Path of the item rows. The file may be missing."""
+        return self.path.with_suffix(".jsonl")
+
+    @property
+    def remedy(self) -> str:
+        """The instruction that replaces a damaged result."""
+        return f"evaluate again: {self.command}"
+
+    def sha256_of(self, name: str) -> str:
+        """Return a fingerprint.
+
+        Raises:
+            InputError: If the result does not have it.
+        """
+        found = self.fingerprints.get(name)
+        if not isinstance(found, str):
+            raise InputError(f"{self.path}: no sha256 of the {name}, expected one to compare by; {self.remedy}")
+        return found
+
+
+class PerplexityResult(LoadedResult[Mapping[str, PerplexityFigure]]):
+    """The perplexities of a split, by distribution."""
+
+    __slots__ = ()
+
+    @property
+    def key(self) -> SplitKey:
+        """The split."""
+        return SplitKey(self.subject, self.sha256_of("text"))
+
+
+class PairResult(LoadedResult[MinimalPairFigures]):
+    """Accuracies on minimal pairs."""
+
+    __slots__ = ()
+
+    def pairs(self) -> Iterator[ScoredPair]:
+        """Yield the item rows."""
+        for where, row in read_json_lines(self.rows, remedy=self.remedy):
+            yield ScoredPair(
+                paradigm=string(row, "paradigm", where=where),
+                pair=whole_number(row, "pair", where=where),
+                good=number(row, "good", where=where),
+                bad=number(row, "bad", where=where),
+            )
+
+
+class SuiteResult(LoadedResult[SyntaxGymFigures]):
+    """Accuracies on SyntaxGym suites."""
+
+    __slots__ = ()
+
+    def items(self) -> Iterator[tuple[str, int, bool]]:
+        """Yield the suite and number of each item, and whether it is right. A tie is not right."""
+        for where, row in read_json_lines(self.rows, remedy=self.remedy):
+            outcome = row.get("outcome")
+            if not isinstance(outcome, str) or outcome not in _IS_RIGHT:
+                raise InputError(f"{where}: outcome is {outcome!r}, expected {', '.join(_IS_RIGHT)}; {self.remedy}")
+            yield string(row, "suite", where=where), whole_number(row, "item", where=where), _IS_RIGHT[outcome]
+
+
+class Skipped(NamedTuple):
+    """A result that ``load_results`` did not load."""
+
+    kind: str
+    is_outdated: bool
+    """Whether its weights are not those of the checkpoint any more. Else it is of a checkpoint that was not asked for,
+    or of an unknown kind."""
+    note: str
+    """Why it was skipped, and the command that evaluates again. Begins with the path of the file in the run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResults:
+    """The results of one checkpoint, by kind and in the order of the file names."""
+
+    run: Path
+    perplexities: list[PerplexityResult] = field(default_factory=list)
+    pairs: list[PairResult] = field(default_factory=list)
+    suites: list[SuiteResult] = field(default_factory=list)
+    surprisals: list[LoadedResult[SurprisalFigure]] = field(default_factory=list)
+    parses: list[LoadedResult[Mapping[str, Any]]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
+    """Return the results of a run's best checkpoint as it is now.
+
+    A result counts if it was recorded for the checkpoint ``best`` and the sha256 of its weights is that of the
+    checkpoint file. A copy of a run without checkpoints has no such file; there the name alone decides.
+
+    Args:
+        run: A run directory.
+        weights_sha256: Return the results of these weights instead, under whatever name their checkpoint had.
 
     Raises:
-        RunError: If the file is there and cannot be read.
+        InputError: If a result of the checkpoint is damaged.
+        RunError: If the checkpoint exists but cannot be read.
     """
+    results, loaded = read_results(run), RunResults(run=run)
+    weights = weights_sha256 or (_best_weights_sha256(run) if results else None)
+    for name, result in results.items():
+        file = f"results/{name}.json"
+        found, is_outdated = result.fingerprints.get("weights"), False
+        if weights_sha256 is None and (which := result.settings.get("checkpoint")) != "best":
+            reason = f"of checkpoint {which}, and only the best checkpoint is compared: it is not shown"
+        elif is_outdated := weights is not None and found != weights:
+            reason = f"of weights {str(found)[:8]}, and the best checkpoint is {str(weights)[:8]} now; evaluate again: "
+            reason += result.command
+        elif result.kind not in DATA:
+            reason = f"of kind {result.kind!r}, expected one of {', '.join(DATA)}: it is not shown"
+        else:
+            _load(loaded, run / file, result)
+            continue
+        loaded.skipped.append(Skipped(result.kind, is_outdated=is_outdated, note=f"{file} is {reason}"))
+    return loaded
+
+
+def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray[np.float64]]]:
+    """Yield the log-probabilities of each sentence of a perplexity's item rows, by distribution.
+
+    A row is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}`` for n tokens. The values are natural
+    logarithms, and the last one is that of ``<eos>``. Sentences count from 0. All rows have the same distributions.
+
+    Args:
+        path: The file.
+        remedy: What an error tells the user to do.
+
+    Yields:
+        ``[n + 1]`` float64 by distribution, finite.
+
+    Raises:
+        InputError: If a line is not such a row. The error names the line.
+    """
+    expected: set[str] = set()
+    for sentence, (where, row) in enumerate(read_json_lines(path, remedy=remedy)):
+        found, place = row.get("log_probs"), row.get("sentence")
+        if not isinstance(found, dict) or not found or type(place) is not int or place != sentence:
+            raise InputError(f"{where}: expected an object with sentence {sentence} and its log_probs; {remedy}")
+        if unknown := [name for name in found if name not in DISTRIBUTIONS]:
+            named = ", ".join(DISTRIBUTIONS)
+            raise InputError(f"{where}: distribution {unknown[0]!r}, expected one of {named}; {remedy}")
+        if not all(isinstance(values, list) and values and all(map(is_number, values)) for values in found.values()):
+            raise InputError(f"{where}: log_probs are not lists of finite numbers, one for <eos> included; {remedy}")
+        if len({len(values) for values in found.values()}) > 1:
+            raise InputError(f"{where}: distributions of different lengths, expected n + 1 each; {remedy}")
+        expected = expected or set(found)
+        if found.keys() != expected:
+            raise InputError(f"{where}: distributions {sorted(found)}, expected {sorted(expected)}; {remedy}")
+        yield {name: np.array(values, np.float64) for name, values in found.items()}
+
+
+def _load(loaded: RunResults, path: Path, result: Result) -> None:
+    """Check a result of a known kind and add it."""
+    where, figures = str(path), result.figures
+    common: dict[str, Any] = {name: getattr(result, name) for name in ("kind", "subject", "fingerprints", "command")}
+    common |= {"path": path, "convention": _convention(path, result)}
+    if result.kind == PERPLEXITY:
+        loaded.perplexities.append(PerplexityResult(**common, figures=_perplexities(figures, where)))
+    elif not isinstance(figures, dict):
+        raise InputError(f"{where}: figures are not an object; evaluate again: {result.command}")
+    elif result.kind == MINIMAL_PAIRS:
+        loaded.pairs.append(PairResult(**common, figures=MinimalPairFigures.from_json(figures, where=where)))
+    elif result.kind == SYNTAXGYM:
+        loaded.suites.append(SuiteResult(**common, figures=SyntaxGymFigures.from_json(figures, where=where)))
+    elif result.kind == SURPRISAL:
+        loaded.surprisals.append(LoadedResult(**common, figures=SurprisalFigure.from_json(figures, where=where)))
+    else:
+        loaded.parses.append(LoadedResult(**common, figures=figures))
+
+
+def _convention(path: Path, result: Result) -> str:
+    """Return how sentences were scored, in the words that every page and command uses."""
+
+    def setting(name: str, expected: type, choices: Collection[str] = ()) -> Any:  # noqa: ANN401 - of that type
+        found = result.settings.get(name)
+        if type(found) is not expected or (choices and found not in choices):
+            named = " or ".join(choices) or {str: "text", int: "a whole number", bool: "true or false"}[expected]
+            raise InputError(
+                f"{path}: settings.{name} is {found!r}, expected {named}; evaluate again: {result.command}"
+            )
+        return found
+
+    parts = []
+    if result.kind == MINIMAL_PAIRS:
+        before = _BEFORE_SENTENCE[setting("prefix", str, _BEFORE_SENTENCE)]
+        parts = [f"{before} before the sentence, <eos> {'counted' if setting('eos', bool) else 'left out'}"]
+    elif result.kind == SYNTAXGYM:
+        joining = setting("joining", str)
+        parts = [f"regions joined as {'running text' if joining == 'text' else joining}"]
+    scored_by = [setting("distribution", str)] if "distribution" in result.settings else []
+    if {"beam", "word_beam"} & result.settings.keys():
+        scored_by += [f"beam {setting('beam', int)}", f"word beam {setting('word_beam', int)}"]
+    return "; ".join([*parts, ", ".join(scored_by)] if scored_by else parts)
+
+
+def _perplexities(figures: Any, where: str) -> dict[str, PerplexityFigure]:  # noqa: ANN401 - parsed JSON
+    remedy = "run evaluate perplexity again"
+    if not isinstance(figures, list) or not all(isinstance(figure, dict) for figure in figures):
+        raise InputError(f"{where}: figures are not a list of objects; {remedy}")
+    found = [PerplexityFigure.from_json(figure, where=where) for figure in figures]
+    by_distribution = {figure.distribution: figure for figure in found}
+    if len(by_distribution) != len(found):
+        raise InputError(f"{where}: two figures of one distribution, expected one; {remedy}")
+    return by_distribution
+
+
+def _best_weights_sha256(run: Path) -> str | None:
+    """Return the sha256 of a run's best checkpoint; None if there is no such file, as in a copy without checkpoints."""
     path = checkpoint_path(run, "best")
     if not path.is_file():
         return None
     try:
         return sha256_file(path)
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}), expected the weights; mend that") from error
+        raise RunError(
+            f"{path}: cannot be read ({error.strerror}), expected the weights; fix its permissions"
+        ) from error
 
 
 def _path_of(model: Path, name: str, suffix: str) -> Path:
-    """Return the path of a file of results, its folder made."""
+    """Create the folder of results and return the path of a file in it."""
     if not any((model / file).is_file() for file in ("run.json", "config.json")):
         raise RunError(
-            f"{model}: neither run.json nor config.json here, expected a run directory or an exported folder; name the "
+            f"{model}: neither run.json nor config.json here, expected a run directory or an exported folder; give the "
             "--out of a training command"
         )
     if not _NAME.fullmatch(name):

@@ -1,7 +1,7 @@
-"""What a scorer of sentences is, the one over any ``NextTokenModel``, and scoring many with signs of progress.
+"""Score sentences: the ``Scorer`` protocol, a scorer over any ``NextTokenModel``, and many sentences with progress.
 
-Evaluation that needs a probability of a whole sentence (minimal pairs, SyntaxGym, surprisals) asks a ``Scorer`` and
-knows no model. Models conditioned on a tree are no scorers by themselves: raw sentences have none.
+Minimal pairs, SyntaxGym and surprisals need the probability of a whole sentence. They use a ``Scorer`` and no model
+directly. A model conditioned on a tree is not a scorer, because raw sentences have no tree.
 """
 
 import logging
@@ -18,24 +18,25 @@ from storage.ragged import Ragged
 log = logging.getLogger(__name__)
 
 BLOCK_SENTENCES: Final = 2_000
-"""Sentences scored at a time: enough to batch by length, few enough to see how far it is."""
+"""Sentences scored at a time: enough for batches by length, and few enough that the progress line moves and that memory
+does not grow with a long text."""
 
 
 class Scorer(Protocol):
-    """Gives the log-probability of every token of a sentence."""
+    """Computes the log-probability of every token of a sentence."""
 
     def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return ``[n + 1]`` float32 for each sentence of n token ids: its tokens' log-probabilities, then ``<eos>``'s.
+        """Return the log-probabilities of each sentence of n token ids: ``[n + 1]`` float32, the last of ``<eos>``.
 
-        Natural logarithms, each given ``<bos>`` and all tokens before it; results stand in the order asked.
-        Sentences come without ``<bos>`` and ``<eos>``, and may be empty.
+        The values are natural logarithms, each given ``<bos>`` and all tokens before it. Rows come in the order of the
+        sentences. Sentences have neither ``<bos>`` nor ``<eos>``, and may be empty.
         """
 
 
 class NextTokenScorer:
     """Scores sentences with an unconditional ``NextTokenModel``, batched by length.
 
-    Longest sentences go first: little is padded, and a batch budget too large for memory fails at once.
+    The longest sentences go first. That leaves little padding, and a batch budget too large for memory fails at once.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class NextTokenScorer:
         """Wrap a model, which should be in evaluation mode.
 
         Args:
-            model: Reads no actions.
-            eos_id: Id of ``<eos>``, scored at the end of every sentence.
-            batch_tokens: Most positions a batch; a longer sentence is a batch of its own.
-            num_trained_positions: As of ``warn_beyond``.
+            model: A model that reads no actions.
+            eos_id: Id of ``<eos>``, which is scored at the end of every sentence.
+            batch_tokens: Largest number of positions per batch. A longer sentence is a batch by itself.
+            num_trained_positions: As for ``warn_beyond``.
         """
         self._model = model
         self._eos_id = eos_id
@@ -62,15 +63,13 @@ class NextTokenScorer:
         sorted_log_probs = gold_log_probs(
             self._model, tokens, None, eos_id=self._eos_id, batch_tokens=self._batch_tokens
         )
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        return [sorted_log_probs[int(i)] for i in place]
+        return [sorted_log_probs[int(i)] for i in np.argsort(order)]
 
 
 def score_all(
     scorer: Scorer, sentences: Sequence[Sequence[int]], *, block_sentences: int = BLOCK_SENTENCES
 ) -> list[np.ndarray]:
-    """Return what ``Scorer.log_probs`` does of all sentences, block by block, longest first, and show how far it is."""
+    """Return the result of ``Scorer.log_probs`` for all sentences. Work block by block and show a progress line."""
     found: list[np.ndarray] = [np.empty(0)] * len(sentences)
     order = _longest_first(sentences)
     with Progress("score", total=sum(map(len, sentences)), unit="tokens") as progress:
@@ -84,18 +83,18 @@ def score_all(
 
 
 def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_positions: int | None) -> None:
-    """Warn of sentences with more positions than training has ever had, whose embeddings are as they began.
+    """Warn about sentences with more positions than training ever had. Their position embeddings were never trained.
 
     Args:
-        lengths: Tokens of each sentence, which has one position more.
-        num_trained_positions: None where it is not known: no warning.
+        lengths: Tokens of each sentence. A sentence has one position more.
+        num_trained_positions: Positions that were trained; None if it is unknown, which gives no warning.
     """
     if num_trained_positions is None or not len(lengths):
         return
     if num_beyond := int((np.asarray(lengths) + 1 > num_trained_positions).sum()):
         log.warning(
-            "%d of %d sentences have more than the %d positions that training has ever had: what the model says of the "
-            "tokens beyond is without meaning; leave them out, or train with longer sentences",
+            "%d of %d sentences have more than the %d positions that training ever had: the probabilities of the "
+            "tokens beyond are meaningless; leave these sentences out, or train with longer sentences",
             num_beyond,
             len(lengths),
             num_trained_positions,

@@ -1,20 +1,25 @@
-"""Evaluations that score single sentences, alike for every model: minimal pairs, SyntaxGym, surprisals.
+"""Run the evaluations that are the same for every model, record their results, and return summaries.
 
-What scores is a student, a folder in Hugging Face's format (``student.student_scoring``), or a teacher that sees no
-tree (``teacher.beam_scoring``). Perplexity is apart: a split may have trees or documents, which only some models read.
+Minimal pairs, SyntaxGym and surprisals score single sentences with a ``SentenceModel``: a student, a folder in Hugging
+Face's format (``student.student_commands``), or a teacher that sees no tree (``teacher.teacher_commands``). For a
+perplexity the model's own package computes the log-probabilities of the split, because a split may have trees or
+documents, which only some models read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.corpus.dataset.dataset import Split
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import OnError
-from pipeline.evaluation.minimal_pair_files import pairs_name, pairs_sha256, read_minimal_pairs
-from pipeline.evaluation.minimal_pairs import Prefix
+from pipeline.evaluation.minimal_pairs import Prefix, pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
-from pipeline.evaluation.recording import record_minimal_pairs, record_surprisal, record_syntaxgym
+from pipeline.evaluation.perplexity import NORMALISERS, breakdowns, floor_figure, perplexity_figure
+from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SURPRISAL, SYNTAXGYM, record
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
 from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
@@ -22,26 +27,73 @@ from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_na
 from pipeline.training.model_files import ModelFiles
 from storage.errors import ConfigError
 from storage.fingerprints import sha256_file
+from storage.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SentenceModel:
-    """A model ready to score sentences, and what results say of it."""
+    """A model that is ready to score sentences, with what its results record about it."""
 
     scorer: Scorer
     tokenizer: Tokenizer
     max_tokens: int | None
-    """The longest sentence it can score, ``<eos>`` not counted; None where there is none."""
+    """Length of the longest sentence that the model can score, without ``<eos>``; None if there is no limit."""
     files: ModelFiles
     settings: Mapping[str, Any]
-    """What could change its figures, the distribution among them."""
+    """Everything that could change the model's figures, including the distribution."""
     block_sentences: int = BLOCK_SENTENCES
-    """Sentences scored between two signs of progress."""
+    """Sentences scored between two updates of the progress line."""
+
+
+def evaluate_split(
+    model: ModelFiles,
+    split: Split,
+    log_probs: Mapping[str, Ragged],
+    *,
+    floor: Path | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Record the perplexities of a split and each sentence's log-probabilities. Return a summary.
+
+    Args:
+        model: The model that was evaluated.
+        split: M sentences.
+        log_probs: By distribution, M rows of n + 1 natural logs, as for ``perplexity_figure``. Only the first
+            distribution gets breakdowns.
+        floor: ``entropy.json`` of the sample that the split comes from, or None.
+        settings: Everything that could change the figures, except the checkpoint.
+
+    Raises:
+        RunError: If a log-probability is not finite.
+    """
+    figures = [perplexity_figure(rows, split, distribution) for distribution, rows in log_probs.items()]
+    first, rows_of_first = next(iter(log_probs.items()))
+    broken_down = breakdowns(rows_of_first, split, first)
+    if floor is not None:
+        figures.append(floor_figure(floor, split.name, like=figures[0], text_sha256=split.text_sha256))
+    as_json = [figure.to_json() for figure in figures]
+    as_json[0]["parts"] = {
+        by: {name: figure.to_json() for name, figure in of_groups.items()} for by, of_groups in broken_down.items()
+    }
+    fingerprints = {"split": split.sha256, "text": split.text_sha256}
+    rows = _sentence_rows(log_probs)
+    written, rows_path = record(
+        model, PERPLEXITY, split.name, as_json, settings=settings, fingerprints=fingerprints, rows=rows
+    )
+    summary: dict[str, Any] = {"model": str(model.path), "split": split.name, "positions": split.num_positions}
+    summary["context"] = settings["context"]
+    for figure in figures:
+        summary[figure.distribution] = {name: getattr(figure, name) for name in NORMALISERS}
+    for by, of_groups in broken_down.items():
+        summary[f"{first}, {by}: sentences, per word, bits per byte"] = {
+            name: (figure.num_sentences, figure.per_word, figure.bits_per_byte) for name, figure in of_groups.items()
+        }
+    return summary | {"normalisers": dict(NORMALISERS), "sentences": str(rows_path), "written": str(written)}
 
 
 def evaluate_minimal_pairs(model: SentenceModel, folder: Path, *, prefix: Prefix, eos: bool) -> dict[str, Any]:
-    """Score every pair of a folder, write figures and pairs beside the model, return the figures."""
-    pairs = read_minimal_pairs(folder)
+    """Score every pair of a folder. Record the figures and the score of each pair. Return the figures."""
+    pairs, subject = read_minimal_pairs(folder), pairs_name(folder)
     figures, scored = score_pairs(
         model.scorer,
         model.tokenizer,
@@ -51,16 +103,22 @@ def evaluate_minimal_pairs(model: SentenceModel, folder: Path, *, prefix: Prefix
         max_tokens=model.max_tokens,
         block_sentences=model.block_sentences,
     )
-    settings = {**model.settings, "prefix": prefix, "eos": eos}
-    sha256 = pairs_sha256(pairs)
-    return record_minimal_pairs(
-        model.files, pairs_name(folder), figures, scored, pairs_sha256=sha256, settings=settings
+    written, rows = record(
+        model.files,
+        MINIMAL_PAIRS,
+        subject,
+        figures.to_json(),
+        settings={**model.settings, "prefix": prefix, "eos": eos},
+        fingerprints={"pairs": pairs_sha256(pairs)},
+        rows=(pair.to_json() for pair in scored),
     )
+    about = {"model": str(model.files.path), "subject": subject, "prefix": prefix, "eos": eos}
+    return about | figures.to_json() | {"pairs": str(rows), "written": str(written)}
 
 
 def evaluate_syntaxgym(model: SentenceModel, paths: Sequence[Path], *, joining: Joining) -> dict[str, Any]:
-    """Score SyntaxGym suites, write figures and items beside the model, return the figures."""
-    suites = read_suites(paths)
+    """Score SyntaxGym suites. Record the figures and the outcome of each item. Return the figures."""
+    suites, subject = read_suites(paths), suites_name(paths)
     figures, outcomes = evaluate_suites(
         model.scorer,
         model.tokenizer,
@@ -69,9 +127,17 @@ def evaluate_syntaxgym(model: SentenceModel, paths: Sequence[Path], *, joining: 
         max_tokens=model.max_tokens,
         block_sentences=model.block_sentences,
     )
-    settings = {**model.settings, "joining": joining}
-    sha256 = suites_sha256(suites)
-    return record_syntaxgym(model.files, suites_name(paths), figures, outcomes, suites_sha256=sha256, settings=settings)
+    written, rows = record(
+        model.files,
+        SYNTAXGYM,
+        subject,
+        figures.to_json(),
+        settings={**model.settings, "joining": joining},
+        fingerprints={"suites": suites_sha256(suites)},
+        rows=(outcome.to_json() for outcome in outcomes),
+    )
+    about = {"model": str(model.files.path), "subject": subject}
+    return about | figures.to_json() | {"items": str(rows), "written": str(written)}
 
 
 def evaluate_surprisal(
@@ -84,9 +150,9 @@ def evaluate_surprisal(
     spans: Path | None = None,
     frequencies: Path | None = None,
 ) -> dict[str, Any]:
-    """Write the surprisals of a text's words or tokens as a table, and their sums beside the model; return the sums."""
+    """Write the surprisals of a text's words or tokens as a table. Record their sums and return them."""
     if out.resolve().is_relative_to(folder := model.files.path.resolve()):
-        raise ConfigError(f"surprisal: {out} is inside {folder}, whose files are the model's; give another --out")
+        raise ConfigError(f"surprisal: {out} is inside {folder}, which holds the model's files; give another --out")
     figure, dropped = write_surprisals(
         model.scorer,
         model.tokenizer,
@@ -102,4 +168,21 @@ def evaluate_surprisal(
     read = {"spans": spans, "frequencies": frequencies}
     digests = {f"{name} sha256": None if path is None else sha256_file(path) for name, path in read.items()}
     settings = {**model.settings, "on_error": on_error, **digests}
-    return record_surprisal(model.files, text, out, figure, dropped=dropped, settings=settings)
+    figures = figure.to_json() | {"dropped": dict(sorted(dropped.items()))}
+    fingerprints = {"text": sha256_file(text)}
+    written, _ = record(model.files, SURPRISAL, text.name, figures, settings=settings, fingerprints=fingerprints)
+    about = {"model": str(model.files.path), "text": str(text)}
+    return about | figures | {"table": str(out), "written": str(written)}
+
+
+def _sentence_rows(log_probs: Mapping[str, Ragged]) -> Iterator[dict[str, Any]]:
+    """Yield the item rows of a perplexity, as ``results.read_sentence_rows`` reads them."""
+    for i in range(len(next(iter(log_probs.values())))):
+        yield {
+            "sentence": i,
+            "log_probs": {
+                # Six decimals are what float32 holds of a log-probability, and half the bytes.
+                distribution: rows[i].astype(np.float64).round(6).tolist()
+                for distribution, rows in log_probs.items()
+            },
+        }

@@ -1,18 +1,19 @@
-r"""Surprisals of words or tokens, as a table to join with reading times and the like.
+r"""Write the surprisals of a text's words or tokens as a table, to join with reading times and other measures.
 
-    surprisal of a token    -log2 p(x_t | x_<t)         in bits
-    surprisal of a word     the sum over its tokens     by the chain rule, that of the word as they spell it
+    surprisal of a token    -log2 p(x_t | x_<t), in bits
+    surprisal of a word     the sum over its tokens; by the chain rule, the surprisal of the word as its tokens spell it
 
-A word is a string of the text between spaces, punctuation on it included, or what a file of spans says
-(``word_spans``); the text is normalised as a corpus is. The space before a word belongs to it, whether it is part of
-the word's first token or a token of its own (so the probability that a word ends is paid for by the next one; see Oh
-and Schuler 2024 for what that does to fits). A token that holds parts of two words cannot be divided: its sentence is
-refused. Between spaces, none of our tokenizers makes one.
+A word is a string between spaces, including punctuation, or the characters that a file of spans names (``words``). The
+text is normalised as a corpus is. The space before a word belongs to the word, as part of its first token or as a token
+by itself. So the probability that a word ends is part of the next word's surprisal; Oh and Schuler (2024) show how that
+affects fits. A token with parts of two words cannot be divided, so its sentence is an error. With words between spaces,
+no tokenizer of this project makes such a token.
 
-The table has tab-separated columns, a header, and no quoting: neither words nor tokens hold a tab. How to read it, and
-how to join it with reading times, is told in ``docs/surprisal.md``. The sentence number is the number of its line in
-the text, so it stays right where lines are skipped. The last row of each sentence is ``<eos>``; all rows of one add up
-to -log2 p(sentence), within the rounding of the six decimals written; the sums in the figure are not rounded.
+The table has tab-separated columns, a header, and no quoting, because neither words nor tokens contain a tab.
+``docs/surprisal.md`` shows how to read the table and how to join it with reading times. The sentence number is the
+number of the line in the text, so it stays right if lines are skipped. The last row of each sentence is ``<eos>``. The
+rows of a sentence add up to -log2 p(sentence), except for the rounding to six decimals. The sums in the figure are not
+rounded.
 """
 
 import math
@@ -29,9 +30,15 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer
 from pipeline.corpus.text.text_files import OnError, normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
-from pipeline.evaluation.frequencies import Frequencies, read_frequencies
-from pipeline.evaluation.scorer import Scorer
-from pipeline.evaluation.word_spans import SpanFile, check_words, spaced_words, words_of_tokens
+from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
+from pipeline.evaluation.words import (
+    Frequencies,
+    SpanFile,
+    check_words,
+    read_frequencies,
+    spaced_words,
+    words_of_tokens,
+)
 from pipeline.runtime.json_files import number
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError
@@ -42,23 +49,21 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
     "word": ("sentence_number", "word_number", "word", "surprisal_bits", "num_tokens"),
     "token": ("sentence_number", "word_number", "token_number", "token", "surprisal_bits"),
 }
-"""Numbers begin at 1. Tokens are written as ``tokenizer.json`` does, a space as ``Ġ``. ``<eos>`` has the numbers that a
-next word and token would have, though it is no word."""
+"""Numbers begin at 1. Tokens are written as in ``tokenizer.json``, with ``Ġ`` for a space. ``<eos>`` is not a word, but
+has the numbers that a next word and token would have."""
 LOG_FREQUENCY: Final = "log_frequency"
-"""Last column of a table of words, where there are frequencies; empty for ``<eos>`` and words that they do not have."""
+"""Last column of a table of words, if frequencies are given. Empty for ``<eos>`` and for words without a frequency."""
 WordUnit = Literal["white space", "spans"]
 _WORD_UNITS: Final[Mapping[WordUnit, str]] = {
     "white space": "white-space-separated words",
     "spans": "words of the file of spans",
 }
-BLOCK_SENTENCES: Final = 2_000
-"""Sentences scored at a time: enough to batch by length, few enough that memory does not grow with the text."""
 _EOS: Final = SPECIAL_TOKENS[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SurprisalFigure:
-    """Sums over a text."""
+    """Surprisals summed over a text."""
 
     num_sentences: int
     num_words: int
@@ -66,15 +71,15 @@ class SurprisalFigure:
     num_tokens: int
     """Without ``<eos>``."""
     bits: float
-    """Of all tokens and ``<eos>``."""
+    """Surprisal of all tokens and ``<eos>``."""
     bits_eos: float
-    """The part of ``bits`` that is the ``<eos>`` tokens'."""
+    """The part of ``bits`` that belongs to the ``<eos>`` tokens."""
     word_unit: WordUnit
     num_words_with_frequency: int | None
-    """None where no frequencies were given."""
+    """Words with a frequency; None if no frequencies were given."""
 
     def __post_init__(self) -> None:
-        """Refuse what no text can give.
+        """Check that the counts are possible.
 
         Raises:
             InputError: If there is no sentence, word or token.
@@ -93,17 +98,17 @@ class SurprisalFigure:
         return (self.bits - self.bits_eos) / self.num_words
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sums, and the mean beside its definition."""
+        """Return the sums, and the mean with its definition."""
         sums = {field.name: getattr(self, field.name) for field in fields(self)}
         mean = {"value": self.bits_per_word, "is": f"(bits - bits_eos) / num_words: {_WORD_UNITS[self.word_unit]}"}
         return sums | {"bits_per_word": mean}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SurprisalFigure":
-        """Return the figure whose ``to_json`` this is; the mean is taken again, not believed.
+        """Return the figure that ``to_json`` gave. The mean is computed again from the sums.
 
         Raises:
-            InputError: If a sum is missing or cannot be.
+            InputError: If a sum is missing or impossible.
         """
         counts = {name: int(number(value, name, where=where)) for name in ("num_sentences", "num_words", "num_tokens")}
         bits, bits_eos = (number(value, name, where=where) for name in ("bits", "bits_eos"))
@@ -121,15 +126,13 @@ class TextSentence:
     """A line of text as a model reads it."""
 
     line: int
-    """Of the file, from 1."""
+    """Number of the line in the file, from 1."""
     text: str
     """Normalised, not empty."""
     ids: list[int]
-    """n token ids, neither ``<bos>`` nor ``<eos>``."""
-    spans: list[Span]
-    """Characters of ``text`` that each token covers, a space before a word included."""
+    """n token ids, without ``<bos>`` and ``<eos>``."""
     word_spans: list[Span]
-    """Characters of ``text`` that each word is; only spaces are in none."""
+    """Characters of ``text`` that each word covers. Only spaces belong to no word."""
     words: NDArray[np.int64]
     """``[n]``: the word, from 0, that each token belongs to."""
 
@@ -143,20 +146,21 @@ def read_text(
     dropped: Counter[str],
     spans: Path | None = None,
 ) -> Iterator[TextSentence]:
-    """Yield the sentences of a file of text, plain or gzipped, a sentence a line; ``dropped`` counts others by reason.
+    """Yield the sentences of a text, one sentence per line. Skipped lines are counted by reason in ``dropped``.
 
     Args:
-        path: The file.
-        tokenizer: The model's.
-        max_tokens: The longest sentence that the model can score, ``<eos>`` not counted; None where there is none.
-        on_error: What a line does that is empty, not UTF-8 or too long, whose spans are not those of all its words, or
-            of which a token holds parts of two words: "stop", or "skip".
-        dropped: Grows.
-        spans: A file of spans, which says what words are; None: strings between spaces.
+        path: The text, plain or gzipped.
+        tokenizer: The tokenizer of the model.
+        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
+            limit.
+        on_error: What to do about a faulty line: "stop" or "skip". A line is faulty if it is empty, not UTF-8 or too
+            long, if the spans do not cover its words, or if a token has parts of two words.
+        dropped: Gets the number of skipped lines by reason.
+        spans: A file of spans that names the words; None for strings between spaces.
 
     Raises:
-        InputError: If a file cannot be read, ``spans`` is malformed or names lines that the text does not have, or,
-            where ``on_error`` is "stop", at the first such line, naming it.
+        InputError: If a file cannot be read, or ``spans`` is malformed or names lines that the text does not have. If
+            ``on_error`` is "stop", also at the first faulty line; the error names it.
     """
     faults = _Faults(path, on_error, dropped)
     kept = _lines_with_words(path, spans, faults)
@@ -164,16 +168,16 @@ def read_text(
         encoded = tokenizer.encode_batch_with_spans([text for _, text, _ in block])
         for (line, text, word_spans), (ids, token_spans) in zip(block, encoded, strict=True):
             if max_tokens is not None and len(ids) > max_tokens:
-                problem = f"{len(ids)} tokens, expected at most {max_tokens}, which the model can score"
+                problem = f"{len(ids)} tokens, expected at most {max_tokens}, the limit of the model"
                 faults.found(line, "too long", f"{problem}; divide the sentence")
                 continue
             try:
                 words = words_of_tokens(text, token_spans, word_spans)
             except ValueError as error:
-                remedy = "use a tokenizer made by train-tokenizer" if spans is None else f"make them one in {spans}"
+                remedy = "use a tokenizer of train-tokenizer" if spans is None else f"make them one word in {spans}"
                 faults.found(line, "token across words", f"{error}; {remedy}")
                 continue
-            yield TextSentence(line=line, text=text, ids=ids, spans=token_spans, word_spans=word_spans, words=words)
+            yield TextSentence(line=line, text=text, ids=ids, word_spans=word_spans, words=words)
 
 
 def rows_of_sentence(
@@ -184,14 +188,14 @@ def rows_of_sentence(
     by: By,
     frequencies: Frequencies | None = None,
 ) -> list[tuple[str | float | None, ...]]:
-    """Return the rows of the table for a sentence, in the order of ``COLUMNS[by]``, ``<eos>`` last.
+    """Return the rows of a sentence in the table, with the columns ``COLUMNS[by]``. The last row is ``<eos>``.
 
     Args:
-        sentence: n tokens.
+        sentence: A sentence of n tokens.
         log_probs: ``[n + 1]`` natural logs of its tokens and ``<eos>``.
-        tokenizer: Names tokens.
-        by: What a row is.
-        frequencies: Of words, for ``LOG_FREQUENCY`` at the end of each row, None where there is none.
+        tokenizer: Gives the text of a token.
+        by: What a row stands for.
+        frequencies: Frequencies for ``LOG_FREQUENCY`` at the end of each row, or None for no such column.
     """
     bits = _bits(log_probs)
     words = [sentence.text[start:stop] for start, stop in sentence.word_spans]
@@ -223,34 +227,34 @@ def write_surprisals(
     frequencies: Path | None = None,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SurprisalFigure, Counter[str]]:
-    """Score the sentences of a file of text and write the table; return its sums, and lines left out by reason.
+    """Score the sentences of a text and write the table. Return its sums, and the number of skipped lines by reason.
 
-    The table appears whole or not at all; what was there is replaced. The text is read twice, so that a faulty line is
-    found before anything is scored, and the end can be foreseen; progress is shown.
+    The table appears only when it is complete, and replaces an earlier one. The text is read twice. So a faulty line is
+    found before anything is scored, and the progress line can show the end.
 
     Args:
         scorer: Gives log-probabilities.
-        tokenizer: The model's.
-        path: Text, a sentence a line.
+        tokenizer: The tokenizer of the model.
+        path: The text, one sentence per line.
         out: The table.
-        by: What a row is.
-        max_tokens: As of ``read_text``.
-        on_error: As of ``read_text``.
-        spans: As of ``read_text``.
-        frequencies: A table of frequencies, for the column ``LOG_FREQUENCY``; of words only.
-        block_sentences: Sentences scored between two steps of the progress.
+        by: What a row stands for.
+        max_tokens: As for ``read_text``.
+        on_error: As for ``read_text``.
+        spans: As for ``read_text``.
+        frequencies: A table of frequencies for the column ``LOG_FREQUENCY``, only for a table of words.
+        block_sentences: Sentences scored between two updates of the progress line.
 
     Raises:
-        ConfigError: If the table would replace a file that is read, or frequencies are given for a table of tokens.
-        InputError: As ``read_text`` and ``read_frequencies``; also if there is no sentence.
+        ConfigError: If the table would replace an input file, or frequencies are given for a table of tokens.
+        InputError: As for ``read_text`` and ``read_frequencies``, and if there is no sentence.
         RunError: If the model gives a log-probability that is not finite.
         StoreError: If the table cannot be written.
     """
     if out.resolve() in {read.resolve() for read in (path, spans, frequencies) if read is not None}:
-        raise ConfigError(f"surprisal: {out} is read and would be replaced; give another --out")
+        raise ConfigError(f"surprisal: {out} is an input and would be replaced; give another --out")
     if frequencies is not None and by == "token":
         raise ConfigError(
-            "surprisal: frequencies for a table of tokens, expected one of words; leave out --frequencies or --by"
+            "surprisal: frequencies for a table of tokens, expected a table of words; leave out --frequencies or --by"
         )
     table_of_frequencies = None if frequencies is None else read_frequencies(frequencies)
 
@@ -261,7 +265,7 @@ def write_surprisals(
     total = sum(1 for _ in sentences_of_text(dropped))
     if not total:
         found = f": {dict(sorted(dropped.items()))}" if dropped else ""
-        raise InputError(f"{path}: no sentence{found}; expected one a line")
+        raise InputError(f"{path}: no sentence{found}; expected one per line")
     sentences = sentences_of_text(Counter())
     sums: Counter[str] = Counter()
     bits = bits_eos = 0.0
@@ -292,7 +296,7 @@ def write_surprisals(
 
 
 class _Faults:
-    """Ends everything at a line that cannot be scored, or counts it."""
+    """Handles lines that cannot be scored: stops at the first one, or counts them."""
 
     def __init__(self, path: Path, on_error: OnError, dropped: Counter[str]) -> None:
         self._path = path
@@ -306,7 +310,7 @@ class _Faults:
 
 
 def _lines_with_words(path: Path, spans: Path | None, faults: _Faults) -> Iterator[tuple[int, str, list[Span]]]:
-    """Yield number, normalised text and words of the lines that have a text."""
+    """Yield the number, the normalised text and the words of each line that is not faulty."""
     span_file = None if spans is None else SpanFile(spans)
     num_lines = 0
     for line in read_lines(path):
@@ -322,15 +326,15 @@ def _lines_with_words(path: Path, spans: Path | None, faults: _Faults) -> Iterat
             faults.found(
                 line.number,
                 "changed by normalisation",
-                "normalisation changes this line, whose spans would be off, expected NFC with single spaces, none at "
-                f"the ends, and no invisible characters; mend it and {spans}",
+                "normalisation changes this line, so its spans would be off, expected NFC with single spaces, none at "
+                f"the ends, and no invisible characters; correct it and {spans}",
             )
         else:
             words = span_file.of_line(line.number)
             try:
                 check_words(text, words)
             except ValueError as error:
-                problem = f"{spans} has {error}, expected every character but spaces in a word; mend the spans"
+                problem = f"{spans} has {error}, expected every character except spaces in a word; correct the spans"
                 faults.found(line.number, "spans do not fit", problem)
                 continue
             yield line.number, text, words
@@ -345,7 +349,7 @@ def _bits(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
 def _cell(value: str | float | None) -> str:
     if value is None:
         return ""
-    # + 0.0: a probability that rounds to just above 1 has surprisal 0, not -0
+    # A probability that rounds to just above 1 gets the surprisal 0, not -0.
     return f"{round(value, 6) + 0.0:.6f}" if isinstance(value, float) else str(value)
 
 

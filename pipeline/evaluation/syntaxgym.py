@@ -1,23 +1,24 @@
-"""SyntaxGym: are the surprisals of regions as a suite predicts?
+"""Measure whether a model's surprisals are as SyntaxGym suites predict.
 
-    surprisal of a region       sum of -log2 p(x_t | x_<t) over its tokens      bits; or another metric, if the suite's
+    surprisal of a region       sum of -log2 p(x_t | x_<t) over its tokens, in bits; or another metric, if the suite
+                                names one
     an item is right            if every prediction about it is true
 
-A token belongs to the region that holds its characters, a space before them left aside. Tokens that hold characters of
-two regions belong to the one of their first character, and are counted: with tokenizers that keep words and marks apart
-there are none. ``<eos>`` belongs to no region; so the regions of a sentence add up to its surprisal without ``<eos>``.
+A token belongs to the region that holds its characters; a space before them does not matter. A token with characters of
+two regions belongs to the region of its first character, and such tokens are counted. There are none with tokenizers
+that keep words and punctuation apart. ``<eos>`` belongs to no region, so the regions of a sentence add up to its
+surprisal without ``<eos>``.
 
-A prediction that hinges on two surprisals that are equal is a tie, reported and never right (``formulas``); an item is
-a tie if none of its predictions is false and one is a tie.
+A prediction that depends on two equal surprisals is a tie. Ties are reported and are never right (``formulas``). An
+item is a tie if none of its predictions is false and at least one is a tie.
 
-Accuracies are over items, with Wilson intervals; as Hu et al. (2020) report them, a circuit's and the overall one are
-also means over suites, each counting the same.
+Accuracies are over items, with Wilson intervals. For circuits and overall there is also the mean over suites, which Hu
+et al. (2020) report. It gives every suite the same weight.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -28,14 +29,14 @@ from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.formulas import Region, Truth
 from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
-from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Joining, Suite
-from pipeline.runtime.json_files import number
+from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joining, Suite
+from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemCounts:
-    """How many items, or outcomes of a prediction, were right."""
+    """How many items are right, or for how many items one prediction is true."""
 
     num_items: int
     num_right: int
@@ -43,11 +44,11 @@ class ItemCounts:
 
     @property
     def accuracy(self) -> float:
-        """``num_right / num_items``; a tie is not right."""
+        """``num_right / num_items``. A tie is not right."""
         return self.num_right / self.num_items
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts, the accuracy they give, and its Wilson interval."""
+        """Return the counts, the accuracy, and its Wilson interval."""
         interval = wilson_interval(self.num_right, self.num_items)
         return {name: getattr(self, name) for name in self.__slots__} | {
             "accuracy": self.accuracy,
@@ -61,10 +62,10 @@ class ItemCounts:
 
     @classmethod
     def from_json(cls, value: Any, *, where: str) -> "ItemCounts":  # noqa: ANN401 - parsed JSON
-        """Return the counts whose ``to_json`` this is.
+        """Return the counts that ``to_json`` gave.
 
         Raises:
-            InputError: If a number is missing, or there is no item.
+            InputError: If a number is missing or impossible, or there is no item.
         """
         if not isinstance(value, dict):
             raise InputError(f"{where}: {value!r} is not an object of counts; run evaluate syntaxgym again")
@@ -76,21 +77,21 @@ class ItemCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemOutcome:
-    """What a model made of an item."""
+    """The outcome of an item for a model. It is an item row of the result."""
 
     suite: str
     item: int
     predictions: tuple[Truth, ...]
     surprisals: Mapping[str, Mapping[int, float | None]]
-    """By condition and region, in bits, by the suite's metric; None where a region without tokens has none."""
+    """By condition and region, in bits, under the suite's metric; None if a region has no tokens and so no value."""
 
     @property
     def outcome(self) -> Truth:
-        """The least of the predictions'."""
+        """The lowest truth of the predictions."""
         return min(self.predictions)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object; an outcome is ``right``, ``wrong`` or ``tie``."""
+        """Return everything as a JSON object. An outcome is ``right``, ``wrong`` or ``tie``."""
         return {
             "suite": self.suite,
             "item": self.item,
@@ -105,14 +106,14 @@ class ItemOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuiteFigures:
-    """The outcome of a suite."""
+    """Accuracies on one suite."""
 
     circuit: str
     metric: str
     sha256: str
     items: ItemCounts
     predictions: tuple[tuple[str, ItemCounts], ...]
-    """Each formula, and the items of which it is true."""
+    """Each formula, and for how many items it is true."""
     num_tokens: int
     num_tokens_over_two_regions: int
 
@@ -130,22 +131,22 @@ class SuiteFigures:
 
     @classmethod
     def from_json(cls, value: Any, *, where: str) -> "SuiteFigures":  # noqa: ANN401 - parsed JSON
-        """Return the figures whose ``to_json`` this is.
+        """Return the figures that ``to_json`` gave.
 
         Raises:
-            InputError: If something is missing.
+            InputError: If something is missing or has the wrong type.
         """
         items = ItemCounts.from_json(value, where=where)
         predictions = value.get("by_prediction")
         if not isinstance(predictions, list):
             raise InputError(f"{where}: no list 'by_prediction'; run evaluate syntaxgym again")
-        parts = [(ItemCounts.from_json(counts, where=where), counts) for counts in predictions]
+        counted = [(ItemCounts.from_json(one, where=where), one) for one in predictions]
         return cls(
-            circuit=str(value.get("circuit")),
-            metric=str(value.get("metric")),
-            sha256=str(value.get("sha256")),
+            circuit=string(value, "circuit", where=where),
+            metric=string(value, "metric", where=where),
+            sha256=string(value, "sha256", where=where),
             items=items,
-            predictions=tuple((str(counts.get("formula")), found) for found, counts in parts),
+            predictions=tuple((str(one.get("formula")), counts) for counts, one in counted),
             num_tokens=int(number(value, "num_tokens", where=where)),
             num_tokens_over_two_regions=int(number(value, "num_tokens_over_two_regions", where=where)),
         )
@@ -153,12 +154,22 @@ class SuiteFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntaxGymFigures:
-    """The outcome of some suites."""
+    """Accuracies on several suites."""
 
     by_suite: Mapping[str, SuiteFigures]
 
+    @property
+    def mean_of_suites(self) -> float:
+        """Mean of the suites' accuracies, as Hu et al. (2020) report it."""
+        return _mean_accuracy(list(self.by_suite.values()))
+
+    @property
+    def num_ties(self) -> int:
+        """Number of items of all suites that are ties."""
+        return sum(suite.items.num_ties for suite in self.by_suite.values())
+
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object, and what follows from it: the circuits' and the overall figures."""
+        """Return everything as a JSON object, and the figures of the circuits and of all suites together."""
         circuits = sorted({figures.circuit for figures in self.by_suite.values()})
         return {
             "overall": _pooled(list(self.by_suite.values())),
@@ -171,7 +182,7 @@ class SyntaxGymFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SyntaxGymFigures":
-        """Return the figures whose ``to_json`` this is; averages are taken again, not believed.
+        """Return the figures that ``to_json`` gave. Averages are computed again from the counts.
 
         Raises:
             InputError: If something is missing or has the wrong type.
@@ -191,19 +202,20 @@ def evaluate_suites(
     max_tokens: int | None = None,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SyntaxGymFigures, list[ItemOutcome]]:
-    """Score every sentence of the suites once; return the figures, and the outcome of each item.
+    """Score every sentence of the suites once. Return the figures, and the outcome of each item.
 
     Args:
         scorer: Gives log-probabilities.
-        tokenizer: The model's.
-        suites: At least one.
+        tokenizer: The tokenizer of the model.
+        suites: At least one suite.
         joining: How regions become a sentence.
-        max_tokens: The longest sentence that the model can score, ``<eos>`` not counted; None where there is none.
-        block_sentences: Sentences scored between two signs of progress.
+        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
+            limit.
+        block_sentences: Sentences scored between two updates of the progress line.
 
     Raises:
-        InputError: If a sentence is too long, or the metric of a region that a formula names has no value; the suite's
-            file, the item and the condition are named.
+        InputError: If a sentence is too long, or a formula names a region whose metric has no value. The error names
+            the file of the suite, the item and the condition.
         RunError: If the model gives a log-probability that is not finite.
     """
     sentences = [
@@ -217,31 +229,34 @@ def evaluate_suites(
     for where, text, _ in sentences:
         if max_tokens is not None and len(encoded[text][0]) > max_tokens:
             raise InputError(
-                f"{where}: {len(encoded[text][0])} tokens, expected at most {max_tokens}, which the model can score; "
+                f"{where}: {len(encoded[text][0])} tokens, expected at most {max_tokens}, the limit of the model; "
                 "leave the suite out"
             )
     bits = _bits_of(scorer, {text: ids for text, (ids, _) in encoded.items()}, block_sentences=block_sentences)
     by_suite: dict[str, SuiteFigures] = {}
     outcomes: list[ItemOutcome] = []
     for suite in suites:
-        found = _SuiteScores(suite)
+        values: dict[tuple[int, str], dict[int | None, float | None]] = {}
+        num_tokens = num_over_two = 0
         for item in suite.items:
             for name, condition in item.conditions.items():
                 text, owners = condition.sentence(joining)
-                found.add(item.number, name, condition, bits[text], *regions_of_tokens(text, owners, encoded[text][1]))
-        of_suite = found.outcomes()
+                regions, over_two = regions_of_tokens(text, owners, encoded[text][1])
+                values[item.number, name] = _values_of_regions(suite.metric, condition, bits[text], regions)
+                num_tokens, num_over_two = num_tokens + len(regions), num_over_two + int(over_two.sum())
+        of_suite = [_outcome(suite, item, values) for item in suite.items]
         outcomes += of_suite
         by_suite[suite.name] = SuiteFigures(
             circuit=suite.circuit,
             metric=suite.metric,
             sha256=suite.sha256,
-            items=ItemCounts.of([one.outcome for one in of_suite]),
+            items=ItemCounts.of([item.outcome for item in of_suite]),
             predictions=tuple(
-                (formula.text.strip(), ItemCounts.of([one.predictions[i] for one in of_suite]))
+                (formula.text.strip(), ItemCounts.of([item.predictions[i] for item in of_suite]))
                 for i, formula in enumerate(suite.formulas)
             ),
-            num_tokens=found.num_tokens,
-            num_tokens_over_two_regions=found.num_over_two,
+            num_tokens=num_tokens,
+            num_tokens_over_two_regions=num_over_two,
         )
     return SyntaxGymFigures(by_suite=by_suite), outcomes
 
@@ -249,12 +264,12 @@ def evaluate_suites(
 def regions_of_tokens(
     text: str, owners: NDArray[np.int64], spans: Sequence[Span]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return int64 ``[n]``, the region each of n tokens belongs to, and ``[n]``, which hold characters of two.
+    """Return int64 ``[n]``, the region of each of n tokens, and bool ``[n]``, whether it has characters of two regions.
 
     Args:
         text: A sentence of C characters.
-        owners: ``[C]`` the region of each.
-        spans: Characters that each token covers, a space before a word included.
+        owners: ``[C]`` the region of each character.
+        spans: Characters that each token covers, including the space before a word.
     """
     regions, over_two = np.empty(len(spans), np.int64), np.zeros(len(spans), bool)
     for i, (start, stop) in enumerate(spans):
@@ -264,72 +279,47 @@ def regions_of_tokens(
     return regions, over_two
 
 
-class _SuiteScores:
-    """The surprisals of a suite's regions, filled sentence by sentence."""
+def _values_of_regions(
+    metric: str, condition: Condition, bits: NDArray[np.float64], regions: NDArray[np.int64]
+) -> dict[int | None, float | None]:
+    """Return the metric of each region, by number, and of the whole sentence, by None."""
 
-    def __init__(self, suite: Suite) -> None:
-        self._suite = suite
-        self._values: dict[tuple[int, str], dict[int | None, float | None]] = {}
-        self.num_tokens = self.num_over_two = 0
+    def value(of_tokens: NDArray[np.float64]) -> float | None:
+        return float(METRICS[metric](of_tokens)) if len(of_tokens) or metric == "sum" else None
 
-    def add(
-        self,
-        item: int,
-        name: str,
-        condition: Condition,
-        bits: NDArray[np.float64],
-        regions: NDArray[np.int64],
-        over_two: NDArray[np.bool_],
-    ) -> None:
-        """Add a sentence, of whose ``[n]`` tokens these are the surprisals and the regions."""
-        metric = self._suite.metric
-        of_condition: dict[int | None, float | None] = {None: _metric(metric, bits)}
-        for i, (region, _) in enumerate(condition.regions):
-            of_condition[region] = _metric(metric, bits[regions == i])
-        self._values[item, name] = of_condition
-        self.num_tokens += len(bits)
-        self.num_over_two += int(over_two.sum())
+    return {None: value(bits)} | {number: value(bits[regions == i]) for i, (number, _) in enumerate(condition.regions)}
 
-    def outcomes(self) -> list[ItemOutcome]:
-        """Return what each item comes to."""
-        return [
-            ItemOutcome(
-                suite=self._suite.name,
-                item=item.number,
-                predictions=tuple(
-                    formula.evaluate(partial(self._value, item.number)) for formula in self._suite.formulas
-                ),
-                surprisals={
-                    name: {
-                        region: value for region, value in self._values[item.number, name].items() if region is not None
-                    }
-                    for name in item.conditions
-                },
-            )
-            for item in self._suite.items
-        ]
 
-    def _value(self, item: int, region: Region) -> float:
-        found = self._values[item, region.condition][region.number]
+def _outcome(
+    suite: Suite, item: Item, values: Mapping[tuple[int, str], Mapping[int | None, float | None]]
+) -> ItemOutcome:
+    def value(region: Region) -> float:
+        found = values[item.number, region.condition][region.number]
         if found is None:
             raise InputError(
-                f"{self._suite.path}: item {item}, condition {region.condition!r}: region {region.number} has no token "
-                f"and so no {self._suite.metric}, which a prediction asks for; mend the suite, or leave it out"
+                f"{suite.path}: item {item.number}, condition {region.condition!r}: region {region.number} has no "
+                f"token and so no {suite.metric}, but a prediction needs it; correct the suite, or leave it out"
             )
         return found
+
+    return ItemOutcome(
+        suite=suite.name,
+        item=item.number,
+        predictions=tuple(formula.evaluate(value) for formula in suite.formulas),
+        surprisals={
+            name: {region: found for region, found in values[item.number, name].items() if region is not None}
+            for name in item.conditions
+        },
+    )
 
 
 _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
 
-def _metric(name: str, bits: NDArray[np.float64]) -> float | None:
-    return float(METRICS[name](bits)) if len(bits) or name == "sum" else None
-
-
 def _bits_of(
     scorer: Scorer, ids: Mapping[str, Sequence[int]], *, block_sentences: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Return ``[n]`` the surprisals in bits of each sentence's tokens, ``<eos>`` left out."""
+    """Return the surprisals ``[n]`` of each sentence's tokens in bits, without ``<eos>``."""
     found = {}
     for text, row in zip(ids, score_all(scorer, list(ids.values()), block_sentences=block_sentences), strict=True):
         if not np.isfinite(row).all():
@@ -342,11 +332,14 @@ def _bits_of(
 
 
 def _pooled(suites: Sequence[SuiteFigures]) -> dict[str, Any]:
-    """Return the mean of the suites' accuracies, and the counts of their items together."""
+    """Return the mean of the suites' accuracies, and the counts of all their items."""
     counts = ItemCounts(
         num_items=sum(suite.items.num_items for suite in suites),
         num_right=sum(suite.items.num_right for suite in suites),
         num_ties=sum(suite.items.num_ties for suite in suites),
     )
-    mean = sum(suite.items.accuracy for suite in suites) / len(suites)
-    return {"num_suites": len(suites), "mean_of_suites": mean, **counts.to_json()}
+    return {"num_suites": len(suites), "mean_of_suites": _mean_accuracy(suites), **counts.to_json()}
+
+
+def _mean_accuracy(suites: Sequence[SuiteFigures]) -> float:
+    return sum(suite.items.accuracy for suite in suites) / len(suites)

@@ -1,14 +1,14 @@
-"""SyntaxGym's test suites, read from the JSON files they are released in, and their sentences.
+"""Read SyntaxGym test suites from the JSON files they are released in, and build their sentences.
 
-A suite has items, an item the same sentence in several conditions, a sentence numbered regions; its predictions are
-formulas over the surprisals of regions (``pipeline.evaluation.formulas``). Everything a formula names is looked up when
-the suite is read: what is evaluated later cannot lack a region.
+A suite has items. An item is the same sentence in several conditions, and a sentence consists of numbered regions. The
+suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``). Every region that a
+formula names is looked up when the suite is read, so a later evaluation cannot miss one.
 
-How regions become a sentence. White space at the ends of a region, and more than one space inside, is not kept; empty
-regions have no characters; the others are joined by one space, which belongs to the region after it. The suites are
-written as tokens, ``studied the book , the nurse ...``. With ``joining`` "text" the space before ``, . ; : ! ?`` is
-taken out where that mark stands alone, as in the running text that models are trained on; with "tokens" it stays, as in
-the published figures, whose models read the regions joined by spaces.
+Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
+become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region
+after it. The suites are written as tokens: ``studied the book , the nurse ...``. With ``joining`` "text", the space
+before each of ``, . ; : ! ?`` that is a token by itself is removed, as in the running text that models are trained on.
+With "tokens" the space stays, as in the published figures, whose models read the regions joined by spaces.
 
 Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
 Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of Language Models, ACL Demonstrations.
@@ -39,7 +39,8 @@ METRICS: Final[Mapping[str, Any]] = {
     "max": np.max,
     "min": np.min,
 }
-"""What the surprisals of a region's tokens come to; a region without tokens has a sum, 0, and nothing else."""
+"""How the surprisals of a region's tokens become one value. A region without tokens has the sum 0 and no other
+value."""
 CIRCUITS: Final[Mapping[str, str]] = {
     "number": "Agreement",
     "center": "Center Embedding",
@@ -51,8 +52,8 @@ CIRCUITS: Final[Mapping[str, str]] = {
     "fgd": "Long-Distance Dependencies",
     "cleft": "Long-Distance Dependencies",
 }
-"""The circuit of a suite by the tag its name begins with, up to the first ``-``, ``_`` or digit, as Hu et al. (2020)
-have it in the notebook of their figures."""
+"""The circuit of a suite by the first part of its name, up to the first ``-``, ``_`` or digit. From the notebook of the
+figures of Hu et al. (2020)."""
 UNKNOWN_CIRCUIT: Final = "not known"
 _SPACE_BEFORE_MARK: Final = re.compile(r" (?=[,.;:!?](?: |$))")
 _T = TypeVar("_T")
@@ -60,13 +61,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A sentence of an item."""
+    """The sentence of an item in one condition."""
 
     regions: tuple[tuple[int, str], ...]
     """Number and normalised content, in the order of the sentence."""
 
     def sentence(self, joining: Joining) -> tuple[str, NDArray[np.int64]]:
-        """Return the text, and int64 ``[C]``: the region, an index into ``regions``, of each of its C characters."""
+        """Return the text, and int64 ``[C]``: for each of its C characters, the index of its region in ``regions``."""
         kept = [(i, content) for i, (_, content) in enumerate(self.regions) if content]
         text = " ".join(content for _, content in kept)
         owners = np.repeat([i for i, _ in kept], [len(content) + (n > 0) for n, (_, content) in enumerate(kept)])
@@ -87,7 +88,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suite:
-    """A file of items, and what is predicted of each."""
+    """A file of items, and the predictions about each item."""
 
     name: str
     metric: str
@@ -96,72 +97,74 @@ class Suite:
     items: tuple[Item, ...]
     path: Path
     sha256: str
-    """Of the file's bytes."""
+    """sha256 of the file."""
 
     @property
     def circuit(self) -> str:
-        """Return the group of suites that it was published in."""
+        """The group of suites that the suite was published in."""
         return CIRCUITS.get(re.split(r"[-_0-9]", self.name, maxsplit=1)[0], UNKNOWN_CIRCUIT)
 
 
 def read_suites(paths: Sequence[Path]) -> list[Suite]:
-    """Return the suites of files, and of all ``*.json`` of folders, in order of their names.
+    """Return the suites of files, and of all ``*.json`` files of folders, in order of the suites' names.
 
     Raises:
-        InputError: If there is none, two have a name, or one is malformed; file and place are named.
+        InputError: If there is no suite, two suites have one name, or a suite is malformed. The error names the file
+            and the place in it.
     """
     files: list[Path] = []
     for path in paths:
         found = sorted(path.glob("*.json")) if path.is_dir() else [path]
         if not found:
-            raise InputError(f"{path}: no .json file in this folder; name one with SyntaxGym suites")
+            raise InputError(f"{path}: no .json file in this folder; give a folder with SyntaxGym suites")
         files += found
     suites = sorted((read_suite(file) for file in files), key=lambda suite: suite.name)
     for one, other in pairwise(suites):
         if one.name == other.name:
-            raise InputError(f"{other.path}: a suite {other.name!r}, as in {one.path}; name each suite once")
+            raise InputError(f"{other.path}: a suite {other.name!r}, as in {one.path}; give each suite once")
     return suites
 
 
 def suites_name(paths: Sequence[Path]) -> str:
-    """Return what results call the suites of folders and files."""
+    """Return the name of the suites of folders and files in results."""
     names = [path.resolve().name.removesuffix(".json") for path in paths]
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def suites_sha256(suites: Sequence[Suite]) -> str:
-    """Return a fingerprint of the suites' files: results of two runs compare only where it is the same."""
+    """Return a fingerprint of the suites' files. Results of two runs compare only if it is the same."""
     return sha256_bytes(canonical_json([[suite.name, suite.sha256] for suite in suites]))
 
 
 def read_suite(path: Path) -> Suite:
-    """Return the suite of a file; fields that it does not need are ignored.
+    """Return the suite in a file. Other fields are ignored.
 
     Raises:
-        InputError: If it cannot be read, is no suite, or a formula names what an item lacks.
+        InputError: If the file cannot be read or is not a suite, or a formula names a region that an item does not
+            have.
     """
     try:
         data = path.read_bytes()
         content = json.loads(data.decode("utf-8-sig"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a SyntaxGym suite") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a SyntaxGym suite") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}), expected a SyntaxGym suite; fetch it again") from error
+        raise InputError(f"{path}: not JSON ({error}), expected a SyntaxGym suite; download it again") from error
     try:
         return _suite(content, path, sha256_bytes(data))
     except _MalformedError as error:
-        raise InputError(f"{path}: {error}; mend the suite, or leave it out") from error
+        raise InputError(f"{path}: {error}; correct the suite, or leave it out") from error
 
 
 class _MalformedError(ValueError):
-    """The message says where in the file, what was found, and what was expected."""
+    """A malformed suite. The message names the place in the file, what was found, and what was expected."""
 
 
 def _suite(content: Any, path: Path, sha256: str) -> Suite:  # noqa: ANN401 - parsed JSON
     meta = _field(content, "meta", dict, "the file")
     name = normalise_text(_field(meta, "name", str, "meta")) or path.stem
     metric = meta.get("metric", "sum")
-    if isinstance(metric, list):  # predictions are about the sums where several are asked for
+    if isinstance(metric, list):  # if there are several metrics, predictions are about the sums
         metric = metric[0] if len(metric) == 1 else "sum" if "sum" in metric else metric
     metric = "sum" if metric == "all" else metric
     if not isinstance(metric, str) or metric not in METRICS:

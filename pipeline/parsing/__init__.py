@@ -1,1 +1,1 @@
-"""Constituency parsing of raw text by spaCy and benepar, and training such a parser."""
+"""Parse raw text into constituents with spaCy and benepar, and train a benepar model."""

@@ -1,38 +1,58 @@
-"""Options of ``parse`` and ``train-parser``. Imports no torch, so that ``--help`` can read it."""
+"""Define the options of ``parse`` and ``train-parser``. Imports no torch, so that ``--help`` stays quick."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from pipeline.corpus.text.text_files import OnError
 from storage.errors import ConfigError
 
 OnFailure = Literal["flat", "skip", "stop"]
-"""What a sentence without a parse becomes: a tree of nothing but its words, nothing, or the end of everything."""
+"""What becomes of a sentence without a parse: a flat tree, nothing, or the end of the command."""
 PARSER_POSITIONS: Final = 512
-"""Positions of a trained parser: a sentence of two words fewer, and its ends."""
+"""Positions of a trained parser. Two of them mark the ends of a sentence, so the longest has 510 words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParseConfig:
-    """How ``parse`` makes trees of text."""
+    """How ``parse`` turns text into trees."""
 
+    model: str = ""
+    """Name of an installed benepar model, or path of a model."""
+    flat: bool = False
+    """Use no model: every tree is its words directly under TOP."""
+    source: str = ""
+    """Clean raw text first, as clean-text --source does. Without a source, the texts have one sentence per line."""
+    licence: str = ""
+    """Licence of all documents, with --source."""
+    on_error: OnError = "stop"
+    """What to do at a line that is not UTF-8. stop: end with an error that names the line. skip: leave the line out and
+    count it."""
+    workers: int = 1
+    """Processes on this machine. Or use torchrun."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. auto: on a GPU if there is one."""
     on_failure: OnFailure = "flat"
-    """What a sentence becomes that cannot be parsed: flat: its words directly under TOP; skip: left out; stop: the end,
-    with its line. Each is counted by reason and listed in OUT.failures.tsv."""
+    """What to do with a sentence that cannot be parsed. flat: put its words directly under TOP. skip: leave it out.
+    stop: end with an error that names its line. Each such sentence is counted by reason and listed in
+    OUT.failures.tsv."""
     language: str = "en"
-    """spaCy's code of the language, for its rules of what a word is."""
+    """Code of the language whose rules spaCy uses to split text into words."""
     max_words: int = 200
-    """Longer sentences count as failures: the parser's memory grows with the square of the length."""
+    """Do not parse sentences with more words; count them as failures. The parser's memory grows with the square of the
+    length."""
     doc_sentences: int = 256
-    """Sentences parsed together, in one spaCy Doc."""
+    """Sentences parsed together in one spaCy Doc."""
     shard_sentences: int = 1_000
-    """Sentences a shard: the unit that is written, and that is not done again after an interruption."""
+    """Sentences per text shard. A shard is written once it is complete, and an interrupted command keeps it."""
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} is {getattr(self, name)}, expected at least 1"
-            for name in ("max_words", "doc_sentences", "shard_sentences")
+            for name in ("workers", "max_words", "doc_sentences", "shard_sentences")
             if getattr(self, name) < 1
         ]
+        if self.flat == bool(self.model):
+            problems.append("give one of --model and --flat")
         if self.on_failure not in get_args(OnFailure):
             problems.append(f"on_failure is {self.on_failure!r}, expected one of {', '.join(get_args(OnFailure))}")
         if problems:
@@ -41,34 +61,34 @@ class ParseConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParserConfig:
-    """Sizes and training of a parser: benepar's, over characters instead of a pretrained model."""
+    """Sizes and training of a benepar parser over characters, without a pretrained encoder."""
 
     embed_dim: int = 128
-    """Size of a word's representation: half of it from its characters, half its position."""
+    """Size of a word's representation. One half encodes its characters, the other half its position."""
     num_layers: int = 2
     """Transformer layers over the words of a sentence."""
     num_heads: int = 4
-    """Attention heads; embed-dim is a multiple of twice as many."""
+    """Attention heads. embed-dim must be a multiple of twice this number."""
     ff_dim: int = 256
-    """Size of the layers' feed-forward part, and of the classifiers' hidden layer half of it."""
+    """Size of the feed-forward part of each layer. The hidden layer of the classifiers is half as large."""
     char_embed_dim: int = 64
     """Size of a character's embedding."""
     dropout: float = 0.1
-    """Of every kind."""
+    """Probability of every kind of dropout."""
     num_epochs: int = 8
     """Passes over the training trees."""
     batch_sentences: int = 32
-    """Sentences a step."""
+    """Sentences per step."""
     lr: float = 1e-3
-    """Peak learning rate of Adam, reached after the warm-up; it falls to zero as a cosine."""
+    """Peak learning rate of Adam, reached after the warm-up. Then it falls to zero as a cosine."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from zero."""
     clip_norm: float = 5.0
-    """Gradients are scaled down to this norm."""
+    """Largest norm of the gradients. Larger gradients are scaled down to it."""
     max_words: int = 80
-    """Longer training trees are left out, and counted: a chart grows with the square of the length."""
+    """Leave out training trees with more words, and count them. A chart grows with the square of the length."""
     min_label_count: int = 2
-    """A label, or a chain of unary ones, that training has less often is never predicted."""
+    """Never predict a label, or a chain of unary labels, that occurs less often in the training trees."""
     seed: int = 1
     """Seed of the initial weights, dropout and the order of sentences."""
 

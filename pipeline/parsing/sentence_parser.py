@@ -1,99 +1,103 @@
-"""Trees of single sentences by spaCy and benepar, many in one Doc, and a reason for each that has none.
+"""Parse single sentences with spaCy and benepar, and give a reason for each sentence without a parse.
 
-benepar computes batches only across the sentences of one spaCy Doc, so sentences are packed; and one sentence that it
-cannot read loses it the whole Doc, so a pack that fails is taken apart. A sentence's tree does not depend on which
-others it is packed with, but for the rounding of sums over other paddings.
+benepar computes a batch only within one spaCy Doc, so many sentences are packed into one Doc. A sentence that benepar
+cannot read makes the whole Doc fail, so a failing pack is taken apart until only that sentence fails. The tree of a
+sentence does not depend on the other sentences of its pack, except for the rounding of sums over other paddings.
 
-Trees are read from benepar's spans, and words are characters of the text: the parse string that benepar offers escapes
-brackets inside words and cannot be taken back.
+Trees are built from benepar's spans, and their words are the characters of the text. The parse string that benepar
+offers is not used, because it escapes brackets inside words in a way that cannot be undone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import spacy
 import torch
+import torch_struct
 from benepar.integrations.downloader import locate_model
+from benepar.integrations.spacy_plugin import SentenceWrapper
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from pipeline.corpus.dataset.alignment import LEAF_TAG
+from pipeline.corpus.dataset.token_trees import LEAF_TAG
 from pipeline.corpus.text.text_files import escape_brackets
-from pipeline.corpus.trees.trees import ROOT, Tree
-from pipeline.parsing.benepar_trees import to_phrases
+from pipeline.corpus.trees.detokenisation import spell
+from pipeline.corpus.trees.trees import ROOT, ROOT_NAMES, Phrase, Tree
+from pipeline.parsing.parse_config import ParseConfig
 from storage.errors import ConfigError, InputError
 from storage.files import list_files
 from storage.fingerprints import sha256_bytes, sha256_file
 
+# Without this line torch warns at every chart.
+torch_struct.TreeCRF.arg_constraints = {}
+
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError)
-"""What benepar raises of sentences it cannot read: too many subwords, none at all, too little memory."""
+"""What benepar raises for sentences that it cannot read: too many subwords, none at all, too little memory."""
+_SPELLINGS: Final[dict[str, str]] = SentenceWrapper.TEXT_NORMALIZATION_MAPPING
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a sentence."""
+    """The tree of a sentence, and why it has no parse if it has none."""
 
     tree: Tree
-    """Over words that are characters of the text, in its order; flat where there is a reason."""
+    """The words are the characters of the text, in order. The tree is flat if there is no parse."""
     reason: str | None = None
-    """Why there is no parse, in words to count by; None where there is one, or was to be none."""
+    """Why there is no parse, as a category to count. None: there is a parse, or flat trees were asked for."""
     detail: str = ""
-    """What the parser said."""
+    """Message of the parser."""
 
 
 class SentenceParser:
-    """A spaCy tokenizer and a benepar model; without a model every tree is flat."""
+    """A spaCy tokenizer and a benepar model. With ``flat`` there is no model, and every tree is flat."""
 
-    def __init__(
-        self, model: str | None, *, language: str, max_words: int, doc_sentences: int, device: torch.device
-    ) -> None:
+    def __init__(self, config: ParseConfig, device: torch.device) -> None:
         """Load the model.
 
         Raises:
             InputError: If there is no such model, or it cannot be loaded.
             ConfigError: If spaCy does not know the language.
         """
-        self._max_words, self._doc_sentences = max_words, doc_sentences
+        self._config = config
         try:
-            self._nlp: Language = spacy.blank(language)
+            self._nlp: Language = spacy.blank(config.language)
         except (ImportError, ValueError) as error:
-            raise ConfigError(f"--language {language}: {str(error).splitlines()[0]}") from error
-        self._has_model = model is not None
-        if model is not None:
-            path = find_model(model)
+            raise ConfigError(f"--language {config.language}: {str(error).splitlines()[0]}") from error
+        if not config.flat:
+            path = find_model(config.model)
             try:
-                # benepar takes the first GPU there is, if there is one.
+                # benepar takes the first GPU if there is one.
                 component: Any = self._nlp.add_pipe("benepar", config={"model": path})
                 component._parser.to(device)  # noqa: SLF001
             except Exception as error:  # torch, transformers and benepar raise nothing narrower
-                said = f"{type(error).__name__}: {str(error).partition('. ')[0].partition(chr(10))[0]}"
+                message = f"{type(error).__name__}: {str(error).partition('. ')[0].partition(chr(10))[0]}"
                 raise InputError(
-                    f"{model}: not a benepar model that can be loaded here ({said}); expected the --out of "
+                    f"{config.model}: not a benepar model that can be loaded here ({message}); expected the --out of "
                     "train-parser, or a model of benepar.download"
                 ) from error
 
     def parse(self, texts: Sequence[str]) -> list[Outcome]:
         """Return the outcome of each normalised sentence, in order."""
-        with self._nlp.memory_zone():  # spaCy would keep every word it ever saw
+        config = self._config
+        with self._nlp.memory_zone():  # otherwise spaCy keeps every word it ever saw
             docs = [self._nlp.make_doc(text) for text in texts]
             outcomes: dict[int, Outcome] = {}
             waiting: list[int] = []
             for number, doc in enumerate(docs):
-                if self._has_model and len(doc) <= self._max_words:
-                    waiting.append(number)
-                else:
-                    reason = f"more than {self._max_words} words" if self._has_model else None
+                if config.flat or len(doc) > config.max_words:
+                    reason = None if config.flat else f"more than {config.max_words} words"
                     outcomes[number] = Outcome(_flat(doc), reason)
-            for start in range(0, len(waiting), self._doc_sentences):
-                pack = waiting[start : start + self._doc_sentences]
-                self._parse_pack(docs, pack, outcomes)
+                else:
+                    waiting.append(number)
+            for start in range(0, len(waiting), config.doc_sentences):
+                self._parse_pack(docs, waiting[start : start + config.doc_sentences], outcomes)
             return [outcomes[number] for number in range(len(texts))]
 
     def _parse_pack(self, docs: Sequence[Doc], pack: Sequence[int], outcomes: dict[int, Outcome]) -> None:
-        """Parse sentences together; where that fails, halves of them, down to the one that is to blame."""
+        """Parse sentences together. If that fails, parse each half, down to the single sentence that fails."""
         together = Doc(
             self._nlp.vocab,
             words=[token.text for number in pack for token in docs[number]],
@@ -104,8 +108,8 @@ class SentenceParser:
             parsed = self._nlp(together)
         except _FAILURES as error:
             if len(pack) == 1:
-                said = next(iter(str(error).splitlines()), "") or type(error).__name__
-                outcomes[pack[0]] = Outcome(_flat(docs[pack[0]]), f"the parser failed: {type(error).__name__}", said)
+                detail = next(iter(str(error).splitlines()), "") or type(error).__name__
+                outcomes[pack[0]] = Outcome(_flat(docs[pack[0]]), f"the parser failed: {type(error).__name__}", detail)
                 return
             middle = len(pack) // 2
             self._parse_pack(docs, pack[:middle], outcomes)
@@ -131,10 +135,10 @@ class SentenceParser:
 
 
 def find_model(model: str) -> str:
-    """Return where a model is: a path, or the folder of one that ``benepar.download`` installed.
+    """Return the path of a model, which may be the name of a model that ``benepar.download`` installed.
 
     Raises:
-        InputError: With the commands that install or make it.
+        InputError: If there is no such model. The error has the commands that install or train one.
     """
     try:
         return str(locate_model(model))
@@ -147,23 +151,49 @@ def find_model(model: str) -> str:
         ) from None
 
 
-def fingerprint(model: str | None) -> str:
-    """Return the sha256 of a model's file, or of all files of its folder; "flat" for none.
+def fingerprint(config: ParseConfig) -> str:
+    """Return the sha256 of the model's file, or of all files of its folder. Returns "flat" for flat trees.
 
     Raises:
         InputError: If there is no such model.
     """
-    if model is None:
+    if config.flat:
         return "flat"
-    path = Path(find_model(model))
+    path = Path(find_model(config.model))
     if path.is_file():
         return sha256_file(path)
     return sha256_bytes("\n".join(f"{name} {sha256_file(path / name)}" for name in list_files(path)).encode())
 
 
 def versions() -> dict[str, str]:
-    """Return those of the libraries that decide which trees come out."""
+    """Return the versions of the libraries that the trees depend on."""
     return {name: version(name) for name in ("benepar", "spacy", "torch", "transformers")}
+
+
+def read_words(words: Iterable[str]) -> list[str]:
+    """Return words of a treebank in the spelling that the parser meets when it reads text.
+
+    A treebank writes brackets and quotes in its own way, and text has the characters. benepar also spells words that
+    are typographic quotes or dashes in ASCII. A parser trained on the treebank's spellings would never see them again.
+    """
+    return [_SPELLINGS.get(word, word) for word in map(spell, words)]
+
+
+def to_phrases(spans: Iterable[tuple[int, int, Sequence[str]]], num_words: int) -> tuple[Phrase, ...]:
+    """Return the phrases of a normalised tree: TOP, and one phrase for each label.
+
+    Args:
+        spans: First word, one past the last word, and the labels of a unary chain from the top, for each constituent,
+            in the order in which they open. A single word, or the sentence, may have no label.
+        num_words: Words of the sentence.
+    """
+    found: list[Phrase] = [(ROOT, 0, num_words)]
+    for start, stop, labels in spans:
+        for label in labels:
+            phrase = (label, int(start), int(stop))
+            if label not in ROOT_NAMES and phrase != found[-1]:
+                found.append(phrase)
+    return tuple(found)
 
 
 def _words(doc: Doc) -> tuple[str, ...]:

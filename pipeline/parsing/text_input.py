@@ -1,23 +1,24 @@
-"""The text that ``parse`` reads, gathered into one file: a sentence a line, and what belongs to each.
+"""Gather the text that ``parse`` reads into one file, one sentence per line, and the files that describe its lines.
 
-STEM.txt              a normalised sentence a line
-STEM.docs             the name of its document, where documents are known
-STEM.documents.tsv    a row a document
-STEM.speakers         who says it, where speakers are known
-STEM.dropped.tsv      a sample of what cleaning left out
+STEM.txt              one normalised sentence per line
+STEM.docs             the document name of each sentence, if documents are known
+STEM.documents.tsv    one row per document, if documents are known
+STEM.speakers         the speaker of each sentence, if speakers are known
+STEM.dropped.tsv      examples of what cleaning left out, if the text was raw
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pipeline.corpus.text.cleaning import NO_SPEAKER, clean_texts
+from pipeline.corpus.text.cleaning import clean_texts
+from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import (
+    DOCS_SUFFIX,
+    NO_SPEAKER,
     SPEAKERS_SUFFIX,
-    SUFFIX,
     TABLE_SUFFIX,
     Document,
     find_documents,
@@ -27,101 +28,72 @@ from pipeline.corpus.text.documents import (
 from pipeline.corpus.text.text_files import OnError, read_texts
 from pipeline.corpus.trees.readers import looks_like_trees
 from pipeline.corpus.trees.trees import shortened
+from pipeline.parsing.parse_config import ParseConfig
 from pipeline.runtime.progress import Progress
 from storage.errors import InputError
 from storage.files import beside, list_files, written_whole
-from storage.fingerprints import Json, sha256_file
+from storage.fingerprints import Json
 
 NO_WORDS: Final = "no words"
-_LOOKED_AT: Final = 100
-"""Lines at the beginning of a file that show whether it holds trees."""
+_TREE_LINES: Final = 100
+"""Lines at the beginning of a file that show whether the file holds trees."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextInput:
-    """Which text, and how it is read."""
+def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
+    """Return all files that are read: the texts, the files of folders, and the files that describe a cleaned text."""
+    found = []
+    for path in texts:
+        if path.is_dir():
+            found += [path / name for name in list_files(path)]
+            continue
+        found.append(path)
+        if not is_raw:
+            companions = (find_documents(_stem(path), s) for s in (DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX))
+            found += [file for file in companions if file is not None]
+    return found
 
-    paths: Sequence[Path]
-    """Files of a sentence a line, ``NAME.txt``, with what ``clean-text`` wrote beside them; with a source, files and
-    folders of raw text."""
-    source: str | None = None
-    """How raw text is cleaned, as ``clean_texts`` knows it; None: it is cleaned already."""
-    licence: str = ""
-    """Of raw text, for the table of documents."""
-    on_error: OnError = "stop"
-    """What a line that is not UTF-8 does."""
 
-    def files(self) -> list[Path]:
-        """Return what is read: the files, those of folders, and what stands beside text that is cleaned already."""
-        found = []
-        for path in self.paths:
-            if path.is_dir():
-                found += [path / name for name in list_files(path)]
-                continue
-            found.append(path)
-            if self.source is None:
-                beside = (find_documents(_stem(path), suffix) for suffix in (SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX))
-                found += [file for file in beside if file is not None]
-        return found
+def gather(texts: Sequence[Path], stem: Path, config: ParseConfig) -> dict[str, Json]:
+    """Write all sentences to the files of ``stem``. Return counts of the lines by what became of them.
 
-    def depends_on(self) -> dict[str, Any]:
-        """Return what decides the sentences, as JSON: the digests of the files, and how they are read.
-
-        Raises:
-            InputError: If a file cannot be read.
-        """
-        try:
-            digests = {str(file): sha256_file(file) for file in self.files()}
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); expected a file of text") from error
-        return {"texts": digests, "source": self.source, "licence": self.licence, "on_error": self.on_error}
-
-    def gather(self, stem: Path) -> dict[str, Json]:
-        """Write all sentences to ``stem``; see above. Return counts by what became of the lines.
-
-        Raises:
-            InputError: As ``gather_sentences`` and ``clean_texts``.
-        """
-        with Progress("read", total=None, unit="lines") as progress:
-            if self.source is None:
-                return gather_sentences(self.paths, stem, on_error=self.on_error, progress=progress.update)
-            return clean_texts(
-                self.paths,
-                stem,
-                source=self.source,
-                licence=self.licence,
-                on_error=self.on_error,
-                progress=progress.update,
-            )
+    Raises:
+        InputError: As ``gather_sentences`` and ``clean_texts``.
+    """
+    with Progress("read", total=None, unit="lines") as progress:
+        if not config.source:
+            return gather_sentences(texts, stem, on_error=config.on_error, progress=progress.update)
+        cleaning = CleanConfig(source=config.source, licence=config.licence, on_error=config.on_error)
+        return clean_texts(texts, stem, cleaning, progress.update)
 
 
 def gather_sentences(
-    paths: Sequence[Path], out_stem: Path, *, on_error: OnError, progress: Callable[[int], None]
+    texts: Sequence[Path], out_stem: Path, *, on_error: OnError, progress: Callable[[int], None]
 ) -> dict[str, Json]:
-    """Put files of a sentence a line, as ``clean-text`` writes them, one after the other.
+    """Concatenate files with one sentence per line, as ``clean-text`` writes them.
 
-    Beside NAME.txt, NAME.docs, NAME.documents.tsv and NAME.speakers are taken where they are; documents are known
-    where all files have them.
+    NAME.docs, NAME.documents.tsv and NAME.speakers are read if they are next to NAME.txt. Documents are known only if
+    all files have them.
 
     Args:
-        paths: Files ``NAME.txt``, plain or gzipped.
-        out_stem: Where; see above.
-        on_error: What a line that is not UTF-8 does.
+        texts: Files ``NAME.txt``, plain or gzipped.
+        out_stem: STEM of the files to write.
+        on_error: What to do at a line that is not UTF-8.
         progress: Called with the number of lines read since the last call.
 
     Returns:
         ``num_lines``, ``num_sentences``, and ``dropped`` by reason.
 
     Raises:
-        InputError: If a file cannot be read, is given twice or holds trees, what is beside it has not as many lines,
-            some files have documents and others none, two have one of the same name, or no sentence is left.
+        InputError: If a file cannot be read, is given twice or holds trees; if a file next to it has another number of
+            lines; if only some files have documents, or two files have a document of the same name; or if no sentence
+            is left.
     """
-    stems = [_stem(path) for path in paths]
-    documents = _documents(paths, stems)
+    stems = [_stem(path) for path in texts]
+    documents = _find_names(texts, stems)
     speakers = [find_documents(stem, SPEAKERS_SUFFIX) for stem in stems]
     suffixes = [
         ".txt",
-        *[SUFFIX, TABLE_SUFFIX] * all(documents),
+        *[DOCS_SUFFIX, TABLE_SUFFIX] * all(documents),
         *[SPEAKERS_SUFFIX] * any(found is not None for found in speakers),
     ]
     dropped: Counter[str] = Counter()
@@ -129,10 +101,10 @@ def gather_sentences(
     with written_whole([beside(out_stem, suffix) for suffix in suffixes]) as files:
         out = dict(zip(suffixes, files, strict=True))
         rows: dict[str, Document] = {}
-        for path, stem, names, tags in zip(paths, stems, documents, speakers, strict=True):
+        for path, stem, names, tags in zip(texts, stems, documents, speakers, strict=True):
             table = find_documents(stem, TABLE_SUFFIX)
-            known = {row.document: row for row in read_document_table(table)} if table is not None else {}
-            for text, name, tag in _lines(path, names if SUFFIX in out else None, tags, on_error):
+            given = {row.document: row for row in read_document_table(table)} if table is not None else {}
+            for text, name, tag in _read_lines(path, names, tags, on_error):
                 num_lines += 1
                 progress(1)
                 if not text:
@@ -140,28 +112,28 @@ def gather_sentences(
                     continue
                 num_sentences += 1
                 out[".txt"].write(text + "\n")
-                if SUFFIX in out:
-                    out[SUFFIX].write(name + "\n")
-                    rows.setdefault(name, known.get(name, Document(name)))
+                if DOCS_SUFFIX in out:
+                    out[DOCS_SUFFIX].write(name + "\n")
+                    rows.setdefault(name, given.get(name, Document(name)))
                 if SPEAKERS_SUFFIX in out:
                     out[SPEAKERS_SUFFIX].write(tag + "\n")
         if not num_sentences:
-            raise InputError(f"{paths[0]}: no sentence in {num_lines} lines; expected a sentence a line")
-        if SUFFIX in out:
+            raise InputError(f"{texts[0]}: no sentence in {num_lines} lines; expected one sentence per line")
+        if DOCS_SUFFIX in out:
             write_document_table(out[TABLE_SUFFIX], rows.values())
     return {"num_lines": num_lines, "num_sentences": num_sentences, "dropped": dict(sorted(dropped.items()))}
 
 
-def _documents(paths: Sequence[Path], stems: Sequence[Path]) -> list[Path | None]:
-    """Return each text's file of documents: all have one or none has, and no document is in two texts."""
-    if twice := {str(path) for path in paths if paths.count(path) > 1}:
+def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | None]:
+    """Return the file of document names of each text. All texts have one or none has, and no name is in two texts."""
+    if twice := {str(path) for path in texts if texts.count(path) > 1}:
         raise InputError(f"{', '.join(sorted(twice))}: given more than once; name each file once")
     found = [find_documents(stem) for stem in stems]
     if any(found) and not all(found):
-        without = [str(path) for path, file in zip(paths, found, strict=True) if file is None]
+        without = [str(path) for path, file in zip(texts, found, strict=True) if file is None]
         raise InputError(
-            f"{', '.join(without)}: no {SUFFIX} beside it, but others have one; expected all to name their documents, "
-            "or none: parse them apart"
+            f"{', '.join(without)}: no {DOCS_SUFFIX} next to it, but others have one; expected all to name their "
+            "documents, or none. Parse them apart"
         )
     if len(found) > 1:
         seen: dict[str | None, Path] = {}
@@ -172,15 +144,15 @@ def _documents(paths: Sequence[Path], stems: Sequence[Path]) -> list[Path | None
     return found
 
 
-def _lines(
+def _read_lines(
     path: Path, documents: Path | None, speakers: Path | None, on_error: OnError
 ) -> Iterator[tuple[str | None, str, str]]:
-    """Yield text, document and speaker of each line; text is None where it is not UTF-8."""
+    """Yield text, document and speaker of each line. The text is None if the line is not UTF-8."""
     names: Iterator[str | None] = repeat("") if documents is None else read_texts(documents)
     tags: Iterator[str | None] = repeat(NO_SPEAKER) if speakers is None else read_texts(speakers)
     number = 0
     for number, text in enumerate(read_texts(path, on_error), 1):
-        if number <= _LOOKED_AT and looks_like_trees(text or ""):
+        if number <= _TREE_LINES and looks_like_trees(text or ""):
             raise InputError(f"{path}:{number}: looks like a tree, expected running text: {shortened(text or '')}")
         name, tag = next(names, None), next(tags, None)
         for found, file in (name, documents), (tag, speakers):
@@ -197,7 +169,7 @@ def _stem(path: Path) -> Path:
     name = path.name.removesuffix(".gz")
     if not name.endswith(".txt"):
         raise InputError(
-            f"{path}: expected the name of a file .txt or .txt.gz, a sentence a line; for folders and raw text, give "
-            "--source"
+            f"{path}: expected the name of a file .txt or .txt.gz with one sentence per line; for folders and raw "
+            "text, give --source"
         )
     return path.with_name(name.removesuffix(".txt"))

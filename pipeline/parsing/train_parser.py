@@ -1,17 +1,16 @@
-"""``train-parser``: a benepar model from a treebank alone, where no trained one can be downloaded.
+"""Train a benepar model on treebanks alone, for machines where no trained model can be downloaded.
 
-The model is benepar's chart parser (Kitaev and Klein 2018, https://arxiv.org/abs/1805.01052) with an LSTM over the
-characters of a word in place of a pretrained encoder: small, quick to train, and far below the published ones. Its file
-is benepar's own, so spaCy loads it by path.
+The model is benepar's chart parser (Kitaev and Klein 2018, https://arxiv.org/abs/1805.01052), with an LSTM over the
+characters of a word instead of a pretrained encoder. It is small and quick to train, and far worse than the published
+models. Its file has benepar's own format, so spaCy loads it by path.
 """
 
 import io
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +20,36 @@ from benepar import char_lstm, decode_chart, nkutil, parse_chart
 
 from pipeline.corpus.text.text_files import OnError
 from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
-from pipeline.corpus.trees.readers import parse_raw_tree, read_raw_trees
+from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree, read_raw_trees
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
-from pipeline.parsing.benepar_trees import read_words, to_phrases
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
-from pipeline.runtime.lr_schedule import lr_factor
+from pipeline.parsing.sentence_parser import read_words, to_phrases
 from pipeline.runtime.options import to_json
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.train_config import lr_factor
 from storage.errors import ConfigError, InputError, RunError, StoreError
 from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
 
-log = logging.getLogger(__name__)
-
 SUBBATCH_WORDS = 500
-"""Words, padding included, that benepar computes at once; more is slower on a CPU."""
+"""Words, including padding, that benepar computes at once. More words are slower on a CPU."""
 _MAX_PHRASES = 400
-"""Most phrases of a training tree: benepar reads it by recursion."""
+"""Most phrases of a training tree. benepar reads a tree by recursion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A tree as benepar trains on it."""
+    """A tree in the form that benepar trains on."""
 
     words: list[str]
-    tree: nltk.Tree
+    tree: nltk.Tree | None
+    """None hides the tree from a parser that is scored."""
     phrases: tuple[tuple[str, int, int], ...]
-    """Of the normalised tree: what is scored."""
+    """Phrases of the normalised tree, which are scored."""
 
     @property
     def space_after(self) -> list[bool]:
-        """Not known, and not looked at by a model over characters."""
+        """Unknown. A model over characters does not use it."""
         return [True] * len(self.words)
 
     def leaves(self) -> list[str]:
@@ -60,6 +58,7 @@ class Example:
 
     def pos(self) -> list[tuple[str, str]]:
         """Return words and parts of speech."""
+        assert self.tree is not None
         found: list[tuple[str, str]] = self.tree.pos()
         return found
 
@@ -67,23 +66,23 @@ class Example:
 def train_parser(
     trees: Sequence[Path], dev: Sequence[Path], out: Path, config: ParserConfig, *, on_error: OnError = "stop"
 ) -> dict[str, Json]:
-    """Train a parser and write it: the weights with the best labelled F1 on all of dev, and how they came about.
+    """Train a parser, and write the weights with the best labelled F1 on all dev trees.
 
     Args:
         trees: Files of trees in brackets, plain or gzipped.
-        dev: Likewise; each is also scored alone.
-        out: The model's file; ``OUT.json`` says what it is, ``OUT.metrics.jsonl`` has a row an epoch.
+        dev: Files of trees to score. Each file is also scored alone.
+        out: File of the model. ``OUT.json`` describes the model, ``OUT.metrics.jsonl`` has one row per epoch.
         config: Sizes and training.
-        on_error: What a malformed tree does.
+        on_error: What to do at a malformed tree.
 
     Returns:
-        Figures of the best epoch, sizes, and counts of what was left out.
+        Figures of the best epoch, sizes, and counts of the trees that were left out.
 
     Raises:
         InputError: If a file cannot be read, a tree is malformed, or no tree is left.
         ConfigError: If an output would replace an input.
         RunError: If the loss is not finite.
-        StoreError: If the model is there already, or cannot be written.
+        StoreError: If the model exists already, or cannot be written.
     """
     inputs = {path.resolve() for path in (*trees, *dev)}
     for path in (out, beside(out, ".json"), beside(out, ".metrics.jsonl")):
@@ -95,14 +94,16 @@ def train_parser(
     examples = [
         example for path in trees for example in read_examples(path, on_error, dropped, max_words=config.max_words)
     ]
-    of_dev: dict[str, Counter[str]] = {str(path): Counter() for path in dev}
+    dropped_of_dev: dict[str, Counter[str]] = {str(path): Counter() for path in dev}
     sets = {
-        str(path): list(read_examples(path, on_error, of_dev[str(path)], max_words=PARSER_POSITIONS - 2))
-        for path in dev
+        name: list(read_examples(Path(name), on_error, counts, max_words=PARSER_POSITIONS - 2))
+        for name, counts in dropped_of_dev.items()
     }
     for name, found in (", ".join(map(str, trees)), examples), *sets.items():
         if not found:
-            raise InputError(f"{name}: no tree left to train on or to score; expected trees in brackets, some shorter")
+            raise InputError(
+                f"{name}: no tree left to train on or to score; expected trees in brackets that are short enough"
+            )
     make_directory(out.absolute().parent)
     torch.manual_seed(config.seed)
     parser = new_parser(examples, config)
@@ -130,13 +131,15 @@ def train_parser(
             if overall > best:
                 best = overall
                 best_row, best_figures = rows[-1], figures
-                write_atomically(out, _saved(parser))
+                buffer = io.BytesIO()  # in benepar's format
+                torch.save({"config": parser.config, "state_dict": parser.state_dict()}, buffer)
+                write_atomically(out, buffer.getvalue())
     about: dict[str, Any] = {
         "parser": str(out),
         "sha256": sha256_file(out),
         "num_trees": len(examples),
         "dropped": dict(sorted(dropped.items())),
-        "dropped_of_dev": {name: dict(sorted(counts.items())) for name, counts in of_dev.items() if counts},
+        "dropped_of_dev": {name: dict(sorted(counts.items())) for name, counts in dropped_of_dev.items() if counts},
         "num_labels": len(parser.label_vocab) - 1,
         "num_parameters": sum(weights.numel() for weights in parser.parameters()),
         "epoch": best_row["epoch"],
@@ -154,19 +157,17 @@ def train_parser(
 
 
 def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_words: int) -> Iterator[Example]:
-    """Yield the trees of a file, normalised; what is left out is counted in ``dropped`` by reason.
+    """Yield the trees of a file, normalised. Trees that are left out are counted in ``dropped`` by reason.
 
     Raises:
-        InputError: If the file cannot be read, or where ``on_error`` is "stop", at the first malformed tree.
+        InputError: If the file cannot be read. If ``on_error`` is "stop", also at the first malformed tree.
     """
     for raw in read_raw_trees(path):
         try:
             tree = normalise_tree(parse_raw_tree(raw))
         except MalformedTreeError as error:
             if on_error == "stop" and error.reason != "no words":
-                raise InputError(
-                    f"{path}:{raw.line}: {error}; expected one tree in brackets. Mend it, or use --on-error skip"
-                ) from None
+                raise malformed_tree(path, raw.line, error) from None
             dropped[error.reason] += 1
             continue
         if len(tree.words) > max_words:
@@ -178,7 +179,7 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
 
 
 def _nltk_tree(tree: Tree) -> nltk.Tree:
-    """Return a tree as nltk has it, its words replaced: nltk takes any white space for an end, ours may hold some."""
+    """Return a tree for nltk, with all words replaced. Our words may contain white space, which nltk cannot read."""
     one_string = ("".join(name.split()) or "X" for name in tree.tags)
     phrases = tuple(("".join(label.split()) or "X", start, stop) for label, start, stop in tree.phrases)
     return nltk.Tree.fromstring(format_tree(Tree(("w",) * len(tree.words), tuple(one_string), phrases)))
@@ -224,7 +225,7 @@ def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart
 
 
 def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> ParseFigure:
-    """Return how a parser's trees agree with those of the examples, over words."""
+    """Return how well a parser's trees agree with the trees of the examples, over words."""
     numbers: dict[str, int] = {}
 
     def numbered(phrases: Sequence[tuple[str, int, int]]) -> list[tuple[int, int, int]]:
@@ -232,24 +233,18 @@ def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -
 
     names = {number: label.split("::") if label else [] for label, number in parser.label_vocab.items()}
     parsed = parser.parse(
-        [_Unlabelled(example) for example in examples], return_compressed=True, subbatch_max_tokens=SUBBATCH_WORDS
+        [replace(example, tree=None) for example in examples],
+        return_compressed=True,
+        subbatch_max_tokens=SUBBATCH_WORDS,
     )
     predicted = [
         to_phrases(
-            zip(found.starts, found.ends, map(names.__getitem__, found.labels.tolist()), strict=True), len(of.words)
+            zip(found.starts, found.ends, map(names.__getitem__, found.labels.tolist()), strict=True),
+            len(example.words),
         )
-        for of, found in zip(examples, parsed, strict=True)
+        for example, found in zip(examples, parsed, strict=True)
     ]
     return score_parses([numbered(example.phrases) for example in examples], map(numbered, predicted))
-
-
-class _Unlabelled:
-    """An example whose tree the parser does not see."""
-
-    tree = None
-
-    def __init__(self, example: Example) -> None:
-        self.words, self.space_after = example.words, example.space_after
 
 
 def _train_epoch(
@@ -262,7 +257,7 @@ def _train_epoch(
     num_steps: int,
     progress: Progress,
 ) -> float:
-    """Go through all examples once; return the mean loss a sentence, benepar's hinge of charts and that of tags."""
+    """Train on all examples once. Return the mean loss per sentence: hinge loss of charts and loss of tags."""
     parser.train()
     permutation = torch.randperm(len(examples), generator=order).tolist()
     step = (epoch - 1) * -(-len(examples) // config.batch_sentences)
@@ -286,13 +281,6 @@ def _train_epoch(
         total += loss * len(batch)
         progress.update(len(batch))
     return total / len(examples)
-
-
-def _saved(parser: parse_chart.ChartParser) -> bytes:
-    """Return benepar's file: configuration and weights, loaded with ``weights_only``."""
-    buffer = io.BytesIO()
-    torch.save({"config": parser.config, "state_dict": parser.state_dict()}, buffer)
-    return buffer.getvalue()
 
 
 def _f1(*figures: ParseFigure) -> float:

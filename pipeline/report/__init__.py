@@ -1,1 +1,1 @@
-"""Show results to people: the HTML page, tables for papers, the demo, what ``inspect`` prints."""
+"""Show results to people: the HTML page, tables for papers, the demo and the output of ``inspect``."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Comparisons
-from pipeline.evaluation.compare.item_results import Benchmark
+from pipeline.evaluation.compare.item_scores import Benchmark
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import PairComparison, better_of
 from pipeline.evaluation.intervals import Interval
@@ -106,7 +106,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         return _no_answer("it has no baseline, which is a student without a dump. Run train-student without --dump")
     if len(without) == len(students):
         return _no_answer("no student here learned from a dump. Run train-student with --dump")
-    groups = [group for group in found.configurations if group.kind == "student"] if found is not None else []
+    groups = [group for group in found.groups if group.kind == "student"] if found is not None else []
     baselines = [group for group in groups if not any(map(_has_dump, group.runs.values()))]
     measures = _measures(reported, found, baselines[0].name) if found is not None and baselines else []
     if failed:
@@ -214,10 +214,10 @@ def _effect(found: BenchmarkComparison, pair: PairComparison, baseline: str) -> 
 def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkComparison, baseline: str) -> float | None:
     """Return the change in percent that would bring the baseline's perplexity down to the floor."""
     benchmark = compared.benchmark
-    group = next(group for group in found.configurations if group.name == baseline)
+    group = next(group for group in found.groups if group.name == baseline)
     for run in group.runs.values():
         for title, source in run.splits.items():
-            fingerprints = {source.sha256, source.key.text_sha256}
+            fingerprints = {source.fingerprint, source.key.text_sha256}
             floor = reported.floors.get((run.name, title))
             if floor is not None and source.key.name == benchmark.subject and benchmark.fingerprint in fingerprints:
                 nats = floor.nats_per_position if benchmark.tokenizer else math.log(floor.per_word)

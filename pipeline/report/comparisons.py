@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Comparisons, compare_records
-from pipeline.evaluation.compare.item_results import Benchmark, Normaliser
+from pipeline.evaluation.compare.item_scores import Benchmark, Normaliser
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import ALPHA, Difference, PairComparison, better_of
 from pipeline.evaluation.intervals import Interval
@@ -60,8 +60,7 @@ def comparisons_as_text(found: Comparisons) -> str:
 def comparison_blocks(found: Comparisons) -> list[Block]:
     """Return the tables and sentences on all groups and benchmarks."""
     rows: list[Cells] = [
-        [group.name, group.kind, ", ".join(map(str, group.runs)), group.settings or NOTHING]
-        for group in found.configurations
+        [group.name, group.kind, ", ".join(map(str, group.runs)), group.settings or NOTHING] for group in found.groups
     ]
     groups = Table(header=["group", "kind", "seeds", "what differs"], rows=rows)
     blocks: list[Block] = [TitledTable(title="Groups of runs", table=groups, style="text")]

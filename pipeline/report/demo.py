@@ -14,9 +14,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.evaluation.minimal_pairs import MinimalPairFigures
 from pipeline.evaluation.perplexity import FLOOR, PerplexityFigure
-from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, read_results
+from pipeline.evaluation.results import load_results
 from pipeline.runtime.display import table
 from storage.errors import InputError, RunError
 
@@ -77,20 +76,18 @@ def closing_table(runs: list[Path], *, split: str) -> str:
     rows: list[tuple[object, ...]] = []
     floor: PerplexityFigure | None = None
     for run in runs:
+        results = load_results(run)
         accuracy = ties = None
-        for name, result in read_results(run).items():
-            if result.kind == MINIMAL_PAIRS:
-                pairs = MinimalPairFigures.from_json(result.figures, where=f"{run}: {name}")
-                accuracy, ties = pairs.macro_accuracy, pairs.overall.num_ties
-        for name, result in read_results(run).items():
-            if result.kind != PERPLEXITY or result.subject != split:
+        for pairs in results.pairs:
+            accuracy, ties = pairs.figures.macro_accuracy, pairs.figures.overall.num_ties
+        for perplexity in results.perplexities:
+            if perplexity.subject != split:
                 continue
-            for value in result.figures:
-                figure = PerplexityFigure.from_json(value, where=f"{run}: {name}")
-                if figure.distribution == FLOOR:
+            for name, figure in perplexity.figures.items():
+                if name == FLOOR:
                     floor = figure
                     continue
-                rows.append((run.name, figure.distribution, figure.per_token, figure.per_word, accuracy, ties))
+                rows.append((run.name, name, figure.per_token, figure.per_word, accuracy, ties))
     if floor is not None:
         rows.insert(0, ("the grammar itself", FLOOR, floor.per_token, floor.per_word, None, None))
     header = ("model", "distribution", f"{split} ppl/token", "ppl/word", "pairs right", "ties")

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.compare.run_records import RunRecord
-from pipeline.evaluation.compare.run_results import PairResult, SuiteResult
 from pipeline.evaluation.intervals import Interval, wilson_interval
 from pipeline.evaluation.minimal_pairs import PairCounts
+from pipeline.evaluation.results import PairResult, SuiteResult
 from pipeline.report.drawing import GRID, INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, new_figure
 from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section
 from pipeline.report.reported_runs import ReportedRuns, item_counts, mean_of_suites, pair_sets, suite_sets

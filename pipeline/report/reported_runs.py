@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from pipeline.evaluation.compare.configurations import configurations_of
 from pipeline.evaluation.compare.run_records import RunRecord
-from pipeline.evaluation.compare.run_results import PairResult, SuiteResult
+from pipeline.evaluation.compare.seed_groups import seed_groups
 from pipeline.evaluation.perplexity import FLOOR, OF_STUDENTS, PerplexityFigure
+from pipeline.evaluation.results import PairResult, SuiteResult
 from pipeline.report.drawing import swatch
 from pipeline.report.tables import Cell
 from storage.errors import ConfigError
@@ -49,7 +49,7 @@ class ReportedRuns:
         for kind in dict.fromkeys(run.kind for run in self.runs):
             of_kind = self.of_kind(kind)
             try:
-                alike = [(group.name, list(group.runs.values())) for group in configurations_of(of_kind)]
+                alike = [(group.name, list(group.runs.values())) for group in seed_groups(of_kind)]
             except ConfigError:  # A run records no seed, or two have the same: each run is a group of its own.
                 alike = [(run.name, [run]) for run in of_kind]
             found |= {run.name: (runs[0].name, name) for name, runs in alike for run in runs}

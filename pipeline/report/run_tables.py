@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.compare.run_records import RunRecord, value
-from pipeline.evaluation.compare.run_results import PairResult, SuiteResult
 from pipeline.evaluation.perplexity import (
     FLOOR,
     GIVEN_TREE,
@@ -21,6 +20,7 @@ from pipeline.evaluation.perplexity import (
     UNCONDITIONAL,
     PerplexityFigure,
 )
+from pipeline.evaluation.results import PairResult, SuiteResult
 from pipeline.report.page_blocks import Block, Commands, Details, Heading, Items, Paragraph, Section, TitledTable
 from pipeline.report.reported_runs import (
     ReportedRuns,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
-from pipeline.evaluation.result_rows import read_sentence_rows
+from pipeline.evaluation.results import read_sentence_rows
 from pipeline.report.page_blocks import Block, Commands, Details, Paragraph, Plot, Section
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import Cells, Number, Table
@@ -87,7 +87,7 @@ def surprisal_plots(reported: ReportedRuns) -> tuple[list[Plot], list[tuple[str,
                 run
                 for run in students
                 if split in run.splits
-                and run.splits[split].sha256 == source.sha256
+                and run.splits[split].fingerprint == source.fingerprint
                 and run.tokenizer == teacher.tokenizer
             ]
             without = [run for run in (teacher, *same) if not run.splits[split].rows.is_file()]

@@ -1,1 +1,1 @@
-"""What a run needs around its model: configuration, processes, checkpoints, progress, learning-rate schedules."""
+"""Provide what a run needs around its model: options, processes, run directories, checkpoints and progress."""

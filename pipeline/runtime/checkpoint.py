@@ -1,20 +1,21 @@
-"""The state that training goes on from: one file, written atomically, that is the whole truth about a run.
+"""Save and load the state from which training continues.
 
-    RUN/checkpoints/last/training_state.pt    weights, optimiser, step, positions, best loss, figures since the last row
-    RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    the weights alone, for all who only load a model
+    RUN/checkpoints/last/training_state.pt    weights, optimiser, step, positions, best loss, sums since the last row
+    RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    only the weights, for commands that load a model
 
-The state is written first and the weights after it, so whenever a process dies the weights can be made again from it.
-The price is writing the weights twice or more.
+The state is one file, written atomically, and holds everything that training needs. It is written before the weight
+files. So if the process dies in between, the weight files can be rewritten from the state. In return, the weights are
+written twice or more.
 
-A file from a stranger executes nothing: it is read by torch's restricted unpickler. That one does not check the
-checksums of its archive, so they are checked before, by ``zipfile``.
+Loading a file from a stranger executes nothing: torch's restricted unpickler reads it. The unpickler does not check the
+checksums of its zip archive, so this module checks them first with ``zipfile``.
 """
 
 import dataclasses
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,18 @@ STATE_FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
-    """Where training stands after a step."""
+    """The state of a training after a step."""
 
     step: int
     """Steps taken."""
     positions: int
     """Positions seen, over all ranks."""
     best_loss: float
-    """Least dev loss so far, nats a position; infinite before the first evaluation."""
+    """Lowest dev loss so far, in nats per position; infinite before the first evaluation."""
     best_step: int
-    """The step it was found after; 0 before the first evaluation."""
+    """The step after which the lowest dev loss was found; 0 before the first evaluation."""
     num_worse: int
-    """Dev evaluations since."""
+    """Number of dev evaluations since ``best_step``."""
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
@@ -52,21 +53,28 @@ class TrainingState:
     row_positions: int
     """Positions over all ranks since the last row of figures."""
     model: dict[str, Any]
-    """Weights by name."""
+    """The weights by name."""
     optimizer: dict[str, Any]
-    """The optimiser's own state."""
+    """The state of the optimiser."""
 
 
 def state_path(run: Path) -> Path:
-    """Path of the state of a run."""
+    """Return the path of a run's training state."""
     return run / "checkpoints" / "last" / "training_state.pt"
 
 
-def save_checkpoint(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
-    """Write the state, then the weights of ``model``, whose state it is: ``last``, ``best`` if they are, and ``also``.
+def save_checkpoint(
+    run: Path,
+    state: TrainingState,
+    model: nn.Module,
+    *,
+    also: Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the state, then the weights of ``model`` as ``last``, as ``best`` if they are, and under names in ``also``.
 
     Raises:
-        StoreError: If there is no room. The checkpoint before is then still there, whole.
+        StoreError: If there is no room. The previous checkpoint then stays complete.
     """
     path = state_path(run)
     make_directory(path.parent)
@@ -75,23 +83,32 @@ def save_checkpoint(run: Path, state: TrainingState, model: nn.Module, *, also: 
     torch.save({"format_version": STATE_FORMAT_VERSION, **content}, buffer)
     write_atomically(path, buffer.getbuffer())
     for weights in _weight_paths(run, state, also):
-        save_weights(weights, model)
+        save_weights(weights, model, metadata)
 
 
-def mend_weights(run: Path, state: TrainingState, model: nn.Module, *, also: Iterable[str] = ()) -> None:
-    """Write the weights of ``model``, whose state this is, where a process was killed before it had written them."""
+def repair_weights(
+    run: Path,
+    state: TrainingState,
+    model: nn.Module,
+    *,
+    also: Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Rewrite the weight files that `save_checkpoint` did not finish because its process was killed."""
+    # A file of an older version has no metadata. It stays, because results and dumps record its sha256.
+    right = (weights_bytes(model, metadata), weights_bytes(model))
     for path in _weight_paths(run, state, also):
-        if not path.exists() or path.read_bytes() != weights_bytes(model):
-            save_weights(path, model)
+        if not path.exists() or path.read_bytes() not in right:
+            save_weights(path, model, metadata)
 
 
 def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> TrainingState | None:
-    """Fill model and optimiser from the state of a run and return it; None where the run has no checkpoint yet.
+    """Fill model and optimiser from the state of a run, and return the state; None if the run has no checkpoint yet.
 
-    Only the main rank reads the file; the others get its bytes.
+    Only the main rank reads the file. The other ranks get its bytes.
 
     Raises:
-        RunError: If the file is damaged, is not a training state, or is that of another model.
+        RunError: If the file is damaged, is not a training state, or belongs to another model.
     """
     path = state_path(run)
     data = world.share(world.on_main(lambda: _checked(path)) or b"")
@@ -102,32 +119,34 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise _refusal(path, f"is not of this model: {str(error).splitlines()[-1].strip()}") from error
+        raise _refusal(path, f"does not fit this model: {str(error).splitlines()[-1].strip()}") from error
     for parameter, kept in optimizer.state.items():
         if any(not isinstance(value, Tensor) or value.shape not in {parameter.shape, ()} for value in kept.values()):
-            raise _refusal(path, "has an optimiser of another model")
+            raise _refusal(path, "has the optimiser state of another model")
     return state
 
 
 def _weight_paths(run: Path, state: TrainingState, also: Iterable[str]) -> list[Path]:
-    """Return the files that hold the weights of a state: ``last``, ``best`` if none before was better, and ``also``."""
+    """Return the weight files of a state: ``last``, ``best`` if the state is the best so far, and names in ``also``."""
     best = ["best"] if state.best_step == state.step else []
     return [checkpoint_path(run, which) for which in ("last", *best, *also)]
 
 
 def _checked(path: Path) -> bytes:
-    """Return the file's bytes, which are a training state; nothing where there is no checkpoint."""
+    """Return the bytes of the file after checking that they are a training state; empty if there is no checkpoint."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         if (path.parent / "model.safetensors").exists():
             raise RunError(
-                f"{path}: missing, and the weights beside it do not say how training stood; train again into "
-                "another --out"
+                f"{path}: missing, but there are weights next to it. Weights are not enough to continue "
+                "training. Train again into another --out"
             ) from None
         return b""
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); mend that and run the same command") from error
+        raise RunError(
+            f"{path}: cannot be read ({error.strerror}). Make it readable and run the same command"
+        ) from error
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             damaged = archive.testzip()
@@ -143,7 +162,7 @@ def _parse(path: Path, data: bytes) -> TrainingState:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise _refusal(path, "holds more than numbers, which was not executed") from error
+        raise _refusal(path, "holds more than numbers; nothing in it was executed") from error
     except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _refusal(path, f"is not a training state: {error!r}") from error
     found = content.pop("format_version", None) if isinstance(content, dict) else None

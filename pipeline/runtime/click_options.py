@@ -1,5 +1,7 @@
-"""What the command line adds to click: options from configuration classes, paths or URLs, one-line errors."""
+"""Add to click what all commands need: options from configuration classes, paths or URLs, and one-line errors."""
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -7,6 +9,7 @@ from typing import Any, TypeAlias
 import click
 
 from pipeline.runtime import options
+from pipeline.runtime.display import as_text
 from storage.errors import RnngDistillError
 
 Place: TypeAlias = Path | str
@@ -20,24 +23,81 @@ class StoreLocation(click.ParamType["Place"]):
     name = "PATH or URL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:  # noqa: ANN401, ARG002
-        """Return a URL as it is, anything else as a path."""
-        return value if isinstance(value, str) and "://" in value else Path(value)
+        """Return a URL unchanged, and anything else as a path."""
+        return options.path_or_url(value) if isinstance(value, str) else value
 
 
 STORE = StoreLocation()
+AS_JSON = "as_json"
+"""Key of click's context, which a group shares with its commands: whether to print JSON."""
 
 
-class OneLineErrors(click.Group):
-    """Lists commands in the order they are written in, and shows an error that a user can mend as one line.
+def show(summary: dict[str, Any], text: str | None = None) -> None:
+    """Print a summary: as JSON if the command was given ``--json``, else as ``text`` or as aligned lines."""
+    if click.get_current_context().meta.get(AS_JSON):
+        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        click.echo(as_text(summary) if text is None else text)
 
-    Anything else is a bug and keeps its traceback.
+
+def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[AS_JSON] = value
+
+
+json_option = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_json,
+    help="Print JSON instead of text.",
+)
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="At a malformed line or tree: stop with its line number, or leave it out and count it.",
+)
+
+
+class SingleValuesCommand(click.Command):
+    """A command that refuses an option given more often than once, unless the option may be repeated.
+
+    click itself would silently take the last value.
     """
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's own signature
-        """Return the commands in the order in which they are written, which is that of the work."""
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            click.UsageError: If an option is repeated that takes one value.
+        """
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for param, number in Counter(order).items():
+                if number > 1 and isinstance(param, click.Option) and not param.multiple and not param.is_eager:
+                    long_name = next(name for name in param.opts if name.startswith("--"))
+                    # Without a context, click shows the message in one line and leaves the usage out.
+                    raise click.UsageError(f"{long_name}: given {number} times, expected once. Give one value.")
+        return super().parse_args(ctx, args)
+
+
+class OneLineErrors(SingleValuesCommand, click.Group):
+    """A group of commands that shows an error of ours, which the user can fix, as one line.
+
+    Any other error is a bug and keeps its traceback. ``--help`` lists the commands in the order of their definition.
+    All commands and groups below it refuse repeated options.
+    """
+
+    command_class = SingleValuesCommand
+    group_class = type
+    """click then makes subgroups of this class too."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  the signature is click's
+        """Return the commands in the order of their definition, which is the order of the work."""
         return list(self.commands)
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  click's own signature
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  the signature is click's
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
@@ -46,9 +106,9 @@ class OneLineErrors(click.Group):
 
 
 class CommaSeparated(click.ParamType[tuple[Any, ...]]):
-    """Several values of one type."""
+    """Several values of one type, separated by commas."""
 
-    def __init__(self, item: type) -> None:
+    def __init__(self, item: Callable[[str], Any]) -> None:
         self._item = item
         self.name = f"{item.__name__},…"
 
@@ -60,43 +120,67 @@ class CommaSeparated(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{value!r} is not a comma-separated list of {self._item.__name__}", param, ctx)
 
 
-def configured_by(*classes: type, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of configuration classes, and ``--config`` for a TOML file of them.
+def configured_by(
+    *classes: type, without: Sequence[str] = (), toml: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command with an option for each field of configuration classes. Pass it ``values``.
 
-    The command gets ``values``: what the file and, over it, the command line set. Fields named in ``without`` are none.
+    ``values`` holds what the TOML file of ``--config`` sets, overridden by what the command line sets. It holds no
+    defaults. Fields named in ``without`` get no option. With ``toml=False`` the command has no ``--config``.
     """
-    known = options.options_of(*classes, without=without)
+    declared = options.options_of(*classes, without=without)
+    names = {option.name for option in declared}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def with_values(toml: Path | None, **given: Any) -> None:  # noqa: ANN401
-            values = options.read_toml(toml, known) if toml is not None else {}
-            names = {option.name for option in known}
-            values |= {name: value for name, value in given.items() if name in names and value is not None}
+        def with_values(config_file: Path | None = None, **given: Any) -> None:  # noqa: ANN401
+            values = options.read_toml(config_file, declared) if config_file is not None else {}
+            # click gives None, or () for a repeated option, where nothing was typed.
+            values |= {name: value for name, value in given.items() if name in names and value not in (None, ())}
+            for option in declared:
+                if option.is_required and option.name not in values:
+                    raise click.UsageError(f"Missing option '{option.flag}'.")
             command(values=values, **{name: value for name, value in given.items() if name not in names})
 
         decorated: Callable[..., None] = with_values
         decorated.__doc__, decorated.__name__ = command.__doc__, command.__name__
         decorated.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-        for option in reversed(known):
+        for option in reversed(declared):
             decorated = _click_option(option)(decorated)
-        help_text = "TOML file of these options; the command line overrides it."
-        return click.option("--config", "toml", type=PATH, help=help_text)(decorated)
+        if not toml:
+            return decorated
+        help_text = "Read options from this TOML file. The command line overrides it."
+        return click.option("--config", "config_file", type=PATH, help=help_text)(decorated)
 
     return decorate
 
 
 def _click_option(option: options.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option as click has it, without a value where none is given; a switch can be turned on and off."""
-    typed = option.name.replace("_", "-")
+    """Return the click option. It has no default value, so that a value from the TOML file can fill the gap."""
     if option.type is bool:
-        default = typed if option.default else f"no-{typed}"
-        about = f"{option.help} [default: {default}]"
-        return click.option(f"--{typed}/--no-{typed}", option.name, default=None, help=about)
-    default = ",".join(map(str, option.default)) or "none" if option.many else option.default
-    kind: Any = CommaSeparated(option.type) if option.many else option.type
+        off = f"--no-{option.flag.removeprefix('--')}"
+        default = (option.flag if option.default else off).removeprefix("--")
+        about = f"{option.help} [default: {default}]".lstrip()
+        return click.option(f"{option.flag}/{off}", option.name, default=None, help=about)
+    click_types: dict[Any, Any] = {Path: PATH, options.path_or_url: STORE}
+    kind = click_types.get(option.type, option.type)
+    if option.many and not option.is_repeated:
+        kind = CommaSeparated(option.type)
     return click.option(
-        f"--{typed}",
+        option.flag,
+        *map(options.flag, option.aliases),
         option.name,
         type=click.Choice(option.choices) if option.choices else kind,
-        help=f"{option.help} [default: {default}]",
+        multiple=option.is_repeated,
+        help=f"{option.help}{_shown_default(option)}".lstrip(),
     )
+
+
+def _shown_default(option: options.Option) -> str:
+    if option.is_required:
+        return " [required]"
+    if option.is_repeated:
+        return " May be repeated."
+    if option.default in (None, ""):
+        return ""
+    default = ",".join(map(str, option.default)) or "none" if option.many else option.default
+    return f" [default: {default}]"

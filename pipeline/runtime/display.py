@@ -1,4 +1,4 @@
-"""What a person sees on a terminal: log lines, and summaries as aligned text."""
+"""Show log lines and summaries on a terminal, as aligned text."""
 
 import logging
 import sys
@@ -8,19 +8,19 @@ OUR_LOGGERS = ("pipeline", "storage", "student", "teacher")
 
 
 def configure_logging() -> None:
-    """Send our log lines from INFO on to standard error, bare, and other libraries' from WARNING on."""
+    """Send log lines to standard error without prefixes: ours from INFO on, those of libraries from WARNING on."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     set_log_level(logging.INFO)
 
 
 def set_log_level(level: int) -> None:
-    """Set from which level on our own lines are shown: processes other than the main one raise it to WARNING."""
+    """Set the level from which our own log lines are shown. Processes other than the main one set it to WARNING."""
     for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(level)
 
 
 def as_text(summary: Mapping[str, object], *, indent: str = "") -> str:
-    """Return a JSON-like summary as lines of ``name  value``, nested ones indented."""
+    """Return a JSON-like summary as lines of ``name  value``. Nested summaries are indented."""
     plain = {name: value for name, value in summary.items() if not isinstance(value, Mapping) or not value}
     width = max((len(name) for name in plain), default=0)
     lines = []
@@ -33,7 +33,7 @@ def as_text(summary: Mapping[str, object], *, indent: str = "") -> str:
 
 
 def table(rows: Sequence[Sequence[object]], *, header: Sequence[str]) -> str:
-    """Return rows as aligned columns; numbers to the right."""
+    """Return rows as aligned columns. Columns of numbers are aligned to the right."""
     cells = [list(header), *([_value(cell) for cell in row] for row in rows)]
     columns = range(len(header))
     widths = [max(len(row[column]) for row in cells) for column in columns]
@@ -46,7 +46,7 @@ def table(rows: Sequence[Sequence[object]], *, header: Sequence[str]) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Return bytes in the unit that suits them, by thousands: ``31.4 MB``."""
+    """Return a number of bytes in a suitable decimal unit: ``31.4 MB``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.3g} {unit}"

@@ -1,6 +1,7 @@
-"""Processes and devices: the only reader of torchrun's variables, and the only place that says "cuda".
+"""Connect the processes of a run, and choose their devices.
 
-Everything else takes a ``World``; without torchrun it is the one of size 1 and nothing is initialised.
+Only this module reads torchrun's variables, and only this module says "cuda". All other code takes a ``World``. Without
+torchrun, the world has size 1 and nothing is initialised.
 """
 
 import contextlib
@@ -25,43 +26,44 @@ from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from pipeline.runtime.display import set_log_level
+from pipeline.runtime.workers import usable_cores
 from storage.errors import ConfigError, RunError
 
 Result = TypeVar("Result")
 
 COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
-"""How long a rank may wait for a slower one. One that has died is noticed at once: its connections close."""
+"""How long a rank may wait for a slower one. A dead process is noticed at once, because its connections close."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
-"""How long the first process waits for the last to come."""
+"""How long the first process waits for the last one to join."""
 _FAILED = "failed"
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_REPEATING = (":4096:8", ":16:8")
-"""Settings of it under which cuBLAS gives the same bits again."""
+"""Values of this variable under which cuBLAS is deterministic."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """Who this process is among those of the run, and what it shares with them."""
+    """The rank of this process, the number of processes in the run, and their means of communication."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
     store: Store = field(default_factory=HashStore, repr=False, compare=False)
-    """Small values that all processes see: torchrun's own store, or this process's."""
+    """Small values that all processes share: torchrun's store, or one of this process alone."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which alone prints, logs and writes run files."""
+        """Whether this is rank 0. Only rank 0 prints, logs and writes run files."""
         return self.rank == 0
 
     def on_main(self, action: Callable[[], Result]) -> Result | None:
-        """Run ``action`` on the main rank while the others wait; every rank must call it.
+        """Run ``action`` on the main rank while the others wait. Every rank must call this.
 
-        If it fails, the main rank raises its error and the others end at once, quietly.
+        If the action fails, the main rank raises its error. The other ranks end at once, without a message.
 
         Returns:
-            What it returned on the main rank, None on the others.
+            The result of the action on the main rank, None on the others.
         """
         if self.size == 1:
             return action()
@@ -78,10 +80,10 @@ class World:
         return result
 
     def refuse_several(self, what: str) -> None:
-        """Refuse to do ``what`` in more than one process; every rank must call it.
+        """Refuse to do ``what`` in more than one process. Every rank must call this.
 
         Raises:
-            ConfigError: On the main rank; the others end quietly.
+            ConfigError: On the main rank. The other ranks end without a message.
         """
 
         def refuse() -> None:
@@ -95,13 +97,13 @@ class World:
         self.sum(torch.zeros(1))
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Overwrite ``tensor`` with the main rank's; every rank must call it."""
+        """Overwrite ``tensor`` with the tensor of the main rank. Every rank must call this."""
         if self.size > 1:
-            with self._noticing_the_dead():
+            with self._reporting_dead_processes():
                 torch.distributed.broadcast(tensor, src=0)
 
     def share(self, data: bytes) -> bytes:
-        """Return the main rank's bytes on every rank; every rank must call it. What others bring is not looked at."""
+        """Return the main rank's ``data`` on every rank. Every rank must call this; the data of others is ignored."""
         if self.size == 1:
             return data
         size_bytes = torch.tensor([len(data)])
@@ -114,102 +116,100 @@ class World:
         return buffer.numpy().tobytes()
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return ``[size, ...]``: the ``tensor`` of each rank; every rank must call it."""
+        """Return ``[size, ...]``: the ``tensor`` of each rank. Every rank must call this."""
         every = tensor.new_zeros(self.size, *tensor.shape)
         every[self.rank] = tensor
         return self.sum(every)
 
     def claim(self, what: str) -> int:
-        """Return 0, 1, 2, …: each number goes to one process only, whichever asks first.
+        """Return the next number of 0, 1, 2, …. Each number goes to one process only: the first that asks.
 
         Raises:
             RunError: If another process has failed.
         """
-        self.check()
-        with self._noticing_the_dead():
-            return int(self.store.add(f"claim/{what}", 1)) - 1
+        return self.tally(f"claim/{what}", 1) - 1
 
     def tally(self, what: str, number: int) -> int:
-        """Add to a count that all processes share; return the total so far.
+        """Add ``number`` to a count that all processes share, and return the total.
 
         Raises:
             RunError: If another process has failed.
         """
         self.check()
-        with self._noticing_the_dead():
+        with self._reporting_dead_processes():
             return int(self.store.add(f"tally/{what}", number))
 
     def check(self) -> None:
-        """Stop if another process has failed, instead of working on for nothing; costs a tenth of a millisecond.
+        """Stop if another process has failed, because further work would be lost. This takes a tenth of a millisecond.
 
         Raises:
-            RunError: With that process's own error.
+            RunError: With the error of that process.
         """
         if self.size > 1:
-            with self._noticing_the_dead():
+            with self._reporting_dead_processes():
                 if self.store.check([_FAILED]):
-                    raise RunError(self._last_words())
+                    raise RunError(self._failure_message())
 
     def failed(self, error: BaseException) -> None:
-        """Tell the others why this process ends; if they cannot be told, they notice that it is gone."""
+        """Publish why this process ends. If that is impossible, the others still notice that it is gone."""
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+        with contextlib.suppress(RuntimeError):  # the user must see the first error
             self.store.compare_set(_FAILED, "", f"rank {self.rank} on {socket.gethostname()}: {first_line}")
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Return ``tensor`` summed over all ranks, in place; every rank must call it."""
+        """Return ``tensor`` summed over all ranks, in place. Every rank must call this."""
         if self.size > 1:
-            with self._noticing_the_dead():
+            with self._reporting_dead_processes():
                 torch.distributed.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Return whether ``flag`` is set on any rank; every rank must call it. Goes through CPUs alone."""
+        """Return whether ``flag`` is set on any rank. Every rank must call this. It uses only CPUs."""
         return bool(self.sum(torch.tensor([float(flag)])) > 0)
 
     @contextlib.contextmanager
     def reducing_gradients(self) -> Iterator[None]:
-        """Surround a backward pass in which ``DistributedDataParallel`` talks to the other ranks.
+        """Surround a backward pass in which ``DistributedDataParallel`` communicates with the other ranks.
 
         Raises:
-            RunError: If one of them died or failed. Other errors of the pass stay what they are.
+            RunError: If one of these ranks died or failed. Other errors of the backward pass are not changed.
         """
         try:
             yield
         except RuntimeError as error:
             if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-                with self._noticing_the_dead():
+                with self._reporting_dead_processes():
                     raise
             raise
 
     @contextlib.contextmanager
-    def _noticing_the_dead(self) -> Iterator[None]:
-        """Turn a broken connection, which is all that is left of a process that died, into an error of one line."""
+    def _reporting_dead_processes(self) -> Iterator[None]:
+        """Turn a broken connection into an error of one line. A process that died leaves nothing else to see."""
         try:
             yield
         except RuntimeError as error:
             try:
-                message = self._last_words() if self.store.check([_FAILED]) else None
+                message = self._failure_message() if self.store.check([_FAILED]) else None
             except RuntimeError:
-                message = None  # the process that held the store is the one that died
-            lost = f"another process of this run ended ({str(error).splitlines()[0]}); see its own output"
+                message = None  # the process that died held the store
+            lost = f"another process of this run ended ({str(error).splitlines()[0]}). See its own output"
             raise RunError(message or lost) from error
 
-    def _last_words(self) -> str:
+    def _failure_message(self) -> str:
         return f"another process of this run failed: {self.store.get(_FAILED).decode()}"
 
 
 @contextlib.contextmanager
 def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterator[tuple[World, torch.device]]:
-    """Join the processes torchrun started, if any, and leave them at the end.
+    """Connect to the processes that torchrun started, if any, and disconnect at the end of the context.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads of this process; 0 shares the machine's cores out.
-        deterministic: Whether torch may use only algorithms that give the same bits again, until the end.
+        threads: CPU threads of this process; 0 divides the machine's cores among its processes.
+        deterministic: Whether torch may use only deterministic algorithms during the context.
 
     Raises:
-        ConfigError: If a GPU is asked for and there is none, or it cannot be made deterministic any more.
+        ConfigError: If ``device`` is cuda and there is no GPU, or it is too late to make the GPU deterministic.
     """
     with _deterministic() if deterministic else contextlib.nullcontext(), _connected(device, threads) as here:
         yield here
@@ -217,19 +217,19 @@ def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterato
 
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
-    """Let torch use only algorithms that give the same bits again; it raises an error where there is none.
+    """Let torch use only deterministic algorithms. Operations without one raise an error.
 
     Raises:
-        ConfigError: If cuBLAS is set up otherwise, or a GPU is in use already without its being set up.
+        ConfigError: If cuBLAS has another setting, or this process already uses a GPU without the setting.
     """
     found = os.environ.get(_CUBLAS)
     if found not in {None, *_CUBLAS_REPEATING}:
         expected = " or ".join(_CUBLAS_REPEATING)
-        raise ConfigError(f"--deterministic: {_CUBLAS} is {found}, expected {expected}, or not set; unset it")
+        raise ConfigError(f"--deterministic: {_CUBLAS} is {found}, expected {expected}, or not set. Unset it")
     if found is None and torch.cuda.is_initialized():
         raise ConfigError(
-            f"--deterministic: this process uses a GPU already, with {_CUBLAS} not set; set it to "
-            f"{_CUBLAS_REPEATING[0]} before, or train in a new process"
+            f"--deterministic: this process already uses a GPU without {_CUBLAS}. Set {_CUBLAS} to "
+            f"{_CUBLAS_REPEATING[0]} first, or train in a new process"
         )
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault(_CUBLAS, _CUBLAS_REPEATING[0])
@@ -244,7 +244,7 @@ def _deterministic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]]:
-    """Find the other processes, and where this one computes; see `joined`."""
+    """Connect to the other processes, and choose the device of this one; see `joined`."""
     world = World(
         rank=int(os.environ.get("RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),
@@ -257,13 +257,13 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
         yield world, _chosen_device(device, world, threads)
         return
     shared, _, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
-    with world._noticing_the_dead():  # noqa: SLF001  as World itself would, were there a store of its own yet
+    with world._reporting_dead_processes():  # noqa: SLF001  the world has no store of its own yet
         store = PrefixStore(_agreed_round(world, shared), shared)
     world = dataclasses.replace(world, store=PrefixStore("run", store))
     try:
         chosen = _chosen_device(device, world, threads)
         _wait_for_all(world)
-        # Tensors of the CPU go through gloo in any case: what the ranks agree on is small, and gloo notices the dead.
+        # CPU tensors always go through gloo. They are small, and gloo notices a dead process.
         torch.distributed.init_process_group(
             "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl",
             store=PrefixStore("group", store),
@@ -275,11 +275,11 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
             yield world, chosen
         except BaseException as error:
             if isinstance(error, Exception):
-                world.failed(error)  # before the connections close, by which the others notice
+                world.failed(error)  # publish before the connections close, because the others notice that
             release_locals(error)
             raise
         finally:
-            gc.collect()  # a DistributedDataParallel is in a circle of references
+            gc.collect()  # a DistributedDataParallel is part of a reference cycle
             torch.distributed.destroy_process_group()
     except Exception as error:
         world.failed(error)
@@ -287,47 +287,40 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
 
 
 def release_locals(error: BaseException) -> None:
-    """Let go of what the functions that an error has left still hold.
+    """Release the local variables of all functions that an error passed through.
 
-    If a ``DistributedDataParallel`` among that outlives its process group, it ends the group's threads while it holds
-    the interpreter's lock, which one of them may be waiting for: the process would never end.
+    One of them may be a ``DistributedDataParallel``. If it outlives its process group, it stops the group's threads
+    while it holds the interpreter lock. One of these threads may be waiting for the lock, and the process would hang.
     """
     seen: list[BaseException] = []
     coming: list[BaseException | None] = [error]
     while coming:
-        one = coming.pop()
-        if one is not None and one not in seen:
-            seen.append(one)
-            coming += [one.__cause__, one.__context__]
-            traceback.clear_frames(one.__traceback__)
+        current = coming.pop()
+        if current is not None and current not in seen:
+            seen.append(current)
+            coming += [current.__cause__, current.__context__]
+            traceback.clear_frames(current.__traceback__)
 
 
 def _chosen_device(device: str, world: World, threads: int) -> torch.device:
-    """Return where this process computes, with as many threads."""
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // world.local_size))
-    num_gpus = torch.cuda.device_count()
-    on_gpu = device == "cuda" or (device == "auto" and num_gpus > 0)
-    if not on_gpu:
-        return torch.device("cpu")
-    if num_gpus < world.local_size:
-        raise ConfigError(
-            f"--device is {device}: {world.local_size} processes on this machine, but torch sees {num_gpus} GPUs; "
-            "start a process a GPU, or use --device cpu"
-        )
-    chosen = torch.device("cuda", world.local_rank)
-    torch.cuda.set_device(chosen)
+    """Set the number of threads, and return the device of this process."""
+    torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
+    chosen = worker_devices(device, world.local_size)[world.local_rank]
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     return chosen
 
 
 def _agreed_round(world: World, shared: Store) -> str:
-    """Return a name that just the processes of this start of the group share, to put before their keys.
+    """Return a key prefix that only the processes of this start of the group share.
 
-    When torchrun restarts a group, its store still has the keys of those before. Their count of restarts would not do
-    as a name: on several machines it differs, as it counts a machine's own failures. So each process leaves a random
-    word under its rank, rank 0 publishes the words of all, its own first, until all have found theirs among them.
+    When torchrun restarts a group, its store still has the keys of the earlier start. The restart count cannot be the
+    prefix: each machine counts its own failures, so the counts differ between machines. Instead, each process stores a
+    random word under its rank. Rank 0 publishes the words of all, its own first, until every process has found its own
+    word among them.
 
     Raises:
-        RunError: If one did not come within `JOIN_TIMEOUT`.
+        RunError: If a process did not join within `JOIN_TIMEOUT`.
     """
     deadline = time.monotonic() + JOIN_TIMEOUT.total_seconds()
     ranks = [f"present/{rank}" for rank in range(world.size)]
@@ -352,10 +345,10 @@ def _agreed_round(world: World, shared: Store) -> str:
 
 
 def _wait_for_all(world: World) -> None:
-    """Wait until every process is ready, or one says that it will not be.
+    """Wait until every process is ready.
 
     Raises:
-        RunError: If one failed, or did not come within `JOIN_TIMEOUT`.
+        RunError: If a process failed, or did not join within `JOIN_TIMEOUT`.
     """
     deadline = time.monotonic() + JOIN_TIMEOUT.total_seconds()
     number = world.tally("joined", 1)
@@ -365,57 +358,55 @@ def _wait_for_all(world: World) -> None:
 
 
 def _wait_until(deadline: float, world: World, number: int) -> None:
-    """Wait a moment for the processes that are not among the ``number`` yet."""
+    """Wait a moment for the processes that have not joined yet. ``number`` processes have joined."""
     if time.monotonic() > deadline:
-        raise RunError(
-            f"{number} of {world.size} processes came together within {JOIN_TIMEOUT}; see the output of the others"
-        )
+        raise RunError(f"{number} of {world.size} processes joined within {JOIN_TIMEOUT}. See the output of the others")
     time.sleep(0.05)
 
 
 def worker_devices(device: str, num_workers: int) -> list[torch.device]:
-    """Return where each of ``num_workers`` processes of this machine computes: on a GPU of its own, or on CPUs.
+    """Return the device of each of ``num_workers`` processes of this machine: one GPU each, or the CPUs.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: At least 1.
 
     Raises:
-        ConfigError: If there are GPUs, but not enough.
+        ConfigError: If there are too few GPUs.
     """
     num_gpus = torch.cuda.device_count()
     if device == "cpu" or (device == "auto" and not num_gpus):
         return [torch.device("cpu")] * num_workers
     if num_gpus < num_workers:
         raise ConfigError(
-            f"--workers {num_workers}: --device is {device}, but torch sees {num_gpus} GPUs; start a process a GPU, or "
-            "use --device cpu"
+            f"--device is {device}: {num_workers} processes on this machine, but torch sees {num_gpus} GPUs. Start one "
+            "process per GPU, or use --device cpu"
         )
     return [torch.device("cuda", number) for number in range(num_workers)]
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on ``device``, without waiting for what that still has to do.
+    """Return an array as a tensor on ``device``, without waiting for the device to finish earlier work.
 
-    To a GPU it goes through page-locked memory: a copy from any other waits for all work before it.
+    The copy to a GPU goes through page-locked memory. A copy from other memory would wait for all earlier work.
     """
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return how much memory is to be had where ``device`` computes; all there is where the system does not say."""
+    """Return the free memory of ``device`` in bytes. If the system cannot say, return all memory of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         sizes = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(sizes["MemAvailable"].split()[0]) * 1024  # what the page cache would give back is in it
+        return int(sizes["MemAvailable"].split()[0]) * 1024  # includes what the page cache can give back
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_model(device: torch.device) -> str:
-    """Return the name of what computes, for records of what can change bits: ``cpu x86_64`` or the GPU's name."""
+    """Return the model name of a device, because it can change bits: ``cpu x86_64 …`` or the name of the GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {os.uname().machine} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,7 +1,18 @@
-"""Options: frozen dataclasses, filled from defaults, then a TOML file, then the command line.
+"""Turn configuration classes into options, and fill them from defaults, a TOML file and the command line.
 
-A field's type is the option's type and the string under it is its help, so an option is described once. Nothing here
-knows what the options are for, and nothing imports torch.
+A configuration is a frozen dataclass. The type of a field is the type of its option, and the docstring under the field
+is the help text, so each option is described once. This module does not know any particular option, and imports no
+torch.
+
+| field | option |
+| --- | --- |
+| ``int``, ``float``, ``str``, ``bool``, ``Literal[...]`` | one value; ``bool`` is a switch |
+| ``Path``, ``Path \\| str`` | a path; a path or a URL |
+| ``X \\| None`` | an X that may be left out |
+| ``tuple[int, ...]`` and other plain values | one comma-separated value |
+| ``tuple[Path, ...]``, ``tuple[Path \\| str, ...]`` | an option that may be repeated |
+| a field without a default | a required option |
+| ``field(metadata={"aliases": ("--old",)})`` | a second spelling of the option |
 """
 
 import ast
@@ -9,89 +20,158 @@ import dataclasses
 import difflib
 import inspect
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from storage.errors import ConfigError, InputError
 
 Config = TypeVar("Config")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+def path_or_url(text: str) -> Path | str:
+    """Return a URL unchanged, and anything else as a path."""
+    return text if "://" in text else Path(text)
+
+
+_TYPE_NAMES: dict[Any, str] = {path_or_url: "path or URL", Path: "path"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One field of a configuration class, as a command line shows it."""
+    """One field of a configuration class, as an option."""
 
     name: str
     help: str
+    """The docstring of the field; empty without one."""
     default: Any
-    type: type
+    """``dataclasses.MISSING`` if the option is required."""
+    type: Callable[[Any], Any]
+    """Converts a value: ``int``, ``float``, ``str``, ``bool``, ``Path`` or `path_or_url`."""
     choices: tuple[str, ...] = ()
     many: bool = False
-    """A tuple of values, given comma-separated."""
+    """Whether the value is a tuple."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the option."""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the option has no default."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether a tuple is given by repeating the option. Other tuples are given as one comma-separated value."""
+        return self.many and self.type in _TYPE_NAMES
+
+    @property
+    def type_name(self) -> str:
+        """The type of one value, for messages."""
+        return _TYPE_NAMES.get(self.type) or self.type.__name__
+
+    @property
+    def flag(self) -> str:
+        """The option as it is typed: ``--batch-tokens``."""
+        return flag(self.name)
+
+
+def flag(name: str) -> str:
+    """Return the name of an option as it is typed: ``--batch-tokens`` for ``batch_tokens``."""
+    return "--" + name.replace("_", "-")
 
 
 def options_of(*classes: type, without: Sequence[str] = ()) -> list[Option]:
-    """Return the options of configuration classes, in order; a field that two of them have appears once."""
+    """Return the options of configuration classes, in order. Fields named in ``without`` get no option.
+
+    A field that several classes have becomes one option, as the first class declares it.
+    """
     found: dict[str, Option] = {}
     for cls in classes:
-        hints = get_type_hints(cls)
-        helps = _field_docs(cls)
+        hints, helps = get_type_hints(cls), _field_docs(cls)
         for field in dataclasses.fields(cls):
             if field.name in without or field.name in found:
                 continue
             hint = hints[field.name]
             many = get_origin(hint) is tuple
-            choices = tuple(get_args(hint)) if get_origin(hint) is Literal else ()
-            kind = get_args(hint)[0] if many else (str if choices else hint)
-            found[field.name] = Option(field.name, helps[field.name], field.default, kind, choices, many)
+            kind, choices = _value_type(get_args(hint)[0] if many else hint)
+            found[field.name] = Option(
+                name=field.name,
+                help=helps.get(field.name, ""),
+                default=field.default,
+                type=kind,
+                choices=choices,
+                many=many,
+                aliases=tuple(_plain_name(alias) for alias in field.metadata.get("aliases", ())),
+            )
     return list(found.values())
 
 
 def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
-    """Return the values a TOML file sets; keys are option names, with ``-`` or ``_``, at top level.
+    """Return the values that a TOML file sets. Keys are option names at top level, with ``-`` or ``_``.
 
     Raises:
         InputError: If the file does not exist.
-        ConfigError: If it is not TOML, or a key is unknown or of another type; all such keys are named at once.
+        ConfigError: If it is not TOML, or keys are unknown, repeated or of another type. All such keys are named.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a TOML file of options") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a TOML file of options") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     by_name = {option.name: option for option in options}
-    values, problems = {}, []
+    by_any_name = by_name | {alias: option for option in options for alias in option.aliases}
+    values: dict[str, Any] = {}
+    problems = []
     for key, value in table.items():
-        option = by_name.get(key.replace("-", "_"))
+        option = by_any_name.get(_plain_name(key))
         if option is None:
-            close = difflib.get_close_matches(key.replace("-", "_"), by_name, n=1)
+            close = difflib.get_close_matches(_plain_name(key), by_name, n=1)
             hint = f" (did you mean {close[0]}?)" if close else f"; known keys: {', '.join(sorted(by_name))}"
             problems.append(f"unknown key {key!r}{hint}")
+        elif option.name in values:
+            problems.append(f"{option.name} is given twice, expected once")
         elif not _fits(value, option):
             problems.append(f"{key} is {value!r}, expected {_expected(option)}")
         else:
-            values[option.name] = tuple(value) if option.many else option.type(value)
+            values[option.name] = tuple(map(option.type, value)) if option.many else option.type(value)
     if problems:
         raise ConfigError(f"{path}: " + "; ".join(problems))
     return values
 
 
 def build(cls: type[Config], values: Mapping[str, Any], **fixed: object) -> Config:
-    """Return ``cls`` filled with those of ``values`` that are its fields, and ``fixed``."""
+    """Return an instance of ``cls``, filled from ``fixed`` and from those entries of ``values`` that are its fields."""
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in values.items() if name in names}, **fixed)
 
 
 def to_json(*configs: object) -> dict[str, Any]:
-    """Return the resolved configuration, for a run's ``run.json``."""
+    """Return all fields of configurations as JSON values, for the ``run.json`` of a run."""
     merged: dict[str, Any] = {}
     for config in configs:
         for field in dataclasses.fields(config):  # type: ignore[arg-type]
             value = getattr(config, field.name)
-            merged[field.name] = list(value) if isinstance(value, tuple) else value
+            merged[field.name] = [_json_value(item) for item in value] if type(value) is tuple else _json_value(value)
     return merged
+
+
+def _json_value(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _plain_name(typed: str) -> str:
+    return typed.removeprefix("--").replace("-", "_")
+
+
+def _value_type(hint: Any) -> tuple[Callable[[Any], Any], tuple[str, ...]]:  # noqa: ANN401
+    """Return the converter for the values of a type hint, and the choices of a ``Literal``."""
+    members = set(get_args(hint)) - {NoneType} if get_origin(hint) in (Union, UnionType) else {hint}
+    if members == {Path, str}:
+        return path_or_url, ()
+    (member,) = members
+    return (str, get_args(member)) if get_origin(member) is Literal else (member, ())
 
 
 def _fits(value: object, option: Option) -> bool:
@@ -100,10 +180,11 @@ def _fits(value: object, option: Option) -> bool:
     return value in option.choices if option.choices else _is(value, option.type)
 
 
-def _is(value: object, kind: type) -> bool:
+def _is(value: object, kind: Callable[[Any], Any]) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    plain = str if kind in _TYPE_NAMES else kind
+    return isinstance(value, plain) and isinstance(value, bool) == (kind is bool)  # type: ignore[arg-type]
 
 
 def _expected(option: Option) -> str:
@@ -111,11 +192,11 @@ def _expected(option: Option) -> str:
         return "one of " + ", ".join(option.choices)
     if option.type is bool:
         return "true or false"
-    return f"a list of {option.type.__name__}" if option.many else option.type.__name__
+    return f"a list of {option.type_name}" if option.many else option.type_name
 
 
 def _field_docs(cls: type) -> dict[str, str]:
-    """Return the string literal under each field, of the class and its bases."""
+    """Return the docstring under each field, of the class and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         body = ast.parse(inspect.getsource(base)).body[0]

@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar, or a line now and then, with rate and ETA. Imports no torch."""
+"""Show the progress of long work with rate and ETA: a bar on a terminal, log lines elsewhere. Imports no torch."""
 
 import logging
 import sys
@@ -13,14 +13,14 @@ from pipeline.runtime.display import size
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 15.0
-"""Seconds between progress lines where standard error is no terminal, as in a Slurm log."""
+"""Seconds between progress lines if standard error is not a terminal, as in a Slurm log."""
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere; nothing at all where ``shown`` is False.
+    """Show a bar on a terminal and occasional log lines elsewhere. Show nothing if ``shown`` is False.
 
-    ``total`` is None where nobody knows it before the end; there is no ETA then. The unit ``B`` is shown as kB, MB, …
-    What was done before, ``initial``, counts towards the total and not towards the rate.
+    If the total is unknown, ``total`` is None and there is no ETA. The unit ``B`` is shown as kB, MB and so on. The
+    work done earlier, ``initial``, counts towards the total but not towards the rate.
     """
 
     def __init__(self, what: str, *, total: int | None, unit: str, shown: bool = True, initial: int = 0) -> None:
@@ -43,7 +43,7 @@ class Progress:
             self._line(finished=True)
 
     def update(self, done: int) -> None:
-        """Count ``done`` more units."""
+        """Add ``done`` units."""
         self._done += done
         if self._bar is not None:
             self._bar.update(done)
@@ -51,11 +51,11 @@ class Progress:
             self._line()
 
     def reached(self, total_done: int) -> None:
-        """Count up to ``total_done`` units in all, others' work included."""
+        """Set the count to ``total_done`` units, which includes the work of other processes."""
         self.update(total_done - self._done)
 
     def figures(self, **figures: float) -> None:
-        """Show these figures beside the count."""
+        """Show these figures after the count."""
         self._figures = {name: f"{value:,.0f}" if value >= 100 else f"{value:.4g}" for name, value in figures.items()}
         if self._bar is not None:
             self._bar.set_postfix(self._figures, refresh=False)

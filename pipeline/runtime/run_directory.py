@@ -1,14 +1,14 @@
-"""A run directory: all that made a model, and the model.
+"""Read and write a run directory: ``run.json``, the tokenizer and the weights.
 
     RUN/run.json                              kind, configuration, fingerprints, versions, command, git state
-    RUN/tokenizer.json                        the tokenizer the model reads
+    RUN/tokenizer.json                        the tokenizer of the model
     RUN/checkpoints/{best,last,words_1M,…}/model.safetensors
-    RUN/checkpoints/last/training_state.pt    what training goes on from
-    RUN/history.jsonl                         each start of the training, on what it computed, and each end
+    RUN/checkpoints/last/training_state.pt    the state from which training continues
+    RUN/history.jsonl                         each start of the training, with its machine and device, and each end
     RUN/metrics.jsonl, RUN/tensorboard/       figures by step
-    RUN/results/*.json                        evaluations
+    RUN/results/*.json                        results of evaluations
 
-A directory is filled by one training run, in one process or, interrupted, in several; it is never reused for another.
+A directory belongs to one training run. If training is interrupted, a later process continues it in the same directory.
 """
 
 import json
@@ -27,7 +27,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from pipeline.runtime.word_counts import num_words_of
+from pipeline.runtime.train_config import num_words_of
 from storage.errors import FingerprintMismatchError, RunError
 from storage.files import make_directory, write_atomically
 from storage.fingerprints import sha256_file
@@ -36,55 +36,55 @@ RUN_FORMAT_VERSION = 1
 
 Kind = Literal["teacher", "student"]
 Which: TypeAlias = str
-"""``best`` by loss on dev, ``last`` the newest, ``words_1M`` after as many words (``pipeline.runtime.word_counts``)."""
+"""A checkpoint's name: ``best`` (lowest dev loss), ``last`` (newest), or ``words_1M`` (after that number of words)."""
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunInfo:
-    """What ``run.json`` says."""
+    """The content of ``run.json``."""
 
     path: Path
     kind: Kind
     configuration: dict[str, Any]
     """Every option, resolved."""
     model: dict[str, Any]
-    """What rebuilds the model besides options: vocabulary size, labels, special tokens."""
+    """What is needed besides options to rebuild the model: vocabulary size, labels, special tokens."""
     fingerprints: dict[str, str]
-    """sha256 of dataset and tokenizer, and of the dump's manifest and the initial weights where there were any."""
+    """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
     dump: dict[str, Any] | None
-    """Summary of the dump a student learned from."""
+    """Summary of the dump from which a student learned."""
     init: dict[str, Any] | None = None
-    """The run whose weights a student started from."""
+    """The run from whose weights a student started."""
 
     @property
     def tokenizer_path(self) -> Path:
-        """The run's own copy of the tokenizer."""
+        """Path of the run's copy of the tokenizer."""
         return self.path / "tokenizer.json"
 
     def checkpoint(self, which: Which = "best") -> Path:
-        """Path of the weights.
+        """Return the path of a checkpoint's weights.
 
         Raises:
-            RunError: If no checkpoint is ever named so.
+            RunError: If ``which`` cannot be the name of a checkpoint.
         """
         return checkpoint_path(self.path, which)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunDescription:
-    """What makes a run: the parts of ``RunInfo`` before there is a directory."""
+    """A run before its directory exists: what `describe_run` writes into ``run.json``."""
 
     kind: Kind
     configuration: Mapping[str, Any]
     model: Mapping[str, Any]
     fingerprints: Mapping[str, str]
     tokenizer: Path
-    """The file to copy into the run."""
+    """The tokenizer file to copy into the run."""
     dump: Mapping[str, Any] | None = None
     init: Mapping[str, Any] | None = None
     truncated: Mapping[str, Any] | None = None
-    """Sentences that lost positions and how many, by split, if any did."""
+    """Number of truncated sentences and of lost positions by split, if there are any."""
 
 
 def describe_run(path: Path, run: RunDescription) -> None:
@@ -92,12 +92,12 @@ def describe_run(path: Path, run: RunDescription) -> None:
     described = {
         "format_version": RUN_FORMAT_VERSION,
         "kind": run.kind,
-        "configuration": dict(run.configuration),
-        "model": dict(run.model),
-        "fingerprints": dict(run.fingerprints),
-        "dump": dict(run.dump) if run.dump is not None else None,
-        "init": dict(run.init) if run.init is not None else None,
-        "truncated": dict(run.truncated) if run.truncated else None,
+        "configuration": run.configuration,
+        "model": run.model,
+        "fingerprints": run.fingerprints,
+        "dump": run.dump,
+        "init": run.init,
+        "truncated": run.truncated or None,
         "versions": versions(),
         "command": command_line(),
         "git": git_state(),
@@ -110,81 +110,87 @@ def open_run(path: Path) -> RunInfo:
     """Read ``run.json``.
 
     Raises:
-        RunError: If ``path`` is no run directory, or one of another format.
-        FingerprintMismatchError: If the run's tokenizer is not the one it was trained with.
+        RunError: If ``path`` is not a run directory, or has another format version.
+        FingerprintMismatchError: If the tokenizer file changed since training.
     """
-    remedy = "give a directory made by train-teacher or train-student"
+    remedy = "Give a directory made by train-teacher or train-student"
     try:
         described = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{path}: no run.json here; {remedy}") from None
+        raise RunError(f"{path}: no run.json here. {remedy}") from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path / 'run.json'}: not readable as JSON ({error}); restore it or train again") from None
+        raise RunError(f"{path / 'run.json'}: not readable as JSON ({error}). Restore it or train again") from None
     found = described.get("format_version") if isinstance(described, dict) else None
     if found != RUN_FORMAT_VERSION:
-        raise RunError(f"{path}: run.json has format version {found!r}, expected {RUN_FORMAT_VERSION}; {remedy}")
+        raise RunError(f"{path}: run.json has format version {found!r}, expected {RUN_FORMAT_VERSION}. {remedy}")
     kinds = {"kind": str, "configuration": dict, "model": dict, "fingerprints": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(described.get(name), kind)]
     if wrong or "tokenizer" not in described["fingerprints"]:
-        raise RunError(f"{path / 'run.json'}: missing or damaged: {', '.join(wrong) or 'fingerprints'}; {remedy}")
+        raise RunError(f"{path / 'run.json'}: missing or damaged: {', '.join(wrong) or 'fingerprints'}. {remedy}")
     made_of = {name: described.get(name) for name in ("dump", "init")}
     info = RunInfo(path=path, **made_of, **{name: described[name] for name in kinds})
     tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
     expected = info.fingerprints["tokenizer"]
     if tokenizer != expected:
         raise FingerprintMismatchError(
-            f"{info.tokenizer_path}: sha256 is {tokenizer[:12]}, but the run was made with {expected[:12]}; "
-            "restore the file or train again"
+            f"{info.tokenizer_path}: sha256 is {tokenizer[:12]}, but the run was made with {expected[:12]}. "
+            "Restore the file or train again"
         )
     return info
 
 
 def is_exported(path: Path) -> bool:
-    """Return whether ``path`` is a folder in Hugging Face's format, and no run."""
+    """Return whether ``path`` is a folder in Hugging Face's format, and not a run."""
     return (path / "config.json").is_file() and not (path / "run.json").is_file()
 
 
 def checkpoint_path(run: Path, which: Which) -> Path:
-    """Path of a checkpoint's weights.
+    """Return the path of a checkpoint's weights.
 
     Raises:
-        RunError: If no checkpoint is ever named so.
+        RunError: If ``which`` cannot be the name of a checkpoint.
     """
     if not _WHICH.fullmatch(which):
         raise RunError(
-            f"{run}: checkpoint is {which!r}, expected best, last or one at a number of words, such as words_1M; this "
-            f"run has {', '.join(checkpoint_names(run)) or 'none'}"
+            f"{run}: checkpoint is {which!r}, expected best, last or a number of words such as words_1M. This run "
+            f"has {', '.join(checkpoint_names(run)) or 'none'}"
         )
     return run / "checkpoints" / which / "model.safetensors"
 
 
 def checkpoint_names(run: Path) -> list[str]:
-    """Return which checkpoints a run has: best, last, and then by number of words."""
+    """Return the names of a run's checkpoints: best, last, then word checkpoints by number of words."""
     found = (path.parent.name for path in (run / "checkpoints").glob("*/model.safetensors"))
     return sorted(filter(_WHICH.fullmatch, found), key=lambda name: (num_words_of(name), name))
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's parameters, atomically.
+def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model's parameters and ``metadata`` atomically.
 
     Raises:
-        StoreError: If there is no room; what was there before stays.
+        StoreError: If there is no room. A previous file then stays.
     """
     make_directory(path.parent)
-    write_atomically(path, weights_bytes(model))
+    write_atomically(path, weights_bytes(model, metadata))
 
 
-def weights_bytes(model: nn.Module) -> bytes:
-    """Return a model's parameters as a safetensors file."""
+def weights_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a model's parameters and ``metadata`` as the bytes of a safetensors file."""
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(state)
+    return safetensors.torch.save(state, dict(metadata) if metadata else None)
+
+
+def weights_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a weights file that ``load_weights`` can read."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill a model's parameters; nothing in the file is executed.
+    """Load a model's parameters from a file. Nothing in the file is executed.
 
     Raises:
-        RunError: If the file is missing, damaged, or of a model of other sizes.
+        RunError: If the file is missing or damaged, or its model has other sizes.
     """
     try:
         state = safetensors.torch.load_file(path)
@@ -195,23 +201,23 @@ def load_weights(path: Path, model: nn.Module) -> None:
         raise RunError(f"{path}: no checkpoint here; {why}") from None
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise RunError(f"{path}: not a checkpoint of this model ({reason}); train again") from None
+        raise RunError(f"{path}: not a checkpoint of this model ({reason}). Train again") from None
 
 
 def command_line() -> str:
-    """Return the command that runs, as it can be typed."""
+    """Return the command line of this process, quoted for a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
-    """Versions of what can change a number."""
+    """Return the versions of Python and of the libraries that can change a number."""
     return {"python": platform.python_version()} | {
         name: metadata.version(name) for name in ("torch", "numpy", "zarr", "numcodecs", "tokenizers")
     }
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit of the code and whether files differ from it; None outside a git checkout."""
+    """Return the commit of the code, and whether files differ from it; None outside a git checkout."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:

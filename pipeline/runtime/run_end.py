@@ -1,32 +1,88 @@
-"""The end of a training, whatever it comes from, goes into the run's history."""
+"""End a training: stop on SIGTERM at a point where it can go on, and record in the run's history how it ended.
+
+Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. The training loop then finishes its step and
+writes a checkpoint. Other signals keep their usual effect.
+"""
 
 import contextlib
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from pipeline.runtime.distributed import World
 from pipeline.runtime.run_history import add_end
-from pipeline.runtime.stop_signal import StoppedBySignal
 from storage.errors import RnngDistillError, StoreError
+
+SAME_REQUEST_S = 2.0
+"""Signals within this time count as one request. Slurm signals every process of a job, torchrun included, and torchrun
+then sends the signal again to its workers."""
+
+
+class StoppedBySignal(SystemExit):
+    """Training stopped after a step because of SIGTERM. The process ends with status 143 (128 + 15), as in a shell."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class StopRequest:
+    """Records whether this process got SIGTERM."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        """The training loop reads this after each step."""
+        self._since = 0.0
+
+    def handle(self, _number: int, _frame: FrameType | None) -> None:
+        """Record the request. A second request ends the process at once, as without this handler."""
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > SAME_REQUEST_S:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Catch SIGTERM inside the context, and restore the previous handler at its end.
+
+    Python lets only the main thread of a process set handlers. In another thread, the context catches nothing and
+    SIGTERM ends the process.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, stop.handle)
+    try:
+        yield stop
+    finally:
+        # None: the previous handler was not installed from Python, so Python cannot restore it.
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 @dataclass(kw_only=True, slots=True)
 class Ending:
-    """What a training says of itself when it ends."""
+    """What a training reports about its end."""
 
     step: int = 0
-    """Steps taken in all."""
+    """Total steps taken."""
     reason: str = ""
-    """Why it is finished, if it is."""
+    """Why it finished, if it finished."""
 
 
 @contextlib.contextmanager
 def recorded_end(run: Path, world: World) -> Iterator[Ending]:
-    """Write how the surrounded training ends: finished, stopped by a signal, or failed; every rank must enter.
+    """Write into the run's history how the training in this context ends: finished, stopped by a signal, or failed.
+
+    Every rank must enter the context.
 
     Raises:
-        StoreError: If there is no room for it. A training that fails raises its own error.
+        StoreError: If there is no room for the record. A training that fails raises its own error instead.
     """
     end = Ending()
     try:
@@ -36,17 +92,14 @@ def recorded_end(run: Path, world: World) -> Iterator[Ending]:
         raise
     except KeyboardInterrupt:
         if world.is_main:
-            with contextlib.suppress(StoreError):  # Ctrl-C is answered by ending
+            with contextlib.suppress(StoreError):  # Ctrl-C ends the process even if the disk is full
                 add_end(run, "stopped", reason="SIGINT", step=end.step)
         raise
     except Exception as error:
         if world.is_main:
-            with contextlib.suppress(StoreError):  # the first error is the one to tell
-                add_end(run, "failed", reason=_one_line(error), step=end.step)
+            with contextlib.suppress(StoreError):  # the user must see the first error
+                first = next(iter(str(error).splitlines()), "")
+                reason = first if isinstance(error, RnngDistillError) else f"{type(error).__name__}: {first}"
+                add_end(run, "failed", reason=reason, step=end.step)
         raise
     world.on_main(lambda: add_end(run, "finished", reason=end.reason, step=end.step))
-
-
-def _one_line(error: Exception) -> str:
-    first = next(iter(str(error).splitlines()), "")
-    return first if isinstance(error, RnngDistillError) else f"{type(error).__name__}: {first}"

@@ -1,8 +1,8 @@
-"""``RUN/history.jsonl``: when, where and on what each training of a run began, and how it ended. Imports no torch.
+"""Read, write and lock ``RUN/history.jsonl``, which records each start and end of the run's training.
 
-A line is an event: ``start``, or ``end`` with its state, reason and step. A process that is killed leaves no ``end``.
-The file's lock is held as long as the training lasts, so that no two processes fill one run, and anyone can see
-whether one does.
+Each line is an event: ``start`` (time, machine, device) or ``end`` (state, reason, step). A killed process leaves no
+``end``. The main process of a training holds a lock on the file until training ends. So two trainings cannot write
+into one run, and other programs can see whether a training is active. This module imports no torch.
 """
 
 import datetime as dt
@@ -18,23 +18,23 @@ from storage.files import cannot_write
 
 HISTORY = "history.jsonl"
 LOCK_PATIENCE_S = 5.0
-"""How long a start waits for the lock: one that was just killed, or someone who looks, holds it for an instant."""
+"""How long a start waits for the lock. A process that was just killed, or `is_held`, may still hold it briefly."""
 _LOCK_POLL_S = 0.05
 _FIELDS: dict[str, dict[str, type]] = {
     "start": {"time": str},
     "end": {"time": str, "state": str, "reason": str, "step": int},
 }
-"""What a reader needs of an event."""
+"""The fields that readers need, with their types, by kind of event."""
 
 EndState = Literal["finished", "stopped", "failed"]
-"""By itself, by a signal, by an error."""
+"""``finished`` by itself, ``stopped`` by a signal, ``failed`` with an error."""
 
 
 def hold(run: Path) -> BinaryIO:
-    """Return the open history of a run, locked; closing it lets others in.
+    """Return the open and locked history of a run. Closing the file releases the lock.
 
     Raises:
-        StoreBusyError: If another process trains in the run, and still does after `LOCK_PATIENCE_S`.
+        StoreBusyError: If another process holds the lock for longer than `LOCK_PATIENCE_S`.
         RunError: If the file system has no locks.
         StoreError: If the file cannot be written.
     """
@@ -45,7 +45,7 @@ def hold(run: Path) -> BinaryIO:
         raise cannot_write(target, error) from error
     try:
         _wait_for_lock(file, run)
-        # A killed process's half line stays by itself.
+        # A killed process may have left an incomplete line. The next event must start on a new line.
         if (size := os.fstat(file.fileno()).st_size) and os.pread(file.fileno(), 1, size - 1) != b"\n":
             file.write(b"\n")
     except BaseException:
@@ -55,7 +55,7 @@ def hold(run: Path) -> BinaryIO:
 
 
 def is_held(run: Path) -> bool:
-    """Return whether a process trains in the run now; keeps a start that comes at this instant waiting, not out.
+    """Return whether a process is training the run now. A start at the same moment waits briefly, but is not refused.
 
     Raises:
         RunError: If the run has no history, or the file system has no locks.
@@ -70,7 +70,7 @@ def is_held(run: Path) -> bool:
 
 
 def add_start(file: BinaryIO, about: dict[str, Any]) -> None:
-    """Write a start into the history that `hold` returned.
+    """Append a start to the history that `hold` returned.
 
     Raises:
         StoreError: If there is no room.
@@ -79,7 +79,7 @@ def add_start(file: BinaryIO, about: dict[str, Any]) -> None:
 
 
 def add_end(run: Path, state: EndState, *, reason: str, step: int) -> None:
-    """Write an end into the history of a run, after so many steps in all.
+    """Append an end to the history of a run, after ``step`` steps in total.
 
     Raises:
         StoreError: If there is no room.
@@ -93,10 +93,10 @@ def add_end(run: Path, state: EndState, *, reason: str, step: int) -> None:
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
-    """Return the events of a run in order, without the half lines that killed processes left.
+    """Return the events of a run in order. Incomplete lines, which killed processes left, are skipped.
 
     Raises:
-        RunError: If the run has no history, or a whole line is no event.
+        RunError: If the run has no history, or a complete line is not an event.
     """
     target = run / HISTORY
     try:
@@ -112,7 +112,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
                 raise _no_event(target, number) from error
             continue
         fields = _FIELDS.get(str(event.get("event"))) if isinstance(event, dict) else None
-        wrong = fields is None or any(not isinstance(event.get(name), of) for name, of in fields.items())
+        wrong = fields is None or any(not isinstance(event.get(name), kind) for name, kind in fields.items())
         if wrong or event.get("state", "failed") not in get_args(EndState):
             raise _no_event(target, number)
         events.append(event)
@@ -123,7 +123,7 @@ def _wait_for_lock(file: BinaryIO, run: Path) -> None:
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while not _locked(file, run / HISTORY, fcntl.LOCK_EX):
         if time.monotonic() > deadline:
-            raise StoreBusyError(f"{run}: another process trains in it; wait for it or stop it")
+            raise StoreBusyError(f"{run}: another process is training this run. Wait for it or stop it")
         time.sleep(_LOCK_POLL_S)
 
 
@@ -133,7 +133,7 @@ def _locked(file: BinaryIO, target: Path, kind: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise RunError(f"{target}: cannot be locked: {error.strerror}; use a file system with flock") from error
+        raise RunError(f"{target}: cannot be locked: {error.strerror}. Use a file system with flock") from error
     return True
 
 
@@ -151,10 +151,10 @@ def _now() -> str:
 
 def _unreadable(target: Path, error: OSError) -> RunError:
     return RunError(
-        f"{target}: cannot be read ({error.strerror}), expected the starts and ends of a training; restore it, or run "
-        "the training command again, which begins a new one"
+        f"{target}: cannot be read ({error.strerror}), expected the starts and ends of a training. Restore it, or run "
+        "the training command again to begin a new file"
     )
 
 
 def _no_event(target: Path, number: int) -> RunError:
-    return RunError(f"{target}:{number}: neither a start nor an end of a training; remove the line")
+    return RunError(f"{target}:{number}: neither a start nor an end of a training. Remove the line")

@@ -1,9 +1,9 @@
-"""The start of a training run: a new directory, or one to go on with that was made by the same command.
+"""Start a training run in a new directory, or continue the run that the same command made there.
 
-What makes the results is compared, on resumption with ``run.json`` and in any case between the ranks: kind,
-configuration, model and fingerprints. `FREE` options may differ: they say how to compute, not what. Each start
-goes into the run's history with the device, threads and world size it had; ``pipeline.runtime.run_history`` also keeps
-other processes out.
+Everything that decides the results must be equal: kind, configuration, model and fingerprints. They are compared
+between the ranks and, if the run exists, with its ``run.json``. The `FREE` options may differ, because they change how
+to compute and not what. Each start is recorded in the run's history with its device, threads and world size. The lock
+of ``pipeline.runtime.run_history`` keeps other processes out.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import torch
 from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.run_directory import (
     RunDescription,
+    RunInfo,
     command_line,
     describe_run,
     git_state,
@@ -30,12 +31,12 @@ from storage.errors import RunError
 from storage.files import PARTIAL_SUFFIX, cannot_write, make_directory, remove_partial_files, write_atomically
 
 Resume = Literal["auto", "never"]
-"""Whether a run that is there goes on, or is refused whatever it is."""
+"""Whether to continue an existing run (``auto``) or to refuse it (``never``)."""
 
 FREE = ("device", "threads", "checkpoint_every", "compile", "peak_tflops")
-"""Options a resumed run may be given otherwise; the number of processes may differ too."""
+"""Options that may change when a run is resumed. The number of processes may change too."""
 SHOWN = 60
-"""Characters of a value in a message."""
+"""Maximum number of characters of a value in a message."""
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +45,14 @@ log = logging.getLogger(__name__)
 def training_run(
     path: Path, run: RunDescription, *, resume: Resume, device: torch.device, world: World
 ) -> Iterator[None]:
-    """Make the run directory, or enter the one that the same command made, and hold it while training lasts.
+    """Create the run directory, or open the run that the same command made, and lock it during the context.
 
-    A directory that does not exist, is empty, or that a process was killed in while making it, is begun. With
-    ``resume="never"`` nothing may be in it.
+    A directory is new if it does not exist, is empty, or a process was killed while creating it. With
+    ``resume="never"`` the directory must not exist or be empty.
 
     Raises:
-        RunError: If something else is there, the run there was made by other options or data, or the ranks differ.
-        StoreBusyError: If another process trains in it.
+        RunError: If the directory holds other files, or a run with other options or data; or if the ranks differ.
+        StoreBusyError: If another process is training the run.
     """
     _refuse_other_ranks(run, world)
     start = {
@@ -72,56 +73,58 @@ def training_run(
 
 
 def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Resume) -> BinaryIO:
-    """Return the open file that holds the run."""
+    """Return the open history file, whose lock protects the run."""
     if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: already exists and is no folder; choose another --out")
+        raise RunError(f"{path}: already exists and is not a folder. Choose another --out")
     there = {file.name for file in path.iterdir()} if path.is_dir() else set()
     if there and resume == "never":
         raise RunError(
-            f"{path}: already exists and is not empty, and --resume is never; leave that out to go on with the run in "
-            "it, choose another --out, or remove it"
+            f"{path}: already exists and is not empty, and --resume is never. Leave --resume out to continue the run, "
+            "choose another --out, or remove the folder"
         )
     unfinished = {name for name in there if name == HISTORY or name.endswith(PARTIAL_SUFFIX)}
     if there - unfinished and "run.json" not in there:
         raise RunError(
-            f"{path}: already exists with other files and no run.json, so there is no run to go on with; choose "
-            "another --out"
+            f"{path}: already exists with other files and no run.json, so there is no run to continue. Choose another "
+            "--out"
         )
     make_directory(path)
     lock = hold(path)
     try:
         remove_partial_files(path)
-        if not (path / "run.json").exists():  # asked here, as another process may have made it while this one waited
+        if not (path / "run.json").exists():  # checked after the wait, during which another process may have made it
             describe_run(path, run)
         else:
             _refuse_another_run(path, run)
         add_start(lock, start)
-    except OSError as error:
+    except BaseException as error:
         lock.close()
-        raise cannot_write(path, error) from error
-    except BaseException:
-        lock.close()
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
         raise
     return lock
 
 
 def _refuse_another_run(path: Path, run: RunDescription) -> None:
-    if not (path / "tokenizer.json").exists():  # killed before it was copied
+    if not (path / "tokenizer.json").exists():  # a process was killed before it copied the tokenizer
         write_atomically(path / "tokenizer.json", run.tokenizer.read_bytes())
-    found = open_run(path)
-    before = _comparable(found.kind, found.configuration, found.model, found.fingerprints)
-    if problems := _differences(_comparable(run.kind, run.configuration, run.model, run.fingerprints), before):
+    if problems := _differences(_comparable(run), _comparable(open_run(path))):
         raise RunError(
-            f"{path}: the run there was made with other options or data: {'; '.join(problems)}. Give what it was "
-            "made with, or choose another --out"
+            f"{path}: the run was made with other options or data: {'; '.join(problems)}. Give the options and data "
+            "of the run, or choose another --out"
         )
     started_with = json.loads((path / "run.json").read_bytes()).get("versions")
     if started_with != versions():
-        log.warning("%s: started with versions %s, now %s: last bits may differ", path, started_with, versions())
+        log.warning(
+            "%s: started with versions %s, continues with %s: last bits may differ",
+            path,
+            started_with,
+            versions(),
+        )
 
 
 def _refuse_other_ranks(run: RunDescription, world: World) -> None:
-    mine = _comparable(run.kind, run.configuration, run.model, run.fingerprints)
+    mine = _comparable(run)
     main = json.loads(world.share(json.dumps(mine).encode()))
     if problems := _differences(mine, main):
         raise RunError(
@@ -130,14 +133,12 @@ def _refuse_other_ranks(run: RunDescription, world: World) -> None:
         )
 
 
-def _comparable(
-    kind: str, configuration: Mapping[str, Any], model: Mapping[str, Any], fingerprints: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return all that must be the same, under the names a message shows."""
-    described = {"kind": kind}
-    described |= {f"--{name.replace('_', '-')}": value for name, value in configuration.items() if name not in FREE}
-    described |= {f"{name} of the model": value for name, value in model.items()}
-    described |= {f"sha256 of the {name}": value for name, value in fingerprints.items()}
+def _comparable(run: RunDescription | RunInfo) -> dict[str, Any]:
+    """Return everything that must be equal, by the name that a message shows."""
+    described: dict[str, Any] = {"kind": run.kind}
+    described |= {f"--{name.replace('_', '-')}": value for name, value in run.configuration.items() if name not in FREE}
+    described |= {f"{name} of the model": value for name, value in run.model.items()}
+    described |= {f"sha256 of the {name}": value for name, value in run.fingerprints.items()}
     plain: dict[str, Any] = json.loads(json.dumps(described))
     return plain
 

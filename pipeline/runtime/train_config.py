@@ -1,65 +1,82 @@
-"""Training options that teacher and student share. Imports no torch, so that ``--help`` can read it."""
+"""Define the training options that teacher and student share, with the learning-rate schedules and word counts.
 
+This module imports no torch, so that ``--help`` is quick.
+"""
+
+import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from pipeline.runtime.lr_schedule import DECAY_SHARE, Schedule
-from pipeline.runtime.word_counts import word_thresholds
 from storage.errors import ConfigError
 
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
+DECAY_SHARE: Final = 0.2
+"""Default share of the steps in which ``wsd`` falls. Hu et al. (2024) take a tenth of a much longer training; Hägele
+et al. (2024) find a fifth as good as cosine."""
 MOST = 1e30
-"""Of a learning rate, norm or decay: a float32 times a few of these is still a float32."""
+"""Upper bound of a learning rate, norm or decay. A small multiple of the bound is still a float32."""
+
+SUFFIXES: Final = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+BABYLM: Final = "babylm"
+"""Stands for the word counts of the BabyLM challenge (Charpentier et al. 2025): every 1M words up to 10M, every 10M up
+to 100M, every 100M up to 1,000M."""
+BABYLM_MILLIONS: Final = (*range(1, 10), *range(10, 100, 10), *range(100, 1001, 100))
+_COUNT = re.compile(r"([1-9][0-9]*)([kMB]?)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How a model is trained, whatever it is."""
+    """Training options that teacher and student share."""
 
     num_epochs: int = 10
     """Passes over the training split."""
     max_steps: int = 0
-    """Optimiser steps, whatever --num-epochs says; 0: as many as those epochs have."""
+    """Stop after this number of optimiser steps. It replaces --num-epochs; 0: stop after --num-epochs."""
     batch_tokens: int = 4096
-    """Most positions (tokens and <eos>) a batch, over all processes."""
+    """Maximum number of positions (tokens and <eos>) per batch, over all processes."""
     batch_sentences: int = 0
-    """Most sentences a batch, over all processes (with --context document, rows); 0: no limit but --batch-tokens."""
+    """Maximum number of sentences (with --context document: rows) per batch, over all processes; 0: no limit."""
     accumulate_batches: int = 1
-    """Consecutive batches of an epoch whose gradients make one step; an epoch's last step may have fewer."""
+    """Number of consecutive batches whose gradients make one step. The last step of an epoch may have fewer."""
     shuffle_window: int = 0
-    """Positions shuffled together; 0: the whole split. For a dump larger than memory or --cache-gb, say 1000000."""
+    """Shuffle about this number of positions at a time; 0: the whole split. Use 1000000 if a dump is larger than memory
+    or --cache-gb."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Schedule = "cosine"
-    """What the learning rate does after the warm-up: all but constant end at zero; wsd is constant before it falls."""
+    """Shape of the learning rate after the warm-up. All but constant fall to zero; wsd is constant first."""
     decay_share: float = 0.0
-    """With --schedule wsd, the last share of the steps, in which the rate falls linearly to zero; 0: 0.2."""
+    """With --schedule wsd: share of the steps, at the end, in which the rate falls linearly to zero; 0: 0.2."""
     warmup_steps: int = 100
-    """Steps over which the learning rate rises linearly from zero."""
+    """Raise the learning rate linearly from zero over this number of steps."""
     weight_decay: float = 0.01
-    """Decoupled weight decay on matrices; biases, gains and embeddings have none."""
+    """Decoupled weight decay of matrices. Biases, gains and embeddings do not decay."""
     clip_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Scale the gradient down to this norm if it is larger."""
     eval_every: int = 0
-    """Steps between dev evaluations; 0: at the end of each epoch."""
+    """Number of steps between evaluations on dev; 0: evaluate at the end of each epoch."""
     patience: int = 0
-    """Dev evaluations without a new best after which training ends; 0: it goes on to its last step."""
+    """Stop after this number of dev evaluations without a new best; 0: never stop early."""
     checkpoint_every: int = 0
-    """Steps between checkpoints to go on from, beside those at each dev evaluation; 0: those alone."""
+    """Number of steps between additional checkpoints; 0: write checkpoints only at each evaluation on dev."""
     word_checkpoints: tuple[str, ...] = ()
-    """Words after which the weights are kept as RUN/checkpoints/words_1M and so on: 500k,1M,2M; or babylm: every 1M up
-    to 10M, every 10M up to 100M, every 100M up to 1000M. White-space-separated words; repeated passes count again."""
+    """Keep the weights after these numbers of words, as RUN/checkpoints/words_1M and so on: 500k,1M,2M. babylm: every
+    1M up to 10M, every 10M up to 100M, every 100M up to 1000M. Words are separated by white space; each pass over a
+    word counts."""
     log_every: int = 10
-    """Steps between rows of metrics.jsonl."""
+    """Number of steps between rows of metrics.jsonl."""
     seed: int = 1
     """Seed of initialisation, data order and dropout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the training forward's matrix products; weights, optimiser and dev evaluation stay float32."""
+    """Type of the matrix products in training. Weights, optimiser and dev evaluation stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto: a GPU if there is one."""
+    """Where to compute; auto: on a GPU if there is one."""
     threads: int = 0
-    """CPU threads a process; 0: the cores shared out over the processes of this machine."""
+    """CPU threads per process; 0: divide the cores among the processes of this machine."""
     deterministic: bool = False
-    """On a GPU, only algorithms that give the same bits again, which are slower; on CPUs all do in any case."""
+    """On a GPU, use only deterministic algorithms, which are slower. On CPUs all algorithms are deterministic."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -92,7 +109,7 @@ class TrainConfig:
             problems.append(f"decay-share is {self.decay_share}, expected 0 to 1 (0: {DECAY_SHARE})")
         elif self.decay_share and self.schedule != "wsd":
             problems.append(
-                f"decay-share is {self.decay_share}, but schedule {self.schedule} has no such share; give --schedule "
+                f"decay-share is {self.decay_share}, but schedule {self.schedule} has no decay phase. Give --schedule "
                 "wsd, or leave --decay-share out"
             )
         try:
@@ -101,3 +118,75 @@ class TrainConfig:
             problems.append(str(error))
         if problems:
             raise ConfigError("training: " + "; ".join(problems))
+
+
+def lr_factor(
+    step: int, *, num_steps: int, warmup_steps: int, schedule: Schedule, decay_share: float = DECAY_SHARE
+) -> float:
+    """Return the factor in (0, 1] that multiplies the peak learning rate at a step.
+
+    The factor of the first step is ``1 / warmup_steps``. All schedules but ``constant`` would reach 0 one step after
+    the last.
+
+    Args:
+        step: Counted from 0.
+        num_steps: Steps of the whole training.
+        warmup_steps: Steps of the linear warm-up.
+        schedule: The shape after the warm-up. ``wsd`` is warm-up, stable, decay (Hu et al. 2024, MiniCPM, section 4).
+        decay_share: With ``wsd``, the share of ``num_steps``, rounded to whole steps, in which the rate falls linearly.
+            If the warm-up reaches into these steps, there is no stable phase and the rate falls right after the
+            warm-up.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    begin = warmup_steps
+    if schedule == "wsd":
+        begin = max(warmup_steps, num_steps - max(1, round(decay_share * num_steps)))
+    left = 1 - max(0, step - begin) / max(1, num_steps - begin)
+    return 0.5 * (1 - math.cos(math.pi * left)) if schedule == "cosine" else left
+
+
+def word_thresholds(entries: Iterable[str]) -> list[int]:
+    """Return the word counts that ``--word-checkpoints`` lists, ascending and without repetitions.
+
+    Raises:
+        ConfigError: Naming every entry that is not a number of words.
+    """
+    found: set[int] = set()
+    wrong = []
+    for entry in entries:
+        if entry == BABYLM:
+            found.update(millions * SUFFIXES["M"] for millions in BABYLM_MILLIONS)
+        elif match := _COUNT.fullmatch(entry):
+            found.add(int(match[1]) * SUFFIXES[match[2]])
+        else:
+            wrong.append(repr(entry))
+    if wrong:
+        raise ConfigError(
+            f"word-checkpoints has {', '.join(wrong)}, expected numbers of words such as 500k, 1M or 1B, or {BABYLM}"
+        )
+    return sorted(found)
+
+
+def words_name(num_words: int) -> str:
+    """Return the name of a word checkpoint: ``words_1000M``, ``words_500k`` or ``words_7``; never B, as in BabyLM."""
+    for suffix in ("M", "k"):
+        if num_words % SUFFIXES[suffix] == 0:
+            return f"words_{num_words // SUFFIXES[suffix]}{suffix}"
+    return f"words_{num_words}"
+
+
+def num_words_of(name: str) -> int:
+    """Return the number of words in a checkpoint's name; 0 for ``best`` and ``last``."""
+    match = _COUNT.fullmatch(name.removeprefix("words_"))
+    return int(match[1]) * SUFFIXES[match[2]] if match else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeConfig:
+    """How a training command treats a run that exists already."""
+
+    resume: Literal["auto", "never"] = "auto"
+    """If --out holds a run of the same command: continue it from its last checkpoint (auto), or refuse (never)."""

@@ -1,4 +1,4 @@
-"""Worker processes of one command on one machine, for work that torchrun need not start. Imports no torch."""
+"""Start the worker processes of one command on one machine, without torchrun. This module imports no torch."""
 
 import multiprocessing
 import os
@@ -12,14 +12,14 @@ from storage.errors import RnngDistillError
 
 
 class WorkerError(RnngDistillError):
-    """A process of several ended without its result: the machine, not the input, is to blame."""
+    """A worker process ended without a result. The cause is the machine, not the input."""
 
 
 def start_pool(num_workers: int, start: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:  # noqa: ANN401
-    """Return a pool of new processes, each of which first calls ``start(number, *arguments)``, numbered from 0.
+    """Return a pool of new processes. Each first calls ``start(number, *arguments)``; numbers count from 0.
 
-    They are spawned, not forked: the threads of a tokenizer or a progress bar would be copied half-way through what
-    they do. They leave Ctrl-C to this process and end with it however it ends.
+    The processes are spawned, because a fork would copy the threads of a tokenizer or a progress bar in the middle of
+    their work. They ignore Ctrl-C, which this process handles, and end when this process ends.
     """
     context = multiprocessing.get_context("spawn")
     numbers = context.Value("i", 0)
@@ -27,7 +27,7 @@ def start_pool(num_workers: int, start: Callable[..., None], *arguments: Any) ->
 
 
 def usable_cores() -> int:
-    """Return the number of cores this process may run on."""
+    """Return the number of cores that this process may use; on systems that cannot say, all cores of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -41,7 +41,7 @@ def _begin(numbers: Any, start: Callable[..., None], arguments: tuple[Any, ...])
 
 
 def _end_with_parent() -> None:
-    """End this process when the main one does, also if that is killed: nothing else would tell it."""
+    """End this process when its parent ends. A killed parent cannot send any other signal."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

@@ -1,1 +1,1 @@
-"""Train a model: the loop, its batches and steps. Knows neither teacher nor student."""
+"""Train a model: the loop, its batches, steps and figures. It knows neither teacher nor student."""

@@ -1,12 +1,13 @@
-"""Which sentences make which batch: a pure function of (lengths, seed, epoch) and the batch budget.
+"""Choose the sentences of each batch. The choice depends only on the lengths, seed, epoch and batch budget.
 
-World size plays no part: a rank takes ``batch[rank::size]`` of every batch. Sentences of similar length share a
-batch, because a student pads its rows and a teacher's sequential rounds follow its longest sentence; batches are
-then visited in random order.
+World size does not matter: a rank takes ``batch[rank::size]`` of every batch. Sentences of similar length share a
+batch, because a student pads its rows and the number of sequential rounds of a teacher follows its longest sentence.
+Batches are then visited in random order.
 
-With a shuffle window the order has locality: runs of sentences are visited in random order, a window of them at a time,
-and everything above happens within a window. It is for dumps that are larger than memory or than the cache of remote
-files, of which a whole-split permutation wants every shard all the time.
+A shuffle window gives the order locality. The split is cut into blocks of neighbouring sentences, and the blocks are
+put in random order. A window is a number of consecutive blocks, and the batches above are made inside one window at a
+time. Windows are for dumps that are larger than memory or than the cache of remote files. A permutation of the whole
+split would need every shard all the time.
 """
 
 from collections.abc import Iterator
@@ -19,26 +20,24 @@ from storage.dump.layout import sentence_blocks
 from storage.ragged import concatenated_ranges
 
 POOL_BATCHES = 50
-"""Sentences are sorted by length within random pools of about this many batches: little padding, yet batches differ
-from epoch to epoch."""
-
-
+"""Sentences are sorted by length within random pools of about this number of batches. So there is little padding, and
+the batches of each epoch are different."""
 BLOCK_POSITIONS = 4096
-"""Positions of a run of sentences that stay together in a shuffle window."""
+"""Positions in a block of neighbouring sentences, which stay together in a shuffle window."""
 
 
 def plan_epoch(
     lengths: np.ndarray, *, seed: int, epoch: int, batch_tokens: int, batch_sentences: int, shuffle_window: int = 0
 ) -> list[np.ndarray]:
-    """Return the epoch's batches in the order they are visited; each sentence stands in exactly one.
+    """Return the batches of an epoch in the order in which they are visited. Each sentence is in exactly one batch.
 
     Args:
         lengths: int64 ``[M]``, positions of each sentence (its tokens and ``<eos>``).
         seed: Seed of the run.
-        epoch: From 0; another epoch is another permutation.
-        batch_tokens: Most positions a batch; a longer sentence is a batch of its own.
-        batch_sentences: Most sentences a batch; 0 for no limit.
-        shuffle_window: Positions shuffled together, about; 0: all.
+        epoch: Counted from 0. Each epoch has its own permutation.
+        batch_tokens: Maximum number of positions per batch. A longer sentence is a batch of its own.
+        batch_sentences: Maximum number of sentences per batch; 0: no limit.
+        shuffle_window: About this number of positions are shuffled together; 0: all.
 
     Returns:
         int64 arrays of sentence indices, longest sentence first within each.
@@ -64,7 +63,7 @@ def plan_epoch(
 def _shuffled_batches(
     order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, *, batch_tokens: int, batch_sentences: int
 ) -> list[np.ndarray]:
-    """Return the batches of the sentences ``order``, which are in random order; so are the batches."""
+    """Return the batches of the sentences in ``order``, which is random. The batches are in random order too."""
     mean = float(lengths[order].mean())
     per_batch = max(1, int(batch_tokens / mean))
     if batch_sentences:
@@ -93,10 +92,10 @@ def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences:
 
 
 class BatchPlan:
-    """The batches of a split, as one rank sees them."""
+    """The batches of a split, and the slices of one rank."""
 
     def __init__(self, lengths: np.ndarray, config: TrainConfig, world: World) -> None:
-        """Plan for sentences of these positions, int64 ``[M]``, by the budgets and the seed of ``config``."""
+        """Plan with the budgets and the seed of ``config``. ``lengths``, int64 ``[M]``, are positions per sentence."""
         self._lengths = lengths
         self._config = config
         self._world = world
@@ -107,29 +106,29 @@ class BatchPlan:
         return self.batch_sums(self._lengths, epoch)
 
     def batch_sums(self, values: np.ndarray, epoch: int) -> np.ndarray:
-        """Return ``[B]``: the sum over each batch of an epoch, over all ranks, of a number each unit has.
+        """Return ``[B]``: for each batch of an epoch, the sum of ``values`` over its sentences, over all ranks.
 
         Args:
-            values: ``[M]``, integers or floats; sums of integers are int64, of floats float64.
-            epoch: From 0.
+            values: ``[M]``, one integer or float per sentence. Sums of integers are int64, sums of floats float64.
+            epoch: Counted from 0.
         """
         dtype = np.int64 if np.issubdtype(values.dtype, np.integer) else np.float64
         return np.array([values[batch].sum(dtype=dtype) for batch in self.batches(epoch)], dtype)
 
     def slices(self, epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-        """Yield this rank's sentences of each batch, possibly none, and the positions of the whole batch.
+        """Yield this rank's sentences of each batch, possibly none, and the number of positions in the whole batch.
 
-        Every ``size``-th sentence of a batch sorted by length: all ranks get about the same work.
+        A rank gets every ``size``-th sentence of a batch that is sorted by length, so all ranks get about equal work.
 
         Args:
-            epoch: From 0.
-            first: The batch to begin with; those before it cost nothing.
+            epoch: Counted from 0.
+            first: Index of the first batch to yield. Skipped batches cost nothing.
         """
         for batch in self.batches(epoch)[first:]:
             yield batch[self._world.rank :: self._world.size], int(self._lengths[batch].sum())
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the sentences of each batch of an epoch, over all ranks. The newest epoch asked for is kept."""
+        """Return the sentences of each batch of an epoch, over all ranks. The result of the latest epoch is cached."""
         newest = self._newest
         if newest is None or newest[0] != epoch:
             newest = (

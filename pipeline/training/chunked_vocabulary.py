@@ -1,41 +1,40 @@
-"""Losses over the vocabulary in chunks of rows, so that ``[P, V]`` logits never exist at once.
+"""Compute losses over the vocabulary in chunks of rows, so that ``[P, V]`` logits never exist at once.
 
-Within the forward pass each chunk's logits are made, reduced to the loss, differentiated and dropped; what is kept
-is the gradient with respect to the states and the output weights, as large as those. The price is that a second
-derivative is not available. The idea of taking the gradient inside the forward pass is that of fused
-cross-entropies (Hsu et al. 2024, Liger Kernel); here the loss of a chunk is anything that knows its own gradient.
+The forward pass makes the logits of one chunk, reduces them to the loss, differentiates them and drops them. It keeps
+only the gradients of the states and of the output weights, which are as large as the states and weights. In return,
+second derivatives are not available. Fused cross-entropies also take the gradient inside the forward pass (Hsu et al.
+2024, Liger Kernel). Here the loss of a chunk can be any loss that computes its own gradient.
 
-Under autocast the products are taken in its type; logits and losses are float32, and so are sums of gradients.
+Under autocast, products have autocast's type. Logits, losses and sums of gradients are float32.
 
 Shape letters: P positions, D state size, V vocabulary, R rows of a chunk.
 """
 
+import contextlib
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pipeline.training.autocast import autocast_dtype, without_autocast
-
 CHUNK_ROWS = 256
-"""Rows at a time on a CPU: 256 x 12,000 float32 logits are 12 MB. Fewer slow the products down, more leave the cache:
-of 128, 256, 512 and 1,024, it is the fastest at D = 256 and as fast as 512 at D = 650."""
+"""Rows at a time on a CPU: 256 x 12,000 float32 logits are 12 MB. Fewer rows make the products slow, and more rows do
+not fit into the cache. Of 128, 256, 512 and 1,024 rows, 256 is the fastest at D = 256 and as fast as 512 at D = 650."""
 CHUNK_ROWS_GPU = 4096
-"""Rows at a time elsewhere: 200 MB of logits, a few launches a batch."""
+"""Rows at a time on other devices: 200 MB of logits, a few kernel launches per batch."""
 
 
 class RowLoss(Protocol):
-    """A loss that knows its own gradient."""
+    """A loss that computes its own gradient."""
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient of the first, ``[R, V]``.
+        """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient of the first sum, ``[R, V]``.
 
-        Without autograd. The gradient is None where none is asked for, and may lie in the memory of ``logits``.
+        Autograd is off. The gradient is None if it is not wanted. It may share the memory of ``logits``.
 
         Args:
-            logits: ``[R, V]``, float32 or float64; may be overwritten.
-            rows: Which of the P positions they are of.
-            with_gradient: Whether the gradient is wanted.
+            logits: ``[R, V]``, float32 or float64. The function may overwrite them.
+            rows: The slice of the P positions that the logits belong to.
+            with_gradient: Whether to compute the gradient.
         """
 
 
@@ -50,15 +49,15 @@ def vocabulary_loss(
 ) -> Tensor:
     """Return ``[num_parts]`` sums of ``row_loss`` over all rows of ``states @ weight.T + bias``.
 
-    Only part 0, the objective, can be differentiated; the others are figures to report.
+    Only part 0, the objective, is differentiable. The other parts are figures to report.
 
     Args:
         states: ``[P, D]``; P may be 0.
         weight: ``[V, D]``.
         bias: ``[V]``, or None.
-        row_loss: Called once a chunk, in order.
-        num_parts: How many sums ``row_loss`` returns.
-        chunk_rows: R; 0: what suits the device.
+        row_loss: Called once per chunk, in order.
+        num_parts: Number of sums that ``row_loss`` returns.
+        chunk_rows: R; 0: a size that suits the device.
     """
     chunk_rows = chunk_rows or (CHUNK_ROWS if states.device.type == "cpu" else CHUNK_ROWS_GPU)
     sums: Tensor = _VocabularyLoss.apply(  # type: ignore[no-untyped-call]
@@ -68,7 +67,7 @@ def vocabulary_loss(
 
 
 class CrossEntropyRows:
-    """The row loss whose one part is the summed cross-entropy with ``gold``, int64 ``[P]``."""
+    """A row loss with one part: the summed cross-entropy with ``gold``, int64 ``[P]``."""
 
     def __init__(self, gold: Tensor) -> None:
         self._gold = gold
@@ -80,36 +79,53 @@ class CrossEntropyRows:
 
 
 def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the cross-entropy of each row, ``[R]`` in nats, and its gradient, ``[R, V]``, if it is asked for.
+    """Return the cross-entropy of each row, ``[R]`` in nats, and its gradient, ``[R, V]``, or None if not wanted.
 
     Args:
         logits: ``[R, V]``.
         gold: int64 ``[R, 1]``.
-        with_gradient: Whether the gradient is wanted.
+        with_gradient: Whether to compute the gradient.
     """
-    of_gold = logits.gather(1, gold)[:, 0]
+    gold_logit = logits.gather(1, gold)[:, 0]
     probs, largest, excess = softmax_and_log_sum(logits)
-    cross_entropy = largest - of_gold + excess
+    cross_entropy = largest - gold_logit + excess
     if not with_gradient:
         return cross_entropy, None
     return cross_entropy, probs.scatter_add_(1, gold, -torch.ones_like(gold, dtype=probs.dtype))
 
 
 def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the softmax of each row, ``[R, V]``, its largest logit, ``[R]``, and by how much its log-sum-exp is above.
+    """Return, per row, the softmax ``[R, V]``, the largest logit ``[R]``, and the log-sum-exp minus that logit ``[R]``.
 
-    That is read off the largest probability, exp(largest logit - log-sum-exp): two quick passes in place of one more
-    of exponentials, which takes ten times as long on a CPU. In two numbers, so that float32 keeps the digits of a
-    difference to logits that are all large.
+    The largest probability is exp(largest logit - log-sum-exp), so its logarithm gives the difference. This takes two
+    quick passes. Another pass of exponentials would take ten times as long on a CPU. The log-sum-exp is returned as two
+    numbers so that float32 keeps the digits of small differences when all logits are large.
     """
     probs = logits.softmax(1)
     return probs, logits.amax(1), -probs.amax(1).log()
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the type of products under autocast on a device; None if autocast is off, or the device has none.
+
+    For functions with their own backward pass, which must choose the type of their products themselves.
+    """
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which every operation keeps the types of its inputs."""
+    if not torch.amp.is_autocast_available(device.type):  # such as ``meta``
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401  torch gives its context no public type
+        ctx: Any,  # noqa: ANN401  torch has no public type for its context
         states: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -118,7 +134,7 @@ class _VocabularyLoss(torch.autograd.Function):
         chunk_rows: int,
         with_gradient: bool,
     ) -> Tensor:
-        # States that autocast made are of the narrow type already, and come back as such.
+        # Under autocast the states already have its narrow type, and their gradient must have that type too.
         exact = torch.promote_types(states.dtype, torch.float32)
         autocast = autocast_dtype(states.device)
         dtype = autocast or exact
@@ -128,7 +144,7 @@ class _VocabularyLoss(torch.autograd.Function):
         if with_gradient:
             grad_states, grad_weight = torch.zeros_like(states), torch.zeros_like(weight)
             grad_bias = torch.zeros_like(bias) if bias is not None else None
-        with without_autocast(states.device):
+        with _without_autocast(states.device):
             for start in range(0, len(states), chunk_rows):
                 rows = slice(start, min(start + chunk_rows, len(states)))
                 chunk = product_states[rows]

@@ -1,30 +1,30 @@
-"""Notice the first loss or gradient that is not a finite number, without making a step wait for the device.
+"""Stop training at the first NaN or infinity in a loss, gradient or weight, without making a step wait for the device.
 
-What was seen stays in one integer on the device, which is read when a row of figures is written, before dev is
-evaluated and before a checkpoint: so no such number is written, and the message still names the step exactly.
-The update of the step in question is not skipped: training ends anyway, and the weights are written nowhere.
+One integer on the device records the first such step. The loop reads it before it writes a row of figures, evaluates
+dev or writes a checkpoint. So none of these contains a NaN or infinity, and the message names the exact step. The
+update of that step is not skipped: training ends anyway, and its weights are not written.
 """
 
 import torch
 from torch import Tensor
 
 from pipeline.runtime.distributed import World
-from pipeline.training.step_plan import StepPlan
-from pipeline.training.training_task import Task
+from pipeline.training.step_plan import StepPlan, Task
 from storage.errors import RunError
 
 FEW = 5
-"""Sentences of a batch that the message names."""
+"""Maximum number of sentences that the message names."""
 _INDICES = 2**32
 _GRADIENT = _INDICES - 1
 _NONE = torch.iinfo(torch.int64).max
-REMEDY = "earlier checkpoints are kept; try a lower --lr or more --warmup-steps"
+REMEDY = "Earlier checkpoints are kept. Try a lower --lr or more --warmup-steps"
 
 
 class DivergenceWatch:
-    """Remembers the first loss or gradient norm that was not finite.
+    """Record the first loss or gradient norm that is not finite.
 
-    As ``step * 2**32 + index`` of the batch in its epoch, or of a gradient, which is all batches', the largest index.
+    The record is ``step * 2**32 + index``, with the index of the batch in its epoch. A gradient belongs to all batches
+    of a step, so it has the largest index.
     """
 
     def __init__(self, task: Task, plan: StepPlan) -> None:
@@ -34,15 +34,15 @@ class DivergenceWatch:
         self._first = torch.full((), _NONE, dtype=torch.int64, device=device)
 
     def see_loss(self, loss: Tensor, *, step: int, index: int) -> None:
-        """Look at this rank's loss of a batch."""
+        """Check this rank's loss of a batch."""
         self._see(loss, step * _INDICES + index)
 
     def see_gradient(self, norm: Tensor, *, step: int) -> None:
-        """Look at the gradient's norm in a step."""
+        """Check the norm of the gradient of a step."""
         self._see(norm, step * _INDICES + _GRADIENT)
 
     def check(self, world: World) -> None:
-        """Stop if anything was not finite on any rank; every rank must call it. Waits for the device.
+        """Stop if a recorded value was not finite on any rank. Waits for the device. Every rank must call it.
 
         Raises:
             RunError: Naming the first such step, its epoch and its batches.
@@ -56,15 +56,15 @@ class DivergenceWatch:
         """Stop if a weight is not finite. Waits for the device.
 
         Raises:
-            RunError: Naming the parameters.
+            RunError: Naming the first such parameter.
         """
         bad = [name for name, weight in self._task.model.named_parameters() if not torch.isfinite(weight).all()]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            raise RunError(f"the weights {bad[0]}{more} are not finite numbers after step {step}; {REMEDY}")
+            raise RunError(f"the weights {bad[0]}{more} are not finite numbers after step {step}. {REMEDY}")
 
     def _see(self, value: Tensor, code: int) -> None:
-        # Filled, not `torch.where` of two numbers, which would be copied to the device, and waited for.
+        # `torch.where` of two Python numbers would copy them to the device and wait for the copy.
         seen = torch.full_like(self._first, code).masked_fill_(torch.isfinite(value), _NONE)
         torch.minimum(self._first, seen, out=self._first)
 
@@ -79,5 +79,5 @@ class DivergenceWatch:
         batches = f"batch {indices.start}" if len(indices) == 1 else f"batches {indices.start} to {indices.stop - 1}"
         return (
             f"the {what} is not a finite number at step {step} (epoch {epoch}, {batches}, counted from 0: sentences "
-            f"{named}{more} of train); {REMEDY}"
+            f"{named}{more} of train). {REMEDY}"
         )

@@ -1,4 +1,4 @@
-"""Say where the files of a trained model are, and refuse a dataset that it cannot read."""
+"""Locate the files of a trained model, and check that it can read a dataset."""
 
 import os
 from dataclasses import dataclass
@@ -13,52 +13,54 @@ from storage.files import make_directory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFiles:
-    """What results say of the model they are of, and where they go."""
+    """The model files that a result names, and the folder that the result is written to."""
 
     path: Path
-    """A run directory, or an exported folder; results go below it."""
+    """A run directory or an exported folder. Results go into its ``results`` folder."""
     weights: Path
+    """The weight file."""
     tokenizer_sha256: str
-    """Of the tokenizer in this project's form, also of an exported model."""
+    """sha256 of the tokenizer in this project's form, for an exported model too."""
     which: Which = "best"
-    """The checkpoint; a result of one that is not the best, or all there is, has it in its file's name."""
+    """The checkpoint. A result's file name contains it, except for ``best`` and exported folders."""
 
     def check_writable(self) -> None:
-        """Make the folder of results, so that hours of scoring are not lost for want of it.
+        """Create the results folder before scoring, so that a missing permission does not cost hours of work.
 
         Raises:
-            StoreError: If it cannot be made or written to.
+            StoreError: If the folder cannot be created or written to.
         """
         folder = self.path / "results"
         make_directory(folder)
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise StoreError(
-                f"{folder}: cannot be written, expected a folder for the results; mend its rights, or evaluate a copy"
+                f"{folder}: cannot be written, expected a folder for the results. Fix its permissions, or evaluate a "
+                "copy"
             )
 
     @classmethod
     def of_run(cls, run: RunInfo, which: Which = "best") -> "ModelFiles":
-        """Return those of a run's checkpoint."""
+        """Return the files of a checkpoint of a run."""
         return cls(
             path=run.path, weights=run.checkpoint(which), tokenizer_sha256=run.fingerprints["tokenizer"], which=which
         )
 
 
 EXPORTED: Final = "exported"
-"""``ModelFiles.which`` of a folder in Hugging Face's format."""
+"""The value of ``ModelFiles.which`` for a folder in Hugging Face's format."""
 
 
 def check_tokenizer(model: ModelFiles, dataset: Dataset) -> None:
-    """Refuse a dataset whose token ids are not those the model knows.
+    """Check that a dataset has the tokenizer of the model.
 
     Raises:
-        FingerprintMismatchError: With both fingerprints.
+        FingerprintMismatchError: With both fingerprints, if it has another tokenizer.
     """
     found, expected = dataset.tokenizer.sha256, model.tokenizer_sha256
     if found != expected:
         raise FingerprintMismatchError(
-            f"{dataset.location}: tokenizer is {found[:12]}, but {model.path} was trained with {expected[:12]}; "
-            f"build the dataset with {_own_tokenizer(model)}, or name the model trained on this dataset"
+            f"{dataset.location}: tokenizer is {found[:12]}, but {model.path} was trained with {expected[:12]}. "
+            f"Build the dataset with {_own_tokenizer(model)}, or give the model trained on this dataset"
         )
 
 
@@ -66,4 +68,4 @@ def _own_tokenizer(model: ModelFiles) -> str:
     file = model.path / "tokenizer.json"
     if model.which != EXPORTED:
         return str(file)
-    return f"that of the run it was exported from, or, of a model made elsewhere, what adopt-tokenizer makes of {file}"
+    return f"the tokenizer of the exported run (for a model made elsewhere: convert {file} with adopt-tokenizer)"

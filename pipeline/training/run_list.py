@@ -1,7 +1,7 @@
-"""What trainings there are below a folder: how each stands, how good it is, and what differs in how they were made.
+"""List the training runs below a folder: the state of each, its best dev loss, and what differs between them.
 
-Only reads, and only small files: ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A run that is damaged is a row
-that says so. Whether one is trained in now is asked by its lock, which is let go at once.
+This reads only small files: ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes a row with an
+error. The lock of a run shows whether a process is training it now; the lock is released at once.
 """
 
 import json
@@ -21,9 +21,9 @@ from storage.errors import InputError, RnngDistillError, RunError
 log = logging.getLogger(__name__)
 
 RunState: TypeAlias = Literal["finished", "stopped", "failed", "training", "interrupted"]
-"""By itself, by a signal, by an error; not ended; ended without a word, as by kill -9."""
+"""Ended by itself, by a signal or with an error; still training; or killed without a record, as by kill -9."""
 Differences: TypeAlias = dict[str, dict[str, dict[str, Any]]]
-"""By kind, then by run: options, and shortened fingerprints, that are not the same for all runs of that kind."""
+"""Kind → run → options and shortened fingerprints that are not equal in all runs of that kind."""
 
 FINGERPRINT_LENGTH = 12
 _HEADER = ("run", "kind", "state", "step", "best dev loss", "perplexity", "at step", "last start")
@@ -31,18 +31,18 @@ _HEADER = ("run", "kind", "state", "step", "best dev loss", "perplexity", "at st
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRow:
-    """A run in the list; where it is damaged, only its path and the error."""
+    """A run in the list. A damaged run has only its path and the error."""
 
     path: str
-    """Below the folder."""
+    """Relative to the folder."""
     kind: str | None = None
     state: RunState | None = None
     reason: str | None = None
-    """Of the state, where its end gave one."""
+    """Reason of the state, if the history records one."""
     step: int | None = None
-    """Steps taken, as far as its end or its last row of figures says."""
+    """Steps taken, from the history's end or from the last row of figures."""
     best_dev_loss: float | None = None
-    """Least cross-entropy on dev, nats a position; a teacher's is joint with the tree."""
+    """Lowest dev cross-entropy in nats per position. A teacher's is joint with the tree."""
     best_dev_perplexity: float | None = None
     best_step: int | None = None
     last_start: str | None = None
@@ -50,10 +50,10 @@ class RunRow:
 
 
 def list_runs(folder: Path) -> tuple[list[RunRow], Differences]:
-    """Return a row for each run below ``folder``, or for ``folder`` itself, by path; and what differs between them.
+    """Return a row for each run at or below ``folder``, sorted by path, and the differences between the runs.
 
     Raises:
-        InputError: If there is no such folder.
+        InputError: If the folder does not exist.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected one with run directories below it")
@@ -70,12 +70,12 @@ def list_runs(folder: Path) -> tuple[list[RunRow], Differences]:
 
 
 def runs_as_json(rows: Sequence[RunRow], differences: Differences) -> dict[str, Any]:
-    """Return a list of runs as JSON-able values."""
+    """Return a list of runs as JSON values."""
     return {"runs": [asdict(row) for row in rows], "differences": differences}
 
 
 def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
-    """Return a list of runs as tables: how they stand, then for each kind what differs."""
+    """Return a list of runs as tables: one of their states, then one of the differences for each kind."""
     if not rows:
         return "no runs here"
     cells = [
@@ -98,7 +98,7 @@ def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
         parts.append("\n".join(reasons))
     if any(row.kind == "teacher" and row.best_dev_loss is not None for row in rows):
         parts.append(
-            "A teacher's dev loss and perplexity are joint with the tree: no figures to set beside a student's."
+            "A teacher's dev loss and perplexity are joint with the tree. Do not compare them with a student's."
         )
     for kind, by_run in differences.items():
         names = list(next(iter(by_run.values())))
@@ -108,10 +108,10 @@ def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
 
 
 def _run_directories(folder: Path) -> Iterator[Path]:
-    """Yield run directories; what is in them, or in a store, is not looked at."""
+    """Yield the run directories below a folder, without searching inside runs and stores."""
 
     def left_out(error: OSError) -> None:
-        log.warning("%s: cannot be read (%s): runs in it are left out", error.filename, error.strerror)
+        log.warning("%s: cannot be read (%s), so runs in it are left out", error.filename, error.strerror)
 
     for here, subfolders, files in os.walk(folder, onerror=left_out):
         if "run.json" in files:
@@ -121,7 +121,7 @@ def _run_directories(folder: Path) -> Iterator[Path]:
 
 
 def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
-    """Return a run's row, and what it was made by: options, and fingerprints under the names of what they are of."""
+    """Return the row of a run, and its options and fingerprints by name."""
     run = open_run(path)
     held = is_held(path)
     events = read_history(path)
@@ -132,7 +132,7 @@ def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
     reason = None
     if not held and events and events[-1]["event"] == "end":
         state, reason = events[-1]["state"], events[-1]["reason"]
-        last_step = events[-1]["step"] or last_step  # 0: it failed before it knew where it stood
+        last_step = events[-1]["step"] or last_step  # 0: it failed before it read its checkpoint
     elif ends and not held:
         last_step = max(last_step, ends[-1]["step"])
     loss, best_step = best if best is not None else (None, None)
@@ -157,14 +157,14 @@ def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
 
 
 def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
-    """Return the step of the last row of figures, 0 without one, and the best dev loss with its step."""
+    """Return the step of the last row of figures (0 without rows), and the best dev loss with its step."""
     path = run / "metrics.jsonl"
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is being written, or torn
+        lines = path.read_bytes().split(b"\n")[:-1]  # the text after the last newline is an incomplete line
     except FileNotFoundError:
         return 0, None
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); mend that") from error
+        raise RunError(f"{path}: cannot be read ({error.strerror}). Make it readable") from error
     last_step, best = 0, None
     for number, line in enumerate(lines, start=1):
         try:
@@ -175,13 +175,13 @@ def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
                 if math.isfinite(loss) and (best is None or loss < best[0]):
                     best = loss, step
         except (ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{path}:{number}: not a row of figures ({error!r}); remove the line") from error
+            raise RunError(f"{path}:{number}: not a row of figures ({error!r}). Remove the line") from error
         last_step = step
     return last_step, best
 
 
 def _differences(rows: Sequence[RunRow], made_by: Mapping[str, Mapping[str, Any]]) -> Differences:
-    """Return what is not the same for all runs of a kind; None for what a run does not have."""
+    """Return the options and fingerprints that are not equal in all runs of a kind; None if a run lacks one."""
     found: Differences = {}
     for kind in dict.fromkeys(str(row.kind) for row in rows):
         made = {row.path: made_by[row.path] for row in rows if row.kind == kind}

@@ -1,17 +1,83 @@
-"""Which batches make which step: arithmetic, so that training can begin at any step.
+"""Say what the training loop needs from a model, and decide which batches make which step.
 
-A step takes ``accumulate_batches`` consecutive batches of one epoch; an epoch's last step takes what is left.
+A step takes ``accumulate_batches`` consecutive batches of one epoch. The last step of an epoch takes the batches that
+are left. This is arithmetic on the task's batch sizes, so training can begin at any step.
 """
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from torch import nn
 
 from pipeline.runtime.train_config import TrainConfig
-from pipeline.training.training_task import Batch, Task
 from storage.errors import InputError
+
+
+class Batch(Protocol):
+    """This rank's slice of a global batch. The slice may be empty."""
+
+    @property
+    def num_positions_global(self) -> int:
+        """Positions of the whole batch, over all ranks."""
+
+
+class Task(Protocol):
+    """A model, its loss and its batches: what a model provides to the training loop.
+
+    All counts are over all ranks, and the same on every rank.
+    """
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained and saved."""
+
+    @property
+    def objective(self) -> nn.Module:
+        """A module that holds the model. Called with a batch, it returns sums over positions, ``parts`` first."""
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of the sums in metrics.jsonl; ``loss`` is the first."""
+
+    @property
+    def dev_parts(self) -> Sequence[str]:
+        """The first of ``parts``: the sums that dev has too."""
+
+    def batch_positions(self, epoch: int) -> np.ndarray:
+        """Return int64 ``[B]``: positions of each batch of an epoch."""
+
+    def batch_words(self, epoch: int) -> np.ndarray:
+        """Return int64 ``[B]``: white-space-separated words of each batch."""
+
+    def batch_flops(self, epoch: int) -> np.ndarray | None:
+        """Return float64 ``[B]``: model FLOPs of each batch; None if the task does not count them.
+
+        Model FLOPs are what forward and backward pass of the model need. The program may spend more.
+        """
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Peak floating-point operations per second of one rank's device; None if unknown."""
+
+    def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
+        """Return int64 ``[M]``: the sentences of one batch, as indices into the training split."""
+
+    def weights_metadata(self, epoch: int, num_batches: int) -> Mapping[str, str]:
+        """Return what a weights file records next to the weights.
+
+        Args:
+            epoch: The epoch of the last step that was taken, from 0.
+            num_batches: How many batches of that epoch have been trained on.
+        """
+
+    def train_batches(self, epoch: int, first: int) -> Iterable[Batch]:
+        """Yield this rank's slices of the epoch's batches from ``first`` on, making each one when it is needed."""
+
+    def dev_batches(self) -> Iterable[Batch]:
+        """Yield this rank's slices of the dev split; always the same slices."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,26 +85,29 @@ class StepBatch:
     """This rank's slice of a batch, and its place in training."""
 
     step: int
-    """From 1."""
+    """Counted from 1."""
     epoch: int
+    """Counted from 0."""
     index: int
-    """Of the batch in its epoch, from 0."""
+    """Index of the batch in its epoch, from 0."""
     batch: Batch
     opens_step: bool
+    """Whether it is the first batch of its step."""
     closes_step: bool
+    """Whether it is the last batch of its step."""
     num_positions_step: int
     """Positions of all batches of the step, over all ranks."""
     num_words: int
-    """Words seen when the step is done: of the sentences of all its batches and of all steps before, over all ranks."""
+    """Words seen from the start of training to the end of this step, over all ranks."""
     num_flops: float
-    """Model FLOPs of the batch, over all ranks; 0 where the task does not count them."""
+    """Model FLOPs of the batch, over all ranks; 0 if the task does not count them."""
 
 
 class StepPlan:
     """The steps of a training run.
 
     Raises:
-        InputError: If train has no sentence.
+        InputError: If the training split has no sentence.
     """
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
@@ -51,8 +120,8 @@ class StepPlan:
             words = task.batch_words(len(self._epoch_ends))
             if not len(words):
                 raise InputError(
-                    "training: split train of the dataset has no sentence, expected at least one; inspect says what "
-                    "build-dataset dropped, and why"
+                    "training: split train of the dataset has no sentence, expected at least one. Run inspect on the "
+                    "dataset: it lists the sentences that build-dataset dropped, and why"
                 )
             self._num_batches.append(len(words))
             self._word_ends.append((self._word_ends[-1] if self._word_ends else 0) + int(words.sum()))
@@ -67,13 +136,8 @@ class StepPlan:
         """Steps of the whole training."""
         return self._epoch_ends[-1]
 
-    @property
-    def epoch_ends(self) -> list[int]:
-        """The step each epoch ends with; the last one is cut where ``max_steps`` says."""
-        return list(self._epoch_ends)
-
     def is_evaluated(self, step: int) -> bool:
-        """Whether dev is evaluated after a step."""
+        """Return whether dev is evaluated after a step."""
         if step == self.num_steps:
             return True
         every = self._config.eval_every
@@ -87,14 +151,17 @@ class StepPlan:
         return epoch, range(first, min(first + num, self._num_batches[epoch]))
 
     def words_after(self, step: int) -> int:
-        """Return how many words the first steps have seen, over all ranks; a sentence counts each time it is seen."""
+        """Return the number of words in the first ``step`` steps, over all ranks. Each pass over a sentence counts."""
         if step == 0:
             return 0
         epoch, indices = self.place(step)
         return int(self._words_seen(epoch)[indices.stop - 1])
 
     def steps_reaching(self, thresholds: Sequence[int]) -> dict[int, int]:
-        """Return, by number of words, the first step after which as many were seen; only of those that ever are."""
+        """Return, for each threshold, the first step after which that many words were seen.
+
+        Thresholds that training never reaches are left out.
+        """
         found = {}
         for threshold in sorted(thresholds):
             epoch = bisect.bisect_left(self._word_ends, threshold)
@@ -108,7 +175,7 @@ class StepPlan:
         return found
 
     def batches(self, *, after_step: int) -> Iterator[StepBatch]:
-        """Yield this rank's slices of the batches of all steps after one, made as they are asked for."""
+        """Yield this rank's slices of the batches of all steps after ``after_step``, making each when it is needed."""
         done = after_step
         while done < self.num_steps:
             epoch, indices = self.place(done + 1)
@@ -132,7 +199,7 @@ class StepPlan:
                     )
 
     def _words_seen(self, epoch: int) -> np.ndarray:
-        """Return int64 ``[B]``: words seen when each batch of an epoch is done, those of the epochs before included."""
+        """Return int64 ``[B]``: words seen after each batch of an epoch, including those of earlier epochs."""
         return (self._word_ends[epoch - 1] if epoch else 0) + np.cumsum(self._task.batch_words(epoch))
 
     def _epoch_of(self, step: int) -> int:

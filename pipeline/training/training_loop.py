@@ -1,77 +1,74 @@
-"""The training loop of teacher and student: batches in, checkpoints and figures out. Knows neither model.
+"""Train a teacher or a student: run the steps, evaluate on dev, write figures and checkpoints.
 
-A model sums its loss over the positions of a batch; the loop divides by the positions of the step over all its batches
-and all ranks, so that a step is the same step at any world size, and N accumulated batches are one of N times the size.
+The loop does not know the model; a `Task` provides it. The model sums its loss over the positions of a batch. The loop
+divides by the number of positions in the step, over all its batches and all ranks. So a step is the same at any world
+size, and N accumulated batches equal one batch of N times the size.
 
-A step is a function of (weights, optimiser, seed, step): its batches come from (seed, epoch, index), and every
-generator is seeded from (seed, step, rank). So training that goes on from a checkpoint takes, at the same world size
-and threads, bit for bit the steps it would have taken; at another world size the same but for rounding, if dropout is
-0. ``pipeline.runtime.checkpoint`` keeps the state; ``divergence`` stops at the first NaN or infinity.
+A step depends only on weights, optimiser, seed and step number. Its batches follow from (seed, epoch, index), and every
+random generator is seeded from (seed, step, rank). So a training resumed from a checkpoint, with the same world size
+and threads, takes bit for bit the steps of an uninterrupted training. With another world size and dropout 0, the steps
+differ only by rounding. ``pipeline.runtime.checkpoint`` stores the state; ``divergence`` stops at the first NaN or
+infinity.
 """
 
 import contextlib
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.runtime.checkpoint import TrainingState, load_state, mend_weights, save_checkpoint
+from pipeline.runtime.background import ReadAhead
+from pipeline.runtime.checkpoint import TrainingState, load_state, repair_weights, save_checkpoint
 from pipeline.runtime.distributed import World
-from pipeline.runtime.lr_schedule import DECAY_SHARE, lr_factor
-from pipeline.runtime.metrics import Metrics
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.read_ahead import ReadAhead
-from pipeline.runtime.run_end import recorded_end
-from pipeline.runtime.stop_signal import StoppedBySignal, StopRequest, stop_request
-from pipeline.runtime.train_config import TrainConfig
-from pipeline.runtime.word_counts import word_thresholds, words_name
+from pipeline.runtime.run_end import StoppedBySignal, StopRequest, recorded_end, stop_request
+from pipeline.runtime.train_config import DECAY_SHARE, TrainConfig, lr_factor, word_thresholds, words_name
 from pipeline.training.divergence import REMEDY, DivergenceWatch
-from pipeline.training.step_plan import StepBatch, StepPlan
-from pipeline.training.training_tally import Tally, perplexity
-from pipeline.training.training_task import Task
+from pipeline.training.metrics import Metrics, Tally, perplexity
+from pipeline.training.step_plan import StepBatch, StepPlan, Task
 from storage.errors import RunError
 
 log = logging.getLogger(__name__)
 
 
 def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
-    """Train to the end, from the run's checkpoint if it has one; return the best dev loss in nats a position.
+    """Train to the end, from the run's checkpoint if it has one; return the best dev loss in nats per position.
 
-    ``RUN/checkpoints/best`` is the best by dev loss so far, ``last`` the newest; both are written at each evaluation,
-    ``last`` also every ``checkpoint_every`` steps. ``words_1M`` and so on are written, and ``last`` with them, after
-    the first step with as many words seen.
+    ``RUN/checkpoints/last`` holds the newest weights and ``best`` those with the lowest dev loss. The loop writes
+    ``last`` at each evaluation and every ``checkpoint_every`` steps, and ``best`` when an evaluation finds a new best.
+    It writes ``words_1M`` and so on, together with ``last``, after the first step that reaches that number of words.
 
-    On SIGTERM, on whichever rank, the step under way ends and ``last`` is written. How it ended stands in the run's
-    history.
+    On SIGTERM on any rank, the current step ends and ``last`` is written. The run's history records how training ended.
 
     Raises:
-        RunError: If a loss, gradient or weight stops being a number; the checkpoints written before stay.
-            If the run's state is damaged.
-        StoreError: If a checkpoint cannot be written; the one before stays.
-        StoppedBySignal: On all ranks, after SIGTERM on one.
+        RunError: If a loss, gradient or weight is NaN or infinite; earlier checkpoints stay. Also if the run's state is
+            damaged.
+        StoreError: If a checkpoint cannot be written; the previous one stays.
+        StoppedBySignal: On all ranks, after SIGTERM on one of them.
     """
-    # Outermost, so that a second signal does not come between the last checkpoint and the history.
+    # Outermost, so that a second SIGTERM cannot end the process between the last checkpoint and the history record.
     with stop_request() as stop, recorded_end(run, world) as ending:
         training = _Training(task, config, run, world)
         ending.step = training.step
         if training.end is None:
             try:
-                training.go_on(stop)
+                training.take_remaining_steps(stop)
             finally:
                 ending.step = training.step
-        assert training.end is not None, "it goes on to its end"
+        assert training.end is not None, "training continues to its end"
         ending.reason = training.end
         if world.is_main:
-            best = f"best dev loss {training.best_loss:.4f} nats a position, after step {training.best_step}"
+            best = f"best dev loss {training.best_loss:.4f} nats per position, after step {training.best_step}"
             log.info("%s: finished: %s; %s", run, training.end, best)
     return training.best_loss
 
 
 def evaluate(task: Task, world: World) -> dict[str, float]:
-    """Return nats a position of the dev split in float32, by part, over all ranks."""
+    """Return nats per position on the dev split, for each part, over all ranks; computed in float32."""
     parts = task.dev_parts
     total = torch.zeros(len(parts), dtype=torch.float64, device=_device(task.model))
     positions = 0
@@ -86,7 +83,7 @@ def evaluate(task: Task, world: World) -> dict[str, float]:
 
 
 class _Training:
-    """One training run in this process: where it stands, and how it takes a step."""
+    """One training run in this process: its current state, and how it takes a step."""
 
     def __init__(self, task: Task, config: TrainConfig, run: Path, world: World) -> None:
         self._task, self._config, self._run, self._world = task, config, run, world
@@ -101,14 +98,14 @@ class _Training:
         self.elapsed_s = 0.0
         state = load_state(run, task.model, self._optimizer, world)
         if state is not None:
-            self._stand_at(state)
-        # After the weights are there: it gives every rank the main one's.
+            self._restore(state)
+        # After the weights are loaded, because DistributedDataParallel copies the main rank's weights to all ranks.
         self._parallel = DistributedDataParallel(task.objective) if world.size > 1 else None
         self._metrics: Metrics | None = None
 
     @property
     def end(self) -> str | None:
-        """Why training is over; None while it is not."""
+        """Why training is over; None if it is not over."""
         if self.step >= self._plan.num_steps:
             return f"all {self.step} steps are done"
         if self._config.patience and self.num_worse >= self._config.patience:
@@ -117,8 +114,8 @@ class _Training:
             )
         return None
 
-    def go_on(self, stop: StopRequest) -> None:
-        """Take the steps that are left, or those until a stop is requested on any rank."""
+    def take_remaining_steps(self, stop: StopRequest) -> None:
+        """Take the remaining steps, or stop earlier if any rank gets SIGTERM."""
         world = self._world
         with contextlib.ExitStack() as stack:
             if world.is_main:
@@ -134,7 +131,7 @@ class _Training:
                     continue
                 gradient_norm = self._update(place)
                 progress.update(1)
-                # After the same step on all ranks: whether one was asked to stop is agreed on, by way of the CPU.
+                # The ranks agree, over the CPU, whether one of them got SIGTERM, so that all stop after the same step.
                 stopping = world.any(stop.requested)
                 self._after_step(place, gradient_norm, progress, wait_s=stream.wait_s, stopping=stopping)
                 if self.end is not None:
@@ -142,18 +139,18 @@ class _Training:
                 if stopping:
                     if world.is_main:
                         where = f"after step {self.step} of {self._plan.num_steps}"
-                        log.warning("%s: stopped by SIGTERM %s; the same command goes on", self._run, where)
+                        log.warning("%s: stopped by SIGTERM %s. Run the same command to continue", self._run, where)
                     raise StoppedBySignal
 
     def _backward(self, place: StepBatch) -> None:
-        """Add the gradient of a batch to those of its step."""
+        """Compute the gradient of a batch and add it to the gradient of the step."""
         if place.opens_step:
             torch.manual_seed(_step_seed(self._config.seed, place.step, self._world.rank))
         parallel, device = self._parallel, _device(self._task.model)
         with parallel.no_sync() if parallel is not None and not place.closes_step else contextlib.nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=self._config.dtype == "bfloat16"):
                 sums: Tensor = (parallel or self._task.objective)(place.batch)
-            # DistributedDataParallel averages gradients over ranks; the loss is a mean over all their positions.
+            # DistributedDataParallel averages gradients over ranks, but the loss is a mean over the positions of all.
             with self._world.reducing_gradients():
                 (sums[0] * (self._world.size / place.num_positions_step)).backward()
         sums = sums.detach()
@@ -161,7 +158,7 @@ class _Training:
         self._tally.add(sums, place.batch.num_positions_global, flops=place.num_flops)
 
     def _update(self, place: StepBatch) -> Tensor:
-        """Take the step whose gradients are there; return their norm before clipping."""
+        """Update the weights with the gradient of the step; return its norm before clipping."""
         config = self._config
         factor = lr_factor(
             place.step - 1,
@@ -183,7 +180,7 @@ class _Training:
     def _after_step(
         self, place: StepBatch, gradient_norm: Tensor, progress: Progress, *, wait_s: float, stopping: bool
     ) -> None:
-        """Write the row, evaluate and write the checkpoint that are due; a checkpoint in any case before stopping."""
+        """Write a row, evaluate and write a checkpoint if they are due. Before stopping, always write a checkpoint."""
         step, every = self.step, self._config.checkpoint_every
         has_row = step % self._config.log_every == 0 or step == self._plan.num_steps
         is_evaluated = self._plan.is_evaluated(step)
@@ -210,7 +207,7 @@ class _Training:
         dev = evaluate(self._task, self._world)
         loss = dev["loss"]
         if not math.isfinite(loss):
-            raise RunError(f"the dev loss is {loss} after step {self.step}; {REMEDY}")
+            raise RunError(f"the dev loss is {loss} after step {self.step}. {REMEDY}")
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.num_worse = loss, self.step, 0
         else:
@@ -219,7 +216,7 @@ class _Training:
             self._metrics.row("dev", step=self.step, figures=at | dev | perplexity(dev))
             patience = f" of {self._config.patience}" if self._config.patience else ""
             worse = f"; evaluation {self.num_worse}{patience} without a new best" if self.num_worse else ""
-            log.info("step %d: dev loss %.4f nats a position%s", self.step, loss, worse)
+            log.info("step %d: dev loss %.4f nats per position%s", self.step, loss, worse)
 
     def _save(self) -> None:
         self._watch.check_weights(self.step)
@@ -227,7 +224,7 @@ class _Training:
         self._world.on_main(lambda: self._write(row_sums, row_positions))
 
     def _write(self, row_sums: Tensor, row_positions: int) -> None:
-        assert self._metrics is not None, "the main rank has one"
+        assert self._metrics is not None, "only the main rank writes, and it has a Metrics"
         self._metrics.sync()
         state = TrainingState(
             step=self.step,
@@ -241,27 +238,35 @@ class _Training:
             model=self._task.model.state_dict(),
             optimizer=self._optimizer.state_dict(),
         )
-        save_checkpoint(self._run, state, self._task.model, also=self._word_checkpoints.get(self.step, ()))
+        also = self._word_checkpoints.get(self.step, ())
+        save_checkpoint(self._run, state, self._task.model, also=also, metadata=self._weights_metadata())
 
-    def _stand_at(self, state: TrainingState) -> None:
+    def _restore(self, state: TrainingState) -> None:
         self.step, self.positions = state.step, state.positions
         self.best_loss, self.best_step, self.num_worse = state.best_loss, state.best_step, state.num_worse
         self.elapsed_s = state.elapsed_s
         self._tally.restore(state.row_sums, state.row_positions, self._world)
-        # A process killed after it wrote the state had no time for the weights.
+        # A process may have been killed after it wrote the state and before it wrote the weights.
         also = self._word_checkpoints.get(state.step, ())
-        self._world.on_main(lambda: mend_weights(self._run, state, self._task.model, also=also))
+        metadata = self._weights_metadata()
+        self._world.on_main(lambda: repair_weights(self._run, state, self._task.model, also=also, metadata=metadata))
         if self._world.is_main and self.end is None:
-            log.info("%s: goes on after step %d of %d", self._run, self.step, self._plan.num_steps)
+            log.info("%s: continuing after step %d of %d", self._run, self.step, self._plan.num_steps)
+
+    def _weights_metadata(self) -> Mapping[str, str]:
+        epoch, batches = self._plan.place(self.step)
+        return self._task.weights_metadata(epoch, batches.stop)
 
     def _planned_word_checkpoints(self) -> dict[int, list[str]]:
-        """Return the names of the word checkpoints by the step they are written after; say which never will be."""
+        """Return the names of the word checkpoints by step. Log those that training ends too early to reach."""
         thresholds = word_thresholds(self._config.word_checkpoints)
         reached = self._plan.steps_reaching(thresholds)
         missed = [words_name(threshold) for threshold in thresholds if threshold not in reached]
         if missed and self._world.is_main:
             seen = self._plan.words_after(self._plan.num_steps)
-            log.info("%s: training ends after %s words, before %s", self._run, f"{seen:,}", ", ".join(missed))
+            log.info(
+                "%s: training ends after %s words, so it will not write %s", self._run, f"{seen:,}", ", ".join(missed)
+            )
         found: dict[int, list[str]] = {}
         for threshold, step in reached.items():
             found.setdefault(step, []).append(words_name(threshold))
@@ -269,15 +274,16 @@ class _Training:
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return AdamW over a model's parameters, of which biases, gains and embeddings do not decay."""
+    """Return AdamW over a model's parameters. Biases, gains and embeddings do not decay."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_plain = parameter.dim() < 2 or any(part in name for part in ("bias", "embedding", ".wte.", ".wpe."))
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    # Where a gradient is nothing but rounding (a bias of attention's keys), a smaller eps lets Adam walk at full speed.
-    # 1e-9, 1e-8 and 1e-7 agree between one process and two to 2e-6 nats over 90 steps, and in the loss to 1e-3.
+    # Some gradients are pure rounding noise (the bias of attention's keys). With a smaller eps, Adam would move these
+    # parameters at full speed. With 1e-9, 1e-8 and 1e-7, one process and two agree to 2e-6 nats over 90 steps, and the
+    # losses agree to 1e-3.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
 
 
@@ -286,5 +292,5 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """One seed for each (seed, step, rank): far apart, and the same whenever the step is taken."""
+    """Return the generator seed of (seed, step, rank). It does not depend on when, or how often, the step is taken."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

@@ -1,1 +1,1 @@
-"""Write and read one dump: its schema, shards, manifest and statistics."""
+"""Read and write one dump: its schema, its shards and its manifest."""

@@ -1,44 +1,54 @@
-"""The compact profile's values: rows of falling log-probabilities as one byte a token, and back.
+"""Encode, decode and read the rows of a compact dump: log-probabilities as one byte per token.
 
-A row falls from its most probable token on. What is kept of it is how far it falls from each token to the next, as the
-code of a gap: code d means d/16 + (d/64)³ nats, 255 a fall to probability 0. So no step is ever above 0, the row keeps
-its order, and most codes are 0 or 1, which compresses well. A gap is chosen from what the codes before it add up to,
-so errors do not add up: a log-probability is off by half a step at most, 1/32 of a nat where the row is dense.
+A row falls from its most probable token on. The profile stores how far it falls from each token to the next, as the
+code of a gap: code d means d/16 + (d/64)³ nats, and 255 means a fall to probability 0. So no step is above 0, a row
+keeps its order, and most codes are 0 or 1, which compress well. The encoder chooses each gap from the sum of the codes
+before it, so errors do not add up: a log-probability is off by at most half a step, which is 1/32 of a nat where the
+row is dense.
 
-Neither the first log-prob nor the normaliser is kept: both follow from the codes and the tail, since a distribution
-adds up to 1 at every temperature,
+The first log-probability and the normaliser are not stored. Both follow from the codes and the tail, since a
+distribution sums to 1 at every temperature,
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
-The tail, the tokens, the ids and the gold token's log-probability are those of the exact profile, bit for bit; so are
-all sums that follow from them. How the bytes are compressed is not told here but in `storage.dump.compressed_shards`.
+The tail, the tokens, the ids and the gold token's log-probability equal those of the exact profile bit for bit, and so
+do all sums that follow from them. `storage.dump.compressed_shards` compresses the bytes.
+
+A chunk is decompressed, and its checksum checked, when one of its rows is read. A few decompressed chunks are kept. So
+reading ranges is cheap and reading single sentences at random is expensive: the price of half the bytes.
 
 Legend: n positions, k ids kept, nT declared temperatures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.dump.compressed_shards import ChunkCache, CompressedShardView
+from storage.dump.layout import ArraySpec
+from storage.dump.mapped import mapped_file, opened_shard
 from storage.dump.positions import Positions
-from storage.dump.schema import GAPS
+from storage.dump.schema import GAPS, DumpSchema
 from storage.errors import StoreError
+from storage.fingerprints import FileDigest
+from storage.folder import Folder
 
 TO_ZERO = 255
-"""Code of the fall to probability 0, and the fill value: a row that begins with it was not read."""
+"""Code of a fall to probability 0. It is also the fill value: a row that starts with it was not read."""
 
 _UNITS = 1 << 18
-"""Units of a nat in which every gap is a whole number, so that encoding is the same on every machine."""
+"""Units per nat. Every gap is a whole number of units, so that encoding gives the same codes on every machine."""
 _LUT_UNITS = 1 << 8
 _DEEPEST = 1 << 30
-"""4,096 nats; what is less probable is taken for that, and every int32 sum below stays in range."""
+"""4,096 nats. Log-probabilities below that are clipped to it, so that every int32 sum below stays in range."""
 _BLOCK = 2_048
-"""Rows worked on at a time: their temporaries stay in the cache."""
+"""Rows per block of work: the temporary arrays of a block fit into the processor's cache."""
 _TOLERANCE = 0.01
-"""By how much a row and its tail may miss 1: float16 rounds a log-probability above -16 by at most 2⁻⁸."""
+"""Largest difference from 1 of the sum of a row and its tail. Float16 rounds a log-probability above -16 by at most
+2⁻⁸."""
 
 
 def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: str) -> dict[str, NDArray[Any]]:
@@ -46,14 +56,14 @@ def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: s
 
     Args:
         positions: Rows that passed `storage.dump.positions.check_positions`.
-        temperatures: The declared ones, the first 1.
-        where: For messages.
+        temperatures: The declared temperatures; the first is 1.
+        where: Prefix of error messages.
 
     Returns:
-        ``tokens``, ``ids``, ``gold_logp`` and ``tail`` as they are; ``gaps`` ``[n, k]`` uint8, its first column 0.
+        ``tokens``, ``ids``, ``gold_logp`` and ``tail`` unchanged; ``gaps`` ``[n, k]`` uint8, whose first column is 0.
 
     Raises:
-        StoreError: If a row and its tail do not add up to 1 at a declared temperature: they could not be rebuilt.
+        StoreError: If a row and its tail do not sum to 1 at a declared temperature. Such a row could not be rebuilt.
     """
     gaps = np.empty(positions.logp.shape, np.uint8)
     for start in range(0, len(positions), _BLOCK):
@@ -72,16 +82,16 @@ def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: s
 def decode_rows(
     gaps: NDArray[np.uint8], tail: NDArray[np.float32], temperatures: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the log-probabilities that codes and tails stand for.
+    """Return the log-probabilities that codes and tails encode.
 
     Args:
-        gaps: ``[n, k]`` uint8, all k of a row: each share depends on all of them.
+        gaps: ``[n, k]`` uint8. All k codes of a row are needed, since each probability depends on all of them.
         tail: ``[n, nT]`` float32: natural log of the mass outside the ids at each temperature.
-        temperatures: The declared ones, the first 1.
+        temperatures: The declared temperatures; the first is 1.
 
     Returns:
         ``logp`` ``[n, k]`` float32, natural log at T = 1, falling along a row, -inf where the probability is 0;
-        ``logz`` ``[n, nT]`` float32, such that ``exp(logp / T - logz[:, t])`` and ``exp(tail[:, t])`` add up to 1.
+        ``logz`` ``[n, nT]`` float32, such that ``exp(logp / T - logz[:, t])`` and ``exp(tail[:, t])`` sum to 1.
     """
     logp = np.empty(gaps.shape, np.float32)
     logz = np.zeros(tail.shape, np.float32)
@@ -98,7 +108,7 @@ def decode_rows(
 
 
 def decode_positions(arrays: Mapping[str, NDArray[Any]], temperatures: Sequence[float]) -> Positions:
-    """Return the positions that a compact dump's arrays stand for; ``logp`` is rounded to float16."""
+    """Return the positions that a compact dump's arrays encode. ``logp`` is rounded to float16."""
     logp, logz = decode_rows(arrays[GAPS], arrays["tail"], temperatures)
     return Positions(
         tokens=arrays["tokens"],
@@ -110,16 +120,76 @@ def decode_positions(arrays: Mapping[str, NDArray[Any]], temperatures: Sequence[
     )
 
 
+class CompactRows:
+    """All positions of a dump of profile ``compact``; implements `storage.dump.profiles.Rows`.
+
+    Args:
+        folder: The folder of the dump.
+        schema: The schema of the dump.
+        digests: For each shard, array → digest of its file.
+        check_store: Called after a file is mapped. Raises if another dump has replaced this one.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        schema: DumpSchema,
+        digests: Sequence[Mapping[str, FileDigest]],
+        check_store: Callable[[], None],
+    ) -> None:
+        self._check_store = check_store
+        self._folder, self._schema, self._digests = folder, schema, digests
+        self._chunks = ChunkCache()
+        self._views: dict[tuple[str, int], CompressedShardView] = {}
+        self.open_bytes = 0
+
+    def read(self, start: int, stop: int) -> Positions:
+        """Return a range of positions, as `Rows.read` describes."""
+        width = self._schema.shard_positions
+        arrays = {}
+        for spec in self._schema.stored_arrays:
+            out = arrays[spec.name] = np.empty((stop - start, *spec.row_shape), spec.dtype)
+            for shard in range(start // width, -(-stop // width) if stop > start else 0):
+                begin = shard * width
+                low, high = max(start, begin), min(stop, begin + width)
+                self._view(spec, shard).read(low - begin, high - begin, out[low - start : high - start])
+        return decode_positions(arrays, self._schema.temperatures)
+
+    def gather(self, positions: NDArray[np.int64]) -> Positions:
+        """Return any positions, as `Rows.gather` describes."""
+        shards, rows = np.divmod(positions, self._schema.shard_positions)
+        arrays = {}
+        for spec in self._schema.stored_arrays:
+            out = arrays[spec.name] = np.empty((len(positions), *spec.row_shape), spec.dtype)
+            for shard in np.unique(shards).tolist():
+                inside = np.flatnonzero(shards == shard)
+                out[inside] = self._view(spec, shard).gather(rows[inside])
+        return decode_positions(arrays, self._schema.temperatures)
+
+    def _view(self, spec: ArraySpec, shard: int) -> CompressedShardView:
+        view = self._views.get((spec.name, shard))
+        if view is None:
+            name = spec.file(shard)
+            where = f"{self._folder}/{name}: array {spec.name}, shard {shard}"
+            with opened_shard(self._folder, name, self._digests[shard][spec.name], where=where) as file:
+                data = mapped_file(file.fileno())
+            self._check_store()
+            view = CompressedShardView(data, spec, shard, where=where, cache=self._chunks)
+            self._views[spec.name, shard] = view
+            self.open_bytes += len(data)
+        return view
+
+
 def _gap_units() -> NDArray[np.int64]:
-    # Of all codes but the last: d/16 + (d/64)³. Steps are 1/16 where most gaps are; the cube reaches 78 nats, which a
-    # byte of equal steps cannot. Behind a wide gap probabilities are small, and so is what an error there costs.
+    # Of all codes but the last: d/16 + (d/64)³. Steps are 1/16 where most gaps are. The cube reaches 78 nats, which
+    # equal steps cannot. After a wide gap probabilities are small, so an error there costs little.
     codes = np.arange(TO_ZERO, dtype=np.int64)
     return codes * (_UNITS // 16) + codes**3
 
 
 @cache
 def _nearest_codes() -> NDArray[np.uint8]:
-    """Return the code of the gap that is nearest to the middle of each interval of `_LUT_UNITS`."""
+    """Return, for each interval of `_LUT_UNITS` units, the code of the gap nearest to its middle."""
     units = _gap_units()
     middles = np.arange(0, units[-1] + _LUT_UNITS, _LUT_UNITS) + _LUT_UNITS // 2
     return np.searchsorted((units[1:] + units[:-1]) / 2, middles).astype(np.uint8)
@@ -127,7 +197,7 @@ def _nearest_codes() -> NDArray[np.uint8]:
 
 @cache
 def _half_units() -> NDArray[np.int32]:
-    """Return how far every float16, by its bits, lies below 0, in units; -inf lies below `_DEEPEST`."""
+    """Return the depth below 0 of every float16 in units, indexed by its bits. The depth of -inf exceeds `_DEEPEST`."""
     with np.errstate(invalid="ignore"):
         depths = -np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64) * _UNITS
     depths = np.nan_to_num(np.rint(depths), nan=0.0, posinf=np.inf, neginf=0.0)
@@ -135,7 +205,7 @@ def _half_units() -> NDArray[np.int32]:
 
 
 def _fall(gaps: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # Whole numbers add up exactly, and in a fifth of the time of float32 (42 ns a row of 64, not 217).
+    # Integers add exactly, and in a fifth of the time of float32 (42 ns per row of 64 instead of 217).
     units = np.append(_gap_units(), 0).astype(np.int32)
     fall = np.cumsum(np.take(units, gaps), axis=1, dtype=np.int32).astype(np.float32)
     fall *= np.float32(1 / _UNITS)
@@ -146,7 +216,7 @@ def _fall(gaps: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _gaps(logp: NDArray[np.float16]) -> NDArray[np.uint8]:
-    # Column by column, since a gap depends on the codes before it; so columns are made contiguous first.
+    # A gap depends on the codes before it, so the loop is over columns. Contiguous columns make it fast.
     depths = np.take(_half_units(), np.ascontiguousarray(logp.T).view(np.uint16))
     units, nearest = _gap_units().astype(np.int32), _nearest_codes()
     gaps = np.zeros(depths.shape, np.uint8)
@@ -165,12 +235,12 @@ def _check_mass(positions: Positions, temperatures: Sequence[float], where: str,
         shares = np.exp(logp / np.float32(temperature) - positions.logz[:, index : index + 1])
         tail = positions.tail[:, index]
         total = shares.sum(axis=1) + np.exp(tail)
-        # What is rounded in logp is divided by T.
+        # The rounding error of logp is divided by T, too.
         good = (np.abs(total - 1) <= _TOLERANCE * max(1, 1 / temperature)) & (tail < 0)
         if not good.all():
             row = int(np.argmin(good))
             raise StoreError(
                 f"{where}: row {start + row} and its tail add up to {total[row]:.3f} at temperature {temperature:g}, "
-                f"the tail alone to {np.exp(tail[row]):.3f}, expected 1 and less. Nothing was written: check what "
-                "computed these rows, or use the exact profile"
+                f"the tail alone to {np.exp(tail[row]):.3f}, expected 1 and less than 1. Nothing was written: "
+                "check the program that computed these rows, or use the exact profile"
             )

@@ -1,22 +1,22 @@
-"""One compressed Zarr v3 shard file: encode it, and read rows of it a chunk at a time.
+"""Encode one compressed Zarr v3 shard file, and read its rows chunk by chunk.
 
 The codec is ``sharding_indexed`` with inner codecs ``[bytes, blosc, crc32c]`` and the index at the end:
 
     chunk 0 | crc32c | chunk 1 | crc32c | … | index: (offset, length) uint64 of every chunk of a full shard | crc32c
 
-as in `shards`, but each chunk is a Blosc buffer (bit-shuffled, then zstd) of a length of its own, so the index
-is parsed. It must account for every byte of the file: chunks follow one another in order without gaps. What a file
-claims is never trusted: a chunk is decoded only if its checksum is right and its header claims the size that the layout
-says, into memory of that size. The bytes equal zarr-python's for the same versions of Blosc and zstd (tested).
+The layout is that of `shards`, but each chunk is a Blosc buffer (bits transposed, then zstd) whose length varies. So
+the index is parsed. It must account for every byte of the file: chunks follow one another in order without gaps. The
+file's own claims are never trusted. A chunk is decoded only if its checksum is right and its header claims the size
+that the layout gives, and it is decoded into memory of that size. The bytes equal those of zarr-python for the same
+versions of Blosc and zstd (tested).
 
-A row costs the decoding of its chunk, so this is for reading runs and windows; decoded chunks are kept, but not many.
+Reading one row decodes its whole chunk, so this suits ranges of rows. A few decoded chunks are kept.
 """
 
 import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -24,11 +24,12 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from storage.dump.schema import BLOSC_LEVEL, MAX_CHUNK_BYTES, ArraySpec
+from storage.dump.layout import BLOSC_LEVEL, ArraySpec
+from storage.dump.schema import MAX_CHUNK_BYTES
 from storage.dump.shards import REMEDY, crc32c
 from storage.errors import CorruptStoreError, StoreError
 
-# With threads of its own Blosc lays out blocks in the order in which they are done. zarr-python sets the same.
+# If Blosc used threads, the order of its blocks would depend on timing. zarr-python switches them off, too.
 blosc.use_threads = False
 
 _CRC_BYTES = 4
@@ -36,93 +37,48 @@ _ENTRY_BYTES = 16
 _ABSENT = np.iinfo(np.uint64).max
 _HEADER = struct.Struct("<BBBBIII")
 _FLAGS = 0x84
-"""Blosc's header: compressed by zstd (4 << 5), bit-shuffled (4)."""
+"""Flags in Blosc's header: compressed by zstd (4 << 5), bits transposed (4)."""
 _FREE_FLAGS = 0x12
-"""Copied as it is (2), blocks not split (16): Blosc's own choice."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BloscCodec:
-    """How a chunk's bytes are compressed: by zstd, after a transposition of the bits of its items."""
-
-    typesize: int
-    """Bytes of an item."""
-    level: int = BLOSC_LEVEL
-
-    @classmethod
-    def of(cls, spec: ArraySpec) -> "BloscCodec":
-        """Return the codec of an array."""
-        return cls(typesize=spec.dtype.itemsize)
-
-    def encode(self, data: NDArray[np.uint8]) -> bytes:
-        """Return the compressed form of contiguous bytes."""
-        compressed: bytes = blosc.compress(data, b"zstd", self.level, blosc.BITSHUFFLE, 0, typesize=self.typesize)
-        return compressed
-
-    def decode(self, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        """Fill ``out`` from its compressed form.
-
-        Raises:
-            ValueError: If ``data`` is not the compressed form of exactly that many bytes, under this codec.
-        """
-        if len(data) < _HEADER.size:
-            raise ValueError(f"{len(data)} bytes, a header alone has {_HEADER.size}")
-        _, _, flags, typesize, num_bytes, _, num_compressed = _HEADER.unpack(data[: _HEADER.size].tobytes())
-        if (num_bytes, num_compressed) != (len(out), len(data)):
-            raise ValueError(
-                f"its header claims {num_bytes} bytes in {num_compressed}, expected {len(out)} in {len(data)}"
-            )
-        if (flags & ~_FREE_FLAGS, typesize) != (_FLAGS, self.typesize):
-            raise ValueError(f"its header claims another codec than {self}")
-        try:
-            blosc.decompress(data, out)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
+"""Flags that Blosc sets as it likes: copied uncompressed (2), blocks not split (16)."""
 
 
 class ChunkCache(threading.local):
-    """Decoded chunks of one store, the least recently used dropped first; shared by all views of a reader.
+    """Decoded chunks of one store, shared by all shards of a reader. The least recently used chunk is dropped first.
 
-    Each thread keeps its own, so that none waits for another.
+    Each thread has chunks of its own, so that no thread waits for another.
     """
 
     def __init__(self, max_bytes: int = MAX_CHUNK_BYTES) -> None:
-        """Keep at most ``max_bytes``, but always the last chunk."""
+        """Create a cache of at most ``max_bytes``. The newest chunk is kept even if it is larger."""
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._chunks: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
 
     def get(self, key: tuple[str, int, int]) -> NDArray[Any] | None:
-        """Return the chunk of (array, shard, chunk), if it is kept."""
+        """Return the chunk of (array, shard, chunk), or None if it is not in the cache."""
         chunk = self._chunks.get(key)
         if chunk is not None:
             self._chunks.move_to_end(key)
         return chunk
 
     def put(self, key: tuple[str, int, int], chunk: NDArray[Any]) -> None:
-        """Keep a chunk that is not kept yet."""
+        """Add a chunk that is not in the cache."""
         self._chunks[key] = chunk
         self._num_bytes += chunk.nbytes
         while self._num_bytes > self._max_bytes and len(self._chunks) > 1:
             self._num_bytes -= self._chunks.popitem(last=False)[1].nbytes
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the chunks that are kept."""
-        return self._num_bytes
 
-
-def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any], codec: BloscCodec) -> bytes:
+def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> bytes:
     """Return the bytes of a shard's file.
 
     Args:
         spec: The array.
-        shard: Which shard.
+        shard: Number of the shard.
         rows: ``[num_rows of the shard, *row_shape]`` of the array's dtype.
-        codec: How chunks are compressed.
 
     Raises:
-        StoreError: If a chunk of the array is too large to be read again.
+        StoreError: If a chunk of the array is larger than `MAX_CHUNK_BYTES`, the most that readers accept.
     """
     _check_chunk_bytes(spec, f"array {spec.name}")
     chunk_rows = spec.layout.chunk_rows
@@ -134,7 +90,7 @@ def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any], cod
         if len(values) < chunk_rows:
             padding = np.full((chunk_rows - len(values), *spec.row_shape), spec.fill, spec.dtype)
             values = np.concatenate([values, padding])
-        data = codec.encode(values.reshape(-1).view(np.uint8))
+        data = compress(values.reshape(-1).view(np.uint8), spec)
         parts += [data, _little_endian_crc(data)]
         entries[chunk] = (offset, len(data) + _CRC_BYTES)
         offset += len(data) + _CRC_BYTES
@@ -143,79 +99,61 @@ def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any], cod
 
 
 class CompressedShardView:
-    """A compressed shard's file as rows: its index is checked at once, a chunk each time it is decoded."""
+    """The rows of a compressed shard's file. The index is checked at once, a chunk each time it is decoded."""
 
-    def __init__(
-        self,
-        data: NDArray[np.uint8] | bytes,
-        spec: ArraySpec,
-        shard: int,
-        codec: BloscCodec,
-        *,
-        where: str,
-        cache: ChunkCache | None = None,
-    ) -> None:
-        """Look at ``data``, the whole file.
+    def __init__(self, data: NDArray[np.uint8], spec: ArraySpec, shard: int, *, where: str, cache: ChunkCache) -> None:
+        """Check the index of ``data``, the whole file.
 
         Args:
             data: The file's bytes, mapped or not.
             spec: The array.
-            shard: Which shard.
-            codec: How its chunks were compressed.
-            where: Path of the file, for messages.
-            cache: Where decoded chunks are kept; one of its own if not given.
+            shard: Number of the shard.
+            where: File, array and shard, for messages.
+            cache: Holds decoded chunks.
 
         Raises:
             CorruptStoreError: If the index is damaged, or does not account for every byte of the file.
             StoreError: If a chunk of the array would be larger than `MAX_CHUNK_BYTES`.
         """
-        self._where = f"{where}: array {spec.name}, shard {shard}"
-        _check_chunk_bytes(spec, self._where)
-        self._spec, self._shard, self._codec = spec, shard, codec
-        self._cache = ChunkCache() if cache is None else cache
-        self._bytes = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+        _check_chunk_bytes(spec, where)
+        self._bytes, self._spec, self._shard, self._where, self._cache = data, spec, shard, where, cache
         self._ends = self._parse_index(spec.layout.num_chunks(shard))
 
-    def gather(self, rows: NDArray[np.int64], num_columns: int | None = None) -> NDArray[Any]:
-        """Return a copy of some rows, in any order; of their first ``num_columns`` columns if given.
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return a copy of some rows.
 
         Args:
-            rows: ``[R]`` int64 within the shard.
-            num_columns: Columns wanted of a two-dimensional array.
+            rows: ``[R]`` int64 within the shard, in any order.
 
         Returns:
             ``[R, *row_shape]`` of the array's dtype.
 
         Raises:
-            CorruptStoreError: If a chunk they lie in is damaged.
+            CorruptStoreError: If a chunk that holds one of them is damaged.
         """
-        columns, row_shape = ..., self._spec.row_shape
-        if num_columns is not None:
-            columns, row_shape = (slice(None), slice(num_columns)), (num_columns,)  # type: ignore[assignment]
-        out = np.empty((len(rows), *row_shape), self._spec.dtype)
+        out = np.empty((len(rows), *self._spec.row_shape), self._spec.dtype)
         chunks, inside = np.divmod(rows, self._spec.layout.chunk_rows)
         # Each chunk is decoded once, whatever the order of the rows.
         order = np.argsort(chunks, kind="stable")
         for chunk, low, high in _runs(chunks[order]):
             target = order[low:high]
-            out[target] = self._chunk(chunk)[columns][inside[target]]
+            out[target] = self._chunk(chunk)[inside[target]]
         return out
 
     def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Copy rows ``start`` to ``stop`` of the shard into ``out`` ``[stop - start, *row_shape or fewer columns]``.
+        """Copy rows ``start`` to ``stop`` of the shard into ``out`` ``[stop - start, *row_shape]``.
 
         Raises:
-            CorruptStoreError: If a chunk they lie in is damaged.
+            CorruptStoreError: If a chunk that holds one of them is damaged.
         """
         chunk_rows = self._spec.layout.chunk_rows
-        columns = (slice(None), slice(out.shape[1])) if out.ndim > 1 else (slice(None),)
         for chunk in range(start // chunk_rows, -(-stop // chunk_rows)):
             first = chunk * chunk_rows
             low, high = max(start, first), min(stop, first + chunk_rows)
-            out[low - start : high - start] = self._chunk(chunk)[low - first : high - first][columns]
+            out[low - start : high - start] = self._chunk(chunk)[low - first : high - first]
 
     def _parse_index(self, num_chunks: int) -> NDArray[np.int64]:
-        """Return where each chunk ends, its checksum counted."""
+        """Return the byte at which each chunk and its checksum end."""
         index_bytes = self._spec.layout.chunks_per_shard * _ENTRY_BYTES
         num_data = len(self._bytes) - index_bytes - _CRC_BYTES
         if num_data < 0:
@@ -227,7 +165,7 @@ class CompressedShardView:
             raise CorruptStoreError(f"{self._where}: the index or its checksum is damaged. {REMEDY}")
         entries = np.frombuffer(index, "<u8").reshape(-1, 2)
         offsets, lengths = entries[:num_chunks].T
-        # Lengths no longer than the file cannot overflow when they are added up.
+        # If no length exceeds the file, the sum of the lengths cannot overflow.
         fits = bool((lengths <= num_data).all())
         ends = np.cumsum(lengths.astype(np.int64)) if fits else np.zeros(0, np.int64)
         if (
@@ -253,18 +191,46 @@ class CompressedShardView:
             raise CorruptStoreError(f"{self._where}, chunk {chunk}: the checksum does not match. {REMEDY}")
         values = np.empty((self._spec.layout.chunk_rows, *self._spec.row_shape), self._spec.dtype)
         try:
-            self._codec.decode(data, values.reshape(-1).view(np.uint8))
+            decompress(data, values.reshape(-1).view(np.uint8), self._spec)
         except ValueError as error:
             raise CorruptStoreError(f"{self._where}, chunk {chunk}: cannot be decoded: {error}. {REMEDY}") from error
         self._cache.put(key, values)
         return values
 
 
+def compress(data: NDArray[np.uint8], spec: ArraySpec) -> bytes:
+    """Return the Blosc buffer of contiguous bytes of an array: bits of its items transposed, then zstd."""
+    typesize = spec.dtype.itemsize
+    compressed: bytes = blosc.compress(data, b"zstd", BLOSC_LEVEL, blosc.BITSHUFFLE, 0, typesize=typesize)
+    return compressed
+
+
+def decompress(data: NDArray[np.uint8], out: NDArray[np.uint8], spec: ArraySpec) -> None:
+    """Fill ``out`` from a Blosc buffer that `compress` made.
+
+    Raises:
+        ValueError: If ``data`` is not such a buffer, or not one of exactly ``len(out)`` bytes.
+    """
+    if len(data) < _HEADER.size:
+        raise ValueError(f"{len(data)} bytes, a header alone has {_HEADER.size}")
+    _, _, flags, typesize, num_bytes, _, num_compressed = _HEADER.unpack(data[: _HEADER.size].tobytes())
+    if (num_bytes, num_compressed) != (len(out), len(data)):
+        raise ValueError(f"its header claims {num_bytes} bytes in {num_compressed}, expected {len(out)} in {len(data)}")
+    if (flags & ~_FREE_FLAGS, typesize) != (_FLAGS, spec.dtype.itemsize):
+        raise ValueError(
+            f"its header claims another codec than zstd of transposed bits, items of {spec.dtype.itemsize} bytes"
+        )
+    try:
+        blosc.decompress(data, out)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
 def _check_chunk_bytes(spec: ArraySpec, where: str) -> None:
     num_bytes = spec.layout.chunk_rows * spec.row_bytes
     if num_bytes > MAX_CHUNK_BYTES:
         raise StoreError(
-            f"{where}: a chunk has {num_bytes} bytes, expected at most {MAX_CHUNK_BYTES}. Use fewer positions a chunk"
+            f"{where}: a chunk has {num_bytes} bytes, expected at most {MAX_CHUNK_BYTES}. Use fewer positions per chunk"
         )
 
 

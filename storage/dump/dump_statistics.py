@@ -1,15 +1,16 @@
-"""What a dump says about itself: kept mass, perplexity and entropy, from float64 sums and a histogram a shard.
+"""Compute the figures of a dump: kept mass, perplexity and entropy, from float64 sums and a histogram per shard.
 
-The figures of a shard follow from its rows alone, and shards are added up in their order, so those of a dump do not
-depend on who wrote which shard. Before ``<eos>`` the teacher all but knows it, so figures are also given without it.
+The figures of a shard depend only on its rows, and shards are added up in their order. So the figures of a dump do not
+depend on which process wrote which shard. Given the tree, the teacher is almost certain of ``<eos>``, so some figures
+are also given without the positions of ``<eos>``.
 
-The entropy is that of what is kept of a position at T = 1, the exact ids and one bucket for all others:
+The entropy of a position is that of its top tokens and one bucket for all other tokens, at T = 1:
 
     H = -Σ_j p(ids[j]) log p(ids[j]) - exp(tail) tail        in nats; a lower bound on the entropy over the vocabulary
 
-Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5): it is tight where k = V. Entropies are
-whole numbers of `ENTROPY_UNITS`, so that they add up exactly. Quantiles are those of a histogram: to within a bin,
-1/64 nat, at 1 to 3 kB a shard, where exact ones would need all entropies again.
+Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5). The bound is exact if k = V. Entropies
+are whole numbers of units (see `ENTROPY_UNITS`), so that their sum is exact. Quantiles come from a histogram. They are
+exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact ones would need the entropies of all positions.
 """
 
 import math
@@ -27,47 +28,47 @@ from storage.dump.schema import DumpSchema
 from storage.fingerprints import Json
 
 ENTROPY_UNITS = 1 << 22
-"""Units of a nat: rounding a term to one of them moves an entropy by less than 1e-4 nats at any k up to 800."""
+"""Units per nat. Rounding each term to a whole number of units moves an entropy by less than 1e-4 nats if k ≤ 800."""
 ENTROPY_BINS = 1 << 6
-"""Bins of a nat, a power of two, so that the bin of a whole number is a shift of it."""
+"""Bins per nat. It is a power of two, so that the bin of a whole number of units is a shift."""
 QUANTILES = (5, 25, 50, 75, 95)
-"""Percent."""
+"""Quantiles of the entropy, in percent."""
 _BLOCK = 2_048
-"""Rows worked on at a time: their temporaries stay in the cache, which halves the time of an entropy."""
+"""Rows per block of work. Their temporary arrays fit into the processor's cache, which halves the time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpSummary:
-    """Figures of a complete dump; all of the dumped distributions at T = 1."""
+    """Figures of a complete dump. All are about the dumped distributions at T = 1."""
 
     num_positions: int
     num_sentences: int
     size_bytes: int
-    """Bytes of all files but the manifest."""
+    """Bytes of all files except the manifest."""
     mean_kept_mass: float | None
-    """Mean probability of a position's exact ids together; 0 where all are drawn, None if there are no positions."""
+    """Mean of the summed probability of a position's top tokens. 0 if there are only draws; None without positions."""
     mean_kept_mass_without_eos: float | None
-    """The same without the positions of ``<eos>``; None if there are no others."""
+    """``mean_kept_mass`` without the positions of ``<eos>``; None if there are no other positions."""
     kept_mass_by_k: dict[int, float]
-    """Mean probability of the first k' ids, for powers of two up to the number of exact ids, and that number."""
+    """k' → mean of the summed probability of the first k' ids, for powers of two below ``num_top``, and ``num_top``."""
     gold_nats: float
-    """Negative log-probability of all gold tokens."""
+    """Sum of the negative log-probabilities of all gold tokens."""
     eos_nats: float
-    """That of ``<eos>`` alone."""
+    """Sum of the negative log-probabilities of ``<eos>`` alone."""
     perplexity: float | None
     """exp(gold_nats / num_positions); None above 1e308."""
     perplexity_without_eos: float | None
-    """The same without the positions of ``<eos>``; None if there are no others."""
+    """``perplexity`` without the positions of ``<eos>``; None if there are no other positions."""
     mean_entropy_nats: float | None
-    """Mean entropy of a position's exact ids and one bucket for all others; None if there are no positions, or no exact
-    ids."""
+    """Mean entropy of a position's top tokens and one bucket for all other tokens. None without positions or without
+    top tokens."""
     entropy_nats_quantiles: dict[int, float] | None
-    """Percent → that quantile of these entropies, to within 1/64 nat; None as the mean."""
+    """Percent → quantile of these entropies, to within 1/64 nat; None if the mean is."""
     mean_num_effective: float | None = None
-    """Mean effective number of the hypotheses whose mixture a distribution is; None where that is not known of all."""
+    """Mean effective number of hypotheses in a position's mixture; None unless it is known for all shards."""
 
     def to_json(self) -> dict[str, Json]:
-        """Return the figures as JSON values, without ``mean_num_effective`` where it is None."""
+        """Return the figures as JSON values, without ``mean_num_effective`` if it is None."""
         quantiles, figures = self.entropy_nats_quantiles, asdict(self)
         if self.mean_num_effective is None:
             del figures["mean_num_effective"]
@@ -79,7 +80,7 @@ class DumpSummary:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "DumpSummary":
-        """Return what `to_json` wrote."""
+        """Return the figures that `to_json` wrote."""
         kept, quantiles = value["kept_mass_by_k"], value["entropy_nats_quantiles"]
         return cls(
             **{
@@ -92,24 +93,24 @@ class DumpSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardFigures:
-    """What `summarise` makes a dump's figures from: one of these a shard."""
+    """Figures of one shard. `summarise` computes those of a dump from them."""
 
     sums: dict[str, float]
-    """Float64 sums over the rows; ``num_effective`` only where it is known of them."""
+    """Float64 sums over the rows; ``num_effective`` only if it is known."""
     entropy_histogram: list[int]
-    """How many rows have an entropy in each bin of 1/64 nat from 0 on, without zeros at the end; empty if no id is
-    exact."""
+    """Number of rows whose entropy is in each bin of 1/64 nat, from 0, without zeros at the end. Empty without top
+    tokens."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShardFigures":
-        """Return what ``asdict`` gave.
+        """Return the figures that ``asdict`` made JSON values of.
 
         Raises:
-            ValueError: If the histogram does not count anything.
+            ValueError: If the histogram holds something other than counts.
         """
         figures = cls(sums=dict(value["sums"]), entropy_histogram=list(value["entropy_histogram"]))
         if any(type(count) is not int or count < 0 for count in figures.entropy_histogram):
-            raise ValueError("an entropy_histogram holds something else than counts")
+            raise ValueError("an entropy_histogram holds something other than counts")
         return figures
 
 
@@ -120,8 +121,8 @@ def shard_figures(
 
     Args:
         positions: The rows of the shard.
-        is_eos: ``[n]`` bool: the last position of each sentence.
-        num_top: How many ids of a row are exact: those before the drawn ones.
+        is_eos: ``[n]`` bool: whether the position is the last of its sentence.
+        num_top: Number of top tokens per row; the draws come after them.
         num_effective: ``[n]`` float32: effective number of hypotheses in each row's mixture, if rows are mixtures.
     """
     kept = -np.expm1(positions.tail[:, 0].astype(np.float64))
@@ -146,14 +147,14 @@ def shard_figures(
 
 
 def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: int) -> DumpSummary:
-    """Return the figures of a dump from those of all its shards, in their order."""
+    """Return the figures of a dump from the figures of all its shards, in the order of the shards."""
     kept_by_k = {k: f"kept_mass_of_{k}" for k in powers_of_two_below(schema.num_top)}
     if schema.num_top:
         kept_by_k[schema.num_top] = "kept_mass"
     names = {"kept_mass", "eos_kept_mass", "gold_nats", "eos_nats", *kept_by_k.values()}
     if schema.num_top:
         names.add("entropy_nats")
-    # Shards that an older program wrote lack it, and a part would not be the mean of the dump.
+    # Shards of an older program lack this sum, and the mean over the other shards is not that of the dump.
     if shards and all("num_effective" in shard.sums for shard in shards):
         names.add("num_effective")
     total = {name: math.fsum(shard.sums[name] for shard in shards) for name in names}
@@ -178,10 +179,10 @@ def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: in
 
 
 def entropy_quantiles(histogram: Sequence[int]) -> dict[int, float] | None:
-    """Return percent → quantile in nats of the entropies that were counted; None if there are none.
+    """Return percent → quantile in nats of the entropies in a histogram; None if it is empty.
 
-    As ``numpy.quantile`` does, between the two entropies nearest in rank; of each only its bin is known, in which
-    entropies are taken to be spread evenly. So a quantile is off by less than a bin, 1/64 nat.
+    Like ``numpy.quantile``, this interpolates between the two entropies nearest in rank. Only the bin of each entropy
+    is known, so the entropies of a bin are assumed to be spread evenly over it. The error is less than a bin, 1/64 nat.
     """
     counts = np.array(histogram, np.int64)
     ends = np.cumsum(counts)
@@ -202,7 +203,7 @@ def entropy_quantiles(histogram: Sequence[int]) -> dict[int, float] | None:
 
 
 def powers_of_two_below(k: int) -> list[int]:
-    """Return 1, 2, 4, … while below ``k``."""
+    """Return the powers of two below ``k``, from 1."""
     return [1 << bit for bit in range((k - 1).bit_length())] if k else []
 
 
@@ -211,12 +212,12 @@ def _by_number(value: Mapping[str, float]) -> dict[int, float]:
 
 
 def _entropies(bits: NDArray[np.uint16], tail: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Return the entropy of each row in `ENTROPY_UNITS`, from float16 log-probabilities ``[n, m]`` by their bits."""
+    """Return the entropy of each row in units, from the bits of float16 log-probabilities ``[n, m]``."""
     entropies = np.empty(len(bits), np.int32)
     for start in range(0, len(bits), _BLOCK):
         rows = slice(start, start + _BLOCK)
         np.take(_half_entropies(), bits[rows]).sum(axis=1, dtype=np.int32, out=entropies[rows])
-    log_rest = np.clip(tail.astype(np.float64), -1e3, 0)  # -inf times 0 is none
+    log_rest = np.clip(tail.astype(np.float64), -1e3, 0)  # avoids -inf times 0, which is NaN
     entropies += np.rint(-log_rest * np.exp(log_rest) * ENTROPY_UNITS).astype(np.int32)
     np.maximum(entropies, 0, out=entropies)  # a log-probability may exceed 0 by rounding
     return entropies
@@ -234,7 +235,7 @@ def _exp(nats: float, count: int) -> float | None:
 
 @cache
 def _half_exponentials() -> NDArray[np.float32]:
-    """Return exp of every float16, by its bits: quicker than exp, and the same on every machine."""
+    """Return exp of every float16, indexed by its bits. The table is faster than exp and the same on every machine."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
     with np.errstate(all="ignore"):
         return np.exp(halves).astype(np.float32)
@@ -242,7 +243,7 @@ def _half_exponentials() -> NDArray[np.float32]:
 
 @cache
 def _half_entropies() -> NDArray[np.int32]:
-    """Return -p log p in `ENTROPY_UNITS` of every float16 log p, by its bits; 0 for what is none."""
+    """Return -p log p in units for every float16 log p, indexed by its bits; 0 if the float16 is no log-probability."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
     logs = np.where((halves > -1e3) & (halves < 1), halves, -1e3)
     terms: NDArray[np.int32] = np.rint(-logs * np.exp(logs) * ENTROPY_UNITS).astype(np.int32)

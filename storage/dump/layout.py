@@ -1,32 +1,44 @@
-"""Where a position lies: position → chunk → shard → file → owner. Integer arithmetic, no I/O.
+"""Compute where each row of an array is stored: its shard, its chunk, its file; and the array's Zarr metadata.
 
-One dimension is cut, the first: rows (positions; for the offsets, sentences) go into shards of equal size, the last
-one short, and each shard into chunks. File names are computed here and nowhere read from a store.
+Only the first dimension is cut. Rows (positions, or for the offsets sentence boundaries) go into shards of equal size,
+of which the last may be short, and each shard is cut into chunks. This is integer arithmetic without I/O. File names
+are computed here and never read from a store.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.fingerprints import Json
+
+BLOSC_LEVEL = 3
+"""Compression level on Blosc's scale, 0 to 9, which is not zstd's."""
+
+_CRC32C: Json = {"name": "crc32c"}
+_LITTLE_ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
+_SINGLE_BYTES: Json = {"name": "bytes"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How ``num_rows`` rows are cut."""
+    """How ``num_rows`` rows are cut into shards and chunks."""
 
     num_rows: int
     shard_rows: int
-    """Rows of a full shard; a multiple of ``chunk_rows``."""
+    """Rows per full shard; a multiple of ``chunk_rows``."""
     chunk_rows: int
 
     @property
     def num_shards(self) -> int:
-        """Shards that hold at least one row."""
+        """Number of shards that hold at least one row."""
         return -(-self.num_rows // self.shard_rows)
 
     @property
     def chunks_per_shard(self) -> int:
-        """Chunks a full shard has, and entries every shard's index has."""
+        """Chunks per full shard. Every shard's index has this many entries."""
         return self.shard_rows // self.chunk_rows
 
     def rows_of(self, shard: int) -> range:
@@ -41,13 +53,91 @@ class Layout:
         return range(start, min(start + self.shard_rows, self.num_rows))
 
     def num_chunks(self, shard: int) -> int:
-        """Return how many chunks of a shard are stored: those with at least one row."""
+        """Return how many chunks of a shard hold at least one row. Only these are stored."""
         return -(-len(self.rows_of(shard)) // self.chunk_rows)
 
 
-def shard_file(array: str, shard: int, num_dimensions: int) -> str:
-    """Return the path of a shard relative to the store: Zarr's default chunk key."""
-    return f"{array}/c/{shard}" + "/0" * (num_dimensions - 1)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArraySpec:
+    """One array of a dump: its dtype, its shape and how it is cut."""
+
+    name: str
+    dtype: np.dtype[Any]
+    """Little-endian."""
+    row_shape: tuple[int, ...]
+    """Shape of one row: ``()`` or ``(k,)``."""
+    layout: Layout
+    dimensions: tuple[str, ...]
+    compressed: bool = False
+    """Whether its chunks are compressed, by Blosc: bits transposed, then zstd."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        return (self.layout.num_rows, *self.row_shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * math.prod(self.row_shape)
+
+    @property
+    def fill(self) -> int | float:
+        """NaN, the highest value, or -1. No valid row holds it alone, so a missing shard cannot look like data."""
+        if self.dtype.kind == "f":
+            return math.nan
+        return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else -1
+
+    def file(self, shard: int) -> str:
+        """Return the path of a shard relative to the store: Zarr's default chunk key."""
+        return f"{self.name}/c/{shard}" + "/0" * len(self.row_shape)
+
+    @property
+    def compression(self) -> dict[str, Json]:
+        """The codec of compressed chunks, as in ``zarr.json``."""
+        return {
+            "name": "blosc",
+            "configuration": {
+                "typesize": self.dtype.itemsize,
+                "cname": "zstd",
+                "clevel": BLOSC_LEVEL,
+                "shuffle": "bitshuffle",
+                "blocksize": 0,
+            },
+        }
+
+    def zarr_metadata(self) -> dict[str, Json]:
+        """Return the content of the array's ``zarr.json``."""
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype.name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [self.layout.shard_rows, *self.row_shape]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "NaN" if self.dtype.kind == "f" else self.fill,
+            "codecs": [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {
+                        "chunk_shape": [self.layout.chunk_rows, *self.row_shape],
+                        "codecs": [
+                            _LITTLE_ENDIAN if self.dtype.itemsize > 1 else _SINGLE_BYTES,
+                            *([self.compression] if self.compressed else []),
+                            _CRC32C,
+                        ],
+                        "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
+                        "index_location": "end",
+                    },
+                }
+            ],
+            "dimension_names": list(self.dimensions),
+            "storage_transformers": [],
+            "attributes": {},
+        }
 
 
 def sentences_of_range(offsets: NDArray[np.int64], positions: range) -> range:
@@ -55,18 +145,18 @@ def sentences_of_range(offsets: NDArray[np.int64], positions: range) -> range:
 
     Args:
         offsets: ``[M + 1]`` int64, strictly rising.
-        positions: A contiguous run inside ``[0, offsets[M])``.
+        positions: A contiguous range inside ``[0, offsets[M])``.
     """
     first = int(np.searchsorted(offsets, positions.start, side="right")) - 1
     return range(first, int(np.searchsorted(offsets, positions.stop, side="left")))
 
 
 def sentence_blocks(offsets: NDArray[np.int64], block_positions: int) -> NDArray[np.int64]:
-    """Return ``[B + 1]`` int64 edges: sentences ``edges[b]:edges[b + 1]`` begin in one run of positions.
+    """Return ``[B + 1]`` int64 edges: the sentences ``edges[b]:edges[b + 1]`` start in one block of positions.
 
     Args:
         offsets: ``[M + 1]`` int64, strictly rising.
-        block_positions: Positions of a run.
+        block_positions: Positions per block.
     """
     block = offsets[:-1] // block_positions
     begins = np.flatnonzero(np.diff(block, prepend=-1))

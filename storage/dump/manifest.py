@@ -1,8 +1,8 @@
-"""The manifest: what a store is, whether it is complete, and the sha256 of every file in it but itself.
+"""Read and write the manifest of a dump: its schema, its state, and the sha256 of every other file.
 
-It is canonical JSON and carries its own sha256. While a store is being written, each finished shard has a small entry
-file of the same kind under ``finished/``, so that no two processes write one file; the entries become part of the
-manifest when the store is complete. Paths are computed from the schema and never read from a manifest.
+A manifest is canonical JSON and holds its own sha256. While a store is being written, each finished shard has a small
+entry file of the same kind under ``finished/``, so that no two processes write the same file. When the store is
+complete, the entries become part of the manifest. Paths are computed from the schema and never read from a manifest.
 """
 
 import json
@@ -11,20 +11,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from storage.dump.dump_statistics import DumpSummary, ShardFigures
-from storage.dump.schema import FORMAT, FORMAT_VERSION, ArraySpec, DumpSchema
+from storage.dump.schema import FORMAT, FORMAT_VERSION, DumpSchema
 from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, IncompleteStoreError, StoreError
 from storage.fingerprints import FileDigest, Json, canonical_json, sha256_bytes
 from storage.folder import Folder
 
 MANIFEST = "manifest.json"
-FINISHED = "finished"
 
 _Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
-    """A finished shard: the digest of its file in each array, and its figures."""
+    """Entry of a finished shard: the digest of its file in each array, and its figures."""
 
     shard: int
     files: dict[str, FileDigest]
@@ -33,13 +32,13 @@ class ShardEntry:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShardEntry":
-        """Return what ``asdict`` gave."""
+        """Return the entry that ``asdict`` made JSON values of."""
         return cls(
             shard=value["shard"], files=_digests(value["files"]), figures=ShardFigures.from_json(value["figures"])
         )
 
     def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
-        """Return what is wrong with the shard's files, naming array and shard, or None."""
+        """Return the problem with the shard's files as text that names array and shard, or None."""
         for spec in schema.stored_arrays:
             name = spec.file(self.shard)
             problem = store.problem_with(name, self.files[spec.name])
@@ -48,15 +47,15 @@ class ShardEntry:
         return None
 
     def write(self, store: Folder, dump: str) -> None:
-        """Write the entry's file, as one of the dump with this `Manifest.identity`."""
+        """Write the entry's file. ``dump`` is the `Manifest.identity` of its dump."""
         store.write(entry_name(self.shard), _with_digest({**asdict(self), "dump": dump}))
 
     @classmethod
     def read(cls, store: Folder, shard: int, manifest: "Manifest") -> "ShardEntry | None":
-        """Return the entry of a shard, or None if it has no undamaged entry of this dump.
+        """Return the entry of a shard, or None if this dump has no undamaged entry of it.
 
-        A process of a run that was given up may go on for a while and write shards, and the entries of these, where
-        another dump was begun in the same place.
+        An entry may belong to another dump: a process of an abandoned run may still write shards and entries into a
+        folder in which another dump was begun.
         """
         name = entry_name(shard)
         try:
@@ -78,21 +77,21 @@ class Manifest:
     metadata: dict[str, FileDigest]
     """Path → digest of every ``zarr.json`` and every shard of the offsets."""
     shards: tuple[ShardEntry, ...] = ()
-    """All shards in their order once complete, before that none."""
+    """All shards in their order if the dump is complete, else empty."""
     statistics: DumpSummary | None = None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the store is complete and was verified."""
+        """Whether the store is complete. It was then verified."""
         return self.state == "complete"
 
     @property
     def identity(self) -> str:
-        """A sha256 of schema and sentence boundaries, which is the same from the beginning of a dump to its end."""
+        """A sha256 of schema and sentence boundaries. It stays the same while the dump is written."""
         return sha256_bytes(canonical_json({path: asdict(digest) for path, digest in self.metadata.items()}))
 
     def size_bytes(self) -> int:
-        """Return the bytes of all files the manifest lists."""
+        """Return the total size in bytes of all files that the manifest lists."""
         digests = [*self.metadata.values(), *(digest for entry in self.shards for digest in entry.files.values())]
         return sum(digest.size_bytes for digest in digests)
 
@@ -114,15 +113,15 @@ class Manifest:
         """Return a store's manifest.
 
         Raises:
-            StoreError: If there is none, or it is of another format.
-            CorruptStoreError: If its digest does not match or it does not say what a manifest says.
+            StoreError: If there is no manifest, or it has another format.
+            CorruptStoreError: If its digest does not match, or its content is not that of a manifest.
         """
         path = f"{store}/{MANIFEST}"
         try:
             value = _read_with_digest(store, MANIFEST)
         except OSError as error:
             raise StoreError(
-                f"{store}: not a dump: {MANIFEST}: {error.strerror or error}. Name a folder that dump-teacher wrote"
+                f"{store}: not a dump: {MANIFEST}: {error.strerror or error}. Give a folder that dump-teacher wrote"
             ) from error
         found_format = (value.get("format"), value.get("format_version"))
         if found_format != (FORMAT, FORMAT_VERSION):
@@ -155,7 +154,7 @@ class Manifest:
         return manifest
 
     def require_complete(self, store: Folder) -> DumpSummary:
-        """Return the statistics.
+        """Return the figures of a complete dump.
 
         Raises:
             IncompleteStoreError: If the store is still being written.
@@ -164,16 +163,16 @@ class Manifest:
             raise IncompleteStoreError(
                 f"{store}: state is {self.state}, expected complete "
                 f"({num_finished(store, self.schema)} of {self.schema.layout.num_shards} "
-                "shards are finished). Run dump-teacher again with the same options: it goes on where it stopped"
+                "shards are finished). Run dump-teacher again with the same options: it continues where it stopped"
             )
         return self.statistics
 
     def require_schema(self, store: Folder, schema: DumpSchema) -> None:
-        """Refuse a store that was begun with another schema.
+        """Check that the store was begun with this schema.
 
         Raises:
-            StoreError: Naming every key that differs, with both values; a `FingerprintMismatchError` if a fingerprint
-                is among them.
+            StoreError: If it was begun with another schema. The message gives both values of every key that differs. If
+                a fingerprint differs, the error is a `FingerprintMismatchError`.
         """
         differences = self.schema.differences(schema)
         if differences:
@@ -183,51 +182,37 @@ class Manifest:
 
 
 def entry_name(shard: int) -> str:
-    """Return where the entry of a finished shard is kept while the store is being written."""
-    return f"{FINISHED}/{shard}.json"
+    """Return the relative path of the entry of a finished shard. It exists only while the store is being written."""
+    return f"finished/{shard}.json"
 
 
 def num_finished(store: Folder, schema: DumpSchema) -> int:
-    """Return how many shards of a store that is being written have an entry."""
+    """Return the number of shards with an entry, of a store that is being written."""
     present = store.sizes()
     return sum(entry_name(shard) in present for shard in range(schema.layout.num_shards))
 
 
 def metadata_paths(schema: DumpSchema) -> list[str]:
-    """Return the paths of every ``zarr.json`` and of the offsets, relative to the store."""
+    """Return the relative paths of every ``zarr.json`` and of the offsets."""
     return [*schema.zarr_files(), schema.offsets_array.file(0)]
 
 
-def foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> list[str]:
-    """Return the files of a store that do not belong there, relative to it."""
-    shards = range(schema.layout.num_shards)
-    own = {
-        MANIFEST,
-        *metadata_paths(schema),
-        *(spec.file(shard) for spec in schema.stored_arrays for shard in shards),
-    }
-    if not is_complete:
-        own |= {entry_name(shard) for shard in shards}
-    return [name for name in store.sizes() if name not in own]
-
-
 def refuse_foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> None:
-    """Refuse a store with files that do not belong there.
+    """Check that the store holds no foreign files.
 
     Raises:
-        StoreError: Naming up to three of them.
+        StoreError: If it does. The message names up to three of them.
     """
-    foreign = foreign_files(store, schema, is_complete=is_complete)
+    shards = range(schema.layout.num_shards)
+    own = {MANIFEST, *metadata_paths(schema), *(spec.file(shard) for spec in schema.stored_arrays for shard in shards)}
+    if not is_complete:
+        own |= {entry_name(shard) for shard in shards}
+    foreign = [name for name in store.sizes() if name not in own]
     if foreign:
         named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise StoreError(
-            f"{store}: files that are no part of the dump: {named}. Move them away, or name another folder"
+            f"{store}: files that are no part of the dump: {named}. Move them away, or give another folder"
         )
-
-
-def describe_array(spec: ArraySpec) -> dict[str, Json]:
-    """Return dtype and shape of an array for people."""
-    return {"dtype": spec.dtype.name, "shape": list(spec.shape)}
 
 
 def _names(schema: DumpSchema) -> set[str]:
@@ -243,7 +228,7 @@ def _with_digest(value: Mapping[str, Any]) -> bytes:
 
 
 def _read_with_digest(store: Folder, name: str) -> dict[str, Any]:
-    """Return a file's JSON object without its digest.
+    """Return the JSON object in a file, without its digest.
 
     Raises:
         OSError: If there is no such file, or it cannot be read.

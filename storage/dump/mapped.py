@@ -1,51 +1,57 @@
-"""The rows of a dump in its mapped files: every array as one numpy array over all shards, checked chunk by chunk.
+"""Read the rows of an exact dump from its mapped files, without copying them through Zarr.
 
-Shards follow one another at a fixed distance, chunks within a shard too, rows within a chunk too. So a position is an
-address, a sentence mostly one slice an array, and any set of positions one gather an array. A shard is mapped, and its
-size and index checked, when it is first needed; a chunk is checked in all arrays when one of its rows is.
+For each array, the files of all shards are mapped one after another into one address range, so that numpy sees one
+array over all shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and
+between the rows of a chunk. So arithmetic turns a position into an address. A sentence is usually one slice per array,
+and any set of positions is one gather per array. Without the common address range, a gather over S shards would be S
+gathers, with a sort before and a scatter after them. That takes three times as long for 512 sentences
+(docs/decisions/0006).
+
+A shard is mapped when it is first needed, and its size and index are checked then. The checksums of a chunk are checked
+in all arrays when one of its rows is first read. Nothing is unmapped before the last array that uses a map is gone.
 """
 
+import ctypes
 import errno
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import mmap
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.dump.addresses import AddressRange, pages
+from storage.dump.layout import ArraySpec
 from storage.dump.positions import Positions
-from storage.dump.schema import ArraySpec, DumpSchema
+from storage.dump.schema import DumpSchema
 from storage.dump.shards import REMEDY, check_chunk, check_index, chunk_stride, row_strides, shard_bytes
 from storage.errors import CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest
 from storage.folder import Folder
 
-Runs: TypeAlias = Sequence[tuple[int, int]]
-"""Runs of positions, (start, stop) each."""
 _Piece: TypeAlias = tuple[slice, tuple[int | slice, ...]]
+_MAP_FIXED = 0x10
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
-
-def cannot_map(where: str, error: OSError) -> StoreError:
-    """Return the error that says why a file cannot be mapped."""
-    remedy = "Mend that and run again"
-    if error.errno == errno.ENOMEM:
-        remedy = (
-            "The system allows only so many maps (vm.max_map_count): raise that, or dump with more --shard-positions"
-        )
-    return StoreError(f"{where}: cannot be read: {error.strerror or error}. {remedy}")
+# Python's own mmap cannot map a file at a given address, so the C library is called.
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
 
 
 class MappedRows:
-    """All positions of a dump of profile ``exact``.
+    """All positions of a dump of profile ``exact``; implements `storage.dump.profiles.Rows`.
 
     Args:
-        folder: Where the dump lies.
-        schema: What it holds.
+        folder: The folder of the dump.
+        schema: The schema of the dump.
         digests: For each shard, array → digest of its file.
-        verified: One byte a chunk of the dump, 1 where its checksums were found right; updated in place.
-        check_store: Called when a shard was mapped; raises if the store is another by now.
+        verified: One byte per chunk of the dump: 1 if its checksums were found right. Updated in place.
+        check_store: Called after a shard is mapped. Raises if another dump has replaced this one.
     """
 
     def __init__(
@@ -63,54 +69,33 @@ class MappedRows:
         self._verified = verified
         self._is_mapped = bytearray(schema.layout.num_shards)
         self._ready = bytearray(len(verified))
-        """One byte a chunk, 1 where it is mapped and verified."""
+        """One byte per chunk: 1 if it is mapped and verified."""
         self.open_bytes = 0
 
-    def run(self, start: int, stop: int) -> Positions | None:
-        """Return the positions ``start`` to ``stop`` if they are one slice of each array, else None.
-
-        Those are a sentence that lies in one chunk, and whole chunks of one shard, as in a scan.
+    def read(self, start: int, stop: int) -> Positions:
+        """Return the positions ``start`` to ``stop``, as copies.
 
         Raises:
-            CorruptStoreError: If a checksum is wrong.
+            CorruptStoreError: If a checksum is wrong. The message names array, shard and chunk.
         """
         number, low = divmod(start, self._chunk_rows)
         high = low + stop - start
         shard, chunk = divmod(number, self._chunks_per_shard)
-        if high <= self._chunk_rows:
+        if low < high <= self._chunk_rows:  # one slice of each array, as for most sentences
             if not self._ready[number]:
                 self._make_ready(number)
             return Positions(*[array.rows[shard, chunk, low:high].copy() for array in self._arrays])
         num_chunks, rest = divmod(high, self._chunk_rows)
-        if low or rest or chunk + num_chunks > self._chunks_per_shard:
-            return None
-        if 0 in self._ready[number : number + num_chunks]:
-            for each in range(number, number + num_chunks):
-                self._make_ready(each)
-        return Positions(*[array.chunks(shard, chunk, chunk + num_chunks) for array in self._arrays])
+        if num_chunks and not low and not rest and chunk + num_chunks <= self._chunks_per_shard:  # whole chunks
+            if 0 in self._ready[number : number + num_chunks]:
+                for each in range(number, number + num_chunks):
+                    self._make_ready(each)
+            return Positions(*[array.chunks(shard, chunk, chunk + num_chunks) for array in self._arrays])
+        pieces = self._ready_pieces(start, stop)
+        return Positions(*[array.read(pieces, stop - start) for array in self._arrays])
 
-    def read(self, start: int, stop: int, num_ids: int | None) -> Positions:
-        """Return positions, as `storage.dump.profiles.Rows` says."""
-        pieces = self._ready_pieces(start, stop, 0)
-        return Positions(*[array.read(pieces, stop - start, num_ids) for array in self._arrays])
-
-    def windows(self, parts: Iterable[tuple[Runs, NDArray[np.int64]]]) -> Iterator[Positions]:
-        """Yield positions, as `storage.dump.profiles.Rows` says."""
-        # Rows are read into the same room again and again: pages of fresh memory cost more than the copies.
-        room = np.empty(0, np.uint8)
-        for runs, order in parts:
-            pieces: list[_Piece] = []
-            num_rows = 0
-            for start, stop in runs:
-                pieces += self._ready_pieces(start, stop, num_rows)
-                num_rows += stop - start
-            size = num_rows * max(array.row_bytes for array in self._arrays)
-            if len(room) < size:
-                room = np.empty(size, np.uint8)
-            yield Positions(*[array.reordered(pieces, num_rows, order, room) for array in self._arrays])
-
-    def gather(self, positions: NDArray[np.int64], num_ids: int | None) -> Positions:
-        """Return positions, as `storage.dump.profiles.Rows` says."""
+    def gather(self, positions: NDArray[np.int64]) -> Positions:
+        """Return copies of ``positions`` ``[n]``, in any order, at least one; raises as ``read``."""
         numbers = positions // self._chunk_rows
         is_ready = np.frombuffer(self._ready, np.bool_)[numbers]
         if not is_ready.all():
@@ -121,16 +106,10 @@ class MappedRows:
         for array in self._arrays:
             if array.steps not in index:
                 index[array.steps] = array.steps.index(positions, numbers, shards)
-        return Positions(*[array.gather(index[array.steps], num_ids) for array in self._arrays])
-
-    def release(self, start: int, stop: int) -> None:
-        """Take the pages of the whole shards among the positions ``start`` to ``stop`` off this process's memory."""
-        width = self._chunk_rows * self._chunks_per_shard
-        for array in self._arrays:
-            array.release(-(-start // width), stop // width)
+        return Positions(*[array.gather(index[array.steps]) for array in self._arrays])
 
     def _make_ready(self, number: int) -> None:
-        """Map and check a chunk of the dump."""
+        """Map and check a chunk, numbered over the whole dump."""
         shard, chunk = divmod(number, self._chunks_per_shard)
         if not self._is_mapped[shard]:
             self.open_bytes += sum(array.map(shard) for array in self._arrays)
@@ -142,16 +121,17 @@ class MappedRows:
             self._verified[number] = 1
         self._ready[number] = 1
 
-    def _ready_pieces(self, start: int, stop: int, at: int) -> list[_Piece]:
-        """Cut a run into pieces, each one copy: where it goes, the run at row ``at``, and where it is in ``rows``.
+    def _ready_pieces(self, start: int, stop: int) -> list[_Piece]:
+        """Cut a range into pieces that are one copy each, after mapping and checking all of its chunks.
 
-        Whole chunks of a shard that follow one another are one piece. All are mapped and checked.
+        A piece is a slice of the result and the index of the same rows in ``_MappedArray.rows``. Consecutive whole
+        chunks of a shard make one piece.
         """
         pieces: list[_Piece] = []
         for number in range(start // self._chunk_rows, -(-stop // self._chunk_rows) if stop > start else 0):
             if not self._ready[number]:
                 self._make_ready(number)
-        position, start = start, start - at
+        position = start
         while position < stop:
             number, inside = divmod(position, self._chunk_rows)
             shard, chunk = divmod(number, self._chunks_per_shard)
@@ -169,18 +149,19 @@ class MappedRows:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """How rows lie in an array, in units of the smallest step from which every row begins at a whole number."""
+    """Distances within an array, in steps. A step is the largest unit such that every row starts at a whole number."""
 
     row: int
+    """Steps per row."""
     chunk_gap: int
-    """What a chunk has more than its rows: its checksum."""
+    """Steps between the last row of a chunk and the next chunk: the checksum."""
     shard_gap: int
-    """What a shard has more than its chunks: index, and the rest of a page."""
+    """Steps between the last chunk of a shard and the next shard: the index and the rest of a page."""
 
     def index(
         self, positions: NDArray[np.int64], chunks: NDArray[np.int64], shards: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Return where rows begin, from their position, and chunk and shard counted over the whole dump."""
+        """Return the step at which each row starts. Chunks and shards are numbered over the whole dump."""
         index = positions * self.row
         index += chunks if self.chunk_gap == 1 else chunks * self.chunk_gap
         index += shards * self.shard_gap
@@ -191,13 +172,12 @@ class _MappedArray:
     """One array over all shards.
 
     Attributes:
-        rows: ``[num_shards, chunks_per_shard, C, *row_shape]``, straight in the mapped bytes; what lies past the end of
-            the last shard is no data.
+        rows: ``[num_shards, chunks_per_shard, C, *row_shape]``, a view of the mapped bytes. Entries after the last row
+            of the last shard are not data.
     """
 
     def __init__(self, folder: Folder, spec: ArraySpec, digests: Sequence[Mapping[str, FileDigest]]) -> None:
         self._folder, self._spec, self._digests = folder, spec, digests
-        self.row_bytes = spec.row_bytes
         layout, stride = spec.layout, chunk_stride(spec)
         self._pitch = pages(max(layout.chunks_per_shard * stride, shard_bytes(spec, 0))) if layout.num_shards else 0
         self._range = AddressRange(layout.num_shards * self._pitch)
@@ -207,8 +187,8 @@ class _MappedArray:
             self._range.bytes.data,
             strides=(self._pitch, stride, *row_strides(spec)),
         )
-        # A row may start at any multiple of `step`. Seen as one vector of overlapping items, rows are gathered by a
-        # single index (52 µs for 10,240 rows of 128 bytes; numpy.take needs 36) instead of several (two: 258 µs).
+        # A row starts at a multiple of `step`. If the range is viewed as one vector of overlapping items, one index
+        # gathers rows (52 µs for 10,240 rows of 128 bytes; numpy.take needs 36). Two indices need 258 µs.
         self._step = math.gcd(self._pitch, stride, spec.row_bytes)
         self.steps = _Steps(
             spec.row_bytes // self._step,
@@ -217,16 +197,11 @@ class _MappedArray:
         )
 
     def map(self, shard: int) -> int:
-        """Map a shard's file and check its size and index; return its size."""
+        """Map a shard's file, check its size and index, and return its size in bytes."""
         spec, name = self._spec, self._spec.file(shard)
         where = f"{self._folder}/{name}: array {spec.name}, shard {shard}"
-        try:
-            with self._folder.open(name, self._digests[shard][spec.name]) as file:
-                size = self._range.map(file.fileno(), shard * self._pitch)
-        except FileNotFoundError as error:
-            raise CorruptStoreError(f"{where}: the file is missing. {REMEDY}") from error
-        except OSError as error:
-            raise cannot_map(where, error) from error
+        with opened_shard(self._folder, name, self._digests[shard][spec.name], where=where) as file:
+            size = self._range.map(file.fileno(), shard * self._pitch)
         check_index(self._file(shard, size), spec, shard, where=where)
         return size
 
@@ -240,10 +215,9 @@ class _MappedArray:
         """Return a copy of the rows of whole chunks of a shard."""
         return self.rows[shard, first:stop].copy().reshape(-1, *self._spec.row_shape)
 
-    def gather(self, index: NDArray[np.int64], num_ids: int | None) -> NDArray[Any]:
-        """Return a copy of the rows that begin at these ``steps``, int64 ``[R]``."""
-        dtype, row_shape = self.rows.dtype, self._row_shape(num_ids)
-        size = dtype.itemsize * math.prod(row_shape)
+    def gather(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        """Return a copy of the rows that start at these steps, int64 ``[R]``."""
+        dtype, row_shape, size = self.rows.dtype, self._spec.row_shape, self._spec.row_bytes
         num_items = (len(self._range.bytes) - size) // self._step + 1
         if size == self._step:  # a plain vector
             item = np.dtype(f"V{size}") if row_shape and row_shape != (1,) else dtype
@@ -254,34 +228,90 @@ class _MappedArray:
         gathered: NDArray[Any] = picked.view(dtype).reshape(len(index), *row_shape)
         return gathered
 
-    def read(self, pieces: Sequence[_Piece], num_rows: int, num_ids: int | None) -> NDArray[Any]:
-        """Return a copy of rows that lie in these pieces, as `MappedRows` cuts them."""
-        out = np.empty((num_rows, *self._row_shape(num_ids)), self.rows.dtype)
-        self._fill(out, pieces)
-        return out
-
-    def reordered(
-        self, pieces: Sequence[_Piece], num_rows: int, order: NDArray[np.int64], room: NDArray[np.uint8]
-    ) -> NDArray[Any]:
-        """Return rows that lie in these pieces in another order; ``room`` is for the rows as they lie."""
-        rows = room[: num_rows * self.row_bytes].view(self.rows.dtype).reshape(num_rows, *self._spec.row_shape)
-        self._fill(rows, pieces)
-        return np.take(rows, order, axis=0)
-
-    def _fill(self, out: NDArray[Any], pieces: Sequence[_Piece]) -> None:
+    def read(self, pieces: Sequence[_Piece], num_rows: int) -> NDArray[Any]:
+        """Return a copy of the ``num_rows`` rows of these pieces, as `MappedRows` cuts them."""
+        out = np.empty((num_rows, *self._spec.row_shape), self.rows.dtype)
         for target, place in pieces:
             rows = self.rows[place]
-            if out.ndim > 1:
-                rows = rows[..., : out.shape[1]]
             out[target].reshape(rows.shape)[...] = rows
-
-    def _row_shape(self, num_ids: int | None) -> tuple[int, ...]:
-        return (num_ids,) if num_ids is not None and self._spec.name == "ids" else self._spec.row_shape
-
-    def release(self, first: int, stop: int) -> None:
-        """Give the pages of these shards back to the page cache."""
-        self._range.release(first * self._pitch, stop * self._pitch)
+        return out
 
     def _file(self, shard: int, size: int) -> NDArray[np.uint8]:
         start = shard * self._pitch
         return self._range.bytes[start : start + size]
+
+
+class AddressRange:
+    """A range of addresses into which files are mapped. The rest reads as zeros and takes no memory.
+
+    Attributes:
+        bytes: The whole range, uint8, read-only. The range is unmapped when the last array that looks into it is gone.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        reserved = mmap.mmap(-1, max(1, size_bytes), flags=flags, prot=mmap.PROT_READ)
+        self.bytes: NDArray[np.uint8] = np.frombuffer(reserved, np.uint8)
+
+    def map(self, descriptor: int, offset: int) -> int:
+        """Map a whole file, open for reading, at ``offset``, which is a multiple of a page. Return the file's size.
+
+        The descriptor may be closed afterwards. Mapping the same file at the same offset again changes nothing.
+
+        Raises:
+            OSError: If the system refuses, or the file does not fit.
+        """
+        size = os.fstat(descriptor).st_size
+        if offset + size > len(self.bytes):
+            raise OSError(f"{size} bytes do not fit at {offset} of {len(self.bytes)}")
+        if size:
+            address = self.bytes.ctypes.data + offset
+            got = _libc.mmap(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0)
+            if got == _MAP_FAILED:
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error))
+        return size
+
+
+def pages(size_bytes: int) -> int:
+    """Return ``size_bytes`` rounded up to whole pages: the offset at which the next file can start."""
+    return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def mapped_file(descriptor: int) -> NDArray[np.uint8]:
+    """Return the bytes of a whole file, mapped. Unlike Python's own mmap, this keeps no descriptor open.
+
+    Raises:
+        OSError: If the system refuses.
+    """
+    place = AddressRange(os.fstat(descriptor).st_size)
+    return place.bytes[: place.map(descriptor, 0)]
+
+
+@contextmanager
+def opened_shard(folder: Folder, name: str, digest: FileDigest, *, where: str) -> Iterator[FileIO]:
+    """Open a shard's file, so that the block can map it.
+
+    Args:
+        folder: The folder of the dump.
+        name: Name of the file in the folder.
+        digest: Digest of the file.
+        where: File, array and shard, for messages.
+
+    Raises:
+        CorruptStoreError: If the file is missing.
+        StoreError: If the file cannot be opened or mapped.
+    """
+    try:
+        with folder.open(name, digest) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise CorruptStoreError(f"{where}: the file is missing. {REMEDY}") from error
+    except OSError as error:
+        remedy = "Fix that and run again"
+        if error.errno == errno.ENOMEM:
+            remedy = (
+                "The system limits the number of maps (vm.max_map_count): raise that limit, or dump with more "
+                "--shard-positions"
+            )
+        raise StoreError(f"{where}: cannot be read: {error.strerror or error}. {remedy}") from error

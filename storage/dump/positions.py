@@ -1,6 +1,6 @@
-"""A run of positions in memory: what a writer is given and a reader returns.
+"""Hold positions in memory, as writers take and readers return them, and check them before they are written.
 
-Legend: n positions, k columns (ids kept, or the most that draws can be), nT declared temperatures, V vocabulary.
+Legend: n positions, k columns (kept ids, or the largest number of distinct draws), nT declared temperatures.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from storage.dump.schema import DumpSchema
 from storage.errors import StoreError
 
 _HALF_POSITIVE_TINY = 0x1400
-"""Bits of the float16 2⁻¹⁰: log-probabilities may exceed 0 by rounding, not by more."""
+"""Bits of the float16 2⁻¹⁰. Rounding may lift a log-probability above 0 by at most this."""
 _HALF_NEGATIVE_ZERO = 0x8000
 _HALF_NEGATIVE_INFINITY = 0xFC00
 _HALF_POSITIVE_INFINITY = 0x7C00
@@ -21,55 +21,42 @@ _HALF_POSITIVE_INFINITY = 0x7C00
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Positions:
-    """The distributions of n positions, cut to the tokens that a dump keeps of them."""
+    """The distributions of n positions, reduced to the tokens that a dump keeps."""
 
     tokens: NDArray[Any]
     """``[n]`` uint16 or uint32: the gold tokens."""
     ids: NDArray[Any]
-    """``[n, k]`` uint16 or uint32: the exact ids, which are the most probable tokens, then the distinct ids of draws;
-    each part most probable first, ties by id. The dtype's highest value in columns unused, as draws repeat ids."""
+    """``[n, k]`` uint16 or uint32: the top tokens, then the distinct ids of the draws. Each part is ordered most
+    probable first, ties by id. Draws may repeat an id and so leave columns unused; these hold the dtype's highest
+    value."""
     logp: NDArray[np.float16]
-    """``[n, k]`` float16: their natural log-probabilities over the whole vocabulary at T = 1; NaN where unused."""
+    """``[n, k]`` float16: natural log-probability of each id over the whole vocabulary at T = 1; NaN if unused."""
     gold_logp: NDArray[np.float32]
     """``[n]`` float32: natural log-probability of the gold token at T = 1."""
     tail: NDArray[np.float32]
-    """``[n, nT]`` float32: natural log of the mass outside the exact ids at each declared temperature; -inf if none."""
+    """``[n, nT]`` float32: natural log of the mass outside the top tokens at each declared temperature; -inf if 0."""
     logz: NDArray[np.float32]
     """``[n, nT]`` float32: log Σ_w p(w)^(1/T) over the whole vocabulary."""
     counts: NDArray[np.uint8] | None = None
-    """``[n, k]`` uint8: draws of each id, 0 for exact ids and unused columns; None in topk, which has no draws."""
+    """``[n, k]`` uint8: number of draws of each id; 0 for top tokens and unused columns. None for ``topk``."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays that are there by name, in the order of ``DumpSchema.position_arrays``."""
+        """Return name → array, without ``counts`` if it is None, in the order of ``DumpSchema.position_arrays``."""
         return {name: array for name in self.__slots__ if (array := getattr(self, name)) is not None}
 
     def slice(self, start: int, stop: int) -> "Positions":
         """Return views of positions ``start`` to ``stop``."""
         return Positions(**{name: array[start:stop] for name, array in self.arrays().items()})
 
-    def with_fewer(self, k: int, temperatures: tuple[float, ...]) -> "Positions":
-        """Return the same distributions truncated to ``k`` tokens: the mass of the others moves into the tail.
-
-        There must be no draws: which are left out then depends on what was drawn.
-
-        A log-probability moved into a tail carries the rounding of its float16 (a relative 2⁻¹¹).
-        """
-        dropped = self.logp[:, k:].astype(np.float32)
-        tail = self.tail.copy()
-        for index, temperature in enumerate(temperatures):
-            mass = np.logaddexp.reduce(dropped / np.float32(temperature), axis=1) - self.logz[:, index]
-            tail[:, index] = np.logaddexp(tail[:, index], mass)
-        return Positions(self.tokens, self.ids[:, :k], self.logp[:, :k], self.gold_logp, tail, self.logz)
-
 
 def check_positions(positions: Positions, schema: DumpSchema, *, num_positions: int, where: str) -> None:
-    """Refuse rows that cannot be what a dump of the schema keeps of distributions, before they reach the disk.
+    """Check that rows have the dtypes, shapes and values of a dump with this schema, before they are written.
 
     Raises:
-        StoreError: Naming ``where`` and every array that is wrong.
+        StoreError: If they do not. The message names ``where`` and every array that is wrong.
     """
     specs, arrays = schema.position_arrays, positions.arrays()
     names = [spec.name for spec in specs]
@@ -84,12 +71,12 @@ def check_positions(positions: Positions, schema: DumpSchema, *, num_positions: 
     if not problems:
         problems = _impossible_values(positions, schema)
     if problems:
-        raise StoreError(f"{where}: {'; '.join(problems)}. Nothing was written: check what computed these rows")
+        raise StoreError(f"{where}: {'; '.join(problems)}. Nothing was written: check the program that computed them")
 
 
 def _impossible_values(positions: Positions, schema: DumpSchema) -> list[str]:
     ids = positions.ids
-    # float16 comparisons are emulated and slow; for numbers below zero the bit patterns order the other way round.
+    # numpy emulates float16 comparisons, which is slow, so bit patterns are compared. Below 0 their order is reversed.
     bits = positions.logp.view(np.uint16)
     problems = []
     if positions.counts is not None:
@@ -122,15 +109,15 @@ def _impossible_draws(positions: Positions, counts: NDArray[np.uint8], schema: D
     num_draws = np.where(np.isneginf(positions.tail[:, 0]), 0, schema.num_draws)
     problems = []
     if counts[:, : schema.num_top].any():
-        problems.append(f"counts of the {schema.num_top} exact ids are not 0")
+        problems.append(f"counts of the {schema.num_top} top tokens are not 0")
     if (counts.sum(axis=1, dtype=np.int64) != num_draws).any():
-        problems.append(f"counts do not add up to {schema.num_draws} draws, or to 0 where no mass is left to draw from")
+        problems.append(f"counts do not add up to {schema.num_draws} draws, or to 0 if no mass is left to draw from")
     if (is_unused[:, :-1] & ~is_unused[:, 1:]).any():
         problems.append("counts have an unused column before a used one")
     if (is_unused != is_nan).any() or (is_unused != is_fill).any():
-        problems.append("logp is NaN or ids hold the fill value where a column is used, or neither where it is unused")
+        problems.append("a used column has NaN in logp or the fill value in ids, or an unused column lacks one")
     if schema.selection == "sampled" and positions.tail.any():
-        problems.append("tail is not 0, the log of all mass, though no id is exact")
+        problems.append("tail is not 0, the log of all mass, though there are no top tokens")
     return problems
 
 

@@ -1,9 +1,10 @@
-"""What a dump is: its attributes as a frozen dataclass, its arrays, and the Zarr metadata that follow from them.
+"""Define the schema of a dump: its attributes as a frozen dataclass, its arrays, and their Zarr metadata.
 
-Everything that decides the bytes of a store is in `DumpSchema`; nothing else is. Its JSON is both the attributes of the
-Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived, never parsed: a reader compares them
-with those it would have written, so no codec, data type or extension that is not ours can get in. The group's
-``zarr.json`` repeats the arrays' (consolidated metadata), so that zarr lists them without looking at foreign files.
+`DumpSchema` holds all that determines the bytes of a store, apart from the offsets and the rows. Its JSON is both the
+attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived and never parsed: a
+reader compares them with those that it would have written. So no foreign codec, data type or extension can get in. The
+group's ``zarr.json`` repeats the metadata of the arrays (consolidated metadata), so that zarr lists the arrays without
+looking at foreign files.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.dump.layout import Layout, shard_file
+from storage.dump.layout import ArraySpec, Layout
 from storage.errors import ConfigError
 from storage.fingerprints import Json, canonical_json
 
@@ -22,13 +23,11 @@ FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
 GAPS = "gaps"
-"""The array that a compact dump has in place of ``logp``; see `storage.dump.compact`."""
-BLOSC_LEVEL = 3
-"""0 to 9: Blosc's scale, not zstd's."""
+"""Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
-"""What one compressed chunk may take when decoded: a few bytes must not be able to claim all memory."""
+"""Largest size of a decoded chunk, so that a few compressed bytes cannot claim all memory."""
 MAX_DRAWS = 255
-"""Draws per position that uint8 can count."""
+"""Largest number of draws per position that uint8 can count."""
 
 _CHOICES = {
     "selection": ("topk", "sampled", "stratified"),
@@ -36,137 +35,51 @@ _CHOICES = {
     "condition": ("tree", "beam", "none"),
 }
 _BLOCK = 1 << 16
-"""Sentences looked at together, so that checking millions of them takes no memory to speak of."""
-_CRC32C: Json = {"name": "crc32c"}
-_LITTLE_ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
-_SINGLE_BYTES: Json = {"name": "bytes"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArraySpec:
-    """One array of a dump: dtype, shape, and how it is cut."""
-
-    name: str
-    dtype: np.dtype[Any]
-    """Little-endian."""
-    row_shape: tuple[int, ...]
-    """Shape of one row: ``()`` or ``(k,)``."""
-    layout: Layout
-    dimensions: tuple[str, ...]
-    compressed: bool = False
-    """Whether its chunks are compressed: Blosc with bits transposed, then zstd."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole array."""
-        return (self.layout.num_rows, *self.row_shape)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.dtype.itemsize * math.prod(self.row_shape)
-
-    @property
-    def fill(self) -> int | float:
-        """NaN, the highest value, or -1: no row is made of it alone, so that a missing shard cannot look like data."""
-        if self.dtype.kind == "f":
-            return math.nan
-        return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else -1
-
-    def file(self, shard: int) -> str:
-        """Return the path of a shard relative to the store."""
-        return shard_file(self.name, shard, len(self.shape))
-
-    @property
-    def compression(self) -> dict[str, Json]:
-        """The codec of compressed chunks, as ``zarr.json`` has it."""
-        return {
-            "name": "blosc",
-            "configuration": {
-                "typesize": self.dtype.itemsize,
-                "cname": "zstd",
-                "clevel": BLOSC_LEVEL,
-                "shuffle": "bitshuffle",
-                "blocksize": 0,
-            },
-        }
-
-    def zarr_metadata(self) -> dict[str, Json]:
-        """Return the content of the array's ``zarr.json``."""
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": list(self.shape),
-            "data_type": self.dtype.name,
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": [self.layout.shard_rows, *self.row_shape]},
-            },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": "NaN" if self.dtype.kind == "f" else self.fill,
-            "codecs": [
-                {
-                    "name": "sharding_indexed",
-                    "configuration": {
-                        "chunk_shape": [self.layout.chunk_rows, *self.row_shape],
-                        "codecs": [
-                            _LITTLE_ENDIAN if self.dtype.itemsize > 1 else _SINGLE_BYTES,
-                            *([self.compression] if self.compressed else []),
-                            _CRC32C,
-                        ],
-                        "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
-                        "index_location": "end",
-                    },
-                }
-            ],
-            "dimension_names": list(self.dimensions),
-            "storage_transformers": [],
-            "attributes": {},
-        }
+"""Sentences checked at a time, so that checking millions of sentences takes little memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpSchema:
-    """What a dump holds, from what it was computed, and how it is cut: all that its bytes depend on.
+    """The attributes of a dump: its sizes, the origin of its distributions, and how its arrays are cut.
 
     Raises:
-        ConfigError: With every problem at once.
+        ConfigError: If values are impossible. The message lists every problem.
     """
 
     num_positions: int
-    """N: predicted tokens of the split, one ``<eos>`` a sentence included; 0 for an empty split."""
+    """N: number of predicted tokens of the split, including one ``<eos>`` per sentence; 0 for an empty split."""
     num_sentences: int
-    """M."""
+    """M: number of sentences."""
     vocab_size: int
-    """V."""
+    """V: size of the vocabulary."""
     k: int
-    """Columns per position: tokens kept, or for draws the most that they can be."""
+    """Columns per position: the number of kept ids, or with draws their largest number."""
     num_top: int = 0
-    """Exact ids: the most probable tokens, first in a row. In topk all k (also where 0 is given), in sampled none."""
+    """Number of top tokens, which come first in a row: k for ``topk`` (0 then also means k), 0 for ``sampled``."""
     temperatures: tuple[float, ...]
-    """Temperatures at which tail and normaliser are stored; the first is 1."""
+    """Declared temperatures, at which the tail and the normaliser are stored; the first is 1."""
     shard_positions: int = 65_536
     """Positions per shard: the unit of writing."""
     chunk_positions: int = 1_024
-    """Positions per chunk: the unit of reading and of checksums. Cut down to a smaller shard."""
+    """Positions per chunk: the unit of reading and of checksums. At most ``shard_positions``."""
     selection: str = "topk"
-    """How ids were chosen: the most probable ones (``topk``), draws from p (``sampled``), or the ``num_top`` most
-    probable ones and draws from the others (``stratified``)."""
+    """How the ids were chosen. ``topk``: the k most probable tokens. ``sampled``: draws from p. ``stratified``: the
+    ``num_top`` most probable tokens and draws from the other tokens."""
     draw_seed: int = 0
-    """Seed of the draws; 0 in topk, which has none."""
+    """Seed of the draws; 0 for ``topk``, which has no draws."""
     profile: str = "exact"
-    """How the values are encoded."""
+    """How the values are encoded: ``exact`` or ``compact``."""
     condition: str = "tree"
-    """What the distributions are given beside the words before: the tree so far (``tree``), or nothing, since a beam
-    search sums over trees (``beam``) or the model knows none (``none``)."""
+    """What the distributions depend on. ``tree``: the words and the tree so far. ``beam``: the words alone; a beam
+    search sums over trees. ``none``: the words alone; the model has no trees."""
     tree_source: str
-    """Where the trees came from; where none was given, how they were summed over."""
+    """Origin of the trees, or without given trees how the teacher replaces them."""
     split: str
-    """The dataset's split that was dumped."""
+    """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
     """sha256 of dataset, split, tokenizer and teacher."""
     computation: dict[str, str | int | float]
-    """What else can change bits: threads, batch budget, dtype, device model, versions, sizes of a beam search."""
+    """Everything else that can change bits: threads, batch budget, dtype, device model, versions, beam sizes."""
 
     def __post_init__(self) -> None:
         if self.selection == "topk" and self.num_top == 0:
@@ -179,17 +92,17 @@ class DumpSchema:
 
     @property
     def token_dtype(self) -> np.dtype[Any]:
-        """uint16 while it can hold every id and the fill value, else uint32."""
+        """uint16 if it can hold every id and the fill value, else uint32."""
         return np.dtype("<u2" if self.vocab_size <= 65_535 else "<u4")
 
     @property
     def num_draws(self) -> int:
-        """Draws per position."""
+        """Number of draws per position."""
         return self.k - self.num_top
 
     @property
     def layout(self) -> Layout:
-        """How positions are cut."""
+        """How positions are cut into shards and chunks."""
         return Layout(num_rows=self.num_positions, shard_rows=self.shard_positions, chunk_rows=self.chunk_positions)
 
     @property
@@ -208,7 +121,7 @@ class DumpSchema:
 
     @property
     def stored_arrays(self) -> tuple[ArraySpec, ...]:
-        """The arrays with one row per position that are on the disk: under ``exact`` those of ``Positions``."""
+        """The arrays on the disk with one row per position. For profile ``exact`` they are ``position_arrays``."""
         if self.profile == "exact":
             return self.position_arrays
         exact = {spec.name: replace(spec, compressed=True) for spec in self.position_arrays}
@@ -217,7 +130,7 @@ class DumpSchema:
 
     @property
     def offsets_array(self) -> ArraySpec:
-        """The array of sentence boundaries, ``[M + 1]``: one chunk, so that a reader maps it instead of holding it."""
+        """The array of sentence boundaries, ``[M + 1]``. It is one chunk, so that a reader can map all of it."""
         num_rows = self.num_sentences + 1
         return ArraySpec(
             name="offsets",
@@ -228,7 +141,7 @@ class DumpSchema:
         )
 
     def zarr_files(self) -> dict[str, bytes]:
-        """Return the store's ``zarr.json`` files: path relative to the store → content."""
+        """Return the store's ``zarr.json`` files: relative path → content."""
         arrays = {spec.name: spec.zarr_metadata() for spec in (*self.stored_arrays, self.offsets_array)}
         group = {
             "zarr_format": 3,
@@ -253,7 +166,7 @@ class DumpSchema:
         """Return the schema that `to_json` wrote.
 
         Raises:
-            ConfigError: If it is of another format or version, a key is missing or unknown, or a value is impossible.
+            ConfigError: If the format or version differs, a key is missing or unknown, or a value is impossible.
         """
         found = (value.get("format"), value.get("format_version"))
         if found != (FORMAT, FORMAT_VERSION):
@@ -267,7 +180,7 @@ class DumpSchema:
         return cls(**{**rest, "temperatures": tuple(rest["temperatures"])})
 
     def differences(self, other: "DumpSchema") -> dict[str, tuple[Any, Any]]:
-        """Return the keys (``fingerprints.teacher`` style) whose values differ: key → (own, other's)."""
+        """Return the keys with different values: key → (own value, other value). Nested keys are joined by a dot."""
         mine, theirs = _flatten(asdict(self)), _flatten(asdict(other))
         keys = sorted(mine.keys() | theirs.keys())
         return {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
@@ -319,14 +232,18 @@ class DumpSchema:
         if self.selection == "stratified" and not 0 < self.num_top < self.k:
             return [f"stratified with num_top {self.num_top}, not above 0 and below k ({self.k})"]
         if self.num_draws > MAX_DRAWS:
-            return [f"{self.num_draws} draws a position (k - num_top), expected at most {MAX_DRAWS}: uint8 counts them"]
+            return [
+                f"{self.num_draws} draws per position (k - num_top), expected at most {MAX_DRAWS}: uint8 counts them"
+            ]
         return []
 
     def _profile_problems(self) -> list[str]:
         if self.profile != "compact" or self._count_problems():
             return []
         if self.selection != "topk":
-            return [f"profile compact with selection {self.selection}, not topk: only falling rows have a compact form"]
+            return [
+                f"profile compact with selection {self.selection}, not topk: only rows that fall have a compact form"
+            ]
         chunk_bytes = min(self.chunk_positions, self.shard_positions) * self.k * self.token_dtype.itemsize
         if chunk_bytes > MAX_CHUNK_BYTES:
             return [f"profile compact with chunks of {chunk_bytes} bytes, expected at most {MAX_CHUNK_BYTES}"]
@@ -356,7 +273,7 @@ class DumpSchema:
 
 
 def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:
-    """Refuse offsets that do not cut the schema's positions into its sentences.
+    """Check that offsets cut the schema's positions into its sentences.
 
     Raises:
         ConfigError: Unless ``offsets`` is int64 ``[M + 1]``, strictly rising from 0 to N.

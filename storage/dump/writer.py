@@ -1,10 +1,11 @@
-"""DumpWriter: whole shards, each written once, by any number of processes, interrupted at any time.
+"""Write a dump shard by shard, from any number of processes, which may be interrupted at any time.
 
-A shard is finished when the file of every array and then its entry were renamed into place; until then it is to be done
-again. So what is pending can be read off the disk, under any number of processes, and the finished store's bytes
-depend only on the schema, the offsets and the rows. One process, the main one, holds the lock, writes the metadata and
-ends the dump; the others only write shards, after main has opened the store and before it finishes. What cannot change
-bits (hosts, times, commands) goes to PATH.history.jsonl beside the store, which is also the lock file.
+A shard is finished when the files of all its arrays and then its entry were renamed into place. Until then it is
+pending. So any number of processes can find the pending shards on the disk, and the bytes of the finished store depend
+only on the schema, the offsets and the rows. One process, the main one, holds the lock, writes the metadata and
+finishes the dump. The other processes only write shards, after the main process has opened the store and before it
+finishes. Facts that cannot change bits (hosts, times, commands) go to PATH.history.jsonl next to the store, which is
+also the lock file.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from storage.locations import Location, as_folder
 
 
 class DumpWriter:
-    """A dump open for writing; a context manager. Opened by `DumpWriter.open`."""
+    """A dump that is open for writing; a context manager. Create it with `DumpWriter.open`."""
 
     def __init__(
         self,
@@ -50,22 +51,22 @@ class DumpWriter:
 
     @classmethod
     def open(cls, location: Location, schema: DumpSchema, offsets: NDArray[np.int64], *, main: bool) -> "DumpWriter":
-        """Create a dump, or go on with one begun with the same schema and offsets.
+        """Create a dump, or continue one that was begun with the same schema and offsets.
 
-        The main process takes the lock, removes what interrupted writers left behind, and rewrites missing or damaged
-        metadata. It also rehashes a dump that was complete, and takes it back to ``writing`` if a shard is damaged.
+        The main process takes the lock, removes partial files, and rewrites missing or damaged metadata. It also hashes
+        a complete dump again, and sets its state back to ``writing`` if a shard is damaged.
 
         Args:
-            location: Where the store lies.
-            schema: What is dumped.
+            location: Location of the store.
+            schema: The schema of the dump.
             offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
-            main: Whether this is the one process that holds the lock (rank 0). The others open the store after it.
+            main: Whether this is the process that holds the lock (rank 0). Other processes open the store after it.
 
         Raises:
-            ConfigError: If the offsets do not fit the schema.
+            ConfigError: If the offsets do not match the schema.
             StoreBusyError: If another process is writing the store.
-            StoreError: If the store was begun with other options (a `FingerprintMismatchError` if with another teacher,
-                dataset or tokenizer), holds foreign files, or cannot be written.
+            StoreError: If the store was begun with other options, holds foreign files, or cannot be written. If the
+                teacher, dataset or tokenizer differs, the error is a `FingerprintMismatchError`.
             CorruptStoreError: If the manifest is damaged.
         """
         check_offsets(offsets, schema)
@@ -84,36 +85,32 @@ class DumpWriter:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard is written and verified, and readers may open the dump."""
+        """Whether every shard is written and verified. Readers may then open the dump."""
         return self._summary is not None
 
-    @property
-    def summary(self) -> DumpSummary | None:
-        """The figures of a complete dump, else None."""
-        return self._summary
-
     def pending(self) -> list[int]:
-        """Return the shards still to be written: those whose entry or a file is missing, truncated or altered.
+        """Return the pending shards: those whose entry or one of whose files is missing, truncated or altered.
 
-        Every finished shard is rehashed (1.5 GB/s): under several processes call it in one and tell the others.
+        This hashes every finished shard (1.5 GB/s). If there are several processes, call it in one of them and send the
+        result to the others.
         """
         if self.is_complete:
             return []
         return [shard for shard in range(self.schema.layout.num_shards) if isinstance(self._check(shard), str)]
 
     def write_shard(self, shard: int, positions: Positions, num_effective: NDArray[np.float32] | None = None) -> None:
-        """Write one shard, replacing what is there; when this returns it is on the disk, finished.
+        """Write one shard, replacing its earlier files. When this returns, the shard is finished and on the disk.
 
         Args:
-            shard: Which shard.
-            positions: All its positions, ``schema.layout.rows_of(shard)``.
+            shard: Number of the shard.
+            positions: All positions of the shard, ``schema.layout.rows_of(shard)``.
             num_effective: As for `figures_of_shard`.
 
         Raises:
-            StoreError: If the rows are not what the schema says, or cannot be written. The shard stays pending.
+            StoreError: If the rows do not match the schema, or cannot be written. The shard stays pending.
         """
         if self.is_complete:
-            raise StoreError(f"{self.folder}: complete, nothing may be written. Name another folder for another dump")
+            raise StoreError(f"{self.folder}: complete, nothing may be written. Give another folder for another dump")
         rows = self.schema.layout.rows_of(shard)
         where = f"{self.folder}: shard {shard}"
         check_positions(positions, self.schema, num_positions=len(rows), where=where)
@@ -127,14 +124,17 @@ class DumpWriter:
         ShardEntry(shard=shard, files=digests, figures=figures).write(self.folder, self._manifest.identity)
 
     def finish(self, progress: Callable[[int], object] | None = None) -> DumpSummary:
-        """Verify every byte, write the final manifest and open the dump to readers; in the main process only.
+        """Verify every byte and write the final manifest, which opens the dump to readers. Only for the main process.
 
         Args:
             progress: Called with 1 after each shard.
 
+        Returns:
+            The figures of the dump.
+
         Raises:
-            IncompleteStoreError: If a shard is not finished, or its bytes are not those that were written.
-            StoreError: If there are foreign files in the store, or the manifest cannot be written.
+            IncompleteStoreError: If a shard is not finished or is damaged.
+            StoreError: If the store holds foreign files, or the manifest cannot be written.
         """
         if self._summary is not None:
             return self._summary
@@ -161,14 +161,14 @@ class DumpWriter:
         return self._summary
 
     def log(self, event: Mapping[str, Json]) -> None:
-        """Append one line, with the time, to the history file; in the main process only."""
+        """Append one line, with the time, to the history file. Only for the main process."""
         if self._lock is None:
             raise RuntimeError("only the main process writes the history")
         now = datetime.now(tz=UTC).isoformat(timespec="seconds")
         self._lock.log(canonical_json({"time": now, **event}))
 
     def close(self) -> None:
-        """Release the lock; the store stays as it is."""
+        """Release the lock. The store is not changed."""
         if self._lock is not None:
             self._lock.close()
 
@@ -181,7 +181,7 @@ class DumpWriter:
         self.close()
 
     def _check(self, shard: int) -> ShardEntry | str:
-        """Return the entry of a finished shard, or what is wrong."""
+        """Return the entry of a finished shard, or the problem with the shard as text."""
         entry = ShardEntry.read(self.folder, shard, self._manifest)
         if entry is None:
             return f"shard {shard} has no valid entry"
@@ -195,9 +195,10 @@ def figures_of_shard(
     shard: int,
     num_effective: NDArray[np.float32] | None = None,
 ) -> ShardFigures:
-    """Return the figures of a shard, whose rows are ``positions``.
+    """Return the figures of a shard from its rows ``positions``.
 
-    Where each is a mixture, ``num_effective`` ``[n]`` says of how many hypotheses in effect; only their sum is kept.
+    If each row is a mixture, ``num_effective`` ``[n]`` holds the effective number of hypotheses in each. Only the sum
+    is kept.
     """
     rows = schema.layout.rows_of(shard)
     sentences = sentences_of_range(offsets, rows)
@@ -208,7 +209,7 @@ def figures_of_shard(
 
 
 def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> Manifest:
-    """Bring a store into the state in which shards can be written, or leave a complete one; return its manifest."""
+    """Prepare a store so that shards can be written, unless it is complete, and return its manifest."""
     metadata = _metadata(schema, offsets)
     digests = {name: FileDigest.of_bytes(data) for name, data in metadata.items()}
     present = folder.sizes()
@@ -217,16 +218,16 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
         manifest.require_schema(folder, schema)
         altered = sorted(name for name in digests if manifest.metadata[name] != digests[name])
         if altered:
-            raise StoreError(f"{folder}: begun with other sentences ({altered[0]} differs). Name another folder")
+            raise StoreError(f"{folder}: begun with other sentences ({altered[0]} differs). Give another folder")
         folder.sweep()
         refuse_foreign_files(folder, schema, is_complete=False)
         _restore(folder, metadata)
         return _reopen(folder, manifest) if manifest.is_complete else manifest
-    # Without a manifest, only what creating this store leaves behind may be there.
+    # Without a manifest, only the files of an interrupted creation of this store may exist.
     own = set(metadata_paths(schema))
     foreign = [name for name in present if name not in own and not name.endswith(PARTIAL_SUFFIX)]
     if foreign:
-        raise StoreError(f"{folder}: not empty ({foreign[0]}) and not a dump. Name another folder")
+        raise StoreError(f"{folder}: not empty ({foreign[0]}) and not a dump. Give another folder")
     folder.sweep()
     _restore(folder, metadata)
     manifest = Manifest(state="writing", schema=schema, metadata=digests)
@@ -235,7 +236,7 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
 
 
 def _reopen(folder: Folder, manifest: Manifest) -> Manifest:
-    """Keep a complete store as it is if its shards are right, else make the right ones entries again."""
+    """Verify the shards of a complete store. If some are damaged, reopen it, with entries for the others."""
     damaged = {entry.shard for entry in manifest.shards if entry.problem_with(folder, manifest.schema)}
     if not damaged:
         _remove_entries(folder, manifest.schema)
@@ -264,7 +265,7 @@ def _remove_entries(folder: Folder, schema: DumpSchema) -> None:
 
 
 def _metadata(schema: DumpSchema, offsets: NDArray[np.int64]) -> dict[str, bytes | memoryview]:
-    """Return every file that follows from schema and offsets alone: path relative to the store → content."""
+    """Return the files that depend only on schema and offsets: relative path → content."""
     spec = schema.offsets_array
     return {**schema.zarr_files(), spec.file(0): encode_shard(spec, 0, offsets).data}
 
@@ -274,6 +275,3 @@ def _restore(folder: Folder, metadata: Mapping[str, bytes | memoryview]) -> None
     for name, data in metadata.items():
         if folder.problem_with(name, FileDigest.of_bytes(data)):
             folder.write(name, data)
-
-
-__all__ = ["DumpSummary", "DumpWriter", "Positions"]

@@ -1,1 +1,1 @@
-"""Keep stores in object stores: whole objects, a local cache, a lease for the writer."""
+"""Keep stores at URLs: whole objects, a local cache of them, and a lease for the writer."""

@@ -1,14 +1,16 @@
-"""Who may write a store in an object store: a lease, an object beside it that names its holder and when it ends.
+"""Admit one writer to a store in an object store, by a lease: an object next to the store with its holder and expiry.
 
-The holder renews it in a thread; one that dies leaves it behind, and after `TIME_TO_LIVE_S` anyone takes it over, or at
-once with ``take_over``. Whoever took it waits and reads it back, so of two that come at once, also where the store
-knows no conditional creation, the later keeps it. Before every write and every line of the history the holder reads
-it again, and stops if it is another's.
+The holder renews the lease in a thread. If the holder dies, its lease stays behind. Any process may take the lease over
+once it has expired, `TIME_TO_LIVE_S` after the last renewal, or at once with ``take_over``. A process that takes the
+lease waits and reads it back. So if two processes take it at once, the later one keeps it, even if the object store has
+no conditional creation. Before every write and every line of the history the holder reads the lease again, and stops if
+another process holds it.
 
-This keeps two writers from going on side by side; it is no proof against one that is stopped for minutes between that
-reading and its write. Nor need it be: files are whole objects and their bytes a function of the work, so a late write
-of a shard puts there what is there already. For the same reason other ranks write shards without it. Clocks of hosts
-may differ by `TIME_TO_LIVE_S` less a heartbeat before a living holder loses its lease, and then it only stops.
+The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between this
+check and its write. That does no harm: files are whole objects, and their bytes depend only on the work. So a late
+write of a shard writes the bytes that are already there. For the same reason, other ranks write shards without the
+lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` less a heartbeat, a living holder can lose its
+lease. It then stops.
 """
 
 import json
@@ -26,13 +28,13 @@ from storage.fingerprints import canonical_json
 from storage.remote.objects import ObjectStore, plain_text
 
 HEARTBEAT_S = 20.0
-"""Seconds between two renewals: two small requests."""
+"""Seconds between two renewals. A renewal is two small requests."""
 TIME_TO_LIVE_S = 120.0
-"""Seconds a lease is good for after a renewal: five renewals may fail, and a restart after a crash waits no longer."""
+"""Seconds from a renewal until the lease expires. Five renewals may fail. A restart after a crash waits this long."""
 SETTLE_S = 2.0
-"""Seconds before a lease is read back: longer than a slow put of 200 bytes."""
+"""Seconds until a taken lease is read back: longer than a slow write of 200 bytes."""
 INSIST = 3
-"""Times a lease is taken from a living holder that renews it at the same moment, before giving up."""
+"""Number of attempts to take a lease from a living holder that renews it at the same moment."""
 
 _HISTORY = ".history.jsonl"
 
@@ -41,26 +43,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Holder:
-    """What the lease's object says."""
+    """Content of the lease's object."""
 
     owner: str
-    """Random; known to nobody else, so whoever reads it back as its own holds the lease."""
+    """Random and known to one process alone: a process that reads back its own value holds the lease."""
     host: str
     since: str
-    """ISO 8601, UTC, as are all times here."""
+    """When the lease was first taken: ISO 8601, UTC."""
     expires: str
+    """When the lease expires unless it is renewed: ISO 8601, UTC."""
 
     @classmethod
     def parse(cls, data: bytes) -> "_Holder":
-        """Return what a lease says.
+        """Return the content of a lease.
 
         Raises:
-            ValueError: If it is not one.
+            ValueError: If ``data`` is not a lease.
         """
         value = json.loads(data)
         if not isinstance(value, dict) or value.keys() != {"owner", "host", "since", "expires"}:
             raise ValueError("other keys")
-        # It ends up in messages, and whoever may write beside the store may have written it.
+        # The values appear in messages, and anyone who may write next to the store may have written them.
         if not all(isinstance(text, str) and text.isprintable() and len(text) < 256 for text in value.values()):
             raise ValueError("other values")
         if datetime.fromisoformat(value["expires"]).tzinfo is None:
@@ -76,9 +79,10 @@ class _Holder:
 
 
 class Lease:
-    """The right of one process to write a store, and the store's history; a `WriterLock`.
+    """The right of one process to write a store, and the store's history; implements `WriterLock`.
 
-    The history is read when the lease is taken and rewritten whole with each line: a dump's has some tens of them.
+    The history is read when the lease is taken. Each new line rewrites all of it, since objects cannot be appended to.
+    The history of a dump has some tens of lines.
     """
 
     def __init__(self, store: str, *, take_over: bool) -> None:
@@ -86,15 +90,15 @@ class Lease:
 
         Args:
             store: URL of the store.
-            take_over: Whether to take it from a holder that may still be alive.
+            take_over: Whether to take the lease from a holder that may still be alive.
 
         Raises:
-            StoreBusyError: If another process holds it.
-            StoreError: If it cannot be read or written.
+            StoreBusyError: If another process holds the lease.
+            StoreError: If the lease or the history cannot be read or written.
         """
         parent, _, name = store.rpartition("/")
         self._store = store
-        self._beside = ObjectStore(parent)
+        self._parent = ObjectStore(parent)
         self._name = f"{name}.lease.json"
         self._history_name = f"{name}{_HISTORY}"
         self._owner = secrets.token_hex(16)
@@ -111,49 +115,49 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Refuse to go on unless this process still holds the lease.
+        """Check that this process still holds the lease.
 
         Raises:
-            StoreBusyError: If another took it, or it is gone.
-            StoreError: If it cannot be read.
+            StoreBusyError: If another process took the lease, or the lease is gone.
+            StoreError: If the lease cannot be read.
         """
         found = self._read()
         if found is None or found.owner != self._owner:
-            holder = f"now it is another's ({found})" if found else "now it is gone"
+            holder = f"another process now holds it ({found})" if found else "it is now gone"
             raise StoreBusyError(
-                f"{self._store}: this process held the lease {self._beside}/{self._name}, {holder}. See that one "
-                "process writes the store, then run the same command again: what was complete stays valid"
+                f"{self._store}: this process held the lease {self._parent}/{self._name}, but {holder}. Make sure that "
+                "one process writes the store, then run the same command again: completed work stays valid"
             )
 
     def log(self, line: bytes) -> None:
-        """Append one line, as `WriterLock` says.
+        """Append one line, as `WriterLock.log` describes.
 
         Raises:
             StoreBusyError: If the lease is lost.
             StoreError: If the history cannot be written.
         """
         self.check()
-        self._beside.write(self._history_name, self._history + line)
+        self._parent.write(self._history_name, self._history + line)
         self._history += line
 
     def close(self) -> None:
-        """Let another process write. In a process forked from the holder it does nothing."""
+        """Release the lease, so that another process can write. Does nothing in a process forked from the holder."""
         if self._stop.is_set() or os.getpid() != self._process:
             return
         self._stop.set()
-        self._thread.join()  # a renewal under way would bring the lease back
+        self._thread.join()  # a renewal in progress would create the lease again
         self._release()
 
     def _take(self, *, take_over: bool) -> None:
         found = self._read()
         if found is None:
-            self._beside.create(self._name, self._content())
+            self._parent.create(self._name, self._content())
         elif found.has_expired:
             _log.info("%s: taking over the lease of %s, which expired %s", self._store, found, found.expires)
-            self._beside.write(self._name, self._content())
+            self._parent.write(self._name, self._content())
         elif take_over:
             _log.warning("%s: taking the lease from %s, good until %s", self._store, found, found.expires)
-            self._beside.write(self._name, self._content())
+            self._parent.write(self._name, self._content())
         else:
             raise self._busy(found)
         try:
@@ -163,7 +167,7 @@ class Lease:
             raise
 
     def _confirm(self, *, insist_against: str | None) -> None:
-        """Wait and read the lease back; a holder amid a renewal may have put its own there again."""
+        """Wait and read the lease back. The old holder may have renewed its lease meanwhile."""
         for _ in range(INSIST):
             time.sleep(SETTLE_S)
             found = self._read()
@@ -171,15 +175,15 @@ class Lease:
                 return
             if found is None or found.owner != insist_against:
                 break
-            self._beside.write(self._name, self._content())
+            self._parent.write(self._name, self._content())
         raise self._busy(found)
 
     def _renew(self) -> None:
-        """Renew the lease until closed or lost; what fails is tried again, since the holder checks before it writes."""
+        """Renew the lease until it is released or lost. A failed renewal is tried again at the next heartbeat."""
         while not self._stop.wait(HEARTBEAT_S):
             try:
                 self.check()
-                self._beside.write(self._name, self._content())
+                self._parent.write(self._name, self._content())
             except StoreBusyError as error:
                 _log.warning("%s", error)
                 return
@@ -189,11 +193,11 @@ class Lease:
     def _release(self) -> None:
         try:
             self.check()
-            self._beside.remove([self._name])
+            self._parent.remove([self._name])
         except StoreBusyError:
-            pass  # it is another's
+            pass  # another process holds the lease
         except StoreError as error:
-            _log.warning("%s: the lease stays until it expires: %s", self._store, error)
+            _log.warning("%s: the lease remains until it expires: %s", self._store, error)
 
     def _content(self) -> bytes:
         holder = _Holder(owner=self._owner, host=socket.gethostname(), since=self._since, expires=_iso(TIME_TO_LIVE_S))
@@ -201,25 +205,25 @@ class Lease:
 
     def _read(self) -> _Holder | None:
         try:
-            return _Holder.parse(self._beside.read(self._name))
+            return _Holder.parse(self._parent.read(self._name))
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError) as error:
             raise StoreError(
-                f"{self._beside}/{self._name}: not a lease of this program ({plain_text(error)}). See what it is, and "
+                f"{self._parent}/{self._name}: not a lease of this program ({plain_text(error)}). Look at it, and "
                 "remove it if no process writes the store"
             ) from None
 
     def _busy(self, found: _Holder | None) -> StoreBusyError:
-        holder = f"{found}; its lease expires {found.expires} unless it is renewed" if found else "it came and went"
+        holder = f"{found}; its lease expires {found.expires} unless it is renewed" if found else "its lease is gone"
         return StoreBusyError(
             f"{self._store}: another process is writing it ({holder}). Wait for it or stop it, then run the same "
-            "command again; if it crashed, with --take-over, or after that time"
+            "command again. If it crashed, add --take-over, or wait until the lease expires"
         )
 
 
 def read_history(store: str) -> bytes:
-    """Return the history beside the store at a URL, its last line whole; nothing where there is none.
+    """Return the history next to the store at a URL, ending in a newline; empty if there is no history.
 
     Raises:
         StoreError: If it cannot be read.

@@ -1,11 +1,11 @@
-"""Whole objects whose names begin with one URL, over fsspec: put, get, list, remove; never append, never rename.
+"""Read, write, list and remove whole objects below one URL, through fsspec. Objects are never appended to or renamed.
 
-What fsspec and the libraries under it raise becomes one line with a remedy, or `FileNotFoundError` for an object that
-is not there. Their exceptions are not chained to ours and their texts are searched for secrets first: what a server
-or a library puts into a message is not ours to vouch for. Listings are always fresh.
+An exception of fsspec or of a library under it becomes an error of one line with a remedy, or a `FileNotFoundError` if
+an object does not exist. The original exception is not chained, and its text is searched for secrets first, since a
+server or a library may put a secret into a message. Listings are never cached.
 
-A put that returns is trusted: object stores acknowledge whole objects only, the libraries send a checksum with each,
-and a dump is read back once, every byte, before it is called complete.
+A write that returns is trusted: object stores acknowledge whole objects only, the libraries send a checksum with each,
+and every byte of a dump is read back once before the dump is marked complete.
 """
 
 import errno
@@ -27,39 +27,39 @@ _LIBRARY_ERRORS = {
     "gcsfs.retry": "HttpError",
     "google.auth.exceptions": "GoogleAuthError",
 }
-"""Module → the root of what it raises beside OSError."""
+"""Module → root of its exceptions that are no OSError."""
 REMOVE_THREADS = 8
 CACHE_VARIABLE = "RNNG_DISTILL_CACHE"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SECRET_NAMES = ("CRED", "KEY", "PASSW", "SECRET", "TOKEN")
 _OF_A_URL = re.compile(r"(://(?=[^\s/@]*@)|\?)[^\s/@\"']+")
-"""Where a URL in a message may hold a secret: before the host, or in a query."""
+"""The parts of a URL that may hold a secret: the part before the host, and the query."""
 _REMEDY = (
-    "Mend that (bucket, credentials, rights, network) and run the same command again: what was complete stays valid"
+    "Fix that (bucket, credentials, permissions, network) and run the same command again: completed work stays valid"
 )
 
 
 class ObjectStore:
-    """Objects by name, relative to a URL. Usable from several threads, and in processes forked after its first use."""
+    """The objects below a URL, by relative name. Threads may share a store, and so may forked processes."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        # A file system's connections and event loop do not survive a fork. The parent's is kept: dropping it in the
-        # child would close what the parent still uses.
+        # The connections and the event loop of a file system do not survive a fork, so each process has its own. A
+        # child keeps the parent's file system, since dropping it would close connections that the parent still uses.
         self._file_systems: dict[int, tuple[Any, str]] = {}
 
     def __str__(self) -> str:
         return self._url
 
     def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str]]:
-        """Go to another process as the URL alone: no connection, no credential."""
+        """Pickle as the URL alone, without connections or credentials."""
         return ObjectStore, (self._url,)
 
     def entries(self) -> dict[str, Mapping[str, Any]]:
-        """Return name → what the store says of it (``size`` at least) of all objects, from one listing.
+        """Return name → attributes (at least ``size``) of all objects, from one listing.
 
         Raises:
-            StoreError: If that is not possible.
+            StoreError: If the objects cannot be listed.
         """
         try:
             with self._plain_errors("", "listed"):
@@ -68,10 +68,10 @@ class ObjectStore:
         except FileNotFoundError:
             return {}
         start = base + "/"
-        # A name that ends in a slash is what consoles put to show an empty folder.
+        # Web consoles mark an empty folder by an object whose name ends in a slash.
         return {
-            path[len(start) :]: about
-            for path, about in sorted(found.items())
+            path[len(start) :]: attributes
+            for path, attributes in sorted(found.items())
             if path.startswith(start) and not path.endswith("/")
         }
 
@@ -104,26 +104,27 @@ class ObjectStore:
                 raise
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Make ``data`` an object's content, replacing what was there, by one put.
+        """Make ``data`` an object's content, replacing any earlier content, by one request.
 
         Raises:
-            StoreError: If that is not possible. The object is then as before.
+            StoreError: If the object cannot be written. It is then unchanged.
         """
         self._put(name, data, "overwrite")
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write an object if there is none of that name; return whether it was written.
+        """Write an object if none has that name. Return whether it was written.
 
-        By If-None-Match or what the store has for it. A store that knows no such condition may ignore it; a connection
-        that broke at the wrong moment may say False of an object just written. Read back what matters.
+        The request carries the condition If-None-Match, or the store's equivalent. A store without such a condition may
+        ignore it. If the connection breaks after the write, the result may be False for an object just written. So the
+        caller must read the object back if this matters.
 
         Raises:
-            StoreError: If that is not possible.
+            StoreError: If the object cannot be written.
         """
         try:
             self._put(name, data, "create")
         except StoreError:
-            # Stores word a failed condition in many ways; that something is there says it in one.
+            # Stores report a failed condition in many ways. If the object exists, the condition failed.
             try:
                 self.read(name)
             except FileNotFoundError:
@@ -134,12 +135,12 @@ class ObjectStore:
         return True
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there is no error.
+        """Remove objects. A missing object is no error.
 
-        One by one: deleting many by one request reports no object that it was not allowed to delete.
+        Each object is one request, since a request for many objects does not report those it was not allowed to delete.
 
         Raises:
-            StoreError: If that is not possible.
+            StoreError: If an object cannot be removed.
         """
         with ThreadPoolExecutor(REMOVE_THREADS) as pool:
             for _ in pool.map(self._remove_one, names):
@@ -165,7 +166,7 @@ class ObjectStore:
         """Return this process's file system, and the URL as a path in it."""
         process = os.getpid()
         if process not in self._file_systems:
-            from fsspec.core import url_to_fs  # noqa: PLC0415  a fifth of a second that paths need not pay
+            from fsspec.core import url_to_fs  # noqa: PLC0415  takes a fifth of a second, not needed for paths
 
             try:
                 self._file_systems[process] = url_to_fs(self._url, use_listings_cache=False)
@@ -181,26 +182,26 @@ class ObjectStore:
         return f"{self._url}/{name}" if name else self._url
 
     @contextmanager
-    def _plain_errors(self, name: str, what: str) -> Iterator[None]:
+    def _plain_errors(self, name: str, participle: str) -> Iterator[None]:
         try:
             yield
         except _errors() as error:
             text = plain_text(error)
             if isinstance(error, FileNotFoundError) and "bucket does not exist" not in text:
                 raise FileNotFoundError(errno.ENOENT, "there is no such object", self._name(name)) from None
-            raise StoreError(f"{self._name(name)}: cannot be {what}: {text}. {_REMEDY}") from None
+            raise StoreError(f"{self._name(name)}: cannot be {participle}: {text}. {_REMEDY}") from None
 
 
-def no_room(folder: Path, what: str) -> StoreError:
-    """Return the error that says a local disk is too full for a copy of something."""
+def no_room(folder: Path, name: str) -> StoreError:
+    """Return the error for a local disk that is too full for a copy of the object ``name``."""
     return StoreError(
-        f"{folder}: no room for a copy of {what}. Make room, name a folder of another disk by {CACHE_VARIABLE}, "
-        "or allow the cache less"
+        f"{folder}: no room for a copy of {name}. Make room, set {CACHE_VARIABLE} to a folder on another disk, or give "
+        "the cache a lower limit (train-student --cache-gb)"
     )
 
 
 def plain_text(error: BaseException) -> str:
-    """Return an exception's text in one line of at most 300 characters, secrets of the environment blotted out."""
+    """Return an exception's text as one line of at most 300 characters, with secrets of the environment replaced."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -210,7 +211,7 @@ def plain_text(error: BaseException) -> str:
 
 
 def _secrets() -> set[str]:
-    """Return what variables and fsspec's own settings of a secret's name hold."""
+    """Return the values of environment variables and fsspec settings whose names suggest a secret."""
     found: set[str] = set()
     pending: list[tuple[str, object]] = list(os.environ.items())
     fsspec = sys.modules.get("fsspec")
@@ -226,7 +227,7 @@ def _secrets() -> set[str]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return what may be raised when a store cannot be reached, of the libraries that are loaded."""
+    """Return the exception classes that the loaded libraries raise if a store cannot be reached."""
     loaded = ((sys.modules.get(module), name) for module, name in _LIBRARY_ERRORS.items())
     return (OSError, *(getattr(module, name) for module, name in loaded if module is not None))
 

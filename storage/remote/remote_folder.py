@@ -1,9 +1,9 @@
-"""RemoteFolder: the files of one store in an object store, read through a cache of local copies.
+"""Read and write the files of one store in an object store. Files are read through a cache of local copies.
 
-A file is one object, put whole, so there is nothing partial to sweep: an object store shows an upload when it is
-complete, and what an aborted one left (parts, invisible, but paid for) is for the bucket's lifecycle rule to remove.
-The lease and the history lie beside the store, as the lock of a local one does. Reading copies whole files: a shard
-read for one sentence costs its whole transfer, and pays when its neighbours are read too, as training does.
+A file is one object, written by one request, so there are no partial files: an object store shows an upload only when
+it is complete. An aborted upload may leave invisible parts, which cost money; a lifecycle rule of the bucket should
+remove them. The lease and the history are next to the store, like the lock of a local store. Reading copies whole
+files. Copying a shard for a single sentence is expensive, but training also reads the other sentences of the shard.
 """
 
 import logging
@@ -21,24 +21,24 @@ from storage.remote.lease import Lease, read_history
 from storage.remote.objects import ObjectStore
 
 PREFETCH_THREADS = 4
-"""Files fetched at once ahead of reading; each is itself fetched in several parts."""
+"""Number of files fetched at the same time before they are read. Each file is itself fetched in several parts."""
 
 _log = logging.getLogger(__name__)
 
 
 class RemoteFolder:
-    """A `Folder` at a URL. Usable from several threads, in forked processes, and passed to others.
+    """A folder at a URL; implements `Folder`. Threads, forked processes and spawned processes may use it.
 
-    What cannot be reached (no such bucket, no right, no network) is a `StoreError`, never mistaken for damage; only an
-    object that is not there is a `FileNotFoundError`.
+    An object that does not exist is a `FileNotFoundError`. Any other failure (no such bucket, no permission, no
+    network) is a `StoreError`, so it is never mistaken for damage.
     """
 
     def __init__(self, url: str, *, cache: FileCache, take_over: bool = False) -> None:
-        """Name a folder; nothing is read or written yet.
+        """Create the folder. Nothing is read or written yet.
 
         Args:
-            url: As `storage.locations.check_url` returns it.
-            cache: Where copies are kept.
+            url: URL as `storage.locations.check_url` returns it.
+            cache: Cache of local copies.
             take_over: Whether `lock` takes the lease from a holder that may still be alive.
         """
         self._objects = ObjectStore(url)
@@ -51,19 +51,19 @@ class RemoteFolder:
         return str(self._objects)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Go to another process as what it was made of; the lease stays with its holder."""
-        return _reopen, (str(self._objects), self._cache, self._take_over)
+        """Pickle as the arguments of the folder. The lease stays with its holder."""
+        return partial(RemoteFolder, cache=self._cache, take_over=self._take_over), (str(self._objects),)
 
     def sizes(self) -> dict[str, int]:
-        """Return name → bytes by one listing, as `Folder` says.
+        """Return name → size from one listing, as `Folder.sizes` describes.
 
         Raises:
-            StoreError: If it cannot be listed.
+            StoreError: If the objects cannot be listed.
         """
-        return {name: int(about["size"]) for name, about in self._objects.entries().items()}
+        return {name: int(attributes["size"]) for name, attributes in self._objects.entries().items()}
 
     def read(self, name: str) -> bytes:
-        """Return a file's content, as `Folder` says.
+        """Return a file's content, as `Folder.read` describes.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -72,30 +72,30 @@ class RemoteFolder:
         return self._objects.read(name)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a file, as `Folder` says.
+        """Write a file, as `Folder.write` describes.
 
         Raises:
-            StoreBusyError: If this folder held the lease and lost it.
-            StoreError: If it cannot be written.
+            StoreBusyError: If this folder has lost the lease.
+            StoreError: If the file cannot be written.
         """
         self._check_lease()
         self._objects.write(name, data)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, as `Folder` says.
+        """Remove files, as `Folder.remove` describes.
 
         Raises:
-            StoreBusyError: If this folder held the lease and lost it.
-            StoreError: If one cannot be removed.
+            StoreBusyError: If this folder has lost the lease.
+            StoreError: If a file cannot be removed.
         """
         self._check_lease()
         self._objects.remove(names)
 
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
-        """Return what is wrong with a file as it lies there, not with a copy of it; as `Folder` says.
+        """Return the problem with the object itself, not with a copy of it, as `Folder.problem_with` describes.
 
         Raises:
-            StoreError: If it cannot be read, though it may be right.
+            StoreError: If the object cannot be read. It may nevertheless be right.
         """
         try:
             found = FileDigest.of_bytes(self._objects.read(name))
@@ -106,28 +106,28 @@ class RemoteFolder:
         return None if found == digest else f"sha256 is {found.sha256[:12]}, expected {digest.sha256[:12]}"
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Open a copy of a file, made and verified first if there is none; as `Folder` says.
+        """Open a copy of a file, as `Folder.open` describes. If the cache has none, copy and verify the file first.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            CorruptStoreError: If it is not what was written.
-            StoreError: If it cannot be fetched for another reason, or the cache cannot be written.
+            CorruptStoreError: If the file does not match ``digest``.
+            StoreError: If the file cannot be fetched for another reason, or the cache cannot be written.
         """
         return self._cache.open(digest, partial(self._objects.fetch, name), where=f"{self}/{name}")
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
-        """Begin to copy files in the background, at most half a cache of them; what fails is said when it is opened."""
+        """Start to copy files in the background, up to half the cache. A failure is reported when a file is opened."""
         if self._prefetcher is None or self._prefetcher.process != os.getpid():
             self._prefetcher = _Prefetcher(self._objects, self._cache)  # threads do not survive a fork
         self._prefetcher.add(names)
 
     @property
     def max_open_bytes(self) -> int:
-        """The cache's bound: a copy that is mapped takes room although it was evicted."""
+        """The limit of the cache, since a mapped copy takes room even after it was evicted."""
         return self._cache.size_bytes
 
     def history(self) -> bytes:
-        """Return what was logged, as `Folder` says; nothing where there is no history.
+        """Return the history, as `Folder.history` describes; empty if there is none.
 
         Raises:
             StoreError: If it cannot be read.
@@ -138,7 +138,7 @@ class RemoteFolder:
         """Do nothing: an object store shows no partial files."""
 
     def lock(self) -> Lease:
-        """Become the one writer, as `Folder` says; from then on this folder writes only while it holds the lease."""
+        """Take the lease, as `Folder.lock` describes. From then on this folder writes only while it holds the lease."""
         self._lease = Lease(str(self), take_over=self._take_over)
         return self._lease
 
@@ -148,7 +148,7 @@ class RemoteFolder:
 
 
 class _Prefetcher:
-    """Daemon threads that copy files into a cache: a program that ends does not wait for what nobody will read."""
+    """Daemon threads that copy files into a cache. A program that ends does not wait for them."""
 
     def __init__(self, objects: ObjectStore, cache: FileCache) -> None:
         self.process = os.getpid()
@@ -159,7 +159,7 @@ class _Prefetcher:
             threading.Thread(target=self._run, name=f"prefetch {number}", daemon=True).start()
 
     def add(self, names: Iterable[tuple[str, FileDigest]]) -> None:
-        room = self._cache.size_bytes // 2  # more would push out what was fetched before it is read
+        room = self._cache.size_bytes // 2  # more would evict fetched files before they are read
         for name, digest in names:
             room -= digest.size_bytes
             if room < 0:
@@ -174,7 +174,3 @@ class _Prefetcher:
                 self._cache.open(digest, fetch, where=f"{self._objects}/{name}").close()
             except (OSError, StoreError) as error:
                 _log.debug("%s/%s: not fetched ahead: %s", self._objects, name, error)
-
-
-def _reopen(url: str, cache: FileCache, take_over: bool) -> RemoteFolder:
-    return RemoteFolder(url, cache=cache, take_over=take_over)

@@ -1,9 +1,9 @@
-"""Whole folders to and from an object store: datasets, which are read from a path at once and not file by file.
+"""Copy whole folders to and from an object store. Datasets need this, since they are read from a local path.
 
-A folder carries no list of its digests, so what was fetched is known by what the listing says of it: names, sizes, and
-the store's own tags or times. A changed folder is fetched anew, an unchanged one is rehashed and used again. That its
-content is what was built is for its own reader to check; every dataset carries the digests of its arrays. Copies do
-not count into the cache's bound, since a reader may be amid one; those not used for `KEEP_DAYS` are removed.
+A folder has no list of its digests, so a copy is identified by the listing: names, sizes, and the store's own tags or
+times. A changed folder is fetched again. The copy of an unchanged folder is hashed and used again. The folder's own
+reader checks that the content is right; every dataset holds the digests of its arrays. Copies of folders do not count
+towards the cache's limit, since a process may be reading them. Copies not used for `KEEP_DAYS` days are removed.
 """
 
 import json
@@ -25,17 +25,17 @@ from storage.remote.objects import ObjectStore
 
 KEEP_DAYS = 30
 _TAGS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created", "size")
-"""What stores call that which changes with an object."""
+"""Attributes of a listing that change when an object changes; each store has other names for them."""
 _DIGESTS = "digests.json"
 
 
 def fetch_folder(location: str | Path, *, cache: FileCache | None = None) -> Path:
-    """Return a local folder with the files at a location: itself for a path, a copy of the whole for a URL.
+    """Return a local folder with the files at a location: the path itself, or a copy of the folder at a URL.
 
     Raises:
         ConfigError: If the URL cannot be used.
-        StoreError: If there is nothing, it changes meanwhile, it cannot be read, or the cache cannot be written.
-        CorruptStoreError: If a name in it would lead out of the copy.
+        StoreError: If the folder is missing, changes meanwhile or cannot be read, or the cache cannot be written.
+        CorruptStoreError: If the name of an object would lead out of the copy.
     """
     if isinstance(location, Path) or not is_url(location):
         return local_path(location)
@@ -43,7 +43,7 @@ def fetch_folder(location: str | Path, *, cache: FileCache | None = None) -> Pat
     cache = cache or FileCache()
     listing = objects.entries()
     if not listing:
-        raise StoreError(f"{objects}: there is nothing. Give the URL of a folder that upload_folder wrote")
+        raise StoreError(f"{objects}: there is nothing at this URL. Give the URL of a dataset that build-dataset wrote")
     for name in listing:
         if not _is_inside(name):
             raise CorruptStoreError(f"{objects}: {name!r} is not the name of a file in it. Remove that object")
@@ -53,36 +53,38 @@ def fetch_folder(location: str | Path, *, cache: FileCache | None = None) -> Pat
     with cache.locked(key):
         if not _is_whole(folder, copy):
             shutil.rmtree(folder, ignore_errors=True)
-            _copy(objects, {name: int(about["size"]) for name, about in listing.items()}, folder, copy.name)
+            _copy(objects, {name: int(attributes["size"]) for name, attributes in listing.items()}, folder, copy.name)
         os.utime(folder)
     _remove_unused(folder.parent)
     return copy
 
 
 def upload_folder(local: Path, location: str, *, last: str) -> None:
-    """Copy a folder to a URL, each file as a whole object, the file that makes it valid last.
+    """Copy a folder to a URL, each file as one object.
 
     Args:
         local: The folder.
-        location: Where; nothing may be there.
-        last: Name, relative to the folder, of the file without which a reader refuses the rest.
+        location: The URL. Nothing may exist there.
+        last: Relative name of the file that is written last. Readers refuse a folder without it.
 
     Raises:
         ConfigError: If the URL cannot be used.
-        StoreError: If something is there, the folder has no such file, or it cannot be written.
+        StoreError: If something exists at the URL, the folder has no file ``last``, or an object cannot be written.
     """
     objects = ObjectStore(check_url(location))
     names = [name for name in list_files(local) if name != last]
     if not (local / last).is_file():
-        raise StoreError(f"{local}: no file {last}, so it is not whole. Build it again")
+        raise StoreError(f"{local}: no file {last}, so the folder is incomplete. Build it again")
     found = objects.entries()
     if found:
-        state = "" if last in found else ", left by an interrupted upload, as it seems"
+        state = "" if last in found else ", probably left by an interrupted upload"
         raise StoreError(f"{objects}: already exists ({len(found)} files{state}). Remove it, or give another URL")
     for name in names:
         objects.write(name, (local / name).read_bytes())
     if not objects.create(last, (local / last).read_bytes()):
-        raise StoreError(f"{objects}: another process wrote it at the same time. Remove it, and write it once")
+        raise StoreError(
+            f"{objects}: another process wrote it at the same time. Remove it, and run one command at a time"
+        )
 
 
 def _copy(objects: ObjectStore, sizes: Mapping[str, int], folder: Path, name: str) -> None:
@@ -107,24 +109,21 @@ def _copy(objects: ObjectStore, sizes: Mapping[str, int], folder: Path, name: st
 
 
 def _is_whole(folder: Path, copy: Path) -> bool:
-    """Return whether a copy is here and no byte of it changed since it was fetched."""
+    """Return whether a copy exists and no byte of it has changed since it was fetched."""
     try:
-        digests = _parse_digests((folder / _DIGESTS).read_bytes())
-    except (OSError, ValueError, TypeError):
+        listed = json.loads((folder / _DIGESTS).read_bytes())
+        digests = {name: FileDigest(**digest) for name, digest in listed.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return False
     return not any(digest.problem_with(copy / name) for name, digest in digests.items())
 
 
-def _parse_digests(data: bytes) -> dict[str, FileDigest]:
-    return {name: FileDigest(**digest) for name, digest in json.loads(data).items()}
-
-
 def _tags(listing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    return {name: {tag: str(about[tag]) for tag in _TAGS if tag in about} for name, about in listing.items()}
+    return {name: {tag: str(found[tag]) for tag in _TAGS if tag in found} for name, found in listing.items()}
 
 
 def _is_inside(name: str) -> bool:
-    """Return whether a name from a listing stays below the folder it is joined to."""
+    """Return whether a name from a listing leads to a file below the folder that it is joined to."""
     return all(part not in ("", ".", "..") and "\0" not in part for part in name.split("/"))
 
 

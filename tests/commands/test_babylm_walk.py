@@ -1,4 +1,4 @@
-"""A researcher arrives with a folder of BabyLM, every source of both releases, and ends with a trained teacher."""
+"""Test the whole way from a folder of BabyLM, with every source of both releases, to a trained teacher."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_from_a_folder_of_raw_text_to_a_trained_teacher(tmp_path: Path) -> None:
     run_cli("train-tokenizer", tmp_path / "text/train.txt", "--out", tmp_path / "tokenizer.json", "--vocab-size", 600)
     options = ["--model", tmp_path / "parser.pt", "--shard-sentences", 50]
     finish(start_cli("parse", tmp_path / "text/train.txt", "--out", tmp_path / "trees/train", *options, processes=2))
-    # Raw text goes through the same cleaning, whoever asks for it.
+    # parse and clean-text clean raw text in the same way.
     run_cli("parse", tmp_path / "dev", "--source", "babylm", "--out", tmp_path / "trees/dev", *options)
     for split, rows in expected.items():
         texts = (tmp_path / f"trees/{split}.txt").read_text().splitlines()

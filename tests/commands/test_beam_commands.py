@@ -1,4 +1,4 @@
-"""Commands that read text without its trees: figures of one search agree, and what is not a teacher's is refused."""
+"""Test commands that search trees for a text: their figures agree, and options that do not apply are refused."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ NARROW = ["--beam", 4, "--word-beam", 2, "--max-actions", 4]
 
 @pytest.fixture(scope="module")
 def few(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight sentences of dev, STEM.mrg and STEM.txt, and a dataset whose dev they are."""
+    """Make STEM.mrg and STEM.txt with eight sentences of dev, and a dataset with them as its dev split."""
     folder = tmp_path_factory.mktemp("few")
     for suffix in (".mrg", ".txt"):
         lines = (small_world / "corpus" / f"dev{suffix}").read_text().splitlines(keepends=True)[:8]
@@ -24,7 +24,7 @@ def few(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_marginal_perplexity_is_that_of_the_surprisals(small_world, few, tmp_path):
+def test_the_marginal_perplexity_agrees_with_the_surprisals(small_world, few, tmp_path):
     teacher, table = small_world / "teacher", tmp_path / "surprisals.tsv"
     data = ["--data", few / "dataset", "--split", "dev"]
     found = json.loads(run_cli("evaluate", "perplexity", teacher, *data, "--marginal", *NARROW, "--json").stdout)
@@ -45,7 +45,7 @@ def test_the_marginal_perplexity_is_that_of_the_surprisals(small_world, few, tmp
     assert sum(float(row["surprisal_bits"]) for row in rows) == pytest.approx(sums["bits"], abs=1e-3)
 
 
-def test_parses_can_be_written_and_are_scored_as_they_were(small_world, few, tmp_path):
+def test_written_parses_can_be_imported_and_have_a_score(small_world, few, tmp_path):
     parsed = tmp_path / "parsed"
     command = ["evaluate", "parses", small_world / "teacher", few / "few", "--trees-out", parsed, *NARROW, "--json"]
     found = json.loads(run_cli(*command).stdout)
@@ -68,7 +68,7 @@ def test_a_teacher_ranks_minimal_pairs_without_trees(small_world, tmp_path):
     assert found["overall"]["num_pairs"] == 6
 
 
-def test_beam_options_are_refused_for_what_is_no_teacher(small_world, tmp_path):
+def test_beam_options_are_refused_for_a_student(small_world, tmp_path):
     sizes = ["--embed-dim", 16, "--num-blocks", 1, "--num-heads", 2, "--max-steps", 1, "--threads", 1]
     run_cli("train-student", "--data", small_world / "dataset", "--out", tmp_path / "student", *sizes)
     data = ["--data", small_world / "dataset"]
@@ -76,13 +76,13 @@ def test_beam_options_are_refused_for_what_is_no_teacher(small_world, tmp_path):
     assert "--beam are for a teacher" in message
 
 
-def test_sizes_of_a_search_are_refused_where_none_is_made(small_world, tmp_path):
+def test_beam_sizes_are_refused_for_a_dump_given_the_tree(small_world, tmp_path):
     dumping = ["dump-teacher", "--data", tmp_path, "--teacher", small_world / "teacher", "--out", tmp_path / "dump"]
     message = run_cli(*dumping, "--word-beam", 4, fails=True).stderr
     assert "--word-beam: sizes of a beam search, which only --condition beam makes" in message
 
 
-def test_sizes_of_a_search_are_refused_for_a_perplexity_given_the_tree(small_world):
+def test_beam_sizes_are_refused_for_a_perplexity_given_the_tree(small_world):
     teacher, data = small_world / "teacher", small_world / "dataset"
     message = run_cli("evaluate", "perplexity", teacher, "--data", data, *NARROW, fails=True).stderr
     assert "--beam, --word-beam, --max-actions: sizes of a beam search, which only --marginal makes" in message

@@ -1,8 +1,8 @@
-"""A dump of the marginal over trees: what the search finds, the same bytes by anyone, and never taken for another."""
+"""Test dumps of the marginal over trees: values of the search, repeatable bytes, no mixing with other conditions."""
 
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import zarr
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_description import describe_dump, dump_for_people
+from pipeline.dumping.dump_source import dump_run
 from pipeline.dumping.next_token import gold_log_probs
 from storage.dump.dump_statistics import summarise
 from storage.dump.manifest import Manifest
@@ -22,8 +23,8 @@ from storage.errors import CorruptStoreError, StoreError
 from storage.locations import open_folder
 from teacher.beam import BeamResult, BeamSearch, BeamTeacher
 from teacher.rnng import Rnng
+from teacher.teacher_commands import dump_source, verify_recomputing
 from teacher.teacher_config import BeamConfig
-from teacher.teacher_source import dump_teacher, verify_recomputing
 from teacher.train_teacher import load_teacher
 from tests.processes import start_cli, store_digest
 
@@ -37,7 +38,7 @@ SHOWN = "effective hypotheses, mean"
 
 
 def dumped(world: Path, out: Path, config: DumpConfig = CONFIG, beam: BeamConfig = BEAM) -> Path:
-    dump_teacher(world / "dataset", world / "teacher", out, config, beam)
+    dump_run(world / "dataset", dump_source(world / "teacher", beam=asdict(beam)), out, config)
     return out
 
 
@@ -63,7 +64,7 @@ def found(small_world: Path, model: Rnng) -> BeamResult:
 
 
 def with_sums(dump: Path, out: Path, **sums: float | None) -> Path:
-    """Copy a dump, with other sums in the figures of all shards, and statistics that fit; None is left out."""
+    """Copy a dump with other sums in the figures of all shards, and matching statistics. A sum of None is left out."""
     shutil.copytree(dump, out)
     folder = open_folder(out)
     manifest = Manifest.read(folder)
@@ -76,7 +77,7 @@ def with_sums(dump: Path, out: Path, **sums: float | None) -> Path:
     return out
 
 
-def test_it_holds_what_the_search_finds_and_says_so(small_world, dump, model, found):
+def test_a_beam_dump_holds_the_values_of_the_search_and_names_its_condition(small_world, dump, model, found):
     group = zarr.open_group(dump, mode="r")
     np.testing.assert_allclose(group["gold_logp"][:], found.token_log_probs.values, atol=1e-4)
     tokens = load_dataset(small_world / "dataset").split("dev").tokens.take(range(40))
@@ -90,12 +91,12 @@ def test_it_holds_what_the_search_finds_and_says_so(small_world, dump, model, fo
     assert "perplexity, marginal by beam search" in shown
 
 
-def test_the_mean_effective_number_of_hypotheses_is_that_of_the_search(dump, found):
+def test_the_mean_effective_number_of_hypotheses_matches_the_search(dump, found):
     mean = float(found.num_effective.values.mean())
     assert 1.01 < mean < 3
     about = describe_dump(dump)
     assert about["statistics"]["mean_num_effective"] == pytest.approx(mean, abs=1e-5)
-    assert dump_for_people(about)["distributions at temperature 1"][SHOWN] == f"{mean:.2f} a position"
+    assert dump_for_people(about)["distributions at temperature 1"][SHOWN] == f"{mean:.2f} per position"
 
 
 def test_a_dump_given_the_tree_has_no_effective_number_of_hypotheses(small_world, tmp_path):
@@ -104,7 +105,7 @@ def test_a_dump_given_the_tree_has_no_effective_number_of_hypotheses(small_world
     assert SHOWN not in dump_for_people(about)["distributions at temperature 1"]
 
 
-def test_shards_of_an_older_program_leave_the_effective_number_out(small_world, dump, tmp_path):
+def test_a_dump_without_effective_numbers_can_be_read_and_recomputed(small_world, dump, tmp_path):
     older = with_sums(dump, tmp_path / "older", num_effective=None)
     assert verify_dump(older) == replace(DumpReader(dump).summary, mean_num_effective=None)
     assert "mean_num_effective" not in describe_dump(older)["statistics"]
@@ -119,7 +120,7 @@ def test_a_forged_effective_number_is_found(small_world, dump, tmp_path):
 
 
 @pytest.mark.processes
-def test_begun_by_two_processes_killed_and_finished_by_one_it_is_the_same(small_world, dump, tmp_path):
+def test_a_beam_dump_killed_in_two_processes_and_finished_in_one_is_identical(small_world, dump, tmp_path):
     out = tmp_path / "dump"
     data, teacher = small_world / "dataset", small_world / "teacher"
     processes = start_cli("dump-teacher", "--data", data, "--teacher", teacher, "--out", out, *OPTIONS, processes=2)
@@ -132,12 +133,12 @@ def test_begun_by_two_processes_killed_and_finished_by_one_it_is_the_same(small_
     assert store_digest(dumped(small_world, out)) == store_digest(dump)
 
 
-def test_computed_again_it_is_the_same_byte_for_byte(small_world, dump):
+def test_a_recomputed_beam_dump_is_byte_identical(small_world, dump):
     assert recomputed(small_world, dump)["is_identical"]
 
 
 @pytest.mark.parametrize("change", [{"condition": "tree"}, {"beam": 4}], ids=["given the tree", "another beam"])
-def test_it_is_not_finished_as_another_dump(small_world, dump, change):
+def test_a_beam_dump_is_not_continued_with_another_condition_or_beam(small_world, dump, change):
     before = store_digest(dump)
     config = replace(CONFIG, condition=change.get("condition", "beam"))
     beam = replace(BEAM, beam=change.get("beam", BEAM.beam))

@@ -1,4 +1,4 @@
-"""A student can be the teacher: its dump is what it computes, by anyone; who starts as that student has 0 to learn."""
+"""Test dumps of a student: they hold what it computes, and a student with the same weights has nothing to learn."""
 
 import json
 import shutil
@@ -18,9 +18,10 @@ from pipeline.dumping.dump_source import dump_run, plan_run
 from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
 from student.model import Student
+from student.student_commands import MOST_PADDING, GroupedByLength, StudentSource, _groups, verify_recomputing
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_source import MOST_PADDING, GroupedByLength, StudentSource, _groups, verify_recomputing
-from student.train_student import load_student, train_student
+from student.student_run import load_student
+from student.train_student import train_student
 from tests.processes import start_cli, store_digest
 
 SIZES = {"embed_dim": 32, "num_blocks": 2, "num_heads": 2}
@@ -47,7 +48,7 @@ def dump(small_world: Path, student: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
-def test_plain_zarr_reads_what_the_student_computes_and_that_nothing_was_given(small_world, student, dump):
+def test_plain_zarr_reads_what_the_student_computes_and_the_condition_none(small_world, student, dump):
     split = load_dataset(small_world / "dataset").split("train")
     group = zarr.open_group(dump, mode="r")
     assert group.attrs["condition"] == "none"
@@ -70,7 +71,7 @@ def test_plain_zarr_reads_what_the_student_computes_and_that_nothing_was_given(s
 
 
 @pytest.mark.processes
-def test_begun_by_two_processes_killed_and_finished_by_one_it_is_the_same(small_world, student, dump, tmp_path):
+def test_a_students_dump_killed_in_two_processes_and_finished_in_one_is_identical(small_world, student, dump, tmp_path):
     out, data = tmp_path / "dump", small_world / "dataset"
     processes = start_cli("dump-teacher", "--data", data, "--teacher", student, "--out", out, *OPTIONS, processes=2)
     while not list(out.glob("finished/*.json")):
@@ -95,7 +96,7 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(small_world, 
     rows, at = reader.read_range(0, reader.schema.num_positions), reader.temperature_index(temperature)
     log_probs = rows.logp.astype(np.float64)
     p = np.exp(log_probs / temperature - rows.logz[:, at, None])
-    # float16 rounds log p by 2^-11 of itself; logits of float32 that were padded otherwise differ by some 1e-6.
+    # float16 rounds log p by a relative 2^-11. With other padding, float32 logits differ by about 1e-6.
     bound = temperature * (p * 2**-11 * np.abs(log_probs)).sum(1).max() + 1e-5
     assert bound < 2e-3
     assert abs(first["same"]["loss"]) <= bound
@@ -103,7 +104,7 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(small_world, 
     assert first["other"]["loss"] > 20 * bound
 
 
-def test_computed_again_it_is_the_same_and_planned_it_has_the_same_size(small_world, student, dump):
+def test_a_recomputed_students_dump_is_identical_and_its_planned_size_is_right(small_world, student, dump):
     found = verify_recomputing(dump, small_world / "dataset", student, num_shards=3, seed=1, device="cpu")
     assert found["recomputed"]["is_identical"]
     planned = plan_run(small_world / "dataset", StudentSource(student), CONFIG, (1,))
@@ -111,7 +112,7 @@ def test_computed_again_it_is_the_same_and_planned_it_has_the_same_size(small_wo
 
 
 def invoked(*arguments: object) -> str:
-    """Run a command that must fail; return what it says."""
+    """Run a command that must fail. Return its standard error."""
     result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
     assert result.exit_code != 0, result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -121,23 +122,27 @@ def invoked(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("student", ["--condition", "tree"], "--condition is tree, but the run is a student's, expected none"),
-        ("student", ["--condition", "beam"], "--condition is beam, but the run is a student's, expected none"),
-        ("teacher", ["--condition", "none"], "--condition is none, but the run is a teacher's, expected tree or beam"),
+        ("student", ["--condition", "tree"], "--condition is tree, expected none because the run is a student's"),
+        ("student", ["--condition", "beam"], "--condition is beam, expected none because the run is a student's"),
+        (
+            "teacher",
+            ["--condition", "none"],
+            "--condition is none, expected tree or beam because the run is a teacher's",
+        ),
         ("student", ["--beam", 4], "is a student, but --beam are for a teacher; leave them out"),
     ],
 )
-def test_a_condition_that_the_run_does_not_have_is_refused(small_world, student, tmp_path, kind, options, expected):
+def test_a_condition_that_the_run_cannot_have_is_refused(small_world, student, tmp_path, kind, options, expected):
     run = student if kind == "student" else small_world / "teacher"
     dumping = ["dump-teacher", "--data", small_world / "dataset", "--teacher", run]
     for more in (["--out", tmp_path / "dump"], ["--plan"]):
         message = invoked(*dumping, *more, *options).splitlines()
         assert expected in message[-1]
-        assert len(message) == 1 or "--beam" in options  # a usage error, which also shows how to get help
+        assert len(message) == 1 or "--beam" in options  # a usage error also shows how to get help
     assert not (tmp_path / "dump").exists()
 
 
-def test_the_commands_know_whose_run_it_is(small_world, student, dump):
+def test_verify_and_inspect_accept_a_students_dump(small_world, student, dump):
     where = ["--teacher", student, "--data", small_world / "dataset"]
     arguments = ["verify", dump, "--recompute", 1, *where, "--device", "cpu"]
     done = CliRunner().invoke(cli.main, [*map(str, arguments)])
@@ -166,7 +171,7 @@ def test_a_sentence_too_long_for_the_student_is_refused_in_one_line(small_world,
     assert not (tmp_path / "dump").exists()
 
 
-def test_groups_of_similar_length_pad_little_and_change_no_state():
+def test_grouping_by_length_pads_little_and_changes_no_state():
     model = Student(StudentConfig(vocab_size=40, embed_dim=16, num_blocks=2, num_heads=2), bos_id=0, seed=3).eval()
     generator = np.random.default_rng(4)
     lengths = generator.integers(0, 60, 80)

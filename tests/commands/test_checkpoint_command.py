@@ -1,4 +1,4 @@
-"""Checkpoints at numbers of words are evaluated by name, and no result takes another's place."""
+"""Test that word checkpoints are evaluated by name, and that no result overwrites a result of another checkpoint."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from storage.errors import RunError
 from storage.fingerprints import sha256_file
+from student.student_commands import evaluate_perplexity, open_scorer
 from student.student_config import StudentTrainConfig
-from student.student_scoring import evaluate_perplexity, opened_scorer
 from student.train_student import train_student
-from teacher.beam_scoring import opened_scorer as opened_scorer_of_teacher
-from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig
+from teacher.teacher_commands import evaluate_perplexity as evaluate_perplexity_of_teacher
+from teacher.teacher_commands import open_scorer as open_scorer_of_teacher
+from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
-from teacher.tree_scoring import evaluate_perplexity as evaluate_perplexity_of_teacher
 from tests.processes import run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2}
@@ -48,7 +48,7 @@ def rows(run: Path, split: str) -> list[dict]:
     return [row for row in found if row["split"] == split]
 
 
-def test_words_of_an_epoch_are_those_of_the_text(small_world, tmp_path):
+def test_an_epoch_counts_the_words_of_the_text(small_world, tmp_path):
     run = tmp_path / "run"
     training = StudentTrainConfig(num_epochs=1, batch_tokens=4000, threads=1, device="cpu", log_every=1)
     train_student(small_world / "dataset", None, run, SIZES, training)
@@ -58,7 +58,7 @@ def test_words_of_an_epoch_are_those_of_the_text(small_world, tmp_path):
     assert rows(run, "train")[-1]["words"] == rows(run, "dev")[-1]["words"] == words
 
 
-def test_rows_of_a_student_have_perplexity_and_utilisation(student):
+def test_a_students_metrics_have_perplexity_and_utilisation(student):
     for row in rows(student, "train"):
         assert row["perplexity"] == pytest.approx(2.718281828 ** row["cross_entropy"])
         assert row["mfu"] == pytest.approx(row["model_flops_per_s"] / 1e9, abs=1e-4)
@@ -66,13 +66,13 @@ def test_rows_of_a_student_have_perplexity_and_utilisation(student):
     assert rows(student, "dev")[0].keys() >= {"perplexity", "cross_entropy", "words"}
 
 
-def test_each_checkpoint_of_a_student_has_results_of_its_own(small_world, student, pairs, tmp_path):
+def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, pairs, tmp_path):
     data, text = small_world / "dataset", tmp_path / "text"
     text.write_text("the dog sees the cat\n")
     for which in ("words_1k", "best", "words_2k"):
-        options = {"device": "cpu", "which": which}
-        evaluate_perplexity(student, data, split="dev", floor=None, **options)
-        with opened_scorer(student, **options) as model:
+        options = {"device": "cpu", "which": which, "beam": {}}
+        evaluate_perplexity(student, data, split="dev", floor=None, marginal=False, **options)
+        with open_scorer(student, **options) as model:
             evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
             evaluate_surprisal(model, text, tmp_path / which, by="word", on_error="stop")
     results = read_results(student)
@@ -93,14 +93,14 @@ def test_each_checkpoint_of_a_student_has_results_of_its_own(small_world, studen
     assert sum("of checkpoint words_" in missing for missing in shown.missing) == 6
 
 
-def test_each_checkpoint_of_a_teacher_has_results_of_its_own(small_world, pairs, tmp_path):
+def test_each_checkpoint_of_a_teacher_has_its_own_results(small_world, pairs, tmp_path):
     data, run = small_world / "dataset", tmp_path / "run"
     sizes = TeacherConfig(embed_dim=16, hidden_dim=16, num_layers=1)
     train_teacher(data, run, sizes, TeacherTrainConfig(**TRAINING | {"max_steps": 8, "word_checkpoints": ("1k",)}))
-    beam = BeamConfig(beam=3, word_beam=2)
     for which in ("best", "words_1k"):
-        evaluate_perplexity_of_teacher(run, data, split="dev", floor=None, device="cpu", which=which)
-        with opened_scorer_of_teacher(run, beam=beam, device="cpu", which=which) as model:
+        options = {"device": "cpu", "which": which}
+        evaluate_perplexity_of_teacher(run, data, split="dev", floor=None, marginal=False, beam={}, **options)
+        with open_scorer_of_teacher(run, beam={"beam": 3, "word_beam": 2}, **options) as model:
             evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
     results = read_results(run)
     assert sorted(result.settings["checkpoint"] for result in results.values()) == ["best"] * 2 + ["words_1k"] * 2
@@ -110,7 +110,7 @@ def test_each_checkpoint_of_a_teacher_has_results_of_its_own(small_world, pairs,
     assert not any(unknown & row.keys() for split in ("train", "dev") for row in rows(run, split))
 
 
-def test_a_checkpoint_that_is_not_there_is_one_line_that_names_the_others(small_world, student):
+def test_a_missing_checkpoint_gives_one_line_that_names_the_others(small_world, student):
     arguments = [
         "evaluate",
         "perplexity",
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line_that_names_the_others(small_
     assert lines[0].startswith("Error: ")
     assert lines[0].endswith("no checkpoint here; the run has best, last, words_1k, words_2k")
     with (
-        pytest.raises(RunError, match="expected best, last or one at a number of words"),
-        opened_scorer(student, device="cpu", which="../../run"),
+        pytest.raises(RunError, match="expected best, last or a number of words"),
+        open_scorer(student, device="cpu", checkpoint="../../run", beam={}),
     ):
         pass

@@ -1,7 +1,9 @@
-"""What a user mistypes is answered by one line that says where, what, and what to do; nothing is made."""
+"""Test that a user's mistake gives one line with the place, the problem and the remedy, and that nothing is written."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -9,7 +11,7 @@ import cli
 
 
 def refused(*arguments: object) -> str:
-    """Run a command that must end with one line and status 1; return the line."""
+    """Run a command that must print one line and exit with status 1. Return the line."""
     result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
     lines = result.stderr.strip().splitlines()
     assert result.exit_code == 1, result.output
@@ -79,7 +81,7 @@ def test_the_command_line_overrides_the_toml(tmp_path):
     ],
     ids=["unbalanced", "empty tree", "different length", "other words", "text for trees"],
 )
-def test_malformed_trees_are_named_by_file_and_line(trees, text, expected, tmp_path: Path):
+def test_malformed_trees_are_reported_with_file_and_line(trees, text, expected, tmp_path: Path):
     (tmp_path / "trees.mrg").write_text(trees)
     (tmp_path / "text.txt").write_text(text)
     line = refused("import-trees", tmp_path / "trees.mrg", "--text", tmp_path / "text.txt", "--out", tmp_path / "out")
@@ -95,3 +97,47 @@ def test_malformed_trees_can_be_skipped_and_are_counted(tmp_path: Path):
     assert result.exit_code == 0
     assert (tmp_path / "out.txt").read_text() == "a\nc\n"
     assert "unbalanced" in result.output or "malformed" in result.output
+
+
+def every_command(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, group
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    list(every_command(cli.main)),
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_option_that_takes_one_value_is_refused_when_given_twice(path, command):
+    """The parser refuses the options before it misses arguments, so no command runs."""
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    for option in options:
+        for spelling in (*option.opts, *option.secondary_opts):
+            typed = [spelling] if option.is_flag else [spelling, "1"]
+            if option.multiple:
+                continue
+            result = CliRunner().invoke(cli.main, [*path, *typed, *typed])
+            name = next(name for name in option.opts if name.startswith("--"))
+            expected = f"Error: {name}: given 2 times, expected once. Give one value.\n"
+            assert (result.exit_code, result.stderr) == (2, expected), spelling
+    assert options or isinstance(command, click.Group)
+
+
+def test_equals_signs_short_options_and_switches_are_counted_too(tmp_path):
+    for typed in (
+        ["train-student", "--dump=A", "--dump", "B"],
+        ["report", "run", "-o", "a", "--out", "b"],
+        ["report", "run", "-oa", "-ob"],
+        ["train-student", "--compile", "--no-compile"],
+        ["evaluate", "minimal-pairs", "--eos", "--no-eos"],
+    ):
+        result = CliRunner().invoke(cli.main, typed)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1), typed
+        assert "given 2 times, expected once" in result.stderr
+    twice = ["build-dataset", "--train", f"{tmp_path}/a", "--train", f"{tmp_path}/b", "--tokenizer", "t", "--out", "o"]
+    assert "given 2 times" not in CliRunner().invoke(cli.main, twice).output

@@ -1,4 +1,4 @@
-"""A student of whole documents is trained and evaluated with what stands before a sentence."""
+"""Test a student that is trained and evaluated with the earlier sentences of the document."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def data(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dataset"
 
 
-def test_its_perplexity_is_that_of_its_dev_loss_and_is_named(data: Path, tmp_path: Path) -> None:
+def test_the_perplexity_matches_the_dev_loss_and_its_name_says_what_is_given(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run_cli("train-student", "--data", data, "--out", run, "--context", "document", *SIZES, "--max-length", 100)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""A dump is the same bytes whoever writes it, however often interrupted; plain zarr reads the teacher's own values."""
+"""Test that a dump is byte-identical for any processes and interruptions, and that plain zarr reads its values."""
 
 import json
 import time
@@ -28,13 +28,13 @@ def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.processes
-def test_two_processes_write_the_bytes_of_one(small_world, dump, tmp_path):
+def test_two_processes_write_the_same_bytes_as_one(small_world, dump, tmp_path):
     finish(start_cli(*dump_arguments(small_world, tmp_path / "dump"), processes=2))
     assert store_digest(tmp_path / "dump") == store_digest(dump)
 
 
 @pytest.mark.processes
-def test_killed_halfway_and_finished_by_another_number_of_processes_it_is_the_same(small_world, dump, tmp_path):
+def test_a_dump_killed_halfway_and_finished_in_another_number_of_processes_is_identical(small_world, dump, tmp_path):
     out = tmp_path / "dump"
     num_shards = len(list((dump / "ids" / "c").iterdir()))
     assert num_shards >= 16
@@ -53,7 +53,7 @@ def test_killed_halfway_and_finished_by_another_number_of_processes_it_is_the_sa
     assert [json.loads(line)["event"] for line in history] == ["begin", "begin", "complete"]
 
 
-def test_a_finished_dump_is_left_as_it_is(small_world, dump):
+def test_a_finished_dump_is_not_changed(small_world, dump):
     before = store_digest(dump)
     run_cli(*dump_arguments(small_world, dump))
     assert store_digest(dump) == before
@@ -94,7 +94,7 @@ def test_plain_zarr_reads_what_the_teacher_computes(small_world, dump):
 
 
 SELECTIONS = {
-    "sampled": ["--select", "sampled", "--draw-seed", 5],
+    "sampled": ["--selection", "sampled", "--draw-seed", 5],
     "stratified": ["--select", "stratified", "--num-top", 6],
 }
 
@@ -107,7 +107,7 @@ def drawn(request, small_world: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.processes
-def test_draws_too_are_the_same_by_one_process_and_by_two(small_world, drawn, tmp_path):
+def test_one_process_and_two_write_the_same_draws(small_world, drawn, tmp_path):
     one, options = drawn
     finish(start_cli(*dump_arguments(small_world, tmp_path / "two"), *options, processes=2))
     assert store_digest(tmp_path / "two") == store_digest(one)
@@ -130,11 +130,11 @@ def test_plain_zarr_reads_draws_that_agree_with_the_top_k(drawn, dump):
     assert np.array_equal(ids[:, :num_top], top_ids[:, :num_top])
     for name in ("tokens", "gold_logp", "logz"):
         assert np.array_equal(group[name][:], other[name][:])
-    # What both dumps hold of a token is the same.
+    # A token that is in both dumps has the same values in both.
     rows, mine, theirs = np.nonzero(ids[:, :, None] == top_ids[:, None, :])
     assert len(rows) > 1000
     assert np.array_equal(logp[rows, mine], top_logp[rows, theirs])
-    # Of all draws as many fall on those 16 tokens as they have mass, to 5 standard deviations.
+    # The number of draws of the 16 top tokens agrees with these tokens' mass, to 5 standard deviations.
     exact, kept = (1 - np.exp(each["tail"][:, 0].astype(np.float64)) for each in (group, other))
     p, num_draws = (kept - exact) / (1 - exact), k - num_top
     found, expected = counts[rows, mine].sum(), num_draws * p.sum()
@@ -157,7 +157,8 @@ def test_a_student_learns_from_draws(small_world, drawn, tmp_path):
         assert "kl" not in line
         expected = 0.2 * line["cross_entropy"] + 0.8 * temperature**2 * line["soft_cross_entropy"]
         assert line["loss"] == pytest.approx(expected, rel=1e-4)
-        assert line["soft_cross_entropy"] == pytest.approx(np.log(600), abs=0.1)  # of a teacher of a few steps
+        # The teacher was trained for only a few steps, so its distribution over the 600 tokens is nearly uniform.
+        assert line["soft_cross_entropy"] == pytest.approx(np.log(600), abs=0.1)
     assert losses[-1]["loss"] < losses[0]["loss"]
     refused = run_cli(
         "train-student", "--data", small_world / "dataset", "--dump", drawn[0], "--out", tmp_path / "other",
@@ -170,23 +171,23 @@ def test_a_student_learns_from_draws(small_world, drawn, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--select", "sampled", "--k", 256], "256 draws a position (k - num_top), expected at most 255"),
-        (["--select", "stratified", "--k", 300, "--num-top", 44], "256 draws a position"),
-        (["--select", "sampled", "--num-top", 4], "num-top is 4, expected none with select sampled"),
-        (["--num-top", 4], "num-top is 4, expected none with select topk"),
+        (["--select", "sampled", "--k", 256], "256 draws per position (k - num_top), expected at most 255"),
+        (["--select", "stratified", "--k", 300, "--num-top", 44], "256 draws per position"),
+        (["--select", "sampled", "--num-top", 4], "num-top is 4, expected none with selection sampled"),
+        (["--num-top", 4], "num-top is 4, expected none with selection topk"),
         (["--select", "stratified", "--num-top", 16], "num-top is 16, expected at least 1 and less than k (16)"),
         (["--select", "stratified", "--k", 1], "num-top is 0, expected at least 1 and less than k (1)"),
         (["--draw-seed", -1], "draw-seed is -1, expected at least 0"),
     ],
 )
-def test_impossible_draws_are_refused_in_one_line(small_world, tmp_path, options, expected):
+def test_impossible_options_for_draws_are_refused_in_one_line(small_world, tmp_path, options, expected):
     refused = run_cli(*dump_arguments(small_world, tmp_path / "dump"), *options, fails=True).stderr
     assert expected in refused
     assert len(refused.strip().splitlines()) == 1
     assert not (tmp_path / "dump").exists()
 
 
-def test_another_option_teacher_or_dataset_is_refused_with_both_values(small_world, dump, tmp_path):
+def test_resuming_with_another_option_or_teacher_is_refused(small_world, dump, tmp_path):
     other_k = run_cli(*dump_arguments(small_world, dump), "--k", 8, fails=True).stderr
     assert "16" in other_k
     assert " 8" in other_k
@@ -208,7 +209,7 @@ def test_k_above_the_vocabulary_is_refused(small_world, tmp_path):
 
 
 @pytest.mark.processes
-def test_under_two_processes_a_refusal_is_one_line_and_both_end(small_world, dump):
+def test_in_two_processes_a_refusal_prints_one_line_and_both_end(small_world, dump):
     processes = start_cli(*dump_arguments(small_world, dump), "--k", 8, processes=2)
     messages = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, 1]

@@ -1,6 +1,6 @@
-"""What goes wrong while a dump is written costs nothing but the time of unfinished shards, and is said at once.
+"""Test faults while a dump is written: only unfinished shards are computed again, and the error appears at once.
 
-Each has a longer version, `make soak`.
+`make soak` runs these tests for longer.
 """
 
 import json
@@ -38,7 +38,7 @@ def wait_for_shards(out: Path, number: int, processes: list[subprocess.Popen[str
         time.sleep(0.002)
 
 
-def test_killed_at_any_instant_under_any_number_of_processes_it_ends_as_the_same_bytes(
+def test_a_dump_killed_at_any_instant_in_any_number_of_processes_ends_byte_identical(
     small_world: Path, tmp_path: Path, expected: str, soak_factor: int
 ) -> None:
     num_kills = 30 * soak_factor
@@ -70,7 +70,7 @@ def test_a_rank_that_fails_ends_the_others_with_its_error(small_world: Path, tmp
     assert store_digest(out) == expected
 
 
-def test_a_rank_that_fails_before_it_joins_is_not_waited_for(small_world: Path, tmp_path: Path) -> None:
+def test_no_rank_waits_for_a_rank_that_failed_before_it_joined(small_world: Path, tmp_path: Path) -> None:
     *arguments, _ = dump_arguments(small_world, tmp_path / "dump")
     start = time.monotonic()
     processes = start_cli(*arguments, processes=2, last=("cpu", "cuda"))
@@ -86,7 +86,7 @@ def test_a_slow_rank_does_not_hold_up_the_others(small_world: Path, tmp_path: Pa
     processes = start_cli(*dump_arguments(small_world, out), processes=2)
     wait_for_shards(out, 1, processes)
     os.kill(processes[1].pid, signal.SIGSTOP)
-    # It may have claimed, ahead of computing them, two shards and be amid a third.
+    # The stopped rank may have claimed two shards in advance, and be computing a third.
     wait_for_shards(out, 16 - 3, processes)
     os.kill(processes[1].pid, signal.SIGCONT)
     finish(processes)
@@ -94,7 +94,7 @@ def test_a_slow_rank_does_not_hold_up_the_others(small_world: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_under_torchrun_a_killed_rank_ends_the_run_within_seconds(
+def test_a_killed_rank_under_torchrun_ends_the_run_within_seconds(
     small_world: Path, tmp_path: Path, expected: str, rank: int
 ) -> None:
     out = tmp_path / "dump"
@@ -119,7 +119,7 @@ def _child_of_rank(launcher: int, rank: int) -> int:
     raise AssertionError("the launcher has no such child")
 
 
-def test_a_full_disk_is_one_line_and_the_dump_goes_on_when_there_is_room(
+def test_a_full_disk_gives_one_line_and_the_dump_resumes_when_there_is_room(
     small_world: Path, tmp_path: Path, expected: str
 ) -> None:
     out = tmp_path / "dump"
@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_line_and_the_dump_goes_on_when_there_is_room(
     assert store_digest(out) == expected
 
 
-def test_while_a_dump_is_written_a_second_writer_and_every_reader_are_refused(
+def test_a_second_writer_and_every_reader_are_refused_while_a_dump_is_written(
     small_world: Path, tmp_path: Path, expected: str
 ) -> None:
     out = tmp_path / "dump"

@@ -1,4 +1,4 @@
-"""What --plan says of a dump is what the dump then takes, and nothing is written to find out."""
+"""Test that --plan predicts the size of a dump, and that it writes nothing."""
 
 import json
 from dataclasses import replace
@@ -13,11 +13,13 @@ from click.testing import CliRunner
 import cli
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_loop import DumpJob
 from pipeline.dumping.dump_plan import plan_dump
+from pipeline.dumping.dump_source import dump_run, plan_run
 from storage.dump.reader import DumpReader
 from storage.errors import ConfigError
 from storage.ragged import Ragged
-from teacher.teacher_source import dump_teacher, plan_teacher_dump
+from teacher.teacher_commands import dump_source
 from teacher.train_teacher import load_teacher
 from tests.processes import store_digest
 
@@ -25,22 +27,22 @@ EXACT: dict[str, dict[str, Any]] = {
     "usual": {},
     "short shards": {"shard_positions": 384, "batch_tokens": 512},
     "two temperatures": {"temperatures": (1.0, 2.0), "k": 7},
-    "draws": {"select": "stratified", "k": 9},
+    "draws": {"selection": "stratified", "k": 9},
     "another split": {"split": "dev", "shard_positions": 100},
 }
 
 
 def planned(world: Path, config: DumpConfig, processes: tuple[int, ...] = (1, 2, 4, 8)) -> dict[str, Any]:
-    return plan_teacher_dump(world / "dataset", world / "teacher", config, processes)
+    return plan_run(world / "dataset", dump_source(world / "teacher", beam={}), config, processes)
 
 
 def dumped(world: Path, out: Path, config: DumpConfig) -> DumpReader:
-    dump_teacher(world / "dataset", world / "teacher", out, config)
+    dump_run(world / "dataset", dump_source(world / "teacher", beam={}), out, config)
     return DumpReader(out)
 
 
 @pytest.mark.parametrize("options", EXACT)
-def test_the_bytes_of_an_exact_dump_are_those_planned(small_world, tmp_path, options):
+def test_an_exact_dump_has_the_planned_bytes(small_world, tmp_path, options):
     config = DumpConfig(device="cpu", **EXACT[options])
     plan, reader = planned(small_world, config), dumped(small_world, tmp_path / "dump", config)
     assert plan["size_bytes"] == reader.summary.size_bytes
@@ -55,7 +57,7 @@ def test_the_bytes_of_an_exact_dump_are_those_planned(small_world, tmp_path, opt
     "options", [{}, {"shard_positions": 2048}, {"shard_positions": 384, "batch_tokens": 300, "k": 16}],
     ids=["one shard", "several", "short ones"],
 )  # fmt: skip
-def test_the_bytes_of_a_compact_dump_are_those_planned_to_5_percent(small_world, tmp_path, options):
+def test_a_compact_dump_has_the_planned_bytes_to_5_percent(small_world, tmp_path, options):
     config = DumpConfig(device="cpu", profile="compact", **options)
     plan, reader = planned(small_world, config), dumped(small_world, tmp_path / "dump", config)
     assert plan["size_bytes"] == pytest.approx(reader.summary.size_bytes, rel=0.05)
@@ -63,7 +65,7 @@ def test_the_bytes_of_a_compact_dump_are_those_planned_to_5_percent(small_world,
     assert plan["size_bytes"] < 0.8 * planned(small_world, DumpConfig(device="cpu", **options))["size_bytes"]
 
 
-def test_hours_are_those_of_the_process_with_the_most_shards(small_world):
+def test_the_process_with_the_most_shards_determines_the_hours(small_world):
     config = DumpConfig(device="cpu", shard_positions=1024)
     plan = planned(small_world, config, (1, 3, 100))
     rate, hours, shards = plan["positions_per_s"]["one_process"], plan["hours_by_processes"], plan["num_shards"]
@@ -75,25 +77,26 @@ def test_hours_are_those_of_the_process_with_the_most_shards(small_world):
     assert 0 < rate <= min(stages[stage] for stage in ("prepare", "compute", "encode"))
 
 
-def test_batches_come_from_all_over_the_split(small_world, monkeypatch):
+def test_the_plan_measures_batches_from_all_over_the_split(small_world, monkeypatch):
     import pipeline.dumping.dump_plan as module
 
     seen: list[tuple[int, int]] = []
     prepare = module.prepare_batch
 
-    def noted(model, split, schema, shard, sentences, **options):
+    def noted(job, shard, sentences):
         seen.append((shard, sentences.start))
-        return prepare(model, split, schema, shard, sentences, **options)
+        return prepare(job, shard, sentences)
 
     monkeypatch.setattr(module, "prepare_batch", noted)
     plan = planned(small_world, DumpConfig(device="cpu", shard_positions=512, batch_tokens=256))
-    assert seen[0] == seen[1]  # the first call is not counted
+    assert seen[0] == seen[1]  # the plan runs the first batch twice and does not time the first call
     assert len(set(seen)) == module.NUM_BATCHES == len(seen) - 1
     shards = {shard for shard, _ in seen}
     assert min(shards) < plan["num_shards"] / 8
     assert max(shards) >= plan["num_shards"] * 7 / 8 - 1
     seen.clear()
-    planned(small_world, DumpConfig(device="cpu", batch_tokens=256))  # one shard: different places in it
+    # With only one shard, the batches come from different places in it.
+    planned(small_world, DumpConfig(device="cpu", batch_tokens=256))
     assert len(set(seen)) == module.NUM_BATCHES
     assert max(start for _, start in seen) > 500
 
@@ -110,7 +113,7 @@ def test_the_command_prints_json_and_writes_nothing(small_world, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_plan_the_store_must_be_named(small_world):
+def test_out_is_required_without_plan(small_world):
     arguments = ["dump-teacher", "--data", str(small_world / "dataset"), "--teacher", str(small_world / "teacher")]
     done = CliRunner().invoke(cli.main, arguments)
     assert done.exit_code == 2
@@ -125,7 +128,8 @@ def test_an_empty_split_has_a_size_and_no_rates(small_world, profile):
     model, _ = load_teacher(small_world / "teacher", torch.device("cpu"))
     dataset = replace(dataset, splits={"train": nothing})
     config, device = DumpConfig(device="cpu", profile=profile), torch.device("cpu")
-    plan = plan_dump(model, dataset, config, teacher="t", device=device, processes=(1, 2))
+    job = DumpJob(model=model, dataset=dataset, config=config, teacher="t", device=device)
+    plan = plan_dump(job, (1, 2))
     assert (plan["num_positions"], plan["num_shards"], plan["bytes_per_position"]) == (0, 0, None)
     assert plan["size_bytes"] > 0
     assert plan["hours_by_processes"] == {"1": None, "2": None}

@@ -1,4 +1,4 @@
-"""Evaluations of single sentences by command: figures, and the items behind them, of a student and of a teacher."""
+"""Test that figures of evaluate commands agree with their item rows, for a student and for a teacher."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def rows_of(path: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])
-def test_items_of_a_suite_add_up_to_its_figures_and_regions_to_surprisals(
+def test_suite_items_add_up_to_figures_and_regions_to_surprisals(
     small_world: Path, student: Path, tmp_path: Path, kind: str
 ) -> None:
     (tmp_path / "suite.json").write_text(json.dumps(SUITE))
@@ -77,7 +77,7 @@ def test_items_of_a_suite_add_up_to_its_figures_and_regions_to_surprisals(
         assert sum(items[0]["surprisals"][condition].values()) == pytest.approx(bits, abs=1e-4)
 
 
-def test_sentences_of_a_perplexity_add_up_to_it_under_every_distribution(small_world: Path, student: Path) -> None:
+def test_sentence_rows_add_up_to_the_perplexity_under_every_distribution(small_world: Path, student: Path) -> None:
     data = ["--data", small_world / "dataset", "--split", "dev"]
     for model in (student, small_world / "teacher"):
         found = evaluated("perplexity", model, *data)
@@ -92,7 +92,7 @@ def test_sentences_of_a_perplexity_add_up_to_it_under_every_distribution(small_w
             assert -math.fsum(row[-1] for row in values) == pytest.approx(figure["nats_eos"], abs=1e-3)
 
 
-def test_pairs_stand_beside_their_figures_under_a_name_of_their_convention(student: Path, tmp_path: Path) -> None:
+def test_pair_rows_agree_with_their_figures_and_file_names_show_the_convention(student: Path, tmp_path: Path) -> None:
     lines = [
         {"sentence_good": "The dog sleeps.", "sentence_bad": "The dog sleep.", "UID": uid, "field": "syntax"}
         for uid in ("one", "two", "one")

@@ -1,6 +1,6 @@
-"""The scripts in examples/ start what they say, with options that exist; Slurm is played by a few lines of shell.
+"""Test that the scripts in examples/ start the right commands with options that exist. Shell scripts replace Slurm.
 
-In their place of Python stands a program that only notes how it was called, but where a training is really run.
+In most tests a program that only notes its arguments replaces Python. One test runs a real training.
 """
 
 import json
@@ -34,7 +34,7 @@ def program(path: Path, text: str) -> Path:
 
 
 def noting(folder: Path, then: str = "") -> Path:
-    """A program that appends its arguments to FOLDER/calls, a line a call; number is how many calls there were."""
+    """Write a program that appends its arguments to FOLDER/calls, one line per call. $number is the number of calls."""
     calls = folder / "calls"
     return program(folder / "python", f'echo "$*" >>"{calls}"\nnumber=$(wc -l <"{calls}")\n{then}')
 
@@ -44,7 +44,7 @@ def calls(folder: Path) -> list[list[str]]:
 
 
 def slurm(folder: Path) -> dict[str, str]:
-    """Return an environment in which srun runs its command here, and scontrol and scancel note what they are told."""
+    """Return an environment in which srun runs its command here, and scontrol and scancel note their arguments."""
     told = folder / "told"
     program(folder / "bin/srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
     program(folder / "bin/scontrol", f'if [[ $1 == show ]]; then echo node7; else echo "$*" >>"{told}"; fi')
@@ -74,12 +74,12 @@ def ended(script: str, *arguments: str, status: int = 0, **environment: object) 
 
 
 @pytest.mark.parametrize("script", ["sweep.sh", "sweep.sbatch", "multi_node.sbatch"])
-def test_they_are_shell(script: str) -> None:
+def test_the_scripts_are_valid_shell(script: str) -> None:
     done = subprocess.run(["bash", "-n", str(EXAMPLES / script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_sweep_trains_a_baseline_a_seed_and_every_combination_with_options_that_exist(tmp_path: Path) -> None:
+def test_the_sweep_trains_every_combination_and_a_baseline_per_seed(tmp_path: Path) -> None:
     lists = {"ALPHAS": "0.1 0.9", "TEMPERATURES": "1 2 4", "SEEDS": "3 5", "DUMP": "dump", "OUT": tmp_path / "runs"}
     ended("sweep.sh", *SIZES, PYTHON=noting(tmp_path), **lists)
     *trainings, report = calls(tmp_path)
@@ -105,14 +105,14 @@ def test_a_run_that_fails_ends_the_sweep_with_its_status(tmp_path: Path) -> None
     assert len(calls(tmp_path)) == 2
 
 
-def test_an_index_that_no_run_has_is_refused() -> None:
+def test_an_index_without_a_run_is_refused() -> None:
     for index in ("2", "-1", "x"):
         _, err = ended("sweep.sh", status=1, ONLY=index, ALPHAS="0.5", TEMPERATURES="1", SEEDS="1", PYTHON="false")
         assert f"ONLY is {index}, expected 0 to 1" in err
 
 
 @pytest.mark.parametrize(("status", "told"), [(0, None), (1, None), (143, "requeue 77\n")])
-def test_a_task_of_the_array_is_one_run_and_is_queued_again_where_it_was_stopped(
+def test_an_array_task_is_one_run_and_is_requeued_if_it_was_stopped(
     tmp_path: Path, status: int, told: str | None
 ) -> None:
     lists = {"ALPHAS": "0.5", "TEMPERATURES": "1 2", "SEEDS": "1 2", "SLURM_ARRAY_TASK_ID": "4"}
@@ -125,7 +125,7 @@ def test_a_task_of_the_array_is_one_run_and_is_queued_again_where_it_was_stopped
     assert (note.read_text() if note.exists() else None) == told
 
 
-def test_a_task_of_the_array_trains(small_world: Path, tmp_path: Path) -> None:
+def test_an_array_task_trains(small_world: Path, tmp_path: Path) -> None:
     data, options = small_world / "dataset", ["--max-steps", "2", "--batch-tokens", "600", "--threads", "1"]
     lists = {"SEEDS": "6 7", "ALPHAS": "0.5", "TEMPERATURES": "1", "SLURM_ARRAY_TASK_ID": "2", "DATA": data}
     places = {"OUT": tmp_path / "runs", "PYTHON": sys.executable}
@@ -139,7 +139,7 @@ def test_a_task_of_the_array_trains(small_world: Path, tmp_path: Path) -> None:
     assert rows[-1]["loss"] == loss
 
 
-def test_several_nodes_meet_at_the_first_and_each_job_and_restart_for_itself(tmp_path: Path) -> None:
+def test_nodes_meet_at_the_first_node_under_an_id_of_the_job_and_restart(tmp_path: Path) -> None:
     training = ["train-student", "--data", "data", "--out", "run"]
     there = slurm(tmp_path) | {"PYTHON": str(noting(tmp_path)), "PROCESSES": "3", "SLURM_RESTART_COUNT": "2"}
     ended("multi_node.sbatch", *training, **there)
@@ -156,7 +156,7 @@ def test_several_nodes_meet_at_the_first_and_each_job_and_restart_for_itself(tmp
     assert not (tmp_path / "told").exists()
 
 
-def test_several_nodes_that_were_stopped_are_queued_again_once_they_have_ended(tmp_path: Path) -> None:
+def test_a_stopped_job_on_several_nodes_is_requeued_after_it_has_ended(tmp_path: Path) -> None:
     until_stopped = f'trap "sleep 0.3; touch {tmp_path}/saved; exit 1" TERM\necho $$ >"{tmp_path}/pid"\n'
     until_stopped += "while :; do sleep 0.02; done"
     python = noting(tmp_path, until_stopped)

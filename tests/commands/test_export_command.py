@@ -1,4 +1,4 @@
-"""An exported student gives in transformers the ids, logits and surprisals it gives here; or nothing is written."""
+"""Test that an exported student computes the same in transformers as here, and that a failed export writes nothing."""
 
 import gzip
 import json
@@ -22,14 +22,16 @@ from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
+from pipeline.runtime.run_directory import checkpoint_names
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
 from student.export import export
+from student.model import Student
+from student.student_commands import evaluate_perplexity, open_scorer
 from student.student_config import StudentTrainConfig
-from student.student_run import num_trained_positions
-from student.student_scoring import evaluate_perplexity, opened_scorer
-from student.train_student import load_student, train_student
+from student.student_run import load_student, num_trained_positions, open_student
+from student.train_student import train_student
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
 from tests.processes import ROOT, run_cli
@@ -62,7 +64,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adopted(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run whose tokenizer was made elsewhere, like GPT-2's: one special token, last; and its export."""
+    """Make a run and its export. The tokenizer is made elsewhere: like GPT-2's, it has one special token, the last."""
     folder = tmp_path_factory.mktemp("adopted")
     content = json.loads((small_world / "tokenizer.json").read_bytes())
     vocab = {token: i for token, i in content["model"]["vocab"].items() if i > 2}
@@ -79,12 +81,12 @@ def adopted(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return folder / "run", folder / "out"
 
 
-def test_ids_logits_surprisals_and_texts_are_the_same_in_transformers(exported: Path) -> None:
+def test_transformers_gives_the_same_ids_logits_surprisals_and_texts(exported: Path) -> None:
     assert {file.name for file in exported.iterdir()} == FILES
     check(str(exported), expected_of(exported))
 
 
-def test_the_check_itself_sees_another_model(exported: Path, tmp_path: Path) -> None:
+def test_the_check_itself_detects_another_model(exported: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(exported, other)
     weights = safetensors.torch.load_file(other / "model.safetensors")
@@ -94,7 +96,7 @@ def test_the_check_itself_sees_another_model(exported: Path, tmp_path: Path) -> 
         check(str(other), expected_of(exported))
 
 
-def test_every_logit_is_that_of_the_run(run: Path, exported: Path) -> None:
+def test_every_logit_equals_the_logit_of_the_run(run: Path, exported: Path) -> None:
     student, info = load_student(run, torch.device("cpu"))
     ids = Tokenizer.load(info.tokenizer_path).encode("The authors that the guard likes laugh.")
     row = torch.tensor([[info.model["bos_id"], *ids]])
@@ -104,10 +106,10 @@ def test_every_logit_is_that_of_the_run(run: Path, exported: Path) -> None:
         torch.testing.assert_close(model(row).logits, expected, rtol=0, atol=1e-5)
 
 
-def test_surprisals_are_those_that_evaluate_writes(run: Path, exported: Path, tmp_path: Path) -> None:
+def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("The dog sees the cat.\nThe text <eos> holds a name, didn't it?\n")
-    with opened_scorer(run, device="cpu") as model:
+    with open_scorer(run, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_surprisal(model, text, tmp_path / "table", by="token", on_error="stop")
     written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
     tokenizer, theirs = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
@@ -123,7 +125,7 @@ def test_surprisals_are_those_that_evaluate_writes(run: Path, exported: Path, tm
 
 @pytest.fixture(scope="module")
 def tokenizers(run: Path, exported: Path, adopted: tuple[Path, Path]) -> list[tuple[Tokenizer, AutoTokenizer]]:
-    """Ours and theirs, of both exports."""
+    """Return our tokenizer and transformers' tokenizer, for both exports."""
     return [
         (Tokenizer.load(ours / "tokenizer.json"), AutoTokenizer.from_pretrained(theirs))
         for ours, theirs in ((run, exported), adopted)
@@ -137,14 +139,14 @@ texts = st.text(st.characters(codec="utf-8"), max_size=30) | st.lists(st.sampled
 @given(texts)
 @example("the text<eos>")
 @example("")
-def test_ids_of_any_text_are_bos_and_ours(tokenizers: list[tuple[Tokenizer, AutoTokenizer]], text: str) -> None:
+def test_ids_of_any_text_are_bos_and_our_ids(tokenizers: list[tuple[Tokenizer, AutoTokenizer]], text: str) -> None:
     for ours, theirs in tokenizers:
         assert theirs(text)["input_ids"] == theirs.encode(text) == [ours.bos_id, *ours.encode(text)]
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
         assert theirs.decode(ours.encode(text), skip_special_tokens=True) == text
 
 
-def test_an_adopted_tokenizer_goes_along(adopted: tuple[Path, Path]) -> None:
+def test_an_adopted_tokenizer_is_exported(adopted: tuple[Path, Path]) -> None:
     run, out = adopted
     check(str(out), expected_of(out))
     theirs, ours = AutoTokenizer.from_pretrained(out), Tokenizer.load(run / "tokenizer.json")
@@ -154,18 +156,52 @@ def test_an_adopted_tokenizer_goes_along(adopted: tuple[Path, Path]) -> None:
     assert "both begins and ends a text" in (out / "README.md").read_text()
 
 
-def test_positions_that_were_never_trained_are_counted(small_world: Path, run: Path, exported: Path) -> None:
+def last_position_that_moved(run: Path, which: str) -> int:
+    """Return the number of position embeddings up to the last one that differs from its initial value."""
+    student, info = load_student(run, torch.device("cpu"), which)
+    initial = Student(student.config, bos_id=student.bos_id, seed=info.configuration["seed"])
+    moved = (student.transformer.wpe.weight != initial.transformer.wpe.weight).any(dim=1)
+    return int(moved.nonzero().max()) + 1
+
+
+def test_each_checkpoint_records_which_positions_were_trained(small_world: Path, run: Path, exported: Path) -> None:
     longest = int(load_dataset(small_world / "dataset").split("train").tokens.lengths.max()) + 1
-    student, info = load_student(run, torch.device("cpu"))
-    # 14 steps need not have drawn the longest sentence.
-    found = num_trained_positions(student, info)
-    assert found is not None
-    assert 20 < found <= longest
-    assert f"Training used the first {found};" in (exported / "README.md").read_text()
+    found = {which: num_trained_positions(open_student(run), which) for which in checkpoint_names(run)}
+    assert found == {which: last_position_that_moved(run, which) for which in found}
+    # 14 steps need not have read the longest sentence.
+    assert 20 < found["words_1k"] <= found["best"] <= longest
+    assert f"Training used the first {found['best']};" in (exported / "README.md").read_text()
     assert json.loads((exported / "config.json").read_text())["n_positions"] == 512
 
 
-def test_a_student_of_documents_says_so_and_few_positions_too(small_world: Path, tmp_path: Path) -> None:
+def test_a_run_that_starts_from_other_weights_counts_their_trained_positions_too(
+    small_world: Path, run: Path, tmp_path: Path
+) -> None:
+    before = num_trained_positions(open_student(run), "best")
+    training = StudentTrainConfig(max_steps=1, batch_tokens=30, batch_sentences=1, threads=1, device="cpu")
+    train_student(small_world / "dataset", None, tmp_path / "first", SIZES, training)
+    train_student(small_world / "dataset", None, tmp_path / "second", SIZES, training, init=run)
+    first, second = (num_trained_positions(open_student(tmp_path / name), "best") for name in ("first", "second"))
+    assert first < second == before
+
+
+def test_an_old_checkpoint_without_the_number_is_exported_and_stays_as_it_is(
+    small_world: Path, run: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(run, tmp_path / "old")
+    for file in (old / "checkpoints").glob("*/model.safetensors"):
+        file.write_bytes(safetensors.torch.save(safetensors.torch.load_file(file)))
+    weights = {file: file.read_bytes() for file in (old / "checkpoints").glob("*/model.safetensors")}
+    assert num_trained_positions(open_student(old), "best") is None
+    # Training is finished, so the same command changes nothing: results and dumps record the sha256 of these files.
+    train_student(small_world / "dataset", None, old, SIZES, StudentTrainConfig(**TRAINING))
+    assert {file: file.read_bytes() for file in weights} == weights
+    shown = export(old, tmp_path / "out")
+    assert shown["num_trained_positions"] == "not known: the checkpoint does not record it"
+    assert "does not record how many of them were trained" in (tmp_path / "out/README.md").read_text()
+
+
+def test_an_export_names_the_document_context_and_warns_of_few_positions(small_world: Path, tmp_path: Path) -> None:
     for split in ("train", "dev"):
         for suffix in (".mrg", ".txt"):
             shutil.copy(small_world / "corpus" / f"{split}{suffix}", tmp_path)
@@ -185,7 +221,7 @@ def test_a_student_of_documents_says_so_and_few_positions_too(small_world: Path,
     check(str(tmp_path / "out"), expected_of(tmp_path / "out"))
 
 
-def test_checkpoints_at_numbers_of_words_have_babylms_names(run: Path, tmp_path: Path) -> None:
+def test_word_checkpoints_have_babylms_names(run: Path, tmp_path: Path) -> None:
     run_cli("export", run, tmp_path / "out", "--all-checkpoints", "--checkpoint", "last")
     assert {folder.name for folder in (tmp_path / "out").iterdir()} == {"main", "chck_1k", "chck_2k"}
     for name, which in (("main", "last"), ("chck_1k", "words_1k"), ("chck_2k", "words_2k")):
@@ -199,15 +235,14 @@ def test_checkpoints_at_numbers_of_words_have_babylms_names(run: Path, tmp_path:
         assert sha256_file(folder / "model.safetensors") in card
 
 
-def test_the_card_shows_results_of_these_weights_and_no_other_figure(
-    small_world: Path, run: Path, tmp_path: Path
-) -> None:
+def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     floor = small_world / "corpus/entropy.json"
-    evaluate_perplexity(copy, small_world / "dataset", split="dev", floor=floor, device="cpu")
-    evaluate_perplexity(copy, small_world / "dataset", split="dev", floor=floor, device="cpu", which="words_1k")
-    with opened_scorer(copy, device="cpu") as model:
+    for which in ("best", "words_1k"):
+        options = {"floor": floor, "device": "cpu", "which": which, "marginal": False, "beam": {}}
+        evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
+    with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
@@ -225,7 +260,7 @@ def test_the_card_shows_results_of_these_weights_and_no_other_figure(
     assert "## Teacher" not in card
 
 
-def test_a_distilled_students_card_describes_its_teacher(small_world: Path, tmp_path: Path) -> None:
+def test_a_distilled_students_model_card_describes_its_teacher(small_world: Path, tmp_path: Path) -> None:
     data, dump = small_world / "dataset", tmp_path / "dump"
     run_cli("dump-teacher", "--data", data, "--teacher", small_world / "teacher", "--out", dump, "--k", 16)
     train_student(data, dump, tmp_path / "run", SIZES, StudentTrainConfig(**TRAINING))
@@ -240,7 +275,7 @@ def test_a_distilled_students_card_describes_its_teacher(small_world: Path, tmp_
     assert about["fingerprints"]["manifest"] in card
 
 
-def test_what_is_in_a_run_is_no_markup_in_the_card(run: Path, tmp_path: Path) -> None:
+def test_text_from_a_run_is_escaped_in_the_model_card(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "a`|<script>b"
     shutil.copytree(run, copy)
     described = json.loads((copy / "run.json").read_text())
@@ -253,7 +288,7 @@ def test_what_is_in_a_run_is_no_markup_in_the_card(run: Path, tmp_path: Path) ->
     assert "\n# a script b\n" in card
 
 
-def test_a_teacher_and_an_unfinished_run_are_refused_by_one_line(small_world: Path, run: Path, tmp_path: Path) -> None:
+def test_a_teacher_and_an_unfinished_run_are_refused_in_one_line(small_world: Path, run: Path, tmp_path: Path) -> None:
     lines = run_cli("export", small_world / "teacher", tmp_path / "out", fails=True).stderr.strip().splitlines()
     assert len(lines) == 1
     assert "this run is a teacher's, expected a student's" in lines[0]
@@ -269,7 +304,7 @@ def test_a_teacher_and_an_unfinished_run_are_refused_by_one_line(small_world: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_there_is_not_touched(run: Path, tmp_path: Path) -> None:
+def test_an_existing_output_is_refused_and_not_changed(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(RunError, match="already exists"):
@@ -281,11 +316,11 @@ def test_what_is_there_is_not_touched(run: Path, tmp_path: Path) -> None:
         export(run, out)
 
 
-def test_a_checkpoint_or_tokenizer_that_is_not_right_leaves_nothing(run: Path, tmp_path: Path) -> None:
+def test_a_wrong_checkpoint_or_tokenizer_leaves_no_output(run: Path, tmp_path: Path) -> None:
     out, copy = tmp_path / "made/out", tmp_path / "run"
     with pytest.raises(RunError, match="no checkpoint here; the run has best, last, words_1k, words_2k"):
         export(run, out, which="words_1M")
-    with pytest.raises(RunError, match="expected best, last or one at a number of words"):
+    with pytest.raises(RunError, match="expected best, last or a number of words"):
         export(run, out, which="../best")
     shutil.copytree(run, copy)
     (copy / "checkpoints/words_2k/model.safetensors").write_bytes(b"x")
@@ -301,7 +336,7 @@ def test_a_checkpoint_or_tokenizer_that_is_not_right_leaves_nothing(run: Path, t
     assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
-def test_a_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_output(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fsync
     calls = []
 
@@ -317,7 +352,7 @@ def test_a_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_without_a_file_is_refused_by_transformers(exported: Path, tmp_path: Path) -> None:
+def test_transformers_refuses_an_export_with_a_missing_file(exported: Path, tmp_path: Path) -> None:
     for name, load in (("model.safetensors", AutoModelForCausalLM), ("config.json", AutoModelForCausalLM)):
         part = tmp_path / name
         shutil.copytree(exported, part)
@@ -326,7 +361,7 @@ def test_an_export_without_a_file_is_refused_by_transformers(exported: Path, tmp
             load.from_pretrained(part)
 
 
-def test_the_script_of_the_docs_gives_the_accuracies_of_evaluate(
+def test_the_script_in_the_docs_gives_the_accuracies_of_evaluate(
     small_world: Path, exported: Path, tmp_path: Path
 ) -> None:
     blocks = (ROOT / "docs/export.md").read_text().split("```python\n")[1:]
@@ -336,7 +371,7 @@ def test_the_script_of_the_docs_gives_the_accuracies_of_evaluate(
         with gzip.open(tmp_path / f"{file.name}.gz", "wt") as pairs:
             pairs.writelines(file.read_text().splitlines(keepends=True)[:40])
     command = [sys.executable, str(tmp_path / "score.py"), str(exported), str(tmp_path)]
-    with opened_scorer(exported, device="cpu") as model:
+    with open_scorer(exported, device="cpu", checkpoint="best", beam={}) as model:
         for eos, option in ((False, []), (True, ["--eos"])):
             done = subprocess.run([*command, *option], capture_output=True, text=True, check=True)
             found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}

@@ -1,4 +1,4 @@
-"""``train-student --init``: training starts from another student's best weights, and from nothing that does not fit."""
+"""Test ``train-student --init``: training starts from another student's best weights, and weights must fit."""
 
 import json
 import shutil
@@ -14,8 +14,7 @@ from pipeline.corpus.dataset.dataset import load_dataset
 from storage.errors import ConfigError, FingerprintMismatchError, RunError
 from storage.fingerprints import sha256_file
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_run import _SIZES
-from student.train_student import StudentTask, train_student
+from student.train_student import _SIZES, StudentTask, train_student
 
 SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2, "max_length": 100}
 SHORT = {"batch_tokens": 600, "warmup_steps": 0, "threads": 1, "device": "cpu", "log_every": 1}
@@ -39,8 +38,8 @@ def student(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return trained(small_world, tmp_path_factory.mktemp("init") / "student", max_steps=4)
 
 
-def test_it_starts_from_the_best_weights_and_the_run_remembers_which(small_world, student, tmp_path):
-    # The same size, said otherwise: four times --embed-dim. Dropout may be another.
+def test_training_starts_from_the_best_weights_and_the_run_records_them(small_world, student, tmp_path):
+    # --ff-dim 128 is the default, 4 times --embed-dim, so the sizes are equal. Dropout may differ.
     sizes = SIZES | {"ff_dim": 128, "dropout": 0.3}
     run = trained(small_world, tmp_path / "run", sizes=sizes, init=student, max_steps=1, lr=STILL, seed=5)
     assert best(run) == best(student)
@@ -55,7 +54,7 @@ def test_it_starts_from_the_best_weights_and_the_run_remembers_which(small_world
 
 def test_other_sizes_are_refused_with_the_values_to_give(small_world, student, tmp_path):
     with pytest.raises(ConfigError) as refused:
-        trained(small_world, tmp_path / "run", sizes={"num_heads": 2}, init=student)  # the others at their defaults
+        trained(small_world, tmp_path / "run", sizes={"num_heads": 2}, init=student)  # other sizes at their defaults
     message = str(refused.value)
     assert (
         "--embed-dim is 256, expected 32; --num-blocks is 6, expected 1; --max-length is 512, expected 100" in message
@@ -66,7 +65,7 @@ def test_other_sizes_are_refused_with_the_values_to_give(small_world, student, t
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_of_another_tokenizer_or_of_no_student_are_refused(small_world, student, tmp_path):
+def test_weights_of_another_tokenizer_or_of_a_teacher_are_refused(small_world, student, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(student, other)
     with (other / "tokenizer.json").open("a") as file:
@@ -82,7 +81,7 @@ def test_weights_of_another_tokenizer_or_of_no_student_are_refused(small_world, 
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "of another model"])
-def test_a_checkpoint_that_is_none_is_refused_by_its_name(small_world, student, tmp_path, damage):
+def test_a_broken_checkpoint_is_refused_and_named(small_world, student, tmp_path, damage):
     broken = tmp_path / "broken"
     shutil.copytree(student, broken)
     file = broken / "checkpoints/best/model.safetensors"
@@ -93,7 +92,7 @@ def test_a_checkpoint_that_is_none_is_refused_by_its_name(small_world, student, 
     else:
         other = trained(small_world, tmp_path / "large", sizes=SIZES | {"embed_dim": 64}, max_steps=1)
         file.write_bytes(best(other))
-    with pytest.raises(RunError, match=r"broken.*(cannot be read|not a checkpoint|not of the sizes)"):
+    with pytest.raises(RunError, match=r"broken.*(cannot be read|not a checkpoint|does not have the sizes)"):
         trained(small_world, tmp_path / "run", init=broken)
 
 
@@ -101,7 +100,7 @@ class StoppedError(Exception):
     pass
 
 
-def test_going_on_from_a_checkpoint_the_initial_weights_do_not_come_back(small_world, student, tmp_path, monkeypatch):
+def test_resuming_uses_the_checkpoint_and_not_the_initial_weights(small_world, student, tmp_path, monkeypatch):
     options = {"init": student, "max_steps": 6, "checkpoint_every": 2}
     whole = trained(small_world, tmp_path / "whole", **options)
     batches = StudentTask.train_batches
@@ -119,7 +118,7 @@ def test_going_on_from_a_checkpoint_the_initial_weights_do_not_come_back(small_w
     assert best(tmp_path / "stopped") == best(whole)
 
 
-def test_a_run_goes_on_with_its_own_initial_weights_alone(small_world, student, tmp_path):
+def test_a_run_resumes_only_with_the_same_initial_weights(small_world, student, tmp_path):
     run = trained(small_world, tmp_path / "run", init=student, max_steps=2)
     for init in (None, trained(small_world, tmp_path / "other", max_steps=1)):
         with pytest.raises(RunError, match="sha256 of the initial weights is"):

@@ -1,4 +1,4 @@
-"""What inspect says of a dump: complete as JSON, on one screen for people, and also of one that is not finished."""
+"""Test inspect on dumps: complete JSON, one screen for people, and dumps that are not finished."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def written(path: Path, *, shards: list[int], finish: bool, **changes: Any) -> P
     with DumpWriter.open(path, schema, make_offsets(LENGTHS), main=True) as writer:
         writer.log({"event": "begin", "host": "node-a", "world_size": 2, "command": "cli.py dump-teacher --k 6"})
         with history_path(path).open("ab") as file:
-            file.write(b'{"event": "begin", "ho')  # killed while writing
+            file.write(b'{"event": "begin", "ho')  # as if the process was killed while it wrote this line
     with DumpWriter.open(path, schema, make_offsets(LENGTHS), main=True) as writer:
         writer.log({"event": "begin", "host": "node-b", "world_size": 1, "command": "cli.py dump-teacher --k \x1b[2J6"})
         write_shards(writer, make_positions(schema), shards)
@@ -43,14 +43,14 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("inspect") / "dump", shards=[0, 1, 2], finish=True)
 
 
-def test_people_read_who_made_it_from_what_and_what_it_holds_on_one_screen(dump):
+def test_one_screen_shows_origin_and_content_of_a_dump(dump):
     text, summary = inspected(dump), DumpReader(dump).summary
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert len(lines) <= 40
     assert max(map(len, text.splitlines())) <= 120 + len(str(dump))
     assert "state complete, 3 of 3 shards of 32 positions" in lines
     size = sum(file.stat().st_size for file in dump.rglob("*") if file.is_file())
-    assert f"size {size / 1000:.3g} kB, {size / 94:.0f} bytes a position" in lines
+    assert f"size {size / 1000:.3g} kB, {size / 94:.0f} bytes per position" in lines
     assert any(line.startswith("begun 20") and line.endswith("on node-a, 2 processes") for line in lines)
     assert any(line.startswith("last resumed") and line.endswith("on node-b, 1 process, start 2") for line in lines)
     assert any(line.startswith("completed") and line.endswith("on node-b, 1 process") for line in lines)
@@ -72,7 +72,7 @@ def test_people_read_who_made_it_from_what_and_what_it_holds_on_one_screen(dump)
     assert "versions torch 2.6.0+cpu" in lines
 
 
-def test_the_json_holds_everything(dump):
+def test_the_json_holds_the_whole_description(dump):
     about = json.loads(inspected(dump, "--json"))
     history = about.pop("history")
     assert [(event["event"], event["host"]) for event in history] == [
@@ -85,7 +85,7 @@ def test_the_json_holds_everything(dump):
     assert about["schema"]["fingerprints"]["teacher"] == "t" * 64
 
 
-def test_an_unfinished_dump_is_told_with_its_finished_shards(tmp_path):
+def test_an_unfinished_dump_is_described_with_its_finished_shards(tmp_path):
     path = written(tmp_path / "dump", shards=[1], finish=False)
     text = " ".join(inspected(path).split())
     assert "state writing, 1 of 3 shards of 32 positions" in text
@@ -98,19 +98,19 @@ def test_an_unfinished_dump_is_told_with_its_finished_shards(tmp_path):
 
 
 @pytest.mark.parametrize("history", [None, b"", b"[1]\nnull\n\xff\n{\n"])
-def test_a_dump_without_a_usable_history_is_told_all_the_same(dump, history):
+def test_a_dump_without_a_usable_history_can_be_inspected(dump, history):
     before = history_path(dump).read_bytes()
     try:
         history_path(dump).unlink()
         if history is not None:
             history_path(dump).write_bytes(history)
-        assert "history none beside the dump" in " ".join(inspected(dump).split())
+        assert "history none next to the dump" in " ".join(inspected(dump).split())
         assert json.loads(inspected(dump, "--json"))["history"] == []
     finally:
         history_path(dump).write_bytes(before)
 
 
-def test_draws_are_told_as_draws_and_have_no_entropy(tmp_path):
+def test_a_dump_of_draws_is_described_as_such_and_has_no_entropy(tmp_path):
     drawn = written(tmp_path / "a", shards=[0, 1, 2], finish=True, k=9, selection="sampled", draw_seed=4)
     text = " ".join(inspected(drawn).split())
     assert "selection sampled, k = 9 draws, seed 4" in text

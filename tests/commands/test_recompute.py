@@ -1,4 +1,4 @@
-"""A dump is what its teacher computes: shards computed again have the same bytes, and a forged one is found."""
+"""Test verify --recompute: recomputed shards have the same bytes, and a forged shard is found."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import cli
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_source import dump_run
 from storage.dump.dump_statistics import summarise
 from storage.dump.manifest import Manifest
 from storage.dump.positions import Positions
@@ -20,14 +21,14 @@ from storage.dump.reader import DumpReader, verify_dump
 from storage.dump.writer import DumpWriter
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
 from storage.locations import open_folder
-from teacher.teacher_source import dump_teacher, verify_recomputing
+from teacher.teacher_commands import dump_source, verify_recomputing
 from tests.processes import start_cli
 
 OPTIONS: dict[str, Any] = {"k": 16, "temperatures": (1.0, 2.0), "shard_positions": 2048, "device": "cpu"}
 OTHERS = {
     "topk": {},
-    "sampled": {"select": "sampled"},
-    "stratified": {"select": "stratified", "num_top": 5, "draw_seed": 3},
+    "sampled": {"selection": "sampled"},
+    "stratified": {"selection": "stratified", "num_top": 5, "draw_seed": 3},
     "compact": {"profile": "compact"},
     "small batches": {"batch_tokens": 300},
 }
@@ -36,12 +37,12 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recompute") / "dump"
-    dump_teacher(small_world / "dataset", small_world / "teacher", out, DumpConfig(**OPTIONS))
+    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, DumpConfig(**OPTIONS))
     return out
 
 
 def recomputed(world: Path, dump: Path, **changes: Any) -> dict[str, Any]:
-    options = {"data": world / "dataset", "teacher": world / "teacher", "num_shards": 100, "seed": 1, "device": "cpu"}
+    options = {"data": world / "dataset", "run": world / "teacher", "num_shards": 100, "seed": 1, "device": "cpu"}
     summary = verify_recomputing(dump, **{**options, **changes})
     assert summary["verified"]
     found: dict[str, Any] = summary["recomputed"]
@@ -49,7 +50,7 @@ def recomputed(world: Path, dump: Path, **changes: Any) -> dict[str, Any]:
 
 
 def forged(dump: Path, out: Path, *, computation: dict[str, Any] | None = None, **arrays: np.ndarray) -> Path:
-    """Write the dump again through the writer, so that every digest fits, with other values."""
+    """Write the dump again with other values. The writer computes all digests, so they match the forged values."""
     reader = DumpReader(dump)
     rows = reader.read_range(0, reader.schema.num_positions)
     rows = Positions(**rows.arrays() | arrays)
@@ -64,16 +65,17 @@ def forged(dump: Path, out: Path, *, computation: dict[str, Any] | None = None, 
 
 
 def moved(dump: Path, name: str, row: int, by: float) -> np.ndarray:
-    """Return an array of the dump with one value of it moved."""
+    """Return an array of the dump in which one value is changed by ``by``."""
     array: np.ndarray = getattr(DumpReader(dump).read_range(0, DumpReader(dump).schema.num_positions), name)
     array.reshape(len(array), -1)[row, 0] += by
     return array
 
 
 @pytest.mark.parametrize("options", OTHERS)
-def test_a_good_dump_computed_again_is_the_same_byte_for_byte(small_world, tmp_path, options):
+def test_a_correct_dump_is_byte_identical_when_recomputed(small_world, tmp_path, options):
     out = tmp_path / "dump"
-    dump_teacher(small_world / "dataset", small_world / "teacher", out, DumpConfig(**OPTIONS | OTHERS[options]))
+    config = DumpConfig(**OPTIONS | OTHERS[options])
+    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, config)
     schema = DumpReader(out).schema
     assert recomputed(small_world, out) == {
         "shards": list(range(schema.layout.num_shards)),
@@ -95,7 +97,7 @@ def test_the_seed_chooses_the_shards(small_world, dump):
 @pytest.mark.parametrize(
     ("name", "by"), [("gold_logp", 1e-6), ("tail", 1e-6), ("logp", -2e-3), ("logz", 1e-6)], ids=str
 )
-def test_a_forged_value_with_fitting_digests_is_found(small_world, dump, tmp_path, name, by):
+def test_a_forged_value_with_matching_digests_is_found(small_world, dump, tmp_path, name, by):
     row = 2048 + 17
     column = moved(dump, name, row, by)
     assert not np.array_equal(column, moved(dump, name, row, 0))
@@ -117,10 +119,10 @@ def test_forged_figures_are_found(small_world, dump, tmp_path):
         recomputed(small_world, tmp_path / "forged")
 
 
-def test_elsewhere_the_keys_that_differ_are_named_and_values_compared(small_world, dump, tmp_path):
+def test_in_another_environment_differing_keys_are_named_and_values_compared(small_world, dump, tmp_path):
     rows = DumpReader(dump).read_range(0, DumpReader(dump).schema.num_positions)
     ids = rows.ids.copy()
-    ids[100, [3, 4]] = ids[100, [4, 3]]  # a tie that went the other way
+    ids[100, [3, 4]] = ids[100, [4, 3]]  # as if a tie was broken the other way
     ids[200, 15] = next(token for token in range(600) if token not in ids[200])
     other = {"computation": {"numpy": "1.0"}, "ids": ids, "gold_logp": moved(dump, "gold_logp", 40, 1e-3)}
     found = recomputed(small_world, forged(dump, tmp_path / "forged", **other))
@@ -133,15 +135,15 @@ def test_elsewhere_the_keys_that_differ_are_named_and_values_compared(small_worl
     assert found["share_of_ids_that_agree"] == pytest.approx(1 - 1 / ids.size, abs=1e-12)
 
 
-def test_elsewhere_the_same_bytes_are_said_to_be_the_same(small_world, dump, tmp_path):
+def test_in_another_environment_identical_bytes_are_reported_as_identical(small_world, dump, tmp_path):
     found = recomputed(small_world, forged(dump, tmp_path / "forged", computation={"device": "another CPU"}))
     assert found["is_identical"]
     assert list(found["computation_differences"]) == ["device"]
 
 
 @pytest.mark.parametrize("by", [0.02, np.nan], ids=["beyond the bound", "no number"])
-def test_elsewhere_too_a_wrong_gold_token_is_refused(small_world, dump, tmp_path, by, monkeypatch):
-    if np.isnan(by):  # a stranger's writer need not refuse it
+def test_in_another_environment_a_wrong_gold_log_probability_is_refused(small_world, dump, tmp_path, by, monkeypatch):
+    if np.isnan(by):  # our writer refuses NaN, but another program's writer may not
         monkeypatch.setattr("storage.dump.writer.check_positions", lambda *_, **__: None)
         monkeypatch.setattr(
             "storage.dump.writer.figures_of_shard", lambda *_: Manifest.read(open_folder(dump)).shards[0].figures
@@ -152,35 +154,37 @@ def test_elsewhere_too_a_wrong_gold_token_is_refused(small_world, dump, tmp_path
         recomputed(small_world, path)
 
 
-def test_another_teacher_or_dataset_is_refused_before_a_byte_is_read(small_world, dump, tmp_path, monkeypatch):
+def test_another_teacher_or_dataset_is_refused_before_shards_are_read(small_world, dump, tmp_path, monkeypatch):
     shutil.copytree(small_world / "teacher", tmp_path / "teacher")
     weights = tmp_path / "teacher/checkpoints/best/model.safetensors"
     safetensors.torch.save_file(
         {name: tensor * 1.5 for name, tensor in safetensors.torch.load_file(weights).items()}, weights
     )
-    monkeypatch.setattr("pipeline.dumping.dump_source.verify_path", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("pipeline.dumping.dump_source.verify_dump_files", lambda _: pytest.fail("read"))
     expected = DumpReader(dump).schema.fingerprints["teacher"][:12]
     with pytest.raises(
-        FingerprintMismatchError, match=rf"teacher is {expected}, but what was given is [0-9a-f]{{12}}\."
+        FingerprintMismatchError, match=rf"teacher of the dump is {expected}, but [0-9a-f]{{12}} was given\."
     ):
-        recomputed(small_world, dump, teacher=tmp_path / "teacher")
+        recomputed(small_world, dump, run=tmp_path / "teacher")
     other = forged(dump, tmp_path / "other")
     manifest = Manifest.read(open_folder(other))
     wrong = replace(
         manifest.schema, fingerprints={**manifest.schema.fingerprints, "dataset": "0" * 64, "split": "1" * 64}
     )
     replace(manifest, schema=wrong).write(open_folder(other))
-    with pytest.raises(FingerprintMismatchError, match=r"dataset is 000000000000, .*; split is 111111111111"):
+    with pytest.raises(
+        FingerprintMismatchError, match=r"dataset of the dump is 000000000000, .*; split of the dump is 111111111111"
+    ):
         recomputed(small_world, other)
 
 
-def test_settings_that_cannot_be_used_are_refused(small_world, dump, tmp_path):
+def test_unusable_recorded_settings_are_refused(small_world, dump, tmp_path):
     path = forged(dump, tmp_path / "forged", computation={"threads": "many"})
     with pytest.raises(StoreError, match="threads 'many', batch_tokens 4096"):
         recomputed(small_world, path)
 
 
-def test_the_command_prints_what_it_found_as_json(small_world, dump):
+def test_the_command_prints_its_findings_as_json(small_world, dump):
     arguments = [
         "verify",
         dump,
@@ -202,7 +206,7 @@ def test_the_command_prints_what_it_found_as_json(small_world, dump):
     assert "--recompute needs --teacher and --data" in refused.stderr
 
 
-def test_verifying_counts_bytes_up_to_those_of_the_manifest(dump):
+def test_the_progress_of_verify_ends_at_the_bytes_of_the_manifest(dump):
     counted: list[int] = []
     summary = verify_dump(dump, counted.append)
     assert sum(counted) == summary.size_bytes

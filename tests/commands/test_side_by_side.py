@@ -1,4 +1,4 @@
-"""Runs that share a dump, and a dump that is written beside one that is read, do not disturb each other."""
+"""Test that runs on one dump do not affect each other, and that writing another dump does not affect a run."""
 
 import contextlib
 import json
@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from pipeline.dumping.dump_config import DumpConfig
+from pipeline.dumping.dump_source import dump_run
 from storage.dump.reader import verify_dump
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
-from teacher.teacher_source import dump_teacher
+from teacher.teacher_commands import dump_source
 from tests.processes import start_cli
 
 pytestmark = pytest.mark.processes
 SIZES = {"embed_dim": 32, "num_blocks": 2, "num_heads": 2}
 NUM_STEPS = 60
 FIGURES = ("step", "positions", "loss", "cross_entropy", "kl", "grad_norm")
-# At a constant rate the first steps are the same, however many are to come.
+# With a constant rate, the first steps do not depend on the total number of steps.
 OPTIONS = {
     "batch_tokens": 600, "warmup_steps": 0, "schedule": "constant", "threads": 1, "device": "cpu", "log_every": 1,
 }  # fmt: skip
@@ -29,9 +30,8 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("side-by-side") / "dump"
-    dump_teacher(
-        small_world / "dataset", small_world / "teacher", out, DumpConfig(k=16, shard_positions=2048, device="cpu")
-    )
+    config = DumpConfig(k=16, shard_positions=2048, device="cpu")
+    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, config)
     return out
 
 
@@ -48,7 +48,7 @@ def trained(world: Path, dump: Path, run: Path) -> list[tuple[Any, ...]]:
 
 
 def figures(run: Path) -> list[tuple[Any, ...]]:
-    """Return the figures of all training rows that are whole."""
+    """Return the figures of all completely written training rows."""
     text = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
     rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     return [tuple(row[name] for name in FIGURES) for row in rows if row["split"] == "train"]
@@ -60,7 +60,7 @@ def typed(options: dict[str, Any]) -> list[object]:
 
 @contextlib.contextmanager
 def going_on(*arguments: object, progress: Callable[[], int]) -> Iterator[None]:
-    """Surround what happens while a command is at work: after it has made progress, and until it has made more."""
+    """Run a command in the background. Enter after it has made progress; exit after it has made more."""
     [process] = start_cli(*arguments)
     try:
         wait_for_more(progress, 0, process)
@@ -78,7 +78,7 @@ def wait_for_more(progress: Callable[[], int], than: int, process: Any) -> None:
         time.sleep(0.002)
 
 
-def test_two_runs_on_one_dump_at_once_have_the_losses_of_a_run_alone(small_world, dump, alone, tmp_path):
+def test_two_simultaneous_runs_on_one_dump_have_the_losses_of_a_single_run(small_world, dump, alone, tmp_path):
     other = tmp_path / "other"
     arguments = ["train-student", "--data", small_world / "dataset", "--dump", dump, "--out", other]
     arguments += [*typed(SIZES), *typed(OPTIONS), "--max-steps", 100_000]
@@ -89,11 +89,11 @@ def test_two_runs_on_one_dump_at_once_have_the_losses_of_a_run_alone(small_world
     verify_dump(dump)
 
 
-def test_a_run_beside_which_another_dump_is_written_has_the_losses_of_a_run_alone(small_world, dump, alone, tmp_path):
+def test_a_run_has_the_same_losses_while_another_dump_is_written(small_world, dump, alone, tmp_path):
     beside = dump.parent / "beside"
     arguments = ["dump-teacher", "--data", small_world / "dataset", "--teacher", small_world / "teacher"]
     arguments += ["--out", beside, "--k", 16, "--shard-positions", 256]
-    # By beam search, which takes longer than the run.
+    # The dump uses beam search, so that it takes longer than the run.
     arguments += ["--condition", "beam", "--beam", 10, "--word-beam", 5]
     with going_on(*arguments, progress=lambda: len(list(beside.glob("finished/*.json")))):
         assert trained(small_world, dump, tmp_path / "run") == alone

@@ -1,6 +1,6 @@
-"""Trainings in two real processes that are stopped by SIGTERM, or restarted by torchrun, go on to the same losses.
+"""Test trainings in two real processes: after SIGTERM, or a restart by torchrun, they resume to the same losses.
 
-To the same bits, at random instants: tests/kill_trainings.py, in one process.
+tests/kill_trainings.py stops trainings in one process at random instants, and requires bit-identical results.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small_world: Path
     lines = [process.communicate(timeout=60)[1].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [143, 143]
     step = read_history(run)[-1]["step"]
-    assert lines[0][-1] == f"{run}: stopped by SIGTERM after step {step} of 200; the same command goes on"
+    assert lines[0][-1] == f"{run}: stopped by SIGTERM after step {step} of 200. Run the same command to continue"
     assert lines[1] == []
     assert torch.load(state_path(run), weights_only=True)["step"] == step
     assert events(run) == ["start", "stopped"]
@@ -88,9 +88,9 @@ def test_torchrun_restarts_a_killed_training_and_passes_a_signal_on(small_world:
     os.kill(int(children.read_text().split()[1]), signal.SIGKILL)
     before = num_rows(run)
     wait_until(lambda: events(run).count("start") == 2, torchrun)
-    # The rows after the checkpoint are cut off and written again: more than there were are the second group's.
+    # The restarted group cuts off the rows after the checkpoint and writes them again. Rows beyond ``before`` are new.
     wait_until(lambda: num_rows(run) >= before + 10, torchrun)
-    # As Slurm does: every process of the job gets the signal; torchrun, one of them, sends it again.
+    # Do as Slurm does: signal every process of the job. torchrun is one of them, and signals the workers again.
     for worker in map(int, children.read_text().split()):
         os.kill(worker, signal.SIGTERM)
     torchrun.terminate()
@@ -105,5 +105,5 @@ def test_torchrun_restarts_a_killed_training_and_passes_a_signal_on(small_world:
     assert len(rows(run)) == len(rows(whole)) == 102
     for one, other in zip(rows(run), rows(whole), strict=True):
         assert (one["split"], one["step"], one["positions"]) == (other["split"], other["step"], other["positions"])
-        # Sums over two processes are added in another order.
+        # Two processes add up sums in another order.
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)

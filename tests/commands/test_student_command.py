@@ -1,4 +1,4 @@
-"""Training a student: the same losses at any world size, and refusals of what does not belong together."""
+"""Test train-student: losses do not depend on the world size, and inputs that do not belong together are refused."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_one_process_and_two_have_the_same_losses(small_world, dump, tmp_path):
         assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
 
 
-def test_a_run_says_all_that_made_it(small_world, dump, tmp_path):
+def test_a_run_records_its_options_and_inputs(small_world, dump, tmp_path):
     run = tmp_path / "run"
     run_cli(*train_arguments(small_world, dump, run), "--max-steps", 2, "--alpha", 0.4)
     described = json.loads((run / "run.json").read_text())
@@ -72,7 +72,7 @@ def test_a_run_says_all_that_made_it(small_world, dump, tmp_path):
         (["--num-heads", 5], ["embed-dim is 32, expected a multiple of num-heads (5)"]),
     ],
 )
-def test_an_impossible_option_is_one_line_and_makes_nothing(small_world, dump, tmp_path, options, expected):
+def test_an_impossible_option_gives_one_line_and_no_run(small_world, dump, tmp_path, options, expected):
     message = run_cli(*train_arguments(small_world, dump, tmp_path / "run"), *options, fails=True).stderr
     assert len(message.strip().splitlines()) == 1
     assert all(part in message for part in expected)
@@ -113,7 +113,7 @@ def test_a_damaged_dump_is_refused_and_named(small_world, dump, tmp_path):
         assert message.startswith("Error: ")
 
 
-def test_a_run_that_diverges_says_so_and_keeps_what_it_had(small_world, tmp_path):
+def test_a_diverging_run_reports_the_step_and_writes_no_nan(small_world, tmp_path):
     run = tmp_path / "run"
     options = ["--lr", 1e30, "--warmup-steps", 0, "--log-every", 4, "--max-steps", 9]
     message = run_cli(*train_arguments(small_world, None, run), *options, fails=True).stderr.strip().splitlines()[-1]

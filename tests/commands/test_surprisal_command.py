@@ -1,4 +1,4 @@
-"""``evaluate surprisal``: the table is the student's own probabilities, and its sums are kept beside the run."""
+"""Test ``evaluate surprisal``: the table has the student's own probabilities, and the sums are a result of the run."""
 
 import csv
 import json
@@ -11,11 +11,8 @@ from click.testing import CliRunner, Result
 
 import cli
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
-from pipeline.corpus.trees.readers import Counts
-from pipeline.evaluation.recording import record_parses
-from pipeline.evaluation.results import PARSES, SURPRISAL, read_results
-from pipeline.evaluation.surprisal import SurprisalFigure
+from pipeline.corpus.trees.bracket_scores import score_parses
+from pipeline.evaluation.results import PARSES, SURPRISAL, load_results, record
 from pipeline.report.page import write_report
 from pipeline.runtime import options
 from pipeline.runtime.run_directory import RunDescription, describe_run, open_run, save_weights
@@ -27,7 +24,7 @@ TEXT = ["the cat sleeps.", 'a dog "barks"', "the dog don't"]
 
 
 def make_run(folder: Path, kind: str) -> Path:
-    """A run that never trained."""
+    """Make a run with initial weights, without training."""
     tokenizer = Tokenizer.train(TEXT * 3, 290)
     tokenizer.save(folder / "tokenizer.json")
     sizes = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2, "max_length": 12}
@@ -55,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs"), "student")
 
 
-def test_the_table_is_the_model_s_own_probabilities(run: Path, tmp_path: Path) -> None:
+def test_the_table_has_the_models_own_probabilities(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(TEXT) + "\n")
     result = surprisal(run, tmp_path / "text.txt", "--out", tmp_path / "out.tsv", "--json")
     assert result.exit_code == 0, result.output
@@ -74,31 +71,27 @@ def test_the_table_is_the_model_s_own_probabilities(run: Path, tmp_path: Path) -
         assert [row["word"] for row in mine] == [*text.split(), "<eos>"]
         ends = np.cumsum([int(row["num_tokens"]) for row in mine])
         for row, start, stop in zip(mine, [0, *ends], ends, strict=False):
-            # float32 against float64
+            # the table is computed in float32, the expected values in float64
             assert float(row["surprisal_bits"]) == pytest.approx(bits[start:stop].sum(), abs=1e-4)
         total += bits.sum()
     assert json.loads(result.stdout)["bits"] == pytest.approx(total, abs=1e-3)
 
 
-def test_the_sums_are_a_result_of_the_run_and_the_report_is_not_disturbed(run: Path, tmp_path: Path) -> None:
+def test_the_sums_are_a_result_of_the_run_and_the_report_accepts_it(run: Path, tmp_path: Path) -> None:
     (tmp_path / "my text.txt").write_text(TEXT[0] + "\n\n")
     result = surprisal(run, tmp_path / "my text.txt", "--out", tmp_path / "out.tsv", "--on-error", "skip")
     assert result.exit_code == 0, result.output
-    (tmp_path / "dev.mrg").write_text("(TOP (S (NN a)))\n")
     tree = [(0, 0, 2), (1, 0, 2)]
-    counts = Counts(num_trees=1, num_kept=1)
     figure = score_parses([tree], [tree])
-    summary = record_parses(
-        ModelFiles.of_run(open_run(run)), tmp_path / "dev", figure, counts=counts, settings={"beam": 10, "word_beam": 5}
-    )
-    results = {name: found for name, found in read_results(run).items() if "my-text" in name or "parses" in name}
-    parses, found = sorted(results.values(), key=lambda one: one.kind)
+    files, settings = ModelFiles.of_run(open_run(run)), {"beam": 10, "word_beam": 5}
+    record(files, PARSES, "dev", figure.to_json(), settings=settings, fingerprints={"trees": "1" * 64})
+    results = load_results(run)
+    (parses,), (found,) = results.parses, (one for one in results.surprisals if "my-text" in one.path.name)
     assert (parses.kind, parses.subject, found.kind, found.subject) == (PARSES, "dev", SURPRISAL, "my text.txt")
-    assert Path(summary["written"]).name.startswith("parses-dev-")
-    assert ParseFigure.from_json(parses.figures, where="here") == figure
-    assert parses.figures["treebank"]["num_trees"] == 1
-    assert SurprisalFigure.from_json(found.figures, where="here").num_words == 3
-    assert found.figures["dropped"] == {"empty": 1}
+    assert parses.path.name == "parses-dev-11111111-beam10-5.json"
+    assert parses.figures == json.loads(json.dumps(figure.to_json()))
+    assert found.figures.num_words == 3
+    assert json.loads(found.path.read_bytes())["figures"]["dropped"] == {"empty": 1}
     assert set(found.fingerprints) == {"weights", "tokenizer", "text"}
     write_report([run], tmp_path / "report.html")
 
@@ -111,7 +104,7 @@ def test_the_sums_are_a_result_of_the_run_and_the_report_is_not_disturbed(run: P
         (b"the cat\n" + b"the " * 12 + b"\n", "text.txt:2: 12 tokens, expected at most 11"),
     ],
 )
-def test_a_faulty_line_is_one_line_with_its_place(run: Path, tmp_path: Path, text: bytes, expected: str) -> None:
+def test_a_faulty_line_is_named_in_a_one_line_error(run: Path, tmp_path: Path, text: bytes, expected: str) -> None:
     (tmp_path / "text.txt").write_bytes(text)
     result = surprisal(run, tmp_path / "text.txt", "--out", tmp_path / "out.tsv")
     assert result.exit_code == 1

@@ -1,6 +1,7 @@
-"""What goes wrong while a model is trained costs nothing but the steps since the last checkpoint, and is said at once.
+"""Test faults in training: only the steps since the last checkpoint are lost, and the error appears at once.
 
-The first has a longer version, `make soak`. tests/pipeline/training/test_training_loop.py has what needs no real model.
+`make soak` runs the first test for longer. Tests without a real model are in
+tests/pipeline/training/test_training_loop.py.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2}
 SHORT = {"max_steps": 3, "batch_tokens": 500, "threads": 1, "device": "cpu"}
 
 
-def test_killed_at_any_instant_it_goes_on_to_the_same_bits_and_elsewhere_to_the_same_losses(
+def test_training_killed_at_any_instant_resumes_to_the_same_bits_or_losses(
     small_world: Path, tmp_path: Path, soak_factor: int
 ) -> None:
     num_kills = 2 * soak_factor
@@ -53,7 +54,7 @@ def wait_for_rows(run: Path, number: int, process: subprocess.Popen[str]) -> Non
         time.sleep(0.002)
 
 
-def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(small_world: Path, tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_line_and_training_resumes_when_there_is_room(small_world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [
         "train-student", "--data", small_world / "dataset", "--out", run, "--embed-dim", 64, "--num-blocks", 1,
@@ -61,8 +62,8 @@ def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(small_w
         "--log-every", 1,
     ]  # fmt: skip
     [process] = start_cli(*arguments)
-    wait_for_rows(run, 7, process)  # a checkpoint is whole, and none is being written
-    # Less than the state has, more than there are figures so far.
+    wait_for_rows(run, 7, process)  # by now one checkpoint is complete, and the next is not being written yet
+    # The limit is smaller than the training state and larger than the metrics so far.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     message = process.communicate(timeout=60)[1].splitlines()[-1]
     assert process.returncode == 1
@@ -72,13 +73,13 @@ def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(small_w
     before = torch.load(state_path(run), weights_only=True)["step"]
     assert before % 5 == 0
     message = run_cli(*arguments).stderr
-    assert f"goes on after step {before} of 40" in message
+    assert f"continuing after step {before} of 40" in message
     assert "finished: all 40 steps are done" in message
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 41))
 
 
-def test_a_run_goes_on_with_its_own_options_and_data_alone(small_world: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_its_own_options_and_data(small_world: Path, tmp_path: Path) -> None:
     data, run = small_world / "dataset", tmp_path / "run"
     training = StudentTrainConfig(**SHORT)
     train_student(data, None, run, SIZES, training)
@@ -95,7 +96,7 @@ def test_a_run_goes_on_with_its_own_options_and_data_alone(small_world: Path, tm
         assert file.read_bytes() == content, file
 
 
-def test_ranks_that_opened_different_things_stop_before_the_first_step(small_world: Path, tmp_path: Path) -> None:
+def test_ranks_with_different_options_stop_before_the_first_step(small_world: Path, tmp_path: Path) -> None:
     arguments = ["train-teacher", "--data", small_world / "dataset", "--out", tmp_path / "run", "--max-steps", 1]
     processes = start_cli(*arguments, "--seed", processes=2, last=(1, 2))
     messages = [process.communicate(timeout=120)[1].splitlines()[-1] for process in processes]
@@ -106,7 +107,7 @@ def test_ranks_that_opened_different_things_stop_before_the_first_step(small_wor
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_rank_that_is_killed_ends_the_others_with_one_line(small_world: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_ends_the_others_with_one_line(small_world: Path, tmp_path: Path) -> None:
     arguments = ["train-teacher", "--data", small_world / "dataset", "--out", tmp_path / "run", "--batch-tokens", 500]
     processes = start_cli(*arguments, "--threads", 1, "--embed-dim", 16, "--hidden-dim", 16, processes=2)
     wait_for_rows(tmp_path / "run", 1, processes[0])
@@ -119,7 +120,7 @@ def test_a_rank_that_is_killed_ends_the_others_with_one_line(small_world: Path, 
 
 
 @pytest.mark.parametrize("kind", ["teacher", "student"])
-def test_bfloat16_takes_steps_near_those_of_float32(small_world: Path, tmp_path: Path, kind: str) -> None:
+def test_bfloat16_losses_are_near_those_of_float32(small_world: Path, tmp_path: Path, kind: str) -> None:
     losses = {}
     for dtype in ("float32", "bfloat16"):
         data, run, options = small_world / "dataset", tmp_path / dtype, SHORT | {"dtype": dtype, "warmup_steps": 0}
@@ -130,6 +131,6 @@ def test_bfloat16_takes_steps_near_those_of_float32(small_world: Path, tmp_path:
             losses[dtype] = train_student(data, None, run, SIZES, StudentTrainConfig(**options))
         weights = torch.load(state_path(run), weights_only=True)["model"]
         assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    # bfloat16 has 8 bits; yet it is not float32.
+    # bfloat16 has 8 significant bits, so losses are close to float32, but not equal.
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=2e-2)
     assert losses["bfloat16"] != losses["float32"]

@@ -1,6 +1,7 @@
-"""Nothing here cuts the power, so tests need not wait for the disk; the order of syncs is tested by itself.
+"""Switch fsync off, and provide object stores.
 
-Object stores: fsspec's own in memory, and moto's S3 over HTTP on this machine, reached as a user's would be.
+No test cuts the power, so tests need not wait for the disk. One test checks the order of syncs. The object stores are
+fsspec's file system in memory, and moto's S3 server on this machine, reached over HTTP.
 """
 
 import logging
@@ -26,7 +27,7 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
-    """The URL of a bucket of a real HTTP server that speaks S3; the environment names server and credentials."""
+    """The URL of a bucket of an S3 server on this machine. Environment variables give the server and credentials."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0)
@@ -52,13 +53,13 @@ def s3_bucket() -> Iterator[str]:
 
 @pytest.fixture
 def s3_url(s3_bucket: str) -> str:
-    """A URL at which nothing is."""
+    """A URL at which nothing exists."""
     return f"{s3_bucket}/{secrets.token_hex(4)}/store"
 
 
 @pytest.fixture(params=["memory", "s3"])
 def url(request: pytest.FixtureRequest) -> str:
-    """A URL at which nothing is, of each kind of object store."""
+    """A URL at which nothing exists, for each kind of object store."""
     if request.param == "s3":
         found: str = request.getfixturevalue("s3_url")
         return found

@@ -1,4 +1,4 @@
-"""Small random dumps for the tests of this folder: real distributions, truncated the slow way."""
+"""Write small random dumps for the tests of this folder: real distributions, reduced in an obvious, slow way."""
 
 import mmap
 from io import FileIO
@@ -65,17 +65,17 @@ def make_positions(schema: DumpSchema, seed: int = 0) -> Positions:
 def _with_draws(
     schema: DumpSchema, log_probs: NDArray[np.float64], tokens: NDArray[np.int64], order: NDArray[np.int64], seed: int
 ) -> Positions:
-    """Rows of a sampled or stratified dump, one after the other."""
+    """Return the rows of a sampled or stratified dump, computed one after the other."""
     generator = np.random.default_rng(seed + 2)
     shape = (schema.num_positions, schema.k)
     ids, logp = np.full(shape, np.iinfo(schema.token_dtype).max, schema.token_dtype), np.full(shape, np.nan, np.float16)
     counts, tail = np.zeros(shape, np.uint8), np.zeros((schema.num_positions, len(schema.temperatures)), np.float32)
     for row, (log_p, ranked) in enumerate(zip(log_probs, order, strict=True)):
-        exact, others = ranked[: schema.num_top], ranked[schema.num_top :]
+        top, others = ranked[: schema.num_top], ranked[schema.num_top :]
         p = np.exp(log_p[others])
         drawn = generator.choice(others, schema.num_draws, p=p / p.sum())
         distinct = [token for token in others if token in drawn]
-        kept = np.array([*exact, *distinct])
+        kept = np.array([*top, *distinct])
         ids[row, : len(kept)], logp[row, : len(kept)] = kept, log_p[kept]
         counts[row, schema.num_top : len(kept)] = [(drawn == token).sum() for token in distinct]
         if schema.num_top:
@@ -125,6 +125,6 @@ def pick(positions: Positions, rows: NDArray[np.int64]) -> Positions:
 
 
 def mapped(file: FileIO) -> mmap.mmap:
-    """Return a file's bytes mapped, and close the file."""
+    """Map a file, close it and return its bytes."""
     with file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

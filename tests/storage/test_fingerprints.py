@@ -1,3 +1,5 @@
+"""JSON is canonical, and fingerprints depend only on content."""
+
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ def test_json_is_canonical() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_json_refuses_what_is_no_number(value: float) -> None:
+def test_json_refuses_nan_and_infinity(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         canonical_json({"a": value})
 
@@ -23,7 +25,7 @@ def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "file") == sha256_bytes(data)
 
 
-def test_a_digest_of_arrays_depends_on_content_alone() -> None:
+def test_a_digest_of_arrays_depends_only_on_their_content() -> None:
     values = np.arange(12, dtype="<u2").reshape(3, 4)
     digest = sha256_arrays({"a": values, "b": values[0]})
     assert digest == sha256_arrays({"b": values[0].copy(), "a": np.asfortranarray(values)})

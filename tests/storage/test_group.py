@@ -1,3 +1,5 @@
+"""A Zarr group is read back, and damage to it is refused."""
+
 import json
 import shutil
 from pathlib import Path
@@ -30,7 +32,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "group"
 
 
-def test_a_group_comes_back_with_the_digest_of_its_content(tmp_path: Path) -> None:
+def test_a_group_is_read_back_with_the_digest_of_its_content(tmp_path: Path) -> None:
     digest = write_group(tmp_path / "a" / "group", ARRAYS, ATTRIBUTES)
     arrays, attributes = read_group(tmp_path / "a" / "group")
     assert arrays.keys() == ARRAYS.keys()
@@ -47,7 +49,7 @@ def test_plain_zarr_opens_a_group(path: Path) -> None:
     assert np.array_equal(zarr.open_group(path, mode="r")["tokens"][:], ARRAYS["tokens"])
 
 
-def test_a_group_in_many_chunks_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_in_many_chunks_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_module, "_CHUNK_BYTES", 100)
     write_group(tmp_path / "group", ARRAYS, {})
     assert np.array_equal(read_group(tmp_path / "group")[0]["tokens"], ARRAYS["tokens"])
@@ -84,7 +86,7 @@ def test_altered_attributes_are_refused(path: Path) -> None:
         read_group(path)
 
 
-def test_codecs_that_are_not_ours_are_refused(path: Path) -> None:
+def test_unknown_codecs_are_refused(path: Path) -> None:
     metadata = json.loads((path / "tokens" / "zarr.json").read_text())
     metadata["codecs"].insert(0, {"name": "numcodecs.pickle"})
     (path / "tokens" / "zarr.json").write_text(json.dumps(metadata))
@@ -92,7 +94,7 @@ def test_codecs_that_are_not_ours_are_refused(path: Path) -> None:
         read_group(path)
 
 
-def test_nothing_is_overwritten_and_nothing_half_is_left(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_is_not_overwritten_and_no_partial_group_remains(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="already exists"):
         write_group(path, ARRAYS, {})
 

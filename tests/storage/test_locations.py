@@ -1,4 +1,4 @@
-"""A location is a path or a URL taken literally, and no credential gets into one or out of one."""
+"""A location is a path or a URL taken literally, and a URL never holds or shows credentials."""
 
 import pickle
 import subprocess
@@ -38,7 +38,7 @@ def test_a_file_url_is_the_path_it_names() -> None:
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/dump", "s3://bucket/a/dump/", "gs://b/d", "abfs://box@account/dump"])
-def test_other_urls_are_remote_and_called_as_they_are_written(location: str) -> None:
+def test_other_urls_are_remote_and_named_as_written(location: str) -> None:
     folder = open_folder(location)
     assert isinstance(folder, RemoteFolder)
     assert str(folder) == location.rstrip("/")
@@ -57,14 +57,14 @@ def test_credentials_in_a_url_are_refused_without_being_shown(location: str) -> 
     ["s3://bucket", "s3://", "s3://bucket//dump", "s3://bucket/../dump", "s3://bucket/d*", "s3://bucket/a\nb",
      "simplecache::s3://bucket/dump", "://x/y", "s3://bucket/[1]/d"],
 )  # fmt: skip
-def test_what_cannot_be_taken_literally_is_refused_in_one_line(location: str) -> None:
+def test_a_url_that_cannot_be_taken_literally_is_refused_in_one_line(location: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_folder(location)
     assert "\n" not in str(caught.value)
 
 
 @given(st.text() | st.from_regex(r"[a-z]{1,3}://[a-z:@/.?%*0-9]*", fullmatch=True))
-def test_any_text_is_a_path_or_a_url_or_refused(text: str) -> None:
+def test_any_text_is_a_path_a_url_or_refused(text: str) -> None:
     if not is_url(text):
         return
     try:
@@ -77,7 +77,7 @@ def test_any_text_is_a_path_or_a_url_or_refused(text: str) -> None:
     assert "\n" not in refusal
 
 
-def test_a_scheme_nobody_knows_is_refused_when_it_is_used() -> None:
+def test_an_unknown_scheme_is_refused_when_it_is_used() -> None:
     with pytest.raises(ConfigError, match="nosuch://bucket/dump: Protocol not known"):
         open_folder("nosuch://bucket/dump").sizes()
 
@@ -89,7 +89,7 @@ def test_a_missing_package_is_named_when_it_is_needed(monkeypatch: pytest.Monkey
         open_folder("s3://bucket/dump").sizes()
 
 
-def test_a_folder_goes_to_another_process_as_its_url() -> None:
+def test_a_folder_is_pickled_as_its_url() -> None:
     folder = open_folder("s3://bucket/dump", cache_bytes=5, take_over=True)
     data = pickle.dumps(folder)
     assert str(pickle.loads(data)) == str(folder)  # noqa: S301

@@ -1,3 +1,5 @@
+"""Rows of different lengths are read back from one flat array."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ rows = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=12)
 
 
 @given(rows)
-def test_rows_come_back(lists: list[list[int]]) -> None:
+def test_rows_are_read_back(lists: list[list[int]]) -> None:
     ragged = Ragged.from_lists(lists, np.uint16)
     assert [row.tolist() for row in ragged] == lists
     assert ragged.lengths.tolist() == [len(row) for row in lists]
@@ -18,13 +20,13 @@ def test_rows_come_back(lists: list[list[int]]) -> None:
 
 
 @given(rows.filter(len), st.data())
-def test_take_is_indexing_row_by_row(lists: list[list[int]], data: st.DataObject) -> None:
+def test_take_equals_indexing_row_by_row(lists: list[list[int]], data: st.DataObject) -> None:
     indices = data.draw(st.lists(st.integers(0, len(lists) - 1), max_size=20))
     taken = Ragged.from_lists(lists, np.int64).take(indices)
     assert [row.tolist() for row in taken] == [lists[index] for index in indices]
 
 
-def test_take_refuses_rows_that_are_not_there() -> None:
+def test_take_refuses_missing_rows() -> None:
     ragged = Ragged.from_lists([[1], [2, 3]], np.int64)
     for index in (-1, 2):
         with pytest.raises(IndexError):

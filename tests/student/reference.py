@@ -1,4 +1,4 @@
-"""What a dump holds and what distillation loses, written out over the whole vocabulary: slow and obvious."""
+"""Write out the targets of a dump and the distillation loss over the whole vocabulary: slow and obvious."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def tempered(logits: Tensor, temperature: float) -> Tensor:
 
 
 def soft_targets(teacher_logits: Tensor, k: int, temperature: float) -> SoftTargets:
-    """Return the targets of a dump that stored nothing in low precision."""
+    """Return the targets of a dump without rounding by storage."""
     log_p = tempered(teacher_logits, 1.0)
     top = log_p.topk(k, dim=-1)
     rest = tempered(teacher_logits, temperature).scatter(-1, top.indices, -torch.inf)
@@ -47,7 +47,7 @@ def full_jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, temperat
 
 
 def draw(teacher_logits: Tensor, k: int, num_top: int, temperature: float, seed: int) -> Reduced:
-    """Return what a dump with draws keeps before it is stored in low precision; index 1 is ``temperature``'s."""
+    """Return the positions of a dump with draws, before they are stored. ``temperature`` has index 1."""
     gold = torch.zeros(len(teacher_logits), dtype=torch.int64)
     generator = draw_generator(seed, 0, torch.device("cpu"))
     temperatures = (1.0, temperature)
@@ -55,7 +55,7 @@ def draw(teacher_logits: Tensor, k: int, num_top: int, temperature: float, seed:
 
 
 def drawn_targets(reduced: Reduced, num_top: int, temperature: float) -> DrawnTargets:
-    """Return the targets of a dump that stored nothing in low precision."""
+    """Return the targets of a dump without rounding by storage."""
     assert reduced.counts is not None
     tail, logz = reduced.tail[:, 0], reduced.logz[:, 1]
     weights = estimated_probabilities(
@@ -89,7 +89,7 @@ def soft_cross_entropy(weights: Tensor, student_logits: Tensor, temperature: flo
 
 
 class _Differentiated(torch.autograd.Function):
-    """One part of a loss, row by row, with the gradient that the loss itself brings; called twice, for either part."""
+    """One part of a loss, row by row, with the gradient of the loss itself. It is called once for each part."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, gold: Tensor, targets: Targets | None, part: int, options: Any) -> Tensor:
@@ -110,7 +110,7 @@ class _Differentiated(torch.autograd.Function):
 def distillation_terms(
     logits: Tensor, gold: Tensor, targets: Targets | None, *, temperature: float = 1.0, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy and the divergence of each row as the loss computes them, with its own gradients."""
+    """Return the cross-entropy and the divergence of each row, computed by the loss, with its own gradients."""
     options |= {"temperature": temperature}
     first, second = (_Differentiated.apply(logits, gold, targets, part, options) for part in (1, 2))
     return first, second

@@ -1,4 +1,4 @@
-"""Of draws, soft cross-entropy and gradient are right on average over dumps, and the loss is what the equations say."""
+"""With draws, the soft cross-entropy and its gradient are unbiased over dumps, and the loss equals its equation."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def terms_and_gradient(student: Tensor, targets: DrawnTargets, temperature: floa
 
 
 def surely_unequal(samples: Tensor, expected: Tensor) -> Tensor:
-    """Return where the mean over the first axis is more than 5 of its standard errors from what is expected."""
+    """Return where the mean over the first axis is more than 5 standard errors from the expected value."""
     error = samples.std(0) / len(samples) ** 0.5
     return (samples.mean(0) - expected).abs() > 5 * error + 1e-12
 
@@ -48,13 +48,13 @@ def surely_unequal(samples: Tensor, expected: Tensor) -> Tensor:
 def test_soft_cross_entropy_and_gradient_are_unbiased_over_dumps(
     num_top: int, temperature: float, is_teacher: bool
 ) -> None:
-    """5 standard errors: of these few hundred figures one would be outside by chance in ten thousand runs."""
+    """With 5 standard errors, chance puts one of these few hundred figures outside in ten thousand runs."""
     num_seeds, copies, num_rows, vocab_size, num_draws = 40, 100, 3, 11, 4
     teacher = logits_of(1, num_rows, vocab_size, scale=1.5)
     student = teacher if is_teacher else logits_of(2, num_rows, vocab_size, scale=1.5)
     softs, gradients, normalised = [], [], []
     for seed in range(num_seeds):
-        # Equal rows of one dump are as independent as those of two dumps, and quicker.
+        # Equal rows of one dump are as independent as rows of two dumps, and faster.
         reduced = draw(teacher.repeat(copies, 1), num_top + num_draws, num_top, temperature, seed)
         targets = drawn_targets(reduced, num_top, temperature)
         soft, gradient = terms_and_gradient(student.repeat(copies, 1), targets, temperature)
@@ -81,7 +81,7 @@ def test_soft_cross_entropy_and_gradient_are_unbiased_over_dumps(
     temperature=st.sampled_from([0.7, 1.0, 2.0]),
     data=st.data(),
 )
-def test_loss_and_gradient_are_those_of_the_slow_version(
+def test_loss_and_gradient_equal_the_slow_version(
     seed: int, vocab_size: int, scale: float, temperature: float, data: st.DataObject
 ) -> None:
     k = data.draw(st.integers(2, vocab_size))
@@ -97,7 +97,7 @@ def test_loss_and_gradient_are_those_of_the_slow_version(
 
 @pytest.mark.parametrize("num_top", SELECTIONS)
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-def test_gradients_are_those_of_finite_differences(num_top: int, temperature: float) -> None:
+def test_gradients_equal_finite_differences(num_top: int, temperature: float) -> None:
     reduced = draw(logits_of(1, 3, 9), 8, num_top, temperature, 5)
     assert reduced.counts is not None
     assert (reduced.counts[:, num_top:] == 0).any(), "no column is unused"
@@ -111,7 +111,9 @@ def test_gradients_are_those_of_finite_differences(num_top: int, temperature: fl
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("chunk_rows", [4, 100])
-def test_the_chunked_loss_and_its_gradients_are_the_equation(alpha: float, temperature: float, chunk_rows: int) -> None:
+def test_the_chunked_loss_and_its_gradients_equal_the_equation(
+    alpha: float, temperature: float, chunk_rows: int
+) -> None:
     states, weight = logits_of(9, 11, 6).requires_grad_(), logits_of(10, 23, 6, scale=0.5).requires_grad_()
     teacher, gold = logits_of(11, 11, 23), gold_of(11, 23)
     reduced = draw(teacher, 9, 3, temperature, 2)
@@ -133,18 +135,19 @@ def test_the_chunked_loss_and_its_gradients_are_the_equation(alpha: float, tempe
 def test_float32_is_close_to_float64(num_top: int, temperature: float, level: float) -> None:
     reduced = draw(logits_of(3, 6, 50), 20, num_top, temperature, 1)
     targets = drawn_targets(reduced, num_top, temperature)
-    # At level 300 a float32 logit has 1.5e-5 of rounding, which is no fault of the loss: both start from it.
+    # At level 300 a float32 logit is rounded by 1.5e-5. The loss is not responsible, so both sides start from this
+    # logit.
     student = (logits_of(4, 6, 50) + level).float()
     soft, gradient = terms_and_gradient(student, targets, temperature)
     assert soft.dtype == gradient.dtype == torch.float32
     expected, expected_gradient = terms_and_gradient(student.double(), targets, temperature)
-    # log q is a difference of numbers of about the level; logits over T at 300 are rounded once more.
+    # log q is a difference of numbers near the level. Logits over T are rounded once more at level 300.
     torch.testing.assert_close(soft.double(), expected, rtol=1e-5, atol=1e-6 + 4e-7 * level)
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-6 + 4e-7 * level)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_rests_of_next_to_no_mass_leave_float32_finite(temperature: float) -> None:
+def test_a_rest_with_almost_no_mass_keeps_float32_finite(temperature: float) -> None:
     teacher = torch.zeros(5, 12)
     teacher[0, 3:] = -torch.inf  # nothing left
     teacher[1, 3:] = -20.0

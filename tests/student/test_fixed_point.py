@@ -1,4 +1,4 @@
-"""If the student's logits are the teacher's, the loss is 0 and so is its gradient; and which wrong losses are not."""
+"""If the student's logits are the teacher's, the loss and its gradient are 0. Known wrong losses do not have this."""
 
 from pathlib import Path
 from typing import get_args
@@ -23,7 +23,7 @@ KEPT = (1, 8, 64, VOCAB_SIZE)
 
 
 def teacher_logits() -> Tensor:
-    """Rows from nearly uniform to nearly certain, as a teacher's are."""
+    """Return rows from nearly uniform to nearly certain, like those of a teacher."""
     generator = torch.Generator().manual_seed(5)
     scales = torch.logspace(-1, 1, NUM_ROWS, dtype=torch.float64)
     return scales[:, None] * torch.randn(NUM_ROWS, VOCAB_SIZE, generator=generator, dtype=torch.float64)
@@ -96,7 +96,7 @@ def test_loss_and_gradient_are_zero_before_storage(k: int, temperature: float, d
 
 @pytest.mark.parametrize("k", KEPT)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_through_the_store_only_the_rounding_of_float16_is_left(
+def test_through_the_store_only_the_rounding_of_float16_remains(
     dumps: dict[int, DumpReader], k: int, temperature: float
 ) -> None:
     teacher = teacher_logits()
@@ -121,7 +121,7 @@ def test_through_the_store_only_the_rounding_of_float16_is_left(
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("k", [1, 8])
-def test_a_teacher_tail_of_1e_8_leaves_float32_finite_and_at_the_fixed_point(k: int, temperature: float) -> None:
+def test_a_teacher_tail_of_1e_8_keeps_float32_finite_and_at_the_fixed_point(k: int, temperature: float) -> None:
     teacher = teacher_logits()[: NUM_ROWS // 2].clone()
     ids = teacher.topk(k).indices
     rest = (teacher / temperature).scatter(1, ids, -torch.inf).logsumexp(1)
@@ -152,7 +152,7 @@ def test_dropping_the_tail_pulls_the_student_away_from_the_fixed_point(temperatu
     targets = soft_targets(teacher, 8, temperature)
     loss, gradient = loss_and_gradient(teacher, targets, temperature, "drop")
     assert loss.abs().max() <= 1e-9
-    # Nothing holds the tail up: each token outside the top k is pushed down by its share, the top k up by what is lost.
+    # Nothing keeps the tail up. Each token outside the top k is pushed down by its share, and the top k are pushed up.
     q = tempered(teacher, temperature).exp()
     outside = torch.ones_like(q).scatter(1, targets.ids, 0.0)
     expected = temperature * q * (outside - targets.tail.exp()[:, None])

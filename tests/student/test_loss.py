@@ -77,7 +77,7 @@ def test_keeping_more_tokens_never_lowers_kl(case: tuple[Tensor, Tensor, int, fl
 
 @settings(deadline=None)
 @given(cases(), st.sampled_from(TAILS))
-def test_cross_entropy_is_that_of_torch(case: tuple[Tensor, Tensor, int, float], tail: Tail) -> None:
+def test_cross_entropy_equals_torchs(case: tuple[Tensor, Tensor, int, float], tail: Tail) -> None:
     teacher, student, k, temperature = case
     gold = gold_of(*teacher.shape)
     expected = F.cross_entropy(student, gold, reduction="none")
@@ -106,9 +106,7 @@ def test_the_order_of_the_kept_tokens_does_not_matter(
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_gradients_are_those_of_finite_differences(
-    k: int, temperature: float, tail: Tail, divergence: Divergence
-) -> None:
+def test_gradients_equal_finite_differences(k: int, temperature: float, tail: Tail, divergence: Divergence) -> None:
     targets, gold = soft_targets(logits_of(1, 3, 9), k, temperature), gold_of(3, 9)
     student = logits_of(2, 3, 9).requires_grad_()
     options = {"temperature": temperature, "tail": tail, "divergence": divergence}
@@ -123,12 +121,13 @@ def test_student_tails_of_1e_8_are_right_in_float32(k: int, temperature: float, 
     teacher = logits_of(3, num_rows, vocab_size)
     targets = soft_targets(teacher, k, temperature)
     student = logits_of(4, num_rows, vocab_size, scale=0.5)
-    # Selected logits are raised until the others together have the mass 1e-8.
+    # The selected logits are raised until the others have a mass of 1e-8 together.
     rest = (student / temperature).scatter(1, targets.ids, -torch.inf).logsumexp(1)
     selected = (student / temperature).gather(1, targets.ids).logsumexp(1)
     raised = temperature * (rest - selected - np.log(1e-8))
     student = student.scatter_add(1, targets.ids, raised[:, None].expand(-1, k)) + level
-    # At level 300 a float32 logit has 1.5e-5 of rounding, which is no fault of the loss: both start from it.
+    # At level 300 a float32 logit is rounded by 1.5e-5. The loss is not responsible, so both sides start from this
+    # logit.
     student = student.float().double()
     log_q = tempered(student, temperature)
     rest = log_q.scatter(1, targets.ids, -torch.inf).logsumexp(1)
@@ -145,7 +144,7 @@ def test_student_tails_of_1e_8_are_right_in_float32(k: int, temperature: float, 
     (kl_32, gradient_32), (kl_64, gradient_64) = results
     assert kl_64.min() > 1
     torch.testing.assert_close(kl_32, kl_64, rtol=1e-4, atol=0)
-    # 1 - sum would leave the rest, here most of the loss, no digit; each entry keeps four, beside q = 1's rounding.
+    # With 1 - sum the rest, which is most of the loss here, would have no correct digit. Here each entry keeps four.
     torch.testing.assert_close(gradient_32, gradient_64, rtol=1e-4, atol=1e-6)
 
 
@@ -168,7 +167,9 @@ def test_a_teacher_without_a_tail_asks_for_none() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("chunk_rows", [1, 4, 100])
-def test_the_chunked_loss_and_its_gradients_are_the_equation(alpha: float, temperature: float, chunk_rows: int) -> None:
+def test_the_chunked_loss_and_its_gradients_equal_the_equation(
+    alpha: float, temperature: float, chunk_rows: int
+) -> None:
     states, weight = logits_of(9, 11, 6).requires_grad_(), logits_of(10, 23, 6, scale=0.5).requires_grad_()
     teacher, gold = logits_of(11, 11, 23), gold_of(11, 23)
     targets = soft_targets(teacher, 23, temperature)

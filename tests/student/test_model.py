@@ -49,7 +49,7 @@ def rows_of(tokens: Ragged) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_logits_are_those_of_transformers_with_the_students_weights(dtype: torch.dtype, attention: str) -> None:
+def test_transformers_with_the_students_weights_has_the_same_logits(dtype: torch.dtype, attention: str) -> None:
     student, reference = small_student(dtype), transformers_model(dtype, attention)
     outcome = reference.load_state_dict(student.state_dict(), strict=False)
     assert outcome.missing_keys == ["lm_head.weight"]  # tied: the token embedding again
@@ -62,7 +62,7 @@ def test_logits_are_those_of_transformers_with_the_students_weights(dtype: torch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_logits_are_those_of_transformers_with_its_weights(dtype: torch.dtype) -> None:
+def test_a_student_with_transformers_weights_has_the_same_logits(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     student, reference = small_student(dtype), transformers_model(dtype)
     weights = {name: value for name, value in reference.state_dict().items() if name != "lm_head.weight"}
@@ -73,7 +73,7 @@ def test_logits_are_those_of_transformers_with_its_weights(dtype: torch.dtype) -
     )
 
 
-def test_gradients_are_those_of_transformers() -> None:
+def test_gradients_equal_those_of_transformers() -> None:
     student, reference = small_student(), transformers_model(torch.float64)
     reference.load_state_dict(student.state_dict(), strict=False)
     tokens = sentences(7, 3, 0)
@@ -90,7 +90,7 @@ def test_gradients_are_those_of_transformers() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=5), st.randoms(use_true_random=False))
-def test_states_of_a_sentence_do_not_depend_on_what_is_batched_with_it(lengths: list[int], random: object) -> None:
+def test_states_of_a_sentence_do_not_depend_on_the_rest_of_the_batch(lengths: list[int], random: object) -> None:
     student = small_student()
     tokens = sentences(*lengths)
     order = np.argsort([random.random() for _ in lengths])  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ def test_states_of_a_sentence_do_not_depend_on_what_is_batched_with_it(lengths: 
         torch.testing.assert_close(states, alone, rtol=0, atol=1e-12)
 
 
-def test_a_position_does_not_see_what_it_predicts() -> None:
+def test_a_position_does_not_see_the_token_that_it_predicts() -> None:
     student = small_student()
     changed = states_of(student, Ragged.from_lists([[5, 6, 7, 9]], np.int64))
     states = states_of(student, Ragged.from_lists([[5, 6, 7, 8]], np.int64))
@@ -108,14 +108,14 @@ def test_a_position_does_not_see_what_it_predicts() -> None:
     assert not torch.allclose(states[4], changed[4])
 
 
-def test_initial_weights_are_gpt2s() -> None:
+def test_initial_weights_are_distributed_as_in_gpt2() -> None:
     config = StudentConfig(vocab_size=500, embed_dim=128, num_blocks=8, num_heads=4)
     for name, parameter in Student(config, bos_id=BOS, seed=1).named_parameters():
         if parameter.dim() == 1:
             assert parameter.unique().tolist() == [1.0 if "ln_" in name and name.endswith("weight") else 0.0], name
             continue
         std = 0.02 / math.sqrt(2 * 8) if name.endswith("c_proj.weight") else 0.02
-        # Standard errors of a standard deviation and a mean over n draws; 5 of them.
+        # 5 standard errors of a standard deviation and of a mean over n draws.
         n = parameter.numel()
         assert abs(parameter.std().item() / std - 1) < 5 / math.sqrt(2 * n), name
         assert abs(parameter.mean().item()) < 5 * std / math.sqrt(n), name
@@ -149,12 +149,12 @@ def test_an_empty_batch_has_no_states_and_gradients_of_zero() -> None:
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in student.parameters())
 
 
-def test_a_forward_on_the_meta_device_strays_nowhere() -> None:
+def test_a_forward_on_the_meta_device_uses_no_other_device() -> None:
     student = Student(SMALL, bos_id=BOS, seed=3).to("meta")
     assert student.logits(states_of(student, sentences(4, 2))).shape == (8, SMALL.vocab_size)
 
 
-def test_a_sentence_as_long_as_the_positions_is_taken_and_a_longer_one_refused() -> None:
+def test_a_sentence_of_max_length_is_read_and_a_longer_one_refused() -> None:
     student = small_student()
     assert len(states_of(student, sentences(15))) == 16
     with pytest.raises(InputError, match="16 tokens has 17 positions, expected at most 16; train with --max-length 17"):

@@ -1,4 +1,4 @@
-"""What stands in a row: a sentence, or a document as far as it fits; and what is lost where a sentence does not fit."""
+"""A row is a sentence, or the sentences of a document that fit. A sentence that does not fit is cut or refused."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def batches(split: Split, rows: Rows, *, world: World | None = None, **options: 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(9, 70))
-def test_a_documents_rows_are_its_sentences_in_order_as_many_as_fit(lengths: list[int], max_length: int) -> None:
+def test_rows_of_a_document_hold_its_sentences_in_order_as_many_as_fit(lengths: list[int], max_length: int) -> None:
     split = with_documents(make_split(), lengths)
     rows = Rows(split, context="document", max_length=max_length)
     whole = split.tokens.lengths + 1
@@ -55,9 +55,9 @@ def test_a_documents_rows_are_its_sentences_in_order_as_many_as_fit(lengths: lis
 
 @pytest.mark.parametrize("context", ["sentence", "document"])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_every_position_comes_once_an_epoch_at_any_world_size(context: str, size: int) -> None:
+def test_every_position_comes_once_per_epoch_at_any_world_size(context: str, size: int) -> None:
     split = make_split()
-    # Each token is its own position in the split, so that what comes can be told apart.
+    # Each token is the number of its position in the split, so that positions can be identified.
     values = np.arange(len(split.tokens.values), dtype=np.uint32) + 100
     split = with_documents(dataclasses.replace(split, tokens=Ragged(values, split.tokens.offsets)), [7, 1, 20, 5])
     rows = Rows(split, context=context, max_length=50)
@@ -68,7 +68,7 @@ def test_every_position_comes_once_an_epoch_at_any_world_size(context: str, size
     assert sorted(gold) == sorted([*values.tolist(), *[EOS] * split.num_sentences])
 
 
-def test_in_a_document_a_position_sees_the_sentences_before_it_and_targets_stay_the_teachers(tmp_path) -> None:
+def test_in_a_document_a_position_sees_the_sentences_before_it_and_keeps_its_targets(tmp_path) -> None:
     split = with_documents(make_split(), [40])
     dump = write_dump(tmp_path / "dump", split)
     rows = Rows(split, context="document", max_length=64)
@@ -113,7 +113,7 @@ def test_a_truncated_sentence_keeps_its_first_positions_and_their_targets(tmp_pa
     assert len(batch.gold) == len(batch.targets.ids) == len(batch.inputs.valid)
 
 
-def test_shuffled_targets_are_those_of_other_positions_each_once_and_the_same_for_all_ranks(tmp_path) -> None:
+def test_shuffled_targets_are_one_permutation_that_all_ranks_share(tmp_path) -> None:
     split = make_split()
     dump = write_dump(tmp_path / "dump", split)
     rows = Rows(split, context="sentence", max_length=99)
@@ -141,7 +141,7 @@ def test_shuffled_targets_are_those_of_other_positions_each_once_and_the_same_fo
     assert sum(once[p] == row for p, row in enumerate(stored)) < 0.1 * len(stored)
 
 
-def test_documents_that_are_not_known_are_not_guessed() -> None:
+def test_context_document_without_documents_is_refused() -> None:
     with pytest.raises(InputError, match=r"split train: which sentences make a document is not known.*--documents"):
         Rows(make_split(), context="document", max_length=99)
 

@@ -11,8 +11,8 @@ import torch
 
 from pipeline.corpus.dataset.dataset import Split
 from pipeline.dumping.next_token import append_eos
+from pipeline.runtime.background import DEPTH, ReadAhead
 from pipeline.runtime.distributed import World
-from pipeline.runtime.read_ahead import DEPTH, ReadAhead
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.batching import BatchPlan
 from storage.dump.positions import Positions
@@ -21,9 +21,9 @@ from storage.dump.schema import DumpSchema
 from storage.dump.writer import DumpWriter
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
 from storage.ragged import Ragged
-from student.dump_targets import DumpTargets
 from student.rows import Rows
 from student.stream import StudentBatch, student_batches
+from student.targets import DumpTargets
 
 BOS, EOS, VOCAB_SIZE, K = 0, 1, 50, 4
 FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}
@@ -113,7 +113,7 @@ def batches_of(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_batches_hold_the_plans_sentences_and_the_dumps_rows_for_them(
+def test_batches_hold_the_planned_sentences_and_their_rows_of_the_dump(
     split: Split, dump: DumpReader, temperature: float
 ) -> None:
     plan = plan_of(split)
@@ -135,7 +135,7 @@ def test_batches_hold_the_plans_sentences_and_the_dumps_rows_for_them(
         assert batch.targets.logz.tolist() == whole.logz[rows, index].tolist()
 
 
-def test_ranks_share_out_every_batch_and_know_its_size(split: Split, dump: DumpReader) -> None:
+def test_ranks_divide_every_batch_and_know_its_size(split: Split, dump: DumpReader) -> None:
     size = 3
     by_rank: list[list[StudentBatch]] = []
     for rank in range(size):
@@ -147,7 +147,7 @@ def test_ranks_share_out_every_batch_and_know_its_size(split: Split, dump: DumpR
 
 
 @pytest.mark.parametrize("with_dump", [True, False])
-def test_an_empty_share_is_a_batch_all_the_same(split: Split, dump: DumpReader, with_dump: bool) -> None:
+def test_an_empty_share_is_still_a_batch(split: Split, dump: DumpReader, with_dump: bool) -> None:
     targets = targets_of(dump, split) if with_dump else None
     (batch,) = batches_of([(np.empty(0, np.int64), 7)], split, targets=targets)
     assert (len(batch.inputs.valid), batch.num_positions, batch.num_positions_global) == (0, 0, 7)
@@ -177,17 +177,17 @@ def test_a_dump_with_other_sentence_boundaries_is_refused(split: Split, dump: Du
     offsets = split.tokens.offsets.copy()
     offsets[1] += 1
     other = dataclasses.replace(split, tokens=Ragged(split.tokens.values, offsets))
-    with pytest.raises(FingerprintMismatchError, match="boundaries of its 40 sentences are not those of the 40"):
+    with pytest.raises(FingerprintMismatchError, match="boundaries of its 40 sentences differ from those of the 40"):
         targets_of(dump, other)
 
 
-def test_a_temperature_the_dump_was_not_made_for_is_refused(split: Split, dump: DumpReader) -> None:
+def test_a_temperature_that_the_dump_does_not_have_is_refused(split: Split, dump: DumpReader) -> None:
     with pytest.raises(StoreError, match=r"temperature 3 is not declared.*--temperatures 1,2,3"):
         targets_of(dump, split, temperature=3.0)
 
 
 @pytest.mark.parametrize("tail", ["renormalise", "drop"])
-def test_draws_leave_no_choice_of_tail(split: Split, dump: DumpReader, tail: str) -> None:
+def test_draws_refuse_another_tail_than_the_default(split: Split, dump: DumpReader, tail: str) -> None:
     schema = SimpleNamespace(fingerprints=FINGERPRINTS, selection="sampled", num_draws=4)
     other = SimpleNamespace(folder=dump.folder, schema=schema, offsets=dump.offsets)
     with pytest.raises(StoreError, match=f"selection is sampled, expected topk for --tail {tail}.*Leave out --tail"):

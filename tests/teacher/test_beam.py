@@ -1,4 +1,4 @@
-"""The beam search is the slow one, looks at no token too early, and never exceeds the sum over all trees."""
+"""The beam search equals the slow search, never looks ahead, and never exceeds the sum over all trees."""
 
 import itertools
 
@@ -19,7 +19,7 @@ from tests.reference_beam import beam_search, binary_phrases, enumerate_trees
 from tests.strategies import EOS_ID, VOCAB_SIZE
 
 TOLERANCE = 1e-10
-"""Both sides compute in float64; what they differ by is the order of additions."""
+"""Both sides compute in float64. They differ only by the order of additions."""
 KINDS = {
     "bilstm": {"embed_dim": 6, "hidden_dim": 6, "num_layers": 2},
     "attention and a projection": {"embed_dim": 5, "hidden_dim": 7, "num_layers": 1, "composition": "attention"},
@@ -28,9 +28,9 @@ KINDS = {
 }
 TWO_KINDS = ["bilstm", "binary treelstm"]
 EVERYTHING = {"beam": 3_000, "word_beam": 3_000}
-"""More than there are hypotheses of the short sentences."""
+"""More than the number of hypotheses of the short sentences."""
 SHORT = [[], [5], [2, 3], [EOS_ID, 4]]
-"""Nothing keeps <eos> from being a token of a sentence's text; only the last one ends it."""
+"""A sentence's text can have <eos> as a token. Only the last <eos> ends the sentence."""
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def random_tokens(lengths: list[int], seed: int = 0) -> list[list[int]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("num_labels", "max_actions"), [(2, 3), (3, 2), (4, 0)])
-def test_with_nothing_pruned_it_is_the_sum_over_all_trees(kind, num_labels, max_actions):
+def test_without_pruning_the_search_equals_the_sum_over_all_trees(kind, num_labels, max_actions):
     model = make_model(kind, num_labels=num_labels)
     config = BeamConfig(max_actions=max_actions, **EVERYTHING)
     found = search(model, SHORT, config)
@@ -114,7 +114,7 @@ def test_prefix_probabilities_never_exceed_the_sum_over_all_trees(sizes, kind, m
 
 @settings(max_examples=40, deadline=None)
 @given(beams(), kinds(), st.integers(0, 5), st.lists(st.integers(2, VOCAB_SIZE - 1), max_size=5), st.integers(0, 5))
-def test_it_is_the_slow_search_which_drops_nothing_early(sizes, kind, max_actions, tokens, seed):
+def test_the_search_equals_the_slow_search_which_drops_nothing_early(sizes, kind, max_actions, tokens, seed):
     model = make_model(kind, seed=seed)
     config = BeamConfig(max_actions=max_actions, **sizes)
     expected, found = beam_search(model, tokens, config), search(model, [tokens], config)
@@ -131,7 +131,7 @@ def test_it_is_the_slow_search_which_drops_nothing_early(sizes, kind, max_action
 
 @settings(max_examples=20, deadline=None)
 @given(beams(), kinds(), st.integers(0, 4), st.integers(0, 100))
-def test_the_best_parse_has_the_probability_that_the_level_parallel_model_gives_it(sizes, kind, max_actions, seed):
+def test_the_best_parse_has_its_probability_under_the_level_parallel_model(sizes, kind, max_actions, seed):
     model, tokens = make_model(kind, seed=seed % 3), random_tokens([0, 1, 4, 9, 9], seed)
     found = search(model, tokens, BeamConfig(max_actions=max_actions, **sizes))
     actions = [tree_to_actions(phrases, len(words)) for phrases, words in zip(found.phrases, tokens, strict=True)]
@@ -155,7 +155,7 @@ def test_the_mixture_depends_on_no_token_at_or_after_its_position(data, sizes, k
     np.testing.assert_allclose(one[: t + 1], other[: t + 1], atol=1e-12)
 
 
-def test_mixtures_are_distributions_and_gold_tokens_are_read_from_them():
+def test_mixtures_are_distributions_and_give_the_gold_log_probabilities():
     model, tokens, config = make_model(), random_tokens([7, 3, 0, 12]), BeamConfig(beam=6, word_beam=3)
     found = search(model, tokens, config)
     rows = np.concatenate(mixtures(model, found, config))
@@ -168,7 +168,7 @@ def test_mixtures_are_distributions_and_gold_tokens_are_read_from_them():
 
 @settings(max_examples=6, deadline=None)
 @given(beams(), st.permutations([0, 1, 5, 5, 12]))
-def test_a_sentence_is_searched_alone_as_among_others(sizes, lengths):
+def test_a_sentence_has_the_same_result_alone_and_in_a_batch(sizes, lengths):
     model, tokens, config = make_model(), random_tokens(lengths), BeamConfig(max_actions=5, **sizes)
     together = search(model, tokens, config)
     for m, words in enumerate(tokens):
@@ -205,12 +205,12 @@ def test_long_sentences_and_deep_stacks_are_searched(column):
     assert (len(found.phrases[0]) > 300) == (column == 2)
 
 
-def test_no_sentences_are_searched():
+def test_a_search_of_no_sentences_is_empty():
     found = search(make_model(), [], BeamConfig())
     assert len(found.phrases) == len(found.token_log_probs) == len(found.states) == 0
 
 
-def test_equal_hypotheses_are_ranked_by_order():
+def test_ties_go_to_the_earlier_hypothesis():
     model = make_model(num_labels=5)
     with torch.no_grad():
         for parameter in model.action_head.parameters():
@@ -222,7 +222,7 @@ def test_equal_hypotheses_are_ranked_by_order():
         np.testing.assert_allclose(mixtures(model, found, config)[0][0], expected.mixtures[0], atol=TOLERANCE)
 
 
-def test_all_that_is_wrong_with_a_configuration_is_said_at_once():
+def test_all_problems_of_a_configuration_are_reported_together():
     with pytest.raises(
         ConfigError, match=r"beam is 0, .*; word-beam is -1, .*; max-actions is -1, expected at least 0"
     ):

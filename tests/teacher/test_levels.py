@@ -1,4 +1,4 @@
-"""The schedule puts every push after what it depends on, and each exactly once."""
+"""The schedule has every push exactly once, after everything that it depends on."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
-from teacher.derivation import Branching, binarise, derive_binary, derive_top_down
-from teacher.levels import Schedule, build_schedule
+from teacher.levels import Branching, Schedule, binarise, build_schedule, derive_binary, derive_top_down
 from tests.reference import binarised
 from tests.strategies import CORNER_CASES, DEEP, EOS_ID, UNARY_CHAIN, WIDE, batch, sentences
 
 STRATEGIES: list[Branching | None] = [None, "left", "right"]
-"""Top-down, and binary either way."""
+"""The top-down strategy, and the binary strategy with both branchings."""
 
 
 def schedule_of(some: list, branching: Branching | None = None) -> Schedule:
@@ -24,7 +23,7 @@ def schedule_of(some: list, branching: Branching | None = None) -> Schedule:
 
 
 def depths_and_parents(actions: list[int], *, binary: bool) -> tuple[list[int], list[int]]:
-    """Stack depth after each action and the push it is pushed onto (-1: the empty stack), by keeping a stack."""
+    """Return the stack depth after each action and the push below it (-1: the empty stack), by keeping a stack."""
     stack: list[tuple[int, bool]] = []  # the push, and whether it is an open nonterminal
     depths, parents = [], []
     for time, action in enumerate(actions):
@@ -68,7 +67,7 @@ def test_rows_are_sorted_by_depth_and_point_one_level_up(branching, some):
 
 @pytest.mark.parametrize("branching", ["left", "right"])
 @given(some=st.lists(sentences(), min_size=1, max_size=6))
-def test_binarised_trees_are_those_made_node_by_node(branching, some):
+def test_binarised_trees_equal_those_made_node_by_node(branching, some):
     _, actions = batch([*some, ([], [2, SHIFT, REDUCE])])
     made = binarise(actions, branching)
     assert [list(row) for row in made] == [binarised(list(map(int, row)), branching) for row in actions]
@@ -103,7 +102,7 @@ def test_each_position_is_predicted_from_the_state_before_its_shift(branching, s
     assert schedule.gold.tolist() == [t for sentence_tokens, _ in some for t in [*sentence_tokens, EOS_ID]]
 
 
-def test_reduce_is_allowed_only_with_a_child_and_not_on_top():
+def test_reduce_needs_a_child_and_never_closes_top():
     schedule = schedule_of([DEEP])
     actions = DEEP[1]
     allowed = dict(zip(schedule.action_index.tolist(), schedule.reduce_allowed.tolist(), strict=True))
@@ -129,7 +128,7 @@ def test_a_chain_is_composed_bottom_up_and_a_wide_phrase_in_one_level():
     assert wide.compositions[0].children.tolist() == [list(range(40)), list(range(39, -1, -1))]
 
 
-def test_a_chain_of_two_thousand_constituents_has_a_level_each():
+def test_a_chain_of_two_thousand_constituents_has_two_thousand_levels():
     actions = [FIRST_NT, *[FIRST_NT + 1] * 2000, SHIFT, *[REDUCE] * 2000, SHIFT, REDUCE]
     schedule = schedule_of([([5], actions)])
     assert len(schedule.compositions) == 2000

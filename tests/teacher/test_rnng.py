@@ -1,4 +1,4 @@
-"""The level-parallel RNNG is the one-action-at-a-time RNNG."""
+"""The level-parallel RNNG equals the one-action-at-a-time RNNG."""
 
 import itertools
 
@@ -19,7 +19,7 @@ from tests.reference import sentence_log_probs
 from tests.strategies import CORNER_CASES, EOS_ID, NUM_LABELS, VOCAB_SIZE, batch, sentences
 
 SIZES = [(8, 8, 2), (6, 9, 1), (9, 5, 3)]
-"""Embedding, hidden, layers: equal sizes, and projections up and down."""
+"""Embedding size, hidden size, layers: equal sizes, and a projection in both directions."""
 KINDS = [
     {"strategy": "top-down", "composition": "bilstm"},
     {"strategy": "top-down", "composition": "attention"},
@@ -28,9 +28,9 @@ KINDS = [
         for composition, branching in itertools.product(("treelstm", "bilstm", "attention"), ("left", "right"))
     ),
 ]
-"""Every strategy with every composition that it has."""
+"""Every strategy with each of its compositions."""
 TOLERANCE = 1e-10
-"""Both sides compute in float64; what they differ by is the order of additions."""
+"""Both sides compute in float64. They differ only by the order of additions."""
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def assert_equal_to_reference(model: Rnng, tokens: Ragged, actions: Ragged, *, g
     found_tokens = gold_log_probs(model, tokens, actions, eos_id=EOS_ID, batch_tokens=50)
     for m, (action_log_probs, token_log_probs) in enumerate(expected):
         np.testing.assert_allclose(found_actions[m], action_log_probs.detach().numpy(), atol=TOLERANCE, rtol=0)
-        # gold_log_probs returns float32: the float64 values are compared through the states below.
+        # gold_log_probs returns float32. The states below compare the float64 values.
         np.testing.assert_allclose(found_tokens[m], token_log_probs.detach().numpy(), atol=1e-5, rtol=1e-6)
     all_tokens = torch.cat([token_log_probs for _, token_log_probs in expected])
     log_probs = model.logits(model.states(schedule)).log_softmax(1)
@@ -109,8 +109,8 @@ def test_cached_inputs_change_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[2]], ids=lambda kind: "-".join(kind.values()))
-def test_levels_compose_what_constituents_alone_do(kind):
-    """``compose``, one level after the other, gives what ``forward`` gives for all."""
+def test_compose_by_level_equals_forward(kind):
+    """``compose``, called level by level, equals ``forward``."""
     model = make_model(SIZES[0], **kind)
     schedule = model.prepare(*batch(CORNER_CASES))
     vectors = model.token_embedding[torch.from_numpy(schedule.tokens)]
@@ -158,7 +158,7 @@ def test_a_batch_with_nothing_to_compose_reaches_every_parameter(kind):
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_parts_are_the_joint_loss_and_its_halves():
+def test_parts_are_the_joint_loss_and_its_two_parts():
     model = make_model(SIZES[0])
     tokens, actions = batch(CORNER_CASES)
     schedule = model.prepare(tokens, actions)
@@ -181,7 +181,7 @@ def test_dropout_changes_training_and_never_evaluation():
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 def test_bfloat16_products_stay_near_float32(kind):
-    """Products are rounded to 8 bits (2^-9 relative, half a unit); sums, states and losses are float32."""
+    """Products are rounded to 8 bits (2^-9 relative, half a unit). Sums, states and losses are float32."""
     torch.set_default_dtype(torch.float32)
     model = make_model((64, 48, 2), **kind)
     batch_of_all = TreeBatch(schedule=model.prepare(*batch(CORNER_CASES)), num_positions_global=1)
@@ -192,7 +192,7 @@ def test_bfloat16_products_stay_near_float32(kind):
             sums = model(batch_of_all)
         sums[0].backward()
         assert sums.dtype == torch.float32
-        # A sum that autocast rounded to 8 bits would be one of few numbers.
+        # If autocast rounded a sum to 8 bits, there would be only a few possible values.
         assert (sums != sums.bfloat16()).all()
         losses.append(float(sums[0].detach()))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
@@ -201,7 +201,7 @@ def test_bfloat16_products_stay_near_float32(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
-def test_a_step_on_the_meta_device_strays_nowhere_and_asks_for_no_number(kind):
+def test_a_step_on_the_meta_device_uses_no_other_device_and_reads_no_value(kind):
     model = make_model(SIZES[1], **kind).to("meta")
     model.dropout.p = 0.5
     for some in (CORNER_CASES, []):

@@ -1,1 +1,1 @@
-"""Build the dataset that teacher and student read: tokens, oracle actions, splits."""
+"""Build, store and read the datasets that teacher and student are trained on."""

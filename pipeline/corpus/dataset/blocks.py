@@ -1,158 +1,173 @@
-"""The work of ``build-dataset`` on one block of sentences, and its spreading over processes.
+"""Build one block of sentences, in this process or in several.
 
-A block goes in as text and comes out as flat arrays. Labels are numbered within the block, so that a block's outcome
-depends on nothing but the block: the same bytes come out whichever process made it, and whatever their number.
+A block comes in as text and leaves as flat arrays. Its outcome depends on nothing but the block, so the dataset has the
+same bytes for any number of processes. No block knows the labels of the others. So each block lists its own labels, and
+its actions refer to that list; ``SplitBuilder`` gives labels their numbers once all labels of train are known.
 
-A process takes a third of a second to start, so there are none for a corpus of a few blocks. Each keeps to one core.
-Blocks are handed out as their turn comes, so at most a few are in memory.
+A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
+uses one core. Only a few blocks per worker are in memory at a time.
 """
 
 import gc
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import chain, compress, islice
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.duplicates import SentenceHashes, hash_sentences
 from pipeline.corpus.dataset.oracle import tree_to_actions
-from pipeline.corpus.dataset.token_trees import NOT_GIVEN_BACK, FittedSentence, fit_to_tokens
+from pipeline.corpus.dataset.token_trees import NOT_REVERSIBLE, FittedSentence, fit_to_tokens
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.text_files import OnError
-from pipeline.corpus.trees.readers import Counts, RawPair, Sentence, read_sentence
+from pipeline.corpus.trees.readers import Counts, RawPair, read_sentence
 from pipeline.corpus.trees.trees import ROOT
-from pipeline.runtime.workers import WorkerError, start_pool
+from pipeline.runtime.workers import WorkerError, start_pool, usable_cores
 from storage.errors import InputError
 
 BLOCK_SENTENCES: Final = 500
 _FEW_BLOCKS: Final = 4
 _BLOCKS_AHEAD: Final = 3
-"""Blocks a process, handed out or done and not yet taken."""
+"""Blocks per process that are submitted or finished and not yet yielded."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SentenceFilter:
-    """Which sentences are too short or too long; 0 is no limit."""
-
-    min_words: int = 0
-    max_words: int = 0
-    max_tokens: int = 0
-
-    def reason(self, num_words: int, num_tokens: int) -> str | None:
-        """Return why a sentence is left out, or None."""
-        if num_words < self.min_words:
-            return f"fewer than {self.min_words} words"
-        if self.max_words and num_words > self.max_words:
-            return f"more than {self.max_words} words"
-        if self.max_tokens and num_tokens > self.max_tokens:
-            return f"more than {self.max_tokens} tokens"
-        return None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Block:
-    """Some sentences of one file, as they were read."""
+    """Sentences of one file, not parsed yet."""
 
     path: Path
-    """The file of trees, for messages."""
+    """The tree file, for messages."""
     pairs: list[RawPair]
+    document_ids: NDArray[np.int32]
+    """``[len(pairs)]``: the document of each pair, numbered from 1; 0 if the documents are not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BuiltBlock:
-    """The M sentences kept of a block."""
+    """The M sentences that are kept of a block."""
 
-    numbers: NDArray[np.int64]
-    """``[M]``: of their trees, as ``RawPair.number``."""
-    tokens: NDArray[np.uint32]
-    num_tokens: NDArray[np.int64]
-    """``[M]``."""
+    tokens: NDArray[Any]
+    """Token ids, in the dtype in which the dataset stores them."""
     actions: NDArray[np.int16]
     """NT(``labels[i]``) is 2 + i."""
-    num_actions: NDArray[np.int64]
-    """``[M]``."""
-    labels: Sequence[str]
-    """TOP, then in the order in which they came."""
-    texts: list[str]
+    labels: tuple[str, ...]
+    """TOP, then the other labels in order of first appearance."""
+    columns: dict[str, NDArray[np.int32]]
+    """``[M]`` each, by name: ``document_ids``, ``num_tokens``, ``num_actions``, ``num_words``, ``num_bytes``,
+    ``num_crossing`` and ``num_lost`` (the last two as in ``TokenTree``)."""
+    text: bytes
+    """The sentences in UTF-8, with a line end after each."""
     hashes: SentenceHashes
-    num_crossing: NDArray[np.int32]
-    """``[M]``: tokens that hold parts of a phrase and of what is outside it (``alignment.TokenTree``)."""
-    num_lost: NDArray[np.int32]
-    """``[M]``: phrases left without a token."""
     counts: Counts
+    """The number of trees that were read, kept and dropped when the block was built."""
+
+    def __len__(self) -> int:
+        return len(self.columns["num_tokens"])
+
+    def select(self, is_kept: NDArray[np.bool_]) -> "BuiltBlock":
+        """Return the block with only the sentences where ``is_kept`` (``[M]``) is true; counts are unchanged."""
+        if is_kept.all():
+            return self
+        lines = [line + b"\n" for line in self.text.split(b"\n")[:-1]]
+        return replace(
+            self,
+            tokens=self.tokens[np.repeat(is_kept, self.columns["num_tokens"])],
+            actions=self.actions[np.repeat(is_kept, self.columns["num_actions"])],
+            columns={name: column[is_kept] for name, column in self.columns.items()},
+            text=b"".join(compress(lines, is_kept.tolist())),
+            hashes=SentenceHashes(self.hashes.texts[is_kept], self.hashes.shingles.take(np.flatnonzero(is_kept))),
+        )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class BlockBuilder:
-    """Builds blocks, one after the other."""
+    """Build blocks one after the other."""
 
-    tokenizer: Tokenizer
-    on_error: OnError
-    keep: SentenceFilter = field(default_factory=SentenceFilter)
+    def __init__(self, tokenizer: Tokenizer, config: BuildConfig) -> None:
+        self.tokenizer, self.config = tokenizer, config
 
     def build(self, block: Block) -> BuiltBlock:
         """Return the sentences of a block over their tokens.
 
         Raises:
-            InputError: At the first malformed line, where errors stop.
+            InputError: At the first malformed line, if ``on_error`` is "stop".
         """
         counts = Counts()
-        sentences: list[Sentence] = []
-        for pair in block.pairs:
-            sentence = read_sentence(block.path, pair, on_error=self.on_error, counts=counts)
+        sentences, document_ids = [], []
+        for pair, document_id in zip(block.pairs, block.document_ids.tolist(), strict=True):
+            sentence = read_sentence(block.path, pair, on_error=self.config.on_error, counts=counts)
             if sentence is not None:
                 sentences.append(sentence)
+                document_ids.append(document_id)
         kept: list[FittedSentence] = []
-        for sentence, fitted in zip(sentences, fit_to_tokens(sentences, self.tokenizer), strict=True):
-            if fitted is None:
-                reason: str | None = NOT_GIVEN_BACK
-            else:
-                reason = self.keep.reason(sentence.text.count(" ") + 1, len(fitted.ids))
-                if reason is None:
-                    kept.append(fitted)
-            if reason is not None:
+        kept_documents: list[int] = []
+        for fitted, document_id in zip(fit_to_tokens(sentences, self.tokenizer), document_ids, strict=True):
+            if (reason := self._reason_to_drop(fitted)) is not None:
                 counts.num_kept -= 1
                 counts.dropped[reason] += 1
-        numbers = {ROOT: 0}
+            elif fitted is not None:
+                kept.append(fitted)
+                kept_documents.append(document_id)
+        labels = {ROOT: 0}
         actions: list[int] = []
         num_actions = []
         for each in kept:
             phrases = []
             for label, start, stop in each.tree.phrases:
-                if (number := numbers.get(label)) is None:
-                    number = numbers[label] = len(numbers)
+                if (number := labels.get(label)) is None:
+                    number = labels[label] = len(labels)
                 phrases.append((number, start, stop))
             found = tree_to_actions(phrases, len(each.ids))
             actions += found
             num_actions.append(len(found))
         texts = [each.sentence.text for each in kept]
+        encoded = [text.encode() for text in texts]
+        columns = {
+            "document_ids": kept_documents,
+            "num_tokens": [len(each.ids) for each in kept],
+            "num_actions": num_actions,
+            "num_words": [text.count(" ") + 1 for text in texts],
+            "num_bytes": [len(text) for text in encoded],
+            "num_crossing": [each.tree.num_crossing for each in kept],
+            "num_lost": [each.tree.num_lost for each in kept],
+        }
+        dtype = token_dtype(self.tokenizer.vocab_size)
         return BuiltBlock(
-            numbers=np.array([each.sentence.number for each in kept], np.int64),
-            tokens=np.fromiter(chain.from_iterable(each.ids for each in kept), np.uint32),
-            num_tokens=np.array([len(each.ids) for each in kept], np.int64),
+            tokens=np.fromiter(chain.from_iterable(each.ids for each in kept), dtype),
             actions=np.array(actions, np.int16),
-            num_actions=np.array(num_actions, np.int64),
-            labels=tuple(numbers),
-            texts=texts,
+            labels=tuple(labels),
+            columns={name: np.array(column, np.int32) for name, column in columns.items()},
+            text=b"".join(text + b"\n" for text in encoded),
             hashes=hash_sentences(texts),
-            num_crossing=np.array([each.tree.num_crossing for each in kept], np.int32),
-            num_lost=np.array([each.tree.num_lost for each in kept], np.int32),
             counts=counts,
         )
 
+    def _reason_to_drop(self, fitted: FittedSentence | None) -> str | None:
+        if fitted is None:
+            return NOT_REVERSIBLE
+        config, num_words = self.config, fitted.sentence.text.count(" ") + 1
+        if num_words < config.min_words:
+            return f"fewer than {config.min_words} words"
+        if config.max_words and num_words > config.max_words:
+            return f"more than {config.max_words} words"
+        if config.max_tokens and len(fitted.ids) > config.max_tokens:
+            return f"more than {config.max_tokens} tokens"
+        return None
+
 
 class BlockPool:
-    """Builds blocks in order, in this process or in several; to be used as a context."""
+    """Build blocks in order, in this process or in worker processes. Use it as a context manager."""
 
-    def __init__(self, builder: BlockBuilder, num_workers: int) -> None:
-        self._builder, self._num_workers = builder, num_workers
+    def __init__(self, builder: BlockBuilder) -> None:
+        self._builder = builder
+        self.on_error = builder.config.on_error
+        self._num_workers = builder.config.workers or usable_cores()
         self._executor: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -163,22 +178,24 @@ class BlockPool:
             self._executor.shutdown(cancel_futures=True)
 
     def build(self, blocks: Iterable[Block]) -> Iterator[BuiltBlock]:
-        """Yield the outcome of each block, in order.
+        """Yield each block as it is built, in order.
 
         Raises:
             InputError: As ``BlockBuilder.build``, and what ``blocks`` raises.
-            WorkerError: If a process ended before its time.
+            WorkerError: If a worker process was killed.
         """
         blocks = iter(blocks)
         first = list(islice(blocks, _FEW_BLOCKS))
         if self._executor is None and (self._num_workers == 1 or len(first) < _FEW_BLOCKS):
             yield from map(self._builder.build, chain(first, blocks))
             return
-        executor = self._executor = self._executor or self._start()
+        if self._executor is None:
+            builder = self._builder
+            self._executor = start_pool(self._num_workers, _start_worker, builder.tokenizer.data, builder.config)
         waiting: deque[Future[BuiltBlock | str]] = deque()
         try:
             for block in chain(first, blocks):
-                waiting.append(executor.submit(_build, block))
+                waiting.append(self._executor.submit(_build, block))
                 if len(waiting) >= _BLOCKS_AHEAD * self._num_workers:
                     yield _result(waiting.popleft())
             while waiting:
@@ -189,23 +206,24 @@ class BlockPool:
                 "fewer --workers if memory is short"
             ) from error
 
-    def _start(self) -> ProcessPoolExecutor:
-        builder = self._builder
-        return start_pool(self._num_workers, _start_worker, builder.tokenizer.data, builder.on_error, builder.keep)
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the dtype of stored token ids: uint16 up to a vocabulary of 65,535, uint32 above."""
+    return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
 
 
 _worker: list[BlockBuilder] = []
-"""In a worker process: what it builds with."""
+"""The builder of a worker process; empty in the main process."""
 
 
-def _start_worker(_: int, tokenizer: bytes, on_error: OnError, keep: SentenceFilter) -> None:
+def _start_worker(_: int, tokenizer: bytes, config: BuildConfig) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    gc.disable()  # a block leaves no cycles behind, and looking for them is 6 % of the time
-    _worker[:] = [BlockBuilder(tokenizer=Tokenizer(tokenizer), on_error=on_error, keep=keep)]
+    gc.disable()  # a block leaves no reference cycles, and searching for them takes 6 % of the time
+    _worker[:] = [BlockBuilder(Tokenizer(tokenizer), config)]
 
 
 def _build(block: Block) -> BuiltBlock | str:
-    """Build in a worker; what is wrong with the input comes back as its message, to be raised in its turn."""
+    """Build a block in a worker. Return an input error as its message, which ``_result`` raises in the main process."""
     try:
         return _worker[0].build(block)
     except InputError as error:

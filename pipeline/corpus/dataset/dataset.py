@@ -1,24 +1,26 @@
-"""The dataset on disk: token ids and oracle actions of every split, with the tokenizer they belong to.
+"""Write, read and describe a dataset: the token ids and oracle actions of every split, and their tokenizer.
 
     DATASET/tokenizer.json
-    DATASET/dataset.zarr            labels, fingerprints and how the trees came about, as attributes
+    DATASET/dataset.zarr            attributes: labels, fingerprints and the source of the trees
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
-                                    documents (a table as UTF-8 bytes); counts by reason and statistics as attributes
+                                    documents (a table as UTF-8 bytes); attributes: counts by reason and statistics
 
-Each split is a small verified group, read whole: two bytes a token and as many an action, so 100 million words fit
-into about a gigabyte. Every byte is checked against a sha256 when it is read.
+Each split is one small group, and reading a dataset loads every split into memory. A token takes two bytes and so does
+an action, so 100 million words take about a gigabyte. Every byte is checked against a sha256 when it is read.
 """
 
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.dataset.build_config import Trees
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, documents_of_array
@@ -32,111 +34,108 @@ from storage.ragged import Ragged
 from storage.remote.transfer import fetch_folder, upload_folder
 
 FORMAT_VERSION: Final = 1
-Trees = Literal["given", "right", "shuffled"]
-"""The trees of the corpus, right-branching ones, or those of other sentences of the same length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Split:
-    """M sentences, N tokens, N + M positions."""
+    """One split: M sentences with N tokens, which make N + M positions."""
 
     name: str
     tokens: Ragged
-    """M rows, uint16, or uint32 if the vocabulary needs it; neither ``<bos>`` nor ``<eos>``."""
+    """M rows of uint16, or of uint32 if the vocabulary needs it. ``<bos>`` and ``<eos>`` are not included."""
     actions: Ragged
-    """M rows, int16: SHIFT 0, REDUCE 1, NT(label i) 2 + i; the last SHIFT is that of ``<eos>``."""
+    """M rows of int16: SHIFT is 0, REDUCE is 1, NT(label i) is 2 + i. The last SHIFT of a row generates ``<eos>``."""
     document_ids: NDArray[np.int32]
-    """``[M]``: numbered from 1, a document's sentences one after the other; 0 where documents are not known."""
+    """``[M]``: the document of each sentence, numbered from 1; 0 if the documents are not known. The sentences of a
+    document follow one another."""
     num_words: NDArray[np.int32]
-    """``[M]``: white-space-separated strings of the text."""
+    """``[M]``: the number of white-space-separated strings in the text."""
     num_bytes: NDArray[np.int32]
-    """``[M]``: of the text in UTF-8, without line end."""
+    """``[M]``: the size of the text in UTF-8, without the line end."""
     text_sha256: str
-    """Of the text in UTF-8, a line end after each sentence."""
+    """sha256 of the text in UTF-8, with a line end after each sentence."""
     sha256: str
-    """Of all arrays above and the counts."""
+    """sha256 of all arrays above and the counts."""
     document_table: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    """``documents`` as it is stored, parsed when asked for."""
+    """``documents`` as stored. It is parsed only on request."""
 
     @property
     def documents(self) -> tuple[Document, ...]:
-        """Name, source and licence of each document, document 1 first, those with no sentence left included."""
+        """Name, source and licence of each document, by number. Documents without a kept sentence are included."""
         return documents_of_array(self.document_table)
 
     @property
     def source_ids(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """``[M]``, and the names they number: the source of each sentence, ``""`` (number 0) where it is not known."""
+        """``[M]``: the source of each sentence as a number, and the names of the sources by number.
+
+        Source 0 has the name ``""`` and means that the source is not known.
+        """
         names = {"": 0}
         of_documents = [0] + [names.setdefault(each.source, len(names)) for each in self.documents]
         return np.array(of_documents, np.int32)[self.document_ids], tuple(names)
 
     @property
     def num_sentences(self) -> int:
-        """M."""
+        """M, the number of sentences."""
         return len(self.tokens)
 
     @property
     def has_documents(self) -> bool:
-        """Whether it is known which sentences make a document."""
+        """Whether the document of every sentence is known."""
         return bool(self.document_ids.all())
 
     @property
     def num_positions(self) -> int:
-        """N + M: a sentence of n tokens has n + 1."""
+        """N + M: a sentence of n tokens has n + 1 positions, the last for ``<eos>``."""
         return len(self.tokens.values) + len(self.tokens)
 
     @property
     def position_offsets(self) -> NDArray[np.int64]:
-        """``[M + 1]``: sentence m is positions ``offsets[m]:offsets[m + 1]``."""
+        """``[M + 1]``: sentence m has the positions ``offsets[m]:offsets[m + 1]``."""
         return self.tokens.offsets + np.arange(len(self.tokens.offsets))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Dataset:
-    """What ``build-dataset`` wrote."""
+    """A dataset that ``build-dataset`` wrote, with every split in memory."""
 
     location: str
-    """What messages call it: its path or URL."""
+    """The path or URL of the dataset, for messages."""
     path: Path
-    """Where its files are: a copy in the cache, if it lies at a URL."""
+    """The folder with its files. For a URL it is a copy in the cache."""
     tokenizer: Tokenizer
     labels: tuple[str, ...]
-    """Label 0 is TOP, the others are in alphabetical order."""
+    """Label 0 is TOP. The other labels are in alphabetical order."""
     splits: dict[str, Split]
     trees: Trees
     tree_source: str
-    """Which trees: by name of the control and digest of the files."""
+    """The source of the trees in words: the control, a digest of the tree files, and the parsers."""
     counts: dict[str, dict[str, Any]]
-    """By split: ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason."""
+    """By split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]
-    """By split, as ``split_statistics`` makes them; empty for a dataset written before there were any."""
+    """By split, as ``split_statistics`` returns them. Empty for a dataset of an old version without statistics."""
     sha256: str
-    """Of labels, provenance, tokenizer and all splits."""
+    """sha256 of the labels, the source of the trees, the tokenizer and all splits."""
 
     @property
     def tokenizer_path(self) -> Path:
-        """The ``tokenizer.json`` beside the splits."""
+        """The path of its ``tokenizer.json``."""
         return self.path / "tokenizer.json"
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Digests of what a run depends on: ``dataset`` and ``tokenizer``."""
+        """The sha256 of the dataset and of its tokenizer, for the record of a run."""
         return {"dataset": self.sha256, "tokenizer": self.tokenizer.sha256}
 
     def split(self, name: str) -> Split:
         """Return a split.
 
         Raises:
-            InputError: Naming those there are.
+            InputError: If the split does not exist. The message names the splits that exist.
         """
         if name not in self.splits:
             raise InputError(f"{self.location}: no split {name!r}, expected one of {', '.join(self.splits)}")
         return self.splits[name]
-
-
-def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Return the type token ids are stored in: uint16 up to a vocabulary of 65,535, uint32 above."""
-    return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
 
 
 def write_dataset(
@@ -150,41 +149,22 @@ def write_dataset(
     tree_source: str,
     statistics: Mapping[str, dict[str, Json]] | None = None,
 ) -> str:
-    """Write a dataset, whole or not at all; return its sha256.
+    """Write a dataset; return its sha256.
 
-    One for a URL is written into a temporary folder and then copied, the file that makes it valid last.
+    Nothing is left at ``location`` if writing fails. For a URL the dataset is written to a temporary folder and then
+    uploaded. The upload ends with the file that makes the dataset valid.
 
     Raises:
-        StoreError: If something is at ``location`` already, or it cannot be written.
+        StoreError: If something exists at ``location``, or it cannot be written.
     """
-    if isinstance(location, str) and is_url(location):
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / "dataset"
-            sha256 = write_dataset(
-                local,
-                splits,
-                counts=counts,
-                tokenizer=tokenizer,
-                labels=labels,
-                trees=trees,
-                tree_source=tree_source,
-                statistics=statistics,
-            )
-            upload_folder(local, location, last="dataset.zarr/zarr.json")
-        return sha256
-    path = local_path(location)
-    check_absent(path)
-    make_directory(path.absolute().parent)
-    partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
-    shutil.rmtree(partial, ignore_errors=True)
-    store = partial / "dataset.zarr"
-    try:
+    with _new_folder(location) as folder:
+        store = folder / "dataset.zarr"
         digests: dict[str, Json] = {}
         for name, arrays in splits.items():
             attributes: dict[str, Json] = {"counts": counts[name], "split": name}
             if statistics is not None:
                 attributes["statistics"] = statistics[name]
-            digests[name] = write_group(partial / name, arrays, attributes)
+            digests[name] = write_group(folder / name, arrays, attributes)
         sha256 = write_group(
             store,
             {},
@@ -200,35 +180,58 @@ def write_dataset(
             },
         )
         for name in splits:
-            (partial / name).rename(store / name)
+            (folder / name).rename(store / name)
         fsync_directory(store)
-        tokenizer.save(partial / "tokenizer.json")
-        partial.rename(path)
-        fsync_directory(path.absolute().parent)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); make room or mend the rights") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        tokenizer.save(folder / "tokenizer.json")
     return sha256
 
 
+@contextmanager
+def _new_folder(location: Place) -> Iterator[Path]:
+    """Yield a temporary folder; move or upload it to ``location`` if the block succeeds, and delete it otherwise."""
+    try:
+        if isinstance(location, str) and is_url(location):
+            with tempfile.TemporaryDirectory() as name:
+                yield Path(name)
+                upload_folder(Path(name), location, last="dataset.zarr/zarr.json")
+            return
+        path = local_path(location)
+        check_absent(path)
+        make_directory(path.absolute().parent)
+        partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            yield partial
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        fsync_directory(path.absolute().parent)
+    except OSError as error:
+        raise StoreError(
+            f"{location}: cannot be written ({error.strerror}). Free disk space or fix the permissions of the folder"
+        ) from error
+
+
 def check_absent(location: Place) -> None:
-    """Refuse to write over something.
+    """Check that nothing exists at ``location``, so that nothing is overwritten.
 
     Raises:
-        StoreError: If something is at ``location``.
+        StoreError: If something exists there.
     """
-    is_there = open_folder(location).sizes() if isinstance(location, str) and is_url(location) else None
-    if is_there or (is_there is None and local_path(location).exists()):
-        raise StoreError(f"{location}: already exists; remove it, or give another --out")
+    if isinstance(location, str) and is_url(location):
+        exists = bool(open_folder(location).sizes())
+    else:
+        exists = local_path(location).exists()
+    if exists:
+        raise StoreError(f"{location}: already exists. Remove it, or give another --out")
 
 
 def load_dataset(location: Place) -> Dataset:
-    """Return a dataset, every byte of it verified; one at a URL is copied into the cache first.
+    """Return a dataset after checking every byte of it. A dataset at a URL is first copied into the cache.
 
     Raises:
-        StoreError: If there is none at ``location``, or it is of another format version.
-        CorruptStoreError: If it is not what was written.
+        StoreError: If there is no dataset at ``location``, or it has another format version.
+        CorruptStoreError: If its bytes are not the bytes that were written.
         FingerprintMismatchError: If its tokenizer or a split is not the one it was built with.
     """
     path = fetch_folder(location)
@@ -237,7 +240,7 @@ def load_dataset(location: Place) -> Dataset:
     if root.get("kind") != "dataset" or root.get("format_version") != FORMAT_VERSION:
         raise StoreError(
             f"{store}: kind {root.get('kind')!r}, format version {root.get('format_version')!r}, expected 'dataset', "
-            f"{FORMAT_VERSION}; build it again with this version (build-dataset)"
+            f"{FORMAT_VERSION}. Build it again with this version (build-dataset)"
         )
     tokenizer = Tokenizer.load(path / "tokenizer.json")
     remedy = "Build it again (build-dataset), or restore it from a copy"
@@ -246,13 +249,13 @@ def load_dataset(location: Place) -> Dataset:
     )
     labels, digests = root.get("labels"), root.get("splits")
     if not isinstance(labels, list) or labels[:1] != [ROOT] or not isinstance(digests, dict):
-        raise CorruptStoreError(f"{store}: the attributes hold no labels or no splits. {remedy}")
+        raise CorruptStoreError(f"{store}: the attributes labels or splits are missing or malformed. {remedy}")
     splits: dict[str, Split] = {}
     counts: dict[str, Any] = {}
     statistics: dict[str, Any] = {}
     for name, digest in digests.items():
         if Path(name).name != name:
-            raise StoreError(f"{store}: split name {name!r} is a path. It was not written by this program")
+            raise StoreError(f"{store}: split name {name!r} is a path, expected a plain name. {remedy}")
         arrays, attributes = read_group(store / name)
         found = _string(store / name, attributes, "content_sha256")
         check_fingerprint(f"{store}: split {name}", found=found, expected=str(digest), remedy=remedy)
@@ -278,7 +281,7 @@ def load_dataset(location: Place) -> Dataset:
 
 
 def describe_dataset(location: Place) -> dict[str, Any]:
-    """Return what a dataset holds, as JSON: sizes, labels, counts by reason, fingerprints."""
+    """Return the description of a dataset as JSON: sizes, labels, counts by reason and fingerprints."""
     dataset = load_dataset(location)
     used = np.zeros(dataset.tokenizer.vocab_size, bool)
     for split in dataset.splits.values():
@@ -328,7 +331,7 @@ def _sizes(split: Split) -> dict[str, Any]:
 
 
 def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield an array piece by piece, for what needs many bytes a value on the way."""
+    """Yield an array in pieces, for computations whose intermediate values need many bytes each."""
     for first in range(0, len(values), 1 << 20):
         yield values[first : first + (1 << 20)]
 
@@ -346,15 +349,15 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
         **({"document_table": arrays["documents"]} if "documents" in arrays else {}),
     )
     if "documents" in arrays and split.document_ids.max(initial=0) > len(split.documents):
-        raise ValueError(f"{split.document_ids.max()} documents, and a table of {len(split.documents)}")
+        raise ValueError(f"document {split.document_ids.max()} in a table of {len(split.documents)} documents")
     lengths = {len(split.tokens), len(split.actions), len(split.document_ids), len(split.num_words)}
     if lengths != {len(split.num_bytes)}:
-        raise ValueError(f"{sorted(lengths)} sentences")
+        raise ValueError(f"arrays of {sorted({*lengths, len(split.num_bytes)})} sentences")
     return split
 
 
 def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
-    """Refuse ids that models would index out of bounds with: a digest says who wrote, not what."""
+    """Check that no id is out of bounds for a model. A matching digest does not show that the content is valid."""
     has_empty = 0 in split.actions.lengths
     starts = split.actions.offsets[:-1]
     if (
@@ -374,5 +377,7 @@ def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> 
 def _string(path: Path, attributes: Mapping[str, Json], key: str) -> str:
     value = attributes.get(key)
     if not isinstance(value, str):
-        raise CorruptStoreError(f"{path}: attribute {key} is {value!r}, expected a string. Build it again")
+        raise CorruptStoreError(
+            f"{path}: attribute {key} is {value!r}, expected a string. Build it again (build-dataset)"
+        )
     return value

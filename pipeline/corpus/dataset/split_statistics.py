@@ -1,8 +1,8 @@
-"""Figures on the sentences and trees of a split: lengths, heights, labels, branching, and how much is of which source.
+"""Compute statistics of a split: lengths, tree heights, labels, branching, and the amount of text from each source.
 
-They are taken from the finished arrays, in numpy and some thousand sentences at a time, so they are those of what
-models see (tokens, not words; a control's trees, not the treebank's). A histogram is a list: entry i counts those of
-size i, the last entry those of its size or more.
+The statistics come from the finished arrays, so they describe what models see: lengths in tokens, and the trees of a
+control instead of the treebank's. numpy processes some thousand sentences at a time. A histogram is a list: entry i
+counts the items of size i, and the last entry counts the items of its size or more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ MAX_CHILDREN: Final = 30
 MAX_SOURCES: Final = 100
 MAX_LICENCES: Final = 5
 FIGURES: Final = ("mean_height", "max_height", "mean_children", "unary_share")
-"""The names of those figures that are one number."""
+"""The names of the statistics that are a single number."""
 NOT_KNOWN: Final = "not known"
 OTHERS: Final = "others"
 _ROWS: Final = 20_000
@@ -30,19 +30,21 @@ _ROWS: Final = 20_000
 def split_statistics(
     arrays: Mapping[str, NDArray[Any]], labels: Sequence[str], documents: Sequence[Document]
 ) -> dict[str, Json]:
-    """Return the figures of a split.
+    """Return the statistics of a split.
 
     Args:
         arrays: As ``Split`` holds them: ``tokens``, ``offsets``, ``actions``, ``action_offsets``, ``num_words``,
             ``document_ids``.
-        labels: TOP first.
-        documents: Document 1 first.
+        labels: The labels by number, TOP first.
+        documents: The documents by number, document 1 first.
 
     Returns:
-        Histograms of sentences: ``tokens``, ``words`` and ``heights`` (most phrases over a token, TOP among them);
-        of phrases, TOP left out: ``labels`` (by name), ``children``, and ``unary_share``, that of phrases whose only
-        child is a phrase; ``sources``, the largest first: documents, sentences, tokens and
-        licences of each.
+        Of sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
+        height of a sentence is the largest number of phrases over a token, including TOP.
+        Of phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
+        mean; and ``unary_share``, the share of phrases with a phrase as their only child.
+        ``sources``: the number of documents, sentences and tokens of each source, and its licences. The largest source
+        comes first.
     """
     lengths, action_offsets = np.diff(arrays["offsets"]), arrays["action_offsets"]
     heights = [np.zeros(0, np.int64)]
@@ -76,19 +78,21 @@ def split_statistics(
 
 
 def _depths(actions: NDArray[np.int16]) -> NDArray[np.int32]:
-    """Return how many phrases are open after each action; sentences follow each other, each from 0 to 0."""
+    """Return how many phrases are open after each action, for sentences that follow one another."""
     steps = (actions >= FIRST_NT).astype(np.int8) - (actions == REDUCE)
     return np.cumsum(steps, dtype=np.int32)
 
 
 def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the number of children of each phrase but TOP, and whether it has one, a phrase; in any order.
+    """Return the number of children of each phrase except TOP, and whether its only child is a phrase, in any order.
 
-    After NT(X), X itself is the innermost open phrase; after a SHIFT or a REDUCE, the parent of what they complete is.
-    So actions sorted by depth, in order within a depth, are a run for each phrase: its NT, then one a child.
+    After NT(X), X itself is the innermost open phrase. After a SHIFT or REDUCE, the innermost open phrase is the parent
+    of the token or phrase that is complete. So if the actions are stably sorted by depth, each phrase is one run: its
+    NT, then one action per child.
     """
     inside = np.flatnonzero(depths > 1)
-    small = np.uint16 if depths.max(initial=0) < 1 << 16 else np.int32  # numpy sorts 16 bits by radix
+    # numpy sorts 16-bit integers by radix sort, which is faster.
+    small = np.uint16 if depths.max(initial=0) < 1 << 16 else np.int32
     order = inside[np.argsort(depths[inside].astype(small), kind="stable")]
     actions = actions[order]
     opens = np.flatnonzero(actions >= FIRST_NT)
@@ -120,16 +124,16 @@ def _sources(
             "num_documents": of_source[0],
             "num_sentences": of_source[1],
             "num_tokens": of_source[2],
-            "licences": _some(sorted(licences.get(name, ()))),
+            "licences": _shortened(sorted(licences.get(name, ()))),
         }
         for name, of_source in largest
     }
 
 
-def _some(names: list[str]) -> str:
-    """Return names, of many the first few and how many more."""
-    more = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
-    return ", ".join(names[:MAX_LICENCES]) + more
+def _shortened(names: list[str]) -> str:
+    """Return the names as one string. If there are many, it has the first few and the number of the others."""
+    others = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
+    return ", ".join(names[:MAX_LICENCES]) + others
 
 
 def _histogram(values: NDArray[Any], most: int) -> NDArray[np.int64]:

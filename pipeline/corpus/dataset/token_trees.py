@@ -1,30 +1,47 @@
-"""From a treebank and its text to token ids and phrases over them, with labels numbered: what models are fed.
+"""Fit trees over words to the tokens of the text, and convert trees over tokens back to words.
 
-Tokenise, fit the tree to the tokens, number its labels. ``build-dataset`` stores the outcome as actions; ``evaluate
-parses`` compares predicted trees with it. A sentence that cannot be one is dropped and counted.
+The tokens are fixed, and the tree is adapted to them. A token inside one word goes under the lowest phrase over that
+word. A token over several words goes under their lowest common ancestor. In terms of spans: a token belongs to a phrase
+if the phrase covers every word that the token touches. So the tokens of a phrase are one run, and two binary searches
+find it. The pieces of a word become siblings; the tree has no node for the word.
+
+``build-dataset`` stores the outcome as actions. ``evaluate parses`` reads gold trees here and compares predicted trees
+with them. If decoding does not restore the text of a sentence, the sentence is dropped and counted.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
-from pipeline.corpus.dataset.alignment import TokenTree, align
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.text_files import OnError, find_file
+from pipeline.corpus.text.text_files import OnError, escape_brackets, find_file
 from pipeline.corpus.trees.matching import Span
 from pipeline.corpus.trees.readers import Counts, Sentence, read_sentences
-from pipeline.corpus.trees.trees import ROOT, Phrase, TokenPhrase
+from pipeline.corpus.trees.trees import Phrase, TokenPhrase, Tree
 from storage.errors import InputError
 
-UnseenLabels = Literal["drop", "map", "refuse"]
-"""What a label does that the trees of training lack: its sentence is left out and counted, it is read as the most
-frequent label of training and counted, or everything ends with one line that names all such labels."""
 UNSEEN: Final = "label unseen in training"
-NOT_GIVEN_BACK: Final = "text not given back by the tokenizer"
+NOT_REVERSIBLE: Final = "text not given back by the tokenizer"
+LEAF_TAG: Final = "XX"
+"""Part of speech of every word in a tree made from tokens. The true ones are not known."""
 _BATCH_SENTENCES: Final = 1_000
+_WORD: Final = re.compile("[^ ]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenTree:
+    """The phrases of a tree over tokens."""
+
+    phrases: list[Phrase]
+    """In opening order. The first phrase covers all tokens, and no phrase is empty."""
+    num_crossing: int
+    """Number of tokens that cover both words inside and words outside a phrase, or parts of them."""
+    num_lost: int
+    """Number of phrases left without a token, because tokens that cross their edges cover all their words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,92 +50,87 @@ class TokenSentence:
 
     text: str
     ids: list[int]
-    """n token ids, neither ``<bos>`` nor ``<eos>``."""
+    """n token ids, without ``<bos>`` and ``<eos>``."""
     spans: list[Span]
-    """Characters of ``text`` that each token covers, a space before a word included."""
+    """The characters of ``text`` that each token covers, including a space before a word."""
     phrases: list[TokenPhrase]
     """In opening order; the first is TOP over all tokens: ``(0, 0, n)``."""
 
 
 class FittedSentence(NamedTuple):
-    """A sentence and its tree over its tokens, labels not numbered yet."""
+    """A sentence and its tree over its tokens. Labels are still strings."""
 
     sentence: Sentence
     ids: list[int]
-    """n token ids, neither ``<bos>`` nor ``<eos>``."""
+    """n token ids, without ``<bos>`` and ``<eos>``."""
     spans: list[Span]
-    """Characters of the text that each token covers."""
+    """The characters of the text that each token covers."""
     tree: TokenTree
 
 
-class LabelNumbers:
-    """Numbers of the labels of a model or dataset, TOP's 0, and what becomes of others.
+def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Sequence[Span]) -> TokenTree:
+    """Return the phrases of a tree over words as phrases over tokens.
 
     Args:
-        labels: TOP first.
-        frequencies: Phrases of training by label, TOP left out.
+        phrases: The phrases of a normalised tree, over words.
+        word_spans: The characters of each word in the text. They rise, and together cover everything except spaces.
+        token_spans: The characters of each token in the text. They never fall, and none is empty. A space belongs to
+            the word after it, even if the space is a token of its own. Several tokens may cover the same character,
+            if each has some of its bytes.
     """
+    word_at = _word_at(word_spans)
+    firsts = [word_at[start] for start, _ in token_spans]
+    lasts = [word_at[stop - 1] + 1 for _, stop in token_spans]
+    over_several = {(first, last) for first, last in zip(firsts, lasts, strict=True) if last > first + 1}
+    found: list[Phrase] = []
+    num_lost = 0
+    for label, start, stop in phrases:
+        phrase = (label, bisect_left(firsts, start), bisect_right(lasts, stop))
+        if phrase[1] >= phrase[2]:
+            num_lost += 1
+        elif not found or phrase != found[-1]:
+            found.append(phrase)
+    crossing = {
+        (first, last)
+        for first, last in over_several
+        if any(start < last and first < stop and not (start <= first and last <= stop) for _, start, stop in phrases)
+    }
+    num_crossing = sum(span in crossing for span in zip(firsts, lasts, strict=True)) if crossing else 0
+    return TokenTree(phrases=found, num_crossing=num_crossing, num_lost=num_lost)
 
-    def __init__(self, labels: Iterable[str] = (ROOT,), frequencies: Mapping[str, int] | None = None) -> None:
-        self.numbers = {label: number for number, label in enumerate(labels)}
-        self.frequencies = frequencies or {}
-        self.refused: Counter[str] = Counter()
-        """Sentences by unseen label, where these are refused."""
-        self._kept: dict[str, int] = {}
 
-    @property
-    def fallback(self) -> str | None:
-        """The most frequent label of training, of two the first in the alphabet; None where there is only TOP."""
-        return min(self.frequencies, key=lambda label: (-self.frequencies[label], label), default=None)
+def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[Span]) -> Tree:
+    """Return a tree over tokens as a tree over words, which can be written in brackets and read by ``import-trees``.
 
-    def keep(self, phrases: Sequence[Phrase], counts: Counts) -> list[TokenPhrase]:
-        """Return the phrases, those with unseen labels under numbers that no model has; counts these sentences.
+    A word is the longest stretch of text without a space and without an edge of a phrase. So a string between spaces
+    is one word, or several where the tree divides it ("barks" and "." in "barks.", or "do" and "n't"). Each phrase then
+    covers whole words, and ``align`` restores its tokens.
 
-        For trees to compare with: no predicted phrase has such a label, so the phrase costs recall, as it should.
-        """
-        for label in self._unseen(phrases):
-            counts.repaired[f"{UNSEEN}, kept: {label}"] += 1
-            self._kept.setdefault(label, len(self.numbers) + len(self._kept))
-        return self._numbered(phrases, self.numbers | self._kept)
+    Two kinds of edges cannot be written and are lost. An edge between tokens that share a character moves behind the
+    last of them. An edge between a word and the space before it, if that space is a token of its own, moves to the
+    word. After that, a phrase that covers only spaces is left out, and X over a single X becomes one X.
 
-    def seen(self, phrases: Sequence[Phrase], counts: Counts, what: UnseenLabels) -> list[TokenPhrase] | None:
-        """Return the phrases, unseen labels treated as ``what`` says; None if the sentence is to be dropped."""
-        if not (unseen := self._unseen(phrases)):
-            return self._numbered(phrases, self.numbers)
-        if what == "refuse":
-            self.refused.update(unseen)
-        if what != "map" or (fallback := self.fallback) is None:
-            return None
-        for label in unseen:
-            counts.repaired[f"{UNSEEN}, read as {fallback}: {label}"] += 1
-        number = self.numbers[fallback]
-        mapped = [(self.numbers.get(label, number), start, stop) for label, start, stop in phrases]
-        # As everywhere, X directly over a single X is one X.
-        return [phrase for i, phrase in enumerate(mapped) if i == 0 or phrase != mapped[i - 1]]
-
-    def check_refused(self, where: Path | str) -> None:
-        """Refuse the labels that ``seen`` met and was told to refuse.
-
-        Raises:
-            InputError: Naming each, and the options.
-        """
-        if self.refused:
-            found = ", ".join(f"{label} ({number} sentences)" for label, number in sorted(self.refused.items()))
-            raise InputError(
-                f"{where}: labels unseen in training: {found}; expected those of the training trees. Use "
-                f"--unseen-labels drop to leave these sentences out, or map to read such labels as {self.fallback}"
-            )
-
-    def _unseen(self, phrases: Sequence[Phrase]) -> list[str]:
-        return sorted({label for label, _, _ in phrases} - self.numbers.keys())
-
-    @staticmethod
-    def _numbered(phrases: Sequence[Phrase], numbers: Mapping[str, int]) -> list[TokenPhrase]:
-        return [(numbers[label], start, stop) for label, start, stop in phrases]
+    Args:
+        phrases: The phrases over tokens, in opening order. The first covers all tokens.
+        text: The normalised text.
+        token_spans: As in ``align``.
+    """
+    edges = [start for start, _ in token_spans] + [len(text)]
+    over_characters = [(label, edges[start], edges[stop]) for label, start, stop in phrases]
+    cuts = sorted({edge for _, start, stop in over_characters for edge in (start, stop)})
+    words = [found.span() for start, stop in pairwise(cuts) for found in _WORD.finditer(text, start, stop)]
+    starts, stops = [start for start, _ in words], [stop for _, stop in words]
+    found: list[Phrase] = []
+    for label, start, stop in over_characters:
+        phrase = (label, bisect_left(starts, start), bisect_right(stops, stop))
+        if phrase[1] < phrase[2] and (not found or phrase != found[-1]):
+            found.append(phrase)
+    spelt = tuple(escape_brackets(text[start:stop]) for start, stop in words)
+    return Tree(spelt, (LEAF_TAG,) * len(spelt), tuple(found))
 
 
 def fit_to_tokens(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> Iterator[FittedSentence | None]:
-    """Yield each sentence with its tree over its tokens; None where the tokenizer does not give its text back."""
+    """Yield each sentence with its tree over its tokens, or None if decoding does not restore its text."""
     encoded = tokenizer.encode_batch_with_spans([sentence.text for sentence in sentences])
     decoded = tokenizer.decode_batch([ids for ids, _ in encoded])
     for sentence, (ids, spans), text in zip(sentences, encoded, decoded, strict=True):
@@ -136,23 +148,23 @@ def read_gold_trees(
     on_error: OnError = "stop",
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[TokenSentence], Counts]:
-    """Return the sentences of STEM.mrg and STEM.txt over a model's tokens, and what became of each tree.
+    """Return the sentences of STEM.mrg and STEM.txt over a model's tokens, and the counts of kept and dropped trees.
 
-    No sentence is dropped for a label that the model does not know: such phrases are kept under numbers from
-    ``len(labels)`` up, which no prediction has, and counted as repaired.
+    No sentence is dropped for a label that the model does not have. These labels get numbers from ``len(labels)`` up
+    and are counted as repaired. No prediction has one of these numbers, so the phrase costs recall, as it should.
 
     Args:
-        stem: STEM, as ``import-trees --out`` names it; either file may be a ``.gz``.
-        tokenizer: The model's.
-        labels: The model's, TOP first.
-        on_error: What a malformed line does.
+        stem: STEM, as in ``import-trees --out``. Either file may be a ``.gz``.
+        tokenizer: The tokenizer of the model.
+        labels: The labels of the model, TOP first.
+        on_error: "stop" raises at a malformed line; "skip" drops and counts it.
         progress: Called with the number of sentences read since the last call.
 
     Raises:
         InputError: If a file is missing or malformed, or no sentence is left.
     """
     counts = Counts()
-    numbers = LabelNumbers(labels)
+    numbers = {label: number for number, label in enumerate(labels)}
     trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")
     sentences = read_sentences(trees, texts, on_error=on_error, counts=counts)
     found: list[TokenSentence] = []
@@ -160,14 +172,18 @@ def read_gold_trees(
         for fitted in fit_to_tokens(batch, tokenizer):
             if fitted is None:
                 counts.num_kept -= 1
-                counts.dropped[NOT_GIVEN_BACK] += 1
+                counts.dropped[NOT_REVERSIBLE] += 1
                 continue
+            phrases = fitted.tree.phrases
+            for label in sorted({label for label, _, _ in phrases}.difference(labels)):
+                counts.repaired[f"{UNSEEN}, kept: {label}"] += 1
+                numbers.setdefault(label, len(numbers))
             found.append(
                 TokenSentence(
                     text=fitted.sentence.text,
                     ids=fitted.ids,
                     spans=fitted.spans,
-                    phrases=numbers.keep(fitted.tree.phrases, counts),
+                    phrases=[(numbers[label], start, stop) for label, start, stop in phrases],
                 )
             )
         if progress is not None:
@@ -178,8 +194,16 @@ def read_gold_trees(
 
 
 def no_sentence_left(where: Path | str, counts: Counts) -> InputError:
-    """Return the error for an input all of whose sentences were dropped."""
+    """Return the error for an input from which every sentence was dropped."""
     return InputError(
-        f"{where}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; expected trees with the text "
-        "of each in the same line of the text file"
+        f"{where}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; expected trees, and the text "
+        "of each in the same line of the text file. Check that both files belong together"
     )
+
+
+def _word_at(word_spans: Sequence[Span]) -> list[int]:
+    """Return the index of the word at each character. A space belongs to the word after it."""
+    word_at: list[int] = []
+    for i, (_, stop) in enumerate(word_spans):
+        word_at += [i] * (stop - len(word_at))
+    return word_at

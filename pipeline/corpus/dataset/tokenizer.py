@@ -1,14 +1,14 @@
-r"""The one tokenizer: byte-level BPE, trained on raw text, reversible, and complete in its ``tokenizer.json``.
+r"""Train, read and apply the tokenizer: a reversible byte-level BPE that is complete in its ``tokenizer.json``.
 
-Each punctuation mark or symbol, together with the space before it, is its own pre-token, and so is each run of
-letters and each run of digits; so tokens do not cross constituents. A space is put before the text by the tokenizer
-itself (and taken off by its decoder): a word is the same token at the start of a sentence and inside it, and the file
-gives the same ids in any program that reads it.
+A pre-token is one punctuation mark or symbol, one run of letters or one run of digits, with the space before it. So
+tokens do not cross constituents. The tokenizer itself puts a space before the text, and its decoder removes the space
+again. So a word is the same token at the start of a sentence and inside it, and the file gives the same ids in any
+program that reads it.
 
-In a file that ``train-tokenizer`` wrote, ids 0, 1 and 2 are ``<bos>``, ``<eos>`` and ``<pad>``; in one that
-``adopt-tokenizer`` wrote, its template of pairs says which entries begin and end a text. They are entries of the
-vocabulary, but the file does not list them as "added tokens": those would be looked for in the text, and a text that
-happens to hold ``<eos>`` could no longer be given back.
+``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` records the entries
+that begin and end a text in the template for pairs of texts. The special tokens are entries of the vocabulary, but they
+are not listed as "added tokens". The library searches the text for added tokens, so a text with the string ``<eos>``
+could no longer be restored.
 """
 
 import json
@@ -26,7 +26,7 @@ from storage.files import make_directory, write_atomically
 from storage.fingerprints import Json, sha256_bytes
 
 SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
-"""Ids 0, 1 and 2; the 256 bytes follow."""
+"""The entries with the ids 0, 1 and 2. The 256 bytes follow."""
 MIN_VOCAB_SIZE: Final = len(SPECIAL_TOKENS) + 256
 SPLIT_PATTERN: Final = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
 
@@ -34,39 +34,40 @@ _PROBE = "Don't (ever) pay $5.00, naïve “friend” \U0001f600 <eos>!"
 
 
 class Tokenizer:
-    """A byte-level BPE: ``decode(encode(text)) == text`` for any text. Neither ``<bos>`` nor ``<eos>`` is added."""
+    """A byte-level BPE with ``decode(encode(text)) == text`` for any text. It adds neither ``<bos>`` nor ``<eos>``."""
 
     def __init__(self, data: bytes, *, where: str = "tokenizer") -> None:
         """Read a ``tokenizer.json``.
 
         Args:
-            data: Its bytes.
-            where: What to call it in an error.
+            data: The bytes of the file.
+            where: The name of the file, for errors.
 
         Raises:
-            InputError: If it is not one of ours or adopted: no tokenizer, special tokens not known, or not reversible.
+            InputError: If it is not a tokenizer, its special tokens are not known, or it is not reversible. Files of
+                ``train-tokenizer`` and ``adopt-tokenizer`` pass these checks.
         """
         try:
             self._inner: Any = tokenizers.Tokenizer.from_str(data.decode())
         except Exception as error:  # the library raises nothing narrower
-            raise InputError(f"{where}: not a tokenizer.json ({error}); make one with train-tokenizer") from error
-        self._inner.no_truncation()  # which a file saved after such use keeps
+            raise InputError(f"{where}: not a tokenizer.json ({error}). Create one with train-tokenizer") from error
+        self._inner.no_truncation()  # a file can contain settings of an earlier use
         self._inner.no_padding()
         self.data = data
-        """The file's bytes."""
+        """The bytes of the file."""
         self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(where)
         if self._inner.decode(self._inner.encode(_PROBE).ids) != _PROBE:
             raise InputError(
-                f"{where}: does not give back the text it encodes; make a byte-level one with train-tokenizer"
+                f"{where}: does not give back the text it encodes. Create a byte-level tokenizer with train-tokenizer"
             )
         self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
         self.vocab_size: int = self._inner.get_vocab_size()
-        """V: all entries, special tokens included."""
+        """V: the number of entries, including special tokens."""
         self.sha256: str = sha256_bytes(data)
-        """Of the file's bytes."""
+        """sha256 of the bytes of the file."""
 
     def _find_special_ids(self, where: str) -> tuple[int, int, int]:
-        """Return the ids of ``<bos>``, ``<eos>`` and ``<pad>``; an adopted tokenizer pads with ``<eos>``."""
+        """Return the ids of ``<bos>``, ``<eos>`` and ``<pad>``. An adopted tokenizer uses ``<eos>`` as ``<pad>``."""
         template = json.loads(self.data).get("post_processor")
         if template is not None:
             ids = _ids_of_template(template)
@@ -75,24 +76,26 @@ class Tokenizer:
         found = tuple(self._inner.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
         if found != SPECIAL_TOKENS or template is not None:
             raise InputError(
-                f"{where}: its first entries are {', '.join(map(str, found))}, expected {', '.join(SPECIAL_TOKENS)}; "
-                "make one with train-tokenizer, or check and convert this one with adopt-tokenizer"
+                f"{where}: its first entries are {', '.join(map(str, found))}, expected {', '.join(SPECIAL_TOKENS)}. "
+                "Create a tokenizer with train-tokenizer, or convert this one with adopt-tokenizer"
             )
         return (0, 1, 2)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Return a tokenizer trained on ``texts``; the same texts in the same order give the same bytes.
+        """Return a tokenizer trained on ``texts``. The same texts in the same order give the same bytes.
 
         Args:
-            texts: Sentences or paragraphs, normalised.
-            vocab_size: Most entries; fewer if no pair of pieces is left that occurs twice.
+            texts: Normalised sentences or paragraphs.
+            vocab_size: Largest number of entries. There are fewer if no pair of pieces is left that occurs twice.
 
         Raises:
-            ConfigError: If the vocabulary cannot hold the special tokens and the 256 bytes.
+            ConfigError: If ``vocab_size`` is less than the number of special tokens and bytes.
         """
         if vocab_size < MIN_VOCAB_SIZE:
-            raise ConfigError(f"vocab_size is {vocab_size}, expected at least {MIN_VOCAB_SIZE}: 256 bytes and 3 more")
+            raise ConfigError(
+                f"vocab_size is {vocab_size}, expected at least {MIN_VOCAB_SIZE}: 256 bytes and 3 special tokens"
+            )
         inner: Any = tokenizers.Tokenizer(models.BPE())
         inner.normalizer = normalizers.Prepend(" ")
         inner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -112,55 +115,53 @@ class Tokenizer:
         inner.train_from_iterator(texts, trainer)
         content = json.loads(inner.to_str())
         content["added_tokens"] = []
-        return cls(json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
+        return cls(json_bytes(content))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Return the tokenizer of a ``tokenizer.json``.
 
         Raises:
-            InputError: If it cannot be read or is not one of ours.
+            InputError: If it cannot be read, or as in ``__init__``.
         """
         try:
             data = path.read_bytes()
         except OSError as error:
             raise InputError(
-                f"{path}: cannot be read ({error.strerror}); name a tokenizer.json of train-tokenizer"
+                f"{path}: cannot be read ({error.strerror}), expected a tokenizer.json. Check the path"
             ) from error
         return cls(data, where=str(path))
 
     def save(self, path: Path) -> None:
-        """Write ``tokenizer.json``: exactly the bytes that ``sha256`` is of."""
+        """Write ``data`` to a file."""
         make_directory(path.absolute().parent)
         write_atomically(path, self.data)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
-        ids: list[int] = self._inner.encode(text).ids
-        return ids
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text."""
         return [encoding.ids for encoding in self._inner.encode_batch(list(texts))]
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[Span]]:
-        """Return the ids, and the characters each covers, a space before a word included.
+        """Return the ids of a text, and the characters that each token covers, including a space before a word.
 
-        Where a character's bytes are in several tokens, each covers the whole character.
+        If several tokens share the bytes of a character, each of them covers the whole character.
         """
-        encoding = self._inner.encode(text)
-        return encoding.ids, encoding.offsets
+        return self.encode_batch_with_spans([text])[0]
 
     def encode_batch_with_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
-        """Return what ``encode_with_spans`` does, for each text."""
+        """Return the result of ``encode_with_spans`` for each text."""
         return [(encoding.ids, encoding.offsets) for encoding in self._inner.encode_batch(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids; special tokens have none, and bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids. Special tokens are skipped, and bytes that are not UTF-8 become U+FFFD."""
         return self.decode_batch([ids])[0]
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
-        """Return what ``decode`` does, for each sequence."""
+        """Return the result of ``decode`` for each sequence."""
         special = self._special_ids
         texts: list[str] = self._inner.decode_batch(
             [
@@ -171,15 +172,20 @@ class Tokenizer:
         return texts
 
     def token(self, token_id: int) -> str:
-        """Return an entry of the vocabulary as the file writes it: bytes as letters, a space as ``Ġ``."""
+        """Return an entry of the vocabulary as it is in the file: each byte is a letter, and a space is ``Ġ``."""
         token: str = self._inner.id_to_token(token_id)
         return token
 
 
-def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
-    """Return a ``post_processor`` that adds nothing to a text, and says which entries begin and end one.
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a ``tokenizer.json`` with this content."""
+    return json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n"
 
-    It says so as the template of pairs, which no command encodes.
+
+def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
+    """Return a ``post_processor`` that adds nothing to a text and records the entries that begin and end a text.
+
+    It records them in the template for pairs of texts, which no command uses.
     """
     before, after = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (bos, eos))
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
@@ -192,7 +198,7 @@ def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str,
 
 
 def _ids_of_template(template: Any) -> tuple[int, int] | None:  # noqa: ANN401 - parsed JSON
-    """Return the ids of ``<bos>`` and ``<eos>`` of a ``special_template``; None if it is something else."""
+    """Return the ids of ``<bos>`` and ``<eos>`` in a ``special_template``, or None for any other template."""
     try:
         bos, eos = (template["pair"][i]["SpecialToken"]["id"] for i in (0, 2))
         ids = {token: template["special_tokens"][token]["ids"][0] for token in (bos, eos)}
@@ -204,12 +210,12 @@ def _ids_of_template(template: Any) -> tuple[int, int] | None:  # noqa: ANN401 -
 def train_tokenizer(
     texts: Sequence[Path], out: Path, *, vocab_size: int = 12_000, progress: Callable[[int], None] | None = None
 ) -> dict[str, Json]:
-    """Train a tokenizer on text files, plain or gzipped, and write it; return what ``train-tokenizer`` prints.
+    """Train a tokenizer on text files and write it; return what ``train-tokenizer`` prints.
 
     Args:
-        texts: Files of UTF-8, a sentence or paragraph a line; blank lines are ignored.
-        out: The ``tokenizer.json``.
-        vocab_size: Most entries.
+        texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line. Blank lines are ignored.
+        out: The ``tokenizer.json`` to write.
+        vocab_size: Largest number of entries.
         progress: Called with the number of lines read since the last call.
 
     Raises:
@@ -232,7 +238,7 @@ def train_tokenizer(
 
     tokenizer = Tokenizer.train(lines(), vocab_size)
     if not num_lines:
-        raise InputError(f"{', '.join(map(str, texts))}: no text, expected a sentence a line")
+        raise InputError(f"{', '.join(map(str, texts))}: no text, expected one sentence per line. Check the files")
     tokenizer.save(out)
     return {
         "tokenizer": str(out),

@@ -1,1 +1,1 @@
-"""Draw the built-in sample corpus from a known grammar."""
+"""Generate the built-in sample corpus from a known grammar."""

@@ -1,16 +1,18 @@
-r"""The built-in English grammar, as data: rules with features, and the domains of the features.
+r"""Define the built-in English grammar: its rules with features, and the domains of the features.
 
-A line of ``RULES`` is ``weight LHS -> RHS``. ``$name`` stands for each value of ``DOMAINS[name]``, the same within a
-line; ``$name1`` and ``$name2`` vary apart. A variable that is only on the right shares the line's weight among its
-values in proportion to their weights in the domain. Weights are normalised over the rules of one symbol.
+A line of ``RULES`` is ``weight LHS -> RHS``. ``$name`` is a variable that takes each value of ``DOMAINS[name]``. It has
+the same value everywhere in a line; ``$name1`` and ``$name2`` are different variables with the same domain. If a
+variable occurs only on the right, its values share the weight of the line in proportion to their weights in the domain.
+The weights of the rules of one symbol are normalised.
 
-A symbol is ``label/variant[features]``; the tree shows the label (for ``V`` the first feature: VBZ, VBD, ...). A symbol
-that begins with ``_`` is not in the tree: its children are its parent's. No phrase stands alone over one of its own
-label, no rule is empty, and no chain of unary rules is a circle.
+A symbol is ``label/variant[features]``. The tree shows the label; for ``V`` it shows the first feature (VBZ, VBD, ...).
+A symbol that begins with ``_`` is not in the tree; its children become children of its parent. No phrase has a phrase
+of the same label as its only child, no rule is empty, and no chain of unary rules is a circle.
 
-The feature that does the work is the agreement class, named after a typical member: the persons ``i you we``, a human
-``he she they``, an animal ``dog dogs``, a thing ``cup cups``. It decides the verb's form, the pronoun, the reflexive
-and which predicates make sense. So agreement is exact, at any distance: a sentence that breaks it has probability 0.
+The most important feature is the agreement class, which is named after a typical member: the persons ``i you we``, the
+humans ``he she they``, the animals ``dog dogs`` and the things ``cup cups``. It determines the form of the verb, the
+pronoun, the reflexive and the predicates that make sense. So agreement is exact at any distance, and a sentence that
+violates it has probability 0.
 """
 
 from functools import cache
@@ -19,7 +21,7 @@ from pipeline.corpus.sample.lexicon import lexical_entries
 from pipeline.corpus.sample.pcfg import Grammar, parse_rules
 
 DOMAINS: dict[str, dict[str, float]] = {
-    # Agreement classes and their subsets; the weights are those of subjects and objects in text.
+    # Agreement classes and their subsets. The weights are frequencies of subjects and objects in text.
     "agr": {"i": 4, "you": 3, "we": 4, "he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "noun": {"he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "sg": {"he": 20, "she": 20, "dog": 8, "cup": 7},
@@ -36,7 +38,7 @@ DOMAINS: dict[str, dict[str, float]] = {
     "livsg": {"he": 20, "she": 20, "dog": 8},
     "livpl": {"they": 22, "dogs": 6},
     "thg": {"cup": 12, "cups": 10},
-    # The sound that follows a or an; Penn tags of verb forms; what a gap stands for.
+    # The sound after a or an (consonant, vowel); Penn tags of verb forms; the kind of noun that a gap replaces.
     "snd": {"c": 85, "v": 15},
     "form": {"VBZ": 1, "VBP": 1, "VBD": 1, "VB": 1, "VBN": 1, "VBG": 1},
     "bare": {"VB": 1, "VBN": 1, "VBG": 1},
@@ -261,5 +263,5 @@ RULES = """
 
 @cache
 def english_grammar() -> Grammar:
-    """Return the built-in grammar; the same object at every call."""
+    """Return the built-in grammar. Every call returns the same object."""
     return Grammar(parse_rules(RULES, DOMAINS, lexical_entries()), start="TOP")

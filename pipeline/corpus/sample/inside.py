@@ -1,17 +1,18 @@
-"""Exact string probabilities: the inside algorithm on a binarised grammar, for many sentences at once.
+"""Compute exact probabilities of strings with the inside algorithm, for many sentences at once.
 
     beta(A, i, j) = sum over rules A -> B C and over k of  p(A -> B C) beta(B, i, k) beta(C, k, j)      (Baker 1979)
 
-and p(x) = beta(start, 0, n): the sum over all derivations of the string, feature annotations, attachments and
-homographs included. Rules with more than two symbols become binary through symbols for their tails, with probability
-1; chains of unary rules are folded into the binary and lexical rules by U* = I + U + U^2 + ..., which is a finite sum
-because no chain is a circle (refused otherwise, rather than cut off).
+and p(x) = beta(start, 0, n). This is the sum over all derivations of the string: over all feature annotations,
+attachments and homographs. The grammar is binarised. A rule with more than two symbols becomes several binary rules.
+Their new symbols stand for the rest of the rule and expand with probability 1. Chains of unary rules are folded into
+the binary and lexical rules by U* = I + U + U^2 + ..., which is a finite sum because no chain is a circle. A grammar
+with a circle is refused.
 
-Few symbols fit a given span, so the chart holds only those: for each width a sorted list of (position, symbol, value).
-Two lists are joined where the first ends and the second begins, for all sentences of a batch in one numpy call. The
-trade-off: time goes with the number of items that meet, not with the size of the grammar, at the price of index
-arithmetic. Each word's values are divided by their largest, and its log added at the end, so long sentences do not
-underflow. Trees are not recovered.
+Few symbols fit a given span, so the chart stores only the symbols that do: for each width, a sorted list of (position,
+symbol, value). Two lists are joined where items of the first end and items of the second begin, for all sentences of a
+batch in one numpy call. So the time depends on the number of joined items and not on the size of the grammar; the price
+is index arithmetic. The values of each word are divided by the largest of them, and its log is added at the end, so
+long sentences do not underflow. Trees are not recovered.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.sample.pcfg import Grammar
 
 BATCH_POSITIONS = 8192
-"""Words per batch; a batch's items of all widths are held at once."""
+"""Words per batch. The items of all widths of a batch are in memory at the same time."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -31,13 +32,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Items:
-    """Completed constituents of one width: position of the first word (ascending), symbol, inside probability."""
+    """The completed constituents of one width."""
 
     positions: Ints
+    """The position of the first word of each, ascending."""
     symbols: Ints
     values: Floats
+    """Inside probabilities."""
     first: Ints
-    """For each position the index of its first item; [num_positions + 1]."""
+    """``[num_positions + 1]``: the index of the first item of each position."""
 
     def select(self, mask: NDArray[np.bool_]) -> "_Items":
         return _items(self.positions[mask], self.symbols[mask], self.values[mask], len(self.first) - 1)
@@ -49,14 +52,14 @@ def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -
 
 
 def _ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Return (owner, index): for each owner o, in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
+    """Return (owner, index) pairs: for each owner o in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
     owner = np.repeat(np.arange(len(counts)), counts)
     ends = np.cumsum(counts)
     return owner, np.arange(len(owner)) + np.repeat(starts - ends + counts, counts)
 
 
 class Inside:
-    """The inside algorithm for one grammar; construct once, then call ``log_probs``."""
+    """The inside algorithm for one grammar. Construct it once, then call ``log_probs``."""
 
     def __init__(self, grammar: Grammar) -> None:
         names = {symbol: index for index, symbol in enumerate(grammar.symbols)}
@@ -98,7 +101,7 @@ class Inside:
         )
 
     def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
-        """Return for each symbol the symbols that reach it by unary chains (itself too) → summed probability."""
+        """Return for each symbol: symbol that reaches it by unary chains, or itself → summed probability."""
         parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
         for parent, child, prob in unary:
             parents[child].append((parent, prob))
@@ -107,7 +110,9 @@ class Inside:
             total, frontier, num_steps = {symbol: 1.0}, {symbol: 1.0}, 0
             while frontier:
                 if (num_steps := num_steps + 1) > self._num_symbols:
-                    raise ValueError("grammar: a chain of unary rules is a circle; expected none")
+                    raise ValueError(
+                        "grammar: a chain of unary rules is a circle, expected none; remove one of its rules"
+                    )
                 above: dict[int, float] = {}
                 for child, value in frontier.items():
                     for parent, prob in parents[child]:
@@ -133,18 +138,18 @@ class Inside:
         """Return log p(x) of each terminal string.
 
         Args:
-            sentences: Lists of terminals, not of text: see ``Grammar.words_of_text``.
+            sentences: Terminal strings. ``Grammar.words_of_text`` converts a text to one.
 
         Returns:
-            ``[len(sentences)]`` float64, nats; -inf where the grammar has no derivation (unknown words and the empty
-            string among them).
+            ``[len(sentences)]`` float64 in nats; -inf for a string without a derivation, as for the empty string and
+            for strings with unknown words.
         """
         result = np.full(len(sentences), -np.inf)
-        known = [m for m, words in enumerate(sentences) if words and all(word in self._words for word in words)]
-        known.sort(key=lambda m: len(sentences[m]))
+        possible = [m for m, words in enumerate(sentences) if words and all(word in self._words for word in words)]
+        possible.sort(key=lambda m: len(sentences[m]))
         batch: list[int] = []
         num_positions = 0
-        for m in known:
+        for m in possible:
             if batch and num_positions + len(sentences[m]) + 1 > BATCH_POSITIONS:
                 result[batch] = self._batch([sentences[index] for index in batch])
                 batch, num_positions = [], 0
@@ -156,7 +161,9 @@ class Inside:
 
     def _batch(self, sentences: list[Sequence[str]]) -> Floats:
         lengths = np.array([len(words) for words in sentences])
-        starts = np.cumsum(lengths + 1) - lengths - 1  # an empty position after each: no vain joins across
+        starts = (
+            np.cumsum(lengths + 1) - lengths - 1
+        )  # an empty position after each sentence avoids joins across sentences
         num_positions = int(lengths.sum()) + len(lengths)
         word_ids = np.array([self._words[word] for words in sentences for word in words])
         _, word_positions = _ranges(starts, lengths)
@@ -176,14 +183,14 @@ class Inside:
             tops = completed.symbols == self._start
             whole = np.flatnonzero(lengths == width)
             at = np.searchsorted(starts, completed.positions[tops])
-            # A start symbol over a part of a longer sentence is no sentence.
+            # A start symbol over a part of a longer sentence does not count.
             is_whole = np.isin(at, whole) & (starts[np.minimum(at, len(starts) - 1)] == completed.positions[tops])
             totals[at[is_whole]] = completed.values[tops][is_whole]
         with np.errstate(divide="ignore"):
             return np.log(totals) + log_scale
 
     def _combine(self, lefts: list[_Items], rights: list[_Items], width: int, num_positions: int) -> _Items:
-        """Return the constituents of one width from all pairs of narrower ones that stand side by side."""
+        """Return the constituents of one width, from all pairs of adjacent narrower constituents."""
         keys: list[Ints] = [np.zeros(0, dtype=np.int64)]
         values: list[Floats] = [np.zeros(0)]
         for left_width in range(1, width):

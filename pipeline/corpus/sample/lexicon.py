@@ -1,14 +1,14 @@
-"""The words of the built-in grammar, and how they inflect.
+"""List and inflect the words of the built-in grammar.
 
-Every list is ordered from frequent to rare: the word at rank r (from 0) has weight 1 / (r + 2), Zipf's law with
-Mandelbrot's shift. Words are terminals of the grammar: inflected, spelt as in the middle of a sentence, no spaces.
-Regular inflection is computed, irregular forms are written out. Homographs are wanted (``teacher`` is he or she,
-``her`` an object or a possessive, ``sheep`` one or many, ``helped`` past or participle): the exact probability sums
-over them.
+Every list is ordered from frequent to rare. The word at rank r (from 0) has weight 1 / (r + 2): Zipf's law with
+Mandelbrot's shift. Words are terminals of the grammar: they are inflected, spelt as in the middle of a sentence, and
+have no spaces. Regular forms are computed, and irregular forms are listed. There are homographs on purpose
+(``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is singular or plural, ``helped`` is a past
+form or a participle). The exact probability sums over them.
 
-Two constraints, both tested: no two words differ only in the case of their first letter (no name ``Rose``, no month
-``May``), so that capitalising a sentence's first word loses nothing; and a word's first letter decides between *a* and
-*an* (no *hour*, no *uniform*).
+The words obey two constraints, which are tested. No two words differ only in the case of their first letter (no name
+``Rose``, no month ``May``), so that no information is lost when the first word of a sentence is capitalised. And the
+first letter of a word decides between *a* and *an* (no *hour*, no *uniform*).
 """
 
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
         "",
     ),
 }
-"""Agreement class of the singular → its own nouns, and those it shares with the other gender; ``singular/plural``."""
+"""Agreement class of the singular → nouns of this class only, and nouns of both genders; ``singular/plural``."""
 
 PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
-"""Agreement class of a singular noun → that of its plural."""
+"""Agreement class of a singular noun → agreement class of its plural."""
 
 NAMES = {
     "he": "Tom Peter David Daniel Martin Oscar Simon",
@@ -42,26 +42,26 @@ NAMES = {
 }
 
 VERBS: Mapping[str, str] = {
-    # Intransitive, living subject.
+    # Intransitive, with a living subject.
     "iv": "smile sleep/slept/slept laugh wait run/ran/run/running sing/sang/sung arrive dance cry "
     "swim/swam/swum/swimming work sneeze",
-    # Transitive, living object.
+    # Transitive, with a living object.
     "tl": "~see/saw/seen help ~like ~love follow find/found/found watch visit greet ~admire chase ~hate describe",
-    # Transitive, thing as object.
+    # Transitive, with a thing as object.
     "tt": "~see/saw/seen find/found/found carry ~like open paint buy/bought/bought describe hide/hid/hidden "
     "draw/drew/drawn repair",
-    # Two objects.
+    # With two objects.
     "dv": "give/gave/given show/showed/shown send/sent/sent offer lend/lent/lent",
-    # Clause as complement.
+    # With a clause as complement.
     "sv": "say/said/said ~think/thought/thought ~know/knew/known ~believe hope claim doubt",
-    # Infinitive whose subject is the verb's own.
+    # With an infinitive whose subject is the subject of the verb.
     "cv": "~want try hope plan refuse",
-    # Thing as subject: intransitive, with a living object, with a thing as object.
+    # With a thing as subject: intransitive; with a living object; with a thing as object.
     "ti": "fall/fell/fallen vanish shine/shone/shone move break/broke/broken",
     "psy": "please surprise frighten annoy amuse",
     "cov": "cover touch hide/hid/hidden damage",
 }
-"""Subcategory → verbs, ``base[/past/participle[/ing]]``; ``~`` marks a stative verb, which has no progressive."""
+"""Subcategory → verbs as ``base[/past/participle[/ing]]``. ``~`` marks a stative verb, which has no progressive."""
 
 AUXILIARIES: Mapping[str, str] = {
     "V[VBZ,be]": "is",
@@ -85,7 +85,8 @@ ADJECTIVES: Mapping[str, str] = {
     "thg": "new big old small heavy broken expensive beautiful empty dusty",
     "hue": "red green blue wooden ivory",
 }
-"""Of the living and of things; ``age`` and ``hue`` may follow another adjective: a happy old man, a big red box."""
+"""Kind → adjectives. ``liv`` and ``age`` are for living beings, ``thg`` and ``hue`` for things. ``age`` and ``hue``
+may follow another adjective: a happy old man, a big red box."""
 
 FUNCTION_WORDS: Mapping[str, str] = {
     "DT/sg": "the the the this every that each",
@@ -126,7 +127,7 @@ FUNCTION_WORDS: Mapping[str, str] = {
     "./end": ". . . . . . . . . . . . . . . . . !",
     "./ask": "?",
 }
-"""A repeated word gets the weights of all its ranks."""
+"""Preterminal → words. A repeated word gets the sum of the weights of its ranks."""
 
 PRONOUNS: Mapping[str, tuple[str, str, str]] = {
     "i": ("I", "me", "myself"),
@@ -146,7 +147,7 @@ VOWELS = "aeiou"
 
 
 def third_singular(base: str) -> str:
-    """Return the present third person singular (also the regular plural of a noun): carry, carries; watch, watches."""
+    """Return the third person singular of a verb or the regular plural of a noun: carry, carries; watch, watches."""
     if base.endswith(("s", "x", "ch", "sh", "o")):
         return base + "es"
     if base.endswith("y") and base[-2] not in VOWELS:
@@ -167,7 +168,7 @@ def _progressive(base: str) -> str:
 
 
 def verb_forms(entry: str) -> dict[str, str]:
-    """Return Penn tag → form of a verb written as in ``VERBS``; no ``VBG`` for a stative one."""
+    """Return Penn tag → form, for an entry of ``VERBS``. A stative verb has no ``VBG``."""
     base, *irregular = entry.lstrip("~").split("/")
     past, participle = irregular[:2] if irregular else (_past(base), _past(base))
     forms = {"VB": base, "VBP": base, "VBZ": third_singular(base), "VBD": past, "VBN": participle}
@@ -177,7 +178,7 @@ def verb_forms(entry: str) -> dict[str, str]:
 
 
 def zipf(words: list[str]) -> dict[str, float]:
-    """Return word → weight, from a list ordered from frequent to rare."""
+    """Return word → weight for a list that is ordered from frequent to rare."""
     weights: dict[str, float] = {}
     for rank, word in enumerate(words):
         weights[word] = weights.get(word, 0.0) + 1.0 / (rank + 2)
@@ -199,7 +200,7 @@ def _nouns() -> dict[str, dict[str, float]]:
 
 
 def lexical_entries() -> dict[str, dict[str, float]]:
-    """Return preterminal symbol → word → weight (positive, not normalised): the lexical rules of the grammar."""
+    """Return the lexical rules of the grammar: preterminal → word → weight, which is positive and not normalised."""
     entries = _nouns()
     for symbol, words in {**AUXILIARIES, **FUNCTION_WORDS}.items():
         entries[symbol] = zipf(words.split())
@@ -221,7 +222,7 @@ def lexical_entries() -> dict[str, dict[str, float]]:
 
 
 def other_number() -> dict[str, str]:
-    """Return finite verb form → the form of the other number: smiles ↔ smile, is ↔ are, was ↔ were, has ↔ have."""
+    """Return finite verb form → form of the other number: smiles ↔ smile, is ↔ are, was ↔ were, has ↔ have."""
     swaps = {"is": "are", "was": "were", "does": "do", "has": "have"}
     for verbs in VERBS.values():
         for forms in map(verb_forms, verbs.split()):

@@ -1,27 +1,27 @@
-"""Minimal pairs from a grammar: sentences it can generate, and the same with one word changed that it cannot.
+"""Sample minimal pairs from a grammar.
 
-A template is a line of grammar symbols; each is expanded by the grammar's own sampling, and one of them, marked ``*``,
-is the critical word that the bad sentence replaces. Which of the two is a sentence is decided by the exact probability,
-not by the template: a pair is kept only if p(good) > 0 and p(bad) = 0 under the grammar (a teacher may be *himself* or
-*herself*, so such a pair is dropped), if it is new, and if neither sentence is in ``avoid``.
+The grammar has a derivation for the good sentence of a pair, but not for the bad sentence, which differs in one word. A
+template is a line of grammar symbols. Each symbol is expanded by sampling from the grammar. The symbol marked ``*``
+yields the critical word, which the bad sentence replaces. The exact probability decides whether a pair is valid: it is
+kept only if p(good) > 0 and p(bad) = 0. For example, a teacher may be *himself* or *herself*, so this pair is dropped.
+A pair is also dropped if it is not new, or if one of its sentences is in ``avoid``.
 
-Paradigms of agreement have as many singular as plural templates, so that no preference for a form helps; only
-``agreement_with_coordinated_subject`` is plural throughout.
+Agreement paradigms have as many singular as plural templates, so a preference for one form does not help. The exception
+is ``agreement_with_coordinated_subject``, which is always plural.
 
 The pairs are written in the JSON-lines form of BLiMP (Warstadt et al. 2020).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
 from pipeline.corpus.sample.grammar import DOMAINS
 from pipeline.corpus.sample.inside import Inside
 from pipeline.corpus.sample.lexicon import other_number
-from pipeline.corpus.sample.pcfg import Grammar, substitute, text_of_words, variables_of
+from pipeline.corpus.sample.pcfg import Grammar, assignments, substitute, text_of_words, variables_of
 
 NUM_PAIRS = 200
 """Pairs per paradigm."""
@@ -38,46 +38,33 @@ POLARITY = {"no": "the"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paradigm:
-    """A phenomenon: templates, and what the critical word becomes in the bad sentence."""
+    """A phenomenon: its templates, and the words that replace the critical word in the bad sentence."""
 
     uid: str
-    field: str
+    field: str = "morphology"
     linguistics_term: str
     swap: Mapping[str, str]
+    """Critical word → its replacement."""
     templates: tuple[str, ...]
-    one_prefix: bool
-    """Whether good and bad sentence are the same up to the critical word, so that one conditional probability each
-    decides; otherwise the context differs and the critical word is shared (BLiMP's two-prefix method)."""
+    one_prefix: bool = True
+    """True if the sentences are equal up to the critical word; one conditional probability per sentence then decides.
+    False if the contexts differ and the critical word is the same (BLiMP's two-prefix method)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """Terminal strings of an acceptable sentence and its unacceptable twin."""
+    """The terminal strings of an acceptable sentence and of the unacceptable sentence that differs in one word."""
 
     good: tuple[str, ...]
     bad: tuple[str, ...]
 
 
 def _agreement(uid: str, *templates: str) -> Paradigm:
-    return Paradigm(
-        uid=uid,
-        field="morphology",
-        linguistics_term="subject_verb_agreement",
-        swap=other_number(),
-        templates=templates,
-        one_prefix=True,
-    )
+    return Paradigm(uid=uid, linguistics_term="subject_verb_agreement", swap=other_number(), templates=templates)
 
 
 def _reflexive(uid: str, swap: Mapping[str, str], *templates: str) -> Paradigm:
-    return Paradigm(
-        uid=uid,
-        field="morphology",
-        linguistics_term="anaphor_agreement",
-        swap=swap,
-        templates=templates,
-        one_prefix=True,
-    )
+    return Paradigm(uid=uid, linguistics_term="anaphor_agreement", swap=swap, templates=templates)
 
 
 PARADIGMS: tuple[Paradigm, ...] = (
@@ -147,7 +134,6 @@ PARADIGMS: tuple[Paradigm, ...] = (
     ),
     Paradigm(
         uid="determiner_noun_agreement",
-        field="morphology",
         linguistics_term="determiner_noun_agreement",
         swap=DETERMINER,
         templates=(
@@ -160,7 +146,6 @@ PARADIGMS: tuple[Paradigm, ...] = (
     ),
     Paradigm(
         uid="indefinite_article",
-        field="morphology",
         linguistics_term="determiner_noun_agreement",
         swap=ARTICLE,
         templates=(
@@ -184,14 +169,6 @@ PARADIGMS: tuple[Paradigm, ...] = (
 )
 
 
-def _instances(template: str) -> Iterator[tuple[float, list[str]]]:
-    names = sorted(variables_of(template))
-    domains = [DOMAINS[name.rstrip("0123456789")] for name in names]
-    for values in product(*domains):
-        weight = float(np.prod([domain[value] for domain, value in zip(domains, values, strict=True)]))
-        yield weight, substitute(template, dict(zip(names, values, strict=True))).split()
-
-
 def _candidate(grammar: Grammar, symbols: list[str], swap: Mapping[str, str], uniform: Callable[[], float]) -> Pair:
     good: list[str] = []
     bad: list[str] = []
@@ -211,29 +188,30 @@ def sample_pairs(
     num_pairs: int = NUM_PAIRS,
     avoid: AbstractSet[str] = frozenset(),
 ) -> list[Pair]:
-    """Return distinct pairs of a paradigm, an equal number from each template as far as that goes.
+    """Return distinct pairs of a paradigm. The templates are used in turn, so they yield about equally many pairs.
 
     Args:
-        grammar: Whose symbols the templates name.
-        inside: Of the same grammar.
-        paradigm: What to sample.
-        seed: Same seed, same pairs.
-        num_pairs: How many.
-        avoid: Texts that neither sentence may equal: those a model was trained on.
+        grammar: The grammar with the symbols of the templates.
+        inside: The inside algorithm for this grammar.
+        paradigm: The paradigm to sample.
+        seed: The same seed gives the same pairs.
+        num_pairs: Number of pairs.
+        avoid: Texts that must not occur as a sentence of a pair, such as the training texts of a model.
 
     Raises:
-        ValueError: If the templates do not have as many pairs.
+        ValueError: If the templates yield fewer pairs.
     """
     uniform = np.random.default_rng(seed).random
-    instances = [list(_instances(template)) for template in paradigm.templates]
-    cumulative = [np.cumsum([weight for weight, _ in options]) for options in instances]
+    instances = [list(assignments(variables_of(template), DOMAINS)) for template in paradigm.templates]
+    cumulative = [np.cumsum([weight for _, weight in options]) for options in instances]
     kept: dict[tuple[str, ...], Pair] = {}
     for _ in range(_MAX_ROUNDS):
         candidates: list[Pair] = []
         for index in range(_ROUND):
             which = index % len(instances)
             draw = int(np.searchsorted(cumulative[which], uniform() * cumulative[which][-1], side="right"))
-            candidates.append(_candidate(grammar, instances[which][draw][1], paradigm.swap, uniform))
+            symbols = substitute(paradigm.templates[which], instances[which][draw][0]).split()
+            candidates.append(_candidate(grammar, symbols, paradigm.swap, uniform))
         good = inside.log_probs([pair.good for pair in candidates])
         bad = inside.log_probs([pair.bad for pair in candidates])
         for pair, is_good, is_bad in zip(candidates, np.isfinite(good), np.isneginf(bad), strict=True):
@@ -246,7 +224,7 @@ def sample_pairs(
 
 
 def blimp_row(paradigm: Paradigm, pair: Pair, index: int) -> dict[str, str | bool]:
-    """Return a pair as a line of BLiMP has it; ``lexically_identical`` is false, since one word differs."""
+    """Return a pair as a line of a BLiMP file. ``lexically_identical`` is false because one word differs."""
     return {
         "sentence_good": text_of_words(pair.good),
         "sentence_bad": text_of_words(pair.bad),

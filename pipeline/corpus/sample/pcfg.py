@@ -1,17 +1,17 @@
-"""Probabilistic context-free grammars: reading rules with features, sampling derivations, expected counts.
+"""Read a probabilistic context-free grammar from rules with features, and sample derivations from it.
 
-A sentence is sampled by expanding symbols from the start until none is left; nothing is cut off and nothing rejected,
-so strings have exactly the probability that ``inside`` sums. That the process ends with probability 1, and that
-a sentence's expected length is finite, is the claim that the matrix of expected children has a spectral radius
-below 1 (Booth and Thompson 1973), checked when a grammar is made. Symbols that the start cannot reach are dropped.
+A sentence is sampled by expanding symbols, from the start symbol until none is left. No derivation is cut off or
+rejected, so a string has exactly the probability that ``inside`` computes. Sampling ends with probability 1, and the
+expected length of a sentence is finite, if the matrix of expected children has a spectral radius below 1 (Booth and
+Thompson 1973). This is checked when a grammar is made. Symbols that the start symbol cannot reach are dropped.
 
-A terminal string and its text are in one-to-one correspondence, so p(text) = p(terminal string): ``text_of_words`` only
-attaches punctuation and *'s* to the word before and capitalises the first letter, and the grammar's words neither
-contain spaces or those marks nor differ from each other in the case of the first letter alone (both are checked).
-``Grammar.words_of_text`` is the inverse. Without the second condition a text's probability would be a sum over
+A terminal string and its text are in one-to-one correspondence, so p(text) = p(terminal string). ``text_of_words`` only
+attaches punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar.words_of_text`` is its
+inverse. This requires two properties of the words, which are checked. No word contains a space or one of these marks.
+No two words differ only in the case of their first letter. Otherwise the probability of a text would be a sum over
 spellings.
 
-What this module does not do: estimate grammars, or parse (``inside`` sums over parses, it names none).
+This module neither estimates grammars nor parses. ``inside`` sums over parses without listing them.
 """
 
 import re
@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
-from math import log
+from math import log, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ _WORD = re.compile(r"'s|[,.?!]|[^\s,.?!']+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """``lhs -> rhs`` with its probability given ``lhs``; the one item of a lexical rule's ``rhs`` is a word."""
+    """``lhs -> rhs`` with its probability given ``lhs``. The ``rhs`` of a lexical rule is one word."""
 
     lhs: str
     rhs: tuple[str, ...]
@@ -44,14 +44,20 @@ class Rule:
     is_lexical: bool
 
 
-def _expansions(variables: Iterable[str], domains: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, str]]:
-    names = sorted(set(variables))
-    for values in product(*(domains[name.rstrip("0123456789")] for name in names)):
-        yield dict(zip(names, values, strict=True))
+def assignments(
+    variables: Iterable[str], domains: Mapping[str, Mapping[str, float]]
+) -> Iterator[tuple[dict[str, str], float]]:
+    """Yield every assignment of values to variables, with the product of the weights of its values."""
+    names = sorted(variables)
+    for chosen in product(*(domains[name.rstrip("0123456789")].items() for name in names)):
+        yield (
+            {name: value for name, (value, _) in zip(names, chosen, strict=True)},
+            prod(weight for _, weight in chosen),
+        )
 
 
 def substitute(symbol: str, values: Mapping[str, str]) -> str:
-    """Return the symbol with its variables replaced; ``PRP$`` has none."""
+    """Return the symbol with its variables replaced by their values. ``PRP$`` has no variable."""
     return _VARIABLE.sub(lambda match: values[match[1] + match[2]], symbol)
 
 
@@ -63,10 +69,10 @@ def variables_of(text: str) -> set[str]:
 def parse_rules(
     rules: str, domains: Mapping[str, Mapping[str, float]], lexicon: Mapping[str, Mapping[str, float]]
 ) -> list[Rule]:
-    """Return the rules that lines ``weight LHS -> RHS`` and a lexicon stand for, normalised for each left-hand side.
+    """Return the rules of a grammar. Their probabilities are normalised for each left-hand side.
 
     Args:
-        rules: One rule a line; variables as ``pipeline.corpus.sample.grammar`` explains.
+        rules: One ``weight LHS -> RHS`` per line. ``pipeline.corpus.sample.grammar`` explains the variables.
         domains: Feature name → value → weight.
         lexicon: Preterminal → word → weight.
     """
@@ -75,15 +81,17 @@ def parse_rules(
         weight, lhs, _, *rhs = line.split()
         left = variables_of(lhs)
         free = variables_of(" ".join(rhs)) - left
-        total = sum(_free_weight(values, domains) for values in _expansions(free, domains))
-        for outer in _expansions(left, domains):
+        total = sum(share for _, share in assignments(free, domains))
+        for outer, _ in assignments(left, domains):
             rights = weights.setdefault(substitute(lhs, outer), {})
-            for inner in _expansions(free, domains):
+            for inner, share in assignments(free, domains):
                 right = tuple(substitute(symbol, outer | inner) for symbol in rhs)
-                rights[right] = rights.get(right, 0.0) + float(weight) * _free_weight(inner, domains) / total
+                rights[right] = rights.get(right, 0.0) + float(weight) * share / total
     both = weights.keys() & lexicon.keys()
     if both:
-        raise ValueError(f"grammar: {', '.join(sorted(both))} have words and phrases; a symbol must have one of them")
+        raise ValueError(
+            f"grammar: {', '.join(sorted(both))} have both words and phrases, expected one of them; use two symbols"
+        )
     result = [
         Rule(lhs=lhs, rhs=rhs, prob=weight / sum(rights.values()), is_lexical=False)
         for lhs, rights in weights.items()
@@ -97,15 +105,8 @@ def parse_rules(
     return result
 
 
-def _free_weight(values: Mapping[str, str], domains: Mapping[str, Mapping[str, float]]) -> float:
-    weight = 1.0
-    for name, value in values.items():
-        weight *= domains[name.rstrip("0123456789")][value]
-    return weight
-
-
 def label_of(symbol: str) -> str:
-    """Return the treebank label of a symbol; empty for one that is not in the tree."""
+    """Return the treebank label of a symbol, or ``""`` if the symbol is not in the tree."""
     if symbol.startswith("_"):
         return ""
     if symbol.startswith("V["):
@@ -114,16 +115,16 @@ def label_of(symbol: str) -> str:
 
 
 class Grammar:
-    """A proper, subcritical PCFG: the rules that its start symbol reaches.
+    """A proper, subcritical PCFG. It has only the rules that the start symbol can reach.
 
     Attributes:
         start: The start symbol.
-        rules: All rules; those of one left-hand side stand together. A derivation is a list of indices into it, in
-            the order of leftmost expansion.
-        symbols: Left-hand sides, in order of first appearance.
-        terminals: Words, sorted.
-        spectral_radius: Of the matrix of expected children; below 1.
-        expected_length: Mean number of terminals of a sentence, punctuation included.
+        rules: All rules. The rules of one left-hand side follow one another. A derivation is a list of indices into
+            ``rules``, in the order of leftmost expansion.
+        symbols: The left-hand sides, in order of first appearance.
+        terminals: The words, sorted.
+        spectral_radius: The spectral radius of the matrix of expected children. It is below 1.
+        expected_length: Mean number of terminals of a sentence, including punctuation.
     """
 
     def __init__(self, rules: Iterable[Rule], start: str) -> None:
@@ -134,7 +135,7 @@ class Grammar:
         while agenda:
             symbol = agenda.pop()
             if symbol not in rules_of:
-                raise ValueError(f"grammar: {symbol} is used, but no rule expands it")
+                raise ValueError(f"grammar: no rule expands {symbol}, which another rule uses; add one")
             for rule in rules_of[symbol]:
                 new = set() if rule.is_lexical else set(rule.rhs) - reached
                 reached |= new
@@ -149,7 +150,7 @@ class Grammar:
         for symbol in self.symbols:
             cumulative = list(accumulate(rule.prob for rule in rules_of[symbol]))
             if abs(cumulative[-1] - 1) > 1e-9:
-                raise ValueError(f"grammar: the rules of {symbol} sum to {cumulative[-1]}, not to 1")
+                raise ValueError(f"grammar: the rules of {symbol} sum to {cumulative[-1]}, expected 1")
             self._first[symbol] = first
             self._cumulative[symbol] = cumulative[:-1]
             first += len(cumulative)
@@ -159,7 +160,9 @@ class Grammar:
             raise ValueError("grammar: two words differ only in the case of their first letter; rename one")
         for word in self.terminals:
             if word not in ATTACHED and not _PLAIN_WORD.fullmatch(word):
-                raise ValueError(f"grammar: the word {word!r} has a space or a mark that text attaches; rename it")
+                raise ValueError(
+                    f"grammar: the word {word!r} has a space or a mark that is attached to words; rename it"
+                )
         self.spectral_radius, self.expected_length = self._moments()
 
     def _moments(self) -> tuple[float, float]:
@@ -174,7 +177,7 @@ class Grammar:
                     children[index[rule.lhs], index[item]] += rule.prob
         radius = float(np.abs(np.linalg.eigvals(children)).max())
         if radius >= 1:
-            raise ValueError(f"grammar: spectral radius {radius:.3f}, so sentences need not end; expected below 1")
+            raise ValueError(f"grammar: spectral radius {radius:.3f}, expected below 1, so that every sentence ends")
         lengths = np.linalg.solve(np.eye(len(index)) - children, words)
         return radius, float(lengths[index[self.start]])
 
@@ -183,7 +186,7 @@ class Grammar:
 
         Args:
             uniform: Draws from [0, 1).
-            symbol: What to expand; the start symbol by default.
+            symbol: The symbol to expand. By default it is the start symbol.
         """
         derivation: list[int] = []
         stack = [self.start if symbol is None else symbol]
@@ -197,7 +200,7 @@ class Grammar:
         return derivation
 
     def log_prob(self, derivation: Sequence[int]) -> float:
-        """Return the log-probability, in nats, of a derivation: of the sentence together with its tree."""
+        """Return the log-probability in nats of a derivation, that is, of a sentence together with its tree."""
         return sum(self._log_prob_of_rule[index] for index in derivation)
 
     def words(self, derivation: Sequence[int]) -> list[str]:
@@ -205,7 +208,7 @@ class Grammar:
         return [self.rules[index].rhs[0] for index in derivation if self.rules[index].is_lexical]
 
     def tree(self, derivation: Sequence[int]) -> str:
-        """Return the bracketed tree of a derivation, on one line; its leaves are the words as the text spells them."""
+        """Return the bracketed tree of a derivation, on one line. Its leaves are spelt as in the text."""
         indices = iter(derivation)
         pieces: list[str] = []
         stack = [self.start]
@@ -228,16 +231,16 @@ class Grammar:
         return "".join(pieces).lstrip()
 
     def words_of_text(self, text: str) -> list[str]:
-        """Return the terminal string that a text stands for; unknown words stay as they are.
+        """Return the terminal string of a text. Unknown words are returned unchanged.
 
         Raises:
-            InputError: If ``text_of_words`` cannot have written the text.
+            InputError: If ``text_of_words`` returns this text for no terminal string.
         """
         words = _WORD.findall(text)
         if words:
             words[0] = self._word_of_capitalised.get(words[0], words[0])
         if text_of_words(words) != text:
-            raise InputError(f"text: found {text!r}, expected a sentence as the built-in grammar writes it")
+            raise InputError(f"text: found {text!r}, expected a sentence of the built-in grammar")
         return words
 
 
@@ -246,6 +249,6 @@ def _capitalised(word: str) -> str:
 
 
 def text_of_words(words: Sequence[str]) -> str:
-    """Return the text of a terminal string, as English is written: capital first letter, punctuation attached."""
+    """Return the text of a terminal string: the first letter is a capital, and punctuation is attached."""
     spaced = "".join(word if word in ATTACHED else " " + word for word in words).lstrip()
     return _capitalised(spaced) if spaced else spaced

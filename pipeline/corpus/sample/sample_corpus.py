@@ -1,19 +1,18 @@
-"""The sample corpus: trees, text, minimal pairs and exact entropies from the built-in grammar.
+"""Write the sample corpus: trees, text, minimal pairs and exact entropies from the built-in grammar.
 
-    OUT/{train,dev,test}.mrg   one bracketed tree a line
+    OUT/{train,dev,test}.mrg   one bracketed tree per line
     OUT/{train,dev,test}.txt   the same sentences as text, line by line
-    OUT/minimal_pairs/*.jsonl  one paradigm a file, in BLiMP's form
-    OUT/entropy.json           what no model can beat on average, and facts of the grammar; written last
+    OUT/minimal_pairs/*.jsonl  one paradigm per file, in BLiMP's form
+    OUT/entropy.json           the loss that no model can beat on average, and facts about the grammar; written last
 
-Sentences are independent draws, so splits share short sentences, as samples do; entropy.json counts them. Nothing is
-rejected: the sum of -log p(x) is the loss of the true distribution on the very sentences that a model is evaluated on.
-Same arguments, same bytes.
+Sentences are drawn independently, so the splits have some short sentences in common. entropy.json counts these
+sentences. No sentence is rejected, so the sum of -log p(x) is the loss of the true distribution on the same
+sentences on which a model is evaluated. The same arguments give the same bytes.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +27,30 @@ from storage.errors import ConfigError, InputError
 SPLITS = ("train", "dev", "test")
 MIN_HELD_OUT = 200
 CHUNK_SENTENCES = 10_000
-"""Sentences sampled, scored and written at a time: what bounds the memory."""
+"""Sentences that are sampled, scored and written at a time. This bounds the memory."""
 
 MEANING = {
-    "neg_log_prob_nats": "sum over the split's sentences of -log p(sentence), p exact: summed over all derivations by "
-    "the inside algorithm. exp(neg_log_prob_nats / positions), with a position for each token and one for <eos>, is "
-    "the floor of the split's perplexity per token, for any tokenizer: that of the true distribution on these very "
-    "sentences, which a model can undercut by chance only",
-    "tree_neg_log_prob_nats": "sum of -log p of the derivations that were sampled, features included: sentence "
+    "neg_log_prob_nats": "sum of -log p(sentence) over the sentences of the split. p is exact: the inside algorithm "
+    "sums over all derivations. exp(neg_log_prob_nats / positions), with one position per token and one for <eos>, is "
+    "the perplexity per token of the true distribution on these sentences, for any tokenizer. A model can have a lower "
+    "perplexity only by chance",
+    "tree_neg_log_prob_nats": "sum of -log p over the derivations that were sampled, including features: sentence "
     "and tree together",
-    "mean_neg_log_prob_nats": "neg_log_prob_nats per sentence; estimates the entropy of the grammar's sentences",
-    "standard_error_nats": "of mean_neg_log_prob_nats as an estimate of that entropy",
-    "num_words": "terminals: words, punctuation marks and 's",
-    "num_also_in_train": "sentences of the split that are in train too; left in, or the distribution would change",
-    "text_sha256": "of the bytes of the split's .txt file",
+    "mean_neg_log_prob_nats": "neg_log_prob_nats per sentence: an estimate of the entropy of the grammar's sentences",
+    "standard_error_nats": "standard error of mean_neg_log_prob_nats as an estimate of this entropy",
+    "num_words": "number of terminals: words, punctuation marks and 's",
+    "num_also_in_train": "number of sentences of the split that are also in train. They are kept, because the "
+    "distribution would change without them",
+    "text_sha256": "sha256 of the split's .txt file",
     "expected_length": "mean number of terminals of a sentence, computed from the rules",
-    "spectral_radius": "of the matrix of expected children: below 1, so sentences end with probability 1 and the "
-    "probabilities of all sentences sum to 1",
-    "minimal_pairs": "one file a paradigm; no sentence of a pair, good or bad, is in train",
+    "spectral_radius": "spectral radius of the matrix of expected children. It is below 1, so sentences end with "
+    "probability 1 and the probabilities of all sentences sum to 1",
+    "minimal_pairs": "one file per paradigm. No sentence of a pair, good or bad, is in train",
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _SplitReport:
-    facts: dict[str, int | float | str]
-    texts: set[str]
-
-
 def _uniform(seed: int, stream: int) -> Callable[[], float]:
-    """Return a source of draws from [0, 1): one stream of a seed, independent of its other streams."""
+    """Return a function that draws from [0, 1). Different streams of a seed are independent."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, stream])))
     block: list[float] = []
 
@@ -75,7 +69,8 @@ def _write_split(
     num_sentences: int,
     uniform: Callable[[], float],
     progress: Callable[[int], None] | None,
-) -> _SplitReport:
+) -> tuple[dict[str, int | float | str], set[str]]:
+    """Write one split; return its entry in entropy.json and its distinct sentences."""
     texts: set[str] = set()
     digest = hashlib.sha256()
     num_words = 0
@@ -109,7 +104,7 @@ def _write_split(
         "standard_error_nats": float(np.std(nats) / np.sqrt(len(nats))),
         "text_sha256": digest.hexdigest(),
     }
-    return _SplitReport(facts=facts, texts=texts)
+    return facts, texts
 
 
 def _write_pairs(folder: Path, grammar: Grammar, inside: Inside, seed: int, avoid: set[str]) -> dict[str, Any]:
@@ -125,12 +120,12 @@ def _write_pairs(folder: Path, grammar: Grammar, inside: Inside, seed: int, avoi
 def write_sample_corpus(
     out: Path, num_sentences: int, seed: int, progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """Write the sample corpus into a folder, and return what entropy.json says.
+    """Write the sample corpus into a folder; return the content of entropy.json.
 
     Args:
-        out: The folder; made if need be, files of an earlier run in it are replaced.
-        num_sentences: Sentences of train; dev and test have a tenth each, and at least 200.
-        seed: Of all that is random; each split and paradigm has a stream of its own.
+        out: The folder. It is created if necessary, and files of an earlier run in it are replaced.
+        num_sentences: Number of training sentences. dev and test have a tenth of it each, but at least 200.
+        seed: Seed of all random draws. Each split and paradigm has an independent stream.
         progress: Called with the number of sentences just written.
 
     Raises:
@@ -141,7 +136,7 @@ def write_sample_corpus(
     if num_sentences < 1:
         problems.append(f"num_sentences is {num_sentences}, expected at least 1")
     if seed < 0:
-        problems.append(f"seed is {seed}, expected 0 or more")
+        problems.append(f"seed is {seed}, expected at least 0")
     if problems:
         raise ConfigError("sample-corpus: " + "; ".join(problems))
     if out.exists() and not out.is_dir():
@@ -155,10 +150,10 @@ def write_sample_corpus(
     splits: dict[str, dict[str, int | float | str]] = {}
     train_texts: set[str] = set()
     for stream, name in enumerate(SPLITS):
-        report = _write_split(out / name, grammar, inside, sizes[name], _uniform(seed, stream), progress)
-        splits[name] = report.facts
+        facts, texts = _write_split(out / name, grammar, inside, sizes[name], _uniform(seed, stream), progress)
+        splits[name] = facts
         if name == "train":
-            train_texts = report.texts
+            train_texts = texts
         else:
             lines = (out / f"{name}.txt").read_text(encoding="utf-8").splitlines()
             splits[name]["num_also_in_train"] = sum(line in train_texts for line in lines)

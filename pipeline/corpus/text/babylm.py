@@ -1,9 +1,10 @@
-"""The rules of each source of BabyLM, 2023 and 2024/25: what of a line is language, who speaks, where documents begin.
+"""Define the rules of each source of BabyLM, 2023 and 2024/25: the text of a line, its speaker, where documents begin.
 
-A rule removes what the format put there (tags, codes, entities, spaces before punctuation marks) and nothing else: no
-case is changed, no word is corrected but by the letter *l* read for *I*, no sentence is judged by its contents. A line
-that is not language is dropped under a reason; what a rule changed is counted under its reason. Neighbouring lines of a
-file may come from different places, since the releases were sampled in blocks of some thousand lines, unmarked.
+A rule removes only what the file format added: tags, codes, entities, spaces before punctuation marks. Rules do not
+change case, do not judge a sentence by its contents, and correct only one misreading: the letter *l* read for *I*. A
+line without language is dropped with a reason, and each change of a rule is counted under its reason. Neighbouring
+lines of a file may come from different places, because the releases were sampled in blocks of some thousand lines, and
+the blocks are not marked.
 """
 
 import html
@@ -13,47 +14,55 @@ from dataclasses import dataclass, field
 
 from pipeline.corpus.text.text_files import unescape_brackets
 
+Rules = tuple[tuple[re.Pattern[str], str, str], ...]
+"""Pattern, replacement and reason of each rule."""
+
 
 @dataclass(slots=True)
 class Draft:
-    """A line on its way through the rules: each rewrites ``text``, or drops the line."""
+    """A line while the rules work on it. Each rule rewrites ``text`` or drops the line."""
 
     text: str
     speaker: str = ""
     dropped: str = ""
-    """Reason, if the line is not language."""
+    """Why the line is not language. Empty if it is."""
     repaired: list[str] = field(default_factory=list)
-    """Reasons, once each."""
+    """Reasons of all changes, without repetitions."""
 
     def replace(self, pattern: re.Pattern[str], replacement: str, reason: str) -> None:
-        """Replace every match; note the reason if there was one."""
+        """Replace every match, and note the reason if the text changed."""
         text, found = pattern.subn(replacement, self.text)
         if found and text != self.text:
             self.text = text
             if reason not in self.repaired:
                 self.repaired.append(reason)
 
+    def apply(self, rules: Rules) -> None:
+        """Apply the rules in order."""
+        for pattern, replacement, reason in rules:
+            self.replace(pattern, replacement, reason)
+
     def drop(self, pattern: re.Pattern[str], reason: str) -> None:
-        """Drop the line if the pattern is found in it."""
+        """Drop the line if it has a match."""
         if not self.dropped and pattern.search(self.text):
             self.dropped = reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """How the files of one source are read."""
+    """How to read the files of one source."""
 
     rules: Callable[[Draft], None]
-    """Applied to each normalised line that is neither blank nor a header."""
+    """Rewrites each normalised line that is neither blank nor a header."""
     has_headers: bool = False
     """Whether a header with a title begins a document."""
     has_blanks: bool = False
-    """Whether a blank line ends a document. Without either, a file is one document."""
+    """Whether a blank line ends a document. Without headers and blanks, a file is one document."""
     is_prose: bool = False
     """Whether a line can hold several sentences."""
     has_speakers: bool = False
     may_be_wrapped: bool = False
-    """Whether there are releases with hard-wrapped lines and a blank line between paragraphs."""
+    """Whether some releases have hard-wrapped lines, with a blank line between paragraphs."""
 
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
@@ -70,8 +79,12 @@ _L_FOR_I = re.compile(
 )
 
 
+def _compiled(*rules: tuple[str, str, str]) -> Rules:
+    return tuple((re.compile(pattern), replacement, reason) for pattern, replacement, reason in rules)
+
+
 def title_of(text: str) -> str:
-    """Return the title in a header (``= = = title = = =``, ``_BOOK_TITLE_ : title``), or nothing."""
+    """Return the title of a header (``= = = title = = =``, ``_BOOK_TITLE_ : title``), or "" for any other line."""
     match = _TITLE.match(text) if text[:1] in "=_" else None
     return match[1] if match else ""
 
@@ -87,37 +100,34 @@ def _as_it_is(draft: Draft) -> None:
 
 _CHAT_SPEAKER = re.compile(r"\*(\w+)::?\s*(?:\[- \w+\]\s*)?")
 _CHAT_METADATA = re.compile(r"^(?:@[A-Z]\w*(?: \w+)?:?(?:\s|$)|%\w{3}:)")
-_CHAT_RULES = tuple(
-    (re.compile(pattern), replacement, reason)
-    for pattern, replacement, reason in (
-        (r"\d+_\d+\s*$", "", "CHAT time stamp"),
-        (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
-        (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
-        (r"\[[^\[\]]*\]", "", "bracketed comment"),
-        (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
-        (r"&\+\S+|&\*\w+:\S+", "", "CHAT fragment"),
-        (r"(?<!\w)&[-~]?(?=\w)", "", "CHAT filler mark"),
-        (r"\((?:\.+|\d*\.\d*)\)", "", "CHAT pause"),
-        (r"(?<=\w)@[\w:$*]+", "", "CHAT form marker"),
-        (r"(?<![\w.,:$])0(?=[a-z])\S+", "", "CHAT omitted word"),
-        (r"\(([a-z']+)\)(?=\w)|(?<=\w)\(([a-z']+)\)", r"\1\2", "CHAT shortened word"),
-        (r"\+(?:\.\.\.|/\.|//\.)", "...", "CHAT terminator"),
-        (r"\+(?:\.\.\?|/\?|//\?)", "?", "CHAT terminator"),
-        (r"\+!\?", "!?", "CHAT terminator"),
-        (r"\+[\"/]*\.", ".", "CHAT terminator"),
-        (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
-        (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
-        (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
-        (r"[\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
-        (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
-    )
+_CHAT_RULES = _compiled(
+    (r"\d+_\d+\s*$", "", "CHAT time stamp"),
+    (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
+    (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
+    (r"\[[^\[\]]*\]", "", "bracketed comment"),
+    (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
+    (r"&\+\S+|&\*\w+:\S+", "", "CHAT fragment"),
+    (r"(?<!\w)&[-~]?(?=\w)", "", "CHAT filler mark"),
+    (r"\((?:\.+|\d*\.\d*)\)", "", "CHAT pause"),
+    (r"(?<=\w)@[\w:$*]+", "", "CHAT form marker"),
+    (r"(?<![\w.,:$])0(?=[a-z])\S+", "", "CHAT omitted word"),
+    (r"\(([a-z']+)\)(?=\w)|(?<=\w)\(([a-z']+)\)", r"\1\2", "CHAT shortened word"),
+    (r"\+(?:\.\.\.|/\.|//\.)", "...", "CHAT terminator"),
+    (r"\+(?:\.\.\?|/\?|//\?)", "?", "CHAT terminator"),
+    (r"\+!\?", "!?", "CHAT terminator"),
+    (r"\+[\"/]*\.", ".", "CHAT terminator"),
+    (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
+    (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
+    (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
+    (r"[\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
+    (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
 _CHAT_SIGNS = re.compile(r"[\[&(@0+_:^<>\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d")
 _UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S+)*+$")
 
 
 def childes(draft: Draft) -> None:
-    """CHILDES of 2024/25, transcripts in CHAT (MacWhinney 2000) with a speaker a line; its codes are removed."""
+    """Clean CHILDES of 2024/25: transcripts in CHAT (MacWhinney 2000) with one utterance and its speaker per line."""
     draft.drop(_BRACKETS_ONLY, "bracket-only comment")
     draft.drop(_CHAT_METADATA, "CHAT metadata")
     if speaker := _CHAT_SPEAKER.match(draft.text):
@@ -125,13 +135,12 @@ def childes(draft: Draft) -> None:
     draft.drop(_BRACKETS_ONLY, "bracket-only comment")
     draft.drop(_UNINTELLIGIBLE, "unintelligible")
     if not draft.dropped and _CHAT_SIGNS.search(draft.text):
-        for pattern, replacement, reason in _CHAT_RULES:
-            draft.replace(pattern, replacement, reason)
+        draft.apply(_CHAT_RULES)
     _join_punctuation(draft)
 
 
 def aochildes(draft: Draft) -> None:
-    """CHILDES of 2023: an utterance a line, no speakers, punctuation marks apart."""
+    """Clean CHILDES of 2023: one utterance per line, no speakers, spaces before punctuation marks."""
     draft.drop(_UNINTELLIGIBLE, "unintelligible")
     draft.replace(_CHAT_RULES[-1][0], "", "unintelligible word")
     _join_punctuation(draft)
@@ -143,16 +152,11 @@ _NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\
 
 
 def switchboard(draft: Draft) -> None:
-    """Switchboard: an utterance a line behind its speaker's letter, annotators' remarks after an asterisk."""
+    """Clean Switchboard: a speaker's letter and an utterance per line, annotators' remarks after an asterisk."""
     if speaker := _SPEAKER.match(draft.text):
         draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]
     draft.replace(_ANNOTATOR, "", "annotator's remark")
     draft.replace(_NOISE, "", "noise or disfluency mark")
-    _join_punctuation(draft)
-
-
-def bnc_spoken(draft: Draft) -> None:
-    """The spoken British National Corpus: a sentence a line."""
     _join_punctuation(draft)
 
 
@@ -169,17 +173,21 @@ _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u20
 
 
 def open_subtitles(draft: Draft) -> None:
-    """OpenSubtitles: a subtitle a line, where a dash marks a change of speaker. Turns come apart at line ends."""
+    """Clean OpenSubtitles: one subtitle per line. A dash marks a change of speaker, and each turn becomes a line."""
     draft.drop(_TIME, "subtitle time")
     draft.replace(_STYLE, "", "subtitle style code")
+    _subtitle(draft)
+    draft.replace(_SOUND_INSIDE, "", "sound description inside a line")
+    _turns(draft)
+    draft.replace(_L_FOR_I, "I", "l read for I")
+
+
+def _subtitle(draft: Draft) -> None:
     draft.replace(_TAG, "", "tag")
     draft.drop(_CREDIT, "subtitle credit")
     draft.replace(_MUSIC, "", "music mark")
     draft.drop(_BRACKETS_ONLY, "sound description")
     draft.drop(_SOUND, "sound description")
-    draft.replace(_SOUND_INSIDE, "", "sound description inside a line")
-    _turns(draft)
-    draft.replace(_L_FOR_I, "I", "l read for I")
 
 
 def _turns(draft: Draft) -> None:
@@ -190,30 +198,26 @@ def _turns(draft: Draft) -> None:
 
 _OPEN_BRACKET = re.compile(r"-L(?:R|S|C)B-\s*")
 _CLOSED_BRACKET = re.compile(r"\s*-R(?:R|S|C)B-")
-_CBT_RULES = tuple(
-    (re.compile(pattern), replacement, reason)
-    for pattern, replacement, reason in (
-        (r"``\s*", '"', "PTB quote"),
-        (r"\s*''", '"', "PTB quote"),
-        (r"(?<!\S)`\s*", "'", "PTB quote"),
-        (r"(?<=[.,!?;:\u2014-])\s+'(?=\s|\"|$)", "'", "PTB quote"),
-        (r"(?i)(?<!\w)(gon|got|wan|lem|gim) (?=(?:na|ta|me)\b)", r"\1", "space inside a contraction"),
-        (r"(?i)(?<!\w)('t) (?=is\b|was\b|were\b|will\b|would\b)", r"\1", "space inside a contraction"),
-        (r"\$\s+(?=\d)", "$", "PTB spacing"),
-        (r"(?<=\d)\s+%", "%", "PTB spacing"),
-    )
+_CBT_RULES = _compiled(
+    (r"``\s*", '"', "PTB quote"),
+    (r"\s*''", '"', "PTB quote"),
+    (r"(?<!\S)`\s*", "'", "PTB quote"),
+    (r"(?<=[.,!?;:\u2014-])\s+'(?=\s|\"|$)", "'", "PTB quote"),
+    (r"(?i)(?<!\w)(gon|got|wan|lem|gim) (?=(?:na|ta|me)\b)", r"\1", "space inside a contraction"),
+    (r"(?i)(?<!\w)('t) (?=is\b|was\b|were\b|will\b|would\b)", r"\1", "space inside a contraction"),
+    (r"\$\s+(?=\d)", "$", "PTB spacing"),
+    (r"(?<=\d)\s+%", "%", "PTB spacing"),
 )
 
 
 def cbt(draft: Draft) -> None:
-    """The Children's Book Test (2023), tokenised as the Penn Treebank: marks go back to where print has them."""
+    """Clean the Children's Book Test (2023): undo the brackets, quotes and spaces of Penn Treebank tokenisation."""
     for pattern in (_OPEN_BRACKET, _CLOSED_BRACKET):
         joined = pattern.sub(lambda match: unescape_brackets(match[0].strip()), draft.text)
         if joined != draft.text:
             draft.text = joined
             draft.repaired.append("PTB bracket")
-    for pattern, replacement, reason in _CBT_RULES:
-        draft.replace(pattern, replacement, reason)
+    draft.apply(_CBT_RULES)
     _join_punctuation(draft)
 
 
@@ -231,7 +235,7 @@ _BOLD = re.compile(r"(?<![\w=])=([^=]+)=(?![\w=])")
 
 
 def gutenberg(draft: Draft) -> None:
-    """Project Gutenberg: italics between underscores, marks of pages and footnotes, notices, illustrations."""
+    """Clean Project Gutenberg: italics between underscores, marks of pages and footnotes, notices, illustrations."""
     draft.drop(_NOTICE, "Project Gutenberg notice")
     draft.drop(_PAGE, "page number")
     draft.drop(_CONTENTS_LINE, "line of a table of contents")
@@ -245,7 +249,7 @@ _ENTITY = re.compile(r"&(?:amp;)*(?:#\d+|#x[0-9a-f]+|[a-z]+\d*);?", re.IGNORECAS
 
 
 def _entities(draft: Draft) -> None:
-    """Undo HTML entities, escaped up to four times over."""
+    """Undo HTML entities that were escaped up to four times."""
     before = draft.text
     for _ in range(4):
         if "&" not in draft.text or not _ENTITY.search(draft.text):
@@ -256,14 +260,10 @@ def _entities(draft: Draft) -> None:
 
 
 def qed(draft: Draft) -> None:
-    """QED (2023), subtitles of lectures: entities escaped several times, tags, capitals with *l* read for *I*."""
+    """Clean QED (2023), subtitles of lectures: entities escaped several times, tags, *l* read for *I*."""
     _entities(draft)
     draft.drop(_TIME, "subtitle time")
-    draft.replace(_TAG, "", "tag")
-    draft.drop(_CREDIT, "subtitle credit")
-    draft.replace(_MUSIC, "", "music mark")
-    draft.drop(_BRACKETS_ONLY, "sound description")
-    draft.drop(_SOUND, "sound description")
+    _subtitle(draft)
     _turns(draft)
     draft.replace(_L_FOR_I, "I", "l read for I")
     _join_punctuation(draft)
@@ -273,39 +273,35 @@ _WIKI_LINE = re.compile(
     r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT)", re.IGNORECASE
 )
 _WIKI_HEADING = re.compile(r"^(?:=\s?){1,6}([^=].*?)\s*(?:=\s?){1,6}$")
-_WIKI_RULES = tuple(
-    (re.compile(pattern), replacement, reason)
-    for pattern, replacement, reason in (
-        (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
-        (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
-        (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
-        (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
-        (r"\s?\[(?:\d{1,3}|citation needed|edit)\]", "", "mark of a footnote"),
-        (r"'{2,5}", "", "wiki bold or italics"),
-        (r"^[*#:;]+\s*(?=\S)|^\u2022\s*", "", "bullet"),
-        (r"\s@([-,.])@\s", r"\1", "mark between spaces"),
-        (r"\s?\((?:[\s,;:/]|or|also|pronounced)*\)", "", "empty brackets"),
-        (r"\(\s*[;,]\s*", "(", "empty brackets"),
-    )
+_WIKI_RULES = _compiled(
+    (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
+    (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
+    (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
+    (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
+    (r"\s?\[(?:\d{1,3}|citation needed|edit)\]", "", "mark of a footnote"),
+    (r"'{2,5}", "", "wiki bold or italics"),
+    (r"^[*#:;]+\s*(?=\S)|^\u2022\s*", "", "bullet"),
+    (r"\s@([-,.])@\s", r"\1", "mark between spaces"),
+    (r"\s?\((?:[\s,;:/]|or|also|pronounced)*\)", "", "empty brackets"),
+    (r"\(\s*[;,]\s*", "(", "empty brackets"),
 )
 _WIKI_SIGNS = re.compile(r"[\[<{(@&*#:;\u2022]|''")
 
 
 def wiki(draft: Draft) -> None:
-    """Wikipedia and Simple English Wikipedia: what the extraction left of the markup."""
+    """Clean Wikipedia and Simple English Wikipedia: remove the markup that the extraction left."""
     _entities(draft)
     draft.drop(_WIKI_LINE, "line of a table, file or category")
     draft.replace(_WIKI_HEADING, r"\1", "marks of a heading")
     if _WIKI_SIGNS.search(draft.text):
-        for pattern, replacement, reason in _WIKI_RULES:
-            draft.replace(pattern, replacement, reason)
+        draft.apply(_WIKI_RULES)
         draft.replace(_TAG, "", "tag")
     _join_punctuation(draft)
 
 
 BABYLM: dict[str, Source] = {
     "aochildes": Source(rules=aochildes),
-    "bnc_spoken": Source(rules=bnc_spoken, has_blanks=True),
+    "bnc_spoken": Source(rules=_join_punctuation, has_blanks=True),
     "cbt": Source(rules=cbt, has_headers=True),
     "childes": Source(rules=childes, has_headers=True, has_speakers=True),
     "children_stories": Source(rules=gutenberg, is_prose=True),
@@ -317,11 +313,11 @@ BABYLM: dict[str, Source] = {
     "switchboard": Source(rules=switchboard, has_speakers=True),
     "wikipedia": Source(rules=wiki, has_headers=True, is_prose=True),
 }
-"""The sources of BabyLM by the names of their files, both releases."""
+"""The sources of both releases of BabyLM, by the names of their files."""
 
 SOURCES: dict[str, Source] = {
     **BABYLM,
     "plain": Source(rules=_as_it_is, has_blanks=True, is_prose=True),
     "sentences": Source(rules=_as_it_is, has_blanks=True),
 }
-"""Every source there is: those of BabyLM, a paragraph a line, and a sentence a line."""
+"""All sources: those of BabyLM, ``plain`` with one paragraph per line, and ``sentences`` with one sentence per line."""

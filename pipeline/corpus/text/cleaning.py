@@ -1,129 +1,127 @@
-"""``clean-text``: files of raw text to one sentence a line, with the document and speaker of each.
+"""Clean raw text to one sentence per line, with the document and speaker of each sentence.
 
-Every line of the input is text, blank, a header or dropped under a reason; what the rules of a source changed is
-counted under theirs, and a sample of both is written for people. Lines are read one at a time: memory grows with the
-number of documents, whose names must differ, and with nothing else.
+Every line of the input is kept as text or counted as blank, header or dropped. Changes that the rules of a source make
+are counted by reason, and examples of changes and dropped lines are written for people to read. Lines are read one at a
+time. Memory grows only with the number of documents, because their names must differ.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Literal
 
 from pipeline.corpus.text.babylm import BABYLM, SOURCES, Draft, Source, title_of
-from pipeline.corpus.text.cleaning_record import Record
-from pipeline.corpus.text.documents import SPEAKERS_SUFFIX, SUFFIX, TABLE_SUFFIX, Document, write_document_table
+from pipeline.corpus.text.corpus_config import CleanConfig
+from pipeline.corpus.text.documents import (
+    DOCS_SUFFIX,
+    DROPPED_SUFFIX,
+    NO_SPEAKER,
+    SPEAKERS_SUFFIX,
+    TABLE_SUFFIX,
+    Document,
+    write_document_table,
+)
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text.text_files import Line, OnError, normalise_text, not_utf8, read_lines
 from storage.errors import ConfigError, InputError
 from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
 
-DROPPED_SUFFIX = ".dropped.tsv"
-NO_SPEAKER = "-"
 MAX_WORD_CHARS = 200
-"""Of the longest word that a kept sentence has; what is longer is no word."""
+"""Characters of the longest word that a kept sentence may have. Anything longer is not a word."""
 HEAD_LINES = 2000
-"""At the beginning of a file, which show whether its lines are hard-wrapped."""
+"""Lines at the beginning of a file that show whether the file is hard-wrapped."""
 TREE_LINES = 100
-"""At the beginning of a file, which show whether it holds trees."""
+"""Lines at the beginning of a file that show whether the file holds trees."""
 WRAPPED_CHARS = 100
-"""Of the longest line of a hard-wrapped file, but for one in a hundred."""
+"""Longest line of a hard-wrapped file. One line in a hundred may be longer."""
 MAX_WRAPPED_LINES = 1000
-"""Of a paragraph; what is longer is no prose, and is taken in pieces of that size."""
+"""Lines of the longest paragraph. Anything longer is not prose, and is taken in pieces of this size."""
 PROGRESS_LINES = 1000
-
+"""Lines between two calls of ``progress``."""
+SAMPLES = 20
+"""Most examples that are written for one source and reason."""
+SAMPLE_CHARS = 200
+"""Longest cell of an example."""
+COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
+"""Columns of ``OUT.dropped.tsv``."""
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
 
+Kind = Literal["text", "blank", "header", "dropped"]
 Paragraph = list[tuple[Line, Draft]]
 
 _TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
 
 
-class Sentence(NamedTuple):
-    """A line of OUT.txt with what stands beside it."""
-
-    text: str
-    document: str
-    speaker: str
-    """Empty where there is none."""
-
-
 def clean_texts(
-    paths: Sequence[Path],
-    out_stem: Path,
-    *,
-    source: str,
-    licence: str = "",
-    on_error: OnError = "stop",
-    progress: Callable[[int], None] | None = None,
+    texts: Sequence[Path], out_stem: Path, config: CleanConfig, progress: Callable[[int], None] | None = None
 ) -> dict[str, Json]:
-    """Write ``OUT.txt``, a normalised sentence a line, and what belongs to it, line by line.
+    """Write ``OUT.txt``, one normalised sentence per line, and the files that describe its lines.
 
-    ``OUT.docs`` names the document of each sentence, ``OUT.documents.tsv`` has a row for each document,
-    ``OUT.speakers`` the speaker of each sentence or ``-`` (only if a source has speakers), and ``OUT.dropped.tsv`` a
-    sample of what was dropped and repaired. All files appear whole or not at all; what was there is replaced.
+    ``OUT.docs`` names the document of each sentence. ``OUT.documents.tsv`` has one row per document. ``OUT.speakers``
+    has the speaker of each sentence or ``-``; it is written only if a source has speakers. ``OUT.dropped.tsv`` has
+    examples of what was dropped and repaired. The old files of OUT stay until all new files are on disk, and
+    ``OUT.txt`` is replaced last: after a kill it is missing, or all files belong together.
 
     Args:
-        paths: Files, plain or gzipped, or folders: all files below them but hidden ones, by name.
-        out_stem: OUT; its folder is made.
-        source: A name of ``SOURCES`` for all files, or "babylm": each file's name says which source of BabyLM it is.
-        licence: Of all documents, for the table.
-        on_error: "stop" at the first line that is not UTF-8, or "skip" and count it.
+        texts: Files, plain or gzipped, or folders: all files below a folder except hidden ones, ordered by name.
+        out_stem: OUT. Its folder is created.
+        config: Source, licence and what to do at an error. The source is a name of ``SOURCES`` for all files, or
+            "babylm": then each file is named after its BabyLM source.
         progress: Called with the number of lines read since the last call.
 
     Returns:
         ``num_files``, ``num_lines``, ``num_sentences``, ``num_words``, ``num_documents``, ``num_speakers``, ``lines``
-        by what they are, ``dropped`` and ``repaired`` by reason, and the same by source in ``sources``.
+        by kind, ``dropped`` and ``repaired`` by reason, and the same counts by source in ``sources``.
 
     Raises:
         ConfigError: If the source is unknown, or an output would replace an input.
-        InputError: Naming file and line where there is one: a file of an unknown source, trees instead of text, a
-            folder without files; also if no sentence is left.
+        InputError: If a file has an unknown source or holds trees, a folder has no files, a line is not UTF-8, or no
+            sentence is left. The error names the file, and the line if there is one.
         StoreError: If the files cannot be written.
     """
-    files = _files(paths, source)
+    files = _find_files(texts, config.source)
     has_speakers = any(SOURCES[name].has_speakers for _, name in files)
-    outputs = _outputs(out_stem, {path.resolve() for path, _ in files}, has_speakers=has_speakers)
-    record, names = Record(), _Names()
-    with written_whole(outputs) as (txt, docs, table, dropped, *speakers):
-        documents: list[Document] = []
-        for path, name in files:
-            for sentence in _clean_file(path, name, names, record, on_error, progress):
-                txt.write(sentence.text + "\n")
-                docs.write(sentence.document + "\n")
-                if speakers:
-                    speakers[0].write((sentence.speaker or NO_SPEAKER) + "\n")
-                if not documents or documents[-1].document != sentence.document:
-                    documents.append(Document(document=sentence.document, source=name, licence=licence))
-        if not record.num_sentences:
-            raise InputError(
-                f"{files[0][0]}: no sentence left of {record.num_lines} lines: {record.why()}; expected text"
-            )
-        write_document_table(table, documents)
-        record.write_sample(dropped)
-    if not has_speakers:
-        beside(out_stem, SPEAKERS_SUFFIX).unlink(missing_ok=True)  # of what was there before
-    return {"num_files": len(files), **record.to_json()}
-
-
-def _outputs(out_stem: Path, inputs: set[Path], *, has_speakers: bool) -> list[Path]:
-    suffixes = (".txt", SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, *[SPEAKERS_SUFFIX] * has_speakers)
-    outputs = [beside(out_stem, suffix) for suffix in suffixes]
-    for path in outputs:
+    suffixes = (DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, *[SPEAKERS_SUFFIX] * has_speakers, ".txt")
+    inputs = {path.resolve() for path, _ in files}
+    stale = [
+        beside(out_stem, suffix) for suffix in (".txt", DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, SPEAKERS_SUFFIX)
+    ]
+    for path in stale:
         if path.resolve() in inputs:
             raise ConfigError(f"clean-text: {path} is read and would be replaced; give another --out")
-    return outputs
+    record, names = _Record(), _DocumentNames()
+    with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as opened:
+        out = dict(zip(suffixes, opened, strict=True))
+        documents: list[Document] = []
+        for path, name in files:
+            for text, document, speaker in _clean_file(path, name, names, record, config.on_error, progress):
+                out[".txt"].write(text + "\n")
+                out[DOCS_SUFFIX].write(document + "\n")
+                if has_speakers:
+                    out[SPEAKERS_SUFFIX].write((speaker or NO_SPEAKER) + "\n")
+                if not documents or documents[-1].document != document:
+                    documents.append(Document(document=document, source=name, licence=config.licence))
+        total = record.total()
+        if not total.num_sentences:
+            raise InputError(
+                f"{files[0][0]}: no sentence left of {total.lines.total()} lines: {total.reasons()}; expected text"
+            )
+        write_document_table(out[TABLE_SUFFIX], documents)
+        record.write_samples(out[DROPPED_SUFFIX])
+    by_source: dict[str, Json] = {name: counts.to_json() for name, counts in record.by_source.items()}
+    return {"num_files": len(files), **total.to_json(), "sources": by_source}
 
 
-def _files(paths: Sequence[Path], source: str) -> list[tuple[Path, str]]:
+def _find_files(texts: Sequence[Path], source: str) -> list[tuple[Path, str]]:
     """Return each file with the name of its source."""
     if source != "babylm" and source not in SOURCES:
         raise ConfigError(f"clean-text: --source {source} is unknown; expected babylm or one of {', '.join(SOURCES)}")
     files = []
-    for path in paths:
+    for path in texts:
         if path.is_dir():
             below = [path / name for name in list_files(path)]
             visible = [file for file in below if not any(part[0] == "." for part in file.relative_to(path).parts)]
@@ -139,7 +137,7 @@ def _files(paths: Sequence[Path], source: str) -> list[tuple[Path, str]]:
     if unknown := [str(path) for path in files if path.name.split(".")[0] not in BABYLM]:
         raise InputError(
             f"{', '.join(unknown[:3])}{', …' * (len(unknown) > 3)}: no source of BabyLM has this name; expected "
-            f"{', '.join(BABYLM)}, with an ending such as .train; move the file away, or name its --source"
+            f"{', '.join(BABYLM)}, with an ending such as .train. Move the file away, or name its --source"
         )
     return [(path, path.name.split(".")[0]) for path in files]
 
@@ -147,11 +145,12 @@ def _files(paths: Sequence[Path], source: str) -> list[tuple[Path, str]]:
 def _clean_file(
     path: Path,
     name: str,
-    names: "_Names",
-    record: Record,
+    names: "_DocumentNames",
+    record: "_Record",
     on_error: OnError,
     progress: Callable[[int], None] | None,
-) -> Iterator[Sentence]:
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the text, document and speaker of each sentence. The speaker is empty if unknown."""
     source = SOURCES[name]
     record.begin(path, name)
     names.begin(path, name, is_whole=not (source.has_headers or source.has_blanks))
@@ -166,13 +165,13 @@ def _clean_file(
         for text in sentences:
             document = names.use()
             record.sentence(text, document, speaker)
-            yield Sentence(text, document, speaker)
+            yield text, document, speaker
 
 
 def _paragraphs(
-    lines: Iterator[Line], source: Source, names: "_Names", record: Record, *, is_wrapped: bool
+    lines: Iterator[Line], source: Source, names: "_DocumentNames", record: "_Record", *, is_wrapped: bool
 ) -> Iterator[Paragraph]:
-    """Yield what is language, a line or the lines of a paragraph at a time; count and name on the way."""
+    """Yield each line with language, or the lines of each hard-wrapped paragraph. Count lines and begin documents."""
     waiting: Paragraph = []
     for line in lines:
         text = normalise_text(line.text)
@@ -202,7 +201,7 @@ def _paragraphs(
         yield waiting
 
 
-def _split(paragraph: Paragraph, source: Source, record: Record) -> list[str]:
+def _split(paragraph: Paragraph, source: Source, record: "_Record") -> list[str]:
     """Return the sentences of a paragraph, and count its lines."""
     found: list[str] = []
     _, first = paragraph[0]
@@ -234,25 +233,28 @@ def _refuse_trees(path: Path, head: Sequence[Line]) -> None:
 
 
 def _is_wrapped(head: Sequence[Line]) -> bool:
-    """Whether paragraphs go over several short lines, with blank lines between them."""
+    """Return whether paragraphs go over several short lines, with blank lines between paragraphs."""
     full = [line.text for line in head if line.text.strip()]
     return len(full) < len(head) and sum(len(text) > WRAPPED_CHARS for text in full) * 100 <= len(full)
 
 
 def _counted(lines: Iterator[Line], progress: Callable[[int], None] | None) -> Iterator[Line]:
+    if progress is None:
+        yield from lines
+        return
     since = 0
     for line in lines:
         yield line
         since += 1
-        if progress is not None and since == PROGRESS_LINES:
+        if since == PROGRESS_LINES:
             progress(since)
             since = 0
-    if progress is not None and since:
+    if since:
         progress(since)
 
 
-def _decodable(lines: Iterator[Line], path: Path, record: Record, on_error: OnError) -> Iterator[Line]:
-    """Yield the lines that are UTF-8, and count those that are not."""
+def _decodable(lines: Iterator[Line], path: Path, record: "_Record", on_error: OnError) -> Iterator[Line]:
+    """Yield the lines that are UTF-8, and count the others or stop at the first."""
     for line in lines:
         if line.is_utf8:
             yield line
@@ -262,26 +264,26 @@ def _decodable(lines: Iterator[Line], path: Path, record: Record, on_error: OnEr
             record.dropped("not UTF-8", line)
 
 
-class _Names:
-    """Names of documents, no two the same: SOURCE/title where there is one, SOURCE/FILE or SOURCE/FILE:n else."""
+class _DocumentNames:
+    """Give each document a name of its own: SOURCE/TITLE, or without a title SOURCE/FILE or SOURCE/FILE:NUMBER."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
         self._current = ""
 
     def begin(self, path: Path, source: str, *, is_whole: bool) -> None:
-        """Begin a file; ``is_whole`` if it is one document."""
+        """Begin a file. ``is_whole`` says that the file is one document."""
         self._source, self._file, self._is_whole = source, path.name.removesuffix(".gz"), is_whole
         self._num_untitled = 0
         self._current = self._title = ""
 
     def next(self, title: str = "") -> None:
-        """Begin another document, unless there is no title and no text since the last one began."""
+        """Begin another document, unless it has no title and the last document has no text yet."""
         if title or self._current:
             self._current, self._title = "", title
 
     def use(self) -> str:
-        """Return the name of the current document, given when it is first used."""
+        """Return the name of the current document. A document gets its name with its first sentence."""
         if not self._current:
             self._num_untitled += not self._title
             untitled = self._file if self._is_whole else f"{self._file}:{self._num_untitled}"
@@ -293,3 +295,114 @@ class _Names:
             self._given.add(found)
             self._current = found
         return self._current
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Lines by kind, reasons, sentences, documents and speakers."""
+
+    lines: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    speakers: set[str] = field(default_factory=set)
+    num_sentences: int = 0
+    num_words: int = 0
+    num_documents: int = 0
+
+    def reasons(self) -> str:
+        """Return for people what the lines without text were."""
+        kinds = {"blank": self.lines["blank"], "headers": self.lines["header"], **self.dropped}
+        return ", ".join(f"{num} {kind}" for kind, num in kinds.items() if num) or "an empty file"
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "num_lines": self.lines.total(),
+            "num_sentences": self.num_sentences,
+            "num_words": self.num_words,
+            "num_documents": self.num_documents,
+            "num_speakers": len(self.speakers),
+            "lines": {kind: self.lines[kind] for kind in ("text", "blank", "header", "dropped")},
+            "dropped": dict(sorted(self.dropped.items())),
+            "repaired": dict(sorted(self.repaired.items())),
+        }
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Every n-th row of a sequence, so that the rows are spread evenly. n doubles when there are too many rows."""
+
+    num_seen: int = 0
+    every: int = 1
+    kept: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add(self, *row: str) -> None:
+        if self.num_seen % self.every == 0:
+            if len(self.kept) == SAMPLES:
+                self.kept = self.kept[::2]
+                self.every *= 2
+            if self.num_seen % self.every == 0:
+                self.kept.append(tuple(cell[:SAMPLE_CHARS] for cell in row))
+        self.num_seen += 1
+
+
+class _Record:
+    """Count each line once, and sentences, documents and speakers. Keep examples for each source and reason."""
+
+    def __init__(self) -> None:
+        self.by_source: dict[str, _Counts] = {}
+        self._samples: defaultdict[tuple[str, str, str], _Sample] = defaultdict(_Sample)
+
+    def begin(self, path: Path, source: str) -> None:
+        """Count what follows under this file and source."""
+        self._path, self._source, self._document = path, source, ""
+        self._counts = self.by_source.setdefault(source, _Counts())
+
+    def line(self, kind: Kind) -> None:
+        """Count a line."""
+        self._counts.lines[kind] += 1
+
+    def dropped(self, reason: str, line: Line) -> None:
+        """Count a line that is left out."""
+        self.line("dropped")
+        self._counts.dropped[reason] += 1
+        self._sample("dropped", reason, line, "")
+
+    def repaired(self, reason: str, line: Line, result: str) -> None:
+        """Count a change of a line. A line may have several changes. ``line`` counts the line itself."""
+        self._counts.repaired[reason] += 1
+        self._sample("repaired", reason, line, result)
+
+    def sentence(self, text: str, document: str, speaker: str) -> None:
+        """Count a sentence that is written."""
+        counts = self._counts
+        counts.num_sentences += 1
+        counts.num_words += text.count(" ") + 1
+        if document != self._document:
+            counts.num_documents += 1
+            self._document = document
+        if speaker:
+            counts.speakers.add(speaker)
+
+    def total(self) -> _Counts:
+        """Return the counts over all sources."""
+        total = _Counts()
+        for counts in self.by_source.values():
+            total.lines += counts.lines
+            total.dropped += counts.dropped
+            total.repaired += counts.repaired
+            total.speakers |= counts.speakers
+            total.num_sentences += counts.num_sentences
+            total.num_words += counts.num_words
+            total.num_documents += counts.num_documents
+        return total
+
+    def write_samples(self, file: IO[str]) -> None:
+        """Write the table of examples. Tabs and line ends in a cell become spaces."""
+        file.write("\t".join(COLUMNS) + "\n")
+        for (what, source, reason), sample in sorted(self._samples.items()):
+            for row in sample.kept:
+                cells = (what, source, reason, str(sample.num_seen), *row)
+                file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
+
+    def _sample(self, what: str, reason: str, line: Line, result: str) -> None:
+        self._samples[what, self._source, reason].add(str(self._path), str(line.number), line.text, result)

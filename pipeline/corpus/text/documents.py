@@ -1,39 +1,52 @@
-"""Which sentence is of which document, and where documents come from: files beside trees and text.
+"""Read and write the files next to a text: the document of each sentence, and where documents come from.
 
-    STEM.docs             as many lines as trees, the name of each one's document; a document is a run of lines with
-                          the same name
-    STEM.documents.tsv    a row a document, in the order of STEM.docs: document, source, licence; no quoting
+    STEM.docs             one line per sentence: the name of its document; a document is a run of equal lines
+    STEM.documents.tsv    one row per document, in the order of STEM.docs: document, source, licence; no quoting
+    STEM.speakers         one line per sentence: its speaker
+    STEM.dropped.tsv      examples of what cleaning dropped and repaired
+    STEM.failures.tsv     the sentences that could not be parsed
+    STEM.parse.json       how a parser made the trees
 
-Where there is no STEM.docs, documents are not known, and nothing guesses them. A source or licence that is not known
-is an empty field.
+Without STEM.docs the documents are unknown, and nothing guesses them. An unknown source or licence is an empty field.
 """
 
+import json
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from io import StringIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.text.text_files import find_file, not_utf8, read_lines, read_texts
 from storage.errors import InputError
+from storage.files import beside
 
-SUFFIX = ".docs"
-TABLE_SUFFIX = ".documents.tsv"
-SPEAKERS_SUFFIX = ".speakers"
+DOCS_SUFFIX: Final = ".docs"
+TABLE_SUFFIX: Final = ".documents.tsv"
+SPEAKERS_SUFFIX: Final = ".speakers"
+DROPPED_SUFFIX: Final = ".dropped.tsv"
+FAILURES_SUFFIX: Final = ".failures.tsv"
+PARSE_RECORD_SUFFIX: Final = ".parse.json"
+COMPANION_SUFFIXES: Final = (
+    DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX, FAILURES_SUFFIX, PARSE_RECORD_SUFFIX,
+)  # fmt: skip
+"""Files that describe one version of STEM.txt and STEM.mrg. They are outdated as soon as that version is replaced."""
+NO_SPEAKER: Final = "-"
+"""Line of STEM.speakers for a sentence whose speaker is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A row of STEM.documents.tsv; the fields are its columns."""
+    """A row of STEM.documents.tsv. The fields are the columns."""
 
     document: str
-    """Its name, as in STEM.docs."""
+    """Name, as in STEM.docs."""
     source: str = ""
-    """Corpus, or part of one, that it is of."""
+    """Corpus, or part of a corpus, that the document comes from."""
     licence: str = ""
 
 
@@ -41,16 +54,16 @@ _COLUMNS = [field.name for field in fields(Document)]
 
 
 def write_document_table(file: IO[str], documents: Iterable[Document]) -> None:
-    """Write the table of documents; white space inside a field, a tab too, becomes one space."""
+    """Write the table of documents. Any run of white space inside a field, tabs included, becomes one space."""
     for row in (_COLUMNS, *map(astuple, documents)):
         file.write("\t".join(" ".join(field.split()) for field in row) + "\n")
 
 
 def read_document_table(path: Path) -> list[Document]:
-    """Return the rows of STEM.documents.tsv; columns beyond ours are ignored.
+    """Return the rows of STEM.documents.tsv. Further columns are ignored.
 
     Raises:
-        InputError: If a column is missing, a row has more or fewer fields than the header, a name is empty or stands
+        InputError: If a column is missing, a row has more or fewer fields than the header, a name is empty or occurs
             twice, or a line is not UTF-8.
     """
     rows = []
@@ -69,67 +82,72 @@ def read_document_table(path: Path) -> list[Document]:
         document = Document(*(row[header.index(name)] for name in _COLUMNS))
         if not document.document or document.document in found:
             problem = f"document {document.document!r} a second time" if document.document else "no document's name"
-            raise InputError(f"{path}:{number}: {problem}; expected one row a document, with its name")
+            raise InputError(f"{path}:{number}: {problem}; expected one row per document, with its name")
         found[document.document] = document
     return list(found.values())
 
 
 def read_documents(path: Path, *, num_trees: int) -> list[str]:
-    """Return the document's name of each tree.
+    """Return the document name of each tree.
 
     Raises:
         InputError: If there are not as many lines as trees, or a line is empty or not UTF-8.
     """
-    names = [name or "" for name in read_texts(path)]
+    names = list(_read_names(path))
     if len(names) != num_trees:
         raise wrong_length(path, len(names), num_trees)
-    if "" in names:
-        raise InputError(f"{path}:{names.index('') + 1}: an empty line, expected the name of this tree's document")
     return names
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DocumentRuns:
-    """The documents of a STEM, each a run of trees."""
+    """The documents of a STEM. Each document is a run of trees."""
 
     numbers: NDArray[np.int32]
-    """``[num_trees]``: which of ``documents`` each tree is of, from 0."""
+    """``[num_trees]``: index into ``documents`` for each tree, from 0."""
     documents: tuple[Document, ...]
 
 
 def read_document_runs(names: Path, table: Path | None) -> DocumentRuns:
-    """Return the documents of STEM.docs, with sources and licences of STEM.documents.tsv where there is one.
+    """Return the documents of STEM.docs, with the sources and licences of STEM.documents.tsv if there is a table.
 
     Raises:
         InputError: If a line of ``names`` is empty or not UTF-8, a document has no row in the table, or the table is
             malformed.
     """
     numbers, runs = array("i"), list[str]()
-    for number, name in enumerate(read_texts(names), 1):
-        if not name:
-            raise InputError(f"{names}:{number}: an empty line, expected the name of this tree's document")
+    for name in _read_names(names):
         if not runs or name != runs[-1]:
             runs.append(name)
         numbers.append(len(runs) - 1)
-    known = {document.document: document for document in read_document_table(table)} if table is not None else None
-    if known is not None and (missing := [name for name in runs if name not in known]):
-        raise InputError(f"{table}: no row of document {missing[0]!r}, which {names} names; expected a row a document")
-    documents = tuple(known[name] if known is not None else Document(name) for name in runs)
+    rows = {document.document: document for document in read_document_table(table)} if table is not None else None
+    if rows is not None and (missing := [name for name in runs if name not in rows]):
+        raise InputError(
+            f"{table}: no row of document {missing[0]!r}, which {names} names; expected one row per document"
+        )
+    documents = tuple(rows[name] if rows is not None else Document(name) for name in runs)
     return DocumentRuns(np.frombuffer(numbers, np.int32) if numbers else np.zeros(0, np.int32), documents)
 
 
+def _read_names(path: Path) -> Iterator[str]:
+    for number, name in enumerate(read_texts(path), 1):
+        if not name:
+            raise InputError(f"{path}:{number}: an empty line, expected the name of this tree's document")
+        yield name
+
+
 def documents_array(documents: Iterable[Document]) -> NDArray[np.uint8]:
-    """Return a table of documents as the bytes of its TSV: unlike attributes, an array may be large."""
+    """Return a table of documents as the bytes of its TSV. An array may be large, an attribute may not."""
     table = StringIO()
     write_document_table(table, documents)
     return np.frombuffer(table.getvalue().encode(), np.uint8)
 
 
 def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
-    """Return the documents of ``documents_array``, of which several may have one name.
+    """Return the documents that ``documents_array`` was given. Several may have the same name.
 
     Raises:
-        ValueError: If it is not such an array.
+        ValueError: If ``table`` is not such an array.
     """
     rows = [line.split("\t") for line in table.tobytes().decode().split("\n")[:-1]]
     if rows and (rows[0] != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows)):
@@ -138,15 +156,37 @@ def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
 
 
 def wrong_length(names: Path, num_lines: int, num_trees: int) -> InputError:
-    """Return the error for a STEM.docs that does not go with its trees."""
-    return InputError(f"{names}: {num_lines} lines, expected {num_trees}, the name of a document for each tree")
+    """Return the error for a STEM.docs that has not one line per tree."""
+    return InputError(f"{names}: {num_lines} lines, expected {num_trees}: one line per tree, with its document's name")
 
 
-def find_documents(stem: Path, suffix: str = SUFFIX) -> Path | None:
-    """Return STEM.docs or STEM.docs.gz, or the table beside it by ``TABLE_SUFFIX``; None where there is neither.
+def find_documents(stem: Path, suffix: str = DOCS_SUFFIX) -> Path | None:
+    """Return the optional file ``STEM + suffix``, or its ``.gz``. Returns None if there is neither.
 
     Raises:
         InputError: If there are both.
     """
-    there = any(stem.with_name(stem.name + suffix + end).is_file() for end in ("", ".gz"))
-    return find_file(stem, suffix) if there else None
+    exists = any(beside(stem, suffix + end).is_file() for end in ("", ".gz"))
+    return find_file(stem, suffix) if exists else None
+
+
+def parsed_by(stem: Path) -> str:
+    """Return which parser made the trees of a STEM: "flat", or a parser and the sha256 of its model.
+
+    Returns "" if there is no STEM.parse.json, which means that no parser made the trees.
+
+    Raises:
+        InputError: If STEM.parse.json is damaged.
+    """
+    path = beside(stem, PARSE_RECORD_SUFFIX)
+    if not path.exists():
+        return ""
+    try:
+        made_from = json.loads(path.read_bytes())["made_from"]
+        model, version = str(made_from["model"]), str(made_from["versions"]["benepar"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error!r}), expected the record that parse writes next to its trees; parse "
+            "again, or remove this file if no parser made the trees"
+        ) from error
+    return model if model == "flat" else f"benepar {version}, model sha256 {model[:12]}"

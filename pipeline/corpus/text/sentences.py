@@ -1,29 +1,29 @@
-"""Sentences of English prose, found by rules: no model, no dependency, linear in the length of a paragraph.
+"""Split English prose into sentences by rules. There is no model, and time is linear in the length of a paragraph.
 
-A sentence ends after a full stop, question or exclamation mark or ellipsis, with the closing quotes and brackets behind
-it, where white space follows and what comes next can begin a sentence. The rules say where that is not so: after
-abbreviations and initials, inside brackets, and before a verb of saying. Sentences inside a quotation are cut apart, as
-treebanks do. A text without capitals or full stops is not cut at all; line structure is the caller's. How often the
-rules agree with people: ``python -m benchmarks.splitting``.
+A sentence ends after a full stop, question mark, exclamation mark or ellipsis and the closing quotes and brackets that
+follow it. White space must come next, and then a word that can begin a sentence. The rules list the exceptions: after
+abbreviations and initials, inside brackets, and before a verb of saying. Sentences inside a quotation are split, as in
+treebanks. A text without capitals or full stops is not split at all. The caller handles line structure. ``python -m
+benchmarks.splitting`` measures how often the rules agree with people.
 """
 
 import re
 
 MAX_WORDS = 400
-"""Words of the longest sentence that is left whole; a parser of 510 words needs room for punctuation marks."""
+"""Words of the longest sentence that is not cut. A parser that reads 510 words needs room for punctuation marks."""
 
 _OPENING = "\"'\u201c\u2018\u00ab([{\u2014\u2013*\u2022-"
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]}"
-# The stop, what closes behind it, and white space, with the numbers of notes such as [12], which belong to what ends.
+# The stop, the closing marks after it, and white space. Numbers of notes such as [12] belong to the sentence that ends.
 _STOP = re.compile(rf"([.!?\u2026]+)([{_CLOSING}]*)((?:\s?\[\d+\])*\s+)(?=\S)")
 _LAST_WORD = re.compile(r"[^\W_][\w.'\u2019]*$")
 _LAST_WORD_CHARS = 24
-"""Looked at before a stop; more than any abbreviation has."""
+"""Characters before a stop that are searched for its word. No abbreviation is longer."""
 _BRACKET = re.compile(r"[()\[\]]")
 _FIRST_WORD = re.compile(rf"[{re.escape(_OPENING)}\s]*([^\W_]+(?:['\u2019]\w+)?)?")
 _PAIRS = {")": "(", "]": "["}
 MAX_BRACKETED = 600
-"""Characters that a bracket reaches at most; one that stays open for longer is taken for a slip."""
+"""Characters of the longest text in brackets. A bracket that stays open for longer is taken for a slip."""
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -34,19 +34,19 @@ _ALWAYS = _words(
     """mr mrs ms mx messrs mme mlle dr drs prof rev revd hon gen col capt cpt lt lieut sgt maj cmdr adm gov pres sen rep
     supt insp st mt ft v vv vs viz assoc ext chr cf e.g i.e eg ie ca approx esp incl resp al.e"""
 )
-"""Abbreviations that something always follows."""
+"""Abbreviations that never end a sentence."""
 _BEFORE_NUMBERS = _words(
     """no nos fig figs p pp vol vols ch chap sec sect eq eqs art par para app tab ref refs op ed eds n nn b d c
     lib bk ex ser supp suppl"""
 )
-"""Abbreviations that a number follows; with anything else behind it the full stop ends the sentence."""
+"""Abbreviations that continue the sentence only if a number or a single letter follows."""
 _EITHER = _words(
     """etc inc ltd co corp bros dept univ assn est jr sr esq ph.d m.d b.a m.a d.c a.m p.m u.s u.k u.n u.s.a e.u a.d b.c
     al ave blvd rd jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun min
     max hr hrs sec secs in oz lb lbs cm mm km kg ml spp sp var subsp ind mass calif conn fla ill mich minn okla ore
     penn tenn tex wash wis"""
 ) - {"in", "sat", "sun", "mass", "ill", "wash", "ore", "min", "max", "mar", "sec", "conn", "est", "fri"}
-"""Abbreviations that can end a sentence: they do where a word follows that begins one more often than a name."""
+"""Abbreviations that end a sentence if the next word is in ``_STARTERS`` and does not begin a long name."""
 _STARTERS = _words(
     """the a an this that these those it he she we you they i its his her our your their my there here in on at as if
     when while after before since because although though however but and so then thus yet for from with by to of what
@@ -59,8 +59,9 @@ _SAYING = re.compile(
     r"muttered|murmured|called|added|continued|remarked|observed|returned|repeated|inquired|demanded|growled|sighed|"
     r"laughed|thought)\b"
 )
+"""A name and a verb of saying, as after a quotation."""
 _ITEM = re.compile(r"\d+|[ivxIVX]+|[a-z]")
-"""The number of an item of a list: "1. Wash your hands"."""
+"""Number of an item of a list, as in "1. Wash your hands"."""
 _LETTERS = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]")
 _THREE_CAPITALS = re.compile(r"[A-Z]\w*\s+[A-Z]\w*\s+[A-Z]")
 _WEAK_PLACES = tuple(re.compile(p) for p in (r"[;:]\s+", r"\s*(?:--|\u2014)\s*", r",\s+", r"\s+"))
@@ -69,9 +70,9 @@ _WEAK_PLACES = tuple(re.compile(p) for p in (r"[;:]\s+", r"\s*(?:--|\u2014)\s*",
 def split_sentences(paragraph: str) -> list[str]:
     """Return the sentences of a normalised paragraph, in order and without the spaces between them.
 
-    Joined by single spaces they are the paragraph. A piece that has neither letter nor digit stays with the sentence
-    before it. Nothing is cut inside round or square brackets that are closed within ``MAX_BRACKETED`` characters,
-    unless they hold whole sentences: a bracket that opens where a sentence begins.
+    The sentences joined by single spaces are the paragraph. A piece without a letter or digit stays with the sentence
+    before it. Round and square brackets that close within ``MAX_BRACKETED`` characters are not split. But a bracket
+    that opens at the beginning of a sentence may hold whole sentences, and is split.
     """
     sentences: list[str] = []
     start = 0
@@ -87,29 +88,29 @@ def split_sentences(paragraph: str) -> list[str]:
 
 
 def split_long(sentence: str, max_words: int = MAX_WORDS) -> list[str]:
-    """Return the sentence in pieces of at most ``max_words`` words, cut where it is several sentences.
+    """Return the sentence in pieces of at most ``max_words`` words.
 
-    What is still too long is cut at the weakest place next to its middle: a semicolon or colon in its middle half, else
-    a dash, else a comma, else any space.
+    A long sentence is first split into sentences. A piece that is still too long is cut near its middle: at a semicolon
+    or colon in its middle half, else at a dash, else at a comma, else at any space.
     """
     if sentence.count(" ") < max_words:
         return [sentence]
     if len(sentences := split_sentences(sentence)) > 1:
-        return [part for one in sentences for part in split_long(one, max_words)]
+        return [part for each in sentences for part in split_long(each, max_words)]
     middle, quarter = len(sentence) // 2, len(sentence) // 4
     for place in _WEAK_PLACES:
         cuts = [m.end() for m in place.finditer(sentence) if abs(m.end() - middle) <= quarter]
         if cuts:
             cut = min(cuts, key=lambda at: abs(at - middle))
             break
-    else:  # one word that fills the middle half
+    else:  # a single word fills the middle half
         cut = sentence.rindex(" ") if sentence.rfind(" ") > middle else sentence.index(" ")
     pieces = (sentence[:cut].strip(), sentence[cut:].strip())
     return [part for piece in pieces if piece for part in split_long(piece, max_words)]
 
 
 def has_word(text: str) -> bool:
-    """Whether there is a letter or a digit."""
+    """Return whether the text has a letter or a digit."""
     return any(map(str.isalnum, text))
 
 
@@ -121,7 +122,7 @@ def _append(sentences: list[str], piece: str) -> None:
 
 
 def _bracketed(text: str) -> list[tuple[int, int]]:
-    """Return where the outermost brackets open and close, in order; those that are never closed are left out."""
+    """Return the positions of the outermost brackets, in order. A bracket that never closes is left out."""
     spans: list[tuple[int, int]] = []
     opened: list[tuple[str, int]] = []
     for match in _BRACKET.finditer(text):
@@ -140,7 +141,7 @@ def _bracketed(text: str) -> list[tuple[int, int]]:
 
 
 def _around(spans: list[tuple[int, int]], at: int) -> list[tuple[int, int]]:
-    """Return the span that can hold ``at``, or none; spans that lie behind are forgotten."""
+    """Return a list with the span that can contain ``at``, or an empty list. Removes the spans before ``at``."""
     while spans and spans[0][1] < at:
         spans.pop(0)
     return spans[:1]
@@ -150,9 +151,9 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
     stop, closing = match[1], match[2]
     following = _FIRST_WORD.match(text, match.end())
     word = following[1] if following else None
-    if word is None:  # a mark of its own, or other symbols
+    if word is None:  # only symbols follow
         return text[match.end()] not in ",;:.!?"
-    if word[0].islower() and (word.islower() or stop != "."):  # "cDNA" and "iPhone" begin sentences
+    if word[0].islower() and (word.islower() or stop != "."):  # "cDNA" and "iPhone" may begin a sentence
         return False
     if closing and _SAYING.match(text, match.end()):
         return False
@@ -164,7 +165,7 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
 
 
 def _after_word(text: str, start: int, match: re.Match[str], last: str, word: str) -> bool:
-    """Whether a single full stop behind ``last`` ends a sentence, the next of which would begin with ``word``."""
+    """Return whether a single full stop after ``last`` ends a sentence, if ``word`` comes next."""
     low = last.lower()
     if low in _ALWAYS:
         return False

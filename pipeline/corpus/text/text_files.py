@@ -1,7 +1,8 @@
-"""Text, normalised once at the very start; and text files, read line by line with every fault placed.
+"""Normalise text, and read text files line by line with the position of every fault.
 
-What is normalised stays: teacher, student, trees and evaluation all see the string ``normalise_text`` returns. It
-does not touch case, quotes, dashes or spelling, so that text can be given back as it was but for invisible characters.
+Text is normalised once, when it is read. Teacher, student, trees and evaluation all see the string that
+``normalise_text`` returns. Normalisation keeps case, quotes, dashes and spelling. It changes only white space,
+invisible characters and the Unicode form. All else of a text can be given back as it was written.
 """
 
 import gzip
@@ -15,11 +16,11 @@ from typing import IO, Final, Literal, NamedTuple
 from storage.errors import InputError
 
 OnError = Literal["stop", "skip"]
-"""What a malformed line or tree does: end everything with one clear line, or be left out and counted."""
+"""What to do at a malformed line or tree. stop: end with an error that names it. skip: leave it out and count it."""
 
-# Controls that are not white space, format characters (joiners, marks of direction, soft hyphens, tags, the byte
-# order mark), fillers and variation selectors: what has no width of its own. A leaf made only of these is lost by
-# every treebank reader there is.
+# Characters without a width of their own: controls that are not white space, format characters (joiners, marks of
+# direction, soft hyphens, tags, the byte order mark), fillers and variation selectors. Every treebank reader loses a
+# leaf that has only these characters.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f"
@@ -31,8 +32,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def normalise_text(text: str) -> str:
     """Return ``text`` in NFC, without control and zero-width characters, with single spaces and none at the ends.
 
-    Idempotent. All white space (no-break spaces, tabs, line ends) becomes a space. A lone surrogate, which no file in
-    UTF-8 holds, becomes U+FFFD, so that the result can always be encoded.
+    The function is idempotent. All white space (no-break spaces, tabs, line ends) becomes a space. A lone surrogate,
+    which no UTF-8 file has, becomes U+FFFD, so that the result can always be encoded.
     """
     if not (text.isascii() and text.isprintable()):
         text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
@@ -41,50 +42,50 @@ def normalise_text(text: str) -> str:
 
 
 BRACKETS: Final = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
-"""How the Penn Treebank spells brackets that are words."""
+"""Spellings of brackets as words in the Penn Treebank."""
 _BRACKET = re.compile("|".join(BRACKETS))
 
 
 def unescape_brackets(word: str) -> str:
-    """Return a word with ``-LRB-``, ``-RRB-``, ``-LSB-``, ``-RSB-``, ``-LCB-``, ``-RCB-`` as the brackets they are."""
+    """Return a word with the spellings of ``BRACKETS`` replaced by the brackets themselves."""
     return _BRACKET.sub(lambda found: BRACKETS[found[0]], word)
 
 
 def escape_brackets(word: str) -> str:
-    """Return a word that can stand in a tree: round brackets as ``-LRB-`` and ``-RRB-``, no white space."""
+    """Return a word that a tree can hold: round brackets become ``-LRB-`` and ``-RRB-``, white space is removed."""
     return "".join(word.split()).replace("(", "-LRB-").replace(")", "-RRB-")
 
 
 MAX_LINE_BYTES: Final = 1 << 24
-"""16 MiB, its end included. No sentence, paragraph or tree is as long, nor is a novel; of a longer line no more is held
-than twice as much."""
+"""16 MiB, including the line end. No sentence, paragraph or tree is as long, and no novel either. Reading a longer line
+takes at most twice this size of memory."""
 
 
 class Line(NamedTuple):
     """A line of a file."""
 
     number: int
-    """From 1."""
+    """Number in the file, from 1."""
     text: str
-    """Without its end."""
+    """Text without the line end."""
     is_utf8: bool
-    """False if U+FFFD stands for some of its bytes."""
+    """False if some bytes were replaced by U+FFFD."""
     is_whole: bool = True
-    """False if it is longer than ``MAX_LINE_BYTES``; its text is empty then."""
+    """False if the line is longer than ``MAX_LINE_BYTES``. Then its text is empty."""
 
 
 def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
     r"""Yield the lines of a UTF-8 file, plain or gzipped.
 
-    Lines end with ``\n`` or ``\r\n`` and nothing else; a byte order mark is dropped.
+    Only ``\n`` and ``\r\n`` end a line. A byte order mark is dropped.
 
     Args:
         path: The file.
-        on_long: What a line longer than ``MAX_LINE_BYTES`` does: "stop", or "skip" to yield it as not whole.
+        on_long: What to do at a line longer than ``MAX_LINE_BYTES``: "stop", or "skip" to yield it as not whole.
 
     Raises:
-        InputError: If the file is missing, cannot be read, or is a damaged gzip file; naming the line, at one that is
-            too long where ``on_long`` is "stop".
+        InputError: If the file is missing, cannot be read, or is a damaged gzip file; or, if ``on_long`` is "stop", at
+            the first line that is too long. That error names the line.
     """
     try:
         with path.open("rb") as raw:
@@ -93,7 +94,10 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
             with gzip.open(raw) if zipped else raw as file:
                 for number, data in enumerate(_bounded_lines(file), 1):
                     if data is None and on_long == "stop":
-                        raise too_long(path, number)
+                        raise InputError(
+                            f"{path}:{number}: a line longer than {MAX_LINE_BYTES >> 20} MiB, expected one sentence or "
+                            "paragraph per line; break it up"
+                        )
                     yield _decode(number, data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: damaged gzip file ({error}); fetch or compress it again") from error
@@ -124,26 +128,18 @@ def _decode(number: int, data: bytes | None) -> Line:
     return Line(number, text.rstrip("\r\n"), is_utf8)
 
 
-def too_long(path: Path, line: int) -> InputError:
-    """Return the error for a line whose ``is_whole`` is False."""
-    return InputError(
-        f"{path}:{line}: a line longer than {MAX_LINE_BYTES >> 20} MiB, expected a sentence or a paragraph a line; "
-        "break it up"
-    )
-
-
 def not_utf8(path: Path, line: int) -> InputError:
-    """Return the error for a line whose ``is_utf8`` is False."""
+    """Return the error for a line that is not UTF-8."""
     return InputError(f"{path}:{line}: not UTF-8, expected UTF-8 text; convert the file, or use --on-error skip")
 
 
 def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
     """Yield the normalised text of each line of a file.
 
-    Where errors are skipped, None stands for a line that is not UTF-8 or longer than ``MAX_LINE_BYTES``.
+    If ``on_error`` is "skip", yield None for a line that is not UTF-8 or longer than ``MAX_LINE_BYTES``.
 
     Raises:
-        InputError: As ``read_lines``, and at the first line that is not UTF-8 where ``on_error`` is "stop".
+        InputError: As ``read_lines``; and if ``on_error`` is "stop", at the first line that is not UTF-8.
     """
     for line in read_lines(path, on_error):
         if not line.is_utf8 and on_error == "stop":
@@ -152,7 +148,7 @@ def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
 
 
 def find_file(stem: Path, suffix: str) -> Path:
-    """Return the file ``STEM + suffix``, or its ``.gz``.
+    """Return the path of the file ``STEM + suffix``, or of its ``.gz``.
 
     Raises:
         InputError: If there is neither, or both.

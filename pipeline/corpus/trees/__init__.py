@@ -1,1 +1,1 @@
-"""Read treebanks, and compare trees."""
+"""Read treebanks and compare trees."""

@@ -1,11 +1,11 @@
-"""Running text from the words of a tree, where a treebank comes without its text.
+"""Rebuild running text from the words of a tree, for treebanks without their text.
 
-A treebank takes text apart in ways that are known (PTB tokenisation): ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``.
-The rules below put it together: first how a word is spelt, then whether a space stands before it. They are tables, read
-from the top, the first that fits counts; every row has an example, which a test runs. What they cannot know stays
-unknown: which quotes the text had, whether ``and/or`` or ``and / or``, to which side a lone ``"`` belongs.
+A treebank splits text in known ways (PTB tokenisation): ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``. The rules below
+undo this. They first decide how a word is spelt, and then whether a space comes before it. The rules are tables, and
+the first row that fits applies. Every row has an example, which a test runs. The rules cannot know everything: not
+which quotes the text had, not whether it was ``and/or`` or ``and / or``, and not to which side a lone ``"`` belongs.
 
-The words of the tree are those of the text in the sense of ``match_words``, whatever the rules make of the spaces.
+``match_words`` always finds the words of the tree in the rebuilt text, even if the rules get a space wrong.
 """
 
 import re
@@ -17,30 +17,30 @@ from typing import Final, Literal
 from pipeline.corpus.text.text_files import unescape_brackets
 
 Joins = Literal["before", "after", "both", "neither"]
-"""On which sides of a word no space stands, as far as the word itself says."""
+"""Sides of a word that have no space."""
 
 
 @dataclass(frozen=True, slots=True)
 class WordRule:
-    """How a word stands between others."""
+    """Spaces around a word, decided by the word and its tag."""
 
     word: str
-    """A regular expression for all of it, as spelt in the text."""
+    """Regular expression for the whole word, as spelt in the text."""
     tag: str
-    """A regular expression for all of its part of speech."""
+    """Regular expression for its whole part of speech."""
     joins: Joins
     tagged: str
-    """An example, ``word/TAG`` by ``word/TAG``."""
+    """Words of an example, as ``word/TAG word/TAG``."""
     text: str
-    """What it becomes."""
+    """Text of the example."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContextRule:
-    """How a word stands between others, by the words around it; goes before its ``WordRule``."""
+    """Spaces around a word, decided by the words around it. It overrides a ``WordRule``."""
 
     around: str
-    """A regular expression for all of five ``word/TAG``: two before it, the word itself, two after it."""
+    """Regular expression for five ``word/TAG``: two before the word, the word itself, two after it."""
     joins: Joins
     tagged: str
     text: str
@@ -48,21 +48,21 @@ class ContextRule:
 
 @dataclass(frozen=True, slots=True)
 class PairRule:
-    """Two words between which there is no space, whatever each of them says."""
+    """Two words without a space between them. It overrides the other rules."""
 
     left: str
-    """A regular expression for all of ``word/TAG``."""
+    """Regular expression for the whole ``word/TAG`` of the first word."""
     right: str
-    """The same, of the word after it."""
+    """Regular expression for the whole ``word/TAG`` of the second word."""
     tagged: str
     text: str
 
 
 OPENING, CLOSING = "``", "''"
-"""The tags of quotes; a ``"`` has got one of them by the time the rules are read."""
+"""Tags of quotes. ``_retagged`` gives one of them to each ``"`` before the rules apply."""
 
 PAIR_RULES: Final = (
-    # Words that were one.
+    # Words that the treebank split.
     PairRule(r"(?i:can)/MD", r"(?i:not)/RB", "We/PRP can/MD not/RB go/VB", "We cannot go"),
     PairRule(r"(?i:gon|wan)/.*", r"(?i:na)/.*", "I/PRP 'm/VBP gon/VBG na/TO go/VB", "I'm gonna go"),
     PairRule(r"(?i:got)/.*", r"(?i:ta)/.*", "I/PRP got/VBP ta/TO go/VB", "I gotta go"),
@@ -81,7 +81,7 @@ _ANY: Final = r"\S+"
 _NO_HYPHEN: Final = r"(?!\S+/HYPH)\S+"
 
 CONTEXT_RULES: Final = (
-    # A hyphen that hangs, for what two words share.
+    # A hanging hyphen: two words share a part.
     ContextRule(
         rf"{_ANY} {_ANY} \S/HYPH \S+/CC {_NO_HYPHEN}", "before", "pre/AFX -/HYPH and/CC post/NN", "pre- and post"
     ),
@@ -93,11 +93,11 @@ CONTEXT_RULES: Final = (
     ContextRule(
         rf"{_ANY} \S+/(?:IN|TO|VB\w?|:|,|-LRB-) [\u2212-]/SYM \S+/CD {_ANY}", "after", "at/IN -/SYM 5/CD", "at -5"
     ),
-    # Signs above the line, as of ions and genes.
+    # Superscript signs, as in names of ions and genes.
     ContextRule(rf"{_ANY} \S+/NNP? {_SIGN} /\S+ {_ANY}", "both", "Tg/NN +/SYM //SYM -/SYM mice/NNS", "Tg+/- mice"),
     ContextRule(rf"\S+ /\S+ {_SIGN} {_ANY} {_ANY}", "before", "+/SYM //HYPH -/SYM mice/NNS", "+/- mice"),
     ContextRule(rf"{_ANY} \S+/NN {_SIGN} (?:[,.;:]/\S+|\S+/-RRB-) {_ANY}", "before", "Cl/NN -/SYM ,/, I/NN", "Cl-, I"),
-    # A dash that is no punctuation: from one to the other.
+    # A dash between the ends of a range.
     ContextRule(rf"{_ANY} \w\S*/\S+ [\u2013-]/SYM \w\S*/\S+ {_ANY}", "both", "S1/NN \u2013/SYM S4/NN", "S1\u2013S4"),
 )
 
@@ -117,7 +117,7 @@ WORD_RULES: Final = (
         "so/RB -/HYPH called/VBN ``/`` b/NN ''/''",
         'so-called "b"',
     ),
-    # What a tokeniser cut off the word before.
+    # Parts that a tokeniser cut off the word before.
     WordRule(
         r"(?i:['\u2019](?:s|re|ve|ll|d|m)|n['\u2019]t)",
         ".*",
@@ -159,9 +159,9 @@ _OUTSIDE: Final = "^/^"
 
 def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
     """Return the running text of words with their parts of speech."""
-    spelt = [_spell(word) for word in words]
+    spelt = [spell(word) for word in words]
     if len(spelt) > 1 and spelt[-1] == "." == tags[-1] and _is_abbreviation(spelt[-2]):
-        spelt.pop()  # a treebank ends "in the U.S." with two periods, the text with one
+        spelt.pop()  # a treebank ends "in the U.S." with two periods, and the text with one
     tags = _retagged(spelt, tags)
     tagged = [
         _OUTSIDE,
@@ -187,15 +187,16 @@ def _is_abbreviation(word: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _spell(word: str) -> str:
+def spell(word: str) -> str:
+    """Return a word of a treebank as text spells it: brackets and quotes as characters, ``/`` and ``*`` bare."""
     return _ESCAPED.sub(r"\1", unescape_brackets(_SPELT.get(word, word)))
 
 
 def _retagged(spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Return the tags, with one that says the side for each ``"``, and ``[,]`` for a comma in square brackets.
+    """Return the tags, with an opening or closing tag for each ``"``, and ``[,]`` for a comma in square brackets.
 
-    An even number of ``"`` opens and closes by turns. Of an odd number, the first word of a sentence opens, the last
-    closes, and for the others their tags are believed.
+    An even number of ``"`` opens and closes by turns. In an odd number, a ``"`` that is the first word opens, a ``"``
+    that is the last word closes, and the others keep their tags.
     """
     found = list(tags)
     quotes = [i for i, word in enumerate(spelt) if word == '"']
@@ -220,12 +221,12 @@ def _joins_around(*around: str) -> Joins | None:
 
 
 _SYMBOLS: Final = ("-", "+", ",", ":", "\u2010", "\u2013", "\u2212")
-"""What ``CONTEXT_RULES`` are about begins with one of these."""
+"""The words that ``CONTEXT_RULES`` are about begin with one of these characters."""
 
 
 @lru_cache(maxsize=1 << 18)
 def _is_pair(left: str, right: str) -> bool:
-    return any(one.fullmatch(left) and other.fullmatch(right) for one, other in _PAIRS)
+    return any(first.fullmatch(left) and second.fullmatch(right) for first, second in _PAIRS)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,7 +1,7 @@
-"""``import-trees``: any bracketed treebank, with its raw text or without, to STEM.mrg and STEM.txt, line by line.
+"""Import bracketed treebanks, with or without raw text, as STEM.mrg and STEM.txt, line by line the same sentences.
 
-What is imported is a list of files, each with its text if there is one, and with the names of its documents: one name
-for the file, where it is of a folder, or a file of names.
+The sources become a list of tree files. Each tree file has its text, if there is one, and the names of its documents:
+one name for a file of a folder, or a file with one name per tree.
 """
 
 from collections import Counter
@@ -10,216 +10,189 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.documents import (
-    SPEAKERS_SUFFIX,
-    SUFFIX,
+    COMPANION_SUFFIXES,
+    DOCS_SUFFIX,
     TABLE_SUFFIX,
     Document,
     read_document_table,
     read_documents,
     write_document_table,
 )
-from pipeline.corpus.text.text_files import OnError, escape_brackets, find_file
-from pipeline.corpus.trees.parse_record import SUFFIX as PARSE_RECORD_SUFFIX
+from pipeline.corpus.text.text_files import escape_brackets, find_file
 from pipeline.corpus.trees.readers import Counts, Sentence, read_sentences
-from pipeline.corpus.trees.treebanks import Format, TreeFile, find_trees, parse_sections
+from pipeline.corpus.trees.treebanks import TreeFile, find_trees, parse_sections
 from pipeline.corpus.trees.trees import Tree, format_tree
 from storage.errors import ConfigError, InputError
 from storage.files import beside, written_whole
 from storage.fingerprints import Json
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DocumentOptions:
-    """What is known of documents beside the trees."""
-
-    names: Sequence[Path] = ()
-    """One file for each source, a document's name for each tree; or none."""
-    table: Path | None = None
-    """A STEM.documents.tsv with a row for each document."""
-    source_name: str = ""
-    """Source of all documents; empty: what the folder says, or the table."""
-    licence: str = ""
-    """Licence of all documents; empty: that of the table."""
-
-
 def import_trees(
-    sources: Sequence[Path],
-    out_stem: Path,
-    *,
-    texts: Sequence[Path] = (),
-    documents: Sequence[Path] | DocumentOptions = (),
-    wanted: Format = "auto",
-    sections: str | None = None,
-    on_error: OnError = "stop",
-    progress: Callable[[int], None] | None = None,
+    sources: Sequence[Path], out_stem: Path, config: ImportConfig, progress: Callable[[int], None] | None = None
 ) -> dict[str, Json]:
-    """Write ``OUT.mrg``, one normalised tree a line, and its text in ``OUT.txt``.
+    """Write ``OUT.mrg``, one normalised tree per line, and its text in the same line of ``OUT.txt``.
 
-    The words of a written tree are the characters of the text, round brackets escaped, so importing what was imported
-    changes nothing. Where documents are known, also ``OUT.docs`` and ``OUT.documents.tsv``: they are if names are
-    given, or if a source is a folder, of which each file is a document. All files appear whole or not at all; what was
-    there is replaced, or removed where documents are not known.
+    The words of a written tree are the characters of the text, with round brackets escaped. Importing the output again
+    changes nothing. Documents are known if their names are given, or if a source is a folder, where each file is a
+    document. Then ``OUT.docs`` and ``OUT.documents.tsv`` are written too.
+
+    The old files of OUT stay until all new files are on disk. Then ``OUT.mrg`` and the files that describe it are
+    removed, and ``OUT.mrg`` is renamed last. So a kill can leave OUT without trees, which no command accepts, but never
+    new trees next to an old text.
 
     Args:
-        sources: Files of trees, plain or gzipped, or folders of them, in this order.
-        out_stem: OUT; its folder is made.
-        texts: For each source, a file of text, or a folder of STEM.txt for each file of trees; or none: text is put
-            together from the words.
-        documents: As ``DocumentOptions.names``, or all of them.
-        wanted: The format of all sources, see ``treebanks``.
-        sections: Such as ``02-21``, of folders of the Penn Treebank.
-        on_error: "stop" at the first line that is not a tree or not UTF-8, or "skip" and count it.
-        progress: Called with the number of trees read since the last call.
+        sources: Files of trees, plain or gzipped, or folders of such files, in this order.
+        out_stem: OUT. Its folder is created.
+        config: Formats, texts, documents and what to do at an error.
+        progress: Called with the number of trees kept since the last call.
 
     Returns:
         ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files`` read, ``passed_over`` by
-        reason, ``format``; ``texts`` of the sentences kept, given and rebuilt; ``num_other_parses`` of n-best lists.
+        reason, ``format``; ``texts``: kept sentences whose text was given or rebuilt; ``num_other_parses`` of n-best
+        lists.
 
     Raises:
         ConfigError: If there are not as many texts or files of names as sources, options do not go together, or an
             output would replace an input.
-        InputError: Naming file and line where there is one; also if no sentence is left.
+        InputError: If an input is malformed, with its file and line if there is one, or if no sentence is left.
         StoreError: If the files cannot be written.
     """
-    options = documents if isinstance(documents, DocumentOptions) else DocumentOptions(names=documents)
-    parts, passed_over = _parts(sources, texts, options, wanted, sections)
+    inputs, passed_over = _find_inputs(sources, config)
+    _check_outputs(inputs, out_stem, config)
+    has_documents = inputs[0].names is not None or inputs[0].file.document is not None
+    suffixes = (".txt", *[DOCS_SUFFIX, TABLE_SUFFIX] * has_documents, ".mrg")
+    stale = [beside(out_stem, suffix) for suffix in (".mrg", *COMPANION_SUFFIXES)]
     counts = Counts()
     num_given = 0
-    with written_whole(_outputs(parts, out_stem, options)) as (mrg, txt, *docs):
-        names = _Names(options, docs)
-        for part in parts:
+    with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as (txt, *document_files, mrg):
+        names = _DocumentWriter(config, document_files)
+        for source in inputs:
             before, num_kept, kept = counts.num_trees, counts.num_kept, []
-            read = part.file.read
-            for sentence in read_sentences(part.file.path, part.text, on_error=on_error, counts=counts, read=read):
+            for sentence in read_sentences(
+                source.file.path, source.text, on_error=config.on_error, counts=counts, read=source.file.read
+            ):
                 mrg.write(format_tree(with_words_of_text(sentence)) + "\n")
                 txt.write(sentence.text + "\n")
                 kept.append(sentence.number - before)
                 if progress is not None:
                     progress(1)
-            num_given += (counts.num_kept - num_kept) if part.text else 0
-            names.write(part, kept, num_trees=counts.num_trees - before)
+            num_given += (counts.num_kept - num_kept) if source.text else 0
+            names.write(source, kept, num_trees=counts.num_trees - before)
         if not counts.num_kept:
             raise InputError(
                 f"{sources[0]}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; expected trees "
                 "with the text of each in the same line of the text file, or without text"
             )
-        names.finish()
-    # Of trees that were there before.
-    for suffix in (PARSE_RECORD_SUFFIX, SPEAKERS_SUFFIX, *(() if docs else (SUFFIX, TABLE_SUFFIX))):
-        beside(out_stem, suffix).unlink(missing_ok=True)
+        names.write_table()
     return {
         **counts.to_json(),
-        "num_files": len(parts),
+        "num_files": len(inputs),
         "passed_over": dict(sorted(passed_over.items())),
-        "format": ", ".join(sorted({part.file.format for part in parts})),
+        "format": ", ".join(sorted({source.file.format for source in inputs})),
         "texts": {"given": num_given, "rebuilt": counts.num_kept - num_given},
         "num_other_parses": counts.num_other_parses,
     }
 
 
 def with_words_of_text(sentence: Sentence) -> Tree:
-    """Return the sentence's tree with its words spelt as in the text, round brackets escaped."""
+    """Return the sentence's tree with its words spelt as in the text and round brackets escaped."""
     words = tuple(escape_brackets(sentence.text[start:stop]) for start, stop in sentence.spans)
     return Tree(words, sentence.tree.tags, sentence.tree.phrases)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
-    """A file of trees and what goes with it."""
+class _Input:
+    """A file of trees, with its text and the names of its documents."""
 
     file: TreeFile
     text: Path | None
     names: Path | None
-    """The names of its documents, if they are given; else it is one, or they are not known."""
-
-    @property
-    def has_documents(self) -> bool:
-        """Return whether it is known of which documents its trees are."""
-        return self.names is not None or self.file.document is not None
+    """File with the document name of each tree. None: the whole file is one document, or its documents are unknown."""
 
 
-class _Names:
-    """Writes which sentence is of which document, if that is known, and notes the rows of their table."""
+class _DocumentWriter:
+    """Write the document of each sentence, and the table of documents, if documents are known."""
 
-    def __init__(self, options: DocumentOptions, files: Sequence[IO[str]]) -> None:
-        self._options = options
+    def __init__(self, config: ImportConfig, files: Sequence[IO[str]]) -> None:
+        self._config = config
         self._files = files
-        self._table = {row.document: row for row in read_document_table(options.table)} if options.table else None
+        rows = read_document_table(config.document_table) if config.document_table else []
+        self._table = {row.document: row for row in rows}
         self._rows: dict[str, Document] = {}
         self._last: tuple[Path | None, str] = (None, "")
 
-    def write(self, part: _Part, kept: Sequence[int], *, num_trees: int) -> None:
-        """Write the names of a file's sentences.
+    def write(self, source: _Input, kept: Sequence[int], *, num_trees: int) -> None:
+        """Write the names for one file of trees, of which the trees ``kept`` were written.
 
         Raises:
-            InputError: If its file of names is not right, or a name has no row in the table.
+            InputError: If its file of names is malformed, or a name has no row in the table.
         """
         if not self._files:
             return
-        if part.names is None:
-            assert part.file.document is not None
-            names = [part.file.document.document] * num_trees
+        if source.names is None:
+            assert source.file.document is not None
+            names = [source.file.document.document] * num_trees
         else:
-            names = read_documents(part.names, num_trees=num_trees)
+            names = read_documents(source.names, num_trees=num_trees)
             before, last = self._last
             if names[:1] == [last]:
                 raise InputError(
-                    f"{part.names}:1: document {last!r}, the last one of {before}; expected another name, since a "
-                    "document is a run of lines with the same one"
+                    f"{source.names}:1: document {last!r}, the last one of {before}; expected another name, since all "
+                    "neighbouring lines with the same name are one document"
                 )
-            self._last = (part.names, names[-1]) if names else self._last
+            self._last = (source.names, names[-1]) if names else self._last
         self._files[0].writelines(names[tree] + "\n" for tree in kept)
         for name in dict.fromkeys(names[tree] for tree in kept):
-            self._rows.setdefault(name, self._row(name, part))
+            self._rows.setdefault(name, self._row(name, source))
 
-    def _row(self, name: str, part: _Part) -> Document:
-        if self._table is not None and name not in self._table:
-            raise InputError(f"{self._options.table}: no row of document {name!r}, expected one a document")
-        row = self._table[name] if self._table is not None else part.file.document or Document(name)
-        return Document(name, self._options.source_name or row.source, self._options.licence or row.licence)
+    def _row(self, name: str, source: _Input) -> Document:
+        table = self._config.document_table
+        if table is not None and name not in self._table:
+            raise InputError(f"{table}: no row of document {name!r}, expected one row per document")
+        row = self._table[name] if table is not None else source.file.document or Document(name)
+        return Document(name, self._config.source_name or row.source, self._config.licence or row.licence)
 
-    def finish(self) -> None:
-        """Write the table."""
+    def write_table(self) -> None:
+        """Write one row for each document seen so far."""
         if self._files:
             write_document_table(self._files[1], self._rows.values())
 
 
-def _parts(
-    sources: Sequence[Path],
-    texts: Sequence[Path],
-    options: DocumentOptions,
-    wanted: Format,
-    sections: str | None,
-) -> tuple[list[_Part], Counter[str]]:
-    if not sources or (texts and len(texts) != len(sources)):
+def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_Input], Counter[str]]:
+    """Return the files of trees with what belongs to each, and how many files were passed over, by reason."""
+    if not sources or (config.text and len(config.text) != len(sources)):
         raise ConfigError(
-            f"import-trees: {len(texts)} texts for {len(sources)} sources, expected one --text a source, or none"
+            f"import-trees: {len(config.text)} texts for {len(sources)} sources; give one --text per source, or none"
         )
-    if options.names and len(options.names) != len(sources):
+    if config.documents and len(config.documents) != len(sources):
         raise ConfigError(
-            f"import-trees: {len(options.names)} files of documents for {len(sources)} sources, expected one "
-            "--documents a source, or none"
+            f"import-trees: {len(config.documents)} files of documents for {len(sources)} sources; give one "
+            "--documents per source, or none"
         )
     folders = [source for source in sources if source.is_dir()]
-    if options.names and folders:
-        raise ConfigError(f"import-trees: --documents for the folder {folders[0]}, whose files are its documents")
-    if not (options.names or folders) and (options.table or options.source_name or options.licence):
+    if config.documents and folders:
+        raise ConfigError(
+            f"import-trees: --documents for the folder {folders[0]}, whose files are its documents; leave it out"
+        )
+    if not (config.documents or folders) and (config.document_table or config.source_name or config.licence):
         raise ConfigError("import-trees: sources or licences of documents, but no documents; give --documents")
-    chosen = parse_sections(sections) if sections is not None else None
-    parts, passed_over = [], Counter[str]()
+    sections = None if config.sections == "all" else parse_sections(config.sections)
+    inputs, passed_over = [], Counter[str]()
     for number, source in enumerate(sources):
-        files, others = find_trees(source, wanted, sections=chosen)
+        files, others = find_trees(source, config.format, sections=sections)
         passed_over += others
         for file in files:
-            text = _text_of(file, texts[number]) if texts else None
+            text = _find_text(file, config.text[number]) if config.text else None
             named = replace(file, document=file.document or Document(file.stem.name)) if folders else file
-            parts.append(_Part(file=named, text=text, names=options.names[number] if options.names else None))
-    _check_names(parts)
-    return parts, passed_over
+            names = config.documents[number] if config.documents else None
+            inputs.append(_Input(file=named, text=text, names=names))
+    _check_names(inputs)
+    return inputs, passed_over
 
 
-def _text_of(file: TreeFile, text: Path) -> Path:
+def _find_text(file: TreeFile, text: Path) -> Path:
     if text.is_dir():
         return find_file(text / file.stem, ".txt")
     if file.document is not None:
@@ -229,29 +202,30 @@ def _text_of(file: TreeFile, text: Path) -> Path:
     return text
 
 
-def _check_names(parts: Sequence[_Part]) -> None:
-    """Refuse two files that would be the same document.
+def _check_names(inputs: Sequence[_Input]) -> None:
+    """Check that no two files are the same document.
 
     Raises:
-        InputError: Naming both.
+        InputError: If two files are. The error names both.
     """
     paths: dict[str, Path] = {}
-    for part in parts:
-        if part.file.document is not None:
-            other = paths.setdefault(part.file.document.document, part.file.path)
-            if other != part.file.path:
+    for source in inputs:
+        if source.file.document is not None:
+            other = paths.setdefault(source.file.document.document, source.file.path)
+            if other != source.file.path:
                 raise InputError(
-                    f"{part.file.path}: document {part.file.document.document!r}, as is {other}; expected a name of "
-                    "its own for each file, leave one out or import them apart"
+                    f"{source.file.path}: document {source.file.document.document!r}, as is {other}; expected a "
+                    "different name for each file. Leave one out, or import them apart"
                 )
 
 
-def _outputs(parts: Sequence[_Part], out_stem: Path, options: DocumentOptions) -> list[Path]:
-    inputs = {part.file.path for part in parts} | {part.text for part in parts if part.text} | set(options.names)
-    resolved = {path.resolve() for path in (inputs | {options.table} if options.table else inputs) if path}
-    suffixes = (".mrg", ".txt", *((SUFFIX, TABLE_SUFFIX) if parts[0].has_documents else ()))
-    outputs = [beside(out_stem, suffix) for suffix in suffixes]
-    for path in outputs:
-        if path.resolve() in resolved:
+def _check_outputs(inputs: Sequence[_Input], out_stem: Path, config: ImportConfig) -> None:
+    used = [
+        *config.documents,
+        config.document_table,
+        *(path for each in inputs for path in (each.file.path, each.text)),
+    ]
+    resolved = {path.resolve() for path in used if path is not None}
+    for suffix in (".mrg", ".txt", *COMPANION_SUFFIXES):
+        if (path := beside(out_stem, suffix)).resolve() in resolved:
             raise ConfigError(f"import-trees: {path} is read and would be replaced; give another --out")
-    return outputs

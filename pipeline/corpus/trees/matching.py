@@ -1,8 +1,9 @@
-"""Where in the raw text each word of a tree stands.
+"""Find each word of a tree in the raw text.
 
-Words are matched by their characters, white space ignored on both sides. Treebanks write some characters in their own
-way (``-LRB-`` for a bracket, also inside a token; `` `` `` and ``''`` for quotes; ``--`` for a dash), and mark up what
-was never in the text (``<disfluency>``): such markup is skipped. The text is never changed to fit the tree.
+Words are matched by their characters, and white space is ignored on both sides. Treebanks write some characters in
+their own way: ``-LRB-`` for a bracket, also inside a token; `` `` `` and ``''`` for quotes; ``--`` for a dash. They
+also contain markup that was never in the text (``<disfluency>``), which is skipped. The text is never changed to fit
+the tree.
 """
 
 import re
@@ -13,7 +14,7 @@ from pipeline.corpus.text.text_files import BRACKETS, normalise_text, unescape_b
 from pipeline.corpus.trees.trees import Tree
 
 MARKUP_TAGS: Final = frozenset({"CODE", "SU", "-DFL-"})
-"""Tags of markup tokens (speakers, disfluencies, slash-units, restarts): absent from a text, they are no words."""
+"""Tags of markup tokens: speakers, disfluencies, slash-units, restarts. The text need not contain these tokens."""
 
 _DOUBLE_QUOTE = "(?:``|''|[\"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033])"
 _SINGLE_QUOTE = "['`\u2018\u2019\u201a\u201b\u00b4\u2032]"
@@ -35,10 +36,10 @@ Span = tuple[int, int]
 
 
 def match_words(tree: Tree, text: str) -> list[Span | None] | None:
-    """Return the span of each word in a normalised text, or None if the words are not those of the text.
+    """Return the span of each word in a normalised text, or None if the words are not the words of the text.
 
-    A word is None if it is markup (its tag is one of ``MARKUP_TAGS``) that the text does not have. The other spans
-    follow each other and cover every character but the spaces between them.
+    The span of a word is None if the word is markup (its tag is in ``MARKUP_TAGS``) and the text does not have it. The
+    other spans are in order and cover every character except the spaces between them.
     """
     spans: list[Span | None] = []
     at = 0
@@ -56,10 +57,11 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
 
 
 def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
-    """Match all words, each character of theirs with its other spellings.
+    """Match all words, and try all spellings of each character.
 
-    A spelling may be of several lengths (dashes), so the ends that the words so far may have are carried along, the
-    likeliest first, each with how it was reached: time grows with their number, never with that of the ways.
+    A spelling may have several lengths (dashes), so the words up to here may end at several positions. These possible
+    ends are kept, the likeliest first, and each with one way to reach it. So time grows with the number of ends, and
+    not with the number of ways.
     """
     ends: dict[int, _Reached | None] = {0: None}
     for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
@@ -83,13 +85,14 @@ def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
 
 
 _Reached: TypeAlias = tuple[Span | None, "_Reached | None"]
-"""The span of a word, and how the end of the words before it was reached."""
+"""The span of a word, and the spans of the words before it."""
 
 
 def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:
-    """Return where a word that begins at ``at`` may end, spaces inside it allowed.
+    """Return the positions where a word that begins at ``at`` may end. The text may have spaces inside the word.
 
-    With ``shares_period`` also before its last period: a treebank ends "in the U.S." with two, the text with one.
+    With ``shares_period`` the word may also end before its last period: a treebank ends "in the U.S." with two periods,
+    and the text with one.
     """
     found = {at: None}
     for number, unit in enumerate(units):

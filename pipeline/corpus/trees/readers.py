@@ -1,16 +1,16 @@
-"""From a file of trees and a file of text, line by line the same sentences, to normalised pairs.
+"""Read a file of trees and a file of text with the same sentences, and pair and normalise them.
 
-Where a treebank comes without its text, text is put together from the words. Trees may stand one a line or be spread
-over lines, as in the Penn Treebank's ``.mrg`` files; which it is, the file itself says. Either way a broken tree is
-named by its first line and costs only itself, so that trees and text stay aligned. Files are read twice where there is
-text, once to count, and never held whole.
+If a treebank has no text, the text is rebuilt from the words. There may be one tree per line, or trees spread over
+lines as in the Penn Treebank's ``.mrg`` files; the first lines of a file show which. Either way an error names the
+first line of a broken tree. A broken tree does not affect other trees, so trees and text stay aligned. Files are read
+once, and a second time only to count if the text has blank lines. No file is ever in memory as a whole.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
@@ -32,21 +32,21 @@ from storage.fingerprints import Json
 _SNIFFED_LINES = 2_000
 _BRACKET = re.compile("[()]")
 MAX_TREE_CHARACTERS: Final = 1 << 20
-"""Of one tree, or of a piece that should be one: some 50,000 words. A longer one is a bracket that does not close."""
+"""Longest tree: some 50,000 words. A longer piece of a file is a bracket that does not close."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Counts:
-    """What became of the trees of an input: each is kept, or dropped for a reason."""
+    """Counts of the trees of an input. Each tree is kept, or dropped for a reason."""
 
     num_trees: int = 0
     num_kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Sentences by reason."""
+    """Dropped sentences by reason."""
     repaired: Counter[str] = field(default_factory=Counter)
-    """Sentences kept, and what was done to them, or is remarkable in them."""
+    """Kept sentences by what was changed in them."""
     num_other_parses: int = 0
-    """Of sentences that a file has several trees of, all but the one that counts as a tree."""
+    """Left-out trees of sentences with several trees. Only the best tree of a sentence counts in ``num_trees``."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts, reasons in alphabetical order."""
@@ -63,24 +63,24 @@ class Sentence:
     """A normalised text and its normalised tree."""
 
     number: int
-    """Of its tree in the file, from 0, those that were dropped included."""
+    """Number of the tree, from 0. Dropped trees count too."""
     text: str
     tree: Tree
     spans: list[Span]
-    """Of each word of the tree in ``text``; together they cover all of it but spaces between words."""
+    """Span in ``text`` of each word of the tree. They cover all characters except spaces between words."""
 
 
 class RawTree(NamedTuple):
     """The text of one tree, not parsed yet."""
 
     line: int
-    """Of its first character, from 1."""
+    """Line of its first character, from 1."""
     text: str | None
     """None if there is a fault."""
     fault: str = ""
-    """Why it cannot be parsed: ``NOT_UTF8``, ``TOO_LONG`` or another reason to count by."""
+    """Why the text cannot be parsed: ``NOT_UTF8``, ``TOO_LONG`` or another reason to count by."""
     num_other_parses: int = 0
-    """Further trees that the file has for the sentence, left out."""
+    """Further trees of the same sentence in the file, which are left out."""
 
 
 NOT_UTF8: Final = "not UTF-8"
@@ -91,11 +91,11 @@ _FAULTS: Final = {
     TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
 }
 Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
-"""Yields the trees of a file, and pieces that should be trees."""
+"""Function that yields the trees of a file, and the pieces that should be trees."""
 
 
 def looks_like_trees(line: str) -> bool:
-    """Return whether a line that should be running text is a tree in brackets, with a labelled phrase."""
+    """Return whether a line that should be running text is a tree in brackets with a labelled phrase."""
     if len(line) > MAX_TREE_CHARACTERS or not line.lstrip().startswith("("):
         return False
     try:
@@ -108,67 +108,54 @@ class RawPair(NamedTuple):
     """A tree, not parsed yet, and its text."""
 
     number: int
-    """Of the tree, from 0, those of files read before included."""
+    """Number of the tree, from 0. Trees of files read before count too."""
     raw: RawTree
     text: str | None
-    """Normalised; None if it is not UTF-8."""
+    """Normalised text. None if the line is not UTF-8 or too long."""
 
 
 def read_raw_trees(path: Path) -> Iterator[RawTree]:
-    """Yield each tree of a file, and each piece of it that should be one; nothing is parsed yet.
+    """Yield each tree of a file, and each piece that should be a tree. Nothing is parsed yet.
 
-    A tree ends where its brackets close. One whose brackets do not close ends before the next line that begins with a
-    bracket at the margin, if the file indents continuation lines. If it indents none, each line is a piece, unless
-    most lines are no whole trees and yet all brackets close.
+    A tree ends where its brackets close. If the file indents continuation lines, a tree whose brackets do not close
+    ends before the next line that begins with a bracket at the margin. If the file indents no line, each line is a
+    piece, except if most lines are not whole trees and yet all brackets close.
 
     Raises:
-        InputError: If the file cannot be read, is empty, or is running text: of its first 2,000 lines, nearly all are
-            without a bracket.
+        InputError: If the file cannot be read, is empty, or is running text. It is running text if nearly all of its
+            first 2,000 lines have no bracket.
     """
-    texts, is_all = _sniff(path)
+    head, rest, is_all = _sniff(read_lines(path, "skip"), path)
+    texts = [line.text for line in head if line.is_whole]
+    lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
     margin = min((len(text) - len(text.lstrip()) for text in texts), default=0)
     if any(text[margin].isspace() for text in texts):
-        yield from _spread_over_lines(path, margin)
+        yield from _spread_over_lines(lines, margin)
     elif _close_over_lines(texts, is_all=is_all):
-        yield from _spread_over_lines(path, None)
+        yield from _spread_over_lines(lines, None)
     else:
-        for line in read_lines(path, "skip"):
-            if line.text.strip() or not line.is_whole:
-                yield _joined([line])
-
-
-def read_trees(path: Path) -> Iterator[tuple[int, Tree]]:
-    """Yield the first line and the tree, as it stands, of each tree of a file.
-
-    Raises:
-        InputError: Naming file and line, at the first piece that is not a tree.
-    """
-    for raw in read_raw_trees(path):
-        try:
-            yield raw.line, parse_raw_tree(raw)
-        except MalformedTreeError as error:
-            raise _placed(path, raw.line, error) from None
+        yield from (_joined([line]) for line in lines)
 
 
 def read_sentences(
     trees: Path, texts: Path | None, *, on_error: OnError, counts: Counts, read: Read = read_raw_trees
 ) -> Iterator[Sentence]:
-    """Yield the sentences of a treebank and its raw text, normalised; ``counts`` is kept up to date.
+    """Yield the sentences of a treebank and its raw text, normalised. ``counts`` is updated.
 
-    A tree without words, or whose words are not those of its line of text, is always dropped and counted; what is
-    not a tree or not UTF-8 is too, where ``on_error`` is "skip".
+    A tree is always dropped and counted if it has no words, or if its words are not the words of its line of text. If
+    ``on_error`` is "skip", pieces that are not trees and lines that are not UTF-8 are dropped and counted too.
 
     Args:
         trees: Trees in brackets, plain or gzipped.
-        texts: As many lines as there are trees; blank lines are left out if the lines with text are as many. None:
-            text is put together from the words of each tree (see ``detokenisation``), markup left out.
-        on_error: What a malformed line does.
-        counts: Grows.
-        read: Reads ``trees``.
+        texts: One line for each tree. Blank lines are skipped if the lines with text are as many as the trees. None:
+            the text is rebuilt from the words of each tree (see ``detokenisation``), without markup.
+        on_error: What to do at a malformed line.
+        counts: Updated with each tree.
+        read: Function that reads ``trees``.
 
     Raises:
-        InputError: If a file cannot be read, there are not as many lines as trees, trees stand for text or text for
-            trees, or, where ``on_error`` is "stop", at the first malformed line.
+        InputError: If a file cannot be read, there are not as many lines as trees, or trees and text are swapped. If
+            ``on_error`` is "stop", also at the first malformed line.
     """
     for pair in read_pairs(trees, texts, on_error=on_error, first=counts.num_trees, read=read):
         sentence = read_sentence(trees, pair, on_error=on_error, counts=counts, has_text=texts is not None)
@@ -179,29 +166,55 @@ def read_sentences(
 def read_pairs(
     trees: Path, texts: Path | None, *, on_error: OnError, first: int = 0, read: Read = read_raw_trees
 ) -> Iterator[RawPair]:
-    """Yield each tree of a treebank, not parsed yet, with its line of text; trees are numbered from ``first``.
+    """Yield each tree of a treebank, not parsed yet, with its line of text. Trees are numbered from ``first``.
+
+    The files are read once, side by side. At the first blank line of text, both files are also counted, because the
+    counts say whether blank lines belong to trees.
 
     Raises:
-        InputError: As ``read_sentences``, but for malformed trees.
+        InputError: As ``read_sentences``, except for malformed trees.
     """
-    for number, (raw, text) in enumerate(_pairs(trees, texts, on_error, read), first):
-        yield RawPair(number, raw, text)
+    raw_trees = enumerate(read(trees), first)
+    if texts is None:
+        yield from (RawPair(number, raw, "") for number, raw in raw_trees)
+        return
+    blank_lines_count: bool | None = None
+    is_text = False
+    for line, text in enumerate(read_texts(texts, on_error), 1):
+        if text == "":
+            if blank_lines_count is None:
+                blank_lines_count = _blank_lines_count(trees, texts, on_error, read)
+            if not blank_lines_count:
+                continue
+        elif text is not None and not is_text:
+            is_text = True
+            if looks_like_trees(text):
+                raise InputError(f"{texts}:{line}: looks like a tree, expected running text: {shortened(text)}")
+        numbered = next(raw_trees, None)
+        if numbered is None:
+            break
+        yield RawPair(*numbered, text)
+    else:
+        if next(raw_trees, None) is None:
+            return
+    _blank_lines_count(trees, texts, on_error, read)
+    raise InputError(f"{texts}: changed while it was read, or {trees} did; run the same command again")
 
 
 def read_sentence(
     path: Path, pair: RawPair, *, on_error: OnError, counts: Counts, has_text: bool = True
 ) -> Sentence | None:
-    """Return the sentence of a pair, or None if it is dropped; ``counts`` is kept up to date.
+    """Return the sentence of a pair, or None if it is dropped. ``counts`` is updated.
 
     Raises:
-        InputError: Naming file and line of a malformed tree, where ``on_error`` is "stop".
+        InputError: If the tree is malformed and ``on_error`` is "stop". The error names file and line.
     """
     counts.num_trees += 1
     try:
         sentence = _sentence(pair, counts, has_text=has_text)
     except MalformedTreeError as error:
         if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
-            raise _placed(path, pair.raw.line, error) from None
+            raise malformed_tree(path, pair.raw.line, error) from None
         counts.dropped[error.reason] += 1
         return None
     counts.num_kept += 1
@@ -209,26 +222,14 @@ def read_sentence(
     return sentence
 
 
-def _pairs(trees: Path, texts: Path | None, on_error: OnError, read: Read) -> Iterator[tuple[RawTree, str | None]]:
-    if texts is None:
-        yield from zip(read(trees), repeat(""), strict=False)
-        return
-    first = next((line for line in read_lines(texts, "skip") if line.text.strip()), None)
-    if first is not None and looks_like_trees(first.text):
-        raise InputError(f"{texts}:{first.number}: looks like a tree, expected running text: {shortened(first.text)}")
-    blank_lines = _compare_lengths(trees, texts, on_error, read)
-    lines = (text for text in read_texts(texts, on_error) if text != "" or blank_lines)
-    yield from zip(read(trees), lines, strict=True)
-
-
 _ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text", END_OF_TEXT})
 
 
 def parse_raw_tree(raw: RawTree) -> Tree:
-    """Return the tree that a piece of a file holds, as it stands.
+    """Return the tree of a piece of a file, not normalised.
 
     Raises:
-        MalformedTreeError: If it is none, or its bytes could not be read.
+        MalformedTreeError: If the piece is not a tree, or has a fault.
     """
     if raw.text is None:
         raise MalformedTreeError(_FAULTS.get(raw.fault, raw.fault), raw.fault)
@@ -262,7 +263,7 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
 
 
 def _markup(tree: Tree) -> set[int]:
-    """Return the words that no one said or wrote: by their tags, or under a phrase of speaker codes."""
+    """Return the indices of markup: words with a markup tag, and words under a phrase with a markup label."""
     by_tag = {i for i, tag in enumerate(tree.tags) if tag in MARKUP_TAGS}
     return by_tag.union(*(range(start, stop) for label, start, stop in tree.phrases if label in MARKUP_TAGS))
 
@@ -270,81 +271,84 @@ def _markup(tree: Tree) -> set[int]:
 def _rebuilt(tree: Tree) -> tuple[str, list[Span | None] | None]:
     text = normalise_text(detokenise(tree.words, tree.tags))
     spans = match_words(tree, text)
-    if spans is None:  # a word that is a combining mark has become one character with the word before it
+    if spans is None:  # a word that is a combining mark became one character with the word before it
         text = normalise_text(" ".join(map(unescape_brackets, tree.words)))
         spans = match_words(tree, text)
     return text, spans
 
 
-def _compare_lengths(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
-    """Return whether blank lines of the text stand for trees too.
+def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
+    """Count trees and lines of text. Return whether blank lines of text belong to trees too.
 
     Raises:
         InputError: If trees and lines of text cannot be paired one to one.
     """
     num_trees = sum(1 for _ in read(trees))
-    blank = [text == "" for text in read_texts(texts, "skip")]
-    num_texts = len(blank) - sum(blank)
-    if num_trees not in (len(blank), num_texts):
-        if on_error == "stop":  # a tree that does not end swallows others: then it is what has to be mended
+    num_lines = num_texts = 0
+    for text in read_texts(texts, "skip"):
+        num_lines += 1
+        num_texts += text != ""
+    if num_trees not in (num_lines, num_texts):
+        if on_error == "stop":  # a tree that does not end swallows the next trees, so name it first
             for raw in read(trees):
                 try:
                     parse_raw_tree(raw)
                 except MalformedTreeError as error:
-                    raise _placed(trees, raw.line, error) from None
+                    raise malformed_tree(trees, raw.line, error) from None
         raise InputError(
-            f"{texts}: {len(blank)} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as "
-            "many lines as trees, the text of each tree in a line of its own"
+            f"{texts}: {num_lines} lines ({num_texts} with text), but {trees} has {num_trees} trees; expected as many "
+            "lines as trees, the text of each tree in a line of its own"
         )
-    return num_trees == len(blank)
+    return num_trees == num_lines
 
 
-def _sniff(path: Path) -> tuple[list[str], bool]:
-    """Return the first lines of a file that have text, a bounded number of characters, and whether they are all of it.
+def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line], bool]:
+    """Look at the first lines of a file, up to a limit of lines and characters.
+
+    Returns:
+        The first lines that are not blank, all lines that are left, and whether none is left.
 
     Raises:
-        InputError: If there is none, or nearly all of them are without a bracket.
+        InputError: If there is no line with text, or nearly all lines are without a bracket.
     """
-    found: list[Line] = []
+    head: list[Line] = []
     size = 0
     is_all = True
-    for line in read_lines(path, "skip"):
+    for line in lines:
         if line.number > _SNIFFED_LINES or size > MAX_TREE_CHARACTERS:
-            is_all = False
+            lines, is_all = chain([line], lines), False
             break
         size += len(line.text)
-        found += [line] * (bool(line.text.strip()) or not line.is_whole)
-    if not found:
+        head += [line] * (bool(line.text.strip()) or not line.is_whole)
+    if not head:
         raise InputError(f"{path}: empty, expected trees in brackets")
-    without = [line for line in found if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
-    if 5 * len(without) > 4 * len(found):
+    without = [line for line in head if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
+    if 5 * len(without) > 4 * len(head):
         raise InputError(
             f"{path}:{without[0].number}: looks like running text, expected trees in brackets: "
             f"{shortened(without[0].text)}"
         )
-    return [line.text for line in found if line.is_whole], is_all
+    return head, lines, is_all
 
 
 def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
-    """Return whether most lines are no whole trees, and yet brackets close, over lines."""
+    """Return whether most lines are not whole trees, and yet brackets that open in one line close in another."""
     depths = list(accumulate(map(_change_of_depth, texts)))
     num_whole = sum(above == below for above, below in pairwise([0, *depths]))
     return 2 * num_whole < len(texts) and min(depths) >= 0 and not (is_all and depths[-1])
 
 
-def _spread_over_lines(path: Path, margin: int | None) -> Iterator[RawTree]:
-    """Cut a file into trees by counting brackets; ``margin`` is the column where only trees begin, if one is known."""
+def _spread_over_lines(rest: Iterator[Line], margin: int | None) -> Iterator[RawTree]:
+    """Cut lines into trees by counting brackets. ``margin`` is the column where only trees begin, if known."""
     lines: list[Line] = []
     depth = size = 0
-    for line in read_lines(path, "skip"):
-        if not line.text.strip() and line.is_whole:
-            continue
+    for line in rest:
         if lines and margin is not None and line.text[margin : margin + 1] == "(":
             yield _joined(lines)
             lines, depth, size = [], 0, 0
         size += len(line.text)
         lines.append(line)
-        if size > MAX_TREE_CHARACTERS:  # no longer held, only where it began
+        if size > MAX_TREE_CHARACTERS:  # keep only the position of its first line
             lines = [lines[0]._replace(text="", is_whole=False)]
         depth += _change_of_depth(line.text)
         if depth <= 0:
@@ -367,6 +371,7 @@ def _change_of_depth(text: str) -> int:
     return text.count("(") - text.count(")")
 
 
-def _placed(path: Path, line: int, error: MalformedTreeError) -> InputError:
+def malformed_tree(path: Path, line: int, error: MalformedTreeError) -> InputError:
+    """Return the error of a tree with its file, line and remedy."""
     expected = "" if "expected" in str(error) else "; expected one tree in brackets"
-    return InputError(f"{path}:{line}: {error}{expected}. Mend it, or use --on-error skip")
+    return InputError(f"{path}:{line}: {error}{expected}. Fix the file, or use --on-error skip")

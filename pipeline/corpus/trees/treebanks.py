@@ -1,13 +1,13 @@
-"""Which files of a treebank hold trees, how each is read, and which document it is.
+"""Find the files of trees in a treebank, and say how to read each file and which document it is.
 
-A source is a file or a folder, and its format one of
+A source is a file or a folder. Its format is one of
 
     ptb        Penn Treebank (LDC99T42): folders of .mrg files, wsj/02/wsj_0201.mrg; a file is a document
-    bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, a tree a line, or n-best lists
+    bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, one tree per line, or n-best lists
     brackets   any other files of trees in brackets
 
-Nothing is read here but the first lines of files. What is passed over is counted by reason. docs/treebanks.md says
-what is assumed of each format.
+Finding reads only the first lines of files. Files that are passed over are counted by reason. docs/treebanks.md lists
+the assumptions about each format.
 """
 
 import math
@@ -17,16 +17,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from pipeline.corpus.text.corpus_config import TreeFormat
 from pipeline.corpus.text.documents import Document
 from pipeline.corpus.text.text_files import Line, read_lines
 from pipeline.corpus.trees.readers import END_OF_TEXT, NOT_UTF8, TOO_LONG, RawTree, Read, read_raw_trees
 from storage.errors import ConfigError, InputError
 
-Format = Literal["auto", "ptb", "bllip", "brackets"]
 TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets")
-"""Of files with trees in a folder, with or without ``.gz`` after it; upper case is the same."""
+"""Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 
@@ -41,31 +41,31 @@ class TreeFile:
 
     path: Path
     read: Read
-    """Yields its trees."""
+    """Function that yields its trees."""
     format: str
-    """What it is read as: a ``Format``, "bllip n-best" for lists of parses."""
+    """Format in which it is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Its path in the source, without ``.gz`` and its suffix of ``TREE_SUFFIXES``."""
+    """Path in the source, without ``.gz`` and without a suffix of ``TREE_SUFFIXES``."""
     document: Document | None
-    """None where the source is a file."""
+    """None if the source is a file."""
 
 
 def find_trees(
-    source: Path, wanted: Format = "auto", *, sections: frozenset[int] | None = None
+    source: Path, wanted: TreeFormat = "auto", *, sections: frozenset[int] | None = None
 ) -> tuple[list[TreeFile], Counter[str]]:
     """Return the files of trees of a source, sorted by path, and how many files were passed over, by reason.
 
     Args:
-        source: A file or a folder, which is searched to any depth.
-        wanted: The format. "auto" goes by what is there: in a folder, ``wsj_0201.mrg`` is ptb, a suffix of
-            ``TREE_SUFFIXES`` is brackets, and else files that begin like bllip are; a file that begins with an n-best
-            list or a root ``S1`` is bllip, any other is brackets.
-        sections: Of the Wall Street Journal, as the first two digits of a file's number or its folder say; all other
-            files are passed over.
+        source: A file, or a folder that is searched to any depth.
+        wanted: The format. "auto" detects it. A folder is ptb if it has files such as ``wsj_0201.mrg``; else brackets
+            if it has files with a suffix of ``TREE_SUFFIXES``; else bllip if its files begin like bllip. A file is
+            bllip if it begins with an n-best list or a root ``S1``, and else brackets.
+        sections: Sections of the Wall Street Journal to read. The section of a file is the first two digits of its
+            number, or its folder. All other files are passed over.
 
     Raises:
-        InputError: If there is no source, no file of trees in it, or none of one of the sections.
-        ConfigError: If sections are wanted of what is not ptb.
+        InputError: If the source does not exist, has no file of trees, or has no file of one of the sections.
+        ConfigError: If there are sections and the format is not ptb.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder, expected trees in brackets")
@@ -76,7 +76,10 @@ def find_trees(
     everything = sorted(path for path in source.rglob("*") if path.is_file())
     found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
     if sections is not None and found_format != "ptb":
-        raise ConfigError(f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections")
+        raise ConfigError(
+            f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections. "
+            "Leave out --sections"
+        )
     passed_over = _linked_folders(source)
     files = []
     for path in everything:
@@ -96,23 +99,25 @@ def find_trees(
 
 
 def parse_sections(text: str) -> frozenset[int]:
-    """Return the sections that ``02-21`` or ``00,01,24`` names.
+    """Return the sections of a list such as ``02-21`` or ``00,01,24``.
 
     Raises:
-        ConfigError: If it is written otherwise.
+        ConfigError: If ``text`` is not such a list.
     """
     found: set[int] = set()
     for part in text.split(","):
         numbers = re.fullmatch(r"\s*(\d\d?)(?:-(\d\d?))?\s*", part)
         first, last = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (1, 0)
         if first > last:
-            raise ConfigError(f"import-trees: sections {text!r}, expected numbers and ranges such as 02-21 or 00,01,24")
+            raise ConfigError(
+                f"import-trees: sections {text!r}, expected numbers and ranges such as 02-21 or 00,01,24, or all"
+            )
         found |= set(range(first, last + 1))
     return frozenset(found)
 
 
 def read_ptb(path: Path) -> Iterator[RawTree]:
-    """Yield the trees of a file as ``read_raw_trees`` does; ``( END_OF_TEXT_UNIT )``, as ATIS has it, is none.
+    """Yield the trees of a file as ``read_raw_trees`` does. ATIS' mark ``( END_OF_TEXT_UNIT )`` is not a tree.
 
     Raises:
         InputError: As ``read_raw_trees``.
@@ -123,12 +128,12 @@ def read_ptb(path: Path) -> Iterator[RawTree]:
 
 
 def read_n_best(path: Path) -> Iterator[RawTree]:
-    """Yield the best parse of each sentence of a file of n-best lists, and how many others it has.
+    """Yield the best parse of each sentence of a file of n-best lists, and how many other parses it has.
 
-    A list is a line with the number of parses and the sentence's name, then for each parse a line with its score and a
-    line with the tree; blank lines are nothing. Of two scores in a line the first counts (the reranker's before the
-    parser's); the highest is the best, of equal ones the first. What does not follow this is one piece, up to the next
-    such first line.
+    A list begins with a line that has the number of parses and the name of the sentence. Then each parse has a line
+    with its score and a line with its tree. Blank lines are ignored. If a line has two scores, the first one counts:
+    the reranker's score comes before the parser's. The best parse has the highest score, and comes first among equal
+    scores. A list that does not follow this format is one piece, up to the first line of the next list.
 
     Raises:
         InputError: If the file cannot be read.
@@ -143,7 +148,7 @@ def read_n_best(path: Path) -> Iterator[RawTree]:
         while line is not None and num_read < num_parses:
             score, tree = _score(line), next(lines, None)
             if score is None or tree is None or (tree.is_whole and not tree.text.lstrip().startswith("(")):
-                lines = chain(filter(None, [tree]), lines)  # this line, or that, may begin the next list
+                lines = chain(filter(None, [tree]), lines)  # one of these two lines may begin the next list
                 break
             if best is None or score > best_score:
                 best, best_score = tree, score
@@ -192,7 +197,7 @@ def _without_suffix(path: Path) -> Path:
 
 
 def _section(path: Path) -> int | None:
-    """Return the section of the Wall Street Journal that a file is of, if it is."""
+    """Return the section of the Wall Street Journal that a file belongs to, or None."""
     number = _WSJ.match(path.name)
     if number:
         return int(number[1])
@@ -208,7 +213,7 @@ def _holds_trees(path: Path, found_format: str) -> bool:
 
 
 def _linked_folders(source: Path) -> Counter[str]:
-    """Count the links to folders, which are not followed: they may lead in circles."""
+    """Count the links to folders. They are not followed, because they may lead in circles."""
     return Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
 
 
@@ -236,7 +241,7 @@ def _format_of_file(path: Path) -> str:
 
 
 def _begins_with_list(path: Path) -> bool:
-    """Return whether a file begins with a number of parses and a sentence's name, and then a score."""
+    """Return whether a file begins with a line with a number and a name, and then a line with a score."""
     lines = [line for line in _beginning(path, 2) if _HEADER.fullmatch(line.text) or _score(line) is not None]
     if len(lines) != 2 or not (header := _HEADER.fullmatch(lines[0].text)):
         return False
@@ -244,6 +249,6 @@ def _begins_with_list(path: Path) -> bool:
 
 
 def _beginning(path: Path, num_lines: int = 1) -> list[Line]:
-    """Return the first lines of a file that are not blank, as far as they are text."""
+    """Return the first lines of a file that are not blank, without lines that are not UTF-8."""
     lines = (line for line in islice(read_lines(path, "skip"), 100) if line.text.strip())
     return [line for line in islice(lines, num_lines) if line.is_utf8]

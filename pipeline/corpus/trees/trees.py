@@ -1,11 +1,11 @@
-"""Constituency trees as labelled spans, read from brackets and normalised.
+"""Read constituency trees from brackets, and represent them as labelled spans.
 
-A tree is its words and its phrases, each phrase a label and the span of words it covers, in the order in which the
-phrases open. That says everything: of two phrases with one span, the one that opens first is on top. So removing
-words, collapsing chains and fitting phrases to tokens are loops over short tuples, and no depth of nesting matters.
-What spans cannot say is where an empty phrase stands; none survives normalisation.
+A tree has words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order in
+which they open, which is enough to rebuild the tree: of two phrases with the same span, the one that opens first is on
+top. So removing words, collapsing chains and fitting phrases to tokens are loops over short tuples, and deep nesting
+needs no recursion. Spans cannot tell where an empty phrase is, but normalisation removes empty phrases anyway.
 
-A part-of-speech tag is not a phrase: it belongs to its word.
+A part-of-speech tag is not a phrase. It belongs to its word.
 """
 
 import re
@@ -17,20 +17,20 @@ from typing import Final, TypeAlias
 from storage.errors import InputError
 
 ROOT: Final = "TOP"
-"""Label of the root of every normalised tree, and of nothing else in it."""
+"""Label of the root of every normalised tree. No other phrase has it."""
 ROOT_NAMES: Final = frozenset({"", "ROOT", "S1", "TOP", "VROOT"})
-"""Labels that treebanks give to a root that is no phrase."""
+"""Labels that treebanks give to a root that is not a phrase."""
 TRACE_TAG: Final = "-NONE-"
 
 Phrase: TypeAlias = tuple[str, int, int]
-"""Label, first word, and one past the last word."""
+"""Label, first word, one past the last word."""
 
 TokenPhrase: TypeAlias = tuple[int, int, int]
-"""Number of the label, first token, and one past the last token."""
+"""Number of the label, first token, one past the last token."""
 
 
 class MalformedTreeError(InputError):
-    """A piece of a file is not a tree; ``reason`` says in which of few ways, to count by."""
+    """A piece of a file is not a tree. ``reason`` is one of a few categories, to count errors by."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -42,11 +42,11 @@ class Tree:
     """A tree over words."""
 
     words: tuple[str, ...]
-    """As the treebank writes them: brackets are ``-LRB-`` and so on."""
+    """Words in the spelling of the treebank: brackets are ``-LRB-`` and so on."""
     tags: tuple[str, ...]
     """Part of speech of each word."""
     phrases: tuple[Phrase, ...]
-    """In the order in which they open; after normalisation the first is ``TOP`` over everything."""
+    """Phrases in the order in which they open. After normalisation the first is ``TOP`` over all words."""
 
 
 _W, _A = r"[ \t\r\n\f\v]", r"[^ \t\r\n\f\v()]"
@@ -54,7 +54,7 @@ _TOKEN = re.compile(rf"\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_
 
 
 def parse_tree(text: str) -> Tree:
-    """Return the one tree that ``text`` holds, as it stands, white space and line ends between brackets ignored.
+    """Return the one tree that ``text`` holds, not normalised. White space and line ends between brackets are ignored.
 
     Raises:
         MalformedTreeError: If there is no tree or more than one, brackets do not match, or a word has no tag.
@@ -69,7 +69,7 @@ def parse_tree(text: str) -> Tree:
         if not is_open and (labels or close or stray):
             raise _outside(text, close=bool(close), first=not labels)
         if tag:
-            if not labels:  # a tree that is one tagged word: "(VB Edit)"
+            if not labels:  # the tree is one tagged word: "(VB Edit)"
                 labels, starts, stops = [""], [0], [1]
             tags.append(tag)
             words.append(word)
@@ -92,18 +92,19 @@ def parse_tree(text: str) -> Tree:
 
 
 def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
-    """Return the tree that models see; idempotent.
+    """Return the tree that models see. The function is idempotent.
 
-    Traces, and the words ``without`` (indices), are removed, then phrases with no word left; function tags and indices
-    are stripped; X directly over a single X becomes one X, other unary chains stay; the root is ``TOP``. A bracket
-    inside the tree that has no label, or a root's, is taken out: its children go to the phrase above.
+    Traces and the words with the indices ``without`` are removed, and then phrases without words. Function tags and
+    indices are stripped. X directly over a single X becomes one X; other unary chains stay. The root is ``TOP``. A
+    bracket inside the tree without a label, or with a label of ``ROOT_NAMES``, is removed, and its children go to the
+    phrase above.
 
     Raises:
         MalformedTreeError: If no word is left.
     """
     kept = [i for i, tag in enumerate(tree.tags) if tag != TRACE_TAG and i not in without]
     if not kept:
-        raise MalformedTreeError("a tree without words: nothing but traces or markup", "no words")
+        raise MalformedTreeError("a tree without words: only traces or markup", "no words")
     if len(kept) == len(tree.words):
         words, tags, phrases = tree.words, tree.tags, tree.phrases
     else:
@@ -122,12 +123,12 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
 
 @lru_cache(maxsize=65_536)
 def strip_label(label: str) -> str:
-    """Return a label without function tags and indices; one that begins with a hyphen (``-LRB-``) is left whole."""
+    """Return a label without function tags and indices. A label that begins with a hyphen (``-LRB-``) stays whole."""
     return re.split("[-=]", label, maxsplit=1)[0] or label
 
 
 def format_tree(tree: Tree) -> str:
-    """Return a tree on one line of brackets, tags kept: the inverse of ``parse_tree``."""
+    """Return a tree as one line of brackets, with tags. It is the inverse of ``parse_tree``."""
     pieces: list[str] = []
     is_open: list[int] = []
     following = 0
@@ -146,7 +147,7 @@ def format_tree(tree: Tree) -> str:
 
 
 def _counts_before(kept: list[int], num_words: int) -> list[int]:
-    """Return how many words are kept before each word and, last, in all."""
+    """Return how many words are kept before each word, and at the end how many are kept in total."""
     before = []
     count = 0
     for i in range(num_words):
@@ -165,6 +166,6 @@ def _outside(text: str, *, close: bool, first: bool) -> MalformedTreeError:
 
 
 def shortened(text: str) -> str:
-    """Return the beginning of a text, to be quoted in a message of one line."""
+    """Return the quoted beginning of a text, for a message of one line."""
     text = " ".join(text[:200].split())
     return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -1,1 +1,1 @@
-"""Compare runs: which differ by their seed alone, intervals, significance tests."""
+"""Compare runs: read them, group them by everything but the seed, and test the differences between the groups."""

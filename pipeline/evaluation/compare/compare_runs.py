@@ -1,7 +1,7 @@
-"""Compare configurations on every benchmark that their runs were evaluated on: ``compare``, and the report's section.
+"""Compare seed groups on every benchmark that their runs were evaluated on, for ``compare`` and for the report.
 
-Students are compared with students and teachers with teachers. A configuration is compared on a benchmark if all of its
-runs have a result on it, with a row an item; what is left out for that is said in ``Comparisons.notes``.
+Students are compared with students and teachers with teachers. A seed group is compared on a benchmark if each of its
+runs has a result with item rows. ``Comparisons.notes`` lists what is left out for lack of one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.compare.configurations import Configuration, configurations_of
-from pipeline.evaluation.compare.item_results import Benchmark, ItemScores, Normaliser, read_item_scores
+from pipeline.evaluation.compare.item_scores import Benchmark, ItemScores, Normaliser, item_scores
 from pipeline.evaluation.compare.run_records import RunRecord, read_runs
+from pipeline.evaluation.compare.seed_groups import SeedGroup, seed_groups
 from pipeline.evaluation.compare.significance import (
     Difference,
     PairComparison,
     better_of,
-    compare_configurations,
+    compare_seed_groups,
     overall_over_seeds,
 )
 from pipeline.evaluation.intervals import SeedMean
@@ -24,85 +24,84 @@ from pipeline.evaluation.results import PERPLEXITY
 from storage.errors import ConfigError, FingerprintMismatchError
 
 _Scores = dict[Benchmark, dict[str, dict[int, ItemScores]]]
-"""By benchmark, configuration and seed."""
+"""By benchmark, name of the seed group, and seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkComparison:
-    """Configurations of one kind on one benchmark."""
+    """Seed groups of one kind on one benchmark."""
 
     kind: str
     """``student`` or ``teacher``."""
     benchmark: Benchmark
     figures: Mapping[str, SeedMean]
-    """The overall figure over seeds, by configuration."""
+    """The overall figure over seeds, by seed group."""
     pairs: Sequence[PairComparison]
-    """Every pair of configurations."""
+    """Every pair of seed groups."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparisons:
-    """Configurations on all their benchmarks."""
+    """Seed groups on all their benchmarks."""
 
-    configurations: Sequence[Configuration]
+    groups: Sequence[SeedGroup]
     benchmarks: Sequence[BenchmarkComparison]
     notes: Sequence[str]
-    """A sentence for each thing that is not compared, or not as it may be meant, with what would change that."""
+    """A sentence for each thing that is not compared, or not as the user may expect, with how to change that."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object; of each difference, which configuration is shown to be better."""
+        """Return everything as a JSON object, with the group that is shown to be better for each difference."""
         return {
             "configurations": [
                 {
-                    "name": one.name,
-                    "kind": one.kind,
-                    "settings": one.settings,
-                    "runs": {str(seed): str(run.path) for seed, run in one.runs.items()},
+                    "name": group.name,
+                    "kind": group.kind,
+                    "settings": group.settings,
+                    "runs": {str(seed): str(run.path) for seed, run in group.runs.items()},
                 }
-                for one in self.configurations
+                for group in self.groups
             ],
-            "benchmarks": [_benchmark_as_json(one) for one in self.benchmarks],
+            "benchmarks": [_benchmark_as_json(benchmark) for benchmark in self.benchmarks],
             "notes": list(self.notes),
         }
 
 
 def compare_runs(paths: Sequence[Path], *, normaliser: Normaliser) -> Comparisons:
-    """Return how the configurations of runs differ.
+    """Return how the seed groups of runs differ.
 
     Args:
         paths: Run directories.
-        normaliser: What perplexities are by.
+        normaliser: The unit of perplexities.
 
     Raises:
-        ConfigError: If there are no two configurations with a benchmark in common, or two runs of one configuration
-            have one seed.
-        FingerprintMismatchError: If perplexities are to be by the token, and runs read different tokenizers.
-        RunError: If a path is no run directory, or is given twice.
-        InputError: If a result or its rows are damaged.
+        ConfigError: If no two seed groups have a benchmark in common, or two runs of one group have the same seed.
+        FingerprintMismatchError: If perplexities are per token, and runs have different tokenizers.
+        RunError: If a path is not a run directory, or is given twice.
+        InputError: If a result or its item rows are damaged.
     """
     found = compare_records(read_runs(paths), normaliser=normaliser)
-    if not any(one.pairs for one in found.benchmarks):
-        names = ", ".join(f"{one.name} ({one.kind})" for one in found.configurations)
+    if not any(benchmark.pairs for benchmark in found.benchmarks):
+        names = ", ".join(f"{group.name} ({group.kind})" for group in found.groups)
         more = f" and {len(found.notes) - 1} more" if len(found.notes) > 1 else ""
         reason = (
             f"{found.notes[0]}{more}"
             if found.notes
-            else "evaluate them on the same, or name runs that differ in more than the seed"
+            else "evaluate them on the same data, or name runs that differ in more than the seed"
         )
         raise ConfigError(
-            f"compare: of {names}, expected two configurations of one kind with a benchmark in common; {reason}"
+            f"compare: found {names}, expected two seed groups of one kind with a benchmark in common; {reason}"
         )
     return found
 
 
 def compare_records(records: Sequence[RunRecord], *, normaliser: Normaliser) -> Comparisons:
-    """Return how the configurations of runs differ, as far as they can be compared; see ``compare_runs``."""
-    configurations = configurations_of(records)
+    """Return how the seed groups of runs differ, as far as they can be compared. See ``compare_runs``."""
+    groups = seed_groups(records)
     notes: list[str] = []
     benchmarks = []
-    for kind in dict.fromkeys(one.kind for one in configurations):
-        of_kind = [one for one in configurations if one.kind == kind]
-        scores = _read(of_kind, normaliser, notes)
+    for kind in dict.fromkeys(group.kind for group in groups):
+        of_kind = [group for group in groups if group.kind == kind]
+        scores = _scores_by_benchmark(of_kind, normaliser, notes)
         if normaliser == "token":
             _check_tokenizers(scores)
         for benchmark, by_name in _complete(of_kind, scores, notes):
@@ -111,24 +110,24 @@ def compare_records(records: Sequence[RunRecord], *, normaliser: Normaliser) -> 
                     kind=kind,
                     benchmark=benchmark,
                     figures={name: overall_over_seeds(by_seed) for name, by_seed in by_name.items()},
-                    pairs=compare_configurations(by_name),
+                    pairs=compare_seed_groups(by_name),
                 )
             )
-    notes += [one.note for one in configurations if one.note is not None]
-    return Comparisons(configurations=configurations, benchmarks=benchmarks, notes=notes)
+    notes += [group.note for group in groups if group.note is not None]
+    return Comparisons(groups=groups, benchmarks=benchmarks, notes=notes)
 
 
-def _read(configurations: Sequence[Configuration], normaliser: Normaliser, notes: list[str]) -> _Scores:
+def _scores_by_benchmark(groups: Sequence[SeedGroup], normaliser: Normaliser, notes: list[str]) -> _Scores:
     found: _Scores = {}
-    for one in configurations:
-        for seed, run in one.runs.items():
-            for scores in read_item_scores(run.path, normaliser=normaliser, left_out=notes):
-                found.setdefault(scores.benchmark, {}).setdefault(one.name, {})[seed] = scores
+    for group in groups:
+        for seed, run in group.runs.items():
+            for scores in item_scores(run.results, normaliser=normaliser, left_out=notes):
+                found.setdefault(scores.benchmark, {}).setdefault(group.name, {})[seed] = scores
     return found
 
 
 def _check_tokenizers(found: _Scores) -> None:
-    """Refuse perplexities by the token of different tokenizers."""
+    """Check that perplexities per token are of one tokenizer."""
     first: dict[tuple[str, str], ItemScores] = {}
     for benchmark, by_name in found.items():
         if benchmark.kind == PERPLEXITY:
@@ -136,30 +135,30 @@ def _check_tokenizers(found: _Scores) -> None:
             other = first.setdefault((benchmark.subject, benchmark.conventions), scores)
             if (expected := other.benchmark.tokenizer) != benchmark.tokenizer:
                 raise FingerprintMismatchError(
-                    f"{scores.path}: tokenizer is {benchmark.tokenizer[:12]}, but {other.path} is by the tokens of "
-                    f"{expected[:12]}, and nats a token compare with one tokenizer only; give --normaliser word or byte"
+                    f"{scores.path}: tokenizer is {benchmark.tokenizer[:12]}, but that of {other.path} is "
+                    f"{expected[:12]}, and nats per token compare only with one tokenizer; give --normaliser word or "
+                    "byte"
                 )
 
 
 def _complete(
-    configurations: Sequence[Configuration], found: _Scores, notes: list[str]
+    groups: Sequence[SeedGroup], found: _Scores, notes: list[str]
 ) -> Iterator[tuple[Benchmark, dict[str, dict[int, ItemScores]]]]:
-    """Yield each benchmark of two runs or more with the configurations that have all theirs on it; note the others."""
+    """Yield each benchmark of at least two runs with the groups whose runs all have it. Note the other groups."""
     for benchmark, by_name in found.items():
-        lacking = [
-            run.name
-            for one in configurations
-            for seed, run in one.runs.items()
-            if seed not in by_name.get(one.name, {})
+        without = [
+            run.name for group in groups for seed, run in group.runs.items() if seed not in by_name.get(group.name, {})
         ]
-        if lacking:
+        if without:
             command = next(iter(next(iter(by_name.values())).values())).command
             notes.append(
-                f"{benchmark.title}: no such result of {', '.join(lacking)}, and their configurations are left out; "
+                f"{benchmark.title}: no such result of {', '.join(without)}, so their seed groups are left out; "
                 f"evaluate them as by: {command}"
             )
         complete = {
-            one.name: by_name[one.name] for one in configurations if one.runs.keys() == by_name.get(one.name, {}).keys()
+            group.name: by_name[group.name]
+            for group in groups
+            if group.runs.keys() == by_name.get(group.name, {}).keys()
         }
         if sum(len(by_seed) for by_seed in complete.values()) > 1:
             yield benchmark, complete
@@ -169,18 +168,18 @@ def _benchmark_as_json(found: BenchmarkComparison) -> dict[str, Any]:
     def as_json(difference: Difference) -> dict[str, Any]:
         return difference.to_json() | {"better": better_of(difference, more_is_better=found.benchmark.is_outcome)}
 
-    def pair(one: PairComparison) -> dict[str, Any]:
-        parts = {
-            f"by_{by}": {name: as_json(difference) for name, difference in found.items()}
-            for by, found in one.parts.items()
+    def pair_as_json(pair: PairComparison) -> dict[str, Any]:
+        tables = {
+            f"by_{by}": {name: as_json(difference) for name, difference in of_names.items()}
+            for by, of_names in pair.parts.items()
         }
-        return {"first": one.first, "second": one.second, "overall": as_json(one.overall)} | parts
+        return {"first": pair.first, "second": pair.second, "overall": as_json(pair.overall)} | tables
 
     return {
         "kind": found.kind,
         "benchmark": asdict(found.benchmark),
         "figures": {name: _mean_as_json(mean) for name, mean in found.figures.items()},
-        "pairs": [pair(one) for one in found.pairs],
+        "pairs": [pair_as_json(pair) for pair in found.pairs],
     }
 
 

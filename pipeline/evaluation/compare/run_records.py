@@ -1,7 +1,7 @@
-"""What run directories say, for the report: description, curves and results of each, and what is missing.
+"""Read run directories for the report and for ``compare``: description, learning curves and results.
 
-Run directories may come from strangers: nothing in them is believed beyond its type, and nothing is executed. What is
-damaged is refused by file; what is merely absent is collected in ``RunRecord.missing``, to be said in the page.
+Run directories may come from strangers: nothing in them is trusted beyond its type, and nothing is executed. A damaged
+file is an error that names the file. ``RunRecord.missing`` lists what is merely missing, for the page to show.
 """
 
 import json
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.compare.run_results import (
+from pipeline.evaluation.perplexity import PerplexityFigure
+from pipeline.evaluation.results import (
+    LoadedResult,
     PairResult,
+    PerplexityResult,
     RunResults,
     SplitKey,
-    SplitSource,
     SuiteResult,
-    run_results,
-    split_titles,
+    load_results,
 )
-from pipeline.evaluation.perplexity import PerplexityFigure
 from pipeline.runtime.run_history import HISTORY, read_history
 from storage.errors import RunError
 
@@ -31,77 +31,94 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """All that the report knows of a run."""
+    """A run directory."""
 
     path: Path
     name: str
-    """The directory's name; with its parents' where two runs share it."""
+    """Name of the directory. If two runs share it, with the names of the folders above."""
     kind: str
+    """``student`` or ``teacher``."""
     configuration: Mapping[str, Any]
     fingerprints: Mapping[str, Any]
     versions: Mapping[str, Any]
     command: str
     dump: Mapping[str, Any] | None
-    """Summary of the dump a student learned from."""
+    """Summary of the dump that a student learned from."""
     train: Sequence[Row]
-    """Rows of ``metrics.jsonl`` of the training split, in order."""
+    """Rows of ``metrics.jsonl`` for the training split, in order."""
     dev: Sequence[Row]
+    """Rows of ``metrics.jsonl`` for dev, in order."""
+    results: RunResults
+    """The results of the best checkpoint."""
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
-    """By title of the split, then by distribution; a title is of one text in all runs that were read together."""
-    splits: Mapping[str, SplitSource]
-    """By title of the split, as ``perplexities``."""
-    pairs: Sequence[PairResult]
-    suites: Sequence[SuiteResult]
+    """By title of the split, then by distribution. A title names the same text in all runs that were read together."""
+    splits: Mapping[str, PerplexityResult]
+    """By title of the split. Where a split has several results, the one with the most distributions."""
     starts: Sequence[Row]
-    """Events of ``history.jsonl``: on what each training of the run began."""
+    """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
-    """One sentence for each thing that is not there, with what would make it."""
+    """A sentence for each missing thing, with the command that makes it."""
+
+    @property
+    def pairs(self) -> Sequence[PairResult]:
+        """Results on minimal pairs."""
+        return self.results.pairs
+
+    @property
+    def suites(self) -> Sequence[SuiteResult]:
+        """Results on SyntaxGym suites."""
+        return self.results.suites
 
     @property
     def tokenizer(self) -> str:
-        """sha256 of the tokenizer: figures a token compare only where it is the same."""
+        """sha256 of the tokenizer. Per-token figures are comparable only if it is the same."""
         return str(self.fingerprints.get("tokenizer"))
 
     @property
     def commands(self) -> list[str]:
-        """What made the run and each of its results that is shown, each command once."""
-        of_splits = [source.command for source in self.splits.values()]
-        of_items = [result.command for results in (self.pairs, self.suites) for result in results]
-        return list(dict.fromkeys([self.command, *of_splits, *of_items]))
+        """The commands that made the run and its results, each command once."""
+        shown: list[LoadedResult[Any]] = [*self.splits.values(), *self.pairs, *self.suites]
+        return list(dict.fromkeys([self.command, *(result.command for result in shown)]))
 
     @property
     def last(self) -> Row:
-        """The last row of either split; empty where there is none."""
+        """The last row of ``train`` and ``dev``; empty if there is none."""
         rows = [rows[-1] for rows in (self.train, self.dev) if rows]
         return max(rows, key=lambda row: value(row, "step") or 0) if rows else {}
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
-    """Return the runs in the order given, each under a name of its own.
+    """Return the runs in the order given, each under a different name.
 
     Raises:
-        RunError: If a path is no run directory, or is given twice.
-        InputError: If a result in one is damaged.
+        RunError: If a path is not a run directory, or is given twice.
+        InputError: If a result of a run is damaged.
     """
     resolved = [path.resolve() for path in paths]
     if twice := {str(path) for path in resolved if resolved.count(path) > 1}:
         raise RunError(f"{', '.join(sorted(twice))}: given more than once; name each run once")
     described = [_description(path) for path in paths]
-    missing: list[list[str]] = [[] for _ in paths]
-    results = [run_results(path, told) for path, told in zip(paths, missing, strict=True)]
-    titles = split_titles(key for found in results for key in found.splits)
+    results = [load_results(path) for path in paths]
+    titles = split_titles([result.key for found in results for result in found.perplexities])
     return [
-        _record(path, name, about, found, titles, told)
-        for path, name, about, found, told in zip(paths, _names(resolved), described, results, missing, strict=True)
+        _record(path, name, about, found, titles)
+        for path, name, about, found in zip(paths, _names(resolved), described, results, strict=True)
     ]
 
 
+def split_titles(keys: Sequence[SplitKey]) -> dict[SplitKey, str]:
+    """Return a title for each split: its name. If two texts share the name, with the first digits of the sha256."""
+    distinct = list(dict.fromkeys(keys))
+    names = [key.name for key in distinct]
+    return {key: f"{key.name} ({key.text_sha256[:8]})" if names.count(key.name) > 1 else key.name for key in distinct}
+
+
 def value(row: Row, name: str) -> float | None:
-    """Return a finite number of a row, or None: a run that diverged writes NaN."""
+    """Return a finite number of a row, or None. A run that diverged writes NaN."""
     found = row.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    # Not math.isfinite, which fails of a whole number beyond any float; of NaN this is false too.
+    # Not math.isfinite, which fails for a whole number beyond any float. For NaN the comparison is false.
     return found if abs(found) <= sys.float_info.max else None
 
 
@@ -119,17 +136,18 @@ def _record(
     described: Mapping[str, Any],
     results: RunResults,
     titles: Mapping[SplitKey, str],
-    missing: list[str],
 ) -> RunRecord:
+    missing = [skipped.note for skipped in results.skipped]
+    splits, perplexities = _by_split(results.perplexities, titles, missing)
     rows = _metrics(path, missing)
     train = [row for row in rows if row.get("split") == "train"]
     dev = [row for row in rows if row.get("split") == "dev"]
     if rows and not dev:
-        missing.append("no evaluation on dev yet: the run ended, or was stopped, before its first")
+        missing.append("no evaluation on dev yet: the run ended or was stopped before the first one")
     if any(value(row, "loss") is None for row in rows):
-        missing.append("some losses are not finite numbers: training diverged; those points are not drawn")
+        missing.append("some losses are not finite numbers: training diverged; these points are not drawn")
 
-    if not results.perplexities:
+    if not perplexities:
         missing.append("no perplexity: run evaluate perplexity")
     if not results.pairs and described["kind"] == "student":
         missing.append("no minimal pairs: run evaluate minimal-pairs")
@@ -145,13 +163,37 @@ def _record(
         dump=described["dump"] if isinstance(described.get("dump"), dict) else None,
         train=train,
         dev=dev,
-        perplexities={titles[key]: figures for key, figures in results.perplexities.items()},
-        splits={titles[key]: source for key, source in results.splits.items()},
-        pairs=results.pairs,
-        suites=results.suites,
+        results=results,
+        perplexities=perplexities,
+        splits=splits,
         starts=[event for event in events if event["event"] == "start"],
         missing=missing,
     )
+
+
+def _by_split(
+    results: Sequence[PerplexityResult], titles: Mapping[SplitKey, str], missing: list[str]
+) -> tuple[dict[str, PerplexityResult], dict[str, dict[str, PerplexityFigure]]]:
+    """Return for each split the result with the most distributions, and the figures of all its results.
+
+    A teacher evaluated with ``--marginal`` has all distributions in that result. Another result may have the figures
+    given the trees once more; the figures of the larger result are kept.
+    """
+    splits: dict[str, PerplexityResult] = {}
+    figures: dict[str, dict[str, PerplexityFigure]] = {}
+    for key in dict.fromkeys(result.key for result in results):
+        of_split = sorted((result for result in results if result.key == key), key=lambda result: -len(result.figures))
+        splits[titles[key]] = of_split[0]
+        merged: dict[str, PerplexityFigure] = {}
+        seen: list[set[str]] = []
+        for result in of_split:
+            if (distributions := set(result.figures)) in seen:
+                missing.append(f"results/{result.path.name} repeats a perplexity of {key.name}: it is not shown")
+                continue
+            seen.append(distributions)
+            merged |= {name: figure for name, figure in result.figures.items() if name not in merged}
+        figures[titles[key]] = merged
+    return splits, figures
 
 
 def _description(path: Path) -> dict[str, Any]:
@@ -182,7 +224,7 @@ def _metrics(path: Path, missing: list[str]) -> list[Row]:
         missing.append("no metrics.jsonl: no learning curve")
         return []
     if lines[-1]:
-        missing.append("the last line of metrics.jsonl is cut off, as a killed run leaves it: it is not shown")
+        missing.append("the last line of metrics.jsonl is cut off, as by a kill: it is not shown")
     rows: list[Row] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:

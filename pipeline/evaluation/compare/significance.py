@@ -1,22 +1,24 @@
-"""Differences between configurations on the same items: over items, over trainings, corrected for how many were tested.
+"""Test the differences between seed groups on the same items, and correct for the number of tests.
 
-Two things vary, and a difference has to hold in both:
+Two things vary, and a difference has to hold for both:
 
-    over items       d_i, the mean over the seeds of one configuration less that of the other, of each unit: a bootstrap
-                     interval of its mean, and a permutation test that flips signs. Would other items say the same?
-    over trainings   the difference of the two means over seeds with its t interval. Would other seeds say the same?
+    over items       d_i is the difference on unit i: the mean over the seeds of one group minus that of the other. The
+                     mean of d_i gets a bootstrap interval and a permutation test that flips signs. They answer whether
+                     other items would show the same difference.
+    over trainings   The difference of the two means over seeds gets a t interval. It answers whether other seeds would
+                     show the same difference.
 
-The units of an overall figure, a term or a field are whole paradigms or suites, each counting the same: their items
-come from one template, and two trainings of one configuration differ by paradigm more than by item, so that a test that
-took items for independent would call such differences real. (A paradigm's mean carries the variation of its items, so
-nothing is drawn within it: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.) Fewer than
-six paradigms can never reach 0.05, for there are 2^U flips. Within one paradigm or suite there is nothing else to draw
-than its items: those tests speak of this template, and of others only the seeds do. A perplexity's units are sentences;
-that sentences of a document go together is not known here.
+The units of an overall figure, a term or a field are whole paradigms or suites, which all have the same weight. The
+items of a paradigm come from one template, and two trainings of one seed group differ by paradigm more than by item. A
+test that treated items as independent would call such differences real. Nothing is drawn within a paradigm, because its
+mean already carries the variation of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application,
+section 3.8). Fewer than six paradigms can never reach 0.05, because there are only 2^U flips. Within one paradigm or
+suite, only its items can be drawn; such a test is about this template, and only the seeds show more. The units of a
+perplexity are sentences. This module does not know which sentences belong to one document.
 
-The intervals over items and the p-values are of these trainings; so it is with one seed each, where nothing more can be
-said. p-values are adjusted by Holm over every pair of configurations, and, in a table by paradigm, term, field or
-suite, over these too: a family for each benchmark and table.
+The intervals over items and the p-values are about these trainings. With one seed per group nothing more can be said.
+p-values are adjusted by Holm over every pair of seed groups. In a table by paradigm, term, field or suite they are
+adjusted over the rows of the table as well. Each benchmark and each table is a family.
 """
 
 from collections.abc import Mapping
@@ -27,7 +29,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.compare.item_results import ItemScores
+from pipeline.evaluation.compare.item_scores import ItemScores
 from pipeline.evaluation.intervals import (
     Interval,
     SeedDifference,
@@ -41,12 +43,12 @@ from pipeline.evaluation.intervals import (
 from pipeline.evaluation.results import MINIMAL_PAIRS
 
 ALPHA: Final = 0.05
-"""Of the adjusted p-value; the interval over seeds has the level ``1 - ALPHA``."""
+"""Limit of the adjusted p-value. The interval over seeds has the level ``1 - ALPHA``."""
 OVERALL: Final = "overall"
 _SEED: Final = 1
-"""Of resampling: the same results give the same intervals and p-values."""
+"""Seed of resampling, so that the same results give the same intervals and p-values."""
 _FLIPS_A_TEST: Final = 200
-"""Random flips for each test of a family, so that the least p-value, adjusted, is 0.005."""
+"""Random flips per test of a family, so that the lowest adjusted p-value is 0.005."""
 _LEAST_FLIPS: Final = 10_000
 
 Better = Literal["first", "second", "neither"]
@@ -54,19 +56,19 @@ Better = Literal["first", "second", "neither"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """How a figure differs between two configurations, the first minus the second."""
+    """The difference of a figure between two seed groups, the first minus the second."""
 
     first: float
-    """Mean over the seeds of the first."""
+    """Mean over the seeds of the first group."""
     second: float
     interval: Interval | None
-    """Of the difference, over items: by the paired bootstrap of ``num_units``; None of a single one."""
+    """Interval of the difference over items, by the paired bootstrap of the units; None if there is a single unit."""
     num_units: int
     """Paradigms, suites, sentences or items."""
     p_value: float
-    """Over items, two-sided, by the permutation test."""
+    """Two-sided p-value over items, by the permutation test."""
     adjusted_p_value: float
-    """By Holm, over the family's ``num_tests``."""
+    """p-value after Holm's correction for the ``num_tests`` tests of the family."""
     num_tests: int
     over_seeds: SeedDifference
 
@@ -77,7 +79,7 @@ class Difference:
 
     @property
     def least_p_value(self) -> float:
-        """What the test over units can give at least, ``2^(1 - U)``, before it is adjusted."""
+        """The lowest p-value that the test over U units can give, ``2^(1 - U)``, before the correction."""
         return 2.0 ** (1 - self.num_units)
 
     def to_json(self) -> dict[str, Any]:
@@ -91,23 +93,23 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairComparison:
-    """Two configurations on one benchmark."""
+    """Two seed groups on one benchmark."""
 
     first: str
-    """Name of the configuration."""
+    """Name of the seed group."""
     second: str
     overall: Difference
     parts: Mapping[str, Mapping[str, Difference]]
-    """By ``paradigm`` or ``suite``, whose units are items, and by ``term`` and ``field``, whose units are paradigms;
-    then by name. None of a perplexity."""
+    """By ``paradigm`` or ``suite``, whose units are items, and by the categories ``term`` and ``field``, whose units
+    are paradigms; then by name. Empty for a perplexity."""
 
 
 def better_of(difference: Difference, *, more_is_better: bool) -> Better:
-    """Return which configuration is better, as far as that is shown.
+    """Return which seed group is shown to be better.
 
-    One is, if the permutation test over items, adjusted, has p <= 0.05, and the 95 % interval over seeds leaves 0 out.
-    With a single seed of either there is no such interval, and the answer is about these trainings, not about the
-    configurations: who prints it says so.
+    A group is better if the adjusted p-value over items is at most 0.05 and the 95 % interval over seeds excludes 0. If
+    either group has a single seed, there is no such interval. Then the answer is about these trainings and not about
+    their settings, and the caller has to print that.
     """
     over_seeds = difference.over_seeds.interval
     if difference.adjusted_p_value > ALPHA or (over_seeds is not None and over_seeds.low <= 0 <= over_seeds.high):
@@ -116,18 +118,18 @@ def better_of(difference: Difference, *, more_is_better: bool) -> Better:
 
 
 def overall_over_seeds(scores: Mapping[int, ItemScores]) -> SeedMean:
-    """Return the overall figure of a configuration over its seeds."""
+    """Return the overall figure of a seed group over its seeds."""
     return mean_over_seeds([float(one.units.mean()) for one in scores.values()])
 
 
-def compare_configurations(scores: Mapping[str, Mapping[int, ItemScores]]) -> list[PairComparison]:
-    """Return every pair of configurations on one benchmark, in order, with p-values adjusted over all of them.
+def compare_seed_groups(scores: Mapping[str, Mapping[int, ItemScores]]) -> list[PairComparison]:
+    """Return every pair of seed groups on one benchmark, in order, with p-values adjusted over all pairs.
 
     Args:
-        scores: By configuration and seed, all of one benchmark.
+        scores: By seed group and seed, all of one benchmark.
 
     Raises:
-        InputError: If two runs have other items.
+        InputError: If two runs have different items.
     """
     every = [one for by_seed in scores.values() for one in by_seed.values()]
     for one in every[1:]:
@@ -156,7 +158,7 @@ def compare_configurations(scores: Mapping[str, Mapping[int, ItemScores]]) -> li
 
     overall = _adjusted(over_units({OVERALL: np.ones(len(every[0].units), bool)}))
     parts = {by: _adjusted(over_items(groups)) for by, groups in _items_of_groups(every[0]).items()}
-    parts |= {by: _adjusted(over_units(found)) for by, found in _groups_of_parts(every[0]).items()}
+    parts |= {by: _adjusted(over_units(found)) for by, found in _groups_of_categories(every[0]).items()}
     return [
         PairComparison(
             first=pair[0],
@@ -171,12 +173,12 @@ def compare_configurations(scores: Mapping[str, Mapping[int, ItemScores]]) -> li
 def difference_of_units(
     first: Mapping[int, NDArray[np.float64]], second: Mapping[int, NDArray[np.float64]], *, num_flips: int
 ) -> Difference:
-    """Return the difference of the means of U units; its p-value is not adjusted yet.
+    """Return the difference of the means of U units. Its p-value is not adjusted yet.
 
     Args:
-        first: By seed, ``[U]``.
-        second: As ``first``, of the same units.
-        num_flips: Of the permutation test.
+        first: ``[U]`` by seed.
+        second: As ``first``, for the same units.
+        num_flips: Random flips of the permutation test.
     """
     differences = np.stack(list(first.values())).mean(axis=0) - np.stack(list(second.values())).mean(axis=0)
     return _difference(first, second, differences, sign_flip_p_value(differences, seed=_SEED, num_samples=num_flips))
@@ -185,14 +187,14 @@ def difference_of_units(
 def difference_of_outcomes(
     first: Mapping[int, NDArray[np.int64]], second: Mapping[int, NDArray[np.int64]]
 ) -> Difference:
-    """Return the difference of the shares right of N items; its p-value is exact, and not adjusted yet.
+    """Return the difference of the accuracies on N items. Its p-value is exact and not adjusted yet.
 
     Args:
-        first: By seed, ``[N]`` 1 for right and 0 for wrong.
-        second: As ``first``, of the same items.
+        first: ``[N]`` by seed, 1 for right and 0 for wrong.
+        second: As ``first``, for the same items.
     """
     rights = [np.stack(list(outcomes.values())).sum(axis=0) for outcomes in (first, second)]
-    # Whole numbers, so that equal differences are equal numbers, and their test is exact.
+    # With whole numbers equal differences are equal, and the test is exact.
     whole: NDArray[np.int64] = rights[0] * len(second) - rights[1] * len(first)
     differences = np.asarray(whole / (len(first) * len(second)), np.float64)
     return _difference(first, second, differences, sign_flip_p_value(whole, seed=_SEED))
@@ -227,21 +229,21 @@ def _adjusted(family: Mapping[tuple[str, ...], Difference]) -> dict[tuple[str, .
 
 
 def _items_of_groups(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Return which of the ``[N]`` items are in each paradigm or suite."""
+    """Return ``[N]``, whether an item belongs to it, for each paradigm or suite."""
     if not scores.benchmark.is_outcome:
         return {}
     by = "paradigm" if scores.benchmark.kind == MINIMAL_PAIRS else "suite"
     return {by: {name: scores.group_of_item == i for i, name in enumerate(scores.groups)}}
 
 
-def _groups_of_parts(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Return which of the ``[G]`` paradigms are in each term and field."""
+def _groups_of_categories(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Return ``[G]``, whether a paradigm belongs to it, for each term and each field."""
     return {
         by: {
-            name: np.array([part_of[group] == name for group in scores.groups])
-            for name in sorted(set(part_of.values()))
+            name: np.array([category_of[group] == name for group in scores.groups])
+            for name in sorted(set(category_of.values()))
         }
-        for by, part_of in scores.parts.items()
+        for by, category_of in scores.categories.items()
     }
 
 

@@ -1,7 +1,7 @@
-"""Files that look like BabyLM's, of both releases, with grammatical sentences of the built-in grammar inside.
+"""Write files that look like the files of both BabyLM releases, with sentences of the built-in grammar.
 
-Each source is laid out as its release lays it out, with the noise that its rules remove. What is returned is what
-cleaning must make of it, so nobody needs the real files to test a pipeline that starts from them.
+Each source has the layout of its release, and the noise that its rules remove. The functions return the sentences that
+cleaning must find, so tests of a pipeline that starts from BabyLM do not need the real files.
 """
 
 import random
@@ -17,7 +17,7 @@ ENDING = "train"
 
 
 class Row(NamedTuple):
-    """A sentence that cleaning must give."""
+    """A sentence that cleaning must find."""
 
     document: str
     speaker: str
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 class Page:
-    """A file in the making: its lines, and what cleaning must make of them."""
+    """A file under construction: its lines, and the sentences that cleaning must find."""
 
     def __init__(self, source: str, seed: int) -> None:
         self.source, self.lines, self.rows = source, [], []
@@ -44,7 +44,7 @@ class Page:
         return self.grammar.words(self.grammar.sample(self.random.random))
 
     def sentence(self, words: list[str] | None = None, *, speaker: str = "-") -> str:
-        """Draw a sentence, expect it, and return it."""
+        """Draw a sentence, add it to the expected sentences, and return it."""
         return self.expect(text_of_words(words or self.words()), speaker=speaker)
 
     def expect(self, text: str, *, speaker: str = "-") -> str:
@@ -63,7 +63,7 @@ class Page:
 
 
 def spaced(sentence: str) -> str:
-    """Put a space before punctuation marks, as transcripts have it."""
+    """Put a space before punctuation marks, as in transcripts."""
     return "".join(f" {char}" if char in ",.?!" else char for char in sentence)
 
 
@@ -121,7 +121,7 @@ def gutenberg(page: Page, number: int) -> None:
 
 
 def gutenberg_wrapped(page: Page, number: int) -> None:
-    """Hard-wrapped, as in 2023: no headers, a blank line between paragraphs."""
+    """Write hard-wrapped lines as in 2023: no headers, a blank line between paragraphs."""
     page.numbered(1)
     page.write(page.expect(f"CHAPTER {number}"), "")
     for _ in range(3):
@@ -199,13 +199,13 @@ RELEASES: dict[int, dict[str, Callable[[Page, int], None]]] = {
 
 
 def write_babylm(folder: Path, *, release: int, num_documents: int = 3, seed: int = 1) -> dict[str, Page]:
-    """Write a file SOURCE.train for each source of a release, and return what is in each.
+    """Write a file SOURCE.train for each source of a release. Return the lines and the expected sentences of each file.
 
     Args:
-        folder: Made if need be.
+        folder: Created if it does not exist.
         release: 2023 or 2024.
-        num_documents: Of each source; some 8 to 20 sentences each.
-        seed: Same arguments, same bytes.
+        num_documents: Documents per source, with some 8 to 20 sentences each.
+        seed: The same arguments give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pages = {}

@@ -1,4 +1,4 @@
-"""Random trees and texts for property tests."""
+"""Draw random trees and texts for property tests."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ TAGS = ("NN", "-LRB-", "``", "PRP$", ":")
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).map(
     lambda text: "".join(normalise_text(text).split())
 )
-"""Non-empty mostly; of any characters, brackets among them."""
+"""Words of any characters, brackets included. A word is rarely empty."""
 
 
 def trees(leaves: st.SearchStrategy[str] | None = None, *, max_leaves: int = 20) -> st.SearchStrategy[Tree]:
-    """Trees as brackets can hold them: no empty phrase, a root, chains of phrases, escaped words."""
+    """Draw trees that brackets can hold: no empty phrase, a root, chains of phrases, escaped words."""
     leaf = st.tuples(st.sampled_from(TAGS), (words if leaves is None else leaves).map(escape_brackets).filter(bool))
     nested = st.recursive(
         leaf,
@@ -52,7 +52,7 @@ def flatten(nested: Any) -> Tree:
 
 @st.composite
 def sentences(draw: st.DrawFn) -> Sentence:
-    """A tree, and a text that its words are the characters of, with spaces between some of them."""
+    """Draw a tree, and a text of its words with spaces between some of them."""
     tree = draw(trees(st.one_of(st.sampled_from(["do", "n't", "(", "a-b", "\u201c", "x\u0303", "\U0001f600"]), words)))
     text, spans = "", []
     for word in tree.words:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.corpus.dataset.dataset import Split
 from pipeline.dumping.dump_config import DumpConfig
-from pipeline.dumping.dump_loop import dump
+from pipeline.dumping.dump_loop import DumpJob, dump
 from pipeline.runtime.distributed import World
 from storage.dump.reader import DumpReader, verify_dump
 from storage.ragged import Ragged
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Bigrams:
-    """Reads one row of a table of logits a position, by the token before it; ``<bos>`` is 0."""
+    """A bigram model: the previous token selects a row of a table of logits; ``<bos>`` is 0."""
 
     vocab_size = VOCAB_SIZE
 
@@ -61,8 +61,8 @@ def dataset_of(lengths: list[int]) -> Any:
 
 def write(path: Path, lengths: list[int], **options: Any) -> DumpReader:
     config = DumpConfig(k=5, temperatures=(1.0, 2.0), shard_positions=SHARD, **({"batch_tokens": 6} | options))
-    model = Bigrams()
-    summary = dump(model, dataset_of(lengths), config, out=path, teacher="5" * 64, world=World(), device=CPU)
+    job = DumpJob(model=Bigrams(), dataset=dataset_of(lengths), config=config, teacher="5" * 64, device=CPU)
+    summary = dump(job, path, World())
     assert verify_dump(path) == summary
     return DumpReader(path)
 
@@ -73,7 +73,9 @@ def write(path: Path, lengths: list[int], **options: Any) -> DumpReader:
     [[], [0], [0, 0, 0], [SHARD - 1], [SHARD], [2 * SHARD - 1], [3, 5 * SHARD, 2], [1] * 40, [SHARD - 1] * 3, [30, 30]],
     ids=str,
 )
-def test_whatever_sentences_and_shards_look_like(tmp_path: Path, lengths: list[int], profile: str) -> None:
+def test_all_positions_are_dumped_for_any_sentences_and_shards(
+    tmp_path: Path, lengths: list[int], profile: str
+) -> None:
     reader = write(tmp_path / "dump", lengths, profile=profile)
     tokens = dataset_of(lengths).split("train").tokens
     before = [token for row in tokens for token in (0, *row.tolist())]
@@ -84,7 +86,7 @@ def test_whatever_sentences_and_shards_look_like(tmp_path: Path, lengths: list[i
     log_probs = Bigrams().table[before].log_softmax(1)
     top = log_probs.topk(5, dim=1)
     assert found.ids.tolist() == top.indices.tolist()
-    # Compact: half a step of 1/16, and 1 % of wide gaps; exact: float16.
+    # The bound for compact is half a step of 1/16, and 1 % of wide gaps. The bound for exact is that of float16.
     np.testing.assert_allclose(found.logp, top.values, atol=0.1 if profile == "compact" else 0.01)
     expected = log_probs[torch.arange(len(gold)), torch.tensor(gold, dtype=torch.int64)]
     np.testing.assert_allclose(found.gold_logp, expected, atol=1e-5)
@@ -94,16 +96,14 @@ def test_whatever_sentences_and_shards_look_like(tmp_path: Path, lengths: list[i
     }
 
 
-def test_how_batches_are_cut_within_the_budget_does_not_show_in_the_values(tmp_path: Path) -> None:
+def test_the_batch_budget_does_not_change_the_values(tmp_path: Path) -> None:
     lengths = [3, 17, 1, 0, 9, 24]
     one, other = (write(tmp_path / str(budget), lengths, batch_tokens=budget) for budget in (1, 1000))
     for name, array in one.read_range(0, 60).arrays().items():
         assert np.array_equal(array, other.read_range(0, 60).arrays()[name])
 
 
-def test_an_error_while_a_shard_is_computed_or_written_ends_the_dump_and_leaves_what_was_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_ends_the_dump_and_finished_shards_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
     logits = Bigrams.logits
 

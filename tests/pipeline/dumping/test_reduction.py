@@ -1,4 +1,4 @@
-"""What a dump keeps of a distribution is what its equations say."""
+"""The reduced form of a distribution follows the equations of the module."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def reduce(logits: Tensor, k: int, num_top: int, *, seed: int = 1, temperatures:
 
 
 def slow(logits: np.ndarray, k: int, temperature: float) -> tuple[list[int], float, float]:
-    """Ids, tail and logz of one row of logits, in float64."""
+    """Return ids, tail and logz of one row of logits, in float64."""
     log_p = logits - np.logaddexp.reduce(logits)
     ids = sorted(range(len(log_p)), key=lambda i: (-log_p[i], i))[:k]
     logz = np.logaddexp.reduce(log_p / temperature)
@@ -36,7 +36,7 @@ def slow(logits: np.ndarray, k: int, temperature: float) -> tuple[list[int], flo
     levels=st.sampled_from([0, 3]),
     data=st.data(),
 )
-def test_reduced_logits_are_the_equations(seed, vocab_size, spread, levels, data):
+def test_reduced_logits_follow_the_equations(seed, vocab_size, spread, levels, data):
     k = data.draw(st.integers(1, vocab_size))
     num_top = data.draw(st.sampled_from([k, k // 2, 0]))
     logits = np.random.default_rng(seed).normal(scale=spread, size=(5, vocab_size))
@@ -74,7 +74,7 @@ def test_a_tiny_tail_keeps_its_digits_in_float32():
 
 
 def draws_of(reduced: Reduced, row: int, num_top: int) -> dict[int, int]:
-    """Return the draws of one row, id → count, after a look at every column."""
+    """Return the draws of one row, id → count, after checking every column."""
     assert reduced.counts is not None
     assert reduced.counts.dtype == torch.uint8
     ids, logp, counts = (each[row].tolist() for each in (reduced.ids, reduced.logp, reduced.counts))
@@ -98,7 +98,7 @@ def draws_of(reduced: Reduced, row: int, num_top: int) -> dict[int, int]:
     levels=st.sampled_from([0, 3]),
     data=st.data(),
 )
-def test_a_row_holds_its_exact_ids_and_then_all_its_draws(seed, vocab_size, spread, levels, data):
+def test_a_row_holds_its_top_tokens_and_then_all_its_draws(seed, vocab_size, spread, levels, data):
     k = data.draw(st.integers(2, vocab_size))
     num_top = data.draw(st.integers(0, k - 1))
     logits = spread * torch.randn(5, vocab_size, generator=torch.Generator().manual_seed(seed))
@@ -144,7 +144,7 @@ def test_counts_follow_the_multinomial_law(num_top, dtype):
     assert (np.abs(both.mean(0)) <= 5 * both.std(0) / np.sqrt(num_seeds) + 1e-12).all()
 
 
-def test_draws_are_a_function_of_seed_and_shard_alone():
+def test_draws_depend_only_on_seed_and_shard():
     logits = torch.randn(700, 50, generator=torch.Generator().manual_seed(2))
     gold = torch.zeros(700, dtype=torch.int64)
 
@@ -163,7 +163,7 @@ def test_draws_are_a_function_of_seed_and_shard_alone():
         assert sum(a == b for a, b in zip(other, whole, strict=True)) < 10
 
 
-def test_seeds_of_any_size_are_taken():
+def test_seeds_of_any_size_work():
     for seed in (0, 2**31, 2**63, 2**100):
         assert draw_generator(seed, 0, CPU).initial_seed() >= 0
     seeds = {draw_generator(seed, shard, CPU).initial_seed() for seed in range(50) for shard in range(50)}
@@ -201,7 +201,7 @@ def test_tails_too_small_for_float32_are_drawn_from_in_proportion():
     assert (found - expected).abs().max() <= 5 * 0.5 / 2000**0.5
 
 
-def test_where_no_mass_is_left_nothing_is_drawn():
+def test_nothing_is_drawn_if_no_mass_is_left():
     logits = torch.tensor([[0.0, -torch.inf, 1.0, -torch.inf], [0.0, 0.0, 0.0, 0.0]])
     reduced = reduce(logits, 4, 2, temperatures=(1.0, 2.0))
     assert draws_of(reduced, 0, 2) == {}

@@ -1,4 +1,4 @@
-"""Formulas: every form that the released suites have, by hand; precedence; and faults placed by column."""
+"""Tests of formulas: the forms of the released suites, precedence, and errors that name the column."""
 
 import pytest
 
@@ -8,7 +8,7 @@ TRUE, FALSE, TIE = Truth.TRUE, Truth.FALSE, Truth.TIE
 
 
 def outcome(text: str, **values: float) -> Truth:
-    """Evaluate a formula; ``a3`` is region 3 of condition a, ``a`` all of it."""
+    """Evaluate a formula. ``a3`` is region 3 of condition a, and ``a`` is all its regions."""
 
     def value(region: Region) -> float:
         return values[region.condition.replace("-", "_") + ("" if region.number is None else str(region.number))]
@@ -47,7 +47,7 @@ def outcome(text: str, **values: float) -> Truth:
         ("(*;%a%) < (*;%b%)", {"a": 10, "b": 11}, TRUE),
     ],
 )  # fmt: skip
-def test_forms_of_the_suites_are_what_they_are_by_hand(formula: str, values: dict, expected: Truth) -> None:
+def test_forms_of_released_suites_have_values_computed_by_hand(formula: str, values: dict, expected: Truth) -> None:
     assert outcome(formula, **values) is expected
 
 
@@ -61,7 +61,7 @@ def test_forms_of_the_suites_are_what_they_are_by_hand(formula: str, values: dic
         ("1 < 1 | 1 < 2", TRUE), ("1 < 1 | 2 < 1", TIE), ("1 < 1.0000001", TIE), ("0 < 0.00001", TRUE),
     ],
 )  # fmt: skip
-def test_precedence_brackets_and_ties(formula: str, expected: Truth) -> None:
+def test_precedence_brackets_and_ties_are_as_documented(formula: str, expected: Truth) -> None:
     assert outcome(formula) is expected
 
 
@@ -74,18 +74,18 @@ def test_precedence_brackets_and_ties(formula: str, expected: Truth) -> None:
         ("[1 < 2", r"column 7: found 'the end', expected '\]' for the '\[' at column 1"),
         ("(1 < 2]", r"column 7: found '\]', expected '\)'"),
         ("1 < 2)", r"column 6: found '\)', expected an operator or the end"),
-        ("1 < 2 & 3", "column 9: a number beside '&'"),
-        ("(1 < 2) + 3 < 4", r"column 1: a comparison beside '\+'"),
+        ("1 < 2 & 3", "column 9: a number next to '&'"),
+        ("(1 < 2) + 3 < 4", r"column 1: a comparison next to '\+'"),
         ("1 < -(1 < 2)", "column 6: a comparison after '-'"),
-        ("(6;match) < 1", r"column 3: ';' is no part of a formula, expected \(number;%condition%\)"),
+        ("(6;match) < 1", r"column 3: ';' is not part of a formula, expected \(number;%condition%\)"),
         ("1 <= 2", "column 4: found '='"),
-        ("1 * 2 < 3", r"column 3: '\*' is no part"),
-        ("__import__('os')", "column 1: '_' is no part"),
+        ("1 * 2 < 3", r"column 3: '\*' is not part"),
+        ("__import__('os')", "column 1: '_' is not part"),
         ("1e999 > 1", "column 1: 1e999 is too large"),
         ("[" * 9999, f"column {MAX_DEPTH + 1}: more than"),
         ("1" + "+1" * 9999 + "<1", "more than 500"),
     ],
 )
-def test_faults_are_named_by_column(formula: str, message: str) -> None:
+def test_an_error_names_the_column(formula: str, message: str) -> None:
     with pytest.raises(FormulaError, match=message):
         parse_formula(formula)

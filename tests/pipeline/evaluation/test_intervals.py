@@ -1,4 +1,4 @@
-"""Intervals hold as often as they say, tests are wrong as often as they say, and known values are met."""
+"""Tests of intervals and tests: they cover and reject at their nominal rates, and give published values."""
 
 import math
 from itertools import product
@@ -25,7 +25,7 @@ def holds(interval: Interval | None, truth: float) -> bool:
     return interval.low <= truth <= interval.high
 
 
-def test_wilson_is_the_published_example_and_closed_at_the_ends() -> None:
+def test_wilson_gives_the_published_example_and_stays_inside_0_and_1() -> None:
     # Newcombe (1998), Statistics in Medicine 17, table I: 81 of 263 and 15 of 148
     for k, n, low, high in (
         (81, 263, 0.2553, 0.3662),
@@ -42,7 +42,7 @@ def test_wilson_is_the_published_example_and_closed_at_the_ends() -> None:
 
 
 @pytest.mark.parametrize("truth", [0.5, 0.8, 0.97])
-def test_wilson_covers_as_often_as_it_says(truth: float) -> None:
+def test_wilson_covers_at_its_nominal_rate(truth: float) -> None:
     # exactly, by the binomial distribution: averages over n, for at one n it moves up and down with the grid of k
     coverage = []
     for n in range(40, 120):
@@ -52,7 +52,7 @@ def test_wilson_covers_as_often_as_it_says(truth: float) -> None:
     assert np.mean(coverage) == pytest.approx(0.95, abs=0.015)
 
 
-def test_the_bootstrap_of_a_difference_covers_and_the_same_seed_is_the_same_interval() -> None:
+def test_the_bootstrap_of_a_difference_covers_and_depends_only_on_the_seed() -> None:
     draw = np.random.default_rng(0)
     for n, num_trials, distinct in ((200, 600, False), (60, 400, True)):
         covered = 0
@@ -66,7 +66,7 @@ def test_the_bootstrap_of_a_difference_covers_and_the_same_seed_is_the_same_inte
     assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
 
 
-def test_tests_reject_a_true_null_no_oftener_than_they_say() -> None:
+def test_a_true_null_is_rejected_at_most_at_the_nominal_rate() -> None:
     draw = np.random.default_rng(1)
     num_trials = 1000
     exact = [sign_flip_p_value(draw.choice([-1, 1], 60), seed=0) for _ in range(num_trials)]
@@ -77,7 +77,7 @@ def test_tests_reject_a_true_null_no_oftener_than_they_say() -> None:
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=8))
-def test_few_differences_are_flipped_in_all_ways(differences: list[int]) -> None:
+def test_for_few_differences_every_flip_is_counted(differences: list[int]) -> None:
     total = abs(sum(differences))
     flips = list(product((-1, 1), repeat=len(differences)))
     reached = sum(abs(sum(s * d for s, d in zip(signs, differences, strict=True))) >= total for signs in flips)
@@ -86,19 +86,19 @@ def test_few_differences_are_flipped_in_all_ways(differences: list[int]) -> None
 
 
 def mcnemar(num_only_first: int, num_only_second: int) -> float:
-    """Return the exact two-sided p-value from the items on which two models differ: twice the smaller binomial tail."""
+    """Return twice the smaller binomial tail, the exact two-sided p-value from the items on which two models differ."""
     m = num_only_first + num_only_second
     tail = sum(math.comb(m, i) for i in range(min(num_only_first, num_only_second) + 1))
     return min(1.0, 2 * tail / 2**m)
 
 
 @given(st.integers(1, 40), st.integers(0, 40))
-def test_of_one_training_each_the_flips_are_mcnemars_test(first: int, second: int) -> None:
+def test_for_one_training_each_the_flips_are_mcnemars_test(first: int, second: int) -> None:
     found = sign_flip_p_value(np.repeat([1, -1, 0], [first, second, 7]), seed=0)
     assert found == pytest.approx(mcnemar(first, second), rel=1e-6, abs=2e-12)
 
 
-def test_of_whole_numbers_the_p_value_is_exact_at_any_size() -> None:
+def test_the_p_value_of_whole_numbers_is_exact_at_any_size() -> None:
     outcomes = np.repeat([1, 0, -1], [400, 900, 300])
     assert sign_flip_p_value(outcomes, seed=0) == pytest.approx(mcnemar(400, 300), rel=1e-9)
     assert sign_flip_p_value(3 * outcomes, seed=0) == sign_flip_p_value(outcomes, seed=0)
@@ -114,7 +114,7 @@ def test_of_whole_numbers_the_p_value_is_exact_at_any_size() -> None:
     [(0, 1e-3), (1, 0.03)],
     ids=["alike", "one decides"],
 )
-def test_of_very_many_differences_the_limit_is_what_all_flips_give(num_outliers: int, tolerance: float) -> None:
+def test_for_many_differences_the_normal_limit_agrees_with_all_flips(num_outliers: int, tolerance: float) -> None:
     draw, seen = np.random.default_rng(5), []
     for shift in (0.0, 0.015, 0.03):
         whole = np.rint(10 * draw.laplace(shift, 1, 8000)).astype(np.int64)
@@ -135,11 +135,11 @@ def test_a_clear_difference_is_found_and_no_p_value_is_zero() -> None:
     [(0.975, 1, 12.7062), (0.975, 2, 4.30265), (0.975, 4, 2.77645), (0.975, 9, 2.26216), (0.995, 5, 4.03214),
      (0.975, 120, 1.97993), (0.5, 3, 0.0)],
 )  # fmt: skip
-def test_quantiles_of_t_are_those_of_the_tables(probability: float, degrees: int, expected: float) -> None:
+def test_quantiles_of_t_agree_with_published_tables(probability: float, degrees: int, expected: float) -> None:
     assert t_quantile(probability, degrees) == pytest.approx(expected, abs=1e-5 * max(1, expected))
 
 
-def test_the_interval_over_seeds_covers() -> None:
+def test_the_interval_over_seeds_covers_at_its_nominal_rate() -> None:
     draw = np.random.default_rng(2)
     for n in (2, 3, 5):
         found = [mean_over_seeds(list(draw.normal(3, 0.5, n))) for _ in range(2000)]
@@ -168,7 +168,7 @@ def test_differences_over_seeds_cover_whether_paired_or_not() -> None:
     assert difference_over_seeds({1: 0.5, 2: 0.5}, {1: 0.25, 3: 0.25}).interval == Interval(0.25, 0.25)
 
 
-def test_welch_is_its_formula() -> None:
+def test_welch_agrees_with_its_formula() -> None:
     first, second = [3.0, 4.0, 6.5, 5.0], [1.0, 4.0, 2.5]
     squares = [np.var(one, ddof=1) / len(one) for one in (first, second)]
     degrees = sum(squares) ** 2 / (squares[0] ** 2 / 3 + squares[1] ** 2 / 2)

@@ -1,4 +1,4 @@
-"""Minimal pairs: read whole or refused by file and line; strictly better is right, a tie never."""
+"""Tests of minimal pairs: files are read or refused by file and line, and a tie is never right."""
 
 import gzip
 import json
@@ -15,8 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.evaluation.minimal_pair_files import MinimalPair, pairs_sha256, read_minimal_pairs
-from pipeline.evaluation.minimal_pairs import MinimalPairFigures, evaluate_minimal_pairs
+from pipeline.evaluation.minimal_pairs import (
+    MinimalPair,
+    MinimalPairFigures,
+    evaluate_minimal_pairs,
+    pairs_sha256,
+    read_minimal_pairs,
+)
 from pipeline.evaluation.scorer import NextTokenScorer
 from storage.errors import InputError, RunError
 from student.model import Student
@@ -29,7 +34,7 @@ def tokenizer() -> Tokenizer:
 
 
 class StubScorer:
-    """Gives each token and ``<eos>`` what a function of the sentence says; remembers what it was asked."""
+    """Scores each token and ``<eos>`` by a function of the sentence, and records the sentences."""
 
     def __init__(self, value: Callable[[np.ndarray], float]) -> None:
         self.value = value
@@ -53,7 +58,7 @@ def write_lines(path: Path, *lines: object) -> Path:
 LINE = {"sentence_good": "the cat sleeps .", "sentence_bad": "the cat sleep .", "UID": "agr", "linguistics_term": "sv"}
 
 
-def test_a_model_that_gives_every_token_the_same_is_right_nowhere_but_by_length(tokenizer: Tokenizer) -> None:
+def test_a_model_with_equal_probabilities_is_right_only_on_pairs_of_different_length(tokenizer: Tokenizer) -> None:
     pairs = [pair("the cat sleeps .", "sleeps cat the ."), pair("a dog barks .", "a dog barks barks barks .")]
     figures, _ = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, [pairs[0]])
     assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.accuracy) == (0, 1, 0.0)
@@ -107,7 +112,7 @@ words = st.lists(st.sampled_from(["the", "cat", "cats", "sleep", "sleeps"]), min
     pairs=st.lists(st.builds(pair, words, words, st.sampled_from("ab"), st.sampled_from("xy")), max_size=12),
     eos=st.booleans(),
 )
-def test_counts_are_those_of_a_loop_over_pairs_and_swapping_sides_swaps_them(
+def test_counts_agree_with_a_loop_over_pairs_and_swap_with_the_sides(
     tokenizer: Tokenizer, pairs: list[MinimalPair], eos: bool
 ) -> None:
     def value(ids: np.ndarray) -> float:
@@ -136,12 +141,12 @@ def test_counts_are_those_of_a_loop_over_pairs_and_swapping_sides_swaps_them(
     assert MinimalPairFigures.from_json(json.loads(json.dumps(figures.to_json())), where="file") == figures
 
 
-def test_a_damaged_model_is_refused_and_the_sentence_named(tokenizer: Tokenizer) -> None:
+def test_a_probability_that_is_not_finite_is_an_error_that_names_the_sentence(tokenizer: Tokenizer) -> None:
     with pytest.raises(RunError, match=r"log p\('a dog \.'\) is nan"):
         evaluate_minimal_pairs(StubScorer(lambda _: math.nan), tokenizer, [pair("a dog .", "dog a .")])
 
 
-def test_a_folder_is_read_plain_and_gzipped_in_order_ignoring_other_fields_and_files(tmp_path: Path) -> None:
+def test_plain_and_gzipped_files_of_a_folder_are_read_in_order_without_other_fields_and_files(tmp_path: Path) -> None:
     write_lines(tmp_path / "b.jsonl", LINE | {"pairID": "0", "field": None}, "", LINE)
     write_lines(tmp_path / "a.jsonl.gz", {"sentence_good": " a  dog ", "sentence_bad": "dog a"})
     (tmp_path / "paradigms.tsv").write_text("UID\n")
@@ -196,14 +201,14 @@ def test_empty_folders_missing_and_damaged_files_are_refused(tmp_path: Path) -> 
         read_minimal_pairs(tmp_path)
 
 
-def test_a_paradigm_present_twice_plain_and_gzipped_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_there_both_plain_and_gzipped_is_refused(tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", LINE)
     write_lines(tmp_path / "x.jsonl.gz", LINE)
     with pytest.raises(InputError, match="both plain and gzipped: x"):
         read_minimal_pairs(tmp_path)
 
 
-def test_blimp_is_read_whole(shared_data: Path) -> None:
+def test_all_of_blimp_is_read(shared_data: Path) -> None:
     pairs = read_minimal_pairs(shared_data / "blimp")
     assert len(pairs) == 1000 * len(list((shared_data / "blimp").glob("*.jsonl.gz")))
     assert len({p.term for p in pairs}) == 13
@@ -211,7 +216,7 @@ def test_blimp_is_read_whole(shared_data: Path) -> None:
     assert [p.number for p in pairs] == list(range(1000)) * (len(pairs) // 1000)
 
 
-def test_babylm_s_files_are_read_fields_in_both_spellings_line_ends_as_spaces(tmp_path: Path) -> None:
+def test_babylm_files_have_both_spellings_of_a_field_and_line_ends_become_spaces(tmp_path: Path) -> None:
     write_lines(
         tmp_path / "ellipsis_filtered.jsonl",
         {"sentence_good": "a", "sentence_bad": "b", "field": "syntax/semantics", "UID": "e1", "pair_id": 3, "x": [1]},
@@ -223,7 +228,7 @@ def test_babylm_s_files_are_read_fields_in_both_spellings_line_ends_as_spaces(tm
     assert (third.paradigm, third.field, third.good) == ("qa_congruence_easy", "unspecified", "A: Who? B: Me.")
 
 
-def test_a_prefix_is_a_space_before_the_text_that_the_tokenizer_is_given(tokenizer: Tokenizer) -> None:
+def test_the_prefix_space_is_put_before_the_text_that_the_tokenizer_gets(tokenizer: Tokenizer) -> None:
     scorer = StubScorer(lambda _: -1.0)
     evaluate_minimal_pairs(scorer, tokenizer, [pair("a dog .", "dog a .")], prefix="space")
     assert sorted(scorer.asked) == sorted(tuple(tokenizer.encode(text)) for text in (" a dog .", " dog a ."))

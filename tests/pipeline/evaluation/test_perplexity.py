@@ -1,8 +1,10 @@
-"""Perplexities: each by its own equation, from sums that survive a round trip."""
+"""Tests of perplexities: each figure follows its equation, and its sums survive a round trip."""
 
 import hashlib
 import json
 import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,13 @@ from hypothesis import strategies as st
 
 from pipeline.corpus.dataset.dataset import Split
 from pipeline.evaluation.perplexity import (
+    BY_LENGTH,
+    BY_SOURCE,
     FLOOR,
     GIVEN_TREE,
     UNCONDITIONAL,
     PerplexityFigure,
+    breakdowns,
     floor_figure,
     perplexity_figure,
 )
@@ -51,7 +56,7 @@ def figure(**changes: object) -> PerplexityFigure:
     return PerplexityFigure(**(values | changes))  # type: ignore[arg-type]
 
 
-def test_each_normaliser_is_its_equation() -> None:
+def test_each_normaliser_follows_its_equation() -> None:
     assert figure().nats_per_position == 2.0
     assert figure().per_token == math.exp(20.0 / 10)
     assert figure().per_token_without_eos == math.exp(18.5 / 8)
@@ -98,7 +103,7 @@ def test_rows_of_another_split_and_damaged_models_are_refused() -> None:
     eos=st.none() | st.floats(0, 1e6),
     counts=st.tuples(st.integers(1, 10**9), st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9)),
 )
-def test_json_holds_the_figure_whole_and_names_every_normaliser(
+def test_json_keeps_every_sum_and_names_every_normaliser(
     nats: float, eos: float | None, counts: tuple[int, int, int, int]
 ) -> None:
     names = ("num_sentences", "num_tokens", "num_words", "num_bytes")
@@ -139,7 +144,7 @@ def write_entropy(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_the_floor_is_normalised_like_the_figure_it_stands_under(tmp_path: Path) -> None:
+def test_the_floor_is_normalised_like_the_figures_of_its_split(tmp_path: Path) -> None:
     floor = floor_figure(write_entropy(tmp_path), "dev", like=figure(), text_sha256=TEXT_SHA256)
     assert floor == figure(distribution=FLOOR, nats=15.0, nats_eos=None)
     assert floor.per_token == math.exp(1.5)
@@ -159,17 +164,57 @@ def test_a_floor_of_another_text_is_refused_with_both_digests(tmp_path: Path) ->
     assert "\n" not in message
 
 
-def test_a_floor_that_does_not_say_its_text_or_split_is_refused(tmp_path: Path) -> None:
+def test_a_floor_without_its_text_or_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"text_sha256 of dev is None, but"):
         floor_figure(write_entropy(tmp_path, text_sha256=None), "dev", like=figure(), text_sha256=TEXT_SHA256)
-    with pytest.raises(InputError, match=r"no split 'test', there are dev"):
+    with pytest.raises(InputError, match=r"no split 'test', expected one of dev"):
         floor_figure(write_entropy(tmp_path), "test", like=figure(), text_sha256=TEXT_SHA256)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"splits": [1]}', b"\xff", None])
-def test_what_is_no_entropy_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_an_entropy_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "entropy.json"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"entropy\.json"):
         floor_figure(path, "dev", like=figure(), text_sha256=TEXT_SHA256)
+
+
+TABLE = np.frombuffer(b"document\tsource\tlicence\nd1\ta\t\nd2\tb\t\nd3\ta\t\n", np.uint8)
+
+
+@given(lengths=st.lists(st.integers(1, 90), min_size=3, max_size=30), seed=st.integers(0, 99))
+def test_the_sums_of_a_breakdown_are_those_of_the_split(lengths: list[int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    documents = np.sort(random.integers(1, 4, len(lengths))).astype(np.int32)
+    split = replace(make_split(lengths), document_ids=documents, document_table=TABLE)
+    log_probs = Ragged.from_lists([-random.random(n + 1) for n in lengths], np.float32)
+    whole = perplexity_figure(log_probs, split, UNCONDITIONAL)
+    found = breakdowns(log_probs, split, UNCONDITIONAL)
+    assert set(found) == {BY_LENGTH, BY_SOURCE}
+    for figures in found.values():
+        total: Counter[str] = Counter()
+        for figure in figures.values():
+            total.update({name: getattr(figure, name) for name in ("num_sentences", "num_tokens", "num_bytes")})
+        assert total == {name: getattr(whole, name) for name in ("num_sentences", "num_tokens", "num_bytes")}
+        assert np.isclose(sum(figure.nats for figure in figures.values()), whole.nats)
+        assert np.isclose(sum(figure.nats_eos or 0 for figure in figures.values()), whole.nats_eos)
+
+
+def test_each_figure_of_a_breakdown_is_that_of_its_sentences() -> None:
+    split = replace(make_split([5, 6, 81]), document_ids=np.array([1, 2, 3], np.int32), document_table=TABLE)
+    log_probs = Ragged.from_lists([np.full(n + 1, -float(n)) for n in (5, 6, 81)], np.float32)
+    found = breakdowns(log_probs, split, UNCONDITIONAL)
+    assert {name: figure.nats for name, figure in found[BY_LENGTH].items()} == {
+        "1 to 5": 30.0,
+        "6 to 10": 42.0,
+        "81 and more": 82 * 81.0,
+    }
+    assert {name: figure.num_tokens for name, figure in found[BY_SOURCE].items()} == {"a": 86, "b": 6}
+    (of_b,) = [figure for name, figure in found[BY_SOURCE].items() if name == "b"]
+    assert of_b == perplexity_figure(Ragged.from_lists([log_probs[1]], np.float32), make_split([6]), UNCONDITIONAL)
+
+
+def test_without_known_sources_there_is_no_breakdown_by_source() -> None:
+    split = make_split([3])
+    assert set(breakdowns(Ragged.from_lists([[-1.0] * 4], np.float32), split, UNCONDITIONAL)) == {BY_LENGTH}

@@ -1,4 +1,4 @@
-"""Scores of sentences: right, in the order asked, whatever the batches."""
+"""Tests of scorers: scores are right and in the order of the sentences, for every batch size."""
 
 import math
 
@@ -17,7 +17,7 @@ sentences_of_ids = st.lists(st.lists(st.integers(3, VOCAB_SIZE - 1), max_size=9)
 
 
 class Bigrams:
-    """Reads one row of a table of logits a position, by the token before it; ``<bos>`` is 0."""
+    """Takes the logits of a position from a table, by the token before it. ``<bos>`` is 0."""
 
     vocab_size = VOCAB_SIZE
 
@@ -39,7 +39,7 @@ class Bigrams:
 
 
 def one_by_one(model: Bigrams, sentence: list[int]) -> list[float]:
-    """Read each log-probability off the table, in plain Python."""
+    """Return each log-probability from the table, in plain Python."""
     scores = []
     for before, token in zip([0, *sentence], [*sentence, EOS], strict=True):
         row = [float(x) for x in model.table[before]]
@@ -49,7 +49,7 @@ def one_by_one(model: Bigrams, sentence: list[int]) -> list[float]:
 
 @settings(max_examples=60, deadline=None)
 @given(sentences=sentences_of_ids, batch_tokens=st.integers(1, 40))
-def test_scores_are_those_of_each_sentence_alone_in_the_order_asked(
+def test_each_score_is_that_of_the_sentence_alone_in_the_order_of_the_sentences(
     sentences: list[list[int]], batch_tokens: int
 ) -> None:
     model = Bigrams()
@@ -62,7 +62,7 @@ def test_scores_are_those_of_each_sentence_alone_in_the_order_asked(
         np.testing.assert_allclose(score, one_by_one(model, sentence), atol=2e-6)
 
 
-def test_longest_sentences_share_a_batch_and_go_first() -> None:
+def test_the_longest_sentences_share_a_batch_and_go_first() -> None:
     model = Bigrams()
     sentences = [np.full(n, 3) for n in (1, 5, 2, 5, 1)]
     NextTokenScorer(model, eos_id=EOS, batch_tokens=12).log_probs(sentences)

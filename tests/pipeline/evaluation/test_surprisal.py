@@ -1,4 +1,4 @@
-"""Surprisals: rows add up to the sentence, spaces belong to the word after them, and faulty lines are named."""
+"""Tests of surprisals: rows add up to the sentence, spaces belong to the next word, and errors name the line."""
 
 import csv
 import json
@@ -23,14 +23,14 @@ from pipeline.evaluation.surprisal import (
     rows_of_sentence,
     write_surprisals,
 )
-from pipeline.evaluation.word_spans import spaced_words, words_of_tokens
+from pipeline.evaluation.words import spaced_words, words_of_tokens
 from storage.errors import ConfigError, InputError, RunError
 
 TOKENIZER = Tokenizer.train(["the cat sleeps.", 'a dog barks, "the dog" don\'t'] * 3, 300)
 
 
 class StubScorer:
-    """Gives a token the log-probability -id/16, and ``<eos>`` -1/2; remembers how many sentences it was asked."""
+    """Gives a token the log-probability -id/16, and ``<eos>`` -1/2; records the number of sentences."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -44,7 +44,7 @@ def sentence_of(text: str) -> TextSentence:
     ids, spans = TOKENIZER.encode_with_spans(text)
     word_spans = spaced_words(text)
     words = words_of_tokens(text, spans, word_spans)
-    return TextSentence(line=7, text=text, ids=ids, spans=spans, word_spans=word_spans, words=words)
+    return TextSentence(line=7, text=text, ids=ids, word_spans=word_spans, words=words)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -89,7 +89,7 @@ def test_rows_add_up_to_the_sentence_and_tokens_spell_their_word(text: str) -> N
     assert not any(str(cell).split() != [str(cell)] for row in by_word + by_token for cell in row)
 
 
-def test_the_table_has_one_row_a_word_and_one_for_eos(tmp_path: Path) -> None:
+def test_the_table_has_one_row_per_word_and_one_for_eos(tmp_path: Path) -> None:
     text = 'the cat sleeps.\n"the  dog"\tbarks NA\n'
     rows, figure, dropped = written(tmp_path, text)
     assert tuple(rows[0]) == COLUMNS["word"]
@@ -109,7 +109,7 @@ def test_the_table_has_one_row_a_word_and_one_for_eos(tmp_path: Path) -> None:
     assert not dropped
 
 
-def test_by_token_the_sums_are_the_same(tmp_path: Path) -> None:
+def test_tables_by_token_and_by_word_have_the_same_sums(tmp_path: Path) -> None:
     text = "the cat sleeps.\na dog\n"
     _, by_word, _ = written(tmp_path, text)
     rows, by_token, _ = written(tmp_path, text, by="token")
@@ -120,7 +120,7 @@ def test_by_token_the_sums_are_the_same(tmp_path: Path) -> None:
     assert [int(row["token_number"]) for row in rows[-len(names) - 1 :]] == list(range(1, len(names) + 2))
 
 
-def test_a_long_text_is_scored_in_blocks_of_which_each_keeps_its_lines(tmp_path: Path) -> None:
+def test_a_long_text_is_scored_in_blocks_and_keeps_its_line_numbers(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the cat\na dog barks\n" * 5)
     tables = []
@@ -150,8 +150,8 @@ def test_faulty_lines_are_named_or_skipped_and_counted(tmp_path: Path, text: byt
     assert figure.num_sentences == 2
 
 
-def test_a_text_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"text\.txt: no sentence; expected one a line"):
+def test_a_text_without_a_sentence_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"text\.txt: no sentence; expected one per line"):
         written(tmp_path, "")
     with pytest.raises(InputError, match=r"no sentence: \{'empty': 2\}"):
         written(tmp_path, "\n\n", on_error="skip")
@@ -159,7 +159,7 @@ def test_a_text_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
         list(read_text(tmp_path / "nowhere", TOKENIZER, max_tokens=None, on_error="stop", dropped=Counter()))
 
 
-def test_what_is_read_is_never_replaced(tmp_path: Path) -> None:
+def test_an_input_file_is_never_replaced(tmp_path: Path) -> None:
     paths = text, spans, frequencies = [tmp_path / name for name in ("text.txt", "spans.tsv", "frequencies.tsv")]
     for path, content in zip(paths, ("the\n", "1\t0\t3\n", "the\t3\n"), strict=True):
         path.write_text(content)
@@ -177,13 +177,13 @@ def test_a_token_over_two_words_is_named_or_skipped_and_counted(
         return [([5], [(0, len(text))]) for text in texts]
 
     monkeypatch.setattr(TOKENIZER, "encode_batch_with_spans", one_token_each)
-    with pytest.raises(InputError, match=r"text\.txt:2: the token 'a b' holds parts of two words.*train-tokenizer, or"):
+    with pytest.raises(InputError, match=r"text\.txt:2: the token 'a b' has parts of two words.*train-tokenizer, or"):
         written(tmp_path, "cat\na b\n")
     _, figure, dropped = written(tmp_path, "cat\na b\n", on_error="skip")
     assert (figure.num_words, dropped) == (1, {"token across words": 1})
 
 
-def test_words_may_be_spans_and_what_does_not_fit_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
+def test_words_may_be_spans_and_lines_that_do_not_fit_are_named_or_skipped_and_counted(tmp_path: Path) -> None:
     text = "barks, the.\nthe  cat\nthe cat.\nthe cat\ndon't\nthe cat\ncat,\n"
     spans = [
         (1, 0, 5),
@@ -215,7 +215,7 @@ def test_words_may_be_spans_and_what_does_not_fit_is_named_or_skipped_and_counte
         (2, "normalisation changes this line"),
         (3, r"spans\.tsv has '\.' in no word, expected every character"),
         (4, r"spans\.tsv has 'the cat' in no word"),
-        (5, r"the token 'don' holds parts of two words.*make them one in .*spans\.tsv"),
+        (5, r"the token 'don' has parts of two words.*make them one word in .*spans\.tsv"),
     ):
         lines = [text.split("\n", maxsplit=1)[0], text.split("\n")[line - 1]]
         kept = [(1 if n == 1 else 2, start, stop) for n, start, stop in spans if n in {1, line}]
@@ -224,7 +224,7 @@ def test_words_may_be_spans_and_what_does_not_fit_is_named_or_skipped_and_counte
             written(tmp_path, "\n".join(lines), spans=tmp_path / "spans.tsv")
 
 
-def test_frequencies_are_a_last_column_empty_where_none_is_known(tmp_path: Path) -> None:
+def test_frequencies_are_the_last_column_and_unknown_words_have_an_empty_cell(tmp_path: Path) -> None:
     (tmp_path / "frequencies.tsv").write_text("the\t4\ncat\t3\nThe\t1\n")
     rows, figure, _ = written(tmp_path, '"The cat barks\n', frequencies=tmp_path / "frequencies.tsv")
     assert tuple(rows[0]) == (*COLUMNS["word"], "log_frequency")
@@ -234,7 +234,7 @@ def test_frequencies_are_a_last_column_empty_where_none_is_known(tmp_path: Path)
         written(tmp_path, "the\n", frequencies=tmp_path / "frequencies.tsv", by="token")
 
 
-def test_a_damaged_model_is_refused_by_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_probability_that_is_not_finite_is_an_error_that_names_the_line_and_leaves_no_table(tmp_path: Path) -> None:
     class Broken(StubScorer):
         def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
             return [row if i == 0 else row * np.nan for i, row in enumerate(super().log_probs(sentences))]
@@ -245,7 +245,7 @@ def test_a_damaged_model_is_refused_by_line_and_leaves_nothing(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_certain_tokens_have_surprisal_zero_without_a_sign(tmp_path: Path) -> None:
+def test_a_certain_token_has_the_surprisal_zero_and_not_minus_zero(tmp_path: Path) -> None:
     class Sure(StubScorer):
         def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
             return [np.full(len(sentence) + 1, 1e-9, np.float32) for sentence in sentences]

@@ -1,4 +1,4 @@
-"""SyntaxGym: regions divide the sentence, ties are never right, and faulty suites are named by file and place."""
+"""Tests of SyntaxGym: regions add up to the sentence, ties are never right, and errors name file and place."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ TOKENIZER = Tokenizer.train(
 
 
 class StubScorer:
-    """Gives each token what a function of its id says, and ``<eos>`` -100."""
+    """Scores each token by a function of its id, and ``<eos>`` with -100."""
 
     def __init__(self, value: Callable[[np.ndarray], np.ndarray]) -> None:
         self.value = value
@@ -107,7 +107,9 @@ def test_regions_add_up_to_the_sentence_without_eos(tmp_path: Path, joining: Any
                 assert outcome.surprisals[name][3] == pytest.approx((verb % 7 + 0.125) / math.log(2))
 
 
-def test_an_item_is_right_if_all_its_predictions_are_and_averages_are_of_items_and_suites(tmp_path: Path) -> None:
+def test_an_item_is_right_if_all_its_predictions_are_true_and_averages_are_over_both(
+    tmp_path: Path,
+) -> None:
     formulas = ["(3;%match%) < (3;%mismatch%)", "1 < 2", "(*;%match%) = (*;%match%)"]
     suite = changed("predictions", to=[{"type": "formula", "formula": f} for f in formulas])
     write(tmp_path / "a.json", suite)
@@ -133,7 +135,7 @@ def test_an_item_is_right_if_all_its_predictions_are_and_averages_are_of_items_a
     assert suites_sha256(suites) != suites_sha256(suites[:1])
 
 
-def test_other_metrics_are_of_the_region_s_tokens_and_a_region_without_any_has_none(tmp_path: Path) -> None:
+def test_other_metrics_are_over_the_tokens_of_a_region_and_undefined_without_tokens(tmp_path: Path) -> None:
     suite = read_suite(write(tmp_path / "s.json", changed("meta", "metric", to="max")))
     _, (first, _) = evaluate_suites(BY_ID, TOKENIZER, [suite])
     ids = np.array(TOKENIZER.encode("The author")[1:])
@@ -173,7 +175,7 @@ def test_a_malformed_suite_is_named_by_file_and_place(tmp_path: Path, suite: Any
     assert "\n" not in str(error.value)
 
 
-def test_empty_folders_missing_files_and_one_name_twice_are_refused(tmp_path: Path) -> None:
+def test_empty_folders_missing_files_and_repeated_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \.json file"):
         read_suites([tmp_path])
     with pytest.raises(InputError, match=r"none\.json: cannot be read"):
@@ -182,7 +184,7 @@ def test_empty_folders_missing_files_and_one_name_twice_are_refused(tmp_path: Pa
         read_suites([write(tmp_path / "a.json"), write(tmp_path / "b.json")])
 
 
-def test_long_sentences_and_damaged_models_are_refused_by_name(tmp_path: Path) -> None:
+def test_errors_about_long_sentences_and_infinite_probabilities_name_the_sentence(tmp_path: Path) -> None:
     suites = read_suites([write(tmp_path / "s.json")])
     with pytest.raises(InputError, match=r"s\.json: item 1, condition 'match': \d+ tokens, expected at most 3"):
         evaluate_suites(BY_ID, TOKENIZER, suites, max_tokens=3)
@@ -190,7 +192,7 @@ def test_long_sentences_and_damaged_models_are_refused_by_name(tmp_path: Path) -
         evaluate_suites(StubScorer(lambda ids: ids * math.nan), TOKENIZER, suites)
 
 
-def test_a_model_that_knows_nothing_is_right_only_by_numbers_of_tokens(shared_data: Path) -> None:
+def test_a_uniform_model_is_right_only_where_numbers_of_tokens_differ(shared_data: Path) -> None:
     suites = read_suites([shared_data / "syntaxgym"])
     figures, outcomes = evaluate_suites(UNIFORM, TOKENIZER, suites)
     assert len(suites) == len({suite.name for suite in suites}) == 7

@@ -15,7 +15,7 @@ SMALL = ParserConfig(
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample corpus, and short.mrg: 40 of its shorter trees."""
+    """Write the sample corpus, and short.mrg with 40 of its shorter trees."""
     folder = tmp_path_factory.mktemp("corpus")
     write_sample_corpus(folder, 300, 1)
     lines = (folder / "train.mrg").read_text().splitlines(keepends=True)
@@ -25,14 +25,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def parser_file(corpus: Path) -> Path:
-    """A real benepar model, trained here in seconds."""
+    """Train a real benepar model in seconds."""
     train_parser([corpus / "short.mrg"], [corpus / "short.mrg"], corpus / "parser.pt", SMALL)
     return corpus / "parser.pt"
 
 
 @pytest.fixture(scope="session")
 def labelled_f1(parser_file: Path) -> float:
-    """How well that model knows the trees it was trained on."""
+    """Return the F1 of that model on its training trees."""
     about = json.loads(parser_file.with_name("parser.pt.json").read_text())
     found: float = about["labelled_f1"]["all of dev"]
     return found

@@ -1,4 +1,4 @@
-"""Text to trees: of whoever computes, however often interrupted, the same bytes; and no sentence vanishes silently."""
+"""Test that parsing gives the same bytes with any processes and interruptions, and loses no sentence silently."""
 
 import json
 import random
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,15 +19,14 @@ from pipeline.corpus.trees.readers import Counts, read_sentences
 from pipeline.corpus.trees.trees import format_tree, parse_tree
 from pipeline.parsing.parse import parse_texts
 from pipeline.parsing.parse_config import ParseConfig
-from pipeline.parsing.parse_shards import Parts
 from pipeline.parsing.sentence_parser import SentenceParser
-from pipeline.parsing.text_input import TextInput
+from pipeline.parsing.text_shards import TextShards
 from storage.errors import ConfigError, InputError, RunError, StoreBusyError, StoreError
 from storage.fingerprints import sha256_file
 from tests.killing import attempt
 
 CPU = torch.device("cpu")
-CONFIG = ParseConfig(max_words=40, shard_sentences=20, doc_sentences=8)
+FLAT = ParseConfig(flat=True, max_words=40, shard_sentences=20, doc_sentences=8)
 HARD = [
     'He said "(no) way \u2013 I won\'t" — ok… f(x)=2 -LRB- y.',
     "It costs $5.00/kg [sic], doesn't it?",
@@ -43,18 +43,22 @@ def texts(corpus: Path) -> list[str]:
     return [*lines[:70], *HARD, "long " * 50 + "end.", *lines[70:110]]
 
 
-def write(folder: Path, texts: list[str], *, documents: bool = False) -> TextInput:
+def write(folder: Path, texts: list[str], *, documents: bool = False) -> list[Path]:
     file = folder / "text.txt"
     file.write_text("".join(text + "\n" for text in texts))
     if documents:
         file.with_suffix(".docs").write_text("".join(f"d{i // 30}\n" for i in range(len(texts))))
         file.with_suffix(".speakers").write_text("".join(f"S{i % 3}\n" for i in range(len(texts))))
-    return TextInput(paths=[file])
+    return [file]
+
+
+def with_model(model: Path, **changes: Any) -> ParseConfig:
+    return replace(FLAT, model=str(model), flat=False, **changes)
 
 
 def sentence_parser(parser_file: Path, **changes: int) -> SentenceParser:
     sizes = {"max_words": 100, "doc_sentences": 32} | changes
-    return SentenceParser(str(parser_file), language="en", device=CPU, **sizes)
+    return SentenceParser(ParseConfig(model=str(parser_file), **sizes), CPU)
 
 
 def contents(stem: Path) -> dict[str, bytes]:
@@ -76,7 +80,7 @@ def test_packing_changes_no_tree(parser_file: Path, texts: list[str]) -> None:
     assert alone == packed
 
 
-def test_trees_are_those_that_benepar_prints(parser_file: Path, texts: list[str]) -> None:
+def test_trees_equal_the_trees_that_benepar_prints(parser_file: Path, texts: list[str]) -> None:
     parser = sentence_parser(parser_file)
     for text in [text for text in texts if not set(text) & set("()[]{}")][:40]:
         (outcome,) = parser.parse([text])
@@ -88,8 +92,8 @@ def test_trees_are_those_that_benepar_prints(parser_file: Path, texts: list[str]
         assert outcome.tree.tags == printed.tags
 
 
-def test_a_sentence_that_the_parser_fails_on_costs_itself_alone(parser_file: Path, texts: list[str]) -> None:
-    """512 positions are two ends and 510 words: benepar itself raises an error at one more, for the whole Doc."""
+def test_a_sentence_that_cannot_be_parsed_does_not_affect_other_sentences(parser_file: Path, texts: list[str]) -> None:
+    """A model has 512 positions: two ends and 510 words. benepar raises an error for the whole Doc at 511 words."""
     parser = sentence_parser(parser_file, max_words=600, doc_sentences=64)
     outcomes = parser.parse([*texts[:20], "w " * 510 + "w", *texts[20:40]])
     assert outcomes[20].reason == "the parser failed: ValueError"
@@ -98,10 +102,8 @@ def test_a_sentence_that_the_parser_fails_on_costs_itself_alone(parser_file: Pat
     assert outcomes[:20] + outcomes[21:] == parser.parse(texts[:40])
 
 
-def test_files_belong_together_line_by_line_and_can_be_imported(
-    parser_file: Path, texts: list[str], tmp_path: Path
-) -> None:
-    done = parse_texts(write(tmp_path, texts, documents=True), tmp_path / "out", CONFIG, model=str(parser_file))
+def test_files_match_line_by_line_and_can_be_imported(parser_file: Path, texts: list[str], tmp_path: Path) -> None:
+    done = parse_texts(write(tmp_path, texts, documents=True), tmp_path / "out", with_model(parser_file))
     assert done is not None
     assert (done["num_sentences"], done["num_trees"]) == (len(texts), len(texts))
     assert done["failures"] == {"more than 40 words": 1}
@@ -116,12 +118,12 @@ def test_files_belong_together_line_by_line_and_can_be_imported(
     assert about["made_from"]["versions"]["benepar"] == "0.2.0"
 
 
-def test_skipped_sentences_take_their_document_and_speaker_with_them(
+def test_the_documents_and_speakers_of_skipped_sentences_are_skipped_too(
     parser_file: Path, texts: list[str], tmp_path: Path
 ) -> None:
     bad = [i for i, text in enumerate(texts) if text.startswith("long ")]
-    config = replace(CONFIG, on_failure="skip")
-    parse_texts(write(tmp_path, texts, documents=True), tmp_path / "out", config, model=str(parser_file))
+    config = with_model(parser_file, on_failure="skip")
+    parse_texts(write(tmp_path, texts, documents=True), tmp_path / "out", config)
     for suffix in (".txt", ".docs", ".speakers"):
         given = (tmp_path / f"text{suffix}").read_text().splitlines()
         assert (tmp_path / f"out{suffix}").read_text().splitlines() == [x for i, x in enumerate(given) if i not in bad]
@@ -136,23 +138,23 @@ def test_skipped_sentences_take_their_document_and_speaker_with_them(
     }
 
 
-def test_stop_ends_at_the_first_failure_with_its_line_and_goes_on_from_there(
+def test_stop_ends_at_the_first_failure_with_its_line_and_can_be_continued(
     parser_file: Path, texts: list[str], tmp_path: Path
 ) -> None:
     text = write(tmp_path, texts)
-    config = replace(CONFIG, on_failure="stop")
+    config = with_model(parser_file, on_failure="stop")
     with pytest.raises(InputError, match=r"text\.txt:77: more than 40 words .*--on-failure flat or skip"):
-        parse_texts(text, tmp_path / "out", config, model=str(parser_file))
-    assert Parts(tmp_path / "out.parts").finished() == {0, 1, 2}
-    with pytest.raises(RunError, match="begun with another max_words; give the same command"):
-        parse_texts(text, tmp_path / "out", replace(CONFIG, max_words=41), model=str(parser_file))
-    done = parse_texts(text, tmp_path / "out", CONFIG, model=str(parser_file))  # as the message says
+        parse_texts(text, tmp_path / "out", config)
+    assert TextShards(tmp_path / "out.parts").finished() == {0, 1, 2}
+    with pytest.raises(RunError, match="started with another max_words; give the same command"):
+        parse_texts(text, tmp_path / "out", with_model(parser_file, max_words=41))
+    done = parse_texts(text, tmp_path / "out", with_model(parser_file))  # the remedy of the message
     assert done is not None
     assert done["failures"] == {"more than 40 words": 1}
 
 
 def test_without_a_model_trees_are_flat(tmp_path: Path) -> None:
-    done = parse_texts(write(tmp_path, ["Don't go (now)."]), tmp_path / "out", CONFIG, model=None)
+    done = parse_texts(write(tmp_path, ["Don't go (now)."]), tmp_path / "out", FLAT)
     assert done is not None
     assert done["failures"] == {}
     assert (tmp_path / "out.mrg").read_text() == (
@@ -164,29 +166,29 @@ def test_without_a_model_trees_are_flat(tmp_path: Path) -> None:
 def uninterrupted(parser_file: Path, texts: list[str], tmp_path: Path) -> dict[str, bytes]:
     folder = tmp_path / "alone"
     folder.mkdir()
-    parse_texts(write(tmp_path, texts, documents=True), folder / "out", CONFIG, model=str(parser_file))
+    parse_texts(write(tmp_path, texts, documents=True), folder / "out", with_model(parser_file))
     return contents(folder / "out")
 
 
-def work(text: TextInput, out: Path, model: Path) -> None:
+def work(text: list[Path], out: Path, model: Path) -> None:
     warnings.simplefilter("error")
-    parse_texts(text, out, CONFIG, model=str(model))
+    parse_texts(text, out, with_model(model))
 
 
 @pytest.mark.processes
 @pytest.mark.faults
-def test_killed_and_continued_by_other_numbers_of_processes_it_ends_with_the_same_bytes(
+def test_a_killed_parse_continues_with_other_numbers_of_processes_to_the_same_bytes(
     parser_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes], soak_factor: int
 ) -> None:
     draw = random.Random(5)
     start = time.monotonic()
-    work(TextInput(paths=[tmp_path / "text.txt"]), tmp_path / "timed", parser_file)
+    work([tmp_path / "text.txt"], tmp_path / "timed", parser_file)
     whole_s = time.monotonic() - start
     num_kills = 0
     for number in range(2 * soak_factor):
         out = tmp_path / f"again{number}" / "out"
         out.parent.mkdir()
-        do: Callable[[], None] = partial(work, TextInput(paths=[tmp_path / "text.txt"]), out, parser_file)
+        do: Callable[[], None] = partial(work, [tmp_path / "text.txt"], out, parser_file)
         patience = [draw.uniform(0.1, 0.8) * whole_s for _ in range(3)]
         for size, patience_s in zip((2, 1, 3, 2), (*patience, None), strict=True):
             if not attempt(do, size, log=tmp_path / "log", patience_s=patience_s):
@@ -197,76 +199,79 @@ def test_killed_and_continued_by_other_numbers_of_processes_it_ends_with_the_sam
 
 
 @pytest.mark.processes
-def test_workers_make_the_same_bytes(parser_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+def test_workers_write_the_same_bytes(parser_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     folder = tmp_path / "workers"
     folder.mkdir()
-    text = TextInput(paths=[tmp_path / "text.txt"])
-    parse_texts(text, folder / "out", CONFIG, model=str(parser_file), workers=2)
+    text = [tmp_path / "text.txt"]
+    parse_texts(text, folder / "out", with_model(parser_file, workers=2))
     assert contents(folder / "out") == uninterrupted
 
 
 @pytest.mark.processes
-def test_an_error_in_a_worker_is_the_one_that_is_told(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_reported(tmp_path: Path) -> None:
     (tmp_path / "no-model.pt").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a benepar model that can be loaded here"):
-        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", CONFIG, model=str(tmp_path / "no-model.pt"), workers=2)
+        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", with_model(tmp_path / "no-model.pt", workers=2))
 
 
-def test_a_model_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_model_says_how_to_get_one(tmp_path: Path) -> None:
     text = write(tmp_path, ["A b."])
     with pytest.raises(InputError, match=r"benepar\.download\('benepar_en3'\).*train-parser"):
-        parse_texts(text, tmp_path / "out", CONFIG, model="benepar_en3")
+        parse_texts(text, tmp_path / "out", with_model(Path("benepar_en3")))
     with pytest.raises(InputError, match=r"nowhere/parser\.pt: no such file"):
-        parse_texts(text, tmp_path / "out", CONFIG, model="nowhere/parser.pt")
+        parse_texts(text, tmp_path / "out", with_model(Path("nowhere/parser.pt")))
 
 
 def test_a_model_that_would_execute_something_is_refused(tmp_path: Path) -> None:
     torch.save({"config": partial(print, "executed")}, tmp_path / "evil.pt")
     with pytest.raises(InputError, match="not a benepar model that can be loaded here"):
-        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", CONFIG, model=str(tmp_path / "evil.pt"))
+        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", with_model(tmp_path / "evil.pt"))
 
 
-def test_what_is_there_is_not_replaced_and_two_at_once_are_refused(tmp_path: Path) -> None:
+def test_old_trees_are_not_replaced_and_two_commands_at_once_are_refused(tmp_path: Path) -> None:
     text = write(tmp_path, ["A b."])
-    with Parts(tmp_path / "out.parts").held(), pytest.raises(StoreBusyError, match="another process parses into it"):
-        parse_texts(text, tmp_path / "out", CONFIG, model=None)
-    parse_texts(text, tmp_path / "out", CONFIG, model=None)
+    with (
+        TextShards(tmp_path / "out.parts").held(),
+        pytest.raises(StoreBusyError, match="another process parses into it"),
+    ):
+        parse_texts(text, tmp_path / "out", FLAT)
+    parse_texts(text, tmp_path / "out", FLAT)
     with pytest.raises(StoreError, match=r"out\.mrg: already exists"):
-        parse_texts(text, tmp_path / "out", CONFIG, model=None)
+        parse_texts(text, tmp_path / "out", FLAT)
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     text = write(tmp_path, ["A b.", "C d."] * 20)
-    parts = Parts(tmp_path / "out.parts")
+    shards = TextShards(tmp_path / "out.parts")
     with pytest.raises(StoreError, match=r"00001\.jsonl: 1 trees, expected 20; remove it"):
-        _parse_half(text, tmp_path / "out", parts)
+        _parse_half(text, tmp_path / "out", shards)
 
 
-def _parse_half(text: TextInput, out: Path, parts: Parts) -> None:
-    with parts.held():
+def _parse_half(text: list[Path], out: Path, shards: TextShards) -> None:
+    with shards.held():
         from pipeline.parsing.parse import _prepare
 
-        _prepare(parts, text, CONFIG, None, CPU)
-    (parts.path / "00001.jsonl").write_text('{"tree": "(TOP (XX a))"}\n')
-    parse_texts(text, out, CONFIG, model=None)
+        _prepare(shards, text, FLAT, CPU)
+    (shards.path / "00001.jsonl").write_text('{"tree": "(TOP (XX a))"}\n')
+    parse_texts(text, out, FLAT)
 
 
-def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+def test_inputs_are_not_overwritten(tmp_path: Path) -> None:
     raw = tmp_path / "raw.txt"
     raw.write_text("One two. Three four.\n")
     with pytest.raises(ConfigError, match=r"raw\.txt is read and would be replaced"):
-        parse_texts(TextInput(paths=[raw], source="plain"), tmp_path / "raw", CONFIG, model=None)
+        parse_texts([raw], tmp_path / "raw", replace(FLAT, source="plain"))
     assert raw.read_text() == "One two. Three four.\n"
     text = write(tmp_path, ["A b."], documents=True)
     with pytest.raises(ConfigError, match=r"text\.\w+ is read and would be replaced"):
-        parse_texts(text, tmp_path / "text", CONFIG, model=None)
+        parse_texts(text, tmp_path / "text", FLAT)
 
 
-def test_nothing_of_a_text_that_was_there_before_stays(tmp_path: Path) -> None:
-    parse_texts(write(tmp_path, ["A b.", "C d."], documents=True), tmp_path / "out", CONFIG, model=None)
+def test_files_of_an_earlier_text_are_removed(tmp_path: Path) -> None:
+    parse_texts(write(tmp_path, ["A b.", "C d."], documents=True), tmp_path / "out", FLAT)
     (tmp_path / "out.mrg").unlink()
     (tmp_path / "other.txt").write_text("E f.\nG h.\n")
-    parse_texts(TextInput(paths=[tmp_path / "other.txt"]), tmp_path / "out", CONFIG, model=None)
+    parse_texts([tmp_path / "other.txt"], tmp_path / "out", FLAT)
     assert {file.suffix for file in tmp_path.glob("out.*")} == {".mrg", ".txt", ".tsv", ".json"}
     assert not (tmp_path / "out.documents.tsv").exists()
 
@@ -276,7 +281,7 @@ def test_a_text_that_was_not_gathered_to_its_end_is_gathered_again(tmp_path: Pat
     parts.mkdir()
     for suffix in (".txt", ".docs", ".documents.tsv"):
         (parts / f"text{suffix}").write_text("old\n")
-    parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", CONFIG, model=None)
+    parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", FLAT)
     assert (tmp_path / "out.txt").read_text() == "A b.\n"
     assert not (tmp_path / "out.docs").exists()
 
@@ -285,24 +290,24 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing_behind(tmp_path: Path) -> 
     text = write(tmp_path, ["A b."])
     for model in ("nowhere.pt", str(tmp_path / "text.txt")):
         with pytest.raises(InputError) as found:
-            parse_texts(text, tmp_path / "out", CONFIG, model=model)
+            parse_texts(text, tmp_path / "out", with_model(Path(model)))
         assert "weights_only" not in str(found.value)
     assert not (tmp_path / "out.parts").exists()
 
 
-def test_several_texts_agree_on_their_documents(tmp_path: Path) -> None:
+def test_either_all_texts_or_none_have_documents(tmp_path: Path) -> None:
     for name, documents in ("a", "x\ny\nx\n"), ("b", "x\nz\nz\n"), ("c", "u\nu\nv\n"), ("d", None):
         (tmp_path / f"{name}.txt").write_text("One.\nTwo.\nThree.\n")
         if documents is not None:
             (tmp_path / f"{name}.docs").write_text(documents)
     a, b, c, d = (tmp_path / f"{name}.txt" for name in "abcd")
     with pytest.raises(InputError, match=r"b\.docs: document 'x' is in .*a\.docs too"):
-        parse_texts(TextInput(paths=[a, b]), tmp_path / "out", CONFIG, model=None)
-    with pytest.raises(InputError, match=r"d\.txt: no \.docs beside it, but others have one"):
-        parse_texts(TextInput(paths=[a, d]), tmp_path / "out", CONFIG, model=None)
+        parse_texts([a, b], tmp_path / "out", FLAT)
+    with pytest.raises(InputError, match=r"d\.txt: no \.docs next to it, but others have one"):
+        parse_texts([a, d], tmp_path / "out", FLAT)
     with pytest.raises(InputError, match=r"d\.txt: given more than once"):
-        parse_texts(TextInput(paths=[d, d]), tmp_path / "out", CONFIG, model=None)
-    parse_texts(TextInput(paths=[a, c]), tmp_path / "out", CONFIG, model=None)
+        parse_texts([d, d], tmp_path / "out", FLAT)
+    parse_texts([a, c], tmp_path / "out", FLAT)
     assert (tmp_path / "out.docs").read_text() == "x\ny\nx\nu\nu\nv\n"
     rows = (tmp_path / "out.documents.tsv").read_text().splitlines()[1:]
     assert [row.split("\t")[0] for row in rows] == ["x", "y", "u", "v"]
@@ -310,13 +315,13 @@ def test_several_texts_agree_on_their_documents(tmp_path: Path) -> None:
 
 def test_trees_given_as_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"text\.txt:2: looks like a tree"):
-        parse_texts(write(tmp_path, ["A b.", "(S (NP (NN a)) (VP (VB b)))"]), tmp_path / "out", CONFIG, model=None)
+        parse_texts(write(tmp_path, ["A b.", "(S (NP (NN a)) (VP (VB b)))"]), tmp_path / "out", FLAT)
 
 
 def test_raw_text_is_cleaned_first(tmp_path: Path) -> None:
     (tmp_path / "raw.txt").write_text("One two three. Four five six.\nSeven.\n\nEight nine.\n")
-    text = TextInput(paths=[tmp_path / "raw.txt"], source="plain", licence="CC0")
-    done = parse_texts(text, tmp_path / "out", CONFIG, model=None)
+    config = replace(FLAT, source="plain", licence="CC0")
+    done = parse_texts([tmp_path / "raw.txt"], tmp_path / "out", config)
     assert done is not None
     assert (tmp_path / "out.txt").read_text().splitlines() == [
         "One two three.",
@@ -337,20 +342,20 @@ def test_raw_text_is_cleaned_first(tmp_path: Path) -> None:
         ({".speakers": "A\n"}, r"text\.speakers: ends before line 2"),
     ],
 )
-def test_what_stands_beside_the_text_has_as_many_lines(tmp_path: Path, beside: dict[str, str], message: str) -> None:
+def test_files_next_to_the_text_must_have_as_many_lines(tmp_path: Path, beside: dict[str, str], message: str) -> None:
     text = write(tmp_path, ["A b.", "C d."])
     for suffix, content in beside.items():
         (tmp_path / f"text{suffix}").write_text(content)
     with pytest.raises(InputError, match=message):
-        parse_texts(text, tmp_path / "out", CONFIG, model=None)
+        parse_texts(text, tmp_path / "out", FLAT)
 
 
 def test_blank_and_undecodable_lines_are_counted(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes(b"A b.\r\n\n \xe2\x80\x8b \nC \xff d.\nE f.\n")
-    text = TextInput(paths=[tmp_path / "text.txt"])
+    text = [tmp_path / "text.txt"]
     with pytest.raises(InputError, match=r"text\.txt:4: not UTF-8"):
-        parse_texts(text, tmp_path / "out", CONFIG, model=None)
-    done = parse_texts(replace(text, on_error="skip"), tmp_path / "out", CONFIG, model=None)
+        parse_texts(text, tmp_path / "out", FLAT)
+    done = parse_texts(text, tmp_path / "out", replace(FLAT, on_error="skip"))
     assert done is not None
     assert done["text"] == {"num_lines": 5, "num_sentences": 2, "dropped": {"no words": 2, "not UTF-8": 1}}
     assert (tmp_path / "out.txt").read_text() == "A b.\nE f.\n"
@@ -358,9 +363,12 @@ def test_blank_and_undecodable_lines_are_counted(tmp_path: Path) -> None:
 
 def test_bad_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max_words is 0"):
-        ParseConfig(max_words=0)
+        ParseConfig(flat=True, max_words=0)
+    for model, flat in (("", False), ("parser.pt", True)):
+        with pytest.raises(ConfigError, match="parse: give one of --model and --flat"):
+            ParseConfig(model=model, flat=flat)
     with pytest.raises(ConfigError, match="--language xx9"):
-        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", replace(CONFIG, language="xx9"), model=None)
+        parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", replace(FLAT, language="xx9"))
     (tmp_path / "text.md").write_text("A b.")
     with pytest.raises(InputError, match="expected the name of a file"):
-        parse_texts(TextInput(paths=[tmp_path / "text.md"]), tmp_path / "o", CONFIG, model=None)
+        parse_texts([tmp_path / "text.md"], tmp_path / "o", FLAT)

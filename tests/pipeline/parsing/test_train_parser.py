@@ -1,4 +1,4 @@
-"""A parser is trained from trees alone, is a model that benepar itself loads, and its figures are its trees'."""
+"""Test that a parser is trained from trees alone, that benepar loads it, and that its figures are right."""
 
 import json
 from collections import Counter
@@ -9,9 +9,8 @@ import pytest
 import spacy
 import torch
 
-from pipeline.corpus.trees.readers import read_trees
-from pipeline.parsing.benepar_trees import read_words, to_phrases
 from pipeline.parsing.parse_config import ParserConfig
+from pipeline.parsing.sentence_parser import read_words, to_phrases
 from pipeline.parsing.train_parser import read_examples, train_parser
 from storage.errors import ConfigError, InputError, StoreError
 from tests.pipeline.parsing.conftest import SMALL
@@ -21,8 +20,8 @@ def test_a_parser_learns_its_trees(labelled_f1: float) -> None:
     assert labelled_f1 > 0.6
 
 
-def test_its_figures_are_those_of_the_trees_it_makes(corpus: Path, parser_file: Path, labelled_f1: float) -> None:
-    """Scored again through spaCy, with benepar's own reading of its spans."""
+def test_its_figures_are_those_of_its_trees(corpus: Path, parser_file: Path, labelled_f1: float) -> None:
+    """Score the trees again through spaCy, with benepar's own interpretation of its spans."""
     nlp = spacy.blank("en")
     nlp.add_pipe("benepar", config={"model": str(parser_file)})
     matched = both = 0
@@ -38,7 +37,7 @@ def test_its_figures_are_those_of_the_trees_it_makes(corpus: Path, parser_file: 
     assert 2 * matched / both == pytest.approx(labelled_f1)
 
 
-def test_a_row_an_epoch_and_the_best_weights_are_kept(parser_file: Path) -> None:
+def test_there_is_one_row_per_epoch_and_the_best_weights_are_kept(parser_file: Path) -> None:
     rows = [json.loads(line) for line in parser_file.with_name("parser.pt.metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, SMALL.num_epochs + 1))
     about = json.loads(parser_file.with_name("parser.pt.json").read_text())
@@ -48,7 +47,7 @@ def test_a_row_an_epoch_and_the_best_weights_are_kept(parser_file: Path) -> None
     assert about["num_trees"] == 40
 
 
-def test_the_file_holds_nothing_that_loading_would_execute(parser_file: Path) -> None:
+def test_loading_the_file_executes_nothing(parser_file: Path) -> None:
     assert set(torch.load(parser_file, weights_only=True)) == {"config", "state_dict"}
 
 
@@ -62,7 +61,7 @@ def test_the_same_seed_gives_the_same_parser(corpus: Path, tmp_path: Path) -> No
     assert shas[0] == shas[1] != shas[2]
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path, corpus: Path) -> None:
+def test_training_trees_that_are_left_out_are_counted(tmp_path: Path, corpus: Path) -> None:
     short = (corpus / "short.mrg").read_text().splitlines()[:10]
     long = "(S " + " ".join(f"(X w{i})" for i in range(81)) + ")"
     lines = [*short, "(S (X no", "(S (-NONE- *))", long, "(" * 3]
@@ -81,7 +80,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, corpus: Path) -> None:
         train_parser([tmp_path / "x.mrg"], [corpus / "short.mrg"], tmp_path / "q.pt", SMALL)
 
 
-def test_what_is_left_out_of_dev_is_counted_too(tmp_path: Path, corpus: Path) -> None:
+def test_dev_trees_that_are_left_out_are_counted(tmp_path: Path, corpus: Path) -> None:
     dev = tmp_path / "dev.mrg"
     dev.write_text((corpus / "short.mrg").read_text() + "(S (X no\n")
     config = replace(SMALL, num_epochs=1)
@@ -89,7 +88,7 @@ def test_what_is_left_out_of_dev_is_counted_too(tmp_path: Path, corpus: Path) ->
     assert about["dropped_of_dev"] == {str(dev): {"word without a tag": 1}}
 
 
-def test_what_is_there_is_not_written_over(tmp_path: Path, corpus: Path) -> None:
+def test_inputs_and_old_models_are_not_overwritten(tmp_path: Path, corpus: Path) -> None:
     trees = corpus / "short.mrg"
     with pytest.raises(ConfigError, match=r"short\.mrg is read and would be replaced"):
         train_parser([trees], [trees], trees, SMALL)
@@ -98,14 +97,14 @@ def test_what_is_there_is_not_written_over(tmp_path: Path, corpus: Path) -> None
         train_parser([trees], [trees], tmp_path / "p.pt", SMALL)
 
 
-def test_a_word_may_hold_a_space_that_does_not_break(tmp_path: Path, corpus: Path) -> None:
+def test_a_word_may_contain_a_no_break_space(tmp_path: Path, corpus: Path) -> None:
     trees = tmp_path / "x.mrg"
     trees.write_text("(S (NP (NN a\u00a0b)) (VP (VBD sat)))\n" * 4)
     about = train_parser([trees], [corpus / "short.mrg"], tmp_path / "p.pt", replace(SMALL, num_epochs=1))
     assert about["num_trees"] == 4
 
 
-def test_no_tree_at_all_is_refused(tmp_path: Path, corpus: Path) -> None:
+def test_training_without_trees_is_refused(tmp_path: Path, corpus: Path) -> None:
     (tmp_path / "x.mrg").write_text("(S (-NONE- *))\n")
     with pytest.raises(InputError, match="no tree left"):
         train_parser([tmp_path / "x.mrg"], [corpus / "short.mrg"], tmp_path / "p.pt", SMALL)
@@ -118,13 +117,12 @@ def test_impossible_options_are_named_all_at_once() -> None:
         ParserConfig(embed_dim=20, num_heads=8)
 
 
-def test_words_are_read_as_the_parser_meets_them_in_text() -> None:
+def test_words_of_treebanks_are_spelt_as_in_text() -> None:
     assert read_words(["-LRB-", "a-RRB-", "``", "''", "“", "\u2019", "—", "1\\/2", "n\u2019t"]) == [
         "(", "a)", '"', '"', '"', "'", "--", "1/2", "n\u2019t",
     ]  # fmt: skip
 
 
-def test_phrases_of_spans_are_a_normalised_tree(corpus: Path) -> None:
+def test_phrases_of_spans_are_a_normalised_tree() -> None:
     spans = [(0, 3, ("TOP", "S", "S")), (0, 1, ("NP",)), (1, 3, ()), (1, 2, ("VP", "VP"))]
     assert to_phrases(spans, 3) == (("TOP", 0, 3), ("S", 0, 3), ("NP", 0, 1), ("VP", 1, 2))
-    assert next(read_trees(corpus / "short.mrg"))

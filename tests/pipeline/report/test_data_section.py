@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, write_document_table
 from pipeline.report.data_section import dataset_blocks, read_datasets
@@ -31,8 +32,8 @@ def dataset(tmp_path: Path) -> Path:
         with (tmp_path / f"{name}.documents.tsv").open("w") as file:
             write_document_table(file, [Document("a", f"<b>{name}", "CC BY")])
     Tokenizer.train(["the dog barks"] * 3, 275).save(tmp_path / "tokenizer.json")
-    stems = {"train": tmp_path / "train", "dev": tmp_path / "dev"}
-    build_dataset(BuildConfig(**stems, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "data"))  # type: ignore[arg-type]
+    stems = {"train": (tmp_path / "train",), "dev": (tmp_path / "dev",)}
+    build_dataset(BuildConfig(**stems, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "data"))
     return tmp_path / "data"
 
 

@@ -376,7 +376,7 @@ def test_pairs_without_a_recorded_scoring_convention_are_refused(
     result = json.loads(path.read_text())
     path.write_text(json.dumps(result | {"settings": result["settings"] | change}))
     with pytest.raises(
-        InputError, match=r"minimal_pairs-sample\.json: prefix is .* and eos .*, expected none or space"
+        InputError, match=r"minimal_pairs-sample\.json: settings\.(prefix|eos) is .*, expected (none or space|true)"
     ):
         read_runs([made_up_runs.baseline])
 

@@ -168,7 +168,7 @@ def test_surprisals_of_different_tokens_are_not_compared(made_up_runs: Any, help
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "expected an object with sentence 1"),
+        ("[]", "expected an object"),
         ('{"sentence": 2, "log_probs": {"unconditional": [-1]}}', "expected an object with sentence 1"),
         ('{"sentence": 1, "log_probs": {"<b>": [-1]}}', "distribution '<b>', expected one of"),
         ('{"sentence": 1, "log_probs": {"unconditional": []}}', "not lists of finite numbers"),

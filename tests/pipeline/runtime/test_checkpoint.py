@@ -1,4 +1,4 @@
-"""A training state is read back as it was written; damaged, foreign or of another model it is refused in one line."""
+"""A training state is read back as written. A damaged or foreign state, or one of another model, is refused."""
 
 import math
 import pathlib
@@ -64,7 +64,7 @@ def test_a_truncated_or_flipped_file_is_refused_and_left_alone(tmp_path):
     path = state_path(tmp_path)
     whole, generator = path.read_bytes(), random.Random(1)
     damaged = [whole[: generator.randrange(len(whole))] for _ in range(40)] + [b"\0" * 100]
-    # Bytes of entries, which checksums cover; what lies between them is padding.
+    # These bytes belong to entries, which checksums cover. The bytes between entries are padding.
     with zipfile.ZipFile(path) as archive:
         entries = [archive.read(name) for name in archive.namelist() if "data" in name]
     for entry in entries:
@@ -111,7 +111,7 @@ def test_code_in_a_foreign_file_is_refused_and_not_executed(tmp_path):
     path.parent.mkdir(parents=True)
     for content in (Harmful(mark), {"format_version": 1, "step": Harmful(mark)}):
         torch.save(content, path)
-        with pytest.raises(RunError, match="holds more than numbers, which was not executed"):
+        with pytest.raises(RunError, match="holds more than numbers; nothing in it was executed"):
             load(tmp_path)
         torch.save(content, path, _use_new_zipfile_serialization=False)
         with pytest.raises(RunError, match="is damaged"):
@@ -129,7 +129,7 @@ def test_code_in_a_foreign_file_is_refused_and_not_executed(tmp_path):
         ({"format_version": 1, "step": "7"}, "is not a training state: step, positions"),
     ],
 )
-def test_a_file_of_another_format_is_refused(tmp_path, content, expected):
+def test_a_file_with_another_format_is_refused(tmp_path, content, expected):
     path = state_path(tmp_path)
     path.parent.mkdir(parents=True)
     torch.save(content, path)
@@ -139,17 +139,17 @@ def test_a_file_of_another_format_is_refused(tmp_path, content, expected):
 
 def test_a_state_of_another_model_is_refused(tmp_path):
     saved(tmp_path)
-    with pytest.raises(RunError, match="is not of this model: size mismatch for weight"):
+    with pytest.raises(RunError, match="does not fit this model: size mismatch for weight"):
         load(tmp_path, dim=6)
     content = torch.load(state_path(tmp_path), weights_only=True)
     content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(9)
     torch.save(content, state_path(tmp_path))
-    with pytest.raises(RunError, match="has an optimiser of another model"):
+    with pytest.raises(RunError, match="has the optimiser state of another model"):
         load(tmp_path)
 
 
-def test_weights_without_a_state_are_not_written_over(tmp_path):
+def test_weights_without_a_state_are_not_overwritten(tmp_path):
     saved(tmp_path)
     state_path(tmp_path).unlink()
-    with pytest.raises(RunError, match="missing, and the weights beside it"):
+    with pytest.raises(RunError, match="missing, but there are weights next to it"):
         load(tmp_path)

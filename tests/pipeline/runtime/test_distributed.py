@@ -1,4 +1,4 @@
-"""Processes share out work by claims, count together, and hear of each other's failures."""
+"""Processes divide work by claims, add to shared counts, and learn of each other's failures."""
 
 import datetime as dt
 import os
@@ -19,7 +19,7 @@ def worlds(size: int) -> list[World]:
     return [World(rank=rank, size=size, store=store) for rank in range(size)]
 
 
-def test_every_number_is_claimed_once_by_whoever_asks():
+def test_every_number_is_claimed_once_by_any_process():
     group = worlds(4)
     with ThreadPoolExecutor(4) as pool:
         claimed = list(pool.map(lambda number: group[number % 4].claim("shard"), range(200)))
@@ -28,13 +28,13 @@ def test_every_number_is_claimed_once_by_whoever_asks():
     assert [World().claim("shard") for _ in range(2)] == [0, 0]
 
 
-def test_a_tally_is_of_all_processes():
+def test_a_tally_adds_up_over_all_processes():
     group = worlds(3)
     assert [world.tally("positions", 5) for world in group] == [5, 10, 15]
     assert group[0].tally("positions", 0) == 15
 
 
-def test_the_first_failure_is_what_the_others_hear():
+def test_the_other_processes_report_the_first_failure():
     group = worlds(3)
     for world in group:
         world.check()
@@ -45,7 +45,7 @@ def test_the_first_failure_is_what_the_others_hear():
             act()
 
 
-def test_a_process_alone_hears_nothing_and_has_nothing_to_wait_for():
+def test_a_single_process_never_waits_and_never_sees_a_failure():
     world = World()
     world.failed(ValueError("no room"))
     world.check()
@@ -53,7 +53,7 @@ def test_a_process_alone_hears_nothing_and_has_nothing_to_wait_for():
     assert world.on_main(lambda: 7) == 7
 
 
-def test_a_restarted_group_shares_a_name_of_its_own_though_the_store_has_the_keys_of_those_before(monkeypatch):
+def test_a_restarted_group_agrees_on_a_new_name_although_the_store_has_old_keys(monkeypatch):
     monkeypatch.setattr(distributed, "JOIN_TIMEOUT", dt.timedelta(seconds=20))
     group = worlds(4)
     names = []
@@ -69,7 +69,7 @@ def test_a_restarted_group_shares_a_name_of_its_own_though_the_store_has_the_key
     assert len(set(names)) == 3
 
 
-def test_deterministic_algorithms_are_asked_for_as_long_as_training_lasts(monkeypatch):
+def test_algorithms_are_deterministic_only_during_training(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     with joined("cpu", threads=1, deterministic=True):
         assert torch.are_deterministic_algorithms_enabled()
@@ -83,7 +83,7 @@ def test_deterministic_algorithms_are_asked_for_as_long_as_training_lasts(monkey
         joined("cpu", threads=1, deterministic=True).__enter__()
 
 
-def test_what_an_error_left_behind_is_gone_before_the_processes_part():
+def test_local_variables_of_an_error_are_released_before_the_processes_disconnect():
     class Held:
         pass
 

@@ -1,16 +1,17 @@
-"""Options come from dataclasses, and every bad key of a TOML file is named."""
+"""Options come from configuration classes; bad keys of a TOML file and repeated options are refused by name."""
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from pipeline.dumping.dump_config import DumpConfig
-from pipeline.runtime.click_options import configured_by
-from pipeline.runtime.options import build, options_of, read_toml, to_json
+from pipeline.runtime.click_options import OneLineErrors, configured_by
+from pipeline.runtime.options import build, options_of, path_or_url, read_toml, to_json
 from pipeline.runtime.train_config import TrainConfig
 from storage.errors import ConfigError, InputError
 from student.student_config import StudentConfig, StudentTrainConfig
@@ -40,10 +41,45 @@ class Derived(Base):
     """Whether to be."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """Paths, for the tests."""
+
+    out: Path
+    """Where to write."""
+    data: Path | str
+    """A path or a URL."""
+    stems: tuple[Path, ...] = ()
+    """Files to read."""
+    places: tuple[Path | str, ...] = ()
+    table: Path | None = None
+    """A table."""
+    title: str | None = None
+    """A title."""
+    mode: Literal["fast", "slow"] = field(default="fast", metadata={"aliases": ("--old-mode",)})
+    """How to work."""
+
+
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "options.toml"
     path.write_text(text)
     return path
+
+
+def run(cls: type, *typed: object, toml: bool = True) -> Any:
+    """Return the values that a command of options ``cls`` gets, or click's result if it fails."""
+    found: dict[str, Any] = {}
+
+    @click.group(cls=OneLineErrors)
+    def main() -> None: ...
+
+    @main.command()
+    @configured_by(cls, toml=toml)
+    def command(values: dict[str, Any]) -> None:
+        found.update(values)
+
+    result = CliRunner().invoke(main, ["command", *map(str, typed)])
+    return found if result.exit_code == 0 and "--help" not in typed else result
 
 
 def test_a_field_is_an_option_with_its_docstring_as_help():
@@ -119,15 +155,74 @@ def test_impossible_values_are_all_named_at_once(cls, values, expected):
 
 @pytest.mark.parametrize(("typed", "expected"), [([], True), (["--careful"], True), (["--no-careful"], False)])
 def test_a_switch_can_be_turned_on_and_off_over_the_toml(tmp_path, typed, expected):
-    found = {}
-
-    @click.command()
-    @configured_by(Derived)
-    def command(values: dict) -> None:
-        found.update(values)
-
     path = write(tmp_path, "careful = true")
-    result = CliRunner().invoke(command, ["--config", str(path), *typed])
-    assert result.exit_code == 0, result.output
-    assert found == {"careful": expected}
-    assert "[default: no-careful]" in CliRunner().invoke(command, ["--help"]).output
+    assert run(Derived, "--config", path, *typed) == {"careful": expected}
+    assert "[default: no-careful]" in run(Derived, "--help").output
+
+
+def test_paths_urls_and_optional_values_come_from_the_command_line():
+    typed = ["--out", "a", "--data", "s3://bucket/b", "--stems", "c", "--stems", "d,e", "--places", "memory://f"]
+    values = run(Files, *typed, "--title", "t", "--table", "g", toml=False)
+    assert values == {
+        "out": Path("a"),
+        "data": "s3://bucket/b",
+        "stems": (Path("c"), Path("d,e")),
+        "places": ("memory://f",),
+        "title": "t",
+        "table": Path("g"),
+    }
+    config = build(Files, values)
+    assert to_json(config)["stems"] == ["c", "d,e"]
+    assert run(Files, "--out", "a", "--data", "b", toml=False) == {"out": Path("a"), "data": Path("b")}
+    defaults = Files(out=Path("a"), data=Path("b"))
+    assert (defaults.stems, defaults.table, defaults.title) == ((), None, None)
+    assert to_json(defaults)["table"] is None
+
+
+def test_paths_come_from_a_toml_file_too(tmp_path):
+    path = write(tmp_path, 'out = "a"\ndata = "s3://b"\nstems = ["c", "d"]\nplaces = ["e", "s3://f"]\n')
+    expected = {
+        "out": Path("a"),
+        "data": "s3://b",
+        "stems": (Path("c"), Path("d")),
+        "places": (Path("e"), "s3://f"),
+    }
+    assert run(Files, "--config", path) == expected
+    assert run(Files, "--config", path, "--stems", "x")["stems"] == (Path("x"),)
+    with pytest.raises(ConfigError, match=r"out is 3, expected path; stems is 'c', expected a list of path$"):
+        read_toml(write(tmp_path, 'out = 3\nstems = "c"'), options_of(Files))
+
+
+def test_a_required_option_may_come_from_the_toml_but_not_from_nowhere(tmp_path):
+    result = run(Files, "--out", "a")
+    assert result.exit_code == 2
+    assert "Missing option '--data'." in result.output
+    assert run(Files, "--out", "a", "--config", write(tmp_path, 'data = "b"'))["data"] == Path("b")
+    assert "--out PATH" in (text := " ".join(run(Files, "--help").output.split()))
+    assert "Where to write. [required]" in text
+
+
+def test_without_toml_there_is_no_config_option():
+    assert "--config" in run(Files, "--help").output
+    assert "--config" not in run(Files, "--help", toml=False).output
+
+
+def test_an_alias_is_a_second_spelling_of_the_same_option(tmp_path):
+    required = ["--out", "a", "--data", "b"]
+    for spelling in ("--mode", "--old-mode"):
+        assert run(Files, *required, spelling, "slow")["mode"] == "slow"
+    assert read_toml(write(tmp_path, 'old-mode = "slow"'), options_of(Files)) == {"mode": "slow"}
+    with pytest.raises(ConfigError, match="mode is given twice, expected once"):
+        read_toml(write(tmp_path, 'mode = "slow"\nold_mode = "fast"'), options_of(Files))
+    result = run(Files, *required, "--mode", "slow", "--old-mode", "fast")
+    assert (result.exit_code, result.output) == (2, "Error: --mode: given 2 times, expected once. Give one value.\n")
+
+
+def test_a_url_is_text_and_a_path_is_a_path():
+    assert path_or_url("s3://bucket/x") == "s3://bucket/x"
+    assert path_or_url("x/y") == Path("x/y")
+
+
+def test_a_field_without_a_docstring_is_an_option_without_help():
+    assert next(option for option in options_of(Files) if option.name == "places").help == ""
+    assert dataclasses.MISSING is options_of(Files)[0].default

@@ -1,4 +1,4 @@
-"""A run directory that is none, or is damaged, is refused by one line; what is loaded executes nothing."""
+"""A damaged run, or a folder that is not a run, is refused in one line. Loading executes nothing."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def make(path: Path, tokenizer: Path) -> None:
     describe_run(path, run)
 
 
-def test_a_run_is_read_back_as_it_was_made(tmp_path, tokenizer):
+def test_a_run_is_read_back_as_written(tmp_path, tokenizer):
     make(tmp_path / "run", tokenizer)
     run = open_run(tmp_path / "run")
     assert (run.kind, run.configuration, run.dump) == ("student", {"lr": 1}, None)
@@ -51,7 +51,7 @@ def test_a_damaged_description_is_refused(tmp_path, tokenizer, content):
         open_run(tmp_path / "run")
 
 
-def test_a_file_or_an_empty_folder_is_no_run(tmp_path, tokenizer):
+def test_a_file_or_an_empty_folder_is_not_a_run(tmp_path, tokenizer):
     for path in (tokenizer, tmp_path):
         with pytest.raises(RunError, match=r"no run\.json here"):
             open_run(path)
@@ -66,7 +66,7 @@ def test_another_tokenizer_in_the_run_is_refused_with_both_digests(tmp_path, tok
         open_run(tmp_path / "run")
 
 
-def test_weights_of_another_size_or_none_are_refused(tmp_path):
+def test_missing_weights_and_weights_of_another_size_are_refused(tmp_path):
     path = checkpoint_path(tmp_path, "best")
     with pytest.raises(RunError, match="no checkpoint here"):
         load_weights(path, torch.nn.Linear(2, 2))
@@ -78,7 +78,7 @@ def test_weights_of_another_size_or_none_are_refused(tmp_path):
         load_weights(path, torch.nn.Linear(2, 2))
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_with_the_names_of_those_that_are(tmp_path, tokenizer):
+def test_a_missing_checkpoint_is_refused_and_the_existing_ones_are_named(tmp_path, tokenizer):
     make(tmp_path / "run", tokenizer)
     run = open_run(tmp_path / "run")
     model = torch.nn.Linear(2, 2)
@@ -91,6 +91,6 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_the_names_of_those_that_
     assert str(error.value).endswith("no checkpoint here; the run has best, last, words_500k, words_2M, words_10M")
     for which in ("../best", "words_", "words_0", "", "best\n", "Best"):
         with pytest.raises(
-            RunError, match="expected best, last or one at a number of words, such as words_1M; this run has best"
+            RunError, match=r"expected best, last or a number of words such as words_1M\. This run has best"
         ):
             run.checkpoint(which)

@@ -1,4 +1,4 @@
-"""A run is begun once, is gone on with by the same command alone, and belongs to one process at a time."""
+"""A run is created once, only the same command continues it, and one process trains it at a time."""
 
 import dataclasses
 import fcntl
@@ -44,7 +44,7 @@ def test_each_start_is_recorded(tmp_path, description):
     assert open_run(tmp_path / "run").configuration == description.configuration
 
 
-def test_a_place_that_is_taken_or_impossible_is_refused(tmp_path, description):
+def test_a_folder_with_other_content_or_an_impossible_path_is_refused(tmp_path, description):
     with start(tmp_path / "run", description, resume="never"):
         pass
     with pytest.raises(RunError, match="already exists and is not empty, and --resume is never"):
@@ -54,13 +54,13 @@ def test_a_place_that_is_taken_or_impossible_is_refused(tmp_path, description):
     with pytest.raises(RunError, match=r"other files and no run\.json"):
         start(tmp_path / "other", description).__enter__()
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["notes.txt"]
-    with pytest.raises(RunError, match="is no folder"):
+    with pytest.raises(RunError, match="is not a folder"):
         start(description.tokenizer, description).__enter__()
     with pytest.raises(StoreError):
         start(description.tokenizer / "below a file", description).__enter__()
 
 
-def test_other_options_and_data_are_named_with_both_sides_and_free_ones_are_not(tmp_path, description):
+def test_differing_options_and_data_are_named_with_both_values_and_free_options_may_differ(tmp_path, description):
     with start(tmp_path / "run", description):
         pass
     free = {"device": "cuda", "threads": 4, "checkpoint_every": 5}
@@ -86,7 +86,7 @@ def test_other_options_and_data_are_named_with_both_sides_and_free_ones_are_not(
 
 
 @pytest.mark.parametrize("killed_after", ["nothing", "start", "half a description", "description"])
-def test_a_directory_whose_making_was_interrupted_is_made(tmp_path, description, killed_after):
+def test_a_directory_whose_creation_was_interrupted_is_completed(tmp_path, description, killed_after):
     run = tmp_path / "run"
     if killed_after == "description":
         with start(run, description):
@@ -106,11 +106,11 @@ def test_a_directory_whose_making_was_interrupted_is_made(tmp_path, description,
     assert read_history(run)[-1]["threads"]
 
 
-def test_a_run_that_another_process_trains_in_is_refused(tmp_path, description, monkeypatch):
+def test_a_run_that_another_process_is_training_is_refused(tmp_path, description, monkeypatch):
     monkeypatch.setattr(run_history, "LOCK_PATIENCE_S", 0.1)
     with (
         start(tmp_path / "run", description),
-        pytest.raises(StoreBusyError, match="another process trains in it"),
+        pytest.raises(StoreBusyError, match="another process is training this run"),
         start(tmp_path / "run", description),
     ):
         pass
@@ -118,7 +118,7 @@ def test_a_run_that_another_process_trains_in_is_refused(tmp_path, description, 
         pass
 
 
-def test_a_start_waits_for_a_process_that_is_just_dying(tmp_path, description):
+def test_a_start_waits_for_a_process_that_is_just_ending(tmp_path, description):
     dying = start(tmp_path / "run", description)
     dying.__enter__()
     timer = threading.Timer(0.2, dying.__exit__, (None, None, None))
@@ -128,7 +128,7 @@ def test_a_start_waits_for_a_process_that_is_just_dying(tmp_path, description):
     timer.join()
 
 
-def test_a_run_that_was_made_while_a_start_waited_is_not_made_again(tmp_path, description):
+def test_a_run_that_was_created_while_a_start_waited_is_not_overwritten(tmp_path, description):
     run = tmp_path / "run"
     run.mkdir()
     lock = hold(run)
@@ -144,7 +144,7 @@ def test_a_run_that_was_made_while_a_start_waited_is_not_made_again(tmp_path, de
     timer.join()
 
 
-def test_looking_whether_a_run_is_trained_in_keeps_nobody_out(tmp_path, description):
+def test_checking_whether_a_run_is_being_trained_does_not_block_a_start(tmp_path, description):
     run = tmp_path / "run"
     with start(run, description):
         assert is_held(run)
@@ -153,13 +153,13 @@ def test_looking_whether_a_run_is_trained_in_keeps_nobody_out(tmp_path, descript
         fcntl.flock(looking, fcntl.LOCK_SH)
         timer = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
         timer.start()
-        assert not is_held(run)  # one who looks is not one who trains
+        assert not is_held(run)  # a shared lock is not a training
         with start(run, description):
             assert is_held(run)
         timer.join()
 
 
-def test_a_history_has_whole_events_alone(tmp_path, description):
+def test_a_history_has_only_complete_events(tmp_path, description):
     with start(tmp_path / "run", description):
         pass
     add_end(tmp_path / "run", "stopped", reason="SIGTERM", step=7)

@@ -1,4 +1,4 @@
-"""An epoch visits every sentence once, within the budgets, in an order that is a function of seed and epoch."""
+"""An epoch visits every sentence once, within the budgets. The order depends only on seed and epoch."""
 
 import numpy as np
 from hypothesis import given
@@ -19,7 +19,7 @@ budgets = {"batch_tokens": st.integers(1, 200), "batch_sentences": st.integers(0
     shuffle_window=st.sampled_from([0, 1, 100, 1000, 10**6]),
     **budgets,
 )
-def test_every_sentence_stands_in_one_batch_within_the_budgets(
+def test_every_sentence_is_in_one_batch_within_the_budgets(
     lengths, seed, epoch, batch_tokens, batch_sentences, shuffle_window
 ):
     budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences, "shuffle_window": shuffle_window}
@@ -33,7 +33,7 @@ def test_every_sentence_stands_in_one_batch_within_the_budgets(
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in plan]
 
 
-def test_a_shuffle_window_keeps_what_is_read_together_close_together():
+def test_a_shuffle_window_reads_only_a_part_of_the_split_at_a_time():
     lengths = np.random.default_rng(1).integers(1, 60, 20_000)
     blocks = (np.cumsum(lengths) - lengths) // 4096
     window = 16 * 4096
@@ -47,7 +47,7 @@ def test_a_shuffle_window_keeps_what_is_read_together_close_together():
     assert len(orders) == 3
 
 
-def test_another_epoch_or_seed_is_another_order():
+def test_each_epoch_and_each_seed_has_its_own_order():
     lengths = np.arange(1, 200)
     orders = {
         tuple(np.concatenate(plan_epoch(lengths, seed=seed, epoch=epoch, batch_tokens=300, batch_sentences=0)))
@@ -58,7 +58,7 @@ def test_another_epoch_or_seed_is_another_order():
 
 
 @given(lengths=lengths_of_splits, size=st.integers(1, 5), **budgets)
-def test_ranks_share_out_every_batch_and_know_its_size(lengths, size, batch_tokens, batch_sentences):
+def test_the_ranks_divide_every_batch_and_know_its_size(lengths, size, batch_tokens, batch_sentences):
     config = TrainConfig(seed=1, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
     plan = plan_epoch(lengths, seed=1, epoch=3, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
     plans = [BatchPlan(lengths, config, World(rank=rank, size=size)) for rank in range(size)]

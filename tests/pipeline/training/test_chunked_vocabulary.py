@@ -1,4 +1,4 @@
-"""A loss in chunks is the loss at once, in value and gradient."""
+"""A loss computed in chunks has the value and the gradient of the loss computed at once."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_chunks_give_the_cross_entropy_and_its_gradient(rows, bias):
         torch.testing.assert_close(one, other)
 
 
-def test_only_the_first_part_has_a_gradient_and_all_are_summed():
+def test_all_parts_are_summed_and_only_the_first_has_a_gradient():
     states, weight, _, gold = tensors(20, bias=False)
 
     def row_loss(logits, rows, *, with_gradient):

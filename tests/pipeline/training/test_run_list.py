@@ -1,4 +1,4 @@
-"""The list of runs says how each stands, how good it is and what differs; a damaged one is a row; none is disturbed."""
+"""The list of runs shows states, dev losses and differences. A damaged run is a row; no run is disturbed."""
 
 import dataclasses
 import json
@@ -76,7 +76,7 @@ def test_each_run_has_its_state_and_its_step(tmp_path, description):
     assert "a/failed failed: no room" in runs_as_text(*list_runs(runs))
 
 
-def test_the_best_dev_loss_is_the_cross_entropy_where_there_is_one(tmp_path, description):
+def test_the_best_dev_loss_is_the_cross_entropy_if_there_is_one(tmp_path, description):
     begin(tmp_path / "student", description)
     dev = {"split": "dev", "step": 5, "loss": 1.0, "cross_entropy": 3.0}
     better = {"split": "dev", "step": 10, "loss": 1.5, "cross_entropy": 2.0}
@@ -92,7 +92,7 @@ def test_the_best_dev_loss_is_the_cross_entropy_where_there_is_one(tmp_path, des
     assert "joint with the tree" in runs_as_text(*list_runs(tmp_path))
 
 
-def test_only_what_differs_is_set_side_by_side_by_kind(tmp_path, description):
+def test_only_differing_options_are_shown_by_kind(tmp_path, description):
     dumped = dataclasses.replace(description, fingerprints={**description.fingerprints, "manifest": "e" * 64})
     begin(tmp_path / "baseline", description)
     begin(tmp_path / "distilled", dumped, alpha=0.25, tail="drop")
@@ -110,7 +110,7 @@ def test_only_what_differs_is_set_side_by_side_by_kind(tmp_path, description):
 
 
 @pytest.mark.parametrize("damage", ["run.json", "tokenizer.json", "metrics.jsonl", HISTORY, "no history"])
-def test_a_damaged_run_is_a_row_that_says_so(tmp_path, description, damage):
+def test_a_damaged_run_is_a_row_with_an_error(tmp_path, description, damage):
     begin(tmp_path / "good", description)
     begin(tmp_path / "bad", description)
     if damage == "no history":
@@ -124,7 +124,7 @@ def test_a_damaged_run_is_a_row_that_says_so(tmp_path, description, damage):
     assert (HISTORY if damage == "no history" else damage) in lines[-1]
 
 
-def test_what_is_in_a_run_or_a_store_is_no_run(tmp_path, description):
+def test_folders_inside_runs_and_stores_are_not_searched(tmp_path, description):
     begin(tmp_path / "run", description)
     begin(tmp_path / "run" / "results" / "inner", description)
     begin(tmp_path / "dump" / "inner", description)

@@ -1,4 +1,4 @@
-"""Any step can be the first: what follows is the same as when all steps before were taken."""
+"""Training can begin at any step. The steps that follow are those of the whole training."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from storage.errors import InputError
 
 
 class Epochs:
-    """So many batches in each epoch; a batch is its own place."""
+    """A task with a given number of batches per epoch. A batch is the tuple of its epoch and index."""
 
     def __init__(self, *sizes: int) -> None:
         self.sizes = sizes
@@ -29,9 +29,10 @@ class Epochs:
         return [(epoch, index) for index in range(first, self.sizes[epoch % len(self.sizes)])]
 
 
-def test_training_ends_with_its_epochs_or_its_steps():
+def test_training_ends_after_its_epochs_or_its_steps():
     def ends(**options: int) -> list[int]:
-        return StepPlan(Epochs(4, 5), TrainConfig(**options)).epoch_ends
+        plan = StepPlan(Epochs(4, 5), TrainConfig(**options))  # dev is evaluated at the end of each epoch
+        return [step for step in range(1, plan.num_steps + 1) if plan.is_evaluated(step)]
 
     assert ends(num_epochs=3) == [4, 9, 13]
     assert ends(num_epochs=3, max_steps=6) == [4, 6]
@@ -70,7 +71,7 @@ def test_the_steps_after_any_step_are_those_of_the_whole(sizes, accumulate, max_
     max_steps=st.integers(0, 15),
     thresholds=st.sets(st.integers(1, 60), max_size=8),
 )
-def test_words_are_counted_over_all_batches_and_epochs_and_reach_a_number_after_the_first_step_that_has_as_many(
+def test_words_are_counted_over_batches_and_epochs_and_the_first_step_that_reaches_a_number_is_found(
     sizes, accumulate, max_steps, thresholds
 ):
     task = Epochs(*sizes)

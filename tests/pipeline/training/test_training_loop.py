@@ -1,7 +1,7 @@
-"""What the training loop decides for every model: which parameters decay, and how dropout is seeded.
+"""The training loop: which parameters decay, the seeds of dropout, interruption, accumulation, patience and divergence.
 
-And what becomes of training that is interrupted, accumulates, stops improving or diverges; here with a model of two
-weights, whose batches can be made what a test needs. tests/commands/test_training_faults.py does it with the real ones.
+Most tests use a model of two weights, so that a test can choose its batches. tests/commands/test_training_faults.py
+repeats the interruptions with the real models.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from pipeline.runtime.checkpoint import state_path
 from pipeline.runtime.distributed import World
+from pipeline.runtime.run_end import StoppedBySignal
 from pipeline.runtime.run_history import HISTORY, read_history
-from pipeline.runtime.stop_signal import StoppedBySignal
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.divergence import DivergenceWatch
+from pipeline.training.metrics import Tally, perplexity
 from pipeline.training.step_plan import StepPlan
 from pipeline.training.training_loop import _step_seed, adamw, train
-from pipeline.training.training_tally import Tally, perplexity
 from storage.errors import ConfigError, RunError
 from student.model import Student
 from student.student_config import StudentConfig
@@ -80,7 +80,7 @@ class Points:
 
 
 class Line(nn.Module):
-    """The sum of (w x + b - 1)^2, with dropout on x: what it draws depends on the step's seed."""
+    """The sum of (w x + b - 1)^2, with dropout on x, which depends on the seed of the step."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Line(nn.Module):
 
 
 class LineTask:
-    """Batches of given sizes each epoch; of ``poison``, (epoch, index), one value is not a number."""
+    """Batches of given sizes in each epoch. The batch ``poison``, (epoch, index), contains a NaN."""
 
     parts = ("loss", "again")
     dev_parts = ("loss",)
@@ -118,6 +118,9 @@ class LineTask:
 
     def batch_sentences(self, _epoch: int, index: int) -> np.ndarray:
         return sum(self.sizes[:index]) + np.arange(self.sizes[index])
+
+    def weights_metadata(self, _epoch: int, _num_batches: int) -> dict[str, str]:
+        return {}
 
     def train_batches(self, epoch: int, first: int) -> Iterator[Points]:
         every = torch.sin(torch.arange(sum(self.sizes)) + 0.1 + epoch)
@@ -150,11 +153,11 @@ def weights(task: LineTask) -> list[float]:
 
 
 def test_batches_accumulate_to_the_gradient_of_one_large_batch(tmp_path):
-    # An epoch's last step has fewer batches; a batch has fewer positions than another.
+    # The last step of an epoch has fewer batches, and the batches differ in size.
     options = {"num_epochs": 3, "log_every": 1, "weight_decay": 0.0}
     one = trained(LineTask([10, 6]), tmp_path / "one", **options)
     several = trained(LineTask([2, 5, 3, 4, 2]), tmp_path / "several", accumulate_batches=3, **options)
-    # Sums of the same numbers in another order.
+    # The same numbers are added in another order.
     assert weights(several) == pytest.approx(weights(one), rel=1e-5)
     for a, b in zip(rows(tmp_path / "one", "train"), rows(tmp_path / "several", "train"), strict=True):
         assert (a["step"], a["positions"], a["epoch"]) == (b["step"], b["positions"], b["epoch"])
@@ -167,11 +170,14 @@ class StopHereError(Exception):
 
 
 class Interrupting(LineTask):
-    """Fails when it is asked for one batch."""
+    """A task that fails when a certain batch is made."""
 
     def __init__(self, *arguments: object, at: tuple[int, int], **more: object) -> None:
         super().__init__(*arguments, **more)
         self.at = at
+
+    def weights_metadata(self, _epoch: int, _num_batches: int) -> dict[str, str]:
+        return {}
 
     def train_batches(self, epoch: int, first: int) -> Iterator[Points]:
         for batch in super().train_batches(epoch, first):
@@ -180,7 +186,7 @@ class Interrupting(LineTask):
             yield batch
 
 
-def test_training_goes_on_amid_an_epoch_to_the_same_bits_without_making_the_batches_before(tmp_path):
+def test_training_continues_inside_an_epoch_to_the_same_bits_without_making_earlier_batches(tmp_path):
     options = {"num_epochs": 3, "accumulate_batches": 2, "checkpoint_every": 2, "eval_every": 5, "log_every": 4}
     sizes = [3, 4, 5, 3, 4, 2, 3]
     whole = trained(LineTask(sizes, dropout=0.3), tmp_path / "whole", **options)
@@ -198,7 +204,7 @@ def test_training_goes_on_amid_an_epoch_to_the_same_bits_without_making_the_batc
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-def test_a_finished_run_that_is_trained_again_says_so_and_changes_nothing(tmp_path, caplog):
+def test_training_a_finished_run_again_says_so_and_changes_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     trained(LineTask([3]), tmp_path / "run", num_epochs=4)
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file() and file.name != HISTORY]
@@ -211,7 +217,7 @@ def test_a_finished_run_that_is_trained_again_says_so_and_changes_nothing(tmp_pa
 
 
 class Terminating(LineTask):
-    """Gets SIGTERM while it computes the loss of one of its batches, counted from 1."""
+    """A task that gets SIGTERM while it computes the loss of a certain batch, counted from 1."""
 
     def __init__(self, *arguments: object, at: int, **more: object) -> None:
         super().__init__(*arguments, **more)
@@ -224,7 +230,7 @@ class Terminating(LineTask):
         self.model.register_forward_hook(terminate)
 
 
-def test_stopped_by_a_signal_amid_a_step_it_goes_on_to_the_same_bits(tmp_path, caplog):
+def test_training_stopped_by_a_signal_inside_a_step_continues_to_the_same_bits(tmp_path, caplog):
     options = {"num_epochs": 3, "accumulate_batches": 2, "eval_every": 5, "log_every": 4}
     sizes = [3, 4, 5, 3, 4, 2, 3]
     whole = trained(LineTask(sizes, dropout=0.3), tmp_path / "whole", **options)
@@ -233,7 +239,7 @@ def test_stopped_by_a_signal_amid_a_step_it_goes_on_to_the_same_bits(tmp_path, c
             trained(Terminating(sizes, at=at, dropout=0.3), tmp_path / "run", **options)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert [message.partition(": ")[2] for message in warnings] == [
-        f"stopped by SIGTERM after step {step} of 12; the same command goes on" for step in (3, 5)
+        f"stopped by SIGTERM after step {step} of 12. Run the same command to continue" for step in (3, 5)
     ]
     rest = trained(LineTask(sizes, dropout=0.3), tmp_path / "run", **options)
     assert rest.made[0] == (1, 2)
@@ -245,7 +251,7 @@ def test_stopped_by_a_signal_amid_a_step_it_goes_on_to_the_same_bits(tmp_path, c
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-def test_a_signal_in_the_last_step_stops_nothing(tmp_path):
+def test_a_signal_in_the_last_step_does_not_stop_training(tmp_path):
     trained(Terminating([3, 4], at=4), tmp_path / "run", num_epochs=2)
     assert ends(tmp_path / "run") == [("finished", "all 4 steps are done", 4)]
 
@@ -255,7 +261,7 @@ def ends(run: Path) -> list[tuple[str, str, int]]:
     return [(event["state"], event["reason"], event["step"]) for event in found]
 
 
-def test_each_end_is_in_the_history_with_its_reason_and_step(tmp_path):
+def test_the_history_records_each_end_with_reason_and_step(tmp_path):
     run, options = tmp_path / "run", {"num_epochs": 9, "checkpoint_every": 2}
     with pytest.raises(StoppedBySignal):
         trained(Terminating([2, 2], at=3), run, **options)
@@ -281,7 +287,7 @@ def test_each_end_is_in_the_history_with_its_reason_and_step(tmp_path):
     assert reasons[4] == "all 18 steps are done"
 
 
-def test_weights_that_a_killed_process_did_not_come_to_write_are_made_from_the_state(tmp_path):
+def test_weights_that_a_killed_process_did_not_write_are_rewritten_from_the_state(tmp_path):
     options = {"num_epochs": 3, "eval_every": 1}
     trained(LineTask([3, 4]), tmp_path / "run", **options)
     files = sorted((tmp_path / "run").rglob("*.safetensors"))
@@ -294,14 +300,14 @@ def test_weights_that_a_killed_process_did_not_come_to_write_are_made_from_the_s
 
 
 WORDS = {"num_epochs": 3, "accumulate_batches": 2, "eval_every": 5, "word_checkpoints": ("70", "100", "1k", "90", "90")}
-"""Of batches that have 30, 40, 50, 30 words: 70, 150, 220 and so on after the steps, 450 in all."""
+"""Batches have 30, 40, 50 and 30 words. So 70, 150, 220 and so on are seen after the steps, 450 in total."""
 
 
 def word_files(run: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in run.glob("checkpoints/words_*/model.safetensors")}
 
 
-def test_weights_are_kept_after_the_first_step_at_which_so_many_words_were_seen(tmp_path, caplog):
+def test_weights_are_kept_after_the_first_step_that_reaches_a_number_of_words(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     trained(LineTask([3, 4, 5, 3]), tmp_path / "run", **WORDS)
     assert [row["words"] for row in rows(tmp_path / "run", "train")] == [220, 450]
@@ -314,16 +320,16 @@ def test_weights_are_kept_after_the_first_step_at_which_so_many_words_were_seen(
         last = (tmp_path / name / "checkpoints/last/model.safetensors").read_bytes()
         assert word_files(tmp_path / "constant")[name] == last
     assert found.keys() == {"words_70", "words_90", "words_100"}
-    assert caplog.messages[0] == f"{tmp_path / 'run'}: training ends after 450 words, before words_1k"
+    assert caplog.messages[0] == f"{tmp_path / 'run'}: training ends after 450 words, so it will not write words_1k"
 
 
-def test_weights_at_a_number_of_words_are_the_same_after_an_interruption(tmp_path):
+def test_an_interruption_does_not_change_word_checkpoints(tmp_path):
     sizes = [3, 4, 5, 3]
     trained(LineTask(sizes), tmp_path / "whole", **WORDS)
     expected = word_files(tmp_path / "whole")
     with pytest.raises(StopHereError):
         trained(Interrupting(sizes, at=(1, 0)), tmp_path / "run", **WORDS)
-    # Killed between the training state and the weights: nothing but the state says that they are due.
+    # A process killed between the training state and the weights: only the state shows that weights are missing.
     assert torch.load(state_path(tmp_path / "run"), weights_only=True)["step"] == 2
     for name, content in {"words_90": None, "words_100": b"half of"}.items():
         file = tmp_path / "run" / "checkpoints" / name / "model.safetensors"
@@ -333,13 +339,13 @@ def test_weights_at_a_number_of_words_are_the_same_after_an_interruption(tmp_pat
     assert rows(tmp_path / "run", "train") == rows(tmp_path / "whole", "train")
 
 
-def test_perplexity_is_that_of_the_cross_entropy_and_of_nothing_else():
+def test_perplexity_is_computed_only_from_a_cross_entropy():
     assert perplexity({"loss": 1.0, "cross_entropy": 2.0, "kl": 3.0}) == {"perplexity": pytest.approx(math.exp(2))}
     assert perplexity({"loss": 1.0, "token_loss": 2.0}) == {}
     assert perplexity({"cross_entropy": 1e4}) == {}
 
 
-def test_a_row_has_the_rates_that_its_batches_times_and_waits_give(monkeypatch):
+def test_the_rates_of_a_row_follow_from_its_batches_times_and_waits(monkeypatch):
     clock = iter([10.0, 11.0, 12.0, 14.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     tally = Tally(("loss",), torch.device("cpu"), peak_flops=1000.0)
@@ -351,9 +357,9 @@ def test_a_row_has_the_rates_that_its_batches_times_and_waits_give(monkeypatch):
     }  # fmt: skip
 
 
-def test_training_ends_after_as_many_evaluations_without_a_new_best_as_patience_says(tmp_path, caplog):
+def test_training_ends_after_patience_evaluations_without_a_new_best(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    # What lowers the loss at sin(x) raises it at -100.
+    # An update that lowers the loss at sin(x) raises it at -100.
     trained(LineTask([5], dev=-100.0), tmp_path / "run", max_steps=50, eval_every=2, patience=3)
     dev = rows(tmp_path / "run", "dev")
     best = min(range(len(dev)), key=lambda i: dev[i]["loss"])
@@ -363,7 +369,7 @@ def test_training_ends_after_as_many_evaluations_without_a_new_best_as_patience_
     assert not trained(LineTask([5], dev=-100.0), tmp_path / "run", max_steps=50, eval_every=2, patience=3).made
 
 
-def test_a_dev_row_has_only_the_parts_that_dev_has(tmp_path):
+def test_a_dev_row_has_only_the_dev_parts(tmp_path):
     trained(LineTask([3]), tmp_path / "run", num_epochs=1)
     assert rows(tmp_path / "run", "dev")[0].keys() == {"split", "step", "epoch", "positions", "words", "loss"}
     more = {"loss", "again", "lr", "grad_norm"}
@@ -371,7 +377,7 @@ def test_a_dev_row_has_only_the_parts_that_dev_has(tmp_path):
 
 
 class Seeing(Line):
-    """Remembers in which precision each forward multiplied."""
+    """A model that records the precision of each forward pass."""
 
     def forward(self, batch: Points) -> Tensor:
         self.seen = getattr(self, "seen", [])
@@ -381,7 +387,7 @@ class Seeing(Line):
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_only_training_forwards_multiply_in_another_precision(tmp_path, dtype, expected):
+def test_only_training_forwards_multiply_in_bfloat16(tmp_path, dtype, expected):
     task = LineTask([3, 3])
     task.model = task.objective = Seeing()
     trained(task, tmp_path / "run", num_epochs=1, dtype=dtype)
@@ -392,7 +398,7 @@ def test_only_training_forwards_multiply_in_another_precision(tmp_path, dtype, e
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_first_loss_that_is_no_number_is_named_exactly_and_never_saved(tmp_path, accumulate):
+def test_the_first_loss_that_is_not_finite_is_named_exactly_and_never_saved(tmp_path, accumulate):
     task = LineTask([3, 7, 4, 4], poison=(2, 1))
     options = {"accumulate_batches": accumulate, "log_every": 50, "num_epochs": 9, "eval_every": 4 // accumulate}
     step = 10 if accumulate == 1 else 5
@@ -406,7 +412,7 @@ def test_the_first_loss_that_is_no_number_is_named_exactly_and_never_saved(tmp_p
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_a_gradient_that_is_no_number_is_named_with_all_batches_of_its_step(tmp_path):
+def test_a_gradient_that_is_not_finite_is_named_with_all_batches_of_its_step(tmp_path):
     task = LineTask([2, 2, 2, 2])
     # The gradient of a finite sum overflows.
     task.model.w.register_hook(lambda grad: grad * (torch.inf if len(task.made) > 6 else 1.0))
@@ -414,8 +420,8 @@ def test_a_gradient_that_is_no_number_is_named_with_all_batches_of_its_step(tmp_
         trained(task, tmp_path / "run", num_epochs=5, accumulate_batches=2)
 
 
-def test_a_step_is_watched_without_a_word_from_the_device():
-    # The meta device has no numbers to give: asking for one fails.
+def test_watching_a_step_does_not_wait_for_the_device():
+    # The meta device holds no numbers, so reading one fails.
     task = LineTask([3])
     task.model.to("meta")
     watch = DivergenceWatch(task, StepPlan(task, TrainConfig()))
@@ -428,7 +434,7 @@ def test_a_step_is_watched_without_a_word_from_the_device():
         watch.check(World())
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     task = LineTask([3])
     task.model.unused = nn.Parameter(torch.tensor(torch.nan))
     with pytest.raises(RunError, match="the weights unused are not finite numbers after step 2"):

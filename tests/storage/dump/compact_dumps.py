@@ -1,4 +1,4 @@
-"""Compact dumps for the tests of this folder: metadata by zarr-python, shards by us."""
+"""Write compact dumps for the tests of this folder: metadata by zarr-python, shards by our encoder."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,12 +11,13 @@ from zarr.codecs import BloscCodec as ZarrBloscCodec
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from storage.dump.compressed_shards import BloscCodec, encode_compressed_shard
-from storage.dump.schema import ArraySpec, DumpSchema
+from storage.dump.compressed_shards import encode_compressed_shard
+from storage.dump.layout import ArraySpec
+from storage.dump.schema import DumpSchema
 
 
 def create_with_zarr(spec: ArraySpec, store: Store) -> zarr.Array:
-    """Return an empty array of zarr-python's own, with the codecs of a compact dump."""
+    """Return an empty array made by zarr-python, with the codecs of a compact dump."""
     return zarr.create_array(
         store,
         name=spec.name,
@@ -33,13 +34,12 @@ def create_with_zarr(spec: ArraySpec, store: Store) -> zarr.Array:
 
 
 def write_with_zarr_metadata(path: Path, schema: DumpSchema, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write what `storage.dump.compact.encode_rows` gave."""
+    """Write the arrays that `storage.dump.compact.encode_rows` returned."""
     zarr.open_group(path, mode="w", zarr_format=3, attributes={"temperatures": [*schema.temperatures]})
     for spec in replace(schema, profile="compact").stored_arrays:
-        codec = BloscCodec.of(spec)
         create_with_zarr(spec, LocalStore(path))
         for shard in range(spec.layout.num_shards):
             rows = spec.layout.rows_of(shard)
-            data = encode_compressed_shard(spec, shard, arrays[spec.name][rows.start : rows.stop], codec)
+            data = encode_compressed_shard(spec, shard, arrays[spec.name][rows.start : rows.stop])
             (path / spec.file(shard)).parent.mkdir(parents=True, exist_ok=True)
             (path / spec.file(shard)).write_bytes(data)

@@ -1,4 +1,4 @@
-"""Codes of gaps give a row back to half a step: in order, adding up to 1, at a bounded divergence, by zarr alone."""
+"""Rows of the compact profile are decoded to within half a step: in order, with sum 1, and with a bounded KL."""
 
 import dataclasses
 import warnings
@@ -21,11 +21,11 @@ from tests.storage.dumps import assert_same, make_positions, make_schema
 STEP = 1 / 16
 CODES = np.arange(TO_ZERO)
 NATS = np.append(CODES / 16 + (CODES / 64) ** 3, np.inf)
-"""``[256]`` float64: the gap of every code."""
+"""``[256]`` float64: the gap of every code in nats."""
 
 
 def truncated(log_probs: np.ndarray, k: int, temperatures: tuple[float, ...]) -> Positions:
-    """Return the top k of ``[n, V]`` log-probabilities the slow way."""
+    """Return the positions of ``[n, V]`` log-probabilities, computed in an obvious, slow way."""
     ids = np.argsort(-log_probs, axis=1, kind="stable")
     ranked = np.take_along_axis(log_probs, ids, 1)
     with np.errstate(divide="ignore"):
@@ -44,7 +44,7 @@ def truncated(log_probs: np.ndarray, k: int, temperatures: tuple[float, ...]) ->
 
 @st.composite
 def distributions(draw: st.DrawFn) -> tuple[Positions, tuple[float, ...]]:
-    """Rows that fall by 1e-4 to 40 nats, with ties, impossible tokens, one token kept or all of them."""
+    """Draw rows that fall by 1e-4 to 40 nats, with ties, impossible tokens, one kept token or all tokens."""
     vocab_size = draw(st.integers(2, 90))
     temperatures = draw(st.sampled_from([(1.0,), (1.0, 2.0), (1.0, 0.5, 4.0)]))
     generator = np.random.default_rng(draw(st.integers(0, 1 << 30)))
@@ -70,7 +70,7 @@ def added_kl(positions: Positions, logp: np.ndarray, logz: np.ndarray, temperatu
     found = logp.astype(np.float64) / temperature - logz[:, index : index + 1]
     possible = np.isfinite(exact)
     ratio = np.subtract(exact, found, where=possible, out=np.zeros_like(exact))
-    return (np.exp(exact) * ratio).sum(axis=1)  # the tail's own term is 0: it is the same on both sides
+    return (np.exp(exact) * ratio).sum(axis=1)  # the term of the tail is 0, since the tail is the same on both sides
 
 
 def round_trip(positions: Positions, temperatures: tuple[float, ...]) -> Positions:
@@ -79,7 +79,7 @@ def round_trip(positions: Positions, temperatures: tuple[float, ...]) -> Positio
 
 @settings(max_examples=300, deadline=None)
 @given(distributions())
-def test_rows_keep_their_order_their_zeros_and_their_sum(case: tuple[Positions, tuple[float, ...]]) -> None:
+def test_decoded_rows_keep_order_zeros_and_sum(case: tuple[Positions, tuple[float, ...]]) -> None:
     positions, temperatures = case
     arrays = encode_rows(positions, temperatures, where="rows")
     assert arrays[GAPS].dtype == np.uint8
@@ -88,7 +88,7 @@ def test_rows_keep_their_order_their_zeros_and_their_sum(case: tuple[Positions, 
     assert (logp.dtype, logz.dtype) == (np.float32, np.float32)
     assert not np.isnan(logp).any()
     assert (logp[:, 1:] <= logp[:, :-1]).all()
-    # Only what float16 itself holds as 0 comes back as 0: it reaches 65,504 nats down.
+    # Only probabilities that are 0 in float16 are decoded as 0. Float16 reaches down to -65,504 nats.
     assert np.array_equal(np.isneginf(logp), np.isneginf(positions.logp))
     assert not logz[:, 0].any()
     for index, temperature in enumerate(temperatures):
@@ -97,7 +97,7 @@ def test_rows_keep_their_order_their_zeros_and_their_sum(case: tuple[Positions, 
 
 
 def half_steps(gaps: np.ndarray) -> np.ndarray:
-    """Return by how much a fall may be off: half the step to the next code and of the table's grid, inf at the last.
+    """Return the largest error of a fall: half the step to the next code plus half the table's grid; inf at the last.
 
     A gap of 0 cannot take back what the codes before it are too deep by.
     """
@@ -110,7 +110,9 @@ def half_steps(gaps: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=300, deadline=None)
 @given(distributions())
-def test_falls_are_off_by_half_a_step_and_errors_do_not_add_up(case: tuple[Positions, tuple[float, ...]]) -> None:
+def test_falls_are_off_by_at_most_half_a_step_and_errors_do_not_add_up(
+    case: tuple[Positions, tuple[float, ...]],
+) -> None:
     positions, temperatures = case
     gaps = encode_rows(positions, temperatures, where="rows")[GAPS]
     finite = np.isfinite(positions.logp)
@@ -139,7 +141,7 @@ def test_the_added_kl_is_bounded(case: tuple[Positions, tuple[float, ...]]) -> N
             assert (kl < 6e-4).all()
 
 
-def test_a_dense_row_costs_what_uniform_rounding_costs() -> None:
+def test_the_kl_of_a_dense_row_is_that_of_uniform_rounding() -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (2_000, 200))
     log_probs = logits - np.logaddexp.reduce(logits, axis=1)[:, None]
@@ -147,12 +149,12 @@ def test_a_dense_row_costs_what_uniform_rounding_costs() -> None:
     positions = truncated(log_probs, 64, temperatures)
     arrays = encode_rows(positions, temperatures, where="rows")
     logp, logz = decode_rows(arrays[GAPS], arrays["tail"], temperatures)
-    # The error is uniform within a step, so half its variance is step²/24, a quarter of it at T = 2.
+    # The error is uniform within a step, so half its variance is step²/24, and a quarter of that at T = 2.
     assert added_kl(positions, logp, logz, 1.0, 0).mean() < STEP**2 / 24
     assert added_kl(positions, logp, logz, 2.0, 1).mean() < STEP**2 / 24 / 4
 
 
-def test_all_else_is_that_of_the_exact_profile_bit_for_bit() -> None:
+def test_the_other_arrays_equal_those_of_the_exact_profile() -> None:
     schema = make_schema([40, 30])
     positions = make_positions(schema)
     decoded = round_trip(positions, schema.temperatures)
@@ -163,7 +165,7 @@ def test_all_else_is_that_of_the_exact_profile_bit_for_bit() -> None:
     assert np.abs(decoded.logp - positions.logp).max() < STEP
 
 
-def test_encoding_again_what_was_decoded_changes_nothing() -> None:
+def test_encoding_decoded_rows_again_gives_the_same_codes() -> None:
     schema = make_schema([40, 30])
     once = round_trip(make_positions(schema), schema.temperatures)
     assert_same(round_trip(once, schema.temperatures), once)
@@ -173,7 +175,7 @@ def test_encoding_again_what_was_decoded_changes_nothing() -> None:
     ("change", "index"),
     [({"tail": -0.1}, 0), ({"tail": 0.0}, 0), ({"tail": -0.1}, 1), ({"logz": 0.5}, 1), ({"tail": np.nan}, 1)],
 )
-def test_rows_that_do_not_add_up_are_refused(change: dict[str, float], index: int) -> None:
+def test_rows_that_do_not_sum_to_1_are_refused(change: dict[str, float], index: int) -> None:
     schema = make_schema([40, 30])
     positions = make_positions(schema)
     ((name, value),) = change.items()
@@ -183,10 +185,10 @@ def test_rows_that_do_not_add_up_are_refused(change: dict[str, float], index: in
         encode_rows(positions, schema.temperatures, where="dump")
 
 
-def test_a_row_whose_tail_leaves_nothing_is_refused_however_little_is_kept() -> None:
+def test_a_row_whose_tail_has_all_the_mass_is_refused() -> None:
     positions = truncated(np.full((1, 60_000), -np.log(60_000)), 1, (1.0,))
     assert encode_rows(positions, (1.0,), where="dump")
-    positions.tail[0, 0] = 0.0  # within the tolerance of 1, but there is no log of what it leaves
+    positions.tail[0, 0] = 0.0  # within the tolerance of 1, but the log of the remaining mass does not exist
     with pytest.raises(StoreError, match=r"the tail alone to 1\.000, expected 1 and less"):
         encode_rows(positions, (1.0,), where="dump")
 
@@ -202,7 +204,7 @@ def test_plain_zarr_reads_every_array_without_a_warning(tmp_path: Path) -> None:
             assert np.array_equal(group[name][...], values), name
 
 
-def test_an_array_that_was_not_written_cannot_look_like_data() -> None:
+def test_a_missing_array_shows_fill_values() -> None:
     schema = make_schema([40, 30])
     gaps = next(spec for spec in dataclasses.replace(schema, profile="compact").stored_arrays if spec.name == GAPS)
     assert gaps.fill == TO_ZERO

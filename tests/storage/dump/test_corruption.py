@@ -1,4 +1,4 @@
-"""One flipped byte anywhere, a missing or a short file: refused, never wrong numbers."""
+"""A flipped byte anywhere, a missing file or a truncated file is refused and never gives wrong numbers."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_a_flipped_byte_anywhere_is_refused(dump: Path, compact_dump: Path, data
 
 @pytest.mark.parametrize("name", [*SHARDS, "offsets/c/0", "zarr.json", "ids/zarr.json"])
 @pytest.mark.parametrize("length", [None, 0, 10, -1])
-def test_a_missing_or_short_file_is_named_with_the_remedy(dump: Path, name: str, length: int | None) -> None:
+def test_a_missing_or_short_file_is_named_with_a_remedy(dump: Path, name: str, length: int | None) -> None:
     data = None if length is None else (dump / name).read_bytes()[:length]
     with replaced(dump / name, data):
         for use in (verify_dump, DumpReader):
@@ -78,7 +78,7 @@ def test_a_missing_or_short_file_is_named_with_the_remedy(dump: Path, name: str,
 
 
 @pytest.mark.parametrize("data", [b"", b"{}\n", b"[]\n", b"null", b"\xff", b"[" * 100_000])
-def test_a_manifest_that_is_none_is_refused(dump: Path, data: bytes) -> None:
+def test_a_malformed_manifest_is_refused(dump: Path, data: bytes) -> None:
     with replaced(dump / "manifest.json", data):
         for use in (verify_dump, DumpReader, inspect_dump):
             with pytest.raises(CorruptStoreError, match=r"manifest\.json"):
@@ -86,7 +86,7 @@ def test_a_manifest_that_is_none_is_refused(dump: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", SHARDS)
-def test_a_file_that_vanishes_after_opening_is_refused(dump: Path, name: str) -> None:
+def test_a_file_removed_after_opening_is_reported(dump: Path, name: str) -> None:
     reader = DumpReader(dump)
     with replaced(dump / name, None), pytest.raises(CorruptStoreError, match=name):
         reader.read_range(0, 94)
@@ -95,7 +95,7 @@ def test_a_file_that_vanishes_after_opening_is_refused(dump: Path, name: str) ->
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "ids/c/3/0", "finished/0.json", "c/0", ".zgroup"])
-def test_verify_names_a_stray_file(dump: Path, name: str) -> None:
+def test_verify_names_a_foreign_file(dump: Path, name: str) -> None:
     (dump / name).parent.mkdir(parents=True, exist_ok=True)
     (dump / name).touch()
     try:
@@ -105,7 +105,7 @@ def test_verify_names_a_stray_file(dump: Path, name: str) -> None:
         (dump / name).unlink()
 
 
-def test_a_shard_in_anothers_place_is_found_by_verify(dump: Path) -> None:
+def test_verify_finds_swapped_shards(dump: Path) -> None:
     with (
         replaced(dump / "ids/c/0/0", (dump / "ids/c/1/0").read_bytes()),
         pytest.raises(CorruptStoreError, match="sha256"),
@@ -114,13 +114,13 @@ def test_a_shard_in_anothers_place_is_found_by_verify(dump: Path) -> None:
 
 
 def forge(dump: Path, change: dict[str, object]) -> bytes:
-    """Return a manifest with other content and a digest that fits it, as a stranger may write."""
+    """Return a manifest with other content and a matching digest, as a stranger may write it."""
     value = {**json.loads((dump / "manifest.json").read_bytes()), **change}
     del value["sha256"]
     return canonical_json({**value, "sha256": sha256_bytes(canonical_json(value))})
 
 
-def test_a_codec_that_is_not_on_the_list_is_refused_even_with_fitting_digests(dump: Path) -> None:
+def test_an_unknown_codec_is_refused_even_if_all_digests_match(dump: Path) -> None:
     altered = (dump / "ids/zarr.json").read_bytes().replace(b'"bytes"', b'"pickle"')
     metadata = json.loads((dump / "manifest.json").read_bytes())["metadata"]
     metadata["ids/zarr.json"] = {"sha256": sha256_bytes(altered), "size_bytes": len(altered)}
@@ -149,7 +149,7 @@ def test_a_forged_manifest_is_refused(dump: Path, change: dict[str, object], mes
         DumpReader(dump)
 
 
-def test_figures_that_are_not_those_of_the_shards_are_refused(dump: Path) -> None:
+def test_figures_that_do_not_follow_from_the_shards_are_refused(dump: Path) -> None:
     statistics = {**json.loads((dump / "manifest.json").read_bytes())["statistics"], "gold_nats": 0.5}
     with (
         replaced(dump / "manifest.json", forge(dump, {"statistics": statistics})),

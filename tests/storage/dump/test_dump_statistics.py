@@ -1,4 +1,4 @@
-"""A dump's entropies: those of a slow version, to within a bin, whoever wrote the shards."""
+"""The entropies of a dump equal those of a slow version, to within a bin, whichever process wrote the shards."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ LENGTHS = [5, 1, 7, 30, 40, 2, 9]
 
 
 def slow_entropies(schema) -> list[float]:
-    """Entropy in nats of each position's most probable tokens and one bucket for the others, one after the other."""
+    """Return the entropy in nats of each position's top tokens and one bucket for the rest, one at a time."""
     entropies = []
     for log_probs in full_distributions(schema):
         kept = np.exp(np.sort(log_probs)[::-1][: schema.num_top])
@@ -39,11 +39,11 @@ def slow_entropies(schema) -> list[float]:
     ],
     ids=["k 6", "k = V", "k 1", "stratified", "compact"],
 )
-def test_entropies_are_those_of_the_slow_version(tmp_path: Path, changes) -> None:
+def test_entropies_equal_those_of_a_slow_version(tmp_path: Path, changes) -> None:
     schema = make_schema(LENGTHS, **changes)
     write_dump(tmp_path / "dump", schema, LENGTHS)
     summary, slow = DumpReader(tmp_path / "dump").summary, slow_entropies(schema)
-    # float16 rounds log p by 2⁻¹¹ of it, which moves -p log p by less than that of the entropy.
+    # float16 moves log p by at most 2⁻¹¹ of itself, which moves the entropy by at most 2⁻¹¹ of itself.
     assert summary.mean_entropy_nats == pytest.approx(np.mean(slow), rel=2**-11)
     quantiles = summary.entropy_nats_quantiles
     assert quantiles is not None
@@ -55,7 +55,7 @@ def test_entropies_are_those_of_the_slow_version(tmp_path: Path, changes) -> Non
 
 
 @given(st.lists(st.floats(0, 9.5), min_size=1, max_size=300))
-def test_a_quantile_is_that_of_numpy_to_within_a_bin(entropies: list[float]) -> None:
+def test_a_quantile_equals_that_of_numpy_to_within_a_bin(entropies: list[float]) -> None:
     histogram = np.bincount((np.array(entropies) * ENTROPY_BINS).astype(int)).tolist()
     quantiles = entropy_quantiles(histogram)
     assert quantiles is not None
@@ -63,7 +63,7 @@ def test_a_quantile_is_that_of_numpy_to_within_a_bin(entropies: list[float]) -> 
         assert abs(found - np.quantile(entropies, percent / 100)) < 1 / ENTROPY_BINS + 1e-12
 
 
-def test_neither_order_nor_writer_changes_the_figures(tmp_path: Path) -> None:
+def test_the_order_and_number_of_writers_do_not_change_the_figures(tmp_path: Path) -> None:
     schema, offsets = make_schema(LENGTHS), make_offsets(LENGTHS)
     rows = write_dump(tmp_path / "one", schema, LENGTHS)
     with DumpWriter.open(tmp_path / "two", schema, offsets, main=True) as main:
@@ -75,7 +75,7 @@ def test_neither_order_nor_writer_changes_the_figures(tmp_path: Path) -> None:
     assert (tmp_path / "two/manifest.json").read_bytes() == (tmp_path / "one/manifest.json").read_bytes()
 
 
-def test_the_quantiles_are_of_all_shards_together(tmp_path: Path) -> None:
+def test_quantiles_are_computed_over_all_shards_together(tmp_path: Path) -> None:
     write_dump(tmp_path / "one", make_schema(LENGTHS), LENGTHS)
     write_dump(tmp_path / "whole", make_schema(LENGTHS, shard_positions=96), LENGTHS)
     assert inspect_dump(tmp_path / "one")["num_shards"] == 3
@@ -87,7 +87,7 @@ def test_the_quantiles_are_of_all_shards_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lengths", "changes"), [([], {}), ([9, 4], {"k": 8, "selection": "sampled"})], ids=["empty", "draws alone"]
 )
-def test_without_positions_or_exact_ids_there_is_no_entropy(tmp_path: Path, lengths, changes) -> None:
+def test_without_positions_or_top_tokens_there_is_no_entropy(tmp_path: Path, lengths, changes) -> None:
     write_dump(tmp_path / "dump", make_schema(lengths, **changes), lengths)
     summary = verify_dump(tmp_path / "dump")
     assert summary.mean_entropy_nats is None
@@ -98,7 +98,7 @@ def test_without_positions_or_exact_ids_there_is_no_entropy(tmp_path: Path, leng
     )
 
 
-def test_a_certain_position_has_no_entropy(tmp_path: Path) -> None:
+def test_a_certain_position_has_entropy_0(tmp_path: Path) -> None:
     schema = make_schema([4], k=2, vocab_size=2)
     rows = replace(
         make_positions(schema),

@@ -1,4 +1,4 @@
-"""docs/format.md is enough: its code, with zarr and numpy alone, gives the distributions that were dumped."""
+"""docs/format.md is enough to read a dump: its code, with zarr and numpy alone, gives the dumped distributions."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def page() -> Any:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     namespace: dict[str, Any] = {}
     for block in blocks:
-        exec(block, namespace)  # noqa: S102 - our own page
+        exec(block, namespace)  # noqa: S102  our own page
     return SimpleNamespace(**namespace)
 
 
@@ -101,7 +101,7 @@ def test_the_page_gives_the_distribution_of_a_position_of_a_compact_dump(
     tempered = np.exp(log_probs / temperature) / np.exp(log_probs / temperature).sum()
     best = np.argsort(-log_probs, kind="stable")[:6]
     assert ids.tolist() == best.tolist()
-    # Falls are off by 1/32 of a nat, a little more behind wide gaps, and so is the sum they are shares of.
+    # Falls are off by 1/32 of a nat, and a little more after wide gaps. So is the sum that normalises them.
     assert probabilities == pytest.approx(tempered[best], rel=2**-3)
     assert tail == pytest.approx(1 - tempered[best].sum(), rel=1e-6)
     assert probabilities.sum() + tail == pytest.approx(1, abs=1e-12)

@@ -1,9 +1,12 @@
+"""Every row belongs to one shard, and the files and sentences of a shard follow from arithmetic."""
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.dump.layout import Layout, sentences_of_range, shard_file
+from storage.dump.layout import Layout, sentences_of_range
+from tests.storage.dumps import make_schema
 
 
 @st.composite
@@ -31,7 +34,7 @@ def test_stored_chunks_are_those_with_a_row(layout: Layout) -> None:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.data())
-def test_sentences_of_a_range_are_those_that_share_a_position_with_it(lengths: list[int], data: st.DataObject) -> None:
+def test_sentences_of_a_range_share_a_position_with_it(lengths: list[int], data: st.DataObject) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     start = data.draw(st.integers(0, sum(lengths) - 1))
     stop = data.draw(st.integers(start + 1, sum(lengths)))
@@ -40,10 +43,11 @@ def test_sentences_of_a_range_are_those_that_share_a_position_with_it(lengths: l
 
 
 def test_shard_files_have_zarrs_default_names() -> None:
-    assert shard_file("tokens", 3, 1) == "tokens/c/3"
-    assert shard_file("ids", 3, 2) == "ids/c/3/0"
+    files = {spec.name: spec.file(3) for spec in make_schema([200]).position_arrays}
+    assert files["tokens"] == "tokens/c/3"
+    assert files["ids"] == "ids/c/3/0"
 
 
-def test_there_is_no_shard_past_the_last() -> None:
+def test_a_shard_past_the_last_raises() -> None:
     with pytest.raises(IndexError):
         Layout(num_rows=64, shard_rows=32, chunk_rows=8).rows_of(2)

@@ -1,4 +1,4 @@
-"""Rows looked at through mapped files are the rows that went in, whatever shards and chunks they lie in."""
+"""Rows read from mapped files equal the rows written, whichever shards and chunks hold them."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,19 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.dump.addresses import AddressRange, pages
 from storage.dump.manifest import Manifest
-from storage.dump.mapped import MappedRows
-from storage.dump.positions import Positions
+from storage.dump.mapped import AddressRange, MappedRows, pages
 from storage.errors import CorruptStoreError
 from storage.folder import LocalFolder
 from tests.storage.dumps import assert_same, make_schema, pick, write_dump
 
 LENGTHS = [5, 1, 7, 30, 40, 2, 9]
-
-
-def first_ids(positions: Positions, number: int | None) -> Positions:
-    return Positions(**positions.arrays() | {"ids": positions.ids[:, :number]})
 
 
 def mapped(path: Path) -> MappedRows:
@@ -38,7 +32,7 @@ def mapped(path: Path) -> MappedRows:
     size=st.sampled_from([(50, 6), (50, 50), (7, 1), (70_000, 3)]),
     data=st.data(),
 )
-def test_rows_come_back_gathered_in_runs_and_in_ranges(
+def test_gathered_positions_and_ranges_equal_the_positions_written(
     num_positions: int, cut: tuple[int, int], size: tuple[int, int], data: st.DataObject
 ) -> None:
     if size[0] > 50:
@@ -48,51 +42,38 @@ def test_rows_come_back_gathered_in_runs_and_in_ranges(
         expected = write_dump(Path(folder) / "dump", schema, [num_positions])
         rows = mapped(Path(folder) / "dump")
         picked = np.array(data.draw(st.lists(st.integers(0, num_positions - 1), min_size=1)), np.int64)
-        columns = data.draw(st.integers(1, schema.k))
-        for num_ids in (None, columns):
-            assert_same(rows.gather(picked, num_ids), first_ids(pick(expected, picked), num_ids))
-        start = data.draw(st.integers(0, num_positions - 1))
-        stop = data.draw(st.integers(start + 1, num_positions))
-        run = rows.run(start, stop)
-        chunk, shard = cut[1], cut[0]
-        in_one_chunk = start // chunk == (stop - 1) // chunk
-        whole_chunks = start % chunk == stop % chunk == 0 and start // shard == (stop - 1) // shard
-        assert (run is not None) == (in_one_chunk or whole_chunks)
-        if run is not None:
-            assert_same(run, expected.slice(start, stop))
-        for num_ids in (None, columns):
-            assert_same(rows.read(start, stop, num_ids), first_ids(expected.slice(start, stop), num_ids))
+        assert_same(rows.gather(picked), pick(expected, picked))
+        start = data.draw(st.integers(0, num_positions))
+        stop = data.draw(st.integers(start, num_positions))
+        assert_same(rows.read(start, stop), expected.slice(start, stop))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 0), (9, 9), (8, 16), (9, 15), (0, 32), (32, 48), (24, 40), (0, 94)])
+def test_ranges_are_read_whether_they_are_one_slice_or_several(tmp_path: Path, start: int, stop: int) -> None:
+    expected = write_dump(tmp_path / "dump", make_schema(LENGTHS), LENGTHS)
+    assert_same(mapped(tmp_path / "dump").read(start, stop), expected.slice(start, stop))
 
 
 def test_a_damaged_chunk_does_not_hide_the_others(tmp_path: Path) -> None:
     expected = write_dump(tmp_path / "dump", make_schema(LENGTHS), LENGTHS)
     file = tmp_path / "dump" / "tail/c/1/0"
     data = bytearray(file.read_bytes())
-    data[8 * 8 + 4 + 1] ^= 1  # a chunk is 8 rows of 2 float32 and a checksum
+    data[8 * 8 + 4 + 1] ^= 1  # a chunk has 8 rows of 2 float32, and a checksum
     file.write_bytes(data)
     rows = mapped(tmp_path / "dump")
     for first, last in ((32, 39), (48, 55)):
-        assert rows.run(first, last + 1).ids.tolist() == expected.ids[first : last + 1].tolist()  # type: ignore[union-attr]
+        assert rows.read(first, last + 1).ids.tolist() == expected.ids[first : last + 1].tolist()
     for _ in range(2):
         for read in (
-            lambda: rows.run(41, 42),
-            lambda: rows.gather(np.array([90, 47, 3]), None),
-            lambda: rows.read(39, 41, None),
+            lambda: rows.read(41, 42),
+            lambda: rows.gather(np.array([90, 47, 3])),
+            lambda: rows.read(39, 41),
         ):
             with pytest.raises(CorruptStoreError, match="tail/c/1/0: array tail, shard 1, chunk 1"):
                 read()
 
 
-def test_pages_given_back_are_read_again(tmp_path: Path) -> None:
-    expected = write_dump(tmp_path / "dump", make_schema(LENGTHS), LENGTHS)
-    rows = mapped(tmp_path / "dump")
-    rows.release(0, 94)
-    for _ in range(2):
-        assert rows.gather(np.arange(94), None).tokens.tolist() == expected.tokens.tolist()
-        rows.release(3, 94)
-
-
-def test_files_lie_side_by_side_and_gaps_are_zero(tmp_path: Path) -> None:
+def test_files_are_mapped_at_their_offsets_and_gaps_are_zero(tmp_path: Path) -> None:
     size = pages(1)
     place = AddressRange(3 * size)
     for number in (2, 0):
@@ -108,7 +89,7 @@ def test_files_lie_side_by_side_and_gaps_are_zero(tmp_path: Path) -> None:
         place.map(file.fileno(), 2 * size)
 
 
-def test_the_range_lives_as_long_as_an_array_looks_into_it(tmp_path: Path) -> None:
+def test_a_range_stays_mapped_while_an_array_uses_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"7" * 100)
     place = AddressRange(100)
     with (tmp_path / "file").open("rb") as file:

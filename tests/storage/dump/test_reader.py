@@ -1,4 +1,4 @@
-"""A reader gives back the rows that were written, in any order, as plain zarr does."""
+"""A reader returns the rows that were written, in any order, as plain zarr does."""
 
 import math
 import pickle
@@ -43,7 +43,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Positions]:
     st.sampled_from(["topk", "sampled", "stratified"]),
     st.data(),
 )
-def test_what_is_written_is_read(
+def test_a_reader_returns_what_was_written(
     lengths: list[int],
     cut: tuple[int, int],
     size: tuple[int, int],
@@ -112,52 +112,19 @@ def test_plain_zarr_opens_and_lists_a_dump_without_a_warning(tmp_path: Path, cha
             assert np.array_equal(alone[:], expected, equal_nan=expected.dtype.kind == "f")
 
 
-@given(st.integers(0, 93), st.integers(0, 93), st.sampled_from([None, 1, 6]))
+@given(st.integers(0, 93), st.integers(0, 93))
 @settings(deadline=None)
-def test_ranges_are_slices(dump: tuple[Path, Positions], first: int, second: int, k: int | None) -> None:
+def test_ranges_are_slices(dump: tuple[Path, Positions], first: int, second: int) -> None:
     path, expected = dump
     start, stop = sorted((first, second))
-    found = DumpReader(path).read_range(start, stop, k)
-    assert found.ids.tolist() == expected.ids[start:stop, :k].tolist()
-    assert found.logp.tolist() == expected.logp[start:stop, :k].tolist()
-    assert found.tokens.tolist() == expected.tokens[start:stop].tolist()
+    assert_same(DumpReader(path).read_range(start, stop), expected.slice(start, stop))
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_fewer_ids_move_the_rest_into_the_tail(tmp_path: Path, k: int) -> None:
-    lengths = [20, 30]
-    write_dump(tmp_path / "dump", make_schema(lengths), lengths)
-    expected = make_positions(make_schema(lengths, k=k))
-    reader = DumpReader(tmp_path / "dump")
-    for found in (
-        reader.read_sentences([0, 1], k=k),
-        reader.read_sentences([1, 0], k=k),
-        reader.read_range(0, 50, k=k),
-    ):
-        assert found.ids.shape == found.logp.shape == (50, k)
-    found = reader.read_range(0, 50, k=k)
-    assert found.ids.tolist() == expected.ids.tolist()
-    # float16 rounds a log-probability above -16 by at most 2⁻⁸.
-    assert np.abs(found.tail - expected.tail).max() < 2**-8
-
-
-@pytest.mark.parametrize("changes", [{"selection": "sampled"}, {"selection": "stratified", "num_top": 4}])
-def test_draws_are_read_whole_or_not_at_all(tmp_path: Path, changes: dict[str, Any]) -> None:
-    rows = write_dump(tmp_path / "dump", make_schema([9], **changes), [9])
-    reader = DumpReader(tmp_path / "dump")
-    assert_same(reader.read_range(0, 9, k=6), rows)
-    assert_same(reader.read_sentences([0], k=6), rows)
-    for read in (lambda: reader.read_range(0, 9, k=4), lambda: reader.read_sentences([0], k=4)):
-        with pytest.raises(StoreError, match=r"k is 4, expected 6: a s\w+ dump is read whole.*--k 4"):
-            read()
-
-
-def test_the_whole_vocabulary_leaves_no_tail(tmp_path: Path) -> None:
+def test_if_k_is_the_vocabulary_size_the_tail_is_empty(tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", make_schema([9], k=50), [9])
     reader = DumpReader(tmp_path / "dump")
     assert np.isneginf(reader.read_range(0, 9).tail).all()
     assert reader.summary.mean_kept_mass == 1
-    assert np.isfinite(reader.read_range(0, 9, k=49).tail).all()
 
 
 def test_figures_follow_their_definitions(dump: tuple[Path, Positions]) -> None:
@@ -181,7 +148,7 @@ def test_figures_follow_their_definitions(dump: tuple[Path, Positions]) -> None:
     assert summary.size_bytes == sum(file.stat().st_size for file in files)
 
 
-def test_figures_of_draws_are_those_of_the_exact_ids(tmp_path: Path) -> None:
+def test_figures_of_a_dump_with_draws_are_about_its_top_tokens(tmp_path: Path) -> None:
     rows = write_dump(tmp_path / "a", make_schema([9], k=8, selection="stratified", num_top=3), [9])
     summary = DumpReader(tmp_path / "a").summary
     assert summary.mean_kept_mass == pytest.approx(1 - np.exp(rows.tail[:, 0].astype(np.float64)).mean())
@@ -196,21 +163,21 @@ def test_figures_of_draws_are_those_of_the_exact_ids(tmp_path: Path) -> None:
     assert summary.kept_mass_by_k == {}
 
 
-def test_a_dump_of_nothing_but_ends_of_sentences_has_no_figures_without_them(tmp_path: Path) -> None:
+def test_a_dump_of_empty_sentences_has_no_figures_without_eos(tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", make_schema([1, 1]), [1, 1])
     summary = DumpReader(tmp_path / "dump").summary
     assert summary.perplexity_without_eos is None
     assert summary.mean_kept_mass_without_eos is None
 
 
-def test_an_undeclared_temperature_is_refused_with_the_remedy(dump: tuple[Path, Positions]) -> None:
+def test_an_undeclared_temperature_is_refused_with_a_remedy(dump: tuple[Path, Positions]) -> None:
     reader = DumpReader(dump[0])
     assert [reader.temperature_index(temperature) for temperature in (1, 2.0)] == [0, 1]
     with pytest.raises(StoreError, match=r"temperature 4 .* one of 1, 2: .* dump-teacher --temperatures 1,2,4"):
         reader.temperature_index(4)
 
 
-def test_what_is_not_there_is_refused(dump: tuple[Path, Positions], tmp_path: Path) -> None:
+def test_missing_sentences_positions_and_dumps_are_refused(dump: tuple[Path, Positions], tmp_path: Path) -> None:
     reader = DumpReader(dump[0])
     for sentences in ([-1], [0, 7]):
         with pytest.raises(IndexError):
@@ -218,8 +185,6 @@ def test_what_is_not_there_is_refused(dump: tuple[Path, Positions], tmp_path: Pa
     for start, stop in ((-1, 2), (3, 2), (0, 95)):
         with pytest.raises(IndexError):
             reader.read_range(start, stop)
-    with pytest.raises(StoreError, match="k is 7, expected 1 to 6"):
-        reader.read_sentences([0], k=7)
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(StoreError, match="not a dump"):
@@ -241,7 +206,7 @@ def reversed_rows() -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("profile", ["exact", "compact"])
-def test_a_dump_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, profile: str) -> None:
+def test_a_reader_notices_that_its_dump_was_replaced(tmp_path: Path, profile: str) -> None:
     schema = make_schema(LENGTHS, profile=profile)
     write_dump(tmp_path / "dump", schema, LENGTHS)
     reader = DumpReader(tmp_path / "dump")
@@ -254,7 +219,7 @@ def test_a_dump_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, pro
     with pytest.raises(StoreError, match="another dump than when it was opened"):
         reader[6]
     with pytest.raises(StoreError, match="another dump than when it was opened"):
-        pickle.loads(again)  # noqa: S301  what a spawned worker does
+        pickle.loads(again)  # noqa: S301  as a spawned worker does
 
 
 def test_a_compact_dump_of_many_shards_holds_no_files_open(tmp_path: Path) -> None:
@@ -266,7 +231,7 @@ def test_a_compact_dump_of_many_shards_holds_no_files_open(tmp_path: Path) -> No
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the offsets
 
 
-def test_a_dump_of_links_is_read(dump: tuple[Path, Positions], tmp_path: Path) -> None:
+def test_a_dump_of_symbolic_links_is_read(dump: tuple[Path, Positions], tmp_path: Path) -> None:
     path, expected = dump
     for file in (file for file in path.rglob("*") if file.is_file()):
         link = tmp_path / "links" / file.relative_to(path)
@@ -287,47 +252,8 @@ def test_a_sentence_is_an_item(dump: tuple[Path, Positions]) -> None:
             reader[m]
 
 
-@pytest.mark.parametrize("block_positions", [1, 7, 32, 64, 1000])
-def test_a_scan_is_everything_in_order(dump: tuple[Path, Positions], block_positions: int) -> None:
-    path, expected = dump
-    reader = DumpReader(path)
-    blocks = list(reader.scan(block_positions))
-    arrays = {name: np.concatenate([block.arrays()[name] for block in blocks]) for name in expected.arrays()}
-    assert_same(Positions(**arrays), expected)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
-    block_positions=st.integers(1, 100),
-    num_blocks=st.integers(1, 5),
-    seed=st.integers(0, 3),
-)
-def test_shuffled_windows_visit_every_sentence_once_by_the_seed_alone(
-    lengths: list[int], block_positions: int, num_blocks: int, seed: int
-) -> None:
-    schema = make_schema(lengths)
-    with TemporaryDirectory() as folder:
-        expected = write_dump(Path(folder) / "dump", schema, lengths)
-        reader, offsets = DumpReader(Path(folder) / "dump"), make_offsets(lengths)
-
-        def windows(seed: int) -> list[tuple[NDArray[np.int64], Positions]]:
-            return list(reader.shuffled_windows((seed, 2), block_positions=block_positions, num_blocks=num_blocks))
-
-        first, again = windows(seed), windows(seed)
-        visited = np.concatenate([sentences for sentences, _ in first])
-        assert sorted(visited.tolist()) == list(range(len(lengths)))
-        for (sentences, positions), (same, _) in zip(first, again, strict=True):
-            assert sentences.tolist() == same.tolist()
-            rows = [row for m in sentences for row in range(offsets[m], offsets[m + 1])]
-            assert_same(positions, pick(expected, np.array(rows)))
-            assert len({offsets[m] // block_positions for m in sentences}) <= num_blocks
-        if len(lengths) > 12:
-            assert visited.tolist() != np.concatenate([sentences for sentences, _ in windows(seed + 1)]).tolist()
-
-
 class Sentences(torch.utils.data.Dataset[list[float]]):
-    """What a user would write around a dump."""
+    """A PyTorch dataset over a dump, as a user would write it."""
 
     def __init__(self, reader: DumpReader) -> None:
         self.reader = reader
@@ -340,12 +266,12 @@ class Sentences(torch.utils.data.Dataset[list[float]]):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_a_data_loader_read_what_one_process_reads(dump: tuple[Path, Positions], method: str) -> None:
+def test_workers_of_a_data_loader_read_the_same_positions(dump: tuple[Path, Positions], method: str) -> None:
     path, expected = dump
     reader, offsets = DumpReader(path), make_offsets(LENGTHS)
-    reader.read_range(0, 94)  # mapped before the workers begin
+    reader.read_range(0, 94)  # maps the files before the workers start
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork in a process with threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork warns in a process with threads
         loader = torch.utils.data.DataLoader(
             Sentences(reader), batch_size=None, num_workers=2, multiprocessing_context=method
         )
@@ -362,11 +288,10 @@ def test_threads_share_a_reader(dump: tuple[Path, Positions]) -> None:
             assert_same(found, pick(expected, reversed_rows()))
 
 
-def test_an_empty_split_is_a_dump_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_split_makes_an_empty_dump(tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", make_schema([]), [])
     reader = DumpReader(tmp_path / "dump")
-    assert (len(reader), len(reader.read_sentences([])), list(reader.scan())) == (0, 0, [])
-    assert list(reader.shuffled_windows(1)) == []
+    assert (len(reader), len(reader.read_sentences([])), len(reader.read_range(0, 0))) == (0, 0, 0)
     assert reader.summary.perplexity is reader.summary.mean_kept_mass is None
     assert reader.summary.kept_mass_by_k == {}
     assert verify_dump(tmp_path / "dump") == reader.summary

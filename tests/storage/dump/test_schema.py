@@ -1,3 +1,5 @@
+"""A schema is read back from JSON, and impossible values are refused."""
+
 import json
 from typing import Any
 
@@ -65,7 +67,7 @@ def test_each_condition_survives_json(condition: str) -> None:
     assert DumpSchema.from_json(json.loads(canonical_json(schema.to_json()))).condition == condition
 
 
-def test_the_top_k_are_all_exact_and_255_draws_are_counted() -> None:
+def test_topk_has_k_top_tokens_and_255_draws_are_allowed() -> None:
     top, drawn = make_schema(LENGTHS), make_schema(LENGTHS, k=255, vocab_size=300, selection="sampled", draw_seed=7)
     assert (top.num_top, top.num_draws) == (6, 0)
     assert (drawn.num_top, drawn.num_draws) == (0, 255)
@@ -74,7 +76,7 @@ def test_the_top_k_are_all_exact_and_255_draws_are_counted() -> None:
         assert DumpSchema.from_json(json.loads(canonical_json(schema.to_json()))) == schema
 
 
-def test_a_chunk_is_cut_down_to_a_smaller_shard() -> None:
+def test_a_chunk_is_at_most_a_shard() -> None:
     assert make_schema(LENGTHS, shard_positions=512, chunk_positions=1_024).chunk_positions == 512
 
 
@@ -86,7 +88,7 @@ def test_ids_leave_room_for_the_fill_value(vocab_size: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("change", [{"format_version": 2}, {"surprise": 1}, {"k": None}, {"temperatures": "1"}])
-def test_json_that_is_not_ours_is_refused(change: dict[str, Any]) -> None:
+def test_json_of_another_format_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         DumpSchema.from_json({**make_schema(LENGTHS).to_json(), **change})
 

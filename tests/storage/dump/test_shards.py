@@ -1,4 +1,4 @@
-"""A shard's bytes are zarr-python's own, and a damaged one is found out chunk by chunk."""
+"""Shards have the bytes of zarr-python, and damage is found chunk by chunk."""
 
 import json
 
@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
-from storage.dump.layout import Layout
-from storage.dump.schema import ArraySpec
+from storage.dump.layout import ArraySpec, Layout
 from storage.dump.shards import check_chunk, check_index, chunk_stride, encode_shard, shard_bytes
 from storage.errors import CorruptStoreError
 
@@ -63,7 +62,7 @@ def test_bytes_equal_those_of_zarr_python(case: tuple[ArraySpec, np.ndarray]) ->
 
 @settings(max_examples=40, deadline=None)
 @given(arrays(), st.data())
-def test_a_flipped_byte_of_a_shard_is_found_where_it_lies(
+def test_a_flipped_byte_of_a_shard_is_found_in_its_chunk(
     case: tuple[ArraySpec, np.ndarray], data: st.DataObject
 ) -> None:
     spec, values = case

@@ -1,4 +1,4 @@
-"""The finished store's bytes depend on schema, offsets and rows alone, whatever happened on the way."""
+"""The bytes of a finished store depend only on schema, offsets and rows, and not on how it was written."""
 
 import dataclasses
 import fcntl
@@ -47,13 +47,13 @@ POSITIONS = make_positions(SCHEMA)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The bytes of the dump never interrupted."""
+    """The bytes of a dump that was never interrupted."""
     path = tmp_path_factory.mktemp("reference") / "dump"
     write_dump(path, SCHEMA, LENGTHS, POSITIONS)
     return store_bytes(path)
 
 
-def test_a_finished_store_holds_nothing_but_metadata_shards_and_the_manifest(finished: dict[str, bytes]) -> None:
+def test_a_finished_store_holds_only_metadata_shards_and_the_manifest(finished: dict[str, bytes]) -> None:
     arrays = [spec.name for spec in (*SCHEMA.position_arrays, SCHEMA.offsets_array)]
     metadata = {"zarr.json", "manifest.json", *(f"{name}/zarr.json" for name in arrays)}
     shards = {spec.file(shard) for spec in SCHEMA.position_arrays for shard in range(3)} | {"offsets/c/0"}
@@ -62,7 +62,7 @@ def test_a_finished_store_holds_nothing_but_metadata_shards_and_the_manifest(fin
 
 @settings(max_examples=25, deadline=None)
 @given(st.permutations(range(3)), st.lists(st.integers(0, 3), max_size=4), st.booleans())
-def test_neither_order_nor_interruptions_nor_writers_change_a_byte(
+def test_order_interruptions_and_number_of_writers_do_not_change_a_byte(
     finished: dict[str, bytes], order: list[int], cuts: list[int], by_others: bool
 ) -> None:
     with TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def test_neither_order_nor_interruptions_nor_writers_change_a_byte(
 
 
 def killed_after(calls: int, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Run ``work`` in a child that dies at its n-th fsync or renaming; return whether it died."""
+    """Run ``work`` in a child process that dies at its n-th fsync or renaming. Return whether it died."""
     child = os.fork()
     if child == 0:
         left = calls
@@ -98,7 +98,7 @@ def killed_after(calls: int, work: Callable[[], None], monkeypatch: pytest.Monke
         monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
         try:
             work()
-        except BaseException:  # noqa: BLE001 - the child must not go on as a second pytest
+        except BaseException:  # noqa: BLE001  the child must not continue as a second pytest
             os._exit(1)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -106,7 +106,7 @@ def killed_after(calls: int, work: Callable[[], None], monkeypatch: pytest.Monke
     return status == 9
 
 
-def test_killed_at_any_stage_it_resumes_to_the_same_bytes(
+def test_a_dump_killed_at_any_step_resumes_to_the_same_bytes(
     tmp_path: Path, finished: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, died = 0, True
@@ -122,7 +122,7 @@ def test_killed_at_any_stage_it_resumes_to_the_same_bytes(
     assert stage > 80
 
 
-def test_files_are_synced_before_they_are_renamed_and_their_folder_after(
+def test_a_file_is_synced_before_its_renaming_and_its_folder_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
@@ -148,7 +148,7 @@ def test_files_are_synced_before_they_are_renamed_and_their_folder_after(
     assert events[renamings[-1]].startswith("rename .2.json")
 
 
-def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_while_the_first_is_alive(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     with DumpWriter.open(path, SCHEMA, OFFSETS, main=True) as first:
         with pytest.raises(StoreBusyError, match="another process"):
@@ -158,7 +158,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) -> Non
     DumpWriter.open(path, SCHEMA, OFFSETS, main=True).close()
 
 
-def test_the_lock_lies_beside_the_store_and_holds_the_history(tmp_path: Path) -> None:
+def test_the_history_next_to_the_store_is_the_lock_file(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     for host in ("one", "two"):
         with DumpWriter.open(path, SCHEMA, OFFSETS, main=True) as writer:
@@ -172,19 +172,19 @@ def test_the_lock_lies_beside_the_store_and_holds_the_history(tmp_path: Path) ->
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_complete_dump_opened_again_has_nothing_pending(tmp_path: Path, finished: dict[str, bytes]) -> None:
+def test_a_complete_dump_has_no_pending_shards(tmp_path: Path, finished: dict[str, bytes]) -> None:
     path = tmp_path / "dump"
     write_dump(path, SCHEMA, LENGTHS, POSITIONS)
     with DumpWriter.open(path, SCHEMA, OFFSETS, main=True) as writer:
         assert writer.is_complete
         assert writer.pending() == []
-        assert writer.finish() == writer.summary == DumpReader(path).summary
+        assert writer.finish() == DumpReader(path).summary
         with pytest.raises(StoreError, match="complete"):
             write_shards(writer, POSITIONS, [0])
     assert store_bytes(path) == finished
 
 
-def test_other_options_are_refused_naming_both_values(tmp_path: Path) -> None:
+def test_other_options_are_refused_and_both_values_named(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     write_dump(path, SCHEMA, LENGTHS, POSITIONS)
     other = make_schema(LENGTHS, k=5, computation={"threads": 2, "dtype": "float32"})
@@ -200,7 +200,9 @@ def test_other_options_are_refused_naming_both_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["ids/c/1/0", "tokens/c/0", "zarr.json", "logp/zarr.json", "offsets/c/0"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_running_again_mends_a_damaged_dump(tmp_path: Path, finished: dict[str, bytes], file: str, damage: str) -> None:
+def test_running_again_repairs_a_damaged_dump(
+    tmp_path: Path, finished: dict[str, bytes], file: str, damage: str
+) -> None:
     path = tmp_path / "dump"
     write_dump(path, SCHEMA, LENGTHS, POSITIONS)
     data = bytearray(finished[file])
@@ -241,7 +243,7 @@ def test_an_incomplete_dump_is_refused_with_the_command_to_run(tmp_path: Path) -
     assert (about["state"], about["num_finished_shards"], about["num_shards"]) == ("writing", 1, 3)
 
 
-def test_a_process_of_a_run_that_was_given_up_cannot_put_its_shards_into_another_dump(tmp_path: Path) -> None:
+def test_a_process_of_an_abandoned_run_cannot_add_its_shards_to_another_dump(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     first = make_schema(LENGTHS, fingerprints={**SCHEMA.fingerprints, "teacher": "another"})
     other_rows = make_positions(SCHEMA, seed=7)
@@ -254,14 +256,14 @@ def test_a_process_of_a_run_that_was_given_up_cannot_put_its_shards_into_another
         with pytest.raises(StoreError, match="shard 0: the store was replaced by another dump"):
             write_shards(late, other_rows, [0])
         write_shards(writer, POSITIONS, [0, 1])
-        (path / "finished" / "1.json").write_bytes(entry)  # written late, between that look and its end
+        (path / "finished" / "1.json").write_bytes(entry)  # written late, after the check
         assert writer.pending() == [1, 2]
         write_shards(writer, POSITIONS, [1, 2])
         writer.finish()
     assert_same(DumpReader(path).read_range(0, 94), POSITIONS)
 
 
-def test_foreign_files_stop_a_dump_before_its_work(tmp_path: Path) -> None:
+def test_foreign_files_are_refused_when_a_dump_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     path.mkdir()
     (path / "thesis.tex").touch()
@@ -306,20 +308,20 @@ def edited(name: str, row: int, column: int, value: float) -> Positions:
 def bad_draws() -> Iterator[tuple[str, DumpSchema, Positions]]:
     assert DRAWN.counts is not None
     used = (DRAWN.counts[:, 3:] > 0).sum(1)
-    row = int(np.argmin(used))  # one with unused columns
+    row = int(np.argmin(used))  # a row with unused columns
     last = 3 + int(used[row]) - 1
     yield "counts is missing", DRAWS, dataclasses.replace(DRAWN, counts=None)
     yield "counts does not belong in a topk dump", SCHEMA, changed(counts=np.zeros((32, 6), np.uint8))
-    yield "counts of the 3 exact ids are not 0", DRAWS, edited("counts", row, 0, 1)
+    yield "counts of the 3 top tokens are not 0", DRAWS, edited("counts", row, 0, 1)
     yield "counts do not add up to 5 draws", DRAWS, edited("counts", row, last, int(DRAWN.counts[row, last]) + 1)
-    yield "counts do not add up to 5 draws, or to 0 where", DRAWS, edited("tail", row, 0, -np.inf)
+    yield "counts do not add up to 5 draws, or to 0 if", DRAWS, edited("tail", row, 0, -np.inf)
     shifted = DRAWN.counts.copy()
     shifted[row, last + 1], shifted[row, last] = shifted[row, last], 0
     yield "an unused column before a used one", DRAWS, dataclasses.replace(DRAWN, counts=shifted)
-    yield "logp is NaN or ids hold the fill value", DRAWS, edited("logp", row, last, np.nan)
-    yield "logp is NaN or ids hold the fill value", DRAWS, edited("ids", row, last, 65_535)
-    yield "neither where it is unused", DRAWS, edited("logp", row, last + 1, -9.0)
-    yield "neither where it is unused", DRAWS, edited("ids", row, last + 1, 1)
+    yield "a used column has NaN in logp or the fill value in ids", DRAWS, edited("logp", row, last, np.nan)
+    yield "a used column has NaN in logp or the fill value in ids", DRAWS, edited("ids", row, last, 65_535)
+    yield "or an unused column lacks one", DRAWS, edited("logp", row, last + 1, -9.0)
+    yield "or an unused column lacks one", DRAWS, edited("ids", row, last + 1, 1)
     yield "ids holds the id 50", DRAWS, edited("ids", row, last, 50)
     yield "logp holds a NaN", DRAWS, edited("logp", row, 0, np.nan)
     yield "logp rises", DRAWS, edited("logp", row, last, -0.001)
@@ -331,9 +333,7 @@ def bad_draws() -> Iterator[tuple[str, DumpSchema, Positions]]:
 @pytest.mark.parametrize(
     ("message", "schema", "rows"), list(bad_draws()), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_impossible_draws_never_reach_the_disk(
-    tmp_path: Path, message: str, schema: DumpSchema, rows: Positions
-) -> None:
+def test_impossible_draws_are_not_written(tmp_path: Path, message: str, schema: DumpSchema, rows: Positions) -> None:
     with DumpWriter.open(tmp_path / "dump", schema, OFFSETS, main=True) as writer:
         before = store_bytes(tmp_path / "dump")
         with pytest.raises(StoreError, match=message):
@@ -342,7 +342,7 @@ def test_impossible_draws_never_reach_the_disk(
         writer.write_shard(0, make_positions(schema).slice(0, 32))
 
 
-def test_where_no_mass_is_left_to_draw_from_there_are_no_draws(tmp_path: Path) -> None:
+def test_a_row_without_remaining_mass_has_no_draws(tmp_path: Path) -> None:
     arrays = {name: array.copy() for name, array in DRAWN.arrays().items()}
     arrays["tail"][5], arrays["counts"][5], arrays["logp"][5, 3:], arrays["ids"][5, 3:] = -np.inf, 0, np.nan, 65_535
     with DumpWriter.open(tmp_path / "dump", DRAWS, OFFSETS, main=True) as writer:
@@ -353,7 +353,7 @@ def test_where_no_mass_is_left_to_draw_from_there_are_no_draws(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("message", "rows"), list(bad_rows()), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_rows_that_are_no_distributions_never_reach_the_disk(tmp_path: Path, message: str, rows: Positions) -> None:
+def test_rows_that_are_no_distributions_are_not_written(tmp_path: Path, message: str, rows: Positions) -> None:
     with DumpWriter.open(tmp_path / "dump", SCHEMA, OFFSETS, main=True) as writer:
         before = store_bytes(tmp_path / "dump")
         with pytest.raises(StoreError, match=message):
@@ -390,7 +390,7 @@ except StoreError as error:
 """
 
 
-def test_a_full_disk_is_an_error_that_says_what_to_do_and_spoils_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_gives_a_clear_error_and_finished_shards_stay_valid(tmp_path: Path) -> None:
     root = str(Path(__file__).resolve().parents[3])
 
     def dump(name: str, limit: int) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""A cache never shows other bytes than were asked for, keeps its bound, and is shared by processes of one machine."""
+"""A cache returns the right bytes, stays within its limit, and is shared by the processes of a machine."""
 
 import hashlib
 import multiprocessing
@@ -43,13 +43,15 @@ def files(cache: FileCache) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in (cache.folder / "objects").glob("*/*")}
 
 
-def test_the_place_is_the_variable_or_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_comes_from_the_variable_or_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("RNNG_DISTILL_CACHE", str(tmp_path / "here"))
     assert cache_folder() == tmp_path / "here"
     monkeypatch.setenv("RNNG_DISTILL_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "rnng-distill"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which its specification says to ignore
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # its specification says to ignore a relative path
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "rnng-distill"
 
@@ -59,13 +61,13 @@ def test_a_file_is_fetched_once(cache: FileCache) -> None:
     assert mapped(cache.open(digest_of(1), never, where="one"))[:] == content(1)
 
 
-def test_the_bytes_are_those_of_the_digest_whatever_the_name(cache: FileCache) -> None:
+def test_a_copy_is_found_by_its_digest_and_not_by_its_name(cache: FileCache) -> None:
     mapped(cache.open(digest_of(1), fetching(content(1)), where="same name"))
     assert mapped(cache.open(digest_of(2), fetching(content(2)), where="same name"))[:] == content(2)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b"x" + data[1:]])
-def test_what_is_not_what_was_written_is_refused_and_not_kept(
+def test_fetched_bytes_that_do_not_match_are_refused_and_removed(
     cache: FileCache, damage: Callable[[bytes], bytes]
 ) -> None:
     with pytest.raises(CorruptStoreError, match=r"^s3://b/d/ids: .*expected.*dump-teacher"):
@@ -75,12 +77,12 @@ def test_what_is_not_what_was_written_is_refused_and_not_kept(
 
 
 @pytest.mark.parametrize("sha256", ["../../../etc/passwd", "/etc/passwd", "", "A" * 64, "a" * 63, "a" * 64 + "\n"])
-def test_a_digest_that_is_none_names_no_file(cache: FileCache, sha256: str) -> None:
+def test_a_malformed_digest_never_becomes_a_file_name(cache: FileCache, sha256: str) -> None:
     with pytest.raises(CorruptStoreError, match=r"^d: its sha256 is noted as"):
         mapped(cache.open(FileDigest(sha256=sha256, size_bytes=3), never, where="d"))
 
 
-def test_a_copy_cut_short_is_fetched_again(cache: FileCache) -> None:
+def test_a_truncated_copy_is_fetched_again(cache: FileCache) -> None:
     mapped(cache.open(digest_of(1), fetching(content(1)), where="one"))
     os.truncate(next((cache.folder / "objects").glob("*/*")), 10)
     assert mapped(cache.open(digest_of(1), fetching(content(1)), where="one"))[:] == content(1)
@@ -93,7 +95,7 @@ def test_an_empty_file_cannot_be_mapped(cache: FileCache) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 7), max_size=30), st.integers(0, 6))
-def test_it_is_a_least_recently_used_cache_within_its_bound(
+def test_the_cache_stays_within_its_limit_and_drops_the_least_recently_used(
     tmp_path_factory: pytest.TempPathFactory, uses: list[int], room: int
 ) -> None:
     size = len(content(0))
@@ -102,7 +104,7 @@ def test_it_is_a_least_recently_used_cache_within_its_bound(
     clock = iter(range(1, 100))
     with pytest.MonkeyPatch.context() as patch:
         utime = os.utime
-        # Uses closer than the clock's resolution have no order.
+        # Uses closer together than the clock's resolution have no order.
         patch.setattr(os, "utime", lambda file: utime(file, ns=(0, next(clock) * 10**9)))
         for number in uses:
             calls: list[Path] = []
@@ -110,13 +112,13 @@ def test_it_is_a_least_recently_used_cache_within_its_bound(
             assert bool(calls) == (number not in expected)
             expected = [*(used for used in expected if used != number), number][-room:] if room else []
             assert kept[:] == content(number)
-            if calls and files(cache):  # a fresh file has the real time, later than all of those
+            if calls and files(cache):  # a new file has the real time, which is later than all of these
                 newest = cache.folder / "objects" / digest_of(number).sha256[:2] / digest_of(number).sha256
                 utime(newest, ns=(0, next(clock) * 10**9))
             assert files(cache).keys() == {digest_of(used).sha256 for used in expected}
 
 
-def test_more_than_the_cache_holds_can_be_mapped_at_once(tmp_path: Path) -> None:
+def test_more_files_than_fit_into_the_cache_can_be_mapped(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, size_bytes=2500)
     maps = [mapped(cache.open(digest_of(number), fetching(content(number)), where="file")) for number in range(10)]
     assert [found[:] for found in maps] == [content(number) for number in range(10)]
@@ -156,19 +158,19 @@ def _run_all(arguments: list[tuple[object, ...]]) -> None:
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
-def test_processes_that_want_one_file_at_once_fetch_it_once(tmp_path: Path) -> None:
+def test_processes_that_need_the_same_file_fetch_it_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     _run_all([(tmp_path / "cache", log, 10**9, [1, 2], 0.3)] * 3)
     assert sorted(log.read_text().split()) == ["1", "2"]
 
 
-def test_processes_that_push_out_each_others_files_read_what_they_asked_for(tmp_path: Path) -> None:
+def test_processes_that_evict_each_others_files_read_the_right_bytes(tmp_path: Path) -> None:
     orders = [[(step * stride + start) % 12 for step in range(150)] for start, stride in ((0, 1), (5, 5), (3, 7))]
     _run_all([(tmp_path / "cache", tmp_path / "log", 2500, order, 0.0) for order in orders])
     assert sum(files(FileCache(tmp_path / "cache")).values()) <= 2500
 
 
-def test_a_lock_held_while_another_thread_forks_is_freed_by_its_holder(cache: FileCache) -> None:
+def test_a_lock_is_released_even_if_a_process_was_forked_meanwhile(cache: FileCache) -> None:
     with cache.locked("ab"):
         child = os.fork()
         if child == 0:
@@ -183,13 +185,13 @@ def test_a_lock_held_while_another_thread_forks_is_freed_by_its_holder(cache: Fi
         os.waitpid(child, 0)
 
 
-def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_gives_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"cache of remote files cannot be used: .*RNNG_DISTILL_CACHE"):
         mapped(FileCache(tmp_path / "file" / "cache").open(digest_of(1), never, where="one"))
 
 
-def test_a_full_disk_leaves_nothing_behind(cache: FileCache) -> None:
+def test_a_full_disk_leaves_no_partial_file(cache: FileCache) -> None:
     def fetch(target: Path) -> None:
         target.write_bytes(b"half")
         raise no_room(target.parent, "one")

@@ -1,4 +1,4 @@
-"""One writer at a time: refused while it lives, replaced when it is gone, and it notices."""
+"""One process writes at a time. Others are refused while it is alive, and it notices when it was replaced."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def beside(url: str) -> ObjectStore:
+def parent(url: str) -> ObjectStore:
     return ObjectStore(url.rpartition("/")[0])
 
 
@@ -49,11 +49,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def expires(beside: ObjectStore) -> datetime:
-    return datetime.fromisoformat(json.loads(beside.read("store.lease.json"))["expires"])
+def expires(parent: ObjectStore) -> datetime:
+    return datetime.fromisoformat(json.loads(parent.read("store.lease.json"))["expires"])
 
 
-def test_a_second_writer_is_refused_and_told_who_since_when_and_what_to_do(url: str, held: Lease) -> None:  # noqa: ARG001
+def test_a_second_writer_is_refused_and_the_message_names_the_holder(url: str, held: Lease) -> None:  # noqa: ARG001
     with pytest.raises(StoreBusyError) as caught:
         Lease(url, take_over=False)
     year = datetime.now(tz=UTC).year
@@ -62,34 +62,34 @@ def test_a_second_writer_is_refused_and_told_who_since_when_and_what_to_do(url: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_lease_given_back_can_be_taken(url: str, beside: ObjectStore) -> None:
+def test_a_released_lease_can_be_taken(url: str, parent: ObjectStore) -> None:
     for _ in range(2):
         taken = Lease(url, take_over=False)
-        assert set(beside.entries()) == {"store.lease.json"}
+        assert set(parent.entries()) == {"store.lease.json"}
         taken.close()
         taken.close()
-        assert not beside.entries()
+        assert not parent.entries()
 
 
-def test_the_heartbeat_keeps_it_beyond_its_time(url: str, held: Lease, beside: ObjectStore) -> None:
-    first = expires(beside)
+def test_the_heartbeat_extends_the_lease(url: str, held: Lease, parent: ObjectStore) -> None:
+    first = expires(parent)
     wait_for(lambda: datetime.now(tz=UTC) > first)
     with pytest.raises(StoreBusyError):
         Lease(url, take_over=False)
     held.check()
 
 
-def test_an_expired_lease_is_taken_over_with_a_word(
-    url: str, beside: ObjectStore, caplog: pytest.LogCaptureFixture
+def test_taking_over_an_expired_lease_is_logged(
+    url: str, parent: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    beside.write("store.lease.json", json.dumps(EXPIRED).encode())
+    parent.write("store.lease.json", json.dumps(EXPIRED).encode())
     caplog.set_level(logging.INFO, "storage")
     Lease(url, take_over=False).close()
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "host node7" in caplog.text
 
 
-def test_the_holder_it_is_taken_from_stops_at_its_next_write(url: str, cache: FileCache, beside: ObjectStore) -> None:
+def test_a_holder_that_lost_its_lease_stops_at_its_next_write(url: str, cache: FileCache, parent: ObjectStore) -> None:
     old = RemoteFolder(url, cache=cache)
     with closing(old.lock()) as first:
         old.write("zarr.json", b"{}")
@@ -100,31 +100,31 @@ def test_the_holder_it_is_taken_from_stops_at_its_next_write(url: str, cache: Fi
                 lambda: first.log(b"other\n"),
                 first.check,
             ):
-                with pytest.raises(StoreBusyError, match=r"held the lease .* another's \(host "):
+                with pytest.raises(StoreBusyError, match=r"held the lease .* another process now holds it \(host "):
                     action()
-            time.sleep(0.3)  # the first one's heartbeat must not bring its own back
+            time.sleep(0.3)  # the heartbeat of the first holder must not restore its lease
             first.close()
             second.check()
             second.log(b"mine\n")
-    assert beside.read("store.history.jsonl") == b"mine\n"
+    assert parent.read("store.history.jsonl") == b"mine\n"
     assert old.read("zarr.json") == b"{}"
-    assert "store.lease.json" not in beside.entries()
+    assert "store.lease.json" not in parent.entries()
 
 
-def test_a_lease_removed_by_hand_is_noticed(held: Lease, beside: ObjectStore) -> None:
-    beside.remove(["store.lease.json"])
-    with pytest.raises(StoreBusyError, match="now it is gone"):
+def test_a_lease_removed_by_hand_is_noticed(held: Lease, parent: ObjectStore) -> None:
+    parent.remove(["store.lease.json"])
+    with pytest.raises(StoreBusyError, match="but it is now gone"):
         held.log(b"{}\n")
 
 
-def test_of_two_that_come_at_once_one_gets_it_where_there_is_no_conditional_creation(
+def test_without_conditional_creation_one_of_two_processes_gets_the_lease(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = ObjectStore.create
 
     def late(self: ObjectStore, name: str, data: bytes) -> bool:
         create(self, name, data)
-        self.write(name, data.replace(b'"owner":"', b'"owner":"ff'))  # the other came a moment later
+        self.write(name, data.replace(b'"owner":"', b'"owner":"ff'))  # the other process wrote a moment later
         return True
 
     monkeypatch.setattr(ObjectStore, "create", late)
@@ -133,8 +133,8 @@ def test_of_two_that_come_at_once_one_gets_it_where_there_is_no_conditional_crea
 
 
 @pytest.mark.parametrize("expired", [False, True])
-def test_of_many_that_come_at_once_one_gets_it(
-    url: str, beside: ObjectStore, monkeypatch: pytest.MonkeyPatch, expired: bool
+def test_one_of_many_processes_gets_the_lease(
+    url: str, parent: ObjectStore, monkeypatch: pytest.MonkeyPatch, expired: bool
 ) -> None:
     monkeypatch.setattr(lease, "SETTLE_S", 0.5)
     write, delays = ObjectStore.write, iter((0.0, 0.1, 0.2, 0.3))
@@ -148,7 +148,7 @@ def test_of_many_that_come_at_once_one_gets_it(
         write(self, name, data)
 
     if expired:
-        beside.write("store.lease.json", json.dumps(EXPIRED).encode())
+        parent.write("store.lease.json", json.dumps(EXPIRED).encode())
         monkeypatch.setattr(ObjectStore, "write", slow_write)
     together = threading.Barrier(4)
     taken: list[Lease] = []
@@ -171,24 +171,24 @@ def test_of_many_that_come_at_once_one_gets_it(
     taken[0].close()
 
 
-def test_creation_says_whether_it_was_the_one(beside: ObjectStore) -> None:
-    assert beside.create("x", b"mine")
-    assert not beside.create("x", b"other")
-    assert beside.read("x") == b"mine"
+def test_create_returns_whether_it_wrote_the_object(parent: ObjectStore) -> None:
+    assert parent.create("x", b"mine")
+    assert not parent.create("x", b"other")
+    assert parent.read("x") == b"mine"
 
 
-def test_writers_that_do_not_hold_it_may_write(url: str, cache: FileCache, held: Lease) -> None:
+def test_other_processes_may_write_shards_without_the_lease(url: str, cache: FileCache, held: Lease) -> None:
     RemoteFolder(url, cache=cache).write("ids/c/0/0", b"a shard")
     held.check()
 
 
-def test_the_history_goes_on_where_it_ended(url: str, beside: ObjectStore) -> None:
-    beside.write("store.history.jsonl", b'{"half')
+def test_the_history_continues_after_its_last_line(url: str, parent: ObjectStore) -> None:
+    parent.write("store.history.jsonl", b'{"half')
     for number in range(2):
         with closing(Lease(url, take_over=False)) as taken:
             taken.log(b"%d\n" % number)
             taken.log(b"more\n")
-    assert beside.read("store.history.jsonl") == b'{"half\n0\nmore\n1\nmore\n'
+    assert parent.read("store.history.jsonl") == b'{"half\n0\nmore\n1\nmore\n'
     assert open_folder(url).history() == b'{"half\n0\nmore\n1\nmore\n'
     assert open_folder(url + "-other").history() == b""
 
@@ -198,16 +198,16 @@ def test_the_history_goes_on_where_it_ended(url: str, beside: ObjectStore) -> No
                 b'{"owner":"a","host":"\\u001b[31m","since":"b","expires":"2020-01-01T00:00:00+00:00"}',
                 b'{"owner":"a","host":"h","since":"b","expires":"2020-01-01"}']
 )  # fmt: skip
-def test_what_is_no_lease_is_left_alone(beside: ObjectStore, url: str, content: bytes) -> None:
-    beside.write("store.lease.json", content)
+def test_an_object_that_is_no_lease_is_not_overwritten(parent: ObjectStore, url: str, content: bytes) -> None:
+    parent.write("store.lease.json", content)
     with pytest.raises(StoreError, match=r"store.lease.json: not a lease of this program") as caught:
         Lease(url, take_over=True)
     assert str(caught.value).isprintable()
-    assert beside.read("store.lease.json") == content
+    assert parent.read("store.lease.json") == content
 
 
-def test_a_renewal_under_way_does_not_bring_back_a_lease_given_back(
-    url: str, beside: ObjectStore, monkeypatch: pytest.MonkeyPatch
+def test_a_renewal_in_progress_does_not_restore_a_released_lease(
+    url: str, parent: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, renewing = ObjectStore.write, threading.Event()
 
@@ -221,11 +221,11 @@ def test_a_renewal_under_way_does_not_bring_back_a_lease_given_back(
     assert renewing.wait(20)
     taken.close()
     time.sleep(0.5)
-    assert not beside.entries()
+    assert not parent.entries()
 
 
-def test_a_renewal_that_fails_is_tried_again(
-    url: str, beside: ObjectStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_failed_renewal_is_tried_again(
+    url: str, parent: ObjectStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(Lease(url, take_over=False)):
         write = ObjectStore.write
@@ -236,27 +236,27 @@ def test_a_renewal_that_fails_is_tried_again(
         monkeypatch.setattr(ObjectStore, "write", fail)
         wait_for(lambda: "the network is down" in caplog.text)
         monkeypatch.setattr(ObjectStore, "write", write)
-        before = expires(beside)
-        wait_for(lambda: expires(beside) > before)
-        assert expires(beside) > before
+        before = expires(parent)
+        wait_for(lambda: expires(parent) > before)
+        assert expires(parent) > before
 
 
-def hold_in_a_child(url: str, beside: ObjectStore) -> int:
+def hold_in_a_child(url: str, parent: ObjectStore) -> int:
     child = os.fork()
     if child == 0:
         try:
             Lease(url, take_over=False)
             time.sleep(60)
         finally:
-            os._exit(1)  # the child must not go on as a second pytest
-    wait_for(lambda: bool(beside.entries()))
+            os._exit(1)  # the child must not continue as a second pytest
+    wait_for(lambda: bool(parent.entries()))
     return child
 
 
-def test_a_killed_writer_is_followed_after_its_time_or_by_take_over(s3_url: str) -> None:
-    beside = ObjectStore(s3_url.rpartition("/")[0])
+def test_a_killed_writer_is_replaced_after_expiry_or_by_take_over(s3_url: str) -> None:
+    parent = ObjectStore(s3_url.rpartition("/")[0])
     for take_over in (False, True):
-        child = hold_in_a_child(s3_url, beside)
+        child = hold_in_a_child(s3_url, parent)
         try:
             with pytest.raises(StoreBusyError):
                 Lease(s3_url, take_over=False)
@@ -264,12 +264,12 @@ def test_a_killed_writer_is_followed_after_its_time_or_by_take_over(s3_url: str)
             os.kill(child, 9)
             os.waitpid(child, 0)
         if not take_over:
-            wait_for(lambda: expires(beside) < datetime.now(tz=UTC))
+            wait_for(lambda: expires(parent) < datetime.now(tz=UTC))
         Lease(s3_url, take_over=take_over).close()
-        assert not beside.entries()
+        assert not parent.entries()
 
 
-def test_a_forked_child_neither_ends_nor_loses_it(s3_url: str, cache: FileCache) -> None:
+def test_a_forked_child_does_not_release_the_lease(s3_url: str, cache: FileCache) -> None:
     folder = RemoteFolder(s3_url, cache=cache)
     with closing(folder.lock()) as held:
         child = os.fork()

@@ -1,4 +1,4 @@
-"""A dump in an object store is the dump on a disk: the same bytes, resumed as well, read through a bounded cache."""
+"""A dump in an object store has the bytes of a dump on a disk, is resumed in the same way, and is read by a cache."""
 
 import multiprocessing
 import os
@@ -76,7 +76,7 @@ def test_a_second_writer_is_refused_until_it_takes_over(url: str, cache: FileCac
     with pytest.raises(StoreBusyError, match="--take-over"):
         opened()
     with opened(take_over=True) as second:
-        with pytest.raises(StoreBusyError, match="now it is another's"):
+        with pytest.raises(StoreBusyError, match="another process now holds it"):
             write_shards(first, POSITIONS, [0])
         write_shards(second, POSITIONS, second.pending())
         second.finish()
@@ -84,7 +84,7 @@ def test_a_second_writer_is_refused_until_it_takes_over(url: str, cache: FileCac
     assert_same(DumpReader(RemoteFolder(url, cache=cache)).read_range(0, 94), POSITIONS)
 
 
-def test_more_shards_than_the_cache_holds_are_read_right_and_kept_within_its_bound(url: str, tmp_path: Path) -> None:
+def test_a_dump_larger_than_the_cache_is_read_right_and_stays_within_the_limit(url: str, tmp_path: Path) -> None:
     write_dump(tmp_path / "dump", SCHEMA, LENGTHS, POSITIONS)
     folder = RemoteFolder(url, cache=FileCache(tmp_path / "writer"))
     for name, data in store_bytes(tmp_path / "dump").items():
@@ -105,7 +105,7 @@ def test_more_shards_than_the_cache_holds_are_read_right_and_kept_within_its_bou
 
 
 @pytest.mark.parametrize("name", ["ids/c/1/0", "offsets/c/0", "tail/zarr.json"])
-def test_an_object_that_was_altered_is_refused(url: str, cache: FileCache, tmp_path: Path, name: str) -> None:
+def test_an_altered_object_is_refused(url: str, cache: FileCache, tmp_path: Path, name: str) -> None:
     write_dump(tmp_path / "dump", SCHEMA, LENGTHS, POSITIONS)
     folder = RemoteFolder(url, cache=cache)
     for each, data in store_bytes(tmp_path / "dump").items():
@@ -134,7 +134,7 @@ def test_processes_read_a_dump_at_a_url(s3_url: str, cache: FileCache, method: s
 
 @pytest.mark.processes
 @pytest.mark.faults
-def test_a_killed_dump_at_a_url_is_taken_over_and_students_learn_from_it_as_from_a_disk(
+def test_a_killed_dump_at_a_url_is_taken_over_and_a_student_learns_the_same_from_it(
     small_world: Path, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RNNG_DISTILL_CACHE", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""A store in an object store behaves as one on a disk does, and says in one line when it cannot."""
+"""A store in an object store behaves like one on a disk, and its failures are errors of one line."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ STEPS = st.lists(
 
 @contextmanager
 def fresh_file_systems() -> Iterator[None]:
-    """Let what is opened inside reuse no connection made before, nor leave its own for later."""
+    """Give the block new connections, and drop them afterwards."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
@@ -54,7 +54,7 @@ def folder(url: str, cache: FileCache) -> RemoteFolder:
 
 @settings(max_examples=30)
 @given(STEPS)
-def test_it_holds_what_a_folder_on_a_disk_would(tmp_path_factory: pytest.TempPathFactory, steps: list) -> None:
+def test_a_remote_folder_behaves_like_a_local_one(tmp_path_factory: pytest.TempPathFactory, steps: list) -> None:
     place = tmp_path_factory.mktemp("folder")
     local: Folder = LocalFolder(place / "store")
     remote: Folder = RemoteFolder(f"memory://{place.name}/store", cache=FileCache(place / "cache"))
@@ -89,14 +89,14 @@ def test_a_file_written_is_listed_read_mapped_and_removed(folder: RemoteFolder) 
         mapped(folder.open("gone", FileDigest.of_bytes(b"gone")))
 
 
-def test_what_another_process_wrote_is_listed_at_once(folder: RemoteFolder, url: str, cache: FileCache) -> None:
+def test_files_of_another_process_are_listed_at_once(folder: RemoteFolder, url: str, cache: FileCache) -> None:
     other = RemoteFolder(url, cache=cache)
     for number in range(3):
         assert len(folder.sizes()) == number
         other.write(f"finished/{number}.json", b"{}")
 
 
-def test_what_another_process_wrote_is_found_though_it_was_not_listed(s3_url: str, cache: FileCache) -> None:
+def test_files_of_another_process_are_found_after_an_older_listing(s3_url: str, cache: FileCache) -> None:
     import s3fs
 
     folder = RemoteFolder(s3_url, cache=cache)
@@ -107,19 +107,19 @@ def test_what_another_process_wrote_is_found_though_it_was_not_listed(s3_url: st
     assert len(folder.sizes()) == 2
 
 
-def test_what_lies_beside_is_not_in_it(folder: RemoteFolder, url: str, cache: FileCache) -> None:
+def test_objects_next_to_the_folder_are_not_in_it(folder: RemoteFolder, url: str, cache: FileCache) -> None:
     RemoteFolder(url + "-other", cache=cache).write("zarr.json", b"{}")
-    beside = ObjectStore(url.rpartition("/")[0])
-    beside.write("store.history.jsonl", b"{}\n")
+    parent = ObjectStore(url.rpartition("/")[0])
+    parent.write("store.history.jsonl", b"{}\n")
     assert folder.sizes() == {}
 
 
-def test_large_objects_go_in_parts_and_come_back_whole(
+def test_large_objects_are_sent_in_parts_and_read_back_complete(
     s3_url: str, cache: FileCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import s3fs
 
-    # Parts of 50 MB would take a test seconds; S3 allows none smaller than 5 MB.
+    # Parts of 50 MB would take seconds. S3 requires at least 5 MB.
     monkeypatch.setattr(s3fs.S3FileSystem._pipe_file, "__defaults__", (5 << 20, None, "overwrite"))
     monkeypatch.setattr(s3fs.S3FileSystem, "default_block_size", 5 << 20)
     data = os.urandom(1 << 20) * 11
@@ -127,11 +127,11 @@ def test_large_objects_go_in_parts_and_come_back_whole(
         folder = RemoteFolder(s3_url, cache=cache)
         folder.write("ids/c/0/0", memoryview(data))
         about = fsspec.filesystem("s3").info(f"{s3_url}/ids/c/0/0")
-        assert about["ETag"].strip('"').endswith("-3")  # of three parts
+        assert about["ETag"].strip('"').endswith("-3")  # three parts
         assert mapped(folder.open("ids/c/0/0", FileDigest.of_bytes(data)))[:] == data
 
 
-def test_a_damaged_object_is_refused_and_not_kept(folder: RemoteFolder, cache: FileCache) -> None:
+def test_a_damaged_object_is_refused_and_not_cached(folder: RemoteFolder, cache: FileCache) -> None:
     folder.write("ids/c/0/0", DATA[:-1] + b"x")
     with pytest.raises(CorruptStoreError, match=r"/store/ids/c/0/0: sha256 is .*expected.*dump-teacher"):
         mapped(folder.open("ids/c/0/0", DIGEST))
@@ -141,7 +141,7 @@ def test_a_damaged_object_is_refused_and_not_kept(folder: RemoteFolder, cache: F
     assert mapped(folder.open("ids/c/0/0", DIGEST))[:] == DATA
 
 
-def test_a_replaced_object_is_never_served_from_an_older_copy(folder: RemoteFolder) -> None:
+def test_a_replaced_object_is_never_read_from_an_older_copy(folder: RemoteFolder) -> None:
     for data in (b"first", b"other"):
         folder.write("tokens/c/0", data)
         assert mapped(folder.open("tokens/c/0", FileDigest.of_bytes(data)))[:] == data
@@ -158,7 +158,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_files_are_fetched_ahead_and_what_fails_is_said_when_mapped(folder: RemoteFolder, cache: FileCache) -> None:
+def test_files_are_fetched_ahead_and_failures_are_reported_when_opened(folder: RemoteFolder, cache: FileCache) -> None:
     parts = {f"ids/c/{number}/0": bytes([number]) * 100 for number in range(8)}
     for name, data in parts.items():
         folder.write(name, data)
@@ -172,7 +172,7 @@ def test_files_are_fetched_ahead_and_what_fails_is_said_when_mapped(folder: Remo
         mapped(folder.open(*missing))
 
 
-def test_no_more_than_half_a_cache_is_fetched_ahead(tmp_path: Path) -> None:
+def test_at_most_half_the_cache_is_fetched_ahead(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, size_bytes=1000)
     folder = RemoteFolder(f"memory://{tmp_path.name}/store", cache=cache)
     parts = {f"tokens/c/{number}": bytes([number]) * 100 for number in range(9)}
@@ -213,10 +213,10 @@ def test_a_folder_in_use_can_be_used_by_child_processes(s3_url: str, cache: File
     folder = RemoteFolder(s3_url, cache=cache)
     folder.write("ids/c/0/0", DATA)
     folder.write("ids/c/1/0", b"other")
-    folder.prefetch([("ids/c/0/0", DIGEST)])  # its threads and connections are the parent's
+    folder.prefetch([("ids/c/0/0", DIGEST)])  # starts threads and connections in the parent
     wait_for(lambda: num_copies(cache) == 1)
     context = multiprocessing.get_context(method)
-    # One that is spawned imports everything again.
+    # A spawned process imports everything again.
     children = [context.Process(target=_use, args=(folder, cache)) for _ in range(2 if method == "fork" else 1)]
     for child in children:
         child.start()
@@ -254,13 +254,15 @@ def refusals(folder: RemoteFolder) -> list[str]:
     return texts
 
 
-def test_a_missing_bucket_is_one_line(s3_bucket: str, cache: FileCache) -> None:
+def test_a_missing_bucket_gives_an_error_of_one_line(s3_bucket: str, cache: FileCache) -> None:
     for text in refusals(RemoteFolder(f"{s3_bucket}-missing/d/store", cache=cache)):
         assert text.startswith(f"{s3_bucket}-missing/d")
         assert "bucket does not exist" in text
 
 
-def test_no_network_is_one_line(s3_bucket: str, cache: FileCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_network_gives_an_error_of_one_line(
+    s3_bucket: str, cache: FileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{probe.getsockname()[1]}")
@@ -270,7 +272,7 @@ def test_no_network_is_one_line(s3_bucket: str, cache: FileCache, monkeypatch: p
             assert "Could not connect" in text
 
 
-def test_a_refused_right_is_one_line(s3_url: str, cache: FileCache) -> None:
+def test_a_missing_permission_gives_an_error_of_one_line(s3_url: str, cache: FileCache) -> None:
     folder = RemoteFolder(s3_url, cache=cache)
     folder.write("x", DATA)
     bucket, _, key = s3_url.removeprefix("s3://").partition("/")
@@ -282,13 +284,15 @@ def test_a_refused_right_is_one_line(s3_url: str, cache: FileCache) -> None:
     files.call_s3("put_bucket_policy", Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
     try:
         for name in ("write", "read", "map", "problem_with", "remove"):
-            with pytest.raises(StoreError, match=r"store/x: cannot be \w+: (Forbidden|Access Denied)\. Mend"):
+            with pytest.raises(StoreError, match=r"store/x: cannot be \w+: (Forbidden|Access Denied)\. Fix that"):
                 actions(folder)[name]()
     finally:
         files.call_s3("delete_bucket_policy", Bucket=bucket)
 
 
-def test_a_full_local_disk_is_told_from_a_store_that_fails(cache: FileCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_local_disk_is_distinguished_from_a_failing_store(
+    cache: FileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = RemoteFolder(f"memory://{cache.folder.parent.name}/store", cache=cache)
     folder.write("x", DATA)
 
@@ -317,12 +321,12 @@ def test_credentials_are_never_shown(
         with closing(folder.lock()) as lease:
             lease.log(b"{}\n")
             folder.write("x", DATA)
-            beside = ObjectStore(s3_url.rpartition("/")[0])
-            assert beside.entries().keys() == {"store.lease.json", "store.history.jsonl", "store/x"}
-            shown += [beside.read(name).decode("latin-1") for name in beside.entries()]
+            parent = ObjectStore(s3_url.rpartition("/")[0])
+            assert parent.entries().keys() == {"store.lease.json", "store.history.jsonl", "store/x"}
+            shown += [parent.read(name).decode("latin-1") for name in parent.entries()]
             shown += [str(folder), repr(folder), repr(lease)]
         monkeypatch.setattr("s3fs.S3FileSystem._call_s3", leak)
-        folder = RemoteFolder(s3_url, cache=cache)  # one that does not ask for its lease first
+        folder = RemoteFolder(s3_url, cache=cache)  # a folder that does not check its lease first
         for action in actions(folder).values():
             with pytest.raises(RnngDistillError) as caught:
                 action()
@@ -335,7 +339,7 @@ def test_credentials_are_never_shown(
         assert option not in text
 
 
-def test_a_message_is_one_printable_line_of_bounded_length() -> None:
+def test_an_error_text_is_one_printable_line_of_limited_length() -> None:
     text = plain_text(ValueError("a\r\n\x1b[31mb" + "x" * 1000))
     assert text.isprintable()
     assert len(text) == 300

@@ -1,4 +1,4 @@
-"""A folder at a URL comes back as it was, whole, and nothing of it lands outside its copy."""
+"""A folder is copied to a URL and back unchanged, and no file of it is written outside its copy."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ LAST = "dataset.zarr/zarr.json"
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """A folder of the shape that build-dataset writes."""
+    """A folder with the files that build-dataset writes."""
     path = tmp_path / "dataset"
     write_group(path / "dataset.zarr", {"tokens": np.arange(50, dtype=np.uint16)}, {"kind": "dataset"})
     (path / "tokenizer.json").write_text("{}")
@@ -29,7 +29,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_comes_back_as_it_was(dataset: Path, url: str, cache: FileCache) -> None:
+def test_a_folder_is_uploaded_and_fetched_unchanged(dataset: Path, url: str, cache: FileCache) -> None:
     upload_folder(dataset, url, last=LAST)
     copy = fetch_folder(url, cache=cache)
     assert copy.name == "store"
@@ -39,11 +39,11 @@ def test_it_comes_back_as_it_was(dataset: Path, url: str, cache: FileCache) -> N
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
-def test_a_path_is_used_as_it_lies_there(dataset: Path, prefix: str) -> None:
+def test_a_local_path_is_not_copied(dataset: Path, prefix: str) -> None:
     assert fetch_folder(f"{prefix}{dataset}") == dataset
 
 
-def test_a_copy_is_fetched_once_unless_it_changed_here_or_there(
+def test_a_folder_is_fetched_once_unless_it_or_its_copy_changed(
     dataset: Path, url: str, cache: FileCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
@@ -64,7 +64,7 @@ def test_a_copy_is_fetched_once_unless_it_changed_here_or_there(
     assert len(calls) == 3 * num_files
 
 
-def test_the_file_that_makes_it_valid_is_written_last(
+def test_the_last_file_is_written_last(
     dataset: Path, url: str, cache: FileCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> bool:
@@ -81,18 +81,18 @@ def test_the_file_that_makes_it_valid_is_written_last(
         upload_folder(dataset, url, last=LAST)
 
 
-def test_nothing_is_written_over(dataset: Path, url: str) -> None:
+def test_an_existing_folder_is_not_overwritten(dataset: Path, url: str) -> None:
     upload_folder(dataset, url, last=LAST)
     with pytest.raises(StoreError, match=rf"^{url}: already exists"):
         upload_folder(dataset, url, last=LAST)
 
 
-def test_a_folder_without_the_file_that_makes_it_valid_is_refused(tmp_path: Path, url: str) -> None:
+def test_a_folder_without_the_last_file_is_not_uploaded(tmp_path: Path, url: str) -> None:
     with pytest.raises(StoreError, match=r"no file dataset\.zarr/zarr\.json"):
         upload_folder(tmp_path, url, last=LAST)
 
 
-def test_nothing_there_is_one_line(url: str, cache: FileCache) -> None:
+def test_an_empty_url_gives_an_error_of_one_line(url: str, cache: FileCache) -> None:
     with pytest.raises(StoreError, match=rf"^{url}: there is nothing"):
         fetch_folder(url, cache=cache)
     with pytest.raises(ConfigError):
@@ -100,7 +100,7 @@ def test_nothing_there_is_one_line(url: str, cache: FileCache) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "a/../../../escaped", "/escaped", "a//b", "./escaped", "a\0b"])
-def test_a_listing_cannot_lead_out_of_the_copy(
+def test_a_name_in_a_listing_cannot_lead_out_of_the_copy(
     cache: FileCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(ObjectStore, "entries", lambda _: {name: {"size": 1}})
@@ -110,7 +110,7 @@ def test_a_listing_cannot_lead_out_of_the_copy(
     assert not list(tmp_path.rglob("*escaped*"))
 
 
-def test_a_folder_that_changes_while_it_is_read_is_refused(
+def test_a_folder_that_changes_while_it_is_fetched_is_refused(
     dataset: Path, url: str, cache: FileCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload_folder(dataset, url, last=LAST)
@@ -126,7 +126,7 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(
     assert not list((cache.folder / "folders").iterdir())
 
 
-def test_copies_not_used_for_long_are_removed(dataset: Path, url: str, cache: FileCache) -> None:
+def test_copies_not_used_for_30_days_are_removed(dataset: Path, url: str, cache: FileCache) -> None:
     upload_folder(dataset, url, last=LAST)
     old = cache.subfolder("folders", "old")
     recent = cache.subfolder("folders", "recent")

@@ -1,4 +1,4 @@
-"""A tokenizer made elsewhere keeps its ids and gives every text back, or is refused for each reason by name."""
+"""Test that an adopted tokenizer keeps its ids and restores every text, or is refused with all reasons."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
@@ -25,7 +26,7 @@ TEXTS = ["the dog didn't chase the other dogs", "It cost $5.00, i.e. 20% more", 
 
 
 def gpt2_like() -> Any:
-    """Return a byte-level BPE as GPT-2's is: one special token, at the end of the vocabulary, also an added token."""
+    """Return a byte-level BPE like GPT-2's. Its one special token is the last entry and an added token."""
     inner: Any = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -58,14 +59,16 @@ texts = st.text(st.characters(codec="utf-8"), max_size=30).map(normalise_text)
 
 @given(texts)
 @example("the dog didn't")
-def test_ids_are_those_of_the_source_and_texts_are_given_back(source: Any, adopted: Tokenizer, text: str) -> None:
+def test_adopting_keeps_the_ids_and_decoding_restores_the_text(source: Any, adopted: Tokenizer, text: str) -> None:
     ids, spans = adopted.encode_with_spans(text)
     assert ids == source.encode(text).ids
     assert adopted.decode(ids) == text
     assert {at for start, stop in spans for at in range(start, stop)} == set(range(len(text)))
 
 
-def test_the_special_token_keeps_its_id_and_a_text_that_holds_it_is_text(source: Any, adopted: Tokenizer) -> None:
+def test_a_special_token_keeps_its_id_and_its_name_in_a_text_is_encoded_as_text(
+    source: Any, adopted: Tokenizer
+) -> None:
     end = source.token_to_id(END)
     assert (adopted.bos_id, adopted.eos_id, adopted.pad_id) == (end, end, end)
     assert adopted.vocab_size == source.get_vocab_size() == end + 1
@@ -76,7 +79,7 @@ def test_the_special_token_keeps_its_id_and_a_text_that_holds_it_is_text(source:
     assert adopted.decode([end, *adopted.encode("the dog"), end]) == "the dog"
 
 
-def test_an_adopted_tokenizer_adds_nothing_in_the_library_itself(adopted: Tokenizer) -> None:
+def test_an_adopted_tokenizer_adds_nothing_when_the_library_uses_it(adopted: Tokenizer) -> None:
     plain = tokenizers.Tokenizer.from_str(adopted.data.decode())
     assert plain.encode("the dog").ids == adopted.encode("the dog")
 
@@ -91,18 +94,18 @@ def test_bos_and_eos_may_differ(tmp_path: Path) -> None:
     assert (about["bos"], about["eos"]) == ("<s>", "</s>")
 
 
-def test_a_dataset_is_built_with_it(source: Any, tmp_path: Path) -> None:
+def test_a_dataset_can_be_built_with_an_adopted_tokenizer(source: Any, tmp_path: Path) -> None:
     adopt(source, tmp_path)
     (tmp_path / "x.mrg").write_text(f"(TOP (NP (X the) (X dog)))\n(TOP (X {END}))\n")
     (tmp_path / "x.txt").write_text(f"the dog\n{END}\n")
     stem, file = tmp_path / "x", tmp_path / "tokenizer.json"
-    build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=file, out=tmp_path / "data"))
+    build_dataset(BuildConfig(train=(stem,), dev=(stem,), tokenizer=file, out=tmp_path / "data"))
     dataset = load_dataset(tmp_path / "data")
     assert [dataset.tokenizer.decode(row.tolist()) for row in dataset.split("train").tokens] == ["the dog", END]
     assert dataset.tokenizer.eos_id not in dataset.split("train").tokens.values
 
 
-def test_an_unadopted_tokenizer_is_refused_with_the_command(source: Any, tmp_path: Path) -> None:
+def test_the_error_for_an_unadopted_tokenizer_names_adopt_tokenizer(source: Any, tmp_path: Path) -> None:
     source.save(str(tmp_path / "t.json"))
     with pytest.raises(InputError, match=r"t\.json: its first entries are .*adopt-tokenizer"):
         Tokenizer.load(tmp_path / "t.json")
@@ -139,13 +142,15 @@ def _dropout(inner: Any) -> None:
     [
         (_lowercase, r"its normalizer \(NFC and Lowercase\) lowercases the text: .*becomes .the dog didn't"),
         (_strip_accents, r"its normalizer \(NFD and StripAccents\) changes the text"),
-        (_template, r"its post_processor adds <\|endoftext\|> to every text itself; remove post_processor"),
+        (_template, r"its post_processor adds <\|endoftext\|> to every text; remove post_processor"),
         (_prefix_space, r"it changes spaces: 'the dog' comes back as ' the dog'"),
         (_no_spaces, r"it changes spaces: 'the dog' comes back as 'thedog'"),
         (_dropout, r"it encodes at random \(model\.dropout is 0\.1\)"),
     ],
 )
-def test_each_way_to_break_the_contract_is_named(spoil: Callable[[Any], None], expected: str, tmp_path: Path) -> None:
+def test_the_error_names_each_reason_that_prevents_adoption(
+    spoil: Callable[[Any], None], expected: str, tmp_path: Path
+) -> None:
     inner = gpt2_like()
     spoil(inner)
     with pytest.raises(InputError, match=rf"source\.json: cannot be adopted: {expected}"):
@@ -170,12 +175,12 @@ def test_tokenizers_that_are_not_byte_level_are_refused(tmp_path: Path) -> None:
         adopt(unigram, tmp_path, bos="<unk>", eos="<unk>")
 
 
-def test_missing_bytes_missing_entries_and_gaps_are_named(tmp_path: Path) -> None:
+def test_the_error_names_missing_bytes_missing_entries_and_gaps(tmp_path: Path) -> None:
     content = json.loads(gpt2_like().to_str())
     with pytest.raises(InputError, match=r"no entry '<s>' for --bos; .*no entry '</s>' for --eos; .*<\|endoftext"):
         adopt(gpt2_like(), tmp_path, bos="<s>", eos="</s>")
     for change, expected in (
-        (lambda vocab: vocab.pop("Z"), "1 of the 256 bytes are no entries"),
+        (lambda vocab: vocab.pop("Z"), "1 of the 256 bytes have no entry"),
         (lambda vocab: vocab.update(more=999), "entries have ids up to 999, expected ids without gaps"),
     ):
         changed = json.loads(json.dumps(content))
@@ -185,7 +190,7 @@ def test_missing_bytes_missing_entries_and_gaps_are_named(tmp_path: Path) -> Non
             adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
 
 
-def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_tokenizers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.json: cannot be read"):
         adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
     for content in (b"", b"{}", b"\xff", b"[1]"):
@@ -194,7 +199,7 @@ def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:
             adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
 
 
-def test_added_tokens_that_stand_in_texts_become_text(tmp_path: Path) -> None:
+def test_added_tokens_that_occur_in_texts_become_text(tmp_path: Path) -> None:
     inner = gpt2_like()
     inner.add_tokens([AddedToken("dogs", lstrip=True)])
     tokenizer = adopt(inner, tmp_path)

@@ -1,4 +1,4 @@
-"""A dataset built by several processes is the one built by one, and a process that dies ends it with one line."""
+"""Test that the number of processes does not change a dataset, and that a killed worker gives a one-line error."""
 
 import os
 import signal
@@ -6,31 +6,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline.corpus.dataset.blocks import (
-    BLOCK_SENTENCES,
-    Block,
-    BlockBuilder,
-    BlockPool,
-    SentenceFilter,
-)
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.blocks import BLOCK_SENTENCES, Block, BlockBuilder, BlockPool
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.trees.readers import RawPair, RawTree
-from pipeline.runtime.workers import WorkerError, usable_cores
+from pipeline.runtime.workers import WorkerError
 from storage.errors import InputError
 from tests.processes import ROOT, store_digest
 
 NUM_SENTENCES = 6 * BLOCK_SENTENCES
 LABELS = ("S", "NP", "VP", "FRAG", "INTJ")
 TOKENIZER = Tokenizer.train(["the dog barks at 3 cats"] * 3, 270)
+DOG = Block(
+    path=Path("x"), pairs=[RawPair(0, RawTree(1, "(TOP (X dog))"), "dog")], document_ids=np.array([7], np.int32)
+)
 
 
 def write(stem: Path, number: int, bad: tuple[int, ...] = ()) -> Path:
-    """Write sentences in which labels come up late, and broken trees."""
+    """Write sentences. Some labels first occur in a late block, and the trees ``bad`` are malformed."""
     with stem.with_suffix(".mrg").open("w") as trees, stem.with_suffix(".txt").open("w") as texts:
         for i in range(number):
             label = LABELS[(i // BLOCK_SENTENCES + i % 2) % len(LABELS)]
@@ -51,8 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(folder: Path, out: Path, workers: int, train: str = "train", on_error: str = "stop") -> BuildConfig:
     return BuildConfig(
-        train=folder / train,
-        dev=folder / "dev",
+        train=(folder / train,),
+        dev=(folder / "dev",),
         tokenizer=folder / "tokenizer.json",
         out=out,
         workers=workers,
@@ -74,7 +74,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(folder: Path, tmp_pa
 
 
 @pytest.mark.processes
-def test_the_first_malformed_line_is_the_one_named(folder: Path, tmp_path: Path) -> None:
+def test_the_error_names_the_first_malformed_line_for_any_number_of_processes(folder: Path, tmp_path: Path) -> None:
     messages = []
     for workers in (1, 2):
         with pytest.raises(InputError, match=rf"broken\.mrg:{2 * BLOCK_SENTENCES + 4}: unbalanced") as raised:
@@ -85,14 +85,14 @@ def test_the_first_malformed_line_is_the_one_named(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.processes
-def test_a_killed_process_ends_it_with_one_line(tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_build_with_a_one_line_error(tmp_path: Path) -> None:
     def blocks() -> Iterator[Block]:
         while True:
-            yield Block(path=tmp_path, pairs=[RawPair(0, RawTree(1, "(TOP (X dog))"), "dog")])
+            yield DOG
 
-    with BlockPool(BlockBuilder(tokenizer=TOKENIZER, on_error="stop"), 2) as pool:
+    with BlockPool(BlockBuilder(TOKENIZER, config(tmp_path, tmp_path / "out", 2))) as pool:
         built = pool.build(blocks())
-        assert next(built).texts == ["dog"]
+        assert next(built).text == b"dog\n"
         assert pool._executor is not None
         os.kill(next(iter(pool._executor._processes)), signal.SIGKILL)
         with pytest.raises(WorkerError, match="a worker process was killed"):
@@ -101,15 +101,14 @@ def test_a_killed_process_ends_it_with_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_workers_end_with_a_main_process_that_is_killed(folder: Path) -> None:
+def test_workers_end_when_the_main_process_is_killed(folder: Path) -> None:
     script = f"""
-import itertools, pathlib, sys
-from pipeline.corpus.dataset.blocks import *
-from pipeline.corpus.trees.readers import RawPair, RawTree
-builder = BlockBuilder(tokenizer=Tokenizer.load(pathlib.Path({str(folder / "tokenizer.json")!r})), on_error="stop")
-block = Block(path=pathlib.Path("x"), pairs=[RawPair(0, RawTree(1, "(TOP (X dog))"), "dog")])
-with BlockPool(builder, 2) as pool:
-    for _ in pool.build(itertools.repeat(block)):
+import itertools, pathlib
+from pipeline.corpus.dataset.blocks import BlockBuilder, BlockPool
+from tests.pipeline.corpus.dataset.test_blocks import DOG, TOKENIZER, config
+folder = pathlib.Path({str(folder)!r})
+with BlockPool(BlockBuilder(TOKENIZER, config(folder, folder / "out", 2))) as pool:
+    for _ in pool.build(itertools.repeat(DOG)):
         print(*pool._executor._processes, flush=True)
 """
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -130,22 +129,54 @@ def _is_running(process: Path) -> bool:
         return False
 
 
-def test_small_corpora_start_no_process(tmp_path: Path) -> None:
-    with BlockPool(BlockBuilder(tokenizer=TOKENIZER, on_error="stop"), 2) as pool:
+def test_a_small_corpus_starts_no_worker(tmp_path: Path) -> None:
+    with BlockPool(BlockBuilder(TOKENIZER, config(tmp_path, tmp_path / "out", 2))) as pool:
         assert list(pool.build([])) == []
-        built = list(pool.build([Block(path=tmp_path, pairs=[RawPair(7, RawTree(1, "(TOP (X dog))"), "dog")])]))
-        assert built[0].numbers.tolist() == [7]
+        (built,) = pool.build([DOG])
+        assert built.columns["document_ids"].tolist() == [7]
         assert pool._executor is None
 
 
-def test_workers_do_not_load_torch() -> None:
-    script = "import pipeline.corpus.dataset.blocks, sys; assert 'torch' not in sys.modules"
+def test_workers_load_neither_torch_nor_zarr() -> None:
+    script = "import pipeline.corpus.dataset.blocks, sys; assert not {'torch', 'zarr'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
-def test_sentences_are_left_out_by_length() -> None:
-    keep = SentenceFilter(min_words=2, max_words=3, max_tokens=4)
-    found = [keep.reason(*sizes) for sizes in ((1, 1), (2, 4), (4, 4), (3, 5))]
-    assert found == ["fewer than 2 words", None, "more than 3 words", "more than 4 tokens"]
-    assert SentenceFilter().reason(0, 10_000) is None
-    assert usable_cores() >= 1
+def test_sentences_are_dropped_by_length(tmp_path: Path) -> None:
+    texts = ("dog", "the dog", "the dog barks at", "the dog 12345")
+    pairs = [
+        RawPair(i, RawTree(1, f"(TOP (X {' '.join(f'(X {word})' for word in text.split())}))"), text)
+        for i, text in enumerate(texts)
+    ]
+    block = Block(path=tmp_path, pairs=pairs, document_ids=np.arange(len(pairs), dtype=np.int32))
+    given = config(tmp_path, tmp_path / "out", 1)
+    sizes = {"min_words": 2, "max_words": 3, "max_tokens": len(TOKENIZER.encode("the dog"))}
+    built = BlockBuilder(TOKENIZER, replace(given, **sizes)).build(block)
+    assert built.columns["document_ids"].tolist() == [1]
+    assert built.counts.dropped == {
+        "fewer than 2 words": 1,
+        "more than 3 words": 1,
+        f"more than {sizes['max_tokens']} tokens": 1,
+    }
+    assert len(BlockBuilder(TOKENIZER, given).build(block)) == len(texts)
+
+
+def test_select_keeps_the_rows_of_the_selected_sentences(tmp_path: Path) -> None:
+    trees = [(f"(TOP (X{i} {'(NN dog) ' * (i + 1)}))", " ".join(["dog"] * (i + 1))) for i in range(4)]
+    pairs = [RawPair(i, RawTree(1, tree), text) for i, (tree, text) in enumerate(trees)]
+    builder = BlockBuilder(TOKENIZER, config(tmp_path, tmp_path / "out", 1))
+    ids = np.arange(4, dtype=np.int32)
+    whole = builder.build(Block(path=tmp_path, pairs=pairs, document_ids=ids))
+    found = whole.select(np.array([False, True, False, True]))
+    expected = builder.build(Block(path=tmp_path, pairs=pairs[1::2], document_ids=ids[1::2]))
+    assert found.text == expected.text
+    assert found.tokens.tolist() == expected.tokens.tolist()
+    assert {name: column.tolist() for name, column in found.columns.items()} == {
+        name: column.tolist() for name, column in expected.columns.items()
+    }
+    assert [found.labels[i - 2] if i >= 2 else i for i in found.actions.tolist()] == [
+        expected.labels[i - 2] if i >= 2 else i for i in expected.actions.tolist()
+    ]
+    assert found.hashes.texts.tolist() == expected.hashes.texts.tolist()
+    assert found.hashes.shingles.offsets.tolist() == expected.hashes.shingles.offsets.tolist()
+    assert whole.select(np.ones(4, bool)) is whole

@@ -1,4 +1,4 @@
-"""A dataset holds the tokens of the text and the actions of the trees, and every sentence is accounted for."""
+"""Test that a dataset holds the tokens of the text and the actions of the trees, and counts every sentence."""
 
 import hashlib
 import shutil
@@ -11,9 +11,10 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
-from pipeline.corpus.dataset.controls import shuffled_trees
-from pipeline.corpus.dataset.dataset import Dataset, describe_dataset, load_dataset, token_dtype, write_dataset
+from pipeline.corpus.dataset.blocks import token_dtype
+from pipeline.corpus.dataset.build import build_dataset, permutation_within_lengths
+from pipeline.corpus.dataset.build_config import BuildConfig
+from pipeline.corpus.dataset.dataset import Dataset, describe_dataset, load_dataset, write_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree, right_branching
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, InputError, StoreError
@@ -42,19 +43,19 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(corpus: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    given = {"train": corpus / "train", "dev": corpus / "dev", "tokenizer": corpus / "tokenizer.json", "out": out}
+def build(corpus: Path, out: Path | str, **changes: Any) -> dict[str, Any]:
+    given = {"train": (corpus / "train",), "dev": (corpus / "dev",), "tokenizer": corpus / "tokenizer.json", "out": out}
     return build_dataset(BuildConfig(**(given | changes)))
 
 
 @pytest.fixture(scope="module")
 def dataset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     out = tmp_path_factory.mktemp("dataset") / "data"
-    build(corpus, out, test=corpus / "other")
+    build(corpus, out, test=(corpus / "other",))
     return load_dataset(out)
 
 
-def test_leaves_are_the_tokens_of_the_text(dataset: Dataset) -> None:
+def test_the_dataset_holds_the_tokens_of_the_text(dataset: Dataset) -> None:
     texts = [text for _, text in PAIRS * 2]
     split, tokenizer = dataset.split("train"), dataset.tokenizer
     assert [row.tolist() for row in split.tokens] == [tokenizer.encode(text) for text in texts]
@@ -65,7 +66,7 @@ def test_leaves_are_the_tokens_of_the_text(dataset: Dataset) -> None:
     assert split.num_positions == len(split.tokens.values) + len(texts) == split.position_offsets[-1]
 
 
-def test_actions_are_those_of_the_trees(dataset: Dataset) -> None:
+def test_the_actions_build_the_trees(dataset: Dataset) -> None:
     split = dataset.split("train")
     trees = []
     for tokens, actions in zip(split.tokens, split.actions, strict=True):
@@ -74,7 +75,7 @@ def test_actions_are_those_of_the_trees(dataset: Dataset) -> None:
         pieces = [dataset.tokenizer.decode([i]) for i in tokens.tolist()]
         trees.append([(dataset.labels[label], "".join(pieces[start:stop])) for label, start, stop in phrases])
     assert dataset.labels == ("TOP", "NP", "PP", "S", "VP")
-    # decoding takes the space off each piece
+    # Decoding removes the space before each piece.
     assert trees[0] == [("TOP", "thedogbarks."), ("S", "thedogbarks."), ("NP", "thedog"), ("VP", "barks")]
     assert trees[3] == [("TOP", "Go")]
     assert trees[4] == [("TOP", "don'tbark!"), ("S", "don'tbark!"), ("VP", "don'tbark"), ("VP", "bark")]
@@ -88,14 +89,12 @@ def test_a_label_unseen_in_training_is_dropped_and_counted(dataset: Dataset) -> 
     assert dataset.counts["train"]["num_kept"] == dataset.split("train").num_sentences
 
 
-def test_a_label_unseen_in_training_is_read_as_the_most_frequent_one_where_the_option_says_so(
-    corpus: Path, tmp_path: Path
-) -> None:
-    # over NP and under it: what becomes NP over a single NP is one NP
+def test_map_replaces_unseen_labels_by_the_most_frequent_label_of_train(corpus: Path, tmp_path: Path) -> None:
+    # FRAG is over NP and INTJ is under FRAG. If mapping gives NP over a single NP, they become one NP.
     trees = ["(ROOT (FRAG (NP (NN cat))))", "(ROOT (FRAG (NN cat) (INTJ (NN cat)) (FRAG (NN cat))))"]
     (tmp_path / "new.mrg").write_text("".join(tree + "\n" for tree in trees))
     (tmp_path / "new.txt").write_text("cat\ncat cat cat\n")
-    build(corpus, tmp_path / "data", test=tmp_path / "new", unseen_labels="map")
+    build(corpus, tmp_path / "data", test=(tmp_path / "new",), unseen_labels="map")
     mapped = load_dataset(tmp_path / "data")
     assert mapped.labels == ("TOP", "NP", "PP", "S", "VP")
     cat = len(mapped.tokenizer.encode("cat"))
@@ -112,22 +111,38 @@ def test_a_label_unseen_in_training_is_read_as_the_most_frequent_one_where_the_o
     assert mapped.counts["train"]["repaired"] == {}
 
 
-def test_labels_unseen_in_training_are_all_named_where_they_are_refused(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("train", "expected"), [("(A (B #))", "A"), ("(B (A #))", "A"), ("(A (B (D (B #))))", "B"), ("#", None)]
+)
+def test_unseen_labels_become_the_most_frequent_label_or_are_dropped_if_train_has_none(
+    corpus: Path, tmp_path: Path, train: str, expected: str | None
+) -> None:
+    for name, trees in (("train", [train]), ("dev", ["#", "(FRAG #)"])):
+        (tmp_path / f"{name}.mrg").write_text("".join(f"(TOP {tree})\n".replace("#", "(NN c)") for tree in trees))
+        (tmp_path / f"{name}.txt").write_text("c\n" * len(trees))
+    stems = {"train": (tmp_path / "train",), "dev": (tmp_path / "dev",)}
+    summary = build(corpus, tmp_path / "data", **stems, unseen_labels="map")
+    mapped = {} if expected is None else {f"label unseen in training, read as {expected}: FRAG": 1}
+    assert summary["dev"]["repaired"] == mapped
+    assert summary["dev"]["dropped"] == ({"label unseen in training": 1} if expected is None else {})
+
+
+def test_refuse_names_all_labels_unseen_in_training(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "new.mrg").write_text("(ROOT (S (NN cat)))\n" + "(ROOT (FRAG (INTJ (NN cat)) (NN cat)))\n" * 2)
     (tmp_path / "new.txt").write_text("cat\n" + "cat cat\n" * 2)
     expected = r"new\.mrg: .*FRAG \(2 sentences\), INTJ \(2 sentences\).*--unseen-labels.* as NP$"
     with pytest.raises(InputError, match=expected):
-        build(corpus, tmp_path / "data", dev=tmp_path / "new", unseen_labels="refuse")
+        build(corpus, tmp_path / "data", dev=(tmp_path / "new",), unseen_labels="refuse")
     assert not (tmp_path / "data").exists()
     build(corpus, tmp_path / "data", unseen_labels="refuse")
 
 
-def test_what_is_built_twice_is_the_same(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_building_twice_gives_the_same_bytes(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
     seen: list[int] = []
     config = BuildConfig(
-        train=corpus / "train",
-        dev=corpus / "dev",
-        test=corpus / "other",
+        train=(corpus / "train",),
+        dev=(corpus / "dev",),
+        test=(corpus / "other",),
         tokenizer=corpus / "tokenizer.json",
         out=tmp_path / "again",
     )
@@ -141,7 +156,18 @@ def test_what_is_built_twice_is_the_same(corpus: Path, dataset: Dataset, tmp_pat
             assert (dataset.path / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
 
 
-def test_plain_zarr_opens_it(dataset: Dataset) -> None:
+def test_a_dataset_at_a_url_equals_the_dataset_on_disk(
+    corpus: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RNNG_DISTILL_CACHE", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path.name}/data"
+    build(corpus, url, test=(corpus / "other",))
+    assert load_dataset(url).sha256 == dataset.sha256
+    with pytest.raises(StoreError, match=r"data: already exists"):
+        build(corpus, url)
+
+
+def test_plain_zarr_opens_a_dataset(dataset: Dataset) -> None:
     group = zarr.open_group(dataset.path / "dataset.zarr", mode="r")
     assert sorted(group.group_keys()) == ["dev", "test", "train"]
     assert group.attrs["labels"] == list(dataset.labels)
@@ -149,8 +175,10 @@ def test_plain_zarr_opens_it(dataset: Dataset) -> None:
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.integers(0, 1000))
-def test_shuffling_gives_each_sentence_anothers_tree_of_its_length(lengths: list[int], seed: int) -> None:
-    source = shuffled_trees(np.array(lengths), np.random.default_rng(seed))
+def test_shuffling_gives_each_sentence_the_tree_of_another_sentence_of_its_length(
+    lengths: list[int], seed: int
+) -> None:
+    source = permutation_within_lengths(np.array(lengths), np.random.default_rng(seed))
     assert sorted(source) == list(range(len(lengths)))
     for i, j in enumerate(source):
         assert lengths[i] == lengths[j]
@@ -165,7 +193,7 @@ def test_controls_have_the_same_sentences_and_other_trees(corpus: Path, dataset:
         "same": {"trees": "shuffled"},
         "other": {"trees": "shuffled", "seed": 2},
     }.items():
-        build(corpus, tmp_path / name, test=corpus / "other", **changes)
+        build(corpus, tmp_path / name, test=(corpus / "other",), **changes)
         built[name] = load_dataset(tmp_path / name)
     for split in ("train", "dev", "test"):
         given = dataset.split(split)
@@ -185,10 +213,10 @@ def test_controls_have_the_same_sentences_and_other_trees(corpus: Path, dataset:
 
 
 def test_duplicates_of_held_out_sentences_are_counted_and_dropped_on_request(corpus: Path, tmp_path: Path) -> None:
-    # of train's 12 sentences, dev has three that stand twice each; "other" has two of them and one more
+    # dev and "other" share four distinct sentences with train. Each occurs twice in the 12 sentences of train.
     found = {}
     for drop in ("none", "exact", "near"):
-        found[drop] = build(corpus, tmp_path / drop, test=corpus / "other", drop_duplicates=drop)
+        found[drop] = build(corpus, tmp_path / drop, test=(corpus / "other",), drop_duplicates=drop)
         dataset = load_dataset(tmp_path / drop)
         assert found[drop]["train"]["num_exact_duplicates"] == 8
         assert found[drop]["train"]["num_near_duplicates"] == 0
@@ -204,7 +232,7 @@ def test_duplicates_of_held_out_sentences_are_counted_and_dropped_on_request(cor
     assert split.text_sha256 == hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
 
 
-def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_path: Path) -> None:
+def test_near_duplicates_are_dropped_only_with_the_option_near(corpus: Path, tmp_path: Path) -> None:
     words = ["the", "dog", "barks", "the", "cat", "sleeps", "the", "dog", "sleeps", "go"]
     for name, ends in (("a", ("dog", "cat")), ("b", ("barks",))):
         sentences = [[*words, end] for end in ends] + [["go"]]
@@ -212,7 +240,7 @@ def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_
         (tmp_path / f"{name}.mrg").write_text(
             "".join(f"(TOP (S {' '.join(f'(X {word})' for word in each)}))\n" for each in sentences)
         )
-    stems = {"train": tmp_path / "a", "dev": tmp_path / "b"}
+    stems = {"train": (tmp_path / "a",), "dev": (tmp_path / "b",)}
     near = {"num_exact_duplicates": 1, "num_near_duplicates": 2}
     for drop, dropped in (("none", 0), ("exact", 1)):
         found = build(corpus, tmp_path / drop, **stems, drop_duplicates=drop)
@@ -222,15 +250,15 @@ def test_near_duplicates_are_dropped_where_the_option_says_so(corpus: Path, tmp_
         build(corpus, tmp_path / "near", **stems, drop_duplicates="near")
 
 
-def test_the_text_is_that_of_the_sentences_kept_where_unseen_labels_were_dropped(dataset: Dataset) -> None:
-    # TOP, S, NP and VP of each
+def test_text_digest_and_phrase_count_exclude_sentences_dropped_for_unseen_labels(dataset: Dataset) -> None:
+    # Each of the two sentences has TOP, S, NP and VP.
     assert dataset.counts["test"]["num_phrases"] == 8
     kept = [text for _, text in PAIRS[:2]]
     digest = hashlib.sha256("".join(text + "\n" for text in kept).encode()).hexdigest()
     assert dataset.split("test").text_sha256 == digest
 
 
-def test_several_stems_are_one_after_the_other(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_several_stems_are_read_one_after_the_other(corpus: Path, dataset: Dataset, tmp_path: Path) -> None:
     build(corpus, tmp_path / "two", train=(corpus / "train", corpus / "dev"), dev=(corpus / "dev", corpus / "dev"))
     two = load_dataset(tmp_path / "two")
     expected = [*dataset.split("train").actions, *dataset.split("dev").actions]
@@ -238,14 +266,14 @@ def test_several_stems_are_one_after_the_other(corpus: Path, dataset: Dataset, t
     assert two.counts["dev"]["num_trees"] == 6
 
 
-def test_sentences_are_left_out_by_length_and_counted(corpus: Path, tmp_path: Path) -> None:
+def test_sentences_dropped_by_length_are_counted(corpus: Path, tmp_path: Path) -> None:
     found = build(corpus, tmp_path / "data", min_words=2, max_words=4)
     assert found["train"]["dropped"] == {"fewer than 2 words": 2, "more than 4 words": 2}
     assert found["dev"]["dropped"] == {"fewer than 2 words": 1, "more than 4 words": 1}
     assert load_dataset(tmp_path / "data").split("train").num_words.max() == 4
 
 
-def test_a_dataset_without_statistics_and_documents_is_read_as_before(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_dataset_without_statistics_and_documents_can_be_read(dataset: Dataset, tmp_path: Path) -> None:
     split = dataset.split("dev")
     arrays = {
         "tokens": split.tokens.values,
@@ -270,7 +298,7 @@ def test_a_dataset_without_statistics_and_documents_is_read_as_before(dataset: D
     assert describe_dataset(tmp_path / "old")["splits"]["dev"]["num_sentences"] == 3
 
 
-def test_a_description_counts_what_is_there(dataset: Dataset) -> None:
+def test_a_description_has_the_sizes_of_each_split(dataset: Dataset) -> None:
     found = describe_dataset(dataset.path)
     train = found["splits"]["train"]
     assert found["num_labels"] == 5
@@ -281,7 +309,7 @@ def test_a_description_counts_what_is_there(dataset: Dataset) -> None:
     assert found["splits"]["test"]["dropped"] == {"label unseen in training": 1}
 
 
-def test_unknown_splits_are_refused_by_name(dataset: Dataset) -> None:
+def test_the_error_for_an_unknown_split_names_the_splits_that_exist(dataset: Dataset) -> None:
     with pytest.raises(InputError, match=r"no split 'valid', expected one of dev, test, train|train, dev, test"):
         dataset.split("valid")
 
@@ -319,7 +347,7 @@ def test_a_missing_chunk_another_tokenizer_or_another_split_is_refused(
         load_dataset(tmp_path / "none")
 
 
-def test_arrays_that_models_would_index_out_of_bounds_with_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+def test_ids_that_are_out_of_bounds_for_a_model_are_refused(dataset: Dataset, tmp_path: Path) -> None:
     good = {"tokens": [5, 6], "offsets": [0, 2], "actions": [2, 3, 0, 0, 1, 0, 1], "action_offsets": [0, 7]}
     bad = [
         {"tokens": [5, 9999]},
@@ -349,31 +377,31 @@ def test_arrays_that_models_would_index_out_of_bounds_with_are_refused(dataset: 
             assert load_dataset(tmp_path / str(i)).split("train").num_positions == 3
 
 
-def test_nothing_is_written_over_and_nothing_is_left_of_a_failed_build(corpus: Path, tmp_path: Path) -> None:
+def test_a_build_overwrites_nothing_and_leaves_nothing_if_it_fails(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(StoreError, match=r"data: already exists"):
         build(corpus, tmp_path / "data")
     (tmp_path / "bad.mrg").write_text(PAIRS[0][0] + "\n" + PAIRS[1][0][:-1] + "\n")
     (tmp_path / "bad.txt").write_text(PAIRS[0][1] + "\n" + PAIRS[1][1] + "\n")
     with pytest.raises(InputError, match=r"bad\.mrg:2: unbalanced"):
-        build(corpus, tmp_path / "new", dev=tmp_path / "bad")
+        build(corpus, tmp_path / "new", dev=(tmp_path / "bad",))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mrg", "bad.txt", "data"]
-    summary = build(corpus, tmp_path / "new", dev=tmp_path / "bad", on_error="skip")
+    summary = build(corpus, tmp_path / "new", dev=(tmp_path / "bad",), on_error="skip")
     assert summary["dev"]["dropped"] == {"unbalanced brackets": 1}
 
 
-def test_a_split_of_which_nothing_is_left_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_a_split_without_a_sentence_is_refused(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.mrg").write_text(PAIRS[0][0] + "\n")
     (tmp_path / "bad.txt").write_text("other words\n")
     with pytest.raises(InputError, match="no sentence left of 1 trees"):
-        build(corpus, tmp_path / "new", dev=tmp_path / "bad")
+        build(corpus, tmp_path / "new", dev=(tmp_path / "bad",))
 
 
-def test_impossible_options_are_all_named_at_once(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trees is 'left'.*on_error is 'go'.*labels is 'x'.*seed is -1"):
+def test_the_error_names_all_invalid_options_at_once(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--trees is 'left'.*--on-error is 'go'.*-labels is 'x'.*--seed is -1"):
         build(corpus, corpus / "x", trees="left", on_error="go", unseen_labels="x", seed=-1)
 
 
-def test_ids_are_stored_in_sixteen_bits_up_to_the_largest_vocabulary_that_fits() -> None:
+def test_ids_are_stored_in_16_bits_if_the_vocabulary_allows_it() -> None:
     assert token_dtype(65_535) == np.uint16
     assert token_dtype(65_536) == np.uint32

@@ -1,4 +1,4 @@
-"""Duplicates of held-out sentences are those of the definition, by a slow comparison of strings."""
+"""Test the search for duplicates against a slow comparison of strings."""
 
 import re
 
@@ -20,7 +20,7 @@ def grams(text: str) -> list[tuple[str, ...]]:
 @given(st.lists(sentences, max_size=6), st.lists(sentences, max_size=6))
 @example(["a b b b b b b b"], ["b b a b b b b b"])
 @example(["a b b b b b b b"], ["b a b b b b b b", "a b b", "b b b b b"])
-def test_duplicates_are_those_that_a_comparison_of_strings_finds(train: list[str], held_out: list[str]) -> None:
+def test_duplicates_equal_those_of_a_slow_comparison_of_strings(train: list[str], held_out: list[str]) -> None:
     exact, near = HeldOut([hash_sentences(held_out[:3]), hash_sentences(held_out[3:])]).find(hash_sentences(train))
     assert exact.tolist() == [text in held_out for text in train]
     known = {gram for text in held_out for gram in grams(text)}
@@ -37,10 +37,10 @@ def test_case_and_punctuation_do_not_hide_a_duplicate_and_short_sentences_are_co
     train = [LONG, LONG.upper() + " (!)", "Figure 1", "figure 1", "then " * 4 + LONG, "then " * 5 + LONG]
     exact, near = held_out.find(hash_sentences(train))
     assert exact.tolist() == [True, False, True, False, False, False]
-    assert near.tolist() == [False, True, False, False, True, False]  # 4 of 8, and 4 of 9, 8-grams
+    assert near.tolist() == [False, True, False, False, True, False]  # 4 of 8 and 4 of 9 8-grams are held out
 
 
 @given(st.lists(st.integers(0, 9), max_size=8), st.lists(st.integers(0, 9), max_size=8))
-def test_membership_is_that_of_sets(values: list[int], known: list[int]) -> None:
+def test_is_among_equals_membership_in_a_set(values: list[int], known: list[int]) -> None:
     found = is_among(np.array(values, np.uint64), np.unique(np.array(known, np.uint64)))
     assert found.tolist() == [value in known for value in values]

@@ -1,4 +1,4 @@
-"""Trees and actions are an exact inverse pair."""
+"""Test that trees and actions convert into each other exactly."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ def numbered(tree: Tree) -> list[tuple[int, int, int]]:
 
 
 @given(trees(st.just("a"), max_leaves=60))
-def test_actions_give_back_the_tree(tree: Tree) -> None:
+def test_actions_to_tree_inverts_tree_to_actions(tree: Tree) -> None:
     phrases, n = numbered(tree), len(tree.words)
     actions = tree_to_actions(phrases, n)
     assert actions_to_tree(actions) == (phrases, n)
@@ -27,7 +27,7 @@ def test_actions_give_back_the_tree(tree: Tree) -> None:
 
 
 @given(st.lists(st.integers(-1, 4), max_size=14))
-def test_a_sequence_is_refused_or_is_the_oracle_of_its_tree(actions: list[int]) -> None:
+def test_any_sequence_of_actions_is_refused_or_equals_the_oracle_of_its_tree(actions: list[int]) -> None:
     try:
         phrases, n = actions_to_tree(actions)
     except ValueError:
@@ -36,7 +36,7 @@ def test_a_sequence_is_refused_or_is_the_oracle_of_its_tree(actions: list[int]) 
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 4)), max_size=4), st.integers(0, 4))
-def test_phrases_are_refused_or_given_back(phrases: list[tuple[int, int, int]], n: int) -> None:
+def test_any_phrases_are_refused_or_restored(phrases: list[tuple[int, int, int]], n: int) -> None:
     phrases = [(0, 0, n), *phrases]
     try:
         actions = tree_to_actions(phrases, n)
@@ -45,7 +45,7 @@ def test_phrases_are_refused_or_given_back(phrases: list[tuple[int, int, int]], 
     assert actions_to_tree(actions) == (phrases, n)
 
 
-def test_the_sequence_is_the_one_of_the_literature() -> None:
+def test_the_oracle_gives_the_sequence_of_the_literature() -> None:
     # (TOP (S (NP the cat) (VP sleeps)))
     phrases = [(0, 0, 3), (1, 0, 3), (2, 0, 2), (3, 2, 3)]
     assert tree_to_actions(phrases, 3) == [2, 3, 4, 0, 0, 1, 5, 0, 1, 1, 0, 1]
@@ -78,13 +78,13 @@ def test_invalid_sequences_are_refused(actions: list[int]) -> None:
     [[], [(1, 0, 3)], [(0, 0, 2)], [(0, 0, 3), (0, 0, 3)], [(0, 0, 3), (1, 2, 2)], [(0, 0, 3), (1, 2, 4)],
      [(0, 0, 3), (1, 1, 2), (2, 0, 1)], [(0, 0, 3), (1, 0, 2), (1, 1, 3)]],
 )  # fmt: skip
-def test_what_is_no_tree_is_refused(phrases: list[tuple[int, int, int]]) -> None:
+def test_phrases_that_are_not_a_tree_are_refused(phrases: list[tuple[int, int, int]]) -> None:
     with pytest.raises(ValueError, match="phrase"):
         tree_to_actions(phrases, 3)
 
 
 @given(st.integers(0, 40))
-def test_right_branching_trees_have_a_phrase_for_every_suffix_of_two(n: int) -> None:
+def test_right_branching_trees_have_a_phrase_over_every_suffix_of_two_or_more_tokens(n: int) -> None:
     phrases, found = actions_to_tree(tree_to_actions(right_branching(n), n))
     assert found == n
     assert phrases[1:] == [(1, start, n) for start in range(n - 1)]

@@ -1,4 +1,4 @@
-"""Statistics of a split are what a walk over its trees counts."""
+"""Test the statistics of a split against a slow walk over its trees."""
 
 from collections import Counter
 from typing import Any
@@ -36,7 +36,7 @@ def arrays_of(found: list[Tree], document_ids: list[int]) -> dict[str, Any]:
 
 
 def walk(row: list[int]) -> tuple[int, list[tuple[str, list[str]]]]:
-    """Return the height, and label and kinds of children of each phrase but TOP."""
+    """Return the height, and for each phrase except TOP its label and the kinds of its children."""
     stack: list[tuple[str, list[str]]] = []
     found, height = [], 0
     for action in row:
@@ -61,7 +61,7 @@ def histogram(counts: Counter[int], most: int) -> list[int]:
 
 
 @given(st.lists(trees(max_leaves=12).map(normalise_tree), min_size=1, max_size=8))
-def test_histograms_are_what_a_walk_over_the_trees_counts(found: list[Tree]) -> None:
+def test_histograms_equal_the_counts_of_a_slow_walk_over_the_trees(found: list[Tree]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(split_statistics, "_ROWS", 3)
         patch.setattr(split_statistics, "MAX_CHILDREN", 3)
@@ -83,7 +83,7 @@ def test_histograms_are_what_a_walk_over_the_trees_counts(found: list[Tree]) -> 
     assert statistics["tokens"] == statistics["words"] == lengths
 
 
-def test_sources_are_summed_largest_first_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_sorted_by_size_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = normalise_tree(Tree(("a", "b"), ("X", "X"), (("S", 0, 2),)))
     arrays = arrays_of([tree] * 6, [1, 1, 2, 3, 0, 5])
     documents = [Document("a", "x", "L"), Document("b"), Document("c", "x"), Document("d", "lost"), Document("e", "y")]

@@ -1,15 +1,15 @@
-"""Gold trees over a model's tokens are those a dataset holds, and labels the model lacks are kept apart and counted."""
+"""Test that gold trees equal the trees of a dataset, and that labels unknown to the model are kept and counted."""
 
 from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree
-from pipeline.corpus.dataset.token_trees import LabelNumbers, read_gold_trees
+from pipeline.corpus.dataset.token_trees import read_gold_trees
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.trees.readers import Counts
 from storage.errors import InputError
 
 PAIRS = [
@@ -30,9 +30,9 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train([text for _, text in PAIRS] * 2, 270)
 
 
-def test_gold_trees_are_those_that_the_dataset_holds(stem: Path, tmp_path: Path) -> None:
+def test_gold_trees_equal_the_trees_of_the_dataset(stem: Path, tmp_path: Path) -> None:
     tokenizer().save(tmp_path / "tokenizer.json")
-    build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "data"))
+    build_dataset(BuildConfig(train=(stem,), dev=(stem,), tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "data"))
     dataset = load_dataset(tmp_path / "data")
     seen: list[int] = []
     sentences, counts = read_gold_trees(stem, dataset.tokenizer, dataset.labels, progress=seen.append)
@@ -43,7 +43,7 @@ def test_gold_trees_are_those_that_the_dataset_holds(stem: Path, tmp_path: Path)
     assert counts.num_kept == len(sentences) == sum(seen) == 2
 
 
-def test_phrases_with_labels_the_model_lacks_are_kept_under_numbers_it_has_not(stem: Path) -> None:
+def test_labels_that_the_model_does_not_have_get_numbers_beyond_its_own(stem: Path) -> None:
     labels = ("TOP", "NP", "S", "VP")
     sentences, counts = read_gold_trees(stem, tokenizer(), labels)
     assert [label for label, _, _ in sentences[1].phrases] == [0, 4, 1, 5, 5]
@@ -51,20 +51,15 @@ def test_phrases_with_labels_the_model_lacks_are_kept_under_numbers_it_has_not(s
     assert counts.repaired == {"label unseen in training, kept: FRAG": 1, "label unseen in training, kept: INTJ": 1}
 
 
-def test_every_sentence_with_a_label_the_model_lacks_is_counted() -> None:
-    numbers, counts = LabelNumbers(("TOP", "NP")), Counts()
-    for _ in range(2):
-        assert numbers.keep([("TOP", 0, 1), ("X", 0, 1)], counts) == [(0, 0, 1), (2, 0, 1)]
+def test_every_sentence_with_a_label_that_the_model_does_not_have_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "two.mrg").write_text("(TOP (X (NN cat)))\n" * 2)
+    (tmp_path / "two.txt").write_text("cat\n" * 2)
+    sentences, counts = read_gold_trees(tmp_path / "two", tokenizer(), ("TOP", "NP"))
+    assert [[label for label, _, _ in sentence.phrases] for sentence in sentences] == [[0, 2]] * 2
     assert counts.repaired == {"label unseen in training, kept: X": 2}
 
 
-def test_the_fallback_is_the_most_frequent_label_and_never_the_root() -> None:
-    assert LabelNumbers().fallback is None
-    assert LabelNumbers(("TOP", "NP", "VP"), {"VP": 1, "NP": 1}).fallback == "NP"
-    assert LabelNumbers(("TOP", "NP", "VP"), {"VP": 2, "NP": 1}).fallback == "VP"
-
-
-def test_a_missing_half_of_the_pair_is_named(stem: Path) -> None:
+def test_the_error_names_a_missing_text_file(stem: Path) -> None:
     stem.with_suffix(".txt").unlink()
     with pytest.raises(InputError, match=r"neither dev\.txt nor dev\.txt\.gz"):
         read_gold_trees(stem, tokenizer(), ("TOP",))

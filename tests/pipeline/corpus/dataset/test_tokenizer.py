@@ -1,4 +1,4 @@
-"""The tokenizer gives back every text, and its file needs no help."""
+"""Test that decoding restores every text, and that other programs can use the file as it is."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ texts = st.one_of(
 @given(texts.map(normalise_text))
 @example("<eos> a <pad>")
 @example("")
-def test_every_normalised_sentence_is_given_back(tokenizer: Tokenizer, text: str) -> None:
+def test_decoding_restores_every_normalised_sentence(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id} & set(ids)
@@ -52,12 +52,12 @@ def test_every_normalised_sentence_is_given_back(tokenizer: Tokenizer, text: str
 
 
 @given(anything)
-def test_so_is_any_other_text(tokenizer: Tokenizer, text: str) -> None:
+def test_decoding_restores_any_text(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @given(texts.map(normalise_text))
-def test_the_file_alone_gives_the_same_ids_and_text(
+def test_the_tokenizers_library_gives_the_same_ids_and_text_from_the_file(
     tokenizer: Tokenizer, plain: tokenizers.Tokenizer, text: str
 ) -> None:
     ids = tokenizer.encode(text)
@@ -66,7 +66,7 @@ def test_the_file_alone_gives_the_same_ids_and_text(
 
 
 @given(st.lists(texts.map(normalise_text), max_size=5))
-def test_batches_are_the_sentences_one_by_one(tokenizer: Tokenizer, batch: list[str]) -> None:
+def test_a_batch_gives_the_same_results_as_single_sentences(tokenizer: Tokenizer, batch: list[str]) -> None:
     assert tokenizer.encode_batch(batch) == [tokenizer.encode(text) for text in batch]
     assert tokenizer.encode_batch_with_spans(batch) == [tokenizer.encode_with_spans(text) for text in batch]
     assert tokenizer.decode_batch(tokenizer.encode_batch(batch)) == batch
@@ -82,7 +82,7 @@ def test_spans_rise_and_cover_the_text(tokenizer: Tokenizer, text: str) -> None:
     assert {i for start, stop in spans for i in range(start, stop)} == set(range(len(text)))
 
 
-def test_a_word_is_the_same_token_at_the_start_and_inside(tokenizer: Tokenizer) -> None:
+def test_a_word_is_the_same_token_at_the_start_of_a_sentence_and_inside_it(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("the dog the dog")[:2] == tokenizer.encode("the dog the dog")[2:]
     assert tokenizer.token(tokenizer.encode("the")[0]) == "\u0120the"
 
@@ -120,7 +120,7 @@ def test_saving_and_loading_keeps_every_byte(tokenizer: Tokenizer, tmp_path: Pat
     assert loaded.encode("the dogs") == tokenizer.encode("the dogs")
 
 
-def test_tokenizers_that_are_not_ours_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_other_files_and_other_tokenizers_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with pytest.raises(InputError, match=r"tokenizer\.json: cannot be read"):
         Tokenizer.load(path)
@@ -139,7 +139,7 @@ def test_tokenizers_that_are_not_ours_are_refused(tokenizer: Tokenizer, tmp_path
         Tokenizer.load(path)
 
 
-def test_files_are_trained_on_line_by_line_plain_or_zipped(tmp_path: Path) -> None:
+def test_training_reads_plain_and_gzipped_files_line_by_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n\n".join(TEXTS))
     seen: list[int] = []
     summary = train_tokenizer([tmp_path / "a.txt"], tmp_path / "t.json", vocab_size=400, progress=seen.append)

@@ -1,4 +1,4 @@
-"""The built-in grammar is a proper, subcritical distribution over English sentences, and its text loses nothing."""
+"""Test that the built-in grammar is a proper, subcritical PCFG of English, and that text and words correspond."""
 
 import re
 from collections.abc import Callable
@@ -72,13 +72,13 @@ def test_sentences_end_and_have_the_expected_length():
     assert (lengths > 30).mean() < 0.03
 
 
-def test_a_grammar_that_need_not_end_is_refused():
+def test_a_grammar_whose_sentences_may_not_end_is_refused():
     rules = parse_rules("60 S -> S S\n40 S -> A", {}, {"A": {"a": 1}})
     with pytest.raises(ValueError, match=r"spectral radius 1\.200"):
         Grammar(rules, start="S")
 
 
-def test_rules_are_drawn_as_often_as_their_probability_says():
+def test_rules_are_drawn_with_their_probability():
     counts = np.zeros(len(GRAMMAR.rules))
     for derivation in sampled(4000):
         np.add.at(counts, derivation, 1)
@@ -91,7 +91,7 @@ def test_rules_are_drawn_as_often_as_their_probability_says():
         if totals[rule.lhs] * rule.prob > 20 and rule.prob < 1
     ]
     assert len(scores) > 200
-    assert np.abs(scores).max() < 5  # in standard deviations; some hundred draws
+    assert np.abs(scores).max() < 5  # in standard deviations, for some hundred rules
     assert 0.8 < np.std(scores) < 1.2
 
 
@@ -107,13 +107,13 @@ def test_two_words_that_a_capital_letter_would_merge_are_refused():
 
 
 @pytest.mark.parametrize("word", ["boy's", "two words", "etc.", "(x"])
-def test_a_word_that_text_could_not_give_back_is_refused(word):
+def test_a_word_that_cannot_be_restored_from_text_is_refused(word):
     with pytest.raises(ValueError, match="rename it"):
         Grammar(parse_rules("1 S -> A", {}, {"A": {word: 1}}), start="S")
 
 
 @pytest.mark.parametrize("text", ["the boy smiles.", "The boy smiles .", "The  boy smiles.", "The boys' dog smiles."])
-def test_text_the_grammar_cannot_have_written_is_refused(text):
+def test_text_that_the_grammar_cannot_write_is_refused(text):
     with pytest.raises(InputError, match="expected a sentence"):
         GRAMMAR.words_of_text(text)
 
@@ -129,9 +129,9 @@ def test_trees_are_well_formed_and_carry_the_words_of_the_text():
         assert set(re.findall(r"\((\S+)", tree)) <= TREEBANK_LABELS
 
 
-def test_no_phrase_stands_alone_over_one_of_its_own_label():
+def test_no_phrase_has_a_phrase_of_its_own_label_as_its_only_child():
     def alone(symbol: str) -> set[str]:
-        """Return the labels that can be the only phrase of ``symbol``'s span, hidden symbols looked through."""
+        """Return the labels of the phrases that can cover the whole span of ``symbol``; hidden symbols are expanded."""
         if not symbol.startswith("_"):
             return {label_of(symbol)}
         units = [rule.rhs[0] for rule in GRAMMAR.rules if rule.lhs == symbol and len(rule.rhs) == 1]
@@ -171,29 +171,29 @@ def test_agreement_binding_and_gaps_are_exact(good, bad):
     assert not is_sentence(bad)
 
 
-def test_flipping_the_number_of_a_present_verb_with_a_pronoun_subject_is_never_a_sentence():
+def test_a_present_verb_of_the_wrong_number_after_a_pronoun_has_probability_zero():
     swap = other_number()
     flipped = []
     for derivation in sampled(4000):
         words = GRAMMAR.words(derivation)
-        # ``he`` and ``she`` are always the subject of the verb that follows.
+        # ``he`` and ``she`` are always the subject of the next verb.
         flipped += [
             [*words[: index + 1], swap[words[index + 1]], *words[index + 2 :]]
             for index in range(len(words) - 1)
             if words[index] in {"he", "she"} and words[0] not in {"do", "does", "did"} and words[index + 1] in swap
         ]
-    # Questions put the auxiliary before the subject, the verb after it is then a bare form and is not flipped to one.
+    # In a question the auxiliary precedes the subject, and the verb after the subject is a bare form.
     flipped = [words for words in flipped if words[-1] != "?"]
     assert len(flipped) > 100
     assert np.isneginf(inside().log_probs(flipped)).all()
 
 
 def test_a_good_share_of_sentences_has_an_attractor():
-    """An attractor: a noun of the other number, after the subject's head and before its verb."""
+    """An attractor is a noun of the other number between the head of the subject and the verb."""
 
     def num_attractors(derivation: list[int]) -> int:
         found = 0
-        stack: list[tuple[str, str]] = [(GRAMMAR.start, "")]  # symbol, number of the modified subject it is inside
+        stack: list[tuple[str, str]] = [(GRAMMAR.start, "")]  # symbol, and the number of the modified subject around it
         for index in derivation:
             rule = GRAMMAR.rules[index]
             symbol, inside_subject = stack.pop()

@@ -1,4 +1,4 @@
-"""The inside algorithm is exact: it equals the sum over all derivations, enumerated one by one."""
+"""Test that the inside algorithm equals the sum over all derivations, which a slow reference enumerates."""
 
 import math
 from functools import cache
@@ -16,8 +16,8 @@ from pipeline.corpus.sample.pcfg import Grammar, parse_rules
 ENGLISH = english_grammar()
 ENGLISH_INSIDE = Inside(ENGLISH)
 
-# Attachment ambiguity, homographs, words and pairs that reach a symbol in several ways, unary chains that meet,
-# rules of one to four symbols.
+# This grammar has attachment ambiguity, homographs, words and pairs that reach a symbol in several ways, unary chains
+# with a common end, and rules of one to four symbols.
 TINY = Grammar(
     parse_rules(
         """
@@ -45,7 +45,7 @@ TINY = Grammar(
 
 
 def strings_by_enumeration(grammar: Grammar, max_length: int) -> dict[tuple[str, ...], float]:
-    """Return string → probability, summed over derivations found by leftmost expansion, up to a length."""
+    """Return string → probability for strings up to a length. Leftmost expansion enumerates all derivations."""
     result: dict[tuple[str, ...], float] = {}
     agenda: list[tuple[tuple[str, ...], tuple[str, ...], float]] = [((), (grammar.start,), 1.0)]
     rules_of = {symbol: [rule for rule in grammar.rules if rule.lhs == symbol] for symbol in grammar.symbols}
@@ -79,7 +79,7 @@ def test_inside_equals_the_sum_over_all_derivations_and_is_zero_elsewhere():
 
 
 def test_the_probabilities_of_all_strings_sum_to_one():
-    # S -> a S b | a b | b: lengths 1, 2, 3, 4, ...; the mass beyond length 60 is about 0.3 ** 30.
+    # S -> a S b | a b | b has strings of every length. The mass beyond length 60 is about 0.3 ** 30.
     grammar = Grammar(
         parse_rules("30 S -> A S B\n50 S -> A B\n20 S -> B", {}, {"A": {"a": 1}, "B": {"b": 1}}), start="S"
     )
@@ -87,7 +87,7 @@ def test_the_probabilities_of_all_strings_sum_to_one():
     assert math.isclose(np.exp(Inside(grammar).log_probs(strings)).sum(), 1, rel_tol=1e-12)
 
 
-def test_batching_and_order_do_not_change_a_value(monkeypatch):
+def test_batches_and_order_do_not_change_the_probabilities(monkeypatch):
     strings = list(tiny_strings())[:400]
     expected = Inside(TINY).log_probs(strings)
     monkeypatch.setattr(inside_module, "BATCH_POSITIONS", 16)
@@ -122,7 +122,7 @@ def test_a_sentence_is_at_least_as_probable_as_one_of_its_derivations(seed):
     assert ENGLISH.log_prob(derivation) - 1e-9 <= log_prob <= 0
 
 
-def test_an_ambiguous_sentence_is_more_probable_than_any_one_tree():
+def test_an_ambiguous_sentence_is_more_probable_than_each_of_its_trees():
     text = "The boy followed the girl with the dog."
     words = ENGLISH.words_of_text(text)
     log_prob = ENGLISH_INSIDE.log_probs([words])[0]
@@ -133,7 +133,7 @@ def test_an_ambiguous_sentence_is_more_probable_than_any_one_tree():
 
 
 def derivations_of(words: list[str], start: str) -> list[tuple[str, float]]:
-    """Return (tree with features, probability) of every derivation, by memoised recursion over spans."""
+    """Return (tree with features, probability) of every derivation. Memoised recursion over spans enumerates them."""
     rules_of = {symbol: [rule for rule in ENGLISH.rules if rule.lhs == symbol] for symbol in ENGLISH.symbols}
 
     @cache
@@ -179,7 +179,7 @@ def test_exact_probability_agrees_with_monte_carlo_frequency():
         counts[words] = counts.get(words, 0) + 1
     frequent = sorted(counts, key=lambda words: -counts[words])[:200]
     probs = np.exp(ENGLISH_INSIDE.log_probs(frequent))
-    # Selection by count biases single frequencies upwards; so compare with a second, independent sample.
+    # The strings were selected by their counts, so these counts are too high. Compare with an independent sample.
     fresh = dict.fromkeys(frequent, 0)
     for _ in range(num_draws):
         words = tuple(ENGLISH.words(ENGLISH.sample(source)))

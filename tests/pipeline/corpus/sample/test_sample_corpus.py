@@ -1,4 +1,4 @@
-"""The sample corpus is reproducible, its entropies are exact, and its minimal pairs are pairs."""
+"""Test that the sample corpus is reproducible, its entropies are exact and its minimal pairs are valid."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def pairs_of(corpus: Path) -> dict[str, list[dict[str, Any]]]:
     return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
 
 
-def test_same_seed_same_bytes_and_another_seed_others(corpus, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_gives_others(corpus, tmp_path):
     written: list[int] = []
     write_sample_corpus(tmp_path / "same", 2500, seed=3, progress=written.append)
     assert sum(written) == 3000
@@ -63,7 +63,7 @@ def test_same_seed_same_bytes_and_another_seed_others(corpus, tmp_path):
     assert not {name for name, digest in digests(corpus).items() if other[name] == digest}
 
 
-def test_splits_have_their_sizes_and_differ(corpus):
+def test_splits_have_the_documented_sizes_and_differ(corpus):
     lines = {name: (corpus / f"{name}.txt").read_text().splitlines() for name in ("train", "dev", "test")}
     assert {name: len(split) for name, split in lines.items()} == {"train": 2500, "dev": 250, "test": 250}
     assert lines["dev"] != lines["test"]
@@ -79,7 +79,7 @@ def test_trees_and_text_are_aligned_line_by_line(corpus):
             assert "".join(leaves) == text.replace(" ", "")
 
 
-def test_entropies_are_those_of_the_text_on_disk(corpus):
+def test_entropies_belong_to_the_text_on_disk(corpus):
     entropy = json.loads((corpus / "entropy.json").read_text())
     for name, split in entropy["splits"].items():
         data = (corpus / f"{name}.txt").read_bytes()
@@ -99,8 +99,8 @@ def test_independent_splits_estimate_the_same_entropy(corpus):
         assert abs(difference) < 4 * error
 
 
-def test_the_true_distribution_beats_a_worse_one_on_a_sample(corpus):
-    """Gibbs' inequality on the sample: the unigram distribution of train needs more nats for dev."""
+def test_the_true_distribution_has_a_lower_loss_than_a_unigram_model(corpus):
+    """Gibbs' inequality on a sample: the unigram distribution of train has a higher loss on dev."""
     train = Counter(
         word for line in (corpus / "train.txt").read_text().splitlines() for word in GRAMMAR.words_of_text(line)
     )
@@ -110,7 +110,7 @@ def test_the_true_distribution_beats_a_worse_one_on_a_sample(corpus):
     assert json.loads((corpus / "entropy.json").read_text())["splits"]["dev"]["neg_log_prob_nats"] < 0.9 * unigram
 
 
-def test_minimal_pairs_have_blimps_form(corpus):
+def test_minimal_pairs_have_the_form_of_blimp(corpus):
     pairs = pairs_of(corpus)
     assert len(pairs) == len(PARADIGMS) >= 6
     for uid, rows in pairs.items():
@@ -140,7 +140,7 @@ def test_pairs_are_distinct_differ_in_one_word_and_are_not_in_train(corpus):
             assert not {row["sentence_good"], row["sentence_bad"]} & train
 
 
-def test_singular_and_plural_verbs_are_good_equally_often(corpus):
+def test_singular_and_plural_verbs_are_correct_equally_often(corpus):
     for uid, rows in pairs_of(corpus).items():
         if uid.startswith("agreement_") and uid != "agreement_with_coordinated_subject":
             shorter = sum(len(row["sentence_good"]) < len(row["sentence_bad"]) for row in rows)
@@ -154,7 +154,7 @@ def test_sentences_to_avoid_are_in_no_pair():
     assert not avoid & {text_of_words(words) for pair in again for words in (pair.good, pair.bad)}
 
 
-def test_a_paradigm_that_runs_dry_says_so():
+def test_a_paradigm_with_too_few_pairs_is_refused():
     paradigm = next(paradigm for paradigm in PARADIGMS if paradigm.uid == "reflexive_gender")
     with pytest.raises(ValueError, match="widen its templates"):
         sample_pairs(GRAMMAR, INSIDE, paradigm, seed=0, num_pairs=10**6)
@@ -167,7 +167,7 @@ def test_impossible_numbers_are_refused(tmp_path, num_sentences, seed):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+def test_a_file_at_the_path_of_the_folder_is_refused(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(InputError, match="expected a folder"):
         write_sample_corpus(tmp_path / "out", 10, 0)

@@ -1,4 +1,4 @@
-"""The rules of each source of BabyLM: one example a rule, of invented text laid out as the source is."""
+"""Test the rules of each source of BabyLM, with one example per rule: invented text in the layout of the source."""
 
 import pytest
 
@@ -136,7 +136,7 @@ def draft(source: str, line: str) -> Draft:
 
 
 @pytest.mark.parametrize(("source", "line", "text", "speaker", "repaired"), KEPT)
-def test_of_a_line_stays_what_is_language(source: str, line: str, text: str, speaker: str, repaired: set[str]) -> None:
+def test_rules_keep_the_language_of_a_line(source: str, line: str, text: str, speaker: str, repaired: set[str]) -> None:
     found = draft(source, line)
     assert (found.dropped, normalise_text(found.text), found.speaker) == ("", text, speaker)
     assert set(found.repaired) == repaired
@@ -147,7 +147,7 @@ def test_a_line_that_is_not_language_is_dropped(source: str, line: str, reason: 
     assert draft(source, line).dropped == reason
 
 
-def test_titles() -> None:
+def test_titles_are_read_from_headers_only() -> None:
     assert title_of("= = = A cup = = =") == "A cup"
     assert title_of("_BOOK_TITLE_ : Nobody___A_Cup.txt.out") == "Nobody___A_Cup.txt.out"
     assert not title_of("= = History = =")

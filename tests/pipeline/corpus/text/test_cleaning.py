@@ -1,4 +1,4 @@
-"""Cleaned text: line-aligned files, every line accounted for, and bad input answered in one line."""
+"""Test that cleaned files are line-aligned, every line is counted, and bad input is refused in one line."""
 
 import gzip
 import time
@@ -13,19 +13,20 @@ from hypothesis import strategies as st
 import cli
 from pipeline.corpus.text.babylm import BABYLM, SOURCES
 from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, clean_texts
+from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import read_document_table, read_documents
 from pipeline.corpus.text.sentences import MAX_WORDS
 from pipeline.corpus.text.text_files import normalise_text
-from storage.errors import ConfigError, InputError
+from storage.errors import ConfigError, InputError, StoreError
 from tests.pipeline.corpus.babylm_lookalikes import RELEASES, write_babylm
 
 
 def cleaned(folder: Path, text: str | bytes, source: str = "plain", **options: Any) -> tuple[dict[str, Any], list[str]]:
-    """Clean one file of this content; return the summary and the sentences."""
+    """Clean one file with this content. Return the summary and the sentences."""
     path = folder / f"in/{source}.txt"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    summary = clean_texts([path], folder / "out", source=source, **options)
+    summary = clean_texts([path], folder / "out", CleanConfig(source=source, **options))
     return summary, (folder / "out.txt").read_text().splitlines()
 
 
@@ -38,7 +39,7 @@ def rows(stem: Path) -> list[dict[str, str]]:
 def test_lookalikes_of_babylm_give_their_sentences_documents_and_speakers(tmp_path: Path, release: int) -> None:
     pages = write_babylm(tmp_path / "babylm", release=release)
     seen: list[int] = []
-    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", source="babylm", progress=seen.append)
+    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", CleanConfig(source="babylm"), seen.append)
     expected = [row for source in sorted(pages) for row in pages[source].rows]
     assert (tmp_path / "out.txt").read_text().splitlines() == [row.text for row in expected]
     assert (tmp_path / "out.docs").read_text().splitlines() == [row.document for row in expected]
@@ -56,9 +57,9 @@ def test_lookalikes_of_babylm_give_their_sentences_documents_and_speakers(tmp_pa
     assert summary["num_speakers"] == len({row.speaker for row in expected} - {"-"})
 
 
-def test_the_table_of_documents_is_of_the_documents_of_the_sentences(tmp_path: Path) -> None:
+def test_the_table_has_one_row_for_each_document_of_the_sentences(tmp_path: Path) -> None:
     write_babylm(tmp_path / "babylm", release=2024)
-    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", source="babylm", licence="mixed")
+    summary = clean_texts([tmp_path / "babylm"], tmp_path / "out", CleanConfig(source="babylm", licence="mixed"))
     names = read_documents(tmp_path / "out.docs", num_trees=summary["num_sentences"])  # type: ignore[arg-type]
     table = read_document_table(tmp_path / "out.documents.tsv")
     assert [row.document for row in table] == list(dict.fromkeys(names))
@@ -67,11 +68,11 @@ def test_the_table_of_documents_is_of_the_documents_of_the_sentences(tmp_path: P
     assert {row.licence for row in table} == {"mixed"}
 
 
-def test_the_lookalikes_know_every_source() -> None:
+def test_the_lookalikes_cover_every_source() -> None:
     assert {source for release in RELEASES.values() for source in release} == set(BABYLM)
 
 
-def test_equal_titles_make_documents_with_different_names(tmp_path: Path) -> None:
+def test_documents_with_equal_titles_get_different_names(tmp_path: Path) -> None:
     text = "= = = A = = =\nOne.\n\n= = = A = = =\nTwo.\n= = = B = = =\n\nThree.\n"
     _, sentences = cleaned(tmp_path, text, "wikipedia")
     assert sentences == ["One.", "Two.", "Three."]
@@ -82,12 +83,12 @@ def test_files_of_the_same_name_are_different_documents(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "qed.train").write_text("Hello.\n")
-    summary = clean_texts([tmp_path / "a", tmp_path / "b"], tmp_path / "out", source="babylm")
+    summary = clean_texts([tmp_path / "a", tmp_path / "b"], tmp_path / "out", CleanConfig(source="babylm"))
     assert summary["num_documents"] == 2
     assert (tmp_path / "out.docs").read_text().splitlines() == ["qed/qed.train", "qed/qed.train (2)"]
 
 
-def test_paragraphs_are_split_and_blank_lines_part_documents(tmp_path: Path) -> None:
+def test_paragraphs_are_split_and_blank_lines_separate_documents(tmp_path: Path) -> None:
     summary, sentences = cleaned(tmp_path, "A cup. Two cups.\nMore.\n\n\n \u200b\nThe end.\n")
     assert sentences == ["A cup.", "Two cups.", "More.", "The end."]
     assert (tmp_path / "out.docs").read_text().splitlines() == ["plain/plain.txt:1"] * 3 + ["plain/plain.txt:2"]
@@ -95,12 +96,12 @@ def test_paragraphs_are_split_and_blank_lines_part_documents(tmp_path: Path) -> 
     assert not (tmp_path / "out.speakers").exists()
 
 
-def test_sentences_a_line_stay_whole(tmp_path: Path) -> None:
+def test_source_sentences_does_not_split_lines(tmp_path: Path) -> None:
     _, sentences = cleaned(tmp_path, "A cup. Two cups.\n  = = = no title = = =\n", "sentences")
     assert sentences == ["A cup. Two cups.", "= = = no title = = ="]
 
 
-def test_lines_end_with_cr_lf_and_files_are_gzipped(tmp_path: Path) -> None:
+def test_lines_may_end_with_cr_lf_and_files_may_be_gzipped(tmp_path: Path) -> None:
     _, sentences = cleaned(tmp_path, gzip.compress(b"\xef\xbb\xbfOne.\r\n\r\nTwo.\r\n"))
     assert sentences == ["One.", "Two."]
 
@@ -141,7 +142,7 @@ def test_a_line_of_100_000_words_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
-def test_long_odd_lines_take_no_time(tmp_path: Path, source: str) -> None:
+def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
     odd = ("x", "xx", "= ", "[", "[[", "(", "<ref>", "&=a", "&amp;", "- ", ". ", "'", "_a", "subtitles ", "`` ", "1_")
     text = "".join(f"a {piece * 2000} b\n{piece * 2000}\n" for piece in odd)
     start = time.process_time()
@@ -163,24 +164,24 @@ def test_an_empty_folder_and_unknown_names_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / ".hidden").write_text("x\n")
     with pytest.raises(InputError, match="a folder without files"):
-        clean_texts([folder], tmp_path / "out", source="babylm")
+        clean_texts([folder], tmp_path / "out", CleanConfig(source="babylm"))
     (folder / "bnc_spoken.train").write_text("x\n")
     (folder / "readme.md").write_text("x\n")
     with pytest.raises(InputError, match=r"readme\.md: no source of BabyLM.*aochildes, bnc_spoken, cbt"):
-        clean_texts([folder], tmp_path / "out", source="babylm")
+        clean_texts([folder], tmp_path / "out", CleanConfig(source="babylm"))
     with pytest.raises(ConfigError, match="--source novels is unknown; expected babylm or one of"):
-        clean_texts([folder], tmp_path / "out", source="novels")
+        clean_texts([folder], tmp_path / "out", CleanConfig(source="novels"))
     with pytest.raises(InputError, match="nowhere"):
-        clean_texts([tmp_path / "nowhere"], tmp_path / "out", source="plain")
+        clean_texts([tmp_path / "nowhere"], tmp_path / "out", CleanConfig(source="plain"))
 
 
-def test_inputs_are_never_replaced_nor_read_twice(tmp_path: Path) -> None:
+def test_inputs_are_never_replaced_or_read_twice(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("Hello.\n")
     with pytest.raises(ConfigError, match="would be replaced"):
-        clean_texts([path], tmp_path / "x", source="plain")
+        clean_texts([path], tmp_path / "x", CleanConfig(source="plain"))
     with pytest.raises(ConfigError, match="given twice"):
-        clean_texts([path, path], tmp_path / "out", source="plain")
+        clean_texts([path, path], tmp_path / "out", CleanConfig(source="plain"))
 
 
 def test_speakers_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
@@ -190,7 +191,31 @@ def test_speakers_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "out.speakers").exists()
 
 
-def test_samples_are_spread_over_the_file_and_bounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_renames", range(4))
+def test_a_failure_between_the_renames_leaves_no_text_next_to_older_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_renames: int
+) -> None:
+    cleaned(tmp_path, "= = = A = = =\n*MOT:\tOld text.\n", "childes")
+    replace, done = Path.replace, []
+
+    def replace_or_fail(path: Path, target: Path) -> Path:
+        if len(done) == num_renames:
+            raise OSError(5, "Input/output error")
+        done.append(target.name)
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_or_fail)
+        with pytest.raises(StoreError, match="cannot be written: Input/output error"):
+            cleaned(tmp_path, "New text.\n")
+    assert done == ["out.docs", "out.documents.tsv", "out.dropped.tsv"][:num_renames]
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == sorted(done)
+    cleaned(tmp_path, "New text.\n")
+    names = ["out.docs", "out.documents.tsv", "out.dropped.tsv", "out.txt"]
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == names
+
+
+def test_examples_are_spread_over_the_file_and_bounded(tmp_path: Path) -> None:
     summary, _ = cleaned(tmp_path, "Hello.\n" + "...\n" * 1000)
     assert summary["dropped"] == {"no letter or digit": 1000}
     found = rows(tmp_path / "out")
@@ -206,7 +231,7 @@ def test_samples_are_spread_over_the_file_and_bounded(tmp_path: Path) -> None:
     st.sampled_from(sorted(SOURCES)),
     st.text(st.sampled_from("aB1 \n\t.,?!()[]<>&'\"=_*-:xw\u2026\u201c|{}@0"), max_size=200),
 )
-def test_whatever_the_text_every_line_is_accounted_for_and_every_sentence_normal(
+def test_for_any_text_every_line_is_counted_and_every_sentence_is_normalised(
     tmp_path: Path, source: str, text: str
 ) -> None:
     summary, sentences = cleaned(tmp_path, "Hello there.\n" + text, source)
@@ -231,11 +256,11 @@ def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
     if not raw.is_file():
         pytest.skip("no raw text: the folder of treebanks has no raw/presidents.txt.gz")
     out = tmp_path_factory.mktemp("real") / "out"
-    summary = clean_texts([raw], out, source="plain")
+    summary = clean_texts([raw], out, CleanConfig(source="plain"))
     return summary, out.with_name("out.txt").read_text().splitlines()
 
 
-def test_of_real_text_no_word_is_lost(real: tuple[dict[str, Any], list[str]]) -> None:
+def test_no_word_of_real_text_is_lost(real: tuple[dict[str, Any], list[str]]) -> None:
     summary, sentences = real
     assert summary["num_documents"] == 115
     assert summary["num_words"] == 454_793 == sum(len(sentence.split()) for sentence in sentences)

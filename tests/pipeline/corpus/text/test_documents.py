@@ -1,12 +1,14 @@
-"""Documents go with their sentences from the treebank to the dataset."""
+"""Test that documents stay with their sentences from the treebank to the dataset."""
 
 from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
+from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.documents import Document, read_document_table, read_documents, write_document_table
 from pipeline.corpus.trees.import_trees import import_trees
 from storage.errors import ConfigError, InputError
@@ -22,16 +24,16 @@ def write(folder: Path, documents: str) -> dict[str, Path]:
     return files
 
 
-def test_a_dropped_tree_takes_its_line_of_documents_with_it(tmp_path: Path) -> None:
+def test_the_document_name_of_a_dropped_tree_is_dropped_too(tmp_path: Path) -> None:
     files = write(tmp_path, "a\na\nb\nc\n")
-    options = {"texts": [files["text"]] * 2, "documents": [files["documents"]] * 2}
-    import_trees([files["trees"]] * 2, tmp_path / "out", **options)
+    options = {"text": [files["text"]] * 2, "documents": [files["documents"]] * 2}
+    import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
     assert (tmp_path / "out.docs").read_text() == "a\nb\nc\n" * 2
     files["documents"].write_text("a\nb\nb\na\n")
     with pytest.raises(InputError, match="names:1: document 'a', the last one of"):
-        import_trees([files["trees"]] * 2, tmp_path / "out", **options)
-    # Imported again without documents, none of the old ones stay.
-    import_trees([files["trees"]], tmp_path / "out", texts=[files["text"]])
+        import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
+    # A new import without documents removes the old files.
+    import_trees([files["trees"]], tmp_path / "out", ImportConfig(text=[files["text"]]))
     assert not (tmp_path / "out.docs").exists()
 
 
@@ -41,7 +43,9 @@ def test_a_dataset_numbers_the_documents_of_the_sentences_it_keeps(tmp_path: Pat
     train_tokenizer([tmp_path / "x.txt"], tmp_path / "tokenizer.json", vocab_size=300)
     stem = tmp_path / "x"
     for name in ("with", "without"):
-        build_dataset(BuildConfig(train=stem, dev=stem, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / name))
+        build_dataset(
+            BuildConfig(train=(stem,), dev=(stem,), tokenizer=tmp_path / "tokenizer.json", out=tmp_path / name)
+        )
         split = load_dataset(tmp_path / name).split("train")
         assert split.document_ids.tolist() == ([1, 3, 3] if name == "with" else [0, 0, 0])
         assert split.has_documents == (name == "with")
@@ -55,15 +59,19 @@ def test_a_dataset_numbers_the_documents_of_the_sentences_it_keeps(tmp_path: Pat
         ("a\n\nb\nb\n", "names:2: an empty line"),
     ],
 )
-def test_names_that_are_none_are_refused_by_line(tmp_path: Path, content: str, expected: str) -> None:
+def test_a_malformed_file_of_names_is_refused(tmp_path: Path, content: str, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         read_documents(write(tmp_path, content)["documents"], num_trees=4)
 
 
-def test_documents_are_for_every_source_or_none(tmp_path: Path) -> None:
+def test_files_of_names_must_be_as_many_as_sources(tmp_path: Path) -> None:
     files = write(tmp_path, "a\na\nb\nb\n")
     with pytest.raises(ConfigError, match="1 files of documents for 2 sources"):
-        import_trees([files["trees"]] * 2, tmp_path / "out", texts=[files["text"]] * 2, documents=[files["documents"]])
+        import_trees(
+            [files["trees"]] * 2,
+            tmp_path / "out",
+            ImportConfig(text=[files["text"]] * 2, documents=[files["documents"]]),
+        )
 
 
 def test_a_table_of_documents_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where sentences end: each rule with an example, and what holds for any paragraph."""
+"""Test sentence splitting: an example of each rule, and properties of any paragraph."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from benchmarks.splitting import boundaries, scores
 from pipeline.corpus.text.sentences import has_word, split_long, split_sentences
 from pipeline.corpus.text.text_files import normalise_text
 
-SPLIT = [  # a bar stands where a sentence ends
+SPLIT = [  # a bar marks the end of a sentence
     "It rained. | We stayed in! | Why? | Who knows\u2026 | Nobody.",
     "Mr. Fox met Dr. Hare at St. Ives. | They ate.",
     "He lives in the U.S. | He likes it.",
@@ -35,7 +35,7 @@ SPLIT = [  # a bar stands where a sentence ends
 
 
 @pytest.mark.parametrize("marked", SPLIT)
-def test_sentences_end_where_people_end_them(marked: str) -> None:
+def test_sentences_end_where_people_end_sentences(marked: str) -> None:
     assert split_sentences(marked.replace(" |", "")) == marked.split(" | ")
 
 
@@ -44,7 +44,7 @@ def test_sentences_end_where_people_end_them(marked: str) -> None:
         "".join
     )
 )
-def test_sentences_joined_are_the_paragraph_and_have_words(drawn: str) -> None:
+def test_joined_sentences_are_the_paragraph_and_each_has_a_word(drawn: str) -> None:
     text = normalise_text(drawn)
     sentences = split_sentences(text)
     assert " ".join(sentences) == text
@@ -63,6 +63,6 @@ def test_a_long_sentence_is_cut_at_the_semicolon_next_to_its_middle() -> None:
     assert split_long("a b, c d; e f, g h", 8) == ["a b, c d; e f, g h"]
 
 
-def test_boundaries_are_compared_without_spaces() -> None:
+def test_the_benchmark_compares_boundaries_without_spaces() -> None:
     assert boundaries(["a b", "c"]) == boundaries(["ab", "c"]) == {2, 3}
     assert scores({1, 2}, {2, 3, 4, 5}) == {"precision": 0.5, "recall": 0.25, "f1": 1 / 3}

@@ -1,4 +1,4 @@
-"""Text is normalised once, for good; files are read line by line with every fault placed."""
+"""Test that text is normalised once and files are read line by line with the position of every fault."""
 
 import gzip
 import unicodedata
@@ -50,11 +50,11 @@ def test_visible_characters_stay_as_they_are(text: str) -> None:
         ("x\ud800y", "x\ufffdy"),
     ],
 )
-def test_what_is_invisible_goes_and_white_space_is_one_space(text: str, expected: str) -> None:
+def test_invisible_characters_are_removed_and_white_space_becomes_one_space(text: str, expected: str) -> None:
     assert normalise_text(text) == expected
 
 
-def test_lines_end_with_line_feeds_only_and_bad_bytes_are_placed(tmp_path: Path) -> None:
+def test_only_line_feeds_end_lines_and_bad_bytes_are_reported_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\n\nt\xe2\x80\xa8wo\n\xff\nlast")
     lines = [(1, "one", True), (2, "", True), (3, "t\u2028wo", True), (4, "\ufffd", False), (5, "last", True)]

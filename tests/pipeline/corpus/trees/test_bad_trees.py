@@ -1,4 +1,4 @@
-"""Input that is not what it should be: one clear line, or counted; and nothing else is lost."""
+"""Test that malformed input is refused in one clear line, or counted, and affects no other input."""
 
 import gzip
 import tracemalloc
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.corpus.text import text_files as text
+from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.text_files import MAX_LINE_BYTES, read_lines, read_texts
 from pipeline.corpus.trees import readers
 from pipeline.corpus.trees.import_trees import import_trees
@@ -37,7 +38,7 @@ def read(path: Path, content: bytes, on_error: str = "skip") -> tuple[list[str],
         ("( (S (NN \xff)) )", "not UTF-8"),
     ],
 )
-def test_what_is_no_tree_stops_with_file_and_line_or_is_counted(tmp_path: Path, broken: str, reason: str) -> None:
+def test_a_malformed_tree_stops_with_file_and_line_or_is_counted(tmp_path: Path, broken: str, reason: str) -> None:
     content = f"{GOOD}\n{broken}\n{GOOD}\n".encode("latin-1")
     with pytest.raises(InputError, match=r"x\.mrg:2: ") as caught:
         read(tmp_path / "x.mrg", content, "stop")
@@ -69,21 +70,23 @@ def test_words_without_a_visible_character_are_left_out(tmp_path: Path) -> None:
         ("(S (NN a)\r)", "a"),
     ],
 )
-def test_odd_trees_are_trees(tmp_path: Path, tree: str, text: str) -> None:
+def test_odd_trees_are_accepted(tmp_path: Path, tree: str, text: str) -> None:
     found, _ = read(tmp_path / "x.mrg", (tree + "\r\n" + GOOD + "\r\n").encode(), "stop")
     assert found == [text, "the dog barks."]
 
 
-def test_running_text_for_trees_and_trees_for_text_are_refused_as_such(tmp_path: Path) -> None:
+def test_text_given_as_trees_and_trees_given_as_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("\n(A title)\nThe dog barks.\n" + "It is loud.\n" * 8)
     (tmp_path / "x.mrg").write_text(GOOD + "\n")
     for on_error in ("stop", "skip"):
         with pytest.raises(
             InputError, match=r"x\.txt:3: looks like running text, expected trees in brackets: 'The dog"
         ):
-            import_trees([tmp_path / "x.txt"], tmp_path / "out", on_error=on_error)
+            import_trees([tmp_path / "x.txt"], tmp_path / "out", ImportConfig(on_error=on_error))
         with pytest.raises(InputError, match=r"x\.mrg:1: looks like a tree, expected running text: '\( \(S"):
-            import_trees([tmp_path / "x.mrg"], tmp_path / "out", texts=[tmp_path / "x.mrg"], on_error=on_error)
+            import_trees(
+                [tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(text=[tmp_path / "x.mrg"], on_error=on_error)
+            )
 
 
 @pytest.mark.parametrize("line", [GOOD, "(S1 (NP (NN a)))", "  (NP (NN a))", "(TOP (S (VP (VB Go))))"])
@@ -94,21 +97,21 @@ def test_trees_look_like_trees(line: str) -> None:
 @pytest.mark.parametrize(
     "line", ["", "(see above)", "((see above))", "(a) or (b)", "He (Ann) left.", "(", GOOD + " x", ":)"]
 )
-def test_texts_do_not(line: str) -> None:
+def test_texts_do_not_look_like_trees(line: str) -> None:
     assert not looks_like_trees(line)
 
 
 def test_text_of_other_sentences_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.mrg").write_text(GOOD + "\n" + GOOD + "\n")
     (tmp_path / "x.txt").write_text("the dog barks.\nthe cat sleeps.\n")
-    counts = import_trees([tmp_path / "x.mrg"], tmp_path / "out", texts=[tmp_path / "x.txt"])
+    counts = import_trees([tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(text=[tmp_path / "x.txt"]))
     assert counts["dropped"] == {"words are not those of the text": 1}
     (tmp_path / "x.txt").write_text("the dog barks.\n")
     with pytest.raises(InputError, match=r"1 lines \(1 with text\), but .*x\.mrg has 2 trees"):
-        import_trees([tmp_path / "x.mrg"], tmp_path / "out", texts=[tmp_path / "x.txt"])
+        import_trees([tmp_path / "x.mrg"], tmp_path / "out", ImportConfig(text=[tmp_path / "x.txt"]))
 
 
-def test_a_line_of_a_hundred_megabytes_is_refused_and_never_held(tmp_path: Path) -> None:
+def test_a_line_of_a_hundred_megabytes_is_refused_and_never_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.mrg.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(f"{GOOD}\n".encode())
@@ -133,7 +136,7 @@ def test_a_line_of_a_hundred_megabytes_is_refused_and_never_held(tmp_path: Path)
 
 @pytest.mark.parametrize("num_bytes", [9, 10, 11, 29, 30])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_a_line_is_whole_up_to_the_limit_with_its_end(
+def test_a_line_is_whole_up_to_the_limit_including_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int, end: bytes
 ) -> None:
     monkeypatch.setattr(text, "MAX_LINE_BYTES", 10)
@@ -144,7 +147,9 @@ def test_a_line_is_whole_up_to_the_limit_with_its_end(
     assert [line.is_whole for line in found][1] == is_whole
 
 
-def test_a_tree_over_lines_that_never_ends_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tree_over_lines_that_never_ends_does_not_affect_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(readers, "MAX_TREE_CHARACTERS", 200)
     tree = "( (S\n    (NP (NN dog))\n    (VP (VBZ barks))))\n"
     endless = "( (S\n" + "    (NP (NN dog))\n" * 40
@@ -154,7 +159,7 @@ def test_a_tree_over_lines_that_never_ends_costs_only_itself(tmp_path: Path, mon
         read(tmp_path / "x.mrg", (tree + endless + tree).encode(), "stop")
 
 
-def test_a_tree_that_never_ends_is_not_held(tmp_path: Path) -> None:
+def test_a_tree_that_never_ends_is_never_in_memory(tmp_path: Path) -> None:
     (tmp_path / "x.mrg").write_text("( (S\n" + "    (NP (NN dog))\n" * 200_000)
     tracemalloc.start()
     try:

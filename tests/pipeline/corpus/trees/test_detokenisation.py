@@ -1,4 +1,4 @@
-"""Text put together from words: every rule does what its example says, and the words are always found again."""
+"""Test that every rule gives its example, and that words are always found in the rebuilt text."""
 
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from pipeline.corpus.trees.trees import Tree, format_tree, parse_tree
 from tests.pipeline.corpus.strategies import trees
 
 RULES = [*PAIR_RULES, *CONTEXT_RULES, *WORD_RULES]
-# Shares of sentences given back exactly, measured with benchmarks.detokenisation; a rule's loss is to be seen.
+# Shares of sentences rebuilt exactly, measured with benchmarks.detokenisation. They are tight, so that losing one rule
+# fails the test.
 FLOORS = {"gum": (0.955, 0.965), "craft": (0.935, 0.935), "masc": (0.92, 0.95)}
-"""Of train and of dev."""
+"""Shares of train and dev."""
 
 
 def text_of(tagged: str) -> str:
@@ -55,7 +56,7 @@ def test_every_rule_does_what_its_example_says(rule: object) -> None:
         ("x/NN", "x"),
     ],
 )
-def test_texts_read_as_they_are_written(tagged: str, text: str) -> None:
+def test_rebuilt_texts_look_like_written_texts(tagged: str, text: str) -> None:
     assert text_of(tagged) == text
 
 
@@ -84,7 +85,7 @@ SPECIAL = st.sampled_from(
 
 
 @given(trees(st.one_of(SPECIAL, st.text(st.characters(codec="utf-8"), max_size=4))))
-def test_the_words_are_always_those_of_the_text(tmp_path_factory: pytest.TempPathFactory, tree: Tree) -> None:
+def test_words_are_always_found_in_the_rebuilt_text(tmp_path_factory: pytest.TempPathFactory, tree: Tree) -> None:
     path = tmp_path_factory.mktemp("rebuilt") / "x.mrg"
     path.write_text(format_tree(tree))
     counts = Counts()
@@ -96,7 +97,7 @@ def test_the_words_are_always_those_of_the_text(tmp_path_factory: pytest.TempPat
         assert covered.replace(" ", "") == sentence.text.replace(" ", "")
 
 
-def test_a_word_that_would_melt_into_the_one_before_it_stands_apart(tmp_path: Path) -> None:
+def test_a_combining_mark_is_separated_from_the_word_before_it(tmp_path: Path) -> None:
     (tmp_path / "x.mrg").write_text("(S (HYPH e) (NN \u0301))\n")
     [sentence] = read_sentences(tmp_path / "x.mrg", None, on_error="stop", counts=Counts())
     assert (sentence.text, sentence.spans) == ("e \u0301", [(0, 1), (2, 3)])
@@ -114,20 +115,20 @@ def test_speakers_restarts_and_traces_are_not_in_the_text(tmp_path: Path) -> Non
     assert counts.repaired == {"traces removed": 1, "markup left out that is not in the text": 1}
 
 
-def test_a_last_period_that_is_shared_is_found_in_given_text() -> None:
+def test_a_shared_last_period_is_found_in_a_given_text() -> None:
     tree = parse_tree("(S (NP (DT the) (NNP U.S.)) (. .))")
     assert match_words(tree, "the U.S.") == [(0, 3), (4, 7), (7, 8)]
     assert match_words(tree, "the U.S..") == [(0, 3), (4, 8), (8, 9)]
     assert match_words(parse_tree("(S (CD 5.) (. .))"), "5.") is None
 
 
-def test_dashes_that_could_be_split_in_many_ways_are_matched_at_once() -> None:
+def test_dashes_that_could_be_split_in_many_ways_are_matched_quickly() -> None:
     tree = Tree(("--",) * 40, (":",) * 40, (("TOP", 0, 40),))
     assert match_words(tree, "-" * 100 + "x") is None
     assert match_words(tree, "-" * 100) is not None
 
 
 @pytest.mark.parametrize("treebank", FLOORS)
-def test_most_sentences_of_real_treebanks_are_given_back_exactly(shared_data: Path, treebank: str) -> None:
+def test_most_sentences_of_real_treebanks_are_rebuilt_exactly(shared_data: Path, treebank: str) -> None:
     for split, floor in zip(("train", "dev"), FLOORS[treebank], strict=True):
         assert compare(shared_data / treebank / split).share >= floor

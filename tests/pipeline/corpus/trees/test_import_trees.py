@@ -1,4 +1,4 @@
-"""Imported trees and text are line-aligned, normalised, and stay so."""
+"""Test that imported trees and text are line-aligned and normalised, and never mixed with older files."""
 
 from pathlib import Path
 
@@ -6,11 +6,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.tokenizer import train_tokenizer
+from pipeline.corpus.text.corpus_config import ImportConfig
+from pipeline.corpus.text.documents import COMPANION_SUFFIXES
 from pipeline.corpus.text.text_files import normalise_text, unescape_brackets
 from pipeline.corpus.trees.import_trees import import_trees
 from pipeline.corpus.trees.readers import Sentence
 from pipeline.corpus.trees.trees import format_tree, normalise_tree, parse_tree
 from storage.errors import ConfigError, InputError
+from storage.files import beside
 from tests.pipeline.corpus.strategies import sentences
 
 TREES = """( (S (NP-SBJ-1 (-NONE- *PRO*)) (VP (VB Go) (-LRB- -LRB-) (ADVP (RB home)) (-RRB- -RRB-)) (. .)) )
@@ -29,7 +34,7 @@ def write(folder: Path, trees: str = TREES, text: str = TEXT, name: str = "x") -
 def test_both_files_have_the_same_sentences_line_by_line(tmp_path: Path) -> None:
     trees, text = write(tmp_path)
     seen: list[int] = []
-    counts = import_trees([trees, trees], tmp_path / "new" / "all.v1", texts=[text, text], progress=seen.append)
+    counts = import_trees([trees, trees], tmp_path / "new" / "all.v1", ImportConfig(text=[text, text]), seen.append)
     assert counts == {
         "num_trees": 6,
         "num_kept": 4,
@@ -52,13 +57,13 @@ def test_both_files_have_the_same_sentences_line_by_line(tmp_path: Path) -> None
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.lists(sentences().filter(lambda s: normalise_text(s.text) == s.text), min_size=1, max_size=3))
-def test_importing_what_was_imported_changes_nothing(tmp_path: Path, drawn: list[Sentence]) -> None:
+def test_importing_an_import_changes_nothing(tmp_path: Path, drawn: list[Sentence]) -> None:
     source = write(tmp_path, "\n".join(format_tree(s.tree) for s in drawn), "\n".join(s.text for s in drawn))
     once, twice = tmp_path / "once", tmp_path / "twice"
-    counts = import_trees([source[0]], once, texts=[source[1]])
+    counts = import_trees([source[0]], once, ImportConfig(text=[source[1]]))
     assert (counts["num_trees"], counts["num_kept"]) == (len(drawn), len(drawn))
     assert (counts["dropped"], counts["repaired"]) == ({}, {})
-    import_trees([tmp_path / "once.mrg"], twice, texts=[tmp_path / "once.txt"])
+    import_trees([tmp_path / "once.mrg"], twice, ImportConfig(text=[tmp_path / "once.txt"]))
     for suffix in (".mrg", ".txt"):
         assert once.with_suffix(suffix).read_bytes() == twice.with_suffix(suffix).read_bytes()
     lines = (tmp_path / "once.mrg").read_text().split("\n")[:-1]
@@ -71,25 +76,82 @@ def test_importing_what_was_imported_changes_nothing(tmp_path: Path, drawn: list
 def test_a_malformed_tree_leaves_nothing_or_is_counted(tmp_path: Path) -> None:
     trees, text = write(tmp_path, TREES + "( (NP (NN a)\n", TEXT + "a\n")
     with pytest.raises(InputError, match=r"x\.mrg:4: unbalanced"):
-        import_trees([trees], tmp_path / "out", texts=[text])
+        import_trees([trees], tmp_path / "out", ImportConfig(text=[text]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.mrg", "x.txt"]
-    counts = import_trees([trees], tmp_path / "out", texts=[text], on_error="skip")
+    counts = import_trees([trees], tmp_path / "out", ImportConfig(text=[text], on_error="skip"))
     assert counts["dropped"] == {"no words": 1, "unbalanced brackets": 1}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing but the writer's own clean-up catches it."""
+
+
+@pytest.mark.parametrize("num_renames", range(4))
+def test_a_kill_between_the_renames_leaves_no_pair_that_a_later_command_accepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_renames: int
+) -> None:
+    """The new trees have as many lines and documents as the old ones, so only the order of the steps can tell."""
+    stem, bank = tmp_path / "out", tmp_path / "bank"
+    old = {
+        ".mrg": "(NP (NN old))\n",
+        ".txt": "old\n",
+        ".docs": "d\n",
+        ".documents.tsv": "document\tsource\tlicence\nd\t\t\n",
+    }
+    old |= {suffix: "old" for suffix in COMPANION_SUFFIXES if suffix not in old}
+    for suffix, content in old.items():
+        beside(stem, suffix).write_text(content)
+    bank.mkdir()
+    (bank / "new.mrg").write_text("(NP (NN new))\n")
+    replace, done = Path.replace, []
+
+    def replace_or_die(path: Path, target: Path) -> Path:
+        if len(done) == num_renames:
+            raise Killed
+        done.append(target.name)
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_or_die)
+        with pytest.raises(Killed):
+            import_trees([bank], stem, ImportConfig())
+    assert done == ["out.txt", "out.docs", "out.documents.tsv"][:num_renames]
+    left = {path.name for path in tmp_path.glob("out.*")}
+    assert left == {"out.txt", *done}  # the old text alone, or new files without trees
+    config = BuildConfig(train=stem, dev=stem, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "dataset")
+    train_tokenizer([stem.with_suffix(".txt")], config.tokenizer, vocab_size=300)
+    with pytest.raises(InputError, match=r"there is neither out\.mrg nor out\.mrg\.gz, expected one"):
+        build_dataset(config)
+    import_trees([bank], stem, ImportConfig())
+    assert stem.with_suffix(".txt").read_text() == "new\n"
+    assert {path.name for path in tmp_path.glob("out.*")} == {"out.mrg", "out.txt", "out.docs", "out.documents.tsv"}
+
+
+def test_a_failure_while_writing_leaves_the_old_import_as_it_was(tmp_path: Path) -> None:
+    trees, text = write(tmp_path)
+    import_trees([trees], tmp_path / "out", ImportConfig(text=[text]))
+    (tmp_path / "out.parse.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "bad.mrg").write_text("(NP (NN a))\n(NP\n")
+    with pytest.raises(InputError, match=r"bad\.mrg:2: unbalanced"):
+        import_trees([tmp_path / "bad.mrg"], tmp_path / "out", ImportConfig())
+    (tmp_path / "bad.mrg").unlink()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_import_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
     trees, text = write(tmp_path, TREES, "a\nb\nc\n")
     with pytest.raises(InputError, match="no sentence left of 3 trees"):
-        import_trees([trees], tmp_path / "out", texts=[text])
+        import_trees([trees], tmp_path / "out", ImportConfig(text=[text]))
     assert not (tmp_path / "out.mrg").exists()
 
 
-def test_inputs_are_never_replaced_and_texts_are_one_a_source(tmp_path: Path) -> None:
+def test_inputs_are_never_replaced_and_texts_are_as_many_as_sources(tmp_path: Path) -> None:
     trees, text = write(tmp_path)
     with pytest.raises(ConfigError, match="would be replaced"):
-        import_trees([trees], tmp_path / "x", texts=[text])
+        import_trees([trees], tmp_path / "x", ImportConfig(text=[text]))
     assert trees.read_text() == TREES
     with pytest.raises(ConfigError, match="2 texts for 1 sources"):
-        import_trees([trees], tmp_path / "out", texts=[text, text])
+        import_trees([trees], tmp_path / "out", ImportConfig(text=[text, text]))
     with pytest.raises(ConfigError, match="0 texts for 0 sources"):
-        import_trees([], tmp_path / "out")
+        import_trees([], tmp_path / "out", ImportConfig())

@@ -1,4 +1,4 @@
-"""Words are found in the raw text by their characters."""
+"""Test that words are found in the raw text by their characters."""
 
 import pytest
 from hypothesis import given
@@ -11,14 +11,14 @@ from tests.pipeline.corpus.strategies import sentences, words
 
 
 @given(sentences().filter(lambda s: normalise_text(s.text) == s.text))
-def test_words_are_found_whatever_the_spaces(sentence: Sentence) -> None:
+def test_words_are_found_with_any_spaces(sentence: Sentence) -> None:
     spans = match_words(sentence.tree, sentence.text)
     assert spans is not None
     assert [sentence.text[a:b] for a, b in filter(None, spans)] == [sentence.text[a:b] for a, b in sentence.spans]
 
 
 @given(words)
-def test_escaped_words_can_stand_in_trees(word: str) -> None:
+def test_escaped_words_can_be_leaves_of_trees(word: str) -> None:
     escaped = escape_brackets(word)
     assert not set("() ") & set(escaped)
     assert unescape_brackets(escaped) == unescape_brackets(word)
@@ -43,7 +43,7 @@ def test_escaped_words_can_stand_in_trees(word: str) -> None:
         ("dogs ' ''", "dogs' \""),
     ],
 )
-def test_treebank_spellings_are_those_of_the_text(leaves: str, text: str) -> None:
+def test_treebank_spellings_match_the_text(leaves: str, text: str) -> None:
     tree = parse_tree("(TOP " + " ".join(f"(NN {leaf})" for leaf in leaves.split()) + ")")
     spans = match_words(tree, text)
     assert spans is not None
@@ -53,11 +53,11 @@ def test_treebank_spellings_are_those_of_the_text(leaves: str, text: str) -> Non
 @pytest.mark.parametrize(
     ("leaves", "text"), [("a b", "a c"), ("a b", "a"), ("a", "a b"), ("non - sports", "nonsports")]
 )
-def test_other_words_are_no_match(leaves: str, text: str) -> None:
+def test_other_words_do_not_match(leaves: str, text: str) -> None:
     assert match_words(parse_tree("(TOP " + " ".join(f"(NN {leaf})" for leaf in leaves.split()) + ")"), text) is None
 
 
-def test_markup_is_skipped_where_the_text_does_not_have_it() -> None:
+def test_markup_is_skipped_if_the_text_does_not_have_it() -> None:
     tree = parse_tree("(TOP (CODE <disfluency>) (DT a) (CODE </disfluency>) (, ,) (DT a) (SU /))")
     assert match_words(tree, "a, a") == [None, (0, 1), None, (1, 2), (3, 4), None]
     assert match_words(tree, "a, a /") == [None, (0, 1), None, (1, 2), (3, 4), (5, 6)]

@@ -1,7 +1,7 @@
-"""Every tree of a file becomes a sentence or is counted; every fault is placed by file and line."""
+"""Test that every tree becomes a sentence or is counted, and that every fault is reported with file and line."""
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.text.text_files import OnError, find_file
-from pipeline.corpus.trees.readers import Counts, Sentence, read_raw_trees, read_sentences, read_trees
+from pipeline.corpus.trees.readers import Counts, RawTree, Sentence, parse_raw_tree, read_raw_trees, read_sentences
 from pipeline.corpus.trees.trees import format_tree, parse_tree
 from storage.errors import InputError
 
@@ -70,23 +70,23 @@ def test_trees_and_texts_are_paired_plain_and_zipped(write: Write) -> None:
         assert counts.to_json() == {"num_trees": 3, "num_kept": 3, "dropped": {}, "repaired": {}}
 
 
-def test_trees_spread_over_lines_are_those_of_one_line(write: Write) -> None:
+def test_trees_may_go_over_several_lines(write: Write) -> None:
     unindented = PRETTY.replace("    ", "").replace("(NP (DT the)", "(NP\n(DT the)")
     for content in (PRETTY, PRETTY.replace("\n", "\n  "), unindented, PRETTY * 1500):
-        found = list(read_trees(write("p.mrg", content)))[:3]
-        assert [line for line, _ in found] in ([2, 7, 8], [2, 8, 9])
-        assert [tree.words for _, tree in found] == [("the", "dog", "barks", "."), ("dog",), ("Edit",)]
+        found = list(read_raw_trees(write("p.mrg", content)))[:3]
+        assert [raw.line for raw in found] in ([2, 7, 8], [2, 8, 9])
+        assert [parse_raw_tree(raw).words for raw in found] == [("the", "dog", "barks", "."), ("dog",), ("Edit",)]
 
 
 @given(st.lists(st.sampled_from(LINES), min_size=1, max_size=6), st.randoms(use_true_random=False))
-def test_where_a_line_may_break_says_nothing(
+def test_line_breaks_inside_trees_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], random: object
 ) -> None:
     path = tmp_path_factory.mktemp("spread") / "t.mrg"
     path.write_text(
         "\n".join("".join(c + "\n " if c == " " and random.random() < 0.4 else c for c in line) for line in lines)
     )  # type: ignore[attr-defined]
-    assert [tree for _, tree in read_trees(path)] == [parse_tree(line) for line in lines]
+    assert [parse_raw_tree(raw) for raw in read_raw_trees(path)] == [parse_tree(line) for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_where_a_line_may_break_says_nothing(
     ],
 )
 @pytest.mark.parametrize("at", [0, 1, 3])
-def test_a_broken_line_is_named_or_skipped_and_costs_only_itself(
+def test_a_broken_line_is_named_or_skipped_and_does_not_affect_other_trees(
     write: Write, broken: str, message: str, at: int
 ) -> None:
     lines, texts = list(LINES), list(TEXTS)
@@ -125,7 +125,7 @@ def test_a_broken_line_is_named_or_skipped_and_costs_only_itself(
         ("* a comment\n", 2),
     ],
 )
-def test_so_does_one_that_is_spread_over_lines(write: Write, broken: str, line: int) -> None:
+def test_a_broken_tree_over_lines_is_named_or_skipped(write: Write, broken: str, line: int) -> None:
     trees = write("x.mrg", ("\n" + broken + PRETTY).encode("latin-1"))
     text = write("x.txt", "\n".join(["the dog barks", *TEXTS]))
     with pytest.raises(InputError, match=rf"x\.mrg:{line}: "):
@@ -142,7 +142,7 @@ def test_two_of_three_lines_may_be_broken(write: Write) -> None:
     assert counts.dropped == {"unbalanced brackets": 2}
 
 
-def test_what_has_no_words_or_other_words_is_counted_and_never_stops(write: Write) -> None:
+def test_trees_without_words_or_with_other_words_are_counted_and_never_stop(write: Write) -> None:
     trees = write("x.mrg", "\n".join([*LINES, "( (S (NP (-NONE- *))) )", LINES[0], LINES[1]]))
     texts = write("x.txt", "\n".join([*TEXTS, "nothing", "the cat barks.", ""]) + "\n\n"[:1])
     found, counts = read(trees, texts, "stop")
@@ -172,7 +172,7 @@ def test_trees_and_text_of_different_length_are_refused(write: Write) -> None:
         read(trees, write("x.txt", "\n".join([*TEXTS, "more"])))
 
 
-def test_a_bracket_that_changes_the_number_of_trees_is_named_before_the_number(write: Write) -> None:
+def test_a_broken_tree_is_named_rather_than_the_wrong_number_of_trees(write: Write) -> None:
     trees = write("x.mrg", PRETTY + "( (S\n    (NP (NN dog))))\n    (VP (VBZ barks))))\n")
     texts = write("x.txt", "\n".join([*TEXTS, "dog barks"]))
     with pytest.raises(InputError, match=r"x\.mrg:13: unbalanced"):
@@ -181,10 +181,24 @@ def test_a_bracket_that_changes_the_number_of_trees_is_named_before_the_number(w
         read(trees, texts, "skip")
 
 
-def test_blank_lines_between_texts_are_no_sentences(write: Write) -> None:
+def test_blank_lines_between_texts_are_skipped(write: Write) -> None:
     trees = write("x.mrg", "\n\n".join(LINES))
     assert len(read(trees, write("x.txt", "\n\n".join(TEXTS) + "\n\n\n"))[0]) == 3
     assert len(read(trees, write("x.txt", "\n".join(TEXTS) + "\n\n"))[0]) == 3
+
+
+@pytest.mark.parametrize(("text", "num_reads"), [("a\nb\n", 1), ("a\n\nb\n", 2)])
+def test_a_treebank_is_read_twice_only_if_its_text_has_blank_lines(write: Write, text: str, num_reads: int) -> None:
+    reads: list[Path] = []
+
+    def read(path: Path) -> Iterator[RawTree]:
+        reads.append(path)
+        yield from read_raw_trees(path)
+
+    trees, texts = write("t.mrg", "(S (NN a))\n(S (NN b))\n"), write("t.txt", text)
+    found = list(read_sentences(trees, texts, on_error="stop", counts=Counts(), read=read))
+    assert [sentence.text for sentence in found] == ["a", "b"]
+    assert len(reads) == num_reads
 
 
 def test_a_line_without_a_visible_character_is_blank(write: Write) -> None:
@@ -217,7 +231,7 @@ def test_trees_nested_two_thousand_deep_are_read(write: Write) -> None:
     assert read(write("y.mrg", spread), write("x.txt", "dog"), "stop")[0][0].tree == found[0].tree
 
 
-def test_a_stem_finds_its_file_plain_or_zipped_but_not_both(write: Write, tmp_path: Path) -> None:
+def test_the_file_of_a_stem_is_plain_or_zipped_but_not_both(write: Write, tmp_path: Path) -> None:
     stem = tmp_path / "gum.v1"
     with pytest.raises(InputError, match=r"neither gum\.v1\.mrg nor gum\.v1\.mrg\.gz.*give the path without \.mrg"):
         find_file(stem, ".mrg")

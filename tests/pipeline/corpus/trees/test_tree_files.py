@@ -1,12 +1,13 @@
-"""Folders and n-best lists of treebanks: which files are read, as what, and what becomes of the rest."""
+"""Test folders and n-best lists of treebanks: which files are read, in which format, and which are counted."""
 
 import gzip
 from pathlib import Path
 
 import pytest
 
+from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.documents import Document, read_document_table
-from pipeline.corpus.trees.import_trees import DocumentOptions, import_trees
+from pipeline.corpus.trees.import_trees import import_trees
 from pipeline.corpus.trees.treebanks import BROKEN_LIST, NO_PARSE, find_trees, parse_sections, read_n_best
 from storage.errors import ConfigError, InputError
 
@@ -38,7 +39,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 @pytest.fixture
 def ptb(tmp_path: Path) -> Path:
-    """LDC99T42, its layout in small."""
+    """Write a small treebank in the layout of LDC99T42."""
     wsj = {
         f"parsed/mrg/wsj/{s}/wsj_{s}{n:02}.mrg": PTB.format(name=f"W{s}{n}") for s in ("00", "02", "21") for n in (1, 2)
     }
@@ -66,7 +67,7 @@ def table(stem: Path) -> list[Document]:
 
 def test_each_file_of_the_penn_treebank_is_a_document_with_its_section(ptb: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    counts = import_trees([ptb], out, documents=DocumentOptions(licence="LDC"))
+    counts = import_trees([ptb], out, ImportConfig(licence="LDC"))
     assert out.with_suffix(".txt").read_text().split("\n")[:3] == ["Atis barks.", "Go.", "Brown barks."]
     names = ["atis3", "cf01", "wsj_0001", "wsj_0002", "wsj_0201", "wsj_0202", "wsj_2101", "wsj_2102"]
     assert docs(out) == [name for name in names for _ in range(2)]
@@ -84,10 +85,10 @@ def test_each_file_of_the_penn_treebank_is_a_document_with_its_section(ptb: Path
 
 
 @pytest.mark.parametrize(("folder", "wanted"), [("", "auto"), ("parsed/mrg", "ptb"), ("parsed/mrg/wsj", "ptb")])
-def test_sections_are_those_of_the_files_wherever_the_folder_begins(
+def test_sections_are_found_from_any_folder_of_the_treebank(
     ptb: Path, tmp_path: Path, folder: str, wanted: str
 ) -> None:
-    counts = import_trees([ptb / folder], tmp_path / "out", wanted=wanted, sections="02-02,21")
+    counts = import_trees([ptb / folder], tmp_path / "out", ImportConfig(format=wanted, sections="02-02,21"))
     assert docs(tmp_path / "out")[::2] == ["wsj_0201", "wsj_0202", "wsj_2101", "wsj_2102"]
     assert counts["passed_over"]["other sections"] >= 2
     assert counts["passed_over"]["empty files"] == 1
@@ -95,19 +96,19 @@ def test_sections_are_those_of_the_files_wherever_the_folder_begins(
 
 def test_sections_without_files_and_of_other_formats_are_refused(ptb: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no wsj file of section 03 in it; looked for files that end in \.mrg"):
-        import_trees([ptb], tmp_path / "out", sections="02-03")
+        import_trees([ptb], tmp_path / "out", ImportConfig(sections="02-03"))
     with pytest.raises(ConfigError, match="which is one file"):
-        import_trees([ptb / "parsed/mrg/wsj/02/wsj_0201.mrg"], tmp_path / "out", sections="02")
+        import_trees([ptb / "parsed/mrg/wsj/02/wsj_0201.mrg"], tmp_path / "out", ImportConfig(sections="02"))
     with pytest.raises(ConfigError, match="only ptb has sections"):
-        import_trees([ptb], tmp_path / "out", wanted="brackets", sections="02")
+        import_trees([ptb], tmp_path / "out", ImportConfig(format="brackets", sections="02"))
     for text in ("", "2-", "21-02", "wsj", "1,,2"):
         with pytest.raises(ConfigError, match="expected numbers and ranges"):
             parse_sections(text)
 
 
-def test_a_folder_that_holds_the_sections_and_other_names_is_read_by_its_folders(tmp_path: Path) -> None:
+def test_files_with_other_names_belong_to_the_section_of_their_folder(tmp_path: Path) -> None:
     source = write(tmp_path / "wsj", {f"{s}/{s}.mrg": PTB.format(name="A") for s in ("00", "01", "22")})
-    import_trees([source], tmp_path / "out", wanted="ptb", sections="22")
+    import_trees([source], tmp_path / "out", ImportConfig(format="ptb", sections="22"))
     assert table(tmp_path / "out") == [Document("22", "wsj/22")]
 
 
@@ -116,21 +117,21 @@ def test_texts_of_a_folder_are_found_by_the_names_of_its_files(ptb: Path, tmp_pa
     texts = write(
         tmp_path / "texts", {"02/wsj_0201.txt": "W021  barks .\nGo.\n", "02/wsj_0202.txt.gz": "W022 barks.\nGo .\n"}
     )
-    counts = import_trees([wsj], tmp_path / "out", texts=[texts], sections="02")
+    counts = import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts], sections="02"))
     assert (tmp_path / "out.txt").read_text() == "W021 barks .\nGo.\nW022 barks.\nGo .\n"
     assert counts["texts"] == {"given": 4, "rebuilt": 0}
     with pytest.raises(InputError, match=r"neither wsj_0001\.txt nor wsj_0001\.txt\.gz"):
-        import_trees([wsj], tmp_path / "out", texts=[texts])
+        import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts]))
     with pytest.raises(ConfigError, match="for a folder of trees; expected a folder"):
-        import_trees([wsj], tmp_path / "out", texts=[texts / "02/wsj_0201.txt"], sections="02")
+        import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts / "02/wsj_0201.txt"], sections="02"))
 
 
-def test_bllip_folders_are_known_by_what_their_files_begin_with(tmp_path: Path) -> None:
+def test_bllip_folders_are_detected_by_the_beginning_of_their_files(tmp_path: Path) -> None:
     source = write(
         tmp_path / "1987",
         {"w7_001/w7_001.000": S1.format(name="A"), "w7_001/w7_001.001": S1.format(name="B") * 2, "index.html": "<p>"},
     )
-    counts = import_trees([source], tmp_path / "out")
+    counts = import_trees([source], tmp_path / "out", ImportConfig())
     assert docs(tmp_path / "out") == ["w7_001/w7_001.000", "w7_001/w7_001.001", "w7_001/w7_001.001"]
     assert {row.source for row in table(tmp_path / "out")} == {"1987"}
     assert (counts["format"], counts["num_kept"]) == ("bllip", 3)
@@ -138,15 +139,15 @@ def test_bllip_folders_are_known_by_what_their_files_begin_with(tmp_path: Path) 
     assert (tmp_path / "out.mrg").read_text().startswith("(TOP (S (NP (NNP A)) (VP (VBZ barks)) (. .)))\n")
 
 
-def test_the_best_parse_of_a_list_is_taken_and_the_others_are_counted(tmp_path: Path) -> None:
+def test_the_best_parse_of_a_list_is_read_and_the_others_are_counted(tmp_path: Path) -> None:
     source = write(tmp_path / "nanc", {"nyt/a.gz": N_BEST, "nyt/b": S1.format(name="B")})
-    counts = import_trees([source], tmp_path / "out", on_error="skip")
+    counts = import_trees([source], tmp_path / "out", ImportConfig(on_error="skip"))
     assert (tmp_path / "out.txt").read_text() == "best\nonly\nB barks.\n"
     assert counts["format"] == "bllip, bllip n-best"
     assert (counts["num_trees"], counts["num_kept"], counts["num_other_parses"]) == (4, 3, 2)
     assert counts["dropped"] == {NO_PARSE: 1}
     with pytest.raises(InputError, match=r"a\.gz:13: no parse in its n-best list"):
-        import_trees([source / "nyt/a.gz"], tmp_path / "out")
+        import_trees([source / "nyt/a.gz"], tmp_path / "out", ImportConfig())
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_the_best_parse_of_a_list_is_taken_and_the_others_are_counted(tmp_path: 
         "1 x\n-1\n",
     ],
 )
-def test_a_broken_list_costs_only_itself(tmp_path: Path, broken: str) -> None:
+def test_a_broken_list_does_not_affect_other_lists(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "x"
     good = "1 8\n-1\n(S1 (NN good))\n"
     for before, after in ((good, good), (good, ""), (good * 2, good * 2)):
@@ -172,7 +173,7 @@ def test_a_broken_list_costs_only_itself(tmp_path: Path, broken: str) -> None:
         assert sum(raw.text == "(S1 (NN good))" for raw in found) == (before + after).count("good")
 
 
-def test_brackets_are_files_with_known_names_and_each_is_a_document(tmp_path: Path) -> None:
+def test_files_of_brackets_have_certain_suffixes_and_each_is_a_document(tmp_path: Path) -> None:
     tree = "(ROOT (NP (NN {})))\n"
     source = write(
         tmp_path / "bank",
@@ -183,16 +184,16 @@ def test_brackets_are_files_with_known_names_and_each_is_a_document(tmp_path: Pa
             "c.tree": tree.format("three"),
         },
     )
-    counts = import_trees([source], tmp_path / "out", documents=DocumentOptions(source_name="mine"))
+    counts = import_trees([source], tmp_path / "out", ImportConfig(source_name="mine"))
     assert docs(tmp_path / "out") == ["a", "b/x", "c"]
     assert table(tmp_path / "out") == [Document(name, "mine") for name in ("a", "b/x", "c")]
     assert counts["format"] == "brackets"
     write(source, {"b/x.tree": tree.format("again")})
     with pytest.raises(InputError, match=r"document 'b/x', as is .*b/x\.mrg"):
-        import_trees([source], tmp_path / "out")
+        import_trees([source], tmp_path / "out", ImportConfig())
 
 
-def test_a_folder_without_trees_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_trees_is_refused_and_the_error_says_what_was_looked_for(tmp_path: Path) -> None:
     source = write(tmp_path / "bank", {"readme.txt": "hello\n"})
     for wanted, looked_for in (
         ("auto", r"\.brackets.*\(S1"),
@@ -206,13 +207,13 @@ def test_a_folder_without_trees_is_refused_with_what_was_looked_for(tmp_path: Pa
         find_trees(tmp_path / "nowhere")
 
 
-def test_files_beside_a_folder_are_documents_too_and_old_ones_go(tmp_path: Path) -> None:
+def test_files_given_with_a_folder_are_documents_too_and_old_files_are_removed(tmp_path: Path) -> None:
     bank = write(tmp_path / "bank", {"a.mrg": "(NP (NN a))\n"})
     single = write(tmp_path, {"single.mrg": "(NP (NN b))\n"}) / "single.mrg"
-    import_trees([bank, single], tmp_path / "out")
+    import_trees([bank, single], tmp_path / "out", ImportConfig())
     assert docs(tmp_path / "out") == ["a", "single"]
     assert table(tmp_path / "out") == [Document("a", "bank"), Document("single")]
-    import_trees([single], tmp_path / "out")
+    import_trees([single], tmp_path / "out", ImportConfig())
     assert not (tmp_path / "out.docs").exists()
     assert not (tmp_path / "out.documents.tsv").exists()
 
@@ -222,24 +223,28 @@ def test_given_names_of_documents_are_written_with_their_table(tmp_path: Path) -
     write(tmp_path, {"table.tsv": "document\tsource\tlicence\ntwo\tweb\tCC0\none\tbooks\tCC BY\n"})
     names, rows = [tmp_path / "names"], tmp_path / "table.tsv"
     out = tmp_path / "out"
-    import_trees([tmp_path / "x.mrg"], out, documents=names)
+    import_trees([tmp_path / "x.mrg"], out, ImportConfig(documents=names))
     assert table(out) == [Document("one"), Document("two")]
-    import_trees([tmp_path / "x.mrg"], out, documents=DocumentOptions(names=names, table=rows, source_name="mine"))
+    import_trees([tmp_path / "x.mrg"], out, ImportConfig(documents=names, document_table=rows, source_name="mine"))
     assert docs(out) == ["one", "one", "two"]
     assert table(out) == [Document("one", "mine", "CC BY"), Document("two", "mine", "CC0")]
     rows.write_text("document\tsource\tlicence\ntwo\tweb\tCC0\n")
     with pytest.raises(InputError, match=r"table\.tsv: no row of document 'one'"):
-        import_trees([tmp_path / "x.mrg"], out, documents=DocumentOptions(names=names, table=rows))
+        import_trees([tmp_path / "x.mrg"], out, ImportConfig(documents=names, document_table=rows))
     with pytest.raises(ConfigError, match="but no documents; give --documents"):
-        import_trees([tmp_path / "x.mrg"], out, documents=DocumentOptions(licence="CC0"))
+        import_trees([tmp_path / "x.mrg"], out, ImportConfig(licence="CC0"))
     with pytest.raises(ConfigError, match="whose files are its documents"):
-        import_trees([write(tmp_path / "bank", {"a.mrg": "(NP (NN a))\n"})], out, documents=names)
+        import_trees([write(tmp_path / "bank", {"a.mrg": "(NP (NN a))\n"})], out, ImportConfig(documents=names))
     with pytest.raises(ConfigError, match="would be replaced"):
-        import_trees([tmp_path / "x.mrg"], tmp_path / "new", documents=[write(tmp_path, {"new.docs": ""}) / "new.docs"])
+        import_trees(
+            [tmp_path / "x.mrg"],
+            tmp_path / "new",
+            ImportConfig(documents=[write(tmp_path, {"new.docs": ""}) / "new.docs"]),
+        )
 
 
 def test_links_to_folders_are_counted_and_not_followed(tmp_path: Path) -> None:
     write(tmp_path, {"bank/a.mrg": S1.format(name="A"), "other/b.mrg": S1.format(name="B")})
     (tmp_path / "bank/link").symlink_to(tmp_path / "other", target_is_directory=True)
-    counts = import_trees([tmp_path / "bank"], tmp_path / "out")
+    counts = import_trees([tmp_path / "bank"], tmp_path / "out", ImportConfig())
     assert (counts["num_trees"], counts["passed_over"]) == (1, {"links to folders": 1})

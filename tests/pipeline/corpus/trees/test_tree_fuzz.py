@@ -1,4 +1,4 @@
-"""Any bytes are trees, or are refused or counted; nothing else is raised. tests/fuzz_trees.py goes on for longer."""
+"""Test that any bytes are read, refused or counted, without other errors. tests/fuzz_trees.py runs for longer."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset.alignment import align, tree_over_words
+from pipeline.corpus.dataset.token_trees import align, tree_over_words
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.corpus.trees.matching import match_words
 from pipeline.corpus.trees.readers import Sentence
@@ -41,7 +41,7 @@ FILES = st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=40).map(b""
 
 @settings(max_examples=300)
 @given(FILES)
-def test_any_file_is_trees_or_refused_or_counted(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed"
     path.write_bytes(content)
     check(path)
@@ -54,18 +54,18 @@ def test_any_text_is_a_tree_or_malformed(text: str) -> None:
 
 
 @given(trees())
-def test_a_tree_is_what_its_brackets_say(tree: Tree) -> None:
+def test_a_formatted_tree_is_parsed_as_the_same_tree(tree: Tree) -> None:
     assert parse_tree(format_tree(tree)) == tree
 
 
 @given(trees(), st.text())
-def test_words_are_in_a_text_or_not(tree: Tree, text: str) -> None:
+def test_words_match_any_text_or_do_not(tree: Tree, text: str) -> None:
     spans = match_words(tree, normalise_text(text))
     assert spans is None or len(spans) == len(tree.words)
 
 
 @given(sentences(), st.data())
-def test_any_cut_of_the_text_into_tokens_is_aligned(sentence: Sentence, data: st.DataObject) -> None:
+def test_any_tokenisation_of_the_text_is_aligned(sentence: Sentence, data: st.DataObject) -> None:
     size = len(sentence.text)
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, size - 1))))) if size else []
     edges = [0, *(cut for cut in cuts if cut < size), size]

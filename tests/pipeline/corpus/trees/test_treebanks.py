@@ -1,4 +1,4 @@
-"""All of GUM, CRAFT and MASC: every tree becomes a sentence or is counted, and every text is given back."""
+"""Test all of GUM, CRAFT and MASC: every tree becomes a sentence or is counted, and no text is changed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.corpus.dataset.build import BuildConfig, build_dataset
+from pipeline.corpus.dataset.build import build_dataset
+from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset import Dataset, load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree, tree_to_actions
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
+from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.text_files import find_file, read_texts
 from pipeline.corpus.trees.import_trees import import_trees
-from pipeline.corpus.trees.readers import read_trees
+from pipeline.corpus.trees.readers import parse_raw_tree, read_raw_trees
 
 NUM_TREES = {"train": 8_624 + 13_253 + 3_148, "dev": 1_246 + 2_780 + 464}
 
@@ -24,7 +26,7 @@ def imported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     for split in NUM_TREES:
         stems = [shared_data / treebank / split for treebank in ("gum", "craft", "masc")]
         sources, texts = [find_file(s, ".mrg") for s in stems], [find_file(s, ".txt") for s in stems]
-        counts[split] = import_trees(sources, folder / split, texts=texts)
+        counts[split] = import_trees(sources, folder / split, ImportConfig(text=texts))
     return folder, counts
 
 
@@ -34,7 +36,10 @@ def dataset(imported: tuple[Path, dict[str, Any]]) -> Dataset:
     train_tokenizer([folder / "train.txt"], folder / "tokenizer.json", vocab_size=10_000)
     build_dataset(
         BuildConfig(
-            train=folder / "train", dev=folder / "dev", tokenizer=folder / "tokenizer.json", out=folder / "dataset"
+            train=(folder / "train",),
+            dev=(folder / "dev",),
+            tokenizer=folder / "tokenizer.json",
+            out=folder / "dataset",
         )
     )
     return load_dataset(folder / "dataset")
@@ -52,9 +57,7 @@ def test_every_tree_becomes_a_sentence_or_is_counted(imported: tuple[Path, dict[
     assert counts["dev"]["dropped"] == {}
 
 
-def test_leaves_are_the_tokens_of_the_text_and_give_it_back(
-    imported: tuple[Path, dict[str, Any]], dataset: Dataset
-) -> None:
+def test_tokens_are_those_of_the_text_and_decode_to_it(imported: tuple[Path, dict[str, Any]], dataset: Dataset) -> None:
     folder, _ = imported
     for name, split in dataset.splits.items():
         texts = [text for text in read_texts(folder / f"{name}.txt") if text is not None]
@@ -71,7 +74,7 @@ def test_actions_and_trees_are_an_inverse_pair(dataset: Dataset) -> None:
         assert tree_to_actions(phrases, n) == actions.tolist()
 
 
-def test_next_to_no_token_crosses_a_constituent(dataset: Dataset) -> None:
+def test_hardly_any_token_crosses_a_constituent(dataset: Dataset) -> None:
     for name, split in dataset.splits.items():
         assert dataset.counts[name]["num_crossing_tokens"] < 2e-4 * len(split.tokens.values)
         assert dataset.counts[name]["num_lost_phrases"] < 2e-5 * dataset.counts[name]["num_phrases"] + 2
@@ -79,14 +82,12 @@ def test_next_to_no_token_crosses_a_constituent(dataset: Dataset) -> None:
 
 def test_imported_trees_are_normalised(imported: tuple[Path, dict[str, Any]], dataset: Dataset) -> None:
     folder, _ = imported
-    labels = {label for _, tree in read_trees(folder / "dev.mrg") for label, _, _ in tree.phrases}
+    labels = {label for raw in read_raw_trees(folder / "dev.mrg") for label, _, _ in parse_raw_tree(raw).phrases}
     assert labels <= set(dataset.labels)
     assert not [label for label in dataset.labels if not label.isalpha() or not label.isupper()]
 
 
-def test_sentences_of_train_that_dev_has_too_are_counted(
-    imported: tuple[Path, dict[str, Any]], dataset: Dataset
-) -> None:
+def test_sentences_in_both_train_and_dev_are_counted(imported: tuple[Path, dict[str, Any]], dataset: Dataset) -> None:
     folder, _ = imported
     train, dev = (list(read_texts(folder / f"{split}.txt")) for split in ("train", "dev"))
     num_duplicates = sum(map(set(dev).__contains__, train))

@@ -1,4 +1,4 @@
-"""Trees survive the way through brackets, and normalisation says the same thing once and for all."""
+"""Test that formatting and parsing are inverse, and that normalisation is idempotent."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ def test_brackets_give_back_the_tree(tree: Tree) -> None:
 
 
 @given(trees())
-def test_white_space_between_brackets_says_nothing(tree: Tree) -> None:
+def test_white_space_between_brackets_is_ignored(tree: Tree) -> None:
     spread = format_tree(tree).replace(" ", "\n  \t").replace(")", " )")
     assert parse_tree(spread) == tree
 
@@ -34,7 +34,7 @@ def test_normalising_twice_is_normalising_once(tree: Tree) -> None:
 
 
 @given(trees(), st.data())
-def test_removing_words_leaves_the_phrases_of_the_others(tree: Tree, data: st.DataObject) -> None:
+def test_removing_words_keeps_the_phrases_of_the_other_words(tree: Tree, data: st.DataObject) -> None:
     without = data.draw(st.sets(st.integers(0, len(tree.words) - 1), max_size=len(tree.words) - 1))
     found = normalise_tree(tree, without)
     kept = [i for i in range(len(tree.words)) if i not in without]
@@ -58,7 +58,7 @@ def test_removing_words_leaves_the_phrases_of_the_others(tree: Tree, data: st.Da
         ("WHADVP-3", "WHADVP"),
     ],
 )
-def test_function_tags_and_indices_go(label: str, expected: str) -> None:
+def test_function_tags_and_indices_are_stripped(label: str, expected: str) -> None:
     assert strip_label(label) == expected
 
 
@@ -84,7 +84,7 @@ def test_function_tags_and_indices_go(label: str, expected: str) -> None:
         ("( ( (TOP (S (NN a)))))", "(TOP (S (NN a)))"),
     ],
 )
-def test_normalisation_is_that_of_the_design(text: str, expected: str) -> None:
+def test_examples_of_normalisation(text: str, expected: str) -> None:
     assert normalised(text) == expected
     assert normalised(expected) == expected
 
@@ -107,13 +107,13 @@ def test_normalisation_is_that_of_the_design(text: str, expected: str) -> None:
         ("( (S (NP (-NONE- *))))", "no words", "without words"),
     ],
 )
-def test_what_is_not_one_tree_is_refused_with_a_reason(text: str, reason: str, message: str) -> None:
+def test_text_that_is_not_one_tree_is_refused_with_a_reason(text: str, reason: str, message: str) -> None:
     with pytest.raises(MalformedTreeError, match=message) as caught:
         normalised(text)
     assert caught.value.reason == reason
 
 
-def test_depth_does_not_matter() -> None:
+def test_deep_trees_are_parsed() -> None:
     depth = 20_000
     text = "".join(f"({LABELS[i % 2]} " for i in range(depth)) + "(NN a)" + ")" * depth
     tree = parse_tree(text)

@@ -1,4 +1,4 @@
-"""Configurations that do not differ are seldom called different, over items, over seeds, and over many tests."""
+"""Tests of significance: equal seed groups are seldom called different, over items, over seeds, and over many tests."""
 
 import math
 from dataclasses import replace
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.evaluation.compare.item_results import Benchmark, ItemScores
+from pipeline.evaluation.compare.item_scores import Benchmark, ItemScores
 from pipeline.evaluation.compare.significance import (
     Difference,
     better_of,
-    compare_configurations,
+    compare_seed_groups,
     difference_of_outcomes,
     difference_of_units,
 )
@@ -25,7 +25,7 @@ DRAW = np.random.default_rng
 def accuracies(
     draw: np.random.Generator, *, num_seeds: int, of_seed: float, of_paradigm: float, shift: float = 0.0
 ) -> dict[int, NDArray[np.float64]]:
-    """Return what trainings of one configuration score on 30 paradigms, before it is rounded to whole items.
+    """Return the scores of the trainings of one seed group on 30 paradigms, before rounding to whole items.
 
     A training is better or worse as a whole (``of_seed``), and by paradigm (``of_paradigm``): standard deviations.
     """
@@ -35,14 +35,14 @@ def accuracies(
 def outcomes(
     draw: np.random.Generator, *, num_items: int, num_seeds: int, shift: float = 0.0
 ) -> dict[int, NDArray[np.int64]]:
-    """Return outcomes of items that are hard or easy for every training alike: correlated over the seeds."""
+    """Return outcomes of items that are hard or easy for every training, so that seeds are correlated."""
     difficulty = DRAW(0).beta(0.5, 0.5, num_items)  # most items are nearly always right, or nearly never
     return {
         seed: (draw.random(num_items) < np.clip(difficulty + shift, 0, 1)).astype(np.int64) for seed in range(num_seeds)
     }
 
 
-def test_over_items_the_test_is_wrong_as_often_as_it_says_and_the_interval_holds() -> None:
+def test_over_items_the_test_and_the_interval_have_their_nominal_rates() -> None:
     draw, p_values, covered = DRAW(1), [], 0
     for _ in range(600):
         found = difference_of_units(
@@ -59,7 +59,7 @@ def test_over_items_the_test_is_wrong_as_often_as_it_says_and_the_interval_holds
 
 
 @pytest.mark.parametrize("num_others", [3, 2])
-def test_over_items_that_are_hard_for_all_seeds_the_exact_test_is_wrong_as_often_as_it_says(num_others: int) -> None:
+def test_over_items_that_are_hard_for_all_seeds_the_exact_test_has_its_nominal_rate(num_others: int) -> None:
     draw = DRAW(2)
     p_values = [
         difference_of_outcomes(
@@ -74,7 +74,7 @@ def test_over_items_that_are_hard_for_all_seeds_the_exact_test_is_wrong_as_often
 @pytest.mark.parametrize(
     ("of_seed", "of_paradigm"), [(0.0, 0.08), (0.03, 0.03), (0.1, 0.01)], ids=["by paradigm", "both", "as a whole"]
 )
-def test_of_equal_configurations_at_most_one_in_twenty_is_called_better(of_seed: float, of_paradigm: float) -> None:
+def test_at_most_one_in_twenty_equal_groups_is_called_better(of_seed: float, of_paradigm: float) -> None:
     draw, num_called, num_over_items, num_trials = DRAW(3), 0, 0, 500
     for _ in range(num_trials):
         found = difference_of_units(
@@ -91,7 +91,7 @@ def test_of_equal_configurations_at_most_one_in_twenty_is_called_better(of_seed:
         assert num_over_items / num_trials > 0.2
 
 
-def test_a_real_difference_is_called_by_its_name() -> None:
+def test_a_real_difference_is_found() -> None:
     draw = DRAW(4)
     found = difference_of_units(
         accuracies(draw, num_seeds=3, of_seed=0.005, of_paradigm=0.02, shift=0.06),
@@ -116,13 +116,13 @@ def scores(values: NDArray[np.int64], num_paradigms: int) -> ItemScores:
         group_of_item=np.repeat(np.arange(num_paradigms), num_items),
         numbers=np.tile(np.arange(num_items), num_paradigms),
         values=values,
-        parts={"term": {name: "odd" if i % 2 else "even" for i, name in enumerate(paradigms)}},
+        categories={"term": {name: "odd" if i % 2 else "even" for i, name in enumerate(paradigms)}},
         scale=1.0,
     )
 
 
 def configuration(draw: np.random.Generator, *, num_paradigms: int, of_paradigm: float) -> dict[int, ItemScores]:
-    """Return two trainings whose paradigms are better or worse as wholes, by a standard deviation."""
+    """Return two trainings whose paradigms are better or worse as a whole, by a standard deviation."""
     found = {}
     for seed in range(2):
         shifts = np.repeat(draw.normal(0, of_paradigm, num_paradigms), 40)
@@ -134,10 +134,10 @@ def configuration(draw: np.random.Generator, *, num_paradigms: int, of_paradigm:
 @pytest.mark.parametrize(
     ("of_paradigm", "families"), [(0.0, ["overall", "term", "paradigm"]), (0.15, ["overall", "term"])]
 )
-def test_over_parts_and_pairs_any_false_alarm_is_as_rare_as_it_says(of_paradigm: float, families: list[str]) -> None:
+def test_over_tables_and_pairs_false_alarms_have_their_nominal_rate(of_paradigm: float, families: list[str]) -> None:
     draw, alarms, num_trials = DRAW(5), dict.fromkeys(families, 0), 40
     for _ in range(num_trials):
-        pairs = compare_configurations(
+        pairs = compare_seed_groups(
             {name: configuration(draw, num_paradigms=20, of_paradigm=of_paradigm) for name in "abc"}
         )
         tests = {by: [one for pair in pairs for one in pair.parts[by].values()] for by in ("paradigm", "term")}
@@ -149,10 +149,10 @@ def test_over_parts_and_pairs_any_false_alarm_is_as_rare_as_it_says(of_paradigm:
     assert all(count / num_trials <= 0.14 for count in alarms.values()), alarms
 
 
-def test_each_paradigm_counts_the_same_overall_and_in_a_term_and_is_itself_of_its_items() -> None:
+def test_paradigms_have_the_same_weight_overall_and_in_a_term_and_items_within_a_paradigm() -> None:
     first, second = np.zeros(240, np.int64), np.zeros(240, np.int64)
     first[:40], second[40:60] = 1, 1
-    (pair,) = compare_configurations({"a": {1: scores(first, 6)}, "b": {1: scores(second, 6)}})
+    (pair,) = compare_seed_groups({"a": {1: scores(first, 6)}, "b": {1: scores(second, 6)}})
     assert (pair.overall.first, pair.overall.second) == (pytest.approx(1 / 6), pytest.approx(0.5 / 6))
     assert pair.overall.num_units == 6
     assert pair.parts["paradigm"]["paradigm 0"].difference == 1
@@ -161,8 +161,8 @@ def test_each_paradigm_counts_the_same_overall_and_in_a_term_and_is_itself_of_it
     assert (pair.parts["term"]["odd"].num_units, pair.parts["term"]["odd"].p_value) == (3, 1)
 
 
-def test_a_term_of_one_paradigm_has_no_interval_over_paradigms_and_shows_nothing() -> None:
-    (pair,) = compare_configurations(
+def test_a_term_with_one_paradigm_has_no_interval_and_shows_no_difference() -> None:
+    (pair,) = compare_seed_groups(
         {"a": {1: scores(np.ones(80, np.int64), 2)}, "b": {1: scores(np.zeros(80, np.int64), 2)}}
     )
     assert pair.parts["paradigm"]["paradigm 0"].adjusted_p_value < 1e-9
@@ -191,7 +191,7 @@ def test_with_one_seed_each_the_test_is_mcnemars_and_there_is_no_interval_over_s
         (0.0501, None, "neither"),
     ],
 )
-def test_better_takes_items_after_correction_and_seeds(
+def test_better_needs_the_corrected_items_and_the_seeds(
     adjusted: float, over_seeds: Interval | None, expected: str
 ) -> None:
     found = Difference(

@@ -1,0 +1,106 @@
+"""Declare the options of ``build-dataset``.
+
+This module imports neither torch, numpy, zarr nor tokenizers, so that ``--help`` can read it quickly. The string under
+a field is its ``--help`` text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args, get_type_hints
+
+from pipeline.corpus.text.text_files import OnError
+from storage.errors import ConfigError
+
+Trees: TypeAlias = Literal["given", "right", "shuffled"]
+UnseenLabels: TypeAlias = Literal["drop", "map", "refuse"]
+Duplicates: TypeAlias = Literal["none", "exact", "near"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildConfig:
+    """The input files of ``build-dataset``, the dataset that it writes, and the sentences that it leaves out."""
+
+    train: tuple[Path, ...]
+    """STEM of the training files: STEM.mrg and STEM.txt, optionally STEM.docs and STEM.documents.tsv, each plain or
+    .gz. The files are read one after the other."""
+    dev: tuple[Path, ...] = ()
+    """STEM of the dev files."""
+    test: tuple[Path, ...] = ()
+    """STEM of the test files."""
+    dev_share: float = 0.0
+    """Take this share of the training sentences as dev, in whole documents, instead of --dev."""
+    test_share: float = 0.0
+    """Take this share of the training sentences as test, in whole documents, instead of --test."""
+    tokenizer: Path
+    """The tokenizer.json to use."""
+    out: Path | str
+    """The dataset to write. Nothing may exist there yet."""
+    trees: Trees = "given"
+    """Choose the trees to store. given: the trees of the files. right: a control, right-branching trees with one label.
+    shuffled: a control, each sentence with the tree of another sentence of the same length."""
+    seed: int = 1
+    """Seed for drawing the documents of the shares and for shuffling trees."""
+    on_error: OnError = "stop"
+    """Choose what happens at a malformed tree or line. stop: end with an error. skip: leave it out and count it."""
+    unseen_labels: UnseenLabels = "drop"
+    """Choose what happens to a sentence of dev or test with a label that train does not have. drop: leave the sentence
+    out and count it. map: read the label as the most frequent label of train and count the sentence. refuse: end with
+    an error that names all these labels."""
+    drop_duplicates: Duplicates = "none"
+    """Leave out training sentences that dev or test contains too. none: keep all. exact: leave out exact
+    duplicates. near: leave out exact and near duplicates. Duplicates are counted in any case."""
+    min_words: int = 0
+    """Leave out sentences with fewer words. Words are white-space-separated strings."""
+    max_words: int = 0
+    """Leave out sentences with more words. 0: no limit."""
+    max_tokens: int = 0
+    """Leave out sentences with more tokens. 0: no limit."""
+    workers: int = 0
+    """Number of worker processes. 0: one per core. The dataset is the same for any number."""
+
+    def __post_init__(self) -> None:
+        problems = [*self._value_problems(), *self._split_problems()]
+        if problems:
+            raise ConfigError("build-dataset: " + "; ".join(problems))
+
+    def _value_problems(self) -> Iterator[str]:
+        hints = get_type_hints(type(self))
+        for name in ("trees", "on_error", "unseen_labels", "drop_duplicates"):
+            allowed = get_args(hints[name])
+            if getattr(self, name) not in allowed:
+                yield f"{_option(name)} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
+        for name in ("seed", "min_words", "max_words", "max_tokens", "workers"):
+            if (value := getattr(self, name)) < 0:
+                yield f"{_option(name)} is {value}, expected at least 0"
+        if self.max_words and self.min_words > self.max_words:
+            yield f"--min-words is {self.min_words}, expected at most --max-words, {self.max_words}"
+
+    def _split_problems(self) -> Iterator[str]:
+        if not self.train:
+            yield "--train is missing; give the STEM of the training files"
+        if not self.dev and not self.dev_share:
+            yield "neither --dev nor --dev-share is given; give one of them"
+        for name in ("dev", "test"):
+            if self.stems.get(name) and self.shares.get(name):
+                yield f"both --{name} and --{name}-share are given; give only one of them"
+        if min(self.dev_share, self.test_share) < 0 or not self.dev_share + self.test_share < 1:
+            yield (
+                f"--dev-share is {self.dev_share:g} and --test-share is {self.test_share:g}, expected each at least 0 "
+                "and their sum below 1"
+            )
+
+    @property
+    def stems(self) -> dict[str, tuple[Path, ...]]:
+        """The STEMs of each split that is read from files of its own."""
+        given = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: stems for name, stems in given.items() if stems}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each split that is drawn from the training documents."""
+        return {name: share for name, share in (("test", self.test_share), ("dev", self.dev_share)) if share}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,171 @@
+"""Choose the files and documents of each split.
+
+A split has files of its own, or it is made of whole documents drawn at random from the training files. A document is
+never cut. Sentences of one document resemble each other, so a model that has seen half of a document is no longer
+evaluated on new text by the other half.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.text.documents import (
+    TABLE_SUFFIX,
+    Document,
+    DocumentRuns,
+    find_documents,
+    parsed_by,
+    read_document_runs,
+)
+from pipeline.corpus.text.text_files import find_file
+from storage.errors import InputError
+
+
+class StemFiles(NamedTuple):
+    """The files of a STEM, and the documents that its trees belong to."""
+
+    trees: Path
+    texts: Path
+    documents: Path | None
+    runs: DocumentRuns | None
+    """The content of ``documents``. None if the file does not exist."""
+    parsed_by: str
+    """The parser that made the trees; empty for a treebank."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StemSource:
+    """The trees that a split takes from one STEM."""
+
+    files: StemFiles
+    document_ids: NDArray[np.int32] | None
+    """``[num_trees]``: the document of each tree, numbered from 1 within the split. 0 means that the tree belongs to
+    another split. None if the documents are not known; the split then takes all trees."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SplitSources:
+    """The STEMs and documents of one split."""
+
+    stems: Sequence[StemSource]
+    documents: tuple[Document, ...]
+    """The documents by number: document 1 comes first."""
+
+    @property
+    def trees(self) -> str:
+        """The tree files, for messages."""
+        return ", ".join(str(stem.files.trees) for stem in self.stems)
+
+
+def choose_sources(
+    stems: Mapping[str, Sequence[Path]], shares: Mapping[str, float], *, seed: int
+) -> dict[str, SplitSources]:
+    """Return the sources of each split, in the order train, dev, test.
+
+    For ``shares``, the documents are visited in a random order. Each goes to the first split of ``shares`` that has
+    room for all its sentences, or else to train. So a split is never larger than its share, and it is smaller by less
+    than one document.
+
+    Args:
+        stems: STEMs by split. ``train`` is always among them.
+        shares: Share of the trees of train's files, by split.
+        seed: Seed of the random order.
+
+    Raises:
+        InputError: If a file is missing or malformed, two STEMs of a split have a document of the same name, a share
+            is asked for and the documents are not known, or no document fits into a share.
+    """
+    found = {name: [_read_stem(stem) for stem in paths] for name, paths in stems.items()}
+    for files in found.values():
+        _check_document_names(files)
+    chosen: dict[str, set[str] | None] = dict.fromkeys(found)
+    if shares:
+        chosen |= _draw_documents(found["train"], shares, seed)
+    sources = {name: _sources(found.get(name, found["train"]), documents) for name, documents in chosen.items()}
+    return {name: sources[name] for name in ("train", "dev", "test") if name in sources}
+
+
+def _read_stem(stem: Path) -> StemFiles:
+    """Return the files of a STEM.
+
+    Raises:
+        InputError: If trees or text are missing, a file exists both plain and compressed, there is a table of
+            documents without a file of documents, or one of these is malformed.
+    """
+    documents, table = find_documents(stem), find_documents(stem, TABLE_SUFFIX)
+    if table is not None and documents is None:
+        raise InputError(
+            f"{table}: a table of documents without {stem.name}.docs, which names the document of each tree; add "
+            f"{stem.name}.docs or remove the table"
+        )
+    trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")
+    runs = None if documents is None else read_document_runs(documents, table)
+    return StemFiles(trees, texts, documents, runs, parsed_by(stem))
+
+
+def _check_document_names(stems: Sequence[StemFiles]) -> None:
+    seen: dict[str, StemFiles] = {}
+    for stem in stems:
+        for name in {document.document: None for document in stem.runs.documents} if stem.runs else ():
+            if name in seen:
+                raise InputError(
+                    f"{stem.documents}: document {name!r} is in {seen[name].documents} too, expected different names; "
+                    "rename one, or give each STEM only once"
+                )
+            seen[name] = stem
+
+
+def _sources(stems: Sequence[StemFiles], chosen: set[str] | None) -> SplitSources:
+    """Return the sources of a split that takes the documents ``chosen``, or all trees if that is None."""
+    sources, documents = [], []
+    for stem in stems:
+        if stem.runs is None:
+            sources.append(StemSource(files=stem, document_ids=None))
+            continue
+        ids = np.zeros(len(stem.runs.documents), np.int32)
+        for number, document in enumerate(stem.runs.documents):
+            if chosen is None or document.document in chosen:
+                documents.append(document)
+                ids[number] = len(documents)
+        if ids.any() or chosen is None:
+            sources.append(StemSource(files=stem, document_ids=ids[stem.runs.numbers]))
+    return SplitSources(stems=sources, documents=tuple(documents))
+
+
+def _draw_documents(stems: Sequence[StemFiles], shares: Mapping[str, float], seed: int) -> dict[str, set[str]]:
+    """Return the names of the documents of train and of each split of ``shares``."""
+    sizes: dict[str, int] = {}
+    for stem in stems:
+        if stem.runs is None:
+            raise InputError(
+                f"{stem.trees}: no file of documents next to it, but a share is drawn in whole documents; add the "
+                "name of each tree's document (import-trees --documents), or give the split files of its own"
+            )
+        counts = np.bincount(stem.runs.numbers, minlength=len(stem.runs.documents))
+        for document, count in zip(stem.runs.documents, counts.tolist(), strict=True):
+            sizes[document.document] = sizes.get(document.document, 0) + count
+    room = {name: round(share * sum(sizes.values())) for name, share in shares.items()}
+    chosen: dict[str, set[str]] = {name: set() for name in ("train", *shares)}
+    names = list(sizes)
+    for i in np.random.default_rng(seed).permutation(len(names)):
+        size = sizes[names[i]]
+        split = next((name for name, left in room.items() if size <= left), "train")
+        chosen[split].add(names[i])
+        if split in room:
+            room[split] -= size
+    for name, share in shares.items():
+        if not chosen[name]:
+            raise InputError(
+                f"{stems[0].trees}: no document fits into {name}, a share of {share:g}: the smallest of {len(sizes)} "
+                f"has {min(sizes.values())} of {sum(sizes.values())} trees; give a larger share, or files for {name}"
+            )
+    if not chosen["train"]:
+        raise InputError(
+            f"{stems[0].trees}: all {len(sizes)} documents went to {', '.join(shares)}, expected some for train; give "
+            "a smaller share"
+        )
+    return chosen

@@ -1,0 +1,49 @@
+"""Define the options of ``clean-text`` and ``import-trees``. Imports no numpy, so that ``--help`` stays quick."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.corpus.text.text_files import OnError
+
+TreeFormat = Literal["auto", "ptb", "bllip", "brackets"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanConfig:
+    """How ``clean-text`` reads raw text."""
+
+    source: str
+    """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: take the rules of
+    the BabyLM source that each file is named after. Or name one BabyLM source for all files, such as childes."""
+    licence: str = ""
+    """Licence of all documents, written to OUT.documents.tsv."""
+    on_error: OnError = "stop"
+    """What to do at a line that is not UTF-8. stop: end with an error that names the line. skip: leave the line out and
+    count it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportConfig:
+    """How ``import-trees`` reads treebanks."""
+
+    text: tuple[Path, ...] = ()
+    """Raw text of a source, one sentence per line. Give one for each source, or none; for a folder of trees, give a
+    folder of texts. Without texts, the text is rebuilt from the words of the trees."""
+    format: TreeFormat = "auto"
+    """Format of the sources: the Penn Treebank (ptb), parses by the Charniak parser (bllip) or any other trees in
+    brackets. auto: detect the format."""
+    sections: str = "all"
+    """Import only these sections of the Penn Treebank's wsj folders, for example 02-21 or 00,01,24. all: import every
+    file."""
+    documents: tuple[Path, ...] = ()
+    """File with the document name of each tree, one per line. Give one for each source, or none."""
+    document_table: Path | None = None
+    """Table (TSV) with the columns document, source and licence, and one row per document."""
+    source_name: str = ""
+    """Source of all documents. It replaces the sources of the folder or the table."""
+    licence: str = ""
+    """Licence of all documents. It replaces the licences of the table."""
+    on_error: OnError = "stop"
+    """What to do at a malformed line or tree. stop: end with an error that names the line. skip: leave it out and count
+    it."""

@@ -1,0 +1,282 @@
+"""Turn the item rows of results into arrays, so that runs are compared on the same items.
+
+    minimal pairs    1 if log p(good) > log p(bad), strictly; else 0      groups: paradigms
+    SyntaxGym        1 if every prediction of the item is true; else 0    groups: suites
+    perplexity       -log p of a sentence and its <eos>, in nats          no groups
+
+A row must add up with the figures of its result. Log-probabilities are sums of float32 values, so equal sums are a tie,
+and a tie is never right.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.perplexity import FLOOR, MARGINAL, PREFIX
+from pipeline.evaluation.results import (
+    MINIMAL_PAIRS,
+    PERPLEXITY,
+    SYNTAXGYM,
+    LoadedResult,
+    PairResult,
+    PerplexityResult,
+    RunResults,
+    SuiteResult,
+    read_sentence_rows,
+)
+from storage.errors import InputError
+
+Normaliser = Literal["token", "word", "byte"]
+_Compared = PairResult | PerplexityResult | SuiteResult
+
+ROUNDING: Final = 1e-5
+"""Two sums of log-probabilities are the same if they differ by at most this share, and this many nats on top. float32
+has seven digits, and the last one changes with the batch that a sentence is scored in. Rows keep six decimals. Under
+two models the nats of a sentence differ by far more than one part in 100,000."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """Identifies what runs are compared on. Two results are of one benchmark if every field is the same."""
+
+    kind: str
+    """``minimal_pairs``, ``syntaxgym`` or ``perplexity``."""
+    subject: str
+    """Name of the folder or split."""
+    fingerprint: str
+    """sha256 of the pairs or suites. For a perplexity per token, of the split; per word or byte, of its text."""
+    conventions: str
+    """How sentences were scored (``LoadedResult.convention``); for a perplexity, its distribution first."""
+    unit: str
+    """Of the overall figure: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
+    tokenizer: str = ""
+    """sha256 of the tokenizer if the unit is per token, else empty."""
+
+    @property
+    def is_outcome(self) -> bool:
+        """Whether an item is right or wrong, and more is better. For a perplexity less is better."""
+        return self.kind != PERPLEXITY
+
+    @property
+    def title(self) -> str:
+        """Return a name for people that no other benchmark has."""
+        kind = {MINIMAL_PAIRS: "minimal pairs", SYNTAXGYM: "SyntaxGym", PERPLEXITY: "perplexity"}[self.kind]
+        return f"{kind} on {self.subject} ({self.fingerprint[:8]}), {self.conventions}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemScores:
+    """The score of a run on each of N items."""
+
+    benchmark: Benchmark
+    path: Path
+    """The file of the rows."""
+    command: str
+    """The command line that made the result."""
+    groups: tuple[str, ...]
+    """The G paradigms or suites; empty for a perplexity."""
+    group_of_item: NDArray[np.int64]
+    """``[N]`` in ``[0, G)``; zeros for a perplexity."""
+    numbers: NDArray[np.int64]
+    """``[N]`` the number of each item in its group."""
+    values: NDArray[np.int64] | NDArray[np.float64]
+    """``[N]`` int64, 1 if right; or float64, nats of a sentence."""
+    categories: Mapping[str, Mapping[str, str]]
+    """The ``term`` and the ``field`` of each paradigm, by ``term`` or ``field``, then by paradigm. Suites have none."""
+    scale: float
+    """The overall figure of a perplexity is the sum of ``values`` over this: the tokens, words or bytes of the split
+    and one more per sentence for its end, times ln 2 for bits. 1 for outcomes."""
+
+    @property
+    def units(self) -> NDArray[np.float64]:
+        """``[U]`` float64, whose mean is the overall figure.
+
+        For outcomes the accuracy of each group, so that every paradigm or suite has the same weight. For a perplexity
+        the nats of each sentence over the mean number of tokens, words or bytes per sentence.
+        """
+        if not self.benchmark.is_outcome:
+            return np.asarray(self.values * (len(self.values) / self.scale), np.float64)
+        rights = np.bincount(self.group_of_item, self.values, len(self.groups))
+        return np.asarray(rights / np.bincount(self.group_of_item), np.float64)
+
+    def check_same_items(self, other: "ItemScores") -> None:
+        """Check that both are about the same items.
+
+        Raises:
+            InputError: If an item, the order or the number of items differs.
+        """
+        same = (
+            self.groups == other.groups
+            and np.array_equal(self.group_of_item, other.group_of_item)
+            and np.array_equal(self.numbers, other.numbers)
+            and self.categories == other.categories
+            and self.scale == other.scale
+        )
+        if not same:
+            raise InputError(
+                f"{self.path}: not the items of {other.path}, expected the same ones of {self.benchmark.title}; "
+                f"evaluate both again: {self.command}"
+            )
+
+    def is_same_as(self, other: "ItemScores") -> bool:
+        """Return whether the scores are the same but for rounding. Outcomes have to be equal."""
+        if len(self.values) != len(other.values):
+            return False
+        if self.benchmark.is_outcome:
+            return np.array_equal(self.values, other.values)
+        return bool(np.allclose(self.values, other.values, rtol=ROUNDING, atol=ROUNDING))
+
+
+def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[str]) -> list[ItemScores]:
+    """Return a run's scores on each benchmark that it was evaluated on.
+
+    Two results of one benchmark are no contradiction if they agree but for rounding: a teacher's figures given the tree
+    are in the result with a beam search and in the one without. The first one is returned.
+
+    Args:
+        results: The results of a run.
+        normaliser: The unit of perplexities. Per token they compare only with runs of the same tokenizer.
+        left_out: Gets a sentence for each outdated result and each result without rows or items, with the command to
+            run again.
+
+    Raises:
+        InputError: If a row is damaged, rows do not add up to the figures of their result, or two results of one
+            benchmark differ.
+    """
+    compared = {MINIMAL_PAIRS, SYNTAXGYM, PERPLEXITY}
+    outdated = [skipped for skipped in results.skipped if skipped.is_outdated and skipped.kind in compared]
+    left_out += [f"{results.run}/{skipped.note}" for skipped in outdated]
+    found: dict[Benchmark, ItemScores] = {}
+    every: list[_Compared] = [*results.pairs, *results.perplexities, *results.suites]
+    for result in sorted(every, key=lambda result: result.path.name):
+        if not result.rows.exists():
+            left_out.append(f"{result.rows}: missing, expected a row per item; {result.remedy}")
+            continue
+        for scores in _scores(result, normaliser):
+            if not len(scores.values):
+                left_out.append(
+                    f"{scores.path}: no item, as when the two sentences of every pair are the same; {result.remedy}"
+                )
+            elif not scores.is_same_as(other := found.setdefault(scores.benchmark, scores)):
+                raise InputError(
+                    f"{scores.path} and {other.path}: two different results of {scores.benchmark.title}, expected one; "
+                    "remove one"
+                )
+    return list(found.values())
+
+
+def _scores(result: _Compared, normaliser: Normaliser) -> Iterable[ItemScores]:
+    if isinstance(result, PairResult):
+        return [_pair_outcomes(result)]
+    if isinstance(result, SuiteResult):
+        return [_suite_outcomes(result)]
+    return _sentence_nats(result, normaliser)
+
+
+def _pair_outcomes(result: PairResult) -> ItemScores:
+    figures = result.figures
+    return _outcomes(
+        result,
+        [(row.paradigm, row.pair, row.good > row.bad) for row in result.pairs()],
+        expected={name: (counts.num_pairs, counts.num_right) for name, counts in figures.by_paradigm.items()},
+        categories={"term": figures.terms, "field": figures.fields},
+    )
+
+
+def _suite_outcomes(result: SuiteResult) -> ItemScores:
+    counts = {name: suite.items for name, suite in result.figures.by_suite.items()}
+    expected = {name: (of_suite.num_items, of_suite.num_right) for name, of_suite in counts.items()}
+    return _outcomes(result, list(result.items()), expected=expected, categories={})
+
+
+def _outcomes(
+    result: PairResult | SuiteResult,
+    items: list[tuple[str, int, bool]],
+    *,
+    expected: Mapping[str, tuple[int, int]],
+    categories: Mapping[str, Mapping[str, str]],
+) -> ItemScores:
+    """Return the scores of items: group, number, and whether it is right. ``expected`` counts items and right ones."""
+    groups = tuple(sorted({group for group, _, _ in items}))
+    index = {group: i for i, group in enumerate(groups)}
+    group_of_item = np.array([index[group] for group, _, _ in items], np.int64)
+    values = np.array([is_right for _, _, is_right in items], np.int64)
+    for group, (num_items, num_right) in expected.items():
+        inside = values[group_of_item == index.get(group, -1)]
+        _check_sum(result, f"items of {group}:", len(inside), num_items)
+        _check_sum(result, f"right of {group}:", int(inside.sum()), num_right)
+    if unknown := sorted(set(groups) - expected.keys()):
+        raise InputError(f"{result.rows}: {unknown[0]} is not in {result.path.name}; {result.remedy}")
+    return ItemScores(
+        benchmark=Benchmark(
+            kind=result.kind,
+            subject=result.subject,
+            fingerprint=result.fingerprint,
+            conventions=result.convention,
+            unit="accuracy",
+        ),
+        path=result.rows,
+        command=result.command,
+        groups=groups,
+        group_of_item=group_of_item,
+        numbers=np.array([number for _, number, _ in items], np.int64),
+        values=values,
+        categories={by: {group: names[group] for group in groups} for by, names in categories.items()},
+        scale=1.0,
+    )
+
+
+def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator[ItemScores]:
+    """Yield the scores of each distribution. The floor is not a model's and is left out."""
+    figures = {name: figure for name, figure in result.figures.items() if name != FLOOR}
+    nats: dict[str, list[float]] = {name: [] for name in figures}
+    for log_probs in read_sentence_rows(result.rows, remedy=result.remedy):
+        if log_probs.keys() != nats.keys():
+            raise InputError(
+                f"{result.rows}: distributions {sorted(log_probs)}, but {result.path.name} has {sorted(nats)}; "
+                f"{result.remedy}"
+            )
+        for distribution, of_tokens in log_probs.items():
+            nats[distribution].append(-float(of_tokens.sum()))
+    for distribution, figure in figures.items():
+        values = np.array(nats[distribution], np.float64)
+        _check_sum(result, "sentences:", len(values), figure.num_sentences)
+        _check_sum(result, f"nats, {distribution}:", float(values.sum()), figure.nats, tolerance=ROUNDING)
+        unit, scale = {
+            "token": ("nats per token", figure.num_positions),
+            "word": ("nats per word", figure.num_words + figure.num_sentences),
+            "byte": ("bits per byte", (figure.num_bytes + figure.num_sentences) * math.log(2)),
+        }[normaliser]
+        is_per_token = normaliser == "token"
+        conventions = [distribution, result.convention] if distribution in {MARGINAL, PREFIX} else [distribution]
+        yield ItemScores(
+            benchmark=Benchmark(
+                kind=PERPLEXITY,
+                subject=result.subject,
+                fingerprint=result.sha256_of("split" if is_per_token else "text"),
+                conventions=", ".join(filter(None, conventions)),
+                unit=unit,
+                tokenizer=result.sha256_of("tokenizer") if is_per_token else "",
+            ),
+            path=result.rows,
+            command=result.command,
+            groups=(),
+            group_of_item=np.zeros(len(values), np.int64),
+            numbers=np.arange(len(values)),
+            values=values,
+            categories={},
+            scale=scale,
+        )
+
+
+def _check_sum(result: LoadedResult[Any], name: str, found: float, expected: float, *, tolerance: float = 0) -> None:
+    """Check that the rows add up to the figures, which they do not if an evaluation was cut off."""
+    if not math.isclose(found, expected, rel_tol=tolerance):
+        raise InputError(
+            f"{result.rows}: {name} {found:,.10g}, but {result.path.name} has {expected:,.10g}; {result.remedy}"
+        )

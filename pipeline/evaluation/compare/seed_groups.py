@@ -1,0 +1,195 @@
+"""Group runs that differ only in their seed, and describe how the groups differ.
+
+Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
+every option except those of ``_LEARNS_NOTHING``, and the fingerprints of dataset, tokenizer, dump and initial weights.
+An option that this module does not know counts as well, because it is safer to separate runs than to mix them. Without
+a dump, its options (alpha, temperature and so on) have no effect and do not count.
+
+Dumps are the same if their manifests are. There is one exception: the dumps are replicates, as the seeds are, if each
+seed has its own dump, another model wrote each dump, the dumps are otherwise alike, and the names of the runs differ
+only in the seed. Born-again distillation from one baseline per seed is such a case. Files cannot tell replicates from
+two teachers that the user wants to compare. Names can, because people name runs by what differs. ``SeedGroup.note``
+reports the decision. If one seed has two such dumps, each dump makes its own group.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipeline.evaluation.compare.run_records import RunRecord
+from storage.errors import ConfigError
+
+_LEARNS_NOTHING: Final = {
+    "seed": "what varies within a group",
+    "out": "where the run is",
+    "data": "its fingerprint counts",
+    "dump": "its manifest counts",
+    "init": "the fingerprint of its weights counts",
+    "device": "rounding",
+    "threads": "rounding",
+    "deterministic": "rounding",
+    "compile": "draws other dropout, as another seed does",
+    "peak_tflops": "only shown",
+    "log_every": "only shown",
+    "checkpoint_every": "what is kept, not what is learned",
+    "word_checkpoints": "what is kept, not what is learned",
+}
+"""Options that never separate two runs, and why. The precision (``dtype``) is not among them, nor is ``eval_every``,
+which decides from how many checkpoints the best one is chosen."""
+_OF_A_DUMP: Final = ("alpha", "temperature", "divergence", "targets", "tail")
+_SEED_SUFFIX: Final = re.compile(r"[-_.]?seed[-_.]?(\d+)$|[-_.]s(\d+)$", re.IGNORECASE)
+
+_Key = dict[str, str]
+"""The options and fingerprints of a run that count, as text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedGroup:
+    """Runs that differ only in their seed."""
+
+    name: str
+    """The common name of the runs' directories without the seed, if that differs between groups; else ``settings``."""
+    kind: str
+    """``student`` or ``teacher``."""
+    settings: str
+    """What differs from the other groups of this kind; empty if there is no other group."""
+    runs: Mapping[int, RunRecord]
+    """By seed, ascending."""
+
+    @property
+    def note(self) -> str | None:
+        """Return which dumps count as replicates and how to separate them; None if there is at most one dump."""
+        dumps = {seed: run for seed, run in self.runs.items() if _has_dump(run)}
+        if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
+            return None
+        named = ", ".join(f"{(run.dump or {}).get('path')} of seed {seed}" for seed, run in dumps.items())
+        return (
+            f"{self.name}: a dump for each seed ({named}); differences between these dumps count as differences "
+            "between seeds. To compare their teachers, give the runs names that differ in more than the seed"
+        )
+
+
+def seed_groups(records: Sequence[RunRecord]) -> list[SeedGroup]:
+    """Return the seed groups of runs, students before teachers, in the order of their first runs.
+
+    Raises:
+        ConfigError: If a run records no seed, or two runs of one group have the same seed.
+    """
+    found = []
+    for kind in ("student", "teacher"):
+        groups = _with_replicated_dumps(_grouped([run for run in records if run.kind == kind]))
+        settings = _settings([key for key, _ in groups])
+        names = _stems([runs for _, runs in groups]) or [text or kind for text in settings]
+        found += [
+            SeedGroup(name=name, kind=kind, settings=differs, runs=_by_seed(runs))
+            for name, differs, (_, runs) in zip(names, settings, groups, strict=True)
+        ]
+    return found
+
+
+def _grouped(runs: Iterable[RunRecord]) -> list[tuple[_Key, list[RunRecord]]]:
+    groups: dict[str, tuple[_Key, list[RunRecord]]] = {}
+    for run in runs:
+        key = _key(run)
+        groups.setdefault(json.dumps(key, sort_keys=True), (key, []))[1].append(run)
+    return list(groups.values())
+
+
+def _key(run: RunRecord) -> _Key:
+    without = {*_LEARNS_NOTHING, *(() if _has_dump(run) else _OF_A_DUMP)}
+    options = {
+        name.replace("_", "-"): _written(value) for name, value in run.configuration.items() if name not in without
+    }
+    fingerprints = {name: str(sha256) for name, sha256 in run.fingerprints.items() if name != "manifest"}
+    return options | fingerprints | ({"dump": str(run.fingerprints.get("manifest"))} if _has_dump(run) else {})
+
+
+def _has_dump(run: RunRecord) -> bool:
+    return run.dump is not None and run.configuration.get("targets") != "none"
+
+
+def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[tuple[_Key, list[RunRecord]]]:
+    """Merge the groups whose runs, also by their names, are one group with a dump per seed."""
+    alike: dict[str, list[int]] = {}
+    for i, (key, runs) in enumerate(groups):
+        if "dump" in key and len(runs) == 1:
+            about = json.dumps([key | {"dump": ""}, _schema_but_teacher(runs[0]), _stem(runs[0])], sort_keys=True)
+            alike.setdefault(about, []).append(i)
+    merged = dict(enumerate(groups))
+    for places in alike.values():
+        runs = [groups[i][1][0] for i in places]
+        if len(places) > 1 and len({_seed(run) for run in runs}) == len(runs):
+            first, *others = places
+            merged[first] = ({**groups[first][0], "dump": "one for each seed"}, runs)
+            for i in others:
+                del merged[i]
+    return list(merged.values())
+
+
+def _schema_but_teacher(run: RunRecord) -> dict[str, Any]:
+    """Return the schema of a run's dump without the model that wrote it and the machine."""
+    schema = (run.dump or {}).get("schema")
+    if not isinstance(schema, dict) or not isinstance(fingerprints := schema.get("fingerprints"), dict):
+        return {"manifest": run.fingerprints.get("manifest")}  # unknown, so it is like no other dump
+    return {name: value for name, value in schema.items() if name not in {"fingerprints", "computation"}} | {
+        "fingerprints": {name: value for name, value in fingerprints.items() if name != "teacher"}
+    }
+
+
+def _settings(keys: Sequence[_Key]) -> list[str]:
+    """Return for each group what differs between the groups: ``dump 5bd6448f, alpha 0.7`` or ``no dump``."""
+    names = dict.fromkeys(["dump", *(name for key in keys for name in key)])
+    differing = [name for name in names if len({key.get(name) for key in keys if _applies(name, key)}) > 1]
+    return [
+        ", ".join(
+            f"{name} {_short(key[name])}" if name in key else f"no {name}" for name in differing if _applies(name, key)
+        )
+        for key in keys
+    ]
+
+
+def _applies(name: str, key: _Key) -> bool:
+    return name not in _OF_A_DUMP or "dump" in key
+
+
+def _stems(groups: Sequence[Sequence[RunRecord]]) -> list[str] | None:
+    """Return the common name of each group's runs without the seed; None if the names do not separate the groups."""
+    stems = []
+    for runs in groups:
+        found = {_stem(run) for run in runs}
+        stems.append(found.pop() if len(found) == 1 else "")
+    return stems if all(stems) and len(set(stems)) == len(stems) else None
+
+
+def _stem(run: RunRecord) -> str:
+    found = _SEED_SUFFIX.search(run.name)
+    return run.name[: found.start()] if found and int(found[1] or found[2]) == _seed(run) else run.name
+
+
+def _by_seed(runs: Sequence[RunRecord]) -> dict[int, RunRecord]:
+    by_seed: dict[int, RunRecord] = {}
+    for run in runs:
+        if (other := by_seed.setdefault(_seed(run), run)) is not run:
+            raise ConfigError(
+                f"{run.path} and {other.path}: both seed {_seed(run)} and no setting differs, expected one run per "
+                "seed; leave one of them out"
+            )
+    return dict(sorted(by_seed.items()))
+
+
+def _seed(run: RunRecord) -> int:
+    seed = run.configuration.get("seed")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigError(f"{run.path}/run.json: seed is {seed!r}, expected a whole number; leave this run out")
+    return seed
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _short(value: str) -> str:
+    """Return the first digits of a sha256, and any other text as it is."""
+    return value[:8] if re.fullmatch(r"[0-9a-f]{64}", value) else value

@@ -1,0 +1,90 @@
+"""Declare the options of ``evaluate``, ``compare`` and ``report``.
+
+This module imports no torch, so that ``--help`` is quick.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which weights of a model to measure, and where to compute."""
+
+    checkpoint: str = "best"
+    """Which checkpoint of the run: best (by loss on dev), last, or a name of --word-checkpoints such as words_1M."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. auto: on a GPU if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerplexityConfig:
+    """How ``evaluate perplexity`` measures."""
+
+    split: str = "dev"
+    """Which split of the dataset."""
+    floor: Path | None = None
+    """The entropy.json of sample-corpus: adds the true perplexity."""
+    marginal: bool = False
+    """For a teacher: also measure without the trees, by beam search."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MinimalPairConfig:
+    """How ``evaluate minimal-pairs`` scores a sentence."""
+
+    prefix: Literal["none", "space"] = "none"
+    """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task."""
+    eos: bool = False
+    """Count <eos>, which other programs leave out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntaxGymConfig:
+    """How ``evaluate syntaxgym`` makes a sentence of regions."""
+
+    joining: Literal["text", "tokens"] = "text"
+    """Join regions as running text, or with a space before punctuation as in published figures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SurprisalConfig:
+    """What ``evaluate surprisal`` writes."""
+
+    by: Literal["word", "token"] = "word"
+    """The unit of a row."""
+    spans: Path | None = None
+    """File that says where words are, if they are not strings between spaces: one sentence, start and stop per line."""
+    frequencies: Path | None = None
+    """File with one word and its count per line, tab-separated: adds the column log_frequency."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At a malformed line: stop with its line number, or leave it out and count it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParsesConfig:
+    """What ``evaluate parses`` reads and writes."""
+
+    trees_out: Path | None = None
+    """Write the parses to this STEM, as STEM.mrg and STEM.txt."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At a malformed tree: stop with its line number, or leave it out and count it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """How ``compare`` compares perplexities."""
+
+    normaliser: Literal["token", "word", "byte"] = "token"
+    """The unit of perplexities. Runs with different tokenizers can only be compared per word or byte."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """What ``report`` writes."""
+
+    data: tuple[Path | str, ...] = ()
+    """Also describe this dataset."""
+    format: Literal["html", "markdown", "latex", "csv"] = "html"
+    """The HTML page; or all its tables as Markdown, as LaTeX with booktabs, or as CSV with one cell per line."""

@@ -1,0 +1,201 @@
+r"""Find the words of a line of text, and look up how frequent they are.
+
+A word is a string between spaces, or the characters that a **file of spans** names. A file of spans is for corpora
+whose words are not white-space strings, such as "do", "n't" and "." of "don't.". It may be gzipped. It has three
+columns separated by tabs, no header, and one word per line:
+
+    sentence_number <TAB> start <TAB> stop
+
+The sentence number is the number of the line in the text, from 1. ``start`` and ``stop`` count characters from 0, as
+Python does, in the line as the file has it; ``stop`` is one past the last character. Words come in the order of the
+text. Every character of a line except spaces belongs to one word, so the surprisals of the words add up to the
+surprisal of the sentence. A word may contain a space.
+
+In both cases the spaces between two words belong to the second word.
+
+A **table of frequencies** comes from a corpus of the user's. It may be gzipped. It has two columns separated by a tab,
+and no header:
+
+    word <TAB> count
+
+Words are looked up by ``frequency_key``. The table is held in memory and takes about 100 bytes per word.
+"""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.text.text_files import normalise_text, read_lines
+from pipeline.corpus.trees.matching import Span
+from storage.errors import InputError
+
+_ROW: Final = re.compile(r"([0-9]{1,9})\t([0-9]{1,9})\t([0-9]{1,9})")
+_COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
+
+
+def spaced_words(text: str) -> list[Span]:
+    """Return the span of each string between spaces in a normalised text."""
+    return [found.span() for found in re.finditer("[^ ]+", text)]
+
+
+def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:
+    """Return ``[n]`` the word of each token, from 0. A space belongs to the word after it.
+
+    Args:
+        text: A normalised text.
+        tokens: Characters that each of n tokens covers.
+        words: Characters that each word covers, as ``check_words`` accepts them.
+
+    Raises:
+        ValueError: If a token has parts of two words.
+    """
+    # A word owns the characters from the end of the word before it to its own end.
+    stops = np.array([stop for _, stop in words], np.int64)
+    firsts = np.searchsorted(stops, [start for start, _ in tokens], side="right")
+    lasts = np.searchsorted(stops, [stop - 1 for _, stop in tokens], side="right")
+    if len(bad := np.flatnonzero(firsts != lasts)):
+        start, stop = tokens[bad[0]]
+        raise ValueError(f"the token {text[start:stop]!r} has parts of two words, whose surprisals cannot be separated")
+    return firsts.astype(np.int64)
+
+
+def check_words(text: str, words: Sequence[Span]) -> None:
+    """Check that words cover every character of a text except spaces.
+
+    Args:
+        text: A normalised text that is not empty.
+        words: Spans that are not empty, ascend, and do not overlap.
+
+    Raises:
+        ValueError: If a word goes beyond the text, begins or ends with a space, or another character is in no word.
+    """
+    at = 0
+    for start, stop in words:
+        if stop > len(text):
+            raise ValueError(f"characters {start} to {stop} of a line of {len(text)}")
+        if text[start] == " " or text[stop - 1] == " ":
+            raise ValueError(f"the word {text[start:stop]!r}, with a space at its edge")
+        _refuse_left_out(text, at, start)
+        at = stop
+    _refuse_left_out(text, at, len(text))
+
+
+class SpanFile:
+    """Reads a file of spans in step with its text. It holds the words of one sentence at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``."""
+        self.path = path
+        self._sentences = _sentences(path)
+        self._next = next(self._sentences, None)
+
+    def of_line(self, number: int) -> list[Span]:
+        """Return the words of a line of the text, which may be none. Ask for lines in ascending order.
+
+        Raises:
+            InputError: At the first line that is not a line of a file of spans.
+        """
+        while self._next is not None and self._next[0] < number:
+            self._next = next(self._sentences, None)
+        return self._next[1] if self._next is not None and self._next[0] == number else []
+
+    def refuse_beyond(self, num_lines: int, text: Path) -> None:
+        """Check that the file has no words of lines beyond the end of the text.
+
+        Raises:
+            InputError: If it has such words.
+        """
+        self.of_line(num_lines + 1)
+        if self._next is not None:
+            raise InputError(
+                f"{self.path}: words of sentence {self._next[0]}, expected at most {num_lines}, the lines of {text}; "
+                "give the spans of this text"
+            )
+
+
+def frequency_key(word: str) -> str:
+    """Return the key of a word: case-folded, and without the marks at both ends. It is empty if there is no word.
+
+    Marks are all characters except letters, their combining marks, and digits. ``"Dog,`` and ``dog`` have one key,
+    ``don't`` and ``dont`` have two. A word that consists of marks keeps them: ``.`` is not ``,``.
+    """
+    folded = normalise_text(normalise_text(word).casefold())  # a case-folded string may not be NFC
+    kept = [i for i, character in enumerate(folded) if unicodedata.category(character)[0] in "LMN"]
+    return folded[kept[0] : kept[-1] + 1] if kept else folded
+
+
+class Frequencies:
+    """Counts of the words of a corpus, by ``frequency_key``."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        """Take at least one count. Each count is at least 1."""
+        self._counts = counts
+        self._log_total = math.log2(counts.total())
+
+    def log_frequency(self, word: str) -> float | None:
+        """Return log2(count / sum of all counts), in bits and at most 0; None for a word that is not in the table.
+
+        Its negative is the surprisal of the word under the unigram distribution of the table.
+        """
+        count = self._counts.get(frequency_key(word))
+        return None if count is None else math.log2(count) - self._log_total
+
+
+def read_frequencies(path: Path) -> Frequencies:
+    """Return a table of frequencies. The counts of words with the same key are added up.
+
+    Raises:
+        InputError: If the file cannot be read or is empty, or at the first line that is not a word and a count.
+    """
+    counts: Counter[str] = Counter()
+    for line in read_lines(path):
+        word, _, count = line.text.partition("\t")
+        key = frequency_key(word)
+        if not line.is_utf8 or not key or not _COUNT.fullmatch(count):
+            raise InputError(
+                f"{path}:{line.number}: {line.text[:60]!r}, expected UTF-8: a word, a tab and a whole number from 1, "
+                "without a header; correct or remove this line"
+            )
+        counts[key] += int(count)
+    if not counts:
+        raise InputError(f"{path}: no word, expected a word, a tab and its count per line; give a table of frequencies")
+    return Frequencies(counts)
+
+
+def _refuse_left_out(text: str, start: int, stop: int) -> None:
+    if left := text[start:stop].strip(" "):
+        raise ValueError(f"{left[:60]!r} in no word")
+
+
+def _sentences(path: Path) -> Iterator[tuple[int, list[Span]]]:
+    """Yield the number and the words of each sentence."""
+    for number, rows in groupby(_rows(path), key=lambda row: row[0]):
+        yield number, [(start, stop) for _, start, stop in rows]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, int, int]]:
+    before = (1, 0, 0)
+    for line in read_lines(path):
+        found = _ROW.fullmatch(line.text)
+        sentence, start, stop = map(int, found.groups()) if found else (0, 0, 0)
+        if not sentence or start >= stop:
+            raise InputError(
+                f"{path}:{line.number}: {line.text[:60]!r}, expected the number of a sentence from 1, a start and a "
+                "later stop, separated by tabs, without a header; correct this line"
+            )
+        if (sentence, start) < (before[0], before[2]):
+            raise InputError(
+                f"{path}:{line.number}: characters {start} to {stop} of sentence {sentence} after {before[1]} to "
+                f"{before[2]} of sentence {before[0]}, expected words in ascending order that share no character; "
+                "sort or correct the file"
+            )
+        before = (sentence, start, stop)
+        yield before

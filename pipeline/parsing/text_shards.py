@@ -1,0 +1,158 @@
+"""Keep the files of a ``parse`` under way: the gathered text, and one file for each finished text shard.
+
+    OUT.parts/text.*          the gathered text, see ``pipeline.parsing.text_input``
+    OUT.parts/parse.json      what the trees depend on, and where each shard begins in text.txt
+    OUT.parts/00012.jsonl     a finished shard: one JSON object per sentence, with its tree
+
+A shard file is complete or absent. Its contents depend only on the text, the model and the options. So the same command
+can continue an interrupted ``parse`` with any number of processes, and ends with the same trees. ``parse`` removes the
+folder once ``OUT.mrg`` is written.
+"""
+
+import fcntl
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.corpus.trees.trees import format_tree
+from pipeline.parsing.sentence_parser import Outcome
+from storage.errors import RunError, StoreBusyError, StoreError
+from storage.files import cannot_write, make_directory, write_atomically
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION: Final = "parse.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TextShard:
+    """Consecutive sentences of the gathered text."""
+
+    number: int
+    first: int
+    """Number of its first sentence, from 0."""
+    num_sentences: int
+    start: int
+    """Offset of its first byte in ``text.txt``."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextShards:
+    """The folder of a ``parse`` under way."""
+
+    path: Path
+
+    @property
+    def text(self) -> Path:
+        """STEM of the gathered text."""
+        return self.path / "text"
+
+    def describe(self, depends_on: Mapping[str, Any], gathered: Mapping[str, Any], shard_sentences: int) -> None:
+        """Cut the gathered text into shards and write ``parse.json``, which says that the text is complete."""
+        shards, first, start = [], 0, 0
+        with self.text.with_suffix(".txt").open("rb") as file:
+            while sizes := [len(line) for line in islice(file, shard_sentences)]:
+                shards.append([first, len(sizes), start, sum(sizes)])
+                first, start = first + len(sizes), start + sum(sizes)
+        about = {"depends_on": depends_on, "gathered": gathered, "shards": shards}
+        write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
+
+    def clear(self) -> None:
+        """Remove a text that was not gathered to its end."""
+        for file in self.path.glob("text.*"):
+            file.unlink()
+
+    def description(self) -> dict[str, Any] | None:
+        """Return what ``describe`` wrote. Returns None if it has written nothing yet.
+
+        Raises:
+            RunError: If ``parse.json`` is damaged.
+        """
+        try:
+            found: dict[str, Any] = json.loads((self.path / DESCRIPTION).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunError(
+                f"{self.path / DESCRIPTION}: damaged ({error}); remove {self.path} and start again"
+            ) from error
+        return found
+
+    def shards(self) -> list[TextShard]:
+        """Return all shards, in order."""
+        return [TextShard(number, *row) for number, row in enumerate((self.description() or {})["shards"])]
+
+    def finished(self) -> set[int]:
+        """Return the numbers of the finished shards."""
+        return {int(file.stem) for file in self.path.glob("[0-9]*.jsonl")}
+
+    def read_text(self, shard: TextShard) -> list[str]:
+        """Return the sentences of a shard."""
+        with self.text.with_suffix(".txt").open("rb") as file:
+            file.seek(shard.start)
+            return file.read(shard.size_bytes).decode().removesuffix("\n").split("\n")
+
+    def write(self, shard: TextShard, outcomes: list[Outcome]) -> None:
+        """Write a finished shard."""
+        rows = [
+            {"tree": format_tree(outcome.tree)}
+            | ({"reason": outcome.reason, "detail": outcome.detail} if outcome.reason is not None else {})
+            for outcome in outcomes
+        ]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomically(self._file(shard), lines.encode())
+
+    def rows(self, shard: TextShard) -> Iterator[dict[str, str]]:
+        """Yield the row of each sentence of a shard: ``tree``, and without a parse also ``reason`` and ``detail``.
+
+        Raises:
+            StoreError: If the file is damaged or has another number of rows.
+        """
+        file = self._file(shard)
+        try:
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{file}: damaged ({error}); remove it and run the same command again") from error
+        if len(rows) != shard.num_sentences:
+            raise StoreError(
+                f"{file}: {len(rows)} trees, expected {shard.num_sentences}; remove it and run the same command again"
+            )
+        yield from rows
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other ``parse`` commands out while the block runs.
+
+        Raises:
+            StoreBusyError: If another process holds the folder.
+        """
+        make_directory(self.path)
+        try:
+            file = (self.path / "lock").open("wb")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreBusyError(f"{self.path}: another process parses into it; wait for it, or stop it") from None
+            try:
+                yield
+            except KeyboardInterrupt:
+                log.warning(
+                    "parse: stopped. The finished shards are in %s; run the same command again to continue", self.path
+                )
+                raise
+            finally:
+                if self.description() is None:  # the text was not gathered yet, so there is nothing to continue from
+                    shutil.rmtree(self.path)
+
+    def _file(self, shard: TextShard) -> Path:
+        return self.path / f"{shard.number:05}.jsonl"

@@ -1,0 +1,176 @@
+"""Compute the rows of figures of a training, and write them to ``metrics.jsonl`` and TensorBoard.
+
+A row summarises the batches since the last row. Besides the loss by part, it has these figures:
+
+- ``model_flops_per_s``: the operations that the model needs (the task counts them), per second, summed over all ranks.
+- ``mfu``: model FLOPs utilisation (Chowdhery et al. 2022, appendix B). It is ``model_flops_per_s`` divided by the peak
+  rate of all devices together.
+- ``data_wait_share``: the share of the time that the main rank waited for batches.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.runtime.distributed import World
+from storage.errors import RunError
+from storage.files import cannot_write
+
+
+class Metrics:
+    """Append rows of figures to ``metrics.jsonl`` and to TensorBoard. Only the main process has an instance.
+
+    Args:
+        run: The run directory.
+        after_step: The step that training continues from. Rows of later steps come from an interrupted process. They
+            are removed, as is an incomplete last line; TensorBoard hides its own.
+        elapsed_s: Seconds of training up to that step.
+
+    Raises:
+        RunError: If a line that must stay is damaged.
+    """
+
+    def __init__(self, run: Path, *, after_step: int = 0, elapsed_s: float = 0.0) -> None:
+        self._path = run / "metrics.jsonl"
+        _cut_back(self._path, after_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after_step + 1 if after_step else None)
+        self._start = time.monotonic() - elapsed_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training so far, including those of interrupted processes up to their checkpoints."""
+        return time.monotonic() - self._start
+
+    def row(self, split: str, *, step: int, figures: Mapping[str, float | int]) -> None:
+        """Append one row. Other processes can read it when this method returns.
+
+        Raises:
+            StoreError: If the disk is full.
+        """
+        row = {"split": split, "step": step, "elapsed_s": round(self.elapsed_s, 3), **figures}
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            for name, value in figures.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def sync(self) -> None:
+        """Write all rows to the disk. Call it before a checkpoint, which must not outlive the rows before it."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close both files.
+
+        Raises:
+            StoreError: If the disk is full.
+        """
+        try:
+            self._board.close()
+            self._file.close()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+
+def _cut_back(path: Path, step: int) -> None:
+    """Keep the rows up to ``step`` and remove the others. Rows are in the order of their steps."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    kept = 0
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            found = json.loads(line)["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path}:{number}: not a row of figures ({error!r}). Remove the line") from error
+        if found > step:
+            break
+        kept += len(line) + 1
+    if kept < len(content):
+        os.truncate(path, kept)
+
+
+class Tally:
+    """Add up losses, times and rates since the last row. The sums stay on the device until a row is written."""
+
+    def __init__(self, parts: Sequence[str], device: torch.device, *, peak_flops: float | None = None) -> None:
+        """Begin the first row. ``peak_flops`` is the peak rate of all devices together; None if unknown."""
+        self._parts = parts
+        self._peak_flops = peak_flops
+        self._sums = torch.zeros(len(parts), dtype=torch.float64, device=device)
+        self._positions = 0
+        self._timed_positions = 0
+        self._timed_flops = 0.0
+        self._waited_s = 0.0
+        self._start = time.perf_counter()
+        self._skipped_from = self._start
+
+    def add(self, sums: Tensor, positions: int, *, flops: float = 0.0) -> None:
+        """Add a batch: the sums of this rank, but the positions and model FLOPs of all ranks (0 FLOPs if unknown)."""
+        self._sums += sums[: len(self._parts)]
+        self._positions += positions
+        self._timed_positions += positions
+        self._timed_flops += flops
+        self._skipped_from = time.perf_counter()
+
+    def skip_time(self) -> None:
+        """Leave the time since the last batch out of the rates."""
+        self._start += time.perf_counter() - self._skipped_from
+
+    def close(self, world: World, *, wait_s: float) -> dict[str, float]:
+        """Return the figures of a row and begin the next one. Waits for the device. Every rank must call it.
+
+        Args:
+            world: The ranks over which sums are added.
+            wait_s: Total seconds that this process has waited for batches since training began.
+        """
+        means = (world.sum(self._sums) / self._positions).tolist()
+        now = time.perf_counter()
+        elapsed_s, waited_s = now - self._start, wait_s - self._waited_s
+        figures = dict(zip(self._parts, means, strict=True)) | {
+            "positions_per_s": round(self._timed_positions / elapsed_s, 1),
+            "data_wait_s": round(waited_s, 4),
+            "data_wait_share": round(waited_s / elapsed_s, 4),
+        }
+        if self._timed_flops:
+            flops_per_s = self._timed_flops / elapsed_s
+            figures["model_flops_per_s"] = round(flops_per_s)
+            if self._peak_flops is not None:
+                figures["mfu"] = round(flops_per_s / self._peak_flops, 4)
+        self._sums.zero_()
+        self._positions = self._timed_positions = 0
+        self._timed_flops = 0.0
+        self._waited_s, self._start = wait_s, now
+        return figures
+
+    def saved(self, world: World) -> tuple[Tensor, int]:
+        """Return the sums of each rank, float64 ``[size, num_parts]``, and the positions. Every rank must call it."""
+        return world.gather(self._sums).cpu(), self._positions
+
+    def restore(self, sums: Tensor, positions: int, world: World) -> None:
+        """Continue from saved sums. If the number of ranks changed, the main rank takes all sums."""
+        if len(sums) == world.size:
+            self._sums.copy_(sums[world.rank])
+        elif world.is_main:
+            self._sums.copy_(sums.sum(0))
+        self._positions = positions
+
+
+def perplexity(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the perplexity per position of a row with a ``cross_entropy``; empty without one, or above 1e300.
+
+    The losses of a teacher are joint with the tree, or given the tree. Their exponential is not the perplexity of a
+    language model.
+    """
+    cross_entropy = figures.get("cross_entropy", math.inf)
+    return {"perplexity": math.exp(cross_entropy)} if cross_entropy < math.log(1e300) else {}

@@ -1,0 +1,371 @@
+"""Do what the commands ask of a trained teacher: score sentences, evaluate, parse and dump.
+
+``student.student_commands`` has the same entry points, with the same signatures: ``open_scorer``,
+``evaluate_perplexity``, ``dump_source`` and ``verify_recomputing``. The command line calls one module or the other,
+according to the kind of the run. Sizes of the beam search come as a mapping of the ones that were given, so that each
+module can refuse a size that it has no use for.
+
+A teacher has several figures, which must never be mistaken for each other:
+
+given the tree    -log p(w_t | x_<t, y_<t, SHIFT), as in a dump. The tree can come from a parser that saw the whole
+                  sentence, so it can leak later words.
+joint             -log p(x, y), words and actions. This is an upper bound on -log p(x).
+marginal, prefix  The same text without its trees, by beam search. ``teacher.beam`` defines both.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.corpus.dataset.dataset import Dataset, Split, load_dataset
+from pipeline.corpus.dataset.oracle import SHIFT
+from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees, tree_over_words
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.text_files import OnError, find_file
+from pipeline.corpus.trees.bracket_scores import score_parses
+from pipeline.corpus.trees.trees import TokenPhrase, format_tree
+from pipeline.dumping.dump_config import Condition
+from pipeline.dumping.dump_source import Dumped, verify_run
+from pipeline.dumping.next_token import log_probs_of
+from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
+from pipeline.evaluation.results import PARSES, record
+from pipeline.evaluation.sentence_models import SentenceModel, evaluate_split
+from pipeline.runtime import options
+from pipeline.runtime.distributed import joined
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.run_directory import RunInfo, Which
+from pipeline.training.batching import consecutive_batches
+from pipeline.training.model_files import ModelFiles, check_tokenizer
+from storage.dump.manifest import Manifest
+from storage.errors import FingerprintMismatchError, StoreError
+from storage.files import beside, written_whole
+from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
+from storage.locations import Location, Place, as_folder
+from storage.ragged import Ragged
+from teacher.beam import BeamResult, BeamSearch, BeamTeacher
+from teacher.rnng import Rnng
+from teacher.teacher_config import BeamConfig, TeacherConfig, refuse_without_search
+from teacher.train_teacher import load_teacher, open_teacher
+
+BATCH_TOKENS = 8192
+BLOCK_SENTENCES = 256
+"""Sentences searched between two progress updates. The search takes seconds for them, in four batches."""
+
+
+@contextmanager
+def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
+    """Open a teacher's run to score sentences by beam search.
+
+    Args:
+        model: The run directory.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        checkpoint: The checkpoint.
+        beam: Sizes of the search, by field of ``BeamConfig``. A missing size has its default.
+
+    Raises:
+        RunError: If ``model`` is not a teacher's run, or has no such checkpoint.
+    """
+    sizes = options.build(BeamConfig, beam)
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate")
+        teacher, run = load_teacher(model, where, checkpoint)
+        ModelFiles.of_run(run, checkpoint).check_writable()
+        yield SentenceModel(
+            scorer=BeamScorer(teacher, sizes),
+            tokenizer=Tokenizer.load(run.tokenizer_path),
+            max_tokens=None,
+            files=ModelFiles.of_run(run, checkpoint),
+            settings=_settings(sizes, where) | {"distribution": MARGINAL},
+            block_sentences=BLOCK_SENTENCES,
+        )
+
+
+def evaluate_perplexity(
+    model: Path,
+    data: Place,
+    *,
+    split: str,
+    floor: Path | None,
+    device: str,
+    checkpoint: Which,
+    marginal: bool,
+    beam: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Measure a split given its trees and jointly with them, write the result, return a summary.
+
+    Args:
+        model: The run directory.
+        data: The dataset.
+        split: Name of the split.
+        floor: ``entropy.json`` of sample-corpus, to add the figure of the true probabilities.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        checkpoint: The checkpoint.
+        marginal: Whether to add the figures of the text without its trees, by beam search.
+        beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
+
+    Raises:
+        ConfigError: If ``beam`` has sizes and ``marginal`` is False.
+        FingerprintMismatchError: If the teacher was trained with another tokenizer or other labels.
+    """
+    if not marginal:
+        refuse_without_search(beam, "--marginal")
+    sizes = options.build(BeamConfig, beam)
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate perplexity")
+        teacher, run = load_teacher(model, where, checkpoint)
+        dataset = load_dataset(data)
+        _check_reads(run, dataset)
+        files = ModelFiles.of_run(run, checkpoint)
+        files.check_writable()
+        sentences = dataset.split(split)
+        teacher.cache_inputs()
+        token_log_probs, action_shares = _log_probs_with_trees(teacher, sentences)
+        log_probs = {
+            GIVEN_TREE: token_log_probs,
+            JOINT: Ragged(token_log_probs.values + action_shares, token_log_probs.offsets),
+        }
+        settings: dict[str, Any] = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
+        settings |= {"tree_source": dataset.tree_source, "context": "sentence by sentence"}
+        if marginal:
+            more, search = _log_probs_without_trees(teacher, sizes, sentences.tokens)
+            log_probs, settings = log_probs | more, settings | search
+        return evaluate_split(files, sentences, log_probs, floor=floor, settings=settings)
+
+
+def evaluate_parses(
+    model: Path,
+    stem: Path,
+    *,
+    trees_out: Path | None,
+    on_error: OnError,
+    device: str,
+    beam: BeamConfig,
+    checkpoint: Which = "best",
+) -> dict[str, Any]:
+    """Parse the text of a treebank, compare the parses with its trees, write the result, return the figures."""
+    with joined(device, threads=0) as (world, where):
+        world.refuse_several("evaluate parses")
+        teacher, run = load_teacher(model, where, checkpoint)
+        files = ModelFiles.of_run(run, checkpoint)
+        files.check_writable()
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+        labels: list[str] = run.model["labels"]
+        with Progress("read", total=None, unit="sentences") as progress:
+            gold, counts = read_gold_trees(stem, tokenizer, labels, on_error=on_error, progress=progress.update)
+        tokens = Ragged.from_lists([sentence.ids for sentence in gold], np.int64)
+        found = _search_all(teacher, beam, tokens, label="parse")
+        predicted: list[list[TokenPhrase]] = [phrases for result in found for phrases in result.phrases]
+        labelled = teacher.config.strategy == "top-down"
+        figure = score_parses((sentence.phrases for sentence in gold), predicted, labelled=labelled)
+        written: dict[str, Any] = {}
+        if trees_out is not None:
+            num_lost = write_parses(trees_out, gold, predicted, labels if labelled else ["TOP", "X"])
+            written = {"trees_out": str(trees_out), "phrases_that_cannot_be_written": num_lost}
+        figures = figure.to_json() | {"treebank": counts.to_json()}
+        fingerprints = {"trees": sha256_file(find_file(stem, ".mrg"))}
+        result, _ = record(
+            files, PARSES, stem.name, figures, settings=_settings(beam, where), fingerprints=fingerprints
+        )
+        return {"model": str(files.path), "trees": str(stem), **figures, "written": str(result)} | written
+
+
+def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "TeacherSource":
+    """Return the teacher of a run as the source of a dump.
+
+    Args:
+        run: The run directory.
+        beam: Sizes of the search under the condition ``beam``, by field of ``BeamConfig``.
+
+    Raises:
+        RunError: If ``run`` is not a teacher's run.
+    """
+    return TeacherSource(run, options.build(BeamConfig, beam))
+
+
+def verify_recomputing(
+    dump: Place, data: Place, run: Path, *, num_shards: int, seed: int, device: str
+) -> dict[str, Any]:
+    """Check every byte of a teacher's dump, then recompute some shards; see ``verify_run``."""
+    source = TeacherSource(run, _beam_of_dump(dump))
+    return verify_run(dump, data, source, num_shards=num_shards, seed=seed, device=device)
+
+
+class TeacherSource:
+    """A teacher's run as a ``DumpSource``: given the tree or, by beam search, given the words alone."""
+
+    conditions: tuple[Condition, ...] = ("tree", "beam")
+
+    def __init__(self, path: Path, beam: BeamConfig) -> None:
+        self.run = open_teacher(path)
+        self._beam = beam
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of what the distributions depend on: weights, sizes and labels."""
+        described = {
+            "weights": sha256_file(self.run.checkpoint()),
+            "model": self.run.model,
+            "configuration": options.to_json(options.build(TeacherConfig, self.run.configuration)),
+        }
+        return sha256_bytes(canonical_json(described))
+
+    def check_reads(self, dataset: Dataset, split: str) -> None:  # noqa: ARG002  a teacher reads sentences of any length
+        """Refuse a dataset with another tokenizer or other labels than the teacher's."""
+        _check_reads(self.run, dataset)
+
+    def load(self, condition: Condition, device: torch.device) -> Dumped:
+        """Return the teacher or, under the condition ``beam``, the mixtures of ``teacher.beam``."""
+        model, _ = load_teacher(self.run.path, device)
+        if condition == "tree":
+            model.cache_inputs()
+            return Dumped(model=model)
+        return Dumped(model=BeamTeacher(model, self._beam), search=asdict(self._beam))
+
+
+def _beam_of_dump(dump: Location) -> BeamConfig:
+    """Return the sizes of the search that made a dump; the defaults if no search made it."""
+    schema = Manifest.read(as_folder(dump)).schema
+    if schema.condition != "beam":
+        return BeamConfig()
+    sizes = {field.name: schema.computation.get(field.name) for field in fields(BeamConfig)}
+    if not all(type(size) is int for size in sizes.values()):
+        raise StoreError(
+            f"{dump}: computation has {', '.join(f'{name} {size!r}' for name, size in sizes.items())}, expected whole "
+            "numbers; dump-teacher did not write this dump, so it cannot be recomputed. Run verify without --recompute"
+        )
+    return BeamConfig(**sizes)  # type: ignore[arg-type]
+
+
+def _check_reads(run: RunInfo, dataset: Dataset) -> None:
+    """Refuse a dataset with another tokenizer or other labels than the teacher's.
+
+    Raises:
+        FingerprintMismatchError: With both fingerprints.
+    """
+    check_tokenizer(ModelFiles.of_run(run), dataset)
+    expected = tuple(run.model["labels"])
+    if dataset.labels != expected:
+        found_sha256, expected_sha256 = (sha256_bytes(canonical_json(list(x)))[:12] for x in (dataset.labels, expected))
+        different = sorted(set(dataset.labels) ^ set(expected))
+        raise FingerprintMismatchError(
+            f"{dataset.location}: labels are {found_sha256}, but {run.path} was trained with {expected_sha256}: they "
+            f"differ in {', '.join(different) or 'their order'}; give the dataset that the teacher was trained on, or "
+            "build one from the same training trees"
+        )
+
+
+class BeamScorer:
+    """A ``pipeline.evaluation.scorer.Scorer`` that reads the mixtures of a beam search."""
+
+    def __init__(self, model: Rnng, beam: BeamConfig) -> None:
+        self._search = BeamSearch(model, beam)
+
+    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See ``Scorer.log_probs``."""
+        found = self._search.search(Ragged.from_lists(list(sentences), np.int64))
+        return [row.astype(np.float32) for row in found.token_log_probs]
+
+
+@torch.no_grad()
+def _log_probs_with_trees(model: Rnng, split: Split) -> tuple[Ragged, np.ndarray]:
+    """Return two log-probabilities per position: of its token, and of the actions since the token before.
+
+    The second is float32 ``[P]``. The actions after the last token belong to ``<eos>``.
+    """
+    token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))
+    offsets = split.position_offsets
+    for first, stop in consecutive_batches(np.diff(offsets), BATCH_TOKENS):
+        rows = np.arange(first, stop)
+        schedule = model.prepare(split.tokens.take(rows), split.actions.take(rows))
+        states, action_log_probs = model.states_and_action_log_probs(schedule)
+        token_log_probs[offsets[first] : offsets[stop]] = log_probs_of(model, states, schedule.gold)
+        is_shift = schedule.actions.values == SHIFT
+        # A SHIFT closes its position. Only the REDUCE of TOP, which is certain, follows the last SHIFT of a sentence.
+        position = np.cumsum(is_shift) - is_shift
+        position[schedule.actions.offsets[1:] - 1] -= 1
+        np.add.at(shares, offsets[first] + position, action_log_probs.values)
+    return Ragged(token_log_probs, offsets), shares
+
+
+def _log_probs_without_trees(model: Rnng, beam: BeamConfig, tokens: Ragged) -> tuple[dict[str, Ragged], dict[str, Any]]:
+    """Return log-probabilities of sentences without their trees, and the settings that the search adds.
+
+    The first maps the name of each distribution to M rows of n + 1 values, for M sentences of n tokens. Where a
+    sentence has no complete hypothesis, its sum over trees is the probability of the one parse that was found.
+    """
+    found = _search_all(model, beam, tokens, label="search")
+    prefixes = _concatenated([result.prefix_log_probs for result in found])
+    is_complete = np.isfinite(prefixes.values[prefixes.offsets[1:] - 1])
+    parses = np.concatenate([result.parse_log_probs for result in found])
+    prefixes.values[prefixes.offsets[1:][~is_complete] - 1] = parses[~is_complete]
+    steps = [np.diff(row, prepend=0.0) for row in prefixes]
+    num_effective = np.concatenate([result.num_effective.values for result in found])
+    log_probs = {
+        MARGINAL: _concatenated([result.token_log_probs for result in found]),
+        PREFIX: Ragged.from_lists(steps, np.float64),
+    }
+    return log_probs, asdict(beam) | {
+        "mean_num_effective": float(num_effective.mean()),
+        "num_incomplete_sentences": int((~is_complete).sum()),
+    }
+
+
+def _search_all(model: Rnng, beam: BeamConfig, tokens: Ragged, *, label: str) -> list[BeamResult]:
+    """Search all sentences block by block, with a progress line, and return the result of each block."""
+    search = BeamSearch(model, beam)
+    found = []
+    with Progress(label, total=len(tokens.values), unit="tokens") as progress:
+        for first in range(0, len(tokens), BLOCK_SENTENCES):
+            block = tokens.take(np.arange(first, min(first + BLOCK_SENTENCES, len(tokens))))
+            found.append(search.search(block))
+            progress.update(len(block.values))
+    return found
+
+
+def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:
+    return {"device": where.type, "dtype": "float32", **asdict(beam)}
+
+
+def _concatenated(parts: Sequence[Ragged]) -> Ragged:
+    return Ragged.from_lengths(
+        np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
+    )
+
+
+def write_parses(
+    stem: Path,
+    sentences: Sequence[TokenSentence],
+    predicted: Sequence[Sequence[TokenPhrase] | None],
+    labels: Sequence[str],
+) -> int:
+    """Write ``STEM.mrg``, one predicted tree per line, and ``STEM.txt``, its text on the same line.
+
+    ``import-trees`` and ``build-dataset`` read the pair. A sentence without a parse is written flat, with all words
+    under TOP, so that line numbers stay those of the sentences. ``tree_over_words`` says what the words are.
+
+    Args:
+        stem: Path of the pair without the suffixes. Both files are replaced atomically.
+        sentences: Text and tokens.
+        predicted: Phrases of each sentence, TOP first.
+        labels: Labels by number; the first is TOP.
+
+    Returns:
+        The number of phrases that could not be written: X over a single X, a phrase that ends inside a character, or
+        a phrase over a space alone.
+
+    Raises:
+        StoreError: If the files cannot be written.
+    """
+    num_lost = 0
+    with written_whole([beside(stem, suffix) for suffix in (".mrg", ".txt")]) as (mrg, txt):
+        for sentence, phrases in zip(sentences, predicted, strict=True):
+            named = [(labels[label], start, stop) for label, start, stop in phrases or sentence.phrases[:1]]
+            tree = tree_over_words(named, sentence.text, sentence.spans)
+            num_lost += len(named) - len(tree.phrases)
+            mrg.write(format_tree(tree) + "\n")
+            txt.write(sentence.text + "\n")
+    return num_lost
