@@ -260,11 +260,11 @@ def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_contr
 
 
 def _phrase(measure: Measure, effect: Effect) -> str:
+    over = "" if effect.is_over_seeds else f" over {measure.units}"
     if effect.verdict != "unclear" and effect.is_clear and effect.interval is not None:
         verb = "raised" if effect.change > 0 else "lowered"
         low, high = sorted(map(abs, (effect.interval.low, effect.interval.high)))
         form = f".{effect.decimals}f"
-        over = "" if effect.is_over_seeds else f" over {measure.units}"
         return (
             f"{verb} {measure.name} by {abs(effect.change):{form}} {measure.unit} "
             f"(95 % interval{over} {low:{form}} to {high:{form}})"
@@ -272,7 +272,7 @@ def _phrase(measure: Measure, effect: Effect) -> str:
     text = f"changed {measure.name} by {effect.signed(effect.change)} {measure.unit}"
     if effect.interval is None:
         return f"{text}, for which there is no interval"
-    text += f" (95 % interval {effect.signed(effect.interval.low)} to {effect.signed(effect.interval.high)})"
+    text += f" (95 % interval{over} {effect.signed(effect.interval.low)} to {effect.signed(effect.interval.high)})"
     if effect.is_clear:
         return f"{text}, which the test over {measure.units} does not confirm (p = {effect.p_value:.2g})"
     return f"{text}, which is not clear of zero"

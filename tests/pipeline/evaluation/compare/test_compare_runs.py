@@ -1,4 +1,4 @@
-"""The command compare, and what the report shows of configurations."""
+"""Tests of the command compare, and of the tables of seed groups in the report."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def tables_of_report(runs: Sequence[Path]) -> list[TitledTable]:
 
 
 def add_all(run: Path, share: float, seed: int) -> None:
-    """Record pairs of which about a share are right, and sentences to match."""
+    """Record pairs, of which about ``share`` are right, and sentences that are about as good."""
     draw = np.random.default_rng([seed, round(100 * share)])
     add_pairs(run, {name: (draw.random(60) < share).astype(int).tolist() for name in PARADIGMS})
     noise = np.random.default_rng(0).normal(0, 1, 40)
@@ -45,7 +45,7 @@ def add_all(run: Path, share: float, seed: int) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Sequence[Path]:
-    """Three configurations of two seeds: the second is better than the others, which are alike."""
+    """Write three seed groups of two seeds. The second is better than the others, which are alike."""
     found = []
     for name, lr, share in (("plain", 0.001, 0.6), ("better", 0.002, 0.85), ("alike", 0.003, 0.6)):
         for seed in (1, 2):
@@ -54,7 +54,7 @@ def runs(tmp_path: Path) -> Sequence[Path]:
     return found
 
 
-def test_the_better_configuration_is_named_and_the_others_are_not(runs):
+def test_the_better_group_is_named_and_equal_groups_are_not(runs):
     text = compare(*runs)
     assert "better is better than plain: 8" in text
     assert "better is better than alike" in text
@@ -80,16 +80,16 @@ def test_with_one_seed_each_the_sentence_is_about_the_trainings(runs):
     assert "\u2013" in text
 
 
-def test_a_run_without_rows_is_one_line_with_the_command(runs):
+def test_runs_without_rows_are_a_one_line_error_with_the_command(runs):
     for run in runs:
         for path in (run / "results").glob("*.jsonl"):
             path.unlink()
     line = refused(*runs)
-    assert f"plain-seed1/results/{PAIRS}.jsonl: not there" in line
+    assert f"plain-seed1/results/{PAIRS}.jsonl: missing" in line
     assert "evaluate again: cli.py evaluate minimal_pairs plain-seed1" in line
 
 
-def test_what_only_some_runs_have_is_said_and_not_compared(runs):
+def test_a_benchmark_of_only_some_runs_is_noted_and_not_compared(runs):
     for run in runs[:3]:
         add_suites(run, {"suite": [1, 0, 1]})
     found = json.loads(compare(*runs, "--json"))
@@ -120,7 +120,7 @@ def test_rows_of_other_items_under_one_fingerprint_are_refused(runs):
     assert f"better-seed2/results/{PAIRS}.jsonl: not the items of " in line
 
 
-def test_across_tokenizers_perplexity_compares_by_the_word_and_the_byte_alone(tmp_path):
+def test_across_tokenizers_perplexities_compare_only_per_word_and_per_byte(tmp_path):
     runs = []
     for name in "ef":
         for seed in (1, 2):
@@ -134,14 +134,14 @@ def test_across_tokenizers_perplexity_compares_by_the_word_and_the_byte_alone(tm
     assert "nats per word" in compare(*runs, "--normaliser", "word")
     assert "bits per byte" in compare(*runs, "--normaliser", "byte")
     assert tables_of_report(runs)[1].table.header[2] == "nats per word"
-    # the same text, but of another one nothing compares
+    # with another text nothing compares
     for run in runs[:2]:
         path = run / "results" / "perplexity-dev.json"
         path.write_text(path.read_text().replace("c" * 64, "0" * 64))
     assert "no such result of" in refused(*runs, "--normaliser", "word")
 
 
-def test_dumps_that_count_as_one_are_said(runs):
+def test_dumps_that_count_as_replicates_are_noted(runs):
     for seed in (1, 2):
         path = runs[0].parent / f"again-seed{seed}"
         write_run(path, seed=seed, **from_dump(str(seed), f"teacher {seed}"))
@@ -152,18 +152,18 @@ def test_dumps_that_count_as_one_are_said(runs):
     assert f"Notes:\n{note}" in compare(*runs)
 
 
-def test_one_configuration_has_nothing_to_be_compared_with(runs):
-    assert "expected two configurations of one kind with a benchmark in common" in refused(*runs[:2])
+def test_one_seed_group_alone_is_an_error(runs):
+    assert "expected two seed groups of one kind with a benchmark in common" in refused(*runs[:2])
 
 
-def test_few_suites_are_said_to_be_too_few(runs):
+def test_too_few_suites_for_any_difference_are_reported(runs):
     for run in runs[:4]:
         add_suites(run, {"one": [1, 0, 1], "two": [0, 0, 1]})
     text = compare(*runs[:4])
     assert "2 suites are too few to show a difference: the smallest possible p is 0.5" in text
 
 
-def test_the_report_gets_means_differences_and_verdicts(runs):
+def test_the_report_has_means_differences_and_verdicts(runs):
     groups, means, differences, *others = (titled.table for titled in tables_of_report(runs))
     assert [row[0] for row in groups.rows] == ["plain", "better", "alike"]
     assert [row[:2] for row in means.rows] == [["plain", "2"], ["better", "2"], ["alike", "2"]]
