@@ -8,6 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
+import cli
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -28,6 +32,35 @@ def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProc
     return done
 
 
+def last_of_each(arguments: Sequence[object]) -> list[str]:
+    """Return the arguments of a command, with only the last occurrence of each option that takes one value.
+
+    The command line refuses a repeated option. With this function, a test can change an option of a list of arguments
+    by appending the option again.
+    """
+    rest = [str(argument) for argument in arguments]
+    start: list[str] = []
+    found: click.Command = cli.main
+    while isinstance(found, click.Group) and rest and rest[0] in found.commands:
+        found = found.commands[rest[0]]
+        start.append(rest.pop(0))
+    single = {
+        spelling: param
+        for param in found.params
+        if isinstance(param, click.Option) and not param.multiple
+        for spelling in (*param.opts, *param.secondary_opts)
+    }
+    kept: dict[object, list[str]] = {}
+    while rest:
+        option = single.get(rest[0])
+        key = len(rest) if option is None else option  # the number of arguments left is unique
+        width = 1 if option is None or option.is_flag else 2
+        kept.pop(key, None)
+        kept[key] = rest[:width]
+        rest = rest[width:]
+    return start + [token for tokens in kept.values() for token in tokens]
+
+
 def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = ()) -> list[subprocess.Popen[str]]:
     """Start a command in ``processes`` processes, as torchrun does. The caller can kill each of them.
 
@@ -45,7 +78,7 @@ def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = (
                 "RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
                 "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
-        command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments), *map(str, last[rank : rank + 1])]
+        command = [sys.executable, str(ROOT / "cli.py"), *last_of_each([*arguments, *last[rank : rank + 1]])]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
     return started
