@@ -202,7 +202,7 @@ def test_results_that_cannot_be_written_are_refused_before_anything_is_scored(ex
 
 def test_a_table_is_not_written_among_a_model_s_files(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("The dog sees the cat.\n")
-    with opened_scorer(run, device="cpu") as model, pytest.raises(ConfigError, match="whose files are the model's"):
+    with opened_scorer(run, device="cpu") as model, pytest.raises(ConfigError, match="which holds the model's files"):
         evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")
 
 
