@@ -1,4 +1,4 @@
-"""A folder in Hugging Face's format is evaluated like a run: an export as the run it is of, another GPT-2 as it is."""
+"""Test evaluate on Hugging Face folders: an export scores like its run, another GPT-2 as in transformers."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ from storage.errors import ConfigError, InputError, RnngDistillError, RunError, 
 from storage.fingerprints import sha256_file
 from student.export import export
 from student.hugging_face import open_student_or_folder
+from student.student_commands import open_scorer
 from student.student_config import StudentTrainConfig
-from student.student_scoring import opened_scorer
 from student.train_student import train_student
 from tests.processes import run_cli
 
@@ -43,7 +43,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def foreign(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 that transformers made and saved, with a tokenizer as GPT-2 has it: no space before the text."""
+    """Make a GPT-2 with transformers. Like GPT-2's own tokenizer, its tokenizer puts no space before the text."""
     folder = tmp_path_factory.mktemp("foreign") / "gpt2"
     inner = HfTokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -65,7 +65,7 @@ def evaluated(kind: str, model: Path, *arguments: object) -> dict:
     return json.loads(run_cli("evaluate", kind, model, *arguments, "--device", "cpu", "--json").stdout)
 
 
-def test_the_tokenizer_of_an_export_is_the_run_s_byte_for_byte(run: Path, exported: Path) -> None:
+def test_exporting_keeps_the_tokenizer_byte_for_byte(run: Path, exported: Path) -> None:
     opened = open_student_or_folder(exported, CPU)
     assert opened.tokenizer.data == (run / "tokenizer.json").read_bytes()
     assert opened.files.tokenizer_sha256 == sha256_file(run / "tokenizer.json")
@@ -109,7 +109,7 @@ def test_a_gpt2_made_elsewhere_is_scored_as_transformers_scores_it(foreign: Path
     np.testing.assert_allclose(written, found, atol=1e-5)
 
 
-def test_weights_of_the_bare_gpt2_have_names_without_a_prefix(foreign: Path, tmp_path: Path) -> None:
+def test_weights_without_the_transformer_prefix_can_be_loaded(foreign: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(foreign, bare)
     weights = safetensors.torch.load_file(bare / "model.safetensors")
@@ -138,7 +138,7 @@ def test_weights_of_the_bare_gpt2_have_names_without_a_prefix(foreign: Path, tmp
         ("config.json", {"vocab_size": 20}, "the tokenizer has 400 entries, but the model 20"),
     ],
 )
-def test_a_folder_that_is_not_whole_or_fits_no_student_is_one_line(
+def test_an_incomplete_or_unsupported_folder_gives_one_line(
     foreign: Path, tmp_path: Path, file: str, change: object, message: str
 ) -> None:
     folder = tmp_path / "folder"
@@ -155,7 +155,7 @@ def test_a_folder_that_is_not_whole_or_fits_no_student_is_one_line(
     assert str(folder) in str(raised.value)
 
 
-def test_what_a_tokenizer_was_saved_with_neither_pads_nor_cuts(exported: Path, tmp_path: Path) -> None:
+def test_saved_padding_and_truncation_of_a_tokenizer_are_ignored(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(exported, folder)
     content = json.loads((folder / "tokenizer.json").read_bytes())
@@ -171,14 +171,14 @@ def test_what_a_tokenizer_was_saved_with_neither_pads_nor_cuts(exported: Path, t
     assert found.sha256 == expected.sha256
 
 
-def test_an_export_says_how_it_was_trained_and_longer_sentences_are_warned_of(
+def test_an_export_records_its_training_and_longer_sentences_give_a_warning(
     run: Path, exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     of_run, of_folder = (open_student_or_folder(each, CPU) for each in (run, exported))
     assert of_folder.num_trained_positions == of_run.num_trained_positions
     assert of_folder.trained_context == of_run.trained_context == "sentence"
     assert 10 < of_run.num_trained_positions < 100
-    with opened_scorer(exported, device="cpu") as model:
+    with open_scorer(exported, device="cpu", checkpoint="best", beam={}) as model:
         model.scorer.log_probs([np.zeros(of_run.num_trained_positions - 1, np.int64)])
         assert not caplog.records
         model.scorer.log_probs([np.zeros(of_run.num_trained_positions, np.int64), np.zeros(3, np.int64)])
@@ -191,30 +191,36 @@ def test_an_export_says_how_it_was_trained_and_longer_sentences_are_warned_of(
         assert open_student_or_folder(path, CPU).context == expected
 
 
-def test_results_that_cannot_be_written_are_refused_before_anything_is_scored(exported: Path, tmp_path: Path) -> None:
+def test_an_unwritable_results_folder_is_refused_before_scoring(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(exported, folder)
     shutil.rmtree(folder / "results", ignore_errors=True)
     (folder / "results").write_text("")
-    with pytest.raises(StoreError, match="results: cannot be written"), opened_scorer(folder, device="cpu"):
+    with (
+        pytest.raises(StoreError, match="results: cannot be written"),
+        open_scorer(folder, device="cpu", checkpoint="best", beam={}),
+    ):
         pass
 
 
-def test_a_table_is_not_written_among_a_model_s_files(run: Path, tmp_path: Path) -> None:
+def test_a_table_is_not_written_over_a_models_files(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("The dog sees the cat.\n")
-    with opened_scorer(run, device="cpu") as model, pytest.raises(ConfigError, match="which holds the model's files"):
+    with (
+        open_scorer(run, device="cpu", checkpoint="best", beam={}) as model,
+        pytest.raises(ConfigError, match="which holds the model's files"),
+    ):
         evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")
 
 
-def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(small_world: Path, foreign: Path) -> None:
+def test_another_tokenizer_and_a_checkpoint_name_are_refused_for_a_folder(small_world: Path, foreign: Path) -> None:
     with pytest.raises(RunError, match="an exported folder is one checkpoint"):
         open_student_or_folder(foreign, CPU, "words_1M")
     done = run_cli("evaluate", "perplexity", foreign, "--data", small_world / "dataset", "--device", "cpu", fails=True)
     assert "tokenizer is" in done.stderr
-    assert "what adopt-tokenizer makes of" in done.stderr
+    assert "with adopt-tokenizer" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_what_is_neither_run_nor_folder_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_neither_run_nor_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RnngDistillError, match=r"no run\.json here"):
         open_student_or_folder(tmp_path, CPU)
