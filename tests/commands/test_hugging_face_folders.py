@@ -123,8 +123,8 @@ def test_weights_of_the_bare_gpt2_have_names_without_a_prefix(foreign: Path, tmp
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("model.safetensors", None, "no model.safetensors beside config.json"),
-        ("tokenizer.json", None, "no tokenizer.json beside config.json"),
+        ("model.safetensors", None, "no model.safetensors next to config.json"),
+        ("tokenizer.json", None, "no tokenizer.json next to config.json"),
         ("model.safetensors", b"x", "not a safetensors file"),
         ("tokenizer.json", b"{}", "not a tokenizer.json"),
         ("config.json", b"{", "cannot be read as JSON"),
@@ -213,7 +213,7 @@ def test_a_table_is_not_written_among_a_model_s_files(run: Path, tmp_path: Path)
 
 
 def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(small_world: Path, foreign: Path) -> None:
-    with pytest.raises(RunError, match="an exported folder is one checkpoint"):
+    with pytest.raises(RunError, match="an exported folder has only one checkpoint"):
         open_student_or_folder(foreign, CPU, "words_1M")
     done = run_cli("evaluate", "perplexity", foreign, "--data", small_world / "dataset", "--device", "cpu", fails=True)
     assert "tokenizer is" in done.stderr
