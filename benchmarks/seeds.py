@@ -26,7 +26,7 @@ from pipeline.evaluation.compare.item_scores import ItemScores, item_scores
 from pipeline.evaluation.compare.run_records import read_runs
 from pipeline.evaluation.compare.seed_groups import seed_groups
 from pipeline.evaluation.compare.significance import ALPHA
-from pipeline.evaluation.intervals import sign_flip_p_value
+from pipeline.evaluation.intervals_and_p_values import sign_flip_p_value
 
 
 def main() -> None:

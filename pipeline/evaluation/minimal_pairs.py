@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
-from pipeline.evaluation.intervals import wilson_interval
+from pipeline.evaluation.intervals_and_p_values import wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError

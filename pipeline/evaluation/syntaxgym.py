@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.formulas import Region, Truth
-from pipeline.evaluation.intervals import wilson_interval
+from pipeline.evaluation.intervals_and_p_values import wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joining, Suite
 from pipeline.runtime.json_files import number, string

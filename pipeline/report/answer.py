@@ -14,7 +14,7 @@ from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Compar
 from pipeline.evaluation.compare.item_scores import Benchmark
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import PairComparison, better_of
-from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.intervals_and_p_values import Interval
 from pipeline.evaluation.perplexity import IN_DOCUMENT
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY
 from pipeline.report.reported_runs import ReportedRuns

@@ -11,7 +11,7 @@ from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Compar
 from pipeline.evaluation.compare.item_scores import Benchmark, Normaliser
 from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import ALPHA, Difference, PairComparison, better_of
-from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.intervals_and_p_values import Interval
 from pipeline.evaluation.results import MINIMAL_PAIRS, SYNTAXGYM
 from pipeline.report.page_blocks import Block, Details, Heading, Items, Paragraph, Section, TitledTable
 from pipeline.report.reported_runs import have_one_tokenizer

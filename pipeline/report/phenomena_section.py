@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.compare.run_records import RunRecord
-from pipeline.evaluation.intervals import Interval, wilson_interval
+from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.results import PairResult, SuiteResult
 from pipeline.report.drawing import GRID, INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, new_figure

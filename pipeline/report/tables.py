@@ -7,7 +7,7 @@ the tables for papers show the same digits.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.evaluation.intervals import wilson_interval
+from pipeline.evaluation.intervals_and_p_values import wilson_interval
 
 NOTHING = "\u2013"
 """The text of a cell without a figure."""

@@ -27,7 +27,7 @@ from pipeline.runtime.distributed import World
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_end import StoppedBySignal, StopRequest, recorded_end, stop_request
 from pipeline.runtime.train_config import DECAY_SHARE, TrainConfig, lr_factor, word_thresholds, words_name
-from pipeline.training.divergence import REMEDY, DivergenceWatch
+from pipeline.training.finite_check import REMEDY, DivergenceWatch
 from pipeline.training.metrics import Metrics, Tally, perplexity
 from pipeline.training.step_plan import StepBatch, StepPlan, Task
 from storage.errors import RunError

@@ -253,7 +253,7 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     assert f"| perplexity: dev | per token, unconditional | {perplexity:.4f} |" in card
     assert f"| {accuracy:.4f} |" in card
     assert "floor" not in card
-    assert "The run has 1 more result, of other checkpoints." in card
+    assert "The run has 1 more result, for other checkpoints." in card
     fingerprints = json.loads((run / "run.json").read_text())["fingerprints"]
     assert all(f"`{digest}`" in card for digest in fingerprints.values())
     assert "alpha" not in card  # a baseline has no teacher

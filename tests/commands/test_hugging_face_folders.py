@@ -123,8 +123,8 @@ def test_weights_without_the_transformer_prefix_can_be_loaded(foreign: Path, tmp
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("model.safetensors", None, "no model.safetensors beside config.json"),
-        ("tokenizer.json", None, "no tokenizer.json beside config.json"),
+        ("model.safetensors", None, "no model.safetensors next to config.json"),
+        ("tokenizer.json", None, "no tokenizer.json next to config.json"),
         ("model.safetensors", b"x", "not a safetensors file"),
         ("tokenizer.json", b"{}", "not a tokenizer.json"),
         ("config.json", b"{", "cannot be read as JSON"),
@@ -212,8 +212,13 @@ def test_a_table_is_not_written_over_a_models_files(run: Path, tmp_path: Path) -
         evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")
 
 
+<<<<<<< HEAD
 def test_another_tokenizer_and_a_checkpoint_name_are_refused_for_a_folder(small_world: Path, foreign: Path) -> None:
     with pytest.raises(RunError, match="an exported folder is one checkpoint"):
+=======
+def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(small_world: Path, foreign: Path) -> None:
+    with pytest.raises(RunError, match="an exported folder has only one checkpoint"):
+>>>>>>> 377c8cfd5dfba9b7e2eda9e3ed2786423da6b7ec
         open_student_or_folder(foreign, CPU, "words_1M")
     done = run_cli("evaluate", "perplexity", foreign, "--data", small_world / "dataset", "--device", "cpu", fails=True)
     assert "tokenizer is" in done.stderr

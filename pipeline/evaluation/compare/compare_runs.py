@@ -19,7 +19,7 @@ from pipeline.evaluation.compare.significance import (
     compare_seed_groups,
     overall_over_seeds,
 )
-from pipeline.evaluation.intervals import SeedMean
+from pipeline.evaluation.intervals_and_p_values import SeedMean
 from pipeline.evaluation.results import PERPLEXITY
 from storage.errors import ConfigError, FingerprintMismatchError
 

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.compare.item_scores import ItemScores
-from pipeline.evaluation.intervals import (
+from pipeline.evaluation.intervals_and_p_values import (
     Interval,
     SeedDifference,
     SeedMean,

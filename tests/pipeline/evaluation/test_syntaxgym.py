@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.evaluation.intervals import wilson_interval
+from pipeline.evaluation.intervals_and_p_values import wilson_interval
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures, evaluate_suites, regions_of_tokens
 from pipeline.evaluation.syntaxgym_suites import Condition, read_suite, read_suites, suites_sha256
 from storage.errors import InputError, RunError

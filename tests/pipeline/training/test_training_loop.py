@@ -23,7 +23,7 @@ from pipeline.runtime.distributed import World
 from pipeline.runtime.run_end import StoppedBySignal
 from pipeline.runtime.run_history import HISTORY, read_history
 from pipeline.runtime.train_config import TrainConfig
-from pipeline.training.divergence import DivergenceWatch
+from pipeline.training.finite_check import DivergenceWatch
 from pipeline.training.metrics import Tally, perplexity
 from pipeline.training.step_plan import StepPlan
 from pipeline.training.training_loop import _step_seed, adamw, train

@@ -16,7 +16,7 @@ from pipeline.evaluation.compare.significance import (
     difference_of_outcomes,
     difference_of_units,
 )
-from pipeline.evaluation.intervals import Interval, SeedDifference
+from pipeline.evaluation.intervals_and_p_values import Interval, SeedDifference
 
 NUM_FLIPS = 399
 DRAW = np.random.default_rng

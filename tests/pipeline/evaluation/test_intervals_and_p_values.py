@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.intervals import (
+from pipeline.evaluation.intervals_and_p_values import (
     Interval,
     bootstrap_mean,
     difference_over_seeds,
