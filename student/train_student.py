@@ -212,7 +212,7 @@ def train_student(
                 eos_id=tokenizer.eos_id,
                 temperature=training.temperature,
                 tail=training.tail,
-                divergence=training.finite_check,
+                divergence=training.divergence,
                 shuffle_seed=training.seed if training.targets == "shuffled" else None,
             )
         initial = InitialWeights.read(init, config, dataset) if init is not None else None

@@ -7,7 +7,7 @@ size, and N accumulated batches equal one batch of N times the size.
 A step depends only on weights, optimiser, seed and step number. Its batches follow from (seed, epoch, index), and every
 random generator is seeded from (seed, step, rank). So a training resumed from a checkpoint, with the same world size
 and threads, takes bit for bit the steps of an uninterrupted training. With another world size and dropout 0, the steps
-differ only by rounding. ``pipeline.runtime.checkpoint`` stores the state; ``divergence`` stops at the first NaN or
+differ only by rounding. ``pipeline.runtime.checkpoint`` stores the state; ``finite_check`` stops at the first NaN or
 infinity.
 """
 

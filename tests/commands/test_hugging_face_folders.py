@@ -212,13 +212,8 @@ def test_a_table_is_not_written_over_a_models_files(run: Path, tmp_path: Path) -
         evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")
 
 
-<<<<<<< HEAD
-def test_another_tokenizer_and_a_checkpoint_name_are_refused_for_a_folder(small_world: Path, foreign: Path) -> None:
-    with pytest.raises(RunError, match="an exported folder is one checkpoint"):
-=======
 def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(small_world: Path, foreign: Path) -> None:
     with pytest.raises(RunError, match="an exported folder has only one checkpoint"):
->>>>>>> 377c8cfd5dfba9b7e2eda9e3ed2786423da6b7ec
         open_student_or_folder(foreign, CPU, "words_1M")
     done = run_cli("evaluate", "perplexity", foreign, "--data", small_world / "dataset", "--device", "cpu", fails=True)
     assert "tokenizer is" in done.stderr
