@@ -65,5 +65,13 @@ def test_every_link_to_a_file_leads_to_a_file() -> None:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
 
 
+def test_every_module_that_a_page_names_exists() -> None:
+    for page in PAGES:
+        for name in re.findall(
+            r"\b(?:storage|pipeline|teacher|student|tests|benchmarks)/[\w/]+\.py\b", page.read_text("utf-8")
+        ):
+            assert (ROOT / name).is_file(), f"{page.relative_to(ROOT)} names {name}"
+
+
 def test_the_readme_can_be_read_in_one_sitting() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
