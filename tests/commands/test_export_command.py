@@ -240,7 +240,7 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     shutil.copytree(run, copy)
     floor = small_world / "corpus/entropy.json"
     for which in ("best", "words_1k"):
-        options = {"floor": floor, "device": "cpu", "which": which, "marginal": False, "beam": {}}
+        options = {"floor": floor, "device": "cpu", "checkpoint": which, "marginal": False, "beam": {}}
         evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
     with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
