@@ -145,15 +145,11 @@ class Tokenizer:
         """Return the ids of each text."""
         return [encoding.ids for encoding in self._inner.encode_batch(list(texts))]
 
-    def encode_with_spans(self, text: str) -> tuple[list[int], list[Span]]:
-        """Return the ids of a text, and the characters that each token covers, including a space before a word.
+    def encode_batch_with_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        """Return the ids of each text, and the characters that each token covers, including a space before a word.
 
         If several tokens share the bytes of a character, each of them covers the whole character.
         """
-        return self.encode_batch_with_spans([text])[0]
-
-    def encode_batch_with_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
-        """Return the result of ``encode_with_spans`` for each text."""
         return [(encoding.ids, encoding.offsets) for encoding in self._inner.encode_batch(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -161,7 +157,7 @@ class Tokenizer:
         return self.decode_batch([ids])[0]
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
-        """Return the result of ``decode`` for each sequence."""
+        """Return the text of each sequence of ids, as ``decode`` does."""
         special = self._special_ids
         texts: list[str] = self._inner.decode_batch(
             [

@@ -6,10 +6,9 @@ expected length of a sentence is finite, if the matrix of expected children has 
 Thompson 1973). This is checked when a grammar is made. Symbols that the start symbol cannot reach are dropped.
 
 A terminal string and its text are in one-to-one correspondence, so p(text) = p(terminal string). ``text_of_words`` only
-attaches punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar.words_of_text`` is its
-inverse. This requires two properties of the words, which are checked. No word contains a space or one of these marks.
-No two words differ only in the case of their first letter. Otherwise the probability of a text would be a sum over
-spellings.
+attaches punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar`` checks the two
+properties that this requires: no word contains a space or one of the attached marks, and no two words differ only in
+the case of their first letter. Otherwise several terminal strings could have the same text.
 
 This module neither estimates grammars nor parses. ``inside`` sums over parses without listing them.
 """
@@ -24,14 +23,11 @@ from math import log, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import InputError
-
 ATTACHED = frozenset({",", ".", "?", "!", "'s"})
 """Terminals written without a space before them."""
 
 _VARIABLE = re.compile(r"\$([a-z]+)(\d*)")
 _PLAIN_WORD = re.compile(r"[^\s,.?!'()]+")
-_WORD = re.compile(r"'s|[,.?!]|[^\s,.?!']+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,8 +151,7 @@ class Grammar:
             self._cumulative[symbol] = cumulative[:-1]
             first += len(cumulative)
         self._log_prob_of_rule = [log(rule.prob) for rule in self.rules]
-        self._word_of_capitalised = {_capitalised(word): word for word in self.terminals}
-        if len(self._word_of_capitalised) < len(self.terminals):
+        if len(set(map(_capitalised, self.terminals))) < len(self.terminals):
             raise ValueError("grammar: two words differ only in the case of their first letter; rename one")
         for word in self.terminals:
             if word not in ATTACHED and not _PLAIN_WORD.fullmatch(word):
@@ -229,19 +224,6 @@ class Grammar:
                 stack.append(")")
             stack.extend(reversed(rule.rhs))
         return "".join(pieces).lstrip()
-
-    def words_of_text(self, text: str) -> list[str]:
-        """Return the terminal string of a text. Unknown words are returned unchanged.
-
-        Raises:
-            InputError: If ``text_of_words`` returns this text for no terminal string.
-        """
-        words = _WORD.findall(text)
-        if words:
-            words[0] = self._word_of_capitalised.get(words[0], words[0])
-        if text_of_words(words) != text:
-            raise InputError(f"text: found {text!r}, expected a sentence of the built-in grammar")
-        return words
 
 
 def _capitalised(word: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.corpus.dataset.blocks import token_dtype
 from pipeline.corpus.dataset.build import build_dataset, permutation_within_lengths
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import Dataset, describe_dataset, load_dataset, write_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, describe_dataset, load_dataset, write_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree, right_branching
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, InputError, StoreError

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree
 from pipeline.corpus.dataset.token_trees import read_gold_trees
 from pipeline.corpus.dataset.tokenizer import Tokenizer
