@@ -21,7 +21,7 @@ from pipeline.corpus.text.documents import (
     SPEAKERS_SUFFIX,
     TABLE_SUFFIX,
     Document,
-    find_documents,
+    find_companion,
     read_document_table,
     write_document_table,
 )
@@ -48,7 +48,7 @@ def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
             continue
         found.append(path)
         if not is_raw:
-            companions = (find_documents(_stem(path), s) for s in (DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX))
+            companions = (find_companion(_stem(path), s) for s in (DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX))
             found += [file for file in companions if file is not None]
     return found
 
@@ -90,7 +90,7 @@ def gather_sentences(
     """
     stems = [_stem(path) for path in texts]
     documents = _find_names(texts, stems)
-    speakers = [find_documents(stem, SPEAKERS_SUFFIX) for stem in stems]
+    speakers = [find_companion(stem, SPEAKERS_SUFFIX) for stem in stems]
     suffixes = [
         ".txt",
         *[DOCS_SUFFIX, TABLE_SUFFIX] * all(documents),
@@ -102,7 +102,7 @@ def gather_sentences(
         out = dict(zip(suffixes, files, strict=True))
         rows: dict[str, Document] = {}
         for path, stem, names, tags in zip(texts, stems, documents, speakers, strict=True):
-            table = find_documents(stem, TABLE_SUFFIX)
+            table = find_companion(stem, TABLE_SUFFIX)
             given = {row.document: row for row in read_document_table(table)} if table is not None else {}
             for text, name, tag in _read_lines(path, names, tags, on_error):
                 num_lines += 1
@@ -128,7 +128,7 @@ def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | Non
     """Return the file of document names of each text. All texts have one or none has, and no name is in two texts."""
     if twice := {str(path) for path in texts if texts.count(path) > 1}:
         raise InputError(f"{', '.join(sorted(twice))}: given more than once; name each file once")
-    found = [find_documents(stem) for stem in stems]
+    found = [find_companion(stem, DOCS_SUFFIX) for stem in stems]
     if any(found) and not all(found):
         without = [str(path) for path, file in zip(texts, found, strict=True) if file is None]
         raise InputError(

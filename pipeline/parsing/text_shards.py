@@ -1,4 +1,4 @@
-"""Keep the files of a ``parse`` under way: the gathered text, and one file for each finished text shard.
+"""Keep the files of an unfinished ``parse``: the gathered text, and one file for each finished text shard.
 
     OUT.parts/text.*          the gathered text, see ``pipeline.parsing.text_input``
     OUT.parts/parse.json      what the trees depend on, and where each shard begins in text.txt
@@ -45,7 +45,7 @@ class TextShard:
 
 @dataclass(frozen=True, slots=True)
 class TextShards:
-    """The folder of a ``parse`` under way."""
+    """The folder of an unfinished ``parse``."""
 
     path: Path
 

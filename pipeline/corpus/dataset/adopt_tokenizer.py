@@ -17,7 +17,13 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer, json_bytes, special_template
+from pipeline.corpus.dataset.tokenizer import (
+    SPECIAL_TOKENS,
+    Tokenizer,
+    json_bytes,
+    read_tokenizer_file,
+    special_template,
+)
 from storage.errors import InputError
 from storage.fingerprints import Json
 
@@ -84,13 +90,9 @@ def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
 
 
 def _content(source: Path) -> dict[str, Any]:
+    data = read_tokenizer_file(source)
     try:
-        data = source.read_bytes()
         tokenizers.Tokenizer.from_str(data.decode())
-    except OSError as error:
-        raise InputError(
-            f"{source}: cannot be read ({error.strerror}), expected a tokenizer.json. Check the path"
-        ) from error
     except Exception as error:  # the library raises nothing narrower
         raise InputError(
             f"{source}: not a tokenizer.json ({error}), expected a file of the tokenizers library. Check the path"

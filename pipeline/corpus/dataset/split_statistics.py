@@ -1,8 +1,8 @@
 """Compute statistics of a split: lengths, tree heights, labels, branching, and the amount of text from each source.
 
-The statistics come from the finished arrays, so they describe what models see: lengths in tokens, and the trees of a
-control instead of the treebank's. numpy processes some thousand sentences at a time. A histogram is a list: entry i
-counts the items of size i, and the last entry counts the items of its size or more.
+The statistics come from the finished arrays, so they describe what models see: lengths in tokens, and for a control the
+trees of the control. numpy processes some thousand sentences at a time. A histogram is a list: entry i counts the items
+of size i. Sizes above a limit are counted as the limit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,9 +39,9 @@ def split_statistics(
         documents: The documents by number, document 1 first.
 
     Returns:
-        Of sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
+        For sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
         height of a sentence is the largest number of phrases over a token, including TOP.
-        Of phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
+        For phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
         mean; and ``unary_share``, the share of phrases with a phrase as their only child.
         ``sources``: the number of documents, sentences and tokens of each source, and its licences. The largest source
         comes first.
@@ -131,7 +131,7 @@ def _sources(
 
 
 def _shortened(names: list[str]) -> str:
-    """Return the names as one string. If there are many, it has the first few and the number of the others."""
+    """Return the names as one string. If there are many names, return the first few and the number of the others."""
     others = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
     return ", ".join(names[:MAX_LICENCES]) + others
 

@@ -38,7 +38,7 @@ POLARITY = {"no": "the"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paradigm:
-    """A phenomenon: its templates, and the words that replace the critical word in the bad sentence."""
+    """A construction: its templates, and the words that replace the critical word in the bad sentence."""
 
     uid: str
     field: str = "morphology"

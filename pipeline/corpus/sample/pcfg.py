@@ -3,7 +3,7 @@
 A sentence is sampled by expanding symbols, from the start symbol until none is left. No derivation is cut off or
 rejected, so a string has exactly the probability that ``inside`` computes. Sampling ends with probability 1, and the
 expected length of a sentence is finite, if the matrix of expected children has a spectral radius below 1 (Booth and
-Thompson 1973). This is checked when a grammar is made. Symbols that the start symbol cannot reach are dropped.
+Thompson 1973). ``Grammar`` checks this, and drops symbols that the start symbol cannot reach.
 
 A terminal string and its text are in one-to-one correspondence, so p(text) = p(terminal string). ``text_of_words`` only
 attaches punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar`` checks the two
@@ -32,7 +32,7 @@ _PLAIN_WORD = re.compile(r"[^\s,.?!'()]+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """``lhs -> rhs`` with its probability given ``lhs``. The ``rhs`` of a lexical rule is one word."""
+    """The rule ``lhs -> rhs`` and its probability given ``lhs``. The ``rhs`` of a lexical rule is one word."""
 
     lhs: str
     rhs: tuple[str, ...]
@@ -88,17 +88,12 @@ def parse_rules(
         raise ValueError(
             f"grammar: {', '.join(sorted(both))} have both words and phrases, expected one of them; use two symbols"
         )
-    result = [
-        Rule(lhs=lhs, rhs=rhs, prob=weight / sum(rights.values()), is_lexical=False)
+    weights |= {lhs: {(word,): weight for word, weight in words.items()} for lhs, words in lexicon.items()}
+    return [
+        Rule(lhs=lhs, rhs=rhs, prob=weight / sum(rights.values()), is_lexical=lhs in lexicon)
         for lhs, rights in weights.items()
         for rhs, weight in rights.items()
     ]
-    result += [
-        Rule(lhs=lhs, rhs=(word,), prob=weight / sum(words.values()), is_lexical=True)
-        for lhs, words in lexicon.items()
-        for word, weight in words.items()
-    ]
-    return result
 
 
 def label_of(symbol: str) -> str:
