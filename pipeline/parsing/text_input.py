@@ -71,8 +71,8 @@ def gather_sentences(
 ) -> dict[str, Json]:
     """Concatenate files with one sentence per line, as ``clean-text`` writes them.
 
-    NAME.docs, NAME.documents.tsv and NAME.speakers are read if they are next to NAME.txt. Documents are known only if
-    all files have them.
+    NAME.docs, NAME.documents.tsv and NAME.speakers are read if they are next to NAME.txt. Either all texts have a
+    NAME.docs, or none has.
 
     Args:
         texts: Files ``NAME.txt``, plain or gzipped.
@@ -125,7 +125,11 @@ def gather_sentences(
 
 
 def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | None]:
-    """Return the file of document names of each text. All texts have one or none has, and no name is in two texts."""
+    """Return the file of document names of each text, or None for every text if there are no such files.
+
+    Raises:
+        InputError: If only some texts have such a file, a document name is in two texts, or a text is given twice.
+    """
     if twice := {str(path) for path in texts if texts.count(path) > 1}:
         raise InputError(f"{', '.join(sorted(twice))}: given more than once; name each file once")
     found = [find_companion(stem, DOCS_SUFFIX) for stem in stems]

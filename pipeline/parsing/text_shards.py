@@ -55,7 +55,7 @@ class TextShards:
         return self.path / "text"
 
     def describe(self, depends_on: Mapping[str, Any], gathered: Mapping[str, Any], shard_sentences: int) -> None:
-        """Cut the gathered text into shards and write ``parse.json``, which says that the text is complete."""
+        """Cut the gathered text into shards and write ``parse.json``, which marks the text as complete."""
         shards, first, start = [], 0, 0
         with self.text.with_suffix(".txt").open("rb") as file:
             while sizes := [len(line) for line in islice(file, shard_sentences)]:
@@ -65,12 +65,12 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def clear(self) -> None:
-        """Remove a text that was not gathered to its end."""
+        """Remove a text whose gathering was interrupted."""
         for file in self.path.glob("text.*"):
             file.unlink()
 
     def description(self) -> dict[str, Any] | None:
-        """Return what ``describe`` wrote. Returns None if it has written nothing yet.
+        """Return the content of ``parse.json``, or None if the file does not exist yet.
 
         Raises:
             RunError: If ``parse.json`` is damaged.

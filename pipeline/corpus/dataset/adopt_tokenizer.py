@@ -2,7 +2,7 @@
 
 Teacher and student read the tokens of the text itself, so decoding must give back every text. The tokenizer must be
 byte-level, must not lowercase or strip anything, must add no token to a text, and must have entries for ``<bos>`` and
-``<eos>``. The file records these two entries in its template for pairs of texts; a single text gets nothing added.
+``<eos>``. The file records these two entries in its template for pairs of texts. Nothing is added to a single text.
 
 The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
 anything else, so a corpus with the string ``<|endoftext|>`` would end at this string. The conversion makes added tokens
@@ -133,7 +133,7 @@ def _vocab(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _problems(inner: Any, content: Mapping[str, Any]) -> Iterator[str]:  # noqa: ANN401
-    """Yield the problems of the pipeline that turns text into tokens."""
+    """Yield the problems of the steps that turn text into tokens: normalizer, pre-tokenizer, model and decoder."""
     model = content["model"]
     kinds = {
         name: _kinds(content[name], inside)
@@ -188,7 +188,7 @@ def _problems_of_text(adopted: Any, added: Mapping[str, int]) -> Iterator[str]: 
 
 
 def _kinds(part: Mapping[str, Any] | None, inside: str) -> list[str]:
-    """Return the type of a part of the pipeline, or the types of its members if it is a sequence."""
+    """Return the type of one of these steps, or the types of its members if the step is a sequence."""
     if part is None:
         return []
     return [each["type"] for each in part.get(inside, [part])]

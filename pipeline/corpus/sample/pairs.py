@@ -27,6 +27,7 @@ NUM_PAIRS = 200
 """Pairs per paradigm."""
 
 _ROUND = 400
+"""Candidates that are sampled and scored together."""
 _MAX_ROUNDS = 50
 
 REFLEXIVE_NUMBER = {"himself": "themselves", "herself": "themselves", "itself": "themselves"}

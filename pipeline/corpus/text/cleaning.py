@@ -173,7 +173,10 @@ def _clean_file(
 def _paragraphs(
     lines: Iterator[Line], source: Source, names: "_DocumentNames", record: "_Record", *, is_wrapped: bool
 ) -> Iterator[Paragraph]:
-    """Yield each line with language, or the lines of each hard-wrapped paragraph. Count lines and begin documents."""
+    """Yield each line that is language, or in a hard-wrapped file the lines of each paragraph together.
+
+    Also counts the lines and begins documents.
+    """
     waiting: Paragraph = []
     for line in lines:
         text = normalise_text(line.text)

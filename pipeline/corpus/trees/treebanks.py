@@ -41,11 +41,11 @@ class TreeFile:
 
     path: Path
     read: Read
-    """Function that yields its trees."""
+    """Function that yields the trees of the file."""
     format: str
     """Format in which it is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Path in the source, without ``.gz`` and without a suffix of ``TREE_SUFFIXES``."""
+    """Path relative to the source, without ``.gz`` and without a suffix of ``TREE_SUFFIXES``."""
     document: Document | None
     """None if the source is a file."""
 

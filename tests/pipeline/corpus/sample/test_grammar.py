@@ -13,7 +13,7 @@ from pipeline.corpus.sample.grammar import english_grammar
 from pipeline.corpus.sample.inside import Inside
 from pipeline.corpus.sample.lexicon import VERBS, other_number, verb_forms
 from pipeline.corpus.sample.pcfg import Grammar, label_of, parse_rules, text_of_words
-from tests.pipeline.corpus.terminals import terminals_of
+from tests.pipeline.corpus.corpora import terminals_of
 
 GRAMMAR = english_grammar()
 PHRASE_LABELS = {"TOP", "S", "SQ", "SBARQ", "SBAR", "NP", "VP", "PP", "ADJP", "ADVP", "WHNP"}

@@ -12,7 +12,7 @@ from pipeline.corpus.sample import inside as inside_module
 from pipeline.corpus.sample.grammar import english_grammar
 from pipeline.corpus.sample.inside import Inside
 from pipeline.corpus.sample.pcfg import Grammar, parse_rules
-from tests.pipeline.corpus.terminals import terminals_of
+from tests.pipeline.corpus.corpora import terminals_of
 
 ENGLISH = english_grammar()
 ENGLISH_INSIDE = Inside(ENGLISH)

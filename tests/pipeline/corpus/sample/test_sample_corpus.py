@@ -15,7 +15,7 @@ from pipeline.corpus.sample.pairs import NUM_PAIRS, PARADIGMS, sample_pairs
 from pipeline.corpus.sample.pcfg import text_of_words
 from pipeline.corpus.sample.sample_corpus import MEANING, write_sample_corpus
 from storage.errors import ConfigError, InputError
-from tests.pipeline.corpus.terminals import terminals_of
+from tests.pipeline.corpus.corpora import terminals_of
 
 GRAMMAR = english_grammar()
 INSIDE = Inside(GRAMMAR)
