@@ -71,8 +71,8 @@ class Split:
         Source 0 has the name ``""`` and means that the source is not known.
         """
         names = {"": 0}
-        of_documents = [0] + [names.setdefault(each.source, len(names)) for each in self.documents]
-        return np.array(of_documents, np.int32)[self.document_ids], tuple(names)
+        ids = [0] + [names.setdefault(document.source, len(names)) for document in self.documents]
+        return np.array(ids, np.int32)[self.document_ids], tuple(names)
 
     @property
     def num_sentences(self) -> int:

@@ -117,16 +117,12 @@ def _sources(
             sums[name] = [old + int(new) for old, new in zip(sums.get(name, [0, 0, 0]), more, strict=True)]
     largest = sorted(sums.items(), key=lambda item: (-item[1][2], item[0]))
     if rest := largest[MAX_SOURCES:]:
-        others = [sum(column) for column in zip(*(of_source for _, of_source in rest), strict=True)]
+        others = [sum(column) for column in zip(*(counts for _, counts in rest), strict=True)]
         largest = [*largest[:MAX_SOURCES], (f"{len(rest)} {OTHERS}", others)]
+    keys = ("num_documents", "num_sentences", "num_tokens")
     return {
-        name: {
-            "num_documents": of_source[0],
-            "num_sentences": of_source[1],
-            "num_tokens": of_source[2],
-            "licences": _shortened(sorted(licences.get(name, ()))),
-        }
-        for name, of_source in largest
+        name: {**dict(zip(keys, counts, strict=True)), "licences": _shortened(sorted(licences.get(name, ())))}
+        for name, counts in largest
     }
 
 

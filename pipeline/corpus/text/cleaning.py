@@ -162,9 +162,8 @@ def _clean_file(
     is_wrapped = source.may_be_wrapped and _is_wrapped(head)
     lines = _decodable(chain(head, lines), path, record, on_error, progress)
     for paragraph in _paragraphs(lines, source, names, record, is_wrapped=is_wrapped):
-        sentences = _split(paragraph, source, record)
         speaker = paragraph[0][1].speaker
-        for text in sentences:
+        for text in _split(paragraph, source, record):
             document = names.use()
             record.sentence(text, document, speaker)
             yield text, document, speaker

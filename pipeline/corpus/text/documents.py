@@ -120,8 +120,8 @@ def read_document_runs(names: Path, table: Path | None) -> DocumentRuns:
         if not runs or name != runs[-1]:
             runs.append(name)
         numbers.append(len(runs) - 1)
-    known = map(Document, runs) if table is None else read_document_table(table)
-    rows = {document.document: document for document in known}
+    documents = map(Document, runs) if table is None else read_document_table(table)
+    rows = {document.document: document for document in documents}
     if missing := [name for name in runs if name not in rows]:
         raise InputError(
             f"{table}: no row of document {missing[0]!r}, which {names} names; expected one row per document"

@@ -227,4 +227,4 @@ def _is_pair(left: str, right: str) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def _joins(word: str, tag: str) -> Joins:
-    return next(joins for of_word, of_tag, joins in _WORDS if of_word.fullmatch(word) and of_tag.fullmatch(tag))
+    return next(joins for spelling, tags, joins in _WORDS if spelling.fullmatch(word) and tags.fullmatch(tag))

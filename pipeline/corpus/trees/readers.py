@@ -258,7 +258,7 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
         "brackets without a label taken out": any(label in ROOT_NAMES for label, _, _ in given.phrases[1:]),
         "traces removed": num_words < len(given.words),
     }
-    counts.repaired.update(reason for reason, is_so in repaired.items() if is_so)
+    counts.repaired.update(reason for reason, applies in repaired.items() if applies)
     return Sentence(number=pair.number, text=text, tree=tree, spans=found)
 
 
