@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import interleaved, parser, report
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from storage.ragged import Ragged
 from teacher.beam import BeamSearch
 from teacher.rnng import Rnng

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import parser, report
-from pipeline.corpus.dataset.dataset import Split, load_dataset
+from pipeline.corpus.dataset.dataset_store import Split, load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree
 from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.dumping.next_token import LOGIT_ROWS, append_eos

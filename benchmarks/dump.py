@@ -22,7 +22,7 @@ import torch
 from benchmarks.common import interleaved, parser, ratio, report
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
 from pipeline.corpus.sample.sample_corpus import write_sample_corpus
 from pipeline.dumping.dump_config import DumpConfig

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.common import interleaved, parser, ratio, report
 from benchmarks.dump import temporary_dataset
-from pipeline.corpus.dataset.dataset import Split
+from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.runtime.distributed import World
 from pipeline.training.batching import BatchPlan
 from student.model import Student

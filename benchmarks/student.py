@@ -33,7 +33,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.common import interleaved, parser, ratio, report, run_python, train
 from benchmarks.dump import sample_dataset
-from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import DumpJob
 from pipeline.dumping.dump_loop import dump as write_dump

@@ -29,7 +29,7 @@ import torch
 from benchmarks import beam as beam_search
 from benchmarks.common import interleaved, parser, report, train
 from benchmarks.dump import sample_dataset
-from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.next_token import LOGIT_ROWS
 from pipeline.training.batching import plan_epoch
 from teacher.levels import Schedule, TreeBatch

@@ -20,7 +20,7 @@ from storage.ragged import Ragged, concatenated_ranges
 from student.student_config import Context
 
 if TYPE_CHECKING:  # the student itself does not need zarr
-    from pipeline.corpus.dataset.dataset import Split
+    from pipeline.corpus.dataset.dataset_store import Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.corpus.dataset.dataset import Split
+from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
 from storage.ragged import Ragged, concatenated_ranges

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.corpus.dataset.dataset import Dataset, Split, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.dumping.dump_config import Condition
 from pipeline.dumping.dump_source import Dumped, verify_run
 from pipeline.dumping.next_token import NextTokenModel, append_eos, log_probs_of

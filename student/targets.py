@@ -31,7 +31,7 @@ from storage.ragged import concatenated_ranges
 from student.student_config import Divergence, Tail
 
 if TYPE_CHECKING:  # neither the targets nor the loss need zarr
-    from pipeline.corpus.dataset.dataset import Split
+    from pipeline.corpus.dataset.dataset_store import Split
     from storage.dump.reader import DumpReader
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, device_model, joined
 from pipeline.runtime.run_directory import RunDescription

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.corpus.dataset.dataset import Dataset, Split, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.corpus.dataset.oracle import SHIFT
 from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees, tree_over_words
 from pipeline.corpus.dataset.tokenizer import Tokenizer

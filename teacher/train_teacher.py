@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.corpus.dataset.dataset import Dataset, Split, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, available_bytes, joined
 from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights, open_run

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.corpus.dataset.dataset import Dataset, Split
+from pipeline.corpus.dataset.dataset_store import Dataset, Split
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.next_token import LOGIT_ROWS, MixtureModel, NextTokenModel, append_eos
 from pipeline.dumping.reduction import Reduced, draw_generator, reduce_logits

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.dump_config import Condition, DumpConfig
 from pipeline.dumping.dump_description import verify_dump_files
 from pipeline.dumping.dump_loop import DumpJob, dump

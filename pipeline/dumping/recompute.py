@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.dataset.dataset import Dataset
+from pipeline.corpus.dataset.dataset_store import Dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import DumpJob, ShardBatch, compute_shard, fingerprints, shard_batches
 from pipeline.runtime import options

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus.dataset.dataset import Split
+from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import OnError
 from pipeline.evaluation.minimal_pairs import Prefix, pairs_name, pairs_sha256, read_minimal_pairs

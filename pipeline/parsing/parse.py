@@ -2,7 +2,8 @@
 
 Under torchrun each process takes the next shard that no process has taken. Without torchrun, ``--workers`` processes of
 one machine do the same. Every process computes on one CPU thread or one GPU. A sentence without a parse is never
-dropped silently: it is counted by reason and listed with its text, and ``--on-failure`` says what becomes of it.
+dropped silently: it is counted by reason and listed with its text. ``--on-failure`` decides whether it gets a flat
+tree, is left out, or ends the command.
 """
 
 import json
@@ -31,6 +32,7 @@ from pipeline.corpus.text.documents import (
     read_document_table,
     write_document_table,
 )
+from pipeline.corpus.text.text_files import check_replaces_no_input
 from pipeline.corpus.trees.trees import shortened
 from pipeline.parsing.parse_config import ParseConfig
 from pipeline.parsing.sentence_parser import SentenceParser, fingerprint, versions
@@ -64,7 +66,8 @@ def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> d
         Counts and speed on the main rank, None on the other ranks.
 
     Raises:
-        ConfigError: If both torchrun and workers are asked for, or there are fewer GPUs than processes.
+        ConfigError: If both torchrun and workers are asked for, there are fewer GPUs than processes, or an output would
+            replace an input.
         InputError: If a text or the model cannot be read, or a sentence has no parse and ``on_failure`` is "stop".
         RunError: If an interrupted parse at OUT was started with other texts or options.
         WorkerError: If a worker is killed.
@@ -109,11 +112,10 @@ def _check_paths(out_stem: Path, texts: Sequence[Path], config: ParseConfig) -> 
         StoreError: If ``OUT.mrg`` exists.
         ConfigError: If an output would replace an input.
     """
-    inputs = {file.resolve() for file in input_files(texts, is_raw=bool(config.source))}
-    for suffix in (".txt", *COMPANION_SUFFIXES, ".mrg"):
-        if (path := beside(out_stem, suffix)).resolve() in inputs:
-            raise ConfigError(f"parse: {path} is read and would be replaced; give another --out")
-    if (trees := beside(out_stem, ".mrg")).exists():
+    trees = beside(out_stem, ".mrg")
+    outputs = (beside(out_stem, ".txt"), *(beside(out_stem, suffix) for suffix in COMPANION_SUFFIXES), trees)
+    check_replaces_no_input("parse", outputs, input_files(texts, is_raw=bool(config.source)))
+    if trees.exists():
         raise StoreError(f"{trees}: already exists; remove it, or give another --out")
 
 
@@ -154,7 +156,7 @@ def _unfinished(store: TextShards, world: World) -> list[int]:
 
 @dataclass(slots=True)
 class _ShardParser:
-    """Parses shards. The model is loaded with the first shard, so that a worker reports a loading error as its own."""
+    """Parse shards. The model is loaded with the first shard, so that a loading error in a worker reaches the user."""
 
     store: TextShards
     config: ParseConfig

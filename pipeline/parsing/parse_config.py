@@ -1,13 +1,13 @@
 """Define the options of ``parse`` and ``train-parser``. Imports no torch, so that ``--help`` stays quick."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Literal, get_args
 
 from pipeline.corpus.text.text_files import OnError
 from storage.errors import ConfigError
 
 OnFailure = Literal["flat", "skip", "stop"]
-"""What becomes of a sentence without a parse: a flat tree, nothing, or the end of the command."""
+"""What to do with a sentence without a parse: write a flat tree, leave the sentence out, or end the command."""
 PARSER_POSITIONS: Final = 512
 """Positions of a trained parser. Two of them mark the ends of a sentence, so the longest has 510 words."""
 
@@ -28,7 +28,7 @@ class ParseConfig:
     """What to do at a line that is not UTF-8. stop: end with an error that names the line. skip: leave the line out and
     count it."""
     workers: int = 1
-    """Processes on this machine. Or use torchrun."""
+    """Number of processes on this machine. Under torchrun, which starts its own processes, leave it at 1."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. auto: on a GPU if there is one."""
     on_failure: OnFailure = "flat"
@@ -46,11 +46,7 @@ class ParseConfig:
     """Sentences per text shard. A shard is written once it is complete, and an interrupted command keeps it."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {getattr(self, name)}, expected at least 1"
-            for name in ("workers", "max_words", "doc_sentences", "shard_sentences")
-            if getattr(self, name) < 1
-        ]
+        problems = _too_small(self)
         if self.flat == bool(self.model):
             problems.append("give one of --model and --flat")
         if self.on_failure not in get_args(OnFailure):
@@ -93,20 +89,7 @@ class ParserConfig:
     """Seed of the initial weights, dropout and the order of sentences."""
 
     def __post_init__(self) -> None:
-        counts = (
-            "embed_dim",
-            "num_layers",
-            "num_heads",
-            "ff_dim",
-            "char_embed_dim",
-            "num_epochs",
-            "batch_sentences",
-            "max_words",
-            "min_label_count",
-        )
-        problems = [
-            f"{name} is {getattr(self, name)}, expected at least 1" for name in counts if getattr(self, name) < 1
-        ]
+        problems = _too_small(self, warmup_steps=0, seed=0)
         if self.num_heads > 0 and self.embed_dim % (2 * self.num_heads):
             problems.append(
                 f"embed_dim is {self.embed_dim}, expected a multiple of {2 * self.num_heads}, twice num_heads"
@@ -123,7 +106,14 @@ class ParserConfig:
             problems.append(f"lr is {self.lr}, expected above 0 and below 1")
         if self.clip_norm <= 0:
             problems.append(f"clip_norm is {self.clip_norm}, expected above 0")
-        if self.warmup_steps < 0 or self.seed < 0:
-            problems.append("warmup_steps and seed must be at least 0")
         if problems:
             raise ConfigError("train-parser: " + "; ".join(problems))
+
+
+def _too_small(config: ParseConfig | ParserConfig, **least: int) -> list[str]:
+    """Return a problem for each whole number that is below its value in ``least``, or below 1 without such a value."""
+    return [
+        f"{field.name} is {value}, expected at least {least.get(field.name, 1)}"
+        for field in fields(config)
+        if field.type is int and (value := getattr(config, field.name)) < least.get(field.name, 1)
+    ]

@@ -35,20 +35,20 @@ from storage.fingerprints import sha256_bytes, sha256_file
 torch_struct.TreeCRF.arg_constraints = {}
 
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError)
-"""What benepar raises for sentences that it cannot read: too many subwords, none at all, too little memory."""
+"""Errors of benepar for a sentence that it cannot read: too many subwords, no subword, or too little memory."""
 _SPELLINGS: Final[dict[str, str]] = SentenceWrapper.TEXT_NORMALIZATION_MAPPING
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The tree of a sentence, and why it has no parse if it has none."""
+    """The tree of a sentence, and the reason if the sentence has no parse."""
 
     tree: Tree
     """The words are the characters of the text, in order. The tree is flat if there is no parse."""
     reason: str | None = None
     """Why there is no parse, as a category to count. None: there is a parse, or flat trees were asked for."""
     detail: str = ""
-    """Message of the parser."""
+    """Error message of the parser."""
 
 
 class SentenceParser:
@@ -69,7 +69,7 @@ class SentenceParser:
         if not config.flat:
             path = find_model(config.model)
             try:
-                # benepar takes the first GPU if there is one.
+                # benepar loads the model onto the first GPU if there is one, so move it to the right device.
                 component: Any = self._nlp.add_pipe("benepar", config={"model": path})
                 component._parser.to(device)  # noqa: SLF001
             except Exception as error:  # torch, transformers and benepar raise nothing narrower

@@ -21,7 +21,7 @@ from pipeline.corpus.text.documents import (
     SPEAKERS_SUFFIX,
     TABLE_SUFFIX,
     Document,
-    find_documents,
+    find_companion,
     read_document_table,
     write_document_table,
 )
@@ -48,7 +48,7 @@ def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
             continue
         found.append(path)
         if not is_raw:
-            companions = (find_documents(_stem(path), s) for s in (DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX))
+            companions = (find_companion(_stem(path), s) for s in (DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX))
             found += [file for file in companions if file is not None]
     return found
 
@@ -71,8 +71,8 @@ def gather_sentences(
 ) -> dict[str, Json]:
     """Concatenate files with one sentence per line, as ``clean-text`` writes them.
 
-    NAME.docs, NAME.documents.tsv and NAME.speakers are read if they are next to NAME.txt. Documents are known only if
-    all files have them.
+    NAME.docs, NAME.documents.tsv and NAME.speakers are read if they are next to NAME.txt. Either all texts have a
+    NAME.docs, or none has.
 
     Args:
         texts: Files ``NAME.txt``, plain or gzipped.
@@ -90,7 +90,7 @@ def gather_sentences(
     """
     stems = [_stem(path) for path in texts]
     documents = _find_names(texts, stems)
-    speakers = [find_documents(stem, SPEAKERS_SUFFIX) for stem in stems]
+    speakers = [find_companion(stem, SPEAKERS_SUFFIX) for stem in stems]
     suffixes = [
         ".txt",
         *[DOCS_SUFFIX, TABLE_SUFFIX] * all(documents),
@@ -102,7 +102,7 @@ def gather_sentences(
         out = dict(zip(suffixes, files, strict=True))
         rows: dict[str, Document] = {}
         for path, stem, names, tags in zip(texts, stems, documents, speakers, strict=True):
-            table = find_documents(stem, TABLE_SUFFIX)
+            table = find_companion(stem, TABLE_SUFFIX)
             given = {row.document: row for row in read_document_table(table)} if table is not None else {}
             for text, name, tag in _read_lines(path, names, tags, on_error):
                 num_lines += 1
@@ -125,10 +125,14 @@ def gather_sentences(
 
 
 def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | None]:
-    """Return the file of document names of each text. All texts have one or none has, and no name is in two texts."""
+    """Return the file of document names of each text, or None for every text if there are no such files.
+
+    Raises:
+        InputError: If only some texts have such a file, a document name is in two texts, or a text is given twice.
+    """
     if twice := {str(path) for path in texts if texts.count(path) > 1}:
         raise InputError(f"{', '.join(sorted(twice))}: given more than once; name each file once")
-    found = [find_documents(stem) for stem in stems]
+    found = [find_companion(stem, DOCS_SUFFIX) for stem in stems]
     if any(found) and not all(found):
         without = [str(path) for path, file in zip(texts, found, strict=True) if file is None]
         raise InputError(

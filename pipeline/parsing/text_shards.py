@@ -1,4 +1,4 @@
-"""Keep the files of a ``parse`` under way: the gathered text, and one file for each finished text shard.
+"""Keep the files of an unfinished ``parse``: the gathered text, and one file for each finished text shard.
 
     OUT.parts/text.*          the gathered text, see ``pipeline.parsing.text_input``
     OUT.parts/parse.json      what the trees depend on, and where each shard begins in text.txt
@@ -45,7 +45,7 @@ class TextShard:
 
 @dataclass(frozen=True, slots=True)
 class TextShards:
-    """The folder of a ``parse`` under way."""
+    """The folder of an unfinished ``parse``."""
 
     path: Path
 
@@ -55,7 +55,7 @@ class TextShards:
         return self.path / "text"
 
     def describe(self, depends_on: Mapping[str, Any], gathered: Mapping[str, Any], shard_sentences: int) -> None:
-        """Cut the gathered text into shards and write ``parse.json``, which says that the text is complete."""
+        """Cut the gathered text into shards and write ``parse.json``, which marks the text as complete."""
         shards, first, start = [], 0, 0
         with self.text.with_suffix(".txt").open("rb") as file:
             while sizes := [len(line) for line in islice(file, shard_sentences)]:
@@ -65,12 +65,12 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def clear(self) -> None:
-        """Remove a text that was not gathered to its end."""
+        """Remove a text whose gathering was interrupted."""
         for file in self.path.glob("text.*"):
             file.unlink()
 
     def description(self) -> dict[str, Any] | None:
-        """Return what ``describe`` wrote. Returns None if it has written nothing yet.
+        """Return the content of ``parse.json``, or None if the file does not exist yet.
 
         Raises:
             RunError: If ``parse.json`` is damaged.

@@ -1,8 +1,8 @@
 """Train a benepar model on treebanks alone, for machines where no trained model can be downloaded.
 
 The model is benepar's chart parser (Kitaev and Klein 2018, https://arxiv.org/abs/1805.01052), with an LSTM over the
-characters of a word instead of a pretrained encoder. It is small and quick to train, and far worse than the published
-models. Its file has benepar's own format, so spaCy loads it by path.
+characters of a word instead of a pretrained encoder. It is small, quick to train, and far less accurate than the
+published models. Its file has benepar's own format, so spaCy loads it by path.
 """
 
 import io
@@ -18,7 +18,7 @@ import nltk
 import torch
 from benepar import char_lstm, decode_chart, nkutil, parse_chart
 
-from pipeline.corpus.text.text_files import OnError
+from pipeline.corpus.text.text_files import OnError, check_replaces_no_input
 from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
 from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree, read_raw_trees
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
@@ -27,12 +27,12 @@ from pipeline.parsing.sentence_parser import read_words, to_phrases
 from pipeline.runtime.options import to_json
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import lr_factor
-from storage.errors import ConfigError, InputError, RunError, StoreError
+from storage.errors import InputError, RunError, StoreError
 from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
 
 SUBBATCH_WORDS = 500
-"""Words, including padding, that benepar computes at once. More words are slower on a CPU."""
+"""Words, including padding, that benepar processes at once. On a CPU, a larger number is slower."""
 _MAX_PHRASES = 400
 """Most phrases of a training tree. benepar reads a tree by recursion."""
 
@@ -43,13 +43,13 @@ class Example:
 
     words: list[str]
     tree: nltk.Tree | None
-    """None hides the tree from a parser that is scored."""
+    """None while a parser is scored, so that the parser cannot see the tree."""
     phrases: tuple[tuple[str, int, int], ...]
-    """Phrases of the normalised tree, which are scored."""
+    """Phrases of the normalised tree, for scoring."""
 
     @property
     def space_after(self) -> list[bool]:
-        """Unknown. A model over characters does not use it."""
+        """Whether a space follows each word. It is not known, and a model over characters does not use it."""
         return [True] * len(self.words)
 
     def leaves(self) -> list[str]:
@@ -84,10 +84,8 @@ def train_parser(
         RunError: If the loss is not finite.
         StoreError: If the model exists already, or cannot be written.
     """
-    inputs = {path.resolve() for path in (*trees, *dev)}
-    for path in (out, beside(out, ".json"), beside(out, ".metrics.jsonl")):
-        if path.resolve() in inputs:
-            raise ConfigError(f"train-parser: {path} is read and would be replaced; give another --out")
+    outputs = (out, beside(out, ".json"), beside(out, ".metrics.jsonl"))
+    check_replaces_no_input("train-parser", outputs, (*trees, *dev))
     if out.exists():
         raise StoreError(f"{out}: already exists; remove it, or give another --out")
     dropped: Counter[str] = Counter()

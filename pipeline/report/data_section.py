@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from pipeline.corpus.dataset.dataset import describe_dataset
+from pipeline.corpus.dataset.dataset_store import describe_dataset
 from pipeline.evaluation.compare.run_records import value
 from pipeline.report.drawing import WIDE, drawn, line_style, new_figure, swatch
 from pipeline.report.page_blocks import Block, Details, Heading, Paragraph, Plot, Section, TitledTable

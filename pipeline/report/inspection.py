@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.corpus.dataset.dataset import describe_dataset, load_dataset
+from pipeline.corpus.dataset.dataset_store import describe_dataset, load_dataset
 from pipeline.corpus.dataset.split_statistics import FIGURES
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.dumping.dump_description import describe_dump, dump_for_people, verify_dump_files

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.corpus.dataset.dataset import Dataset
+from pipeline.corpus.dataset.dataset_store import Dataset
 from pipeline.runtime.run_directory import RunInfo, Which
 from storage.errors import FingerprintMismatchError, StoreError
 from storage.files import make_directory

@@ -11,7 +11,7 @@ import pytest
 import torch
 import zarr
 
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_description import describe_dump, dump_for_people
 from pipeline.dumping.dump_source import dump_run

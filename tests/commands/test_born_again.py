@@ -12,7 +12,7 @@ import zarr
 from click.testing import CliRunner
 
 import cli
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_source import dump_run, plan_run
 from storage.dump.reader import DumpReader

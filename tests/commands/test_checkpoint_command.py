@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.evaluation.compare.run_records import read_runs
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal

@@ -9,7 +9,7 @@ import pytest
 import torch
 import zarr
 
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.dumping.next_token import append_eos
 from tests.processes import finish, run_cli, start_cli, store_digest
 

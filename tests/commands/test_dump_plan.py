@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import cli
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import DumpJob
 from pipeline.dumping.dump_plan import plan_dump

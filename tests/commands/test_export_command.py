@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from storage.errors import ConfigError, FingerprintMismatchError, RunError
 from storage.fingerprints import sha256_file
 from student.student_config import StudentConfig, StudentTrainConfig

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset.dataset import Split
+from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.runtime.distributed import World
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.batching import BatchPlan

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.corpus.dataset.dataset import Split
+from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.background import DEPTH, ReadAhead
 from pipeline.runtime.distributed import World

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.corpus.dataset.dataset import Split
+from pipeline.corpus.dataset.dataset_store import Split
 from storage.errors import InputError
 from storage.ragged import Ragged
 from teacher.teacher_config import TeacherConfig

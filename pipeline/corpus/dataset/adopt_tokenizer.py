@@ -2,7 +2,7 @@
 
 Teacher and student read the tokens of the text itself, so decoding must give back every text. The tokenizer must be
 byte-level, must not lowercase or strip anything, must add no token to a text, and must have entries for ``<bos>`` and
-``<eos>``. The file records these two entries in its template for pairs of texts; a single text gets nothing added.
+``<eos>``. The file records these two entries in its template for pairs of texts. Nothing is added to a single text.
 
 The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
 anything else, so a corpus with the string ``<|endoftext|>`` would end at this string. The conversion makes added tokens
@@ -17,7 +17,13 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer, json_bytes, special_template
+from pipeline.corpus.dataset.tokenizer import (
+    SPECIAL_TOKENS,
+    Tokenizer,
+    json_bytes,
+    read_tokenizer_file,
+    special_template,
+)
 from storage.errors import InputError
 from storage.fingerprints import Json
 
@@ -84,13 +90,9 @@ def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
 
 
 def _content(source: Path) -> dict[str, Any]:
+    data = read_tokenizer_file(source)
     try:
-        data = source.read_bytes()
         tokenizers.Tokenizer.from_str(data.decode())
-    except OSError as error:
-        raise InputError(
-            f"{source}: cannot be read ({error.strerror}), expected a tokenizer.json. Check the path"
-        ) from error
     except Exception as error:  # the library raises nothing narrower
         raise InputError(
             f"{source}: not a tokenizer.json ({error}), expected a file of the tokenizers library. Check the path"
@@ -131,7 +133,7 @@ def _vocab(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _problems(inner: Any, content: Mapping[str, Any]) -> Iterator[str]:  # noqa: ANN401
-    """Yield the problems of the pipeline that turns text into tokens."""
+    """Yield the problems of the steps that turn text into tokens: normalizer, pre-tokenizer, model and decoder."""
     model = content["model"]
     kinds = {
         name: _kinds(content[name], inside)
@@ -186,7 +188,7 @@ def _problems_of_text(adopted: Any, added: Mapping[str, int]) -> Iterator[str]: 
 
 
 def _kinds(part: Mapping[str, Any] | None, inside: str) -> list[str]:
-    """Return the type of a part of the pipeline, or the types of its members if it is a sequence."""
+    """Return the type of one of these steps, or the types of its members if the step is a sequence."""
     if part is None:
         return []
     return [each["type"] for each in part.get(inside, [part])]

@@ -1,8 +1,8 @@
-"""Build one block of sentences, in this process or in several.
+"""Build blocks of sentences, in this process or in several.
 
-A block comes in as text and leaves as flat arrays. Its outcome depends on nothing but the block, so the dataset has the
-same bytes for any number of processes. No block knows the labels of the others. So each block lists its own labels, and
-its actions refer to that list; ``SplitBuilder`` gives labels their numbers once all labels of train are known.
+A block comes in as text and leaves as flat arrays. The arrays depend only on the block, so the dataset has the same
+bytes for any number of processes. No block knows the labels of the others. So each block lists its own labels, and its
+actions refer to that list. ``SplitBuilder`` gives labels their numbers once all labels of train are known.
 
 A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
 uses one core. Only a few blocks per worker are in memory at a time.
@@ -30,12 +30,11 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.trees.readers import Counts, RawPair, read_sentence
 from pipeline.corpus.trees.trees import ROOT
 from pipeline.runtime.workers import WorkerError, start_pool, usable_cores
-from storage.errors import InputError
 
 BLOCK_SENTENCES: Final = 500
 _FEW_BLOCKS: Final = 4
 _BLOCKS_AHEAD: Final = 3
-"""Blocks per process that are submitted or finished and not yet yielded."""
+"""Most blocks per process that are submitted or finished but not yet yielded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BuiltBlock:
-    """The M sentences that are kept of a block."""
+    """The M kept sentences of a block."""
 
     tokens: NDArray[Any]
     """Token ids, in the dtype in which the dataset stores them."""
@@ -118,11 +117,7 @@ class BlockBuilder:
         actions: list[int] = []
         num_actions = []
         for each in kept:
-            phrases = []
-            for label, start, stop in each.tree.phrases:
-                if (number := labels.get(label)) is None:
-                    number = labels[label] = len(labels)
-                phrases.append((number, start, stop))
+            phrases = [(labels.setdefault(label, len(labels)), start, stop) for label, start, stop in each.tree.phrases]
             found = tree_to_actions(phrases, len(each.ids))
             actions += found
             num_actions.append(len(found))
@@ -192,14 +187,14 @@ class BlockPool:
         if self._executor is None:
             builder = self._builder
             self._executor = start_pool(self._num_workers, _start_worker, builder.tokenizer.data, builder.config)
-        waiting: deque[Future[BuiltBlock | str]] = deque()
+        waiting: deque[Future[BuiltBlock]] = deque()
         try:
             for block in chain(first, blocks):
                 waiting.append(self._executor.submit(_build, block))
                 if len(waiting) >= _BLOCKS_AHEAD * self._num_workers:
-                    yield _result(waiting.popleft())
+                    yield waiting.popleft().result()
             while waiting:
-                yield _result(waiting.popleft())
+                yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise WorkerError(
                 "build-dataset: a worker process was killed (out of memory?); nothing was written. Run it again, with "
@@ -222,16 +217,5 @@ def _start_worker(_: int, tokenizer: bytes, config: BuildConfig) -> None:
     _worker[:] = [BlockBuilder(Tokenizer(tokenizer), config)]
 
 
-def _build(block: Block) -> BuiltBlock | str:
-    """Build a block in a worker. Return an input error as its message, which ``_result`` raises in the main process."""
-    try:
-        return _worker[0].build(block)
-    except InputError as error:
-        return str(error)
-
-
-def _result(future: "Future[BuiltBlock | str]") -> BuiltBlock:
-    built = future.result()
-    if isinstance(built, str):
-        raise InputError(built)
-    return built
+def _build(block: Block) -> BuiltBlock:
+    return _worker[0].build(block)

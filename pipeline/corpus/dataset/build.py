@@ -1,13 +1,13 @@
 """Run ``build-dataset``: turn trees and text into token ids and oracle actions.
 
 ``split_sources`` chooses the files and documents of each split, ``blocks`` processes blocks of sentences,
-``split_builder`` collects them, and ``dataset`` writes the result. Every sentence is stored or counted by the reason
-for which it was dropped.
+``split_builder`` collects them, and ``dataset_store`` writes the result. Every sentence is stored, or dropped and
+counted by reason.
 
 Dev and test are read before train, so that each block of train can be compared with them when it arrives. The dataset
 has the labels of the training sentences that are kept, in alphabetical order. These labels are known only when train
-has been read. Until then the blocks of dev and test wait in memory. The controls on structure replace the actions of
-the finished splits, so a control has exactly the same sentences as the given trees.
+has been read. Until then the blocks of dev and test wait in memory. The controls replace the trees of the finished
+splits, so a control has exactly the same sentences as a dataset with the given trees.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.blocks import BLOCK_SENTENCES, Block, BlockBuilder, BlockPool, BuiltBlock
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import check_absent, write_dataset
+from pipeline.corpus.dataset.dataset_store import check_absent, write_dataset
 from pipeline.corpus.dataset.duplicates import HeldOut
 from pipeline.corpus.dataset.oracle import right_branching, tree_to_actions
 from pipeline.corpus.dataset.split_builder import SplitBuilder

@@ -1,7 +1,6 @@
-"""Declare the options of ``build-dataset``.
+"""Define the options of ``build-dataset``. The string under a field is its ``--help`` text.
 
-This module imports neither torch, numpy, zarr nor tokenizers, so that ``--help`` can read it quickly. The string under
-a field is its ``--help`` text.
+This module imports neither torch, numpy, zarr nor tokenizers, so that ``--help`` stays quick.
 """
 
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args, get_type_hints
 
 from pipeline.corpus.text.text_files import OnError
+from pipeline.runtime.options import flag
 from storage.errors import ConfigError
 
 Trees: TypeAlias = Literal["given", "right", "shuffled"]
@@ -69,10 +69,10 @@ class BuildConfig:
         for name in ("trees", "on_error", "unseen_labels", "drop_duplicates"):
             allowed = get_args(hints[name])
             if getattr(self, name) not in allowed:
-                yield f"{_option(name)} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
+                yield f"{flag(name)} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
         for name in ("seed", "min_words", "max_words", "max_tokens", "workers"):
             if (value := getattr(self, name)) < 0:
-                yield f"{_option(name)} is {value}, expected at least 0"
+                yield f"{flag(name)} is {value}, expected at least 0"
         if self.max_words and self.min_words > self.max_words:
             yield f"--min-words is {self.min_words}, expected at most --max-words, {self.max_words}"
 
@@ -100,7 +100,3 @@ class BuildConfig:
     def shares(self) -> dict[str, float]:
         """The share of each split that is drawn from the training documents."""
         return {name: share for name, share in (("test", self.test_share), ("dev", self.dev_share)) if share}
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -7,7 +7,7 @@ the containment of the sentence in the whole held-out text (Broder 1997, On the 
 Documents).
 
 Only 64-bit hashes are kept: 8 bytes per held-out word. Two different strings have the same hash with probability 2^-64.
-If a million sentences are compared with a million others, about 5e-8 are taken for duplicates by mistake.
+If a million sentences are compared with a million others, the expected number of false duplicates is about 5e-8.
 """
 
 import re
@@ -54,7 +54,7 @@ def hash_sentences(texts: Sequence[str]) -> SentenceHashes:
 
 
 class HeldOut:
-    """The hashes of the sentences of dev and test."""
+    """Find duplicates of the sentences of dev and test. Holds only the hashes of these sentences."""
 
     def __init__(self, hashes: Sequence[SentenceHashes]) -> None:
         self._texts = _unique([each.texts for each in hashes])

@@ -1,7 +1,7 @@
 """Collect the blocks of one split into the arrays that the dataset stores.
 
-While a split grows it holds flat arrays of small numbers: no text, and no Python object per sentence. Labels get their
-numbers once, in ``finish``, when all labels of train are known.
+A growing split holds flat arrays of small numbers: no text, and no Python object per sentence. Labels get their numbers
+only in ``finish``, when all labels of train are known.
 """
 
 import hashlib
@@ -22,10 +22,11 @@ from pipeline.corpus.trees.readers import Counts
 from pipeline.corpus.trees.trees import ROOT
 from storage.errors import InputError
 from storage.fingerprints import Json
+from storage.ragged import Ragged
 
 _STORED_COLUMNS: Final = ("document_ids", "num_words", "num_bytes")
 _NO_LABEL: Final = -1
-"""The action of a label that no kept sentence has. The dataset's reader refuses negative actions."""
+"""Stands for the action of a label that no kept sentence has. ``load_dataset`` refuses a dataset with this action."""
 
 
 class SplitBuilder:
@@ -37,7 +38,7 @@ class SplitBuilder:
         """Number of phrases of the sentences added, by label; TOP is left out."""
         self.duplicates: dict[str, Json] = {}
         self.text_hashes: list[NDArray[np.uint64]] = []
-        """``[M]`` of each block that was added."""
+        """The hashes of the texts, an array per block."""
         self._refused: Counter[str] = Counter()
         self._num_sentences = self._num_crossing = self._num_lost = 0
         self._text = hashlib.sha256()
@@ -131,15 +132,17 @@ class SplitBuilder:
             labels: The labels of the dataset by number, TOP first.
         """
         numbers = {label: FIRST_NT + number for number, label in enumerate(labels)}
-        for actions, own_labels in zip(self._arrays["actions"], self._labels, strict=True):
+        for block_actions, own_labels in zip(self._arrays["actions"], self._labels, strict=True):
             new = np.array([0, 1, *(numbers.get(label, _NO_LABEL) for label in own_labels)], np.int16)
-            actions[:] = new[actions]
+            block_actions[:] = new[block_actions]
         arrays = {name: np.concatenate(self._arrays.pop(name)) for name in list(self._arrays)}
+        tokens = Ragged.from_lengths(arrays["tokens"], arrays["num_tokens"])
+        actions = Ragged.from_lengths(arrays["actions"], arrays["num_actions"])
         return {
-            "tokens": arrays["tokens"],
-            "offsets": _offsets(arrays["num_tokens"]),
-            "actions": arrays["actions"],
-            "action_offsets": _offsets(arrays["num_actions"]),
+            "tokens": tokens.values,
+            "offsets": tokens.offsets,
+            "actions": actions.values,
+            "action_offsets": actions.offsets,
             **{name: arrays[name] for name in _STORED_COLUMNS},
         }
 
@@ -190,7 +193,3 @@ def _without_repeats(actions: Iterable[int]) -> list[int]:
     return tree_to_actions(
         [phrase for i, phrase in enumerate(phrases) if i == 0 or phrase != phrases[i - 1]], num_tokens
     )
-
-
-def _offsets(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -1,8 +1,8 @@
 """Choose the files and documents of each split.
 
 A split has files of its own, or it is made of whole documents drawn at random from the training files. A document is
-never cut. Sentences of one document resemble each other, so a model that has seen half of a document is no longer
-evaluated on new text by the other half.
+never cut. The sentences of a document resemble each other. If train had half of a document, the other half would not be
+new text for the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.text.documents import (
+    DOCS_SUFFIX,
     TABLE_SUFFIX,
     Document,
     DocumentRuns,
-    find_documents,
+    find_companion,
     parsed_by,
     read_document_runs,
 )
@@ -96,7 +97,7 @@ def _read_stem(stem: Path) -> StemFiles:
         InputError: If trees or text are missing, a file exists both plain and compressed, there is a table of
             documents without a file of documents, or one of these is malformed.
     """
-    documents, table = find_documents(stem), find_documents(stem, TABLE_SUFFIX)
+    documents, table = find_companion(stem, DOCS_SUFFIX), find_companion(stem, TABLE_SUFFIX)
     if table is not None and documents is None:
         raise InputError(
             f"{table}: a table of documents without {stem.name}.docs, which names the document of each tree; add "
@@ -120,7 +121,7 @@ def _check_document_names(stems: Sequence[StemFiles]) -> None:
 
 
 def _sources(stems: Sequence[StemFiles], chosen: set[str] | None) -> SplitSources:
-    """Return the sources of a split that takes the documents ``chosen``, or all trees if that is None."""
+    """Return the sources of a split that takes the documents ``chosen``, or all trees if ``chosen`` is None."""
     sources, documents = [], []
     for stem in stems:
         if stem.runs is None:

@@ -1,8 +1,8 @@
 """Compute statistics of a split: lengths, tree heights, labels, branching, and the amount of text from each source.
 
-The statistics come from the finished arrays, so they describe what models see: lengths in tokens, and the trees of a
-control instead of the treebank's. numpy processes some thousand sentences at a time. A histogram is a list: entry i
-counts the items of size i, and the last entry counts the items of its size or more.
+The statistics come from the finished arrays, so they describe what models see: lengths in tokens, and for a control the
+trees of the control. numpy processes some thousand sentences at a time. A histogram is a list: entry i counts the items
+of size i. Sizes above a limit are counted as the limit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,9 +39,9 @@ def split_statistics(
         documents: The documents by number, document 1 first.
 
     Returns:
-        Of sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
+        For sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
         height of a sentence is the largest number of phrases over a token, including TOP.
-        Of phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
+        For phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
         mean; and ``unary_share``, the share of phrases with a phrase as their only child.
         ``sources``: the number of documents, sentences and tokens of each source, and its licences. The largest source
         comes first.
@@ -117,21 +117,17 @@ def _sources(
             sums[name] = [old + int(new) for old, new in zip(sums.get(name, [0, 0, 0]), more, strict=True)]
     largest = sorted(sums.items(), key=lambda item: (-item[1][2], item[0]))
     if rest := largest[MAX_SOURCES:]:
-        others = [sum(column) for column in zip(*(of_source for _, of_source in rest), strict=True)]
+        others = [sum(column) for column in zip(*(counts for _, counts in rest), strict=True)]
         largest = [*largest[:MAX_SOURCES], (f"{len(rest)} {OTHERS}", others)]
+    keys = ("num_documents", "num_sentences", "num_tokens")
     return {
-        name: {
-            "num_documents": of_source[0],
-            "num_sentences": of_source[1],
-            "num_tokens": of_source[2],
-            "licences": _shortened(sorted(licences.get(name, ()))),
-        }
-        for name, of_source in largest
+        name: {**dict(zip(keys, counts, strict=True)), "licences": _shortened(sorted(licences.get(name, ())))}
+        for name, counts in largest
     }
 
 
 def _shortened(names: list[str]) -> str:
-    """Return the names as one string. If there are many, it has the first few and the number of the others."""
+    """Return the names as one string. If there are many names, return the first few and the number of the others."""
     others = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
     return ", ".join(names[:MAX_LICENCES]) + others
 

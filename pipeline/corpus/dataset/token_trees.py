@@ -27,7 +27,7 @@ from storage.errors import InputError
 UNSEEN: Final = "label unseen in training"
 NOT_REVERSIBLE: Final = "text not given back by the tokenizer"
 LEAF_TAG: Final = "XX"
-"""Part of speech of every word in a tree made from tokens. The true ones are not known."""
+"""Part of speech of every word in a tree made from tokens. The true part of speech is not known."""
 _BATCH_SENTENCES: Final = 1_000
 _WORD: Final = re.compile("[^ ]+")
 
@@ -39,7 +39,7 @@ class TokenTree:
     phrases: list[Phrase]
     """In opening order. The first phrase covers all tokens, and no phrase is empty."""
     num_crossing: int
-    """Number of tokens that cover both words inside and words outside a phrase, or parts of them."""
+    """Number of tokens that cover words, or parts of words, both inside and outside a phrase."""
     num_lost: int
     """Number of phrases left without a token, because tokens that cross their edges cover all their words."""
 
@@ -73,10 +73,10 @@ def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Se
 
     Args:
         phrases: The phrases of a normalised tree, over words.
-        word_spans: The characters of each word in the text. They rise, and together cover everything except spaces.
-        token_spans: The characters of each token in the text. They never fall, and none is empty. A space belongs to
-            the word after it, even if the space is a token of its own. Several tokens may cover the same character,
-            if each has some of its bytes.
+        word_spans: The characters of each word in the text, in order. Together they cover everything except spaces.
+        token_spans: The characters of each token in the text, in order. No span is empty. A space belongs to the word
+            after it, even if the space is a token of its own. Several tokens may cover the same character, if each
+            has some of its bytes.
     """
     word_at = _word_at(word_spans)
     firsts = [word_at[start] for start, _ in token_spans]

@@ -1,14 +1,14 @@
 r"""Train, read and apply the tokenizer: a reversible byte-level BPE that is complete in its ``tokenizer.json``.
 
 A pre-token is one punctuation mark or symbol, one run of letters or one run of digits, with the space before it. So
-tokens do not cross constituents. The tokenizer itself puts a space before the text, and its decoder removes the space
-again. So a word is the same token at the start of a sentence and inside it, and the file gives the same ids in any
+tokens hardly ever cross constituents. The tokenizer itself puts a space before the text, and its decoder removes this
+space. So a word is the same token at the start of a sentence and inside it, and the file gives the same ids in any
 program that reads it.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` records the entries
 that begin and end a text in the template for pairs of texts. The special tokens are entries of the vocabulary, but they
-are not listed as "added tokens". The library searches the text for added tokens, so a text with the string ``<eos>``
-could no longer be restored.
+are not listed as "added tokens". The library searches each text for added tokens. It would find the string ``<eos>`` in
+a text, and decoding could not restore that text.
 """
 
 import json
@@ -124,13 +124,7 @@ class Tokenizer:
         Raises:
             InputError: If it cannot be read, or as in ``__init__``.
         """
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be read ({error.strerror}), expected a tokenizer.json. Check the path"
-            ) from error
-        return cls(data, where=str(path))
+        return cls(read_tokenizer_file(path), where=str(path))
 
     def save(self, path: Path) -> None:
         """Write ``data`` to a file."""
@@ -145,15 +139,11 @@ class Tokenizer:
         """Return the ids of each text."""
         return [encoding.ids for encoding in self._inner.encode_batch(list(texts))]
 
-    def encode_with_spans(self, text: str) -> tuple[list[int], list[Span]]:
-        """Return the ids of a text, and the characters that each token covers, including a space before a word.
+    def encode_batch_with_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        """Return the ids of each text, and the characters that each token covers, including a space before a word.
 
         If several tokens share the bytes of a character, each of them covers the whole character.
         """
-        return self.encode_batch_with_spans([text])[0]
-
-    def encode_batch_with_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
-        """Return the result of ``encode_with_spans`` for each text."""
         return [(encoding.ids, encoding.offsets) for encoding in self._inner.encode_batch(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -161,7 +151,7 @@ class Tokenizer:
         return self.decode_batch([ids])[0]
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
-        """Return the result of ``decode`` for each sequence."""
+        """Return the text of each sequence of ids, as ``decode`` does."""
         special = self._special_ids
         texts: list[str] = self._inner.decode_batch(
             [
@@ -175,6 +165,20 @@ class Tokenizer:
         """Return an entry of the vocabulary as it is in the file: each byte is a letter, and a space is ``Ġ``."""
         token: str = self._inner.id_to_token(token_id)
         return token
+
+
+def read_tokenizer_file(path: Path) -> bytes:
+    """Return the bytes of a ``tokenizer.json``.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}), expected a tokenizer.json. Check the path"
+        ) from error
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

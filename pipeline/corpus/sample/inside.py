@@ -8,9 +8,9 @@ Their new symbols stand for the rest of the rule and expand with probability 1. 
 the binary and lexical rules by U* = I + U + U^2 + ..., which is a finite sum because no chain is a circle. A grammar
 with a circle is refused.
 
-Few symbols fit a given span, so the chart stores only the symbols that do: for each width, a sorted list of (position,
+Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of (position,
 symbol, value). Two lists are joined where items of the first end and items of the second begin, for all sentences of a
-batch in one numpy call. So the time depends on the number of joined items and not on the size of the grammar; the price
+batch in one numpy call. So the time depends on the number of joined items and not on the size of the grammar. The price
 is index arithmetic. The values of each word are divided by the largest of them, and its log is added at the end, so
 long sentences do not underflow. Trees are not recovered.
 """
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.sample.pcfg import Grammar
+from storage.ragged import concatenated_ranges
 
 BATCH_POSITIONS = 8192
 """Words per batch. The items of all widths of a batch are in memory at the same time."""
@@ -35,12 +36,12 @@ class _Items:
     """The completed constituents of one width."""
 
     positions: Ints
-    """The position of the first word of each, ascending."""
+    """Position of the first word of each constituent, ascending."""
     symbols: Ints
     values: Floats
     """Inside probabilities."""
     first: Ints
-    """``[num_positions + 1]``: the index of the first item of each position."""
+    """``[num_positions + 1]``: index of the first item at each position."""
 
     def select(self, mask: NDArray[np.bool_]) -> "_Items":
         return _items(self.positions[mask], self.symbols[mask], self.values[mask], len(self.first) - 1)
@@ -53,9 +54,7 @@ def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -
 
 def _ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
     """Return (owner, index) pairs: for each owner o in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    ends = np.cumsum(counts)
-    return owner, np.arange(len(owner)) + np.repeat(starts - ends + counts, counts)
+    return np.repeat(np.arange(len(counts)), counts), concatenated_ranges(starts, counts)
 
 
 class Inside:
@@ -101,7 +100,7 @@ class Inside:
         )
 
     def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
-        """Return for each symbol: symbol that reaches it by unary chains, or itself → summed probability."""
+        """Return for each symbol a map: a symbol that reaches it by unary chains, or itself → summed probability."""
         parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
         for parent, child, prob in unary:
             parents[child].append((parent, prob))
@@ -138,7 +137,7 @@ class Inside:
         """Return log p(x) of each terminal string.
 
         Args:
-            sentences: Terminal strings. ``Grammar.words_of_text`` converts a text to one.
+            sentences: Terminal strings: words and punctuation marks as the rules spell them.
 
         Returns:
             ``[len(sentences)]`` float64 in nats; -inf for a string without a derivation, as for the empty string and
@@ -146,40 +145,36 @@ class Inside:
         """
         result = np.full(len(sentences), -np.inf)
         possible = [m for m, words in enumerate(sentences) if words and all(word in self._words for word in words)]
-        possible.sort(key=lambda m: len(sentences[m]))
-        batch: list[int] = []
+        batches: list[list[int]] = []
         num_positions = 0
-        for m in possible:
-            if batch and num_positions + len(sentences[m]) + 1 > BATCH_POSITIONS:
-                result[batch] = self._batch([sentences[index] for index in batch])
-                batch, num_positions = [], 0
-            batch.append(m)
+        for m in sorted(possible, key=lambda m: len(sentences[m])):
             num_positions += len(sentences[m]) + 1
-        if batch:
-            result[batch] = self._batch([sentences[index] for index in batch])
+            if not batches or num_positions > BATCH_POSITIONS:
+                batches.append([])
+                num_positions = len(sentences[m]) + 1
+            batches[-1].append(m)
+        for batch in batches:
+            result[batch] = self._batch([sentences[m] for m in batch])
         return result
 
     def _batch(self, sentences: list[Sequence[str]]) -> Floats:
         lengths = np.array([len(words) for words in sentences])
-        starts = (
-            np.cumsum(lengths + 1) - lengths - 1
-        )  # an empty position after each sentence avoids joins across sentences
+        # An empty position after each sentence prevents joins across sentences.
+        starts = np.cumsum(lengths + 1) - lengths - 1
         num_positions = int(lengths.sum()) + len(lengths)
         word_ids = np.array([self._words[word] for words in sentences for word in words])
         _, word_positions = _ranges(starts, lengths)
         log_scale = np.add.reduceat(self._word_log_scale[word_ids], np.cumsum(lengths) - lengths)
         owner, entry = _ranges(self._word_first[word_ids], self._word_counts[word_ids])
         completed = _items(word_positions[owner], self._word_symbols[entry], self._word_values[entry], num_positions)
-        lefts, rights = (
-            [completed.select(self._is_left[completed.symbols])],
-            [completed.select(self._is_right[completed.symbols])],
-        )
+        lefts: list[_Items] = []
+        rights: list[_Items] = []
         totals: Floats = np.zeros(len(lengths))
         for width in range(1, int(lengths.max()) + 1):
             if width > 1:
                 completed = self._combine(lefts, rights, width, num_positions)
-                lefts.append(completed.select(self._is_left[completed.symbols]))
-                rights.append(completed.select(self._is_right[completed.symbols]))
+            lefts.append(completed.select(self._is_left[completed.symbols]))
+            rights.append(completed.select(self._is_right[completed.symbols]))
             tops = completed.symbols == self._start
             whole = np.flatnonzero(lengths == width)
             at = np.searchsorted(starts, completed.positions[tops])

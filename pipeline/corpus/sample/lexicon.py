@@ -6,8 +6,8 @@ have no spaces. Regular forms are computed, and irregular forms are listed. Ther
 (``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is singular or plural, ``helped`` is a past
 form or a participle). The exact probability sums over them.
 
-The words obey two constraints, which are tested. No two words differ only in the case of their first letter (no name
-``Rose``, no month ``May``), so that no information is lost when the first word of a sentence is capitalised. And the
+The words obey two constraints. No two words differ only in the case of their first letter (no name ``Rose``, no month
+``May``), so that no information is lost when the first word of a sentence is capitalised; ``Grammar`` checks this. The
 first letter of a word decides between *a* and *an* (no *hour*, no *uniform*).
 """
 

@@ -27,6 +27,7 @@ NUM_PAIRS = 200
 """Pairs per paradigm."""
 
 _ROUND = 400
+"""Candidates that are sampled and scored together."""
 _MAX_ROUNDS = 50
 
 REFLEXIVE_NUMBER = {"himself": "themselves", "herself": "themselves", "itself": "themselves"}
@@ -38,7 +39,7 @@ POLARITY = {"no": "the"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paradigm:
-    """A phenomenon: its templates, and the words that replace the critical word in the bad sentence."""
+    """A construction: its templates, and the words that replace the critical word in the bad sentence."""
 
     uid: str
     field: str = "morphology"

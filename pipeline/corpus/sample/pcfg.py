@@ -3,13 +3,12 @@
 A sentence is sampled by expanding symbols, from the start symbol until none is left. No derivation is cut off or
 rejected, so a string has exactly the probability that ``inside`` computes. Sampling ends with probability 1, and the
 expected length of a sentence is finite, if the matrix of expected children has a spectral radius below 1 (Booth and
-Thompson 1973). This is checked when a grammar is made. Symbols that the start symbol cannot reach are dropped.
+Thompson 1973). ``Grammar`` checks this, and drops symbols that the start symbol cannot reach.
 
 A terminal string and its text are in one-to-one correspondence, so p(text) = p(terminal string). ``text_of_words`` only
-attaches punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar.words_of_text`` is its
-inverse. This requires two properties of the words, which are checked. No word contains a space or one of these marks.
-No two words differ only in the case of their first letter. Otherwise the probability of a text would be a sum over
-spellings.
+attaches punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar`` checks the two
+properties that this requires: no word contains a space or one of the attached marks, and no two words differ only in
+the case of their first letter. Otherwise several terminal strings could have the same text.
 
 This module neither estimates grammars nor parses. ``inside`` sums over parses without listing them.
 """
@@ -24,19 +23,16 @@ from math import log, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import InputError
-
 ATTACHED = frozenset({",", ".", "?", "!", "'s"})
 """Terminals written without a space before them."""
 
 _VARIABLE = re.compile(r"\$([a-z]+)(\d*)")
 _PLAIN_WORD = re.compile(r"[^\s,.?!'()]+")
-_WORD = re.compile(r"'s|[,.?!]|[^\s,.?!']+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """``lhs -> rhs`` with its probability given ``lhs``. The ``rhs`` of a lexical rule is one word."""
+    """The rule ``lhs -> rhs`` and its probability given ``lhs``. The ``rhs`` of a lexical rule is one word."""
 
     lhs: str
     rhs: tuple[str, ...]
@@ -92,17 +88,12 @@ def parse_rules(
         raise ValueError(
             f"grammar: {', '.join(sorted(both))} have both words and phrases, expected one of them; use two symbols"
         )
-    result = [
-        Rule(lhs=lhs, rhs=rhs, prob=weight / sum(rights.values()), is_lexical=False)
+    weights |= {lhs: {(word,): weight for word, weight in words.items()} for lhs, words in lexicon.items()}
+    return [
+        Rule(lhs=lhs, rhs=rhs, prob=weight / sum(rights.values()), is_lexical=lhs in lexicon)
         for lhs, rights in weights.items()
         for rhs, weight in rights.items()
     ]
-    result += [
-        Rule(lhs=lhs, rhs=(word,), prob=weight / sum(words.values()), is_lexical=True)
-        for lhs, words in lexicon.items()
-        for word, weight in words.items()
-    ]
-    return result
 
 
 def label_of(symbol: str) -> str:
@@ -155,8 +146,7 @@ class Grammar:
             self._cumulative[symbol] = cumulative[:-1]
             first += len(cumulative)
         self._log_prob_of_rule = [log(rule.prob) for rule in self.rules]
-        self._word_of_capitalised = {_capitalised(word): word for word in self.terminals}
-        if len(self._word_of_capitalised) < len(self.terminals):
+        if len(set(map(_capitalised, self.terminals))) < len(self.terminals):
             raise ValueError("grammar: two words differ only in the case of their first letter; rename one")
         for word in self.terminals:
             if word not in ATTACHED and not _PLAIN_WORD.fullmatch(word):
@@ -229,19 +219,6 @@ class Grammar:
                 stack.append(")")
             stack.extend(reversed(rule.rhs))
         return "".join(pieces).lstrip()
-
-    def words_of_text(self, text: str) -> list[str]:
-        """Return the terminal string of a text. Unknown words are returned unchanged.
-
-        Raises:
-            InputError: If ``text_of_words`` returns this text for no terminal string.
-        """
-        words = _WORD.findall(text)
-        if words:
-            words[0] = self._word_of_capitalised.get(words[0], words[0])
-        if text_of_words(words) != text:
-            raise InputError(f"text: found {text!r}, expected a sentence of the built-in grammar")
-        return words
 
 
 def _capitalised(word: str) -> str:

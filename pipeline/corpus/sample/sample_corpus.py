@@ -5,8 +5,8 @@
     OUT/minimal_pairs/*.jsonl  one paradigm per file, in BLiMP's form
     OUT/entropy.json           the loss that no model can beat on average, and facts about the grammar; written last
 
-Sentences are drawn independently, so the splits have some short sentences in common. entropy.json counts these
-sentences. No sentence is rejected, so the sum of -log p(x) is the loss of the true distribution on the same
+Sentences are drawn independently, so the splits have some short sentences in common. entropy.json has the number of
+these sentences. No sentence is rejected, so the sum of -log p(x) is the loss of the true distribution on the same
 sentences on which a model is evaluated. The same arguments give the same bytes.
 """
 
@@ -145,13 +145,12 @@ def write_sample_corpus(
     (out / "entropy.json").unlink(missing_ok=True)
     grammar = english_grammar()
     inside = Inside(grammar)
-    sizes = {"train": num_sentences, "dev": max(MIN_HELD_OUT, num_sentences // 10)}
-    sizes["test"] = sizes["dev"]
+    num_held_out = max(MIN_HELD_OUT, num_sentences // 10)
+    sizes = {"train": num_sentences, "dev": num_held_out, "test": num_held_out}
     splits: dict[str, dict[str, int | float | str]] = {}
     train_texts: set[str] = set()
     for stream, name in enumerate(SPLITS):
-        facts, texts = _write_split(out / name, grammar, inside, sizes[name], _uniform(seed, stream), progress)
-        splits[name] = facts
+        splits[name], texts = _write_split(out / name, grammar, inside, sizes[name], _uniform(seed, stream), progress)
         if name == "train":
             train_texts = texts
         else:

@@ -1,7 +1,7 @@
 """Clean raw text to one sentence per line, with the document and speaker of each sentence.
 
-Every line of the input is kept as text or counted as blank, header or dropped. Changes that the rules of a source make
-are counted by reason, and examples of changes and dropped lines are written for people to read. Lines are read one at a
+Every line of the input is counted as text, blank, header or dropped. Changes that the rules of a source make are
+counted by reason, and examples of changes and dropped lines are written for people to read. Lines are read one at a
 time. Memory grows only with the number of documents, because their names must differ.
 """
 
@@ -25,27 +25,32 @@ from pipeline.corpus.text.documents import (
     write_document_table,
 )
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
-from pipeline.corpus.text.text_files import Line, OnError, normalise_text, not_utf8, read_lines
+from pipeline.corpus.text.text_files import (
+    Line,
+    OnError,
+    check_replaces_no_input,
+    normalise_text,
+    not_utf8,
+    read_lines,
+)
 from storage.errors import ConfigError, InputError
 from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
 
 MAX_WORD_CHARS = 200
-"""Characters of the longest word that a kept sentence may have. Anything longer is not a word."""
+"""Characters of the longest word that a kept sentence may have. A longer string is not a word."""
 HEAD_LINES = 2000
 """Lines at the beginning of a file that show whether the file is hard-wrapped."""
 TREE_LINES = 100
 """Lines at the beginning of a file that show whether the file holds trees."""
 WRAPPED_CHARS = 100
-"""Longest line of a hard-wrapped file. One line in a hundred may be longer."""
+"""Characters of the longest line of a hard-wrapped file. One line in a hundred may be longer."""
 MAX_WRAPPED_LINES = 1000
-"""Lines of the longest paragraph. Anything longer is not prose, and is taken in pieces of this size."""
-PROGRESS_LINES = 1000
-"""Lines between two calls of ``progress``."""
+"""Lines of the longest hard-wrapped paragraph. A longer one is not prose, and is read in pieces of this size."""
 SAMPLES = 20
 """Most examples that are written for one source and reason."""
 SAMPLE_CHARS = 200
-"""Longest cell of an example."""
+"""Characters of the longest cell of an example. Longer cells are cut."""
 COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
 """Columns of ``OUT.dropped.tsv``."""
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
@@ -86,13 +91,10 @@ def clean_texts(
     files = _find_files(texts, config.source)
     has_speakers = any(SOURCES[name].has_speakers for _, name in files)
     suffixes = (DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, *[SPEAKERS_SUFFIX] * has_speakers, ".txt")
-    inputs = {path.resolve() for path, _ in files}
     stale = [
         beside(out_stem, suffix) for suffix in (".txt", DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, SPEAKERS_SUFFIX)
     ]
-    for path in stale:
-        if path.resolve() in inputs:
-            raise ConfigError(f"clean-text: {path} is read and would be replaced; give another --out")
+    check_replaces_no_input("clean-text", stale, (path for path, _ in files))
     record, names = _Record(), _DocumentNames()
     with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as opened:
         out = dict(zip(suffixes, opened, strict=True))
@@ -158,11 +160,10 @@ def _clean_file(
     head = list(islice(lines, HEAD_LINES))
     _refuse_trees(path, head)
     is_wrapped = source.may_be_wrapped and _is_wrapped(head)
-    lines = _decodable(_counted(chain(head, lines), progress), path, record, on_error)
+    lines = _decodable(chain(head, lines), path, record, on_error, progress)
     for paragraph in _paragraphs(lines, source, names, record, is_wrapped=is_wrapped):
-        sentences = _split(paragraph, source, record)
         speaker = paragraph[0][1].speaker
-        for text in sentences:
+        for text in _split(paragraph, source, record):
             document = names.use()
             record.sentence(text, document, speaker)
             yield text, document, speaker
@@ -171,7 +172,10 @@ def _clean_file(
 def _paragraphs(
     lines: Iterator[Line], source: Source, names: "_DocumentNames", record: "_Record", *, is_wrapped: bool
 ) -> Iterator[Paragraph]:
-    """Yield each line with language, or the lines of each hard-wrapped paragraph. Count lines and begin documents."""
+    """Yield each line that is language, or in a hard-wrapped file the lines of each paragraph together.
+
+    Also counts the lines and begins documents.
+    """
     waiting: Paragraph = []
     for line in lines:
         text = normalise_text(line.text)
@@ -238,24 +242,13 @@ def _is_wrapped(head: Sequence[Line]) -> bool:
     return len(full) < len(head) and sum(len(text) > WRAPPED_CHARS for text in full) * 100 <= len(full)
 
 
-def _counted(lines: Iterator[Line], progress: Callable[[int], None] | None) -> Iterator[Line]:
-    if progress is None:
-        yield from lines
-        return
-    since = 0
+def _decodable(
+    lines: Iterator[Line], path: Path, record: "_Record", on_error: OnError, progress: Callable[[int], None] | None
+) -> Iterator[Line]:
+    """Yield the lines that are UTF-8. Stop at the first other line, or count the other lines."""
     for line in lines:
-        yield line
-        since += 1
-        if since == PROGRESS_LINES:
-            progress(since)
-            since = 0
-    if since:
-        progress(since)
-
-
-def _decodable(lines: Iterator[Line], path: Path, record: "_Record", on_error: OnError) -> Iterator[Line]:
-    """Yield the lines that are UTF-8, and count the others or stop at the first."""
-    for line in lines:
+        if progress is not None:
+            progress(1)
         if line.is_utf8:
             yield line
         elif on_error == "stop":
@@ -272,7 +265,7 @@ class _DocumentNames:
         self._current = ""
 
     def begin(self, path: Path, source: str, *, is_whole: bool) -> None:
-        """Begin a file. ``is_whole`` says that the file is one document."""
+        """Begin a file. ``is_whole``: the whole file is one document."""
         self._source, self._file, self._is_whole = source, path.name.removesuffix(".gz"), is_whole
         self._num_untitled = 0
         self._current = self._title = ""
@@ -310,7 +303,7 @@ class _Counts:
     num_documents: int = 0
 
     def reasons(self) -> str:
-        """Return for people what the lines without text were."""
+        """Return the numbers of lines without text, by reason, for an error message."""
         kinds = {"blank": self.lines["blank"], "headers": self.lines["header"], **self.dropped}
         return ", ".join(f"{num} {kind}" for kind, num in kinds.items() if num) or "an empty file"
 
@@ -329,7 +322,7 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Sample:
-    """Every n-th row of a sequence, so that the rows are spread evenly. n doubles when there are too many rows."""
+    """Keep every n-th row of a sequence. n doubles when there are too many rows, so the kept rows are spread evenly."""
 
     num_seen: int = 0
     every: int = 1
@@ -353,7 +346,7 @@ class _Record:
         self._samples: defaultdict[tuple[str, str, str], _Sample] = defaultdict(_Sample)
 
     def begin(self, path: Path, source: str) -> None:
-        """Count what follows under this file and source."""
+        """Begin a file. Everything after this call is counted for its source."""
         self._path, self._source, self._document = path, source, ""
         self._counts = self.by_source.setdefault(source, _Counts())
 

@@ -1,4 +1,4 @@
-"""Read and write the files next to a text: the document of each sentence, and where documents come from.
+"""Read and write the files next to a text: the document of each sentence, and the source of each document.
 
     STEM.docs             one line per sentence: the name of its document; a document is a run of equal lines
     STEM.documents.tsv    one row per document, in the order of STEM.docs: document, source, licence; no quoting
@@ -7,7 +7,7 @@
     STEM.failures.tsv     the sentences that could not be parsed
     STEM.parse.json       how a parser made the trees
 
-Without STEM.docs the documents are unknown, and nothing guesses them. An unknown source or licence is an empty field.
+Without STEM.docs the documents are unknown. An unknown source or licence is an empty field.
 """
 
 import json
@@ -120,13 +120,13 @@ def read_document_runs(names: Path, table: Path | None) -> DocumentRuns:
         if not runs or name != runs[-1]:
             runs.append(name)
         numbers.append(len(runs) - 1)
-    rows = {document.document: document for document in read_document_table(table)} if table is not None else None
-    if rows is not None and (missing := [name for name in runs if name not in rows]):
+    documents = map(Document, runs) if table is None else read_document_table(table)
+    rows = {document.document: document for document in documents}
+    if missing := [name for name in runs if name not in rows]:
         raise InputError(
             f"{table}: no row of document {missing[0]!r}, which {names} names; expected one row per document"
         )
-    documents = tuple(rows[name] if rows is not None else Document(name) for name in runs)
-    return DocumentRuns(np.frombuffer(numbers, np.int32) if numbers else np.zeros(0, np.int32), documents)
+    return DocumentRuns(np.array(numbers, np.int32), tuple(rows[name] for name in runs))
 
 
 def _read_names(path: Path) -> Iterator[str]:
@@ -137,14 +137,14 @@ def _read_names(path: Path) -> Iterator[str]:
 
 
 def documents_array(documents: Iterable[Document]) -> NDArray[np.uint8]:
-    """Return a table of documents as the bytes of its TSV. An array may be large, an attribute may not."""
+    """Return a table of documents as the bytes of its TSV: Zarr arrays may be large, and Zarr attributes may not."""
     table = StringIO()
     write_document_table(table, documents)
     return np.frombuffer(table.getvalue().encode(), np.uint8)
 
 
 def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
-    """Return the documents that ``documents_array`` was given. Several may have the same name.
+    """Return the documents of an array that ``documents_array`` made. Several may have the same name.
 
     Raises:
         ValueError: If ``table`` is not such an array.
@@ -156,11 +156,11 @@ def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
 
 
 def wrong_length(names: Path, num_lines: int, num_trees: int) -> InputError:
-    """Return the error for a STEM.docs that has not one line per tree."""
+    """Return the error for a STEM.docs that does not have one line per tree."""
     return InputError(f"{names}: {num_lines} lines, expected {num_trees}: one line per tree, with its document's name")
 
 
-def find_documents(stem: Path, suffix: str = DOCS_SUFFIX) -> Path | None:
+def find_companion(stem: Path, suffix: str) -> Path | None:
     """Return the optional file ``STEM + suffix``, or its ``.gz``. Returns None if there is neither.
 
     Raises:

@@ -3,18 +3,18 @@
 A sentence ends after a full stop, question mark, exclamation mark or ellipsis and the closing quotes and brackets that
 follow it. White space must come next, and then a word that can begin a sentence. The rules list the exceptions: after
 abbreviations and initials, inside brackets, and before a verb of saying. Sentences inside a quotation are split, as in
-treebanks. A text without capitals or full stops is not split at all. The caller handles line structure. ``python -m
+treebanks. A text without capitals or full stops is not split at all. This module does not handle line ends. ``python -m
 benchmarks.splitting`` measures how often the rules agree with people.
 """
 
 import re
 
 MAX_WORDS = 400
-"""Words of the longest sentence that is not cut. A parser that reads 510 words needs room for punctuation marks."""
+"""Words of the longest sentence that is not cut. A parser reads at most 510 words, and each punctuation mark is one."""
 
 _OPENING = "\"'\u201c\u2018\u00ab([{\u2014\u2013*\u2022-"
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]}"
-# The stop, the closing marks after it, and white space. Numbers of notes such as [12] belong to the sentence that ends.
+# The stop, the closing marks after it, and white space. A note's number such as [12] belongs to the sentence before it.
 _STOP = re.compile(rf"([.!?\u2026]+)([{_CLOSING}]*)((?:\s?\[\d+\])*\s+)(?=\S)")
 _LAST_WORD = re.compile(r"[^\W_][\w.'\u2019]*$")
 _LAST_WORD_CHARS = 24
@@ -23,7 +23,7 @@ _BRACKET = re.compile(r"[()\[\]]")
 _FIRST_WORD = re.compile(rf"[{re.escape(_OPENING)}\s]*([^\W_]+(?:['\u2019]\w+)?)?")
 _PAIRS = {")": "(", "]": "["}
 MAX_BRACKETED = 600
-"""Characters of the longest text in brackets. A bracket that stays open for longer is taken for a slip."""
+"""Characters of the longest text in brackets. A bracket that stays open for longer counts as a mistake."""
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -41,12 +41,12 @@ _BEFORE_NUMBERS = _words(
 )
 """Abbreviations that continue the sentence only if a number or a single letter follows."""
 _EITHER = _words(
-    """etc inc ltd co corp bros dept univ assn est jr sr esq ph.d m.d b.a m.a d.c a.m p.m u.s u.k u.n u.s.a e.u a.d b.c
-    al ave blvd rd jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun min
-    max hr hrs sec secs in oz lb lbs cm mm km kg ml spp sp var subsp ind mass calif conn fla ill mich minn okla ore
-    penn tenn tex wash wis"""
-) - {"in", "sat", "sun", "mass", "ill", "wash", "ore", "min", "max", "mar", "sec", "conn", "est", "fri"}
-"""Abbreviations that end a sentence if the next word is in ``_STARTERS`` and does not begin a long name."""
+    """etc inc ltd co corp bros dept univ assn jr sr esq ph.d m.d b.a m.a d.c a.m p.m u.s u.k u.n u.s.a e.u a.d b.c
+    al ave blvd rd jan feb apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs hr hrs secs oz lb lbs
+    cm mm km kg ml spp sp var subsp ind calif fla mich minn okla penn tenn tex wis"""
+)
+"""Abbreviations that end a sentence if the next word is in ``_STARTERS`` and does not begin a long name. Abbreviations
+that are also words or names, such as "in", "sun" or "Max", are not listed."""
 _STARTERS = _words(
     """the a an this that these those it he she we you they i its his her our your their my there here in on at as if
     when while after before since because although though however but and so then thus yet for from with by to of what
@@ -78,9 +78,10 @@ def split_sentences(paragraph: str) -> list[str]:
     start = 0
     brackets = _bracketed(paragraph) if "(" in paragraph or "[" in paragraph else []
     for match in _STOP.finditer(paragraph):
-        if any(opens < match.start() < closes and opens > start for opens, closes in _around(brackets, match.start())):
-            continue
-        if _ends_sentence(paragraph, start, match):
+        while brackets and brackets[0][1] < match.start():
+            brackets.pop(0)
+        is_bracketed = bool(brackets) and start < brackets[0][0] < match.start()
+        if not is_bracketed and _ends_sentence(paragraph, start, match):
             _append(sentences, paragraph[start : match.end()].rstrip())
             start = match.end()
     _append(sentences, paragraph[start:])
@@ -138,13 +139,6 @@ def _bracketed(text: str) -> list[tuple[int, int]]:
                     spans.append((at, match.start()))
                 break
     return spans
-
-
-def _around(spans: list[tuple[int, int]], at: int) -> list[tuple[int, int]]:
-    """Return a list with the span that can contain ``at``, or an empty list. Removes the spans before ``at``."""
-    while spans and spans[0][1] < at:
-        spans.pop(0)
-    return spans[:1]
 
 
 def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:

@@ -2,25 +2,26 @@
 
 Text is normalised once, when it is read. Teacher, student, trees and evaluation all see the string that
 ``normalise_text`` returns. Normalisation keeps case, quotes, dashes and spelling. It changes only white space,
-invisible characters and the Unicode form. All else of a text can be given back as it was written.
+invisible characters and the Unicode form. Everything else stays as it was written.
 """
 
 import gzip
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final, Literal, NamedTuple
 
-from storage.errors import InputError
+from storage.errors import ConfigError, InputError
+from storage.files import beside
 
 OnError = Literal["stop", "skip"]
 """What to do at a malformed line or tree. stop: end with an error that names it. skip: leave it out and count it."""
 
 # Characters without a width of their own: controls that are not white space, format characters (joiners, marks of
-# direction, soft hyphens, tags, the byte order mark), fillers and variation selectors. Every treebank reader loses a
-# leaf that has only these characters.
+# direction, soft hyphens, tags, the byte order mark), fillers and variation selectors. A leaf that has only these
+# characters has no visible word.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f"
@@ -58,7 +59,7 @@ def escape_brackets(word: str) -> str:
 
 MAX_LINE_BYTES: Final = 1 << 24
 """16 MiB, including the line end. No sentence, paragraph or tree is as long, and no novel either. Reading a longer line
-takes at most twice this size of memory."""
+takes at most twice this amount of memory."""
 
 
 class Line(NamedTuple):
@@ -147,13 +148,25 @@ def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
         yield normalise_text(line.text) if line.is_utf8 and line.is_whole else None
 
 
+def check_replaces_no_input(command: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Check that no output of a command is also one of its inputs.
+
+    Raises:
+        ConfigError: If an output would replace an input.
+    """
+    resolved = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in resolved:
+            raise ConfigError(f"{command}: {path} is read and would be replaced; give another --out")
+
+
 def find_file(stem: Path, suffix: str) -> Path:
     """Return the path of the file ``STEM + suffix``, or of its ``.gz``.
 
     Raises:
         InputError: If there is neither, or both.
     """
-    found = [path for end in ("", ".gz") if (path := stem.with_name(stem.name + suffix + end)).is_file()]
+    found = [path for end in ("", ".gz") if (path := beside(stem, suffix + end)).is_file()]
     if len(found) != 1:
         plain = stem.name + suffix
         problem = f"both {plain} and {plain}.gz" if found else f"neither {plain} nor {plain}.gz"

@@ -52,20 +52,20 @@ DEFINITIONS: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParseFigure:
-    """How well predicted trees agree with a treebank. The fields are sums, and each share is derived from them."""
+    """How well predicted trees agree with a treebank. The fields are sums, and the properties are derived from them."""
 
     num_sentences: int
-    """M."""
+    """M, the number of sentences."""
     num_unparsed: int
     """Sentences without a predicted tree."""
     num_gold: int
     """Σ|G_m|: brackets of the treebank."""
     num_predicted: int
-    """Σ|P_m|."""
+    """Σ|P_m|: brackets of the predictions."""
     num_matched: int | None
-    """Σ|G_m ∩ P_m|. None for trees without labels."""
+    """Σ|G_m ∩ P_m|: brackets in both. None for trees without labels."""
     num_matched_spans: int
-    """Σ|G°_m ∩ P°_m|."""
+    """Σ|G°_m ∩ P°_m|: brackets in both if labels are ignored."""
     num_exact: int
     """Sentences with the same brackets. For trees without labels, sentences with the same spans."""
     num_longer: int
@@ -97,7 +97,7 @@ class ParseFigure:
 
     @property
     def exact_match(self) -> float:
-        """Share of the sentences."""
+        """Share of the sentences with the same brackets as the gold tree."""
         return self.num_exact / self.num_sentences
 
     @property

@@ -2,8 +2,9 @@
 
 A treebank splits text in known ways (PTB tokenisation): ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``. The rules below
 undo this. They first decide how a word is spelt, and then whether a space comes before it. The rules are tables, and
-the first row that fits applies. Every row has an example, which a test runs. The rules cannot know everything: not
-which quotes the text had, not whether it was ``and/or`` or ``and / or``, and not to which side a lone ``"`` belongs.
+the first row that fits applies. Every row has an example, which a test runs. Some facts are lost and the rules cannot
+restore them: which quotes the text had, whether it was ``and/or`` or ``and / or``, and to which side a lone ``"``
+belongs.
 
 ``match_words`` always finds the words of the tree in the rebuilt text, even if the rules get a space wrong.
 """
@@ -22,7 +23,7 @@ Joins = Literal["before", "after", "both", "neither"]
 
 @dataclass(frozen=True, slots=True)
 class WordRule:
-    """Spaces around a word, decided by the word and its tag."""
+    """The spaces around a word, as its spelling and its tag decide them."""
 
     word: str
     """Regular expression for the whole word, as spelt in the text."""
@@ -37,7 +38,7 @@ class WordRule:
 
 @dataclass(frozen=True, slots=True)
 class ContextRule:
-    """Spaces around a word, decided by the words around it. It overrides a ``WordRule``."""
+    """The spaces around a word, as the words around it decide them. This rule overrides a ``WordRule``."""
 
     around: str
     """Regular expression for five ``word/TAG``: two before the word, the word itself, two after it."""
@@ -48,7 +49,7 @@ class ContextRule:
 
 @dataclass(frozen=True, slots=True)
 class PairRule:
-    """Two words without a space between them. It overrides the other rules."""
+    """Two words without a space between them. This rule overrides the other rules."""
 
     left: str
     """Regular expression for the whole ``word/TAG`` of the first word."""
@@ -59,7 +60,7 @@ class PairRule:
 
 
 OPENING, CLOSING = "``", "''"
-"""Tags of quotes. ``_retagged`` gives one of them to each ``"`` before the rules apply."""
+"""Tags of quotes. ``_retagged`` gives each ``"`` one of these tags before the rules apply."""
 
 PAIR_RULES: Final = (
     # Words that the treebank split.
@@ -154,7 +155,8 @@ _CONTEXTS = [(re.compile(rule.around), rule.joins) for rule in CONTEXT_RULES]
 _WORDS = [(re.compile(rule.word), re.compile(rule.tag), rule.joins) for rule in WORD_RULES]
 _ESCAPED = re.compile(r"\\([/*])")
 _SPELT: Final = {"``": '"', "''": '"', "`": "'"}
-_OUTSIDE: Final = "^/^"
+_OUTSIDE: Final = ("^/^", "^/^")
+"""Two words that stand for the text before the first word, and for the text after the last word."""
 
 
 def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
@@ -163,13 +165,7 @@ def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
     if len(spelt) > 1 and spelt[-1] == "." == tags[-1] and _is_abbreviation(spelt[-2]):
         spelt.pop()  # a treebank ends "in the U.S." with two periods, and the text with one
     tags = _retagged(spelt, tags)
-    tagged = [
-        _OUTSIDE,
-        _OUTSIDE,
-        *(f"{word}/{tag}" for word, tag in zip(spelt, tags, strict=False)),
-        _OUTSIDE,
-        _OUTSIDE,
-    ]
+    tagged = [*_OUTSIDE, *(f"{word}/{tag}" for word, tag in zip(spelt, tags, strict=False)), *_OUTSIDE]
     joins = [_joins_around(*tagged[i : i + 5]) or _joins(spelt[i], tags[i]) for i in range(len(spelt))]
     pieces = spelt[:1]
     for i in range(1, len(spelt)):
@@ -221,7 +217,7 @@ def _joins_around(*around: str) -> Joins | None:
 
 
 _SYMBOLS: Final = ("-", "+", ",", ":", "\u2010", "\u2013", "\u2212")
-"""The words that ``CONTEXT_RULES`` are about begin with one of these characters."""
+"""The middle word of every rule in ``CONTEXT_RULES`` begins with one of these characters."""
 
 
 @lru_cache(maxsize=1 << 18)
@@ -231,4 +227,4 @@ def _is_pair(left: str, right: str) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def _joins(word: str, tag: str) -> Joins:
-    return next(joins for of_word, of_tag, joins in _WORDS if of_word.fullmatch(word) and of_tag.fullmatch(tag))
+    return next(joins for spelling, tags, joins in _WORDS if spelling.fullmatch(word) and tags.fullmatch(tag))

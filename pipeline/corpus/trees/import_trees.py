@@ -1,12 +1,13 @@
 """Import bracketed treebanks, with or without raw text, as STEM.mrg and STEM.txt, line by line the same sentences.
 
-The sources become a list of tree files. Each tree file has its text, if there is one, and the names of its documents:
-one name for a file of a folder, or a file with one name per tree.
+The sources become a list of tree files, each with its text, if there is one. The document names of its trees are known
+in two cases: a file of a folder is one document, and a file of names has one name per tree.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -20,8 +21,8 @@ from pipeline.corpus.text.documents import (
     read_documents,
     write_document_table,
 )
-from pipeline.corpus.text.text_files import escape_brackets, find_file
-from pipeline.corpus.trees.readers import Counts, Sentence, read_sentences
+from pipeline.corpus.text.text_files import check_replaces_no_input, escape_brackets, find_file
+from pipeline.corpus.trees.readers import Counts, read_sentences
 from pipeline.corpus.trees.treebanks import TreeFile, find_trees, parse_sections
 from pipeline.corpus.trees.trees import Tree, format_tree
 from storage.errors import ConfigError, InputError
@@ -60,7 +61,9 @@ def import_trees(
         StoreError: If the files cannot be written.
     """
     inputs, passed_over = _find_inputs(sources, config)
-    _check_outputs(inputs, out_stem, config)
+    read = [config.document_table, *chain.from_iterable((each.file.path, each.text, each.names) for each in inputs)]
+    written = [beside(out_stem, suffix) for suffix in (".mrg", ".txt", *COMPANION_SUFFIXES)]
+    check_replaces_no_input("import-trees", written, filter(None, read))
     has_documents = inputs[0].names is not None or inputs[0].file.document is not None
     suffixes = (".txt", *[DOCS_SUFFIX, TABLE_SUFFIX] * has_documents, ".mrg")
     stale = [beside(out_stem, suffix) for suffix in (".mrg", *COMPANION_SUFFIXES)]
@@ -69,16 +72,17 @@ def import_trees(
     with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as (txt, *document_files, mrg):
         names = _DocumentWriter(config, document_files)
         for source in inputs:
-            before, num_kept, kept = counts.num_trees, counts.num_kept, []
+            before, kept = counts.num_trees, []
             for sentence in read_sentences(
                 source.file.path, source.text, on_error=config.on_error, counts=counts, read=source.file.read
             ):
-                mrg.write(format_tree(with_words_of_text(sentence)) + "\n")
+                words = tuple(escape_brackets(sentence.text[start:stop]) for start, stop in sentence.spans)
+                mrg.write(format_tree(Tree(words, sentence.tree.tags, sentence.tree.phrases)) + "\n")
                 txt.write(sentence.text + "\n")
                 kept.append(sentence.number - before)
                 if progress is not None:
                     progress(1)
-            num_given += (counts.num_kept - num_kept) if source.text else 0
+            num_given += len(kept) if source.text else 0
             names.write(source, kept, num_trees=counts.num_trees - before)
         if not counts.num_kept:
             raise InputError(
@@ -94,12 +98,6 @@ def import_trees(
         "texts": {"given": num_given, "rebuilt": counts.num_kept - num_given},
         "num_other_parses": counts.num_other_parses,
     }
-
-
-def with_words_of_text(sentence: Sentence) -> Tree:
-    """Return the sentence's tree with its words spelt as in the text and round brackets escaped."""
-    words = tuple(escape_brackets(sentence.text[start:stop]) for start, stop in sentence.spans)
-    return Tree(words, sentence.tree.tags, sentence.tree.phrases)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +122,7 @@ class _DocumentWriter:
         self._last: tuple[Path | None, str] = (None, "")
 
     def write(self, source: _Input, kept: Sequence[int], *, num_trees: int) -> None:
-        """Write the names for one file of trees, of which the trees ``kept`` were written.
+        """Write the document names of the trees ``kept`` of one file.
 
         Raises:
             InputError: If its file of names is malformed, or a name has no row in the table.
@@ -161,7 +159,7 @@ class _DocumentWriter:
 
 
 def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_Input], Counter[str]]:
-    """Return the files of trees with what belongs to each, and how many files were passed over, by reason."""
+    """Return the files of trees with their texts and names, and how many files were passed over, by reason."""
     if not sources or (config.text and len(config.text) != len(sources)):
         raise ConfigError(
             f"import-trees: {len(config.text)} texts for {len(sources)} sources; give one --text per source, or none"
@@ -217,15 +215,3 @@ def _check_names(inputs: Sequence[_Input]) -> None:
                     f"{source.file.path}: document {source.file.document.document!r}, as is {other}; expected a "
                     "different name for each file. Leave one out, or import them apart"
                 )
-
-
-def _check_outputs(inputs: Sequence[_Input], out_stem: Path, config: ImportConfig) -> None:
-    used = [
-        *config.documents,
-        config.document_table,
-        *(path for each in inputs for path in (each.file.path, each.text)),
-    ]
-    resolved = {path.resolve() for path in used if path is not None}
-    for suffix in (".mrg", ".txt", *COMPANION_SUFFIXES):
-        if (path := beside(out_stem, suffix)).resolve() in resolved:
-            raise ConfigError(f"import-trees: {path} is read and would be replaced; give another --out")

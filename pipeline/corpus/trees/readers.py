@@ -1,9 +1,9 @@
 """Read a file of trees and a file of text with the same sentences, and pair and normalise them.
 
 If a treebank has no text, the text is rebuilt from the words. There may be one tree per line, or trees spread over
-lines as in the Penn Treebank's ``.mrg`` files; the first lines of a file show which. Either way an error names the
+lines as in the Penn Treebank's ``.mrg`` files; the first lines of a file show which. In both cases an error names the
 first line of a broken tree. A broken tree does not affect other trees, so trees and text stay aligned. Files are read
-once, and a second time only to count if the text has blank lines. No file is ever in memory as a whole.
+once. If the text has blank lines, a second pass counts trees and lines. No file is ever in memory as a whole.
 """
 
 import re
@@ -32,7 +32,7 @@ from storage.fingerprints import Json
 _SNIFFED_LINES = 2_000
 _BRACKET = re.compile("[()]")
 MAX_TREE_CHARACTERS: Final = 1 << 20
-"""Longest tree: some 50,000 words. A longer piece of a file is a bracket that does not close."""
+"""Characters of the longest tree: some 50,000 words. A longer piece of a file has a bracket that does not close."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class Counts:
     repaired: Counter[str] = field(default_factory=Counter)
     """Kept sentences by what was changed in them."""
     num_other_parses: int = 0
-    """Left-out trees of sentences with several trees. Only the best tree of a sentence counts in ``num_trees``."""
+    """Trees left out because their sentence has a better tree. They do not count in ``num_trees``."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts, reasons in alphabetical order."""
@@ -119,7 +119,7 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
 
     A tree ends where its brackets close. If the file indents continuation lines, a tree whose brackets do not close
     ends before the next line that begins with a bracket at the margin. If the file indents no line, each line is a
-    piece, except if most lines are not whole trees and yet all brackets close.
+    piece. The exception is a file in which most lines are not whole trees, and yet brackets close in later lines.
 
     Raises:
         InputError: If the file cannot be read, is empty, or is running text. It is running text if nearly all of its
@@ -258,7 +258,7 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
         "brackets without a label taken out": any(label in ROOT_NAMES for label, _, _ in given.phrases[1:]),
         "traces removed": num_words < len(given.words),
     }
-    counts.repaired.update(reason for reason, is_so in repaired.items() if is_so)
+    counts.repaired.update(reason for reason, applies in repaired.items() if applies)
     return Sentence(number=pair.number, text=text, tree=tree, spans=found)
 
 
@@ -339,7 +339,7 @@ def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
 
 
 def _spread_over_lines(rest: Iterator[Line], margin: int | None) -> Iterator[RawTree]:
-    """Cut lines into trees by counting brackets. ``margin`` is the column where only trees begin, if known."""
+    """Cut lines into trees by counting brackets. If ``margin`` is known, a bracket in this column begins a tree."""
     lines: list[Line] = []
     depth = size = 0
     for line in rest:
@@ -348,7 +348,7 @@ def _spread_over_lines(rest: Iterator[Line], margin: int | None) -> Iterator[Raw
             lines, depth, size = [], 0, 0
         size += len(line.text)
         lines.append(line)
-        if size > MAX_TREE_CHARACTERS:  # keep only the position of its first line
+        if size > MAX_TREE_CHARACTERS:  # keep only the number of the first line
             lines = [lines[0]._replace(text="", is_whole=False)]
         depth += _change_of_depth(line.text)
         if depth <= 0:

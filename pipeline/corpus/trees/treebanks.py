@@ -1,4 +1,4 @@
-"""Find the files of trees in a treebank, and say how to read each file and which document it is.
+"""Find the files of trees in a treebank, and decide how to read each file and which document it is.
 
 A source is a file or a folder. Its format is one of
 
@@ -6,8 +6,8 @@ A source is a file or a folder. Its format is one of
     bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, one tree per line, or n-best lists
     brackets   any other files of trees in brackets
 
-Finding reads only the first lines of files. Files that are passed over are counted by reason. docs/treebanks.md lists
-the assumptions about each format.
+Only the first lines of files are read to find them. Files that are passed over are counted by reason.
+docs/treebanks.md lists the assumptions about each format.
 """
 
 import math
@@ -41,11 +41,11 @@ class TreeFile:
 
     path: Path
     read: Read
-    """Function that yields its trees."""
+    """Function that yields the trees of the file."""
     format: str
     """Format in which it is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Path in the source, without ``.gz`` and without a suffix of ``TREE_SUFFIXES``."""
+    """Path relative to the source, without ``.gz`` and without a suffix of ``TREE_SUFFIXES``."""
     document: Document | None
     """None if the source is a file."""
 
@@ -80,7 +80,8 @@ def find_trees(
             f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections. "
             "Leave out --sections"
         )
-    passed_over = _linked_folders(source)
+    # Links to folders are not followed, because they may lead in circles.
+    passed_over = Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
     files = []
     for path in everything:
         if path.name.startswith(".") or not _holds_trees(path, found_format):
@@ -210,11 +211,6 @@ def _holds_trees(path: Path, found_format: str) -> bool:
         return _begins_with_list(path) or any(line.text.lstrip().startswith("(") for line in _beginning(path))
     name = path.name.lower().removesuffix(".gz")
     return name.endswith(".mrg" if found_format == "ptb" else TREE_SUFFIXES)
-
-
-def _linked_folders(source: Path) -> Counter[str]:
-    """Count the links to folders. They are not followed, because they may lead in circles."""
-    return Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
 
 
 def _format_of_folder(source: Path, paths: list[Path]) -> str:

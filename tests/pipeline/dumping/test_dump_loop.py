@@ -10,7 +10,7 @@ import torch
 import zarr
 from torch import Tensor
 
-from pipeline.corpus.dataset.dataset import Split
+from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import DumpJob, dump
 from pipeline.runtime.distributed import World

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset.dataset import Split
+from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.evaluation.perplexity import (
     BY_LENGTH,
     BY_SOURCE,

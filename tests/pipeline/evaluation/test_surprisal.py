@@ -41,7 +41,7 @@ class StubScorer:
 
 
 def sentence_of(text: str) -> TextSentence:
-    ids, spans = TOKENIZER.encode_with_spans(text)
+    ids, spans = TOKENIZER.encode_batch_with_spans([text])[0]
     word_spans = spaced_words(text)
     words = words_of_tokens(text, spans, word_spans)
     return TextSentence(line=7, text=text, ids=ids, word_spans=word_spans, words=words)

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.report.inspection import inspect_path
@@ -60,7 +60,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=30).map(normalise_text)
 @given(texts)
 @example("the dog didn't")
 def test_adopting_keeps_the_ids_and_decoding_restores_the_text(source: Any, adopted: Tokenizer, text: str) -> None:
-    ids, spans = adopted.encode_with_spans(text)
+    ids, spans = adopted.encode_batch_with_spans([text])[0]
     assert ids == source.encode(text).ids
     assert adopted.decode(ids) == text
     assert {at for start, stop in spans for at in range(start, stop)} == set(range(len(text)))

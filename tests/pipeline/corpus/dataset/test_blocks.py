@@ -19,6 +19,7 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.trees.readers import RawPair, RawTree
 from pipeline.runtime.workers import WorkerError
 from storage.errors import InputError
+from tests.pipeline.corpus.corpora import flat_pair
 from tests.processes import ROOT, store_digest
 
 NUM_SENTENCES = 6 * BLOCK_SENTENCES
@@ -144,10 +145,7 @@ def test_workers_load_neither_torch_nor_zarr() -> None:
 
 def test_sentences_are_dropped_by_length(tmp_path: Path) -> None:
     texts = ("dog", "the dog", "the dog barks at", "the dog 12345")
-    pairs = [
-        RawPair(i, RawTree(1, f"(TOP (X {' '.join(f'(X {word})' for word in text.split())}))"), text)
-        for i, text in enumerate(texts)
-    ]
+    pairs = [RawPair(i, RawTree(1, tree), text) for i, (tree, text) in enumerate(map(flat_pair, texts))]
     block = Block(path=tmp_path, pairs=pairs, document_ids=np.arange(len(pairs), dtype=np.int32))
     given = config(tmp_path, tmp_path / "out", 1)
     sizes = {"min_words": 2, "max_words": 3, "max_tokens": len(TOKENIZER.encode("the dog"))}

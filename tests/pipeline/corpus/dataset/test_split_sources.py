@@ -10,11 +10,12 @@ from click.testing import CliRunner
 import cli
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.corpus.dataset.split_sources import choose_sources
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, write_document_table
 from storage.errors import ConfigError, InputError
+from tests.pipeline.corpus.corpora import flat_pair, write_stem
 
 SIZES = (3, 1, 4, 2, 2, 3, 1, 4)
 
@@ -24,10 +25,7 @@ def write(stem: Path, name: str, *, table: bool = True) -> Path:
     names = [f"{name}{d}" for d, size in enumerate(SIZES) for _ in range(size)]
     texts = [f"{name} {d} {k}" for d, size in enumerate(SIZES) for k in range(size)]
     stem.with_suffix(".docs").write_text("".join(each + "\n" for each in names))
-    stem.with_suffix(".txt").write_text("".join(text + "\n" for text in texts))
-    stem.with_suffix(".mrg").write_text(
-        "".join(f"(TOP (S {' '.join(f'(X {word})' for word in text.split())}))\n" for text in texts)
-    )
+    write_stem(stem, map(flat_pair, texts))
     if table:
         with stem.with_suffix(".documents.tsv").open("w") as file:
             write_document_table(file, [Document(each, name.upper(), "CC BY") for each in dict.fromkeys(names)])

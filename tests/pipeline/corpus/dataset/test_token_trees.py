@@ -6,11 +6,12 @@ import pytest
 
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree
 from pipeline.corpus.dataset.token_trees import read_gold_trees
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from storage.errors import InputError
+from tests.pipeline.corpus.corpora import write_stem
 
 PAIRS = [
     ("(TOP (S (NP (DT the) (NN dog)) (VP (VBZ barks)) (. .)))", "the dog barks."),
@@ -21,9 +22,7 @@ PAIRS = [
 
 @pytest.fixture
 def stem(tmp_path: Path) -> Path:
-    (tmp_path / "dev.mrg").write_text("".join(tree + "\n" for tree, _ in PAIRS))
-    (tmp_path / "dev.txt").write_text("".join(text + "\n" for _, text in PAIRS))
-    return tmp_path / "dev"
+    return write_stem(tmp_path / "dev", PAIRS)
 
 
 def tokenizer() -> Tokenizer:
@@ -52,9 +51,8 @@ def test_labels_that_the_model_does_not_have_get_numbers_beyond_its_own(stem: Pa
 
 
 def test_every_sentence_with_a_label_that_the_model_does_not_have_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "two.mrg").write_text("(TOP (X (NN cat)))\n" * 2)
-    (tmp_path / "two.txt").write_text("cat\n" * 2)
-    sentences, counts = read_gold_trees(tmp_path / "two", tokenizer(), ("TOP", "NP"))
+    stem = write_stem(tmp_path / "two", [("(TOP (X (NN cat)))", "cat")] * 2)
+    sentences, counts = read_gold_trees(stem, tokenizer(), ("TOP", "NP"))
     assert [[label for label, _, _ in sentence.phrases] for sentence in sentences] == [[0, 2]] * 2
     assert counts.repaired == {"label unseen in training, kept: X": 2}
 

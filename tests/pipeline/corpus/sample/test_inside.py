@@ -12,6 +12,7 @@ from pipeline.corpus.sample import inside as inside_module
 from pipeline.corpus.sample.grammar import english_grammar
 from pipeline.corpus.sample.inside import Inside
 from pipeline.corpus.sample.pcfg import Grammar, parse_rules
+from tests.pipeline.corpus.corpora import terminals_of
 
 ENGLISH = english_grammar()
 ENGLISH_INSIDE = Inside(ENGLISH)
@@ -124,7 +125,7 @@ def test_a_sentence_is_at_least_as_probable_as_one_of_its_derivations(seed):
 
 def test_an_ambiguous_sentence_is_more_probable_than_each_of_its_trees():
     text = "The boy followed the girl with the dog."
-    words = ENGLISH.words_of_text(text)
+    words = terminals_of(text)
     log_prob = ENGLISH_INSIDE.log_probs([words])[0]
     trees = derivations_of(words, "TOP")
     assert len({tree for tree, _ in trees}) >= 2

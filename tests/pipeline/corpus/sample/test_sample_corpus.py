@@ -15,6 +15,7 @@ from pipeline.corpus.sample.pairs import NUM_PAIRS, PARADIGMS, sample_pairs
 from pipeline.corpus.sample.pcfg import text_of_words
 from pipeline.corpus.sample.sample_corpus import MEANING, write_sample_corpus
 from storage.errors import ConfigError, InputError
+from tests.pipeline.corpus.corpora import terminals_of
 
 GRAMMAR = english_grammar()
 INSIDE = Inside(GRAMMAR)
@@ -45,7 +46,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def log_probs(texts: list[str]) -> Any:
-    return INSIDE.log_probs([GRAMMAR.words_of_text(text) for text in texts])
+    return INSIDE.log_probs([terminals_of(text) for text in texts])
 
 
 def pairs_of(corpus: Path) -> dict[str, list[dict[str, Any]]]:
@@ -101,11 +102,9 @@ def test_independent_splits_estimate_the_same_entropy(corpus):
 
 def test_the_true_distribution_has_a_lower_loss_than_a_unigram_model(corpus):
     """Gibbs' inequality on a sample: the unigram distribution of train has a higher loss on dev."""
-    train = Counter(
-        word for line in (corpus / "train.txt").read_text().splitlines() for word in GRAMMAR.words_of_text(line)
-    )
+    train = Counter(word for line in (corpus / "train.txt").read_text().splitlines() for word in terminals_of(line))
     total = train.total() + 2500 + len(GRAMMAR.terminals)
-    dev = [GRAMMAR.words_of_text(line) for line in (corpus / "dev.txt").read_text().splitlines()]
+    dev = [terminals_of(line) for line in (corpus / "dev.txt").read_text().splitlines()]
     unigram = -sum(np.log((train[word] + 1) / total) for words in dev for word in words)
     assert json.loads((corpus / "entropy.json").read_text())["splits"]["dev"]["neg_log_prob_nats"] < 0.9 * unigram
 

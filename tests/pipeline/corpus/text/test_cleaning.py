@@ -19,6 +19,7 @@ from pipeline.corpus.text.sentences import MAX_WORDS
 from pipeline.corpus.text.text_files import normalise_text
 from storage.errors import ConfigError, InputError, StoreError
 from tests.pipeline.corpus.babylm_lookalikes import RELEASES, write_babylm
+from tests.pipeline.corpus.corpora import failing_renames
 
 
 def cleaned(folder: Path, text: str | bytes, source: str = "plain", **options: Any) -> tuple[dict[str, Any], list[str]]:
@@ -196,18 +197,11 @@ def test_a_failure_between_the_renames_leaves_no_text_next_to_older_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_renames: int
 ) -> None:
     cleaned(tmp_path, "= = = A = = =\n*MOT:\tOld text.\n", "childes")
-    replace, done = Path.replace, []
-
-    def replace_or_fail(path: Path, target: Path) -> Path:
-        if len(done) == num_renames:
-            raise OSError(5, "Input/output error")
-        done.append(target.name)
-        return replace(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", replace_or_fail)
-        with pytest.raises(StoreError, match="cannot be written: Input/output error"):
-            cleaned(tmp_path, "New text.\n")
+    with (
+        failing_renames(monkeypatch, num_renames, OSError(5, "Input/output error")) as done,
+        pytest.raises(StoreError, match="cannot be written: Input/output error"),
+    ):
+        cleaned(tmp_path, "New text.\n")
     assert done == ["out.docs", "out.documents.tsv", "out.dropped.tsv"][:num_renames]
     assert sorted(path.name for path in tmp_path.glob("out.*")) == sorted(done)
     cleaned(tmp_path, "New text.\n")

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import load_dataset
+from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
 from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.documents import Document, read_document_table, read_documents, write_document_table

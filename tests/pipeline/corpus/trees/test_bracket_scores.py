@@ -172,7 +172,7 @@ TOKENIZER = Tokenizer.train(TEXTS * 3, 290)
 def test_written_words_are_the_text_and_every_phrase_keeps_its_tokens(sentence: Sentence) -> None:
     if not sentence.text:
         return
-    _, spans = TOKENIZER.encode_with_spans(sentence.text)
+    _, spans = TOKENIZER.encode_batch_with_spans([sentence.text])[0]
     over_tokens = align(normalise_tree(sentence.tree).phrases, sentence.spans, spans).phrases
     found = tree_over_words(over_tokens, sentence.text, spans)
     again = normalise_tree(parse_tree(format_tree(found)))
@@ -184,7 +184,7 @@ def test_written_words_are_the_text_and_every_phrase_keeps_its_tokens(sentence: 
 
 def test_a_word_is_written_in_pieces_if_the_tree_splits_it() -> None:
     text = "don't bark (ever)."
-    ids, spans = TOKENIZER.encode_with_spans(text)
+    ids, spans = TOKENIZER.encode_batch_with_spans([text])[0]
     n = len(ids)
     end = next(i for i, (start, _) in enumerate(spans) if text[start] == ".")
     flat = tree_over_words([("TOP", 0, n)], text, spans)
@@ -196,7 +196,7 @@ def test_a_word_is_written_in_pieces_if_the_tree_splits_it() -> None:
 
 def test_phrases_that_cannot_be_written_are_left_out() -> None:
     text = "\U0001f600 qx"
-    ids, spans = TOKENIZER.encode_with_spans(text)
+    ids, spans = TOKENIZER.encode_batch_with_spans([text])[0]
     first_of_two = next(i for i, span in enumerate(spans) if spans[i + 1] == span)
     space = next(i for i, (start, stop) in enumerate(spans) if text[start:stop] == " ")
     top = ("TOP", 0, len(ids))
@@ -207,7 +207,7 @@ def test_phrases_that_cannot_be_written_are_left_out() -> None:
 def test_written_parses_can_be_imported(tmp_path: Path) -> None:
     made, predicted = [], []
     for text in TEXTS:
-        ids, spans = TOKENIZER.encode_with_spans(text)
+        ids, spans = TOKENIZER.encode_batch_with_spans([text])[0]
         n = len(ids)
         starts = [i for i, (start, _) in enumerate(spans) if i and text[start] == " "]
         gold = [(0, 0, n), (2, 0, n)]

@@ -16,6 +16,7 @@ from pipeline.corpus.trees.readers import Sentence
 from pipeline.corpus.trees.trees import format_tree, normalise_tree, parse_tree
 from storage.errors import ConfigError, InputError
 from storage.files import beside
+from tests.pipeline.corpus.corpora import failing_renames
 from tests.pipeline.corpus.strategies import sentences
 
 TREES = """( (S (NP-SBJ-1 (-NONE- *PRO*)) (VP (VB Go) (-LRB- -LRB-) (ADVP (RB home)) (-RRB- -RRB-)) (. .)) )
@@ -90,7 +91,7 @@ class Killed(BaseException):
 def test_a_kill_between_the_renames_leaves_no_pair_that_a_later_command_accepts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_renames: int
 ) -> None:
-    """The new trees have as many lines and documents as the old ones, so only the order of the steps can tell."""
+    """The new trees have as many lines and documents as the old trees, so only missing files can reveal a mismatch."""
     stem, bank = tmp_path / "out", tmp_path / "bank"
     old = {
         ".mrg": "(NP (NN old))\n",
@@ -103,22 +104,12 @@ def test_a_kill_between_the_renames_leaves_no_pair_that_a_later_command_accepts(
         beside(stem, suffix).write_text(content)
     bank.mkdir()
     (bank / "new.mrg").write_text("(NP (NN new))\n")
-    replace, done = Path.replace, []
-
-    def replace_or_die(path: Path, target: Path) -> Path:
-        if len(done) == num_renames:
-            raise Killed
-        done.append(target.name)
-        return replace(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", replace_or_die)
-        with pytest.raises(Killed):
-            import_trees([bank], stem, ImportConfig())
+    with failing_renames(monkeypatch, num_renames, Killed()) as done, pytest.raises(Killed):
+        import_trees([bank], stem, ImportConfig())
     assert done == ["out.txt", "out.docs", "out.documents.tsv"][:num_renames]
     left = {path.name for path in tmp_path.glob("out.*")}
     assert left == {"out.txt", *done}  # the old text alone, or new files without trees
-    config = BuildConfig(train=stem, dev=stem, tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "dataset")
+    config = BuildConfig(train=(stem,), dev=(stem,), tokenizer=tmp_path / "tokenizer.json", out=tmp_path / "dataset")
     train_tokenizer([stem.with_suffix(".txt")], config.tokenizer, vocab_size=300)
     with pytest.raises(InputError, match=r"there is neither out\.mrg nor out\.mrg\.gz, expected one"):
         build_dataset(config)

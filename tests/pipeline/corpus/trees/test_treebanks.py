@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
-from pipeline.corpus.dataset.dataset import Dataset, load_dataset
+from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree, tree_to_actions
 from pipeline.corpus.dataset.tokenizer import train_tokenizer
 from pipeline.corpus.text.corpus_config import ImportConfig

@@ -57,7 +57,7 @@ class Split:
     sha256: str
     """sha256 of all arrays above and the counts."""
     document_table: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    """``documents`` as stored. It is parsed only on request."""
+    """The table of ``documents`` as it is stored. It is parsed each time ``documents`` is read."""
 
     @property
     def documents(self) -> tuple[Document, ...]:
@@ -71,8 +71,8 @@ class Split:
         Source 0 has the name ``""`` and means that the source is not known.
         """
         names = {"": 0}
-        of_documents = [0] + [names.setdefault(each.source, len(names)) for each in self.documents]
-        return np.array(of_documents, np.int32)[self.document_ids], tuple(names)
+        ids = [0] + [names.setdefault(document.source, len(names)) for document in self.documents]
+        return np.array(ids, np.int32)[self.document_ids], tuple(names)
 
     @property
     def num_sentences(self) -> int:
@@ -119,7 +119,7 @@ class Dataset:
 
     @property
     def tokenizer_path(self) -> Path:
-        """The path of its ``tokenizer.json``."""
+        """The path of the dataset's ``tokenizer.json``."""
         return self.path / "tokenizer.json"
 
     @property
@@ -232,7 +232,7 @@ def load_dataset(location: Place) -> Dataset:
     Raises:
         StoreError: If there is no dataset at ``location``, or it has another format version.
         CorruptStoreError: If its bytes are not the bytes that were written.
-        FingerprintMismatchError: If its tokenizer or a split is not the one it was built with.
+        FingerprintMismatchError: If the tokenizer or a split is not the one that the dataset was written with.
     """
     path = fetch_folder(location)
     store = path / "dataset.zarr"
@@ -331,7 +331,7 @@ def _sizes(split: Split) -> dict[str, Any]:
 
 
 def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield an array in pieces, for computations whose intermediate values need many bytes each."""
+    """Yield an array in pieces, so that intermediate values, which take many bytes per item, fit into memory."""
     for first in range(0, len(values), 1 << 20):
         yield values[first : first + (1 << 20)]
 
@@ -358,10 +358,9 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
 
 def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
     """Check that no id is out of bounds for a model. A matching digest does not show that the content is valid."""
-    has_empty = 0 in split.actions.lengths
     starts = split.actions.offsets[:-1]
     if (
-        has_empty
+        0 in split.actions.lengths
         or split.tokens.values.max(initial=0) >= vocab_size
         or split.actions.values.max(initial=0) >= FIRST_NT + num_labels
         or split.actions.values.min(initial=0) < 0
