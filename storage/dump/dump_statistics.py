@@ -10,7 +10,7 @@ The entropy of a position is that of its top tokens and one bucket for all other
 
 Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5). The bound is exact if k = V. Entropies
 are whole numbers of units (see `ENTROPY_UNITS`), so that their sum is exact. Quantiles come from a histogram. They are
-exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact ones would need the entropies of all positions.
+exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact quantiles need the entropies of all positions.
 """
 
 import math
@@ -103,7 +103,7 @@ class ShardFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShardFigures":
-        """Return the figures that ``asdict`` made JSON values of.
+        """Return the figures whose JSON values ``asdict`` made.
 
         Raises:
             ValueError: If the histogram holds something other than counts.
