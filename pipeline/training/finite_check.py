@@ -69,10 +69,9 @@ class DivergenceWatch:
         torch.minimum(self._first, seen, out=self._first)
 
     def _message(self, step: int, index: int) -> str:
-        epoch, indices = self._plan.place(step)
-        what = "gradient" if index == _GRADIENT else "loss"
+        what, (epoch, indices) = "gradient", self._plan.place(step)
         if index != _GRADIENT:
-            indices = range(index, index + 1)
+            what, indices = "loss", range(index, index + 1)
         sentences = [int(each) for i in indices for each in self._task.batch_sentences(epoch, i)]
         named = ", ".join(map(str, sentences[:FEW]))
         more = f" and {len(sentences) - FEW} more" if len(sentences) > FEW else ""
