@@ -32,6 +32,7 @@ from pipeline.runtime.click_options import (
     PATH,
     STORE,
     OneLineErrors,
+    Place,
     configured_by,
     json_option,
     on_error_option,
@@ -40,7 +41,6 @@ from pipeline.runtime.click_options import (
 from pipeline.runtime.display import as_text, configure_logging
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import ResumeConfig
-from storage.locations import Place
 from student.student_config import StudentCommandConfig, StudentConfig, StudentTrainConfig
 from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 

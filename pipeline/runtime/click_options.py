@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
@@ -13,6 +13,8 @@ from pipeline.runtime import options
 from pipeline.runtime.display import as_text
 from storage.errors import RnngDistillError
 
+Place: TypeAlias = Path | str
+"""As in ``storage.locations``, whose import takes too long for ``--help``."""
 PATH = click.Path(path_type=Path)
 STORE = click.types.FuncParamType(options.path_or_url)
 STORE.name = "PATH or URL"
