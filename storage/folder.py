@@ -52,7 +52,7 @@ class Folder(Protocol):
         """
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, durably. A missing file is no error."""
+        """Remove files, durably. A missing file is not an error."""
 
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
         """Read a whole file and return the problem with it as text, or None if it has this digest."""

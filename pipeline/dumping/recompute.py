@@ -118,7 +118,7 @@ def computed_with(dump: Location) -> DumpConfig:
         )
     values = {field.name: getattr(schema, field.name) for field in fields(schema)}
     if schema.selection != "stratified":
-        del values["num_top"]  # an option of stratified dumps alone
+        del values["num_top"]  # only stratified dumps have this option
     return options.build(DumpConfig, values, threads=threads, batch_tokens=batch_tokens)
 
 

@@ -1,8 +1,8 @@
 """Stop training at the first NaN or infinity in a loss, gradient or weight, without making a step wait for the device.
 
-One integer on the device records the first such step. The loop reads it before it writes a row of figures, evaluates
-dev or writes a checkpoint. So none of these contains a NaN or infinity, and the message names the exact step. The
-update of that step is not skipped: training ends anyway, and its weights are not written.
+One integer on the device records the first step at which one occurs. The loop reads it before it writes a row of
+figures, evaluates dev or writes a checkpoint. So rows and checkpoints never contain a NaN or infinity, and the message
+names the exact step. The update of that step is not skipped: training ends anyway, and its weights are not written.
 """
 
 import torch

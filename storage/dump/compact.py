@@ -49,7 +49,7 @@ _DEEPEST = 1 << 30
 _BLOCK = 2_048
 """Rows per block of work: the temporary arrays of a block fit into the processor's cache."""
 _TOLERANCE = 0.01
-"""Largest difference from 1 of the sum of a row and its tail. Float16 rounds a log-probability above -16 by at most
+"""How far the sum of a row and its tail may be from 1. Float16 rounds a log-probability above -16 by at most
 2⁻⁸."""
 
 

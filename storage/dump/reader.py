@@ -68,7 +68,7 @@ class DumpReader:
         self._announced: set[int] = set()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle as the location alone; a spawned process then opens the same dump itself."""
+        """Pickle only the location. A spawned process then opens the same dump itself."""
         return functools.partial(DumpReader, manifest_sha256=self.manifest_sha256), (self.folder,)
 
     def __len__(self) -> int:

@@ -47,7 +47,7 @@ class _Holder:
     """Content of the lease's object."""
 
     owner: str
-    """Random and known to one process alone: a process that reads back its own value holds the lease."""
+    """A random value that only one process knows. A process that reads back its own value holds the lease."""
     host: str
     since: str
     """When the lease was first taken: ISO 8601, UTC."""

@@ -27,7 +27,7 @@ _LIBRARY_ERRORS = {
     "gcsfs.retry": "HttpError",
     "google.auth.exceptions": "GoogleAuthError",
 }
-"""Module → root class of those of its exceptions that are not an OSError."""
+"""Module → base class of its exceptions, which are not OSErrors."""
 REMOVE_THREADS = 8
 CACHE_VARIABLE = "RNNG_DISTILL_CACHE"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -52,7 +52,7 @@ class ObjectStore:
         return self._url
 
     def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str]]:
-        """Pickle as the URL alone, without connections or credentials."""
+        """Pickle only the URL, without connections or credentials."""
         return ObjectStore, (self._url,)
 
     def entries(self) -> dict[str, Mapping[str, Any]]:
@@ -132,7 +132,7 @@ class ObjectStore:
         return True
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects. A missing object is no error.
+        """Remove objects. A missing object is not an error.
 
         Each object is one request, since a request for many objects does not report those it was not allowed to delete.
 
