@@ -536,9 +536,11 @@ def verify(path: Place, values: Values) -> None:
     from pipeline.report.inspection import verify_path
 
     config = options.build(RecomputeConfig, values)
-    if config.teacher is None or not config.recompute:
+    if not config.recompute:
         show(verify_path(path))
         return
+    if config.teacher is None or config.data is None:
+        raise click.UsageError("--recompute needs --teacher and --data.")
     chosen = {"num_shards": config.recompute, "seed": config.seed, "device": config.device}
     show(entry_points(config.teacher).verify_recomputing(path, config.data, config.teacher, **chosen))
 

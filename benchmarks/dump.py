@@ -96,7 +96,7 @@ def stages(job: DumpJob) -> dict[str, float]:
     states = time.perf_counter()
     rows = compute_shard(job.model, job.schema, 0, batches, device=CPU)
     computed = time.perf_counter()
-    rows.positions()
+    rows.finished()
     converted = time.perf_counter()
     times = {
         "preparing": prepared - start,

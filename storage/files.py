@@ -35,15 +35,15 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        fsync_directory(path.parent)
+        fsync(path.parent)
 
 
 @contextmanager
 def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[TextIOWrapper]]:
     """Open a temporary text file for each of ``paths``; rename them in order at the end of the block.
 
-    The files of ``stale`` are removed once all temporary files are on disk, before the first rename. Put the last of
-    ``paths`` into ``stale`` too: then, even after a kill, that file exists only next to files that belong to it.
+    The files of ``stale`` are removed once all temporary files are on disk, before the first rename. If the last of
+    ``paths`` is also in ``stale``, then even a kill cannot leave it next to files of an earlier set.
 
     If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception of the
     block itself passes through unchanged, an OSError too.
@@ -66,12 +66,12 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
             with _write_errors(folder):
                 for path in stale:
                     path.unlink(missing_ok=True)
-                fsync_directory(folder)
+                fsync(folder)
         for name, path in zip(partial, paths, strict=True):
             with _write_errors(path):
                 name.replace(path)
         with _write_errors(folder):
-            fsync_directory(folder)
+            fsync(folder)
     finally:
         for name in partial:
             name.unlink(missing_ok=True)
@@ -115,12 +115,12 @@ def make_directory(path: Path) -> None:
     with _write_errors(path):
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
-            fsync_directory(folder.parent)
+            fsync(folder.parent)
 
 
-def fsync_directory(path: Path) -> None:
-    """Sync the names in a folder to the disk, so that they survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def fsync(path: Path) -> None:
+    """Sync a file's content, or the names in a folder, to the disk, so that they survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,6 @@
 """Read and write the files of one store, on a disk or elsewhere, under a lock that admits one writer at a time.
 
-A dump's reader and writer use the protocol `Folder` alone. `LocalFolder` is a directory;
+A dump's reader and writer use only the protocol `Folder`. `LocalFolder` is a directory;
 `storage.remote.remote_folder.RemoteFolder` has the same methods for an object store. Files are named by relative paths
 with slashes. The program computes these names and never takes them from a store.
 """
@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from storage.errors import StoreBusyError, StoreError
-from storage.files import (
-    cannot_write,
-    fsync_directory,
-    list_files,
-    make_directory,
-    remove_partial_files,
-    write_atomically,
-)
+from storage.files import cannot_write, fsync, list_files, make_directory, remove_partial_files, write_atomically
 from storage.fingerprints import FileDigest
 
 
@@ -59,13 +52,13 @@ class Folder(Protocol):
         """
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, durably. A missing file is no error."""
+        """Remove files, durably. A missing file is not an error."""
 
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
         """Read a whole file and return the problem with it as text, or None if it has this digest."""
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Return a file on the local machine with the content of ``name``, open for reading, to be mapped.
+        """Open a file on the local machine that has the content of ``name``, so that the caller can map it.
 
         A local file is opened directly, and its content is not checked. A remote file is copied first, and the copy is
         checked against ``digest``.
@@ -77,13 +70,13 @@ class Folder(Protocol):
 
     @property
     def max_open_bytes(self) -> int | None:
-        """Limit on the bytes of all mapped files, if these are copies that take room; None for no limit."""
+        """Limit on the bytes of all mapped files if these are copies, which take disk space; None without a limit."""
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Start to fetch remote files that will be opened soon. Returns at once."""
 
     def history(self) -> bytes:
-        """Return the history: one JSON object per line, and perhaps half lines of killed writers."""
+        """Return the history: one JSON object per line, and perhaps incomplete lines of killed writers."""
 
     def sweep(self) -> None:
         """Remove the partial files of interrupted writers. Only the holder of the lock may call this."""
@@ -135,7 +128,7 @@ class LocalFolder:
         for folder in folders:
             if folder != self._path and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-                fsync_directory(folder.parent)
+                fsync(folder.parent)
 
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
         """Return the problem with a file, as `Folder.problem_with` describes."""
@@ -201,7 +194,7 @@ class LocalLock:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.seek(0, os.SEEK_END)
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                file.write(b"\n")  # otherwise the next line would join the half line of a killed writer
+                file.write(b"\n")  # otherwise the next line would continue the incomplete line of a killed writer
         except BlockingIOError as error:
             file.close()
             raise StoreBusyError(
@@ -223,5 +216,5 @@ def history_path(path: Path) -> Path:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a file or of a link's target in bytes; of a broken link, the size of the link itself."""
+    """Return the size in bytes of a file or of a link's target; for a broken link, the size of the link itself."""
     return (path.stat() if path.exists() else path.lstat()).st_size

@@ -3,11 +3,10 @@
 A group is read all at once. Its arrays are stored uncompressed with crc32c. A sha256 over every array and the
 attributes catches two errors that checksums of chunks cannot: altered attributes, and a missing chunk, which zarr
 silently reads as its fill value. A group is written under a temporary name and then renamed, so nobody sees half a
-group. Only groups of Zarr v3, with numbers and the codecs bytes and crc32c, are opened.
+group. Only Zarr v3 groups with arrays of numbers and the codecs bytes and crc32c are opened.
 """
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from storage.errors import CorruptStoreError, StoreError
-from storage.files import PARTIAL_SUFFIX, cannot_write, fsync_directory, list_files, make_directory
+from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, list_files, make_directory
 from storage.fingerprints import Json, canonical_json, sha256_arrays, sha256_bytes
 
 _CHUNK_BYTES = 1 << 23
@@ -48,10 +47,7 @@ def write_group(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapp
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     try:
         group = zarr.open_group(
-            partial,
-            mode="w-",
-            zarr_format=3,
-            attributes={**attributes, _ARRAY_DIGESTS: digests, _DIGEST: content},
+            partial, mode="w-", zarr_format=3, attributes={**attributes, _ARRAY_DIGESTS: digests, _DIGEST: content}
         )
         for name, values in arrays.items():
             row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
@@ -66,9 +62,9 @@ def write_group(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapp
                 config={"write_empty_chunks": True},
             )
         for name in list_files(partial):
-            _fsync_file(partial / name)
+            fsync(partial / name)
         partial.rename(path)
-        fsync_directory(path.absolute().parent)
+        fsync(path.absolute().parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -80,7 +76,7 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
     """Return a group's arrays and its attributes, including ``content_sha256``, after verifying every byte.
 
     Raises:
-        StoreError: If there is no group, or its format or a codec is not ours.
+        StoreError: If there is no group, or it has another format or codec.
         CorruptStoreError: If an array or the attributes do not match their sha256. The message names the array.
     """
     if not (path / "zarr.json").is_file():
@@ -116,15 +112,14 @@ def _content_sha256(digests: Mapping[str, str], attributes: Mapping[str, Json]) 
 
 def _check_codecs(path: Path) -> None:
     metadata = _metadata(path)
-    codecs = metadata.get("codecs")
-    names = (
-        {codec.get("name") if isinstance(codec, dict) else codec for codec in codecs}
-        if isinstance(codecs, list)
-        else {None}
-    )
-    if metadata.get("zarr_format") != 3 or not names <= _CODECS:
-        listed = ", ".join(sorted(str(name) for name in names - _CODECS)) or "none"
-        raise StoreError(f"{path}: codecs not on our list ({', '.join(sorted(_CODECS))}): {listed}. {_REMEDY}")
+    found, codecs = metadata.get("zarr_format"), metadata.get("codecs")
+    listed = codecs if isinstance(codecs, list) else [codecs]
+    names = {str(codec.get("name") if isinstance(codec, dict) else codec) for codec in listed}
+    if found != 3 or not names <= _CODECS:
+        raise StoreError(
+            f"{path}: found Zarr format {found} with the codecs {', '.join(sorted(names))}, expected format 3 with no "
+            f"others than {', '.join(sorted(_CODECS))}. {_REMEDY}"
+        )
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -139,11 +134,3 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, problem: str) -> CorruptStoreError:
     return CorruptStoreError(f"{path}: {problem}. {_REMEDY}")
-
-
-def _fsync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

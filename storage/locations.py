@@ -7,7 +7,7 @@ machine's role. fsspec is imported only when a URL is opened.
 
 import re
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 from urllib.parse import unquote
 
 from storage.errors import ConfigError
@@ -22,10 +22,10 @@ Location: TypeAlias = Path | str | Folder
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTAINER_FIRST = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
-"""Schemes whose URLs start with CONTAINER@ACCOUNT, which is no credential."""
+"""Schemes whose URLs start with CONTAINER@ACCOUNT. This is not a credential."""
 
 
-def is_url(location: str | Path) -> bool:
+def is_url(location: str | Path) -> TypeGuard[str]:
     """Return whether a location is a URL, other than a file:// URL. A ``Path`` is not."""
     return isinstance(location, str) and "://" in location and not location.lower().startswith("file://")
 
@@ -42,7 +42,7 @@ def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES,
     Raises:
         ConfigError: If the URL is malformed or holds credentials.
     """
-    if isinstance(location, Path) or not is_url(location):
+    if not is_url(location):
         return LocalFolder(local_path(location))
     return RemoteFolder(check_url(location), cache=FileCache(size_bytes=cache_bytes), take_over=take_over)
 

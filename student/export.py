@@ -31,7 +31,7 @@ from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names
 from pipeline.runtime.train_config import num_words_of
 from pipeline.training.run_list import list_runs
 from storage.errors import RunError
-from storage.files import PARTIAL_SUFFIX, cannot_write, fsync_directory, make_directory, write_atomically
+from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, make_directory, write_atomically
 from student.hugging_face import OURS
 from student.model_card import model_card
 from student.student_config import StudentTrainConfig
@@ -75,7 +75,7 @@ def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool
     try:
         summaries = {folder: _export_one(info, partial / folder, name) for folder, name in checkpoints.items()}
         partial.rename(out)
-        fsync_directory(out.absolute().parent)
+        fsync(out.absolute().parent)
     except OSError as error:
         raise cannot_write(out, error) from error
     finally:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.dumping.dump_config import Condition
-from pipeline.dumping.dump_source import Dumped, verify_run
+from pipeline.dumping.dump_source import ModelAndSearch, verify_run
 from pipeline.dumping.next_token import NextTokenModel, append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
@@ -195,10 +195,10 @@ class StudentSource:
                 f"more, or build the dataset without the {np.count_nonzero(lengths > max_length)} longer sentences"
             )
 
-    def load(self, condition: Condition, device: torch.device) -> Dumped:  # noqa: ARG002  the condition is always none
-        """Return the student."""
+    def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002  always none
+        """Return the student. It makes no beam search."""
         model, _ = load_student(self.run.path, device)
-        return Dumped(model=GroupedByLength(model))
+        return GroupedByLength(model), {}
 
 
 class GroupedByLength:

@@ -30,7 +30,7 @@ from pipeline.corpus.text.text_files import OnError, find_file
 from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.corpus.trees.trees import TokenPhrase, format_tree
 from pipeline.dumping.dump_config import Condition
-from pipeline.dumping.dump_source import Dumped, verify_run
+from pipeline.dumping.dump_source import ModelAndSearch, verify_run
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
@@ -217,13 +217,13 @@ class TeacherSource:
         """Refuse a dataset with another tokenizer or other labels than the teacher's."""
         _check_reads(self.run, dataset)
 
-    def load(self, condition: Condition, device: torch.device) -> Dumped:
-        """Return the teacher or, under the condition ``beam``, the mixtures of ``teacher.beam``."""
+    def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:
+        """Return the teacher or, under the condition ``beam``, the mixtures of ``teacher.beam`` with their sizes."""
         model, _ = load_teacher(self.run.path, device)
         if condition == "tree":
             model.cache_inputs()
-            return Dumped(model=model)
-        return Dumped(model=BeamTeacher(model, self._beam), search=asdict(self._beam))
+            return model, {}
+        return BeamTeacher(model, self._beam), asdict(self._beam)
 
 
 def _beam_of_dump(dump: Location) -> BeamConfig:

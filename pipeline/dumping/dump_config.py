@@ -123,7 +123,5 @@ class RecomputeConfig:
             for name in ("recompute", "seed")
             if getattr(self, name) < 0
         ]
-        if self.recompute and (self.teacher is None or self.data is None):
-            problems.append("--recompute needs --teacher and --data; give both")
         if problems:
             raise ConfigError("verify: " + "; ".join(problems))

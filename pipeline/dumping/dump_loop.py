@@ -20,7 +20,7 @@ import operator
 import secrets
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class DumpJob:
     """Fingerprint of the model."""
     device: torch.device
     """The dump records its model name, because the device can change bits."""
-    search: Mapping[str, int] | None = None
+    search: Mapping[str, int] = field(default_factory=dict)
     """Sizes of the beam search under the condition ``beam``. The dump records them."""
 
     @functools.cached_property
@@ -88,7 +88,7 @@ class DumpJob:
                 "dtype": "float32",
                 "device": device_model(self.device),
                 **versions(),
-                **(self.search or {}),
+                **self.search,
             },
         )
 
@@ -124,9 +124,8 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
             main_writer.log(_event("begin", world))
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
-        turns = torch.tensor([secrets.randbits(62)])  # an earlier dump by the same processes has claims of its own
-        world.broadcast(turns)
-        claims = f"shards of {int(turns)}"
+        # A random name, because an earlier dump by the same processes has claims of its own.
+        claims = world.share(secrets.token_bytes(8)).hex()
         writer = main_writer or stack.enter_context(opened(main=False))
         pending = todo.nonzero()[:, 0].tolist()
         num_positions = sum(len(schema.layout.rows_of(shard)) for shard in pending)
@@ -162,12 +161,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
 
 def _event(what: str, world: World) -> dict[str, str | int]:
     """Return a line of the dump's history. It describes only this call, so the store itself does not contain it."""
-    return {
-        "event": what,
-        "host": socket.gethostname(),
-        "world_size": world.size,
-        "command": command_line(),
-    }
+    return {"event": what, "host": socket.gethostname(), "world_size": world.size, "command": command_line()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,7 +214,7 @@ def prepare_batch(job: DumpJob, shard: int, sentences: range) -> ShardBatch:
 class ShardRows:
     """Collect the rows of a shard on the CPU while the device continues to compute.
 
-    A GPU copies into page-locked memory in the background. ``positions`` waits for the copies.
+    A GPU copies into page-locked memory in the background. ``finished`` waits for the copies.
     """
 
     def __init__(self, schema: DumpSchema, shard: int, device: torch.device, *, of_mixtures: bool) -> None:
@@ -252,18 +246,13 @@ class ShardRows:
         if self._copied is not None:
             self._copied.record()
 
-    def positions(self) -> Positions:
-        """Return the rows in the form that a writer takes."""
+    def finished(self) -> tuple[Positions, np.ndarray | None]:
+        """Return the rows and, if they are mixtures, float32 ``[n]``: the effective number of hypotheses of each."""
         if self._copied is not None:
             self._copied.synchronize()
         kept = {name: tensor.numpy() for name, tensor in self._kept.items()}
-        return Positions(tokens=self._gold, **kept | {"ids": kept["ids"].astype(self._schema.token_dtype)})
-
-    def num_effective(self) -> np.ndarray | None:
-        """Return float32 ``[n]``: the effective number of hypotheses of each row; None if rows are not mixtures."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        return self._num_effective.numpy() if self._num_effective is not None else None
+        positions = Positions(tokens=self._gold, **kept | {"ids": kept["ids"].astype(self._schema.token_dtype)})
+        return positions, self._num_effective.numpy() if self._num_effective is not None else None
 
 
 @torch.no_grad()
@@ -280,12 +269,7 @@ def compute_shard(
             gold = torch.from_numpy(batch.gold[part]).to(device, non_blocking=True)
             logits = model.logits(states[part]).float()
             reduced = reduce_logits(
-                logits,
-                gold,
-                k=schema.k,
-                num_top=schema.num_top,
-                temperatures=schema.temperatures,
-                generator=generator,
+                logits, gold, k=schema.k, num_top=schema.num_top, temperatures=schema.temperatures, generator=generator
             )
             num_effective = model.num_effective(states[part]) if isinstance(model, MixtureModel) else None
             kept.put(batch.first + row, batch.gold[part], reduced, num_effective)
@@ -293,4 +277,4 @@ def compute_shard(
 
 
 def _write(writer: DumpWriter, shard: int, rows: ShardRows) -> None:
-    writer.write_shard(shard, rows.positions(), rows.num_effective())
+    writer.write_shard(shard, *rows.finished())

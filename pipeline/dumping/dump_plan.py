@@ -72,7 +72,7 @@ def _measure(job: DumpJob) -> tuple[Positions | None, dict[str, float]]:
             prepared = time.perf_counter()
             resized = _resized(job.schema, len(batch.gold))
             batches = [replace(batch, shard=0, first=0)]
-            rows = compute_shard(job.model, resized, 0, batches, device=job.device).positions()
+            rows, _ = compute_shard(job.model, resized, 0, batches, device=job.device).finished()
             computed = time.perf_counter()
             if not number:
                 continue

@@ -5,8 +5,7 @@ Each kind of run decides which conditions its distributions can have; see ``cond
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -23,15 +22,8 @@ from storage.dump.dump_statistics import DumpSummary
 from storage.errors import ConfigError, RunError
 from storage.locations import Location, Place
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dumped:
-    """The model whose distributions are dumped."""
-
-    model: NextTokenModel
-    """In evaluation mode, on its device."""
-    search: Mapping[str, int] | None = None
-    """Sizes of its beam search, if it makes one."""
+ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int]]
+"""A model, and the sizes of its beam search; empty if it makes none."""
 
 
 class DumpSource(Protocol):
@@ -56,8 +48,8 @@ class DumpSource(Protocol):
             InputError: If a sentence is too long.
         """
 
-    def load(self, condition: Condition, device: torch.device) -> Dumped:
-        """Return the model with distributions under a condition."""
+    def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:
+        """Return the model with distributions under a condition, in evaluation mode on the device."""
 
 
 def dump_run(data: Place, source: DumpSource, out: Location, config: DumpConfig) -> DumpSummary | None:
@@ -118,12 +110,10 @@ def _job(dataset: Dataset, source: DumpSource, config: DumpConfig, device: torch
     """
     source.check_reads(dataset, config.split)
     fingerprint = source.fingerprint()
-    dumped = source.load(config.condition, device)
+    model, search = source.load(config.condition, device)
     if source.fingerprint() != fingerprint:
         raise RunError(f"{source.run.path}: its best checkpoint was replaced while it was read. Run the command again")
-    return DumpJob(
-        model=dumped.model, dataset=dataset, config=config, teacher=fingerprint, device=device, search=dumped.search
-    )
+    return DumpJob(model=model, dataset=dataset, config=config, teacher=fingerprint, device=device, search=search)
 
 
 def _check_condition(source: DumpSource, condition: Condition) -> None:

@@ -5,8 +5,8 @@ nothing differs that can change bits (the ``computation`` of the dump equals tha
 identical, byte for byte. Otherwise the last bits differ, and with them near ties, draws and roundings to float16. Then
 values are compared, and the log-probabilities of the gold tokens must agree within a bound.
 
-Shards are chosen at random. If all shards are wrong, any choice finds it. If one shard of S is wrong, N shards find it
-with probability N / S.
+Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N
+shards contains it with probability N / S.
 """
 
 from collections.abc import Iterable, Iterator
@@ -82,7 +82,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
         for shard in shards:
             batches = counted(shard_batches(job, shard))
             computed = compute_shard(job.model, schema, shard, batches, device=job.device)
-            rows, num_effective = computed.positions(), computed.num_effective()
+            rows, num_effective = computed.finished()
             where, entry = f"{dump}: shard {shard}", manifest.shards[shard]
             altered = _altered(rows, num_effective, schema, entry, offsets, where=where)
             if altered and not differences:
@@ -118,7 +118,7 @@ def computed_with(dump: Location) -> DumpConfig:
         )
     values = {field.name: getattr(schema, field.name) for field in fields(schema)}
     if schema.selection != "stratified":
-        del values["num_top"]  # an option of stratified dumps alone
+        del values["num_top"]  # only stratified dumps have this option
     return options.build(DumpConfig, values, threads=threads, batch_tokens=batch_tokens)
 
 

@@ -83,7 +83,7 @@ def verify_path(path: Place) -> dict[str, Any]:
 
 
 def _kind(place: Place) -> str:
-    if isinstance(place, str) and is_url(place):
+    if is_url(place):
         names = open_folder(place).sizes()
         if "dataset.zarr/zarr.json" in names:
             return "dataset"

@@ -4,8 +4,8 @@
     RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    only the weights, for commands that load a model
 
 The state is one file, written atomically, and holds everything that training needs. It is written before the weight
-files. So if the process dies in between, the weight files can be rewritten from the state. In return, the weights are
-written twice or more.
+files. So if the process dies in between, the weight files can be rewritten from the state. The cost: the weights are
+written at least twice.
 
 Loading a file from a stranger executes nothing: torch's restricted unpickler reads it. The unpickler does not check the
 checksums of its zip archive, so this module checks them first with ``zipfile``.
@@ -71,7 +71,7 @@ def save_checkpoint(
     also: Iterable[str] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the state, then the weights of ``model`` as ``last``, as ``best`` if they are, and under names in ``also``.
+    """Write the state. Then write the weights of ``model`` as ``last``, as ``best`` if they are, and under ``also``.
 
     Raises:
         StoreError: If there is no room. The previous checkpoint then stays complete.

@@ -1,5 +1,6 @@
 """Add to click what all commands need: options from configuration classes, paths or URLs, and one-line errors."""
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,23 +14,12 @@ from pipeline.runtime.display import as_text
 from storage.errors import RnngDistillError
 
 Place: TypeAlias = Path | str
-"""A path or a URL."""
+"""As in ``storage.locations``, whose import takes too long for ``--help``."""
 PATH = click.Path(path_type=Path)
-
-
-class StoreLocation(click.ParamType["Place"]):
-    """A path, or a URL that fsspec knows."""
-
-    name = "PATH or URL"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:  # noqa: ANN401, ARG002
-        """Return a URL unchanged, and anything else as a path."""
-        return options.path_or_url(value) if isinstance(value, str) else value
-
-
-STORE = StoreLocation()
+STORE = click.types.FuncParamType(options.path_or_url)
+STORE.name = "PATH or URL"
 AS_JSON = "as_json"
-"""Key of click's context, which a group shares with its commands: whether to print JSON."""
+"""Key in the ``meta`` of click's context, which a group shares with its commands. Its value: whether to print JSON."""
 
 
 def show(summary: dict[str, Any], text: str | None = None) -> None:
@@ -45,11 +35,7 @@ def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> N
 
 
 json_option = click.option(
-    "--json",
-    is_flag=True,
-    expose_value=False,
-    callback=_remember_json,
-    help="Print JSON instead of text.",
+    "--json", is_flag=True, expose_value=False, callback=_remember_json, help="Print JSON instead of text."
 )
 on_error_option = click.option(
     "--on-error",
@@ -61,7 +47,7 @@ on_error_option = click.option(
 
 
 class SingleValuesCommand(click.Command):
-    """A command that refuses an option given more often than once, unless the option may be repeated.
+    """A command that refuses an option that is given twice, unless the option may be repeated.
 
     click itself would silently take the last value.
     """
@@ -70,7 +56,7 @@ class SingleValuesCommand(click.Command):
         """Parse the arguments.
 
         Raises:
-            click.UsageError: If an option is repeated that takes one value.
+            click.UsageError: If an option that takes one value is repeated.
         """
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -83,10 +69,10 @@ class SingleValuesCommand(click.Command):
 
 
 class OneLineErrors(SingleValuesCommand, click.Group):
-    """A group of commands that shows an error of ours, which the user can fix, as one line.
+    """A group of commands that shows an error that the user can fix as one line.
 
     Any other error is a bug and keeps its traceback. ``--help`` lists the commands in the order of their definition.
-    All commands and groups below it refuse repeated options.
+    All commands and groups below this group refuse repeated options.
     """
 
     command_class = SingleValuesCommand
@@ -132,6 +118,7 @@ def configured_by(
     names = {option.name for option in declared}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
         def with_values(config_file: Path | None = None, **given: Any) -> None:  # noqa: ANN401
             values = options.read_toml(config_file, declared) if config_file is not None else {}
             # click gives None, or () for a repeated option, where nothing was typed.
@@ -142,8 +129,6 @@ def configured_by(
             command(values=values, **{name: value for name, value in given.items() if name not in names})
 
         decorated: Callable[..., None] = with_values
-        decorated.__doc__, decorated.__name__ = command.__doc__, command.__name__
-        decorated.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
         for option in reversed(declared):
             decorated = _click_option(option)(decorated)
         if not toml:

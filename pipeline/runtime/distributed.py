@@ -1,7 +1,7 @@
 """Connect the processes of a run, and choose their devices.
 
-Only this module reads torchrun's variables, and only this module says "cuda". All other code takes a ``World``. Without
-torchrun, the world has size 1 and nothing is initialised.
+Only this module reads torchrun's variables and mentions "cuda". All other code takes a ``World``. Without torchrun, the
+world has size 1 and nothing is initialised.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     store: Store = field(default_factory=HashStore, repr=False, compare=False)
-    """Small values that all processes share: torchrun's store, or one of this process alone."""
+    """Small values that all processes share: in torchrun's store or, in a single process, in a store of its own."""
 
     @property
     def is_main(self) -> bool:
@@ -184,7 +184,7 @@ class World:
 
     @contextlib.contextmanager
     def _reporting_dead_processes(self) -> Iterator[None]:
-        """Turn a broken connection into an error of one line. A process that died leaves nothing else to see."""
+        """Turn a broken connection, the only sign that another process died, into an error of one line."""
         try:
             yield
         except RuntimeError as error:
@@ -206,7 +206,7 @@ def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterato
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of this process; 0 divides the machine's cores among its processes.
-        deterministic: Whether torch may use only deterministic algorithms during the context.
+        deterministic: Whether torch must use deterministic algorithms during the context.
 
     Raises:
         ConfigError: If ``device`` is cuda and there is no GPU, or it is too late to make the GPU deterministic.
@@ -217,10 +217,10 @@ def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterato
 
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
-    """Let torch use only deterministic algorithms. Operations without one raise an error.
+    """Make torch use deterministic algorithms. An operation that has none raises an error.
 
     Raises:
-        ConfigError: If cuBLAS has another setting, or this process already uses a GPU without the setting.
+        ConfigError: If the variable of cuBLAS has another value, or this process used a GPU before it was set.
     """
     found = os.environ.get(_CUBLAS)
     if found not in {None, *_CUBLAS_REPEATING}:
@@ -395,7 +395,7 @@ def on_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return the free memory of ``device`` in bytes. If the system cannot say, return all memory of the machine."""
+    """Return the free memory of ``device`` in bytes. If it is unknown, return all memory of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")

@@ -37,7 +37,7 @@ def read_json_lines(path: Path, *, remedy: str) -> Iterator[tuple[str, Mapping[s
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a parsed JSON value is a finite number below 2^63 in size, with which one can compute."""
+    """Return whether a parsed JSON value is a finite number below 2^63 in size."""
     # JSON has whole numbers beyond any float. For NaN the comparison is false.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 63
 
@@ -50,15 +50,15 @@ def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
     """
     found = value.get(name)
     if not is_number(found):
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a number. Write the file again")
+        raise InputError(f"{where}: {name} is {found!r:.60}, expected a number; write the file again")
     return found
 
 
 def whole_number(value: Mapping[str, Any], name: str, *, where: str) -> int:
-    """Return a whole number of a parsed JSON object.
+    """Return a whole number from a parsed JSON object.
 
     Raises:
-        InputError: If it is missing or no whole number.
+        InputError: If it is missing, or not a whole number.
     """
     found = value.get(name)
     if not is_number(found) or not isinstance(found, int):
@@ -67,10 +67,10 @@ def whole_number(value: Mapping[str, Any], name: str, *, where: str) -> int:
 
 
 def string(value: Mapping[str, Any], name: str, *, where: str) -> str:
-    """Return a string of a parsed JSON object.
+    """Return a string from a parsed JSON object.
 
     Raises:
-        InputError: If it is missing or no string.
+        InputError: If it is missing, or not a string.
     """
     found = value.get(name)
     if not isinstance(found, str):

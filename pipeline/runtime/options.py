@@ -19,6 +19,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -199,15 +200,10 @@ def _field_docs(cls: type) -> dict[str, str]:
     """Return the docstring under each field, of the class and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
-        body = ast.parse(inspect.getsource(base)).body[0]
-        if not isinstance(body, ast.ClassDef):
-            continue
-        for field, below in zip(body.body, body.body[1:], strict=False):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                docs[field.target.id] = inspect.cleandoc(str(below.value.value)).replace("\n", " ")
+        (definition,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(definition, ast.ClassDef)
+        for pair in itertools.pairwise(definition.body):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                    docs[name] = inspect.cleandoc(str(text)).replace("\n", " ")
     return docs

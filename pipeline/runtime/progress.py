@@ -1,5 +1,6 @@
 """Show the progress of long work with rate and ETA: a bar on a terminal, log lines elsewhere. Imports no torch."""
 
+import datetime as dt
 import logging
 import sys
 import time
@@ -19,8 +20,8 @@ LINE_EVERY_S = 15.0
 class Progress:
     """Show a bar on a terminal and occasional log lines elsewhere. Show nothing if ``shown`` is False.
 
-    If the total is unknown, ``total`` is None and there is no ETA. The unit ``B`` is shown as kB, MB and so on. The
-    work done earlier, ``initial``, counts towards the total but not towards the rate.
+    If ``total`` is None, because it is unknown, there is no ETA. The unit ``B`` is shown as kB, MB and so on. Earlier
+    work, ``initial``, counts towards the total but not towards the rate.
     """
 
     def __init__(self, what: str, *, total: int | None, unit: str, shown: bool = True, initial: int = 0) -> None:
@@ -70,18 +71,8 @@ class Progress:
         elif not finished:
             end = f"{_clock(elapsed)} so far"
         figures = "".join(f", {name} {value}" for name, value in self._figures.items())
-        share = (
-            self._amount(self._done)
-            if self._total is None
-            else f"{self._amount(self._done)}/{self._amount(self._total)}"
-        )
-        speed = (
-            size(rate)
-            if self._unit == "B"
-            else f"{rate:,.0f} {self._unit}"
-            if rate >= 10
-            else f"{rate:.2g} {self._unit}"
-        )
+        share = "/".join(self._amount(number) for number in (self._done, self._total) if number is not None)
+        speed = size(rate) if self._unit == "B" else f"{rate:{',.0f' if rate >= 10 else '.2g'}} {self._unit}"
         log.info("%s: %s, %s/s, %s%s", self._what, share, speed, end, figures)
 
     def _amount(self, number: int) -> str:
@@ -89,6 +80,4 @@ class Progress:
 
 
 def _clock(seconds: float) -> str:
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}"
+    return str(dt.timedelta(seconds=round(seconds)))

@@ -1,8 +1,8 @@
 """Start a training run in a new directory, or continue the run that the same command made there.
 
 Everything that decides the results must be equal: kind, configuration, model and fingerprints. They are compared
-between the ranks and, if the run exists, with its ``run.json``. The `FREE` options may differ, because they change how
-to compute and not what. Each start is recorded in the run's history with its device, threads and world size. The lock
+between the ranks and, if the run exists, with its ``run.json``. The `FREE` options may differ, because they do not
+decide what is computed. Each start is recorded in the run's history with its device, threads and world size. The lock
 of ``pipeline.runtime.run_history`` keeps other processes out.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 import torch
 
 from pipeline.runtime.distributed import World, device_model
+from pipeline.runtime.options import flag
 from pipeline.runtime.run_directory import (
     RunDescription,
     RunInfo,
@@ -48,7 +49,7 @@ def training_run(
     """Create the run directory, or open the run that the same command made, and lock it during the context.
 
     A directory is new if it does not exist, is empty, or a process was killed while creating it. With
-    ``resume="never"`` the directory must not exist or be empty.
+    ``resume="never"`` it must be missing or empty.
 
     Raises:
         RunError: If the directory holds other files, or a run with other options or data; or if the ranks differ.
@@ -113,14 +114,9 @@ def _refuse_another_run(path: Path, run: RunDescription) -> None:
             f"{path}: the run was made with other options or data: {'; '.join(problems)}. Give the options and data "
             "of the run, or choose another --out"
         )
-    started_with = json.loads((path / "run.json").read_bytes()).get("versions")
-    if started_with != versions():
-        log.warning(
-            "%s: started with versions %s, continues with %s: last bits may differ",
-            path,
-            started_with,
-            versions(),
-        )
+    before, now = json.loads((path / "run.json").read_bytes()).get("versions"), versions()
+    if before != now:
+        log.warning("%s: started with versions %s, continues with %s: last bits may differ", path, before, now)
 
 
 def _refuse_other_ranks(run: RunDescription, world: World) -> None:
@@ -136,7 +132,7 @@ def _refuse_other_ranks(run: RunDescription, world: World) -> None:
 def _comparable(run: RunDescription | RunInfo) -> dict[str, Any]:
     """Return everything that must be equal, by the name that a message shows."""
     described: dict[str, Any] = {"kind": run.kind}
-    described |= {f"--{name.replace('_', '-')}": value for name, value in run.configuration.items() if name not in FREE}
+    described |= {flag(name): value for name, value in run.configuration.items() if name not in FREE}
     described |= {f"{name} of the model": value for name, value in run.model.items()}
     described |= {f"sha256 of the {name}": value for name, value in run.fingerprints.items()}
     plain: dict[str, Any] = json.loads(json.dumps(described))

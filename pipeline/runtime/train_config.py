@@ -79,24 +79,13 @@ class TrainConfig:
     """On a GPU, use only deterministic algorithms, which are slower. On CPUs all algorithms are deterministic."""
 
     def __post_init__(self) -> None:
+        least = dict.fromkeys(("num_epochs", "batch_tokens", "accumulate_batches", "log_every"), 1)
+        least |= dict.fromkeys(("max_steps", "batch_sentences", "shuffle_window", "warmup_steps", "eval_every"), 0)
+        least |= dict.fromkeys(("patience", "checkpoint_every", "seed", "threads"), 0)
         problems = [
-            f"{name.replace('_', '-')} is {value}, expected at least {least}"
-            for name, least in (
-                ("num_epochs", 1),
-                ("max_steps", 0),
-                ("batch_tokens", 1),
-                ("batch_sentences", 0),
-                ("accumulate_batches", 1),
-                ("shuffle_window", 0),
-                ("warmup_steps", 0),
-                ("eval_every", 0),
-                ("patience", 0),
-                ("checkpoint_every", 0),
-                ("log_every", 1),
-                ("seed", 0),
-                ("threads", 0),
-            )
-            if (value := getattr(self, name)) < least
+            f"{name.replace('_', '-')} is {value}, expected at least {number}"
+            for name, number in least.items()
+            if (value := getattr(self, name)) < number
         ]
         problems += [
             f"{name.replace('_', '-')} is {value}, expected more than 0 and at most {MOST:g}"

@@ -27,7 +27,7 @@ def start_pool(num_workers: int, start: Callable[..., None], *arguments: Any) ->
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use; on systems that cannot say, all cores of the machine."""
+    """Return the number of cores that this process may use; if this is unknown, all cores of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,1 +1,1 @@
-"""Train a model: the loop, its batches, steps and figures. It knows neither teacher nor student."""
+"""Train any model: the loop, its batches, its steps and its figures."""

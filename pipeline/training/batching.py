@@ -129,18 +129,15 @@ class BatchPlan:
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return the sentences of each batch of an epoch, over all ranks. The result of the latest epoch is cached."""
-        newest = self._newest
-        if newest is None or newest[0] != epoch:
-            newest = (
-                epoch,
-                plan_epoch(
-                    self._lengths,
-                    seed=self._config.seed,
-                    epoch=epoch,
-                    batch_tokens=self._config.batch_tokens,
-                    batch_sentences=self._config.batch_sentences,
-                    shuffle_window=self._config.shuffle_window,
-                ),
+        if self._newest is None or self._newest[0] != epoch:
+            config = self._config
+            batches = plan_epoch(
+                self._lengths,
+                seed=config.seed,
+                epoch=epoch,
+                batch_tokens=config.batch_tokens,
+                batch_sentences=config.batch_sentences,
+                shuffle_window=config.shuffle_window,
             )
-            self._newest = newest
-        return newest[1]
+            self._newest = epoch, batches
+        return self._newest[1]

@@ -170,19 +170,12 @@ class _VocabularyLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         grad_states, grad_weight, grad_bias = ctx.saved_tensors
         scale = grad_sums[0]
-        return (
-            grad_states * scale,
-            grad_weight * scale,
-            grad_bias * scale if grad_bias is not None else None,
-            None,
-            None,
-            None,
-            None,
-        )
+        grad_bias = grad_bias * scale if grad_bias is not None else None
+        return grad_states * scale, grad_weight * scale, grad_bias, None, None, None, None
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor) -> Tensor:
-    """Return ``states @ weight.T + bias`` in ``out``; written over and over, since fresh pages cost as much again."""
+    """Return ``states @ weight.T + bias`` in ``out``, which all chunks share: fresh memory would double the time."""
     if states.dtype != out.dtype:
         out.copy_(states @ weight.T)
         return out if bias is None else out.add_(bias)

@@ -1,8 +1,8 @@
 """Stop training at the first NaN or infinity in a loss, gradient or weight, without making a step wait for the device.
 
-One integer on the device records the first such step. The loop reads it before it writes a row of figures, evaluates
-dev or writes a checkpoint. So none of these contains a NaN or infinity, and the message names the exact step. The
-update of that step is not skipped: training ends anyway, and its weights are not written.
+One integer on the device records the first step at which one occurs. The loop reads it before it writes a row of
+figures, evaluates dev or writes a checkpoint. So rows and checkpoints never contain a NaN or infinity, and the message
+names the exact step. The update of that step is not skipped: training ends anyway, and its weights are not written.
 """
 
 import torch
@@ -69,10 +69,9 @@ class DivergenceWatch:
         torch.minimum(self._first, seen, out=self._first)
 
     def _message(self, step: int, index: int) -> str:
-        epoch, indices = self._plan.place(step)
-        what = "gradient" if index == _GRADIENT else "loss"
+        what, (epoch, indices) = "gradient", self._plan.place(step)
         if index != _GRADIENT:
-            indices = range(index, index + 1)
+            what, indices = "loss", range(index, index + 1)
         sentences = [int(each) for i in indices for each in self._task.batch_sentences(epoch, i)]
         named = ", ".join(map(str, sentences[:FEW]))
         more = f" and {len(sentences) - FEW} more" if len(sentences) > FEW else ""

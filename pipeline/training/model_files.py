@@ -58,14 +58,10 @@ def check_tokenizer(model: ModelFiles, dataset: Dataset) -> None:
     """
     found, expected = dataset.tokenizer.sha256, model.tokenizer_sha256
     if found != expected:
+        own = str(model.path / "tokenizer.json")
+        if model.which == EXPORTED:
+            own = f"the tokenizer of the exported run (for a model made elsewhere: convert {own} with adopt-tokenizer)"
         raise FingerprintMismatchError(
             f"{dataset.location}: tokenizer is {found[:12]}, but {model.path} was trained with {expected[:12]}. "
-            f"Build the dataset with {_own_tokenizer(model)}, or give the model trained on this dataset"
+            f"Build the dataset with {own}, or give the model trained on this dataset"
         )
-
-
-def _own_tokenizer(model: ModelFiles) -> str:
-    file = model.path / "tokenizer.json"
-    if model.which != EXPORTED:
-        return str(file)
-    return f"the tokenizer of the exported run (for a model made elsewhere: convert {file} with adopt-tokenizer)"

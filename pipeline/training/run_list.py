@@ -21,7 +21,7 @@ from storage.errors import InputError, RnngDistillError, RunError
 log = logging.getLogger(__name__)
 
 RunState: TypeAlias = Literal["finished", "stopped", "failed", "training", "interrupted"]
-"""Ended by itself, by a signal or with an error; still training; or killed without a record, as by kill -9."""
+"""In this order: ended by itself, by a signal, by an error; still training; killed without a record, as by kill -9."""
 Differences: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 """Kind → run → options and shortened fingerprints that are not equal in all runs of that kind."""
 
@@ -147,9 +147,8 @@ def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
         best_step=best_step,
         last_start=starts[-1] if starts else None,
     )
-    names = {"manifest": "dump"}
     fingerprints = {
-        names.get(what, what): sha256[:FINGERPRINT_LENGTH]
+        "dump" if what == "manifest" else what: sha256[:FINGERPRINT_LENGTH]
         for what, sha256 in run.fingerprints.items()
         if isinstance(sha256, str)
     }

@@ -1,4 +1,4 @@
-"""Say what the training loop needs from a model, and decide which batches make which step.
+"""Define what the training loop needs from a model, and decide which batches make which step.
 
 A step takes ``accumulate_batches`` consecutive batches of one epoch. The last step of an epoch takes the batches that
 are left. This is arithmetic on the task's batch sizes, so training can begin at any step.
@@ -36,7 +36,7 @@ class Task(Protocol):
 
     @property
     def objective(self) -> nn.Module:
-        """A module that holds the model. Called with a batch, it returns sums over positions, ``parts`` first."""
+        """A module around the model. It maps a batch to sums over positions, which begin with those of ``parts``."""
 
     @property
     def parts(self) -> Sequence[str]:
@@ -44,7 +44,7 @@ class Task(Protocol):
 
     @property
     def dev_parts(self) -> Sequence[str]:
-        """The first of ``parts``: the sums that dev has too."""
+        """The first names of ``parts``: those of the sums that dev has too."""
 
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return int64 ``[B]``: positions of each batch of an epoch."""

@@ -150,7 +150,7 @@ class _Training:
         with parallel.no_sync() if parallel is not None and not place.closes_step else contextlib.nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=self._config.dtype == "bfloat16"):
                 sums: Tensor = (parallel or self._task.objective)(place.batch)
-            # DistributedDataParallel averages gradients over ranks, but the loss is a mean over the positions of all.
+            # DistributedDataParallel averages gradients over ranks. The loss is a mean over the positions of all ranks.
             with self._world.reducing_gradients():
                 (sums[0] * (self._world.size / place.num_positions_step)).backward()
         sums = sums.detach()

@@ -1,10 +1,10 @@
 """Encode, decode and read the rows of a compact dump: log-probabilities as one byte per token.
 
-A row falls from its most probable token on. The profile stores how far it falls from each token to the next, as the
-code of a gap: code d means d/16 + (d/64)³ nats, and 255 means a fall to probability 0. So no step is above 0, a row
-keeps its order, and most codes are 0 or 1, which compress well. The encoder chooses each gap from the sum of the codes
-before it, so errors do not add up: a log-probability is off by at most half a step, which is 1/32 of a nat where the
-row is dense.
+Log-probabilities fall along a row, from the most probable token on. The profile stores how far they fall from each
+token to the next, as the code of a gap: code d means d/16 + (d/64)³ nats, and 255 means a fall to probability 0. So
+decoded log-probabilities never rise, and a row keeps its order. Most codes are 0 or 1, which compress well. The encoder
+chooses each gap from the sum of the codes before it, so errors do not add up: a log-probability is off by at most half
+a step, which is 1/32 of a nat where the row is dense.
 
 The first log-probability and the normaliser are not stored. Both follow from the codes and the tail, since a
 distribution sums to 1 at every temperature,
@@ -15,7 +15,7 @@ The tail, the tokens, the ids and the gold token's log-probability equal those o
 do all sums that follow from them. `storage.dump.compressed_shards` compresses the bytes.
 
 A chunk is decompressed, and its checksum checked, when one of its rows is read. A few decompressed chunks are kept. So
-reading ranges is cheap and reading single sentences at random is expensive: the price of half the bytes.
+reading ranges is cheap, and reading single sentences at random is expensive. This is the price of half the bytes.
 
 Legend: n positions, k ids kept, nT declared temperatures.
 """
@@ -37,17 +37,19 @@ from storage.fingerprints import FileDigest
 from storage.folder import Folder
 
 TO_ZERO = 255
-"""Code of a fall to probability 0. It is also the fill value: a row that starts with it was not read."""
+"""Code of a fall to probability 0. It is also the fill value, because no row starts with this code."""
 
+_UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
+"""Arrays that equal those of the exact profile."""
 _UNITS = 1 << 18
 """Units per nat. Every gap is a whole number of units, so that encoding gives the same codes on every machine."""
 _LUT_UNITS = 1 << 8
 _DEEPEST = 1 << 30
-"""4,096 nats. Log-probabilities below that are clipped to it, so that every int32 sum below stays in range."""
+"""4,096 nats. Log-probabilities below -4,096 are clipped, so that every int32 sum stays in range."""
 _BLOCK = 2_048
 """Rows per block of work: the temporary arrays of a block fit into the processor's cache."""
 _TOLERANCE = 0.01
-"""Largest difference from 1 of the sum of a row and its tail. Float16 rounds a log-probability above -16 by at most
+"""How far the sum of a row and its tail may be from 1. Float16 rounds a log-probability above -16 by at most
 2⁻⁸."""
 
 
@@ -70,13 +72,7 @@ def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: s
         block = positions.slice(start, start + _BLOCK)
         _check_mass(block, temperatures, where, start)
         gaps[start : start + _BLOCK] = _gaps(block.logp)
-    return {
-        "tokens": positions.tokens,
-        "ids": positions.ids,
-        GAPS: gaps,
-        "gold_logp": positions.gold_logp,
-        "tail": positions.tail,
-    }
+    return {**{name: getattr(positions, name) for name in _UNCHANGED}, GAPS: gaps}
 
 
 def decode_rows(
@@ -110,14 +106,7 @@ def decode_rows(
 def decode_positions(arrays: Mapping[str, NDArray[Any]], temperatures: Sequence[float]) -> Positions:
     """Return the positions that a compact dump's arrays encode. ``logp`` is rounded to float16."""
     logp, logz = decode_rows(arrays[GAPS], arrays["tail"], temperatures)
-    return Positions(
-        tokens=arrays["tokens"],
-        ids=arrays["ids"],
-        logp=logp.astype(np.float16),
-        gold_logp=arrays["gold_logp"],
-        tail=arrays["tail"],
-        logz=logz,
-    )
+    return Positions(**{name: arrays[name] for name in _UNCHANGED}, logp=logp.astype(np.float16), logz=logz)
 
 
 class CompactRows:
@@ -181,8 +170,9 @@ class CompactRows:
 
 
 def _gap_units() -> NDArray[np.int64]:
-    # Of all codes but the last: d/16 + (d/64)³. Steps are 1/16 where most gaps are. The cube reaches 78 nats, which
-    # equal steps cannot. After a wide gap probabilities are small, so an error there costs little.
+    """Return the gap of each code below `TO_ZERO` in units: d/16 + (d/64)³ nats."""
+    # Where most gaps are, neighbouring codes differ by 1/16. The cube lets 255 codes reach 78 nats; with equal steps
+    # they would reach 16. After a wide gap probabilities are small, so an error there costs little.
     codes = np.arange(TO_ZERO, dtype=np.int64)
     return codes * (_UNITS // 16) + codes**3
 

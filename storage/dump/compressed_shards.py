@@ -26,20 +26,18 @@ from numpy.typing import NDArray
 
 from storage.dump.layout import BLOSC_LEVEL, ArraySpec
 from storage.dump.schema import MAX_CHUNK_BYTES
-from storage.dump.shards import REMEDY, crc32c
+from storage.dump.shards import ABSENT, CRC_BYTES, REMEDY, little_endian_crc
 from storage.errors import CorruptStoreError, StoreError
 
 # If Blosc used threads, the order of its blocks would depend on timing. zarr-python switches them off, too.
 blosc.use_threads = False
 
-_CRC_BYTES = 4
 _ENTRY_BYTES = 16
-_ABSENT = np.iinfo(np.uint64).max
 _HEADER = struct.Struct("<BBBBIII")
 _FLAGS = 0x84
 """Flags in Blosc's header: compressed by zstd (4 << 5), bits transposed (4)."""
 _FREE_FLAGS = 0x12
-"""Flags that Blosc sets as it likes: copied uncompressed (2), blocks not split (16)."""
+"""Flags that Blosc may set: copied uncompressed (2), blocks not split (16)."""
 
 
 class ChunkCache(threading.local):
@@ -82,7 +80,7 @@ def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> 
     """
     _check_chunk_bytes(spec, f"array {spec.name}")
     chunk_rows = spec.layout.chunk_rows
-    entries = np.full((spec.layout.chunks_per_shard, 2), _ABSENT, "<u8")
+    entries = np.full((spec.layout.chunks_per_shard, 2), ABSENT, "<u8")
     parts: list[bytes] = []
     offset = 0
     for chunk in range(spec.layout.num_chunks(shard)):
@@ -91,11 +89,11 @@ def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> 
             padding = np.full((chunk_rows - len(values), *spec.row_shape), spec.fill, spec.dtype)
             values = np.concatenate([values, padding])
         data = compress(values.reshape(-1).view(np.uint8), spec)
-        parts += [data, _little_endian_crc(data)]
-        entries[chunk] = (offset, len(data) + _CRC_BYTES)
-        offset += len(data) + _CRC_BYTES
+        parts += [data, little_endian_crc(data).tobytes()]
+        entries[chunk] = (offset, len(data) + CRC_BYTES)
+        offset += len(data) + CRC_BYTES
     index = entries.tobytes()
-    return b"".join([*parts, index, _little_endian_crc(index)])
+    return b"".join([*parts, index, little_endian_crc(index).tobytes()])
 
 
 class CompressedShardView:
@@ -155,13 +153,13 @@ class CompressedShardView:
     def _parse_index(self, num_chunks: int) -> NDArray[np.int64]:
         """Return the byte at which each chunk and its checksum end."""
         index_bytes = self._spec.layout.chunks_per_shard * _ENTRY_BYTES
-        num_data = len(self._bytes) - index_bytes - _CRC_BYTES
+        num_data = len(self._bytes) - index_bytes - CRC_BYTES
         if num_data < 0:
             raise CorruptStoreError(
-                f"{self._where}: {len(self._bytes)} bytes, the index alone has {index_bytes + _CRC_BYTES}. {REMEDY}"
+                f"{self._where}: {len(self._bytes)} bytes, the index alone has {index_bytes + CRC_BYTES}. {REMEDY}"
             )
-        index = self._bytes[num_data:-_CRC_BYTES]
-        if self._bytes[-_CRC_BYTES:].tobytes() != _little_endian_crc(index):
+        index = self._bytes[num_data:-CRC_BYTES]
+        if not np.array_equal(self._bytes[-CRC_BYTES:], little_endian_crc(index)):
             raise CorruptStoreError(f"{self._where}: the index or its checksum is damaged. {REMEDY}")
         entries = np.frombuffer(index, "<u8").reshape(-1, 2)
         offsets, lengths = entries[:num_chunks].T
@@ -173,7 +171,7 @@ class CompressedShardView:
             or ends[-1] != num_data
             or not np.array_equal(offsets[1:], ends[:-1])
             or offsets[0] != 0
-            or not (entries[num_chunks:] == _ABSENT).all()
+            or not (entries[num_chunks:] == ABSENT).all()
         ):
             raise CorruptStoreError(
                 f"{self._where}: the index does not cut its {num_data} bytes into {num_chunks} chunks. {REMEDY}"
@@ -186,8 +184,8 @@ class CompressedShardView:
         if kept is not None:
             return kept
         stored = self._bytes[self._ends[chunk - 1] if chunk else 0 : self._ends[chunk]]
-        data = stored[:-_CRC_BYTES]
-        if stored[-_CRC_BYTES:].tobytes() != _little_endian_crc(data):
+        data = stored[:-CRC_BYTES]
+        if not np.array_equal(stored[-CRC_BYTES:], little_endian_crc(data)):
             raise CorruptStoreError(f"{self._where}, chunk {chunk}: the checksum does not match. {REMEDY}")
         values = np.empty((self._spec.layout.chunk_rows, *self._spec.row_shape), self._spec.dtype)
         try:
@@ -209,7 +207,7 @@ def decompress(data: NDArray[np.uint8], out: NDArray[np.uint8], spec: ArraySpec)
     """Fill ``out`` from a Blosc buffer that `compress` made.
 
     Raises:
-        ValueError: If ``data`` is not such a buffer, or not one of exactly ``len(out)`` bytes.
+        ValueError: If ``data`` is not such a buffer, or does not decompress to exactly ``len(out)`` bytes.
     """
     if len(data) < _HEADER.size:
         raise ValueError(f"{len(data)} bytes, a header alone has {_HEADER.size}")
@@ -240,7 +238,3 @@ def _runs(sorted_values: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     for low, high in pairwise(bounds):
         if high > low:
             yield int(sorted_values[low]), low, high
-
-
-def _little_endian_crc(data: bytes | NDArray[np.uint8]) -> bytes:
-    return crc32c(np.frombuffer(data, np.uint8)).to_bytes(_CRC_BYTES, "little")

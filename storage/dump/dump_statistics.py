@@ -4,13 +4,13 @@ The figures of a shard depend only on its rows, and shards are added up in their
 depend on which process wrote which shard. Given the tree, the teacher is almost certain of ``<eos>``, so some figures
 are also given without the positions of ``<eos>``.
 
-The entropy of a position is that of its top tokens and one bucket for all other tokens, at T = 1:
+The entropy of a position is computed over its top tokens and one bucket for all other tokens, at T = 1:
 
     H = -Σ_j p(ids[j]) log p(ids[j]) - exp(tail) tail        in nats; a lower bound on the entropy over the vocabulary
 
 Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5). The bound is exact if k = V. Entropies
 are whole numbers of units (see `ENTROPY_UNITS`), so that their sum is exact. Quantiles come from a histogram. They are
-exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact ones would need the entropies of all positions.
+exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact quantiles need the entropies of all positions.
 """
 
 import math
@@ -54,7 +54,7 @@ class DumpSummary:
     gold_nats: float
     """Sum of the negative log-probabilities of all gold tokens."""
     eos_nats: float
-    """Sum of the negative log-probabilities of ``<eos>`` alone."""
+    """Sum of the negative log-probabilities at the positions of ``<eos>``."""
     perplexity: float | None
     """exp(gold_nats / num_positions); None above 1e308."""
     perplexity_without_eos: float | None
@@ -103,7 +103,7 @@ class ShardFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShardFigures":
-        """Return the figures that ``asdict`` made JSON values of.
+        """Return the figures whose JSON values ``asdict`` made.
 
         Raises:
             ValueError: If the histogram holds something other than counts.
@@ -154,7 +154,7 @@ def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: in
     names = {"kept_mass", "eos_kept_mass", "gold_nats", "eos_nats", *kept_by_k.values()}
     if schema.num_top:
         names.add("entropy_nats")
-    # Shards of an older program lack this sum, and the mean over the other shards is not that of the dump.
+    # Shards that an older version wrote lack this sum. The mean over the other shards is not the mean of the dump.
     if shards and all("num_effective" in shard.sums for shard in shards):
         names.add("num_effective")
     total = {name: math.fsum(shard.sums[name] for shard in shards) for name in names}
@@ -243,7 +243,7 @@ def _half_exponentials() -> NDArray[np.float32]:
 
 @cache
 def _half_entropies() -> NDArray[np.int32]:
-    """Return -p log p in units for every float16 log p, indexed by its bits; 0 if the float16 is no log-probability."""
+    """Return -p log p in units for every float16 log p, indexed by its bits; 0 for other float16."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
     logs = np.where((halves > -1e3) & (halves < 1), halves, -1e3)
     terms: NDArray[np.int32] = np.rint(-logs * np.exp(logs) * ENTROPY_UNITS).astype(np.int32)

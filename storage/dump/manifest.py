@@ -32,7 +32,7 @@ class ShardEntry:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShardEntry":
-        """Return the entry that ``asdict`` made JSON values of."""
+        """Return the entry whose JSON values ``asdict`` made."""
         return cls(
             shard=value["shard"], files=_digests(value["files"]), figures=ShardFigures.from_json(value["figures"])
         )
@@ -52,7 +52,7 @@ class ShardEntry:
 
     @classmethod
     def read(cls, store: Folder, shard: int, manifest: "Manifest") -> "ShardEntry | None":
-        """Return the entry of a shard, or None if this dump has no undamaged entry of it.
+        """Return the entry of a shard, or None if it is missing, damaged or of another dump.
 
         An entry may belong to another dump: a process of an abandoned run may still write shards and entries into a
         folder in which another dump was begun.
@@ -75,14 +75,14 @@ class Manifest:
     """``writing`` or ``complete``."""
     schema: DumpSchema
     metadata: dict[str, FileDigest]
-    """Path → digest of every ``zarr.json`` and every shard of the offsets."""
+    """Path → digest of every ``zarr.json`` and of the offsets."""
     shards: tuple[ShardEntry, ...] = ()
     """All shards in their order if the dump is complete, else empty."""
     statistics: DumpSummary | None = None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the store is complete. It was then verified."""
+        """Whether all shards were written and verified."""
         return self.state == "complete"
 
     @property
@@ -211,7 +211,7 @@ def refuse_foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool
     if foreign:
         named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise StoreError(
-            f"{store}: files that are no part of the dump: {named}. Move them away, or give another folder"
+            f"{store}: holds files that are not part of the dump: {named}. Move them away, or give another folder"
         )
 
 

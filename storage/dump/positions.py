@@ -27,7 +27,7 @@ class Positions:
     """``[n]`` uint16 or uint32: the gold tokens."""
     ids: NDArray[Any]
     """``[n, k]`` uint16 or uint32: the top tokens, then the distinct ids of the draws. Each part is ordered most
-    probable first, ties by id. Draws may repeat an id and so leave columns unused; these hold the dtype's highest
+    probable first, ties by id. If draws repeat an id, the last columns are unused and hold the dtype's highest
     value."""
     logp: NDArray[np.float16]
     """``[n, k]`` float16: natural log-probability of each id over the whole vocabulary at T = 1; NaN if unused."""

@@ -1,7 +1,7 @@
 """Choose between the two profiles: how the rows of a dump are encoded on the disk, ``exact`` or ``compact``.
 
 `encoded` makes the files of a shard, `as_read` rounds rows as a profile does, and `open_rows` reads the rows of all
-shards. What depends on numcodecs is imported only for compact dumps, since numcodecs takes a third of a second.
+shards. Modules that need numcodecs are imported only for compact dumps, since its import takes a third of a second.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,7 +64,7 @@ def encoded(
 
 
 def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Positions:
-    """Return ``positions`` as a reader returns them once they are written; arguments as for `encoded`."""
+    """Return ``positions`` as a reader returns them after they were written. The arguments are those of `encoded`."""
     if schema.profile == "exact":
         return positions
     from storage.dump.compact import decode_positions, encode_rows  # noqa: PLC0415  see the module docstring

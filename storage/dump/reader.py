@@ -2,7 +2,7 @@
 
 Opening checks the manifest, the metadata, the offsets and the size of every file. The index of a shard is checked when
 the shard is mapped, and the checksums of a chunk when one of its rows is first read. To check every byte beforehand,
-call `verify_dump`. The reader does without zarr, whose API takes about a millisecond per access, 200 times as long.
+call `verify_dump`. The reader does not use zarr: zarr takes about a millisecond per access, 200 times as long.
 
 A reader holds no rows. It returns copies, and the mapped pages belong to the system's page cache, which all readers
 share and which the system shrinks when it needs memory. Threads may share a reader. A forked process can go on using
@@ -48,7 +48,7 @@ class DumpReader:
             manifest_sha256: The expected sha256 of the manifest; None accepts any dump.
 
         Raises:
-            StoreError: If there is no dump, another dump, or one with a format, codec or layout that is not ours.
+            StoreError: If there is no dump, or it is another dump, or has another format, codec or layout.
             IncompleteStoreError: If the dump is still being written.
             CorruptStoreError: If its manifest or metadata are damaged, or a shard is missing or truncated.
         """
@@ -68,7 +68,7 @@ class DumpReader:
         self._announced: set[int] = set()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle as the location alone; a spawned process then opens the same dump itself."""
+        """Pickle only the location. A spawned process then opens the same dump itself."""
         return functools.partial(DumpReader, manifest_sha256=self.manifest_sha256), (self.folder,)
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class DumpReader:
             wanted = ",".join(f"{each:g}" for each in (*declared, temperature))
             raise StoreError(
                 f"{self.folder}: temperature {temperature:g} is not declared, expected one of {listed}: the dump "
-                f"holds the mass outside the top k at these alone. Dump again with dump-teacher --temperatures {wanted}"
+                f"holds the mass outside the top k only at these. Dump again with dump-teacher --temperatures {wanted}"
             )
         return declared.index(temperature)
 
@@ -181,7 +181,7 @@ class DumpReader:
             raise self._replaced()
 
     def _replaced(self) -> StoreError:
-        return StoreError(f"{self.folder}: another dump than when it was opened: it was replaced. Start again")
+        return StoreError(f"{self.folder}: another dump replaced this one after it was opened. Start again")
 
     def _current_rows(self) -> Rows:
         """Return the mapped rows. If too many bytes are mapped, start new maps; unused old maps are then unmapped."""
@@ -278,7 +278,7 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
 
 
 def _check_sizes(folder: Folder, manifest: Manifest) -> None:
-    """Check the size of every shard, so that a missing one stops training at its start and not hours later."""
+    """Check the size of every shard, so that a missing shard stops training at its start and not hours later."""
     sizes = folder.sizes()
     for entry in manifest.shards:
         for spec in manifest.schema.stored_arrays:

@@ -1,10 +1,10 @@
 """Define the schema of a dump: its attributes as a frozen dataclass, its arrays, and their Zarr metadata.
 
-`DumpSchema` holds all that determines the bytes of a store, apart from the offsets and the rows. Its JSON is both the
-attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived and never parsed: a
-reader compares them with those that it would have written. So no foreign codec, data type or extension can get in. The
-group's ``zarr.json`` repeats the metadata of the arrays (consolidated metadata), so that zarr lists the arrays without
-looking at foreign files.
+`DumpSchema` holds everything that determines the bytes of a store, apart from the offsets and the rows. Its JSON is
+both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived and never
+parsed: a reader compares them with those that it would have written. So no foreign codec, data type or extension can
+get in. The group's ``zarr.json`` repeats the metadata of the arrays (consolidated metadata), so that zarr lists the
+arrays without looking at foreign files.
 """
 
 import math
@@ -73,7 +73,7 @@ class DumpSchema:
     """What the distributions depend on. ``tree``: the words and the tree so far. ``beam``: the words alone; a beam
     search sums over trees. ``none``: the words alone; the model has no trees."""
     tree_source: str
-    """Origin of the trees, or without given trees how the teacher replaces them."""
+    """Origin of the trees. If no trees are given, a text that begins with ``none``."""
     split: str
     """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
@@ -241,9 +241,7 @@ class DumpSchema:
         if self.profile != "compact" or self._count_problems():
             return []
         if self.selection != "topk":
-            return [
-                f"profile compact with selection {self.selection}, not topk: only rows that fall have a compact form"
-            ]
+            return [f"profile compact with selection {self.selection}, not topk: draws interrupt the fall along a row"]
         chunk_bytes = min(self.chunk_positions, self.shard_positions) * self.k * self.token_dtype.itemsize
         if chunk_bytes > MAX_CHUNK_BYTES:
             return [f"profile compact with chunks of {chunk_bytes} bytes, expected at most {MAX_CHUNK_BYTES}"]

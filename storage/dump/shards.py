@@ -22,8 +22,8 @@ from storage.errors import CorruptStoreError
 
 REMEDY = "Run dump-teacher again with the same options: it rewrites only the missing and damaged files"
 
-_CRC_BYTES = 4
-_ABSENT = np.iinfo(np.uint64).max
+CRC_BYTES = 4
+ABSENT = np.iinfo(np.uint64).max
 
 
 def crc32c(data: NDArray[np.uint8]) -> int:
@@ -38,7 +38,7 @@ def shard_bytes(spec: ArraySpec, shard: int) -> int:
 
 def index_bytes(spec: ArraySpec) -> int:
     """Return the size in bytes of the index at the end of every shard's file, including its checksum."""
-    return spec.layout.chunks_per_shard * 16 + _CRC_BYTES
+    return spec.layout.chunks_per_shard * 16 + CRC_BYTES
 
 
 def encode_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> NDArray[np.uint8]:
@@ -61,8 +61,8 @@ def encode_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> NDArray[np.
         chunks[-1, :rest] = rows[num_full * chunk_rows :]
         chunks[-1, rest:] = spec.fill
     for start in range(0, num_chunks * stride, stride):
-        end = start + stride - _CRC_BYTES
-        out[start + stride - _CRC_BYTES : start + stride] = _little_endian_crc(out[start:end])
+        end = start + stride - CRC_BYTES
+        out[start + stride - CRC_BYTES : start + stride] = little_endian_crc(out[start:end])
     out[num_chunks * stride :] = _index(spec, shard)
     return out
 
@@ -93,8 +93,8 @@ def check_chunk(data: NDArray[np.uint8], spec: ArraySpec, chunk: int, *, where: 
         CorruptStoreError: If the checksum differs.
     """
     end = (chunk + 1) * chunk_stride(spec)
-    start, sum_at = end - chunk_stride(spec), end - _CRC_BYTES
-    if not np.array_equal(data[sum_at:end], _little_endian_crc(data[start:sum_at])):
+    start, sum_at = end - chunk_stride(spec), end - CRC_BYTES
+    if not np.array_equal(data[sum_at:end], little_endian_crc(data[start:sum_at])):
         raise CorruptStoreError(f"{where}: the checksum does not match. {REMEDY}")
 
 
@@ -112,7 +112,7 @@ def decode_one_chunk(data: mmap, spec: ArraySpec, *, where: str) -> NDArray[Any]
 
 def chunk_stride(spec: ArraySpec) -> int:
     """Return the distance in bytes from one chunk to the next."""
-    return spec.layout.chunk_rows * spec.row_bytes + _CRC_BYTES
+    return spec.layout.chunk_rows * spec.row_bytes + CRC_BYTES
 
 
 def row_strides(spec: ArraySpec) -> tuple[int, ...]:
@@ -122,12 +122,13 @@ def row_strides(spec: ArraySpec) -> tuple[int, ...]:
 
 def _index(spec: ArraySpec, shard: int) -> NDArray[np.uint8]:
     stride, num_chunks = chunk_stride(spec), spec.layout.num_chunks(shard)
-    entries = np.full((spec.layout.chunks_per_shard, 2), _ABSENT, "<u8")
+    entries = np.full((spec.layout.chunks_per_shard, 2), ABSENT, "<u8")
     entries[:num_chunks, 0] = np.arange(num_chunks, dtype=np.uint64) * np.uint64(stride)
     entries[:num_chunks, 1] = stride
     raw = entries.reshape(-1).view(np.uint8)
-    return np.concatenate([raw, _little_endian_crc(raw)])
+    return np.concatenate([raw, little_endian_crc(raw)])
 
 
-def _little_endian_crc(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.array([crc32c(data)], "<u4").view(np.uint8)
+def little_endian_crc(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the CRC-32C of contiguous bytes as the four bytes that follow them in a file."""
+    return np.array([crc32c(np.frombuffer(data, np.uint8))], "<u4").view(np.uint8)

@@ -110,7 +110,7 @@ class DumpWriter:
             StoreError: If the rows do not match the schema, or cannot be written. The shard stays pending.
         """
         if self.is_complete:
-            raise StoreError(f"{self.folder}: complete, nothing may be written. Give another folder for another dump")
+            raise StoreError(f"{self.folder}: the dump is complete and cannot be changed. Give another folder")
         rows = self.schema.layout.rows_of(shard)
         where = f"{self.folder}: shard {shard}"
         check_positions(positions, self.schema, num_positions=len(rows), where=where)

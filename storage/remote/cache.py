@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class FileCache:
             StoreError: If the file cannot be fetched, or the cache cannot be written.
         """
         if not _SHA256.fullmatch(str(digest.sha256)):  # becomes a file name, and a stranger may have written it
-            raise CorruptStoreError(f"{where}: its sha256 is noted as {str(digest.sha256)[:80]!r}. {_REMEDY}")
+            raise CorruptStoreError(f"{where}: its sha256 in the manifest is {str(digest.sha256)[:80]!r}. {_REMEDY}")
         target = self.subfolder("objects", digest.sha256[:2]) / digest.sha256
         file = self._here(target, digest)
         if file is None:
@@ -82,12 +82,9 @@ class FileCache:
             StoreError: If the cache cannot be written, or its file system lacks flock.
         """
         path = self.subfolder("locks") / key[:2]
-        try:
-            file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise self._cannot_use(error) from None
-        with file:
+        with ExitStack() as stack:
             try:
+                file = stack.enter_context(path.open("ab", buffering=0))
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
                 raise self._cannot_use(error) from None
@@ -113,7 +110,7 @@ class FileCache:
         return path
 
     def _here(self, target: Path, digest: FileDigest) -> FileIO | None:
-        """Open a copy and record its use. Return None if there is none, or a crash of the machine truncated it."""
+        """Open a copy and record its use. Return None if there is no copy, or a crash of the machine truncated it."""
         try:
             file = target.open("rb", buffering=0)
             if os.fstat(file.fileno()).st_size != digest.size_bytes:

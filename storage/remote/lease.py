@@ -1,10 +1,11 @@
-"""Admit one writer to a store in an object store, by a lease: an object next to the store with its holder and expiry.
+"""Admit one writer to a store in an object store, by a lease.
 
-The holder renews the lease in a thread. If the holder dies, its lease stays behind. Any process may take the lease over
-once it has expired, `TIME_TO_LIVE_S` after the last renewal, or at once with ``take_over``. A process that takes the
-lease waits and reads it back. So if two processes take it at once, the later one keeps it, even if the object store has
-no conditional creation. Before every write and every line of the history the holder reads the lease again, and stops if
-another process holds it.
+The lease is an object next to the store. It names its holder and the time at which it expires. The holder renews it in
+a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired,
+`TIME_TO_LIVE_S` after the last renewal, or at once with ``take_over``. A process that takes the lease waits and reads
+it back. So if two processes take it at once, the later one keeps it, even if the object store has no conditional
+creation. Before every write and every line of the history the holder reads the lease again, and stops if another
+process holds it.
 
 The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between this
 check and its write. That does no harm: files are whole objects, and their bytes depend only on the work. So a late
@@ -46,7 +47,7 @@ class _Holder:
     """Content of the lease's object."""
 
     owner: str
-    """Random and known to one process alone: a process that reads back its own value holds the lease."""
+    """A random value that only one process knows. A process that reads back its own value holds the lease."""
     host: str
     since: str
     """When the lease was first taken: ISO 8601, UTC."""
@@ -62,12 +63,12 @@ class _Holder:
         """
         value = json.loads(data)
         if not isinstance(value, dict) or value.keys() != {"owner", "host", "since", "expires"}:
-            raise ValueError("other keys")
+            raise ValueError("its keys differ")
         # The values appear in messages, and anyone who may write next to the store may have written them.
         if not all(isinstance(text, str) and text.isprintable() and len(text) < 256 for text in value.values()):
-            raise ValueError("other values")
+            raise ValueError("a value is not a short printable text")
         if datetime.fromisoformat(value["expires"]).tzinfo is None:
-            raise ValueError("a time without zone")
+            raise ValueError("its time has no zone")
         return cls(**value)
 
     @property

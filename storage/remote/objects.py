@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,7 +27,7 @@ _LIBRARY_ERRORS = {
     "gcsfs.retry": "HttpError",
     "google.auth.exceptions": "GoogleAuthError",
 }
-"""Module → root of its exceptions that are no OSError."""
+"""Module → base class of its exceptions, which are not OSErrors."""
 REMOVE_THREADS = 8
 CACHE_VARIABLE = "RNNG_DISTILL_CACHE"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -52,7 +52,7 @@ class ObjectStore:
         return self._url
 
     def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str]]:
-        """Pickle as the URL alone, without connections or credentials."""
+        """Pickle only the URL, without connections or credentials."""
         return ObjectStore, (self._url,)
 
     def entries(self) -> dict[str, Mapping[str, Any]]:
@@ -125,17 +125,14 @@ class ObjectStore:
             self._put(name, data, "create")
         except StoreError:
             # Stores report a failed condition in many ways. If the object exists, the condition failed.
-            try:
+            with suppress(FileNotFoundError):
                 self.read(name)
-            except FileNotFoundError:
-                pass
-            else:
                 return False
             raise
         return True
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects. A missing object is no error.
+        """Remove objects. A missing object is not an error.
 
         Each object is one request, since a request for many objects does not report those it was not allowed to delete.
 
@@ -147,12 +144,9 @@ class ObjectStore:
                 pass
 
     def _remove_one(self, name: str) -> None:
-        try:
-            with self._plain_errors(name, "removed"):
-                files, base = self._files()
-                files.rm_file(_join(base, name))
-        except FileNotFoundError:
-            pass
+        with suppress(FileNotFoundError), self._plain_errors(name, "removed"):
+            files, base = self._files()
+            files.rm_file(_join(base, name))
 
     def _put(self, name: str, data: bytes | memoryview, mode: str) -> None:
         try:

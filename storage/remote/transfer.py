@@ -37,7 +37,7 @@ def fetch_folder(location: str | Path, *, cache: FileCache | None = None) -> Pat
         StoreError: If the folder is missing, changes meanwhile or cannot be read, or the cache cannot be written.
         CorruptStoreError: If the name of an object would lead out of the copy.
     """
-    if isinstance(location, Path) or not is_url(location):
+    if not is_url(location):
         return local_path(location)
     objects = ObjectStore(check_url(location))
     cache = cache or FileCache()

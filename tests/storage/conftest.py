@@ -7,7 +7,8 @@ fsspec's file system in memory, and moto's S3 server on this machine, reached ov
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ from storage.remote.cache import FileCache
 
 ACCESS_KEY = "AKIDTESTTESTTEST"
 SECRET_KEY = "do-not-show/this+secret"  # noqa: S105  it opens nothing
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,6 +11,8 @@ from storage.dump.positions import Positions
 from storage.dump.schema import DumpSchema
 from storage.dump.writer import DumpWriter
 
+LENGTHS = [5, 1, 7, 30, 40, 2, 9]
+"""Positions of the sentences of a dump that most tests use: three shards of 32."""
 FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}
 
 

@@ -101,7 +101,7 @@ def test_a_group_is_not_overwritten_and_no_partial_group_remains(path: Path, mon
     def full(_: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(group_module, "_fsync_file", full)
+    monkeypatch.setattr(group_module, "fsync", full)
     with pytest.raises(StoreError, match="No space left on device"):
         write_group(path.with_name("other"), ARRAYS, {})
     assert [entry.name for entry in path.parent.iterdir()] == ["group"]

@@ -26,7 +26,7 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, documents_of_array
 from pipeline.corpus.trees.trees import ROOT
 from storage.errors import CorruptStoreError, InputError, StoreError
-from storage.files import PARTIAL_SUFFIX, fsync_directory, make_directory
+from storage.files import PARTIAL_SUFFIX, fsync, make_directory
 from storage.fingerprints import Json, check_fingerprint
 from storage.group import read_group, write_group
 from storage.locations import Place, is_url, local_path, open_folder
@@ -181,7 +181,7 @@ def write_dataset(
         )
         for name in splits:
             (folder / name).rename(store / name)
-        fsync_directory(store)
+        fsync(store)
         tokenizer.save(folder / "tokenizer.json")
     return sha256
 
@@ -190,7 +190,7 @@ def write_dataset(
 def _new_folder(location: Place) -> Iterator[Path]:
     """Yield a temporary folder; move or upload it to ``location`` if the block succeeds, and delete it otherwise."""
     try:
-        if isinstance(location, str) and is_url(location):
+        if is_url(location):
             with tempfile.TemporaryDirectory() as name:
                 yield Path(name)
                 upload_folder(Path(name), location, last="dataset.zarr/zarr.json")
@@ -205,7 +205,7 @@ def _new_folder(location: Place) -> Iterator[Path]:
             partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        fsync_directory(path.absolute().parent)
+        fsync(path.absolute().parent)
     except OSError as error:
         raise StoreError(
             f"{location}: cannot be written ({error.strerror}). Free disk space or fix the permissions of the folder"
@@ -218,11 +218,7 @@ def check_absent(location: Place) -> None:
     Raises:
         StoreError: If something exists there.
     """
-    if isinstance(location, str) and is_url(location):
-        exists = bool(open_folder(location).sizes())
-    else:
-        exists = local_path(location).exists()
-    if exists:
+    if open_folder(location).sizes() if is_url(location) else local_path(location).exists():
         raise StoreError(f"{location}: already exists. Remove it, or give another --out")
 
 

@@ -172,10 +172,10 @@ def test_seeds_of_any_size_work():
 
 @pytest.mark.parametrize("num_top", [0, 4])
 def test_rare_tokens_are_drawn_as_often_as_they_should_be(num_top):
-    """A mass of 2.4e-4 over 11,999 tokens of 2e-8: float32 sums above 1 step over five of six, if they move."""
+    """A running float32 sum above 1 does not change at five of six of 11,999 tokens with probability 2e-8."""
     logits = torch.full((4, 12_000), 2e-8).log()
     logits[:, 0] = 0.0
-    logits[:, 1 : 1 + num_top] = 20.0  # nearly all mass is exact: the rest's proportions must not suffer
+    logits[:, 1 : 1 + num_top] = 20.0  # hold nearly all mass; the others must keep their proportions
     p = logits[0].double().exp()
     p[1 : 1 + num_top] = 0.0
     stepped_over = (p.cumsum(0).float().diff(prepend=torch.zeros(1)) == 0) & (p > 0)

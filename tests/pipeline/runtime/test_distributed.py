@@ -57,9 +57,10 @@ def test_a_restarted_group_agrees_on_a_new_name_although_the_store_has_old_keys(
     monkeypatch.setattr(distributed, "JOIN_TIMEOUT", dt.timedelta(seconds=20))
     group = worlds(4)
     names = []
-    for missing in (0, 2, 0, 1, 0):  # so many died, when there were others before, before they left a word
-        if missing:
-            for world in group[missing:]:
+    # If there is a rank, the processes from this rank on leave a word, and all processes die before they agree.
+    for first_dead in (None, 2, None, 1, None):
+        if first_dead is not None:
+            for world in group[first_dead:]:
                 world.store.set(f"present/{world.rank}", f"a dead process's {world.rank}")
             continue
         with ThreadPoolExecutor(4) as pool:

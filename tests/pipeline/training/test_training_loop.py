@@ -97,6 +97,7 @@ class LineTask:
 
     parts = ("loss", "again")
     dev_parts = ("loss",)
+    peak_flops = None
 
     def __init__(
         self, sizes: Sequence[int], *, poison: tuple[int, int] | None = None, dropout: float = 0.0, dev: float = 1.0
@@ -107,8 +108,6 @@ class LineTask:
 
     def batch_positions(self, _epoch: int) -> np.ndarray:
         return np.array(self.sizes)
-
-    peak_flops = None
 
     def batch_words(self, _epoch: int) -> np.ndarray:
         return 10 * np.array(self.sizes)
@@ -175,9 +174,6 @@ class Interrupting(LineTask):
     def __init__(self, *arguments: object, at: tuple[int, int], **more: object) -> None:
         super().__init__(*arguments, **more)
         self.at = at
-
-    def weights_metadata(self, _epoch: int, _num_batches: int) -> dict[str, str]:
-        return {}
 
     def train_batches(self, epoch: int, first: int) -> Iterator[Points]:
         for batch in super().train_batches(epoch, first):

@@ -1,4 +1,4 @@
-"""Write compact dumps for the tests of this folder: metadata by zarr-python, shards by our encoder."""
+"""Write arrays of dumps for the tests of this folder by zarr-python, alone or with shards by our encoder."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,8 +16,9 @@ from storage.dump.layout import ArraySpec
 from storage.dump.schema import DumpSchema
 
 
-def create_with_zarr(spec: ArraySpec, store: Store) -> zarr.Array:
-    """Return an empty array made by zarr-python, with the codecs of a compact dump."""
+def create_with_zarr(spec: ArraySpec, store: Store, *, compressed: bool = True) -> zarr.Array:
+    """Return an empty array made by zarr-python, with the codecs of a compact dump or of an exact one."""
+    compressors = [ZarrBloscCodec(**spec.compression["configuration"])] if compressed else []
     return zarr.create_array(
         store,
         name=spec.name,
@@ -27,7 +28,7 @@ def create_with_zarr(spec: ArraySpec, store: Store) -> zarr.Array:
         chunks=(spec.layout.chunk_rows, *spec.row_shape),
         fill_value=spec.fill,
         serializer=BytesCodec(endian="little" if spec.dtype.itemsize > 1 else None),
-        compressors=[ZarrBloscCodec(**spec.compression["configuration"]), Crc32cCodec()],
+        compressors=[*compressors, Crc32cCodec()],
         filters=None,
         config={"write_empty_chunks": True},
     )

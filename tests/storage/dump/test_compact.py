@@ -62,7 +62,8 @@ def distributions(draw: st.DrawFn) -> tuple[Positions, tuple[float, ...]]:
 def added_kl(positions: Positions, logp: np.ndarray, logz: np.ndarray, temperature: float, index: int) -> np.ndarray:
     """Return KL(exact || compact) over the kept ids and the tail, ``[n]`` float64.
 
-    The exact row is made to add up to 1, which float16 takes from it: else the sum below is no divergence.
+    Rounding to float16 changes the sum of the exact row. The row is scaled to sum to 1 again, because otherwise the sum
+    below would not be a divergence.
     """
     kept = -np.expm1(positions.tail[:, index].astype(np.float64))
     exact = positions.logp.astype(np.float64) / temperature
@@ -97,9 +98,9 @@ def test_decoded_rows_keep_order_zeros_and_sum(case: tuple[Positions, tuple[floa
 
 
 def half_steps(gaps: np.ndarray) -> np.ndarray:
-    """Return the largest error of a fall: half the step to the next code plus half the table's grid; inf at the last.
+    """Return the largest error of a fall: half the step to the next code plus half the table's grid; inf at code 254.
 
-    A gap of 0 cannot take back what the codes before it are too deep by.
+    If the codes before a gap of 0 are too deep, the gap cannot correct them. So the bound of the column before applies.
     """
     bounds = np.diff(NATS[:TO_ZERO], append=np.inf)[np.minimum(gaps, TO_ZERO - 1)] / 2 + 2**-11
     for column in range(1, gaps.shape[1]):

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from storage.dump.reader import DumpReader, inspect_dump, verify_dump
 from storage.errors import CorruptStoreError, StoreError
 from storage.fingerprints import canonical_json, sha256_bytes
-from tests.storage.dumps import make_schema, store_bytes, write_dump
+from tests.storage.dumps import LENGTHS, make_schema, store_bytes, write_dump
 
 SOAK = int(os.environ.get("RNNG_DISTILL_SOAK", "1"))
-LENGTHS = [5, 1, 7, 30, 40, 2, 9]
 SHARDS = [f"{name}/c/{shard}{end}" for name, end in (("tokens", ""), ("ids", "/0"), ("logz", "/0")) for shard in (0, 2)]
 
 

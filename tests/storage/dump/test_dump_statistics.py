@@ -13,9 +13,15 @@ from storage.dump.manifest import Manifest
 from storage.dump.reader import DumpReader, inspect_dump, verify_dump
 from storage.dump.writer import DumpWriter
 from storage.fingerprints import canonical_json
-from tests.storage.dumps import full_distributions, make_offsets, make_positions, make_schema, write_dump, write_shards
-
-LENGTHS = [5, 1, 7, 30, 40, 2, 9]
+from tests.storage.dumps import (
+    LENGTHS,
+    full_distributions,
+    make_offsets,
+    make_positions,
+    make_schema,
+    write_dump,
+    write_shards,
+)
 
 
 def slow_entropies(schema) -> list[float]:

@@ -10,10 +10,9 @@ import pytest
 
 from storage.dump.compact import encode_rows
 from tests.storage.dump.compact_dumps import write_with_zarr_metadata
-from tests.storage.dumps import full_distributions, make_positions, make_schema, write_dump
+from tests.storage.dumps import LENGTHS, full_distributions, make_positions, make_schema, write_dump
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "format.md"
-LENGTHS = [5, 1, 7, 30, 40, 2, 9]
 
 
 @pytest.fixture(scope="module")

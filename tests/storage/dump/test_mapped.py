@@ -12,9 +12,7 @@ from storage.dump.manifest import Manifest
 from storage.dump.mapped import AddressRange, MappedRows, pages
 from storage.errors import CorruptStoreError
 from storage.folder import LocalFolder
-from tests.storage.dumps import assert_same, make_schema, pick, write_dump
-
-LENGTHS = [5, 1, 7, 30, 40, 2, 9]
+from tests.storage.dumps import LENGTHS, assert_same, make_schema, pick, write_dump
 
 
 def mapped(path: Path) -> MappedRows:

@@ -13,6 +13,7 @@ from zarr.storage import MemoryStore
 from storage.dump.layout import ArraySpec, Layout
 from storage.dump.shards import check_chunk, check_index, chunk_stride, encode_shard, shard_bytes
 from storage.errors import CorruptStoreError
+from tests.storage.dump.compact_dumps import create_with_zarr
 
 
 @st.composite
@@ -32,19 +33,7 @@ def arrays(draw: st.DrawFn) -> tuple[ArraySpec, np.ndarray]:
 
 def encoded_by_zarr(spec: ArraySpec, values: np.ndarray) -> dict[str, bytes]:
     store = MemoryStore()
-    zarr.create_array(
-        store,
-        name=spec.name,
-        shape=spec.shape,
-        dtype=spec.dtype,
-        shards=(spec.layout.shard_rows, *spec.row_shape),
-        chunks=(spec.layout.chunk_rows, *spec.row_shape),
-        fill_value=spec.fill,
-        serializer=BytesCodec(endian="little"),
-        compressors=[Crc32cCodec()],
-        filters=None,
-        config={"write_empty_chunks": True},
-    )[...] = values
+    create_with_zarr(spec, store, compressed=False)[...] = values
     return {name: value.to_bytes() for name, value in store._store_dict.items() if "/c/" in name}
 
 

@@ -21,15 +21,10 @@ from storage.dump.positions import Positions
 from storage.dump.reader import DumpReader, inspect_dump, verify_dump
 from storage.dump.schema import DumpSchema
 from storage.dump.writer import DumpWriter
-from storage.errors import (
-    ConfigError,
-    FingerprintMismatchError,
-    IncompleteStoreError,
-    StoreBusyError,
-    StoreError,
-)
+from storage.errors import ConfigError, FingerprintMismatchError, IncompleteStoreError, StoreBusyError, StoreError
 from storage.folder import history_path
 from tests.storage.dumps import (
+    LENGTHS,
     assert_same,
     make_offsets,
     make_positions,
@@ -39,7 +34,6 @@ from tests.storage.dumps import (
     write_shards,
 )
 
-LENGTHS = [5, 1, 7, 30, 40, 2, 9]
 SCHEMA = make_schema(LENGTHS)
 OFFSETS = make_offsets(LENGTHS)
 POSITIONS = make_positions(SCHEMA)

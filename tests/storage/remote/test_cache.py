@@ -78,7 +78,7 @@ def test_fetched_bytes_that_do_not_match_are_refused_and_removed(
 
 @pytest.mark.parametrize("sha256", ["../../../etc/passwd", "/etc/passwd", "", "A" * 64, "a" * 63, "a" * 64 + "\n"])
 def test_a_malformed_digest_never_becomes_a_file_name(cache: FileCache, sha256: str) -> None:
-    with pytest.raises(CorruptStoreError, match=r"^d: its sha256 is noted as"):
+    with pytest.raises(CorruptStoreError, match=r"^d: its sha256 in the manifest is"):
         mapped(cache.open(FileDigest(sha256=sha256, size_bytes=3), never, where="d"))
 
 

@@ -1,4 +1,4 @@
-"""One process writes at a time. Others are refused while it is alive, and it notices when it was replaced."""
+"""One process writes at a time. Others are refused while it is alive. It notices when another has replaced it."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -19,6 +19,7 @@ from storage.remote.cache import FileCache
 from storage.remote.lease import Lease
 from storage.remote.objects import ObjectStore
 from storage.remote.remote_folder import RemoteFolder
+from tests.storage.conftest import wait_for
 
 EXPIRED = {"owner": "x", "host": "node7", "since": "2020-01-01T00:00:00+00:00", "expires": "2020-01-01T00:02:00+00:00"}
 
@@ -40,13 +41,6 @@ def held(url: str) -> Iterator[Lease]:
     taken = Lease(url, take_over=False)
     yield taken
     taken.close()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def expires(parent: ObjectStore) -> datetime:

@@ -1,4 +1,4 @@
-"""A dump in an object store has the bytes of a dump on a disk, is resumed in the same way, and is read by a cache."""
+"""A dump in an object store has the bytes of a dump on a disk, is resumed like it, and is read through a cache."""
 
 import multiprocessing
 import os
@@ -19,6 +19,7 @@ from storage.remote.objects import ObjectStore
 from storage.remote.remote_folder import RemoteFolder
 from tests.processes import finish, run_cli, start_cli
 from tests.storage.dumps import (
+    LENGTHS,
     assert_same,
     make_offsets,
     make_positions,
@@ -29,7 +30,6 @@ from tests.storage.dumps import (
     write_shards,
 )
 
-LENGTHS = [5, 1, 7, 30, 40, 2, 9]
 SCHEMA = make_schema(LENGTHS)
 POSITIONS = make_positions(SCHEMA)
 

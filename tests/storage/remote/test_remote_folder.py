@@ -22,7 +22,7 @@ from storage.folder import Folder, LocalFolder
 from storage.remote.cache import FileCache
 from storage.remote.objects import ObjectStore, plain_text
 from storage.remote.remote_folder import RemoteFolder
-from tests.storage.conftest import ACCESS_KEY, SECRET_KEY
+from tests.storage.conftest import ACCESS_KEY, SECRET_KEY, wait_for
 from tests.storage.dumps import mapped
 
 DATA = bytes(range(256)) * 40
@@ -149,13 +149,6 @@ def test_a_replaced_object_is_never_read_from_an_older_copy(folder: RemoteFolder
 
 def num_copies(cache: FileCache) -> int:
     return len([path for path in (cache.folder / "objects").glob("*/*") if path.suffix != ".partial"])
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_files_are_fetched_ahead_and_failures_are_reported_when_opened(folder: RemoteFolder, cache: FileCache) -> None:
