@@ -113,7 +113,7 @@ def steps(dataset: Dataset, reader: DumpReader, sizes: dict[str, Any], *, rounds
         "transformers": _transformers(config, plain),
     }
     seconds = interleaved(runs, rounds * NUM_BATCHES)
-    positions = statistics.mean(batch.num_positions for batch in plain)
+    positions = statistics.mean(len(batch.gold) for batch in plain)
     return {
         "distill_step_vs_plain": ratio(seconds, "plain", "distill"),
         "distill_step_vs_plain_t2": ratio(seconds, "plain", "distill_t2"),
@@ -145,7 +145,7 @@ def _ours(config: StudentConfig, batches: list[StudentBatch], *, temperature: fl
     def loss() -> torch.Tensor:
         batch = next(coming)
         sums: torch.Tensor = objective(batch)
-        return sums[0] / batch.num_positions
+        return sums[0] / len(batch.gold)
 
     return _step(student, training, loss)
 
@@ -224,7 +224,6 @@ def step_memory(vocab_size: int, k: int) -> float:
             tail=torch.log1p(-log_probs.exp().sum(1)),
             logz=torch.zeros(num_positions),
         ),
-        num_positions=num_positions,
         num_positions_global=num_positions,
     )
     objective = DistillationObjective(student, training)

@@ -79,10 +79,10 @@ def test_beam_options_are_refused_for_a_student(small_world, tmp_path):
 def test_beam_sizes_are_refused_for_a_dump_given_the_tree(small_world, tmp_path):
     dumping = ["dump-teacher", "--data", tmp_path, "--teacher", small_world / "teacher", "--out", tmp_path / "dump"]
     message = run_cli(*dumping, "--word-beam", 4, fails=True).stderr
-    assert "--word-beam: sizes of a beam search, which only --condition beam makes" in message
+    assert "--word-beam: sizes of a beam search, expected only with --condition beam" in message
 
 
 def test_beam_sizes_are_refused_for_a_perplexity_given_the_tree(small_world):
     teacher, data = small_world / "teacher", small_world / "dataset"
     message = run_cli("evaluate", "perplexity", teacher, "--data", data, *NARROW, fails=True).stderr
-    assert "--beam, --word-beam, --max-actions: sizes of a beam search, which only --marginal makes" in message
+    assert "--beam, --word-beam, --max-actions: sizes of a beam search, expected only with --marginal" in message

@@ -42,5 +42,5 @@ def test_a_dataset_without_documents_is_refused(small_world: Path, tmp_path: Pat
     options = ["--data", small_world / "dataset", "--out", tmp_path / "run", "--context", "document", *SIZES]
     message = run_cli("train-student", *options, fails=True).stderr.strip()
     assert len(message.splitlines()) == 1
-    assert "split train: which sentences make a document is not known" in message
+    assert "split train: the dataset has no documents, expected documents" in message
     assert not (tmp_path / "run").exists()

@@ -22,7 +22,7 @@ from pipeline.corpus.dataset.dataset import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
-from pipeline.runtime.run_directory import checkpoint_names
+from pipeline.runtime.run_directory import checkpoint_names, open_run
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
@@ -30,7 +30,7 @@ from student.export import export
 from student.model import Student
 from student.student_commands import evaluate_perplexity, open_scorer
 from student.student_config import StudentTrainConfig
-from student.student_run import load_student, num_trained_positions, open_student
+from student.student_run import load_student, num_trained_positions
 from student.train_student import train_student
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
@@ -166,7 +166,7 @@ def last_position_that_moved(run: Path, which: str) -> int:
 
 def test_each_checkpoint_records_which_positions_were_trained(small_world: Path, run: Path, exported: Path) -> None:
     longest = int(load_dataset(small_world / "dataset").split("train").tokens.lengths.max()) + 1
-    found = {which: num_trained_positions(open_student(run), which) for which in checkpoint_names(run)}
+    found = {which: num_trained_positions(open_run(run), which) for which in checkpoint_names(run)}
     assert found == {which: last_position_that_moved(run, which) for which in found}
     # 14 steps need not have read the longest sentence.
     assert 20 < found["words_1k"] <= found["best"] <= longest
@@ -177,11 +177,11 @@ def test_each_checkpoint_records_which_positions_were_trained(small_world: Path,
 def test_a_run_that_starts_from_other_weights_counts_their_trained_positions_too(
     small_world: Path, run: Path, tmp_path: Path
 ) -> None:
-    before = num_trained_positions(open_student(run), "best")
+    before = num_trained_positions(open_run(run), "best")
     training = StudentTrainConfig(max_steps=1, batch_tokens=30, batch_sentences=1, threads=1, device="cpu")
     train_student(small_world / "dataset", None, tmp_path / "first", SIZES, training)
     train_student(small_world / "dataset", None, tmp_path / "second", SIZES, training, init=run)
-    first, second = (num_trained_positions(open_student(tmp_path / name), "best") for name in ("first", "second"))
+    first, second = (num_trained_positions(open_run(tmp_path / name), "best") for name in ("first", "second"))
     assert first < second == before
 
 
@@ -192,7 +192,7 @@ def test_an_old_checkpoint_without_the_number_is_exported_and_stays_as_it_is(
     for file in (old / "checkpoints").glob("*/model.safetensors"):
         file.write_bytes(safetensors.torch.save(safetensors.torch.load_file(file)))
     weights = {file: file.read_bytes() for file in (old / "checkpoints").glob("*/model.safetensors")}
-    assert num_trained_positions(open_student(old), "best") is None
+    assert num_trained_positions(open_run(old), "best") is None
     # Training is finished, so the same command changes nothing: results and dumps record the sha256 of these files.
     train_student(small_world / "dataset", None, old, SIZES, StudentTrainConfig(**TRAINING))
     assert {file: file.read_bytes() for file in weights} == weights
@@ -240,7 +240,7 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     shutil.copytree(run, copy)
     floor = small_world / "corpus/entropy.json"
     for which in ("best", "words_1k"):
-        options = {"floor": floor, "device": "cpu", "which": which, "marginal": False, "beam": {}}
+        options = {"floor": floor, "device": "cpu", "checkpoint": which, "marginal": False, "beam": {}}
         evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
     with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)

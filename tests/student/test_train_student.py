@@ -91,7 +91,7 @@ def test_a_missing_compiler_is_a_one_line_error(
     arguments = ["train-student", "--data", small_world / "dataset", "--out", tmp_path / "run", "--device", "cpu"]
     lines = run_cli(*arguments, "--compile", fails=True).stderr.strip().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("Error: --compile: torch compiles nothing for cpu on this machine (")
+    assert lines[0].startswith("Error: --compile: torch cannot compile for cpu on this machine (")
     assert "/none/g++" in lines[0]
     assert lines[0].endswith("install that, or leave --compile out")
     assert not (tmp_path / "run").exists()
