@@ -7,15 +7,16 @@ and 2. The vocabulary of the models is 12,000, whatever the vocabulary of the da
 forward, backward, clipping and AdamW. One process and one thread take batches of 4,096 positions, and all runs of a
 round take the same batches.
 
-distill_step_vs_plain, …_t2   Seconds of a distilling step over those of a plain step, T = 1 and T = 2, default model.
+distill_step_vs_plain, …_t2   Seconds of a distilling step / seconds of a plain step, T = 1 and T = 2, default model.
 NAME_d384                     The same figures for 6 blocks of size 384.
-tokens_vs_transformers        The rate of a plain step over that of ``GPT2LMHeadModel`` of the same sizes. It gets the
-                              same sentences, padded to the longest, with the labels of padding ignored, and the same
-                              optimiser.
-data_wait_share               Share of its time that a whole ``train-student --dump`` waits for batches.
-scaling_2                     Its positions/s with two processes of one thread, over those with one process.
-step_mb_vVOCAB_kK             What four distilling steps of 4,096 positions add to the most resident memory of a process
-                              that holds the model, the targets and the optimiser's state.
+tokens_vs_transformers        The rate of a plain step / the rate of ``GPT2LMHeadModel`` of the same sizes. transformers
+                              gets the same optimiser and the same sentences, padded to the longest, and ignores the
+                              labels of padding.
+data_wait_share               The share of time that a whole ``train-student --dump`` waits for batches.
+scaling_2                     Positions/s of this training with two processes of one thread / with one process.
+step_mb_vVOCAB_kK             The increase of a process's peak resident memory by four distilling steps of 4,096
+                              positions, when the process already holds the model, the targets and the optimiser's
+                              state.
 """
 
 import argparse
