@@ -2,10 +2,9 @@
 
     python -m benchmarks.beam [--quick] [--json FILE] [--data DATASET --teacher RUN [--split dev]]
 
-Without --data and --teacher, sentences are 5 to 39 random tokens, and the model of size 256 with a vocabulary of 12,000
-has random weights. This is the slower case. All actions are about equally probable, so a SHIFT competes with as many
-NTs as there are labels, and most positions end only at the limit on actions. With a trained model a position ends when
-its best candidates are found.
+Without --data and --teacher, sentences are 5 to 39 random tokens, and a model of size 256 with a vocabulary of 12,000
+has random weights. This is slower than a trained model: all actions are about equally probable, so most positions end
+only at the limit on actions. With a trained model a position ends when its best candidates are found.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Share code between benchmarks: options, interleaved rounds, subprocesses, and a report that names the machine."""
+"""Help benchmarks: options, interleaved rounds, subprocesses, and a report that describes the machine."""
 
 import argparse
 import ctypes
@@ -32,8 +32,8 @@ def parser(description: str) -> argparse.ArgumentParser:
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of every round of every run. A round takes each run once.
 
-    The order within a round is random, because each run inherits the caches and the heap of the one before it. One
-    round is taken first and not counted.
+    The order within a round is random, because each run inherits the caches and the heap of the previous run. The first
+    round does not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     generator, names = random.Random(1), list(runs)  # noqa: S311
@@ -48,15 +48,15 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
-    """Return the seconds of ``theirs`` over those of ``ours``, the median over the rounds: above 1, ours is faster."""
+    """Return the median over the rounds of ``theirs`` seconds / ``ours`` seconds. Above 1, ours is faster."""
     return statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
 
 
 def keep_freed_memory() -> None:
     """Make malloc keep freed memory, in this process.
 
-    By default malloc may take an array of 100 kB to 32 MB from memory it freed before, or from the system, page by page
-    and zeroed. The second costs ten times as much as copying into the array, whatever is measured.
+    By default malloc may take an array of 100 kB to 32 MB from freed memory, or from the system, which zeroes it page
+    by page. Memory from the system costs ten times as much as copying into the array.
     """
     libc = ctypes.CDLL(None)
     trim_threshold, mmap_threshold = -1, -3
@@ -79,7 +79,7 @@ def run_python(arguments: Iterable[object], *, num_processes: int = 1) -> str:
 
 
 def train(command: str, out: Path, arguments: Iterable[object], *, num_processes: int) -> list[dict[str, Any]]:
-    """Run a training command on the CPU, one thread per process; return the rows of its figures on train."""
+    """Run a training command on the CPU, one thread per process; return its metrics on train."""
     options = ["--out", out, "--threads", 1, "--device", "cpu", *arguments]
     run_python([ROOT / "cli.py", command, *options], num_processes=num_processes)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -4,8 +4,8 @@
                                     [--json FILE]
 
 Every position has two distributions over the whole vocabulary. The first is p(w | x_<t, y_<t, SHIFT), given the
-dataset's tree, which was made by someone who saw the whole sentence. The second is the mixture over the trees that a
-beam search finds for x_<t, which depends on nothing from t on. For each pair of beam and word beam:
+dataset's tree, whose maker saw the whole sentence. The second is the mixture over the trees that a beam search finds
+for x_<t. It does not depend on x_t or later tokens. For each pair of beam and word beam:
 
 kl_tree_from_mixture    KL(given the tree || mixture), in nats per position. ``kl_mixture_from_tree`` is the reverse.
 perplexity_mixture      Perplexity of the gold tokens under the mixture. ``perplexity_tree``: given the tree.
@@ -14,7 +14,7 @@ perplexity_sum          Perplexity by the sum over complete trees. ``perplexity_
 f1, f1_unlabelled       F1 of the best parses against the dataset's trees, counted as by ``evaluate parses``.
 effective               The mean effective number of hypotheses.
 incomplete              The share of sentences without a complete hypothesis.
-tokens_per_s            The rate of the search on one thread, on a machine that may do other work.
+tokens_per_s            The rate of the search on one thread.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Measure ``train-tokenizer`` and ``build-dataset`` at full size: speed, and peak memory of all processes together.
+"""Measure speed and peak memory of ``train-tokenizer`` and ``build-dataset`` on a large corpus.
 
     python -m benchmarks.corpus_scale [--words 20_000_000] [--workers 2] [--quick] [--json FILE]
 
 The corpus is generated and is the same every time. Words consist of syllables. Their ranks are log-uniform up to a
 million (Zipf's law with exponent 1). Unlike in real text, a third of the distinct words occurs only once. A tree has
-flat phrases of three words below one S. Memory is the resident set summed over the processes of a command, measured 20
-times per second. Shared libraries count once per process, so the true figure is lower.
+flat phrases of three words below one S. Memory is the sum of the resident sets of all processes of a command, measured
+20 times per second. Shared libraries count once per process, so the true figure is lower.
 """
 
 import os
@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import parser, report
+from benchmarks.common import ROOT, parser, report
 from pipeline.runtime.workers import usable_cores
 
-ROOT = Path(__file__).resolve().parents[1]
 NUM_RANKS = 1_000_000
 SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwxyz" for vowel in "aeiou"]
 LABELS = ("NP", "VP", "PP")
@@ -80,7 +79,7 @@ def write_corpus(stem: Path, num_words: int, *, seed: int) -> int:
 
 
 def sentences(num_words: int, generator: np.random.Generator) -> Iterator[list[str]]:
-    """Yield sentences of 5 to 35 words, with ``num_words`` words or a few less in total."""
+    """Yield sentences of 5 to 35 words, with ``num_words`` words or a few fewer in total."""
     for first in range(0, num_words, BLOCK_WORDS):
         number = min(BLOCK_WORDS, num_words - first)
         ranks = np.exp(generator.random(number) * np.log(NUM_RANKS)).astype(np.int64).tolist()

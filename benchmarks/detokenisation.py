@@ -2,10 +2,10 @@
 
     python -m benchmarks.detokenisation FOLDER [--quick] [--json FILE]
 
-FOLDER has a folder for each treebank. Each has ``train`` and ``dev`` as .mrg and .txt, line by line the same sentences.
-There may be an ``.ids.tsv`` with a column text_is_original, which is 0 if the text itself was rebuilt from a tree. The
-benchmark prints the share of sentences with exactly their normalised text. For the other sentences it prints the most
-frequent kinds of the first difference.
+FOLDER has a folder for each treebank, with the files ``train`` and ``dev`` as .mrg and .txt. Line n of both files is
+the same sentence. There may be an ``.ids.tsv`` with a column text_is_original. Where it is 0, the text itself was
+rebuilt from a tree, and the sentence does not count. The benchmark prints the share of sentences whose normalised text
+is rebuilt exactly, and the most frequent kinds of the first difference in the other sentences.
 
 NAME_train, NAME_dev    share of the sentences, between 0 and 1
 """

@@ -1,11 +1,11 @@
-"""Measure the cost of a dump against the teacher's inference on the same batches, including log-softmax and top k.
+"""Compare the time of a dump with the teacher's inference on the same batches, including log-softmax and top k.
 
     python -m benchmarks.dump [--quick] [--json FILE] [--data DATASET --teacher RUN]
 
 Without --data and --teacher, the benchmark uses the sample corpus and an untrained teacher of size 256, which needs the
-same arithmetic as a trained one. There is one process, with one thread for the model. Preparing, encoding and writing
-have their own threads. A round is a whole dump, from creating the store to verifying it, and then the same batches
-without writing. `stage_NAME_share` is the time of one stage alone, as a share of the sum over stages.
+same arithmetic as a trained teacher. There is one process, with one thread for the model. Preparing, encoding and
+writing have their own threads. A round makes a whole dump, from creating the store to verifying it, and computes the
+same batches without writing. `stage_NAME_share` is the time of one stage alone, as a share of the sum over stages.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def measure(folder: Path, given: argparse.Namespace, *, rounds: int) -> dict[str
 
 
 def inference(job: DumpJob) -> Callable[[], None]:
-    """Return a function that computes everything that a dump keeps, one batch after another, and keeps nothing."""
+    """Return a function that computes the content of a dump, one batch after another, and keeps nothing."""
 
     def run() -> None:
         for shard in range(job.schema.layout.num_shards):

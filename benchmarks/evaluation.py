@@ -3,8 +3,9 @@
     python -m benchmarks.evaluation [--quick] [--json FILE] [--pairs FOLDER --tokenizer FILE]
 
 Both sides use the default student with random weights, a vocabulary of the tokenizer's size, and one thread. Without
---pairs and --tokenizer they come from the sample corpus. Both sides encode the text and add up the log-probabilities of
-all tokens and <eos>. The loop takes 64 sentences at a time in order, padded to the longest.
+--pairs and --tokenizer, the pairs and the tokenizer come from the sample corpus. Both sides encode the text and add up
+the log-probabilities of all tokens and <eos>. The plain loop takes 64 sentences at a time, in the given order, padded
+to the longest sentence.
 
 pairs_vs_transformers    pairs/s over the pairs/s of the loop, median of alternating rounds
 pairs_per_s              pairs/s of whole evaluations

@@ -2,14 +2,14 @@
 
     python -m benchmarks.gpu [--quick] [--json FILE] [--device cuda]
 
-This benchmark needs only torch and numpy, and no data. It draws random trees that are about as long, deep and bushy as
-those of a treebank.
+This benchmark needs only torch and numpy, and no data. It draws random trees of about the length, depth and branching
+of a treebank's trees.
 
 worst_KIND_float32       The largest relative error of losses and gradients of a small model on the device, against the
                          CPU in float64. KIND is a strategy and a composition, or ``student`` with a temperature.
                          ``worst_KIND_bfloat16``: under autocast.
 teacher_tokens_per_s     Training in bfloat16: size 650, vocabulary 12,000, 512 sentences per batch, forward, backward
-                         and AdamW. Another thread makes the schedules ahead. Batches differ.
+                         and AdamW. Another thread makes the schedules ahead. Each step has another batch.
 infer_positions_per_s    States, logits, log-softmax and top-64 of the same model in float32, as a dump computes them.
 student_mfu              A distilling step as a share of the device's peak: 12 blocks of size 768, vocabulary 12,000, 64
                          soft targets per position, 32,768 positions in rows of 512, bfloat16, forward, backward,
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.common import parser, report
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
@@ -83,33 +83,40 @@ def main() -> None:
 def teacher_correctness(device: torch.device) -> dict[str, float]:
     """Return the worst relative errors of loss and gradient, for every kind of teacher and both types of products."""
     tokens, actions = random_sentences(np.random.default_rng(1), 24, vocab_size=97)
-    errors = {}
+    errors: dict[str, float] = {}
     for strategy, composition in KINDS:
         torch.manual_seed(0)
         config = TeacherConfig(embed_dim=40, hidden_dim=48, dropout=0.0, strategy=strategy, composition=composition)
         sizes = {"vocab_size": 97, "num_labels": NUM_LABELS, "eos_id": EOS_ID}
         model = Rnng(config, **sizes).double()
         batch = TreeBatch(schedule=model.prepare(tokens, actions), num_positions_global=1)
-        exact = _teacher_loss_and_gradient(model, batch)
-        model = model.float().to(device)
-        for dtype in (torch.float32, torch.bfloat16):
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                found = _teacher_loss_and_gradient(model, batch)
-            name = f"worst_{strategy}_{composition}_{str(dtype).removeprefix('torch.')}"
-            errors[name] = max(
-                float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, exact, strict=True)
-            )
+        exact = _loss_and_gradient(model, batch)
+        errors |= _errors(f"{strategy}_{composition}", exact, model.float().to(device), batch)
     return errors
 
 
-def _teacher_loss_and_gradient(model: Rnng, batch: TreeBatch) -> tuple[Tensor, Tensor]:
+def _errors(
+    name: str, exact: tuple[Tensor, Tensor], model: nn.Module, *inputs: object, **options: int
+) -> dict[str, float]:
+    """Return the larger relative error of loss and gradient, for both types of products."""
+    errors = {}
+    device = next(model.parameters()).device
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = _loss_and_gradient(model, *inputs, **options)
+        errors[f"worst_{name}_{str(dtype).removeprefix('torch.')}"] = max(
+            float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, exact, strict=True)
+        )
+    return errors
+
+
+def _loss_and_gradient(model: nn.Module, *inputs: object, **options: int) -> tuple[Tensor, Tensor]:
+    """Return the sums of a model's loss and the gradient of the first sum, float64 on the CPU."""
     model.zero_grad()
-    sums = model(batch)
+    sums = model(*inputs, **options)
     with torch.autocast(sums.device.type, enabled=False):
         sums[0].backward()
-    gradients = [
-        parameter.grad.double().flatten().cpu() for parameter in model.parameters() if parameter.grad is not None
-    ]
+    gradients = [each.grad.double().flatten().cpu() for each in model.parameters() if each.grad is not None]
     return sums.detach().double().cpu(), torch.cat(gradients)
 
 
@@ -143,7 +150,7 @@ def teacher_speed(device: torch.device, *, quick: bool) -> dict[str, float]:
         gold = torch.from_numpy(batch.schedule.gold).to(device)
         draws = torch.Generator(device)
         for rows, targets in zip(states.split(LOGIT_ROWS), gold.split(LOGIT_ROWS), strict=True):
-            reduce_logits(model.logits(rows), targets, k=64, num_top=64, temperatures=(1.0,), generator=draws)
+            reduce_logits(model.logits(rows), targets, k=K, num_top=K, temperatures=(1.0,), generator=draws)
         return batch.num_positions_global
 
     figures["infer_positions_per_s"] = _rate(device, infer, _teacher_batches(model, generator, num_sentences), rounds)
@@ -208,14 +215,13 @@ def student_correctness(device: torch.device) -> dict[str, float]:
     tokens = Ragged.from_lengths(np.random.default_rng(2).integers(2, 97, int(lengths.sum())), lengths)
     errors: dict[str, float] = {}
     for temperature in (1.0, 2.0):
-        exact = _student_loss_and_gradient(Student(config, bos_id=BOS_ID, seed=1).double(), tokens, temperature)
-        student = Student(config, bos_id=BOS_ID, seed=1).to(device)
-        for dtype in (torch.float32, torch.bfloat16):
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                found = _student_loss_and_gradient(student, tokens, temperature)
-            errors[f"worst_student_t{temperature:g}_{str(dtype).removeprefix('torch.')}"] = max(
-                float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, exact, strict=True)
-            )
+        model = Student(config, bos_id=BOS_ID, seed=1).double()
+        here, there = (
+            _student_batch(tokens, config.vocab_size, 8, temperature, where, torch.float64)[:2]
+            for where in (torch.device("cpu"), device)
+        )
+        exact = _loss_and_gradient(model, *here, num_parts=NUM_PARTS)
+        errors |= _errors(f"student_t{temperature:g}", exact, model.float().to(device), *there, num_parts=NUM_PARTS)
     return errors
 
 
@@ -277,17 +283,6 @@ def _student_batch(
     )
     inputs = StudentInputs.of(tokens, np.arange(len(tokens) + 1), bos_id=BOS_ID).to(device)
     return inputs, DistillationRows(gold.to(device), targets, alpha=0.5, temperature=temperature), len(gold)
-
-
-def _student_loss_and_gradient(student: Student, tokens: Ragged, temperature: float) -> tuple[Tensor, Tensor]:
-    weight = student.head_weight
-    inputs, rows, _ = _student_batch(tokens, student.vocab_size, 8, temperature, weight.device, torch.float64)
-    student.zero_grad()
-    sums = student(inputs, rows, num_parts=NUM_PARTS)
-    with torch.autocast(weight.device.type, enabled=False):
-        sums[0].backward()
-    gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
-    return sums.detach().double().cpu(), torch.cat([each.double().flatten().cpu() for each in gradients])
 
 
 if __name__ == "__main__":

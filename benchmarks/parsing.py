@@ -3,8 +3,8 @@
     python -m benchmarks.parsing [--quick] [--json FILE] [--model parser.pt] [--text FILE]
 
 The sentences have exactly nine words. They come from --text (one sentence per line) or from the sample corpus. One
-thread parses them with --model, or with a model of train-parser's default size that is trained on the sample corpus
-first. Both ways run in turn, and ratios are medians of the rounds.
+thread parses them with --model, or with a model of train-parser's default size, which the benchmark first trains on the
+sample corpus. Both ways run in turn, and the ratio is the median over the rounds.
 
 packed_vs_single_9_words  sentences/s with 256 sentences per Doc, divided by sentences/s with one sentence per Doc
 sentences_per_s_9_words   sentences/s with 256 sentences per Doc

@@ -2,13 +2,13 @@
 
     python -m benchmarks.rows [--quick] [--json FILE] [--data DATASET] [--device cpu]
 
-Both ways take a forward and a backward pass of the blocks of a model over the same sentences. The vocabulary and the
-loss are left out. The first way is the student's own: one sentence per row, padded to the longest row of a batch of
-sentences of similar length. The second packs the sentences into rows of 512 positions. A block mask separates the
-sentences, and each sentence counts its positions from 0.
+Both ways take a forward and a backward pass of a model's blocks over the same sentences, without the vocabulary and the
+loss. The first way is the student's own: one sentence per row, padded to the longest row of a batch of sentences of
+similar length. The second way packs the sentences into rows of 512 positions. A block mask separates the sentences, and
+positions count from 0 in each sentence.
 
-bucketed_vs_packed    Seconds of packed rows over seconds of one sentence per row, batches of 4,096 positions. Above 1,
-                      one sentence per row is faster.
+bucketed_vs_packed    Seconds for packed rows / seconds for one sentence per row, in batches of 4,096 positions. Above
+                      1, one sentence per row is faster.
 padding_share         The share of padding with one sentence per row.
 packed_padding_share  The share of padding in packed rows.
 """
@@ -90,7 +90,7 @@ def pack(input_ids: Tensor, valid: Tensor, device: torch.device) -> tuple[Tensor
     is_valid[valid] = True
     sentences = [row[mask] for row, mask in zip(input_ids, is_valid.view_as(input_ids), strict=True)]
     rows: list[list[Tensor]] = []
-    for sentence in sentences:  # longest first, each into the first row that has room
+    for sentence in sentences:  # the longest sentence comes first; each goes into the first row with room
         fits = next((row for row in rows if sum(map(len, row)) + len(sentence) <= LENGTH), None)
         if fits is None:
             rows.append([sentence])

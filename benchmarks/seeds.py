@@ -1,4 +1,4 @@
-"""Count how often a test between two trainings that differ only in their seed finds a difference.
+"""Count how often a test finds a difference between two trainings that differ only in their seed.
 
     python -m benchmarks.seeds RUN... [--json FILE]
 
@@ -10,7 +10,8 @@ pairs          pairs of runs
 by_unit        pairs with p <= 0.05 over the units of ``compare``: paradigms or suites; for a perplexity, sentences
 by_item        pairs with p <= 0.05 over all items, as if they were independent
 groups         tests of single paradigms or suites; groups_by_item counts those with p <= 0.05
-terms, fields  tests of single terms and fields; _by_unit and _by_item count p <= 0.05 over paradigms and over items
+terms, fields  tests of single terms and fields; _by_unit and _by_item count those with p <= 0.05, over paradigms and
+               over items
 """
 
 import sys

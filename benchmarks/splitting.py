@@ -1,4 +1,4 @@
-"""Compare the sentence boundaries that our rules find with the boundaries that people set in treebanks.
+"""Compare the sentence boundaries that our rules find with the hand-made boundaries of treebanks.
 
     python -m benchmarks.splitting FOLDER [--quick] [--json FILE]
 
@@ -7,8 +7,8 @@ Only boundaries inside paragraphs count, because the ends of paragraphs are give
 
 NAME_precision, NAME_recall, NAME_f1    our rules
 NAME_spacy_precision, ...               spaCy's ``sentencizer``
-NAME_boundaries                         boundaries inside paragraphs that people set
-words_per_s, spacy_words_per_s          speed over all sets
+NAME_boundaries                         number of the treebank's boundaries inside paragraphs
+words_per_s, spacy_words_per_s          speed over all treebanks and splits
 """
 
 import time
@@ -28,7 +28,7 @@ def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("folder", type=Path, help="a folder of treebanks")
-    options.add_argument("--errors", type=int, default=0, help="print this number of our errors for each set")
+    options.add_argument("--errors", type=int, default=0, help="print this number of our errors for each split")
     given = options.parse_args()
     figures: dict[str, float] = {}
     seconds, num_words = Counter[str](), 0
@@ -81,7 +81,7 @@ def sentencizer() -> Splitter:
 
 
 def show_errors(paragraphs: list[str], found: set[int], gold: set[int], num: int) -> None:
-    """Print evenly spread places where our boundaries and people's boundaries differ, as text || text."""
+    """Print evenly spread places where our boundaries and the treebank's boundaries differ, as text || text."""
     wrong = sorted(found ^ gold)
     wanted, at = set(wrong[:: max(len(wrong) // num, 1)]), 0
     for text in paragraphs:

@@ -4,13 +4,13 @@
 
 The benchmark writes a random store of k = 64 into a temporary folder, reads all of it once, and then reads it with each
 reader in turn. Figures are medians over interleaved rounds, with checksums on. "memmap" is `numpy.memmap` of contiguous
-files that hold the same arrays, read into fresh arrays. All files are in the page cache, so disks play no part.
-tensorstore takes part if it is installed. malloc is set to keep freed memory: whether it
-does is otherwise chance, and matters more than any copy.
+files that hold the same arrays, read into fresh arrays. All files are in the page cache, so no reader waits for a disk.
+tensorstore is measured if it is installed. malloc is set to keep freed memory. Without this setting malloc keeps it or
+not by chance, and the difference is larger than the time of any copy.
 
 "window" reads the batches of ``train-student --shuffle-window``: it shuffles blocks of sentences, takes some blocks at
-a time, and reads the sentences of these in random order. "memmap window" reads each block of a window as one range and
-then puts the sentences into order. "take window" takes the sentences of each batch with `numpy.take`.
+a time, and reads their sentences in random order. "memmap window" reads each block of a window as one range and then
+puts the sentences into order. "take window" takes the sentences of each batch with `numpy.take`.
 """
 
 import contextlib
@@ -154,7 +154,7 @@ def writing(
 
 @contextlib.contextmanager
 def without_fsync() -> Iterator[None]:
-    """Switch fsync off, since the benchmark measures the program and not the disk."""
+    """Switch fsync off, because the benchmark measures the program and not the disk."""
     kept, os.fsync = os.fsync, lambda _: None
     try:
         yield
@@ -374,7 +374,7 @@ def zipf_rows(num_positions: int) -> Positions:
 def memory(folder: Path, *, small: int, large: int) -> dict[str, float]:
     """Return the anonymous memory of reader and writer for a small store, and its growth to a large one, in MB.
 
-    Anonymous memory belongs to the process. Mapped pages are not counted, since they belong to the page cache.
+    Anonymous memory belongs to the process. Mapped pages do not count, because they belong to the page cache.
     """
     peaks: dict[str, list[float]] = {"reader": [], "writer": []}
     for num_positions in (small, large):

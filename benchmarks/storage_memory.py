@@ -3,8 +3,8 @@
     python -m benchmarks.storage_memory {writer|reader} FOLDER POSITIONS
 
 ``writer`` writes a store and ``reader`` reads it. Each prints the peak of its anonymous memory in MB. All rows are zero
-and the files are sparse: only checksums and indexes take room on the disk. So 50 million positions take little room.
-Still, every shard is encoded, hashed, entered and verified, and every checksum is right.
+and the files are sparse, so only checksums and indexes take room on the disk, even for 50 million positions. Still,
+every shard is encoded, hashed, entered into the manifest and verified, and every checksum is right.
 """
 
 import sys

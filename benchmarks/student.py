@@ -7,15 +7,16 @@ and 2. The vocabulary of the models is 12,000, whatever the vocabulary of the da
 forward, backward, clipping and AdamW. One process and one thread take batches of 4,096 positions, and all runs of a
 round take the same batches.
 
-distill_step_vs_plain, …_t2   Seconds of a distilling step over those of a plain step, T = 1 and T = 2, default model.
+distill_step_vs_plain, …_t2   Seconds of a distilling step / seconds of a plain step, T = 1 and T = 2, default model.
 NAME_d384                     The same figures for 6 blocks of size 384.
-tokens_vs_transformers        The rate of a plain step over that of ``GPT2LMHeadModel`` of the same sizes. It gets the
-                              same sentences, padded to the longest, with the labels of padding ignored, and the same
-                              optimiser.
-data_wait_share               Share of its time that a whole ``train-student --dump`` waits for batches.
-scaling_2                     Its positions/s with two processes of one thread, over those with one process.
-step_mb_vVOCAB_kK             What four distilling steps of 4,096 positions add to the most resident memory of a process
-                              that holds the model, the targets and the optimiser's state.
+tokens_vs_transformers        The rate of a plain step / the rate of ``GPT2LMHeadModel`` of the same sizes. transformers
+                              gets the same optimiser and the same sentences, padded to the longest, and ignores the
+                              labels of padding.
+data_wait_share               The share of time that a whole ``train-student --dump`` waits for batches.
+scaling_2                     Positions/s of this training with two processes of one thread / with one process.
+step_mb_vVOCAB_kK             The increase of a process's peak resident memory by four distilling steps of 4,096
+                              positions, when the process already holds the model, the targets and the optimiser's
+                              state.
 """
 
 import argparse
@@ -113,7 +114,7 @@ def steps(dataset: Dataset, reader: DumpReader, sizes: dict[str, Any], *, rounds
         "transformers": _transformers(config, plain),
     }
     seconds = interleaved(runs, rounds * NUM_BATCHES)
-    positions = statistics.mean(batch.num_positions for batch in plain)
+    positions = statistics.mean(len(batch.gold) for batch in plain)
     return {
         "distill_step_vs_plain": ratio(seconds, "plain", "distill"),
         "distill_step_vs_plain_t2": ratio(seconds, "plain", "distill_t2"),
@@ -145,7 +146,7 @@ def _ours(config: StudentConfig, batches: list[StudentBatch], *, temperature: fl
     def loss() -> torch.Tensor:
         batch = next(coming)
         sums: torch.Tensor = objective(batch)
-        return sums[0] / batch.num_positions
+        return sums[0] / len(batch.gold)
 
     return _step(student, training, loss)
 
@@ -224,7 +225,6 @@ def step_memory(vocab_size: int, k: int) -> float:
             tail=torch.log1p(-log_probs.exp().sum(1)),
             logz=torch.zeros(num_positions),
         ),
-        num_positions=num_positions,
         num_positions_global=num_positions,
     )
     objective = DistillationObjective(student, training)

@@ -7,12 +7,12 @@ vocabulary of the dataset. One process and one thread compute batches of 32, 128
 (``--quick``: 128).
 
 TASK_floor_dSIZE   The operations that ``training_flops`` or ``inference_flops`` counts, per second, as a share of the
-                   rate of a 2,048 x 2,048 float32 matrix product with the same threads, at 128 sentences. Each round
-                   measures both.
+                   rate of a 2,048 x 2,048 float32 matrix product with the same threads, at 128 sentences per batch.
+                   Each round measures the task and the product.
 TASK_positions_per_s_dSIZE_BATCH   The rate; ``TASK_floor_dSIZE_BATCH`` is the share at other batch sizes. Both come
                    from the same rounds.
-train_peak_rss_gb  The most resident memory of a whole ``train-teacher`` of size 256 with 128 sentences per batch.
-scaling_2          Its positions/s with two processes of one thread, over those with one process.
+train_peak_rss_gb  The peak resident memory of a whole ``train-teacher`` of size 256 with 128 sentences per batch.
+scaling_2          Positions/s of this training with two processes of one thread / with one process.
 beam_tokens_per_s  Beam search (beam 10, word beam 5) over sentences of dev, with RUN or with the model just trained.
 """
 
@@ -169,9 +169,9 @@ def training_flops(model: Rnng, schedule: Schedule) -> float:
     """Return the floating-point operations of one forward and backward pass, after sharing.
 
     Only matrix products count, two operations per multiplication and addition. Point-wise work does not count, so no
-    program reaches this floor. Shared results count once: the recurrent product of a state for everything that is
-    pushed onto it, and the first step of a composition for all constituents of a label. Training is three times the
-    forward pass, because the gradients of the inputs and of the weights are one product each.
+    program reaches this floor. Shared results count once: the recurrent product of a state for all pushes onto the
+    state, and the first step of a composition for all constituents of a label. Training counts three times the forward
+    pass, because the gradients of the inputs and of the weights are one product each.
 
     The count is for the top-down strategy with the BiLSTM.
     """

@@ -23,7 +23,7 @@ read -ra seeds <<<"${SEEDS:-1 2 3}"
 python=${PYTHON:-python}
 cli=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/cli.py
 
-# Seeds are the outer loop, so that a sweep that was cut short has whole comparisons.
+# Seeds are the outer loop, so that an interrupted sweep has all runs of its first seeds.
 names=()
 options=()
 for seed in "${seeds[@]}"; do

@@ -4,15 +4,16 @@
     OUT/tokenizer.json, tokenizer_config.json, special_tokens_map.json         PreTrainedTokenizerFast
     OUT/README.md                                                              the model card (``student.model_card``)
 
-Weights keep their names. transformers is not imported; this module writes the files itself. There are two reasons.
-transformers 4.x cannot load what transformers 5 saves (``TokenizersBackend``). And under 4.x, a tokenizer of the class
-that both versions have adds ``token_type_ids``, which GPT-2 adds to the embeddings, unless its configuration prevents
-it.
+Weights keep their names. This module writes the files itself and does not import transformers, for two reasons.
+transformers 4.x cannot load what transformers 5 saves (``TokenizersBackend``). And by default the tokenizer class that
+both versions have returns ``token_type_ids`` under 4.x, which GPT-2 adds to its embeddings. So ``model_input_names``
+excludes them.
 
-The tokenizer puts ``<bos>`` before a text and nothing after it. In the folder ``<bos>``, ``<eos>`` and ``<pad>`` are
-special tokens, so that generation and padding work. In a run's ``tokenizer.json`` they are not, because special tokens
-are searched in the text. ``split_special_tokens`` turns the search off, so a text with the characters ``<eos>`` gets
-the ids of these characters, as everywhere in this project. docs/export.md lists the calls that ignore this setting.
+The tokenizer puts ``<bos>`` before a text and nothing after the text. In the folder ``<bos>``, ``<eos>`` and ``<pad>``
+are special tokens, so that generation and padding work. A tokenizer searches the text for special tokens, so in a run's
+``tokenizer.json`` these three are ordinary entries. In the folder ``split_special_tokens`` turns the search off. Then a
+text with the characters ``<eos>`` gets the ids of these characters, as everywhere in this project. docs/export.md lists
+the calls that ignore this setting.
 """
 
 import json
@@ -27,7 +28,7 @@ import torch
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.runtime import options
-from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names
+from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names, open_run
 from pipeline.runtime.train_config import num_words_of
 from pipeline.training.run_list import list_runs
 from storage.errors import RunError
@@ -35,12 +36,12 @@ from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, make_directory, w
 from student.hugging_face import OURS
 from student.model_card import model_card
 from student.student_config import StudentTrainConfig
-from student.student_run import load_student, num_trained_positions, open_student, student_config
+from student.student_run import load_student, num_trained_positions
 
 MAIN: Final = "main"
-"""BabyLM's name for the folder of the final checkpoint, where several checkpoints are exported."""
+"""BabyLM's name for the folder of the final checkpoint, if several checkpoints are exported."""
 USUAL_POSITIONS: Final = 512
-"""BabyLM's pipeline cuts and pads texts to this many positions when it fine-tunes."""
+"""The number of positions to which BabyLM's pipeline cuts and pads texts when it fine-tunes."""
 
 
 def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool = False) -> dict[str, Any]:
@@ -48,16 +49,16 @@ def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool
 
     Args:
         run: A run directory of train-student.
-        out: The folder to make. If the export fails, there is no folder.
+        out: The folder to make. If the export fails, it leaves no folder.
         which: The checkpoint.
-        all_checkpoints: Write that checkpoint to OUT/main, and those at numbers of words to OUT/chck_1M and so on.
+        all_checkpoints: Write the checkpoint ``which`` to OUT/main, and the word checkpoints to OUT/chck_1M and so on.
 
     Raises:
         RunError: If ``run`` is not a student's run, its training has not finished, a checkpoint is missing or damaged,
             or ``out`` exists.
         StoreError: If the disk is full.
     """
-    info = open_student(run)
+    info = open_run(run, "student")
     _check_finished(run)
     if out.exists() or out.is_symlink():
         raise RunError(f"{out}: already exists; remove it, or choose another folder")
@@ -102,53 +103,47 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
         "context": options.build(StudentTrainConfig, run.configuration).context,
         "num_trained_positions": num_trained,
     }
-    weights = {name: tensor.float().contiguous() for name, tensor in model.state_dict().items()}
-    files = {
-        "config.json": _json(_config(run, tokenizer) | {OURS: training}),
-        "generation_config.json": _json(_special_ids(tokenizer)),
-        # transformers 4 refuses a file without "format".
-        "model.safetensors": safetensors.torch.save(weights, metadata={"format": "pt"}),
-        **_tokenizer_files(tokenizer, num_positions=model.config.max_length),
+    special_ids = _special_ids(tokenizer)
+    config = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        **model.config.to_hf(),
+        **special_ids,
+        "torch_dtype": "float32",
+        "use_cache": True,
+        OURS: training,
     }
-    num_parameters = sum(tensor.numel() for tensor in weights.values())
-    card = model_card(
-        run,
-        which,
-        tokenizer,
-        weights=files["model.safetensors"],
-        num_parameters=num_parameters,
-        num_trained=num_trained,
-    )
-    note = f"programs that pad to {USUAL_POSITIONS} positions fail: --max-length was {model.config.max_length}"
+    tensors = {name: tensor.float().contiguous() for name, tensor in model.state_dict().items()}
+    # transformers 4 refuses a file without "format".
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    num_parameters, num_positions = sum(tensor.numel() for tensor in tensors.values()), model.config.max_length
+    card = model_card(run, which, tokenizer, weights=weights, num_parameters=num_parameters, num_trained=num_trained)
+    files = {
+        "config.json": _json(config),
+        "generation_config.json": _json(special_ids),
+        "model.safetensors": weights,
+        **_tokenizer_files(tokenizer, num_positions=num_positions),
+        "README.md": card.encode(),
+    }
     make_directory(folder)
-    for name, data in {**files, "README.md": card.encode()}.items():
+    for name, data in files.items():
         write_atomically(folder / name, data)
+    note = f"programs that pad to {USUAL_POSITIONS} positions fail: --max-length was {num_positions}"
     return {
         "checkpoint": which,
         "num_parameters": num_parameters,
-        "num_positions": model.config.max_length,
+        "num_positions": num_positions,
         "num_trained_positions": "not known: the checkpoint does not record it" if num_trained is None else num_trained,
-        **({"note": note} if model.config.max_length < USUAL_POSITIONS else {}),
-    }
-
-
-def _config(run: RunInfo, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the content of ``config.json``."""
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        **student_config(run).to_hf(),
-        **_special_ids(tokenizer),
-        "torch_dtype": "float32",
-        "use_cache": True,
+        **({"note": note} if num_positions < USUAL_POSITIONS else {}),
     }
 
 
 def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
-    """Return the three files of a tokenizer that gives ``<bos>`` and then the ids of ``tokenizer``."""
+    """Return the three files of a tokenizer that returns ``<bos>`` and then the ids of ``tokenizer``."""
     ids = _special_ids(tokenizer)
     names = {name.removesuffix("_id"): tokenizer.token(i) for name, i in ids.items()}
-    added = {i: _added_token(tokenizer.token(i)) for i in sorted(set(ids.values()))}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = {i: {"content": tokenizer.token(i), **flags, "special": True} for i in sorted(set(ids.values()))}
     bos = names["bos_token"]
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
     before = {"SpecialToken": {"id": bos, "type_id": 0}}
@@ -170,7 +165,7 @@ def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, b
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": num_positions,
-        # GPT-2 counts positions from the left. With padding on the right a sentence has the same positions as without.
+        # GPT-2 counts positions from the left, so padding on the right does not change a sentence's positions.
         "padding_side": "right",
         "truncation_side": "right",
     }
@@ -182,17 +177,12 @@ def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, b
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the ids of the special tokens, by transformers' names. An adopted tokenizer can have equal ids."""
+    """Return the ids of the special tokens by transformers' names. In an adopted tokenizer they can be equal."""
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     }
-
-
-def _added_token(content: str) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"content": content, **flags, "special": True}
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

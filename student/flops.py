@@ -9,7 +9,7 @@ Model FLOPs are what the arithmetic needs. They leave out padding and repeated c
 n is the number of blocks, D the embedding size, F the size of the feed-forward layers, V the vocabulary, and l the
 number of positions in the row of the position. N counts the parameters of matrix products: the blocks and the output
 layer, which is tied to the token embedding. Embedding look-ups, biases and gains are not products. Under the causal
-mask, attention needs only half of its products. PaLM counts all of them, and so do others.
+mask, attention needs only half of its products. As in PaLM and elsewhere, all of them count here.
 
 l is the length of the row itself (``student.rows``), not of the longest row in the batch.
 """
@@ -35,9 +35,9 @@ PEAK_TFLOPS: Final[tuple[tuple[tuple[str, ...], float, float], ...]] = (
     (("L40S",), 362.0, 91.6),
     (("L4",), 121.0, 30.3),
 )
-"""Peak rates from the manufacturer's data sheets: words of the device's name; TFLOPS of dense products in bfloat16 on
-tensor cores; TFLOPS in float32 outside them, because torch leaves TF32 off and so do we. The first entry whose words
-all occur in the name applies."""
+"""Peak rates from the manufacturer's data sheets: words of the device's name; TFLOPS of dense bfloat16 products on
+tensor cores; TFLOPS of float32 products without tensor cores, because TF32 is off by default and this project leaves it
+off. The first entry whose words all occur in the name applies."""
 
 
 def num_matmul_parameters(config: StudentConfig) -> int:
@@ -56,7 +56,7 @@ def peak_flops(device: str, dtype: Literal["float32", "bfloat16"], *, given_tflo
     """Return the peak floating-point operations per second of a device; None if it is not in the table.
 
     Args:
-        device: The name that the driver gives: ``NVIDIA H100 80GB HBM3``. The table has no slices (MIG).
+        device: The name that the driver reports, such as ``NVIDIA H100 80GB HBM3``. The table has no MIG slices.
         dtype: Type of the matrix products.
         given_tflops: Use this rate instead of the table, in 10¹² per second; 0: use the table.
     """

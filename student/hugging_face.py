@@ -1,9 +1,9 @@
 """Open a student for evaluation: a run, or a folder in Hugging Face's format (an export or another GPT-2).
 
-A folder is read as transformers reads it, but without transformers: config.json, model.safetensors, tokenizer.json. The
-student cannot compute every model, so another architecture, another activation or untied output weights are refused.
-The folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does it. The tokenizer of
-an export comes back byte for byte, so its results are comparable with those of the run.
+This module reads config.json, model.safetensors and tokenizer.json as transformers does, without importing it. The
+student cannot compute every model. Another architecture, another activation or untied output weights are errors. The
+folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does. Converting an export's
+tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
 """
 
 import json
@@ -34,7 +34,7 @@ _SIZES: Final = {
     "n_head": "num_heads",
     "n_positions": "max_length",
 }
-"""Keys of config.json, and the fields of ``StudentConfig``."""
+"""Keys of config.json, and the fields of ``StudentConfig`` with the same meaning."""
 _DEFAULTS: Final = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -46,9 +46,9 @@ _DEFAULTS: Final = {
 }
 """Values that the student supports, by key of config.json. transformers uses the first if the key is missing."""
 OURS: Final = "rnng_distill"
-"""Key of config.json for what ``export`` records and transformers does not use."""
+"""Key of config.json for what ``export`` records about the training. transformers does not use it."""
 _BUFFERS: Final = (".attn.bias", ".attn.masked_bias")
-"""Ends of the names of masks in old files. Masks are no weights."""
+"""Ends of the names of the causal masks that old files contain. They are not weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,9 +61,9 @@ class OpenedStudent:
     context: Context
     """The context in which a sentence of a split is scored."""
     trained_context: str
-    """The context of its training; ``not known`` if a folder does not record it."""
+    """The context of the training; ``not known`` if a folder does not record it."""
     num_trained_positions: int | None
-    """Log-probabilities beyond this position mean nothing. None if the number is not known."""
+    """The number of positions that were trained; None if it is not known. Later log-probabilities mean nothing."""
 
 
 def open_student_or_folder(path: Path, device: torch.device, which: Which = "best") -> OpenedStudent:
@@ -123,8 +123,7 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
 def _training_of(described: Mapping[str, Any]) -> tuple[Context | None, int | None]:
     """Return the context and the number of trained positions that ``export`` recorded; None if it did not."""
     recorded = described.get(OURS)
-    if not isinstance(recorded, dict):
-        return None, None
+    recorded = recorded if isinstance(recorded, dict) else {}
     context: Context | None = next((name for name in get_args(Context) if name == recorded.get("context")), None)
     num_trained = recorded.get("num_trained_positions")
     return context, num_trained if isinstance(num_trained, int) else None
@@ -141,7 +140,11 @@ def _described(path: Path) -> Mapping[str, Any]:
 
 
 def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
-    """Return the sizes. Refuse a model that the student cannot compute."""
+    """Return the sizes of the model.
+
+    Raises:
+        InputError: If the student cannot compute the model.
+    """
     problems = [
         f"{name} is {found!r}, expected {' or '.join(map(repr, computed))}"
         for name, computed in _DEFAULTS.items()
@@ -150,7 +153,7 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
     sizes: dict[str, int] = {}
     for name, ours in _SIZES.items():
         found = described.get(name)
-        if isinstance(found, int) and not isinstance(found, bool) and found >= 1:
+        if type(found) is int and found >= 1:
             sizes[ours] = found
         else:
             problems.append(f"{name} is {found!r}, expected a number")
@@ -169,13 +172,13 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
 
 def _special_id(path: Path, described: Mapping[str, Any], name: str) -> int:
     found = described.get(name)
-    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+    if type(found) is not int or found < 0:
         raise InputError(f"{path}: {name} is {found!r}, expected the id of a token; add it to the file")
     return found
 
 
 def _weights(path: Path, student: Student) -> dict[str, Tensor]:
-    """Return the weights under the student's names. A file of the bare GPT-2 has them without ``transformer.``.
+    """Return the weights under the student's names. A file of a ``GPT2Model`` has names without ``transformer.``.
 
     Raises:
         InputError: If the file is damaged, or has other weights or shapes than the student.

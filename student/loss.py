@@ -10,30 +10,30 @@ With the student's logits z, the gold token g, the teacher's distribution p and 
 K are the k tokens that the dump keeps. "rest" is all other tokens as one outcome. Merging outcomes never increases a
 divergence (log-sum inequality, Cover and Thomas 2006, Theorem 2.7.1). So KL is a lower bound on the KL over the whole
 vocabulary, and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature. This holds because
-the dump has log p_T(rest) and the normaliser of p_T for each temperature. Neither can be computed from the top k. All
-of this is also true of KL(q || p) (``reverse-kl``) and of the Jensen-Shannon divergence (``js``: the mean of KL(p || m)
-and KL(q || m) with m = (p + q) / 2), which can replace KL.
+the dump has log p_T(rest) and the normaliser of p_T for each temperature. Neither can be computed from the top k. Two
+other divergences can replace KL, and all of this is also true of them: KL(q || p) (``reverse-kl``) and the
+Jensen-Shannon divergence (``js``: the mean of KL(p || m) and KL(q || m) with m = (p + q) / 2).
 
-log q_T(rest) is a log-sum-exp over the tokens outside K, never log(1 - sum). In float32 the latter has no correct
+log q_T(rest) is a log-sum-exp over the tokens outside K, never log(1 - sum). In float32, log(1 - sum) has no correct
 digits if the rest is 1e-8. Two other treatments of the rest exist for comparison, and both are wrong at q = p.
-``renormalise`` rescales the teacher to sum to 1 over K, and the loss is not 0. ``drop`` leaves the rest out, and the
-gradient is not 0.
+``renormalise`` rescales the teacher to sum to 1 over K, and then the loss is not 0. ``drop`` leaves the rest out, and
+then the gradient is not 0.
 
-A dump with draws gives no divergence. It gives an estimate p^_T of the teacher's distribution (``student.targets``),
-and so an estimate of the part of KL that depends on the student, the soft cross-entropy:
+A dump with draws does not determine a divergence. It gives an estimate p^_T of the teacher's distribution
+(``student.targets``), and so an estimate of the part of KL that depends on the student, the soft cross-entropy:
 
     SCE  = -sum over w of p^_T(w) log q_T(w)                    loss = alpha CE + (1 - alpha) T^2 SCE
 
-SCE and its gradient are linear in p^_T, so they are unbiased over independent dumps. SCE is not 0 at q = p. The entropy
-that would have to be subtracted is not in the dump.
+SCE and its gradient are linear in p^_T, so they are unbiased over independent dumps. At q = p the expectation of SCE is
+not 0: it is the entropy of p_T, which the dump does not hold.
 
-The gradient is written out, because it needs only one pass over the logits. A divergence D is a function of log q_T(i),
-with i in K or "rest". With its derivatives u_i, their sum U, and s = q_T / q_T(rest) outside K,
+The gradient is written out, because this takes only one pass over the logits. A divergence D is a function of
+log q_T(i), with i in K or "rest". With the derivatives u_i of D, their sum U, and s = q_T / q_T(rest) outside K,
 
     dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
 
-so outside K every row is a multiple of a softmax over the tokens outside K. This module returns sums over rows. The
-caller divides by the global number of positions.
+So outside K the gradient of a row is a multiple of a softmax over the tokens outside K. This module returns sums over
+rows. The caller divides by the global number of positions.
 
 Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept or columns of draws.
 """
@@ -51,11 +51,11 @@ from student.student_config import Divergence, Tail
 from student.targets import SoftTargets, Targets
 
 NUM_PARTS = 3
-"""The number of parts of ``DistillationRows``."""
+"""The number of sums that ``DistillationRows`` returns."""
 
 
 class DistillationRows:
-    """A ``RowLoss`` of three parts, which ``part_names`` names.
+    """A ``RowLoss`` of three parts: the loss, the cross-entropy and the soft part. ``part_names`` has their names.
 
     Args:
         gold: int64 ``[P]`` in ``[0, V)``.
@@ -122,7 +122,7 @@ class DistillationRows:
         if num_selected:
             selected = slopes - at_t.log_probs.exp() * total[:, None] + self._alpha * at_1.log_probs.exp()
             gradient.scatter_(1, targets.ids, selected)
-        else:  # an unused column can hold the id of another column
+        else:  # added, because an unused column can hold the id of another column
             gradient.scatter_add_(1, targets.ids, slopes)
         return terms, gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, -self._alpha))
 
@@ -143,9 +143,9 @@ class DistillationRows:
 
 
 def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...]:
-    """Return the names of the sums of ``DistillationRows``, in nats, ``loss`` first. The last has no factor T^2.
+    """Return the names of the sums of ``DistillationRows``, which are in nats. The third sum has no factor T^2.
 
-    Without targets there are only the first two names, because the third sum is 0.
+    Without targets there are only two names, because the third sum is 0.
     """
     third = {"kl": "kl", "reverse-kl": "reverse_kl", "js": "js_divergence", "draws": "soft_cross_entropy"}
     return ("loss", "cross_entropy", *([third[targets]] if targets != "none" else []))
@@ -153,7 +153,7 @@ def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Student:
-    """The parts of q_T that the loss needs, for R rows with some selected ids. Without any, the rest is everything."""
+    """The parts of q_T that the loss needs, for R rows. If no ids are selected, the rest is the whole vocabulary."""
 
     log_probs: Tensor
     """``[R, k]``: log q_T of the targets' ids."""
@@ -168,7 +168,7 @@ class _Student:
 def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: float) -> tuple[_Student, _Student]:
     """Return q_1 and q_T, which are the same object if T = 1. The logits are overwritten.
 
-    The largest selected logit of a row is subtracted first, so that float32 keeps its digits if all logits are large.
+    The largest selected logit of a row is subtracted first, so that large logits do not cost float32 its digits.
 
     Args:
         logits: ``[R, V]``.
@@ -210,8 +210,8 @@ def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 def _reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """Return q log(q / p) and its derivatives by log q, elementwise.
 
-    A probability of the teacher below the type's smallest number counts as that number, because it was computed in
-    float32.
+    A teacher's probability below the smallest normal number of the type counts as that number. The teacher was computed
+    in float32, so a smaller probability is not exact, and a probability of 0 would make the divergence infinite.
     """
     q, ratio = log_q.exp(), log_q - log_p.clamp(min=math.log(torch.finfo(log_p.dtype).tiny))
     return q * ratio, q * (ratio + 1)

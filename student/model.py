@@ -4,10 +4,10 @@ The blocks are pre-norm, with learned positions and tanh GELU. The output weight
 Parameters have the names and layouts of ``GPT2LMHeadModel.state_dict()`` (``Conv1D`` keeps ``[in, out]``), so an export
 copies them without renaming. Generation and key-value caches are left to transformers.
 
-A row holds one sentence or several (``student.rows``), then padding. Its positions are counted from 0. No attention
-mask is needed. Under the causal mask a position sees only the positions before it, and padding comes only after the
-last position of a row. Nothing reads what is computed at the padding itself. The price is the arithmetic on padding,
-which is small if the rows of a batch have similar lengths.
+A row holds one sentence or several (``student.rows``), then padding. Positions count from 0 in each row. The causal
+mask is the only attention mask. Padding comes after the last position of a row, so no position sees it, and nothing
+reads the states of the padding. The price is the arithmetic on padding, which is small if the rows of a batch have
+similar lengths.
 
 Shape letters: M sentences, B rows, L length of the longest row, P positions (n + 1 for a sentence of n tokens),
 D embedding size, H heads, V vocabulary, R any number of positions.
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with a tanh-approximated GELU between them."""
+    """Two linear layers with a tanh-approximated GELU between them."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Student(nn.Module):
         return hidden
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> StudentInputs:  # noqa: ARG002  a teacher needs them
-        """Return each sentence as a row of its own. The student ignores ``actions``.
+        """Return each sentence as one row. The student ignores ``actions``.
 
         Raises:
             InputError: If a sentence has more than ``max_length`` positions.
@@ -159,7 +159,7 @@ class Student(nn.Module):
         """Return ``[P, D]``: the states that predict each sentence's tokens and ``<eos>``, sentence by sentence.
 
         Without sentences the result is ``[0, D]``. It still depends on every parameter, so that a process with an empty
-        share of a batch has gradients of zero for the reduction.
+        share of a batch contributes gradients of zero.
 
         Args:
             inputs: Rows of at most ``max_length`` positions.
@@ -181,7 +181,7 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Initialise as GPT-2 does. Layers that add to the residual stream get smaller weights, by their number."""
+        """Initialise as GPT-2 does. The two layers per block that add to the residual stream get smaller weights."""
         residual = INITIALIZER_RANGE / math.sqrt(2 * self.config.num_blocks)
         for name, module in self.named_modules():
             if isinstance(module, nn.Embedding | Conv1D):

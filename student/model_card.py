@@ -1,7 +1,7 @@
 """Write the model card of an exported student: its origin, how to load it, and its results.
 
-Every figure comes from the run: from ``run.json``, its history and its results. The card shows the results of the
-exported weights, which it recognises by their sha256. It counts the other results.
+Every figure comes from the run's ``run.json``, history and results. The card shows the results whose weights have the
+sha256 of the exported checkpoint. It shows only the number of the other results.
 """
 
 import json
@@ -83,7 +83,7 @@ def model_card(
             "model.safetensors": sha256_bytes(weights),
             **{{"manifest": "manifest of the dump"}.get(name, name): of for name, of in run.fingerprints.items()},
         },
-        dump=list(_of_dump(run.dump)) if run.dump is not None else [],
+        dump=list(_of_dump(run.dump or {})),
         init=run.init,
         truncated=described.get("truncated") or {},
         settings=[
@@ -92,7 +92,11 @@ def model_card(
             if name in run.configuration and (distilled or name not in _OF_DISTILLATION)
         ],
         end=_end(run.path),
-        results=list(_rows(results)),
+        results=[
+            (evaluation, label, f"{value:.4f}")
+            for evaluation, label, value in _figures(results)
+            if value is not None and math.isfinite(value)
+        ],
         num_other_results=len(results.skipped),
         versions=described.get("versions") or {},
         git=described.get("git"),
@@ -107,11 +111,12 @@ def plain(value: object) -> str:
 
 
 def code(value: object) -> str:
-    """Return a value on one line, to go between backquotes or into an indented block, where nothing is markup."""
+    """Return a value on one line, for a place between backquotes or in an indented block, where nothing is markup."""
     return " ".join(str(value).replace("`", " ").split())
 
 
 def _of_dump(dump: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield the rows of the card's table about the dump: a label and a value."""
     schema, statistics = dump.get("schema") or {}, dump.get("statistics") or {}
     for key, label in _OF_DUMP:
         if key in schema:
@@ -133,21 +138,15 @@ def _end(run: Path) -> str:
     return f"{end['step']:,} steps; {end['reason']}" if end.get("reason") else f"{end.get('step')} steps"
 
 
-def _rows(results: RunResults) -> Iterator[tuple[str, str, str]]:
-    """Yield what was evaluated, the name of the figure, and the figure. A figure that is not defined has no row."""
-    for what, label, value in _figures(results):
-        if value is not None and math.isfinite(value):
-            yield what, label, f"{value:.4f}"
-
-
 def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
+    """Yield the evaluation, the name of the figure, and the figure; None if the figure is not defined."""
     for pairs in results.pairs:
         ties = _ties(pairs.figures.overall.num_ties)
-        what = f"minimal pairs: {pairs.subject}, {pairs.convention}"
-        yield what, f"accuracy, mean over paradigms{ties}", pairs.figures.macro_accuracy
+        evaluation = f"minimal pairs: {pairs.subject}, {pairs.convention}"
+        yield evaluation, f"accuracy, mean over paradigms{ties}", pairs.figures.macro_accuracy
     for perplexity in results.perplexities:
         for name, figure in perplexity.figures.items():
-            if name == FLOOR:  # not the model's
+            if name == FLOOR:  # a figure of the corpus, not of the model
                 continue
             for normaliser in ("per_token", "per_word", "bits_per_byte"):
                 label = f"{normaliser.replace('_', ' ')}, {name}"
@@ -156,8 +155,8 @@ def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
         yield f"surprisal: {surprisal.subject}", "bits per word", surprisal.figures.bits_per_word
     for suites in results.suites:
         figures = suites.figures
-        what = f"syntaxgym: {suites.subject}, {suites.convention}"
-        yield what, f"accuracy, mean over suites{_ties(figures.num_ties)}", figures.mean_of_suites
+        evaluation = f"syntaxgym: {suites.subject}, {suites.convention}"
+        yield evaluation, f"accuracy, mean over suites{_ties(figures.num_ties)}", figures.mean_of_suites
 
 
 def _ties(num_ties: int) -> str:

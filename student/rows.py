@@ -1,8 +1,8 @@
 """Decide which sentences make a row of the student's input, and lay out the rows.
 
-In the context ``sentence`` a row is one sentence. In ``document`` a row is consecutive sentences of one document, as
-many as the position embeddings allow, and each sentence sees those before it in the row. In both, a sentence is read as
-``<bos> w1 .. wn`` and predicts ``w1 .. wn <eos>``. No row has sentences of two documents.
+In the context ``sentence`` a row is one sentence. In the context ``document`` a row is consecutive sentences of one
+document, as many as the position embeddings allow, and each sentence sees the sentences before it in the row. In both
+contexts a sentence has the inputs ``<bos> w1 .. wn`` and the gold tokens ``w1 .. wn <eos>``.
 
 Shape letters: M sentences, B rows, L positions of the longest row, P positions (n + 1 for a sentence of n tokens).
 """
@@ -19,7 +19,7 @@ from storage.errors import InputError
 from storage.ragged import Ragged, concatenated_ranges
 from student.student_config import Context
 
-if TYPE_CHECKING:  # the student itself does not need zarr
+if TYPE_CHECKING:  # so that a student can be computed without zarr
     from pipeline.corpus.dataset.dataset_store import Split
 
 
@@ -37,7 +37,7 @@ class StudentInputs:
         """Return the rows of M sentences.
 
         Args:
-            tokens: Their token ids, without ``<bos>`` and ``<eos>``.
+            tokens: The token ids of the sentences, without ``<bos>`` and ``<eos>``.
             row_offsets: int64 ``[B + 1]``: row b has sentences ``row_offsets[b]:row_offsets[b + 1]``, at least one.
             bos_id: Id of ``<bos>``, which comes before each sentence.
         """
@@ -64,7 +64,7 @@ class Rows:
         split: The sentences.
         context: See the module.
         max_length: Largest number of positions of a row.
-        truncate: Whether a longer sentence is cut to its first positions. Otherwise it is refused.
+        truncate: Whether to cut a longer sentence to its first positions. Otherwise a longer sentence is an error.
 
     Raises:
         InputError: If a sentence is too long, or if the context is ``document`` and the split has no documents.
@@ -90,8 +90,8 @@ class Rows:
         if context == "document":
             if not split.has_documents:
                 raise InputError(
-                    f"split {split.name}: which sentences make a document is not known, expected it for --context "
-                    "document; build the dataset from trees with a STEM.docs (import-trees --documents)"
+                    f"split {split.name}: the dataset has no documents, expected documents for --context document; "
+                    "build the dataset from trees with a STEM.docs (import-trees --documents)"
                 )
             self._offsets = _document_rows(split.document_ids, self.num_positions, max_length)
         self.lengths = self.sums(self.num_positions)
@@ -109,7 +109,7 @@ class Rows:
 
 
 def _document_rows(document_ids: np.ndarray, num_positions: np.ndarray, max_length: int) -> np.ndarray:
-    """Return int64 ``[R + 1]``: the offsets of rows that are filled with a document's sentences, in order."""
+    """Return int64 ``[R + 1]``: the offsets of the rows. A row takes sentences of a document until it is full."""
     ends = np.cumsum(num_positions)
     document_ends = np.append(np.flatnonzero(np.diff(document_ids)) + 1, len(document_ids))
     offsets = [0]

@@ -1,7 +1,7 @@
 """Make the student's batches: tokens from the dataset and, position by position, soft targets from a dump.
 
-``pipeline.training.batching`` chooses the rows of each batch, and ``student.rows`` the sentences of each row.
-``pipeline.runtime.background`` makes batches in the background.
+``pipeline.training.batching`` chooses the rows of each batch, and ``student.rows`` chooses the sentences of each row.
+``pipeline.runtime.background`` runs this module in a background thread.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from student.rows import Rows, StudentInputs
 from student.targets import DumpTargets, Targets
 
 BATCHES_AHEAD = 32
-"""Number of batches that a dump can fetch ahead. This gives a shard seconds to come over a network."""
+"""Number of batches that a dump can fetch ahead, so that a remote shard has seconds to arrive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +33,8 @@ class StudentBatch:
     """int64 ``[P]``: the gold tokens, sentence by sentence. Each sentence ends with ``<eos>``."""
     targets: Targets | None
     """The soft targets of the same P positions, if there is a dump."""
-    num_positions: int
-    """P."""
     num_positions_global: int
-    """Positions of the whole batch, over all processes. Sums of the loss are divided by it."""
+    """Positions of the whole batch, over all processes. Training divides the sums of the loss by this number."""
 
 
 def student_batches(
@@ -49,7 +47,7 @@ def student_batches(
     device: torch.device,
     targets: DumpTargets | None = None,
 ) -> Iterator[StudentBatch]:
-    """Yield a batch for each slice, also for an empty one.
+    """Yield one batch for each slice, also for an empty slice.
 
     Args:
         slices: This process's rows of each batch, and the positions of the whole batch; see
@@ -58,7 +56,7 @@ def student_batches(
         rows: The rows of the split.
         bos_id: Id of ``<bos>``.
         eos_id: Id of ``<eos>``.
-        device: The device for the batches. Nothing waits for the copies to a GPU.
+        device: The device for the batches. Copies to a GPU are asynchronous.
         targets: The soft targets, if there is a dump.
 
     Raises:
@@ -74,7 +72,6 @@ def student_batches(
             inputs=StudentInputs.of(tokens, row_offsets, bos_id=bos_id).to(device),
             gold=on_device(gold.values, device),
             targets=targets.read(sentences, num_positions, device) if targets else None,
-            num_positions=len(gold.values),
             num_positions_global=num_positions_global,
         )
 
@@ -87,7 +84,7 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: DumpTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield batches. Each is announced ``BATCHES_AHEAD`` batches early, so that the dump can fetch remote shards."""
+    """Yield ``parts`` unchanged, but announce each part ``BATCHES_AHEAD`` batches early to the dump."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])

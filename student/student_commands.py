@@ -1,14 +1,14 @@
 """Do what the commands ask of a trained student: score sentences, evaluate and dump.
 
-``teacher.teacher_commands`` has the same entry points, with the same signatures: ``open_scorer``,
-``evaluate_perplexity``, ``dump_source`` and ``verify_recomputing``. The command line calls one module or the other,
-according to the kind of the run. A student makes no beam search, so this module refuses the options of one.
+``teacher.teacher_commands`` has entry points with the same names and signatures: ``open_scorer``,
+``evaluate_perplexity``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the two modules,
+according to the kind of the run. A student makes no beam search, so this module refuses the options of a beam search.
 
 Scoring takes a run or a folder in Hugging Face's format. A dump is made from a run.
 
-A dump of a student is for born-again distillation (Furlanello et al. 2018). A student that learns from a student shows
-what soft targets are worth without any structure in them, so it is the control of a claim about grammars. The
-distributions are p(w | x_<t): the condition of the dump is ``none``.
+A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows what soft targets are worth that
+contain no trees, so it is the control for a claim about grammars. The distributions are p(w | x_<t), and the condition
+of the dump is ``none``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,30 +22,29 @@ from torch import Tensor
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.dumping.dump_config import Condition
-from pipeline.dumping.dump_source import ModelAndSearch, verify_run
+from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify_run
 from pipeline.dumping.next_token import NextTokenModel, append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
 from pipeline.evaluation.sentence_models import SentenceModel, evaluate_split
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
-from pipeline.runtime.run_directory import Which
+from pipeline.runtime.run_directory import Which, open_run
 from pipeline.training.batching import consecutive_batches
 from pipeline.training.model_files import ModelFiles, check_tokenizer
 from storage.errors import ConfigError, InputError
-from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Place
 from storage.ragged import Ragged, concatenated_ranges
 from student.hugging_face import OpenedStudent, open_student_or_folder
 from student.model import Student
 from student.rows import Rows, StudentInputs
-from student.student_config import Context, StudentTrainConfig
-from student.student_run import load_student, open_student, student_config
+from student.student_config import Context, StudentConfig, StudentTrainConfig
+from student.student_run import load_student, student_config
 
 MOST_PADDING = 0.25
-"""Largest share of padding in a group of sentences that are computed together for a dump. On a treebank's sentences
-(mean 22 tokens, longest 109) and the default sizes this is 1.6 times as fast as padding whole batches, and takes 240 MB
-less."""
+"""Largest share of padding in a group of sentences that are computed together for a dump. With the default sizes, on a
+treebank's sentences (mean 22 tokens, longest 109), groups are 1.6 times as fast as padding whole batches, and take
+240 MB less."""
 
 
 @contextmanager
@@ -93,9 +92,9 @@ def evaluate_perplexity(
     marginal: bool,
     beam: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Measure p(x) of a split, write the result next to the model, return a summary.
+    """Compute the perplexity of a split; write the result next to the model.
 
-    A student that was trained on documents is given the document before each sentence.
+    A student that was trained on documents sees the earlier sentences of the document in its row.
 
     Args:
         model: A run directory or a folder in Hugging Face's format.
@@ -107,10 +106,13 @@ def evaluate_perplexity(
         marginal: Whether to search without trees. It must be False.
         beam: Sizes of a beam search. It must be empty.
 
+    Returns:
+        The summary that the command prints.
+
     Raises:
         ConfigError: If ``marginal`` or ``beam`` is given.
-        InputError: If a sentence is longer than the student's rows, or a student of documents needs documents that the
-            dataset does not have.
+        InputError: If a sentence is longer than the student's rows, or the student was trained on documents and the
+            dataset has none.
     """
     _refuse_teacher_options(model, [*beam, *["marginal"] * marginal])
     with joined(device, threads=0) as (world, where):
@@ -120,23 +122,16 @@ def evaluate_perplexity(
         check_tokenizer(opened.files, dataset)
         opened.files.check_writable()
         sentences = dataset.split(split)
-        in_document = opened.context == "document"
         warn_beyond(sentences.tokens.lengths, opened.num_trained_positions)
         log_probs = _log_probs_in_rows(
             opened.student, sentences, context=opened.context, eos_id=dataset.tokenizer.eos_id
         )
-        context = (
-            f"rows of a document, up to {opened.student.config.max_length} positions, without overlap"
-            if in_document
-            else "sentence by sentence"
-        )
-        return evaluate_split(
-            opened.files,
-            sentences,
-            {IN_DOCUMENT if in_document else UNCONDITIONAL: log_probs},
-            floor=floor,
-            settings=_settings(opened, where) | {"context": context},
-        )
+        distribution, context = UNCONDITIONAL, "sentence by sentence"
+        if opened.context == "document":
+            max_length = opened.student.config.max_length
+            distribution, context = IN_DOCUMENT, f"rows of a document, up to {max_length} positions, without overlap"
+        settings = _settings(opened, where) | {"context": context}
+        return evaluate_split(opened.files, sentences, {distribution: log_probs}, floor=floor, settings=settings)
 
 
 def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "StudentSource":
@@ -162,24 +157,19 @@ def verify_recomputing(
 
 
 class StudentSource:
-    """A student's run as a ``DumpSource``: its distributions are given the words before and nothing else."""
+    """A student's run as a ``DumpSource``. Its distributions depend on the words before the position alone."""
 
     conditions: tuple[Condition, ...] = ("none",)
 
     def __init__(self, path: Path) -> None:
-        self.run = open_student(path)
+        self.run = open_run(path, "student")
 
     def fingerprint(self) -> str:
         """Return the sha256 of what the distributions depend on: weights, sizes and special tokens."""
-        described = {
-            "weights": sha256_file(self.run.checkpoint()),
-            "model": self.run.model,
-            "configuration": options.to_json(student_config(self.run)),
-        }
-        return sha256_bytes(canonical_json(described))
+        return run_fingerprint(self.run, StudentConfig)
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
-        """Refuse a dataset with another tokenizer, a split with a longer sentence, and a student of documents."""
+        """Check the dataset's tokenizer, the student's context and the lengths of the split's sentences."""
         check_tokenizer(ModelFiles.of_run(self.run), dataset)
         if options.build(StudentTrainConfig, self.run.configuration).context != "sentence":
             raise ConfigError(
@@ -204,8 +194,8 @@ class StudentSource:
 class GroupedByLength:
     """A ``NextTokenModel`` that computes the sentences of a batch in groups of similar length.
 
-    A dump's batches follow the order of the corpus, and a student pads its rows to the longest one. Groups save that
-    padding. They depend on the batch alone, as the bytes of a dump must.
+    A dump's batches follow the order of the corpus, and a student pads all rows to the longest row. Groups save most of
+    this padding. They depend on the batch alone, so a dump's bytes do not change from run to run.
     """
 
     def __init__(self, model: NextTokenModel) -> None:
@@ -217,7 +207,7 @@ class GroupedByLength:
         return self._model.vocab_size
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> tuple[list[Any], Tensor]:
-        """Return the prepared groups, and int64 ``[P]``: where each position of the batch is among their positions."""
+        """Return the prepared groups, and int64 ``[P]``: the index of each position among those of all groups."""
         lengths = tokens.lengths + 1
         order = np.argsort(-lengths, kind="stable")
         groups = [
@@ -241,7 +231,7 @@ class GroupedByLength:
 
 
 def _groups(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut sentences, longest first, into runs with a share of padding of at most ``MOST_PADDING``."""
+    """Cut the sentences ``order``, longest first, into groups with a share of padding of at most ``MOST_PADDING``."""
     groups, first, num_positions = [], 0, 0
     for at, sentence in enumerate(order):
         num_positions += int(lengths[sentence])
@@ -253,10 +243,10 @@ def _groups(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 
 
 def batch_tokens(device: torch.device) -> int:
-    """Return how many positions are scored at a time.
+    """Return how many positions to score at a time.
 
-    On a CPU, 1,024 positions are twice as fast as 8,192, whose activations do not fit into the caches. On a GPU no
-    other number was measured.
+    On a CPU, 1,024 positions are twice as fast as 8,192, because the activations of 8,192 do not fit into the caches.
+    On a GPU only 8,192 was measured.
     """
     return 1024 if device.type == "cpu" else 8192
 
@@ -268,7 +258,7 @@ def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_
     Args:
         student: In evaluation mode.
         split: The sentences.
-        context: ``sentence``: each sentence is scored alone. ``document``: it is given what comes before it in its row.
+        context: ``sentence``: score each sentence alone. ``document``: score it after the earlier ones in its row.
         eos_id: Id of ``<eos>``.
 
     Raises:
@@ -276,7 +266,7 @@ def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_
     """
     student.config.check_length(int(split.tokens.lengths.max(initial=0)))
     rows, offsets = Rows(split, context=context, max_length=student.config.max_length), split.position_offsets
-    # Longest rows first: they need little padding, and a batch that is too large for memory fails at once.
+    # Sorted rows need little padding. With the longest first, a batch that is too large for memory fails at once.
     order = np.argsort(-rows.lengths, kind="stable")
     found = np.empty(split.num_positions, np.float32)
     for first, stop in consecutive_batches(rows.lengths[order], batch_tokens(next(student.parameters()).device)):
@@ -289,7 +279,7 @@ def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_
 
 
 def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
-    """Return the settings of a result: what can change its figures, and how the student was trained."""
+    """Return the settings of a result: what can change its figures, and the context and positions of the training."""
     return {
         "batch_tokens": batch_tokens(device),
         "device": device.type,

@@ -8,7 +8,7 @@ from pipeline.runtime.train_config import MOST, ResumeConfig, TrainConfig
 from storage.errors import ConfigError, InputError
 
 INITIALIZER_RANGE = 0.02
-"""Standard deviation of initial weights (Radford et al. 2019)."""
+"""Standard deviation of the initial weights (Radford et al. 2019)."""
 LAYER_NORM_EPSILON = 1e-5
 
 Tail: TypeAlias = Literal["bucket", "renormalise", "drop"]
@@ -21,7 +21,7 @@ class StudentConfig:
     """The student: GPT-2's architecture (Radford et al. 2019)."""
 
     vocab_size: int
-    """Size of the vocabulary, which is that of the tokenizer."""
+    """Size of the tokenizer's vocabulary."""
     embed_dim: int = 256
     """Size of the token and position embeddings and of the residual stream. A multiple of --num-heads."""
     num_blocks: int = 6
@@ -61,10 +61,10 @@ class StudentConfig:
         return self.ff_dim or 4 * self.embed_dim
 
     def check_length(self, num_tokens: int) -> None:
-        """Refuse a sentence with more positions than position embeddings.
+        """Check that a sentence has at most as many positions as there are position embeddings.
 
         Raises:
-            InputError: If ``num_tokens`` and ``<eos>`` are more than ``max_length``.
+            InputError: If ``num_tokens`` + 1 is more than ``max_length``.
         """
         if num_tokens + 1 > self.max_length:
             raise InputError(
@@ -103,18 +103,19 @@ class StudentTrainConfig(TrainConfig):
     weight_decay: float = 0.1
     """Decoupled weight decay on matrices. Biases, gains and embeddings have no decay."""
     alpha: float = 0.7
-    """Weight of the cross-entropy with the gold tokens. The teacher's weight is 1 - alpha. Not used without a dump."""
+    """Weight of the cross-entropy with the gold tokens. The soft targets have the weight 1 - alpha. Not used without a
+    dump."""
     temperature: float = 1.0
     """Temperature of the soft targets. The dump must have been made for it."""
     divergence: Divergence = "kl"
     """Divergence from the soft targets. kl: KL(teacher || student). reverse-kl: KL(student || teacher). js:
-    Jensen-Shannon. The last two need a dump of the top k."""
+    Jensen-Shannon. reverse-kl and js need a dump of the top k."""
     targets: Literal["dump", "shuffled", "none"] = "dump"
-    """Soft targets of a position. dump: its own distribution. shuffled: that of a random position, as a control; every
-    batch reads from the whole dump. none: no soft targets, as without a dump."""
+    """Soft targets of a position. dump: the position's own distribution. shuffled: the distribution of a random
+    position, as a control; every batch reads from the whole dump. none: no soft targets, as without a dump."""
     context: Context = "sentence"
-    """Text that a position sees. sentence: its own sentence, as for the teacher. document: also the document before it,
-    in rows of up to --max-length positions."""
+    """Text that a position sees. sentence: its own sentence, as for the teacher. document: also earlier sentences of
+    its document, in rows of up to --max-length positions."""
     long_sentences: Literal["refuse", "truncate"] = "refuse"
     """Treatment of sentences with more than --max-length positions. refuse: stop with an error. truncate: keep the
     first positions and count the lost ones. Word counts include the lost words."""
@@ -122,11 +123,11 @@ class StudentTrainConfig(TrainConfig):
     """Treatment of the mass outside the top k. bucket: one outcome of its own. renormalise and drop ignore the mass and
     are for comparison only. A dump with draws needs the default."""
     compile: bool = False
-    """Compile the Transformer (torch.compile). It needs a C++ compiler on CPUs and Triton on GPUs, and changes the
-    random numbers of dropout."""
+    """Compile the Transformer (torch.compile). Compiling needs a C++ compiler on CPUs and Triton on GPUs. It changes
+    the random numbers of dropout."""
     peak_tflops: float = 0.0
-    """Peak of one device in 10^12 floating-point operations per second, to compute mfu. 0: use the known peak of the
-    device, if there is one."""
+    """Peak of one device in 10^12 floating-point operations per second, to compute mfu. 0: look up the device in a
+    table."""
 
     def __post_init__(self) -> None:
         # A dataclass with slots is rebuilt as another class, and super() without arguments does not find that class.

@@ -7,24 +7,11 @@ import torch
 
 from pipeline.runtime import options
 from pipeline.runtime.run_directory import RunInfo, Which, load_weights, open_run, weights_metadata
-from storage.errors import RunError
 from student.model import Student
 from student.student_config import StudentConfig
 
 TRAINED_POSITIONS: Final = "num_trained_positions"
-"""Key under which a checkpoint's weights file records what ``num_trained_positions`` returns."""
-
-
-def open_student(path: Path) -> RunInfo:
-    """Return the description of a student's run.
-
-    Raises:
-        RunError: If ``path`` is not a student's run.
-    """
-    run = open_run(path)
-    if run.kind != "student":
-        raise RunError(f"{path}: this run is a {run.kind}'s, expected a student's; give the output of train-student")
-    return run
+"""The key of a weights file's metadata that holds the number of trained positions."""
 
 
 def student_config(run: RunInfo) -> StudentConfig:
@@ -38,21 +25,20 @@ def load_student(path: Path, device: torch.device, which: Which = "best") -> tup
     Raises:
         RunError: If ``path`` is not a student's run, or has no such checkpoint.
     """
-    run = open_student(path)
+    run = open_run(path, "student")
     model = Student(student_config(run), bos_id=run.model["bos_id"], seed=0)
     load_weights(run.checkpoint(which), model)
     return model.to(device).eval(), run
 
 
 def num_trained_positions(run: RunInfo, which: Which) -> int | None:
-    """Return up to which number the position embeddings of a checkpoint have had a gradient.
+    """Return how many position embeddings of a checkpoint have had a gradient. The others have their initial values.
 
-    Training writes the number into the checkpoint, because it depends on the rows that training had read by then. A
-    position embedding beyond the number still has its random initial value.
+    Training writes the number into the checkpoint, because it depends on the rows that training had read by then.
 
     Returns:
-        The number, or None if the checkpoint does not record it. This is so for a run of an older version of this
-        project, and for a run that started from the weights of such a run.
+        The number, or None if the checkpoint does not record it. Older versions of this project did not record it. A
+        run that starts from the weights of such a run does not record it either.
     """
     recorded = weights_metadata(run.checkpoint(which)).get(TRAINED_POSITIONS)
     return int(recorded) if recorded is not None and recorded.isdecimal() else None

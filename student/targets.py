@@ -1,16 +1,16 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
-A dump of the top k has the teacher's own probabilities (``SoftTargets``). A dump with draws has estimates of them
-(``DrawnTargets``). In such a dump p^_T is p_T for the top tokens. If c_w of n draws from the rest gave the id w, then
+A dump of the top k has the teacher's own probabilities (``SoftTargets``). A dump with draws has estimates p^_T of them
+(``DrawnTargets``). For the top tokens p^_T is p_T. If c_w of n draws from the rest gave the id w, then
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 
 The expectation of c_w / n is p(w) / p(rest), so the expectation of p^_T is p_T. This is importance sampling with p at
-T = 1 as the proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). p^_T does not sum to 1, and must not
-be normalised.
+T = 1 as the proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). p^_T does not sum to 1. Normalising
+it would make it biased.
 
-A dump that does not belong to the dataset is refused before the first step. The gold tokens are checked again in every
-batch, because training on the targets of other positions would show no other sign.
+A dump of another dataset is an error before the first step. In addition, every batch compares the gold tokens of dump
+and dataset, because nothing else would show that the targets are those of other positions.
 
 Shape letters: R rows, k tokens kept or columns of draws.
 """
@@ -30,7 +30,7 @@ from storage.fingerprints import check_fingerprint
 from storage.ragged import concatenated_ranges
 from student.student_config import Divergence, Tail
 
-if TYPE_CHECKING:  # neither the targets nor the loss need zarr
+if TYPE_CHECKING:  # so that the loss can be computed without zarr
     from pipeline.corpus.dataset.dataset_store import Split
     from storage.dump.reader import DumpReader
 
@@ -69,7 +69,7 @@ class DrawnTargets:
     """Estimates of the teacher's distributions for R rows, at one temperature T."""
 
     ids: Tensor
-    """int64 ``[R, k]``: an unused column has any id of the vocabulary."""
+    """int64 ``[R, k]``: an unused column has an arbitrary id of the vocabulary."""
     weights: Tensor
     """float ``[R, k]``: p^_T(w); 0 in an unused column. A row need not sum to 1."""
 
@@ -114,16 +114,16 @@ def estimated_probabilities(
         counts: ``[R, k]``: draws of each id; 0 for the first ``num_top`` ids, the top tokens, and in unused columns.
         tail: float ``[R]``: log of the mass outside the top tokens at T = 1.
         logz: float ``[R]``: log of the sum over w of p(w)^(1/T).
-        num_top: Number of top tokens. The other k - ``num_top`` columns are for as many draws.
+        num_top: Number of top tokens. The other k - ``num_top`` columns are for the same number of draws.
         temperature: T.
     """
-    # float16 stores anything below -65,504 as -inf. If the rest is as improbable, the difference would be -inf - -inf.
+    # float16 stores a number below -65,504 as -inf. With a tail of -inf the difference below would be -inf - -inf.
     log_probs = log_probs.clamp(min=torch.finfo(torch.float16).min)
     log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
     drawn = log_probs[:, num_top:]
     share = counts[:, num_top:].to(log_probs.dtype) / drawn.shape[1]
-    # In logarithms, because the mass of the rest and a probability can both be too small for float32, but not their
-    # ratio.
+    # In logarithms, because the mass of the rest and a probability can both be too small for float32. Their ratio is
+    # not too small.
     log_weights[:, num_top:] += share.log() + (tail.to(log_probs.dtype)[:, None] - drawn)
     weights = log_weights.exp()
     weights[:, num_top:].masked_fill_(share == 0, 0.0)
@@ -139,17 +139,17 @@ class DumpTargets:
     Args:
         dump: The dump.
         split: The sentences that the student reads.
-        tokenizer_sha256: Fingerprint of the tokenizer that made their tokens.
+        tokenizer_sha256: Fingerprint of the dataset's tokenizer.
         eos_id: Id of ``<eos>``, the gold token of the last position of a sentence.
         temperature: T. The dump must have been made for it.
         tail: Treatment of the mass outside the top k. With draws it must be the default.
         divergence: The divergence from the soft targets. With draws it must be the default.
-        shuffle_seed: If it is given, positions get each other's targets, by one random permutation of the whole split.
-            This control has the teacher's distributions, but at the wrong positions. A batch then reads from the whole
-            dump, so the dump should fit into memory.
+        shuffle_seed: If it is given, one random permutation of the whole split gives each position the targets of
+            another. This control has the teacher's distributions at the wrong positions. A batch then reads from the
+            whole dump, so the dump should fit into memory.
 
     Raises:
-        FingerprintMismatchError: If the dump was made from another split, tokenizer or sentence boundaries.
+        FingerprintMismatchError: If the dump was made from another split or tokenizer, or has other sentences.
         StoreError: If the dump was not made for this temperature, tail or divergence.
     """
 
@@ -190,7 +190,7 @@ class DumpTargets:
         self._temperature_index = dump.temperature_index(temperature)
         self._source = None
         if shuffle_seed is not None:
-            # A random stream of this seed that no epoch's batches use.
+            # The batches of an epoch use other random streams of this seed.
             generator = np.random.default_rng([shuffle_seed, 0, 1])
             dtype = np.uint32 if split.num_positions < 2**32 else np.int64
             self._source = generator.permutation(np.arange(split.num_positions, dtype=dtype))

@@ -1,4 +1,4 @@
-"""Train a student on a dataset, with the soft targets of a dump or without.
+"""Train a student on a dataset, with or without the soft targets of a dump.
 
 ``pipeline.training.training_loop`` takes the steps. This module builds the model, the batches and the description of
 the run. It can start from the weights of another student's run (``--init``), and compile the Transformer
@@ -8,7 +8,6 @@ the run. It can start from the weights of another student's run (``--init``), an
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch._dynamo.exc import TorchDynamoException
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, device_model, joined
-from pipeline.runtime.run_directory import RunDescription
+from pipeline.runtime.run_directory import RunDescription, open_run
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training.batching import BatchPlan
 from pipeline.training.model_files import ModelFiles, check_tokenizer
@@ -37,7 +36,7 @@ from student.model import Student
 from student.rows import Rows
 from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_run import TRAINED_POSITIONS, num_trained_positions, open_student, student_config
+from student.student_run import TRAINED_POSITIONS, num_trained_positions, student_config
 from student.targets import DumpTargets
 
 log = logging.getLogger(__name__)
@@ -70,13 +69,13 @@ class StudentTask:
 
     Args:
         model: The student, on its device.
-        dataset: Its splits train and dev are read.
-        rows: The rows of both splits, by name.
+        dataset: The dataset with the splits train and dev.
+        rows: The rows of both splits, by name of the split.
         targets: The soft targets of train. None: the loss is the cross-entropy, as on dev.
-        config: How to train.
+        config: The options of training.
         world: The processes.
-        num_initial_positions: Position embeddings that were trained before this run, in the weights it starts from.
-            None if that is not known.
+        num_initial_positions: The number of position embeddings that were already trained in the initial weights. 0
+            if the run starts from random weights; None if the number is not known.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class StudentTask:
         config: StudentTrainConfig,
         world: World,
         *,
-        num_initial_positions: int | None = 0,
+        num_initial_positions: int | None,
     ) -> None:
         self.model = model
         self.dev_parts = part_names("none")
@@ -97,8 +96,8 @@ class StudentTask:
         self._splits = {name: dataset.split(name) for name in ("train", "dev")}
         self._rows = rows
         self._plans = {name: BatchPlan(each.lengths, config, world) for name, each in rows.items()}
-        self._num_words = self._rows["train"].sums(self._splits["train"].num_words)
-        self._flops = training_flops(model.config, self._rows["train"].lengths)
+        self._num_words = rows["train"].sums(self._splits["train"].num_words)
+        self._flops = training_flops(model.config, rows["train"].lengths)
         device = device_model(model.head_weight.device)
         self.peak_flops = peak_flops(device, config.dtype, given_tflops=config.peak_tflops)
         self._targets = targets
@@ -122,10 +121,10 @@ class StudentTask:
         return self._rows["train"].sentences(self._plans["train"].batches(epoch)[index])[0]
 
     def weights_metadata(self, epoch: int, num_batches: int) -> Mapping[str, str]:
-        """Return the number of position embeddings that have had a gradient, as the checkpoint records it.
+        """Return the metadata of a checkpoint: the number of position embeddings that have had a gradient.
 
         A row of n positions gives a gradient to the first n embeddings. So the number is the length of the longest row
-        so far, or that of the initial weights if it is larger.
+        so far, or the number of the initial weights if that is larger.
         """
         if self._num_initial_positions is None:
             return {}
@@ -171,14 +170,14 @@ def train_student(
         dump: A dump of its training split, or None for the baseline.
         out: The run directory to make.
         sizes: Fields of ``StudentConfig``. The dataset decides ``vocab_size``.
-        training: How to train.
-        resume: ``auto``: an existing run continues from its checkpoint (`pipeline.runtime.run_start`). ``never``: it is
-            refused.
-        init: A student's run of the same sizes, to start from its best weights. A run that continues from a checkpoint
-            of its own takes that checkpoint instead.
+        training: The options of training.
+        resume: ``auto``: an existing run continues from its checkpoint (`pipeline.runtime.run_start`). ``never``: an
+            existing run is an error.
+        init: A student's run of the same sizes. Training starts from its best weights. If the run ``out`` has a
+            checkpoint, training continues from that checkpoint instead.
 
     Raises:
-        ConfigError: If the run ``init`` has other sizes, or targets are to be shuffled and there is no dump.
+        ConfigError: If the run ``init`` has other sizes, or the targets are ``shuffled`` and there is no dump.
         FingerprintMismatchError: If the dump was made from another dataset, or the run ``init`` has another tokenizer.
         StoreError: If the dump is incomplete, damaged, or was not made for the temperature, tail or divergence.
         InputError: If a sentence is longer than ``max_length``.
@@ -202,7 +201,7 @@ def train_student(
             raise ConfigError("--targets shuffled: there is no dump with targets to shuffle; give --dump")
         if dump is None or training.targets == "none":
             dump, training = None, dataclasses.replace(training, targets="none")
-        reader = targets = None
+        fingerprints, targets, about_dump = dict(dataset.fingerprints), None, None
         if dump is not None:
             reader = DumpReader(dump)
             targets = DumpTargets(
@@ -215,11 +214,19 @@ def train_student(
                 divergence=training.divergence,
                 shuffle_seed=training.seed if training.targets == "shuffled" else None,
             )
-        initial = InitialWeights.read(init, config, dataset) if init is not None else None
-        num_initial_positions = initial.num_trained_positions if initial is not None else 0
+            fingerprints["manifest"] = reader.manifest_sha256
+            about_dump = {
+                "path": str(reader.folder),
+                "schema": reader.schema.to_json(),
+                "statistics": reader.summary.to_json(),
+            }
         model = Student(config, bos_id=tokenizer.bos_id, seed=training.seed)
-        if initial is not None:
-            initial.fill(model)
+        num_initial_positions: int | None = 0
+        about_init = None
+        if init is not None:
+            sha256, num_initial_positions = load_initial_weights(model, init, dataset)
+            fingerprints["initial weights"] = sha256
+            about_init = {"run": str(init), "sha256": sha256}
         model = model.to(device)
         if training.compile:
             compile_transformer(model, device)
@@ -227,19 +234,16 @@ def train_student(
             kind="student",
             configuration=options.to_json(config, training),
             model={"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id},
-            fingerprints=dataset.fingerprints
-            | ({"manifest": reader.manifest_sha256} if reader is not None else {})
-            | ({"initial weights": initial.sha256} if initial is not None else {}),
+            fingerprints=fingerprints,
             tokenizer=dataset.tokenizer_path,
-            dump=_dump_description(reader) if reader is not None else None,
-            init={"run": str(initial.run), "sha256": initial.sha256} if initial is not None else None,
+            dump=about_dump,
+            init=about_init,
             truncated={
                 name: {"num_sentences": each.num_truncated, "num_positions": each.num_lost}
                 for name, each in rows.items()
                 if each.num_truncated
             },
         )
-        del initial  # its weights take as much memory as the model
         task = StudentTask(model, dataset, rows, targets, training, world, num_initial_positions=num_initial_positions)
         with training_run(out, run, resume=resume, device=device, world=world):
             return train(task, training, run=out, world=world)
@@ -257,15 +261,6 @@ def _warn_of_truncation(rows: Mapping[str, Rows], config: StudentConfig) -> None
             )
 
 
-def _dump_description(reader: DumpReader) -> dict[str, Any]:
-    """Return what ``run.json`` records of the dump."""
-    return {
-        "path": str(reader.folder),
-        "schema": reader.schema.to_json(),
-        "statistics": reader.summary.to_json(),
-    }
-
-
 _SIZES = {
     "embed_dim": "embed_dim",
     "num_blocks": "num_blocks",
@@ -273,86 +268,69 @@ _SIZES = {
     "ff_dim": "inner_dim",
     "max_length": "max_length",
 }
-"""The options that decide the shapes of the weights, and the property of ``StudentConfig`` that has the final value."""
+"""The options that decide the shapes of the weights, each with the attribute of ``StudentConfig`` for its value."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InitialWeights:
-    """The best weights of another student's run, to start from. The file is read once, so the digest is of these."""
+def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[str, int | None]:
+    """Load the best weights of another student's run into ``model``.
 
-    run: Path
-    sha256: str
-    num_trained_positions: int | None
-    """See ``student.student_run.num_trained_positions``."""
-    _weights: dict[str, Tensor]
+    Returns:
+        The sha256 of the weights file, and the number of positions that were trained; see ``num_trained_positions``.
 
-    @classmethod
-    def read(cls, path: Path, config: StudentConfig, dataset: Dataset) -> "InitialWeights":
-        """Return the weights of the run ``path``, for a student of the sizes ``config`` that reads ``dataset``.
-
-        Raises:
-            RunError: If ``path`` is not a student's run, or its checkpoint is missing or damaged.
-            FingerprintMismatchError: If its tokenizer is not the dataset's.
-            ConfigError: If its sizes are others. The message names each option and the value to give.
-        """
-        run = open_student(path)
-        check_tokenizer(ModelFiles.of_run(run), dataset)
-        theirs = student_config(run)
-        wrong = {
-            "--" + option.replace("_", "-"): (getattr(config, size), getattr(theirs, size))
-            for option, size in _SIZES.items()
-            if getattr(config, size) != getattr(theirs, size)
-            # Where both runs leave --ff-dim to --embed-dim, no value of --ff-dim has to be given.
-            and not (option == "ff_dim" and config.ff_dim == theirs.ff_dim == 0)
-        }
-        if wrong:
-            found = "; ".join(f"{option} is {mine}, expected {other}" for option, (mine, other) in wrong.items())
-            give = " ".join(f"{option} {other}" for option, (_, other) in wrong.items())
-            raise ConfigError(f"{path}: --init needs the sizes of the run it starts from: {found}. Give {give}")
-        checkpoint = run.checkpoint()
-        try:
-            data = checkpoint.read_bytes()
-            weights = safetensors.torch.load(data)
-        except OSError as error:
-            raise RunError(
-                f"{checkpoint}: cannot be read ({error.strerror}); the run may have ended before its first evaluation"
-            ) from error
-        except safetensors.SafetensorError as error:
-            raise RunError(f"{checkpoint}: not a checkpoint ({error}); restore it, or train that run again") from error
-        num_trained = num_trained_positions(run, "best")
-        return cls(run=path, sha256=sha256_bytes(data), num_trained_positions=num_trained, _weights=weights)
-
-    def fill(self, model: Student) -> None:
-        """Copy the weights into a student.
-
-        Raises:
-            RunError: If the parameters in the file do not fit the sizes in the run's ``run.json``.
-        """
-        try:
-            model.load_state_dict(self._weights)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise RunError(
-                f"{self.run}: its best checkpoint does not have the sizes in its run.json ({reason}); restore it, or "
-                "train that run again"
-            ) from error
+    Raises:
+        RunError: If ``path`` is not a student's run, or its checkpoint is missing, damaged or does not have the sizes
+            in the run's ``run.json``.
+        FingerprintMismatchError: If the run has another tokenizer than the dataset.
+        ConfigError: If the run has other sizes than ``model``. The message names each option and the value to give.
+    """
+    run = open_run(path, "student")
+    check_tokenizer(ModelFiles.of_run(run), dataset)
+    ours, theirs = model.config, student_config(run)
+    wrong = {
+        "--" + option.replace("_", "-"): (getattr(ours, size), getattr(theirs, size))
+        for option, size in _SIZES.items()
+        if getattr(ours, size) != getattr(theirs, size)
+        # If --ff-dim has its default in both runs, it follows from --embed-dim.
+        and not (option == "ff_dim" and ours.ff_dim == theirs.ff_dim == 0)
+    }
+    if wrong:
+        found = "; ".join(f"{option} is {our}, expected {their}" for option, (our, their) in wrong.items())
+        give = " ".join(f"{option} {their}" for option, (_, their) in wrong.items())
+        raise ConfigError(f"{path}: --init needs the sizes of the run it starts from: {found}. Give {give}")
+    checkpoint = run.checkpoint()
+    try:
+        data = checkpoint.read_bytes()  # read once, so that the sha256 is that of the loaded weights
+        model.load_state_dict(safetensors.torch.load(data))
+    except OSError as error:
+        raise RunError(
+            f"{checkpoint}: cannot be read ({error.strerror}); the run may have ended before its first evaluation"
+        ) from error
+    except safetensors.SafetensorError as error:
+        raise RunError(f"{checkpoint}: not a checkpoint ({error}); restore it, or train that run again") from error
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise RunError(
+            f"{path}: its best checkpoint does not have the sizes in its run.json ({reason}); restore it, or train "
+            "that run again"
+        ) from error
+    return sha256_bytes(data), num_trained_positions(run, "best")
 
 
 def compile_transformer(model: Student, device: torch.device) -> None:
-    """Compile the model's Transformer, by ``torch.compile``, when it is first called.
+    """Make ``torch.compile`` compile the model's Transformer at its first call.
 
     Only the embeddings, the blocks and the last normalisation are compiled, in place. Parameters keep their names, so
     a compiled run can continue from a checkpoint of a run that is not compiled, and the reverse. The loss over the
-    vocabulary has a backward pass of its own, so it stays outside.
+    vocabulary is not compiled, because it has a backward pass of its own.
 
-    Shapes are dynamic from the first batch on, because row lengths differ from batch to batch. There is a graph for
-    training and a graph for dev, and one more of each for a batch of a single row.
+    Shapes are dynamic from the first batch on, because row lengths differ from batch to batch. torch makes one graph
+    for training and one for dev, and one more of each for a batch of a single row.
 
     Compiled code adds numbers in another order, so losses differ by rounding. With dropout they differ more, because
     compiled code draws other random numbers from the same seeds.
 
     Raises:
-        ConfigError: If torch cannot compile a function of one line for ``device`` on this machine.
+        ConfigError: If torch cannot compile even a single operation for ``device`` on this machine.
     """
     try:
         torch.compile(torch.neg, dynamic=True)(torch.zeros(3, device=device))
@@ -362,7 +340,7 @@ def compile_transformer(model: Student, device: torch.device) -> None:
             "a C++ compiler (g++, or the one that CXX names)" if device.type == "cpu" else "Triton and a C compiler"
         )
         raise ConfigError(
-            f"--compile: torch compiles nothing for {device.type} on this machine ({reason}); it needs {needed}: "
+            f"--compile: torch cannot compile for {device.type} on this machine ({reason}), expected {needed}; "
             "install that, or leave --compile out"
         ) from error
     model.transformer.compile(dynamic=True)

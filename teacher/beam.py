@@ -1,4 +1,4 @@
-"""Search the trees of sentences word by word, for next-token mixtures and parses, without looking ahead.
+"""Find next-token mixtures and parses by beam search over trees, word by word, without looking ahead.
 
 This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has some hypotheses
 (x_<t, y_<t) with scores log p(x_<t, y_<t). The search extends them action by action. At each step the valid actions of
@@ -6,24 +6,24 @@ all hypotheses compete, and the ``beam`` best successors survive. A survivor who
 of the position, with the score log p(x_<t, y_<t) + log p(SHIFT | u_c). The other survivors are executed. The best
 ``beam`` candidates are kept. Then
 
-    w_c               = softmax over the candidates of their scores
+    w_c               = softmax of the candidates' scores
     p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
     prefix at t       = log sum over c of p(x_<=t, y_<t, SHIFT)
 
-Only after the mixture has been read does the search add log p(x_t | u_c) to the scores and keep the best ``word_beam``
+After the mixture is recorded, the search adds log p(x_t | u_c) to the scores and keeps the best ``word_beam``
 candidates for the next position. So the mixture depends on x_<t alone. The search does not foresee the end of a
 sentence either. Where x_t is ``<eos>``, the mixture is over all candidates, but candidates with open constituents do
-not survive ``<eos>``. Only complete candidates, with nothing but TOP open, are hypotheses of the whole sentence.
+not survive ``<eos>``. Only complete candidates, in which only TOP is open, are hypotheses of the whole sentence.
 
 Scores only fall. So a hypothesis that is no better than the ``beam``-th best candidate can be dropped without any
-change of the result, and a sentence is done with a position when all its hypotheses are dropped. ``max_actions`` also
-ends a position: after that many NTs and REDUCEs only SHIFT is valid. In a tie the earlier hypothesis wins, then the
-earlier action.
+change of the result. A position of a sentence ends when all hypotheses of the sentence are dropped, or after
+``max_actions`` NTs and REDUCEs, after which only SHIFT is valid. In a tie the earlier hypothesis wins, then the earlier
+action.
 
-Prefix probabilities sum over some trees only. They are lower bounds, and wider beams make them tighter. The mixtures
-are a language model of their own: the sum of their log-probabilities of the gold tokens is that of the sentence.
+Prefix probabilities sum over some trees only. They are lower bounds, and wider beams make the bounds tighter. The
+mixtures are a language model of their own: the log-probability of a sentence is the sum over its gold tokens.
 
-Many sentences advance together, one action and one token at a time. ``stack_pool`` lists what is computed only once.
+Many sentences advance together, one action and one token at a time. ``stack_pool`` describes which results they share.
 
 Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """
@@ -50,8 +50,8 @@ BATCH_SENTENCES = 64
 BATCH_TOKENS = 4096
 """Limit on the positions that are searched together. It keeps batches of long sentences small."""
 MAX_NODES = 4096
-"""A pool is compacted when it has more nodes than this, and more than twice the nodes that the last compaction left.
-With two layers of size 256, a node and its data take 17 KB at most."""
+"""A pool is compacted when it has more nodes than this, and more than twice as many as after the last compaction. With
+two layers of size 256, a node and its data take 17 KB at most."""
 _LOGIT_ROWS = 256
 _SHIFT_COLUMN = 0
 
@@ -63,18 +63,17 @@ class BeamResult:
     token_log_probs: Ragged
     """n + 1 values per sentence: the log-probability of each gold token and of ``<eos>`` under the mixture."""
     prefix_log_probs: Ragged
-    """n + 1 values per sentence: the log-probability of all hypotheses after the token. At ``<eos>`` only complete
-    hypotheses count; the value is -inf if there is none."""
+    """n + 1 values per sentence: log of the summed probability of all hypotheses after the token. At ``<eos>`` only
+    complete hypotheses count; the value is -inf if none is complete."""
     num_effective: Ragged
     """n + 1 values per sentence in [1, B]: the effective number of candidates, exp of the entropy of their weights."""
     phrases: list[list[TokenPhrase]]
-    """The best parse, in opening order. Unlabelled constituents have label 1. If no candidate is complete, the parse
-    comes from closing everything that the best hypothesis has open after the last token, even beyond
-    ``max_actions``."""
+    """The phrases of the best parse, in opening order. Unlabelled constituents have label 1. If no candidate is
+    complete, REDUCEs close the best hypothesis after the last token, even beyond ``max_actions``."""
     parse_log_probs: np.ndarray
     """``[M]``: the joint log-probability of the sentence and its parse."""
     states: Tensor | None
-    """``[P, B * (D + 1) + 1]`` if requested: ``BeamTeacher`` reads the mixtures from it."""
+    """``[P, B * (D + 1) + 1]`` if requested: the input of ``BeamTeacher.logits``."""
 
 
 class BeamSearch:
@@ -89,7 +88,7 @@ class BeamSearch:
         batch_tokens: int = BATCH_TOKENS,
         max_nodes: int = MAX_NODES,
     ) -> None:
-        """Search with ``model``, which is in evaluation mode. The options after ``config`` trade memory for speed."""
+        """Search with ``model``, which must be in evaluation mode. The other options trade memory for speed."""
         self.model = model
         self.config = config
         self._batch_sentences = batch_sentences
@@ -98,7 +97,7 @@ class BeamSearch:
 
     @torch.no_grad()
     def search(self, tokens: Ragged, *, with_states: bool = False) -> BeamResult:
-        """Search sentences, which come without ``<eos>``.
+        """Search sentences, given without ``<eos>``.
 
         Sentences of similar length are searched together. The batches depend on the lengths alone.
         """
@@ -116,11 +115,7 @@ class BeamTeacher:
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
         self._search = BeamSearch(model, config)
         self._model = model
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self._model.vocab_size
+        self.vocab_size = model.vocab_size
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  the protocol's; no tree is read
         """Return the tokens."""
@@ -160,7 +155,7 @@ def _candidates_of(states: Tensor, beam: int) -> Tensor:
 
 
 class _Found:
-    """Collects results in the given order, while sentences are searched in another order."""
+    """Collect results in the order in which the sentences were given. They are searched in another order."""
 
     def __init__(self, model: Rnng, config: BeamConfig, gold: Ragged, *, with_states: bool) -> None:
         num_positions, num_sentences = len(gold.values), len(gold)
@@ -174,7 +169,7 @@ class _Found:
         self.states: Tensor | None = None
         if with_states:
             columns = config.beam * (model.config.embed_dim + 1) + 1
-            # A position with fewer candidates than B has weight 0 for the others.
+            # If a position has fewer than B candidates, the other columns have weight 0.
             self.states = model.token_bias.new_zeros((num_positions, columns))
             self.candidates = _candidates_of(self.states, config.beam)
             self.candidates[..., -1] = -torch.inf
@@ -208,7 +203,7 @@ def _binary_phrases(actions: list[int]) -> list[TokenPhrase]:
 
 
 class _Batch:
-    """Searches some sentences, longest first. All are at the same position at any time."""
+    """Search some sentences, which are sorted longest first. All are at the same position at any time."""
 
     def __init__(
         self, model: Rnng, config: BeamConfig, gold: Ragged, sentences: np.ndarray, found: _Found, max_nodes: int
@@ -245,7 +240,7 @@ class _Batch:
     def _candidates(self, hypotheses: Hypotheses) -> Hypotheses:
         """Return the best hypotheses that reach a SHIFT.
 
-        Their scores include the SHIFT; their nodes and events are those before it.
+        Their scores include the SHIFT. Their nodes and events are those before the SHIFT.
         """
         beam, max_actions = self._config.beam, self._config.max_actions
         candidates = hypotheses.take(np.arange(0))
@@ -309,10 +304,7 @@ class _Batch:
         return log_probs, normaliser
 
     def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray, t: int) -> Hypotheses:
-        """Push the gold tokens; return the hypotheses after position ``t``.
-
-        They are the best candidates of the sentences that are not finished.
-        """
+        """Push the gold tokens onto the best candidates of unfinished sentences; return the hypotheses after ``t``."""
         going_on = np.flatnonzero(candidates.sentence < self._num_at(t + 1))
         going_on = going_on[np.lexsort((-scores[going_on], candidates.sentence[going_on]))]
         going_on = going_on[ranks(candidates.sentence[going_on]) < self._config.word_beam]
@@ -350,7 +342,7 @@ class _Batch:
             self._found.actions[sentence] = [FIRST_NT, *self._history.actions(event), SHIFT, REDUCE]
 
     def _close(self, hypotheses: Hypotheses) -> Hypotheses:
-        """Return the hypotheses after as many REDUCEs as they need, and ``<eos>``."""
+        """Return the hypotheses after REDUCEs that close all their constituents, and ``<eos>``."""
         hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # a copy, which is changed below
         while len(still_open := np.flatnonzero(~self._pool.is_complete(hypotheses.node))):
             hypotheses.score[still_open] += self._pool.action_log_probs(hypotheses.node[still_open])[:, REDUCE]
@@ -363,5 +355,5 @@ class _Batch:
         return hypotheses
 
     def _num_at(self, t: int) -> int:
-        """Return how many sentences have a position ``t``. They are the first sentences."""
+        """Return how many sentences have a position ``t``. They come first, because sentences are sorted by length."""
         return int((self._lengths > t).sum())

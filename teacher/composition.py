@@ -1,10 +1,10 @@
 """Compose the value of a constituent from its label and its children. Each way of composing is one class.
 
-A composition sees nothing but the constituent itself, so all constituents of one height are composed at once. To add a
+A composition reads nothing outside the constituent, so all constituents of one height are composed at once. To add a
 way of composing, add a class with ``compose`` and a name in ``make_composition``.
 
-A value is a row of C numbers. The first D of them are the vector that is pushed onto the stack. Only the constituent
-above reads the rest.
+A value is a row of C numbers. The first D numbers are the vector that is pushed onto the stack. Only the composition of
+the parent constituent reads the other numbers.
 
 Shape letters: N tokens, K constituents, D embedding size, C size of a value, m constituents of one height, c their
 children, L labels.
@@ -47,12 +47,12 @@ class Composition(nn.Module, ABC):
         """Return the values ``[m, C]`` of the constituents of one level.
 
         Args:
-            values: ``[*, C]``. The children are rows of it.
+            values: ``[*, C]``: values, including those of all children.
             level: The children of each constituent.
         """
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """Return ``compose`` for many calls with the same weights. What all calls share is computed now."""
+        """Return ``compose`` for many calls with the same weights. Results that all calls share are computed now."""
         return self.compose
 
     def leaves(self, vectors: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Composition(nn.Module, ABC):
         return values[..., : self.dim]
 
     def input_products(self, vectors: Tensor) -> Tensor | None:
-        """Return products of token vectors ``[V, D]`` that ``forward`` can reuse, one row per token, or None."""
+        """Return products of token vectors ``[V, D]`` that ``forward`` can use, one row per token, or None."""
         del vectors
         return None
 
@@ -81,7 +81,7 @@ class Composition(nn.Module, ABC):
             vectors: ``[N, D]``: the vectors of the tokens.
             levels: Height 1 first.
             dropout: Applied to each new vector.
-            products: The tokens' rows of ``input_products``. In evaluation only.
+            products: The tokens' rows of ``input_products``. Give them in evaluation only.
         """
         del products
         values = self.leaves(vectors)
@@ -110,7 +110,7 @@ class BiLstmComposition(Composition):
         self.output = nn.Linear(2 * dim, dim)
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
-        """See ``Composition.compose``. This is for inference: it keeps nothing for a backward pass."""
+        """See ``Composition.compose``. Use this for inference only: it keeps nothing for a backward pass."""
         return self._compose(self._label_states(), values, level)
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
@@ -154,15 +154,16 @@ class BiLstmComposition(Composition):
 
 
 class AttentionComposition(Composition):
-    """Gated attention (Kuncoro et al. 2017, section 4.2), with a query made of the label alone.
+    """Gated attention (Kuncoro et al. 2017, section 4.2), with a query that depends on the label alone.
 
     With label vector o and child vectors v_i:
 
         a = softmax over children of (v_i · W_q o / sqrt(D))        m = sum_i a_i v_i
         g = sigmoid(W_o o + W_m m + b)                              vector = g * o + (1 - g) * m
 
-    Their query also contains the state of the stack below the constituent. Then the vector would depend on everything
-    to the left of the constituent, and the constituents of one height could not be composed before the stack states.
+    In Kuncoro et al. the query also contains the state of the stack below the constituent. Then the vector would depend
+    on everything to the left of the constituent, and the constituents of one height could not be composed before the
+    stack states.
     """
 
     def __init__(self, num_labels: int, dim: int) -> None:
@@ -216,7 +217,7 @@ class TreeLstmComposition(Composition):
         return 2 * self.dim
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
-        """See ``Composition.compose``. Each constituent has two children."""
+        """See ``Composition.compose``. Each constituent must have two children."""
         assert len(level.step_sizes) == 2
         children = on_device(level.children[0], values.device)
         left, right = values.index_select(0, children).chunk(2)

@@ -1,6 +1,6 @@
 """Keep the hypotheses of a beam search as vectors, and find the best of each sentence. Integer work, in numpy.
 
-Hypotheses are grouped by sentence: those of one sentence are a run of equal values in ``Hypotheses.sentence``.
+Hypotheses are grouped by sentence: the hypotheses of a sentence are a run of equal values in ``Hypotheses.sentence``.
 
 Shape letters: n hypotheses, M sentences, A actions.
 """
@@ -19,9 +19,9 @@ class Hypotheses:
     score: np.ndarray
     """float64 ``[n]``: the log-probability of the words and actions so far."""
     node: np.ndarray
-    """int64 ``[n]``: the node of ``StackPool`` that is the stack."""
+    """int64 ``[n]``: the stack, as a node of ``StackPool``."""
     event: np.ndarray
-    """int64 ``[n]``: the event of ``History`` that is the last action."""
+    """int64 ``[n]``: the last action, as an event of ``History``."""
 
     def __len__(self) -> int:
         return len(self.sentence)
@@ -76,16 +76,19 @@ class History:
 def best_successors(
     hypotheses: Hypotheses, totals: np.ndarray, to_beat: np.ndarray, beam: int
 ) -> tuple[Hypotheses, np.ndarray]:
-    """Return the best successors of each sentence's hypotheses, before execution, and the columns of their actions.
+    """Return the best successors of each sentence's hypotheses, and the columns of their actions.
+
+    The actions are not executed: a successor has its new score, and the node and event of its hypothesis.
 
     Args:
         hypotheses: n hypotheses of some of M sentences.
-        totals: ``[n, A]`` scores of their successors, -inf where invalid.
+        totals: ``[n, A]``: the scores of the successors; -inf if the action is not valid.
         to_beat: ``[M]``: a successor must have a higher score than this.
         beam: Number of successors per sentence. In a tie the earlier hypothesis wins, then the earlier column.
     """
     sentence, rank = hypotheses.sentence, ranks(hypotheses.sentence)
-    # Most successors are not among the best. A partition finds the limit, and only successors above it are sorted.
+    # Most successors are not among the best. A partition finds the ``beam``-th best score, and only successors with at
+    # least this score are sorted.
     edge = np.full(len(to_beat), -np.inf)
     rivals = np.full((len(to_beat), int(rank.max()) + 1, totals.shape[1]), -np.inf)
     if rivals[0].size > beam:
@@ -106,7 +109,7 @@ def run_starts(sentence: np.ndarray) -> np.ndarray:
 
 
 def ranks(sentence: np.ndarray) -> np.ndarray:
-    """Return the place of each element in its run of equal values, from 0; int64 ``[n]``."""
+    """Return the index of each element in its run of equal values, from 0; int64 ``[n]``."""
     starts = run_starts(sentence)
     places: np.ndarray = np.arange(len(sentence)) - np.repeat(starts, np.diff(starts, append=len(sentence)))
     return places

@@ -2,32 +2,32 @@
 
 This is integer work in numpy, vectorised over all actions of a batch. Nothing loops over the nodes of a tree.
 
-**Strategies.** Two strategies share one alphabet of actions. A sentence is ``NT(TOP)``, its actions, SHIFT of
-``<eos>``, REDUCE.
+**Strategies.** Two strategies use the same action numbers. A sentence is ``NT(TOP)``, its actions, SHIFT of ``<eos>``,
+REDUCE.
 
 top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes what is above it on the stack
            (Dyer et al. 2016). The dataset holds these actions.
 binary     Constituents have no labels. REDUCE composes the top two elements of the stack (Kim et al. 2019).
-           ``NT(TOP)`` at the start means the push of ``<bos>``; the last REDUCE joins the tree and ``<eos>``. There is
+           ``NT(TOP)`` at the start means the push of ``<bos>``. The last REDUCE joins the tree and ``<eos>``. There is
            no other NT. ``binarise`` makes these actions from those of the dataset.
 
-**Derivation.** ``derive_top_down`` and ``derive_binary`` find what each action pushes, how deep, and which constituent
-takes it as a child.
+**Derivation.** ``derive_top_down`` and ``derive_binary`` find the stack depth of each push, and the constituent that
+has the pushed element as a child.
 
 **Schedule.** With the tree given, an RNNG needs no action loop.
 
 1. A composition depends only on what is below it in the tree. So all constituents of height 1 in the batch are
    composed at once, then those of height 2, and so on.
-2. Stack states form a trie. A push is a child of the state it is pushed onto, and is exactly one element deeper.
+2. Stack states form a trie. A push onto a state makes a new state, a child of that state, which is one element deeper.
    All pushes of depth 1 are computed at once, then those of depth 2, and so on.
 
-The last two actions of a sentence are the SHIFT of ``<eos>`` and a REDUCE. Nothing reads the states after them, and
-nothing looks at what that REDUCE composes. The schedule leaves both out.
+The last two actions of a sentence are the SHIFT of ``<eos>`` and a REDUCE. Nothing reads the states after these two
+actions or the constituent of this REDUCE, so the schedule leaves them out.
 
 Shape letters: M sentences, T actions of the batch (a time is an index into them), N tokens (without ``<eos>``),
-P = N + M positions, K composed constituents, O pushes of nonterminals (binary strategy: of ``<bos>``), S rows. The rows
-are the pushes that matter: all actions but the last two of each sentence. Action ``t + 1`` is decided from the state
-after push ``t``, so each row is also a decision.
+P = N + M positions, K composed constituents, O pushes of nonterminals (binary strategy: of ``<bos>``), S rows. There is
+one row for each action except the last two of a sentence: the push of action ``t``. Action ``t + 1`` is decided from
+the state after this push.
 """
 
 from dataclasses import dataclass
@@ -42,12 +42,12 @@ from storage.ragged import Ragged
 Branching = Literal["left", "right"]
 """The direction in which the children of a constituent with more than two are paired."""
 NO_TIME = -1
-"""The entry of an array of times where there is no time."""
+"""The entry for "none" in an array of times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derivation:
-    """A batch of action sequences. Every array but ``last`` has T entries, one per action."""
+    """A batch of action sequences. Every array except ``last`` has T entries, one per action."""
 
     action: np.ndarray
     """int64: SHIFT 0, REDUCE 1, NT(label i) 2 + i."""
@@ -56,8 +56,8 @@ class Derivation:
     depth: np.ndarray
     """int64: the number of elements on the stack after the action."""
     owner: np.ndarray
-    """int64: the time of the REDUCE that takes what this action pushed as a child. ``NO_TIME`` for a nonterminal, and
-    for a child of the last REDUCE of a sentence, because nothing reads what that REDUCE composes."""
+    """int64: the time of the REDUCE whose constituent has this action's push as a child. ``NO_TIME`` for a nonterminal,
+    and for a child of the last REDUCE of a sentence, because nothing reads the constituent of that REDUCE."""
     label: np.ndarray
     """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
@@ -75,22 +75,23 @@ class CompositionLevel:
     """int64 ``[2, c]``: the index of each child's value among N tokens followed by K constituents. Row 0 lists all
     first children, then all second children, and so on. Row 1 does the same, counting from the right."""
     step_sizes: tuple[int, ...]
-    """The number of constituents that have a first child, a second child, and so on. The sum is c."""
+    """The number of constituents with a first child, with a second child, and so on. The sum is c."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackLevel:
     """The pushes of one stack depth, in row order.
 
-    A derivation can push several things onto one state: a nonterminal and the constituent it becomes, or all
-    constituents that grow from one left corner. First pushes come first, then second pushes, and so on. In each group
-    the states with most pushes come first, so that a group belongs to the first few of ``parents``.
+    A derivation can push several elements onto one state: a nonterminal and the constituent that it becomes, or all
+    constituents that grow from one left corner. The first pushes onto all states form the first group, the second
+    pushes form the second group, and so on. States with most pushes come first, so the n pushes of a group are onto the
+    first n of ``parents``.
     """
 
     parents: np.ndarray
-    """int64 ``[q]``: the rows (of S) that are pushed onto, each once. Empty at depth 1."""
+    """int64 ``[q]``: the distinct rows (of S) onto which these pushes go. Empty at depth 1."""
     group_sizes: tuple[int, ...]
-    """The number of parents that have a first push, a second push, and so on. The first is q. Empty at depth 1."""
+    """The number of parents with a first push, which is q, with a second push, and so on. Empty at depth 1."""
     size: int
     """The number of rows of this depth: the sum of ``group_sizes``, or the number of sentences at depth 1."""
 
@@ -106,9 +107,9 @@ class Schedule:
     compositions: tuple[CompositionLevel, ...]
     """Height 1 first."""
     nt_labels: np.ndarray
-    """int64 ``[O]``: the labels of the pushed nonterminals in the order of the actions. TOP is included."""
+    """int64 ``[O]``: the labels of the pushed nonterminals, with TOP, in the order of the actions."""
     inputs: np.ndarray
-    """int64 ``[S]``: what each row pushes, as an index into N tokens, then K constituents, then O nonterminals."""
+    """int64 ``[S]``: the element that each row pushes: an index into N tokens, then K constituents, then O NTs."""
     stack: tuple[StackLevel, ...]
     """Depth 1 first. The rows of all levels, in order, are the S rows."""
     position_rows: np.ndarray
@@ -184,7 +185,7 @@ def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, e
 
 
 def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return the height of what each action composes: 0 for a word, one more than the highest child otherwise."""
+    """Return the height of the element that each action pushes: 0 for a token, else one more than its highest child."""
     height = np.zeros(len(owner), np.int64)
     missing = num_children.copy()
     reached = words
@@ -239,7 +240,7 @@ def _stack_levels(pushes: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, tu
     """Return the times of the pushes in row order, and their levels."""
     if not len(pushes):
         return pushes, ()
-    # A push is onto the last push before it that is one element less deep.
+    # The parent of a push is the last push before it that is one element less deep.
     stride = len(depth) + 1
     by_depth = pushes[np.lexsort((pushes, depth[pushes]))]
     key = depth[by_depth] * stride + by_depth
@@ -312,7 +313,8 @@ def derive_binary(actions: Ragged) -> Derivation:
     action = actions.values.astype(np.int64)
     is_reduce = action == REDUCE
     last = actions.offsets[1:] - 1
-    # An empty sentence ends with a REDUCE of <bos> and <eos>. Others leave <bos> and one tree. Nothing reads either.
+    # After its last action an empty sentence has one element on the stack, and other sentences have <bos> and one tree.
+    # Nothing reads the states after the last action.
     change = np.where(is_reduce, -1, 1)
     depth = np.cumsum(change)
     leftover = depth[last]
@@ -345,10 +347,9 @@ def binarise(actions: Ragged, branching: Branching) -> Ragged:
     """
     found = derive_top_down(actions)
     action, last = found.action, found.last
-    is_reduce = action == REDUCE
     is_last = np.zeros(len(action), bool)
     is_last[last] = True
-    # TOP's children have no owner in the derivation. Here the REDUCE of TOP takes them like any other REDUCE.
+    # The children of TOP have no owner in the derivation. Here their owner is the REDUCE of TOP.
     top = np.repeat(last, actions.lengths)
     owner = np.where((found.owner < 0) & (action < FIRST_NT) & ~is_last, top, found.owner)
     is_eos = np.zeros(len(action), bool)
@@ -374,7 +375,6 @@ def binarise(actions: Ragged, branching: Branching) -> Ragged:
     made = np.full(int(counts.sum()), REDUCE, np.int64)
     begins = np.cumsum(counts) - counts
     made[begins[keeps]] = action[keeps]
-    assert not is_reduce[keeps].any()
     sentence = np.add.reduceat(counts, actions.offsets[:-1]) if len(last) else counts
     return Ragged(made, np.concatenate([[0], np.cumsum(sentence)]))
 

@@ -1,12 +1,12 @@
-"""Run LSTMs over levels. Each is one differentiable function with a backward pass that is written out.
+"""Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
-Autograd would work round by round. Here one product gives the gates of all inputs, one product gives the gradient of
-each weight, and the states of all rounds are in one buffer that later rounds gather from. So a round has only one
-recurrent product and a few point-wise operations. Second derivatives are not available. docs/decisions/0007 has a
-comparison with the same arithmetic under autograd.
+Autograd would work round by round, where a round is one level or one step in a level. Here one product gives the gates
+of all inputs, one product gives the gradient of each weight, and the states of all rounds are in one buffer that later
+rounds gather from. So a round has only one recurrent product and a few point-wise operations. Second derivatives are
+not available. docs/decisions/0007 has a comparison with the same arithmetic under autograd.
 
-Products are taken in the type of the weights, which is bfloat16 under autocast. Gates, hidden states and cell states
-are float32 then, and have the weights' own type otherwise.
+Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Otherwise all have the type
+of the weights.
 
 Shape letters: S rows of the stack, Q distinct parents among them, H size of the LSTM, I size of its inputs; N tokens, K
 constituents, c children, L labels, D size of values. The order of gates is input, forget, output, candidate, so that
@@ -26,7 +26,7 @@ from teacher.levels import CompositionLevel, StackLevel
 
 
 def state_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type of the states, if products are taken in the type of ``weight``: at least float32."""
+    """Return the type of the states for products in the type of ``weight``: that type, but at least float32."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
@@ -46,7 +46,7 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def product_weights(*weights: Tensor) -> list[Tensor]:
-    """Return the weights in the type of products: that of autocast if it is on, otherwise their own."""
+    """Return the weights in the type of products: the type of autocast if autocast is on, otherwise their own type."""
     dtype = autocast_dtype(weights[0].device)
     return [weight if dtype is None else weight.to(dtype) for weight in weights]
 
@@ -64,7 +64,7 @@ def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[Stack
 
 
 def stack_lstm_from_gates(gates: Tensor, recurrent_weight: Tensor, levels: Sequence[StackLevel]) -> Tensor:
-    """Return the result of ``stack_lstm`` without a gradient. The gates ``[S, 4H]`` of all inputs are overwritten."""
+    """Return the result of ``stack_lstm`` without a gradient. ``gates`` ``[S, 4H]``, of all inputs, are overwritten."""
     parents = _parents(levels, gates.device)
     hidden, _, _ = _run_stack(gates, recurrent_weight, levels, parents)
     return hidden
@@ -81,7 +81,7 @@ def _run_stack(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return hidden states, cell states and the tanh of the cell states, all ``[S, H]``.
 
-    Replaces ``gates`` by the squashed gates.
+    The squashed gates overwrite ``gates``.
     """
     size = gates.shape[1] // 4
     hidden, cell, squashed = (gates.new_empty(len(gates), size) for _ in range(3))
@@ -116,7 +116,7 @@ def _cell_backward(
     """Write the gradient of the gates before their non-linearities to ``out``.
 
     Args:
-        gates: ``[..., 4H]``: the squashed gates.
+        gates: ``[..., 4H]``: the gates after their non-linearities ("squashed").
         squashed: ``[..., H]``: tanh of the new cell state.
         below: ``[..., H]``: the cell state before, or None for zeros.
         grad_hidden: ``[..., H]``.
@@ -198,7 +198,7 @@ class _StackLstm(torch.autograd.Function):
 
 
 class _WeightGradient:
-    """Sums the gradient of a recurrent weight ``[..., H, 4H]``, by one product for the rows of many rounds."""
+    """Sum the gradient of a recurrent weight ``[..., H, 4H]``, with one product for the rows of many rounds."""
 
     ROWS = 2048
     """Enough rows for a product at full speed, and few compared with a batch."""
@@ -231,7 +231,7 @@ class _WeightGradient:
 
 
 def _sum_groups(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return the sum over the pushes onto each parent."""
+    """Return the sum of the rows of all pushes onto each parent."""
     total = rows[: sizes[0]].clone()
     start = sizes[0]
     for number in sizes[1:]:
@@ -252,12 +252,12 @@ def bilstm_composition(
 
     Args:
         vectors: ``[N, D]``.
-        gates: ``[N, 8D]``: the tokens' products with the input weights, or None to compute them. With these products
-            there is no gradient.
+        gates: ``[N, 8D]``: the tokens' products with the input weights, or None to compute them. If they are given,
+            the result has no gradient.
         label_states: ``[2, 2, L, D]``: hidden and cell states after each label, in both directions.
         mask: ``[K, D]``: a factor for each constituent, or None.
-        weights: The input weight ``[D, 8D]`` (forward, then backward) and its bias ``[8D]``, the recurrent weight
-            ``[2, D, 4D]``, the output weight ``[2D, D]`` and its bias ``[D]``.
+        weights: The input weight ``[D, 8D]`` (forward, then backward direction) and its bias ``[8D]``, the recurrent
+            weight ``[2, D, 4D]``, the output weight ``[2D, D]`` and its bias ``[D]``.
         levels: Height 1 first.
     """
     values: Tensor = _BiLstmComposition.apply(vectors, gates, label_states, mask, levels, *weights)  # type: ignore[no-untyped-call]
@@ -372,7 +372,7 @@ class _BiLstmComposition(torch.autograd.Function):
         grad_recurrent = _WeightGradient(recurrent_weight)
         first = len(composed)
         for level, label, gather in reversed(list(zip(ctx.levels, ctx.labels, ctx.gathers, strict=True))):
-            kept = ctx.steps.pop()  # which frees it
+            kept = ctx.steps.pop()  # removed here, so that its memory is freed after this level
             here = slice(first - len(label), first)
             at = slice(num_tokens + here.start, num_tokens + first)
             first -= len(label)
@@ -390,7 +390,7 @@ class _BiLstmComposition(torch.autograd.Function):
             for step in range(len(level.step_sizes) - 1, -1, -1):
                 number = level.step_sizes[step]
                 if grad_cell is None or grad_cell.shape[1] < number:
-                    # Here the constituents begin whose last child this is.
+                    # The backward pass of these constituents begins here, because this is their last child.
                     done = grad_cell.shape[1] if grad_cell is not None else 0
                     fresh = grad_ends[:, done:number]
                     grad_hidden = torch.cat([grad_hidden, fresh], dim=1) if done else fresh
@@ -423,10 +423,10 @@ class _BiLstmComposition(torch.autograd.Function):
 
 
 def level_indices(levels: Sequence[CompositionLevel], device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-    """Copy labels and gate rows of all levels to the device, one copy each; return those of each level.
+    """Copy labels and gate rows of all levels to the device, in two copies. Return them level by level.
 
-    The gates of a node are two rows: row ``2 * node + direction``, forward then backward. The gate rows of a level are
-    those of its children, int64 ``[2c]``, all forward rows first.
+    A node has two rows of gates, number ``2 * node + direction``, with 0 for forward and 1 for backward. The gate rows
+    of a level are those of its children, int64 ``[2c]``, all forward rows first.
     """
     if not levels:
         return [], []

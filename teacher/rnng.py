@@ -1,23 +1,24 @@
-"""Compute the stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017) level by level, with the tree given.
+"""Compute the stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017) level by level, for given trees.
 
-Both strategies of ``teacher.levels`` use this one model. The binary strategy has no nonterminals except ``<bos>``,
-which takes the place of TOP, and its constituents have no labels.
+Both strategies of ``teacher.levels`` use this one model. In the binary strategy ``<bos>`` takes the place of TOP, there
+are no other nonterminals, and constituents have no labels.
 
-With ``u_t`` the top state of the stack LSTM before action ``t``:
+``u_t`` is the top state of the stack LSTM before action ``t``.
 
     p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
     p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding, and P
                        is a projection if the sizes differ
-    pushed           = sqrt(D) E_w for a token, because rows of E are small enough to predict from (Vaswani et al. 2017,
-                       section 3.4); the same for a nonterminal; the composed value for a constituent
+    pushed           = sqrt(D) E_w for a token, because rows of E have the small scale that the prediction needs
+                       (Vaswani et al. 2017, section 3.4); sqrt(D) times its embedding for a nonterminal; the composed
+                       vector for a constituent
     log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
 
 Valid actions: the first action is ``NT(TOP)``, which never comes again. REDUCE needs a child under the open
-nonterminal, and only ``<eos>`` closes TOP (binary: REDUCE needs two elements above ``<bos>``). The REDUCE after
-``<eos>`` is certain. A forced action has log-probability 0.
+nonterminal, and only ``<eos>`` closes TOP (binary: REDUCE needs two elements above ``<bos>``). If only one action is
+valid, its log-probability is 0, as for the REDUCE after ``<eos>``.
 
 Shape letters: see ``levels.py``. Also D embedding size, H size of the stack LSTM, V vocabulary, A actions (SHIFT,
-REDUCE, and an NT for each label but TOP).
+REDUCE, and an NT for each label except TOP).
 """
 
 import itertools
@@ -59,7 +60,7 @@ class StackLayer(nn.Module):
         return stack_lstm(inputs, weights, levels)
 
     def from_gates(self, gates: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
-        """Return the same without a gradient, from ``input(inputs)`` ``[S, 4H]``, which is overwritten."""
+        """Return the hidden states without a gradient, given ``input(inputs)`` ``[S, 4H]``, which is overwritten."""
         return stack_lstm_from_gates(gates, self.recurrent.weight.T, levels)
 
 
@@ -68,7 +69,7 @@ class _InputCache:
     """Products of all V token vectors with the input weights."""
 
     composition: Tensor | None
-    """``[V, ...]``: the products that the composition can reuse, or None."""
+    """``[V, ...]``: the products that the composition can use, or None."""
     stack: Tensor
     """``[V, 4H]``: the gates of the stack's first layer."""
 
@@ -79,7 +80,7 @@ class Rnng(nn.Module):
     def __init__(self, config: TeacherConfig, *, vocab_size: int, num_labels: int, eos_id: int) -> None:
         super().__init__()
         self.config = config
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self.num_labels = num_labels if config.strategy == "top-down" else 1
         self.eos_id = eos_id
         embed_dim, hidden_dim = config.embed_dim, config.hidden_dim
@@ -96,11 +97,6 @@ class Rnng(nn.Module):
         self._cache: _InputCache | None = None
 
     @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self._vocab_size
-
-    @property
     def layers(self) -> list[StackLayer]:
         """The layers of the stack LSTM, lowest first."""
         return cast("list[StackLayer]", [*self.stack])
@@ -110,7 +106,7 @@ class Rnng(nn.Module):
         schedule = batch.schedule
         device = self.token_bias.device
         if not len(schedule.inputs):
-            # A rank with an empty slice still takes part in the reduction of the gradient.
+            # A rank with an empty slice takes part in the reduction of the gradient, so the result needs a gradient.
             return torch.zeros(len(PARTS), device=device) + 0.0 * sum(p.sum() for p in self.parameters())
         stack_states = self._stack_states(schedule)
         action_loss = -self._action_log_probs(stack_states, schedule).sum()
@@ -125,7 +121,7 @@ class Rnng(nn.Module):
         """Return the schedule of sentences with their trees; see ``NextTokenModel``.
 
         Raises:
-            ValueError: If ``actions`` is None. This model needs a tree for its distributions.
+            ValueError: If ``actions`` is None, because this model needs trees.
         """
         if actions is None:
             raise ValueError("an RNNG needs the actions of each sentence's tree")
@@ -142,12 +138,11 @@ class Rnng(nn.Module):
         """Return ``[R, V]`` for ``[R, D]``."""
         return F.linear(states, self.token_embedding, self.token_bias)
 
-    def action_log_probs(self, schedule: Schedule) -> Ragged:
-        """Return the log-probability of every action of every sentence, float. It is 0 for a forced action."""
-        return self.states_and_action_log_probs(schedule)[1]
-
     def states_and_action_log_probs(self, schedule: Schedule) -> tuple[Tensor, Ragged]:
-        """Return the results of ``states`` and ``action_log_probs``, by one pass."""
+        """Return the result of ``states``, and the log-probability of each action of each sentence.
+
+        A forced action has log-probability 0.
+        """
         stack_states = self._stack_states(schedule)
         chosen = self._action_log_probs(stack_states, schedule).detach().cpu().numpy()
         log_probs = np.zeros(len(schedule.actions.values), chosen.dtype)
@@ -156,16 +151,16 @@ class Rnng(nn.Module):
 
     @torch.no_grad()
     def cache_inputs(self) -> None:
-        """Cache the products of all token vectors with the input weights, for much inference.
+        """Cache the products of all token vectors with the input weights, to speed up inference.
 
-        The cache holds at most ``V * 12`` vectors (147 MB at V = 12,000 and size 256). ``train`` and ``eval`` drop it.
-        Call one of them after any change of the weights or of their device.
+        The cache holds at most ``V * 12`` vectors (147 MB at V = 12,000 and size 256). ``train`` and ``eval`` drop the
+        cache. Call one of them after any change of the weights or of their device.
         """
         vectors = self.input_scale * self.token_embedding
         self._cache = _InputCache(self.composition.input_products(vectors), self.layers[0].input(vectors))
 
     def train(self, mode: bool = True) -> Self:
-        """See ``torch.nn.Module.train``. This drops the cache, because the weights may change from now on."""
+        """Do what ``torch.nn.Module.train`` does, and drop the cache, because the weights may change from now on."""
         self._cache = None
         return super().train(mode)
 

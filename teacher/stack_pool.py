@@ -1,20 +1,20 @@
 """Keep the stacks of a beam search as a trie of pushes in growing tensors. No stack is ever copied.
 
-A **node** is a push. It has a link to the node below it. So a node is also a whole stack, and it holds the state of the
-stack LSTM over that stack. A push onto a node never changes the node. Integers about nodes are numpy arrays on the
-host. Their states are rows of tensors on the device. An **item** is a thing that is pushed: a head (a nonterminal, or
-``<bos>`` in the binary strategy), a token or a constituent.
+A **node** is a push, with a link to the node below. So a node is also a whole stack, and it holds the state of the
+stack LSTM over that stack. A push onto a node never changes the node. The integers of nodes (links, counts) are numpy
+arrays on the host. Their states are rows of tensors on the device. An **item** is what a push adds: a head (a
+nonterminal, or ``<bos>`` in the binary strategy), a token or a constituent.
 
-Some results depend on less than a node. They are computed once for all nodes that share them:
+Some results are the same for many nodes. They are computed once:
 
 - The product of an item with the input weights of the first layer depends on the item alone.
-- The products of a node with the recurrent weights are computed at the first push onto it. Pushes share a node often: a
-  constituent is pushed onto the node that its NT was pushed onto, and an NT is pushed onto a node that a word or
-  another NT is also pushed onto. - A constituent depends on its label and children. Hypotheses that differ further down
-  the stack share it. - Part of a composition depends on the label alone. For the bidirectional LSTM this part is 14 %
-  of the search's time.
+- The products of a node's state with the recurrent weights are computed at the first push onto the node. Many nodes
+  get several pushes: a constituent is pushed onto the same node as its NT, and an NT onto the same node as a word or
+  another NT.
+- A constituent depends on its label and children. Hypotheses that differ further down the stack share it.
+- Part of a composition depends on the label alone. For the bidirectional LSTM this part is 14 % of the search's time.
 
-All stacks have the same node at the bottom. In the binary strategy this node is ``<bos>``. It is treated as an open
+All stacks have the same node at the bottom. In the binary strategy this node is ``<bos>``. It counts as an open
 nonterminal that never closes, and the elements above it are its children.
 
 Shape letters: n any number of nodes, U distinct tokens, L heads, C size of a composition's value, H size of the stack
@@ -44,7 +44,7 @@ class StackPool:
         """Make a pool with the bottom node.
 
         Args:
-            model: In evaluation mode.
+            model: The model, in evaluation mode.
             tokens: int64 ``[U]``: the distinct tokens that will be pushed, in rising order.
         """
         self._model = model
@@ -55,7 +55,7 @@ class StackPool:
         vectors = model.input_scale * torch.cat([model.nt_embedding, token_rows])
         self._layers = model.layers
         self._items = _Rows(self._layers[0].input(vectors))
-        # Heads have rows only so that all items share one numbering. Nothing reads these rows.
+        # Heads also get rows, so that an item has the same number here as in ``_items``. Nothing reads these rows.
         self._values = _Rows(model.composition.leaves(vectors))
         self._compose_level = model.composition.composer()
         self._known: dict[bytes, int] = {}
@@ -75,12 +75,12 @@ class StackPool:
         return len(self._parent)
 
     def is_complete(self, nodes: np.ndarray) -> np.ndarray:
-        """Return bool ``[n]``: whether ``<eos>`` can end the sentence at a node, because only TOP is open."""
+        """Return bool ``[n]``: whether only TOP is open at a node, so that ``<eos>`` can end the sentence."""
         complete: np.ndarray = self._num_children[nodes] <= 1 if self._is_binary else self._num_open[nodes] == 1
         return complete
 
     def action_log_probs(self, nodes: np.ndarray) -> np.ndarray:
-        """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE and each NT but TOP; -inf if invalid."""
+        """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE and each NT except TOP; -inf if not valid."""
         scores = self._model.action_head(self._hidden[-1].take(self._on_device(nodes)))
         needed = 2 if self._is_binary else 1
         can_reduce = self._num_children[nodes] >= needed
@@ -108,7 +108,7 @@ class StackPool:
     def act(self, nodes: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Execute REDUCEs and NTs and return the new nodes ``[n]``.
 
-        ``columns`` has their columns in ``action_log_probs``. All must be valid.
+        ``columns`` has the column of each action in ``action_log_probs``. All actions must be valid.
         """
         reduced = np.flatnonzero(columns == REDUCE)
         below, items = nodes.copy(), columns - 1  # column 2 is the NT with label 1
@@ -188,7 +188,7 @@ class StackPool:
         return np.arange(first, len(self))
 
     def _products_of(self, nodes: np.ndarray) -> np.ndarray:
-        """Return the rows of the recurrent products of nodes, int64 ``[n]``. Computes missing products."""
+        """Return the rows of the recurrent products of nodes, int64 ``[n]``. Compute missing products first."""
         missing = np.unique(nodes[self._product[nodes] < 0])
         if len(missing):
             at = self._on_device(missing)
@@ -199,7 +199,7 @@ class StackPool:
         return self._product[nodes]
 
     def _constituents(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nodes that a REDUCE of these stacks pushes onto, and the items that it pushes."""
+        """Return the nodes onto which a REDUCE of each stack pushes, and the items that it pushes."""
         if self._is_binary:
             num_children, labels = np.full(len(nodes), 2), np.zeros(len(nodes), np.int64)
         else:
@@ -229,7 +229,7 @@ class StackPool:
         return below, items
 
     def _compose(self, contents: np.ndarray) -> None:
-        """Compute the constituents ``contents``. They get the next item numbers, in their order."""
+        """Compute the constituents of the rows of ``contents``, which get the next item numbers in this order."""
         by_size = np.argsort(-contents[:, 1], kind="stable")
         labels, num_children = contents[by_size, 0], contents[by_size, 1]
         from_right = contents[by_size, 2:]

@@ -1,16 +1,16 @@
 """Do what the commands ask of a trained teacher: score sentences, evaluate, parse and dump.
 
-``student.student_commands`` has the same entry points, with the same signatures: ``open_scorer``,
-``evaluate_perplexity``, ``dump_source`` and ``verify_recomputing``. The command line calls one module or the other,
-according to the kind of the run. Sizes of the beam search come as a mapping of the ones that were given, so that each
-module can refuse a size that it has no use for.
+``student.student_commands`` has entry points with the same names and signatures: ``open_scorer``,
+``evaluate_perplexity``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the two modules,
+according to the kind of the run. The argument ``beam`` maps only those sizes of the beam search that the user gave, so
+that an entry point can refuse sizes that it does not use.
 
 A teacher has several figures, which must never be mistaken for each other:
 
 given the tree    -log p(w_t | x_<t, y_<t, SHIFT), as in a dump. The tree can come from a parser that saw the whole
-                  sentence, so it can leak later words.
+                  sentence, so the tree can reveal later words.
 joint             -log p(x, y), words and actions. This is an upper bound on -log p(x).
-marginal, prefix  The same text without its trees, by beam search. ``teacher.beam`` defines both.
+marginal, prefix  Probabilities of the text without its trees, by beam search. ``teacher.beam`` defines both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from pipeline.corpus.text.text_files import OnError, find_file
 from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.corpus.trees.trees import TokenPhrase, format_tree
 from pipeline.dumping.dump_config import Condition
-from pipeline.dumping.dump_source import ModelAndSearch, verify_run
+from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify_run
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
@@ -38,7 +38,7 @@ from pipeline.evaluation.sentence_models import SentenceModel, evaluate_split
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.run_directory import RunInfo, Which
+from pipeline.runtime.run_directory import RunInfo, Which, open_run
 from pipeline.training.batching import consecutive_batches
 from pipeline.training.model_files import ModelFiles, check_tokenizer
 from storage.dump.manifest import Manifest
@@ -50,11 +50,12 @@ from storage.ragged import Ragged
 from teacher.beam import BeamResult, BeamSearch, BeamTeacher
 from teacher.rnng import Rnng
 from teacher.teacher_config import BeamConfig, TeacherConfig, refuse_without_search
-from teacher.train_teacher import load_teacher, open_teacher
+from teacher.train_teacher import load_teacher
 
 BATCH_TOKENS = 8192
+"""Positions computed at a time, where the trees are given."""
 BLOCK_SENTENCES = 256
-"""Sentences searched between two progress updates. The search takes seconds for them, in four batches."""
+"""Sentences searched between two progress updates: four batches, which take seconds."""
 
 
 @contextmanager
@@ -74,12 +75,13 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate")
         teacher, run = load_teacher(model, where, checkpoint)
-        ModelFiles.of_run(run, checkpoint).check_writable()
+        files = ModelFiles.of_run(run, checkpoint)
+        files.check_writable()
         yield SentenceModel(
             scorer=BeamScorer(teacher, sizes),
             tokenizer=Tokenizer.load(run.tokenizer_path),
             max_tokens=None,
-            files=ModelFiles.of_run(run, checkpoint),
+            files=files,
             settings=_settings(sizes, where) | {"distribution": MARGINAL},
             block_sentences=BLOCK_SENTENCES,
         )
@@ -96,7 +98,7 @@ def evaluate_perplexity(
     marginal: bool,
     beam: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Measure a split given its trees and jointly with them, write the result, return a summary.
+    """Compute the perplexities of a split given its trees and jointly with its trees; write the result.
 
     Args:
         model: The run directory.
@@ -107,6 +109,9 @@ def evaluate_perplexity(
         checkpoint: The checkpoint.
         marginal: Whether to add the figures of the text without its trees, by beam search.
         beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
+
+    Returns:
+        The summary that the command prints.
 
     Raises:
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
@@ -196,29 +201,24 @@ def verify_recomputing(
 
 
 class TeacherSource:
-    """A teacher's run as a ``DumpSource``: given the tree or, by beam search, given the words alone."""
+    """A teacher's run as a ``DumpSource``. Its distributions depend on the tree or, by beam search, on words alone."""
 
     conditions: tuple[Condition, ...] = ("tree", "beam")
 
     def __init__(self, path: Path, beam: BeamConfig) -> None:
-        self.run = open_teacher(path)
+        self.run = open_run(path, "teacher")
         self._beam = beam
 
     def fingerprint(self) -> str:
         """Return the sha256 of what the distributions depend on: weights, sizes and labels."""
-        described = {
-            "weights": sha256_file(self.run.checkpoint()),
-            "model": self.run.model,
-            "configuration": options.to_json(options.build(TeacherConfig, self.run.configuration)),
-        }
-        return sha256_bytes(canonical_json(described))
+        return run_fingerprint(self.run, TeacherConfig)
 
     def check_reads(self, dataset: Dataset, split: str) -> None:  # noqa: ARG002  a teacher reads sentences of any length
-        """Refuse a dataset with another tokenizer or other labels than the teacher's."""
+        """Check that a dataset has the tokenizer and the labels of the teacher."""
         _check_reads(self.run, dataset)
 
     def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:
-        """Return the teacher or, under the condition ``beam``, the mixtures of ``teacher.beam`` with their sizes."""
+        """Return the teacher (condition ``tree``) or its beam search (condition ``beam``) as the model to dump."""
         model, _ = load_teacher(self.run.path, device)
         if condition == "tree":
             model.cache_inputs()
@@ -241,7 +241,7 @@ def _beam_of_dump(dump: Location) -> BeamConfig:
 
 
 def _check_reads(run: RunInfo, dataset: Dataset) -> None:
-    """Refuse a dataset with another tokenizer or other labels than the teacher's.
+    """Check that a dataset has the tokenizer and the labels of the teacher.
 
     Raises:
         FingerprintMismatchError: With both fingerprints.
@@ -259,7 +259,7 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
 
 
 class BeamScorer:
-    """A ``pipeline.evaluation.scorer.Scorer`` that reads the mixtures of a beam search."""
+    """A ``pipeline.evaluation.scorer.Scorer`` that scores tokens by the mixtures of a beam search."""
 
     def __init__(self, model: Rnng, beam: BeamConfig) -> None:
         self._search = BeamSearch(model, beam)
@@ -272,9 +272,9 @@ class BeamScorer:
 
 @torch.no_grad()
 def _log_probs_with_trees(model: Rnng, split: Split) -> tuple[Ragged, np.ndarray]:
-    """Return two log-probabilities per position: of its token, and of the actions since the token before.
+    """Return log-probabilities of each position, float32: of its token, and ``[P]``: of the actions before the token.
 
-    The second is float32 ``[P]``. The actions after the last token belong to ``<eos>``.
+    The actions before a token are those since the previous token. The last REDUCE of a sentence belongs to ``<eos>``.
     """
     token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))
     offsets = split.position_offsets
@@ -292,10 +292,10 @@ def _log_probs_with_trees(model: Rnng, split: Split) -> tuple[Ragged, np.ndarray
 
 
 def _log_probs_without_trees(model: Rnng, beam: BeamConfig, tokens: Ragged) -> tuple[dict[str, Ragged], dict[str, Any]]:
-    """Return log-probabilities of sentences without their trees, and the settings that the search adds.
+    """Return log-probabilities of sentences without their trees, and the settings that the search adds to the result.
 
-    The first maps the name of each distribution to M rows of n + 1 values, for M sentences of n tokens. Where a
-    sentence has no complete hypothesis, its sum over trees is the probability of the one parse that was found.
+    The log-probabilities are M rows of n + 1 values by name of the distribution, for M sentences of n tokens. If the
+    search finds no complete hypothesis of a sentence, the probability of its one parse replaces the sum over trees.
     """
     found = _search_all(model, beam, tokens, label="search")
     prefixes = _concatenated([result.prefix_log_probs for result in found])
@@ -344,8 +344,8 @@ def write_parses(
 ) -> int:
     """Write ``STEM.mrg``, one predicted tree per line, and ``STEM.txt``, its text on the same line.
 
-    ``import-trees`` and ``build-dataset`` read the pair. A sentence without a parse is written flat, with all words
-    under TOP, so that line numbers stay those of the sentences. ``tree_over_words`` says what the words are.
+    ``import-trees`` and ``build-dataset`` read the pair. A sentence without a parse is written with all words under
+    TOP, so that line n is always sentence n. ``tree_over_words`` defines the words.
 
     Args:
         stem: Path of the pair without the suffixes. Both files are replaced atomically.
@@ -354,8 +354,8 @@ def write_parses(
         labels: Labels by number; the first is TOP.
 
     Returns:
-        The number of phrases that could not be written: X over a single X, a phrase that ends inside a character, or
-        a phrase over a space alone.
+        The number of phrases that cannot be written: a phrase over one phrase of the same label, a phrase that ends
+        inside a character, or a phrase over a space alone.
 
     Raises:
         StoreError: If the files cannot be written.

@@ -13,20 +13,21 @@ class TeacherConfig:
     """The kind of RNNG and its sizes."""
 
     embed_dim: int = 256
-    """Size of the vectors of tokens, labels and constituents, and of each direction of the composition's LSTM."""
+    """Size of the vectors of tokens, labels and constituents, and of each LSTM of the composition."""
     hidden_dim: int = 256
     """Size of the stack LSTM. If it differs from --embed-dim, a projection comes before the vocabulary."""
     num_layers: int = 2
     """Number of layers of the stack LSTM."""
     strategy: Literal["top-down", "binary"] = "top-down"
-    """Trees to generate. top-down: labelled trees. binary: unlabelled binary trees, by SHIFT and REDUCE. See
+    """Trees to generate. top-down: labelled trees. binary: unlabelled binary trees, by SHIFT and REDUCE alone. See
     docs/teacher.md."""
     branching: Literal["left", "right"] = "right"
     """Direction in which --strategy binary pairs the children of a constituent with more than two."""
     composition: Literal["bilstm", "attention", "treelstm"] = "bilstm"
     """Function that makes a constituent's vector from those of its children. treelstm needs --strategy binary."""
     dropout: float = 0.3
-    """Dropout on pushed vectors, between layers and before the outputs, never on stored stack states."""
+    """Dropout on pushed vectors, between layers and before the outputs. Stack states that later pushes build on have no
+    dropout."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -63,11 +64,12 @@ class BeamConfig:
     """The sizes of the beam search over the trees of a sentence; see ``teacher.beam``."""
 
     beam: int = 50
-    """Beam search: number of hypotheses per sentence that survive each action, and that the mixture sums over."""
+    """Beam search: number of hypotheses per sentence to keep after each action. The mixture sums over them."""
     word_beam: int = 10
-    """Beam search: number of hypotheses per sentence that are kept after each token."""
+    """Beam search: number of hypotheses per sentence to keep after each token."""
     max_actions: int = 16
-    """Beam search: largest number of NTs and REDUCEs between two tokens. 99.9 % of the tokens in GUM need no more."""
+    """Beam search: largest number of NTs and REDUCEs between two tokens. It suffices for 99.9 % of the tokens in
+    GUM."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -80,7 +82,7 @@ class BeamConfig:
 
 
 def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
-    """Refuse sizes of the beam search where no search is made.
+    """Check that no sizes of the beam search were given for a command that makes no search.
 
     Args:
         sizes: The fields of ``BeamConfig`` that were given.
@@ -91,5 +93,5 @@ def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
     """
     if flags := ", ".join("--" + name.replace("_", "-") for name in sizes):
         raise ConfigError(
-            f"{flags}: sizes of a beam search, which only {needed} makes; give {needed}, or leave {flags} out"
+            f"{flags}: sizes of a beam search, expected only with {needed}; give {needed}, or leave {flags} out"
         )

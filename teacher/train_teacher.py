@@ -15,7 +15,7 @@ from pipeline.runtime.run_start import Resume, training_run
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.batching import BatchPlan
 from pipeline.training.training_loop import train
-from storage.errors import InputError, RunError
+from storage.errors import InputError
 from storage.locations import Place
 from teacher.levels import TreeBatch
 from teacher.rnng import PARTS, Rnng
@@ -23,10 +23,10 @@ from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
 _COMPOSITION_FLOATS = 28
 _STACK_LAYER_FLOATS = 10
-"""Float32 numbers that training holds per action. The first is multiplied by the embedding size and counts values,
-compositions and their gradients. The second is multiplied by the hidden size, for each layer of the stack. Both were
-measured as peak memory on 64 to 512 sentences of real trees at sizes 128 and 256: 37, 46 and 64 numbers per unit of
-size for 1, 2 and 4 layers."""
+"""Float32 numbers that training holds per action and unit of size. The first constant is for the embedding size. It
+counts values, compositions and their gradients. The second is for the hidden size of each layer of the stack. Both come
+from the peak memory on 64 to 512 sentences of real trees at sizes 128 and 256: 37, 46 and 64 numbers per unit of size
+for 1, 2 and 4 layers."""
 
 
 class TeacherTask:
@@ -51,14 +51,14 @@ class TeacherTask:
         return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
 
     def batch_flops(self, epoch: int) -> None:
-        """Return None. Sharing and caching save operations, so a count of the model's operations would be too high."""
+        """Return None. Shared results save operations, so a count of the model's operations would be too high."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return the sentences of a batch."""
         return self._plans["train"].batches(epoch)[index]
 
     def weights_metadata(self, epoch: int, num_batches: int) -> dict[str, str]:  # noqa: ARG002  the protocol's
-        """Return nothing: a teacher reads sentences of any length."""
+        """Return nothing, because a teacher has no positions to count."""
         return {}
 
     def train_batches(self, epoch: int, first: int) -> Iterable[TreeBatch]:
@@ -81,7 +81,8 @@ def train_teacher(
 ) -> float:
     """Train an RNNG into the run directory ``out``; return the best joint dev loss in nats per position.
 
-    An existing run continues from its checkpoint (`pipeline.runtime.run_start`), unless ``resume`` is never.
+    If the run exists, training continues from its checkpoint (`pipeline.runtime.run_start`). If ``resume`` is
+    ``never``, an existing run is an error.
     """
     with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
@@ -106,13 +107,13 @@ def train_teacher(
 
 
 def training_bytes(config: TeacherConfig, num_actions: int) -> int:
-    """Return about how many bytes a training step over ``num_actions`` actions holds, the weights not counted."""
+    """Return about how many bytes a training step over ``num_actions`` actions holds, without the weights."""
     stack = _STACK_LAYER_FLOATS * config.num_layers * config.hidden_dim
     return 4 * num_actions * (_COMPOSITION_FLOATS * config.embed_dim + stack)
 
 
 def check_longest(split: Split, config: TeacherConfig, *, available_bytes: int) -> None:
-    """Check before training that the longest sentence, which is never divided, fits into memory.
+    """Check before training that the longest sentence fits into memory. A sentence is never divided.
 
     Raises:
         InputError: If it does not fit. The message names the sentence.
@@ -135,22 +136,10 @@ def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tup
     Raises:
         RunError: If ``path`` is not a teacher's run, or has no such checkpoint.
     """
-    run = open_teacher(path)
+    run = open_run(path, "teacher")
     model = _build(options.build(TeacherConfig, run.configuration), run.model)
     load_weights(run.checkpoint(which), model)
     return model.to(device).eval(), run
-
-
-def open_teacher(path: Path) -> RunInfo:
-    """Return the description of a teacher's run.
-
-    Raises:
-        RunError: If ``path`` is not a teacher's run.
-    """
-    run = open_run(path)
-    if run.kind != "teacher":
-        raise RunError(f"{path}: this run is a {run.kind}'s, expected a teacher's; give the output of train-teacher")
-    return run
 
 
 def _build(config: TeacherConfig, described: Mapping[str, Any]) -> Rnng:

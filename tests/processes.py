@@ -1,12 +1,15 @@
 """Start the command line as a user does: in one process, or in several processes that form a group."""
 
 import hashlib
+import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,6 +33,13 @@ def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProc
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     assert bool(done.returncode) == fails, f"{arguments}: status {done.returncode}\n{out}\n{err}"
     return done
+
+
+def refused(*arguments: object) -> str:
+    """Run a command that must fail and print one line on standard error. Return that line."""
+    lines = run_cli(*arguments, fails=True).stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 def last_of_each(arguments: Sequence[object]) -> list[str]:
@@ -89,3 +99,28 @@ def finish(processes: list[subprocess.Popen[str]]) -> None:
     for process in processes:
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
+
+
+def kill_when(condition: Callable[[], object], processes: list[subprocess.Popen[str]]) -> None:
+    """Kill all processes as soon as a condition holds. None may end before."""
+    wait_until(condition, processes)
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], object], processes: list[subprocess.Popen[str]]) -> None:
+    """Wait until a condition holds, for two minutes at most. No process may end before."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def metrics(run: Path, split: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of ``metrics.jsonl`` of a split, or of all splits, without a line that is still being written."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if split in (None, row["split"])]

@@ -16,10 +16,12 @@ from pipeline.dumping.dump_loop import DumpJob, dump
 from pipeline.dumping.dump_plan import plan_dump
 from pipeline.dumping.next_token import NextTokenModel
 from pipeline.dumping.recompute import check_origin, computed_with, recompute
+from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import RunInfo
 from storage.dump.dump_statistics import DumpSummary
 from storage.errors import ConfigError, RunError
+from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place
 
 ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int]]
@@ -50,6 +52,16 @@ class DumpSource(Protocol):
 
     def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:
         """Return the model with distributions under a condition, in evaluation mode on the device."""
+
+
+def run_fingerprint(run: RunInfo, sizes: type[Any]) -> str:
+    """Return the sha256 of a run's best weights, model description and those options that ``sizes`` has as fields."""
+    described = {
+        "weights": sha256_file(run.checkpoint()),
+        "model": run.model,
+        "configuration": options.to_json(options.build(sizes, run.configuration)),
+    }
+    return sha256_bytes(canonical_json(described))
 
 
 def dump_run(data: Place, source: DumpSource, out: Location, config: DumpConfig) -> DumpSummary | None:

@@ -106,11 +106,11 @@ def describe_run(path: Path, run: RunDescription) -> None:
     write_atomically(path / "tokenizer.json", run.tokenizer.read_bytes())
 
 
-def open_run(path: Path) -> RunInfo:
-    """Read ``run.json``.
+def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
+    """Read ``run.json``. If ``kind`` is given, also check the kind of the run.
 
     Raises:
-        RunError: If ``path`` is not a run directory, or has another format version.
+        RunError: If ``path`` is not a run directory, has another format version, or is a run of the other kind.
         FingerprintMismatchError: If the tokenizer file changed since training.
     """
     remedy = "Give a directory made by train-teacher or train-student"
@@ -123,12 +123,12 @@ def open_run(path: Path) -> RunInfo:
     found = described.get("format_version") if isinstance(described, dict) else None
     if found != RUN_FORMAT_VERSION:
         raise RunError(f"{path}: run.json has format version {found!r}, expected {RUN_FORMAT_VERSION}. {remedy}")
-    kinds = {"kind": str, "configuration": dict, "model": dict, "fingerprints": dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(described.get(name), kind)]
+    types = {"kind": str, "configuration": dict, "model": dict, "fingerprints": dict}
+    wrong = [name for name, expected in types.items() if not isinstance(described.get(name), expected)]
     if wrong or "tokenizer" not in described["fingerprints"]:
         raise RunError(f"{path / 'run.json'}: missing or damaged: {', '.join(wrong) or 'fingerprints'}. {remedy}")
     made_of = {name: described.get(name) for name in ("dump", "init")}
-    info = RunInfo(path=path, **made_of, **{name: described[name] for name in kinds})
+    info = RunInfo(path=path, **made_of, **{name: described[name] for name in types})
     tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
     expected = info.fingerprints["tokenizer"]
     if tokenizer != expected:
@@ -136,6 +136,8 @@ def open_run(path: Path) -> RunInfo:
             f"{info.tokenizer_path}: sha256 is {tokenizer[:12]}, but the run was made with {expected[:12]}. "
             "Restore the file or train again"
         )
+    if kind is not None and info.kind != kind:
+        raise RunError(f"{path}: this run is a {info.kind}'s, expected a {kind}'s. Give the output of train-{kind}")
     return info
 
 

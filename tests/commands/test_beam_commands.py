@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import run_cli
+from tests.processes import refused, run_cli
 
 NARROW = ["--beam", 4, "--word-beam", 2, "--max-actions", 4]
 
@@ -72,17 +72,17 @@ def test_beam_options_are_refused_for_a_student(small_world, tmp_path):
     sizes = ["--embed-dim", 16, "--num-blocks", 1, "--num-heads", 2, "--max-steps", 1, "--threads", 1]
     run_cli("train-student", "--data", small_world / "dataset", "--out", tmp_path / "student", *sizes)
     data = ["--data", small_world / "dataset"]
-    message = run_cli("evaluate", "perplexity", tmp_path / "student", *data, "--beam", 4, fails=True).stderr
+    message = refused("evaluate", "perplexity", tmp_path / "student", *data, "--beam", 4)
     assert "--beam are for a teacher" in message
 
 
 def test_beam_sizes_are_refused_for_a_dump_given_the_tree(small_world, tmp_path):
     dumping = ["dump-teacher", "--data", tmp_path, "--teacher", small_world / "teacher", "--out", tmp_path / "dump"]
-    message = run_cli(*dumping, "--word-beam", 4, fails=True).stderr
-    assert "--word-beam: sizes of a beam search, which only --condition beam makes" in message
+    message = refused(*dumping, "--word-beam", 4)
+    assert "--word-beam: sizes of a beam search, expected only with --condition beam" in message
 
 
 def test_beam_sizes_are_refused_for_a_perplexity_given_the_tree(small_world):
     teacher, data = small_world / "teacher", small_world / "dataset"
-    message = run_cli("evaluate", "perplexity", teacher, "--data", data, *NARROW, fails=True).stderr
-    assert "--beam, --word-beam, --max-actions: sizes of a beam search, which only --marginal makes" in message
+    message = refused("evaluate", "perplexity", teacher, "--data", data, *NARROW)
+    assert "--beam, --word-beam, --max-actions: sizes of a beam search, expected only with --marginal" in message

@@ -1,7 +1,6 @@
 """Test dumps of the marginal over trees: values of the search, repeatable bytes, no mixing with other conditions."""
 
 import shutil
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from teacher.rnng import Rnng
 from teacher.teacher_commands import dump_source, verify_recomputing
 from teacher.teacher_config import BeamConfig
 from teacher.train_teacher import load_teacher
-from tests.processes import start_cli, store_digest
+from tests.processes import kill_when, start_cli, store_digest
 
 BEAM = BeamConfig(beam=3, word_beam=2, max_actions=3)
 CONFIG = DumpConfig(split="dev", condition="beam", k=8, shard_positions=640, batch_tokens=1000, device="cpu", threads=1)
@@ -124,12 +123,7 @@ def test_a_beam_dump_killed_in_two_processes_and_finished_in_one_is_identical(sm
     out = tmp_path / "dump"
     data, teacher = small_world / "dataset", small_world / "teacher"
     processes = start_cli("dump-teacher", "--data", data, "--teacher", teacher, "--out", out, *OPTIONS, processes=2)
-    while not list(out.glob("finished/*.json")):
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.002)
-    for process in processes:
-        process.kill()
-        process.communicate()
+    kill_when(lambda: list(out.glob("finished/*.json")), processes)
     assert store_digest(dumped(small_world, out)) == store_digest(dump)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from student.student_commands import MOST_PADDING, GroupedByLength, StudentSourc
 from student.student_config import StudentConfig, StudentTrainConfig
 from student.student_run import load_student
 from student.train_student import train_student
-from tests.processes import start_cli, store_digest
+from tests.processes import kill_when, metrics, start_cli, store_digest
 
 SIZES = {"embed_dim": 32, "num_blocks": 2, "num_heads": 2}
 SHORT = {"batch_tokens": 600, "warmup_steps": 0, "threads": 1, "device": "cpu", "log_every": 1}
@@ -74,12 +73,7 @@ def test_plain_zarr_reads_what_the_student_computes_and_the_condition_none(small
 def test_a_students_dump_killed_in_two_processes_and_finished_in_one_is_identical(small_world, student, dump, tmp_path):
     out, data = tmp_path / "dump", small_world / "dataset"
     processes = start_cli("dump-teacher", "--data", data, "--teacher", student, "--out", out, *OPTIONS, processes=2)
-    while not list(out.glob("finished/*.json")):
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.002)
-    for process in processes:
-        process.kill()
-        process.communicate()
+    kill_when(lambda: list(out.glob("finished/*.json")), processes)
     dump_run(data, StudentSource(student), out, CONFIG)
     assert store_digest(out) == store_digest(dump)
 
@@ -91,7 +85,7 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(small_world, 
     for name, init in (("same", student), ("other", None)):
         sizes = SIZES | {"dropout": 0.0}
         train_student(small_world / "dataset", dump, tmp_path / name, sizes, training, init=init)
-        first[name] = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
+        first[name] = metrics(tmp_path / name)[0]
     reader = DumpReader(dump)
     rows, at = reader.read_range(0, reader.schema.num_positions), reader.temperature_index(temperature)
     log_probs = rows.logp.astype(np.float64)

@@ -1,6 +1,5 @@
 """Test that word checkpoints are evaluated by name, and that no result overwrites a result of another checkpoint."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from teacher.teacher_commands import evaluate_perplexity as evaluate_perplexity_
 from teacher.teacher_commands import open_scorer as open_scorer_of_teacher
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
-from tests.processes import run_cli
+from tests.processes import metrics, refused
 
 SIZES = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2}
 TRAINING = {
@@ -43,11 +42,6 @@ def pairs(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(run: Path, split: str) -> list[dict]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in found if row["split"] == split]
-
-
 def test_an_epoch_counts_the_words_of_the_text(small_world, tmp_path):
     run = tmp_path / "run"
     training = StudentTrainConfig(num_epochs=1, batch_tokens=4000, threads=1, device="cpu", log_every=1)
@@ -55,15 +49,15 @@ def test_an_epoch_counts_the_words_of_the_text(small_world, tmp_path):
     words = len((small_world / "corpus/train.txt").read_text().split())
     dataset = load_dataset(small_world / "dataset").split("train")
     assert dataset.num_sentences == len((small_world / "corpus/train.txt").read_text().splitlines())
-    assert rows(run, "train")[-1]["words"] == rows(run, "dev")[-1]["words"] == words
+    assert metrics(run, "train")[-1]["words"] == metrics(run, "dev")[-1]["words"] == words
 
 
 def test_a_students_metrics_have_perplexity_and_utilisation(student):
-    for row in rows(student, "train"):
+    for row in metrics(student, "train"):
         assert row["perplexity"] == pytest.approx(2.718281828 ** row["cross_entropy"])
         assert row["mfu"] == pytest.approx(row["model_flops_per_s"] / 1e9, abs=1e-4)
         assert 0 <= row["data_wait_share"] <= 1
-    assert rows(student, "dev")[0].keys() >= {"perplexity", "cross_entropy", "words"}
+    assert metrics(student, "dev")[0].keys() >= {"perplexity", "cross_entropy", "words"}
 
 
 def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, pairs, tmp_path):
@@ -107,24 +101,14 @@ def test_each_checkpoint_of_a_teacher_has_its_own_results(small_world, pairs, tm
     first, second = (result.figures for result in results.values() if result.kind == "perplexity")
     assert first != second
     unknown = {"perplexity", "mfu", "model_flops_per_s"}
-    assert not any(unknown & row.keys() for split in ("train", "dev") for row in rows(run, split))
+    assert not any(unknown & row.keys() for split in ("train", "dev") for row in metrics(run, split))
 
 
 def test_a_missing_checkpoint_gives_one_line_that_names_the_others(small_world, student):
-    arguments = [
-        "evaluate",
-        "perplexity",
-        student,
-        "--data",
-        small_world / "dataset",
-        "--device",
-        "cpu",
-        "--checkpoint",
-    ]
-    lines = run_cli(*arguments, "words_1M", fails=True).stderr.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("Error: ")
-    assert lines[0].endswith("no checkpoint here; the run has best, last, words_1k, words_2k")
+    arguments = ["evaluate", "perplexity", student, "--data", small_world / "dataset", "--device", "cpu"]
+    line = refused(*arguments, "--checkpoint", "words_1M")
+    assert line.startswith("Error: ")
+    assert line.endswith("no checkpoint here; the run has best, last, words_1k, words_2k")
     with (
         pytest.raises(RunError, match="expected best, last or a number of words"),
         open_scorer(student, device="cpu", checkpoint="../../run", beam={}),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, finish, run_cli, start_cli, store_digest
+from tests.processes import ROOT, finish, refused, run_cli, start_cli, store_digest, wait_until
 
 OPTIONS = ["--k", 16, "--temperatures", "1,2", "--shard-positions", 384, "--batch-tokens", 512, "--device", "cpu"]
 pytestmark = [pytest.mark.processes, pytest.mark.faults]
@@ -33,9 +33,7 @@ def expected(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 def wait_for_shards(out: Path, number: int, processes: list[subprocess.Popen[str]]) -> None:
-    while len(list(out.glob("finished/*.json"))) < number:
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.002)
+    wait_until(lambda: len(list(out.glob("finished/*.json"))) >= number, processes)
 
 
 def test_a_dump_killed_at_any_instant_in_any_number_of_processes_ends_byte_identical(
@@ -146,14 +144,10 @@ def test_a_second_writer_and_every_reader_are_refused_while_a_dump_is_written(
     wait_for_shards(out, 1, processes)
     os.kill(processes[0].pid, signal.SIGSTOP)
     try:
-        second = run_cli(*dump_arguments(small_world, out), fails=True).stderr
-        assert "another process is writing it" in second
-        assert len(second.strip().splitlines()) == 1
+        assert "another process is writing it" in refused(*dump_arguments(small_world, out))
         student = ["train-student", "--data", small_world / "dataset", "--dump", out, "--out", tmp_path / "student"]
         for arguments in (student, ["verify", out]):
-            refused = run_cli(*arguments, fails=True).stderr
-            assert "state is writing, expected complete" in refused
-            assert len(refused.strip().splitlines()) == 1
+            assert "state is writing, expected complete" in refused(*arguments)
         assert json.loads(run_cli("inspect", out, "--json").stdout)["state"] == "writing"
     finally:
         os.kill(processes[0].pid, signal.SIGCONT)

@@ -18,7 +18,7 @@ import pytest
 import cli
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
-from tests.processes import ROOT
+from tests.processes import ROOT, metrics
 
 EXAMPLES = ROOT / "examples"
 SIZES = ["--embed-dim", "16", "--num-blocks", "1", "--num-heads", "2"]
@@ -45,10 +45,10 @@ def calls(folder: Path) -> list[list[str]]:
 
 def slurm(folder: Path) -> dict[str, str]:
     """Return an environment in which srun runs its command here, and scontrol and scancel note their arguments."""
-    told = folder / "told"
+    notes = folder / "notes"
     program(folder / "bin/srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
-    program(folder / "bin/scontrol", f'if [[ $1 == show ]]; then echo node7; else echo "$*" >>"{told}"; fi')
-    program(folder / "bin/scancel", f'echo "$*" >>"{told}"\nkill -TERM "$(cat "{folder}/pid")"')
+    program(folder / "bin/scontrol", f'if [[ $1 == show ]]; then echo node7; else echo "$*" >>"{notes}"; fi')
+    program(folder / "bin/scancel", f'echo "$*" >>"{notes}"\nkill -TERM "$(cat "{folder}/pid")"')
     return {
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "77",
         "SLURM_CPUS_PER_TASK": "1", "SLURM_ARRAY_TASK_MAX": "3", "SLURM_JOB_NODELIST": "node[7-8]",
@@ -111,9 +111,9 @@ def test_an_index_without_a_run_is_refused() -> None:
         assert f"ONLY is {index}, expected 0 to 1" in err
 
 
-@pytest.mark.parametrize(("status", "told"), [(0, None), (1, None), (143, "requeue 77\n")])
+@pytest.mark.parametrize(("status", "noted"), [(0, None), (1, None), (143, "requeue 77\n")])
 def test_an_array_task_is_one_run_and_is_requeued_if_it_was_stopped(
-    tmp_path: Path, status: int, told: str | None
+    tmp_path: Path, status: int, noted: str | None
 ) -> None:
     lists = {"ALPHAS": "0.5", "TEMPERATURES": "1 2", "SEEDS": "1 2", "SLURM_ARRAY_TASK_ID": "4"}
     python = noting(tmp_path, f"exit {status}")
@@ -121,8 +121,8 @@ def test_an_array_task_is_one_run_and_is_requeued_if_it_was_stopped(
     [call] = calls(tmp_path)
     assert "out/alpha0.5-temperature1-seed2" in call
     assert "this array ends at 3" in err
-    note = tmp_path / "told"
-    assert (note.read_text() if note.exists() else None) == told
+    notes = tmp_path / "notes"
+    assert (notes.read_text() if notes.exists() else None) == noted
 
 
 def test_an_array_task_trains(small_world: Path, tmp_path: Path) -> None:
@@ -135,8 +135,7 @@ def test_an_array_task_trains(small_world: Path, tmp_path: Path) -> None:
     sizes = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2}
     training = StudentTrainConfig(max_steps=2, batch_tokens=600, threads=1, seed=7)
     loss = train_student(data, None, tmp_path / "same", sizes, training)
-    rows = [json.loads(line) for line in (tmp_path / "runs/baseline-seed7/metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["loss"] == loss
+    assert metrics(tmp_path / "runs/baseline-seed7")[-1]["loss"] == loss
 
 
 def test_nodes_meet_at_the_first_node_under_an_id_of_the_job_and_restart(tmp_path: Path) -> None:
@@ -153,7 +152,7 @@ def test_nodes_meet_at_the_first_node_under_an_id_of_the_job_and_restart(tmp_pat
     parsed = get_args_parser().parse_args(call[2:])
     assert (parsed.training_script, parsed.training_script_args) == ("cli.py", training)
     ended("multi_node.sbatch", *training, status=5, **there | {"PYTHON": str(noting(tmp_path, "exit 5"))})
-    assert not (tmp_path / "told").exists()
+    assert not (tmp_path / "notes").exists()
 
 
 def test_a_stopped_job_on_several_nodes_is_requeued_after_it_has_ended(tmp_path: Path) -> None:
@@ -168,4 +167,4 @@ def test_a_stopped_job_on_several_nodes_is_requeued_after_it_has_ended(tmp_path:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1, err
     assert (tmp_path / "saved").exists()
-    assert (tmp_path / "told").read_text() == "--signal=TERM 77.0\nrequeue 77\n"
+    assert (tmp_path / "notes").read_text() == "--signal=TERM 77.0\nrequeue 77\n"

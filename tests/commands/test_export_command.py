@@ -22,7 +22,7 @@ from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
-from pipeline.runtime.run_directory import checkpoint_names
+from pipeline.runtime.run_directory import checkpoint_names, open_run
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
@@ -30,11 +30,11 @@ from student.export import export
 from student.model import Student
 from student.student_commands import evaluate_perplexity, open_scorer
 from student.student_config import StudentTrainConfig
-from student.student_run import load_student, num_trained_positions, open_student
+from student.student_run import load_student, num_trained_positions
 from student.train_student import train_student
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
-from tests.processes import ROOT, run_cli
+from tests.processes import ROOT, refused, run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 2, "num_heads": 2}
 TRAINING = {
@@ -166,7 +166,7 @@ def last_position_that_moved(run: Path, which: str) -> int:
 
 def test_each_checkpoint_records_which_positions_were_trained(small_world: Path, run: Path, exported: Path) -> None:
     longest = int(load_dataset(small_world / "dataset").split("train").tokens.lengths.max()) + 1
-    found = {which: num_trained_positions(open_student(run), which) for which in checkpoint_names(run)}
+    found = {which: num_trained_positions(open_run(run), which) for which in checkpoint_names(run)}
     assert found == {which: last_position_that_moved(run, which) for which in found}
     # 14 steps need not have read the longest sentence.
     assert 20 < found["words_1k"] <= found["best"] <= longest
@@ -177,11 +177,11 @@ def test_each_checkpoint_records_which_positions_were_trained(small_world: Path,
 def test_a_run_that_starts_from_other_weights_counts_their_trained_positions_too(
     small_world: Path, run: Path, tmp_path: Path
 ) -> None:
-    before = num_trained_positions(open_student(run), "best")
+    before = num_trained_positions(open_run(run), "best")
     training = StudentTrainConfig(max_steps=1, batch_tokens=30, batch_sentences=1, threads=1, device="cpu")
     train_student(small_world / "dataset", None, tmp_path / "first", SIZES, training)
     train_student(small_world / "dataset", None, tmp_path / "second", SIZES, training, init=run)
-    first, second = (num_trained_positions(open_student(tmp_path / name), "best") for name in ("first", "second"))
+    first, second = (num_trained_positions(open_run(tmp_path / name), "best") for name in ("first", "second"))
     assert first < second == before
 
 
@@ -192,7 +192,7 @@ def test_an_old_checkpoint_without_the_number_is_exported_and_stays_as_it_is(
     for file in (old / "checkpoints").glob("*/model.safetensors"):
         file.write_bytes(safetensors.torch.save(safetensors.torch.load_file(file)))
     weights = {file: file.read_bytes() for file in (old / "checkpoints").glob("*/model.safetensors")}
-    assert num_trained_positions(open_student(old), "best") is None
+    assert num_trained_positions(open_run(old), "best") is None
     # Training is finished, so the same command changes nothing: results and dumps record the sha256 of these files.
     train_student(small_world / "dataset", None, old, SIZES, StudentTrainConfig(**TRAINING))
     assert {file: file.read_bytes() for file in weights} == weights
@@ -289,9 +289,8 @@ def test_text_from_a_run_is_escaped_in_the_model_card(run: Path, tmp_path: Path)
 
 
 def test_a_teacher_and_an_unfinished_run_are_refused_in_one_line(small_world: Path, run: Path, tmp_path: Path) -> None:
-    lines = run_cli("export", small_world / "teacher", tmp_path / "out", fails=True).stderr.strip().splitlines()
-    assert len(lines) == 1
-    assert "this run is a teacher's, expected a student's" in lines[0]
+    line = refused("export", small_world / "teacher", tmp_path / "out")
+    assert "this run is a teacher's, expected a student's" in line
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     add_end(copy, "stopped", reason="SIGTERM", step=9)

@@ -185,16 +185,8 @@ def test_unusable_recorded_settings_are_refused(small_world, dump, tmp_path):
 
 
 def test_the_command_prints_its_findings_as_json(small_world, dump):
-    arguments = [
-        "verify",
-        dump,
-        "--recompute",
-        1,
-        "--teacher",
-        small_world / "teacher",
-        "--data",
-        small_world / "dataset",
-    ]
+    where = ["--teacher", small_world / "teacher", "--data", small_world / "dataset"]
+    arguments = ["verify", dump, "--recompute", 1, *where]
     done = CliRunner().invoke(cli.main, [*map(str, arguments), "--device", "cpu", "--json"])
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)

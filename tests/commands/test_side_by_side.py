@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from storage.dump.reader import verify_dump
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
 from teacher.teacher_commands import dump_source
-from tests.processes import start_cli
+from tests.processes import metrics, start_cli, wait_until
 
 pytestmark = pytest.mark.processes
 SIZES = {"embed_dim": 32, "num_blocks": 2, "num_heads": 2}
@@ -48,10 +47,7 @@ def trained(world: Path, dump: Path, run: Path) -> list[tuple[Any, ...]]:
 
 
 def figures(run: Path) -> list[tuple[Any, ...]]:
-    """Return the figures of all completely written training rows."""
-    text = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
-    rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [tuple(row[name] for name in FIGURES) for row in rows if row["split"] == "train"]
+    return [tuple(row[name] for name in FIGURES) for row in metrics(run, "train")]
 
 
 def typed(options: dict[str, Any]) -> list[object]:
@@ -63,19 +59,13 @@ def going_on(*arguments: object, progress: Callable[[], int]) -> Iterator[None]:
     """Run a command in the background. Enter after it has made progress; exit after it has made more."""
     [process] = start_cli(*arguments)
     try:
-        wait_for_more(progress, 0, process)
+        wait_until(progress, [process])
         before = progress()
         yield
-        wait_for_more(progress, before, process)
+        wait_until(lambda: progress() > before, [process])
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_for_more(progress: Callable[[], int], than: int, process: Any) -> None:
-    while progress() <= than:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.002)
 
 
 def test_two_simultaneous_runs_on_one_dump_have_the_losses_of_a_single_run(small_world, dump, alone, tmp_path):

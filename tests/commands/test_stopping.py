@@ -3,14 +3,10 @@
 tests/kill_trainings.py stops trainings in one process at random instants, and requires bit-identical results.
 """
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from pipeline.runtime.checkpoint import state_path
 from pipeline.runtime.run_history import HISTORY, read_history
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
-from tests.processes import ROOT, start_cli
+from tests.processes import ROOT, metrics, start_cli, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.faults]
 SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2, "dropout": 0.0}
@@ -40,24 +36,6 @@ def train_here(world: Path, run: Path) -> None:
     train_student(world / "dataset", None, run, SIZES, StudentTrainConfig(**TRAINING))
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def num_rows(run: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return (run / "metrics.jsonl").read_bytes().count(b"\n")
-    return 0
-
-
-def rows(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def events(run: Path) -> list[str]:
     return [event.get("state", "start") for event in read_history(run)]
 
@@ -65,7 +43,7 @@ def events(run: Path) -> list[str]:
 def test_a_signal_to_one_process_stops_all_after_the_same_step(small_world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = start_cli(*arguments(small_world, run), processes=2)
-    wait_until(lambda: num_rows(run) >= 10, processes[0])
+    wait_until(lambda: len(metrics(run)) >= 10, processes)
     processes[1].terminate()
     lines = [process.communicate(timeout=60)[1].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [143, 143]
@@ -84,12 +62,12 @@ def test_torchrun_restarts_a_killed_training_and_passes_a_signal_on(small_world:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children")
-    wait_until(lambda: num_rows(run) >= 10, torchrun)
+    wait_until(lambda: len(metrics(run)) >= 10, [torchrun])
     os.kill(int(children.read_text().split()[1]), signal.SIGKILL)
-    before = num_rows(run)
-    wait_until(lambda: events(run).count("start") == 2, torchrun)
+    before = len(metrics(run))
+    wait_until(lambda: events(run).count("start") == 2, [torchrun])
     # The restarted group cuts off the rows after the checkpoint and writes them again. Rows beyond ``before`` are new.
-    wait_until(lambda: num_rows(run) >= before + 10, torchrun)
+    wait_until(lambda: len(metrics(run)) >= before + 10, [torchrun])
     # Do as Slurm does: signal every process of the job. torchrun is one of them, and signals the workers again.
     for worker in map(int, children.read_text().split()):
         os.kill(worker, signal.SIGTERM)
@@ -102,8 +80,8 @@ def test_torchrun_restarts_a_killed_training_and_passes_a_signal_on(small_world:
     found = events(run)
     assert found[0] == "start"
     assert found[-4:] == ["start", "stopped", "start", "finished"], (run / HISTORY).read_text()
-    assert len(rows(run)) == len(rows(whole)) == 102
-    for one, other in zip(rows(run), rows(whole), strict=True):
+    assert len(metrics(run)) == len(metrics(whole)) == 102
+    for one, other in zip(metrics(run), metrics(whole), strict=True):
         assert (one["split"], one["step"], one["positions"]) == (other["split"], other["step"], other["positions"])
         # Two processes add up sums in another order.
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)

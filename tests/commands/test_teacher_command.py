@@ -2,18 +2,13 @@
 
 import json
 import math
-from pathlib import Path
+import shutil
 
 import pytest
 
-from tests.processes import finish, run_cli, start_cli
+from tests.processes import finish, metrics, refused, run_cli, start_cli
 
 SIZES = ["--embed-dim", 16, "--hidden-dim", 24, "--batch-tokens", 700, "--threads", 1]
-
-
-def rows(run: Path, split: str) -> list[dict]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in found if row["split"] == split]
 
 
 @pytest.mark.processes
@@ -23,7 +18,7 @@ def test_one_process_and_two_have_the_same_losses(small_world, tmp_path):
         arguments = ["train-teacher", "--data", small_world / "dataset", "--out", tmp_path / f"{processes}", *options]
         finish(start_cli(*arguments, processes=processes))
     for split, expected in (("train", 12), ("dev", 2)):
-        one, two = rows(tmp_path / "1", split), rows(tmp_path / "2", split)
+        one, two = metrics(tmp_path / "1", split), metrics(tmp_path / "2", split)
         assert len(one) == len(two) == expected
         for a, b in zip(one, two, strict=True):
             assert a["positions"] == b["positions"]
@@ -34,7 +29,7 @@ def test_one_process_and_two_have_the_same_losses(small_world, tmp_path):
 
 def test_dev_losses_agree_with_the_joint_and_the_given_the_tree_perplexity(small_world):
     teacher, data = small_world / "teacher", small_world / "dataset"
-    dev = min(rows(teacher, "dev"), key=lambda row: row["loss"])
+    dev = min(metrics(teacher, "dev"), key=lambda row: row["loss"])
     found = json.loads(run_cli("evaluate", "perplexity", teacher, "--data", data, "--split", "dev", "--json").stdout)
     assert math.log(found["joint with the tree"]["per_token"]) == pytest.approx(dev["loss"], rel=1e-5)
     assert math.log(found["given the tree"]["per_token"]) == pytest.approx(dev["token_loss"], rel=1e-5)
@@ -65,19 +60,13 @@ def test_a_dataset_of_another_tokenizer_is_refused_with_both_fingerprints(small_
         ["dump-teacher", "--data", tmp_path / "dataset", "--teacher", teacher, "--out", tmp_path / "dump"],
         ["evaluate", "perplexity", teacher, "--data", tmp_path / "dataset"],
     ):
-        message = run_cli(*arguments, fails=True).stderr
-        assert len(message.strip().splitlines()) == 1
+        message = refused(*arguments)
         assert all(fingerprint in message for fingerprint in fingerprints)
 
 
 def test_a_damaged_checkpoint_is_refused(small_world, tmp_path):
-    import shutil
-
     shutil.copytree(small_world / "teacher", tmp_path / "teacher")
     weights = tmp_path / "teacher/checkpoints/best/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    message = run_cli(
-        "evaluate", "perplexity", tmp_path / "teacher", "--data", small_world / "dataset", fails=True
-    ).stderr
-    assert len(message.strip().splitlines()) == 1
+    message = refused("evaluate", "perplexity", tmp_path / "teacher", "--data", small_world / "dataset")
     assert "model.safetensors" in message

@@ -10,7 +10,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from student.student_config import StudentTrainConfig
 from student.train_student import train_student
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
-from tests.processes import ROOT, run_cli, start_cli
+from tests.processes import ROOT, metrics, run_cli, start_cli, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.faults]
 SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2}
@@ -47,13 +46,6 @@ def test_training_killed_at_any_instant_resumes_to_the_same_bits_or_losses(
         assert found["sizes_changed"] >= ("mixed" in sort)
 
 
-def wait_for_rows(run: Path, number: int, process: subprocess.Popen[str]) -> None:
-    file = run / "metrics.jsonl"
-    while not file.exists() or file.read_bytes().count(b"\n") < number:
-        assert process.poll() is None
-        time.sleep(0.002)
-
-
 def test_a_full_disk_gives_one_line_and_training_resumes_when_there_is_room(small_world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [
@@ -62,7 +54,8 @@ def test_a_full_disk_gives_one_line_and_training_resumes_when_there_is_room(smal
         "--log-every", 1,
     ]  # fmt: skip
     [process] = start_cli(*arguments)
-    wait_for_rows(run, 7, process)  # by now one checkpoint is complete, and the next is not being written yet
+    # After 7 rows one checkpoint is complete, and the next is not being written yet.
+    wait_until(lambda: len(metrics(run)) >= 7, [process])
     # The limit is smaller than the training state and larger than the metrics so far.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     message = process.communicate(timeout=60)[1].splitlines()[-1]
@@ -75,8 +68,7 @@ def test_a_full_disk_gives_one_line_and_training_resumes_when_there_is_room(smal
     message = run_cli(*arguments).stderr
     assert f"continuing after step {before} of 40" in message
     assert "finished: all 40 steps are done" in message
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 41))
+    assert [row["step"] for row in metrics(run, "train")] == list(range(1, 41))
 
 
 def test_a_run_resumes_only_with_its_own_options_and_data(small_world: Path, tmp_path: Path) -> None:
@@ -110,7 +102,7 @@ def test_ranks_with_different_options_stop_before_the_first_step(small_world: Pa
 def test_a_killed_rank_ends_the_others_with_one_line(small_world: Path, tmp_path: Path) -> None:
     arguments = ["train-teacher", "--data", small_world / "dataset", "--out", tmp_path / "run", "--batch-tokens", 500]
     processes = start_cli(*arguments, "--threads", 1, "--embed-dim", 16, "--hidden-dim", 16, processes=2)
-    wait_for_rows(tmp_path / "run", 1, processes[0])
+    wait_until(lambda: metrics(tmp_path / "run"), processes)
     processes[1].kill()
     lines = processes[0].communicate(timeout=60)[1].splitlines()
     assert processes[0].returncode == 1

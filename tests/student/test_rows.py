@@ -142,7 +142,7 @@ def test_shuffled_targets_are_one_permutation_that_all_ranks_share(tmp_path) -> 
 
 
 def test_context_document_without_documents_is_refused() -> None:
-    with pytest.raises(InputError, match=r"split train: which sentences make a document is not known.*--documents"):
+    with pytest.raises(InputError, match=r"split train: the dataset has no documents, .*--documents"):
         Rows(make_split(), context="document", max_length=99)
 
 

@@ -124,7 +124,7 @@ def test_batches_hold_the_planned_sentences_and_their_rows_of_the_dump(
         assert batch.gold.tolist() == [token for row in tokens for token in (*row, EOS)]
         inputs = batch.inputs.input_ids.flatten()[batch.inputs.valid]
         assert inputs.tolist() == [token for row in tokens for token in (BOS, *row)]
-        assert batch.num_positions == batch.num_positions_global == len(batch.gold)
+        assert batch.num_positions_global == len(batch.gold)
         rows = [p for m in sentences for p in range(dump.offsets[m], dump.offsets[m + 1])]
         whole = dump.read_range(0, dump.schema.num_positions)
         index = dump.temperature_index(temperature)
@@ -142,15 +142,15 @@ def test_ranks_divide_every_batch_and_know_its_size(split: Split, dump: DumpRead
         plan = plan_of(split, World(rank=rank, size=size))
         by_rank.append(list(batches_of(plan, split, targets=targets_of(dump, split))))
     for shares in zip(*by_rank, strict=True):
-        assert {batch.num_positions_global for batch in shares} == {sum(batch.num_positions for batch in shares)}
-    assert sum(batch.num_positions for batches in by_rank for batch in batches) == split.num_positions
+        assert {batch.num_positions_global for batch in shares} == {sum(len(batch.gold) for batch in shares)}
+    assert sum(len(batch.gold) for batches in by_rank for batch in batches) == split.num_positions
 
 
 @pytest.mark.parametrize("with_dump", [True, False])
 def test_an_empty_share_is_still_a_batch(split: Split, dump: DumpReader, with_dump: bool) -> None:
     targets = targets_of(dump, split) if with_dump else None
     (batch,) = batches_of([(np.empty(0, np.int64), 7)], split, targets=targets)
-    assert (len(batch.inputs.valid), batch.num_positions, batch.num_positions_global) == (0, 0, 7)
+    assert (len(batch.inputs.valid), batch.num_positions_global) == (0, 7)
     assert batch.gold.shape == (0,)
     assert batch.gold.dtype == torch.int64
     assert (batch.targets is not None) == with_dump

@@ -1,6 +1,5 @@
 """A compiled student has the losses, checkpoints and parameter names of a student that is not compiled."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pipeline.runtime.checkpoint import state_path
 from student.model import Student
 from student.student_config import StudentConfig, StudentTrainConfig
 from student.train_student import compile_transformer, train_student
-from tests.processes import run_cli
+from tests.processes import metrics, refused
 
 SIZES = {"embed_dim": 16, "num_blocks": 1, "num_heads": 2, "dropout": 0.0}
 TRAINING = {
@@ -38,10 +37,6 @@ def stop_after_step_3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.training.training_loop.save_checkpoint", saving)
 
 
-def rows(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.timeout(900)
 def test_compiled_and_plain_runs_agree_and_each_continues_from_the_other(
     small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -65,8 +60,8 @@ def test_compiled_and_plain_runs_agree_and_each_continues_from_the_other(
     assert not any("_orig_mod" in name for name in names)
     for run in found:
         assert torch.load(state_path(run), weights_only=True)["model"].keys() == names
-        assert [row["split"] for row in rows(run)] == [row["split"] for row in rows(expected)]
-        for one, other in zip(rows(run), rows(expected), strict=True):
+        assert [row["split"] for row in metrics(run)] == [row["split"] for row in metrics(expected)]
+        for one, other in zip(metrics(run), metrics(expected), strict=True):
             # Sums of float32 in another order, after six steps.
             assert one["loss"] == pytest.approx(other["loss"], abs=2e-5)
             assert one["positions"] == other["positions"]
@@ -89,9 +84,8 @@ def test_a_missing_compiler_is_a_one_line_error(
     monkeypatch.setenv("CXX", "/none/g++")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     arguments = ["train-student", "--data", small_world / "dataset", "--out", tmp_path / "run", "--device", "cpu"]
-    lines = run_cli(*arguments, "--compile", fails=True).stderr.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("Error: --compile: torch compiles nothing for cpu on this machine (")
-    assert "/none/g++" in lines[0]
-    assert lines[0].endswith("install that, or leave --compile out")
+    line = refused(*arguments, "--compile")
+    assert line.startswith("Error: --compile: torch cannot compile for cpu on this machine (")
+    assert "/none/g++" in line
+    assert line.endswith("install that, or leave --compile out")
     assert not (tmp_path / "run").exists()

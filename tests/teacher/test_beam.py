@@ -138,7 +138,7 @@ def test_the_best_parse_has_its_probability_under_the_level_parallel_model(sizes
     schedule = model.prepare(Ragged.from_lists(tokens, np.int64), Ragged.from_lists(actions, np.int64))
     gold = torch.from_numpy(schedule.gold)[:, None]
     of_tokens = model.logits(model.states(schedule)).log_softmax(1).gather(1, gold)[:, 0].numpy()
-    joint = [a.sum() for a in model.action_log_probs(schedule)]
+    joint = [a.sum() for a in model.states_and_action_log_probs(schedule)[1]]
     joint = np.array(joint) + np.add.reduceat(of_tokens, found.token_log_probs.offsets[:-1])
     np.testing.assert_allclose(found.parse_log_probs, joint, atol=TOLERANCE)
 

@@ -51,14 +51,14 @@ def make_model(
 def assert_equal_to_reference(model: Rnng, tokens: Ragged, actions: Ragged, *, gradients: bool) -> None:
     expected = [sentence_log_probs(model, list(t), list(map(int, a))) for t, a in zip(tokens, actions, strict=True)]
     schedule = model.prepare(tokens, actions)
-    found_actions = model.action_log_probs(schedule)
+    states, found_actions = model.states_and_action_log_probs(schedule)
     found_tokens = gold_log_probs(model, tokens, actions, eos_id=EOS_ID, batch_tokens=50)
     for m, (action_log_probs, token_log_probs) in enumerate(expected):
         np.testing.assert_allclose(found_actions[m], action_log_probs.detach().numpy(), atol=TOLERANCE, rtol=0)
         # gold_log_probs returns float32. The states below compare the float64 values.
         np.testing.assert_allclose(found_tokens[m], token_log_probs.detach().numpy(), atol=1e-5, rtol=1e-6)
     all_tokens = torch.cat([token_log_probs for _, token_log_probs in expected])
-    log_probs = model.logits(model.states(schedule)).log_softmax(1)
+    log_probs = model.logits(states).log_softmax(1)
     found = log_probs.gather(1, torch.from_numpy(schedule.gold)[:, None])[:, 0]
     torch.testing.assert_close(found, all_tokens, atol=TOLERANCE, rtol=0)
     if not gradients:
@@ -164,7 +164,8 @@ def test_parts_are_the_joint_loss_and_its_two_parts():
     schedule = model.prepare(tokens, actions)
     loss, token_loss, action_loss = model(TreeBatch(schedule=schedule, num_positions_global=1)).tolist()
     assert loss == pytest.approx(token_loss + action_loss, rel=1e-12)
-    assert action_loss == pytest.approx(-float(model.action_log_probs(schedule).values.sum()), rel=1e-12)
+    _, log_probs = model.states_and_action_log_probs(schedule)
+    assert action_loss == pytest.approx(-float(log_probs.values.sum()), rel=1e-12)
 
 
 def test_dropout_changes_training_and_never_evaluation():
