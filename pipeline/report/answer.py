@@ -99,7 +99,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         failed: Whether the comparison ended with an error, which the page shows as a note.
     """
     students = reported.of_kind("student")
-    without = [run for run in students if not _has_dump(run)]
+    without = [run for run in students if not run.has_dump]
     if not students:
         return _no_answer("it has teachers only. Add the runs of students")
     if not without:
@@ -107,7 +107,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
     if len(without) == len(students):
         return _no_answer("no student here learned from a dump. Run train-student with --dump")
     groups = [group for group in found.groups if group.kind == "student"] if found is not None else []
-    baselines = [group for group in groups if not any(map(_has_dump, group.runs.values()))]
+    baselines = [group for group in groups if not any(run.has_dump for run in group.runs.values())]
     measures = _measures(reported, found, baselines[0].name) if found is not None and baselines else []
     if failed:
         return _no_answer("the groups of runs could not be compared. A note below says why")
@@ -140,12 +140,8 @@ def _no_answer(reason: str) -> Answer:
     return Answer(sentences=[f"This page cannot say whether distillation helped: {reason}."], baseline="", measures=[])
 
 
-def _has_dump(run: RunRecord) -> bool:
-    return run.dump is not None and run.configuration.get("targets") != "none"
-
-
 def _is_distilled(run: RunRecord) -> bool:
-    return _has_dump(run) and run.configuration.get("targets") != "shuffled"
+    return run.has_dump and run.configuration.get("targets") != "shuffled"
 
 
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:

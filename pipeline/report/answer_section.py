@@ -6,19 +6,12 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.compare.run_records import RunRecord, value
+from pipeline.evaluation.compare.run_records import value
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
 from pipeline.report.answer import Answer, Effect, Measure
 from pipeline.report.drawing import INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn
 from pipeline.report.page_blocks import Block, Plot, Section, TitledTable
-from pipeline.report.reported_runs import (
-    ReportedRuns,
-    have_one_tokenizer,
-    mean_of_suites,
-    pair_sets,
-    splits_of,
-    suite_sets,
-)
+from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer, pair_sets, splits_of, suite_sets
 from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
@@ -169,17 +162,11 @@ def _runs_table(reported: ReportedRuns) -> Table:
                 name = f"{split} perplexity per {unit}, {distribution}"
                 columns[name] = [perplexity(getattr(f, f"per_{unit}") if f else None) for f in figures]
     for title, pairs in pair_sets(runs).items():
-        columns[f"pairs right, %: {title}"] = _shares(
-            runs, {run.name: result.figures.macro_accuracy for run, result in pairs}
-        )
+        shares = {run.name: result.figures.macro_accuracy for run, result in pairs}
+        columns[f"pairs right, %: {title}"] = [percent(shares.get(run.name)) for run in runs]
     for title, suites in suite_sets(runs).items():
-        columns[f"suites right, %: {title}"] = _shares(
-            runs, {run.name: mean_of_suites(result) for run, result in suites}
-        )
+        means = {run.name: result.figures.mean_of_suites for run, result in suites}
+        columns[f"suites right, %: {title}"] = [percent(means.get(run.name)) for run in runs]
     columns["time of training"] = [duration(value(run.last, "elapsed_s")) for run in runs]
     named = [reported.label(run, note=trained_on(run)) for run in runs]
     return Table(header=["run", *columns], rows=[list(row) for row in zip(named, *columns.values(), strict=True)])
-
-
-def _shares(runs: Sequence[RunRecord], shares: dict[str, float | None]) -> list[AnyCell]:
-    return [percent(shares.get(run.name)) for run in runs]

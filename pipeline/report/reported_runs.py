@@ -1,4 +1,4 @@
-"""Hold the runs of a report, decide which look alike, and find their results on the same items.
+"""Hold the runs of a report, give them colours and marks, and find their results on the same items.
 
 Runs that differ in nothing but the seed share a colour and a mark. Results are compared only if they are of the same
 items and were scored in the same way.
@@ -98,24 +98,12 @@ class ReportedRuns:
 
 def pair_sets(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, PairResult]]]:
     """Return the comparable results on each set of minimal pairs, by a title that tells the sets apart."""
-    return _by_set((run, result) for run in runs for result in run.pairs)
+    return _by_set((run, result) for run in runs for result in run.results.pairs)
 
 
 def suite_sets(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, SuiteResult]]]:
     """Return the comparable results on each set of SyntaxGym suites, by a title that tells the sets apart."""
-    return _by_set((run, result) for run in runs for result in run.suites)
-
-
-def item_counts(result: SuiteResult) -> tuple[int, int, int]:
-    """Return right items, items, and ties of all suites together."""
-    counts = [suite.items for suite in result.figures.by_suite.values()]
-    return sum(c.num_right for c in counts), sum(c.num_items for c in counts), sum(c.num_ties for c in counts)
-
-
-def mean_of_suites(result: SuiteResult) -> float:
-    """Return the mean of the suites' accuracies, as Hu et al. (2020) report it."""
-    accuracies = [suite.items.accuracy for suite in result.figures.by_suite.values()]
-    return sum(accuracies) / len(accuracies)
+    return _by_set((run, result) for run in runs for result in run.results.suites)
 
 
 def splits_of(runs: Sequence[RunRecord]) -> list[str]:

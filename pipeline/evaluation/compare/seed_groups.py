@@ -61,7 +61,7 @@ class SeedGroup:
     @property
     def note(self) -> str | None:
         """Return which dumps count as replicates and how to separate them; None if there is at most one dump."""
-        dumps = {seed: run for seed, run in self.runs.items() if _has_dump(run)}
+        dumps = {seed: run for seed, run in self.runs.items() if run.has_dump}
         if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
             return None
         named = ", ".join(f"{(run.dump or {}).get('path')} of seed {seed}" for seed, run in dumps.items())
@@ -98,20 +98,16 @@ def _grouped(runs: Iterable[RunRecord]) -> list[tuple[_Key, list[RunRecord]]]:
 
 
 def _key(run: RunRecord) -> _Key:
-    without = {*_LEARNS_NOTHING, *(() if _has_dump(run) else _OF_A_DUMP)}
+    without = {*_LEARNS_NOTHING, *(() if run.has_dump else _OF_A_DUMP)}
     options = {
         name.replace("_", "-"): _written(value) for name, value in run.configuration.items() if name not in without
     }
     fingerprints = {name: str(sha256) for name, sha256 in run.fingerprints.items() if name != "manifest"}
-    return options | fingerprints | ({"dump": str(run.fingerprints.get("manifest"))} if _has_dump(run) else {})
-
-
-def _has_dump(run: RunRecord) -> bool:
-    return run.dump is not None and run.configuration.get("targets") != "none"
+    return options | fingerprints | ({"dump": str(run.fingerprints.get("manifest"))} if run.has_dump else {})
 
 
 def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[tuple[_Key, list[RunRecord]]]:
-    """Merge the groups whose runs, also by their names, are one group with a dump per seed."""
+    """Merge groups of one run each that are alike, also in their names, except that each seed has its own dump."""
     alike: dict[str, list[int]] = {}
     for i, (key, runs) in enumerate(groups):
         if "dump" in key and len(runs) == 1:
