@@ -107,7 +107,7 @@ def _sizes(splits: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _sources(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    names = list(dict.fromkeys(name for split in splits.values() for name in split.get("sources", {})))
+    names = list(dict.fromkeys(name for split in splits.values() for name in split["sources"]))
     if not names:
         return None
     rows: list[Cells] = []
@@ -127,11 +127,11 @@ def _sources(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
 def _labels(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
     counts = {name: split.get("labels", {}) for name, split in splits.items()}
     train: Mapping[str, int] = next(iter(counts.values()), {})
-    labels = sorted(dict.fromkeys(label for by_label in counts.values() for label in by_label))
+    labels = {label for by_label in counts.values() for label in by_label}
     if not labels:
         return None
     rows: list[Cells] = []
-    for label in sorted(labels, key=lambda label: -train.get(label, 0)):
+    for label in sorted(labels, key=lambda label: (-train.get(label, 0), label)):
         row: Cells = [label]
         for by_label in counts.values():
             number, total = by_label.get(label, 0), sum(by_label.values())

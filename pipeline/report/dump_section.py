@@ -117,13 +117,11 @@ def _mass_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.grid(visible=True)
-        ks: set[int] = set()
-        for series, line in enumerate(masses for _, masses in lines):
-            x = [k for k, _ in line]
-            y = [max(1 - mass, 1e-9) for _, mass in line]
-            ks.update(x)
-            axes.plot(x, y, **line_style(series))
-        axes.set_xticks(sorted(ks), [str(k) for k in sorted(ks)])
+        for series, (_, masses) in enumerate(lines):
+            left_out = [max(1 - mass, 1e-9) for _, mass in masses]
+            axes.plot([k for k, _ in masses], left_out, **line_style(series))
+        ks = sorted({k for _, masses in lines for k, _ in masses})
+        axes.set_xticks(ks, map(str, ks))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.6g} %")
         axes.minorticks_off()

@@ -44,20 +44,16 @@ class ReportedRuns:
 
     @cached_property
     def _groups(self) -> Mapping[str, tuple[str, str]]:
-        """(name of the first run, name) of the seed group of each run, by the run's name."""
+        """The seed group of each run, by the run's name: the name of its first run, and its own name."""
         found: dict[str, tuple[str, str]] = {}
         for kind in dict.fromkeys(run.kind for run in self.runs):
             of_kind = self.of_kind(kind)
             try:
-                alike = [(group.name, list(group.runs.values())) for group in seed_groups(of_kind)]
+                groups = [(group.name, list(group.runs.values())) for group in seed_groups(of_kind)]
             except ConfigError:  # A run records no seed, or two have the same: each run is a group of its own.
-                alike = [(run.name, [run]) for run in of_kind]
-            found |= {run.name: (runs[0].name, name) for name, runs in alike for run in runs}
+                groups = [(run.name, [run]) for run in of_kind]
+            found |= {run.name: (runs[0].name, name) for name, runs in groups for run in runs}
         return found
-
-    def first_of_group(self, run: RunRecord) -> str:
-        """Return the name of the first run of a run's seed group."""
-        return self._groups[run.name][0]
 
     def group_name(self, run: RunRecord) -> str:
         """Return the name of a run's seed group."""
@@ -65,7 +61,7 @@ class ReportedRuns:
 
     def series(self, run: RunRecord) -> int:
         """Return the number of a run's seed group, which decides its colour and mark in all figures."""
-        return list(dict.fromkeys(map(self.first_of_group, self.runs))).index(self.first_of_group(run))
+        return list(dict.fromkeys(self._groups[each.name] for each in self.runs)).index(self._groups[run.name])
 
     def label(self, run: RunRecord, note: str = "") -> Cell:
         """Return a run's mark and name."""
@@ -119,7 +115,7 @@ def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
 
 
 def _by_set(results: Iterable[tuple[RunRecord, _Result]]) -> dict[str, list[tuple[RunRecord, _Result]]]:
-    """Put results together that have the same subject, fingerprint and convention: only these are comparable."""
+    """Group results by subject, fingerprint and convention: only results with the same ones are comparable."""
     found: dict[tuple[str, str, str], dict[str, tuple[RunRecord, _Result]]] = {}
     for run, result in results:
         key = (result.subject, result.fingerprint, result.convention)

@@ -204,10 +204,10 @@ def _perplexity_rows(reported: ReportedRuns) -> list[Cells]:
                     perplexity(figure.per_token_without_eos if compares else None),
                     perplexity(figure.per_word),
                     Number(figure.bits_per_byte, ".4f"),
-                    *(
-                        Number(count, ",")
-                        for count in (figure.num_sentences, figure.num_tokens, figure.num_words, figure.num_bytes)
-                    ),
+                    Number(figure.num_sentences, ","),
+                    Number(figure.num_tokens, ","),
+                    Number(figure.num_words, ","),
+                    Number(figure.num_bytes, ","),
                 ]
                 for figure in figures
             ]

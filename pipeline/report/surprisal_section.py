@@ -145,7 +145,7 @@ def _plot(
     bits = of_teacher.bits[distribution]
     panels: list[Markup] = []
     rows: list[Cells] = []
-    drawn: set[str] = set()
+    drawn: set[int] = set()
     for run in students:
         rows_of_run = run.splits[split].rows
         found = read_rows(rows_of_run)
@@ -168,9 +168,9 @@ def _plot(
                     *(Number(correlation, ".3f") for correlation in correlations),
                 ]
             )
-            if reported.first_of_group(run) not in drawn:
+            if reported.series(run) not in drawn:
                 panels.append(density_panel(f"density-{name}-{len(panels)}", run.name, bits, found.bits[own]))
-        drawn.add(reported.first_of_group(run))
+        drawn.add(reported.series(run))
     several = " One run is drawn for each mark; the table has all runs." if len(rows) > len(panels) else ""
     return Plot(
         title=f"Surprisals on {split}: {teacher.name}, {distribution}, against students",

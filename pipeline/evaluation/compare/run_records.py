@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,9 @@ def value(row: Row, name: str) -> float | None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+    """Return the shortest ends of different paths that are all different."""
+    candidates = (["/".join(path.parts[-depth:]) for path in paths] for depth in count(1))
+    return next(names for names in candidates if len(set(names)) == len(names))
 
 
 def _record(

@@ -152,11 +152,8 @@ def _applies(name: str, key: _Key) -> bool:
 
 def _stems(groups: Sequence[Sequence[RunRecord]]) -> list[str] | None:
     """Return the common name of each group's runs without the seed; None if the names do not separate the groups."""
-    stems = []
-    for runs in groups:
-        found = {_stem(run) for run in runs}
-        stems.append(found.pop() if len(found) == 1 else "")
-    return stems if all(stems) and len(set(stems)) == len(stems) else None
+    stems = [stem for runs in groups for stem in {_stem(run) for run in runs}]
+    return stems if all(stems) and len(set(stems)) == len(stems) == len(groups) else None
 
 
 def _stem(run: RunRecord) -> str:

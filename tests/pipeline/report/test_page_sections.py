@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.report.surprisal_section import agreement, density_panel, read_row
 from pipeline.report.tables import interval
 from storage.errors import InputError
 from storage.fingerprints import sha256_file
+from tests.pipeline.report.html_page import texts
 
 ROWS = [[-1.0, -2.0, -0.5], [-3.0, -0.1]]
 """Log-probabilities of two sentences, with two tokens and with one."""
@@ -30,10 +31,6 @@ ROWS = [[-1.0, -2.0, -0.5], [-3.0, -0.1]]
 
 def reported(*runs: Path) -> ReportedRuns:
     return ReportedRuns(read_runs(runs))
-
-
-def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
-    return [[str(cell) for cell in row] for row in rows]
 
 
 def test_each_phenomenon_has_the_interval_of_its_own_counts(made_up_runs: Any) -> None:
