@@ -2,17 +2,17 @@
 
 A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
 Ties are counted and reported but never right. Otherwise a model that gives every token the same probability would reach
-100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. They cannot be
-right, so they are left out and counted.
+100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. No model can
+have these pairs right, so they are left out and counted.
 
 Two conventions change accuracies, so every result names them (docs/decisions/0011):
 
-    eos       whether <eos> is one of the tokens. With it the sum is the log-probability of the sentence; without it,
-              of any text that begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave <eos> out
+    eos       whether <eos> counts. If it does, the sum is the log-probability of the sentence. If not, it is that of
+              any text that begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave <eos> out
     prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
-have the same form. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
+have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
 lines are ignored. Text is normalised as a corpus is, so the line ends inside some sentences of BabyLM's supplement
 become spaces.
 
@@ -173,7 +173,7 @@ class MinimalPairFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredPair:
-    """A model's log-probabilities of the two sentences of a pair. It is an item row of the result."""
+    """A model's log-probabilities of the two sentences of a pair: an item row of the result."""
 
     paradigm: str
     pair: int
@@ -181,6 +181,7 @@ class ScoredPair:
     good: float
     """log p of the grammatical sentence, in nats."""
     bad: float
+    """log p of the ungrammatical sentence, in nats."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
@@ -191,7 +192,7 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
     """Return the pairs of a file, or of all ``*.jsonl`` and ``*.jsonl.gz`` files of a folder in order of their names.
 
     Raises:
-        InputError: If there is no such file or no pair, if a file is there both plain and gzipped, or if a line is
+        InputError: If there is no such file or no pair, if a file exists both plain and gzipped, or if a line is
             malformed. The error names the file and the line.
     """
     if path.is_dir():
@@ -215,12 +216,12 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
 
 
 def pairs_name(folder: Path) -> str:
-    """Return the name of the pairs of a folder or file in results."""
+    """Return the name of a folder or file of pairs, as results record it."""
     return _stem(folder.resolve())
 
 
 def pairs_sha256(pairs: Sequence[MinimalPair]) -> str:
-    """Return a fingerprint of the pairs and their order. Results of two runs compare only if it is the same."""
+    """Return a fingerprint of the pairs and their order. Results are comparable only if it is the same."""
     return sha256_bytes(canonical_json([[pair.paradigm, pair.term, pair.good, pair.bad] for pair in pairs]))
 
 

@@ -11,9 +11,9 @@ Figures per word and per byte are comparable across tokenizers. Figures per toke
 tokenizer. A figure "given the tree" is not comparable with an unconditional one: whoever made the tree saw the whole
 sentence, so the tree can reveal later words.
 
-The floor of the built-in sample is the perplexity of the grammar that wrote it, on the same sentences. In expectation
-no model is below the floor. On a finite sample a model can be below it by chance, or because it was trained on that
-sample.
+The floor of the built-in sample is the perplexity of the grammar that wrote the sample, on the same sentences. In
+expectation no model is below the floor. On a finite sample a model can be below the floor by chance, or because it was
+trained on that sample.
 """
 
 import json
@@ -89,18 +89,15 @@ class PerplexityFigure:
         """Check that the values are possible.
 
         Raises:
-            InputError: If the distribution is unknown, there is no sentence, a count is negative or a sum not finite.
+            InputError: If the distribution is unknown, there is no sentence, a count is negative, or a sum of nats is
+                not finite.
         """
         problems = []
         if self.distribution not in DISTRIBUTIONS:
             problems.append(f"distribution is {self.distribution!r}, expected one of {', '.join(DISTRIBUTIONS)}")
-        if self.num_sentences < 1:
-            problems.append(f"num_sentences is {self.num_sentences}, expected at least 1")
-        problems += [
-            f"{name} is {getattr(self, name)}, expected at least 0"
-            for name in ("num_tokens", "num_words", "num_bytes")
-            if getattr(self, name) < 0
-        ]
+        for name, least in (("num_sentences", 1), ("num_tokens", 0), ("num_words", 0), ("num_bytes", 0)):
+            if (count := getattr(self, name)) < least:
+                problems.append(f"{name} is {count}, expected at least {least}")
         problems += [
             f"{name} is {value}, expected a finite number"
             for name, value in (("nats", self.nats), ("nats_eos", self.nats_eos))
@@ -235,8 +232,8 @@ def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256:
         text_sha256: sha256 of the evaluated split's text (``Split.text_sha256``).
 
     Raises:
-        InputError: If the file is not an ``entropy.json``, does not have the split, or is about another text: another
-            sample, or the sample before ``build-dataset`` dropped some sentences.
+        InputError: If the file is not an ``entropy.json``, does not have the split, or is about another text. The text
+            differs if it is another sample, or if ``build-dataset`` dropped some of the sentences.
     """
     splits = _read_entropy(path)
     if split not in splits:

@@ -4,9 +4,9 @@
                                 names one
     an item is right            if every prediction about it is true
 
-A token belongs to the region that holds its characters; a space before them does not matter. A token with characters of
-two regions belongs to the region of its first character, and such tokens are counted. There are none with tokenizers
-that keep words and punctuation apart. ``<eos>`` belongs to no region, so the regions of a sentence add up to its
+A token belongs to the region that contains its characters. A space before them does not matter. A token with characters
+of two regions belongs to the region of its first character. Such tokens are counted; tokenizers that keep words and
+punctuation apart make none. ``<eos>`` belongs to no region, so the regions of a sentence add up to its
 surprisal without ``<eos>``.
 
 A prediction that depends on two equal surprisals is a tie. Ties are reported and are never right (``formulas``). An
@@ -79,17 +79,17 @@ class ItemCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemOutcome:
-    """The outcome of an item for a model. It is an item row of the result."""
+    """A model's outcome on an item: an item row of the result."""
 
     suite: str
     item: int
     predictions: tuple[Truth, ...]
     surprisals: Mapping[str, Mapping[int, float | None]]
-    """By condition and region, in bits, under the suite's metric; None if a region has no tokens and so no value."""
+    """By condition and region, in bits, by the suite's metric; None if a region has no tokens and so no value."""
 
     @property
     def outcome(self) -> Truth:
-        """The lowest truth of the predictions."""
+        """The lowest value of the predictions: an item is right if all of them are true."""
         return min(self.predictions)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-Each group is compared with the baseline, the students without a dump. With two seeds or more of both, the 95 % interval
-of the difference is over seeds. With one seed, the interval is over the items of one training, and the sentence says
-that one seed cannot answer. As in all comparisons, ``significance.better_of`` decides which differences are shown.
+Each seed group is compared with the baseline: the students without a dump. With two seeds or more of both, the 95 %
+interval of the difference is over seeds. With one seed, the interval is over the items of one training, and the page
+answers that one seed cannot show it. As in all comparisons, ``significance.better_of`` decides which group is better.
 """
 
 import math
@@ -12,7 +12,6 @@ from typing import Final, Literal
 
 from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Comparisons
 from pipeline.evaluation.compare.item_scores import Benchmark
-from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import PairComparison, better_of
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.perplexity import IN_DOCUMENT
@@ -40,7 +39,7 @@ class Effect:
     is_over_seeds: bool
     """Whether the interval is over seeds. Otherwise it is over the items of these trainings."""
     p_value: float
-    """Of the test over items, adjusted for the number of tests."""
+    """p-value of the test over items, adjusted for the number of tests."""
 
     @property
     def is_clear(self) -> bool:
@@ -66,7 +65,7 @@ class Measure:
     """Short name, such as ``test perplexity``."""
     effects: Sequence[Effect]
     floor: float | None
-    """Change in percent that would bring the baseline's perplexity down to the floor; None if no floor is recorded."""
+    """Change in percent from the baseline's perplexity to the floor; None if no floor is recorded."""
 
     @property
     def unit(self) -> str:
@@ -75,7 +74,7 @@ class Measure:
 
     @property
     def units(self) -> str:
-        """Name of the items that the interval of one training is over."""
+        """Name of the items that the interval of a single training is over."""
         units = {PERPLEXITY: "sentences", MINIMAL_PAIRS: "paradigms"}
         return units.get(self.benchmark.kind, "suites")
 
@@ -117,7 +116,11 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         )
     baseline = baselines[0].name
     names = list(dict.fromkeys(effect.group for measure in measures for effect in measure.effects))
-    distilled = {group.name for group in groups if all(map(_is_distilled, group.runs.values()))}
+    distilled = {
+        group.name
+        for group in groups
+        if all(run.has_dump and run.configuration.get("targets") != "shuffled" for run in group.runs.values())
+    }
     if len(names) == 1 and names[0] in distilled:
         sentences = [_sentence("distillation", measures, names[0])]
     elif len(names) <= _MOST_SENTENCES:
@@ -138,10 +141,6 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
 
 def _no_answer(reason: str) -> Answer:
     return Answer(sentences=[f"This page cannot say whether distillation helped: {reason}."], baseline="", measures=[])
-
-
-def _is_distilled(run: RunRecord) -> bool:
-    return run.has_dump and run.configuration.get("targets") != "shuffled"
 
 
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
@@ -208,7 +207,7 @@ def _effect(found: BenchmarkComparison, pair: PairComparison, baseline: str) -> 
 
 
 def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkComparison, baseline: str) -> float | None:
-    """Return the change in percent that would bring the baseline's perplexity down to the floor."""
+    """Return the change in percent from the baseline's perplexity to the floor."""
     benchmark = compared.benchmark
     group = next(group for group in found.groups if group.name == baseline)
     for run in group.runs.values():
@@ -227,7 +226,7 @@ def _ratio_minus_one(nats: float) -> float:
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_control: bool = False) -> str:
-    """Return the answer for one group. A control did not learn from a teacher's own targets."""
+    """Return the answer for one group. A control has no dump, or shuffled targets."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]

@@ -17,13 +17,14 @@ from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, durat
 
 _FAR: Final = 4
 """A floor is drawn if it is at most this many times as far from zero as the farthest end of an interval. A farther
-floor is named at the edge, so that the intervals stay visible."""
+floor is only written at the edge, so that the intervals stay visible."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
-"""Heights in CSS pixels: of a group on wide and narrow pages; above the groups, for the label of a floor, and below."""
+"""Heights in CSS pixels: a group on a wide page, a group on a narrow page, the space above the groups, the label of a
+floor, and the space below the groups."""
 _VALUES: Final = 200
-"""Width for the numbers at the right, in CSS pixels."""
+"""Width of the numbers at the right, in CSS pixels."""
 _BEHIND_TEXT: Final = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
-"""Keeps lines of the grid out of the text on narrow pages."""
+"""A box behind text, so that grid lines do not cross it on narrow pages."""
 
 
 def answer_section(reported: ReportedRuns, answer: Answer) -> Section:
@@ -151,7 +152,7 @@ def _interval(effect: Effect) -> str:
 
 
 def _runs_table(reported: ReportedRuns) -> Table:
-    """Return one row per run: perplexity on test (without test, on the last split), accuracies, time of training."""
+    """Return one row per run: perplexity on test (or, without test, on the last split), accuracies, training time."""
     runs = reported.runs
     columns: dict[str, Sequence[AnyCell]] = {}
     unit = "token" if have_one_tokenizer(runs) else "word"

@@ -1,8 +1,8 @@
 """Turn matplotlib drawings into small inline SVG in the page's theme.
 
-matplotlib does not know CSS. So figures are drawn in place-holder colours, which are then replaced by CSS variables.
+matplotlib has no CSS variables. So figures are drawn in place-holder colours, which are then replaced by CSS variables.
 The page defines these variables for light and for dark screens. Text stays text, in the page's font. Each figure is
-drawn wide and narrow, and the page shows the one that fits, because nobody can read a scaled-down plot on a phone.
+drawn wide and narrow, and the page shows the drawing that fits, because nobody can read a scaled-down plot on a phone.
 The same data give the same bytes.
 """
 
@@ -23,7 +23,7 @@ NUM_COLOURS = 6
 WIDE, NARROW = 1016, 350
 """Widths of the two drawings, in CSS pixels."""
 TALL = 1200
-"""Height in CSS pixels. A higher figure is printed over several pages."""
+"""Height in CSS pixels. A taller figure is printed over several pages."""
 
 # Place-holders for the colours of the page.
 INK, MUTED, GRID, PAPER = "#fe0201", "#fe0202", "#fe0203", "#fe0204"
@@ -100,7 +100,7 @@ def colour_of(series: int) -> str:
 
 
 def line_style(series: int) -> dict[str, Any]:
-    """Return colour, dash and marker of a series as options of ``Axes.plot``."""
+    """Return the colour, dash and marker of a series as options of ``Axes.plot``."""
     return {
         "color": colour_of(series),
         "linestyle": DASHES[series // NUM_COLOURS % len(DASHES)],

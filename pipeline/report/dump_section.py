@@ -1,7 +1,7 @@
-"""Describe the dumps that runs learned from: sizes, mass kept, entropies, and who wrote them when.
+"""Describe the dumps that runs learned from: sizes, mass kept and entropies.
 
 The figures of a dump are in the ``run.json`` of its readers. If the same dump is still at the path that a run recorded,
-the history next to it is read too.
+the dump's history is read too.
 """
 
 import json
@@ -26,14 +26,14 @@ from storage.locations import is_url, local_path, open_folder
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL}
 """The distribution that a dump's perplexity is of, by the dump's condition."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
-"""Percent, as named in a dump's statistics."""
+"""In percent, as a dump's statistics name them."""
 _IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")
 _FIRST: Final = (
     "condition", "tree_source", "split", "num_sentences", "num_positions", "k", "selection", "temperatures", "profile",
     "size_bytes", "mean_kept_mass", "mean_kept_mass_without_eos", "mean_entropy_nats", "perplexity",
     "perplexity_without_eos",
 )  # fmt: skip
-"""Shown first. A click opens all other facts."""
+"""The facts that are shown at once. A click opens all others."""
 _EXPLANATION: Final = (
     "A dump holds the next-token distribution of a teacher at every position: k tokens with their probabilities, and "
     "the probability of all other tokens together. A position is one predicted token or the end of a sentence. "
@@ -50,11 +50,11 @@ class DumpRecord:
     """Its schema and statistics, flattened, as recorded in the runs."""
     readers: Sequence[RunRecord]
     history: Sequence[Row]
-    """Events of its history, oldest first. Empty if the dump is gone, was replaced, or is at a URL."""
+    """Events of its history, oldest first. Empty if the dump was removed or replaced, or is at a URL."""
 
     @property
     def commands(self) -> list[str]:
-        """The commands that wrote it or, if these are not known, the commands of its readers."""
+        """The commands that wrote the dump or, if they are unknown, the commands of its readers."""
         own = dict.fromkeys(str(event["command"]) for event in self.history if "command" in event)
         return list(own) or list(dict.fromkeys(run.command for run in self.readers))
 
@@ -222,12 +222,12 @@ def _history(path: str, run: RunRecord) -> Sequence[Row]:
         if not manifest.is_file() or sha256_file(manifest) != run.fingerprints.get("manifest"):
             return []
         return history_events(open_folder(path).history())
-    except (OSError, ValueError):  # The path means nothing on this machine: the run was made elsewhere.
+    except (OSError, ValueError):  # The run was made elsewhere, and this machine has something else at the path.
         return []
 
 
 def _flat(dump: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dump's schema and statistics on one level. A deeper name follows its parent's name."""
+    """Return the dump's schema and statistics on one level. A nested name gets its parent's name in front."""
     flat: dict[str, Any] = {}
     for name, item in dump.items():
         if name in {"schema", "statistics"} and isinstance(item, dict):

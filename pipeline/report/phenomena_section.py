@@ -1,4 +1,4 @@
-"""Draw minimal pairs and SyntaxGym by what they test: phenomena, paradigms, circuits and suites.
+"""Draw the accuracies on minimal pairs and SyntaxGym by phenomenon, paradigm, circuit and suite.
 
 Each share of right answers has its 95 % Wilson interval. Ties are drawn beyond the bar, because they are not right.
 """
@@ -38,10 +38,11 @@ class _Score:
     series: int
     num_items: int
     right: float
-    """From 0 to 1, as ``ties``. 0 if there are no items."""
+    """Share from 0 to 1; 0 if there are no items."""
     ties: float
+    """As ``right``."""
     interval: Interval | None = None
-    """95 % interval; None for a mean of shares, which is no share of independent items."""
+    """95 % interval; None for a mean of shares, because a mean is not a share of independent items."""
     cells: Cells = field(default_factory=list)
     """Its counts, for the table behind the figure."""
 
@@ -49,7 +50,7 @@ class _Score:
 _ByHeading = Mapping[str, Mapping[str, Sequence[_Score]]]
 """Scores of the runs by heading, then by label, such as the name of a paradigm."""
 _Groups = list[tuple[str, Sequence[_Score]]]
-"""(label, scores of the runs) in the order in which to draw them. A label without scores is a heading."""
+"""Labels with the scores of the runs, in the order of drawing. A label without scores is a heading."""
 
 
 def pairs_section(reported: ReportedRuns) -> Section:
@@ -216,8 +217,8 @@ def _mean(values: Sequence[float]) -> float:
 def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> Markup:
     """Return horizontal bars of shares.
 
-    Each series has a lane: a bar up to the mean of its runs, and a mark with a whisker for each run. Ties are a paler
-    bar beyond it. ``chance``, if given, is a dashed line.
+    Each series has a lane: a bar up to the mean of its runs, a paler bar for the ties beyond it, and a mark with a
+    whisker for each run. ``chance``, if given, is a dashed line.
     """
     most = max((max(Counter(score.series for score in scores).values(), default=0) for _, scores in groups), default=1)
     thickness, gap, heading = max(11, 5 + 3 * min(most, 5)), 9, 30

@@ -1,7 +1,7 @@
 """Hold the runs of a report, give them colours and marks, and find their results on the same items.
 
-Runs that differ in nothing but the seed share a colour and a mark. Results are compared only if they are of the same
-items and were scored in the same way.
+Runs that differ only in the seed share a colour and a mark. Results are compared only if they are of the same items and
+were scored in the same way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -82,7 +82,7 @@ class ReportedRuns:
         ]
 
     def _by_group(self, entries: Iterable[tuple[RunRecord, str]]) -> list[tuple[str, list[tuple[RunRecord, str]]]]:
-        """Return entries by seed group, under the group's name or, if it has one entry, the run's name."""
+        """Return entries by seed group, under the group's name or, if the group has one entry, the run's name."""
         found: dict[tuple[str, str], list[tuple[RunRecord, str]]] = {}
         for run, text in entries:
             found.setdefault(self._groups[run.name], []).append((run, text))

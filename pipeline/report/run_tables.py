@@ -1,7 +1,7 @@
 """Make the tables of runs: figures of students and teachers, all perplexities, settings that differ, commands.
 
-Students and teachers have tables of their own. Each perplexity is in a column that names its distribution: a teacher
-that is given the tree has a low perplexity for that reason alone.
+Students and teachers have separate tables. Each perplexity is in a column that names its distribution, because a
+teacher that is given the tree has a low perplexity for that reason alone.
 """
 
 import json
@@ -46,7 +46,7 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
         "student\u2019s."
     ),
 }
-"""Explains each distribution that a table has a column for."""
+"""Explains each distribution that has a column."""
 _FIGURES_NOTE = (
     "Nats above the floor are per position. Pairs right is the mean of the paradigms\u2019 shares, suites right the "
     "mean of the suites\u2019 shares. Ties do not count as right. The small print gives the share of all pairs or "

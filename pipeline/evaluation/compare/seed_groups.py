@@ -2,14 +2,14 @@
 
 Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
 every option except those of ``_LEARNS_NOTHING``, and the fingerprints of dataset, tokenizer, dump and initial weights.
-An option that this module does not know counts as well, because it is safer to separate runs than to mix them. Without
-a dump, its options (alpha, temperature and so on) have no effect and do not count.
+An option that this module does not list counts as well, because it is safer to separate runs than to mix them. Without
+a dump, the options of distillation (alpha, temperature and so on) have no effect and do not count.
 
 Dumps are the same if their manifests are. There is one exception: the dumps are replicates, as the seeds are, if each
 seed has its own dump, another model wrote each dump, the dumps are otherwise alike, and the names of the runs differ
-only in the seed. Born-again distillation from one baseline per seed is such a case. Files cannot tell replicates from
-two teachers that the user wants to compare. Names can, because people name runs by what differs. ``SeedGroup.note``
-reports the decision. If one seed has two such dumps, each dump makes its own group.
+only in the seed. An example is born-again distillation from one baseline per seed. The files alone do not show whether
+two teachers are replicates or models that the user wants to compare. Names do, because people name runs by what
+differs. ``SeedGroup.note`` reports the decision. If one seed has two such dumps, each dump makes its own group.
 """
 
 import json
@@ -36,8 +36,8 @@ _LEARNS_NOTHING: Final = {
     "checkpoint_every": "what is kept, not what is learned",
     "word_checkpoints": "what is kept, not what is learned",
 }
-"""Options that never separate two runs, and why. The precision (``dtype``) is not among them, nor is ``eval_every``,
-which decides from how many checkpoints the best one is chosen."""
+"""Options that never separate two runs, and why. ``dtype`` and ``eval_every`` do separate runs: ``eval_every`` decides
+from how many checkpoints the best one is chosen."""
 _OF_A_DUMP: Final = ("alpha", "temperature", "divergence", "targets", "tail")
 _SEED_SUFFIX: Final = re.compile(r"[-_.]?seed[-_.]?(\d+)$|[-_.]s(\d+)$", re.IGNORECASE)
 
@@ -50,7 +50,7 @@ class SeedGroup:
     """Runs that differ only in their seed."""
 
     name: str
-    """The common name of the runs' directories without the seed, if that differs between groups; else ``settings``."""
+    """The common name of the runs' directories without the seed. If two groups would share it, ``settings``."""
     kind: str
     """``student`` or ``teacher``."""
     settings: str
