@@ -195,12 +195,11 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
         InputError: If there is no such file or no pair, if a file exists both plain and gzipped, or if a line is
             malformed. The error names the file and the line.
     """
+    files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
         if not files:
             raise InputError(f"{path}: no .jsonl or .jsonl.gz file in this folder; give a folder with minimal pairs")
-    else:
-        files = [path]
     stems = [_stem(file) for file in files]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise InputError(f"{path}: both plain and gzipped: {', '.join(sorted(twice))}; keep one of each")

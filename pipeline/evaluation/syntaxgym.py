@@ -33,6 +33,8 @@ from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joini
 from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
 
+_NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemCounts:
@@ -318,9 +320,6 @@ def _outcome(
             for name in item.conditions
         },
     )
-
-
-_NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
 
 def _bits_of(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pipeline.evaluation.compare.run_records import value
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
 from pipeline.report.answer import Answer, Effect, Measure
-from pipeline.report.drawing import INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn
+from pipeline.report.drawing import INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, margin
 from pipeline.report.page_blocks import Block, Plot, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer, pair_sets, splits_of, suite_sets
 from pipeline.report.run_tables import trained_on
@@ -81,8 +81,8 @@ def _forest(reported: ReportedRuns, measures: Sequence[Measure], width: int) -> 
     heights = [
         _ABOVE + (0 if measure.floor is None else _FLOOR) + row * len(measure.effects) + _BELOW for measure in measures
     ]
-    longest = max(len(effect.group) for measure in measures for effect in measure.effects)
-    left, right = (12, 12) if narrow else (min(300, 30 + int(7.3 * longest)), _VALUES)
+    groups = [effect.group for measure in measures for effect in measure.effects]
+    left, right = (12, 12) if narrow else (margin(groups, most=300), _VALUES)
     total = sum(heights)
     figure = Figure(figsize=(width / 72, total / 72))
     top = total

@@ -9,7 +9,7 @@ The same data give the same bytes.
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,8 @@ _STYLE: list[str | Path | dict[str, Any]] = [
         "xtick.labelsize": 11.5,
         "ytick.labelsize": 11.5,
         "grid.color": GRID,
-        "grid.linewidth": 0.8,
         "figure.facecolor": "none",
         "axes.facecolor": "none",
-        "axes.formatter.use_mathtext": False,
-        "axes.unicode_minus": True,
-        "path.simplify": True,
     },
 ]
 
@@ -92,6 +88,11 @@ def new_figure(width: int, height: int, *, left: int, right: int, top: int, bott
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
     return figure, axes
+
+
+def margin(labels: Iterable[str], *, most: int) -> int:
+    """Return the width of a margin for labels: what the longest label needs, in CSS pixels, but at most ``most``."""
+    return min(most, 30 + max(int(7.3 * len(label)) for label in labels))
 
 
 def colour_of(series: int) -> str:

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator
 from pipeline.dumping.dump_description import history_events
 from pipeline.evaluation.compare.run_records import Row, RunRecord, value
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, UNCONDITIONAL
-from pipeline.report.drawing import INK, MUTED, NARROW, PAPER, WIDE, colour_of, drawn, line_style, new_figure, swatch
+from pipeline.report.drawing import INK, MUTED, NARROW, PAPER, colour_of, drawn, line_style, margin, new_figure, swatch
 from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, perplexity, size
@@ -164,14 +164,14 @@ def _entropy_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[P
     def draw(width: int) -> Figure:
         narrow = width == NARROW
         row = 44 if narrow else 34
-        left = 8 if narrow else min(340, 30 + max(int(7.3 * len(dump.title)) for dump, _, _ in strips))
+        left = 8 if narrow else margin((dump.title for dump, _, _ in strips), most=340)
         figure, axes = new_figure(width, 60 + row * len(strips), left=left, right=16, top=8, bottom=46)
         axes.set_ylim(len(strips), 0)
         axes.set_xlim(0, max(max(quantiles) for _, quantiles, _ in strips) * 1.05 or 1)
         axes.xaxis.grid(visible=True)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.locator_params(axis="x", nbins=10 if width == WIDE else 5)
+        axes.locator_params(axis="x", nbins=5 if narrow else 10)
         for i, (dump, (low, first, median, third, high), mean) in enumerate(strips):
             at, half = i + (0.68 if narrow else 0.5), 0.2
             colour = colour_of(i)

@@ -18,7 +18,7 @@ from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.results import PairResult, SuiteResult
 from pipeline.evaluation.syntaxgym import ItemCounts
-from pipeline.report.drawing import GRID, INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, new_figure
+from pipeline.report.drawing import GRID, INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, margin, new_figure
 from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section
 from pipeline.report.reported_runs import ReportedRuns, pair_sets, suite_sets
 from pipeline.report.tables import NOTHING, Cells, Number, Table, interval, percent, plural
@@ -28,6 +28,9 @@ _WHISKERS: Final = (
     "another seed may differ by more. Paler, beyond the bars: ties, which are not right. "
 )
 _COUNTS_HEADER: Final = ("right", "ties", "right, %", "95 %")
+_QUARTERS: Final = (0, 0.25, 0.5, 0.75, 1)
+_Segment = tuple[float, float, float]
+"""A horizontal line: from, to and height."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +232,7 @@ def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> M
         lanes = [sorted({score.series for score in scores}) for _, scores in groups]
         heights = [above + max(len(lane) * thickness, 0 if narrow else 13) + gap if lane else heading for lane in lanes]
         total = sum(heights) + 6
-        left = 8 if narrow else min(340, 30 + max(int(7.3 * len(label)) for label, _ in groups))
+        left = 8 if narrow else margin((label for label, _ in groups), most=340)
         figure, axes = new_figure(width, total + 50, left=left, right=16, top=24, bottom=26)
         axes.set_ylim(total, 0)
         axes.set_xlim(0, 1)
@@ -273,11 +276,6 @@ def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> M
         return figure
 
     return drawn(name, title, draw)
-
-
-_Segment = tuple[float, float, float]
-"""(from, to, height) of a horizontal line."""
-_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
 def _draw_segments(axes: Axes, segments: Sequence[_Segment], **look: Any) -> None:  # noqa: ANN401 - matplotlib's options

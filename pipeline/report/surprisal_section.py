@@ -247,16 +247,13 @@ def _level_swatch(level: int) -> Markup:
 
 def _cells(which: NDArray[np.bool_]) -> str:
     """Return the cells as one path. Horizontal neighbours form one rectangle."""
-    found = []
-    for row in range(_NUM_CELLS):
-        padded = np.concatenate([[0], which[:, row].astype(np.int8), [0]])
-        starts, stops = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
-        y = (_NUM_CELLS - 1 - row) * _CELL
-        found += [
-            f"M{start * _CELL} {y}h{(stop - start) * _CELL}v{_CELL}h-{(stop - start) * _CELL}z"
-            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        ]
-    return "".join(found)
+    edges = np.diff(np.pad(which.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    lengths = np.nonzero(edges == -1)[1] - starts
+    return "".join(
+        f"M{start * _CELL} {(_NUM_CELLS - 1 - row) * _CELL}h{length * _CELL}v{_CELL}h-{length * _CELL}z"
+        for row, start, length in zip(rows.tolist(), starts.tolist(), lengths.tolist(), strict=True)
+    )
 
 
 def _x(bits: float) -> int:

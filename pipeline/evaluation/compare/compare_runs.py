@@ -83,12 +83,9 @@ def compare_runs(paths: Sequence[Path], *, normaliser: Normaliser) -> Comparison
     found = compare_records(read_runs(paths), normaliser=normaliser)
     if not any(benchmark.pairs for benchmark in found.benchmarks):
         names = ", ".join(f"{group.name} ({group.kind})" for group in found.groups)
-        more = f" and {len(found.notes) - 1} more" if len(found.notes) > 1 else ""
-        reason = (
-            f"{found.notes[0]}{more}"
-            if found.notes
-            else "evaluate them on the same data, or name runs that differ in more than the seed"
-        )
+        reason = "evaluate them on the same data, or name runs that differ in more than the seed"
+        if found.notes:
+            reason = found.notes[0] + (f" and {len(found.notes) - 1} more" if len(found.notes) > 1 else "")
         raise ConfigError(
             f"compare: found {names}, expected two seed groups of one kind with a benchmark in common; {reason}"
         )
