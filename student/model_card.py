@@ -156,7 +156,7 @@ def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
     for suites in results.suites:
         figures = suites.figures
         evaluation = f"syntaxgym: {suites.subject}, {suites.convention}"
-        yield evaluation, f"accuracy, mean over suites{_ties(figures.num_ties)}", figures.mean_of_suites
+        yield evaluation, f"accuracy, mean over suites{_ties(figures.overall.num_ties)}", figures.mean_of_suites
 
 
 def _ties(num_ties: int) -> str:

@@ -13,7 +13,7 @@ class ModelConfig:
     """Which weights of a model to measure, and where to compute."""
 
     checkpoint: str = "best"
-    """Which checkpoint of the run: best (by loss on dev), last, or a name of --word-checkpoints such as words_1M."""
+    """Which checkpoint of the run: best (by loss on dev), last, or a word checkpoint such as words_1M."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. auto: on a GPU if there is one."""
 
@@ -25,7 +25,7 @@ class PerplexityConfig:
     split: str = "dev"
     """Which split of the dataset."""
     floor: Path | None = None
-    """The entropy.json of sample-corpus: adds the true perplexity."""
+    """The entropy.json of sample-corpus. Adds the perplexity of the grammar that wrote the text."""
     marginal: bool = False
     """For a teacher: also measure without the trees, by beam search."""
 
@@ -37,12 +37,12 @@ class MinimalPairConfig:
     prefix: Literal["none", "space"] = "none"
     """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task."""
     eos: bool = False
-    """Count <eos>, which other programs leave out."""
+    """Count <eos> as a token of the sentence. Other programs leave it out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntaxGymConfig:
-    """How ``evaluate syntaxgym`` makes a sentence of regions."""
+    """How ``evaluate syntaxgym`` joins regions into a sentence."""
 
     joining: Literal["text", "tokens"] = "text"
     """Join regions as running text, or with a space before punctuation as in published figures."""
@@ -55,11 +55,11 @@ class SurprisalConfig:
     by: Literal["word", "token"] = "word"
     """The unit of a row."""
     spans: Path | None = None
-    """File that says where words are, if they are not strings between spaces: one sentence, start and stop per line."""
+    """File with the position of each word, if words are not strings between spaces: sentence, start, stop per line."""
     frequencies: Path | None = None
-    """File with one word and its count per line, tab-separated: adds the column log_frequency."""
+    """File with one word and its count per line, tab-separated. Adds the column log_frequency."""
     on_error: Literal["stop", "skip"] = "stop"
-    """At a malformed line: stop with its line number, or leave it out and count it."""
+    """At a malformed line: stop and name the line, or leave the line out and count it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ class ParsesConfig:
     trees_out: Path | None = None
     """Write the parses to this STEM, as STEM.mrg and STEM.txt."""
     on_error: Literal["stop", "skip"] = "stop"
-    """At a malformed tree: stop with its line number, or leave it out and count it."""
+    """At a malformed tree: stop and name the line, or leave the tree out and count it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,4 +87,4 @@ class ReportConfig:
     data: tuple[Path | str, ...] = ()
     """Also describe this dataset."""
     format: Literal["html", "markdown", "latex", "csv"] = "html"
-    """The HTML page; or all its tables as Markdown, as LaTeX with booktabs, or as CSV with one cell per line."""
+    """Write the page as HTML, or only its tables: as Markdown, as LaTeX with booktabs, or as CSV, one cell per line."""

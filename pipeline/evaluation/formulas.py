@@ -8,10 +8,10 @@
     region      = "(" (integer | "*") ";" "%" condition "%" ")"
 
 ``(5;%match_sing%)`` is the surprisal of region 5 in the condition ``match_sing``, and ``(*;%match_sing%)`` that of all
-its regions. Operators bind in this order, tightest first: ``+`` and ``-`` from left to right, comparisons (two of them
-cannot be chained), ``&``, ``|``. Round and square brackets mean the same, and each closes with its own kind. The types
-are checked when a formula is parsed: only numbers are added and compared, only truths are joined by ``&`` and ``|``,
-and a prediction is a truth.
+its regions. Operators bind in this order, tightest first: ``+`` and ``-`` from left to right, comparisons (which cannot
+be chained), ``&``, ``|``. Round and square brackets mean the same, and a bracket is closed by one of its own kind. The
+types are checked when a formula is parsed: only numbers are added and compared, only truths are joined by ``&`` and
+``|``, and a prediction is a truth.
 
 The parser of ``syntaxgym-core`` (at commit 09d3767) differs: it reads no square brackets, binds ``+`` tighter than
 ``-``, and evaluates only the first two operands of a chain of one operator. There ``A & B & C`` means ``A & B``. Here
@@ -19,7 +19,8 @@ all operands count.
 
 ``<`` and ``>`` are strict. If float32 cannot distinguish the two sides, the comparison is a ``TIE``, which is neither
 true nor false. Truths are ordered false < tie < true; ``&`` is the minimum of its operands and ``|`` the maximum
-(Kleene's three-valued logic). So a prediction is never right because of a tie, and it is a tie only if the tie decides.
+(Kleene's three-valued logic). So a tie never makes a prediction right, and a prediction is a tie only if its value
+depends on the tie.
 ``=`` holds within the tolerance of ``syntaxgym-core``. It asks for equality, so equal sides make it true and not a tie.
 """
 
@@ -31,8 +32,8 @@ from enum import IntEnum
 from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
-"""Two sides tie if they differ by at most this times the larger side, or times 1 bit if both are smaller. It is about
-10 units of float32's 6e-8. Sums of log-probabilities vary by that much with the batch they are computed in."""
+"""Two sides tie if they differ by at most this times the larger side, or times 1 bit if both are smaller. That is about
+10 times float32's precision, 6e-8: sums of log-probabilities vary by that much with the batch they are computed in."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
@@ -152,7 +153,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 class _Parser:
-    """A recursive-descent parser with one method per rule, loosest first."""
+    """A recursive-descent parser. It has one method per rule; the rules that bind loosest come first."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _tokens(text)

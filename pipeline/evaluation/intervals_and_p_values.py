@@ -91,8 +91,8 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
 
     Under the null hypothesis each pair may be swapped, which flips the sign of its difference d. There are three cases:
 
-    - Whole numbers, such as by how many seeds an item is right more often, get the exact P(|sum s d| >= |sum d|) over
-      all 2^N flips s. For differences of +1 and -1 this is McNemar's exact test.
+    - Whole numbers get the exact P(|sum s d| >= |sum d|) over all 2^N flips s. An example of d is the number of seeds
+      with an item right, first model minus second. For differences of +1 and -1 this is McNemar's exact test.
     - Other numbers get ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips, which is valid for every B. If
       there are at most B flips in all, every flip is counted.
     - More than ``_NORMAL_FROM`` other numbers get the limit of the flips, a normal distribution of variance sum d^2,
@@ -254,7 +254,7 @@ def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
-    """Return P(|sum s d| >= |sum d|) over all flips, but at least 1e-12, below which rounding hides it.
+    """Return P(|sum s d| >= |sum d|) over all flips, but at least 1e-12: rounding errors hide smaller values.
 
     The characteristic function of the sum is the product of cos(t d). It is evaluated on a lattice that contains all
     sums, and transformed back.
@@ -270,7 +270,7 @@ def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
     transform = np.ones(len(points))
     for value, count in zip(sizes, counts, strict=True):
         transform *= np.cos(2 * np.pi / size * (points * value % size)) ** count
-    probabilities = np.fft.irfft(transform, size)  # of the sums 0, 1, ..., and from the end of -1, -2, ...
+    probabilities = np.fft.irfft(transform, size)  # [i] is that of the sum i, [-i] that of -i
     tail = float(probabilities[observed : size // 2].sum())
     return min(1.0, max(2 * tail, 1e-12))
 

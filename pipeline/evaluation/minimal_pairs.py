@@ -2,17 +2,17 @@
 
 A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
 Ties are counted and reported but never right. Otherwise a model that gives every token the same probability would reach
-100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. They cannot be
-right, so they are left out and counted.
+100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. No model can
+have these pairs right, so they are left out and counted.
 
 Two conventions change accuracies, so every result names them (docs/decisions/0011):
 
-    eos       whether <eos> is one of the tokens. With it the sum is the log-probability of the sentence; without it,
-              of any text that begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave <eos> out
+    eos       whether <eos> counts. If it does, the sum is the log-probability of the sentence. If not, it is that of
+              any text that begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave <eos> out
     prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
-have the same form. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
+have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
 lines are ignored. Text is normalised as a corpus is, so the line ends inside some sentences of BabyLM's supplement
 become spaces.
 
@@ -21,10 +21,11 @@ Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8
 
 import gzip
 import json
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
-from pipeline.evaluation.intervals_and_p_values import wilson_interval
+from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
@@ -66,7 +67,7 @@ class MinimalPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairCounts:
-    """How many of some pairs a model has right, without pairs of identical sentences."""
+    """How many pairs a model has right. Pairs of identical sentences are not counted."""
 
     num_pairs: int
     num_right: int
@@ -74,21 +75,22 @@ class PairCounts:
     mean_difference: float
     """Mean of log p(good) - log p(bad), nats per pair; 0 if there is no pair."""
     standard_deviation: float
-    """Standard deviation of log p(good) - log p(bad) over the pairs, with n - 1; 0 if there are fewer than two
-    pairs."""
+    """Standard deviation of the differences over the pairs, with n - 1; 0 if there are fewer than two pairs."""
 
     @property
     def accuracy(self) -> float | None:
         """``num_right / num_pairs``. A tie is not right. None if there is no pair."""
         return self.num_right / self.num_pairs if self.num_pairs else None
 
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % Wilson interval of the accuracy; None if there is no pair."""
+        return wilson_interval(self.num_right, self.num_pairs)
+
     def to_json(self) -> dict[str, Any]:
         """Return the counts, the accuracy, and its Wilson interval."""
-        interval = wilson_interval(self.num_right, self.num_pairs)
-        return {name: getattr(self, name) for name in self.__slots__} | {
-            "accuracy": self.accuracy,
-            "interval": None if interval is None else [interval.low, interval.high],
-        }
+        interval = None if self.interval is None else [self.interval.low, self.interval.high]
+        return asdict(self) | {"accuracy": self.accuracy, "interval": interval}
 
     @classmethod
     def from_json(cls, value: Any, *, where: str) -> "PairCounts":  # noqa: ANN401 - parsed JSON
@@ -103,8 +105,8 @@ class PairCounts:
         num_pairs, num_right, num_ties = counts.values()
         if min(num_right, num_ties) < 0 or num_right + num_ties > num_pairs:
             raise InputError(
-                f"{where}: {num_right} right and {num_ties} ties of {num_pairs} pairs, expected no more; run evaluate "
-                "minimal-pairs again"
+                f"{where}: {num_right} right and {num_ties} ties of {num_pairs} pairs, expected no more than the "
+                "pairs; run evaluate minimal-pairs again"
             )
         mean, deviation = (number(value, name, where=where) for name in ("mean_difference", "standard_deviation"))
         return cls(**counts, mean_difference=mean, standard_deviation=deviation)
@@ -171,33 +173,33 @@ class MinimalPairFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredPair:
-    """A model's log-probabilities of the two sentences of a pair. It is an item row of the result."""
+    """A model's log-probabilities of the two sentences of a pair: an item row of the result."""
 
     paradigm: str
     pair: int
-    """Which of its paradigm, from 0."""
+    """Number of the pair in its paradigm, from 0."""
     good: float
     """log p of the grammatical sentence, in nats."""
     bad: float
+    """log p of the ungrammatical sentence, in nats."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 def read_minimal_pairs(path: Path) -> list[MinimalPair]:
     """Return the pairs of a file, or of all ``*.jsonl`` and ``*.jsonl.gz`` files of a folder in order of their names.
 
     Raises:
-        InputError: If there is no such file or no pair, if a file is there both plain and gzipped, or if a line is
+        InputError: If there is no such file or no pair, if a file exists both plain and gzipped, or if a line is
             malformed. The error names the file and the line.
     """
+    files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
         if not files:
             raise InputError(f"{path}: no .jsonl or .jsonl.gz file in this folder; give a folder with minimal pairs")
-    else:
-        files = [path]
     stems = [_stem(file) for file in files]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise InputError(f"{path}: both plain and gzipped: {', '.join(sorted(twice))}; keep one of each")
@@ -213,12 +215,12 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
 
 
 def pairs_name(folder: Path) -> str:
-    """Return the name of the pairs of a folder or file in results."""
+    """Return the name of a folder or file of pairs, as results record it."""
     return _stem(folder.resolve())
 
 
 def pairs_sha256(pairs: Sequence[MinimalPair]) -> str:
-    """Return a fingerprint of the pairs and their order. Results of two runs compare only if it is the same."""
+    """Return a fingerprint of the pairs and their order. Results are comparable only if it is the same."""
     return sha256_bytes(canonical_json([[pair.paradigm, pair.term, pair.good, pair.bad] for pair in pairs]))
 
 
@@ -251,48 +253,43 @@ def evaluate_minimal_pairs(
         RunError: If the model gives a log-probability that is not finite.
     """
     kept = [pair for pair in pairs if pair.good != pair.bad]
-    index: dict[str, int] = {}
-    where: list[str] = []
+    where: dict[str, str] = {}
     for pair in kept:
-        for sentence in (pair.good, pair.bad):
-            if sentence not in index:
-                index[sentence] = len(index)
-                where.append(pair.where)
-    sentences = list(index)
-    ids = tokenizer.encode_batch([_PREFIXES[prefix] + sentence for sentence in sentences])
-    for place, found in zip(where, ids, strict=True):
+        where.setdefault(pair.good, pair.where)
+        where.setdefault(pair.bad, pair.where)
+    ids = tokenizer.encode_batch([_PREFIXES[prefix] + sentence for sentence in where])
+    for place, found in zip(where.values(), ids, strict=True):
         if max_tokens is not None and len(found) > max_tokens:
             raise InputError(
                 f"{place}: a sentence of {len(found)} tokens, expected at most {max_tokens}, the limit of the "
                 "model; remove the line"
             )
     log_probs = score_all(scorer, ids, block_sentences=block_sentences)
-    scores = np.array([row[: len(row) if eos else -1].sum(dtype=np.float64) for row in log_probs])
-    if len(bad := np.flatnonzero(~np.isfinite(scores))):
-        raise RunError(
-            f"minimal pairs: log p({sentences[bad[0]]!r}) is {scores[bad[0]]}, expected a finite number; training "
-            "diverged or the checkpoint is damaged: use another checkpoint"
-        )
-    good = scores[[index[pair.good] for pair in kept]] if kept else np.zeros(0)
-    worse = scores[[index[pair.bad] for pair in kept]] if kept else np.zeros(0)
-    differences = good - worse
-
-    first_of: dict[str, MinimalPair] = {}
-    for pair in pairs:
-        first_of.setdefault(pair.paradigm, pair)
+    scores = {
+        sentence: float(row[: len(row) if eos else -1].sum(dtype=np.float64))
+        for sentence, row in zip(where, log_probs, strict=True)
+    }
+    for sentence, score in scores.items():
+        if not math.isfinite(score):
+            raise RunError(
+                f"minimal pairs: log p({sentence!r}) is {score}, expected a finite number; training diverged or the "
+                "checkpoint is damaged: use another checkpoint"
+            )
+    scored = [
+        ScoredPair(paradigm=pair.paradigm, pair=pair.number, good=scores[pair.good], bad=scores[pair.bad])
+        for pair in kept
+    ]
+    differences = np.array([pair.good - pair.bad for pair in scored], np.float64)
     figures = MinimalPairFigures(
         overall=_counts(differences),
         by_paradigm=_counts_by(pairs, kept, differences, lambda pair: pair.paradigm),
         by_term=_counts_by(pairs, kept, differences, lambda pair: pair.term),
         by_field=_counts_by(pairs, kept, differences, lambda pair: pair.field),
-        terms={name: pair.term for name, pair in first_of.items()},
-        fields={name: pair.field for name, pair in first_of.items()},
+        terms={pair.paradigm: pair.term for pair in reversed(pairs)},  # of the first pair of each paradigm
+        fields={pair.paradigm: pair.field for pair in reversed(pairs)},
         num_identical=len(pairs) - len(kept),
     )
-    return figures, [
-        ScoredPair(paradigm=pair.paradigm, pair=pair.number, good=float(good[i]), bad=float(worse[i]))
-        for i, pair in enumerate(kept)
-    ]
+    return figures, scored
 
 
 def _stem(file: Path) -> str:
@@ -300,17 +297,18 @@ def _stem(file: Path) -> str:
 
 
 def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
-    for number_of_line, line in enumerate(_lines(file), start=1):
+    for i, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
+        where = f"{file}:{i}"
         try:
-            yield _pair(json.loads(line.decode("utf-8")), _stem(file), f"{file}:{number_of_line}")
+            yield _pair(json.loads(line.decode("utf-8")), _stem(file), where)
         except UnicodeDecodeError as error:
-            raise InputError(f"{file}:{number_of_line}: not UTF-8 ({error}); convert the file") from error
+            raise InputError(f"{where}: not UTF-8 ({error}); convert the file") from error
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{file}:{number_of_line}: not a minimal pair ({error}), expected a JSON object with the strings "
-                "sentence_good and sentence_bad; correct or remove the line"
+                f"{where}: not a minimal pair ({error}), expected a JSON object with the strings sentence_good and "
+                "sentence_bad; correct or remove the line"
             ) from error
 
 
@@ -329,11 +327,10 @@ def _lines(file: Path) -> Iterator[bytes]:
 def _pair(value: Any, stem: str, where: str) -> MinimalPair:  # noqa: ANN401 - parsed JSON
     if not isinstance(value, dict):
         raise ValueError(f"found {type(value).__name__}")  # noqa: TRY004 - reported with file and line by the caller
-    texts = {name: _text(value, name, None) for name in ("sentence_good", "sentence_bad")}
     field = _text(value, "field", NOT_SPECIFIED)
     return MinimalPair(
-        good=texts["sentence_good"],
-        bad=texts["sentence_bad"],
+        good=_text(value, "sentence_good"),
+        bad=_text(value, "sentence_bad"),
         paradigm=_text(value, "UID", stem),
         term=_text(value, "linguistics_term", NOT_SPECIFIED),
         field=_FIELDS.get(field, field),
@@ -341,7 +338,7 @@ def _pair(value: Any, stem: str, where: str) -> MinimalPair:  # noqa: ANN401 - p
     )
 
 
-def _text(value: dict[str, Any], name: str, default: str | None) -> str:
+def _text(value: dict[str, Any], name: str, default: str | None = None) -> str:
     found = value.get(name)
     if found is None:
         found = default  # null means the same as a missing field
@@ -359,10 +356,10 @@ def _counts_by(
     differences: NDArray[np.float64],
     key: Callable[[MinimalPair], str],
 ) -> dict[str, PairCounts]:
-    names = sorted({key(pair) for pair in pairs})
-    index = {name: i for i, name in enumerate(names)}
-    which = np.array([index[key(pair)] for pair in kept], np.int64)
-    return {name: _counts(differences[which == i]) for i, name in enumerate(names)}
+    index: dict[str, list[int]] = {key(pair): [] for pair in pairs}
+    for i, pair in enumerate(kept):
+        index[key(pair)].append(i)
+    return {name: _counts(differences[places]) for name, places in sorted(index.items())}
 
 
 def _counts(differences: NDArray[np.float64]) -> PairCounts:

@@ -11,15 +11,15 @@ Figures per word and per byte are comparable across tokenizers. Figures per toke
 tokenizer. A figure "given the tree" is not comparable with an unconditional one: whoever made the tree saw the whole
 sentence, so the tree can reveal later words.
 
-The floor of the built-in sample is the perplexity of the grammar that wrote it, on the same sentences. In expectation
-no model is below the floor. On a finite sample a model can be below it by chance, or because it was trained on that
-sample.
+The floor of the built-in sample is the perplexity of the grammar that wrote the sample, on the same sentences. In
+expectation no model is below the floor. On a finite sample a model can be below the floor by chance, or because it was
+trained on that sample.
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +49,7 @@ perplexity is an upper bound."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
 OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
+"""A student has a figure under one of these, by its --context."""
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 LENGTHS: Final = (1, 6, 11, 21, 41, 81)
@@ -88,18 +89,15 @@ class PerplexityFigure:
         """Check that the values are possible.
 
         Raises:
-            InputError: If the distribution is unknown, there is no sentence, a count is negative or a sum not finite.
+            InputError: If the distribution is unknown, there is no sentence, a count is negative, or a sum of nats is
+                not finite.
         """
         problems = []
         if self.distribution not in DISTRIBUTIONS:
             problems.append(f"distribution is {self.distribution!r}, expected one of {', '.join(DISTRIBUTIONS)}")
-        if self.num_sentences < 1:
-            problems.append(f"num_sentences is {self.num_sentences}, expected at least 1")
-        problems += [
-            f"{name} is {getattr(self, name)}, expected at least 0"
-            for name in ("num_tokens", "num_words", "num_bytes")
-            if getattr(self, name) < 0
-        ]
+        for name, least in (("num_sentences", 1), ("num_tokens", 0), ("num_words", 0), ("num_bytes", 0)):
+            if (count := getattr(self, name)) < least:
+                problems.append(f"{name} is {count}, expected at least {least}")
         problems += [
             f"{name} is {value}, expected a finite number"
             for name, value in (("nats", self.nats), ("nats_eos", self.nats_eos))
@@ -146,7 +144,7 @@ class PerplexityFigure:
         for name, normaliser in NORMALISERS.items():
             value = getattr(self, name)
             derived[name] = {"value": value if value is not None and math.isfinite(value) else None, "is": normaliser}
-        return {name: getattr(self, name) for name in self.__slots__} | derived
+        return asdict(self) | derived
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "PerplexityFigure":
@@ -159,15 +157,12 @@ class PerplexityFigure:
         Raises:
             InputError: If a sum is missing or has the wrong type.
         """
-        nats_eos = value.get("nats_eos")
+        counts = ("num_sentences", "num_tokens", "num_words", "num_bytes")
         return cls(
             distribution=str(value.get("distribution")),
             nats=number(value, "nats", where=where),
-            nats_eos=None if nats_eos is None else number(value, "nats_eos", where=where),
-            **{
-                name: int(number(value, name, where=where))
-                for name in ("num_sentences", "num_tokens", "num_words", "num_bytes")
-            },
+            nats_eos=None if value.get("nats_eos") is None else number(value, "nats_eos", where=where),
+            **{name: int(number(value, name, where=where)) for name in counts},
         )
 
 
@@ -207,7 +202,7 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
 
 
 def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, dict[str, PerplexityFigure]]:
-    """Return the perplexity by length, and by source where the split has several sources.
+    """Return the perplexity by length, and by source if the split has several sources.
 
     The sums of each breakdown add up to those of ``perplexity_figure``. Ranges and sources without a sentence have no
     figure.
@@ -237,8 +232,8 @@ def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256:
         text_sha256: sha256 of the evaluated split's text (``Split.text_sha256``).
 
     Raises:
-        InputError: If the file is not an ``entropy.json``, does not have the split, or is about another text: another
-            sample, or the sample before ``build-dataset`` dropped some sentences.
+        InputError: If the file is not an ``entropy.json``, does not have the split, or is about another text. The text
+            differs if it is another sample, or if ``build-dataset`` dropped some of the sentences.
     """
     splits = _read_entropy(path)
     if split not in splits:
@@ -259,27 +254,20 @@ def _figures_by(
 ) -> dict[str, PerplexityFigure]:
     """Return a figure for each group that has a sentence. ``group_of_sentence`` is an index into ``names``."""
     values, offsets = log_probs.values.astype(np.float64), log_probs.offsets
-    nats = -np.add.reduceat(values, offsets[:-1]) if len(values) else np.zeros(0)
-
-    def sums(of_sentences: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(group_of_sentence, weights=of_sentences, minlength=len(names)).astype(np.float64)
-
-    columns = [
-        np.bincount(group_of_sentence, minlength=len(names)),
-        *(sums(column) for column in (split.tokens.lengths, split.num_words, split.num_bytes, nats)),
-        sums(-values[offsets[1:] - 1]),
-    ]
+    nats, nats_eos = -np.add.reduceat(values, offsets[:-1]), -values[offsets[1:] - 1]
+    of_sentences = (None, split.tokens.lengths, split.num_words, split.num_bytes, nats, nats_eos)
+    columns = [np.bincount(group_of_sentence, weights, minlength=len(names)) for weights in of_sentences]
     return {
         name: PerplexityFigure(
             distribution=distribution,
             num_sentences=int(sentences),
             num_tokens=int(tokens),
             num_words=int(words),
-            num_bytes=int(size_bytes),
+            num_bytes=int(num_bytes),
             nats=float(all_nats),
             nats_eos=float(eos_nats),
         )
-        for name, sentences, tokens, words, size_bytes, all_nats, eos_nats in zip(names, *columns, strict=True)
+        for name, sentences, tokens, words, num_bytes, all_nats, eos_nats in zip(names, *columns, strict=True)
         if sentences
     }
 

@@ -6,8 +6,8 @@ An evaluation of MODEL, a run directory or a folder in Hugging Face's format, wr
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
 
 ``record`` writes both files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
-settings, and it words the convention of each result. Averages are computed again from the counts. Item rows are read
-only on request and one at a time, because a split may have millions of sentences.
+settings, and describes the convention of each result in words. Averages are computed again from the counts. Item rows
+are read only on request and one at a time, because a split may have millions of sentences.
 
 Results may come from strangers. So every value is checked before it is used, and errors name the file and the line.
 """
@@ -46,10 +46,9 @@ DATA: Final = {
 """The fingerprint of the data of each kind of evaluation. Its first digits are part of the file name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BEFORE_SENTENCE: Final = {"none": "no space", "space": "a space"}
-"""By the setting ``prefix`` of minimal pairs."""
+"""What precedes a sentence, by the setting ``prefix`` of minimal pairs."""
 _IS_RIGHT: Final = {"right": True, "wrong": False, "tie": False}
-"""By the ``outcome`` of a SyntaxGym item."""
-
+"""Whether a SyntaxGym item is right, by its ``outcome``."""
 
 Figures = TypeVar("Figures")
 
@@ -166,7 +165,7 @@ def read_results(run: Path) -> dict[str, Result]:
 
 
 class SplitKey(NamedTuple):
-    """Identifies the data of a perplexity. Two texts may be splits of the same name."""
+    """The data of a perplexity. The name is not enough, because two texts may both be called ``dev``."""
 
     name: str
     text_sha256: str
@@ -184,8 +183,8 @@ class LoadedResult(Generic[Figures]):
     """As ``Result.subject``."""
     figures: Figures
     convention: str
-    """How sentences were scored, in words; results under two conventions do not compare. For a perplexity only the
-    sizes of the beam search, because each of its figures names its distribution."""
+    """How sentences were scored, in words. Results with different conventions are not comparable. For a perplexity it
+    has only the sizes of the beam search, because each figure of a perplexity names its distribution."""
     fingerprints: Mapping[str, str]
     command: str
     """The command line that made the result."""
@@ -197,12 +196,12 @@ class LoadedResult(Generic[Figures]):
 
     @property
     def rows(self) -> Path:
-        """Path of the item rows. The file may be missing."""
+        """Path of the item rows. The file may not exist."""
         return self.path.with_suffix(".jsonl")
 
     @property
     def remedy(self) -> str:
-        """The instruction that replaces a damaged result."""
+        """The instruction for replacing a damaged result."""
         return f"evaluate again: {self.command}"
 
     def sha256_of(self, name: str) -> str:
@@ -213,7 +212,7 @@ class LoadedResult(Generic[Figures]):
         """
         found = self.fingerprints.get(name)
         if not isinstance(found, str):
-            raise InputError(f"{self.path}: no sha256 of the {name}, expected one to compare by; {self.remedy}")
+            raise InputError(f"{self.path}: no sha256 of the {name}, expected one; {self.remedy}")
         return found
 
 
@@ -263,10 +262,10 @@ class Skipped(NamedTuple):
 
     kind: str
     is_outdated: bool
-    """Whether its weights are not those of the checkpoint any more. Else it is of a checkpoint that was not asked for,
-    or of an unknown kind."""
+    """Whether the best checkpoint has other weights by now. If not, the result is of another checkpoint or of unknown
+    kind."""
     note: str
-    """Why it was skipped, and the command that evaluates again. Begins with the path of the file in the run."""
+    """The path of the file in the run, why the result was skipped, and the command that evaluates again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -286,11 +285,11 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
     """Return the results of a run's best checkpoint as it is now.
 
     A result counts if it was recorded for the checkpoint ``best`` and the sha256 of its weights is that of the
-    checkpoint file. A copy of a run without checkpoints has no such file; there the name alone decides.
+    checkpoint file. If a copy of a run has no checkpoints, every result for ``best`` counts.
 
     Args:
         run: A run directory.
-        weights_sha256: Return the results of these weights instead, under whatever name their checkpoint had.
+        weights_sha256: Return the results of these weights instead, whatever checkpoint they were recorded for.
 
     Raises:
         InputError: If a result of the checkpoint is damaged.
@@ -323,7 +322,7 @@ def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray
 
     Args:
         path: The file.
-        remedy: What an error tells the user to do.
+        remedy: The instruction at the end of an error message.
 
     Yields:
         ``[n + 1]`` float64 by distribution, finite.
@@ -340,7 +339,7 @@ def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray
             named = ", ".join(DISTRIBUTIONS)
             raise InputError(f"{where}: distribution {unknown[0]!r}, expected one of {named}; {remedy}")
         if not all(isinstance(values, list) and values and all(map(is_number, values)) for values in found.values()):
-            raise InputError(f"{where}: log_probs are not lists of finite numbers, one for <eos> included; {remedy}")
+            raise InputError(f"{where}: log_probs are not lists of finite numbers, the last for <eos>; {remedy}")
         if len({len(values) for values in found.values()}) > 1:
             raise InputError(f"{where}: distributions of different lengths, expected n + 1 each; {remedy}")
         expected = expected or set(found)
@@ -369,7 +368,7 @@ def _load(loaded: RunResults, path: Path, result: Result) -> None:
 
 
 def _convention(path: Path, result: Result) -> str:
-    """Return how sentences were scored, in the words that every page and command uses."""
+    """Return how sentences were scored, in the words that all pages and commands show."""
 
     def setting(name: str, expected: type, choices: Collection[str] = ()) -> Any:  # noqa: ANN401 - of that type
         found = result.settings.get(name)

@@ -1,11 +1,13 @@
-"""Score sentences: the ``Scorer`` protocol, a scorer over any ``NextTokenModel``, and many sentences with progress.
+"""Score sentences: compute the log-probability of every token, with any model that needs no tree.
 
-Minimal pairs, SyntaxGym and surprisals need the probability of a whole sentence. They use a ``Scorer`` and no model
-directly. A model conditioned on a tree is not a scorer, because raw sentences have no tree.
+Minimal pairs, SyntaxGym and surprisals use the ``Scorer`` interface and no model directly. ``NextTokenScorer``
+implements the interface for any ``NextTokenModel``. A model conditioned on a tree cannot score, because raw sentences
+have no tree.
 """
 
 import logging
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, Protocol
 
 import numpy as np
@@ -33,43 +35,36 @@ class Scorer(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
 class NextTokenScorer:
     """Scores sentences with an unconditional ``NextTokenModel``, batched by length.
 
     The longest sentences go first. That leaves little padding, and a batch budget too large for memory fails at once.
     """
 
-    def __init__(
-        self, model: NextTokenModel, *, eos_id: int, batch_tokens: int = 8192, num_trained_positions: int | None = None
-    ) -> None:
-        """Wrap a model, which should be in evaluation mode.
-
-        Args:
-            model: A model that reads no actions.
-            eos_id: Id of ``<eos>``, which is scored at the end of every sentence.
-            batch_tokens: Largest number of positions per batch. A longer sentence is a batch by itself.
-            num_trained_positions: As for ``warn_beyond``.
-        """
-        self._model = model
-        self._eos_id = eos_id
-        self._batch_tokens = batch_tokens
-        self._num_trained_positions = num_trained_positions
+    model: NextTokenModel
+    """A model that reads no actions, in evaluation mode."""
+    _: KW_ONLY
+    eos_id: int
+    """Id of ``<eos>``, which is scored at the end of every sentence."""
+    batch_tokens: int = 8192
+    """Largest number of positions per batch. A longer sentence is a batch by itself."""
+    num_trained_positions: int | None = None
+    """As for ``warn_beyond``."""
 
     def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
-        warn_beyond([len(sentence) for sentence in sentences], self._num_trained_positions)
+        warn_beyond([len(sentence) for sentence in sentences], self.num_trained_positions)
         order = _longest_first(sentences)
         tokens = Ragged.from_lists([sentences[i] for i in order], np.int64)
-        sorted_log_probs = gold_log_probs(
-            self._model, tokens, None, eos_id=self._eos_id, batch_tokens=self._batch_tokens
-        )
+        sorted_log_probs = gold_log_probs(self.model, tokens, None, eos_id=self.eos_id, batch_tokens=self.batch_tokens)
         return [sorted_log_probs[int(i)] for i in np.argsort(order)]
 
 
 def score_all(
     scorer: Scorer, sentences: Sequence[Sequence[int]], *, block_sentences: int = BLOCK_SENTENCES
 ) -> list[np.ndarray]:
-    """Return the result of ``Scorer.log_probs`` for all sentences. Work block by block and show a progress line."""
+    """Return the result of ``Scorer.log_probs`` for all sentences. Scores block by block and shows a progress line."""
     found: list[np.ndarray] = [np.empty(0)] * len(sentences)
     order = _longest_first(sentences)
     with Progress("score", total=sum(map(len, sentences)), unit="tokens") as progress:
@@ -89,7 +84,7 @@ def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_position
         lengths: Tokens of each sentence. A sentence has one position more.
         num_trained_positions: Positions that were trained; None if it is unknown, which gives no warning.
     """
-    if num_trained_positions is None or not len(lengths):
+    if num_trained_positions is None:
         return
     if num_beyond := int((np.asarray(lengths) + 1 > num_trained_positions).sum()):
         log.warning(

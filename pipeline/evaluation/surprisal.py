@@ -6,8 +6,8 @@ r"""Write the surprisals of a text's words or tokens as a table, to join with re
 A word is a string between spaces, including punctuation, or the characters that a file of spans names (``words``). The
 text is normalised as a corpus is. The space before a word belongs to the word, as part of its first token or as a token
 by itself. So the probability that a word ends is part of the next word's surprisal; Oh and Schuler (2024) show how that
-affects fits. A token with parts of two words cannot be divided, so its sentence is an error. With words between spaces,
-no tokenizer of this project makes such a token.
+affects fits to reading times. A token with parts of two words cannot be divided, so its sentence is an error. With
+words between spaces, no tokenizer of this project makes such a token.
 
 The table has tab-separated columns, a header, and no quoting, because neither words nor tokens contain a tab.
 ``docs/surprisal.md`` shows how to read the table and how to join it with reading times. The sentence number is the
@@ -19,7 +19,7 @@ rounded.
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -99,9 +99,8 @@ class SurprisalFigure:
 
     def to_json(self) -> dict[str, Any]:
         """Return the sums, and the mean with its definition."""
-        sums = {field.name: getattr(self, field.name) for field in fields(self)}
         mean = {"value": self.bits_per_word, "is": f"(bits - bits_eos) / num_words: {_WORD_UNITS[self.word_unit]}"}
-        return sums | {"bits_per_word": mean}
+        return asdict(self) | {"bits_per_word": mean}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SurprisalFigure":
@@ -112,13 +111,13 @@ class SurprisalFigure:
         """
         counts = {name: int(number(value, name, where=where)) for name in ("num_sentences", "num_words", "num_tokens")}
         bits, bits_eos = (number(value, name, where=where) for name in ("bits", "bits_eos"))
-        word_unit = next((unit for unit in _WORD_UNITS if unit == value.get("word_unit")), None)
+        found = value.get("word_unit")
+        word_unit = next((unit for unit in _WORD_UNITS if unit == found), None)
         if word_unit is None:
-            found = value.get("word_unit")
             raise InputError(f"{where}: word_unit is {found!r}, expected {' or '.join(_WORD_UNITS)}; evaluate again")
         name = "num_words_with_frequency"
-        known = None if value.get(name) is None else int(number(value, name, where=where))
-        return cls(**counts, bits=bits, bits_eos=bits_eos, word_unit=word_unit, num_words_with_frequency=known)
+        num_found = None if value.get(name) is None else int(number(value, name, where=where))
+        return cls(**counts, bits=bits, bits_eos=bits_eos, word_unit=word_unit, num_words_with_frequency=num_found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,21 +196,20 @@ def rows_of_sentence(
         by: What a row stands for.
         frequencies: Frequencies for ``LOG_FREQUENCY`` at the end of each row, or None for no such column.
     """
-    bits = _bits(log_probs)
+    bits = _bits(log_probs).tolist()
     words = [sentence.text[start:stop] for start, stop in sentence.word_spans]
     n, line = len(sentence.ids), sentence.line
     if by == "token":
-        names = [tokenizer.token(i) for i in sentence.ids]
-        rows = [(line, int(sentence.words[i]) + 1, i + 1, names[i], float(bits[i])) for i in range(n)]
-        return [*rows, (line, len(words) + 1, n + 1, _EOS, float(bits[n]))]
-    sums = np.bincount(sentence.words, bits[:n], len(words))
-    num_tokens = np.bincount(sentence.words, minlength=len(words))
-    by_word = [(line, i + 1, word, float(sums[i]), int(num_tokens[i])) for i, word in enumerate(words)]
-    by_word.append((line, len(words) + 1, _EOS, float(bits[n]), 1))
+        names = [*map(tokenizer.token, sentence.ids), _EOS]
+        word_numbers = [*sentence.words.tolist(), len(words)]
+        return [(line, word_numbers[i] + 1, i + 1, names[i], bits[i]) for i in range(n + 1)]
+    sums = [*np.bincount(sentence.words, bits[:n], len(words)).tolist(), bits[n]]
+    num_tokens = [*np.bincount(sentence.words, minlength=len(words)).tolist(), 1]
+    rows = [(line, i + 1, word, sums[i], num_tokens[i]) for i, word in enumerate([*words, _EOS])]
     if frequencies is None:
-        return [*by_word]
+        return [*rows]
     found = [*map(frequencies.log_frequency, words), None]
-    return [(*row, log_frequency) for row, log_frequency in zip(by_word, found, strict=True)]
+    return [(*row, log_frequency) for row, log_frequency in zip(rows, found, strict=True)]
 
 
 def write_surprisals(
@@ -230,7 +228,7 @@ def write_surprisals(
     """Score the sentences of a text and write the table. Return its sums, and the number of skipped lines by reason.
 
     The table appears only when it is complete, and replaces an earlier one. The text is read twice. So a faulty line is
-    found before anything is scored, and the progress line can show the end.
+    found before anything is scored, and the progress line shows how much is left.
 
     Args:
         scorer: Gives log-probabilities.
@@ -295,18 +293,18 @@ def write_surprisals(
     return figure, dropped
 
 
+@dataclass(frozen=True, slots=True)
 class _Faults:
     """Handles lines that cannot be scored: stops at the first one, or counts them."""
 
-    def __init__(self, path: Path, on_error: OnError, dropped: Counter[str]) -> None:
-        self._path = path
-        self._on_error = on_error
-        self._dropped = dropped
+    path: Path
+    on_error: OnError
+    dropped: Counter[str]
 
     def found(self, line: int, reason: str, problem: str) -> None:
-        if self._on_error == "stop":
-            raise InputError(f"{self._path}:{line}: {problem}, or use --on-error skip")
-        self._dropped[reason] += 1
+        if self.on_error == "stop":
+            raise InputError(f"{self.path}:{line}: {problem}, or use --on-error skip")
+        self.dropped[reason] += 1
 
 
 def _lines_with_words(path: Path, spans: Path | None, faults: _Faults) -> Iterator[tuple[int, str, list[Span]]]:

@@ -4,9 +4,9 @@
                                 names one
     an item is right            if every prediction about it is true
 
-A token belongs to the region that holds its characters; a space before them does not matter. A token with characters of
-two regions belongs to the region of its first character, and such tokens are counted. There are none with tokenizers
-that keep words and punctuation apart. ``<eos>`` belongs to no region, so the regions of a sentence add up to its
+A token belongs to the region that contains its characters. A space before them does not matter. A token with characters
+of two regions belongs to the region of its first character. Such tokens are counted; tokenizers that keep words and
+punctuation apart make none. ``<eos>`` belongs to no region, so the regions of a sentence add up to its
 surprisal without ``<eos>``.
 
 A prediction that depends on two equal surprisals is a tie. Ties are reported and are never right (``formulas``). An
@@ -18,7 +18,7 @@ et al. (2020) report. It gives every suite the same weight.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.formulas import Region, Truth
-from pipeline.evaluation.intervals_and_p_values import wilson_interval
+from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joining, Suite
 from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
+
+_NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +49,15 @@ class ItemCounts:
         """``num_right / num_items``. A tie is not right."""
         return self.num_right / self.num_items
 
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % Wilson interval of the accuracy."""
+        return wilson_interval(self.num_right, self.num_items)
+
     def to_json(self) -> dict[str, Any]:
         """Return the counts, the accuracy, and its Wilson interval."""
-        interval = wilson_interval(self.num_right, self.num_items)
-        return {name: getattr(self, name) for name in self.__slots__} | {
-            "accuracy": self.accuracy,
-            "interval": None if interval is None else [interval.low, interval.high],
-        }
+        interval = None if self.interval is None else [self.interval.low, self.interval.high]
+        return asdict(self) | {"accuracy": self.accuracy, "interval": interval}
 
     @classmethod
     def of(cls, outcomes: Sequence[Truth]) -> "ItemCounts":
@@ -77,17 +81,17 @@ class ItemCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemOutcome:
-    """The outcome of an item for a model. It is an item row of the result."""
+    """A model's outcome on an item: an item row of the result."""
 
     suite: str
     item: int
     predictions: tuple[Truth, ...]
     surprisals: Mapping[str, Mapping[int, float | None]]
-    """By condition and region, in bits, under the suite's metric; None if a region has no tokens and so no value."""
+    """By condition and region, in bits, by the suite's metric; None if a region has no tokens and so no value."""
 
     @property
     def outcome(self) -> Truth:
-        """The lowest truth of the predictions."""
+        """The lowest value of the predictions: an item is right if all of them are true."""
         return min(self.predictions)
 
     def to_json(self) -> dict[str, Any]:
@@ -140,13 +144,16 @@ class SuiteFigures:
         predictions = value.get("by_prediction")
         if not isinstance(predictions, list):
             raise InputError(f"{where}: no list 'by_prediction'; run evaluate syntaxgym again")
-        counted = [(ItemCounts.from_json(one, where=where), one) for one in predictions]
         return cls(
             circuit=string(value, "circuit", where=where),
             metric=string(value, "metric", where=where),
             sha256=string(value, "sha256", where=where),
             items=items,
-            predictions=tuple((str(one.get("formula")), counts) for counts, one in counted),
+            predictions=tuple(
+                (str(found.get("formula")), counts)
+                for found in predictions
+                for counts in [ItemCounts.from_json(found, where=where)]
+            ),
             num_tokens=int(number(value, "num_tokens", where=where)),
             num_tokens_over_two_regions=int(number(value, "num_tokens_over_two_regions", where=where)),
         )
@@ -161,21 +168,23 @@ class SyntaxGymFigures:
     @property
     def mean_of_suites(self) -> float:
         """Mean of the suites' accuracies, as Hu et al. (2020) report it."""
-        return _mean_accuracy(list(self.by_suite.values()))
+        return sum(suite.items.accuracy for suite in self.by_suite.values()) / len(self.by_suite)
 
     @property
-    def num_ties(self) -> int:
-        """Number of items of all suites that are ties."""
-        return sum(suite.items.num_ties for suite in self.by_suite.values())
+    def overall(self) -> ItemCounts:
+        """Counts of the items of all suites together."""
+        counts = [suite.items for suite in self.by_suite.values()]
+        return ItemCounts(**{name: sum(getattr(each, name) for each in counts) for name in ItemCounts.__slots__})
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object, and the figures of the circuits and of all suites together."""
-        circuits = sorted({figures.circuit for figures in self.by_suite.values()})
+        circuits: dict[str, dict[str, SuiteFigures]] = {}
+        for name, figures in self.by_suite.items():
+            circuits.setdefault(figures.circuit, {})[name] = figures
         return {
-            "overall": _pooled(list(self.by_suite.values())),
+            "overall": _pooled(self),
             "by_circuit": {
-                circuit: _pooled([figures for figures in self.by_suite.values() if figures.circuit == circuit])
-                for circuit in circuits
+                name: _pooled(SyntaxGymFigures(by_suite=suites)) for name, suites in sorted(circuits.items())
             },
             "by_suite": {name: figures.to_json() for name, figures in sorted(self.by_suite.items())},
         }
@@ -313,9 +322,6 @@ def _outcome(
     )
 
 
-_NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
-
-
 def _bits_of(
     scorer: Scorer, ids: Mapping[str, Sequence[int]], *, block_sentences: int
 ) -> dict[str, NDArray[np.float64]]:
@@ -331,15 +337,7 @@ def _bits_of(
     return found
 
 
-def _pooled(suites: Sequence[SuiteFigures]) -> dict[str, Any]:
+def _pooled(figures: SyntaxGymFigures) -> dict[str, Any]:
     """Return the mean of the suites' accuracies, and the counts of all their items."""
-    counts = ItemCounts(
-        num_items=sum(suite.items.num_items for suite in suites),
-        num_right=sum(suite.items.num_right for suite in suites),
-        num_ties=sum(suite.items.num_ties for suite in suites),
-    )
-    return {"num_suites": len(suites), "mean_of_suites": _mean_accuracy(suites), **counts.to_json()}
-
-
-def _mean_accuracy(suites: Sequence[SuiteFigures]) -> float:
-    return sum(suite.items.accuracy for suite in suites) / len(suites)
+    means = {"num_suites": len(figures.by_suite), "mean_of_suites": figures.mean_of_suites}
+    return means | figures.overall.to_json()

@@ -6,9 +6,9 @@ formula names is looked up when the suite is read, so a later evaluation cannot 
 
 Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
 become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region
-after it. The suites are written as tokens: ``studied the book , the nurse ...``. With ``joining`` "text", the space
+after it. The suites are written as tokens: ``studied the book , the nurse ...``. If ``joining`` is "text", the space
 before each of ``, . ; : ! ?`` that is a token by itself is removed, as in the running text that models are trained on.
-With "tokens" the space stays, as in the published figures, whose models read the regions joined by spaces.
+If it is "tokens", the space stays. In the published figures, too, models read the regions joined by spaces.
 
 Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
 Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of Language Models, ACL Demonstrations.
@@ -39,8 +39,8 @@ METRICS: Final[Mapping[str, Any]] = {
     "max": np.max,
     "min": np.min,
 }
-"""How the surprisals of a region's tokens become one value. A region without tokens has the sum 0 and no other
-value."""
+"""How the surprisals of a region's tokens become one value. A region without tokens has the sum 0; all other metrics
+are undefined."""
 CIRCUITS: Final[Mapping[str, str]] = {
     "number": "Agreement",
     "center": "Center Embedding",
@@ -52,8 +52,8 @@ CIRCUITS: Final[Mapping[str, str]] = {
     "fgd": "Long-Distance Dependencies",
     "cleft": "Long-Distance Dependencies",
 }
-"""The circuit of a suite by the first part of its name, up to the first ``-``, ``_`` or digit. From the notebook of the
-figures of Hu et al. (2020)."""
+"""The circuit of a suite by the first part of its name, up to the first ``-``, ``_`` or digit. Taken from the notebook
+that drew the figures of Hu et al. (2020)."""
 UNKNOWN_CIRCUIT: Final = "not known"
 _SPACE_BEFORE_MARK: Final = re.compile(r" (?=[,.;:!?](?: |$))")
 _T = TypeVar("_T")
@@ -101,7 +101,7 @@ class Suite:
 
     @property
     def circuit(self) -> str:
-        """The group of suites that the suite was published in."""
+        """The published group of suites that this suite belongs to."""
         return CIRCUITS.get(re.split(r"[-_0-9]", self.name, maxsplit=1)[0], UNKNOWN_CIRCUIT)
 
 
@@ -126,13 +126,13 @@ def read_suites(paths: Sequence[Path]) -> list[Suite]:
 
 
 def suites_name(paths: Sequence[Path]) -> str:
-    """Return the name of the suites of folders and files in results."""
+    """Return the name of folders and files of suites, as results record it."""
     names = [path.resolve().name.removesuffix(".json") for path in paths]
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def suites_sha256(suites: Sequence[Suite]) -> str:
-    """Return a fingerprint of the suites' files. Results of two runs compare only if it is the same."""
+    """Return a fingerprint of the suites' files. Results are comparable only if it is the same."""
     return sha256_bytes(canonical_json([[suite.name, suite.sha256] for suite in suites]))
 
 
@@ -164,7 +164,7 @@ def _suite(content: Any, path: Path, sha256: str) -> Suite:  # noqa: ANN401 - pa
     meta = _field(content, "meta", dict, "the file")
     name = normalise_text(_field(meta, "name", str, "meta")) or path.stem
     metric = meta.get("metric", "sum")
-    if isinstance(metric, list):  # if there are several metrics, predictions are about the sums
+    if isinstance(metric, list):  # with several metrics, predictions are about the sums
         metric = metric[0] if len(metric) == 1 else "sum" if "sum" in metric else metric
     metric = "sum" if metric == "all" else metric
     if not isinstance(metric, str) or metric not in METRICS:

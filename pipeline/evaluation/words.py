@@ -1,20 +1,20 @@
 r"""Find the words of a line of text, and look up how frequent they are.
 
 A word is a string between spaces, or the characters that a **file of spans** names. A file of spans is for corpora
-whose words are not white-space strings, such as "do", "n't" and "." of "don't.". It may be gzipped. It has three
-columns separated by tabs, no header, and one word per line:
+whose words are not strings between spaces: "don't." may have the words "do", "n't" and ".". The file may be gzipped. It
+has three columns separated by tabs, no header, and one word per line:
 
     sentence_number <TAB> start <TAB> stop
 
 The sentence number is the number of the line in the text, from 1. ``start`` and ``stop`` count characters from 0, as
-Python does, in the line as the file has it; ``stop`` is one past the last character. Words come in the order of the
+Python does, in the line as the text has it; ``stop`` is one past the last character. Words come in the order of the
 text. Every character of a line except spaces belongs to one word, so the surprisals of the words add up to the
 surprisal of the sentence. A word may contain a space.
 
-In both cases the spaces between two words belong to the second word.
+With and without a file of spans, the spaces between two words belong to the second word.
 
-A **table of frequencies** comes from a corpus of the user's. It may be gzipped. It has two columns separated by a tab,
-and no header:
+A **table of frequencies** has the counts of words in a corpus of the user's choice. It may be gzipped. It has two
+columns separated by a tab, and no header:
 
     word <TAB> count
 
@@ -98,7 +98,7 @@ class SpanFile:
         self._next = next(self._sentences, None)
 
     def of_line(self, number: int) -> list[Span]:
-        """Return the words of a line of the text, which may be none. Ask for lines in ascending order.
+        """Return the words of a line of the text; empty if the file has none. Ask for lines in ascending order.
 
         Raises:
             InputError: At the first line that is not a line of a file of spans.
@@ -111,7 +111,7 @@ class SpanFile:
         """Check that the file has no words of lines beyond the end of the text.
 
         Raises:
-            InputError: If it has such words.
+            InputError: If the file has words of such a line.
         """
         self.of_line(num_lines + 1)
         if self._next is not None:
@@ -122,7 +122,7 @@ class SpanFile:
 
 
 def frequency_key(word: str) -> str:
-    """Return the key of a word: case-folded, and without the marks at both ends. It is empty if there is no word.
+    """Return the key of a word: case-folded, and without the marks at both ends. An empty text has an empty key.
 
     Marks are all characters except letters, their combining marks, and digits. ``"Dog,`` and ``dog`` have one key,
     ``don't`` and ``dont`` have two. A word that consists of marks keeps them: ``.`` is not ``,``.

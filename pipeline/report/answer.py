@@ -1,8 +1,8 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-Each group is compared with the baseline, the students without a dump. With two seeds or more of both, the 95 % interval
-of the difference is over seeds. With one seed, the interval is over the items of one training, and the sentence says
-that one seed cannot answer. As in all comparisons, ``significance.better_of`` decides which differences are shown.
+Each seed group is compared with the baseline: the students without a dump. With two seeds or more of both, the 95 %
+interval of the difference is over seeds. With one seed, the interval is over the items of one training, and the page
+answers that one seed cannot show it. As in all comparisons, ``significance.better_of`` decides which group is better.
 """
 
 import math
@@ -12,7 +12,6 @@ from typing import Final, Literal
 
 from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Comparisons
 from pipeline.evaluation.compare.item_scores import Benchmark
-from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import PairComparison, better_of
 from pipeline.evaluation.intervals_and_p_values import Interval
 from pipeline.evaluation.perplexity import IN_DOCUMENT
@@ -40,7 +39,7 @@ class Effect:
     is_over_seeds: bool
     """Whether the interval is over seeds. Otherwise it is over the items of these trainings."""
     p_value: float
-    """Of the test over items, adjusted for the number of tests."""
+    """p-value of the test over items, adjusted for the number of tests."""
 
     @property
     def is_clear(self) -> bool:
@@ -66,7 +65,7 @@ class Measure:
     """Short name, such as ``test perplexity``."""
     effects: Sequence[Effect]
     floor: float | None
-    """Change in percent that would bring the baseline's perplexity down to the floor; None if no floor is recorded."""
+    """Change in percent from the baseline's perplexity to the floor; None if no floor is recorded."""
 
     @property
     def unit(self) -> str:
@@ -75,7 +74,7 @@ class Measure:
 
     @property
     def units(self) -> str:
-        """Name of the items that the interval of one training is over."""
+        """Name of the items that the interval of a single training is over."""
         units = {PERPLEXITY: "sentences", MINIMAL_PAIRS: "paradigms"}
         return units.get(self.benchmark.kind, "suites")
 
@@ -99,7 +98,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         failed: Whether the comparison ended with an error, which the page shows as a note.
     """
     students = reported.of_kind("student")
-    without = [run for run in students if not _has_dump(run)]
+    without = [run for run in students if not run.has_dump]
     if not students:
         return _no_answer("it has teachers only. Add the runs of students")
     if not without:
@@ -107,7 +106,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
     if len(without) == len(students):
         return _no_answer("no student here learned from a dump. Run train-student with --dump")
     groups = [group for group in found.groups if group.kind == "student"] if found is not None else []
-    baselines = [group for group in groups if not any(map(_has_dump, group.runs.values()))]
+    baselines = [group for group in groups if not any(run.has_dump for run in group.runs.values())]
     measures = _measures(reported, found, baselines[0].name) if found is not None and baselines else []
     if failed:
         return _no_answer("the groups of runs could not be compared. A note below says why")
@@ -117,7 +116,11 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         )
     baseline = baselines[0].name
     names = list(dict.fromkeys(effect.group for measure in measures for effect in measure.effects))
-    distilled = {group.name for group in groups if all(map(_is_distilled, group.runs.values()))}
+    distilled = {
+        group.name
+        for group in groups
+        if all(run.has_dump and run.configuration.get("targets") != "shuffled" for run in group.runs.values())
+    }
     if len(names) == 1 and names[0] in distilled:
         sentences = [_sentence("distillation", measures, names[0])]
     elif len(names) <= _MOST_SENTENCES:
@@ -138,14 +141,6 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
 
 def _no_answer(reason: str) -> Answer:
     return Answer(sentences=[f"This page cannot say whether distillation helped: {reason}."], baseline="", measures=[])
-
-
-def _has_dump(run: RunRecord) -> bool:
-    return run.dump is not None and run.configuration.get("targets") != "none"
-
-
-def _is_distilled(run: RunRecord) -> bool:
-    return _has_dump(run) and run.configuration.get("targets") != "shuffled"
 
 
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
@@ -212,7 +207,7 @@ def _effect(found: BenchmarkComparison, pair: PairComparison, baseline: str) -> 
 
 
 def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkComparison, baseline: str) -> float | None:
-    """Return the change in percent that would bring the baseline's perplexity down to the floor."""
+    """Return the change in percent from the baseline's perplexity to the floor."""
     benchmark = compared.benchmark
     group = next(group for group in found.groups if group.name == baseline)
     for run in group.runs.values():
@@ -231,7 +226,7 @@ def _ratio_minus_one(nats: float) -> float:
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_control: bool = False) -> str:
-    """Return the answer for one group. A control did not learn from a teacher's own targets."""
+    """Return the answer for one group. A control has no dump, or shuffled targets."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]

@@ -6,31 +6,25 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.compare.run_records import RunRecord, value
+from pipeline.evaluation.compare.run_records import value
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
 from pipeline.report.answer import Answer, Effect, Measure
-from pipeline.report.drawing import INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn
+from pipeline.report.drawing import INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, margin
 from pipeline.report.page_blocks import Block, Plot, Section, TitledTable
-from pipeline.report.reported_runs import (
-    ReportedRuns,
-    have_one_tokenizer,
-    mean_of_suites,
-    pair_sets,
-    splits_of,
-    suite_sets,
-)
+from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer, pair_sets, splits_of, suite_sets
 from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
 _FAR: Final = 4
 """A floor is drawn if it is at most this many times as far from zero as the farthest end of an interval. A farther
-floor is named at the edge, so that the intervals stay visible."""
+floor is only written at the edge, so that the intervals stay visible."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
-"""Heights in CSS pixels: of a group on wide and narrow pages; above the groups, for the label of a floor, and below."""
+"""Heights in CSS pixels: a group on a wide page, a group on a narrow page, the space above the groups, the label of a
+floor, and the space below the groups."""
 _VALUES: Final = 200
-"""Width for the numbers at the right, in CSS pixels."""
+"""Width of the numbers at the right, in CSS pixels."""
 _BEHIND_TEXT: Final = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
-"""Keeps lines of the grid out of the text on narrow pages."""
+"""A box behind text, so that grid lines do not cross it on narrow pages."""
 
 
 def answer_section(reported: ReportedRuns, answer: Answer) -> Section:
@@ -87,8 +81,8 @@ def _forest(reported: ReportedRuns, measures: Sequence[Measure], width: int) -> 
     heights = [
         _ABOVE + (0 if measure.floor is None else _FLOOR) + row * len(measure.effects) + _BELOW for measure in measures
     ]
-    longest = max(len(effect.group) for measure in measures for effect in measure.effects)
-    left, right = (12, 12) if narrow else (min(300, 30 + int(7.3 * longest)), _VALUES)
+    groups = [effect.group for measure in measures for effect in measure.effects]
+    left, right = (12, 12) if narrow else (margin(groups, most=300), _VALUES)
     total = sum(heights)
     figure = Figure(figsize=(width / 72, total / 72))
     top = total
@@ -158,7 +152,7 @@ def _interval(effect: Effect) -> str:
 
 
 def _runs_table(reported: ReportedRuns) -> Table:
-    """Return one row per run: perplexity on test (without test, on the last split), accuracies, time of training."""
+    """Return one row per run: perplexity on test (or, without test, on the last split), accuracies, training time."""
     runs = reported.runs
     columns: dict[str, Sequence[AnyCell]] = {}
     unit = "token" if have_one_tokenizer(runs) else "word"
@@ -169,17 +163,11 @@ def _runs_table(reported: ReportedRuns) -> Table:
                 name = f"{split} perplexity per {unit}, {distribution}"
                 columns[name] = [perplexity(getattr(f, f"per_{unit}") if f else None) for f in figures]
     for title, pairs in pair_sets(runs).items():
-        columns[f"pairs right, %: {title}"] = _shares(
-            runs, {run.name: result.figures.macro_accuracy for run, result in pairs}
-        )
+        shares = {run.name: result.figures.macro_accuracy for run, result in pairs}
+        columns[f"pairs right, %: {title}"] = [percent(shares.get(run.name)) for run in runs]
     for title, suites in suite_sets(runs).items():
-        columns[f"suites right, %: {title}"] = _shares(
-            runs, {run.name: mean_of_suites(result) for run, result in suites}
-        )
+        means = {run.name: result.figures.mean_of_suites for run, result in suites}
+        columns[f"suites right, %: {title}"] = [percent(means.get(run.name)) for run in runs]
     columns["time of training"] = [duration(value(run.last, "elapsed_s")) for run in runs]
     named = [reported.label(run, note=trained_on(run)) for run in runs]
     return Table(header=["run", *columns], rows=[list(row) for row in zip(named, *columns.values(), strict=True)])
-
-
-def _shares(runs: Sequence[RunRecord], shares: dict[str, float | None]) -> list[AnyCell]:
-    return [percent(shares.get(run.name)) for run in runs]

@@ -1,7 +1,7 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A group is called better only if ``significance.better_of`` says so. The sentence then gives the evidence. One sentence
-says that all other pairs show no difference.
+A group is called better only if ``significance.better_of`` returns it, and the sentence gives the evidence. One more
+sentence reports that all other pairs show no difference.
 """
 
 import math
@@ -158,10 +158,10 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
 
 
 def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: str) -> Block:
-    """Return the paradigms, suites or categories that show a difference, and how many chance alone would show.
+    """Return the paradigms, suites or categories that show a difference, and how many would show one by chance alone.
 
-    The intervals over seeds are not corrected, because with so few seeds nothing would remain. Of the differences that
-    hold over units, chance alone lets ``ALPHA`` of them hold over seeds too.
+    The intervals over seeds are not corrected, because with so few seeds nothing would remain. By chance alone, a share
+    of ``ALPHA`` of the differences that hold over units would hold over seeds too.
     """
     of_units = "item" if by == form.of_units else form.of_units
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]
@@ -201,7 +201,7 @@ def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: s
 
 
 class _Form:
-    """Writes the figures of a benchmark."""
+    """Formats the figures of a benchmark."""
 
     def __init__(self, benchmark: Benchmark, *, of_units: str | None = None) -> None:
         self.benchmark = benchmark

@@ -1,8 +1,8 @@
-"""Show what runs and dumps cost: time, speed, machine, bytes, and the share that is paid only once.
+"""Show the cost of runs and dumps: time, speed, machine and bytes, and which costs are paid only once.
 
 The time of a run is its ``elapsed_s``: training with evaluations on dev, summed over all its starts. It excludes what
 an interrupted process did after its last checkpoint. The time of a dump is the time between the events ``begin`` and
-``complete`` of its history. Interrupted calls leave no end, so the time is then a lower bound.
+``complete`` of its history. An interrupted call has no ``complete``, so the time is then a lower bound.
 """
 
 import datetime as dt
@@ -31,18 +31,18 @@ class Cost:
     kind: str
     """``teacher``, ``dump`` or ``student``."""
     starts: Sequence[Row]
-    """Events of its history that began or continued it."""
+    """Events of its history: each start of a run, or each begin of a dump."""
     devices: Sequence[str]
     steps: float | None = None
     positions: float | None
     seconds: float | None
     is_whole: bool = True
-    """Whether ``seconds`` is the whole time, not a lower bound."""
+    """Whether ``seconds`` is the whole time and not a lower bound."""
     size_bytes: float | None = None
 
 
 def costs_section(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> Section:
-    """Return the section on what everything cost."""
+    """Return the section on costs."""
     costs = costs_of(reported, dumps)
     blocks: list[Block] = [
         Paragraph(_COST_NOTE),
@@ -112,7 +112,7 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the seconds between begins and completes, or None, and whether every begin has its complete."""
+    """Return the time from each begin to its complete, or None, and whether every begin has its complete."""
     seconds, begun, is_whole = None, None, True
     for event in history:
         at = _time(event)

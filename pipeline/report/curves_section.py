@@ -1,7 +1,7 @@
 """Draw the learning curves: loss against positions seen and against time, of all students and of each teacher.
 
-Students are drawn by the cross-entropy of the gold tokens, distilled students too, so that their curves are comparable.
-Each teacher has figures of its own, because a teacher is given the tree.
+The loss of every student is the cross-entropy with the gold tokens, also of a distilled student, so that the curves are
+comparable. Each teacher has a figure of its own, because a teacher is given the tree.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ _CURVE_ROWS: Final = 40
 """Most rows per curve and split in the table behind a figure. The figure is drawn from all rows."""
 
 _Points = list[tuple[float, float]]
-"""(positions seen or seconds, nats per position)."""
+"""Pairs of positions seen, or seconds, and nats per position."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class _Line:
     run: RunRecord
     label: str
     series: int
-    """Number of its colour, marker and dash."""
+    """Number of the colour, marker and dash."""
     names: Sequence[str]
     """Fields of ``metrics.jsonl``. The first that a row has is drawn."""
 
@@ -148,8 +148,8 @@ def _curve_plot(
 def learning_curves(name: str, title: str, lines: Sequence[_Line], floors: Sequence[float], *, against: str) -> Markup:
     """Return loss against positions seen or seconds.
 
-    ``floors``, in nats per position, are dashed lines. The first, steep part of training is cut off if it would flatten
-    the rest.
+    ``floors``, in nats per position, are dashed lines. The steep start of training is cut off if it would flatten the
+    rest.
     """
     curves = [(line.series, line.points(line.run.dev, against), line.points(line.run.train, against)) for line in lines]
     points = [point for _, dev, train in curves for point in (*dev, *train)]
@@ -192,7 +192,7 @@ def _unit_of_time(longest_s: float) -> tuple[str, float]:
 
 
 def _settled(dev: _Points, train: _Points) -> float:
-    """Return the value that three quarters of a curve's points do not exceed."""
+    """Return the upper quartile of a curve's losses."""
     points = dev if len(dev) > 2 else (*dev, *train)
     return float(np.quantile([y for _, y in points], 0.75)) if points else 0.0
 

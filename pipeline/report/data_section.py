@@ -1,7 +1,7 @@
 """Describe the datasets that runs learned from: sizes, sources, labels, and distributions of lengths and heights.
 
-``build-dataset`` stored these figures with the dataset. An old dataset without stored statistics shows its sizes only.
-A run read a dataset if the run's fingerprint of its dataset is the same.
+``build-dataset`` stored these figures with the dataset. If an old dataset has no statistics, only its sizes are shown.
+A run read a dataset if it recorded the dataset's fingerprint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from pipeline.report.tables import Cells, Number, Table, percent
 from storage.locations import Place
 
 _MAX_POINTS: Final = 50
-"""Most points of a line. Sizes are put into bins of equal width to keep within it."""
+"""Most points of a line. If there are more sizes, they are put into bins of equal width."""
 
 _HISTOGRAMS: Final = (
     ("tokens", "Length of sentences", "tokens", "sentences"),
@@ -66,7 +66,7 @@ def data_section(datasets: Descriptions, reported: ReportedRuns) -> Section:
 
 
 def dataset_blocks(number: int, title: str, about: Mapping[str, Any], reported: ReportedRuns) -> list[Block]:
-    """Return the part of the section on one dataset. ``number`` makes the ids of its figures unique."""
+    """Return the blocks about one dataset. ``number`` makes the ids of its figures unique."""
     readers = [run for run in reported.runs if run.fingerprints.get("dataset") == about["sha256"]]
     used = about["vocab_size"] - about["num_entries_not_used"]
     read_by = f"Read by {reported.names(readers)}." if readers else "No run on this page was trained on it."
@@ -107,7 +107,7 @@ def _sizes(splits: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _sources(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    names = list(dict.fromkeys(name for split in splits.values() for name in split.get("sources", {})))
+    names = list(dict.fromkeys(name for split in splits.values() for name in split["sources"]))
     if not names:
         return None
     rows: list[Cells] = []
@@ -127,11 +127,11 @@ def _sources(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
 def _labels(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
     counts = {name: split.get("labels", {}) for name, split in splits.items()}
     train: Mapping[str, int] = next(iter(counts.values()), {})
-    labels = sorted(dict.fromkeys(label for by_label in counts.values() for label in by_label))
+    labels = {label for by_label in counts.values() for label in by_label}
     if not labels:
         return None
     rows: list[Cells] = []
-    for label in sorted(labels, key=lambda label: -train.get(label, 0)):
+    for label in sorted(labels, key=lambda label: (-train.get(label, 0), label)):
         row: Cells = [label]
         for by_label in counts.values():
             number, total = by_label.get(label, 0), sum(by_label.values())
@@ -144,7 +144,7 @@ def _labels(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
 def _plot(
     identifier: str, dataset: str, histograms: Mapping[str, Sequence[int]], title: str, unit: str, of_what: str
 ) -> Plot:
-    """Return the distributions of sizes of a dataset's splits."""
+    """Return a figure with one distribution of sizes per split."""
     width = -(-max(map(len, histograms.values())) // _MAX_POINTS)
     binned = {split: _binned(counts, width) for split, counts in histograms.items()}
     lines = [

@@ -1,6 +1,6 @@
 """Run the demo: every stage on the built-in corpus, as commands that a user would type, then a closing table.
 
-The demo only runs commands; it imports no model. The sizes are chosen for a few minutes on two cores. The baseline and
+The demo only runs commands; it imports no model. With its sizes it takes a few minutes on two cores. The baseline and
 the distilled student have the same data, steps and seed, so the table compares like with like.
 """
 
@@ -69,9 +69,9 @@ def run_demo(out: Path) -> None:
 
 
 def closing_table(runs: list[Path], *, split: str) -> str:
-    """Return a table of perplexities of a split and minimal-pair accuracies, the floor first.
+    """Return a table of perplexities on a split and minimal-pair accuracies, the floor first.
 
-    There is one row per run and distribution.
+    The table has one row per run and distribution.
     """
     rows: list[tuple[object, ...]] = []
     floor: PerplexityFigure | None = None

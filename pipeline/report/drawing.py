@@ -1,15 +1,15 @@
 """Turn matplotlib drawings into small inline SVG in the page's theme.
 
-matplotlib does not know CSS. So figures are drawn in place-holder colours, which are then replaced by CSS variables.
+matplotlib has no CSS variables. So figures are drawn in place-holder colours, which are then replaced by CSS variables.
 The page defines these variables for light and for dark screens. Text stays text, in the page's font. Each figure is
-drawn wide and narrow, and the page shows the one that fits, because nobody can read a scaled-down plot on a phone.
+drawn wide and narrow, and the page shows the drawing that fits, because nobody can read a scaled-down plot on a phone.
 The same data give the same bytes.
 """
 
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ NUM_COLOURS = 6
 WIDE, NARROW = 1016, 350
 """Widths of the two drawings, in CSS pixels."""
 TALL = 1200
-"""Height in CSS pixels. A higher figure is printed over several pages."""
+"""Height in CSS pixels. A taller figure is printed over several pages."""
 
 # Place-holders for the colours of the page.
 INK, MUTED, GRID, PAPER = "#fe0201", "#fe0202", "#fe0203", "#fe0204"
@@ -56,12 +56,8 @@ _STYLE: list[str | Path | dict[str, Any]] = [
         "xtick.labelsize": 11.5,
         "ytick.labelsize": 11.5,
         "grid.color": GRID,
-        "grid.linewidth": 0.8,
         "figure.facecolor": "none",
         "axes.facecolor": "none",
-        "axes.formatter.use_mathtext": False,
-        "axes.unicode_minus": True,
-        "path.simplify": True,
     },
 ]
 
@@ -94,13 +90,18 @@ def new_figure(width: int, height: int, *, left: int, right: int, top: int, bott
     return figure, axes
 
 
+def margin(labels: Iterable[str], *, most: int) -> int:
+    """Return the width of a margin for labels: what the longest label needs, in CSS pixels, but at most ``most``."""
+    return min(most, 30 + max(int(7.3 * len(label)) for label in labels))
+
+
 def colour_of(series: int) -> str:
     """Return the place-holder for the colour of a series."""
     return SERIES[series % NUM_COLOURS]
 
 
 def line_style(series: int) -> dict[str, Any]:
-    """Return colour, dash and marker of a series as options of ``Axes.plot``."""
+    """Return the colour, dash and marker of a series as options of ``Axes.plot``."""
     return {
         "color": colour_of(series),
         "linestyle": DASHES[series // NUM_COLOURS % len(DASHES)],

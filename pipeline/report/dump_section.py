@@ -1,7 +1,7 @@
-"""Describe the dumps that runs learned from: sizes, mass kept, entropies, and who wrote them when.
+"""Describe the dumps that runs learned from: sizes, mass kept and entropies.
 
 The figures of a dump are in the ``run.json`` of its readers. If the same dump is still at the path that a run recorded,
-the history next to it is read too.
+the dump's history is read too.
 """
 
 import json
@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator
 from pipeline.dumping.dump_description import history_events
 from pipeline.evaluation.compare.run_records import Row, RunRecord, value
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, UNCONDITIONAL
-from pipeline.report.drawing import INK, MUTED, NARROW, PAPER, WIDE, colour_of, drawn, line_style, new_figure, swatch
+from pipeline.report.drawing import INK, MUTED, NARROW, PAPER, colour_of, drawn, line_style, margin, new_figure, swatch
 from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, perplexity, size
@@ -26,14 +26,14 @@ from storage.locations import is_url, local_path, open_folder
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL}
 """The distribution that a dump's perplexity is of, by the dump's condition."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
-"""Percent, as named in a dump's statistics."""
+"""In percent, as a dump's statistics name them."""
 _IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")
 _FIRST: Final = (
     "condition", "tree_source", "split", "num_sentences", "num_positions", "k", "selection", "temperatures", "profile",
     "size_bytes", "mean_kept_mass", "mean_kept_mass_without_eos", "mean_entropy_nats", "perplexity",
     "perplexity_without_eos",
 )  # fmt: skip
-"""Shown first. A click opens all other facts."""
+"""The facts that are shown at once. A click opens all others."""
 _EXPLANATION: Final = (
     "A dump holds the next-token distribution of a teacher at every position: k tokens with their probabilities, and "
     "the probability of all other tokens together. A position is one predicted token or the end of a sentence. "
@@ -50,11 +50,11 @@ class DumpRecord:
     """Its schema and statistics, flattened, as recorded in the runs."""
     readers: Sequence[RunRecord]
     history: Sequence[Row]
-    """Events of its history, oldest first. Empty if the dump is gone, was replaced, or is at a URL."""
+    """Events of its history, oldest first. Empty if the dump was removed or replaced, or is at a URL."""
 
     @property
     def commands(self) -> list[str]:
-        """The commands that wrote it or, if these are not known, the commands of its readers."""
+        """The commands that wrote the dump or, if they are unknown, the commands of its readers."""
         own = dict.fromkeys(str(event["command"]) for event in self.history if "command" in event)
         return list(own) or list(dict.fromkeys(run.command for run in self.readers))
 
@@ -117,13 +117,11 @@ def _mass_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.grid(visible=True)
-        ks: set[int] = set()
-        for series, line in enumerate(masses for _, masses in lines):
-            x = [k for k, _ in line]
-            y = [max(1 - mass, 1e-9) for _, mass in line]
-            ks.update(x)
-            axes.plot(x, y, **line_style(series))
-        axes.set_xticks(sorted(ks), [str(k) for k in sorted(ks)])
+        for series, (_, masses) in enumerate(lines):
+            left_out = [max(1 - mass, 1e-9) for _, mass in masses]
+            axes.plot([k for k, _ in masses], left_out, **line_style(series))
+        ks = sorted({k for _, masses in lines for k, _ in masses})
+        axes.set_xticks(ks, map(str, ks))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.6g} %")
         axes.minorticks_off()
@@ -166,14 +164,14 @@ def _entropy_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[P
     def draw(width: int) -> Figure:
         narrow = width == NARROW
         row = 44 if narrow else 34
-        left = 8 if narrow else min(340, 30 + max(int(7.3 * len(dump.title)) for dump, _, _ in strips))
+        left = 8 if narrow else margin((dump.title for dump, _, _ in strips), most=340)
         figure, axes = new_figure(width, 60 + row * len(strips), left=left, right=16, top=8, bottom=46)
         axes.set_ylim(len(strips), 0)
         axes.set_xlim(0, max(max(quantiles) for _, quantiles, _ in strips) * 1.05 or 1)
         axes.xaxis.grid(visible=True)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.locator_params(axis="x", nbins=10 if width == WIDE else 5)
+        axes.locator_params(axis="x", nbins=5 if narrow else 10)
         for i, (dump, (low, first, median, third, high), mean) in enumerate(strips):
             at, half = i + (0.68 if narrow else 0.5), 0.2
             colour = colour_of(i)
@@ -224,12 +222,12 @@ def _history(path: str, run: RunRecord) -> Sequence[Row]:
         if not manifest.is_file() or sha256_file(manifest) != run.fingerprints.get("manifest"):
             return []
         return history_events(open_folder(path).history())
-    except (OSError, ValueError):  # The path means nothing on this machine: the run was made elsewhere.
+    except (OSError, ValueError):  # The run was made elsewhere, and this machine has something else at the path.
         return []
 
 
 def _flat(dump: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dump's schema and statistics on one level. A deeper name follows its parent's name."""
+    """Return the dump's schema and statistics on one level. A nested name gets its parent's name in front."""
     flat: dict[str, Any] = {}
     for name, item in dump.items():
         if name in {"schema", "statistics"} and isinstance(item, dict):

@@ -1,8 +1,9 @@
 """Write the report: one self-contained HTML page about runs, or its tables for papers.
 
-The page shows what the run directories contain. It trains and measures nothing; it computes only differences and their
-intervals. Students and teachers have tables and figures of their own, and each perplexity is named by its distribution.
-The page has no script and makes no request, and all text is escaped. The same runs give the same bytes.
+The page shows what the run directories contain. The report trains and measures nothing; it computes only differences
+and their intervals. Students and teachers have separate tables and figures, and each perplexity is shown with the name
+of its distribution. The page has no script and makes no request, and all text is escaped. The same runs give the same
+bytes.
 """
 
 import re
@@ -37,7 +38,7 @@ from storage.files import make_directory, write_atomically
 from storage.locations import Place
 
 _NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
-"""Control characters, which a terminal could obey, and surrogates, which have no bytes in UTF-8. run.json and names of
+"""Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. run.json and names of
 directories may contain them. They are dropped after escaping, so that the rest cannot become markup."""
 
 
@@ -54,7 +55,7 @@ def write_report(
 
     Raises:
         RunError: If no run is given, or one of ``runs`` is not a run directory or is damaged.
-        InputError: If a result is damaged. The page lists results that are only absent.
+        InputError: If a result is damaged. Missing results are no error; the page lists them.
         StoreError: If ``out`` or its folder cannot be written, or one of ``datasets`` cannot be read.
     """
     if not runs:
@@ -135,7 +136,7 @@ def _comparisons(records: Sequence[RunRecord]) -> tuple[Comparisons | None, list
     try:
         return compare_for_report(records), []
     except RnngDistillError as error:
-        # The seeds clash, or rows are damaged or of other items. The rest of the page is still useful.
+        # Two runs have the same seed, or rows are damaged or of other items. The rest of the page is still useful.
         return None, [f"Groups of runs are not compared: {error}."]
 
 

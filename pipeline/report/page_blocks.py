@@ -1,7 +1,7 @@
-"""Define what the report's page is made of: sections of paragraphs, lists, tables and figures.
+"""Define the blocks of the report's page: headings, paragraphs, lists, tables and figures, in sections.
 
 Each section's module returns a ``Section``. The template draws any section, and ``tables_in`` collects the tables of
-all sections for papers. So a section is written down once, for every format.
+all sections for papers. So the same ``Section`` serves all formats.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

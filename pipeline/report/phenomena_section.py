@@ -1,4 +1,4 @@
-"""Draw minimal pairs and SyntaxGym by what they test: phenomena, paradigms, circuits and suites.
+"""Draw the accuracies on minimal pairs and SyntaxGym by phenomenon, paradigm, circuit and suite.
 
 Each share of right answers has its 95 % Wilson interval. Ties are drawn beyond the bar, because they are not right.
 """
@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.compare.run_records import RunRecord
-from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
+from pipeline.evaluation.intervals_and_p_values import Interval
 from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.results import PairResult, SuiteResult
-from pipeline.report.drawing import GRID, INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, new_figure
+from pipeline.evaluation.syntaxgym import ItemCounts
+from pipeline.report.drawing import GRID, INK, MARKERS, MUTED, NARROW, PAPER, colour_of, drawn, margin, new_figure
 from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section
-from pipeline.report.reported_runs import ReportedRuns, item_counts, mean_of_suites, pair_sets, suite_sets
+from pipeline.report.reported_runs import ReportedRuns, pair_sets, suite_sets
 from pipeline.report.tables import NOTHING, Cells, Number, Table, interval, percent, plural
 
 _WHISKERS: Final = (
@@ -27,6 +28,9 @@ _WHISKERS: Final = (
     "another seed may differ by more. Paler, beyond the bars: ties, which are not right. "
 )
 _COUNTS_HEADER: Final = ("right", "ties", "right, %", "95 %")
+_QUARTERS: Final = (0, 0.25, 0.5, 0.75, 1)
+_Segment = tuple[float, float, float]
+"""A horizontal line: from, to and height."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +41,11 @@ class _Score:
     series: int
     num_items: int
     right: float
-    """From 0 to 1, as ``ties``. 0 if there are no items."""
+    """Share from 0 to 1; 0 if there are no items."""
     ties: float
+    """As ``right``."""
     interval: Interval | None = None
-    """95 % interval; None for a mean of shares, which is no share of independent items."""
+    """95 % interval; None for a mean of shares, because a mean is not a share of independent items."""
     cells: Cells = field(default_factory=list)
     """Its counts, for the table behind the figure."""
 
@@ -48,7 +53,7 @@ class _Score:
 _ByHeading = Mapping[str, Mapping[str, Sequence[_Score]]]
 """Scores of the runs by heading, then by label, such as the name of a paradigm."""
 _Groups = list[tuple[str, Sequence[_Score]]]
-"""(label, scores of the runs) in the order in which to draw them. A label without scores is a heading."""
+"""Labels with the scores of the runs, in the order of drawing. A label without scores is a heading."""
 
 
 def pairs_section(reported: ReportedRuns) -> Section:
@@ -77,7 +82,7 @@ def phenomenon_plots(reported: ReportedRuns) -> list[tuple[Plot, Plot]]:
 def suite_plots(reported: ReportedRuns) -> list[Plot]:
     """Return for each set of SyntaxGym suites a figure of its circuits and suites."""
     return [
-        _suite_plot(reported, f"suites-{number}", title, scored)
+        _suite_plot(reported, number, title, scored)
         for number, (title, scored) in enumerate(suite_sets(reported.runs).items())
     ]
 
@@ -90,19 +95,14 @@ def _pair_plots(
     by_term: dict[str, dict[str, list[_Score]]] = {}
     overall, means, key = [], [], []
     for run, pairs in scored:
-
-        def score(counts: PairCounts, run: RunRecord = run) -> _Score:
-            difference = Number(counts.mean_difference, "+.3f")
-            return _score(reported, run, counts.num_pairs, counts.num_right, counts.num_ties, difference)
-
         figures = pairs.figures
         for level, found in (("field", figures.by_field), ("phenomenon", figures.by_term)):
             for label, counts in found.items():
-                by_level[level].setdefault(label, []).append(score(counts))
-        by_paradigm = {paradigm: score(counts) for paradigm, counts in figures.by_paradigm.items()}
-        for paradigm, each in by_paradigm.items():
-            by_term.setdefault(figures.terms[paradigm], {}).setdefault(paradigm, []).append(each)
-        overall.append(score(figures.overall))
+                by_level[level].setdefault(label, []).append(_score(reported, run, counts))
+        by_paradigm = {name: _score(reported, run, counts) for name, counts in figures.by_paradigm.items()}
+        for paradigm, score in by_paradigm.items():
+            by_term.setdefault(figures.terms[paradigm], {}).setdefault(paradigm, []).append(score)
+        overall.append(_score(reported, run, figures.overall))
         means.append(_mean_score(reported, run, figures.macro_accuracy or 0.0, by_paradigm.values()))
         ties = f" ({plural(figures.overall.num_ties, 'tie')})" if figures.overall.num_ties else ""
         key.append((run, f"{percent(figures.macro_accuracy)} %{ties}"))
@@ -139,25 +139,25 @@ def _pair_plots(
     )
 
 
-def _suite_plot(reported: ReportedRuns, name: str, title: str, scored: Sequence[tuple[RunRecord, SuiteResult]]) -> Plot:
+def _suite_plot(
+    reported: ReportedRuns, number: int, title: str, scored: Sequence[tuple[RunRecord, SuiteResult]]
+) -> Plot:
     by_circuit: dict[str, dict[str, list[_Score]]] = {}
     overall, means, key = [], [], []
     for run, suites in scored:
-        num_right, num_items, num_ties = item_counts(suites)
-        overall.append(_score(reported, run, num_items, num_right, num_ties))
-        of_run = []
-        for suite, figures in suites.figures.by_suite.items():
-            items = figures.items
-            of_run.append(_score(reported, run, items.num_items, items.num_right, items.num_ties))
-            by_circuit.setdefault(figures.circuit, {}).setdefault(suite, []).append(of_run[-1])
-        means.append(_mean_score(reported, run, mean_of_suites(suites), of_run))
-        key.append((run, f"{percent(mean_of_suites(suites))} %"))
+        figures = suites.figures
+        by_suite = {name: _score(reported, run, suite.items) for name, suite in figures.by_suite.items()}
+        for name, score in by_suite.items():
+            by_circuit.setdefault(figures.by_suite[name].circuit, {}).setdefault(name, []).append(score)
+        overall.append(_score(reported, run, figures.overall))
+        means.append(_mean_score(reported, run, figures.mean_of_suites, by_suite.values()))
+        key.append((run, f"{percent(figures.mean_of_suites)} %"))
     by_circuit = dict(sorted(by_circuit.items()))
     groups = [("mean of suites", means), ("all items", overall), *_groups(by_circuit)]
     return Plot(
         topic="SyntaxGym",
         title=title,
-        svg=shares(name, f"SyntaxGym: {title}", groups, chance=None),
+        svg=shares(f"suites-{number}", f"SyntaxGym: {title}", groups, chance=None),
         key=reported.key(key),
         caption="Share of items whose predictions all come true. Items have different numbers of predictions, so there "
         f"is no single level of chance. {_WHISKERS}Scored with {scored[0][1].convention}. From results of "
@@ -170,19 +170,21 @@ def _suite_plot(reported: ReportedRuns, name: str, title: str, scored: Sequence[
     )
 
 
-def _score(
-    reported: ReportedRuns, run: RunRecord, num_items: int, num_right: int, num_ties: int, *more_cells: Number
-) -> _Score:
-    right = num_right / num_items if num_items else None
-    counts = [Number(number, ",") for number in (num_items, num_right, num_ties)]
+def _score(reported: ReportedRuns, run: RunRecord, counts: PairCounts | ItemCounts) -> _Score:
+    num_items, more_cells = (
+        (counts.num_pairs, [Number(counts.mean_difference, "+.3f")])
+        if isinstance(counts, PairCounts)
+        else (counts.num_items, [])
+    )
+    numbers = [Number(number, ",") for number in (num_items, counts.num_right, counts.num_ties)]
     return _Score(
         run=run.name,
         series=reported.series(run),
         num_items=num_items,
-        right=right or 0.0,
-        ties=num_ties / num_items if num_items else 0.0,
-        interval=wilson_interval(num_right, num_items),
-        cells=[*counts, percent(right), interval(num_right, num_items), *more_cells],
+        right=counts.accuracy or 0.0,
+        ties=counts.num_ties / num_items if num_items else 0.0,
+        interval=counts.interval,
+        cells=[*numbers, percent(counts.accuracy), interval(counts.interval), *more_cells],
     )
 
 
@@ -218,8 +220,8 @@ def _mean(values: Sequence[float]) -> float:
 def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> Markup:
     """Return horizontal bars of shares.
 
-    Each series has a lane: a bar up to the mean of its runs, and a mark with a whisker for each run. Ties are a paler
-    bar beyond it. ``chance``, if given, is a dashed line.
+    Each series has a lane: a bar up to the mean of its runs, a paler bar for the ties beyond it, and a mark with a
+    whisker for each run. ``chance``, if given, is a dashed line.
     """
     most = max((max(Counter(score.series for score in scores).values(), default=0) for _, scores in groups), default=1)
     thickness, gap, heading = max(11, 5 + 3 * min(most, 5)), 9, 30
@@ -230,7 +232,7 @@ def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> M
         lanes = [sorted({score.series for score in scores}) for _, scores in groups]
         heights = [above + max(len(lane) * thickness, 0 if narrow else 13) + gap if lane else heading for lane in lanes]
         total = sum(heights) + 6
-        left = 8 if narrow else min(340, 30 + max(int(7.3 * len(label)) for label, _ in groups))
+        left = 8 if narrow else margin((label for label, _ in groups), most=340)
         figure, axes = new_figure(width, total + 50, left=left, right=16, top=24, bottom=26)
         axes.set_ylim(total, 0)
         axes.set_xlim(0, 1)
@@ -274,11 +276,6 @@ def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> M
         return figure
 
     return drawn(name, title, draw)
-
-
-_Segment = tuple[float, float, float]
-"""(from, to, height) of a horizontal line."""
-_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
 def _draw_segments(axes: Axes, segments: Sequence[_Segment], **look: Any) -> None:  # noqa: ANN401 - matplotlib's options

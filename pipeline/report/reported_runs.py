@@ -1,7 +1,7 @@
-"""Hold the runs of a report, decide which look alike, and find their results on the same items.
+"""Hold the runs of a report, give them colours and marks, and find their results on the same items.
 
-Runs that differ in nothing but the seed share a colour and a mark. Results are compared only if they are of the same
-items and were scored in the same way.
+Runs that differ only in the seed share a colour and a mark. Results are compared only if they are of the same items and
+were scored in the same way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,20 +44,16 @@ class ReportedRuns:
 
     @cached_property
     def _groups(self) -> Mapping[str, tuple[str, str]]:
-        """(name of the first run, name) of the seed group of each run, by the run's name."""
+        """The seed group of each run, by the run's name: the name of its first run, and its own name."""
         found: dict[str, tuple[str, str]] = {}
         for kind in dict.fromkeys(run.kind for run in self.runs):
             of_kind = self.of_kind(kind)
             try:
-                alike = [(group.name, list(group.runs.values())) for group in seed_groups(of_kind)]
+                groups = [(group.name, list(group.runs.values())) for group in seed_groups(of_kind)]
             except ConfigError:  # A run records no seed, or two have the same: each run is a group of its own.
-                alike = [(run.name, [run]) for run in of_kind]
-            found |= {run.name: (runs[0].name, name) for name, runs in alike for run in runs}
+                groups = [(run.name, [run]) for run in of_kind]
+            found |= {run.name: (runs[0].name, name) for name, runs in groups for run in runs}
         return found
-
-    def first_of_group(self, run: RunRecord) -> str:
-        """Return the name of the first run of a run's seed group."""
-        return self._groups[run.name][0]
 
     def group_name(self, run: RunRecord) -> str:
         """Return the name of a run's seed group."""
@@ -65,7 +61,7 @@ class ReportedRuns:
 
     def series(self, run: RunRecord) -> int:
         """Return the number of a run's seed group, which decides its colour and mark in all figures."""
-        return list(dict.fromkeys(map(self.first_of_group, self.runs))).index(self.first_of_group(run))
+        return list(dict.fromkeys(self._groups[each.name] for each in self.runs)).index(self._groups[run.name])
 
     def label(self, run: RunRecord, note: str = "") -> Cell:
         """Return a run's mark and name."""
@@ -86,7 +82,7 @@ class ReportedRuns:
         ]
 
     def _by_group(self, entries: Iterable[tuple[RunRecord, str]]) -> list[tuple[str, list[tuple[RunRecord, str]]]]:
-        """Return entries by seed group, under the group's name or, if it has one entry, the run's name."""
+        """Return entries by seed group, under the group's name or, if the group has one entry, the run's name."""
         found: dict[tuple[str, str], list[tuple[RunRecord, str]]] = {}
         for run, text in entries:
             found.setdefault(self._groups[run.name], []).append((run, text))
@@ -98,24 +94,12 @@ class ReportedRuns:
 
 def pair_sets(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, PairResult]]]:
     """Return the comparable results on each set of minimal pairs, by a title that tells the sets apart."""
-    return _by_set((run, result) for run in runs for result in run.pairs)
+    return _by_set((run, result) for run in runs for result in run.results.pairs)
 
 
 def suite_sets(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, SuiteResult]]]:
     """Return the comparable results on each set of SyntaxGym suites, by a title that tells the sets apart."""
-    return _by_set((run, result) for run in runs for result in run.suites)
-
-
-def item_counts(result: SuiteResult) -> tuple[int, int, int]:
-    """Return right items, items, and ties of all suites together."""
-    counts = [suite.items for suite in result.figures.by_suite.values()]
-    return sum(c.num_right for c in counts), sum(c.num_items for c in counts), sum(c.num_ties for c in counts)
-
-
-def mean_of_suites(result: SuiteResult) -> float:
-    """Return the mean of the suites' accuracies, as Hu et al. (2020) report it."""
-    accuracies = [suite.items.accuracy for suite in result.figures.by_suite.values()]
-    return sum(accuracies) / len(accuracies)
+    return _by_set((run, result) for run in runs for result in run.results.suites)
 
 
 def splits_of(runs: Sequence[RunRecord]) -> list[str]:
@@ -131,7 +115,7 @@ def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
 
 
 def _by_set(results: Iterable[tuple[RunRecord, _Result]]) -> dict[str, list[tuple[RunRecord, _Result]]]:
-    """Put results together that have the same subject, fingerprint and convention: only these are comparable."""
+    """Group results by subject, fingerprint and convention: only results with the same ones are comparable."""
     found: dict[tuple[str, str, str], dict[str, tuple[RunRecord, _Result]]] = {}
     for run, result in results:
         key = (result.subject, result.fingerprint, result.convention)

@@ -1,7 +1,7 @@
 """Make the tables of runs: figures of students and teachers, all perplexities, settings that differ, commands.
 
-Students and teachers have tables of their own. Each perplexity is in a column that names its distribution: a teacher
-that is given the tree has a low perplexity for that reason alone.
+Students and teachers have separate tables. Each perplexity is in a column that names its distribution, because a
+teacher that is given the tree has a low perplexity for that reason alone.
 """
 
 import json
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.compare.run_records import RunRecord, value
+from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.perplexity import (
     FLOOR,
     GIVEN_TREE,
@@ -20,17 +21,9 @@ from pipeline.evaluation.perplexity import (
     UNCONDITIONAL,
     PerplexityFigure,
 )
-from pipeline.evaluation.results import PairResult, SuiteResult
+from pipeline.evaluation.syntaxgym import ItemCounts
 from pipeline.report.page_blocks import Block, Commands, Details, Heading, Items, Paragraph, Section, TitledTable
-from pipeline.report.reported_runs import (
-    ReportedRuns,
-    have_one_tokenizer,
-    item_counts,
-    mean_of_suites,
-    pair_sets,
-    splits_of,
-    suite_sets,
-)
+from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer, pair_sets, splits_of, suite_sets
 from pipeline.report.tables import NOTHING, AnyCell, Cell, Cells, Number, Table, duration, interval, percent, perplexity
 
 _TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
@@ -53,7 +46,7 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
         "student\u2019s."
     ),
 }
-"""Explains each distribution that a table has a column for."""
+"""Explains each distribution that has a column."""
 _FIGURES_NOTE = (
     "Nats above the floor are per position. Pairs right is the mean of the paradigms\u2019 shares, suites right the "
     "mean of the suites\u2019 shares. Ties do not count as right. The small print gives the share of all pairs or "
@@ -101,9 +94,11 @@ def figures_table(reported: ReportedRuns, kind: str, distributions: Sequence[str
                     figures, floors if distribution in OF_STUDENTS else None, compares=compares
                 )
     for title, pairs in pair_sets(runs).items():
-        columns[f"pairs, {title}"] = _accuracy_columns(runs, dict(map(_pair_cells, pairs)))
+        of_pairs = {run.name: (result.figures.macro_accuracy, result.figures.overall) for run, result in pairs}
+        columns[f"pairs, {title}"] = _accuracy_columns(runs, of_pairs)
     for title, suites in suite_sets(runs).items():
-        columns[f"suites, {title}"] = _accuracy_columns(runs, dict(map(_suite_cells, suites)))
+        of_suites = {run.name: (result.figures.mean_of_suites, result.figures.overall) for run, result in suites}
+        columns[f"suites, {title}"] = _accuracy_columns(runs, of_suites)
     columns["training"] = {
         "steps": [Number(value(run.last, "step"), ",.0f") for run in runs],
         "positions": [Number(value(run.last, "positions"), ",.0f") for run in runs],
@@ -209,10 +204,10 @@ def _perplexity_rows(reported: ReportedRuns) -> list[Cells]:
                     perplexity(figure.per_token_without_eos if compares else None),
                     perplexity(figure.per_word),
                     Number(figure.bits_per_byte, ".4f"),
-                    *(
-                        Number(count, ",")
-                        for count in (figure.num_sentences, figure.num_tokens, figure.num_words, figure.num_bytes)
-                    ),
+                    Number(figure.num_sentences, ","),
+                    Number(figure.num_tokens, ","),
+                    Number(figure.num_words, ","),
+                    Number(figure.num_bytes, ","),
                 ]
                 for figure in figures
             ]
@@ -243,24 +238,17 @@ def _settings_table(reported: ReportedRuns, kind: str) -> Table | None:
     return Table(header=header, rows=[[name, *row] for name, row in differing.items()])
 
 
-def _pair_cells(scored: tuple[RunRecord, PairResult]) -> tuple[str, tuple[Cell, Number]]:
-    run, result = scored
-    counts = result.figures.overall
-    note = f"{percent(counts.accuracy)}, {interval(counts.num_right, counts.num_pairs)}"
-    return run.name, (Cell(percent(result.figures.macro_accuracy), note=note), Number(counts.num_ties, ","))
-
-
-def _suite_cells(scored: tuple[RunRecord, SuiteResult]) -> tuple[str, tuple[Cell, Number]]:
-    run, result = scored
-    num_right, num_items, num_ties = item_counts(result)
-    note = f"{percent(num_right / num_items)}, {interval(num_right, num_items)}"
-    return run.name, (Cell(percent(mean_of_suites(result)), note=note), Number(num_ties, ","))
-
-
 def _accuracy_columns(
-    runs: Sequence[RunRecord], cells: Mapping[str, tuple[Cell, Number]]
+    runs: Sequence[RunRecord], accuracies: Mapping[str, tuple[float | None, PairCounts | ItemCounts]]
 ) -> dict[str, Sequence[AnyCell]]:
-    """Return the mean share right, with the share of all items as a note, and the ties."""
+    """Return the mean share right, with the share of all items as a note, and the ties.
+
+    ``accuracies`` has the mean share and the counts of all items by the run's name.
+    """
+    cells: dict[str, tuple[AnyCell, AnyCell]] = {}
+    for name, (mean, counts) in accuracies.items():
+        note = f"{percent(counts.accuracy)}, {interval(counts.interval)}"
+        cells[name] = Cell(percent(mean), note=note), Number(counts.num_ties, ",")
     by_run = [cells.get(run.name, (NOTHING, NOTHING)) for run in runs]
     return {"right, %": [right for right, _ in by_run], "ties": [ties for _, ties in by_run]}
 

@@ -1,13 +1,13 @@
 """Draw a teacher's surprisals against its students', token by token of the same split.
 
-The log-probabilities are in the rows that ``evaluate perplexity`` writes next to its result. ``<eos>`` is left out. A
-teacher that is given the tree is almost certain of it, so ``<eos>`` would distort the agreement.
+The log-probabilities are in the item rows of ``evaluate perplexity``. ``<eos>`` is left out: a teacher that is given
+the tree is almost certain of ``<eos>``, which would distort the agreement.
 
-The teacher's distribution is always named. A teacher that is given the tree knows more than a student can. A token far
-above the diagonal is one that the tree gave away.
+Every figure names the teacher's distribution, because a teacher that is given the tree has information that no student
+has. If a token is far above the diagonal, the tree revealed it.
 
-A panel is SVG with one path for each level of counts, not one mark per token. So a panel of any number of tokens takes
-some kilobytes.
+A panel is SVG with one path for each level of counts, not one mark per token. So a panel takes some kilobytes, however
+many tokens it shows.
 """
 
 import math
@@ -34,7 +34,7 @@ _OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
 _REMEDY: Final = "run evaluate perplexity again"
 _AGREEMENT_HEADER: Final = ("difference", "Pearson", "Spearman")
 _LEVELS: Final = ("1\u20132", "3\u20139", "10\u201331", "32\u201399", "100\u2013315", "316 and more tokens per cell")
-"""Counts of each shade, half a power of ten wide."""
+"""Counts of each shade. A shade covers half a power of ten."""
 _LEVEL_STARTS: Final = np.array([1, 3, 10, 32, 100, 316])
 _OPACITY: Final = (0.13, 0.26, 0.42, 0.6, 0.8, 1.0)
 _MAX_BITS: Final = 20
@@ -103,7 +103,7 @@ def surprisal_plots(reported: ReportedRuns) -> tuple[list[Plot], list[tuple[str,
 
 
 def read_rows(path: Path) -> TokenSurprisals:
-    """Return the surprisals in a file of rows.
+    """Return the surprisals in a file of item rows.
 
     Raises:
         InputError: If there is no row, or a line is damaged. The message names the line.
@@ -123,7 +123,7 @@ def read_rows(path: Path) -> TokenSurprisals:
 
 
 def agreement(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> tuple[float, float | None, float | None]:
-    """Return how far the surprisals ``[N]`` in bits of two models agree, N at least 1.
+    """Return how well the surprisals ``[N]`` in bits of two models agree, N at least 1.
 
     Returns:
         The mean of student minus teacher, Pearson's correlation, and Spearman's. Equal values share their mean rank. A
@@ -145,7 +145,7 @@ def _plot(
     bits = of_teacher.bits[distribution]
     panels: list[Markup] = []
     rows: list[Cells] = []
-    drawn: set[str] = set()
+    drawn: set[int] = set()
     for run in students:
         rows_of_run = run.splits[split].rows
         found = read_rows(rows_of_run)
@@ -168,9 +168,9 @@ def _plot(
                     *(Number(correlation, ".3f") for correlation in correlations),
                 ]
             )
-            if reported.first_of_group(run) not in drawn:
+            if reported.series(run) not in drawn:
                 panels.append(density_panel(f"density-{name}-{len(panels)}", run.name, bits, found.bits[own]))
-        drawn.add(reported.first_of_group(run))
+        drawn.add(reported.series(run))
     several = " One run is drawn for each mark; the table has all runs." if len(rows) > len(panels) else ""
     return Plot(
         title=f"Surprisals on {split}: {teacher.name}, {distribution}, against students",
@@ -247,16 +247,13 @@ def _level_swatch(level: int) -> Markup:
 
 def _cells(which: NDArray[np.bool_]) -> str:
     """Return the cells as one path. Horizontal neighbours form one rectangle."""
-    found = []
-    for row in range(_NUM_CELLS):
-        padded = np.concatenate([[0], which[:, row].astype(np.int8), [0]])
-        starts, stops = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
-        y = (_NUM_CELLS - 1 - row) * _CELL
-        found += [
-            f"M{start * _CELL} {y}h{(stop - start) * _CELL}v{_CELL}h-{(stop - start) * _CELL}z"
-            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        ]
-    return "".join(found)
+    edges = np.diff(np.pad(which.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    lengths = np.nonzero(edges == -1)[1] - starts
+    return "".join(
+        f"M{start * _CELL} {(_NUM_CELLS - 1 - row) * _CELL}h{length * _CELL}v{_CELL}h-{length * _CELL}z"
+        for row, start, length in zip(rows.tolist(), starts.tolist(), lengths.tolist(), strict=True)
+    )
 
 
 def _x(bits: float) -> int:

@@ -4,9 +4,8 @@ r"""Write the report's tables as text for papers and programs: Markdown, LaTeX o
     latex       One table environment per table, with booktabs' rules. Groups form a line above the header.
     csv         One table for everything: table, row_number, row, column, value. One call reads it; pivot as needed.
 
-Only the text of a cell is written: its mark and bar are left out, its note follows in parentheses, and white space
-becomes single spaces. In CSV a cell without a figure is empty. All other cells are written as on the page, thousands
-separators included.
+Marks and bars of cells are left out, notes follow in parentheses, and white space becomes single spaces. In CSV a cell
+without a figure is empty. All other cells are written as on the page, thousands separators included.
 """
 
 import csv
@@ -21,8 +20,8 @@ from pipeline.report.tables import NOTHING, Table
 
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
-"""Title of the table. Number of the row, from 1, because rows may share a name. First cell of the row. Name of another
-column, after its group's name. The cell in that column."""
+"""The title of the table; the number of the row, from 1, because rows may share a name; the first cell of the row; the
+name of another column, after its group's name; and the cell in that column."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")

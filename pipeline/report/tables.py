@@ -1,13 +1,12 @@
 """Hold the tables of the report as data: cells are text, or a number with its format, and may carry a note.
 
-A table does not know how it is shown. ``page.html.j2`` and ``table_text`` each render the same objects, so the page and
-the tables for papers show the same digits.
+``page.html.j2`` and ``table_text`` render the same objects, so the page and the tables for papers show the same digits.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.evaluation.intervals_and_p_values import wilson_interval
+from pipeline.evaluation.intervals_and_p_values import Interval
 
 NOTHING = "\u2013"
 """The text of a cell without a figure."""
@@ -68,9 +67,8 @@ def percent(share: float | None) -> Number:
     return Number(None if share is None else 100 * share, ".1f")
 
 
-def interval(num_right: int, num_items: int) -> str:
-    """Return the 95 % Wilson interval of a share, in percent."""
-    found = wilson_interval(num_right, num_items)
+def interval(found: Interval | None) -> str:
+    """Return an interval of a share from 0 to 1 in percent, with one decimal."""
     return NOTHING if found is None else f"{100 * found.low:.1f}\u2013{100 * found.high:.1f}"
 
 

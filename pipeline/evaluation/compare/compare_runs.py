@@ -1,7 +1,8 @@
 """Compare seed groups on every benchmark that their runs were evaluated on, for ``compare`` and for the report.
 
 Students are compared with students and teachers with teachers. A seed group is compared on a benchmark if each of its
-runs has a result with item rows. ``Comparisons.notes`` lists what is left out for lack of one.
+runs has a result with item rows. Otherwise the group is left out of this benchmark, and ``Comparisons.notes`` reports
+it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ class Comparisons:
     groups: Sequence[SeedGroup]
     benchmarks: Sequence[BenchmarkComparison]
     notes: Sequence[str]
-    """A sentence for each thing that is not compared, or not as the user may expect, with how to change that."""
+    """A sentence for each thing that is not compared, or not as the user may expect. It tells how to change that."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object, with the group that is shown to be better for each difference."""
@@ -82,12 +83,9 @@ def compare_runs(paths: Sequence[Path], *, normaliser: Normaliser) -> Comparison
     found = compare_records(read_runs(paths), normaliser=normaliser)
     if not any(benchmark.pairs for benchmark in found.benchmarks):
         names = ", ".join(f"{group.name} ({group.kind})" for group in found.groups)
-        more = f" and {len(found.notes) - 1} more" if len(found.notes) > 1 else ""
-        reason = (
-            f"{found.notes[0]}{more}"
-            if found.notes
-            else "evaluate them on the same data, or name runs that differ in more than the seed"
-        )
+        reason = "evaluate them on the same data, or name runs that differ in more than the seed"
+        if found.notes:
+            reason = found.notes[0] + (f" and {len(found.notes) - 1} more" if len(found.notes) > 1 else "")
         raise ConfigError(
             f"compare: found {names}, expected two seed groups of one kind with a benchmark in common; {reason}"
         )
@@ -136,15 +134,15 @@ def _check_tokenizers(found: _Scores) -> None:
             if (expected := other.benchmark.tokenizer) != benchmark.tokenizer:
                 raise FingerprintMismatchError(
                     f"{scores.path}: tokenizer is {benchmark.tokenizer[:12]}, but that of {other.path} is "
-                    f"{expected[:12]}, and nats per token compare only with one tokenizer; give --normaliser word or "
-                    "byte"
+                    f"{expected[:12]}; nats per token are comparable only with one tokenizer: give --normaliser word "
+                    "or byte"
                 )
 
 
 def _complete(
     groups: Sequence[SeedGroup], found: _Scores, notes: list[str]
 ) -> Iterator[tuple[Benchmark, dict[str, dict[int, ItemScores]]]]:
-    """Yield each benchmark of at least two runs with the groups whose runs all have it. Note the other groups."""
+    """Yield each benchmark of at least two runs, with the groups whose runs all have it. Note the other groups."""
     for benchmark, by_name in found.items():
         without = [
             run.name for group in groups for seed, run in group.runs.items() if seed not in by_name.get(group.name, {})
@@ -152,8 +150,8 @@ def _complete(
         if without:
             command = next(iter(next(iter(by_name.values())).values())).command
             notes.append(
-                f"{benchmark.title}: no such result of {', '.join(without)}, so their seed groups are left out; "
-                f"evaluate them as by: {command}"
+                f"{benchmark.title}: no result of {', '.join(without)}, so their seed groups are left out; evaluate "
+                f"these runs in the same way as: {command}"
             )
         complete = {
             group.name: by_name[group.name]

@@ -4,8 +4,7 @@
     SyntaxGym        1 if every prediction of the item is true; else 0    groups: suites
     perplexity       -log p of a sentence and its <eos>, in nats          no groups
 
-A row must add up with the figures of its result. Log-probabilities are sums of float32 values, so equal sums are a tie,
-and a tie is never right.
+The rows must add up to the figures of their result. A tie is never right.
 """
 
 import math
@@ -42,7 +41,7 @@ two models the nats of a sentence differ by far more than one part in 100,000.""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """Identifies what runs are compared on. Two results are of one benchmark if every field is the same."""
+    """What runs are compared on. Two results are of one benchmark if every field is the same."""
 
     kind: str
     """``minimal_pairs``, ``syntaxgym`` or ``perplexity``."""
@@ -53,13 +52,13 @@ class Benchmark:
     conventions: str
     """How sentences were scored (``LoadedResult.convention``); for a perplexity, its distribution first."""
     unit: str
-    """Of the overall figure: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
+    """Unit of the overall figure: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
     tokenizer: str = ""
     """sha256 of the tokenizer if the unit is per token, else empty."""
 
     @property
     def is_outcome(self) -> bool:
-        """Whether an item is right or wrong, and more is better. For a perplexity less is better."""
+        """Whether items are right or wrong, so that more is better. For a perplexity less is better."""
         return self.kind != PERPLEXITY
 
     @property
@@ -89,15 +88,15 @@ class ItemScores:
     categories: Mapping[str, Mapping[str, str]]
     """The ``term`` and the ``field`` of each paradigm, by ``term`` or ``field``, then by paradigm. Suites have none."""
     scale: float
-    """The overall figure of a perplexity is the sum of ``values`` over this: the tokens, words or bytes of the split
-    and one more per sentence for its end, times ln 2 for bits. 1 for outcomes."""
+    """Divisor that turns the sum of ``values`` into the overall figure of a perplexity: the tokens, words or bytes of
+    the split and one more per sentence for its end, times ln 2 for bits. 1 for outcomes."""
 
     @property
     def units(self) -> NDArray[np.float64]:
         """``[U]`` float64, whose mean is the overall figure.
 
-        For outcomes the accuracy of each group, so that every paradigm or suite has the same weight. For a perplexity
-        the nats of each sentence over the mean number of tokens, words or bytes per sentence.
+        For outcomes, a unit is the accuracy of a group, so every paradigm or suite has the same weight. For a
+        perplexity, a unit is the nats of a sentence over the mean number of tokens, words or bytes per sentence.
         """
         if not self.benchmark.is_outcome:
             return np.asarray(self.values * (len(self.values) / self.scale), np.float64)
@@ -124,7 +123,7 @@ class ItemScores:
             )
 
     def is_same_as(self, other: "ItemScores") -> bool:
-        """Return whether the scores are the same but for rounding. Outcomes have to be equal."""
+        """Return whether the scores are the same except for rounding. Outcomes have to be equal."""
         if len(self.values) != len(other.values):
             return False
         if self.benchmark.is_outcome:
@@ -135,8 +134,8 @@ class ItemScores:
 def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[str]) -> list[ItemScores]:
     """Return a run's scores on each benchmark that it was evaluated on.
 
-    Two results of one benchmark are no contradiction if they agree but for rounding: a teacher's figures given the tree
-    are in the result with a beam search and in the one without. The first one is returned.
+    Two results of one benchmark may agree except for rounding: a teacher's results with and without a beam search both
+    have the figures given the tree. Then the scores of the first result are returned.
 
     Args:
         results: The results of a run.
@@ -149,8 +148,9 @@ def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[s
             benchmark differ.
     """
     compared = {MINIMAL_PAIRS, SYNTAXGYM, PERPLEXITY}
-    outdated = [skipped for skipped in results.skipped if skipped.is_outdated and skipped.kind in compared]
-    left_out += [f"{results.run}/{skipped.note}" for skipped in outdated]
+    for skipped in results.skipped:
+        if skipped.is_outdated and skipped.kind in compared:
+            left_out.append(f"{results.run}/{skipped.note}")
     found: dict[Benchmark, ItemScores] = {}
     every: list[_Compared] = [*results.pairs, *results.perplexities, *results.suites]
     for result in sorted(every, key=lambda result: result.path.name):
@@ -160,7 +160,7 @@ def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[s
         for scores in _scores(result, normaliser):
             if not len(scores.values):
                 left_out.append(
-                    f"{scores.path}: no item, as when the two sentences of every pair are the same; {result.remedy}"
+                    f"{scores.path}: no item, perhaps because all pairs have identical sentences; {result.remedy}"
                 )
             elif not scores.is_same_as(other := found.setdefault(scores.benchmark, scores)):
                 raise InputError(
@@ -171,37 +171,19 @@ def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[s
 
 
 def _scores(result: _Compared, normaliser: Normaliser) -> Iterable[ItemScores]:
+    return _sentence_nats(result, normaliser) if isinstance(result, PerplexityResult) else [_outcomes(result)]
+
+
+def _outcomes(result: PairResult | SuiteResult) -> ItemScores:
+    categories: Mapping[str, Mapping[str, str]] = {}
     if isinstance(result, PairResult):
-        return [_pair_outcomes(result)]
-    if isinstance(result, SuiteResult):
-        return [_suite_outcomes(result)]
-    return _sentence_nats(result, normaliser)
-
-
-def _pair_outcomes(result: PairResult) -> ItemScores:
-    figures = result.figures
-    return _outcomes(
-        result,
-        [(row.paradigm, row.pair, row.good > row.bad) for row in result.pairs()],
-        expected={name: (counts.num_pairs, counts.num_right) for name, counts in figures.by_paradigm.items()},
-        categories={"term": figures.terms, "field": figures.fields},
-    )
-
-
-def _suite_outcomes(result: SuiteResult) -> ItemScores:
-    counts = {name: suite.items for name, suite in result.figures.by_suite.items()}
-    expected = {name: (of_suite.num_items, of_suite.num_right) for name, of_suite in counts.items()}
-    return _outcomes(result, list(result.items()), expected=expected, categories={})
-
-
-def _outcomes(
-    result: PairResult | SuiteResult,
-    items: list[tuple[str, int, bool]],
-    *,
-    expected: Mapping[str, tuple[int, int]],
-    categories: Mapping[str, Mapping[str, str]],
-) -> ItemScores:
-    """Return the scores of items: group, number, and whether it is right. ``expected`` counts items and right ones."""
+        items = [(row.paradigm, row.pair, row.good > row.bad) for row in result.pairs()]
+        expected = {name: (counts.num_pairs, counts.num_right) for name, counts in result.figures.by_paradigm.items()}
+        categories = {"term": result.figures.terms, "field": result.figures.fields}
+    else:
+        items = list(result.items())
+        of_suites = {name: suite.items for name, suite in result.figures.by_suite.items()}
+        expected = {name: (counts.num_items, counts.num_right) for name, counts in of_suites.items()}
     groups = tuple(sorted({group for group, _, _ in items}))
     index = {group: i for i, group in enumerate(groups)}
     group_of_item = np.array([index[group] for group, _, _ in items], np.int64)
@@ -275,7 +257,7 @@ def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator
 
 
 def _check_sum(result: LoadedResult[Any], name: str, found: float, expected: float, *, tolerance: float = 0) -> None:
-    """Check that the rows add up to the figures, which they do not if an evaluation was cut off."""
+    """Check that the rows add up to the figures. They do not if an evaluation was cut off."""
     if not math.isclose(found, expected, rel_tol=tolerance):
         raise InputError(
             f"{result.rows}: {name} {found:,.10g}, but {result.path.name} has {expected:,.10g}; {result.remedy}"

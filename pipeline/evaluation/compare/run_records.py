@@ -1,26 +1,19 @@
 """Read run directories for the report and for ``compare``: description, learning curves and results.
 
-Run directories may come from strangers: nothing in them is trusted beyond its type, and nothing is executed. A damaged
-file is an error that names the file. ``RunRecord.missing`` lists what is merely missing, for the page to show.
+Run directories may come from strangers: every value is checked before it is used. A damaged file is an error that
+names the file. A missing file or result is no error: ``RunRecord.missing`` lists it, and the page shows the list.
 """
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.perplexity import PerplexityFigure
-from pipeline.evaluation.results import (
-    LoadedResult,
-    PairResult,
-    PerplexityResult,
-    RunResults,
-    SplitKey,
-    SuiteResult,
-    load_results,
-)
+from pipeline.evaluation.results import LoadedResult, PerplexityResult, RunResults, SplitKey, load_results
 from pipeline.runtime.run_history import HISTORY, read_history
 from storage.errors import RunError
 
@@ -35,7 +28,7 @@ class RunRecord:
 
     path: Path
     name: str
-    """Name of the directory. If two runs share it, with the names of the folders above."""
+    """Name of the directory. If two runs share it, the name includes folders above."""
     kind: str
     """``student`` or ``teacher``."""
     configuration: Mapping[str, Any]
@@ -51,7 +44,7 @@ class RunRecord:
     results: RunResults
     """The results of the best checkpoint."""
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
-    """By title of the split, then by distribution. A title names the same text in all runs that were read together."""
+    """By title of the split, then by distribution. A title stands for one text in all runs that were read together."""
     splits: Mapping[str, PerplexityResult]
     """By title of the split. Where a split has several results, the one with the most distributions."""
     starts: Sequence[Row]
@@ -60,14 +53,9 @@ class RunRecord:
     """A sentence for each missing thing, with the command that makes it."""
 
     @property
-    def pairs(self) -> Sequence[PairResult]:
-        """Results on minimal pairs."""
-        return self.results.pairs
-
-    @property
-    def suites(self) -> Sequence[SuiteResult]:
-        """Results on SyntaxGym suites."""
-        return self.results.suites
+    def has_dump(self) -> bool:
+        """Whether it learned from a dump, be it with shuffled targets."""
+        return self.dump is not None and self.configuration.get("targets") != "none"
 
     @property
     def tokenizer(self) -> str:
@@ -77,14 +65,13 @@ class RunRecord:
     @property
     def commands(self) -> list[str]:
         """The commands that made the run and its results, each command once."""
-        shown: list[LoadedResult[Any]] = [*self.splits.values(), *self.pairs, *self.suites]
+        shown: list[LoadedResult[Any]] = [*self.splits.values(), *self.results.pairs, *self.results.suites]
         return list(dict.fromkeys([self.command, *(result.command for result in shown)]))
 
     @property
     def last(self) -> Row:
         """The last row of ``train`` and ``dev``; empty if there is none."""
-        rows = [rows[-1] for rows in (self.train, self.dev) if rows]
-        return max(rows, key=lambda row: value(row, "step") or 0) if rows else {}
+        return max([*self.train[-1:], *self.dev[-1:]], key=lambda row: value(row, "step") or 0, default={})
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -107,7 +94,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 
 
 def split_titles(keys: Sequence[SplitKey]) -> dict[SplitKey, str]:
-    """Return a title for each split: its name. If two texts share the name, with the first digits of the sha256."""
+    """Return a title for each split: its name, and the first digits of the sha256 if two texts share the name."""
     distinct = list(dict.fromkeys(keys))
     names = [key.name for key in distinct]
     return {key: f"{key.name} ({key.text_sha256[:8]})" if names.count(key.name) > 1 else key.name for key in distinct}
@@ -123,11 +110,9 @@ def value(row: Row, name: str) -> float | None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+    """Return the shortest ends of different paths that are all different."""
+    candidates = (["/".join(path.parts[-depth:]) for path in paths] for depth in count(1))
+    return next(names for names in candidates if len(set(names)) == len(names))
 
 
 def _record(
@@ -176,8 +161,8 @@ def _by_split(
 ) -> tuple[dict[str, PerplexityResult], dict[str, dict[str, PerplexityFigure]]]:
     """Return for each split the result with the most distributions, and the figures of all its results.
 
-    A teacher evaluated with ``--marginal`` has all distributions in that result. Another result may have the figures
-    given the trees once more; the figures of the larger result are kept.
+    A teacher's result with ``--marginal`` has all distributions. A result without it repeats the figures given the
+    trees; then the figures of the larger result are kept.
     """
     splits: dict[str, PerplexityResult] = {}
     figures: dict[str, dict[str, PerplexityFigure]] = {}
@@ -185,13 +170,11 @@ def _by_split(
         of_split = sorted((result for result in results if result.key == key), key=lambda result: -len(result.figures))
         splits[titles[key]] = of_split[0]
         merged: dict[str, PerplexityFigure] = {}
-        seen: list[set[str]] = []
-        for result in of_split:
-            if (distributions := set(result.figures)) in seen:
+        for i, result in enumerate(of_split):
+            if any(result.figures.keys() == other.figures.keys() for other in of_split[:i]):
                 missing.append(f"results/{result.path.name} repeats a perplexity of {key.name}: it is not shown")
-                continue
-            seen.append(distributions)
-            merged |= {name: figure for name, figure in result.figures.items() if name not in merged}
+            for name, figure in result.figures.items():
+                merged.setdefault(name, figure)
         figures[titles[key]] = merged
     return splits, figures
 

@@ -2,14 +2,14 @@
 
 Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
 every option except those of ``_LEARNS_NOTHING``, and the fingerprints of dataset, tokenizer, dump and initial weights.
-An option that this module does not know counts as well, because it is safer to separate runs than to mix them. Without
-a dump, its options (alpha, temperature and so on) have no effect and do not count.
+An option that this module does not list counts as well, because it is safer to separate runs than to mix them. Without
+a dump, the options of distillation (alpha, temperature and so on) have no effect and do not count.
 
 Dumps are the same if their manifests are. There is one exception: the dumps are replicates, as the seeds are, if each
 seed has its own dump, another model wrote each dump, the dumps are otherwise alike, and the names of the runs differ
-only in the seed. Born-again distillation from one baseline per seed is such a case. Files cannot tell replicates from
-two teachers that the user wants to compare. Names can, because people name runs by what differs. ``SeedGroup.note``
-reports the decision. If one seed has two such dumps, each dump makes its own group.
+only in the seed. An example is born-again distillation from one baseline per seed. The files alone do not show whether
+two teachers are replicates or models that the user wants to compare. Names do, because people name runs by what
+differs. ``SeedGroup.note`` reports the decision. If one seed has two such dumps, each dump makes its own group.
 """
 
 import json
@@ -36,8 +36,8 @@ _LEARNS_NOTHING: Final = {
     "checkpoint_every": "what is kept, not what is learned",
     "word_checkpoints": "what is kept, not what is learned",
 }
-"""Options that never separate two runs, and why. The precision (``dtype``) is not among them, nor is ``eval_every``,
-which decides from how many checkpoints the best one is chosen."""
+"""Options that never separate two runs, and why. ``dtype`` and ``eval_every`` do separate runs: ``eval_every`` decides
+from how many checkpoints the best one is chosen."""
 _OF_A_DUMP: Final = ("alpha", "temperature", "divergence", "targets", "tail")
 _SEED_SUFFIX: Final = re.compile(r"[-_.]?seed[-_.]?(\d+)$|[-_.]s(\d+)$", re.IGNORECASE)
 
@@ -50,7 +50,7 @@ class SeedGroup:
     """Runs that differ only in their seed."""
 
     name: str
-    """The common name of the runs' directories without the seed, if that differs between groups; else ``settings``."""
+    """The common name of the runs' directories without the seed. If two groups would share it, ``settings``."""
     kind: str
     """``student`` or ``teacher``."""
     settings: str
@@ -61,7 +61,7 @@ class SeedGroup:
     @property
     def note(self) -> str | None:
         """Return which dumps count as replicates and how to separate them; None if there is at most one dump."""
-        dumps = {seed: run for seed, run in self.runs.items() if _has_dump(run)}
+        dumps = {seed: run for seed, run in self.runs.items() if run.has_dump}
         if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
             return None
         named = ", ".join(f"{(run.dump or {}).get('path')} of seed {seed}" for seed, run in dumps.items())
@@ -98,20 +98,16 @@ def _grouped(runs: Iterable[RunRecord]) -> list[tuple[_Key, list[RunRecord]]]:
 
 
 def _key(run: RunRecord) -> _Key:
-    without = {*_LEARNS_NOTHING, *(() if _has_dump(run) else _OF_A_DUMP)}
+    without = {*_LEARNS_NOTHING, *(() if run.has_dump else _OF_A_DUMP)}
     options = {
         name.replace("_", "-"): _written(value) for name, value in run.configuration.items() if name not in without
     }
     fingerprints = {name: str(sha256) for name, sha256 in run.fingerprints.items() if name != "manifest"}
-    return options | fingerprints | ({"dump": str(run.fingerprints.get("manifest"))} if _has_dump(run) else {})
-
-
-def _has_dump(run: RunRecord) -> bool:
-    return run.dump is not None and run.configuration.get("targets") != "none"
+    return options | fingerprints | ({"dump": str(run.fingerprints.get("manifest"))} if run.has_dump else {})
 
 
 def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[tuple[_Key, list[RunRecord]]]:
-    """Merge the groups whose runs, also by their names, are one group with a dump per seed."""
+    """Merge groups of one run each that are alike, also in their names, except that each seed has its own dump."""
     alike: dict[str, list[int]] = {}
     for i, (key, runs) in enumerate(groups):
         if "dump" in key and len(runs) == 1:
@@ -156,11 +152,8 @@ def _applies(name: str, key: _Key) -> bool:
 
 def _stems(groups: Sequence[Sequence[RunRecord]]) -> list[str] | None:
     """Return the common name of each group's runs without the seed; None if the names do not separate the groups."""
-    stems = []
-    for runs in groups:
-        found = {_stem(run) for run in runs}
-        stems.append(found.pop() if len(found) == 1 else "")
-    return stems if all(stems) and len(set(stems)) == len(stems) else None
+    stems = [stem for runs in groups for stem in {_stem(run) for run in runs}]
+    return stems if all(stems) and len(set(stems)) == len(stems) == len(groups) else None
 
 
 def _stem(run: RunRecord) -> str:

@@ -13,8 +13,8 @@ items of a paradigm come from one template, and two trainings of one seed group 
 test that treated items as independent would call such differences real. Nothing is drawn within a paradigm, because its
 mean already carries the variation of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application,
 section 3.8). Fewer than six paradigms can never reach 0.05, because there are only 2^U flips. Within one paradigm or
-suite, only its items can be drawn; such a test is about this template, and only the seeds show more. The units of a
-perplexity are sentences. This module does not know which sentences belong to one document.
+suite, only its items can be drawn. Such a test is only about this template. The units of a perplexity are sentences,
+without regard to which sentences belong to one document.
 
 The intervals over items and the p-values are about these trainings. With one seed per group nothing more can be said.
 p-values are adjusted by Holm over every pair of seed groups. In a table by paradigm, term, field or suite they are
@@ -47,7 +47,7 @@ ALPHA: Final = 0.05
 OVERALL: Final = "overall"
 _SEED: Final = 1
 """Seed of resampling, so that the same results give the same intervals and p-values."""
-_FLIPS_A_TEST: Final = 200
+_FLIPS_PER_TEST: Final = 200
 """Random flips per test of a family, so that the lowest adjusted p-value is 0.005."""
 _LEAST_FLIPS: Final = 10_000
 
@@ -109,7 +109,7 @@ def better_of(difference: Difference, *, more_is_better: bool) -> Better:
 
     A group is better if the adjusted p-value over items is at most 0.05 and the 95 % interval over seeds excludes 0. If
     either group has a single seed, there is no such interval. Then the answer is about these trainings and not about
-    their settings, and the caller has to print that.
+    their settings, and the caller has to say so.
     """
     over_seeds = difference.over_seeds.interval
     if difference.adjusted_p_value > ALPHA or (over_seeds is not None and over_seeds.low <= 0 <= over_seeds.high):
@@ -138,7 +138,7 @@ def compare_seed_groups(scores: Mapping[str, Mapping[int, ItemScores]]) -> list[
     units = {name: {seed: one.units for seed, one in by_seed.items()} for name, by_seed in scores.items()}
 
     def over_units(parts: Mapping[str, NDArray[np.bool_]]) -> dict[tuple[str, ...], Difference]:
-        num_flips = max(_LEAST_FLIPS, _FLIPS_A_TEST * len(pairs) * len(parts))
+        num_flips = max(_LEAST_FLIPS, _FLIPS_PER_TEST * len(pairs) * len(parts))
         return {
             (first, second, part): difference_of_units(
                 {seed: of_units[mask] for seed, of_units in units[first].items()},
@@ -194,7 +194,7 @@ def difference_of_outcomes(
         second: As ``first``, for the same items.
     """
     rights = [np.stack(list(outcomes.values())).sum(axis=0) for outcomes in (first, second)]
-    # With whole numbers equal differences are equal, and the test is exact.
+    # Whole numbers have no rounding errors, so equal differences are equal and the test is exact.
     whole: NDArray[np.int64] = rights[0] * len(second) - rights[1] * len(first)
     differences = np.asarray(whole / (len(first) * len(second)), np.float64)
     return _difference(first, second, differences, sign_flip_p_value(whole, seed=_SEED))

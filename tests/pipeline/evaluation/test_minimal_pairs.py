@@ -201,7 +201,7 @@ def test_empty_folders_missing_and_damaged_files_are_refused(tmp_path: Path) -> 
         read_minimal_pairs(tmp_path)
 
 
-def test_a_file_that_is_there_both_plain_and_gzipped_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_exists_both_plain_and_gzipped_is_refused(tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", LINE)
     write_lines(tmp_path / "x.jsonl.gz", LINE)
     with pytest.raises(InputError, match="both plain and gzipped: x"):

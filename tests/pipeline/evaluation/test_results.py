@@ -140,7 +140,7 @@ def test_the_weights_are_hashed_once_per_run(evaluated: Path, monkeypatch: pytes
         ('"pairs": "aaaa', '"other": "aaaa', "no sha256 of the pairs"),
     ],
 )
-def test_a_result_that_nothing_can_be_compared_by_is_refused(evaluated: Path, old: str, new: str, message: str) -> None:
+def test_a_result_without_its_fingerprints_is_refused(evaluated: Path, old: str, new: str, message: str) -> None:
     path = evaluated / "results" / "minimal-pairs-made-up-eos.json"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
@@ -150,7 +150,7 @@ def test_a_result_that_nothing_can_be_compared_by_is_refused(evaluated: Path, ol
 
 
 @pytest.mark.parametrize("found", [10**400, -(1 << 63), float("nan"), float("inf"), True, "1", None])
-def test_values_that_nothing_can_be_computed_with_are_not_numbers(found: object) -> None:
+def test_values_that_are_not_usable_numbers_are_refused(found: object) -> None:
     with pytest.raises(InputError, match=r"file: num_words is .*, expected a number"):
         number({"num_words": found}, "num_words", where="file")
 

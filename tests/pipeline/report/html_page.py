@@ -1,9 +1,14 @@
-"""Parse the report's page for tests."""
+"""Read the report's page and tables in tests."""
 
 import re
+from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 
 VOID = {"meta", "path", "circle", "use", "rect", "br", "line"}
+
+
+def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
+    return [[str(cell) for cell in row] for row in rows]
 
 
 class Page(HTMLParser):

@@ -1,7 +1,6 @@
 """The section on data describes each dataset and names the runs that read it."""
 
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipeline.report.page import write_report
 from pipeline.report.page_blocks import Paragraph, Plot, tables_in
 from pipeline.report.reported_runs import ReportedRuns
 from storage.errors import StoreError
-from tests.pipeline.report.html_page import Page
+from tests.pipeline.report.html_page import Page, texts
 
 NUM_SENTENCES = 4
 TREE = "(TOP (S (NP (X the) (X dog)) (VP (X barks))))"
@@ -59,10 +58,6 @@ def test_the_page_describes_each_given_dataset(made_up_runs: Any, dataset: Path,
 def described(dataset: Path) -> Any:
     (about,) = read_datasets([dataset]).values()
     return about
-
-
-def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
-    return [[str(cell) for cell in row] for row in rows]
 
 
 def test_the_section_shows_the_figures_of_the_dataset(dataset: Path) -> None:

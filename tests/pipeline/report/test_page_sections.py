@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.compare.run_records import read_runs
+from pipeline.evaluation.intervals_and_p_values import wilson_interval
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, UNCONDITIONAL
 from pipeline.report.cost_section import cost_summary, cost_table, costs_of, seconds_of_dump
 from pipeline.report.dump_section import dumps_of
@@ -22,6 +23,7 @@ from pipeline.report.surprisal_section import agreement, density_panel, read_row
 from pipeline.report.tables import interval
 from storage.errors import InputError
 from storage.fingerprints import sha256_file
+from tests.pipeline.report.html_page import texts
 
 ROWS = [[-1.0, -2.0, -0.5], [-3.0, -0.1]]
 """Log-probabilities of two sentences, with two tokens and with one."""
@@ -31,18 +33,14 @@ def reported(*runs: Path) -> ReportedRuns:
     return ReportedRuns(read_runs(runs))
 
 
-def texts(rows: Iterable[Sequence[object]]) -> list[list[str]]:
-    return [[str(cell) for cell in row] for row in rows]
-
-
 def test_each_phenomenon_has_the_interval_of_its_own_counts(made_up_runs: Any) -> None:
     comparison = reported(made_up_runs.baseline)
     ((by_phenomenon, by_paradigm),) = phenomenon_plots(comparison)
     rows = {row[0]: row for row in texts(by_phenomenon.data.rows)}
-    assert rows.keys() == {"all pairs", "syntax", *comparison.runs[0].pairs[0].figures.by_term}
+    assert rows.keys() == {"all pairs", "syntax", *comparison.runs[0].results.pairs[0].figures.by_term}
     for row in texts([*by_phenomenon.data.rows, *by_paradigm.data.rows]):
         num_pairs, num_right = (int(cell.replace(",", "")) for cell in row[3:5])
-        assert row[7] == interval(num_right, num_pairs)
+        assert row[7] == interval(wilson_interval(num_right, num_pairs))
     assert rows["npi_licensing"][3] == "1,000"
     assert "Scored with no space before the sentence, <eos> left out." in by_phenomenon.caption
 
@@ -102,7 +100,7 @@ def test_suites_are_shown_as_the_mean_of_suites_and_each_with_its_interval(made_
         ["agree", "Agreement"],
         ["npi", "Licensing"],
     ]
-    assert texts(plot.data.rows)[0][3:] == ["24", "4", "2", "16.7", interval(4, 24)]
+    assert texts(plot.data.rows)[0][3:] == ["24", "4", "2", "16.7", interval(wilson_interval(4, 24))]
     assert plot.key[0][1] == "baseline: 40.0 %"  # the mean of 75 % and 5 %
     table = figures_table(comparison, "student", ())
     column = table.header.index("right, %", table.header.index("right, %") + 1)

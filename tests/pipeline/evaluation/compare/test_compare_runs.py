@@ -97,7 +97,7 @@ def test_a_benchmark_of_only_some_runs_is_noted_and_not_compared(runs):
     assert list(suites["figures"]) == ["plain"]
     (note,) = found["notes"]
     assert "no such result of better-seed2, alike-seed1, alike-seed2" in note
-    assert "evaluate them as by: cli.py evaluate syntaxgym plain-seed1" in note
+    assert "evaluate these runs in the same way as: cli.py evaluate syntaxgym plain-seed1" in note
 
 
 def test_other_items_under_one_name_are_not_compared(runs):

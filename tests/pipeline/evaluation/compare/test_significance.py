@@ -191,7 +191,7 @@ def test_with_one_seed_each_the_test_is_mcnemars_and_there_is_no_interval_over_s
         (0.0501, None, "neither"),
     ],
 )
-def test_better_needs_the_corrected_items_and_the_seeds(
+def test_better_needs_the_corrected_test_over_items_and_the_interval_over_seeds(
     adjusted: float, over_seeds: Interval | None, expected: str
 ) -> None:
     found = Difference(
