@@ -150,8 +150,8 @@ def _complete(
         if without:
             command = next(iter(next(iter(by_name.values())).values())).command
             notes.append(
-                f"{benchmark.title}: no result of {', '.join(without)}, so their seed groups are left out; evaluate "
-                f"these runs in the same way as: {command}"
+                f"{benchmark.title}: no such result of {', '.join(without)}, so their seed groups are left out; "
+                f"evaluate these runs in the same way as: {command}"
             )
         complete = {
             group.name: by_name[group.name]

@@ -148,9 +148,8 @@ def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[s
             benchmark differ.
     """
     compared = {MINIMAL_PAIRS, SYNTAXGYM, PERPLEXITY}
-    for skipped in results.skipped:
-        if skipped.is_outdated and skipped.kind in compared:
-            left_out.append(f"{results.run}/{skipped.note}")
+    outdated = [skipped for skipped in results.skipped if skipped.is_outdated and skipped.kind in compared]
+    left_out += [f"{results.run}/{skipped.note}" for skipped in outdated]
     found: dict[Benchmark, ItemScores] = {}
     every: list[_Compared] = [*results.pairs, *results.perplexities, *results.suites]
     for result in sorted(every, key=lambda result: result.path.name):
