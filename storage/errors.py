@@ -1,4 +1,4 @@
-"""Define the errors that a user can cause: one root, and one class for each thing that a caller can do about an error.
+"""Define the errors that a user can cause: one root, and one class per kind of cause.
 
 A message says where the error is, what was found, what was expected and what to do. The command line prints any of
 these errors as one line and exits with status 1. Every other exception is a bug of this program and shows its

@@ -50,7 +50,7 @@ def student_batches(
     """Yield one batch for each slice, also for an empty slice.
 
     Args:
-        slices: This process's rows of each batch, and the positions of the whole batch; see
+        slices: This process's rows of each batch, and the number of positions in the whole batch; see
             ``pipeline.training.batching.BatchPlan.slices``.
         split: The sentences.
         rows: The rows of the split.

@@ -1,8 +1,8 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
 Each seed group is compared with the baseline: the students without a dump. With two seeds or more of both, the 95 %
-interval of the difference is over seeds. With one seed, the interval is over the items of one training, and the page
-answers that one seed cannot show it. As in all comparisons, ``significance.better_of`` decides which group is better.
+interval of the difference is over seeds. With one seed, the interval is over the evaluated sentences or pairs of one
+trained model, and the page says that one seed cannot answer. ``significance.better_of`` decides which group is better.
 """
 
 import math
@@ -20,7 +20,7 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import plural
 
 _MOST_SENTENCES: Final = 3
-"""Most groups that get a sentence each. One sentence counts the results of more groups."""
+"""Up to this many groups get a sentence each. For more groups, one sentence counts the better and the worse ones."""
 
 Verdict = Literal["better", "worse", "unclear"]
 
@@ -37,7 +37,7 @@ class Effect:
     num_seeds: int
     num_baseline_seeds: int
     is_over_seeds: bool
-    """Whether the interval is over seeds. Otherwise it is over the items of these trainings."""
+    """Whether the interval is over seeds. Otherwise it is over the evaluated items of one trained model."""
     p_value: float
     """p-value of the test over items, adjusted for the number of tests."""
 
@@ -74,7 +74,7 @@ class Measure:
 
     @property
     def units(self) -> str:
-        """Name of the items that the interval of a single training is over."""
+        """What the interval of a single training is over: sentences or paradigms."""
         units = {PERPLEXITY: "sentences", MINIMAL_PAIRS: "paradigms"}
         return units.get(self.benchmark.kind, "suites")
 
@@ -144,7 +144,7 @@ def _no_answer(reason: str) -> Answer:
 
 
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
-    """Return the differences of all groups from the baseline: perplexities of test (else dev), pairs, suites."""
+    """Return the differences of all groups from the baseline: test perplexity (else dev), minimal pairs, SyntaxGym."""
     benchmarks = [each for each in found.benchmarks if each.kind == "student" and baseline in each.figures]
     subjects = {each.benchmark.subject for each in benchmarks if each.benchmark.kind == PERPLEXITY}
     subject = next((name for name in ("test", "dev") if name in subjects), None)
@@ -181,7 +181,7 @@ def _names(benchmarks: Sequence[Benchmark]) -> dict[Benchmark, str]:
 
 
 def _effect(found: BenchmarkComparison, pair: PairComparison, baseline: str) -> Effect | None:
-    """Return the difference of a pair's other group from the baseline, or None if neither is the baseline."""
+    """Return how a group differs from the baseline, or None if the pair does not contain the baseline."""
     if baseline not in {pair.first, pair.second}:
         return None
     benchmark, overall, is_first = found.benchmark, pair.overall, pair.second == baseline
@@ -221,7 +221,7 @@ def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkCompar
 
 
 def _ratio_minus_one(nats: float) -> float:
-    """Return the ratio of two perplexities minus 1. A difference above 100 nats counts as 100, which can be drawn."""
+    """Return the ratio of two perplexities minus 1. Differences above 100 nats are cut to 100, for the plot."""
     return math.expm1(min(nats, 100.0))
 
 
@@ -232,7 +232,7 @@ def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_contr
     phrases = [_phrase(measure, effect) for measure, effect in cases]
     if not all(effect.is_over_seeds for effect in effects):
         return (
-            f"One seed cannot answer. In these trainings, {subject} {_joined(phrases)}. Another seed may reverse this. "
+            f"One seed cannot answer. Here {subject} {_joined(phrases)}. Another seed may reverse this. "
             "Train two seeds or more of each."
         )
     num_seeds, num_baseline_seeds = effects[0].num_seeds, effects[0].num_baseline_seeds
@@ -284,13 +284,15 @@ def _summary(measure: Measure, baseline: str) -> str:
         for verdict in ("better", "worse")
     }
     better, worse = (
-        f"{'are' if len(groups) > 1 else 'is'} {verdict} ({', '.join(groups)})" if groups else f"is {verdict}"
+        f"{'are' if len(groups) > 1 else 'is'} clearly {verdict} ({', '.join(groups)})"
+        if groups
+        else f"is clearly {verdict}"
         for verdict, groups in by_verdict.items()
     )
     text = (
         f"Compared with {baseline} in {measure.name}, {len(by_verdict['better']) or 'none'} of {len(measure.effects)} "
-        f"groups of runs {better} and {len(by_verdict['worse']) or 'none'} {worse}, clear of zero."
+        f"groups of runs {better} and {len(by_verdict['worse']) or 'none'} {worse}."
     )
     if num_single := sum(not effect.is_over_seeds for effect in measure.effects):
-        text += f" {plural(num_single, 'group')} cannot answer, because it or the baseline has one seed."
+        text += f" For {plural(num_single, 'group')} there is no answer, because it or the baseline has one seed."
     return text

@@ -1,7 +1,7 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A group is called better only if ``significance.better_of`` returns it, and the sentence gives the evidence. One more
-sentence reports that all other pairs show no difference.
+A group is called better only if ``significance.better_of`` returns it. Each such result is one sentence with its
+evidence. A last sentence reports that all other pairs show no difference.
 """
 
 import math
@@ -28,7 +28,7 @@ _INTRODUCTION = (
 def compare_for_report(records: Sequence[RunRecord]) -> Comparisons | None:
     """Return the comparisons of all seed groups, or None if no run has results by item.
 
-    Perplexities are per token if all runs of a kind have one tokenizer, else per word.
+    Perplexities are per token if all students share a tokenizer and all teachers share one, else per word.
 
     Raises:
         ConfigError: If two runs of one seed group have the same seed.
@@ -125,7 +125,7 @@ def _verdicts(found: BenchmarkComparison, form: "_Form") -> list[str]:
         which = "the other" if shown else "any of the"
         sentences.append(f"No difference is shown between {which} {plural(num_others, 'pair')} of groups.")
     if len(found.pairs) > 1 and any(pair.overall.over_seeds.interval is not None for pair in shown):
-        sentences.append(f"Intervals over seeds are not corrected for the number of pairs, {len(found.pairs)}.")
+        sentences.append(f"Intervals over seeds are not corrected for comparing {len(found.pairs)} pairs of groups.")
     first = found.pairs[0].overall
     if first.least_p_value * first.num_tests > ALPHA:
         sentences.append(
@@ -158,23 +158,21 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
 
 
 def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: str) -> Block:
-    """Return the paradigms, suites or categories that show a difference, and how many would show one by chance alone.
+    """Return the paradigms, suites or categories that show a difference, and how many would do so by chance.
 
-    The intervals over seeds are not corrected, because with so few seeds nothing would remain. By chance alone, a share
-    of ``ALPHA`` of the differences that hold over units would hold over seeds too.
+    The intervals over seeds are not corrected, because with so few seeds nothing would remain. If seeds had
+    no effect of their own, a share of ``ALPHA`` of the differences that are significant over items would pass the test
+    over seeds by chance.
     """
     of_units = "item" if by == form.of_units else form.of_units
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]
     over_units = [case for case in tested if case[2].adjusted_p_value <= ALPHA]
     shown = [case for case in over_units if form.better(case[1], case[2])]
-    caption = (
-        f"By {by}: {plural(len(tested), 'difference')} tested; {len(over_units)} hold over {of_units}s after correction"
-    )
+    caption = f"By {by}: {plural(len(tested), 'difference')} tested; {len(over_units)} are significant over {of_units}s"
+    caption += " after correction"
     if with_seeds := [case for case in over_units if case[2].over_seeds.interval is not None]:
         num_both = sum(1 for case in shown if case[2].over_seeds.interval is not None)
-        caption += (
-            f", and {num_both} of these hold over seeds too; by chance alone, {ALPHA * len(with_seeds):.1f} would"
-        )
+        caption += f", and {num_both} of these also over seeds ({ALPHA * len(with_seeds):.1f} expected by chance)"
     if len(with_seeds) < len(over_units):
         caption += f"; {len(over_units) - len(with_seeds)} are about these trainings only, because a group has one seed"
     if num_small := sum(each.least_p_value > ALPHA for each in found.pairs[0].parts[by].values()):

@@ -1,7 +1,7 @@
 """Define the blocks of the report's page: headings, paragraphs, lists, tables and figures, in sections.
 
 Each section's module returns a ``Section``. The template draws any section, and ``tables_in`` collects the tables of
-all sections for papers. So the same ``Section`` serves all formats.
+all sections, to export them as Markdown, LaTeX or CSV. So the same ``Section`` serves all formats.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,11 +51,10 @@ class TitledTable:
 
     kind: ClassVar = "table"
     title: str
-    """Heading or caption in the formats for papers. The page has headings of its own. If it is empty, only the page
-    shows the table."""
+    """Heading or caption in Markdown, LaTeX and CSV. If the title is empty, these formats leave the table out."""
     table: Table
     note: str = ""
-    """Explains the figures, in a sentence or more. The page shows ``Paragraph`` blocks instead."""
+    """Explains the numbers, in a sentence or more. The page shows ``Paragraph`` blocks instead."""
     style: str = ""
     """CSS class."""
 

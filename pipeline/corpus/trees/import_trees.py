@@ -1,7 +1,7 @@
-"""Import bracketed treebanks, with or without raw text, as STEM.mrg and STEM.txt, line by line the same sentences.
+"""Import bracketed treebanks, with or without raw text, as OUT.mrg and OUT.txt. Their line n is the same sentence.
 
-The sources become a list of tree files, each with its text, if there is one. The document names of its trees are known
-in two cases: a file of a folder is one document, and a file of names has one name per tree.
+The sources become a list of tree files, each with its text, if there is one. A tree file from a folder is one document.
+For other tree files, a second file may give the document name of each tree.
 """
 
 from collections import Counter
@@ -35,13 +35,13 @@ def import_trees(
 ) -> dict[str, Json]:
     """Write ``OUT.mrg``, one normalised tree per line, and its text in the same line of ``OUT.txt``.
 
-    The words of a written tree are the characters of the text, with round brackets escaped. Importing the output again
-    changes nothing. Documents are known if their names are given, or if a source is a folder, where each file is a
+    Each word of a written tree is spelt as in the text, with round brackets escaped. Importing the output again changes
+    nothing. Documents are known if their names are given, or if a source is a folder, where each file is a
     document. Then ``OUT.docs`` and ``OUT.documents.tsv`` are written too.
 
-    The old files of OUT stay until all new files are on disk. Then ``OUT.mrg`` and the files that describe it are
-    removed, and ``OUT.mrg`` is renamed last. So a kill can leave OUT without trees, which no command accepts, but never
-    new trees next to an old text.
+    The old files of OUT stay until all new files are on disk under temporary names. Then the old ``OUT.mrg`` and its
+    companions are deleted, and the new files get their names, ``OUT.mrg`` last. So a kill can leave OUT without trees,
+    which no command accepts, but never new trees next to an old text.
 
     Args:
         sources: Files of trees, plain or gzipped, or folders of such files, in this order.
@@ -51,8 +51,8 @@ def import_trees(
 
     Returns:
         ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files`` read, ``passed_over`` by
-        reason, ``format``; ``texts``: kept sentences whose text was given or rebuilt; ``num_other_parses`` of n-best
-        lists.
+        reason, ``format``; ``texts``: how many kept sentences had their text given, and how many rebuilt;
+        ``num_other_parses`` of n-best lists.
 
     Raises:
         ConfigError: If there are not as many texts or files of names as sources, options do not go together, or an
@@ -86,8 +86,8 @@ def import_trees(
             names.write(source, kept, num_trees=counts.num_trees - before)
         if not counts.num_kept:
             raise InputError(
-                f"{sources[0]}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; expected trees "
-                "with the text of each in the same line of the text file, or without text"
+                f"{sources[0]}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; give a "
+                "text file with one line per tree, or leave out --text"
             )
         names.write_table()
     return {
@@ -137,8 +137,8 @@ class _DocumentWriter:
             before, last = self._last
             if names[:1] == [last]:
                 raise InputError(
-                    f"{source.names}:1: document {last!r}, the last one of {before}; expected another name, since all "
-                    "neighbouring lines with the same name are one document"
+                    f"{source.names}:1: document {last!r} is also the last document of {before}, so both would "
+                    "become one document; rename one of them"
                 )
             self._last = (source.names, names[-1]) if names else self._last
         self._files[0].writelines(names[tree] + "\n" for tree in kept)
@@ -171,11 +171,11 @@ def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_I
         )
     folders = [source for source in sources if source.is_dir()]
     if config.documents and folders:
-        raise ConfigError(
-            f"import-trees: --documents for the folder {folders[0]}, whose files are its documents; leave it out"
-        )
+        raise ConfigError(f"import-trees: each file of the folder {folders[0]} is a document; leave out --documents")
     if not (config.documents or folders) and (config.document_table or config.source_name or config.licence):
-        raise ConfigError("import-trees: sources or licences of documents, but no documents; give --documents")
+        raise ConfigError(
+            "import-trees: --document-table, --source-name and --licence need --documents; give the names of documents"
+        )
     sections = None if config.sections == "all" else parse_sections(config.sections)
     inputs, passed_over = [], Counter[str]()
     for number, source in enumerate(sources):
@@ -195,7 +195,7 @@ def _find_text(file: TreeFile, text: Path) -> Path:
         return find_file(text / file.stem, ".txt")
     if file.document is not None:
         raise ConfigError(
-            f"import-trees: the file {text} for a folder of trees; expected a folder, {file.stem}.txt in it"
+            f"import-trees: the trees are in a folder and {text} is a file; give --text a folder with {file.stem}.txt"
         )
     return text
 
@@ -212,6 +212,6 @@ def _check_names(inputs: Sequence[_Input]) -> None:
             other = paths.setdefault(source.file.document.document, source.file.path)
             if other != source.file.path:
                 raise InputError(
-                    f"{source.file.path}: document {source.file.document.document!r}, as is {other}; expected a "
-                    "different name for each file. Leave one out, or import them apart"
+                    f"{source.file.path}: this file and {other} would both be document "
+                    f"{source.file.document.document!r}; leave one out, or import them apart"
                 )

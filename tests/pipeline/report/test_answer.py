@@ -104,7 +104,7 @@ def test_the_answer_names_losses_and_unclear_differences(tmp_path: Path, nats: f
 def test_one_seed_cannot_answer(tmp_path: Path) -> None:
     found = answer(pair_of_groups(tmp_path, (1,), nats=1.9, share=0.8))
     (sentence,) = found.sentences
-    assert sentence.startswith("One seed cannot answer. In these trainings, distillation lowered dev perplexity by")
+    assert sentence.startswith("One seed cannot answer. Here distillation lowered dev perplexity by")
     assert "interval over sentences" in sentence
     assert sentence.endswith("Another seed may reverse this. Train two seeds or more of each.")
     assert not any(effect.is_over_seeds for measure in found.measures for effect in measure.effects)
@@ -137,7 +137,7 @@ def test_each_of_a_few_groups_gets_a_sentence_and_many_groups_are_counted(tmp_pa
         )
         assert found.sentences[0].startswith(start)
     assert (
-        "2 of 4 groups of runs are better (distilled, other3) and none is worse, clear of zero." in found.sentences[0]
+        "2 of 4 groups of runs are clearly better (distilled, other3) and none is clearly worse." in found.sentences[0]
     )
 
 

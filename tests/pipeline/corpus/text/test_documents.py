@@ -30,7 +30,7 @@ def test_the_document_name_of_a_dropped_tree_is_dropped_too(tmp_path: Path) -> N
     import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
     assert (tmp_path / "out.docs").read_text() == "a\nb\nc\n" * 2
     files["documents"].write_text("a\nb\nb\na\n")
-    with pytest.raises(InputError, match="names:1: document 'a', the last one of"):
+    with pytest.raises(InputError, match="names:1: document 'a' is also the last document of"):
         import_trees([files["trees"]] * 2, tmp_path / "out", ImportConfig(**options))
     # A new import without documents removes the old files.
     import_trees([files["trees"]], tmp_path / "out", ImportConfig(text=[files["text"]]))

@@ -60,7 +60,7 @@ def test_the_better_group_is_named_and_equal_groups_are_not(runs):
     assert "better is better than alike" in text
     assert "No difference is shown between the other 1 pair of groups." in text
     assert "By paradigm: 30 differences tested" in text
-    assert "By field: 3 differences tested; 2 hold over paradigms after correction" in text
+    assert "By field: 3 differences tested; 2 are significant over paradigms after correction" in text
     assert "; 10 of 10 terms can show nothing, with fewer than 6 paradigms." in text
     (pairs,) = (
         one for one in json.loads(compare(*runs, "--json"))["benchmarks"] if "pairs" in one["benchmark"]["kind"]
