@@ -144,7 +144,7 @@ def test_verify_and_inspect_accept_a_students_dump(small_world, student, dump):
     shown = CliRunner().invoke(cli.main, ["inspect", str(dump)]).stdout
     assert "perplexity, unconditional" in shown
     arguments[arguments.index(student)] = small_world / "teacher"
-    assert "teacher is " in invoked(*arguments)
+    assert "teacher of the dump is " in invoked(*arguments)
 
 
 def test_a_sentence_too_long_for_the_student_is_refused_in_one_line(small_world, student, tmp_path):
