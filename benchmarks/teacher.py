@@ -177,7 +177,7 @@ def training_flops(model: Rnng, schedule: Schedule) -> float:
     """
     dim, hidden = model.config.embed_dim, model.config.hidden_dim
     num_children = sum(level.children.shape[1] for level in schedule.compositions)
-    num_values = len(schedule.tokens) + schedule.num_constituents
+    num_values = len(schedule.tokens) + _num_constituents(schedule)
     # Every child is read once forward and once backward. There is one product per node and direction.
     composition = _product(num_values, dim, 8 * dim) + 2 * _product(num_children, dim, 4 * dim)
     labels = _product(model.num_labels, dim, 8 * dim)
@@ -192,8 +192,9 @@ def inference_flops(model: Rnng, schedule: Schedule) -> float:
     """
     dim, hidden = model.config.embed_dim, model.config.hidden_dim
     num_children = sum(level.children.shape[1] for level in schedule.compositions)
-    composition = _product(schedule.num_constituents, dim, 8 * dim) + 2 * _product(num_children, dim, 4 * dim)
-    first = _product(schedule.num_constituents, dim, 4 * hidden)
+    num_constituents = _num_constituents(schedule)
+    composition = _product(num_constituents, dim, 8 * dim) + 2 * _product(num_children, dim, 4 * dim)
+    first = _product(num_constituents, dim, 4 * hidden)
     actions = _product(len(schedule.inputs), hidden, model.action_head.out_features)
     return composition + _composed(model, schedule) + first + _shared(model, schedule) - actions
 
@@ -210,7 +211,11 @@ def _shared(model: Rnng, schedule: Schedule) -> float:
 
 
 def _composed(model: Rnng, schedule: Schedule) -> float:
-    return _product(schedule.num_constituents, 2 * model.config.embed_dim, model.config.embed_dim)
+    return _product(_num_constituents(schedule), 2 * model.config.embed_dim, model.config.embed_dim)
+
+
+def _num_constituents(schedule: Schedule) -> int:
+    return sum(len(level.labels) for level in schedule.compositions)
 
 
 def _product(rows: int, inner: int, columns: int) -> float:

@@ -35,12 +35,7 @@ class Composition(nn.Module, ABC):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = dim
-
-    @property
-    def value_dim(self) -> int:
-        """C."""
-        return self.dim
+        self.dim = self.value_dim = dim
 
     @abstractmethod
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
@@ -206,15 +201,11 @@ class TreeLstmComposition(Composition):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
+        self.value_dim = 2 * dim  # hidden and cell state
         self.gates = nn.Linear(2 * dim, 5 * dim)
         with torch.no_grad():
             self.gates.bias.zero_()
             self.gates.bias[dim : 3 * dim] = 1.0  # forget gates start open (Jozefowicz et al. 2015)
-
-    @property
-    def value_dim(self) -> int:
-        """C: hidden and cell state."""
-        return 2 * self.dim
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
         """See ``Composition.compose``. Each constituent must have two children."""

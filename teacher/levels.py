@@ -124,11 +124,6 @@ class Schedule:
     """int64, M rows: the actions of the sentences."""
 
     @property
-    def num_constituents(self) -> int:
-        """K."""
-        return sum(len(level.labels) for level in self.compositions)
-
-    @property
     def num_rounds(self) -> int:
         """The number of sequential rounds of LSTM cells for one layer of the stack and the composition."""
         return len(self.stack) + sum(1 + len(level.step_sizes) for level in self.compositions)
