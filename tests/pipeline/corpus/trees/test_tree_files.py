@@ -231,7 +231,7 @@ def test_given_names_of_documents_are_written_with_their_table(tmp_path: Path) -
     rows.write_text("document\tsource\tlicence\ntwo\tweb\tCC0\n")
     with pytest.raises(InputError, match=r"table\.tsv: no row of document 'one'"):
         import_trees([tmp_path / "x.mrg"], out, ImportConfig(documents=names, document_table=rows))
-    with pytest.raises(ConfigError, match="but no documents; give --documents"):
+    with pytest.raises(ConfigError, match="need --documents; give the names of documents"):
         import_trees([tmp_path / "x.mrg"], out, ImportConfig(licence="CC0"))
     with pytest.raises(ConfigError, match="is a document; leave out --documents"):
         import_trees([write(tmp_path / "bank", {"a.mrg": "(NP (NN a))\n"})], out, ImportConfig(documents=names))
