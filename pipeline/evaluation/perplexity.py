@@ -42,7 +42,7 @@ GIVEN_TREE: Final = "given the tree"
 JOINT: Final = "joint with the tree"
 """p(x, y), words and actions together, of a teacher."""
 MARGINAL: Final = "marginal by beam search"
-"""p(x) of a teacher that gets no tree: the product of the mixtures over its hypotheses, which see only x_<t."""
+"""p(x) of a teacher that gets no tree: the product of p(x_t | x_<t), each a weighted mean over hypotheses for x_<t."""
 PREFIX: Final = "sum over trees by beam search"
 """The sum of p(x, y) over the hypotheses that the search kept, of a teacher. It is a lower bound of p(x), so its
 perplexity is an upper bound."""
@@ -170,8 +170,9 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
     """Return the perplexity of a split from the log-probabilities of its positions.
 
     Args:
-        log_probs: M rows of n + 1 natural logs. The last one of a row is that of ``<eos>`` (``gold_log_probs``). For
-            the joint distribution, each value includes the actions before the token. The sums are float64.
+        log_probs: M rows of n + 1 natural logs, as ``gold_log_probs`` returns them. Each row ends with that of
+            ``<eos>``. For the joint distribution, each value includes the actions before the token. The sums are
+            float64.
         split: The same M sentences.
         distribution: The distribution of ``log_probs``, one of ``DISTRIBUTIONS``.
 

@@ -7,7 +7,6 @@ tree, is left out, or ends the command.
 """
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -81,7 +80,7 @@ def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> d
             raise ConfigError(
                 f"--workers {config.workers}: torchrun started {world.size} processes; give one or the other"
             )
-        world.on_main(lambda: _check_paths(out_stem, texts, config))
+        world.on_main(lambda: _check_paths(store, out_stem, texts, config))
         with store.held() if world.is_main else nullcontext():
             world.on_main(lambda: _prepare(store, texts, config, own_device))
             shards = store.shards()
@@ -101,21 +100,21 @@ def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> d
             summary = world.on_main(lambda: _finish(store, shards, out_stem, config.on_failure))
         if summary is None:
             return None
-        shutil.rmtree(store.path)
+        store.remove()
         return {**summary, "elapsed_s": elapsed_s, "sentences_per_s": (num_sentences - before) / elapsed_s}
 
 
-def _check_paths(out_stem: Path, texts: Sequence[Path], config: ParseConfig) -> None:
+def _check_paths(store: TextShards, out_stem: Path, texts: Sequence[Path], config: ParseConfig) -> None:
     """Check that no trees and no inputs would be overwritten.
 
     Raises:
-        StoreError: If ``OUT.mrg`` exists.
+        StoreError: If ``OUT.mrg`` exists, unless this command was killed after writing it and before tidying up.
         ConfigError: If an output would replace an input.
     """
     trees = beside(out_stem, ".mrg")
     outputs = (beside(out_stem, ".txt"), *(beside(out_stem, suffix) for suffix in COMPANION_SUFFIXES), trees)
     check_replaces_no_input("parse", outputs, input_files(texts, is_raw=bool(config.source)))
-    if trees.exists():
+    if trees.exists() and store.description() is None:
         raise StoreError(f"{trees}: already exists; remove it, or give another --out")
 
 

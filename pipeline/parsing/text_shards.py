@@ -64,6 +64,11 @@ class TextShards:
         about = {"depends_on": depends_on, "gathered": gathered, "shards": shards}
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
+    def remove(self) -> None:
+        """Remove the folder. Without ``parse.json``, which goes first, ``parse`` counts as finished."""
+        (self.path / DESCRIPTION).unlink()
+        shutil.rmtree(self.path)
+
     def clear(self) -> None:
         """Remove a text whose gathering was interrupted."""
         for file in self.path.glob("text.*"):

@@ -24,8 +24,8 @@ from pipeline.report.reported_runs import ReportedRuns, pair_sets, suite_sets
 from pipeline.report.tables import NOTHING, Cells, Number, Table, interval, percent, plural
 
 _WHISKERS: Final = (
-    "Bars: the mean of the runs with the same mark. Whiskers: 95 % Wilson intervals over the items of one training; "
-    "another seed may differ by more. Paler, beyond the bars: ties, which are not right. "
+    "Bars: the mean of the runs with the same mark. Whiskers: 95 % Wilson intervals over the items, for one trained "
+    "model; a model with another seed may differ by more. Paler, beyond the bars: ties, which are not right. "
 )
 _COUNTS_HEADER: Final = ("right", "ties", "right, %", "95 %")
 _QUARTERS: Final = (0, 0.25, 0.5, 0.75, 1)

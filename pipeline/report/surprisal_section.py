@@ -30,11 +30,11 @@ from pipeline.report.tables import Cells, Number, Table
 from storage.errors import InputError
 
 _OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
-"""A teacher's distributions over tokens alone."""
+"""The distributions of a teacher that give each token a probability of its own, without the actions."""
 _REMEDY: Final = "run evaluate perplexity again"
 _AGREEMENT_HEADER: Final = ("difference", "Pearson", "Spearman")
 _LEVELS: Final = ("1\u20132", "3\u20139", "10\u201331", "32\u201399", "100\u2013315", "316 and more tokens per cell")
-"""Counts of each shade. A shade covers half a power of ten."""
+"""Counts of each shade. Each shade starts at about √10 times the count of the one before."""
 _LEVEL_STARTS: Final = np.array([1, 3, 10, 32, 100, 316])
 _OPACITY: Final = (0.13, 0.26, 0.42, 0.6, 0.8, 1.0)
 _MAX_BITS: Final = 20
@@ -60,7 +60,7 @@ def surprisals_section(reported: ReportedRuns) -> Section:
     plots, missing = surprisal_plots(reported)
     blocks: list[Block] = [*plots]
     if missing:
-        text = "Some log-probabilities of single tokens are missing: their evaluations did not keep them. Run again:"
+        text = "For some runs the file with the log-probability of each token is missing. Run these evaluations again:"
         blocks += [Paragraph(text), Details("Missing files and the commands that write them", [Commands(missing)])]
     elif not plots:
         blocks.append(
@@ -171,7 +171,11 @@ def _plot(
             if reported.series(run) not in drawn:
                 panels.append(density_panel(f"density-{name}-{len(panels)}", run.name, bits, found.bits[own]))
         drawn.add(reported.series(run))
-    several = " One run is drawn for each mark; the table has all runs." if len(rows) > len(panels) else ""
+    several = (
+        " Of the runs that differ only in their seed, the first is drawn; the table has all runs."
+        if len(rows) > len(panels)
+        else ""
+    )
     return Plot(
         title=f"Surprisals on {split}: {teacher.name}, {distribution}, against students",
         svg=Markup('<div class="panels">{}</div>').format(Markup("").join(panels)),
@@ -202,7 +206,7 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None
 
 
 def density_panel(name: str, title: str, across: NDArray[np.float64], up: NDArray[np.float64]) -> Markup:
-    """Return the density of tokens by two surprisals ``[N]`` in bits, at least 0, with the diagonal.
+    """Draw how many tokens have each pair of surprisals, and the diagonal. Both are ``[N]`` in bits, not negative.
 
     Args:
         name: Identifier of the panel's title element.

@@ -36,7 +36,7 @@ class Task(Protocol):
 
     @property
     def objective(self) -> nn.Module:
-        """A module around the model. It maps a batch to sums over positions, which begin with those of ``parts``."""
+        """A module around the model. It returns sums over a batch's positions: first one per name in ``parts``."""
 
     @property
     def parts(self) -> Sequence[str]:
@@ -44,7 +44,7 @@ class Task(Protocol):
 
     @property
     def dev_parts(self) -> Sequence[str]:
-        """The first names of ``parts``: those of the sums that dev has too."""
+        """Names of the sums that are also computed on dev. They come first in ``parts``."""
 
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return int64 ``[B]``: positions of each batch of an epoch."""

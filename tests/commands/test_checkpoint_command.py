@@ -83,7 +83,7 @@ def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, 
     assert nats["words_1k"] > nats["words_2k"] > nats["best"]
     [shown] = read_runs([student])
     assert shown.perplexities["dev"]["unconditional"].nats == nats["best"]
-    assert len(shown.pairs) == 1
+    assert len(shown.results.pairs) == 1
     assert sum("of checkpoint words_" in missing for missing in shown.missing) == 6
 
 

@@ -3,9 +3,10 @@
     DATASET/tokenizer.json
     DATASET/dataset.zarr            attributes: labels, fingerprints and the source of the trees
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
-                                    documents (a table as UTF-8 bytes); attributes: counts by reason and statistics
+                                    documents (a table as UTF-8 bytes); attributes: statistics, and counts of dropped
+                                    and repaired sentences
 
-Each split is one small group, and reading a dataset loads every split into memory. A token takes two bytes and so does
+Each split is one Zarr group, and reading a dataset loads every split into memory. A token takes two bytes and so does
 an action, so 100 million words take about a gigabyte. Every byte is checked against a sha256 when it is read.
 """
 
@@ -109,7 +110,7 @@ class Dataset:
     splits: dict[str, Split]
     trees: Trees
     tree_source: str
-    """The source of the trees in words: the control, a digest of the tree files, and the parsers."""
+    """A description of where the trees come from: true trees or a control, a digest of the tree files, the parsers."""
     counts: dict[str, dict[str, Any]]
     """By split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]

@@ -2,8 +2,8 @@
 
 The tokens are fixed, and the tree is adapted to them. A token inside one word goes under the lowest phrase over that
 word. A token over several words goes under their lowest common ancestor. In terms of spans: a token belongs to a phrase
-if the phrase covers every word that the token touches. So the tokens of a phrase are one run, and two binary searches
-find it. The pieces of a word become siblings; the tree has no node for the word.
+if the phrase covers every word that the token touches. So the tokens of a phrase are consecutive, and two binary
+searches find the first and the last. The pieces of a word become siblings; the tree has no node for the word.
 
 ``build-dataset`` stores the outcome as actions. ``evaluate parses`` reads gold trees here and compares predicted trees
 with them. If decoding does not restore the text of a sentence, the sentence is dropped and counted.
@@ -41,7 +41,7 @@ class TokenTree:
     num_crossing: int
     """Number of tokens that cover words, or parts of words, both inside and outside a phrase."""
     num_lost: int
-    """Number of phrases left without a token, because tokens that cross their edges cover all their words."""
+    """Number of phrases that get no token: each of their words shares a token with a word outside the phrase."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +106,9 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
     is one word, or several where the tree divides it ("barks" and "." in "barks.", or "do" and "n't"). Each phrase then
     covers whole words, and ``align`` restores its tokens.
 
-    Two kinds of edges cannot be written and are lost. An edge between tokens that share a character moves behind the
-    last of them. An edge between a word and the space before it, if that space is a token of its own, moves to the
-    word. After that, a phrase that covers only spaces is left out, and X over a single X becomes one X.
+    Two kinds of edges cannot be written, so they move. An edge between tokens that share a character moves in front of
+    that character. If a space is a token of its own, an edge between the space and the next word moves in front of the
+    space. After that, a phrase that covers only spaces is left out, and X over a single X becomes one X.
 
     Args:
         phrases: The phrases over tokens, in opening order. The first covers all tokens.
@@ -151,7 +151,8 @@ def read_gold_trees(
     """Return the sentences of STEM.mrg and STEM.txt over a model's tokens, and the counts of kept and dropped trees.
 
     No sentence is dropped for a label that the model does not have. These labels get numbers from ``len(labels)`` up
-    and are counted as repaired. No prediction has one of these numbers, so the phrase costs recall, as it should.
+    and are counted as repaired. No prediction has one of these numbers, so a gold phrase with such a label counts as
+    missed, as it should.
 
     Args:
         stem: STEM, as in ``import-trees --out``. Either file may be a ``.gz``.

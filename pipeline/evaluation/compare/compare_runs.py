@@ -48,7 +48,7 @@ class Comparisons:
     groups: Sequence[SeedGroup]
     benchmarks: Sequence[BenchmarkComparison]
     notes: Sequence[str]
-    """A sentence for each thing that is not compared, or not as the user may expect. It tells how to change that."""
+    """One sentence for each thing that is left out or compared unexpectedly, with what to do about it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object, with the group that is shown to be better for each difference."""
@@ -85,7 +85,7 @@ def compare_runs(paths: Sequence[Path], *, normaliser: Normaliser) -> Comparison
         names = ", ".join(f"{group.name} ({group.kind})" for group in found.groups)
         reason = "evaluate them on the same data, or name runs that differ in more than the seed"
         if found.notes:
-            reason = found.notes[0] + (f" and {len(found.notes) - 1} more" if len(found.notes) > 1 else "")
+            reason = (f"(first of {len(found.notes)} notes) " if len(found.notes) > 1 else "") + found.notes[0]
         raise ConfigError(
             f"compare: found {names}, expected two seed groups of one kind with a benchmark in common; {reason}"
         )
@@ -142,7 +142,7 @@ def _check_tokenizers(found: _Scores) -> None:
 def _complete(
     groups: Sequence[SeedGroup], found: _Scores, notes: list[str]
 ) -> Iterator[tuple[Benchmark, dict[str, dict[int, ItemScores]]]]:
-    """Yield each benchmark of at least two runs, with the groups whose runs all have it. Note the other groups."""
+    """Yield each benchmark of at least two runs, with the groups whose runs all have it. Add notes on the others."""
     for benchmark, by_name in found.items():
         without = [
             run.name for group in groups for seed, run in group.runs.items() if seed not in by_name.get(group.name, {})

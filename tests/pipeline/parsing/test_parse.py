@@ -194,8 +194,29 @@ def test_a_killed_parse_continues_with_other_numbers_of_processes_to_the_same_by
             if not attempt(do, size, log=tmp_path / "log", patience_s=patience_s):
                 break
             num_kills += 1
+            if out.with_suffix(".mrg").exists() and not out.with_suffix(".parts").exists():
+                break  # killed after the last step
         assert contents(out) == uninterrupted
     assert num_kills
+
+
+def test_a_parse_killed_before_it_tidied_up_is_finished_by_the_same_command(
+    parser_file: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: TextShards) -> None:
+        raise KeyboardInterrupt
+
+    text, out = write(tmp_path, texts), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(TextShards, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            parse_texts(text, out, with_model(parser_file))
+    trees = (tmp_path / "out.mrg").read_bytes()
+    parse_texts(text, out, with_model(parser_file))
+    assert (tmp_path / "out.mrg").read_bytes() == trees
+    assert not (tmp_path / "out.parts").exists()
+    with pytest.raises(StoreError, match="already exists"):
+        parse_texts(text, out, with_model(parser_file))
 
 
 @pytest.mark.processes
