@@ -44,7 +44,7 @@ def _forest_plot(reported: ReportedRuns, answer: Answer) -> Plot:
         caption += "Filled marks: the interval is over seeds. "
     if not all(over_seeds):
         caption += (
-            "Hollow marks: one of the two has a single seed, so the interval is over the items of these trainings. "
+            "Hollow marks: one of the two has a single seed, so the interval is over the evaluated sentences or pairs. "
             "Such an interval says nothing about other seeds. "
         )
     if any(measure.floor is not None for measure in measures):
