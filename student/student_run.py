@@ -1,4 +1,4 @@
-"""Read a student's run directory: its configuration, its weights and how many positions were trained."""
+"""Read a student's run: its configuration, its weights and how many of its position embeddings were trained."""
 
 from pathlib import Path
 from typing import Final
@@ -37,8 +37,8 @@ def num_trained_positions(run: RunInfo, which: Which) -> int | None:
     Training writes the number into the checkpoint, because it depends on the rows that training had read by then.
 
     Returns:
-        The number, or None if the checkpoint does not record it. Older versions of this project did not record it. A
-        run that starts from the weights of such a run does not record it either.
+        The number, or None if the checkpoint does not record it. Older versions of this project did not record it. Nor
+        do runs that start (``--init``) from weights without this number.
     """
     recorded = weights_metadata(run.checkpoint(which)).get(TRAINED_POSITIONS)
     return int(recorded) if recorded is not None and recorded.isdecimal() else None

@@ -2,8 +2,9 @@
 
 Digests show that a dump is what its writer wrote. Recomputing shows that the writer wrote what the model computes. If
 nothing differs that can change bits (the ``computation`` of the dump equals that of this machine), every file must be
-identical, byte for byte. Otherwise the last bits differ, and with them near ties, draws and roundings to float16. Then
-values are compared, and the log-probabilities of the gold tokens must agree within a bound.
+identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal tokens, the
+draws and the rounding to float16. Then values are compared, and the log-probabilities of the gold tokens must agree
+within a bound.
 
 Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N
 shards contains it with probability N / S.
@@ -195,7 +196,7 @@ class _Compared:
         if gold > MAX_GOLD_DIFFERENCE:
             raise CorruptStoreError(
                 f"{where}, array gold_logp: differs by {gold:.3g} nats from the recomputed values, expected at most "
-                f"{MAX_GOLD_DIFFERENCE}, which another machine or version can explain. {_REMEDY}"
+                f"{MAX_GOLD_DIFFERENCE}; another machine or version does not explain more. {_REMEDY}"
             )
         mine, mine_logp = self._used(dump)
         other, other_logp = self._used(here)

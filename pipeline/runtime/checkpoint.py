@@ -1,6 +1,7 @@
 """Save and load the state from which training continues.
 
-    RUN/checkpoints/last/training_state.pt    weights, optimiser, step, positions, best loss, sums since the last row
+    RUN/checkpoints/last/training_state.pt    weights, optimiser, step, positions, best loss, and
+                                              sums since the last row of metrics.jsonl
     RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    only the weights, for commands that load a model
 
 The state is one file, written atomically, and holds everything that training needs. It is written before the weight
@@ -49,9 +50,9 @@ class TrainingState:
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
-    """float64 ``[size, num_parts]``: each rank's sums since the last row of figures."""
+    """float64 ``[size, num_parts]``: each rank's sums since the last row of metrics.jsonl."""
     row_positions: int
-    """Positions over all ranks since the last row of figures."""
+    """Positions over all ranks since the last row of metrics.jsonl."""
     model: dict[str, Any]
     """The weights by name."""
     optimizer: dict[str, Any]
@@ -71,7 +72,9 @@ def save_checkpoint(
     also: Iterable[str] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the state. Then write the weights of ``model`` as ``last``, as ``best`` if they are, and under ``also``.
+    """Write the state. Then write the weights of ``model`` as ``last`` and under each name in ``also``.
+
+    The weights are also written as ``best`` if this step has the best dev loss so far.
 
     Raises:
         StoreError: If there is no room. The previous checkpoint then stays complete.

@@ -13,8 +13,8 @@ from storage.errors import ConfigError
 
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 DECAY_SHARE: Final = 0.2
-"""Default share of the steps in which ``wsd`` falls. Hu et al. (2024) take a tenth of a much longer training; Hägele
-et al. (2024) find a fifth as good as cosine."""
+"""Default share of the steps in which ``wsd`` falls. Hu et al. (2024) take a tenth of a much longer training. Hägele
+et al. (2024) find that a decay over a fifth of the steps does as well as cosine."""
 MOST = 1e30
 """Upper bound of a learning rate, norm or decay. A small multiple of the bound is still a float32."""
 
@@ -48,7 +48,8 @@ class TrainConfig:
     schedule: Schedule = "cosine"
     """Shape of the learning rate after the warm-up. All but constant fall to zero; wsd is constant first."""
     decay_share: float = 0.0
-    """With --schedule wsd: share of the steps, at the end, in which the rate falls linearly to zero; 0: 0.2."""
+    """With --schedule wsd: share of the steps, at the end, in which the rate falls linearly to zero; 0 means the
+    default, 0.2."""
     warmup_steps: int = 100
     """Raise the learning rate linearly from zero over this number of steps."""
     weight_decay: float = 0.01
@@ -95,7 +96,7 @@ class TrainConfig:
         if not 0 <= self.weight_decay <= MOST:
             problems.append(f"weight-decay is {self.weight_decay}, expected at least 0 and at most {MOST:g}")
         if not 0 <= self.decay_share <= 1:
-            problems.append(f"decay-share is {self.decay_share}, expected 0 to 1 (0: {DECAY_SHARE})")
+            problems.append(f"decay-share is {self.decay_share}, expected 0 to 1 (0 means the default, {DECAY_SHARE})")
         elif self.decay_share and self.schedule != "wsd":
             problems.append(
                 f"decay-share is {self.decay_share}, but schedule {self.schedule} has no decay phase. Give --schedule "
@@ -160,7 +161,7 @@ def word_thresholds(entries: Iterable[str]) -> list[int]:
 
 
 def words_name(num_words: int) -> str:
-    """Return the name of a word checkpoint: ``words_1000M``, ``words_500k`` or ``words_7``; never B, as in BabyLM."""
+    """Return the name of a word checkpoint: ``words_1000M``, ``words_500k`` or ``words_7``. The suffix is never B."""
     for suffix in ("M", "k"):
         if num_words % SUFFIXES[suffix] == 0:
             return f"words_{num_words // SUFFIXES[suffix]}{suffix}"

@@ -36,7 +36,10 @@ class Task(Protocol):
 
     @property
     def objective(self) -> nn.Module:
-        """A module around the model. It returns sums over a batch's positions: first one per name in ``parts``."""
+        """A module around the model, which returns sums over a batch's positions.
+
+        The first sums are those named in ``parts``. Others may follow.
+        """
 
     @property
     def parts(self) -> Sequence[str]:

@@ -5,10 +5,10 @@ tokens hardly ever cross constituents. The tokenizer itself puts a space before 
 space. So a word is the same token at the start of a sentence and inside it, and the file gives the same ids in any
 program that reads it.
 
-``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` records the entries
-that begin and end a text in the template for pairs of texts. The special tokens are entries of the vocabulary, but they
-are not listed as "added tokens". The library searches each text for added tokens. It would find the string ``<eos>`` in
-a text, and decoding could not restore that text.
+``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` uses the file's
+template for pairs of texts to record which entries serve as ``<bos>`` and ``<eos>``. The special tokens are entries of
+the vocabulary, but they are not listed as "added tokens". The library searches each text for added tokens. It would
+find the string ``<eos>`` in a text, and decoding could not restore that text.
 """
 
 import json

@@ -6,8 +6,8 @@
     OUT/entropy.json           the loss that no model can beat on average, and facts about the grammar; written last
 
 Sentences are drawn independently, so the splits have some short sentences in common. entropy.json has the number of
-these sentences. No sentence is rejected, so p is exactly the distribution that is sampled. Its loss is computed on
-the same sentences on which models are evaluated. The same arguments give the same bytes.
+these sentences. No sentence is rejected, so sentences follow the grammar's distribution p exactly. The loss of p
+in ``entropy.json`` is computed on the sentences on which models are evaluated. The same arguments give the same bytes.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ MEANING = {
     "neg_log_prob_nats": "sum of -log p(sentence) over the sentences of the split. p is exact: the inside algorithm "
     "sums over all derivations. To get its perplexity per token, divide by the number of positions (tokens of your "
     "tokenizer and one <eos> per sentence) and take exp. A model can have a lower perplexity only by chance",
-    "tree_neg_log_prob_nats": "sum of -log p over the derivations that were sampled, with the grammatical features of "
-    "their symbols: sentence and tree together",
+    "tree_neg_log_prob_nats": "sum of -log p over the derivations that were sampled, for sentence and tree together. "
+    "The symbols of a derivation include their grammatical features",
     "mean_neg_log_prob_nats": "neg_log_prob_nats per sentence: an estimate of the entropy of the grammar's sentences",
     "standard_error_nats": "standard error of mean_neg_log_prob_nats as an estimate of this entropy",
     "num_words": "number of terminals: words, punctuation marks and 's",
