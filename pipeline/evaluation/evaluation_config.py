@@ -45,7 +45,7 @@ class SyntaxGymConfig:
     """How ``evaluate syntaxgym`` joins regions into a sentence."""
 
     joining: Literal["text", "tokens"] = "text"
-    """Join regions as running text, or with a space before punctuation as in published figures."""
+    """text: join regions as running text. tokens: keep a space before punctuation, as in published figures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

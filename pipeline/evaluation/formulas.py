@@ -7,21 +7,21 @@
     term        = "-" term | number | region | "(" formula ")" | "[" formula "]"
     region      = "(" (integer | "*") ";" "%" condition "%" ")"
 
-``(5;%match_sing%)`` is the surprisal of region 5 in the condition ``match_sing``, and ``(*;%match_sing%)`` that of all
-its regions. Operators bind in this order, tightest first: ``+`` and ``-`` from left to right, comparisons (which cannot
-be chained), ``&``, ``|``. Round and square brackets mean the same, and a bracket is closed by one of its own kind. The
-types are checked when a formula is parsed: only numbers are added and compared, only truths are joined by ``&`` and
-``|``, and a prediction is a truth.
+``(5;%match_sing%)`` is the surprisal of region 5 in the condition ``match_sing``. ``(*;%match_sing%)`` is the surprisal
+of all regions in this condition. Operators bind in this order, tightest first: ``+`` and ``-`` from left to right,
+comparisons (which cannot be chained), ``&``, ``|``. Round and square brackets mean the same, and a bracket is closed by
+a bracket of its own kind. A value is a number or a truth value. The types are checked when a formula is parsed: only
+numbers are added and compared, only truth values are joined by ``&`` and ``|``, and a whole formula is a truth value.
 
 The parser of ``syntaxgym-core`` (at commit 09d3767) differs: it reads no square brackets, binds ``+`` tighter than
-``-``, and evaluates only the first two operands of a chain of one operator. There ``A & B & C`` means ``A & B``. Here
-all operands count.
+``-``, and evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` means ``A & B``. This
+module evaluates all operands.
 
 ``<`` and ``>`` are strict. If float32 cannot distinguish the two sides, the comparison is a ``TIE``, which is neither
-true nor false. Truths are ordered false < tie < true; ``&`` is the minimum of its operands and ``|`` the maximum
+true nor false. Truth values are ordered false < tie < true; ``&`` is the minimum of its operands and ``|`` the maximum
 (Kleene's three-valued logic). So a tie never makes a prediction right, and a prediction is a tie only if its value
-depends on the tie.
-``=`` holds within the tolerance of ``syntaxgym-core``. It asks for equality, so equal sides make it true and not a tie.
+depends on the comparison that is a tie.
+``=`` is true if both sides are equal within the tolerance of ``syntaxgym-core``. It is never a tie.
 """
 
 import math
@@ -32,15 +32,16 @@ from enum import IntEnum
 from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
-"""Two sides tie if they differ by at most this times the larger side, or times 1 bit if both are smaller. That is about
-10 times float32's precision, 6e-8: sums of log-probabilities vary by that much with the batch they are computed in."""
+"""Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both sides are smaller.
+It is about 10 times float32's precision, 6e-8, because sums of log-probabilities vary by so much with the batch they
+are computed in."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
 MAX_DEPTH: Final = 50
 """Limit of nested brackets and signs, because a formula may come from a stranger's file."""
 MAX_TOKENS: Final = 500
-"""Limit of the numbers, regions and signs of a formula, for the same reason."""
+"""Limit of the numbers, regions and signs of a formula, because a formula may come from a stranger's file."""
 
 
 class Truth(IntEnum):
@@ -71,7 +72,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operator and its operands: two numbers for ``+ - < > =``, two truths for ``& |``."""
+    """An operator and its operands: two numbers for ``+ - < > =``, two truth values for ``& |``."""
 
     operator: Literal["+", "-", "<", ">", "=", "&", "|"]
     left: "Expression"

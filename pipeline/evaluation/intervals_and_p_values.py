@@ -1,10 +1,10 @@
 """Compute intervals and tests for accuracies and for differences between models. Each function names its source.
 
 Two models are compared item by item. A paired test finds differences that two separate intervals hide, because some
-items are hard for all models and others are easy for all. The functions over items treat items as exchangeable draws.
-The paradigms of a benchmark are generated from templates, so their items are less independent, and intervals are too
-narrow rather than too wide (``significance`` draws whole paradigms). ``mean_over_seeds`` and ``difference_over_seeds``
-measure the variation between trainings. They do not use items.
+items are hard for all models and others are easy for all. The functions over items treat the items as independent
+draws. But the items of a paradigm are generated from a template and are less independent, so an interval over single
+items tends to be too narrow. This is why ``significance`` draws whole paradigms. ``mean_over_seeds`` and
+``difference_over_seeds`` measure the variation between trainings. They do not use items.
 """
 
 import math
@@ -21,8 +21,8 @@ LEVEL: Final = 0.95
 _BLOCK_DRAWS: Final = 1 << 22
 """Random numbers in memory at a time."""
 _NORMAL_FROM: Final = 5000
-"""Above this many differences the normal limit replaces random flips, which would be slow: 10,000 flips of 20,000
-differences draw 2e8 random numbers for each pair of seed groups."""
+"""Above this many differences a normal distribution replaces the random flips, because flips would be slow: 10,000
+flips of 20,000 differences draw 2e8 random numbers for each pair of seed groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,11 @@ class Interval:
 
 
 def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> Interval | None:
-    """Return the score interval of a proportion; None if there is no item.
+    """Return Wilson's score interval of a proportion; None if there is no item.
 
-    With p = k/n and z the normal quantile, it is ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``. It is
-    inside [0, 1], and it is not empty for k = 0 and k = n, unlike p +- z sqrt(p(1-p)/n).
+    With k right of n items, p = k/n and z the normal quantile, the interval is ``(p + z^2/2n +- z sqrt(p(1-p)/n +
+    z^2/4n^2)) / (1 + z^2/n)``. It is inside [0, 1]. For k = 0 and k = n it has a positive width, unlike the interval
+    p +- z sqrt(p(1-p)/n).
 
     Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22, 209-212; Brown, Cai
     and DasGupta (2001), Interval estimation for a binomial proportion, Statistical Science 16, 101-133.
@@ -61,11 +62,12 @@ def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> 
 def bootstrap_mean(
     values: NDArray[np.float64], *, seed: int, num_samples: int = 2000, level: float = LEVEL
 ) -> Interval:
-    """Return the percentile bootstrap interval of a mean. It draws items with replacement, ``num_samples`` times.
+    """Return the percentile bootstrap interval of a mean. Items are drawn with replacement, ``num_samples`` times.
 
-    For paired differences it is the paired bootstrap. Efron and Tibshirani (1993), An Introduction to the
-    Bootstrap, ch. 13; Berg-Kirkpatrick, Burkett and Klein (2012), An empirical investigation of statistical
-    significance in NLP, EMNLP.
+    If the values are paired differences, this is the paired bootstrap.
+
+    Efron and Tibshirani (1993), An Introduction to the Bootstrap, ch. 13; Berg-Kirkpatrick, Burkett and Klein (2012),
+    An empirical investigation of statistical significance in NLP, EMNLP.
 
     Args:
         values: ``[N]``, N at least 1.
@@ -91,15 +93,16 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
 
     Under the null hypothesis each pair may be swapped, which flips the sign of its difference d. There are three cases:
 
-    - Whole numbers get the exact P(|sum s d| >= |sum d|) over all 2^N flips s. An example of d is the number of seeds
-      with an item right, first model minus second. For differences of +1 and -1 this is McNemar's exact test.
-    - Other numbers get ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips, which is valid for every B. If
-      there are at most B flips in all, every flip is counted.
-    - More than ``_NORMAL_FROM`` other numbers get the limit of the flips, a normal distribution of variance sum d^2,
-      unless a few differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above
-      -0.002 and its skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). That
-      is less than random flips vary, and in the tails the p-value is too large. The limit treats d as continuous, which
-      log-probabilities are.
+    - If the differences are whole numbers, the p-value is the exact P(|sum s d| >= |sum d|) over all 2^N flips s. An
+      example of d is the number of seeds that have an item right, first model minus second model. For differences of
+      +1 and -1 this is McNemar's exact test.
+    - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips. It is valid for
+      every B. If there are at most B different flips, each flip is counted once.
+    - For more than ``_NORMAL_FROM`` other numbers, the sum s d is treated as normal with variance sum d^2, unless a few
+      differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above -0.002 and its
+      skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). This error is
+      smaller than the variation of random flips, and in the tails it makes the p-value too large. A normal sum requires
+      a continuous d, and log-probabilities are continuous.
 
     Fisher (1935), The Design of Experiments, section 21; McNemar (1947), Note on the sampling error of the difference
     between correlated proportions or percentages, Psychometrika 12, 153-157; Pagano and Tritchler (1983), On obtaining
@@ -174,7 +177,7 @@ class SeedDifference:
     interval: Interval | None
     """Interval of the difference; None if either set has only one seed."""
     is_paired: bool
-    """Whether both sets have the same seeds, so that the interval is seed by seed. Else it is Welch's."""
+    """Whether both sets have the same seeds. Then the interval is of the differences seed by seed, else Welch's."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
@@ -187,11 +190,12 @@ def difference_over_seeds(
 ) -> SeedDifference:
     """Return the difference of two means over seeds and its t interval.
 
-    If both sets have the same seeds, the interval is that of the mean of the differences seed by seed, because a seed
-    decides the order of the data and the initial weights in both. Otherwise it is Welch's interval: ``d +- t_nu
-    sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 + s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``,
-    rounded down, which makes the interval wider. Welch's interval is approximate: if one set has two seeds and varies
-    much more than the other, it covers 92 times of 100 instead of 95.
+    If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of their
+    mean. The reason is that a seed decides the order of the data and the initial weights in both sets. Otherwise it is
+    Welch's interval: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 + s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1))
+    + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes the interval wider. Welch's interval is approximate. If one
+    set has two seeds and varies much more than the other set, the interval covers the true difference 92 times of 100
+    instead of 95.
 
     Welch (1947), The generalization of Student's problem when several different population variances are involved,
     Biometrika 34, 28-35.
@@ -236,10 +240,10 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return adjusted p-values of several tests: all that are at most alpha can be rejected together.
+    """Return Holm's adjusted p-values of several tests. All tests with an adjusted p-value <= alpha can be rejected.
 
-    In ascending order, ``p~_(i) = max_{j<=i} min(1, (m - j + 1) p_(j))``. The probability of any false rejection is at
-    most alpha, however the tests depend on each other.
+    For m p-values in ascending order, ``p~_(i) = max_{j<=i} min(1, (m - j + 1) p_(j))``. The probability of one or more
+    false rejections is at most alpha, however the tests depend on each other.
 
     Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 65-70.
 
@@ -254,7 +258,7 @@ def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
-    """Return P(|sum s d| >= |sum d|) over all flips, but at least 1e-12: rounding errors hide smaller values.
+    """Return P(|sum s d| >= |sum d|) over all flips, or 1e-12 if it is smaller, because rounding errors hide it then.
 
     The characteristic function of the sum is the product of cos(t d). It is evaluated on a lattice that contains all
     sums, and transformed back.
@@ -270,7 +274,7 @@ def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
     transform = np.ones(len(points))
     for value, count in zip(sizes, counts, strict=True):
         transform *= np.cos(2 * np.pi / size * (points * value % size)) ** count
-    probabilities = np.fft.irfft(transform, size)  # [i] is that of the sum i, [-i] that of -i
+    probabilities = np.fft.irfft(transform, size)  # [i] is the probability of the sum i, [-i] of the sum -i
     tail = float(probabilities[observed : size // 2].sum())
     return min(1.0, max(2 * tail, 1e-12))
 

@@ -1,14 +1,15 @@
 """Read minimal pairs in BLiMP's format, and measure how often a model prefers the grammatical sentence.
 
 A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
-Ties are counted and reported but never right. Otherwise a model that gives every token the same probability would reach
-100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. No model can
-have these pairs right, so they are left out and counted.
+Ties are counted and reported but never right. If ties were right, a model that gives every token the same probability
+would reach 100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. No
+model can have these pairs right, so they are left out and counted.
 
 Two conventions change accuracies, so every result names them (docs/decisions/0011):
 
-    eos       whether <eos> counts. If it does, the sum is the log-probability of the sentence. If not, it is that of
-              any text that begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave <eos> out
+    eos       whether <eos> counts. If it counts, the sum is the log-probability of the sentence. If not, the sum is the
+              log-probability that a text begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave
+              <eos> out
     prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
@@ -73,7 +74,7 @@ class PairCounts:
     num_right: int
     num_ties: int
     mean_difference: float
-    """Mean of log p(good) - log p(bad), nats per pair; 0 if there is no pair."""
+    """Mean of log p(good) - log p(bad) over the pairs, in nats; 0 if there is no pair."""
     standard_deviation: float
     """Standard deviation of the differences over the pairs, with n - 1; 0 if there are fewer than two pairs."""
 
@@ -117,7 +118,7 @@ class MinimalPairFigures:
     """Accuracies on a set of minimal pairs, overall, by paradigm, and by category: linguistic term and field."""
 
     overall: PairCounts
-    """All pairs with the same weight. Its accuracy is the micro average."""
+    """Counts over all pairs, with the same weight for each pair. Their accuracy is the micro average."""
     by_paradigm: Mapping[str, PairCounts]
     by_term: Mapping[str, PairCounts]
     by_field: Mapping[str, PairCounts]
@@ -220,7 +221,7 @@ def pairs_name(folder: Path) -> str:
 
 
 def pairs_sha256(pairs: Sequence[MinimalPair]) -> str:
-    """Return a fingerprint of the pairs and their order. Results are comparable only if it is the same."""
+    """Return a fingerprint of the pairs and their order. Results are comparable only with the same fingerprint."""
     return sha256_bytes(canonical_json([[pair.paradigm, pair.term, pair.good, pair.bad] for pair in pairs]))
 
 
@@ -285,7 +286,7 @@ def evaluate_minimal_pairs(
         by_paradigm=_counts_by(pairs, kept, differences, lambda pair: pair.paradigm),
         by_term=_counts_by(pairs, kept, differences, lambda pair: pair.term),
         by_field=_counts_by(pairs, kept, differences, lambda pair: pair.field),
-        terms={pair.paradigm: pair.term for pair in reversed(pairs)},  # of the first pair of each paradigm
+        terms={pair.paradigm: pair.term for pair in reversed(pairs)},  # the first pair of each paradigm decides
         fields={pair.paradigm: pair.field for pair in reversed(pairs)},
         num_identical=len(pairs) - len(kept),
     )

@@ -7,9 +7,9 @@ NLL is the negative natural log-probability of the split's M sentences, includin
     per word               exp(NLL / (words + M))                   white-space-separated words; <eos> counts as a word
     bits per byte          NLL / ln 2 / (bytes + M)                 UTF-8 bytes of the text; one line end per sentence
 
-Figures per word and per byte are comparable across tokenizers. Figures per token are comparable only within one
-tokenizer. A figure "given the tree" is not comparable with an unconditional one: whoever made the tree saw the whole
-sentence, so the tree can reveal later words.
+Figures per word and per byte are comparable across tokenizers. Figures per token are comparable only with the same
+tokenizer. A figure "given the tree" is not comparable with an unconditional figure. The parser or annotator who made
+the tree saw the whole sentence, so the tree can reveal later words.
 
 The floor of the built-in sample is the perplexity of the grammar that wrote the sample, on the same sentences. In
 expectation no model is below the floor. On a finite sample a model can be below the floor by chance, or because it was
@@ -35,21 +35,22 @@ from storage.ragged import Ragged
 UNCONDITIONAL: Final = "unconditional"
 """p(x), of a student."""
 IN_DOCUMENT: Final = "given the document before it"
-"""The product over sentences of p(x | the sentences before it in its document, as many as fit into a row), of a student
-that was trained with --context document."""
+"""The product of p(x | previous sentences) over the sentences x of a split, of a student that was trained with
+--context document. The previous sentences are those of the same document, as many as fit into a row."""
 GIVEN_TREE: Final = "given the tree"
 """The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher. A dump with the condition ``tree`` holds these."""
 JOINT: Final = "joint with the tree"
 """p(x, y), words and actions together, of a teacher."""
 MARGINAL: Final = "marginal by beam search"
-"""p(x) of a teacher that gets no tree: the product of p(x_t | x_<t), each a weighted mean over hypotheses for x_<t."""
+"""p(x) of a teacher that gets no tree: the product of p(x_t | x_<t). Each factor is a weighted mean over the hypotheses
+for x_<t."""
 PREFIX: Final = "sum over trees by beam search"
-"""The sum of p(x, y) over the hypotheses that the search kept, of a teacher. It is a lower bound of p(x), so its
+"""The sum of p(x, y) over the hypotheses that the search kept, of a teacher. The sum is a lower bound of p(x), so the
 perplexity is an upper bound."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
 OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
-"""A student has a figure under one of these, by its --context."""
+"""The distributions of students. The --context of a student decides which one its figure is under."""
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 LENGTHS: Final = (1, 6, 11, 21, 41, 81)
@@ -170,7 +171,7 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
     """Return the perplexity of a split from the log-probabilities of its positions.
 
     Args:
-        log_probs: M rows of n + 1 natural logs, as ``gold_log_probs`` returns them. Each row ends with that of
+        log_probs: M rows of n + 1 natural logs, as ``gold_log_probs`` returns them. The last value of a row is for
             ``<eos>``. For the joint distribution, each value includes the actions before the token. The sums are
             float64.
         split: The same M sentences.
@@ -205,8 +206,8 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
 def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, dict[str, PerplexityFigure]]:
     """Return the perplexity by length, and by source if the split has several sources.
 
-    The sums of each breakdown add up to those of ``perplexity_figure``. Ranges and sources without a sentence have no
-    figure.
+    The sums of each breakdown add up to the sums of ``perplexity_figure``. Ranges and sources without a sentence have
+    no figure.
 
     Args:
         log_probs: Rows that ``perplexity_figure`` has accepted.
@@ -229,12 +230,13 @@ def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256:
     Args:
         path: ``entropy.json`` of the sample.
         split: Name of the split.
-        like: A figure of the same split. Its counts normalise the floor.
+        like: A figure of the same split. The floor is normalised by the counts of this figure.
         text_sha256: sha256 of the evaluated split's text (``Split.text_sha256``).
 
     Raises:
-        InputError: If the file is not an ``entropy.json``, does not have the split, or is about another text. The text
-            differs if it is another sample, or if ``build-dataset`` dropped some of the sentences.
+        InputError: If the file is not an ``entropy.json``, does not have the split, or is about another text than the
+            evaluated split's. The texts differ if the file is of another sample, or if ``build-dataset`` dropped some
+            of the sentences.
     """
     splits = _read_entropy(path)
     if split not in splits:

@@ -7,7 +7,7 @@ An evaluation of MODEL, a run directory or a folder in Hugging Face's format, wr
 
 ``record`` writes both files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
 settings, and describes the convention of each result in words. Averages are computed again from the counts. Item rows
-are read only on request and one at a time, because a split may have millions of sentences.
+are read only on request and row by row, because a split may have millions of sentences.
 
 Results may come from strangers. So every value is checked before it is used, and errors name the file and the line.
 """
@@ -60,7 +60,7 @@ class Result:
     kind: str
     """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses`` or ``syntaxgym``."""
     subject: str
-    """Name of the split, of the folder of pairs or suites, of the text, or the STEM of the trees."""
+    """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
     figures: Any
     """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
     ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure`` or ``SyntaxGymFigures`` returns."""
@@ -85,7 +85,7 @@ def record(
 ) -> tuple[Path, Path]:
     """Write the item rows, then the result. Return the path of the result, then that of the rows.
 
-    A result replaces an earlier one of the same name. Other data, checkpoints, beams and conventions give other names.
+    A result replaces an earlier result of the same name. Names differ if data, checkpoint, beam or convention differ.
 
     Args:
         model: The model that was evaluated.
@@ -156,7 +156,7 @@ def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Pat
 
 
 def read_results(run: Path) -> dict[str, Result]:
-    """Return every result file of a run by its name, in alphabetical order. Figures and settings are not checked.
+    """Return the results of a run by file name, in alphabetical order. Figures and settings are not checked.
 
     Raises:
         InputError: If ``write_result`` cannot have written one of the files.
@@ -165,7 +165,7 @@ def read_results(run: Path) -> dict[str, Result]:
 
 
 class SplitKey(NamedTuple):
-    """The data of a perplexity. The name is not enough, because two texts may both be called ``dev``."""
+    """The text that a perplexity is of. The name is not enough, because two texts may both be called ``dev``."""
 
     name: str
     text_sha256: str
@@ -183,15 +183,15 @@ class LoadedResult(Generic[Figures]):
     """As ``Result.subject``."""
     figures: Figures
     convention: str
-    """How sentences were scored, in words. Results with different conventions are not comparable. For a perplexity it
-    has only the sizes of the beam search, because each figure of a perplexity names its distribution."""
+    """How sentences were scored, in words. Results with different conventions are not comparable. The convention of a
+    perplexity has only the sizes of the beam search, because each figure of a perplexity names its distribution."""
     fingerprints: Mapping[str, str]
     command: str
     """The command line that made the result."""
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the data: of the split, pairs, suites, text or trees."""
+        """sha256 of the data, that is, of the split, pairs, suites, text or trees."""
         return self.sha256_of(DATA[self.kind])
 
     @property
@@ -262,8 +262,8 @@ class Skipped(NamedTuple):
 
     kind: str
     is_outdated: bool
-    """Whether the best checkpoint has other weights by now. If not, the result is of another checkpoint or of unknown
-    kind."""
+    """True if the best checkpoint has other weights by now. False if the result is of another checkpoint or of a kind
+    that is not known."""
     note: str
     """The path of the file in the run, why the result was skipped, and the command that evaluates again."""
 
@@ -284,7 +284,7 @@ class RunResults:
 def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
     """Return the results of a run's best checkpoint as it is now.
 
-    A result counts if it was recorded for the checkpoint ``best`` and the sha256 of its weights is that of the
+    A result counts if it was recorded for the checkpoint ``best`` and the sha256 of its weights is the sha256 of the
     checkpoint file. If a copy of a run has no checkpoints, every result for ``best`` counts.
 
     Args:
@@ -318,7 +318,7 @@ def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray
     """Yield the log-probabilities of each sentence of a perplexity's item rows, by distribution.
 
     A row is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}`` for n tokens. The values are natural
-    logarithms, and the last one is that of ``<eos>``. Sentences count from 0. All rows have the same distributions.
+    logarithms, and the last value is for ``<eos>``. Sentences count from 0. All rows have the same distributions.
 
     Args:
         path: The file.
@@ -368,7 +368,7 @@ def _load(loaded: RunResults, path: Path, result: Result) -> None:
 
 
 def _convention(path: Path, result: Result) -> str:
-    """Return how sentences were scored, in the words that all pages and commands show."""
+    """Return how sentences were scored, in the words that the report and all commands use."""
 
     def setting(name: str, expected: type, choices: Collection[str] = ()) -> Any:  # noqa: ANN401 - of that type
         found = result.settings.get(name)

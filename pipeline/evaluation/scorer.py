@@ -20,18 +20,18 @@ from storage.ragged import Ragged
 log = logging.getLogger(__name__)
 
 BLOCK_SENTENCES: Final = 2_000
-"""Sentences scored at a time: enough for batches by length, and few enough that the progress line moves and that memory
-does not grow with a long text."""
+"""Sentences scored at a time: enough to batch them by length, but so few that the progress line keeps moving and memory
+does not grow with the length of the text."""
 
 
 class Scorer(Protocol):
     """Computes the log-probability of every token of a sentence."""
 
     def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return the log-probabilities of each sentence of n token ids: ``[n + 1]`` float32, the last of ``<eos>``.
+        """Return an array for each sentence of n token ids: ``[n + 1]`` float32, the last value for ``<eos>``.
 
-        The values are natural logarithms, each given ``<bos>`` and all tokens before it. Rows come in the order of the
-        sentences. Sentences have neither ``<bos>`` nor ``<eos>``, and may be empty.
+        A value is the natural log-probability of a token given ``<bos>`` and all tokens before it. Arrays come in the
+        order of the sentences. Sentences have neither ``<bos>`` nor ``<eos>``, and may be empty.
         """
 
 
@@ -39,7 +39,8 @@ class Scorer(Protocol):
 class NextTokenScorer:
     """Scores sentences with an unconditional ``NextTokenModel``, batched by length.
 
-    The longest sentences go first. That leaves little padding, and a batch budget too large for memory fails at once.
+    The longest sentences go first, so a batch budget too large for memory fails at once. Sentences of similar length
+    share a batch, so there is little padding.
     """
 
     model: NextTokenModel
@@ -78,7 +79,7 @@ def score_all(
 
 
 def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_positions: int | None) -> None:
-    """Warn about sentences with more positions than training ever had. Their position embeddings were never trained.
+    """Warn about sentences with more positions than training had: the further position embeddings were never trained.
 
     Args:
         lengths: Tokens of each sentence. A sentence has one position more.

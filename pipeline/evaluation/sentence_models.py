@@ -2,8 +2,8 @@
 
 Minimal pairs, SyntaxGym and surprisals score single sentences with a ``SentenceModel``: a student, a folder in Hugging
 Face's format (``student.student_commands``), or a teacher that sees no tree (``teacher.teacher_commands``). For a
-perplexity the model's own package computes the log-probabilities of the split, because a split may have trees or
-documents, which only some models read.
+perplexity the model's own package computes the log-probabilities of the split, because some models also read the trees
+or documents of a split.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ from storage.ragged import Ragged
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SentenceModel:
-    """A model that is ready to score sentences, with what its results record about it."""
+    """A model that is ready to score sentences, and the facts about it that its results record."""
 
     scorer: Scorer
     tokenizer: Tokenizer
@@ -58,7 +58,7 @@ def evaluate_split(
     Args:
         model: The model that was evaluated.
         split: M sentences.
-        log_probs: By distribution, M rows of n + 1 natural logs, as for ``perplexity_figure``. Only the first
+        log_probs: For each distribution, M rows of n + 1 natural logs, as for ``perplexity_figure``. Only the first
             distribution gets breakdowns.
         floor: ``entropy.json`` of the sample that the split comes from, or None.
         settings: Everything that could change the figures, except the checkpoint.
@@ -181,7 +181,7 @@ def _sentence_rows(log_probs: Mapping[str, Ragged]) -> Iterator[dict[str, Any]]:
         yield {
             "sentence": i,
             "log_probs": {
-                # Six decimals are what float32 holds of a log-probability, and half the bytes.
+                # float32 holds about six decimals of a log-probability, and rounding halves the bytes.
                 distribution: rows[i].astype(np.float64).round(6).tolist()
                 for distribution, rows in log_probs.items()
             },

@@ -5,15 +5,15 @@ r"""Write the surprisals of a text's words or tokens as a table, to join with re
 
 A word is a string between spaces, including punctuation, or the characters that a file of spans names (``words``). The
 text is normalised as a corpus is. The space before a word belongs to the word, as part of its first token or as a token
-by itself. So the probability that a word ends is part of the next word's surprisal; Oh and Schuler (2024) show how that
-affects fits to reading times. A token with parts of two words cannot be divided, so its sentence is an error. With
-words between spaces, no tokenizer of this project makes such a token.
+by itself. So the probability that a word ends is part of the next word's surprisal. Oh and Schuler (2024) show how this
+affects fits to reading times. A token with parts of two words cannot be divided, so its sentence is an error. If words
+are strings between spaces, no tokenizer of this project makes a token with parts of two words.
 
 The table has tab-separated columns, a header, and no quoting, because neither words nor tokens contain a tab.
 ``docs/surprisal.md`` shows how to read the table and how to join it with reading times. The sentence number is the
 number of the line in the text, so it stays right if lines are skipped. The last row of each sentence is ``<eos>``. The
-rows of a sentence add up to -log2 p(sentence), except for the rounding to six decimals. The sums in the figure are not
-rounded.
+surprisals of a sentence add up to -log2 p(sentence), except for the rounding to six decimals. ``SurprisalFigure`` has
+the sums without rounding.
 """
 
 import math
@@ -50,7 +50,7 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
     "token": ("sentence_number", "word_number", "token_number", "token", "surprisal_bits"),
 }
 """Numbers begin at 1. Tokens are written as in ``tokenizer.json``, with ``Ġ`` for a space. ``<eos>`` is not a word, but
-has the numbers that a next word and token would have."""
+it is numbered as if it were the next word and token."""
 LOG_FREQUENCY: Final = "log_frequency"
 """Last column of a table of words, if frequencies are given. Empty for ``<eos>`` and for words without a frequency."""
 WordUnit = Literal["white space", "spans"]
@@ -133,7 +133,7 @@ class TextSentence:
     word_spans: list[Span]
     """Characters of ``text`` that each word covers. Only spaces belong to no word."""
     words: NDArray[np.int64]
-    """``[n]``: the word, from 0, that each token belongs to."""
+    """``[n]``: the number of the word that each token belongs to, from 0."""
 
 
 def read_text(
@@ -155,7 +155,7 @@ def read_text(
         on_error: What to do about a faulty line: "stop" or "skip". A line is faulty if it is empty, not UTF-8 or too
             long, if the spans do not cover its words, or if a token has parts of two words.
         dropped: Gets the number of skipped lines by reason.
-        spans: A file of spans that names the words; None for strings between spaces.
+        spans: A file of spans that names the words. If it is None, words are strings between spaces.
 
     Raises:
         InputError: If a file cannot be read, or ``spans`` is malformed or names lines that the text does not have. If
@@ -193,8 +193,8 @@ def rows_of_sentence(
         sentence: A sentence of n tokens.
         log_probs: ``[n + 1]`` natural logs of its tokens and ``<eos>``.
         tokenizer: Gives the text of a token.
-        by: What a row stands for.
-        frequencies: Frequencies for ``LOG_FREQUENCY`` at the end of each row, or None for no such column.
+        by: Whether a row is a word or a token.
+        frequencies: Frequencies for the last column, ``LOG_FREQUENCY``. None leaves this column out.
     """
     bits = _bits(log_probs).tolist()
     words = [sentence.text[start:stop] for start, stop in sentence.word_spans]
@@ -227,15 +227,15 @@ def write_surprisals(
 ) -> tuple[SurprisalFigure, Counter[str]]:
     """Score the sentences of a text and write the table. Return its sums, and the number of skipped lines by reason.
 
-    The table appears only when it is complete, and replaces an earlier one. The text is read twice. So a faulty line is
-    found before anything is scored, and the progress line shows how much is left.
+    The table appears only when it is complete, and replaces an earlier table. The text is read twice. So a faulty line
+    is found before anything is scored, and the progress line shows how much is left.
 
     Args:
         scorer: Gives log-probabilities.
         tokenizer: The tokenizer of the model.
         path: The text, one sentence per line.
         out: The table.
-        by: What a row stands for.
+        by: Whether a row is a word or a token.
         max_tokens: As for ``read_text``.
         on_error: As for ``read_text``.
         spans: As for ``read_text``.

@@ -4,16 +4,16 @@
                                 names one
     an item is right            if every prediction about it is true
 
-A token belongs to the region that contains its characters. A space before them does not matter. A token with characters
-of two regions belongs to the region of its first character. Such tokens are counted; tokenizers that keep words and
-punctuation apart make none. ``<eos>`` belongs to no region, so the regions of a sentence add up to its
-surprisal without ``<eos>``.
+A token belongs to the region that contains its characters. A space before these characters does not matter. A token
+with characters of two regions belongs to the region of its first character. Tokens with characters of two regions are
+counted. Tokenizers that keep words and punctuation apart make no such tokens. ``<eos>`` belongs to no region, so the
+surprisals of all regions add up to the surprisal of the sentence without ``<eos>``.
 
-A prediction that depends on two equal surprisals is a tie. Ties are reported and are never right (``formulas``). An
-item is a tie if none of its predictions is false and at least one is a tie.
+A prediction whose truth depends on a comparison of equal values is a tie. Ties are reported and are never right
+(``formulas``). An item is a tie if none of its predictions is false and at least one is a tie.
 
-Accuracies are over items, with Wilson intervals. For circuits and overall there is also the mean over suites, which Hu
-et al. (2020) report. It gives every suite the same weight.
+Accuracies are over items, with Wilson intervals. For each circuit and for all suites there is also the mean of the
+suites' accuracies, which Hu et al. (2020) report. It gives every suite the same weight.
 """
 
 import math
@@ -38,7 +38,7 @@ _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemCounts:
-    """How many items are right, or for how many items one prediction is true."""
+    """How many items are right. For a single prediction: for how many items it is true."""
 
     num_items: int
     num_right: int
@@ -87,7 +87,8 @@ class ItemOutcome:
     item: int
     predictions: tuple[Truth, ...]
     surprisals: Mapping[str, Mapping[int, float | None]]
-    """By condition and region, in bits, by the suite's metric; None if a region has no tokens and so no value."""
+    """The value of each region in bits under the suite's metric, by condition, then by region. None if the metric is
+    undefined because the region has no tokens."""
 
     @property
     def outcome(self) -> Truth:
@@ -273,11 +274,11 @@ def evaluate_suites(
 def regions_of_tokens(
     text: str, owners: NDArray[np.int64], spans: Sequence[Span]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return int64 ``[n]``, the region of each of n tokens, and bool ``[n]``, whether it has characters of two regions.
+    """Return for n tokens int64 ``[n]``, the region of each token, and bool ``[n]``, whether it touches two regions.
 
     Args:
         text: A sentence of C characters.
-        owners: ``[C]`` the region of each character.
+        owners: ``[C]``: the region of each character.
         spans: Characters that each token covers, including the space before a word.
     """
     regions, over_two = np.empty(len(spans), np.int64), np.zeros(len(spans), bool)
@@ -291,7 +292,7 @@ def regions_of_tokens(
 def _values_of_regions(
     metric: str, condition: Condition, bits: NDArray[np.float64], regions: NDArray[np.int64]
 ) -> dict[int | None, float | None]:
-    """Return the metric of each region, by number, and of the whole sentence, by None."""
+    """Return the metric's value for each region, by number. The key None stands for the whole sentence."""
 
     def value(of_tokens: NDArray[np.float64]) -> float | None:
         return float(METRICS[metric](of_tokens)) if len(of_tokens) or metric == "sum" else None

@@ -8,7 +8,7 @@ Regions become a sentence in these steps. White space at the ends of a region is
 become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region
 after it. The suites are written as tokens: ``studied the book , the nurse ...``. If ``joining`` is "text", the space
 before each of ``, . ; : ! ?`` that is a token by itself is removed, as in the running text that models are trained on.
-If it is "tokens", the space stays. In the published figures, too, models read the regions joined by spaces.
+If ``joining`` is "tokens", the space stays. For the published figures, models also read the regions joined by spaces.
 
 Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
 Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of Language Models, ACL Demonstrations.
@@ -67,7 +67,7 @@ class Condition:
     """Number and normalised content, in the order of the sentence."""
 
     def sentence(self, joining: Joining) -> tuple[str, NDArray[np.int64]]:
-        """Return the text, and int64 ``[C]``: for each of its C characters, the index of its region in ``regions``."""
+        """Return the text, and int64 ``[C]``: the index in ``regions`` of the region of each of its C characters."""
         kept = [(i, content) for i, (_, content) in enumerate(self.regions) if content]
         text = " ".join(content for _, content in kept)
         owners = np.repeat([i for i, _ in kept], [len(content) + (n > 0) for n, (_, content) in enumerate(kept)])
@@ -132,7 +132,7 @@ def suites_name(paths: Sequence[Path]) -> str:
 
 
 def suites_sha256(suites: Sequence[Suite]) -> str:
-    """Return a fingerprint of the suites' files. Results are comparable only if it is the same."""
+    """Return a fingerprint of the suites' files. Results are comparable only with the same fingerprint."""
     return sha256_bytes(canonical_json([[suite.name, suite.sha256] for suite in suites]))
 
 

@@ -18,7 +18,7 @@ columns separated by a tab, and no header:
 
     word <TAB> count
 
-Words are looked up by ``frequency_key``. The table is held in memory and takes about 100 bytes per word.
+Words are looked up by ``frequency_key``. The table is kept in memory and takes about 100 bytes per word.
 """
 
 import math
@@ -47,7 +47,7 @@ def spaced_words(text: str) -> list[Span]:
 
 
 def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:
-    """Return ``[n]`` the word of each token, from 0. A space belongs to the word after it.
+    """Return ``[n]``: the number of the word of each token, from 0. A space belongs to the word after it.
 
     Args:
         text: A normalised text.
@@ -75,7 +75,8 @@ def check_words(text: str, words: Sequence[Span]) -> None:
         words: Spans that are not empty, ascend, and do not overlap.
 
     Raises:
-        ValueError: If a word goes beyond the text, begins or ends with a space, or another character is in no word.
+        ValueError: If a word extends beyond the text or begins or ends with a space, or if a character that is not a
+            space is in no word.
     """
     at = 0
     for start, stop in words:
@@ -89,7 +90,7 @@ def check_words(text: str, words: Sequence[Span]) -> None:
 
 
 class SpanFile:
-    """Reads a file of spans in step with its text. It holds the words of one sentence at a time."""
+    """Reads a file of spans line by line with its text. Only the words of one sentence are in memory at a time."""
 
     def __init__(self, path: Path) -> None:
         """Open ``path``."""
@@ -98,7 +99,9 @@ class SpanFile:
         self._next = next(self._sentences, None)
 
     def of_line(self, number: int) -> list[Span]:
-        """Return the words of a line of the text; empty if the file has none. Ask for lines in ascending order.
+        """Return the words of a line of the text; empty if the file has no words for this line.
+
+        Call it with ascending line numbers.
 
         Raises:
             InputError: At the first line that is not a line of a file of spans.
@@ -124,8 +127,9 @@ class SpanFile:
 def frequency_key(word: str) -> str:
     """Return the key of a word: case-folded, and without the marks at both ends. An empty text has an empty key.
 
-    Marks are all characters except letters, their combining marks, and digits. ``"Dog,`` and ``dog`` have one key,
-    ``don't`` and ``dont`` have two. A word that consists of marks keeps them: ``.`` is not ``,``.
+    Marks are all characters except letters, their combining marks, and digits. ``"Dog,`` and ``dog`` have the same key,
+    but ``don't`` and ``dont`` have different keys. A word that consists only of marks keeps its marks: ``.`` and ``,``
+    have different keys.
     """
     folded = normalise_text(normalise_text(word).casefold())  # a case-folded string may not be NFC
     kept = [i for i, character in enumerate(folded) if unicodedata.category(character)[0] in "LMN"]
@@ -136,7 +140,7 @@ class Frequencies:
     """Counts of the words of a corpus, by ``frequency_key``."""
 
     def __init__(self, counts: Counter[str]) -> None:
-        """Take at least one count. Each count is at least 1."""
+        """Keep the counts. There must be at least one count, and each must be at least 1."""
         self._counts = counts
         self._log_total = math.log2(counts.total())
 

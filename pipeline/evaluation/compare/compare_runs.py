@@ -25,7 +25,7 @@ from pipeline.evaluation.results import PERPLEXITY
 from storage.errors import ConfigError, FingerprintMismatchError
 
 _Scores = dict[Benchmark, dict[str, dict[int, ItemScores]]]
-"""By benchmark, name of the seed group, and seed."""
+"""The scores of each run, by benchmark, then by name of the seed group, then by seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class BenchmarkComparison:
     """``student`` or ``teacher``."""
     benchmark: Benchmark
     figures: Mapping[str, SeedMean]
-    """The overall figure over seeds, by seed group."""
+    """The mean of the overall figure over seeds, by seed group."""
     pairs: Sequence[PairComparison]
     """Every pair of seed groups."""
 
@@ -51,7 +51,7 @@ class Comparisons:
     """One sentence for each thing that is left out or compared unexpectedly, with what to do about it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object, with the group that is shown to be better for each difference."""
+        """Return everything as a JSON object. Each difference says which group is better, as ``better_of`` decides."""
         return {
             "configurations": [
                 {
@@ -125,7 +125,7 @@ def _scores_by_benchmark(groups: Sequence[SeedGroup], normaliser: Normaliser, no
 
 
 def _check_tokenizers(found: _Scores) -> None:
-    """Check that perplexities per token are of one tokenizer."""
+    """Check that all perplexities per token come from one tokenizer."""
     first: dict[tuple[str, str], ItemScores] = {}
     for benchmark, by_name in found.items():
         if benchmark.kind == PERPLEXITY:
@@ -142,7 +142,7 @@ def _check_tokenizers(found: _Scores) -> None:
 def _complete(
     groups: Sequence[SeedGroup], found: _Scores, notes: list[str]
 ) -> Iterator[tuple[Benchmark, dict[str, dict[int, ItemScores]]]]:
-    """Yield each benchmark of at least two runs, with the groups whose runs all have it. Add notes on the others."""
+    """Yield each benchmark of at least two runs, with the groups whose runs all have it. Note what is left out."""
     for benchmark, by_name in found.items():
         without = [
             run.name for group in groups for seed, run in group.runs.items() if seed not in by_name.get(group.name, {})

@@ -34,9 +34,9 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""Two sums of log-probabilities are the same if they differ by at most this share, and this many nats on top. float32
-has seven digits, and the last one changes with the batch that a sentence is scored in. Rows keep six decimals. Under
-two models the nats of a sentence differ by far more than one part in 100,000."""
+"""Two sums of log-probabilities count as the same if they differ by at most this share plus this many nats. float32 has
+seven digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six decimals. The nats
+that two models give to a sentence differ by far more than one part in 100,000."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,9 +48,9 @@ class Benchmark:
     subject: str
     """Name of the folder or split."""
     fingerprint: str
-    """sha256 of the pairs or suites. For a perplexity per token, of the split; per word or byte, of its text."""
+    """sha256 of the pairs or suites; for a perplexity per token, of the split; per word or byte, of its text."""
     conventions: str
-    """How sentences were scored (``LoadedResult.convention``); for a perplexity, its distribution first."""
+    """How sentences were scored, as in ``LoadedResult.convention``. For a perplexity, the distribution comes first."""
     unit: str
     """Unit of the overall figure: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
     tokenizer: str = ""
@@ -63,7 +63,7 @@ class Benchmark:
 
     @property
     def title(self) -> str:
-        """Return a name for people that no other benchmark has."""
+        """Return a readable name that no other benchmark has."""
         kind = {MINIMAL_PAIRS: "minimal pairs", SYNTAXGYM: "SyntaxGym", PERPLEXITY: "perplexity"}[self.kind]
         return f"{kind} on {self.subject} ({self.fingerprint[:8]}), {self.conventions}"
 
@@ -80,20 +80,20 @@ class ItemScores:
     groups: tuple[str, ...]
     """The G paradigms or suites; empty for a perplexity."""
     group_of_item: NDArray[np.int64]
-    """``[N]`` in ``[0, G)``; zeros for a perplexity."""
+    """``[N]`` in ``[0, G)``: the group of each item; zeros for a perplexity."""
     numbers: NDArray[np.int64]
     """``[N]`` the number of each item in its group."""
     values: NDArray[np.int64] | NDArray[np.float64]
-    """``[N]`` int64, 1 if right; or float64, nats of a sentence."""
+    """``[N]`` int64, 1 if the item is right, else 0; for a perplexity float64, the nats of each sentence."""
     categories: Mapping[str, Mapping[str, str]]
-    """The ``term`` and the ``field`` of each paradigm, by ``term`` or ``field``, then by paradigm. Suites have none."""
+    """Under ``term``, the term of each paradigm; under ``field``, the field of each paradigm. Empty for suites."""
     scale: float
-    """Divisor that turns the sum of ``values`` into the overall figure of a perplexity: the tokens, words or bytes of
-    the split and one more per sentence for its end, times ln 2 for bits. 1 for outcomes."""
+    """For a perplexity, the sum of ``values`` divided by this number is the overall figure. It is the number of tokens,
+    words or bytes of the split plus one for the end of each sentence, times ln 2 for bits. 1 for outcomes."""
 
     @property
     def units(self) -> NDArray[np.float64]:
-        """``[U]`` float64, whose mean is the overall figure.
+        """The scores of the U units, ``[U]`` float64. Their mean is the overall figure.
 
         For outcomes, a unit is the accuracy of a group, so every paradigm or suite has the same weight. For a
         perplexity, a unit is the nats of a sentence over the mean number of tokens, words or bytes per sentence.
@@ -104,7 +104,7 @@ class ItemScores:
         return np.asarray(rights / np.bincount(self.group_of_item), np.float64)
 
     def check_same_items(self, other: "ItemScores") -> None:
-        """Check that both are about the same items.
+        """Check that both runs were scored on the same items.
 
         Raises:
             InputError: If an item, the order or the number of items differs.
@@ -134,12 +134,12 @@ class ItemScores:
 def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[str]) -> list[ItemScores]:
     """Return a run's scores on each benchmark that it was evaluated on.
 
-    Two results of one benchmark may agree except for rounding: a teacher's results with and without a beam search both
-    have the figures given the tree. Then the scores of the first result are returned.
+    A run may have two results of one benchmark that agree except for rounding. For example, a teacher's results with
+    and without a beam search both have the figures given the tree. Then the scores of the first result are returned.
 
     Args:
         results: The results of a run.
-        normaliser: The unit of perplexities. Per token they compare only with runs of the same tokenizer.
+        normaliser: The unit of perplexities. Perplexities per token are comparable only with the same tokenizer.
         left_out: Gets a sentence for each outdated result and each result without rows or items, with the command to
             run again.
 
@@ -213,7 +213,7 @@ def _outcomes(result: PairResult | SuiteResult) -> ItemScores:
 
 
 def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator[ItemScores]:
-    """Yield the scores of each distribution. The floor is not a model's and is left out."""
+    """Yield the scores of each distribution. The floor is left out because no model produced it."""
     figures = {name: figure for name, figure in result.figures.items() if name != FLOOR}
     nats: dict[str, list[float]] = {name: [] for name in figures}
     for log_probs in read_sentence_rows(result.rows, remedy=result.remedy):
@@ -256,7 +256,7 @@ def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator
 
 
 def _check_sum(result: LoadedResult[Any], name: str, found: float, expected: float, *, tolerance: float = 0) -> None:
-    """Check that the rows add up to the figures. They do not if an evaluation was cut off."""
+    """Check that the rows add up to the figures. The check fails if an evaluation was cut off."""
     if not math.isclose(found, expected, rel_tol=tolerance):
         raise InputError(
             f"{result.rows}: {name} {found:,.10g}, but {result.path.name} has {expected:,.10g}; {result.remedy}"

@@ -1,7 +1,8 @@
 """Read run directories for the report and for ``compare``: description, learning curves and results.
 
-Run directories may come from strangers: every value is checked before it is used. A damaged file is an error that
-names the file. A missing file or result is no error: ``RunRecord.missing`` lists it, and the page shows the list.
+Run directories may come from strangers, so every value is checked before it is used. A damaged file is an error that
+names the file. A missing file or result is no error. ``RunRecord.missing`` lists what is missing, and the report shows
+the list.
 """
 
 import json
@@ -44,9 +45,10 @@ class RunRecord:
     results: RunResults
     """The results of the best checkpoint."""
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
-    """By title of the split, then by distribution. A title stands for one text in all runs that were read together."""
+    """Perplexities by title of the split, then by distribution. Among runs that were read together, a title always
+    stands for the same text."""
     splits: Mapping[str, PerplexityResult]
-    """By title of the split. Where a split has several results, the one with the most distributions."""
+    """The result for each split, by title. If a split has several, the result with the most distributions."""
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
@@ -54,12 +56,12 @@ class RunRecord:
 
     @property
     def has_dump(self) -> bool:
-        """Whether it learned from a dump, be it with shuffled targets."""
+        """Whether the run learned from a dump. Shuffled targets count as well."""
         return self.dump is not None and self.configuration.get("targets") != "none"
 
     @property
     def tokenizer(self) -> str:
-        """sha256 of the tokenizer. Per-token figures are comparable only if it is the same."""
+        """sha256 of the tokenizer. Figures per token are comparable only between runs with the same tokenizer."""
         return str(self.fingerprints.get("tokenizer"))
 
     @property
@@ -75,7 +77,7 @@ class RunRecord:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
-    """Return the runs in the order given, each under a different name.
+    """Return the runs in the order of ``paths``. Each run gets a different name.
 
     Raises:
         RunError: If a path is not a run directory, or is given twice.
@@ -94,7 +96,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 
 
 def split_titles(keys: Sequence[SplitKey]) -> dict[SplitKey, str]:
-    """Return a title for each split: its name, and the first digits of the sha256 if two texts share the name."""
+    """Return a title for each split: its name. If two texts share the name, the first digits of the sha256 follow."""
     distinct = list(dict.fromkeys(keys))
     names = [key.name for key in distinct]
     return {key: f"{key.name} ({key.text_sha256[:8]})" if names.count(key.name) > 1 else key.name for key in distinct}
@@ -110,7 +112,7 @@ def value(row: Row, name: str) -> float | None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of different paths that are all different."""
+    """Return a name for each path: its last parts, as few as make all names different."""
     candidates = (["/".join(path.parts[-depth:]) for path in paths] for depth in count(1))
     return next(names for names in candidates if len(set(names)) == len(names))
 
@@ -161,8 +163,8 @@ def _by_split(
 ) -> tuple[dict[str, PerplexityResult], dict[str, dict[str, PerplexityFigure]]]:
     """Return for each split the result with the most distributions, and the figures of all its results.
 
-    A teacher's result with ``--marginal`` has all distributions. A result without it repeats the figures given the
-    trees; then the figures of the larger result are kept.
+    A teacher's result with ``--marginal`` has all distributions. A result without ``--marginal`` repeats the figures
+    given the trees. If a run has both results, the figures of the larger one are kept.
     """
     splits: dict[str, PerplexityResult] = {}
     figures: dict[str, dict[str, PerplexityFigure]] = {}

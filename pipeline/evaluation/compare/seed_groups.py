@@ -1,15 +1,16 @@
 """Group runs that differ only in their seed, and describe how the groups differ.
 
 Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
-every option except those of ``_LEARNS_NOTHING``, and the fingerprints of dataset, tokenizer, dump and initial weights.
-An option that this module does not list counts as well, because it is safer to separate runs than to mix them. Without
+every option except the options listed in ``_LEARNS_NOTHING``, and the fingerprints of dataset, tokenizer, dump and
+initial weights. So an unknown option counts as well, because it is safer to separate runs than to mix them. Without
 a dump, the options of distillation (alpha, temperature and so on) have no effect and do not count.
 
-Dumps are the same if their manifests are. There is one exception: the dumps are replicates, as the seeds are, if each
-seed has its own dump, another model wrote each dump, the dumps are otherwise alike, and the names of the runs differ
-only in the seed. An example is born-again distillation from one baseline per seed. The files alone do not show whether
-two teachers are replicates or models that the user wants to compare. Names do, because people name runs by what
-differs. ``SeedGroup.note`` reports the decision. If one seed has two such dumps, each dump makes its own group.
+Two dumps are the same if their manifests are the same. There is one exception. Different dumps count as replicates, so
+their runs stay in one group, if each seed has its own dump, a different model wrote each dump, the dumps are otherwise
+alike, and the names of the runs differ only in the seed. An example is born-again distillation from one baseline per
+seed. The files alone do not show whether two teachers are replicates or models that the user wants to compare. The
+names of the runs show it, because people name runs by what differs. ``SeedGroup.note`` reports the decision. If one
+seed has two such dumps, each dump makes its own group.
 """
 
 import json
@@ -50,11 +51,11 @@ class SeedGroup:
     """Runs that differ only in their seed."""
 
     name: str
-    """The common name of the runs' directories without the seed. If two groups would share it, ``settings``."""
+    """The common name of the runs' directories without the seed; ``settings`` if two groups would share this name."""
     kind: str
     """``student`` or ``teacher``."""
     settings: str
-    """What differs from the other groups of this kind; empty if there is no other group."""
+    """The options in which the group differs from other groups of its kind; empty if there is no other group."""
     runs: Mapping[int, RunRecord]
     """By seed, ascending."""
 
@@ -107,7 +108,7 @@ def _key(run: RunRecord) -> _Key:
 
 
 def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[tuple[_Key, list[RunRecord]]]:
-    """Merge groups of one run each that are alike, also in their names, except that each seed has its own dump."""
+    """Merge groups of one run each if only the seed and the dump differ. The names must be alike, too."""
     alike: dict[str, list[int]] = {}
     for i, (key, runs) in enumerate(groups):
         if "dump" in key and len(runs) == 1:
@@ -125,10 +126,10 @@ def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[t
 
 
 def _schema_but_teacher(run: RunRecord) -> dict[str, Any]:
-    """Return the schema of a run's dump without the model that wrote it and the machine."""
+    """Return the schema of a run's dump without the entries on the teacher and on the machine."""
     schema = (run.dump or {}).get("schema")
     if not isinstance(schema, dict) or not isinstance(fingerprints := schema.get("fingerprints"), dict):
-        return {"manifest": run.fingerprints.get("manifest")}  # unknown, so it is like no other dump
+        return {"manifest": run.fingerprints.get("manifest")}  # the schema is unknown, so no other dump is alike
     return {name: value for name, value in schema.items() if name not in {"fingerprints", "computation"}} | {
         "fingerprints": {name: value for name, value in fingerprints.items() if name != "teacher"}
     }

@@ -1,24 +1,26 @@
 """Test the differences between seed groups on the same items, and correct for the number of tests.
 
-Two things vary, and a difference has to hold for both:
+A difference depends on the items and on the trainings, so there is a test for each:
 
-    over items       d_i is the difference on unit i: the mean over the seeds of one group minus that of the other. The
-                     mean of d_i gets a bootstrap interval and a permutation test that flips signs. They answer whether
-                     other items would show the same difference.
+    over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
+                     unit i. The mean of d_i gets a bootstrap interval and a permutation test that flips signs. They
+                     answer whether other items would show the same difference.
     over trainings   The difference of the two means over seeds gets a t interval. It answers whether other seeds would
                      show the same difference.
 
-The units of an overall figure, a term or a field are whole paradigms or suites, which all have the same weight. The
-items of a paradigm come from one template, and two trainings of one seed group differ by paradigm more than by item. A
-test that treated items as independent would call such differences real. Nothing is drawn within a paradigm, because its
-mean already carries the variation of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application,
-section 3.8). Fewer than six paradigms can never reach 0.05, because there are only 2^U flips. Within one paradigm or
-suite, only its items can be drawn. Such a test is only about this template. The units of a perplexity are sentences,
-without regard to which sentences belong to one document.
+For an overall figure, a term or a field, a unit is a whole paradigm or suite, and all units have the same weight. The
+items of a paradigm come from one template. Two trainings of one seed group differ by chance on whole paradigms, more
+than on single items. A test that treated items as independent would call these chance differences real. The bootstrap
+draws whole paradigms and no items within them, because the mean of a paradigm already carries the variation of its
+items (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). U paradigms have only 2^U flips,
+so with fewer than six paradigms the p-value can never reach 0.05. For a single paradigm or suite, a unit is an item,
+and the test is only about this template. For a perplexity, a unit is a sentence, even if several sentences belong to
+one document.
 
-The intervals over items and the p-values are about these trainings. With one seed per group nothing more can be said.
-p-values are adjusted by Holm over every pair of seed groups. In a table by paradigm, term, field or suite they are
-adjusted over the rows of the table as well. Each benchmark and each table is a family.
+The intervals over items and the p-values are about these trainings and not about other seeds. With one seed per group
+there is no interval over trainings. Holm's correction adjusts the p-values of all pairs of seed groups together. In a
+table by paradigm, term, field or suite, it adjusts the p-values of all rows and all pairs together. The overall figures
+of a benchmark are one family of tests, and each table is another.
 """
 
 from collections.abc import Mapping
@@ -43,12 +45,12 @@ from pipeline.evaluation.intervals_and_p_values import (
 from pipeline.evaluation.results import MINIMAL_PAIRS
 
 ALPHA: Final = 0.05
-"""Limit of the adjusted p-value. The interval over seeds has the level ``1 - ALPHA``."""
+"""Largest adjusted p-value of a significant difference. The interval over seeds has the level ``1 - ALPHA``."""
 OVERALL: Final = "overall"
 _SEED: Final = 1
 """Seed of resampling, so that the same results give the same intervals and p-values."""
 _FLIPS_PER_TEST: Final = 200
-"""Random flips per test of a family, so that the lowest adjusted p-value is 0.005."""
+"""Random flips for each test of a family. With this number, an adjusted p-value can be as low as 0.005."""
 _LEAST_FLIPS: Final = 10_000
 
 Better = Literal["first", "second", "neither"]
@@ -64,7 +66,7 @@ class Difference:
     interval: Interval | None
     """Interval of the difference over items, by the paired bootstrap of the units; None if there is a single unit."""
     num_units: int
-    """Paradigms, suites, sentences or items."""
+    """Number of paradigms, suites, sentences or items: U."""
     p_value: float
     """Two-sided p-value over items, by the permutation test."""
     adjusted_p_value: float
@@ -100,16 +102,16 @@ class PairComparison:
     second: str
     overall: Difference
     parts: Mapping[str, Mapping[str, Difference]]
-    """By ``paradigm`` or ``suite``, whose units are items, and by the categories ``term`` and ``field``, whose units
-    are paradigms; then by name. Empty for a perplexity."""
+    """The rows of each table, by name. The tables are ``paradigm`` or ``suite``, where a unit is an item, and the
+    categories ``term`` and ``field``, where a unit is a paradigm. Empty for a perplexity."""
 
 
 def better_of(difference: Difference, *, more_is_better: bool) -> Better:
-    """Return which seed group is shown to be better.
+    """Return which seed group is better, or "neither" if the tests do not show it.
 
     A group is better if the adjusted p-value over items is at most 0.05 and the 95 % interval over seeds excludes 0. If
-    either group has a single seed, there is no such interval. Then the answer is about these trainings and not about
-    their settings, and the caller has to say so.
+    either group has a single seed, there is no interval over seeds, and the p-value alone decides. Then the answer is
+    about these trainings and not about their settings, and the caller has to say so.
     """
     over_seeds = difference.over_seeds.interval
     if difference.adjusted_p_value > ALPHA or (over_seeds is not None and over_seeds.low <= 0 <= over_seeds.high):
@@ -126,7 +128,7 @@ def compare_seed_groups(scores: Mapping[str, Mapping[int, ItemScores]]) -> list[
     """Return every pair of seed groups on one benchmark, in order, with p-values adjusted over all pairs.
 
     Args:
-        scores: By seed group and seed, all of one benchmark.
+        scores: The scores of each run by seed group, then by seed. All are of one benchmark.
 
     Raises:
         InputError: If two runs have different items.
@@ -176,8 +178,8 @@ def difference_of_units(
     """Return the difference of the means of U units. Its p-value is not adjusted yet.
 
     Args:
-        first: ``[U]`` by seed.
-        second: As ``first``, for the same units.
+        first: The scores ``[U]`` of one seed group, by seed.
+        second: The scores of the other seed group on the same units.
         num_flips: Random flips of the permutation test.
     """
     differences = np.stack(list(first.values())).mean(axis=0) - np.stack(list(second.values())).mean(axis=0)
@@ -190,8 +192,8 @@ def difference_of_outcomes(
     """Return the difference of the accuracies on N items. Its p-value is exact and not adjusted yet.
 
     Args:
-        first: ``[N]`` by seed, 1 for right and 0 for wrong.
-        second: As ``first``, for the same items.
+        first: The outcomes ``[N]`` of one seed group, by seed: 1 for right and 0 for wrong.
+        second: The outcomes of the other seed group on the same items.
     """
     rights = [np.stack(list(outcomes.values())).sum(axis=0) for outcomes in (first, second)]
     # Whole numbers have no rounding errors, so equal differences are equal and the test is exact.
@@ -229,7 +231,7 @@ def _adjusted(family: Mapping[tuple[str, ...], Difference]) -> dict[tuple[str, .
 
 
 def _items_of_groups(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Return ``[N]``, whether an item belongs to it, for each paradigm or suite."""
+    """Return for each paradigm or suite a mask ``[N]``: whether each item belongs to it."""
     if not scores.benchmark.is_outcome:
         return {}
     by = "paradigm" if scores.benchmark.kind == MINIMAL_PAIRS else "suite"
@@ -237,7 +239,7 @@ def _items_of_groups(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_
 
 
 def _groups_of_categories(scores: ItemScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Return ``[G]``, whether a paradigm belongs to it, for each term and each field."""
+    """Return for each term and each field a mask ``[G]``: whether each paradigm belongs to it."""
     return {
         by: {
             name: np.array([category_of[group] == name for group in scores.groups])
