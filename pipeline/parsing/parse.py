@@ -1,9 +1,9 @@
 """Parse raw text into trees, shard by shard, with any number of processes. Each text shard is parsed once.
 
-Under torchrun each process takes the next shard that no process has taken. Without torchrun, ``--workers`` processes of
-one machine do the same. Every process computes on one CPU thread or one GPU. A sentence without a parse is never
-dropped silently: it is counted by reason and listed with its text. ``--on-failure`` decides whether it gets a flat
-tree, is left out, or ends the command.
+Under torchrun each process takes the next shard that no process has taken. Without torchrun, ``--workers`` processes on
+one machine do the same. Every process computes on one CPU thread or one GPU. A sentence that cannot be parsed is never
+dropped silently: it is counted by reason and listed with its text. ``--on-failure`` decides whether the sentence gets a
+flat tree, is left out, or ends the command.
 """
 
 import json
@@ -45,19 +45,19 @@ from storage.files import beside, remove_partial_files, written_whole
 from storage.fingerprints import Json, sha256_file
 
 _TREES_DEPEND_ON: Final = ("language", "max_words", "doc_sentences", "shard_sentences")
-"""Options that must stay the same when an interrupted parse continues, besides the text, the model and the device."""
+"""Options that must not change when an interrupted parse continues. Text, model and device must not change either."""
 
 
 def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> dict[str, Json] | None:
-    """Write ``OUT.mrg``, one tree per line, and ``OUT.txt``, its sentence, with documents and speakers if known.
+    """Write ``OUT.mrg``, one tree per line, and ``OUT.txt`` with its sentence; also documents and speakers, if known.
 
     ``OUT.failures.tsv`` lists every sentence without a parse. ``OUT.parse.json`` records what made the trees. If the
-    command is interrupted, the same command continues it, with any number of processes, and the output is
+    command is interrupted, run the same command again, with any number of processes. It continues, and the output is
     byte-identical.
 
     Args:
-        texts: Files ``NAME.txt`` with one sentence per line, together with the files that ``clean-text`` wrote next to
-            them; with ``config.source``, files and folders of raw text.
+        texts: Without ``config.source``, files ``NAME.txt`` with one sentence per line; files that ``clean-text`` wrote
+            next to them are read as well. With ``config.source``, files and folders of raw text.
         out_stem: OUT.
         config: Model, cleaning and processes.
 
@@ -65,7 +65,7 @@ def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> d
         Counts and speed on the main rank, None on the other ranks.
 
     Raises:
-        ConfigError: If both torchrun and workers are asked for, there are fewer GPUs than processes, or an output would
+        ConfigError: If ``config`` has workers under torchrun, there are fewer GPUs than processes, or an output would
             replace an input.
         InputError: If a text or the model cannot be read, or a sentence has no parse and ``on_failure`` is "stop".
         RunError: If an interrupted parse at OUT was started with other texts or options.
@@ -105,10 +105,10 @@ def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> d
 
 
 def _check_paths(store: TextShards, out_stem: Path, texts: Sequence[Path], config: ParseConfig) -> None:
-    """Check that no trees and no inputs would be overwritten.
+    """Check that the outputs would replace neither existing trees nor an input.
 
     Raises:
-        StoreError: If ``OUT.mrg`` exists, unless this command was killed after writing it and before tidying up.
+        StoreError: If ``OUT.mrg`` exists, unless this command wrote it and was killed before tidying up.
         ConfigError: If an output would replace an input.
     """
     trees = beside(out_stem, ".mrg")
@@ -195,7 +195,7 @@ _worker: _ShardParser
 
 
 def _start_worker(number: int, store: TextShards, config: ParseConfig, devices: Sequence[torch.device]) -> None:
-    global _worker  # noqa: PLW0603  each worker process has one
+    global _worker  # noqa: PLW0603  each worker process has one parser
     torch.set_num_threads(1)
     _worker = _ShardParser(store, config, devices[number])
 

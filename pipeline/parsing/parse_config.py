@@ -9,7 +9,7 @@ from storage.errors import ConfigError
 OnFailure = Literal["flat", "skip", "stop"]
 """What to do with a sentence without a parse: write a flat tree, leave the sentence out, or end the command."""
 PARSER_POSITIONS: Final = 512
-"""Positions of a trained parser. Two of them mark the ends of a sentence, so the longest has 510 words."""
+"""Positions of a trained parser. Two positions mark the ends of a sentence, so the longest sentence has 510 words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +21,9 @@ class ParseConfig:
     flat: bool = False
     """Use no model: every tree is its words directly under TOP."""
     source: str = ""
-    """Clean raw text first, as clean-text --source does. Without a source, the texts have one sentence per line."""
+    """Clean raw text first, as clean-text --source does. Without this option, texts must have one sentence per line."""
     licence: str = ""
-    """Licence of all documents, with --source."""
+    """Licence of all documents. Only with --source."""
     on_error: OnError = "stop"
     """What to do at a line that is not UTF-8. stop: end with an error that names the line. skip: leave the line out and
     count it."""
@@ -39,11 +39,11 @@ class ParseConfig:
     """Code of the language whose rules spaCy uses to split text into words."""
     max_words: int = 200
     """Do not parse sentences with more words; count them as failures. The parser's memory grows with the square of the
-    length."""
+    sentence's length."""
     doc_sentences: int = 256
     """Sentences parsed together in one spaCy Doc."""
     shard_sentences: int = 1_000
-    """Sentences per text shard. A shard is written once it is complete, and an interrupted command keeps it."""
+    """Sentences per text shard. A shard is written when it is complete. If the command is interrupted, it is kept."""
 
     def __post_init__(self) -> None:
         problems = _too_small(self)
@@ -60,7 +60,7 @@ class ParserConfig:
     """Sizes and training of a benepar parser over characters, without a pretrained encoder."""
 
     embed_dim: int = 128
-    """Size of a word's representation. One half encodes its characters, the other half its position."""
+    """Size of a word's representation. One half encodes the word's characters, the other half its position."""
     num_layers: int = 2
     """Transformer layers over the words of a sentence."""
     num_heads: int = 4
@@ -80,11 +80,12 @@ class ParserConfig:
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from zero."""
     clip_norm: float = 5.0
-    """Largest norm of the gradients. Larger gradients are scaled down to it."""
+    """Largest norm of the gradients. Larger gradients are scaled down to this norm."""
     max_words: int = 80
-    """Leave out training trees with more words, and count them. A chart grows with the square of the length."""
+    """Leave out training trees with more words, and count them. The chart of a sentence grows with the square of its
+    number of words."""
     min_label_count: int = 2
-    """Never predict a label, or a chain of unary labels, that occurs less often in the training trees."""
+    """Never predict a label, or a chain of unary labels, that occurs in the training trees less often than this."""
     seed: int = 1
     """Seed of the initial weights, dropout and the order of sentences."""
 
@@ -111,7 +112,7 @@ class ParserConfig:
 
 
 def _too_small(config: ParseConfig | ParserConfig, **least: int) -> list[str]:
-    """Return a problem for each whole number that is below its value in ``least``, or below 1 without such a value."""
+    """Return a problem for each option that is a whole number below its value in ``least``, or below 1 by default."""
     return [
         f"{field.name} is {value}, expected at least {least.get(field.name, 1)}"
         for field in fields(config)

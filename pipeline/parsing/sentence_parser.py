@@ -1,10 +1,10 @@
 """Parse single sentences with spaCy and benepar, and give a reason for each sentence without a parse.
 
-benepar computes a batch only within one spaCy Doc, so many sentences are packed into one Doc. A sentence that benepar
-cannot read makes the whole Doc fail, so a failing pack is taken apart until only that sentence fails. The tree of a
-sentence does not depend on the other sentences of its pack, except for the rounding of sums over other paddings.
+benepar computes a batch only within one spaCy Doc, so a pack of sentences becomes one Doc. If benepar cannot read one
+sentence, the whole Doc fails. Then the pack is divided until only this sentence fails. The tree of a sentence does not
+depend on the other sentences of its pack, except for rounding errors, because padding differs from pack to pack.
 
-Trees are built from benepar's spans, and their words are the characters of the text. The parse string that benepar
+Trees are built from benepar's spans, and the words of a tree are spelt as in the text. The parse string that benepar
 offers is not used, because it escapes brackets inside words in a way that cannot be undone.
 """
 
@@ -31,7 +31,7 @@ from storage.errors import ConfigError, InputError
 from storage.files import list_files
 from storage.fingerprints import sha256_bytes, sha256_file
 
-# Without this line torch warns at every chart.
+# Without this line torch warns for every chart.
 torch_struct.TreeCRF.arg_constraints = {}
 
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError)
@@ -44,11 +44,11 @@ class Outcome:
     """The tree of a sentence, and the reason if the sentence has no parse."""
 
     tree: Tree
-    """The words are the characters of the text, in order. The tree is flat if there is no parse."""
+    """The words together are the characters of the text, in order. The tree is flat if there is no parse."""
     reason: str | None = None
-    """Why there is no parse, as a category to count. None: there is a parse, or flat trees were asked for."""
+    """Why there is no parse, as a category to count. None if there is a parse, or if ``flat`` asks for flat trees."""
     detail: str = ""
-    """Error message of the parser."""
+    """Error message of the parser, if the parser failed."""
 
 
 class SentenceParser:
@@ -135,10 +135,10 @@ class SentenceParser:
 
 
 def find_model(model: str) -> str:
-    """Return the path of a model, which may be the name of a model that ``benepar.download`` installed.
+    """Return the path of a model. ``model`` is a path, or the name of a model that ``benepar.download`` installed.
 
     Raises:
-        InputError: If there is no such model. The error has the commands that install or train one.
+        InputError: If there is no such model. The error has the commands that install or train a model.
     """
     try:
         return str(locate_model(model))
@@ -152,7 +152,7 @@ def find_model(model: str) -> str:
 
 
 def fingerprint(config: ParseConfig) -> str:
-    """Return the sha256 of the model's file, or of all files of its folder. Returns "flat" for flat trees.
+    """Return the sha256 of the model's file, or of all files of its folder; "flat" for flat trees.
 
     Raises:
         InputError: If there is no such model.
@@ -173,8 +173,9 @@ def versions() -> dict[str, str]:
 def read_words(words: Iterable[str]) -> list[str]:
     """Return words of a treebank in the spelling that the parser meets when it reads text.
 
-    A treebank writes brackets and quotes in its own way, and text has the characters. benepar also spells words that
-    are typographic quotes or dashes in ASCII. A parser trained on the treebank's spellings would never see them again.
+    A treebank spells brackets and quotes in its own way (``-LRB-``), and text has the characters themselves. If a word
+    is a typographic quote or dash, benepar replaces it by ASCII. A parser that was trained on the treebank's spellings
+    would never meet these spellings when it parses text.
     """
     return [_SPELLINGS.get(word, word) for word in map(spell, words)]
 
@@ -183,9 +184,9 @@ def to_phrases(spans: Iterable[tuple[int, int, Sequence[str]]], num_words: int) 
     """Return the phrases of a normalised tree: TOP, and one phrase for each label.
 
     Args:
-        spans: First word, one past the last word, and the labels of a unary chain from the top, for each constituent,
-            in the order in which they open. A single word, or the sentence, may have no label.
-        num_words: Words of the sentence.
+        spans: For each constituent, in the order in which they open: its first word, one past its last word, and its
+            labels. Several labels are a unary chain from the top. A single word, or the sentence, may have no label.
+        num_words: Number of words of the sentence.
     """
     found: list[Phrase] = [(ROOT, 0, num_words)]
     for start, stop, labels in spans:

@@ -40,7 +40,7 @@ _TREE_LINES: Final = 100
 
 
 def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
-    """Return all files that are read: the texts, the files of folders, and the files that describe a cleaned text."""
+    """Return all files that are read: the texts, all files in folders, and the files that describe a cleaned text."""
     found = []
     for path in texts:
         if path.is_dir():
@@ -54,7 +54,7 @@ def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
 
 
 def gather(texts: Sequence[Path], stem: Path, config: ParseConfig) -> dict[str, Json]:
-    """Write all sentences to the files of ``stem``. Return counts of the lines by what became of them.
+    """Write all sentences to the files of ``stem``. Return how many lines were read, kept and dropped.
 
     Raises:
         InputError: As ``gather_sentences`` and ``clean_texts``.
@@ -84,9 +84,9 @@ def gather_sentences(
         ``num_lines``, ``num_sentences``, and ``dropped`` by reason.
 
     Raises:
-        InputError: If a file cannot be read, is given twice or holds trees; if a file next to it has another number of
-            lines; if only some files have documents, or two files have a document of the same name; or if no sentence
-            is left.
+        InputError: If a file cannot be read, is given twice or holds trees; if a file next to a text does not have as
+            many lines as the text; if only some texts have documents, or two texts have a document of the same name; or
+            if no sentence is left.
     """
     stems = [_stem(path) for path in texts]
     documents = _find_names(texts, stems)
@@ -125,7 +125,7 @@ def gather_sentences(
 
 
 def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | None]:
-    """Return the file of document names of each text, or None for every text if there are no such files.
+    """Return for each text its file of document names, or None for each text if no text has such a file.
 
     Raises:
         InputError: If only some texts have such a file, a document name is in two texts, or a text is given twice.

@@ -1,7 +1,7 @@
 """Keep the files of an unfinished ``parse``: the gathered text, and one file for each finished text shard.
 
     OUT.parts/text.*          the gathered text, see ``pipeline.parsing.text_input``
-    OUT.parts/parse.json      what the trees depend on, and where each shard begins in text.txt
+    OUT.parts/parse.json      everything that the trees depend on, and where each shard begins in text.txt
     OUT.parts/00012.jsonl     a finished shard: one JSON object per sentence, with its tree
 
 A shard file is complete or absent. Its contents depend only on the text, the model and the options. So the same command
@@ -36,10 +36,10 @@ class TextShard:
 
     number: int
     first: int
-    """Number of its first sentence, from 0."""
+    """Number of the shard's first sentence, from 0."""
     num_sentences: int
     start: int
-    """Offset of its first byte in ``text.txt``."""
+    """Offset of the shard's first byte in ``text.txt``."""
     size_bytes: int
 
 
@@ -55,7 +55,7 @@ class TextShards:
         return self.path / "text"
 
     def describe(self, depends_on: Mapping[str, Any], gathered: Mapping[str, Any], shard_sentences: int) -> None:
-        """Cut the gathered text into shards and write ``parse.json``, which marks the text as complete."""
+        """Divide the gathered text into shards and write ``parse.json``, which marks the text as complete."""
         shards, first, start = [], 0, 0
         with self.text.with_suffix(".txt").open("rb") as file:
             while sizes := [len(line) for line in islice(file, shard_sentences)]:
@@ -65,7 +65,7 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def remove(self) -> None:
-        """Remove the folder. Without ``parse.json``, which goes first, ``parse`` counts as finished."""
+        """Remove the folder, ``parse.json`` first. Without ``parse.json``, ``parse`` counts as finished."""
         (self.path / DESCRIPTION).unlink()
         shutil.rmtree(self.path)
 
@@ -115,10 +115,10 @@ class TextShards:
         write_atomically(self._file(shard), lines.encode())
 
     def rows(self, shard: TextShard) -> Iterator[dict[str, str]]:
-        """Yield the row of each sentence of a shard: ``tree``, and without a parse also ``reason`` and ``detail``.
+        """Yield an object for each sentence of a shard: ``tree``; without a parse also ``reason`` and ``detail``.
 
         Raises:
-            StoreError: If the file is damaged or has another number of rows.
+            StoreError: If the file is damaged or does not have as many objects as the shard has sentences.
         """
         file = self._file(shard)
         try:

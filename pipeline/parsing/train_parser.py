@@ -34,7 +34,7 @@ from storage.fingerprints import Json, sha256_file
 SUBBATCH_WORDS = 500
 """Words, including padding, that benepar processes at once. On a CPU, a larger number is slower."""
 _MAX_PHRASES = 400
-"""Most phrases of a training tree. benepar reads a tree by recursion."""
+"""Largest number of phrases of a training tree. It is limited because benepar reads a tree by recursion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Example:
 
     words: list[str]
     tree: nltk.Tree | None
-    """None while a parser is scored, so that the parser cannot see the tree."""
+    """The tree. None while a parser is scored, so that the parser cannot see the tree."""
     phrases: tuple[tuple[str, int, int], ...]
     """Phrases of the normalised tree, for scoring."""
 
     @property
     def space_after(self) -> list[bool]:
-        """Whether a space follows each word. It is not known, and a model over characters does not use it."""
+        """Whether a space follows each word. The true spaces are not known, and the model does not use them."""
         return [True] * len(self.words)
 
     def leaves(self) -> list[str]:
@@ -66,17 +66,17 @@ class Example:
 def train_parser(
     trees: Sequence[Path], dev: Sequence[Path], out: Path, config: ParserConfig, *, on_error: OnError = "stop"
 ) -> dict[str, Json]:
-    """Train a parser, and write the weights with the best labelled F1 on all dev trees.
+    """Train a parser, and write the weights of the epoch with the best labelled F1 on all dev trees.
 
     Args:
         trees: Files of trees in brackets, plain or gzipped.
-        dev: Files of trees to score. Each file is also scored alone.
+        dev: Files of trees to score the parser on. Each file is also scored alone.
         out: File of the model. ``OUT.json`` describes the model, ``OUT.metrics.jsonl`` has one row per epoch.
-        config: Sizes and training.
+        config: The sizes of the model and the options of the training.
         on_error: What to do at a malformed tree.
 
     Returns:
-        Figures of the best epoch, sizes, and counts of the trees that were left out.
+        The figures of the best epoch, the sizes of model and data, and counts of the trees that were left out.
 
     Raises:
         InputError: If a file cannot be read, a tree is malformed, or no tree is left.
@@ -207,7 +207,7 @@ def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart
         d_tag_hidden=config.ff_dim // 2,
         d_char_emb=config.char_embed_dim,
         encoder_max_len=PARSER_POSITIONS,
-        tag_loss_scale=5.0,  # benepar's
+        tag_loss_scale=5.0,  # benepar's default
         relu_dropout=config.dropout,
         residual_dropout=config.dropout,
         attention_dropout=config.dropout,
@@ -223,7 +223,7 @@ def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart
 
 
 def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> ParseFigure:
-    """Return how well a parser's trees agree with the trees of the examples, over words."""
+    """Return how well a parser's trees agree with the trees of the examples. Brackets are over words, not tokens."""
     numbers: dict[str, int] = {}
 
     def numbered(phrases: Sequence[tuple[str, int, int]]) -> list[tuple[int, int, int]]:
@@ -255,7 +255,7 @@ def _train_epoch(
     num_steps: int,
     progress: Progress,
 ) -> float:
-    """Train on all examples once. Return the mean loss per sentence: hinge loss of charts and loss of tags."""
+    """Train on all examples once. Return the mean loss per sentence: the hinge loss of charts plus the loss of tags."""
     parser.train()
     permutation = torch.randperm(len(examples), generator=order).tolist()
     step = (epoch - 1) * -(-len(examples) // config.batch_sentences)

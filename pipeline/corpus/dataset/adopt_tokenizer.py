@@ -1,12 +1,13 @@
 """Check a ``tokenizer.json`` made elsewhere, and convert it into the form that every command reads.
 
-Teacher and student read the tokens of the text itself, so decoding must give back every text. The tokenizer must be
-byte-level, must not lowercase or strip anything, must add no token to a text, and must have entries for ``<bos>`` and
-``<eos>``. The file records these two entries in its template for pairs of texts. Nothing is added to a single text.
+Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not lowercase or strip
+anything, must add no token to a text, and must have entries for ``<bos>`` and ``<eos>``. The converted file records
+these two entries in its template for pairs of texts, so nothing is added to a single text.
 
 The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
-anything else, so a corpus with the string ``<|endoftext|>`` would end at this string. The conversion makes added tokens
-plain entries with the same ids. No text produces them any more: ``<|endoftext|>`` is encoded by its characters.
+anything else, so a text with the string ``<|endoftext|>`` would end at this string. The conversion makes added tokens
+plain entries with the same ids. No text produces these entries any more: ``<|endoftext|>`` is encoded by its
+characters.
 """
 
 import json
@@ -43,8 +44,8 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
     Args:
         source: The ``tokenizer.json`` to convert.
         out: The ``tokenizer.json`` to write.
-        bos: The entry that begins every sentence. It may be the same as ``eos``, because models only read the first
-            and only predict the second.
+        bos: The entry that begins every sentence. It may be the same as ``eos``, because models read ``bos`` but never
+            predict it, and predict ``eos`` but never read it.
         eos: The entry that ends every sentence.
 
     Raises:
@@ -64,7 +65,7 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
 
 
 def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
-    """Return the tokenizer of a model's folder in our form. Tokens that it adds before or after a text are ignored.
+    """Return the tokenizer of a model's folder, converted. If it adds tokens before or after a text, they are ignored.
 
     For a folder that ``export`` wrote, the result equals the tokenizer of the run, byte for byte.
 
@@ -188,7 +189,7 @@ def _problems_of_text(adopted: Any, added: Mapping[str, int]) -> Iterator[str]: 
 
 
 def _kinds(part: Mapping[str, Any] | None, inside: str) -> list[str]:
-    """Return the type of one of these steps, or the types of its members if the step is a sequence."""
+    """Return the type of a step such as the normalizer, or the types of its members if the step is a sequence."""
     if part is None:
         return []
     return [each["type"] for each in part.get(inside, [part])]

@@ -1,8 +1,8 @@
 """Build blocks of sentences, in this process or in several.
 
-A block comes in as text and leaves as flat arrays. The arrays depend only on the block, so the dataset has the same
-bytes for any number of processes. No block knows the labels of the others. So each block lists its own labels, and its
-actions refer to that list. ``SplitBuilder`` gives labels their numbers once all labels of train are known.
+A block of text becomes a block of flat arrays. The arrays depend only on the block, so the dataset has the same bytes
+for any number of processes. The labels of other blocks are not known. So each block lists its own labels, and its
+actions refer to this list. ``SplitBuilder`` gives labels their numbers once all labels of train are known.
 
 A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
 uses one core. Only a few blocks per worker are in memory at a time.
@@ -55,12 +55,12 @@ class BuiltBlock:
     tokens: NDArray[Any]
     """Token ids, in the dtype in which the dataset stores them."""
     actions: NDArray[np.int16]
-    """NT(``labels[i]``) is 2 + i."""
+    """Actions as integers. 2 + i is NT(``labels[i]``)."""
     labels: tuple[str, ...]
     """TOP, then the other labels in order of first appearance."""
     columns: dict[str, NDArray[np.int32]]
-    """``[M]`` each, by name: ``document_ids``, ``num_tokens``, ``num_actions``, ``num_words``, ``num_bytes``,
-    ``num_crossing`` and ``num_lost`` (the last two as in ``TokenTree``)."""
+    """Arrays ``[M]`` by name: ``document_ids``, ``num_tokens``, ``num_actions``, ``num_words``, ``num_bytes``,
+    ``num_crossing`` and ``num_lost``. ``TokenTree`` explains the last two."""
     text: bytes
     """The sentences in UTF-8, with a line end after each."""
     hashes: SentenceHashes
@@ -71,7 +71,7 @@ class BuiltBlock:
         return len(self.columns["num_tokens"])
 
     def select(self, is_kept: NDArray[np.bool_]) -> "BuiltBlock":
-        """Return the block with only the sentences where ``is_kept`` (``[M]``) is true; counts are unchanged."""
+        """Return the block with only the sentences where ``is_kept``, ``[M]``, is true. Its counts stay the same."""
         if is_kept.all():
             return self
         lines = [line + b"\n" for line in self.text.split(b"\n")[:-1]]
@@ -176,7 +176,7 @@ class BlockPool:
         """Yield each block as it is built, in order.
 
         Raises:
-            InputError: As ``BlockBuilder.build``, and what ``blocks`` raises.
+            InputError: As ``BlockBuilder.build``, or if the iterable ``blocks`` raises it.
             WorkerError: If a worker process was killed.
         """
         blocks = iter(blocks)

@@ -4,10 +4,10 @@
 ``split_builder`` collects them, and ``dataset_store`` writes the result. Every sentence is stored, or dropped and
 counted by reason.
 
-Dev and test are read before train, so that each block of train can be compared with them when it arrives. The dataset
-has the labels of the training sentences that are kept, in alphabetical order. These labels are known only when train
-has been read. Until then the blocks of dev and test wait in memory. The controls replace the trees of the finished
-splits, so a control has exactly the same sentences as a dataset with the given trees.
+Dev and test are read before train, so that each block of train can be compared with them when it arrives. The labels of
+the dataset are those of the kept training sentences, in alphabetical order. They are known only when all of train has
+been read. Until then the blocks of dev and test wait in memory. A control dataset gets other trees when its splits are
+finished, so it has exactly the same sentences as a dataset with the given trees.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -155,10 +155,10 @@ def _pairs(stem: StemSource, on_error: OnError) -> Iterator[RawPair]:
 
 
 def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generator) -> int:
-    """Give each sentence of a split another sentence's actions; return how many sentences kept their own."""
+    """Give each sentence of a split another sentence's actions; return how many sentences kept their own actions."""
     source = permutation_within_lengths(np.diff(arrays["offsets"]), generator)
     actions = Ragged(arrays["actions"], arrays["action_offsets"])
-    # In pieces, because the indices that gather the actions take 8 bytes each.
+    # In pieces, because each action needs an index of 8 bytes while it is moved.
     pieces = [actions.take(source[i : i + _ROWS_AT_ONCE]).values for i in range(0, len(source), _ROWS_AT_ONCE)]
     shuffled = Ragged.from_lengths(np.concatenate(pieces), actions.lengths[source])
     arrays["actions"], arrays["action_offsets"] = shuffled.values, shuffled.offsets
@@ -168,8 +168,8 @@ def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generato
 def permutation_within_lengths(lengths: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
     """Return for each sentence another sentence of the same length, to take the tree from.
 
-    The sentences of one length are put in a random circle, and each takes its neighbour's tree. So each tree is used
-    once. A sentence keeps its own tree if no other sentence has its length.
+    All sentences of the same length are put in a random circle, and each takes the tree of its neighbour. So each tree
+    is used once. A sentence keeps its own tree if no other sentence has its length.
 
     Args:
         lengths: int64 ``[M]``, tokens per sentence.
@@ -195,7 +195,7 @@ def make_right_branching(arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def _tree_source(config: BuildConfig, sources: Mapping[str, SplitSources]) -> str:
-    """Return the provenance of the trees in words: the control, a digest of the tree files, and the parsers."""
+    """Return in words where the trees come from: given or a control, a digest of the tree files, and the parsers."""
     if config.trees == "right":
         return "right-branching"
     files = [stem.files for split in sources.values() for stem in split.stems]

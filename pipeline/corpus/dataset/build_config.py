@@ -45,8 +45,8 @@ class BuildConfig:
     """Choose what happens at a malformed tree or line. stop: end with an error. skip: leave it out and count it."""
     unseen_labels: UnseenLabels = "drop"
     """Choose what happens to a sentence of dev or test with a label that train does not have. drop: leave the sentence
-    out and count it. map: read the label as the most frequent label of train and count the sentence. refuse: end with
-    an error that names all these labels."""
+    out and count it. map: replace the label by the most frequent label of train and count the sentence. refuse: end
+    with an error that names all labels that train does not have."""
     drop_duplicates: Duplicates = "none"
     """Leave out training sentences that dev or test contains too. none: keep all. exact: leave out exact
     duplicates. near: leave out exact and near duplicates. Duplicates are counted in any case."""
@@ -92,7 +92,7 @@ class BuildConfig:
 
     @property
     def stems(self) -> dict[str, tuple[Path, ...]]:
-        """The STEMs of each split that is read from files of its own."""
+        """The STEMs of each split that has files of its own."""
         given = {"train": self.train, "dev": self.dev, "test": self.test}
         return {name: stems for name, stems in given.items() if stems}
 

@@ -6,8 +6,8 @@
                                     documents (a table as UTF-8 bytes); attributes: statistics, and counts of dropped
                                     and repaired sentences
 
-Each split is one Zarr group, and reading a dataset loads every split into memory. A token takes two bytes and so does
-an action, so 100 million words take about a gigabyte. Every byte is checked against a sha256 when it is read.
+Each split is one Zarr group, and reading a dataset loads every split into memory. A token and an action take two bytes
+each, so 100 million words take about a gigabyte. Every byte is checked against a sha256 when it is read.
 """
 
 import shutil
@@ -56,9 +56,9 @@ class Split:
     text_sha256: str
     """sha256 of the text in UTF-8, with a line end after each sentence."""
     sha256: str
-    """sha256 of all arrays above and the counts."""
+    """sha256 of all arrays above and of the counts by reason."""
     document_table: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    """The table of ``documents`` as it is stored. It is parsed each time ``documents`` is read."""
+    """The table of documents as it is stored. The property ``documents`` parses it on each access."""
 
     @property
     def documents(self) -> tuple[Document, ...]:
@@ -110,11 +110,11 @@ class Dataset:
     splits: dict[str, Split]
     trees: Trees
     tree_source: str
-    """A description of where the trees come from: true trees or a control, a digest of the tree files, the parsers."""
+    """A description of where the trees come from: given or a control, a digest of the tree files, the parsers."""
     counts: dict[str, dict[str, Any]]
-    """By split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
+    """For each split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]
-    """By split, as ``split_statistics`` returns them. Empty for a dataset of an old version without statistics."""
+    """The result of ``split_statistics`` for each split. Empty for a dataset of an old version without statistics."""
     sha256: str
     """sha256 of the labels, the source of the trees, the tokenizer and all splits."""
 
@@ -229,7 +229,7 @@ def load_dataset(location: Place) -> Dataset:
     Raises:
         StoreError: If there is no dataset at ``location``, or it has another format version.
         CorruptStoreError: If its bytes are not the bytes that were written.
-        FingerprintMismatchError: If the tokenizer or a split is not the one that the dataset was written with.
+        FingerprintMismatchError: If the tokenizer or a split is not the original one of the dataset.
     """
     path = fetch_folder(location)
     store = path / "dataset.zarr"
@@ -328,7 +328,7 @@ def _sizes(split: Split) -> dict[str, Any]:
 
 
 def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield an array in pieces, so that intermediate values, which take many bytes per item, fit into memory."""
+    """Yield an array in pieces. Intermediate values take many bytes per item and would not fit into memory at once."""
     for first in range(0, len(values), 1 << 20):
         yield values[first : first + (1 << 20)]
 
@@ -354,7 +354,7 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
 
 
 def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
-    """Check that no id is out of bounds for a model. A matching digest does not show that the content is valid."""
+    """Check that no id is out of bounds for a model, because a matching digest does not show that ids are valid."""
     starts = split.actions.offsets[:-1]
     if (
         0 in split.actions.lengths

@@ -1,12 +1,13 @@
 """Find sentences of train that are also in dev or test, exactly or nearly.
 
 Two sentences are exact duplicates if their normalised texts are the same string. A sentence of train is a near
-duplicate if at least half of its 8-grams of words occur in a held-out split. Words are runs of letters and digits, and
-case is ignored. A sentence of fewer than eight words has no 8-gram, so it can only be an exact duplicate. This measures
-the containment of the sentence in the whole held-out text (Broder 1997, On the Resemblance and Containment of
-Documents).
+duplicate if at least half of its 8-grams of words occur in dev or test. Here a word is a sequence of letters and
+digits, and case is ignored. A sentence of fewer than eight words has no 8-gram, so it can only be an exact duplicate.
+The share of 8-grams measures the containment of the sentence in the whole text of dev and test (Broder 1997, On the
+Resemblance and Containment of Documents).
 
-Only 64-bit hashes are kept: 8 bytes per held-out word. Two different strings have the same hash with probability 2^-64.
+Only 64-bit hashes are kept: 8 bytes per word of dev and test. Two different strings have the same hash with probability
+2^-64.
 If a million sentences are compared with a million others, the expected number of false duplicates is about 5e-8.
 """
 
@@ -25,7 +26,7 @@ EXACT: Final = "exact duplicate of a sentence of dev or test"
 NEAR: Final = "near duplicate of sentences of dev or test"
 NUM_WORDS: Final = 8
 MIN_SHARE: Final = 0.5
-"""A sentence is a near duplicate if at least this share of its 8-grams is held out."""
+"""A sentence is a near duplicate if at least this share of its 8-grams occurs in dev or test."""
 
 _WORD = re.compile(r"\w+")
 # Powers of an odd number, for a rolling hash over the 64-bit hashes of words.

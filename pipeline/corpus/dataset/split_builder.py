@@ -26,7 +26,7 @@ from storage.ragged import Ragged
 
 _STORED_COLUMNS: Final = ("document_ids", "num_words", "num_bytes")
 _NO_LABEL: Final = -1
-"""Stands for the action of a label that no kept sentence has. ``load_dataset`` refuses a dataset with this action."""
+"""Action in place of NT(X) if no kept sentence has the label X. ``load_dataset`` refuses a dataset with this action."""
 
 
 class SplitBuilder:
@@ -38,7 +38,7 @@ class SplitBuilder:
         """Number of phrases of the sentences added, by label; TOP is left out."""
         self.duplicates: dict[str, Json] = {}
         self.text_hashes: list[NDArray[np.uint64]] = []
-        """The hashes of the texts, an array per block."""
+        """The hashes of the texts, one array per block."""
         self._refused: Counter[str] = Counter()
         self._num_sentences = self._num_crossing = self._num_lost = 0
         self._text = hashlib.sha256()
@@ -110,7 +110,7 @@ class SplitBuilder:
         """Check that ``with_labels_of`` refused no label.
 
         Raises:
-            InputError: If it refused one. The message names all refused labels.
+            InputError: If a label was refused. The message names all refused labels.
         """
         if self._refused:
             found = ", ".join(f"{label} ({number} sentences)" for label, number in sorted(self._refused.items()))
@@ -126,7 +126,7 @@ class SplitBuilder:
         self.duplicates["num_in_train"] = int(is_among(np.concatenate(self.text_hashes), hashes_of_train).sum())
 
     def finish(self, labels: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return the arrays as they are stored. Nothing can be added afterwards.
+        """Return the arrays in the form in which they are stored. After this call no sentence can be added.
 
         Args:
             labels: The labels of the dataset by number, TOP first.
@@ -163,14 +163,14 @@ class SplitBuilder:
 
 
 def _most_frequent(label_counts: Counter[str]) -> str | None:
-    """Return the most frequent label, the alphabetically first one at a tie; None if there is no label."""
+    """Return the most frequent label, at a tie the first in alphabetical order; None if there is no label."""
     return min(label_counts, key=lambda label: (-label_counts[label], label), default=None)
 
 
 def _with_labels_mapped(block: BuiltBlock, unseen: Sequence[int], fallback: str, rows: NDArray[np.int64]) -> BuiltBlock:
     """Return a block with ``fallback`` in place of unseen labels, which occur in the sentences ``rows``.
 
-    As everywhere in a dataset, X directly over a single X becomes one X. So these sentences get fewer actions.
+    As everywhere in a dataset, X directly over a single X becomes one X. So some of these sentences get fewer actions.
     """
     labels = (*block.labels, fallback)
     new = np.arange(FIRST_NT + len(labels), dtype=np.int16)

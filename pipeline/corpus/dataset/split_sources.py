@@ -1,8 +1,8 @@
 """Choose the files and documents of each split.
 
-A split has files of its own, or it is made of whole documents drawn at random from the training files. A document is
-never cut. The sentences of a document resemble each other. If train had half of a document, the other half would not be
-new text for the model.
+A split has files of its own, or it consists of whole documents drawn at random from the training files. A document is
+never divided between splits, because its sentences resemble each other. If train had half of a document, the other half
+would not be new text for the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class StemFiles(NamedTuple):
     texts: Path
     documents: Path | None
     runs: DocumentRuns | None
-    """The content of ``documents``. None if the file does not exist."""
+    """The content of the file ``documents``. None if the file does not exist."""
     parsed_by: str
     """The parser that made the trees; empty for a treebank."""
 
@@ -44,8 +44,8 @@ class StemSource:
 
     files: StemFiles
     document_ids: NDArray[np.int32] | None
-    """``[num_trees]``: the document of each tree, numbered from 1 within the split. 0 means that the tree belongs to
-    another split. None if the documents are not known; the split then takes all trees."""
+    """``[num_trees]``: the document of each tree, numbered from 1 within the split; 0 if the tree belongs to another
+    split. If the documents are not known, this is None, and the split takes all trees."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class SplitSources:
 
     stems: Sequence[StemSource]
     documents: tuple[Document, ...]
-    """The documents by number: document 1 comes first."""
+    """The documents in the order of their numbers, from document 1."""
 
     @property
     def trees(self) -> str:
@@ -67,13 +67,13 @@ def choose_sources(
 ) -> dict[str, SplitSources]:
     """Return the sources of each split, in the order train, dev, test.
 
-    For ``shares``, the documents are visited in a random order. Each goes to the first split of ``shares`` that has
-    room for all its sentences, or else to train. So a split is never larger than its share, and it is smaller by less
-    than one document.
+    For ``shares``, the documents are visited in a random order. A document goes to the first split of ``shares`` that
+    has room for all its sentences, or else to train. So a split is never larger than its share, and it falls short of
+    its share by less than one document.
 
     Args:
         stems: STEMs by split. ``train`` is always among them.
-        shares: Share of the trees of train's files, by split.
+        shares: For each split that is drawn from train's files, its share of their trees.
         seed: Seed of the random order.
 
     Raises:
@@ -94,8 +94,8 @@ def _read_stem(stem: Path) -> StemFiles:
     """Return the files of a STEM.
 
     Raises:
-        InputError: If trees or text are missing, a file exists both plain and compressed, there is a table of
-            documents without a file of documents, or one of these is malformed.
+        InputError: If trees or text are missing, a file exists both plain and compressed, a file is malformed, or
+            there is a table of documents but no file with the document of each tree.
     """
     documents, table = find_companion(stem, DOCS_SUFFIX), find_companion(stem, TABLE_SUFFIX)
     if table is not None and documents is None:

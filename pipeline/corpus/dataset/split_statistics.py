@@ -1,8 +1,8 @@
 """Compute statistics of a split: lengths, tree heights, labels, branching, and the amount of text from each source.
 
-The statistics come from the finished arrays, so they describe what models see: lengths in tokens, and for a control the
-trees of the control. numpy processes some thousand sentences at a time. A histogram is a list: entry i counts the items
-of size i. Sizes above a limit are counted as the limit.
+The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens. A control dataset
+is described with its own trees and not with the given trees. numpy processes some thousand sentences at a time. Entry i
+of a histogram counts the items of size i. Sizes above a limit are counted as the limit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def split_statistics(
 
     Returns:
         For sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
-        height of a sentence is the largest number of phrases over a token, including TOP.
+        height of a sentence is the number of phrases above its deepest token, including TOP.
         For phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
         mean; and ``unary_share``, the share of phrases with a phrase as their only child.
         ``sources``: the number of documents, sentences and tokens of each source, and its licences. The largest source
@@ -84,14 +84,14 @@ def _depths(actions: NDArray[np.int16]) -> NDArray[np.int32]:
 
 
 def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the number of children of each phrase except TOP, and whether its only child is a phrase, in any order.
+    """Return for each phrase except TOP, in any order, its number of children and whether its only child is a phrase.
 
     After NT(X), X itself is the innermost open phrase. After a SHIFT or REDUCE, the innermost open phrase is the parent
-    of the token or phrase that is complete. So if the actions are stably sorted by depth, each phrase is one run: its
-    NT, then one action per child.
+    of the token or phrase that is now complete. So after a stable sort of the actions by depth, the actions of a phrase
+    follow one another: its NT, then one action per child.
     """
     inside = np.flatnonzero(depths > 1)
-    # numpy sorts 16-bit integers by radix sort, which is faster.
+    # numpy sorts 16-bit integers by radix sort, which is faster than its sort for wider integers.
     small = np.uint16 if depths.max(initial=0) < 1 << 16 else np.int32
     order = inside[np.argsort(depths[inside].astype(small), kind="stable")]
     actions = actions[order]

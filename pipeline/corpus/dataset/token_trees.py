@@ -1,12 +1,13 @@
 """Fit trees over words to the tokens of the text, and convert trees over tokens back to words.
 
-The tokens are fixed, and the tree is adapted to them. A token inside one word goes under the lowest phrase over that
+The tokens are fixed, and the tree is adapted to them. A token inside one word goes under the lowest phrase over this
 word. A token over several words goes under their lowest common ancestor. In terms of spans: a token belongs to a phrase
 if the phrase covers every word that the token touches. So the tokens of a phrase are consecutive, and two binary
-searches find the first and the last. The pieces of a word become siblings; the tree has no node for the word.
+searches find the first and the last token. The tokens of a word become siblings; the tree has no node for the word.
 
-``build-dataset`` stores the outcome as actions. ``evaluate parses`` reads gold trees here and compares predicted trees
-with them. If decoding does not restore the text of a sentence, the sentence is dropped and counted.
+``build-dataset`` stores the trees over tokens as actions. ``evaluate parses`` reads gold trees with this module and
+compares predicted trees with them. If decoding does not restore the text of a sentence, the sentence is dropped and
+counted.
 """
 
 import re
@@ -39,7 +40,7 @@ class TokenTree:
     phrases: list[Phrase]
     """In opening order. The first phrase covers all tokens, and no phrase is empty."""
     num_crossing: int
-    """Number of tokens that cover words, or parts of words, both inside and outside a phrase."""
+    """Number of tokens that cross the edge of a phrase: they touch a word inside the phrase and a word outside it."""
     num_lost: int
     """Number of phrases that get no token: each of their words shares a token with a word outside the phrase."""
 
@@ -54,7 +55,7 @@ class TokenSentence:
     spans: list[Span]
     """The characters of ``text`` that each token covers, including a space before a word."""
     phrases: list[TokenPhrase]
-    """In opening order; the first is TOP over all tokens: ``(0, 0, n)``."""
+    """In opening order. The first phrase is TOP over all tokens: ``(0, 0, n)``."""
 
 
 class FittedSentence(NamedTuple):
@@ -102,13 +103,13 @@ def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Se
 def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[Span]) -> Tree:
     """Return a tree over tokens as a tree over words, which can be written in brackets and read by ``import-trees``.
 
-    A word is the longest stretch of text without a space and without an edge of a phrase. So a string between spaces
-    is one word, or several where the tree divides it ("barks" and "." in "barks.", or "do" and "n't"). Each phrase then
-    covers whole words, and ``align`` restores its tokens.
+    The text is divided into words at every space and at every edge of a phrase. So a string between spaces is one word,
+    or several words if the tree divides it ("barks" and "." in "barks.", or "do" and "n't"). Each phrase then covers
+    whole words, and ``align`` restores its tokens.
 
-    Two kinds of edges cannot be written, so they move. An edge between tokens that share a character moves in front of
-    that character. If a space is a token of its own, an edge between the space and the next word moves in front of the
-    space. After that, a phrase that covers only spaces is left out, and X over a single X becomes one X.
+    Two kinds of edges cannot be written in brackets, so they move. An edge between tokens that share a character moves
+    in front of this character. If a space is a token of its own, an edge between the space and the next word moves in
+    front of the space. After that, a phrase that covers only spaces is left out, and X over a single X becomes one X.
 
     Args:
         phrases: The phrases over tokens, in opening order. The first covers all tokens.
@@ -150,9 +151,9 @@ def read_gold_trees(
 ) -> tuple[list[TokenSentence], Counts]:
     """Return the sentences of STEM.mrg and STEM.txt over a model's tokens, and the counts of kept and dropped trees.
 
-    No sentence is dropped for a label that the model does not have. These labels get numbers from ``len(labels)`` up
-    and are counted as repaired. No prediction has one of these numbers, so a gold phrase with such a label counts as
-    missed, as it should.
+    No sentence is dropped because of a label that the model does not have. Such labels get numbers from ``len(labels)``
+    up and are counted as repaired. The model predicts none of these numbers, so a gold phrase with an unknown label
+    counts as missed, as it should.
 
     Args:
         stem: STEM, as in ``import-trees --out``. Either file may be a ``.gz``.

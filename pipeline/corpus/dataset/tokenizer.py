@@ -1,14 +1,14 @@
 r"""Train, read and apply the tokenizer: a reversible byte-level BPE that is complete in its ``tokenizer.json``.
 
-A pre-token is one punctuation mark or symbol, one run of letters or one run of digits, with the space before it. So
-tokens hardly ever cross constituents. The tokenizer itself puts a space before the text, and its decoder removes this
-space. So a word is the same token at the start of a sentence and inside it, and the file gives the same ids in any
-program that reads it.
+The text is first cut into pre-tokens, and no token crosses their edges. A pre-token is a punctuation mark or symbol, a
+sequence of letters, or a sequence of digits, with the space before it. So tokens hardly ever cross the edges of
+constituents. The tokenizer itself puts a space before the text, and its decoder removes this space. So a word has the
+same tokens at the start of a sentence and inside it, and the file gives the same ids in any program that reads it.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` uses the file's
 template for pairs of texts to record which entries serve as ``<bos>`` and ``<eos>``. The special tokens are entries of
-the vocabulary, but they are not listed as "added tokens". The library searches each text for added tokens. It would
-find the string ``<eos>`` in a text, and decoding could not restore that text.
+the vocabulary, but they are not listed as "added tokens", because the library searches each text for added tokens. It
+would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text.
 """
 
 import json
@@ -44,8 +44,8 @@ class Tokenizer:
             where: The name of the file, for errors.
 
         Raises:
-            InputError: If it is not a tokenizer, its special tokens are not known, or it is not reversible. Files of
-                ``train-tokenizer`` and ``adopt-tokenizer`` pass these checks.
+            InputError: If the file is not a tokenizer, its special tokens are not known, or it is not reversible. Files
+                of ``train-tokenizer`` and ``adopt-tokenizer`` pass these checks.
         """
         try:
             self._inner: Any = tokenizers.Tokenizer.from_str(data.decode())
@@ -87,7 +87,7 @@ class Tokenizer:
 
         Args:
             texts: Normalised sentences or paragraphs.
-            vocab_size: Largest number of entries. There are fewer if no pair of pieces is left that occurs twice.
+            vocab_size: Largest number of entries. Training stops earlier if no pair of pieces occurs twice.
 
         Raises:
             ConfigError: If ``vocab_size`` is less than the number of special tokens and bytes.
@@ -122,7 +122,7 @@ class Tokenizer:
         """Return the tokenizer of a ``tokenizer.json``.
 
         Raises:
-            InputError: If it cannot be read, or as in ``__init__``.
+            InputError: If the file cannot be read, or for the reasons of ``__init__``.
         """
         return cls(read_tokenizer_file(path), where=str(path))
 
@@ -189,7 +189,7 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
 def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
     """Return a ``post_processor`` that adds nothing to a text and records the entries that begin and end a text.
 
-    It records them in the template for pairs of texts, which no command uses.
+    The entries are recorded in the template for pairs of texts, which no command uses otherwise.
     """
     before, after = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (bos, eos))
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))

@@ -5,9 +5,9 @@ the same value everywhere in a line; ``$name1`` and ``$name2`` are different var
 variable occurs only on the right, its values share the weight of the line in proportion to their weights in the domain.
 The weights of the rules of one symbol are normalised.
 
-A symbol is ``label/variant[features]``. The tree shows the label; for ``V`` it shows the first feature (VBZ, VBD, ...).
-A symbol that begins with ``_`` is not in the tree; its children become children of its parent. No phrase has a phrase
-of the same label as its only child, no rule is empty, and no chain of unary rules is a circle.
+A symbol is ``label/variant[features]``. The tree has only the label; for ``V`` it has the first feature (VBZ, VBD, ...)
+instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. No phrase has a
+phrase of the same label as its only child, no rule is empty, and no chain of unary rules returns to its first symbol.
 
 The most important feature is the agreement class, which is named after a typical member: the persons ``i you we``, the
 humans ``he she they``, the animals ``dog dogs`` and the things ``cup cups``. It determines the form of the verb, the
@@ -21,7 +21,7 @@ from pipeline.corpus.sample.lexicon import lexical_entries
 from pipeline.corpus.sample.pcfg import Grammar, parse_rules
 
 DOMAINS: dict[str, dict[str, float]] = {
-    # Agreement classes and their subsets. The weights are frequencies of subjects and objects in text.
+    # Agreement classes and sets of them. The weights are frequencies of subjects and objects in text.
     "agr": {"i": 4, "you": 3, "we": 4, "he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "noun": {"he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "sg": {"he": 20, "she": 20, "dog": 8, "cup": 7},

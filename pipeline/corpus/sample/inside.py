@@ -4,15 +4,16 @@
 
 and p(x) = beta(start, 0, n). This is the sum over all derivations of the string: over all feature annotations,
 attachments and homographs. The grammar is binarised. A rule with more than two symbols becomes several binary rules.
-Their new symbols stand for the rest of the rule and expand with probability 1. Chains of unary rules are folded into
-the binary and lexical rules by U* = I + U + U^2 + ..., which is a finite sum because no chain is a circle. A grammar
-with a circle is refused.
+Their new symbols stand for the rest of the rule and expand with probability 1. With U as the matrix of unary rules,
+chains of unary rules are folded into the binary and lexical rules by U* = I + U + U^2 + ... This sum has finitely many
+terms because no chain returns to its first symbol. A grammar with such a chain is refused.
 
-Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of (position,
-symbol, value). Two lists are joined where items of the first end and items of the second begin, for all sentences of a
-batch in one numpy call. So the time depends on the number of joined items and not on the size of the grammar. The price
-is index arithmetic. The values of each word are divided by the largest of them, and its log is added at the end, so
-long sentences do not underflow. Trees are not recovered.
+Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of items (position,
+symbol, value). Two lists are joined: an item of the first list with each item of the second list that begins where the
+first item ends. One numpy call does this for all sentences of a batch. So the time depends on the number of joined
+items and not on the size of the grammar. The price is index arithmetic. The values of each word are divided by the
+largest of these values, and the log of this divisor is added at the end, so long sentences do not underflow. Trees are
+not recovered.
 """
 
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ class Inside:
         )
 
     def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
-        """Return for each symbol a map: a symbol that reaches it by unary chains, or itself → summed probability."""
+        """Return for each symbol X a map: X, or a symbol that reaches X by unary chains → summed probability."""
         parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
         for parent, child, prob in unary:
             parents[child].append((parent, prob))
@@ -140,8 +141,8 @@ class Inside:
             sentences: Terminal strings: words and punctuation marks as the rules spell them.
 
         Returns:
-            ``[len(sentences)]`` float64 in nats; -inf for a string without a derivation, as for the empty string and
-            for strings with unknown words.
+            ``[len(sentences)]`` float64 in nats; -inf for a string without a derivation, such as the empty string or a
+            string with an unknown word.
         """
         result = np.full(len(sentences), -np.inf)
         possible = [m for m, words in enumerate(sentences) if words and all(word in self._words for word in words)]
@@ -178,7 +179,7 @@ class Inside:
             tops = completed.symbols == self._start
             whole = np.flatnonzero(lengths == width)
             at = np.searchsorted(starts, completed.positions[tops])
-            # A start symbol over a part of a longer sentence does not count.
+            # A start symbol counts only over a whole sentence.
             is_whole = np.isin(at, whole) & (starts[np.minimum(at, len(starts) - 1)] == completed.positions[tops])
             totals[at[is_whole]] = completed.values[tops][is_whole]
         with np.errstate(divide="ignore"):

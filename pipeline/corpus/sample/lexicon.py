@@ -6,9 +6,9 @@ have no spaces. Regular forms are computed, and irregular forms are listed. Ther
 (``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is singular or plural, ``helped`` is a past
 form or a participle). The exact probability sums over them.
 
-The words obey two constraints. No two words differ only in the case of their first letter (no name ``Rose``, no month
-``May``), so that no information is lost when the first word of a sentence is capitalised; ``Grammar`` checks this. The
-first letter of a word decides between *a* and *an* (no *hour*, no *uniform*).
+The words obey two constraints. First, no two words differ only in the case of their first letter (there is no name
+``Rose`` and no month ``May``). So no information is lost when the first word of a sentence is capitalised. ``Grammar``
+checks this. Second, the first letter of a word decides between *a* and *an* (there is no *hour* and no *uniform*).
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,8 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
         "",
     ),
 }
-"""Agreement class of the singular → nouns of this class only, and nouns of both genders; ``singular/plural``."""
+"""Agreement class of the singular → nouns of this class only, and nouns of both genders. An irregular plural is written
+as ``singular/plural``."""
 
 PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
 """Agreement class of a singular noun → agreement class of its plural."""
@@ -222,7 +223,7 @@ def lexical_entries() -> dict[str, dict[str, float]]:
 
 
 def other_number() -> dict[str, str]:
-    """Return finite verb form → form of the other number: smiles ↔ smile, is ↔ are, was ↔ were, has ↔ have."""
+    """Return finite verb form → the form of the other number, such as smiles → smile and smile → smiles, is → are."""
     swaps = {"is": "are", "was": "were", "does": "do", "has": "have"}
     for verbs in VERBS.values():
         for forms in map(verb_forms, verbs.split()):

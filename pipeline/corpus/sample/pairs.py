@@ -2,12 +2,12 @@
 
 The grammar has a derivation for the good sentence of a pair, but not for the bad sentence, which differs in one word. A
 template is a line of grammar symbols. Each symbol is expanded by sampling from the grammar. The symbol marked ``*``
-yields the critical word, which the bad sentence replaces. The exact probability decides whether a pair is valid: it is
-kept only if p(good) > 0 and p(bad) = 0. For example, a teacher may be *himself* or *herself*, so this pair is dropped.
-A pair is also dropped if it is not new, or if one of its sentences is in ``avoid``.
+yields the critical word. The bad sentence has another word in its place. A pair is kept only if the exact probabilities
+are p(good) > 0 and p(bad) = 0. For example, *the teacher helped himself* and *the teacher helped herself* are both
+possible, so this pair is dropped. A pair is also dropped if it is not new, or if one of its sentences is in ``avoid``.
 
-Agreement paradigms have as many singular as plural templates, so a preference for one form does not help. The exception
-is ``agreement_with_coordinated_subject``, which is always plural.
+Agreement paradigms have as many singular as plural templates, so a model gains nothing by always preferring one form.
+The exception is ``agreement_with_coordinated_subject``, which is always plural.
 
 The pairs are written in the JSON-lines form of BLiMP (Warstadt et al. 2020).
 """
@@ -27,7 +27,7 @@ NUM_PAIRS = 200
 """Pairs per paradigm."""
 
 _ROUND = 400
-"""Candidates that are sampled and scored together."""
+"""Number of candidate pairs that are sampled and scored together."""
 _MAX_ROUNDS = 50
 
 REFLEXIVE_NUMBER = {"himself": "themselves", "herself": "themselves", "itself": "themselves"}
@@ -48,8 +48,9 @@ class Paradigm:
     """Critical word → its replacement."""
     templates: tuple[str, ...]
     one_prefix: bool = True
-    """True if the sentences are equal up to the critical word; one conditional probability per sentence then decides.
-    False if the contexts differ and the critical word is the same (BLiMP's two-prefix method)."""
+    """True if the sentences are equal up to the critical word. Then the conditional probabilities of the two critical
+    words can be compared. False if the words before differ and the critical word is the same (BLiMP's two-prefix
+    method)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

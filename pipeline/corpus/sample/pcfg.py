@@ -1,16 +1,17 @@
 """Read a probabilistic context-free grammar from rules with features, and sample derivations from it.
 
-A sentence is sampled by expanding symbols, from the start symbol until none is left. No derivation is cut off or
-rejected, so a string has exactly the probability that ``inside`` computes. Sampling ends with probability 1, and the
-expected length of a sentence is finite, if the matrix of expected children has a spectral radius below 1 (Booth and
-Thompson 1973). ``Grammar`` checks this, and drops symbols that the start symbol cannot reach.
+A sentence is sampled by expanding symbols, beginning with the start symbol, until only words are left. No derivation is
+cut off or rejected, so a string has exactly the probability that ``inside`` computes. The matrix of expected children
+says how often each symbol is expected among the children of each symbol. If its spectral radius is below 1, sampling
+ends with probability 1, and the expected length of a sentence is finite (Booth and Thompson 1973). ``Grammar`` checks
+this, and drops symbols that the start symbol cannot reach.
 
-A terminal string and its text are in one-to-one correspondence, so p(text) = p(terminal string). ``text_of_words`` only
-attaches punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar`` checks the two
-properties that this requires: no word contains a space or one of the attached marks, and no two words differ only in
-the case of their first letter. Otherwise several terminal strings could have the same text.
+Different terminal strings have different texts, so p(text) = p(terminal string). ``text_of_words`` only attaches
+punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar`` checks the two properties that
+make the texts different: no word contains a space or one of the attached marks, and no two words differ only in the
+case of their first letter.
 
-This module neither estimates grammars nor parses. ``inside`` sums over parses without listing them.
+This module does not estimate grammars and does not parse. ``inside`` sums over parses without listing them.
 """
 
 import re
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ATTACHED = frozenset({",", ".", "?", "!", "'s"})
-"""Terminals written without a space before them."""
+"""Terminals that are written without a space before them."""
 
 _VARIABLE = re.compile(r"\$([a-z]+)(\d*)")
 _PLAIN_WORD = re.compile(r"[^\s,.?!'()]+")
@@ -43,7 +44,7 @@ class Rule:
 def assignments(
     variables: Iterable[str], domains: Mapping[str, Mapping[str, float]]
 ) -> Iterator[tuple[dict[str, str], float]]:
-    """Yield every assignment of values to variables, with the product of the weights of its values."""
+    """Yield every assignment of values to variables, with the product of the weights of the assigned values."""
     names = sorted(variables)
     for chosen in product(*(domains[name.rstrip("0123456789")].items() for name in names)):
         yield (
@@ -114,7 +115,7 @@ class Grammar:
             ``rules``, in the order of leftmost expansion.
         symbols: The left-hand sides, in order of first appearance.
         terminals: The words, sorted.
-        spectral_radius: The spectral radius of the matrix of expected children. It is below 1.
+        spectral_radius: The spectral radius of the matrix of expected children, below 1.
         expected_length: Mean number of terminals of a sentence, including punctuation.
     """
 

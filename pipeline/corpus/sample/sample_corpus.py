@@ -3,11 +3,11 @@
     OUT/{train,dev,test}.mrg   one bracketed tree per line
     OUT/{train,dev,test}.txt   the same sentences as text, line by line
     OUT/minimal_pairs/*.jsonl  one paradigm per file, in BLiMP's form
-    OUT/entropy.json           the loss that no model can beat on average, and facts about the grammar; written last
+    OUT/entropy.json           the loss that no model can beat in expectation, and facts about the grammar; written last
 
-Sentences are drawn independently, so the splits have some short sentences in common. entropy.json has the number of
-these sentences. No sentence is rejected, so sentences follow the grammar's distribution p exactly. The loss of p
-in ``entropy.json`` is computed on the sentences on which models are evaluated. The same arguments give the same bytes.
+Sentences are drawn independently, so the splits have some short sentences in common. ``entropy.json`` has the number of
+these sentences. No sentence is rejected, so sentences follow the grammar's distribution p exactly. The loss of p in
+``entropy.json`` is computed on the same sentences that models are evaluated on. The same arguments give the same bytes.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from storage.errors import ConfigError, InputError
 SPLITS = ("train", "dev", "test")
 MIN_HELD_OUT = 200
 CHUNK_SENTENCES = 10_000
-"""Sentences that are sampled, scored and written at a time. This bounds the memory."""
+"""Number of sentences that are sampled, scored and written at a time. This number bounds the memory."""
 
 MEANING = {
     "neg_log_prob_nats": "sum of -log p(sentence) over the sentences of the split. p is exact: the inside algorithm "

@@ -1,10 +1,10 @@
 """Define the rules of each source of BabyLM, 2023 and 2024/25: the text of a line, its speaker, where documents begin.
 
 A rule removes only what the file format added: tags, codes, entities, spaces before punctuation marks. Rules do not
-change case, do not judge a sentence by its contents, and correct only one misreading: the letter *l* read for *I*. A
-line without language is dropped with a reason, and each change of a rule is counted under its reason. Neighbouring
-lines of a file may come from different places, because the releases were sampled in blocks of some thousand lines, and
-the blocks are not marked.
+change case and do not judge a sentence by its contents. They correct only one recognition error: a letter *l* that
+should be *I*. A line without language is dropped with a reason, and each change by a rule is counted under its reason.
+Successive lines of a file may come from different places of the original, because the releases were sampled in blocks
+of some thousand lines, and nothing marks where a block begins.
 """
 
 import html
@@ -25,12 +25,12 @@ class Draft:
     text: str
     speaker: str = ""
     dropped: str = ""
-    """Why the line is not language. Empty if it is."""
+    """Why the line is dropped: it is not language. Empty if the line is kept."""
     repaired: list[str] = field(default_factory=list)
-    """Reasons of all changes, without repetitions."""
+    """The reasons for all changes of the line, without repetitions."""
 
     def replace(self, pattern: re.Pattern[str], replacement: str, reason: str) -> None:
-        """Replace every match, and note the reason if the text changed."""
+        """Replace every match of the pattern, and note the reason if the text changed."""
         text, found = pattern.subn(replacement, self.text)
         if found and text != self.text:
             self.text = text
@@ -43,7 +43,7 @@ class Draft:
             self.replace(pattern, replacement, reason)
 
     def drop(self, pattern: re.Pattern[str], reason: str) -> None:
-        """Drop the line if it has a match."""
+        """Drop the line if the pattern matches."""
         if not self.dropped and pattern.search(self.text):
             self.dropped = reason
 
@@ -53,11 +53,11 @@ class Source:
     """How to read the files of one source."""
 
     rules: Callable[[Draft], None]
-    """Rewrites each normalised line that is neither blank nor a header."""
+    """Function that rewrites each normalised line, except blank lines and headers."""
     has_headers: bool = False
     """Whether a header with a title begins a document."""
     has_blanks: bool = False
-    """Whether a blank line ends a document. Without headers and blanks, a file is one document."""
+    """Whether a blank line ends a document. If neither headers nor blank lines do so, a file is one document."""
     is_prose: bool = False
     """Whether a line can hold several sentences."""
     has_speakers: bool = False
@@ -260,7 +260,7 @@ def _entities(draft: Draft) -> None:
 
 
 def qed(draft: Draft) -> None:
-    """Clean QED (2023), subtitles of lectures: entities escaped several times, tags, *l* read for *I*."""
+    """Clean QED (2023), subtitles of lectures: entities escaped several times, tags, *l* in place of *I*."""
     _entities(draft)
     draft.drop(_TIME, "subtitle time")
     _subtitle(draft)

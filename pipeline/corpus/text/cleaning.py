@@ -2,7 +2,7 @@
 
 Every line of the input is counted as text, blank, header or dropped. Changes that the rules of a source make are
 counted by reason, and examples of changes and dropped lines are written for people to read. Lines are read one at a
-time. Memory grows only with the number of documents, because their names must differ.
+time. Memory grows only with the number of documents, because all document names are kept to make new names different.
 """
 
 import re
@@ -44,9 +44,9 @@ HEAD_LINES = 2000
 TREE_LINES = 100
 """Lines at the beginning of a file that show whether the file holds trees."""
 WRAPPED_CHARS = 100
-"""Characters of the longest line of a hard-wrapped file. One line in a hundred may be longer."""
+"""Longest line of a hard-wrapped file in characters. One line in a hundred may be longer."""
 MAX_WRAPPED_LINES = 1000
-"""Lines of the longest hard-wrapped paragraph. A longer one is not prose, and is read in pieces of this size."""
+"""Lines of the longest hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this size."""
 SAMPLES = 20
 """Most examples that are written for one source and reason."""
 SAMPLE_CHARS = 200
@@ -69,13 +69,13 @@ def clean_texts(
     ``OUT.docs`` names the document of each sentence. ``OUT.documents.tsv`` has one row per document. ``OUT.speakers``
     has the speaker of each sentence or ``-``; it is written only if a source has speakers. ``OUT.dropped.tsv`` has
     examples of what was dropped and repaired. The old files of OUT stay until all new files are on disk, and
-    ``OUT.txt`` is replaced last: after a kill it is missing, or all files belong together.
+    ``OUT.txt`` is replaced last. So if ``OUT.txt`` exists after a kill, all files belong together.
 
     Args:
         texts: Files, plain or gzipped, or folders: all files below a folder except hidden ones, ordered by name.
         out_stem: OUT. Its folder is created.
-        config: Source, licence and what to do at an error. The source is a name of ``SOURCES`` for all files, or
-            "babylm": then each file is named after its BabyLM source.
+        config: Source, licence and what to do at an error. The source is a name of ``SOURCES``, which holds for all
+            files, or "babylm". With "babylm", the name of each file tells its source.
         progress: Called with the number of lines read since the last call.
 
     Returns:
@@ -172,9 +172,9 @@ def _clean_file(
 def _paragraphs(
     lines: Iterator[Line], source: Source, names: "_DocumentNames", record: "_Record", *, is_wrapped: bool
 ) -> Iterator[Paragraph]:
-    """Yield each line that is language, or in a hard-wrapped file the lines of each paragraph together.
+    """Yield each line that is language. In a hard-wrapped file, yield the lines of each paragraph together.
 
-    Also counts the lines and begins documents.
+    The function also begins documents, and counts all lines that it does not yield.
     """
     waiting: Paragraph = []
     for line in lines:
@@ -206,7 +206,7 @@ def _paragraphs(
 
 
 def _split(paragraph: Paragraph, source: Source, record: "_Record") -> list[str]:
-    """Return the sentences of a paragraph, and count its lines."""
+    """Return the sentences of a paragraph. Count its lines as text or dropped."""
     found: list[str] = []
     _, first = paragraph[0]
     for turn in " ".join(draft.text for _, draft in paragraph).split("\n"):
@@ -237,7 +237,7 @@ def _refuse_trees(path: Path, head: Sequence[Line]) -> None:
 
 
 def _is_wrapped(head: Sequence[Line]) -> bool:
-    """Return whether paragraphs go over several short lines, with blank lines between paragraphs."""
+    """Return whether the file is hard-wrapped: paragraphs of several short lines, with blank lines between them."""
     full = [line.text for line in head if line.text.strip()]
     return len(full) < len(head) and sum(len(text) > WRAPPED_CHARS for text in full) * 100 <= len(full)
 
@@ -245,7 +245,7 @@ def _is_wrapped(head: Sequence[Line]) -> bool:
 def _decodable(
     lines: Iterator[Line], path: Path, record: "_Record", on_error: OnError, progress: Callable[[int], None] | None
 ) -> Iterator[Line]:
-    """Yield the lines that are UTF-8. Stop at the first other line, or count the other lines."""
+    """Yield the lines that are UTF-8. At a line that is not, raise an error or drop and count the line."""
     for line in lines:
         if progress is not None:
             progress(1)
@@ -258,20 +258,20 @@ def _decodable(
 
 
 class _DocumentNames:
-    """Give each document a name of its own: SOURCE/TITLE, or without a title SOURCE/FILE or SOURCE/FILE:NUMBER."""
+    """Give each document a unique name: SOURCE/TITLE, or without a title SOURCE/FILE or SOURCE/FILE:NUMBER."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
         self._current = ""
 
     def begin(self, path: Path, source: str, *, is_whole: bool) -> None:
-        """Begin a file. ``is_whole``: the whole file is one document."""
+        """Begin a file. ``is_whole`` says whether the whole file is one document."""
         self._source, self._file, self._is_whole = source, path.name.removesuffix(".gz"), is_whole
         self._num_untitled = 0
         self._current = self._title = ""
 
     def next(self, title: str = "") -> None:
-        """Begin another document, unless it has no title and the last document has no text yet."""
+        """Begin a new document. Without a title, nothing happens if the current document has no text yet."""
         if title or self._current:
             self._current, self._title = "", title
 
@@ -303,7 +303,7 @@ class _Counts:
     num_documents: int = 0
 
     def reasons(self) -> str:
-        """Return the numbers of lines without text, by reason, for an error message."""
+        """Return the number of lines without text for each reason, for an error message."""
         kinds = {"blank": self.lines["blank"], "headers": self.lines["header"], **self.dropped}
         return ", ".join(f"{num} {kind}" for kind, num in kinds.items() if num) or "an empty file"
 
@@ -322,7 +322,7 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Sample:
-    """Keep every n-th row of a sequence. n doubles when there are too many rows, so the kept rows are spread evenly."""
+    """Keep every n-th row of a sequence. n doubles when too many rows are kept, so that they stay spread evenly."""
 
     num_seen: int = 0
     every: int = 1
@@ -361,7 +361,7 @@ class _Record:
         self._sample("dropped", reason, line, "")
 
     def repaired(self, reason: str, line: Line, result: str) -> None:
-        """Count a change of a line. A line may have several changes. ``line`` counts the line itself."""
+        """Count a change of a line. A line may have several changes. The method ``line`` counts the line itself."""
         self._counts.repaired[reason] += 1
         self._sample("repaired", reason, line, result)
 

@@ -14,8 +14,9 @@ class CleanConfig:
     """How ``clean-text`` reads raw text."""
 
     source: str
-    """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: take the rules of
-    the BabyLM source that each file is named after. Or name one BabyLM source for all files, such as childes."""
+    """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: apply the rules
+    of the BabyLM source that each file is named after. The name of a BabyLM source, such as childes: apply its rules to
+    all files."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
@@ -41,9 +42,9 @@ class ImportConfig:
     document_table: Path | None = None
     """Table (TSV) with the columns document, source and licence, and one row per document."""
     source_name: str = ""
-    """Source of all documents. It replaces the sources of the folder or the table."""
+    """Source of all documents, in place of the sources of the folder or the table."""
     licence: str = ""
-    """Licence of all documents. It replaces the licences of the table."""
+    """Licence of all documents, in place of the licences of the table."""
     on_error: OnError = "stop"
     """What to do at a malformed line or tree. stop: end with an error that names the line. skip: leave it out and count
     it."""

@@ -1,6 +1,6 @@
 """Read and write the files next to a text: the document of each sentence, and the source of each document.
 
-    STEM.docs             one line per sentence: the name of its document; a document is a run of equal lines
+    STEM.docs             one line per sentence: the name of its document; successive equal lines are one document
     STEM.documents.tsv    one row per document, in the order of STEM.docs: document, source, licence; no quoting
     STEM.speakers         one line per sentence: its speaker
     STEM.dropped.tsv      examples of what cleaning dropped and repaired
@@ -34,7 +34,7 @@ PARSE_RECORD_SUFFIX: Final = ".parse.json"
 COMPANION_SUFFIXES: Final = (
     DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX, FAILURES_SUFFIX, PARSE_RECORD_SUFFIX,
 )  # fmt: skip
-"""Files that describe one version of STEM.txt and STEM.mrg. They are outdated as soon as that version is replaced."""
+"""Files that describe STEM.txt and STEM.mrg. They are outdated as soon as STEM.txt or STEM.mrg is replaced."""
 NO_SPEAKER: Final = "-"
 """Line of STEM.speakers for a sentence whose speaker is unknown."""
 
@@ -101,7 +101,7 @@ def read_documents(path: Path, *, num_trees: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DocumentRuns:
-    """The documents of a STEM. Each document is a run of trees."""
+    """The documents of a STEM. The trees of a document follow one another."""
 
     numbers: NDArray[np.int32]
     """``[num_trees]``: index into ``documents`` for each tree, from 0."""
@@ -137,14 +137,14 @@ def _read_names(path: Path) -> Iterator[str]:
 
 
 def documents_array(documents: Iterable[Document]) -> NDArray[np.uint8]:
-    """Return a table of documents as the bytes of its TSV: Zarr arrays may be large, and Zarr attributes may not."""
+    """Return a table of documents as the bytes of its TSV. It is an array because Zarr attributes may not be large."""
     table = StringIO()
     write_document_table(table, documents)
     return np.frombuffer(table.getvalue().encode(), np.uint8)
 
 
 def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
-    """Return the documents of an array that ``documents_array`` made. Several may have the same name.
+    """Return the documents of an array that ``documents_array`` made. Several documents may have the same name.
 
     Raises:
         ValueError: If ``table`` is not such an array.
@@ -161,19 +161,19 @@ def wrong_length(names: Path, num_lines: int, num_trees: int) -> InputError:
 
 
 def find_companion(stem: Path, suffix: str) -> Path | None:
-    """Return the optional file ``STEM + suffix``, or its ``.gz``. Returns None if there is neither.
+    """Return the optional file ``STEM + suffix``, or its ``.gz``; None if neither file exists.
 
     Raises:
-        InputError: If there are both.
+        InputError: If both files exist.
     """
     exists = any(beside(stem, suffix + end).is_file() for end in ("", ".gz"))
     return find_file(stem, suffix) if exists else None
 
 
 def parsed_by(stem: Path) -> str:
-    """Return which parser made the trees of a STEM: "flat", or a parser and the sha256 of its model.
+    """Return what made the trees of a STEM: a parser with the sha256 of its model, or "flat" for flat trees.
 
-    Returns "" if there is no STEM.parse.json, which means that no parser made the trees.
+    The result is "" if there is no STEM.parse.json, which means that no parser made the trees.
 
     Raises:
         InputError: If STEM.parse.json is damaged.

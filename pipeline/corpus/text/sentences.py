@@ -1,29 +1,30 @@
 """Split English prose into sentences by rules. There is no model, and time is linear in the length of a paragraph.
 
-A sentence ends after a full stop, question mark, exclamation mark or ellipsis and the closing quotes and brackets that
-follow it. White space must come next, and then a word that can begin a sentence. The rules list the exceptions: after
-abbreviations and initials, inside brackets, and before a verb of saying. Sentences inside a quotation are split, as in
-treebanks. A text without capitals or full stops is not split at all. This module does not handle line ends. ``python -m
-benchmarks.splitting`` measures how often the rules agree with people.
+A sentence ends with a full stop, question mark, exclamation mark or ellipsis, together with the closing quotes and
+brackets that follow it. White space must come next, and then a word that can begin a sentence. There are exceptions: no
+sentence ends after certain abbreviations and initials, inside brackets, or before a verb of saying. Sentences inside a
+quotation are split, as in treebanks. A text without capitals or full stops is not split at all. This module does not
+handle line ends. ``python -m benchmarks.splitting`` measures how often the rules agree with people.
 """
 
 import re
 
 MAX_WORDS = 400
-"""Words of the longest sentence that is not cut. A parser reads at most 510 words, and each punctuation mark is one."""
+"""Words of the longest sentence that is not cut. A parser reads at most 510 words. To a parser, punctuation marks are
+words as well."""
 
 _OPENING = "\"'\u201c\u2018\u00ab([{\u2014\u2013*\u2022-"
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]}"
-# The stop, the closing marks after it, and white space. A note's number such as [12] belongs to the sentence before it.
+# The stop, the closing marks after it, and white space. A note's number, as in "end.[12]", belongs to the sentence.
 _STOP = re.compile(rf"([.!?\u2026]+)([{_CLOSING}]*)((?:\s?\[\d+\])*\s+)(?=\S)")
 _LAST_WORD = re.compile(r"[^\W_][\w.'\u2019]*$")
 _LAST_WORD_CHARS = 24
-"""Characters before a stop that are searched for its word. No abbreviation is longer."""
+"""Number of characters before a stop in which the word before it is searched. No abbreviation is longer."""
 _BRACKET = re.compile(r"[()\[\]]")
 _FIRST_WORD = re.compile(rf"[{re.escape(_OPENING)}\s]*([^\W_]+(?:['\u2019]\w+)?)?")
 _PAIRS = {")": "(", "]": "["}
 MAX_BRACKETED = 600
-"""Characters of the longest text in brackets. A bracket that stays open for longer counts as a mistake."""
+"""Characters of the longest text in brackets. A bracket that does not close within them is ignored as a mistake."""
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -39,14 +40,14 @@ _BEFORE_NUMBERS = _words(
     """no nos fig figs p pp vol vols ch chap sec sect eq eqs art par para app tab ref refs op ed eds n nn b d c
     lib bk ex ser supp suppl"""
 )
-"""Abbreviations that continue the sentence only if a number or a single letter follows."""
+"""Abbreviations that do not end the sentence if a number or a single letter follows."""
 _EITHER = _words(
     """etc inc ltd co corp bros dept univ assn jr sr esq ph.d m.d b.a m.a d.c a.m p.m u.s u.k u.n u.s.a e.u a.d b.c
     al ave blvd rd jan feb apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs hr hrs secs oz lb lbs
     cm mm km kg ml spp sp var subsp ind calif fla mich minn okla penn tenn tex wis"""
 )
-"""Abbreviations that end a sentence if the next word is in ``_STARTERS`` and does not begin a long name. Abbreviations
-that are also words or names, such as "in", "sun" or "Max", are not listed."""
+"""Abbreviations that end a sentence only if the next word is in ``_STARTERS`` and does not begin a long name.
+Abbreviations that are also words or names, such as "in", "sun" or "Max", are not listed."""
 _STARTERS = _words(
     """the a an this that these those it he she we you they i its his her our your their my there here in on at as if
     when while after before since because although though however but and so then thus yet for from with by to of what
@@ -70,9 +71,10 @@ _WEAK_PLACES = tuple(re.compile(p) for p in (r"[;:]\s+", r"\s*(?:--|\u2014)\s*",
 def split_sentences(paragraph: str) -> list[str]:
     """Return the sentences of a normalised paragraph, in order and without the spaces between them.
 
-    The sentences joined by single spaces are the paragraph. A piece without a letter or digit stays with the sentence
-    before it. Round and square brackets that close within ``MAX_BRACKETED`` characters are not split. But a bracket
-    that opens at the beginning of a sentence may hold whole sentences, and is split.
+    Joining the sentences with single spaces restores the paragraph. A piece without a letter or digit stays with the
+    sentence before it. Text in round or square brackets is not split if the bracket closes within ``MAX_BRACKETED``
+    characters. The exception is a bracket that opens at the beginning of a sentence. It may hold whole sentences, so
+    its text is split.
     """
     sentences: list[str] = []
     start = 0
@@ -91,8 +93,8 @@ def split_sentences(paragraph: str) -> list[str]:
 def split_long(sentence: str, max_words: int = MAX_WORDS) -> list[str]:
     """Return the sentence in pieces of at most ``max_words`` words.
 
-    A long sentence is first split into sentences. A piece that is still too long is cut near its middle: at a semicolon
-    or colon in its middle half, else at a dash, else at a comma, else at any space.
+    A long sentence is first split again with ``split_sentences``. A piece that is still too long is cut near its
+    middle: at a semicolon or colon in its middle half, else at a dash, else at a comma, else at any space.
     """
     if sentence.count(" ") < max_words:
         return [sentence]
@@ -145,7 +147,7 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
     stop, closing = match[1], match[2]
     following = _FIRST_WORD.match(text, match.end())
     word = following[1] if following else None
-    if word is None:  # only symbols follow
+    if word is None:  # only symbols come next
         return text[match.end()] not in ",;:.!?"
     if word[0].islower() and (word.islower() or stop != "."):  # "cDNA" and "iPhone" may begin a sentence
         return False

@@ -1,8 +1,8 @@
 """Normalise text, and read text files line by line with the position of every fault.
 
 Text is normalised once, when it is read. Teacher, student, trees and evaluation all see the string that
-``normalise_text`` returns. Normalisation keeps case, quotes, dashes and spelling. It changes only white space,
-invisible characters and the Unicode form. Everything else stays as it was written.
+``normalise_text`` returns. Normalisation changes only white space, invisible characters and the Unicode form.
+Everything else stays as it was written: case, quotes, dashes and spelling.
 """
 
 import gzip
@@ -17,11 +17,12 @@ from storage.errors import ConfigError, InputError
 from storage.files import beside
 
 OnError = Literal["stop", "skip"]
-"""What to do at a malformed line or tree. stop: end with an error that names it. skip: leave it out and count it."""
+"""What to do at a malformed line or tree. stop: end with an error that names its line. skip: leave it out and count
+it."""
 
 # Characters without a width of their own: controls that are not white space, format characters (joiners, marks of
-# direction, soft hyphens, tags, the byte order mark), fillers and variation selectors. A leaf that has only these
-# characters has no visible word.
+# direction, soft hyphens, tags, the byte order mark), fillers and variation selectors. A leaf of a tree that has only
+# these characters has no visible word.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f"
@@ -31,7 +32,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def normalise_text(text: str) -> str:
-    """Return ``text`` in NFC, without control and zero-width characters, with single spaces and none at the ends.
+    """Return ``text`` in NFC, without control and zero-width characters, with single spaces and no spaces at the ends.
 
     The function is idempotent. All white space (no-break spaces, tabs, line ends) becomes a space. A lone surrogate,
     which no UTF-8 file has, becomes U+FFFD, so that the result can always be encoded.
@@ -58,8 +59,8 @@ def escape_brackets(word: str) -> str:
 
 
 MAX_LINE_BYTES: Final = 1 << 24
-"""16 MiB, including the line end. No sentence, paragraph or tree is as long, and no novel either. Reading a longer line
-takes at most twice this amount of memory."""
+"""16 MiB, including the line end. No sentence, paragraph or tree is as long, not even a novel. Even a longer line takes
+at most twice this amount of memory to read."""
 
 
 class Line(NamedTuple):
@@ -86,7 +87,7 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
 
     Raises:
         InputError: If the file is missing, cannot be read, or is a damaged gzip file; or, if ``on_long`` is "stop", at
-            the first line that is too long. That error names the line.
+            the first line that is too long. The error for a long line names the line.
     """
     try:
         with path.open("rb") as raw:
@@ -164,7 +165,7 @@ def find_file(stem: Path, suffix: str) -> Path:
     """Return the path of the file ``STEM + suffix``, or of its ``.gz``.
 
     Raises:
-        InputError: If there is neither, or both.
+        InputError: If neither file exists, or both exist.
     """
     found = [path for end in ("", ".gz") if (path := beside(stem, suffix + end)).is_file()]
     if len(found) != 1:

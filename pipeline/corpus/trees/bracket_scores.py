@@ -9,25 +9,26 @@ multisets has the smaller count of each element.
     recall           Σ|G_m ∩ P_m| / Σ|G_m|
     F1               2 Σ|G_m ∩ P_m| / (Σ|G_m| + Σ|P_m|)                    the harmonic mean of both
     unlabelled F1    2 Σ|G°_m ∩ P°_m| / (Σ|G_m| + Σ|P_m|)
-    exact match      sentences with G_m = P_m, over M                      G°_m = P°_m for trees without labels
+    exact match      (number of sentences with G_m = P_m) / M              G°_m = P°_m for trees without labels
 
 The sentence F1 is the figure of unsupervised parsing, as Kim et al. (2019, URNNG) compute it. Let g_m and p_m be the
 *sets* of spans of two tokens or more, without the span of the whole sentence.
 
     sentence F1      mean over sentences of two tokens or more of  2 |g_m ∩ p_m| / (|g_m| + |p_m|)
 
-A sentence with neither gold nor predicted spans counts 1. A sentence with only gold or only predicted spans counts 0.
-Sentences of one token have no such span and are left out. ``num_without_spans`` counts sentences without gold spans.
+A sentence where both g_m and p_m are empty counts 1. A sentence where only one of them is empty counts 0. Sentences of
+one token are left out. ``num_without_spans`` counts the sentences where g_m is empty.
 
 A sentence without a parse has no predicted bracket. It lowers recall, is not an exact match, and its sentence F1 is 0.
 
 These are not the usual figures of the Penn Treebank, which EVALB computes with COLLINS.prm. EVALB removes words tagged
 as punctuation (comma, colon, quotes, full stop) before it counts spans. It lets ADVP match PRT, counts over words, and
 leaves out sentences that it cannot read. Here nothing is removed, a label matches only itself, and all sentences count.
-Spans over tokens instead of words do not change a gold bracket, but a predicted bracket can end inside a word.
+The spans here are over tokens. This does not change the gold brackets, but a predicted bracket can end inside a word.
 
-Do not compare figures of two treebanks, of annotated trees and a parser's trees, or of labelled and binary trees. The
-annotation decides how many brackets a sentence has (a binary tree over n tokens has n - 1), and so how easy they are.
+Do not compare the figures for two treebanks, for annotated trees and a parser's trees, or for labelled and binary
+trees. The annotation decides how many brackets a sentence has, and so how easy they are to predict. For example, a
+binary tree over n tokens has n - 1 brackets.
 """
 
 from collections import Counter
@@ -67,11 +68,11 @@ class ParseFigure:
     num_matched_spans: int
     """Σ|G°_m ∩ P°_m|: brackets in both if labels are ignored."""
     num_exact: int
-    """Sentences with the same brackets. For trees without labels, sentences with the same spans."""
+    """Sentences whose predicted brackets equal the gold brackets. For trees without labels, only spans are compared."""
     num_longer: int
     """Sentences of two tokens or more. The mean of the sentence F1 is over these sentences."""
     num_without_spans: int
-    """Sentences of ``num_longer`` whose gold tree has only trivial spans."""
+    """Sentences of two tokens or more whose gold tree has no span besides single tokens and the whole sentence."""
     total_sentence_f1: float
     """Sum of the F1 of the sentences of two tokens or more."""
 
@@ -97,7 +98,7 @@ class ParseFigure:
 
     @property
     def exact_match(self) -> float:
-        """Share of the sentences with the same brackets as the gold tree."""
+        """Share of the sentences whose predicted tree has the same brackets as the gold tree."""
         return self.num_exact / self.num_sentences
 
     @property

@@ -1,10 +1,10 @@
 """Rebuild running text from the words of a tree, for treebanks without their text.
 
 A treebank splits text in known ways (PTB tokenisation): ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``. The rules below
-undo this. They first decide how a word is spelt, and then whether a space comes before it. The rules are tables, and
-the first row that fits applies. Every row has an example, which a test runs. Some facts are lost and the rules cannot
-restore them: which quotes the text had, whether it was ``and/or`` or ``and / or``, and to which side a lone ``"``
-belongs.
+undo this. They first decide how a word is spelt, and then whether a space comes before it. The rules are in tables, and
+the first rule of a table that fits applies. Every rule has an example, which a test runs. The rules cannot restore what
+the treebank does not record: which quotes the text had, whether it was ``and/or`` or ``and / or``, and to which side a
+lone ``"`` belongs.
 
 ``match_words`` always finds the words of the tree in the rebuilt text, even if the rules get a space wrong.
 """
@@ -18,12 +18,12 @@ from typing import Final, Literal
 from pipeline.corpus.text.text_files import unescape_brackets
 
 Joins = Literal["before", "after", "both", "neither"]
-"""Sides of a word that have no space."""
+"""The sides of a word on which there is no space."""
 
 
 @dataclass(frozen=True, slots=True)
 class WordRule:
-    """The spaces around a word, as its spelling and its tag decide them."""
+    """Decide from the spelling and the tag of a word on which sides it has no space."""
 
     word: str
     """Regular expression for the whole word, as spelt in the text."""
@@ -38,7 +38,7 @@ class WordRule:
 
 @dataclass(frozen=True, slots=True)
 class ContextRule:
-    """The spaces around a word, as the words around it decide them. This rule overrides a ``WordRule``."""
+    """Decide from the words around a word on which sides it has no space. This rule overrides a ``WordRule``."""
 
     around: str
     """Regular expression for five ``word/TAG``: two before the word, the word itself, two after it."""
@@ -49,7 +49,7 @@ class ContextRule:
 
 @dataclass(frozen=True, slots=True)
 class PairRule:
-    """Two words without a space between them. This rule overrides the other rules."""
+    """Decide that there is no space between two words. This rule overrides the other kinds of rules."""
 
     left: str
     """Regular expression for the whole ``word/TAG`` of the first word."""
@@ -184,15 +184,15 @@ def _is_abbreviation(word: str) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def spell(word: str) -> str:
-    """Return a word of a treebank as text spells it: brackets and quotes as characters, ``/`` and ``*`` bare."""
+    """Return a word of a treebank as text spells it: brackets and quotes as characters, ``/`` and ``*`` unescaped."""
     return _ESCAPED.sub(r"\1", unescape_brackets(_SPELT.get(word, word)))
 
 
 def _retagged(spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
     """Return the tags, with an opening or closing tag for each ``"``, and ``[,]`` for a comma in square brackets.
 
-    An even number of ``"`` opens and closes by turns. In an odd number, a ``"`` that is the first word opens, a ``"``
-    that is the last word closes, and the others keep their tags.
+    If the number of ``"`` is even, they open and close by turns. If it is odd, a ``"`` that is the first word opens and
+    a ``"`` that is the last word closes. Any other ``"`` keeps its tag if the tag is an opening or closing tag.
     """
     found = list(tags)
     quotes = [i for i, word in enumerate(spelt) if word == '"']

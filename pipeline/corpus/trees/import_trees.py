@@ -1,7 +1,7 @@
-"""Import bracketed treebanks, with or without raw text, as OUT.mrg and OUT.txt. Their line n is the same sentence.
+"""Import bracketed treebanks, with or without raw text, as OUT.mrg and OUT.txt. Line n of both is the same sentence.
 
-The sources become a list of tree files, each with its text, if there is one. A tree file from a folder is one document.
-For other tree files, a second file may give the document name of each tree.
+All tree files of the sources are listed, each with its text if there is a text. A tree file from a folder is one
+document. For a tree file that is a source itself, another file may give the document name of each tree.
 """
 
 from collections import Counter
@@ -40,8 +40,8 @@ def import_trees(
     document. Then ``OUT.docs`` and ``OUT.documents.tsv`` are written too.
 
     The old files of OUT stay until all new files are on disk under temporary names. Then the old ``OUT.mrg`` and its
-    companions are deleted, and the new files get their names, ``OUT.mrg`` last. So a kill can leave OUT without trees,
-    which no command accepts, but never new trees next to an old text.
+    companions are deleted, and the new files get their names, ``OUT.mrg`` last. So a kill can leave an OUT without
+    trees, which no command accepts, but it never leaves new trees next to an old text.
 
     Args:
         sources: Files of trees, plain or gzipped, or folders of such files, in this order.
@@ -51,8 +51,8 @@ def import_trees(
 
     Returns:
         ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files`` read, ``passed_over`` by
-        reason, ``format``; ``texts``: how many kept sentences had their text given, and how many rebuilt;
-        ``num_other_parses`` of n-best lists.
+        reason, ``format``; ``texts``: for how many kept sentences the text was given, and for how many it was rebuilt;
+        ``num_other_parses``: how many parses of n-best lists were left out.
 
     Raises:
         ConfigError: If there are not as many texts or files of names as sources, options do not go together, or an
@@ -122,10 +122,10 @@ class _DocumentWriter:
         self._last: tuple[Path | None, str] = (None, "")
 
     def write(self, source: _Input, kept: Sequence[int], *, num_trees: int) -> None:
-        """Write the document names of the trees ``kept`` of one file.
+        """Write the document names of the trees of one file that were kept.
 
         Raises:
-            InputError: If its file of names is malformed, or a name has no row in the table.
+            InputError: If the file of document names is malformed, or a name has no row in the table.
         """
         if not self._files:
             return
@@ -204,7 +204,7 @@ def _check_names(inputs: Sequence[_Input]) -> None:
     """Check that no two files are the same document.
 
     Raises:
-        InputError: If two files are. The error names both.
+        InputError: If two files are the same document. The error names both files.
     """
     paths: dict[str, Path] = {}
     for source in inputs:

@@ -1,9 +1,9 @@
 """Find each word of a tree in the raw text.
 
-Words are matched by their characters, and white space is ignored on both sides. Treebanks write some characters in
-their own way: ``-LRB-`` for a bracket, also inside a token; `` `` `` and ``''`` for quotes; ``--`` for a dash. They
-also contain markup that was never in the text (``<disfluency>``), which is skipped. The text is never changed to fit
-the tree.
+Words are matched by their characters. White space in words and text is ignored. Treebanks write some characters in
+their own way: ``-LRB-`` for a bracket, also inside a word; `` `` `` and ``''`` for quotes; ``--`` for a dash. They also
+contain markup that was never in the text (``<disfluency>``), which is skipped. The text is never changed to fit the
+tree.
 """
 
 import re
@@ -36,10 +36,10 @@ Span = tuple[int, int]
 
 
 def match_words(tree: Tree, text: str) -> list[Span | None] | None:
-    """Return the span of each word in a normalised text, or None if the words are not the words of the text.
+    """Return the span of each word in a normalised text, or None if tree and text do not have the same words.
 
-    The span of a word is None if the word is markup (its tag is in ``MARKUP_TAGS``) and the text does not have it. The
-    other spans are in order and cover every character except the spaces between them.
+    The span of a word is None if the word is markup (its tag is in ``MARKUP_TAGS``) and does not occur in the text. The
+    other spans are in order and cover every character of the text except the spaces between words.
     """
     spans: list[Span | None] = []
     at = 0
@@ -59,9 +59,9 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
 def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
     """Match all words, and try all spellings of each character.
 
-    A spelling may have several lengths (dashes), so the words up to here may end at several positions. These possible
-    ends are kept, the likeliest first, and each with one way to reach it. So time grows with the number of ends, and
-    not with the number of ways.
+    A dash may have several lengths in the text, so the words matched so far may end at several positions. All these
+    positions are kept, the likeliest first. Of the ways to reach a position, only one is kept. So time grows with the
+    number of positions, and not with the number of ways.
     """
     ends: dict[int, _Reached | None] = {0: None}
     for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):

@@ -1,9 +1,10 @@
-"""Read a file of trees and a file of text with the same sentences, and pair and normalise them.
+"""Read a file of trees and a file of text with the same sentences; pair each tree with its text and normalise both.
 
-If a treebank has no text, the text is rebuilt from the words. There may be one tree per line, or trees spread over
-lines as in the Penn Treebank's ``.mrg`` files; the first lines of a file show which. In both cases an error names the
-first line of a broken tree. A broken tree does not affect other trees, so trees and text stay aligned. Files are read
-once. If the text has blank lines, a second pass counts trees and lines. No file is ever in memory as a whole.
+If a treebank has no text, the text is rebuilt from the words. A file has one tree per line, or its trees go over
+several lines as in the Penn Treebank's ``.mrg`` files. The first lines of the file show which it is. In both cases an
+error names the first line of a broken tree. A broken tree does not affect other trees, so trees and text stay aligned.
+Files are read once. If the text has blank lines, a second pass counts trees and lines. No file is ever in memory as a
+whole.
 """
 
 import re
@@ -67,7 +68,7 @@ class Sentence:
     text: str
     tree: Tree
     spans: list[Span]
-    """Span in ``text`` of each word of the tree. They cover all characters except spaces between words."""
+    """Span in ``text`` of each word of the tree. The spans cover all characters except the spaces between words."""
 
 
 class RawTree(NamedTuple):
@@ -80,7 +81,7 @@ class RawTree(NamedTuple):
     fault: str = ""
     """Why the text cannot be parsed: ``NOT_UTF8``, ``TOO_LONG`` or another reason to count by."""
     num_other_parses: int = 0
-    """Further trees of the same sentence in the file, which are left out."""
+    """Number of other trees of the same sentence in the file. These trees are left out."""
 
 
 NOT_UTF8: Final = "not UTF-8"
@@ -91,7 +92,7 @@ _FAULTS: Final = {
     TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
 }
 Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
-"""Function that yields the trees of a file, and the pieces that should be trees."""
+"""Function that yields the trees of a file, and the pieces that should be trees but are not."""
 
 
 def looks_like_trees(line: str) -> bool:
@@ -108,22 +109,23 @@ class RawPair(NamedTuple):
     """A tree, not parsed yet, and its text."""
 
     number: int
-    """Number of the tree, from 0. Trees of files read before count too."""
+    """Number of the tree, from 0. The trees of files that were read earlier are included in the count."""
     raw: RawTree
     text: str | None
     """Normalised text. None if the line is not UTF-8 or too long."""
 
 
 def read_raw_trees(path: Path) -> Iterator[RawTree]:
-    """Yield each tree of a file, and each piece that should be a tree. Nothing is parsed yet.
+    """Yield each tree of a file, and each piece that should be a tree but is not. Nothing is parsed yet.
 
-    A tree ends where its brackets close. If the file indents continuation lines, a tree whose brackets do not close
-    ends before the next line that begins with a bracket at the margin. If the file indents no line, each line is a
-    piece. The exception is a file in which most lines are not whole trees, and yet brackets close in later lines.
+    A file is read in one of three ways. If it indents continuation lines, a tree ends where its brackets close. A tree
+    whose brackets never close ends before the next line that begins with a bracket at the margin. If no line is
+    indented, but most lines are not whole trees and their brackets close in later lines, a tree ends where its brackets
+    close. In any other file, each line is a tree.
 
     Raises:
         InputError: If the file cannot be read, is empty, or is running text. It is running text if nearly all of its
-            first 2,000 lines have no bracket.
+            first 2,000 lines are without a bracket.
     """
     head, rest, is_all = _sniff(read_lines(path, "skip"), path)
     texts = [line.text for line in head if line.is_whole]
@@ -142,13 +144,13 @@ def read_sentences(
 ) -> Iterator[Sentence]:
     """Yield the sentences of a treebank and its raw text, normalised. ``counts`` is updated.
 
-    A tree is always dropped and counted if it has no words, or if its words are not the words of its line of text. If
+    A tree is dropped and counted if it has no words, or if its words are not the words of its line of text. If
     ``on_error`` is "skip", pieces that are not trees and lines that are not UTF-8 are dropped and counted too.
 
     Args:
         trees: Trees in brackets, plain or gzipped.
-        texts: One line for each tree. Blank lines are skipped if the lines with text are as many as the trees. None:
-            the text is rebuilt from the words of each tree (see ``detokenisation``), without markup.
+        texts: One line for each tree. Blank lines are skipped if there are as many lines with text as trees. If this is
+            None, the text is rebuilt from the words of each tree without markup (see ``detokenisation``).
         on_error: What to do at a malformed line.
         counts: Updated with each tree.
         read: Function that reads ``trees``.
@@ -168,8 +170,8 @@ def read_pairs(
 ) -> Iterator[RawPair]:
     """Yield each tree of a treebank, not parsed yet, with its line of text. Trees are numbered from ``first``.
 
-    The files are read once, side by side. At the first blank line of text, both files are also counted, because the
-    counts say whether blank lines belong to trees.
+    The files are read once, side by side. At the first blank line of text, the trees and lines of both files are
+    counted, because the counts show whether a blank line is the text of a tree.
 
     Raises:
         InputError: As ``read_sentences``, except for malformed trees.
@@ -278,7 +280,7 @@ def _rebuilt(tree: Tree) -> tuple[str, list[Span | None] | None]:
 
 
 def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
-    """Count trees and lines of text. Return whether blank lines of text belong to trees too.
+    """Count trees and lines of text. Return whether a blank line of text also stands for the text of a tree.
 
     Raises:
         InputError: If trees and lines of text cannot be paired one to one.

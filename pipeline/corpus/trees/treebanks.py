@@ -6,7 +6,7 @@ A source is a file or a folder. Its format is one of
     bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, one tree per line, or n-best lists
     brackets   any other files of trees in brackets
 
-Only the first lines of files are read to find them. Files that are passed over are counted by reason.
+To find files of trees, only the first lines of each file are read. Files that are passed over are counted by reason.
 docs/treebanks.md lists the assumptions about each format.
 """
 
@@ -43,7 +43,7 @@ class TreeFile:
     read: Read
     """Function that yields the trees of the file."""
     format: str
-    """Format in which it is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
+    """Format in which the file is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
     """Path relative to the source, without ``.gz`` and without a suffix of ``TREE_SUFFIXES``."""
     document: Document | None
@@ -57,9 +57,9 @@ def find_trees(
 
     Args:
         source: A file, or a folder that is searched to any depth.
-        wanted: The format. "auto" detects it. A folder is ptb if it has files such as ``wsj_0201.mrg``; else brackets
-            if it has files with a suffix of ``TREE_SUFFIXES``; else bllip if its files begin like bllip. A file is
-            bllip if it begins with an n-best list or a root ``S1``, and else brackets.
+        wanted: The format. "auto" detects it. A file is bllip if it begins with an n-best list or a root ``S1``, and
+            else brackets. A folder is ptb if it has files such as ``wsj_0201.mrg``; else brackets if it has files with
+            a suffix of ``TREE_SUFFIXES``; else bllip if it has files that begin as a bllip file does.
         sections: Sections of the Wall Street Journal to read. The section of a file is the first two digits of its
             number, or its folder. All other files are passed over.
 
@@ -129,12 +129,13 @@ def read_ptb(path: Path) -> Iterator[RawTree]:
 
 
 def read_n_best(path: Path) -> Iterator[RawTree]:
-    """Yield the best parse of each sentence of a file of n-best lists, and how many other parses it has.
+    """Yield the best parse of each sentence of a file of n-best lists, and how many other parses the sentence has.
 
     A list begins with a line that has the number of parses and the name of the sentence. Then each parse has a line
-    with its score and a line with its tree. Blank lines are ignored. If a line has two scores, the first one counts:
-    the reranker's score comes before the parser's. The best parse has the highest score, and comes first among equal
-    scores. A list that does not follow this format is one piece, up to the first line of the next list.
+    with its score and a line with its tree. Blank lines are ignored. A line may have two scores, the reranker's and
+    then the parser's; only the first score counts. The best parse has the highest score. Among equal scores, the parse
+    that comes first in the list is the best. A list that does not follow this format is yielded as one faulty piece,
+    which ends before the first line of the next list.
 
     Raises:
         InputError: If the file cannot be read.

@@ -1,9 +1,10 @@
 """Read constituency trees from brackets, and represent them as labelled spans.
 
 A tree has words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order in
-which they open, which is enough to rebuild the tree: of two phrases with the same span, the one that opens first is on
-top. So removing words, collapsing chains and fitting phrases to tokens are loops over short tuples, and deep nesting
-needs no recursion. Spans cannot tell where an empty phrase is, but normalisation removes empty phrases anyway.
+which they open. This order is enough to rebuild the tree: if two phrases have the same span, the first of them is above
+the second. So removing words, collapsing chains and fitting phrases to tokens are loops over short tuples, and deep
+nesting needs no recursion. A span does not say which phrase an empty phrase is in, but normalisation removes empty
+phrases anyway.
 
 A part-of-speech tag is not a phrase. It belongs to its word.
 """
@@ -30,7 +31,7 @@ TokenPhrase: TypeAlias = tuple[int, int, int]
 
 
 class MalformedTreeError(InputError):
-    """A piece of a file is not a tree. ``reason`` is one of a few categories, to count errors by."""
+    """A piece of a file is not a tree. ``reason`` is one of a few categories, by which errors are counted."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -95,9 +96,9 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     """Return the tree that models see. The function is idempotent.
 
     Traces and the words with the indices ``without`` are removed, and then phrases without words. Function tags and
-    indices are stripped. X directly over a single X becomes one X; other unary chains stay. The root is ``TOP``. A
-    bracket inside the tree without a label, or with a label of ``ROOT_NAMES``, is removed, and its children go to the
-    phrase above.
+    indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains stay.
+    The root is ``TOP``. A phrase inside the tree that has no label, or a label of ``ROOT_NAMES``, is removed, and its
+    children go to the phrase above.
 
     Raises:
         MalformedTreeError: If no word is left.
