@@ -177,7 +177,7 @@ class SeedDifference:
     interval: Interval | None
     """Interval of the difference; None if either set has only one seed."""
     is_paired: bool
-    """Whether both sets have the same seeds. Then the interval is of the differences seed by seed, else Welch's."""
+    """Whether both sets have the same seeds. If so, the interval is of the differences for each seed, else Welch's."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
@@ -258,7 +258,7 @@ def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
-    """Return P(|sum s d| >= |sum d|) over all flips, or 1e-12 if it is smaller, because rounding errors hide it then.
+    """Return P(|sum s d| >= |sum d|) over all flips, but at least 1e-12, because rounding errors hide smaller values.
 
     The characteristic function of the sum is the product of cos(t d). It is evaluated on a lattice that contains all
     sums, and transformed back.

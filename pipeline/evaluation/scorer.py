@@ -89,8 +89,8 @@ def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_position
         return
     if num_beyond := int((np.asarray(lengths) + 1 > num_trained_positions).sum()):
         log.warning(
-            "%d of %d sentences have more than the %d positions that training ever had: the probabilities of the "
-            "tokens beyond are meaningless; leave these sentences out, or train with longer sentences",
+            "%d of %d sentences have more than the %d positions that were trained: the probabilities of the tokens "
+            "after that are meaningless; leave these sentences out, or train with longer sentences",
             num_beyond,
             len(lengths),
             num_trained_positions,

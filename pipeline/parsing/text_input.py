@@ -136,15 +136,18 @@ def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | Non
     if any(found) and not all(found):
         without = [str(path) for path, file in zip(texts, found, strict=True) if file is None]
         raise InputError(
-            f"{', '.join(without)}: no {DOCS_SUFFIX} next to it, but others have one; expected all to name their "
-            "documents, or none. Parse them apart"
+            f"{', '.join(without)}: no {DOCS_SUFFIX} next to it, but others have one; expected such a file for "
+            "all texts or for none. Parse them in separate commands"
         )
     if len(found) > 1:
         seen: dict[str | None, Path] = {}
         for file in filter(None, found):
             for name in set(read_texts(file)):
                 if (other := seen.setdefault(name, file)) is not file:
-                    raise InputError(f"{file}: document {name!r} is in {other} too; rename one, or parse them apart")
+                    raise InputError(
+                        f"{file}: document {name!r} is in {other} too; rename one, or "
+                        "parse the texts in separate commands"
+                    )
     return found
 
 

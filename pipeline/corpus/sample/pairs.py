@@ -48,9 +48,9 @@ class Paradigm:
     """Critical word → its replacement."""
     templates: tuple[str, ...]
     one_prefix: bool = True
-    """True if the sentences are equal up to the critical word. Then the conditional probabilities of the two critical
-    words can be compared. False if the words before differ and the critical word is the same (BLiMP's two-prefix
-    method)."""
+    """Which of BLiMP's methods can compare the sentences. True: they are equal up to the replaced word, so its
+    probability given the words before it decides. False: a later word decides. It is the same in both sentences, but
+    the words before it differ (the two-prefix method)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,8 @@
 """Define the rules of each source of BabyLM, 2023 and 2024/25: the text of a line, its speaker, where documents begin.
 
 A rule removes only what the file format added: tags, codes, entities, spaces before punctuation marks. Rules do not
-change case and do not judge a sentence by its contents. They correct only one recognition error: a letter *l* that
-should be *I*. A line without language is dropped with a reason, and each change by a rule is counted under its reason.
+change case and do not judge a sentence by its contents. They correct only one misread letter: an *l* that should be
+*I*. A line without language is dropped with a reason, and each change by a rule is counted under its reason.
 Successive lines of a file may come from different places of the original, because the releases were sampled in blocks
 of some thousand lines, and nothing marks where a block begins.
 """

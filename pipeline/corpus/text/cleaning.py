@@ -74,8 +74,8 @@ def clean_texts(
     Args:
         texts: Files, plain or gzipped, or folders: all files below a folder except hidden ones, ordered by name.
         out_stem: OUT. Its folder is created.
-        config: Source, licence and what to do at an error. The source is a name of ``SOURCES``, which holds for all
-            files, or "babylm". With "babylm", the name of each file tells its source.
+        config: Source, licence and what to do at an error. The source is a name of ``SOURCES``, for all files, or
+            "babylm". With "babylm", the name of each file is the name of its BabyLM source.
         progress: Called with the number of lines read since the last call.
 
     Returns:

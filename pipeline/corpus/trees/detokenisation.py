@@ -192,7 +192,8 @@ def _retagged(spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
     """Return the tags, with an opening or closing tag for each ``"``, and ``[,]`` for a comma in square brackets.
 
     If the number of ``"`` is even, they open and close by turns. If it is odd, a ``"`` that is the first word opens and
-    a ``"`` that is the last word closes. Any other ``"`` keeps its tag if the tag is an opening or closing tag.
+    a ``"`` that is the last word closes. Any other ``"`` keeps its tag if the tag is an opening or closing tag, and
+    else opens or closes by turns.
     """
     found = list(tags)
     quotes = [i for i, word in enumerate(spelt) if word == '"']

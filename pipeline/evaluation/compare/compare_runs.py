@@ -133,7 +133,7 @@ def _check_tokenizers(found: _Scores) -> None:
             other = first.setdefault((benchmark.subject, benchmark.conventions), scores)
             if (expected := other.benchmark.tokenizer) != benchmark.tokenizer:
                 raise FingerprintMismatchError(
-                    f"{scores.path}: tokenizer is {benchmark.tokenizer[:12]}, but that of {other.path} is "
+                    f"{scores.path}: tokenizer is {benchmark.tokenizer[:12]}, but the tokenizer of {other.path} is "
                     f"{expected[:12]}; nats per token are comparable only with one tokenizer: give --normaliser word "
                     "or byte"
                 )

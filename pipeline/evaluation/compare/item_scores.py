@@ -118,7 +118,7 @@ class ItemScores:
         )
         if not same:
             raise InputError(
-                f"{self.path}: not the items of {other.path}, expected the same ones of {self.benchmark.title}; "
+                f"{self.path}: not the items of {other.path}, expected the same for {self.benchmark.title}; "
                 f"evaluate both again: {self.command}"
             )
 

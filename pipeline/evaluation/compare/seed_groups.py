@@ -55,7 +55,7 @@ class SeedGroup:
     kind: str
     """``student`` or ``teacher``."""
     settings: str
-    """The options in which the group differs from other groups of its kind; empty if there is no other group."""
+    """The settings in which the group differs from other groups of its kind; empty if there is no other group."""
     runs: Mapping[int, RunRecord]
     """By seed, ascending."""
 

@@ -1,6 +1,6 @@
 """Test the differences between seed groups on the same items, and correct for the number of tests.
 
-A difference depends on the items and on the trainings, so there is a test for each:
+A difference depends on the items and on the trainings. There is a test for each, and a difference has to pass both:
 
     over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
                      unit i. The mean of d_i gets a bootstrap interval and a permutation test that flips signs. They
@@ -9,13 +9,12 @@ A difference depends on the items and on the trainings, so there is a test for e
                      show the same difference.
 
 For an overall figure, a term or a field, a unit is a whole paradigm or suite, and all units have the same weight. The
-items of a paradigm come from one template. Two trainings of one seed group differ by chance on whole paradigms, more
-than on single items. A test that treated items as independent would call these chance differences real. The bootstrap
-draws whole paradigms and no items within them, because the mean of a paradigm already carries the variation of its
-items (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). U paradigms have only 2^U flips,
-so with fewer than six paradigms the p-value can never reach 0.05. For a single paradigm or suite, a unit is an item,
-and the test is only about this template. For a perplexity, a unit is a sentence, even if several sentences belong to
-one document.
+items of a paradigm come from one template, so by chance even two trainings of one seed group differ on whole paradigms.
+A test that treated items as independent would call such differences real. The bootstrap draws whole paradigms and no
+items within them, because the mean of a paradigm already carries the variation of its items (Davison and Hinkley 1997,
+Bootstrap Methods and their Application, section 3.8). U paradigms have only 2^U flips, so with fewer than six paradigms
+the p-value can never reach 0.05. For a single paradigm or suite, a unit is an item, and the test is only about this
+template. For a perplexity, a unit is a sentence, even if several sentences belong to one document.
 
 The intervals over items and the p-values are about these trainings and not about other seeds. With one seed per group
 there is no interval over trainings. Holm's correction adjusts the p-values of all pairs of seed groups together. In a
@@ -107,7 +106,7 @@ class PairComparison:
 
 
 def better_of(difference: Difference, *, more_is_better: bool) -> Better:
-    """Return which seed group is better, or "neither" if the tests do not show it.
+    """Return which seed group is better, or "neither" if the tests do not show a difference.
 
     A group is better if the adjusted p-value over items is at most 0.05 and the 95 % interval over seeds excludes 0. If
     either group has a single seed, there is no interval over seeds, and the p-value alone decides. Then the answer is
