@@ -33,8 +33,8 @@ from storage.fingerprints import FileDigest
 from storage.locations import Location, as_folder
 
 MAX_GOLD_DIFFERENCE = 0.01
-"""Bound in nats. With a trained teacher of 128 dimensions, another order of sums moves the log-probability of a gold
-token by at most 1e-6. Weights cut to TF32's 10 bits move it by 7e-4, and weights cut to bfloat16's 7 bits by 6e-3.
+"""Bound in nats. With a trained teacher of 128 dimensions, another order of summation moves the log-probability of a
+gold token by at most 1e-6. Weights cut to TF32's 10 bits move it by 7e-4, and weights cut to bfloat16's 7 bits by 6e-3.
 Draws and float16 do not affect gold_logp, so the bound does not allow for them."""
 _REMEDY = "The dump was altered after it was computed, or its writer failed. Delete it and dump again"
 
@@ -167,7 +167,7 @@ def _altered(
     *,
     where: str,
 ) -> str | None:
-    """Return the first file of a shard that differs from the recomputed one, and how; None if none differs."""
+    """Return the first file of a shard that differs from the recomputed file, and how; None if all files are equal."""
     for spec, data in encoded(rows, schema, entry.shard, where=where):
         digest = FileDigest.of_bytes(data)
         if digest != entry.files[spec.name]:
@@ -207,7 +207,7 @@ class _Compared:
         self.num_agreeing += len(at_mine)
 
     def _used(self, rows: Positions) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """Return the used ids, as numbers that are unique across positions, and their log-probabilities."""
+        """Return the ids in use, as numbers that are unique across positions, and their log-probabilities."""
         is_used = rows.ids < self._vocab_size
         numbers = np.arange(len(rows), dtype=np.int64)[:, None] * self._vocab_size + rows.ids
         return numbers[is_used], rows.logp[is_used]

@@ -31,7 +31,7 @@ class Cost:
     kind: str
     """``teacher``, ``dump`` or ``student``."""
     starts: Sequence[Row]
-    """Events of its history: each start of a run, or each begin of a dump."""
+    """Events of the history: each ``start`` of a run, or each ``begin`` of a dump."""
     devices: Sequence[str]
     steps: float | None = None
     positions: float | None
@@ -112,7 +112,7 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the time from each begin to its complete, or None, and whether every begin has its complete."""
+    """Return the total time from begins to completes, or None; and whether each begin has its complete."""
     seconds, begun, is_whole = None, None, True
     for event in history:
         at = _time(event)

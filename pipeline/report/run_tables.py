@@ -217,7 +217,7 @@ def _perplexity_rows(reported: ReportedRuns) -> list[Cells]:
 def _settings_table(reported: ReportedRuns, kind: str) -> Table | None:
     """Return the settings in which runs of a kind differ, or None for fewer than two runs.
 
-    There is one row per setting; if there are more runs than settings, one row per run.
+    The table has one row per setting or, if there are more runs than settings, one row per run.
     """
     runs = reported.of_kind(kind)
     if len(runs) < 2:
@@ -241,9 +241,9 @@ def _settings_table(reported: ReportedRuns, kind: str) -> Table | None:
 def _accuracy_columns(
     runs: Sequence[RunRecord], accuracies: Mapping[str, tuple[float | None, PairCounts | ItemCounts]]
 ) -> dict[str, Sequence[AnyCell]]:
-    """Return the mean share right, with the share of all items as a note, and the ties.
+    """Return the mean share of right answers, with the share over all items as a note, and the ties.
 
-    ``accuracies`` has the mean share and the counts of all items by the run's name.
+    ``accuracies`` maps the name of a run to its mean share and its counts over all items.
     """
     cells: dict[str, tuple[AnyCell, AnyCell]] = {}
     for name, (mean, counts) in accuracies.items():

@@ -19,7 +19,7 @@ DEPTH = 2
 
 
 class ReadAhead(Generic[Item]):
-    """Iterate over ``items``, which one thread makes a few ahead of the consumer. A context manager ends the thread.
+    """Iterate over ``items``. One thread makes them a few ahead of the consumer, and ends with the context.
 
     If making an item raises an exception, the consumer gets the exception in place of that item.
     """

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 256
-"""Rows at a time on a CPU: 256 x 12,000 float32 logits are 12 MB. Fewer rows make the products slow, and more rows do
-not fit into the cache. Of 128, 256, 512 and 1,024 rows, 256 is the fastest at D = 256 and as fast as 512 at D = 650."""
+"""Rows at a time on a CPU: 256 x 12,000 float32 logits are 12 MB. Fewer rows make the matrix products slow, and more
+rows do not fit into the cache. Of 128, 256, 512 and 1,024 rows, 256 rows are the fastest at D = 256, and as fast as 512
+rows at D = 650."""
 CHUNK_ROWS_GPU = 4096
 """Rows at a time on other devices: 200 MB of logits, a few kernel launches per batch."""
 
@@ -106,9 +107,9 @@ def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the type of products under autocast on a device; None if autocast is off, or the device has none.
+    """Return the type of products under autocast on a device; None if autocast is off or not supported.
 
-    For functions with their own backward pass, which must choose the type of their products themselves.
+    Functions with their own backward pass need this, because they must choose the type of their products themselves.
     """
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return None

@@ -95,9 +95,9 @@ class StepBatch:
     """Index of the batch in its epoch, from 0."""
     batch: Batch
     opens_step: bool
-    """Whether it is the first batch of its step."""
+    """Whether the batch is the first of its step."""
     closes_step: bool
-    """Whether it is the last batch of its step."""
+    """Whether the batch is the last of its step."""
     num_positions_step: int
     """Positions of all batches of the step, over all ranks."""
     num_words: int
