@@ -331,7 +331,7 @@ def train_student(data: Place, dump: Place | None, out: Path, values: Values) ->
 def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
-    Each command writes MODEL/results/NAME.json, and one line per item next to it. A teacher reads sentences without
+    Each command writes MODEL/results/NAME.json, and one line per item next to it. A teacher scores sentences without
     trees by beam search.
     """
 
@@ -438,7 +438,7 @@ def parses(teacher: Path, trees: Path, values: Values) -> None:
 @click.argument("out", type=PATH)
 @click.option("--checkpoint", "which", default="best", show_default=True, help="Which checkpoint of the run to export.")
 @click.option(
-    "--all-checkpoints", is_flag=True, help="Write OUT/main, and OUT/chck_1M and so on for the --word-checkpoints."
+    "--all-checkpoints", is_flag=True, help="Write OUT/main, and one folder per word checkpoint: OUT/chck_1M and so on."
 )
 @json_option
 def export(run: Path, out: Path, which: str, all_checkpoints: bool) -> None:
@@ -480,8 +480,8 @@ def compare(runs: tuple[Path, ...], values: Values) -> None:
 
     The groups are compared on every benchmark that all runs were evaluated on. For each group the command prints the
     mean over seeds. For each pair of groups it prints the difference on the same items with its interval, its p-value,
-    its p-value corrected for the number of tests, and the interval over seeds. It calls one group better only if both
-    the corrected test and the seeds agree.
+    its p-value corrected for the number of tests, and the interval over seeds. It calls one group better only if the
+    corrected test and the interval over seeds agree.
 
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*

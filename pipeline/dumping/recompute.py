@@ -53,7 +53,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
         their files are identical, byte for byte. ``computation_differences``: the settings that can change bits and
         differ, key → values under ``dump`` and ``here``. ``max_differences``: largest absolute differences in nats of
         ``gold_logp``, ``tail``, ``logz``, and ``logp`` of ids that agree. ``share_of_ids_that_agree``: share of the
-        dump's ids that the recomputed row of the same position has too; None if there are no positions.
+        dump's ids that are also in the recomputed row of the same position; None if there are no positions.
 
     Raises:
         FingerprintMismatchError: As `check_origin`.
@@ -67,7 +67,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
     differences = _differences(dump, schema, job.schema)
     reader, offsets = DumpReader(dump), job.split.position_offsets
     if not np.array_equal(reader.offsets, offsets):
-        raise CorruptStoreError(f"{dump}: array offsets: not those of the dataset's sentences. {_REMEDY}")
+        raise CorruptStoreError(f"{dump}: array offsets: does not match the dataset's sentences. {_REMEDY}")
     generator = np.random.default_rng(seed)
     total = schema.layout.num_shards
     shards = sorted(generator.choice(total, min(num_shards, total), replace=False).tolist())

@@ -145,9 +145,9 @@ def _draws_of_block(outside: Tensor, num_draws: int, generator: torch.Generator)
 
     The sums are float64. torch.multinomial keeps float32 sums, which near 1 are multiples of 6e-8. Of 12,000 tokens
     (normal logits, deviation 2.5), 194 could then never be drawn, and some above 1e-7 were up to 20 % too frequent or
-    too rare. Of 11,999 tokens with probability 2e-8 next to one with 1, none was drawn; 4,800 draws were expected.
-    torch.multinomial in float64 gives the same draws on a CPU but is slower. On a GPU its uniform numbers have only
-    float32's digits.
+    too rare. If one token had probability 1 and 11,999 others had 2e-8, none of the others was drawn, although 4,800
+    draws of them were expected. torch.multinomial in float64 gives the same draws on a CPU but is slower. On a GPU its
+    uniform numbers have only float32's digits.
     """
     largest = outside.amax(1, keepdim=True)
     shifted = outside - largest.clamp(min=torch.finfo(outside.dtype).min)  # a row of -inf stays -inf

@@ -17,9 +17,9 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cell, Cells, Number, Table, duration, size
 
 _COST_NOTE: Final = (
-    "The time of a run is that of training with its evaluations on dev, over all its starts; positions/s is the mean "
-    "over that time. The time of a dump comes from its history, if the history is still next to the dump. Sources: "
-    "run.json, metrics.jsonl and history.jsonl of each run. The commands are under Runs."
+    "The time of a run is its training time with evaluations on dev, summed over all its starts. positions/s is the "
+    "mean over this time. The time of a dump comes from its history, if the history is still next to the dump. "
+    "Sources: run.json, metrics.jsonl and history.jsonl of each run. The commands are under Runs."
 )
 
 

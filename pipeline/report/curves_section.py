@@ -98,8 +98,8 @@ def _teacher_curves(reported: ReportedRuns) -> list[Plot]:
                 for line in lines
             ]
             caption = (
-                "The joint loss is the sum of the other two losses. None is comparable with a student\u2019s loss, "
-                "because the teacher is given the tree. "
+                "The joint loss is the sum of the other two losses. None of the three is comparable with a "
+                "student\u2019s loss, because the teacher is given the tree. "
             )
             plots.append(_curve_plot(reported, f"teacher-{number}", f"Teacher {run.name}", lines, key, [], caption))
     return plots

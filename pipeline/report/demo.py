@@ -71,7 +71,7 @@ def run_demo(out: Path) -> None:
 def closing_table(runs: list[Path], *, split: str) -> str:
     """Return a table of perplexities on a split and minimal-pair accuracies.
 
-    The first row is the floor. Then there is one row per run and distribution.
+    The first row is the floor, if it was recorded. Then there is one row per run and distribution.
     """
     rows: list[tuple[object, ...]] = []
     floor: PerplexityFigure | None = None

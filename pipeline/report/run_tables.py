@@ -48,8 +48,8 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
 }
 """Explains each distribution that has a column."""
 _FIGURES_NOTE = (
-    "Nats above the floor are per position. Pairs right is the mean of the paradigms\u2019 shares, suites right the "
-    "mean of the suites\u2019 shares. Ties do not count as right. The small print gives the share of all pairs or "
+    "Nats above the floor are per position. Pairs right is the mean share over paradigms. Suites right is the "
+    "mean share over suites. Ties do not count as right. The small print gives the share of all pairs or "
     "items together and its 95 % Wilson interval, which holds for this training only; another seed may differ by more."
 )
 

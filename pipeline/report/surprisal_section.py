@@ -180,7 +180,7 @@ def _plot(
         title=f"Surprisals on {split}: {teacher.name}, {distribution}, against students",
         svg=Markup('<div class="panels">{}</div>').format(Markup("").join(panels)),
         key=[(_level_swatch(level), label) for level, label in enumerate(_LEVELS)],
-        caption=f"Each token of {split} by the teacher's surprisal ({distribution}; across) and the student's (up): "
+        caption=f"Each token of {split}. Across: the teacher's surprisal ({distribution}). Up: the student's. "
         f"{len(bits):,} tokens, without <eos>. The outermost cells also count the tokens beyond the axes. Dashed: "
         f"equal surprisal.{several} From the perplexity rows of {reported.names([teacher, *students])}.",
         sources=[run.splits[split].command for run in (teacher, *students)],

@@ -118,7 +118,9 @@ def _refuse_another_run(path: Path, run: RunDescription) -> None:
         )
     before, now = json.loads((path / "run.json").read_bytes()).get("versions"), versions()
     if before != now:
-        log.warning("%s: started with versions %s, continues with %s: last bits may differ", path, before, now)
+        log.warning(
+            "%s: started with versions %s, continues with %s. The last bits of results may differ", path, before, now
+        )
 
 
 def _refuse_other_ranks(run: RunDescription, world: World) -> None:

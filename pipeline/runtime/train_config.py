@@ -179,4 +179,5 @@ class ResumeConfig:
     """How a training command treats a run that exists already."""
 
     resume: Literal["auto", "never"] = "auto"
-    """If --out holds a run of the same command: continue it from its last checkpoint (auto), or refuse (never)."""
+    """If --out holds a run of the same command: continue it from its last checkpoint (auto), or refuse to start
+    (never)."""

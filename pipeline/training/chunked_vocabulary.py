@@ -1,7 +1,7 @@
 """Compute losses over the vocabulary in chunks of rows, so that ``[P, V]`` logits never exist at once.
 
 The forward pass makes the logits of one chunk, reduces them to the loss, differentiates them and drops them. It keeps
-only the gradients of the states and of the output weights, which are as large as the states and weights. In return,
+only the gradients of the states and of the output weights. They are as large as the states and weights. The cost:
 second derivatives are not available. Fused cross-entropies also take the gradient inside the forward pass (Hsu et al.
 2024, Liger Kernel). Here the loss of a chunk can be any loss that computes its own gradient.
 

@@ -258,7 +258,7 @@ class _Training:
         return self._task.weights_metadata(epoch, batches.stop)
 
     def _planned_word_checkpoints(self) -> dict[int, list[str]]:
-        """Return the names of the word checkpoints by step. Log those that training ends too early to reach."""
+        """Return the names of the word checkpoints by step. Log the names that training never reaches."""
         thresholds = word_thresholds(self._config.word_checkpoints)
         reached = self._plan.steps_reaching(thresholds)
         missed = [words_name(threshold) for threshold in thresholds if threshold not in reached]
@@ -292,5 +292,5 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the generator seed of (seed, step, rank). It does not depend on when, or how often, the step is taken."""
+    """Return the generator seed of (seed, step, rank). It stays the same if the step is taken later or again."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
