@@ -530,7 +530,7 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    On a machine like the one that made the dump, recomputed bytes must be equal. On another machine, values are
+    On the same kind of machine as the dump was made on, recomputed bytes must be equal. On another machine, values are
     compared.
 
     \b

@@ -55,7 +55,7 @@ class DumpSource(Protocol):
 
 
 def run_fingerprint(run: RunInfo, sizes: type[Any]) -> str:
-    """Return the sha256 of a run's best weights, model description and those options that ``sizes`` has as fields."""
+    """Return the sha256 of a run's best weights, its model description and its options that are fields of ``sizes``."""
     described = {
         "weights": sha256_file(run.checkpoint()),
         "model": run.model,

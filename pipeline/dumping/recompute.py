@@ -1,9 +1,9 @@
 """Recompute shards of a dump with the model that made it, and compare bytes or values.
 
 Digests show that a dump is what its writer wrote. Recomputing shows that the writer wrote what the model computes. If
-nothing differs that can change bits (the ``computation`` of the dump equals that of this machine), every file must be
-identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal tokens, the
-draws and the rounding to float16. Then values are compared, and the log-probabilities of the gold tokens must agree
+the ``computation`` of the dump equals the ``computation`` here, nothing differs that can change bits, and every file
+must be identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal tokens,
+the draws and the rounding to float16. Then values are compared, and the log-probabilities of the gold tokens must agree
 within a bound.
 
 Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N

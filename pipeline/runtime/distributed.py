@@ -50,7 +50,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     store: Store = field(default_factory=HashStore, repr=False, compare=False)
-    """Small values that all processes share: in torchrun's store or, in a single process, in a store of its own."""
+    """Small values that all processes share, in torchrun's store. A single process has its own store."""
 
     @property
     def is_main(self) -> bool:

@@ -144,7 +144,7 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
 
 
 def build(cls: type[Config], values: Mapping[str, Any], **fixed: object) -> Config:
-    """Return an instance of ``cls``, filled from ``fixed`` and from those entries of ``values`` that are its fields."""
+    """Return an instance of ``cls``, filled from ``fixed`` and from the entries of ``values`` that name its fields."""
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in values.items() if name in names}, **fixed)
 

@@ -46,7 +46,7 @@ class Metrics:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of training so far, including those of interrupted processes up to their checkpoints."""
+        """Seconds of training so far. They include the time of interrupted processes up to their checkpoints."""
         return time.monotonic() - self._start
 
     def row(self, split: str, *, step: int, figures: Mapping[str, float | int]) -> None:

@@ -202,7 +202,7 @@ class StepPlan:
                     )
 
     def _words_seen(self, epoch: int) -> np.ndarray:
-        """Return int64 ``[B]``: words seen after each batch of an epoch, including those of earlier epochs."""
+        """Return int64 ``[B]``: words seen after each batch of an epoch, including words of earlier epochs."""
         return (self._word_ends[epoch - 1] if epoch else 0) + np.cumsum(self._task.batch_words(epoch))
 
     def _epoch_of(self, step: int) -> int:

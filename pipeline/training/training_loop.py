@@ -38,9 +38,10 @@ log = logging.getLogger(__name__)
 def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     """Train to the end, from the run's checkpoint if it has one; return the best dev loss in nats per position.
 
-    ``RUN/checkpoints/last`` holds the newest weights and ``best`` those with the lowest dev loss. The loop writes
-    ``last`` at each evaluation and every ``checkpoint_every`` steps, and ``best`` when an evaluation finds a new best.
-    It writes ``words_1M`` and so on, together with ``last``, after the first step that reaches that number of words.
+    ``RUN/checkpoints/last`` holds the newest weights, and ``best`` holds the weights with the lowest dev loss. The loop
+    writes ``last`` at each evaluation and every ``checkpoint_every`` steps, and ``best`` when an evaluation finds a new
+    best. It writes ``words_1M`` and so on, together with ``last``, after the first step that reaches that number of
+    words.
 
     On SIGTERM on any rank, the current step ends and ``last`` is written. The run's history records how training ended.
 
