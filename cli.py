@@ -112,7 +112,7 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 @click.option("--out", type=PATH, required=True, help="Where to write: OUT.mrg and OUT.txt.")
 @configured_by(ImportConfig, toml=False)
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
-    """Normalise a treebank: one tree per line in OUT.mrg, and its raw text in the same line of OUT.txt.
+    """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
 
     SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is built
     from the words of the trees. Each file of a folder is one document. With --documents, one file can hold several
@@ -181,7 +181,7 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     type=PATH,
     multiple=True,
     required=True,
-    help="Trees to score on. Several files are scored together and each.",
+    help="Trees to score on. Several files are scored together and one by one.",
 )
 @click.option("--out", type=PATH, required=True, help="The model file to write, with OUT.json and OUT.metrics.jsonl.")
 @on_error_option
@@ -190,7 +190,7 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 def train_parser(
     trees: tuple[Path, ...], dev: tuple[Path, ...], out: Path, on_error: Literal["stop", "skip"], values: Values
 ) -> None:
-    """Train a small benepar model on treebanks, for ``parse``, where no trained model can be downloaded.
+    """Train a small benepar model on treebanks. ``parse`` can use it where no trained model can be downloaded.
 
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
@@ -203,7 +203,9 @@ def train_parser(
 @main.command()
 @texts_argument
 @click.option("--out", type=PATH, required=True, help="The tokenizer.json to write.")
-@click.option("--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Most entries.")
+@click.option(
+    "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
+)
 def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None:
     """Train the byte-level BPE tokenizer that teacher and student share, on raw text.
 
@@ -276,8 +278,9 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 def dump_teacher(data: Place, teacher: Path, out: Place | None, values: Values) -> None:
     """Write a teacher's next-token distributions once, for any number of students. Also runs under torchrun.
 
-    If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. The teacher
-    can also be a student, which reads no trees: born-again distillation, the control for the value of structure.
+    If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. A student,
+    which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
+    structure.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
@@ -328,7 +331,7 @@ def train_student(data: Place, dump: Place | None, out: Path, values: Values) ->
 def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
-    Each command writes MODEL/results/NAME.json, and one line per item next to it. A teacher reads sentences without
+    Each command writes MODEL/results/NAME.json, and one line per item next to it. A teacher scores sentences without
     trees by beam search.
     """
 
@@ -339,9 +342,10 @@ def evaluate() -> None:
 @json_option
 @configured_by(PerplexityConfig, ModelConfig, BeamConfig)
 def perplexity(model: Path, data: Place, values: Values) -> None:
-    """Measure the perplexity on a split; the distribution and the normaliser are named.
+    """Measure the perplexity on a split. Each figure names its distribution and its normaliser.
 
-    Each sentence is scored alone, after <bos>. A student trained with --context document reads rows of a document.
+    Each sentence is scored alone, after <bos>. A student trained with --context document reads several consecutive
+    sentences of a document at once.
 
     \b
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
@@ -359,7 +363,7 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
 def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     """Measure the accuracy on a folder of minimal pairs in BLiMP's format. Ties are reported and never count as right.
 
-    Accuracies are by paradigm, phenomenon and field, with 95 % intervals.
+    Accuracies are reported by paradigm, phenomenon and field, with 95 % intervals.
 
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
@@ -416,7 +420,7 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 @json_option
 @configured_by(ParsesConfig, ModelConfig, BeamConfig)
 def parses(teacher: Path, trees: Path, values: Values) -> None:
-    """Parse the text of a treebank by beam search, and compare the brackets with those of its trees.
+    """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
     TREES is the STEM of STEM.mrg and STEM.txt.
 
@@ -434,7 +438,7 @@ def parses(teacher: Path, trees: Path, values: Values) -> None:
 @click.argument("out", type=PATH)
 @click.option("--checkpoint", "which", default="best", show_default=True, help="Which checkpoint of the run to export.")
 @click.option(
-    "--all-checkpoints", is_flag=True, help="Write OUT/main, and OUT/chck_1M and so on for the --word-checkpoints."
+    "--all-checkpoints", is_flag=True, help="Write OUT/main, and one folder per word checkpoint: OUT/chck_1M and so on."
 )
 @json_option
 def export(run: Path, out: Path, which: str, all_checkpoints: bool) -> None:
@@ -476,8 +480,8 @@ def compare(runs: tuple[Path, ...], values: Values) -> None:
 
     The groups are compared on every benchmark that all runs were evaluated on. For each group the command prints the
     mean over seeds. For each pair of groups it prints the difference on the same items with its interval, its p-value,
-    its p-value corrected for the number of tests, and the interval over seeds. It calls one group better only if both
-    the corrected test and the seeds agree.
+    its p-value corrected for the number of tests, and the interval over seeds. It calls one group better only if the
+    corrected test and the interval over seeds agree.
 
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*
@@ -526,7 +530,7 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    On a machine like the one that made the dump, recomputed bytes must be equal. On another machine, values are
+    On the same kind of machine as the dump was made on, recomputed bytes must be equal. On another machine, values are
     compared.
 
     \b

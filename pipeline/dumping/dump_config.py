@@ -14,7 +14,7 @@ Condition: TypeAlias = Literal["tree", "beam", "none"]
 class DumpConfig:
     """What ``dump-teacher`` writes, and how it is computed.
 
-    A field that also describes the dump has the name and meaning of the same field of ``DumpSchema``.
+    A field that ``DumpSchema`` has too has the same name and meaning there.
     """
 
     split: str = "train"
@@ -34,7 +34,7 @@ class DumpConfig:
     draw_seed: int = 1
     """Seed of the draws."""
     profile: Literal["exact", "compact"] = "exact"
-    """How to store rows. exact: as computed. compact: in less than half the space, at a cost of 6e-5 nats
+    """How to store the distributions. exact: as computed. compact: in less than half the space, at a cost of 6e-5 nats
     (docs/decisions/0005)."""
     temperatures: tuple[float, ...] = (1.0,)
     """Temperatures that students may use, comma-separated. 1 must be among them."""
@@ -95,7 +95,7 @@ class DumpCommandConfig:
     """What ``dump-teacher`` does besides writing: nothing here changes the bytes of a dump."""
 
     take_over: bool = False
-    """For a dump in an object store: write although another process holds the lease."""
+    """For a dump in an object store: write even if another process holds the lease."""
     plan: bool = False
     """Write nothing: time a few batches, and estimate bytes and hours."""
     plan_processes: tuple[int, ...] = (1, 2, 4, 8)

@@ -100,7 +100,7 @@ def _makers(history: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _plain(value: object) -> str:
-    """Return text without control characters. A stranger may have written the file, and a terminal would obey them."""
+    """Return text without control characters. A stranger's file could otherwise steer the terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(value))
 
 

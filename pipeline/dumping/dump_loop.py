@@ -7,8 +7,8 @@ delay the others.
 
 While the model computes a batch, one thread prepares the next batches, and another encodes and writes the previous
 shard. Together they hold in memory: two shards of rows (26 MB each at k = 64 and 65,536 positions, with int32 ids); the
-ids of one shard in their final type and one encoded array of it (8 MB each); two batches; and the logits of 1,024 rows
-a few times over. Nothing grows with the corpus.
+ids of one shard in their final type and one encoded array of it (8 MB each); two batches; and a few arrays as large as
+the logits of 1,024 rows. None of this grows with the corpus.
 
 ``pipeline.dumping.reduction`` decides what is kept of each distribution.
 """
@@ -51,7 +51,7 @@ class DumpJob:
     """Everything that decides the content of a dump."""
 
     model: NextTokenModel
-    """On ``device``, in evaluation mode."""
+    """The model, on ``device`` and in evaluation mode."""
     dataset: Dataset
     """The training dataset of the model, or another with the same tokenizer and labels."""
     config: DumpConfig
@@ -59,7 +59,7 @@ class DumpJob:
     teacher: str
     """Fingerprint of the model."""
     device: torch.device
-    """The dump records its model name, because the device can change bits."""
+    """Where to compute. The dump records the device's model name, because the device can change bits."""
     search: Mapping[str, int] = field(default_factory=dict)
     """Sizes of the beam search under the condition ``beam``. The dump records them."""
 
@@ -124,7 +124,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
             main_writer.log(_event("begin", world))
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
-        # A random name, because an earlier dump by the same processes has claims of its own.
+        # The name is random, because the claims of an earlier dump by the same processes must not count here.
         claims = world.share(secrets.token_bytes(8)).hex()
         writer = main_writer or stack.enter_context(opened(main=False))
         pending = todo.nonzero()[:, 0].tolist()

@@ -65,7 +65,7 @@ def _measure(job: DumpJob) -> tuple[Positions | None, dict[str, float]]:
     parts = []
     start = time.perf_counter()
     with Progress("plan", total=len(chosen), unit="batches") as progress:
-        # The first batch is computed twice and the first time is not counted, because memory is then touched first.
+        # The first batch is computed twice. The first computation does not count, because it also touches new memory.
         for number, (shard, sentences) in enumerate(itertools.chain(chosen[:1], chosen)):
             begin = time.perf_counter()
             batch = prepare_batch(job, shard, sentences)
@@ -125,7 +125,7 @@ def _encode(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
 
 
 def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
-    """Return the bytes of all files except the manifest. ``chunk_bytes`` is the bytes per position of its chunks."""
+    """Return the bytes of all files except the manifest. ``chunk_bytes`` is the size of all chunks per position."""
     shards = range(schema.layout.num_shards)
     metadata = sum(map(len, schema.zarr_files().values())) + shard_bytes(schema.offsets_array, 0)
     if schema.profile == "exact":
@@ -145,7 +145,7 @@ def _rates(seconds: dict[str, float], rows: Positions | None, threads: int) -> d
 
 
 def _hours(schema: DumpSchema, rates: dict[str, float | None], processes: int) -> float | None:
-    """Return the hours of the process with the most shards; None without a rate."""
+    """Return the hours of the process with the most shards; None if the rate is unknown."""
     rate = rates["one_process"]
     most = -(-schema.layout.num_shards // processes) * schema.shard_positions
     return min(schema.num_positions, most) / rate / 3600 if rate else None

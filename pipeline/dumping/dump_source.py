@@ -1,4 +1,4 @@
-"""Dump, plan and verify with a trained run, in the same way whatever its model is.
+"""Dump, plan and verify with a trained run, in the same way for every kind of model.
 
 Each kind of run decides which conditions its distributions can have; see ``condition`` in `storage.dump.schema`.
 ``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students.
@@ -25,7 +25,7 @@ from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place
 
 ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int]]
-"""A model, and the sizes of its beam search; empty if it makes none."""
+"""A model, and the sizes of its beam search. The sizes are empty if the model does not search."""
 
 
 class DumpSource(Protocol):
@@ -37,10 +37,10 @@ class DumpSource(Protocol):
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The conditions that its distributions can have. The first is the default."""
+        """The conditions that the run's distributions can have. The first is the default."""
 
     def fingerprint(self) -> str:
-        """Return the sha256 of everything that decides its distributions, from its files as they are now."""
+        """Return the sha256 of everything that decides the run's distributions, from its files as they are now."""
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
         """Check that the model can read a split.
@@ -51,11 +51,11 @@ class DumpSource(Protocol):
         """
 
     def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:
-        """Return the model with distributions under a condition, in evaluation mode on the device."""
+        """Return the model, in evaluation mode on the device. Its distributions have the given condition."""
 
 
 def run_fingerprint(run: RunInfo, sizes: type[Any]) -> str:
-    """Return the sha256 of a run's best weights, model description and those options that ``sizes`` has as fields."""
+    """Return the sha256 of a run's best weights, its model description and its options that are fields of ``sizes``."""
     described = {
         "weights": sha256_file(run.checkpoint()),
         "model": run.model,
@@ -101,7 +101,7 @@ def verify_run(
 
     Raises:
         FingerprintMismatchError: If the dump was made from another run or dataset. This is checked first.
-        CorruptStoreError: Naming what is damaged, or is not what the model computes.
+        CorruptStoreError: Naming what is damaged or differs from what the model computes.
     """
     config = computed_with(dump)
     with joined(device, threads=config.threads) as (world, chosen):
@@ -129,7 +129,7 @@ def _job(dataset: Dataset, source: DumpSource, config: DumpConfig, device: torch
 
 
 def _check_condition(source: DumpSource, condition: Condition) -> None:
-    """Check that the distributions of a run can have a condition.
+    """Check that a run can give distributions with a condition.
 
     Raises:
         ConfigError: Naming the possible conditions.

@@ -14,9 +14,9 @@ from pipeline.training.batching import consecutive_batches
 from storage.ragged import Ragged
 
 LOGIT_ROWS = 256
-"""Rows of ``[R, V]`` logits to make at a time when only a summary of each row is kept. At V = 12,000 they take 12 MB.
-The passes after the product then find much of them in the cache. With 1,024 rows, everything took 1.4 times as long on
-a CPU."""
+"""Number of rows R of logits ``[R, V]`` to make at a time when only a summary of each row is kept. At V = 12,000 the
+logits take 12 MB. So the passes after the matrix product find many of them in the cache. With 1,024 rows, the whole
+computation took 1.4 times as long on a CPU."""
 
 
 class NextTokenModel(Protocol):

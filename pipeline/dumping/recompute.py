@@ -1,9 +1,9 @@
 """Recompute shards of a dump with the model that made it, and compare bytes or values.
 
 Digests show that a dump is what its writer wrote. Recomputing shows that the writer wrote what the model computes. If
-nothing differs that can change bits (the ``computation`` of the dump equals that of this machine), every file must be
-identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal tokens, the
-draws and the rounding to float16. Then values are compared, and the log-probabilities of the gold tokens must agree
+the ``computation`` of the dump equals the ``computation`` here, nothing differs that can change bits, and every file
+must be identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal tokens,
+the draws and the rounding to float16. Then values are compared, and the log-probabilities of the gold tokens must agree
 within a bound.
 
 Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N
@@ -33,8 +33,8 @@ from storage.fingerprints import FileDigest
 from storage.locations import Location, as_folder
 
 MAX_GOLD_DIFFERENCE = 0.01
-"""Bound in nats. With a trained teacher of 128 dimensions, another order of sums moves the log-probability of a gold
-token by at most 1e-6. Weights cut to TF32's 10 bits move it by 7e-4, and weights cut to bfloat16's 7 bits by 6e-3.
+"""Bound in nats. With a trained teacher of 128 dimensions, another order of summation moves the log-probability of a
+gold token by at most 1e-6. Weights cut to TF32's 10 bits move it by 7e-4, and weights cut to bfloat16's 7 bits by 6e-3.
 Draws and float16 do not affect gold_logp, so the bound does not allow for them."""
 _REMEDY = "The dump was altered after it was computed, or its writer failed. Delete it and dump again"
 
@@ -53,7 +53,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
         their files are identical, byte for byte. ``computation_differences``: the settings that can change bits and
         differ, key → values under ``dump`` and ``here``. ``max_differences``: largest absolute differences in nats of
         ``gold_logp``, ``tail``, ``logz``, and ``logp`` of ids that agree. ``share_of_ids_that_agree``: share of the
-        dump's ids that the recomputed row of the same position has too; None if there are no positions.
+        dump's ids that are also in the recomputed row of the same position; None if there are no positions.
 
     Raises:
         FingerprintMismatchError: As `check_origin`.
@@ -67,7 +67,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
     differences = _differences(dump, schema, job.schema)
     reader, offsets = DumpReader(dump), job.split.position_offsets
     if not np.array_equal(reader.offsets, offsets):
-        raise CorruptStoreError(f"{dump}: array offsets: not those of the dataset's sentences. {_REMEDY}")
+        raise CorruptStoreError(f"{dump}: array offsets: does not match the dataset's sentences. {_REMEDY}")
     generator = np.random.default_rng(seed)
     total = schema.layout.num_shards
     shards = sorted(generator.choice(total, min(num_shards, total), replace=False).tolist())
@@ -167,7 +167,7 @@ def _altered(
     *,
     where: str,
 ) -> str | None:
-    """Return the first file of a shard that differs from the recomputed one, and how; None if none differs."""
+    """Return the first file of a shard that differs from the recomputed file, and how; None if all files are equal."""
     for spec, data in encoded(rows, schema, entry.shard, where=where):
         digest = FileDigest.of_bytes(data)
         if digest != entry.files[spec.name]:
@@ -207,7 +207,7 @@ class _Compared:
         self.num_agreeing += len(at_mine)
 
     def _used(self, rows: Positions) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """Return the used ids, as numbers that are unique across positions, and their log-probabilities."""
+        """Return the ids in use, as numbers that are unique across positions, and their log-probabilities."""
         is_used = rows.ids < self._vocab_size
         numbers = np.arange(len(rows), dtype=np.int64)[:, None] * self._vocab_size + rows.ids
         return numbers[is_used], rows.logp[is_used]

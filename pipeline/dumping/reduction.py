@@ -26,8 +26,9 @@ UNUSED = -1
 """Id of an unused column. As an unsigned integer it is the highest value, which is the fill value of ids."""
 
 _DRAW_ROWS = 256
-"""Rows to draw for at a time: 25 MB of float64 at V = 12,000, which malloc takes from its heap. Drawing for all 1,024
-rows of a block of logits at once takes three times as long (150 against 50 us per row), mostly in page faults."""
+"""Number of rows to draw for at a time. They take 25 MB of float64 at V = 12,000, which malloc takes from its heap.
+Drawing for all 1,024 rows of a block of logits at once takes three times as long (150 against 50 us per row), mostly in
+page faults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,10 @@ def draw_generator(draw_seed: int, shard: int, device: torch.device) -> torch.Ge
 
 
 def _log_sum(log_probs: Tensor, temperature: float, largest: Tensor) -> Tensor:
-    """Return the log of the sum of ``p^(1/T)`` over each row, given its largest value ``[R, 1]``, which is finite."""
+    """Return the log of the sum of ``p^(1/T)`` over each row.
+
+    ``largest``, ``[R, 1]``, is the largest value of each row. It must be finite.
+    """
     scaled = (log_probs - largest).div_(temperature) if temperature != 1 else log_probs - largest
     return scaled.exp_().sum(1).log_() + largest[:, 0] / temperature
 
@@ -122,7 +126,7 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
         in unused columns. A row without mass has no draws.
     """
     draws = torch.cat([_draws_of_block(block, num_draws, generator) for block in outside.split(_DRAW_ROWS)])
-    # Sorting makes equal draws neighbours. Each run of equal draws becomes one column.
+    # Sorting makes equal draws neighbours. Each group of equal draws becomes one column.
     draws = draws.sort(dim=1).values
     is_first = torch.ones_like(draws, dtype=torch.bool)
     is_first[:, 1:] = draws[:, 1:] != draws[:, :-1]
@@ -141,9 +145,9 @@ def _draws_of_block(outside: Tensor, num_draws: int, generator: torch.Generator)
 
     The sums are float64. torch.multinomial keeps float32 sums, which near 1 are multiples of 6e-8. Of 12,000 tokens
     (normal logits, deviation 2.5), 194 could then never be drawn, and some above 1e-7 were up to 20 % too frequent or
-    too rare. Of 11,999 tokens with probability 2e-8 next to one with 1, none was drawn; 4,800 draws were expected.
-    torch.multinomial in float64 gives the same draws on a CPU but is slower. On a GPU its uniform numbers have only
-    float32's digits.
+    too rare. If one token had probability 1 and 11,999 others had 2e-8, none of the others was drawn, although 4,800
+    draws of them were expected. torch.multinomial in float64 gives the same draws on a CPU but is slower. On a GPU its
+    uniform numbers have only float32's digits.
     """
     largest = outside.amax(1, keepdim=True)
     shifted = outside - largest.clamp(min=torch.finfo(outside.dtype).min)  # a row of -inf stays -inf
@@ -157,7 +161,7 @@ def _draws_of_block(outside: Tensor, num_draws: int, generator: torch.Generator)
 def _top_ids(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ids of the k largest values of each row, the largest value, and the largest value outside the k.
 
-    ``topk`` orders ties arbitrarily. Sorting equal values by id within its choice fixes nearly all rows. If the value
+    ``topk`` orders ties arbitrarily. Sorting its choice by value, then by id, fixes nearly all rows. If the value
     after the k-th equals the k-th, the whole row is sorted.
 
     Returns:

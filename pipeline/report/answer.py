@@ -1,8 +1,9 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-Each seed group is compared with the baseline: the students without a dump. With two seeds or more of both, the 95 %
-interval of the difference is over seeds. With one seed, the interval is over the evaluated sentences or pairs of one
-trained model, and the page says that one seed cannot answer. ``significance.better_of`` decides which group is better.
+Each seed group is compared with the baseline: the students without a dump. If both have two seeds or more, the 95 %
+interval of the difference is over seeds. If one of them has a single seed, the interval is over the evaluated
+sentences, paradigms or suites, and the page says that one seed cannot answer. ``significance.better_of`` decides which
+group is better.
 """
 
 import math
@@ -20,14 +21,15 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import plural
 
 _MOST_SENTENCES: Final = 3
-"""Up to this many groups get a sentence each. For more groups, one sentence counts the better and the worse ones."""
+"""Up to this number of groups, each group gets a sentence. Beyond it, one sentence counts the better and the worse
+groups."""
 
 Verdict = Literal["better", "worse", "unclear"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """Difference of a group from the baseline on one measure, in percent of a perplexity or points of an accuracy."""
+    """Difference of a group from the baseline on one measure: percent of a perplexity, points of an accuracy."""
 
     group: str
     """Name of the seed group."""
@@ -74,14 +76,14 @@ class Measure:
 
     @property
     def units(self) -> str:
-        """What the interval of a single training is over: sentences or paradigms."""
+        """What an interval for one trained model is computed over: sentences, paradigms or suites."""
         units = {PERPLEXITY: "sentences", MINIMAL_PAIRS: "paradigms"}
         return units.get(self.benchmark.kind, "suites")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """Content of the first screen."""
+    """What the first screen of the page shows."""
 
     sentences: Sequence[str]
     baseline: str
@@ -165,7 +167,7 @@ def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list
 
 
 def _names(benchmarks: Sequence[Benchmark]) -> dict[Benchmark, str]:
-    """Return short names, longer where two benchmarks would share one."""
+    """Return a short name for each benchmark. Benchmarks that would share a name get longer names."""
     short = {}
     for benchmark in benchmarks:
         if benchmark.kind == PERPLEXITY:
@@ -221,12 +223,12 @@ def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkCompar
 
 
 def _ratio_minus_one(nats: float) -> float:
-    """Return the ratio of two perplexities minus 1. Differences above 100 nats are cut to 100, for the plot."""
+    """Return by what share a perplexity changes if its logarithm grows by ``nats``; at most 100 nats, for the plot."""
     return math.expm1(min(nats, 100.0))
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_control: bool = False) -> str:
-    """Return the answer for one group. A control has no dump, or shuffled targets."""
+    """Return the answer for one group. A control is a group without a dump or with shuffled targets."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]

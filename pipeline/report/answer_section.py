@@ -17,7 +17,7 @@ from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, durat
 
 _FAR: Final = 4
 """A floor is drawn if it is at most this many times as far from zero as the farthest end of an interval. A farther
-floor is only written at the edge, so that the intervals stay visible."""
+floor is not drawn but written as a number at the edge, so that the intervals stay visible."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
 """Heights in CSS pixels: a group on a wide page, a group on a narrow page, the space above the groups, the label of a
 floor, and the space below the groups."""
@@ -44,7 +44,7 @@ def _forest_plot(reported: ReportedRuns, answer: Answer) -> Plot:
         caption += "Filled marks: the interval is over seeds. "
     if not all(over_seeds):
         caption += (
-            "Hollow marks: one of the two has a single seed, so the interval is over the evaluated sentences or pairs. "
+            "Hollow marks: one of the two groups has one seed, so the interval is over sentences, paradigms or suites. "
             "Such an interval says nothing about other seeds. "
         )
     if any(measure.floor is not None for measure in measures):
@@ -152,7 +152,7 @@ def _interval(effect: Effect) -> str:
 
 
 def _runs_table(reported: ReportedRuns) -> Table:
-    """Return one row per run: perplexity on test (or, without test, on the last split), accuracies, training time."""
+    """Return one row per run: perplexity on test (on the last split if there is no test), accuracies, training time."""
     runs = reported.runs
     columns: dict[str, Sequence[AnyCell]] = {}
     unit = "token" if have_one_tokenizer(runs) else "word"

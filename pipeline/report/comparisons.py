@@ -1,7 +1,7 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A group is called better only if ``significance.better_of`` returns it. Each such result is one sentence with its
-evidence. A last sentence reports that all other pairs show no difference.
+A group is called better only if ``significance.better_of`` returns it. Each pair with a better group gets one sentence
+with the evidence. A last sentence reports that all other pairs show no difference.
 """
 
 import math
@@ -28,7 +28,7 @@ _INTRODUCTION = (
 def compare_for_report(records: Sequence[RunRecord]) -> Comparisons | None:
     """Return the comparisons of all seed groups, or None if no run has results by item.
 
-    Perplexities are per token if all students share a tokenizer and all teachers share one, else per word.
+    Perplexities are per token if all students share a tokenizer and all teachers share a tokenizer, else per word.
 
     Raises:
         ConfigError: If two runs of one seed group have the same seed.

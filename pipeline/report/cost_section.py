@@ -17,9 +17,9 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cell, Cells, Number, Table, duration, size
 
 _COST_NOTE: Final = (
-    "The time of a run is that of training with its evaluations on dev, over all its starts; positions/s is the mean "
-    "over that time. The time of a dump comes from its history, if the history is still next to the dump. Sources: "
-    "run.json, metrics.jsonl and history.jsonl of each run. The commands are under Runs."
+    "The time of a run is its training time with evaluations on dev, summed over all its starts. positions/s is the "
+    "mean over this time. The time of a dump comes from its history, if the history is still next to the dump. "
+    "Sources: run.json, metrics.jsonl and history.jsonl of each run. The commands are under Runs."
 )
 
 
@@ -31,7 +31,7 @@ class Cost:
     kind: str
     """``teacher``, ``dump`` or ``student``."""
     starts: Sequence[Row]
-    """Events of its history: each start of a run, or each begin of a dump."""
+    """Events of the history: each ``start`` of a run, or each ``begin`` of a dump."""
     devices: Sequence[str]
     steps: float | None = None
     positions: float | None
@@ -112,7 +112,7 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the time from each begin to its complete, or None, and whether every begin has its complete."""
+    """Return the total time from begins to completes, or None; and whether each begin has its complete."""
     seconds, begun, is_whole = None, None, True
     for event in history:
         at = _time(event)

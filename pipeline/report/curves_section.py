@@ -25,7 +25,7 @@ _CURVE_ROWS: Final = 40
 """Most rows per curve and split in the table behind a figure. The figure is drawn from all rows."""
 
 _Points = list[tuple[float, float]]
-"""Pairs of positions seen, or seconds, and nats per position."""
+"""Points (x, y): x is positions seen or seconds, y is nats per position."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,7 @@ class _Line:
     series: int
     """Number of the colour, marker and dash."""
     names: Sequence[str]
-    """Fields of ``metrics.jsonl``. The first that a row has is drawn."""
+    """Fields of ``metrics.jsonl`` in order of preference. The first field that a row has is drawn."""
 
     def points(self, rows: Iterable[Row], against: str) -> _Points:
         """Return the points of rows that have both fields."""
@@ -98,8 +98,8 @@ def _teacher_curves(reported: ReportedRuns) -> list[Plot]:
                 for line in lines
             ]
             caption = (
-                "The joint loss is the sum of the other two losses. None is comparable with a student\u2019s loss, "
-                "because the teacher is given the tree. "
+                "The joint loss is the sum of the other two losses. None of the three is comparable with a "
+                "student\u2019s loss, because the teacher is given the tree. "
             )
             plots.append(_curve_plot(reported, f"teacher-{number}", f"Teacher {run.name}", lines, key, [], caption))
     return plots
@@ -198,7 +198,7 @@ def _settled(dev: _Points, train: _Points) -> float:
 
 
 def _means(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points: means over stretches of equal length."""
+    """Return at most ``most`` points. If there are more, each stretch of equal length becomes its mean."""
     if len(points) <= most:
         return points
     stretches = np.array_split(np.asarray(points, np.float64), most)
@@ -206,7 +206,7 @@ def _means(points: _Points, most: int) -> _Points:
 
 
 def _thinned(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points: means, then the last point itself."""
+    """Return at most ``most`` points. If there are more, return means and, unaveraged, the last point."""
     return points if len(points) <= most else [*_means(points, most - 1), points[-1]]
 
 

@@ -1,7 +1,7 @@
 """Describe the datasets that runs learned from: sizes, sources, labels, and distributions of lengths and heights.
 
 ``build-dataset`` stored these figures with the dataset. If an old dataset has no statistics, only its sizes are shown.
-A run read a dataset if it recorded the dataset's fingerprint.
+A dataset counts as read by a run if the run recorded its fingerprint.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Run the demo: every stage on the built-in corpus, as commands that a user would type, then a closing table.
 
-The demo only runs commands; it imports no model. With its sizes it takes a few minutes on two cores. The baseline and
-the distilled student have the same data, steps and seed, so the table compares like with like.
+The demo only runs commands; it imports no model. At the small sizes chosen here, it takes a few minutes on two cores.
+The baseline and the distilled student have the same data, steps and seed, so the table compares like with like.
 """
 
 import os
@@ -32,7 +32,7 @@ def run_demo(out: Path) -> None:
 
     Raises:
         InputError: If the folder already exists.
-        RunError: If a stage fails. The message of its command precedes this one.
+        RunError: If a stage fails. The failed command prints its own message first.
     """
     if out.exists():
         raise InputError(f"{out}: already exists; remove it, or choose another folder with --out")
@@ -69,9 +69,9 @@ def run_demo(out: Path) -> None:
 
 
 def closing_table(runs: list[Path], *, split: str) -> str:
-    """Return a table of perplexities on a split and minimal-pair accuracies, the floor first.
+    """Return a table of perplexities on a split and minimal-pair accuracies.
 
-    The table has one row per run and distribution.
+    The first row is the floor, if it was recorded. Then there is one row per run and distribution.
     """
     rows: list[tuple[object, ...]] = []
     floor: PerplexityFigure | None = None
@@ -97,7 +97,7 @@ def closing_table(runs: list[Path], *, split: str) -> str:
 def _stage(title: str, arguments: Sequence[object], *, processes: int = 1) -> None:
     """Run one command.
 
-    With several processes, each gets one thread. torchrun would set the same, but print a warning.
+    With several processes, each gets one thread. torchrun would also choose one thread, but would print a warning.
     """
     shown, launcher, environment = "python", [], dict(os.environ)
     if processes > 1:

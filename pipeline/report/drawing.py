@@ -19,11 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 NUM_COLOURS = 6
-"""Number of colours, ``--series-0`` and so on in ``page.css``. Further series repeat them with other dashes."""
+"""Number of colours, ``--series-0`` and so on in ``page.css``. Further series repeat these colours with other
+dashes."""
 WIDE, NARROW = 1016, 350
 """Widths of the two drawings, in CSS pixels."""
 TALL = 1200
-"""Height in CSS pixels. A taller figure is printed over several pages."""
+"""Height in CSS pixels. A figure taller than this is printed over several pages."""
 
 # Place-holders for the colours of the page.
 INK, MUTED, GRID, PAPER = "#fe0201", "#fe0202", "#fe0203", "#fe0204"

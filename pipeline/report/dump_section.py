@@ -24,9 +24,9 @@ from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL}
-"""The distribution that a dump's perplexity is of, by the dump's condition."""
+"""The name of the distribution behind a dump's perplexity, by the dump's condition."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
-"""In percent, as a dump's statistics name them."""
+"""Quantiles of the entropy that are drawn, in percent: the keys in a dump's statistics."""
 _IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")
 _FIRST: Final = (
     "condition", "tree_source", "split", "num_sentences", "num_positions", "k", "selection", "temperatures", "profile",
@@ -43,7 +43,7 @@ _EXPLANATION: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpRecord:
-    """A dump that runs on the page read."""
+    """A dump that runs on the page learned from."""
 
     title: str
     about: Mapping[str, Any]
@@ -60,7 +60,7 @@ class DumpRecord:
 
 
 def dumps_of(reported: ReportedRuns) -> list[DumpRecord]:
-    """Return each dump that a run on the page read, in the order of the runs."""
+    """Return each dump that a run on the page learned from, in the order of the runs."""
     readers: dict[str, list[RunRecord]] = {}
     for run in reported.runs:
         if run.dump is not None:
@@ -106,7 +106,7 @@ def _dump_tables(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> tuple[T
 
 
 def _mass_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot]:
-    """Return the mean mass outside the k' most probable tokens against k', both axes logarithmic."""
+    """Draw the mean mass outside the k' most probable tokens against k', with logarithmic axes."""
     lines = [(dump, masses) for dump in dumps if len(masses := _masses(dump.about.get("kept_mass_by_k"))) > 1]
     if not lines:
         return []
@@ -149,7 +149,7 @@ def _mass_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot
 
 
 def _entropy_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot]:
-    """Return a strip for each dump: line, box and bar for the quantiles, a diamond for the mean."""
+    """Draw the entropies of each dump as a strip: line, box and bar for the quantiles, a diamond for the mean."""
     strips = []
     for dump in dumps:
         found = dump.about.get("entropy_nats_quantiles")

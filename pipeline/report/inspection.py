@@ -14,7 +14,7 @@ from storage.locations import Place, is_url, local_path, open_folder
 
 
 def inspect_path(path: Place) -> dict[str, Any]:
-    """Return what is at ``path`` as JSON values, ``kind`` first.
+    """Describe what is at ``path`` as JSON values. The first is its ``kind``.
 
     Raises:
         InputError: If ``path`` is not a dataset, dump, run or tokenizer.

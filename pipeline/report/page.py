@@ -39,7 +39,7 @@ from storage.locations import Place
 
 _NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
 """Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. run.json and names of
-directories may contain them. They are dropped after escaping, so that the rest cannot become markup."""
+directories may contain them. Such characters are dropped after escaping, so that the rest cannot become markup."""
 
 
 def write_report(
@@ -136,7 +136,7 @@ def _comparisons(records: Sequence[RunRecord]) -> tuple[Comparisons | None, list
     try:
         return compare_for_report(records), []
     except RnngDistillError as error:
-        # Two runs have the same seed, or rows are damaged or of other items. The rest of the page is still useful.
+        # Two runs share a seed, or item rows are damaged or cover other items. The rest of the page is still useful.
         return None, [f"Groups of runs are not compared: {error}."]
 
 

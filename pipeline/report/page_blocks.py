@@ -73,7 +73,7 @@ class Plot:
     """Commands that made the data."""
     data: Table
     topic: str = ""
-    """Precedes the title in the formats for papers."""
+    """Written before the title in Markdown, LaTeX and CSV."""
 
 
 @dataclass(frozen=True, slots=True)

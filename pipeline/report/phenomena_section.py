@@ -25,7 +25,7 @@ from pipeline.report.tables import NOTHING, Cells, Number, Table, interval, perc
 
 _WHISKERS: Final = (
     "Bars: the mean of the runs with the same mark. Whiskers: 95 % Wilson intervals over the items, for one trained "
-    "model; a model with another seed may differ by more. Paler, beyond the bars: ties, which are not right. "
+    "model; a model with another seed may differ by more. Paler ends of bars: ties, which do not count as right. "
 )
 _COUNTS_HEADER: Final = ("right", "ties", "right, %", "95 %")
 _QUARTERS: Final = (0, 0.25, 0.5, 0.75, 1)
@@ -43,11 +43,11 @@ class _Score:
     right: float
     """Share from 0 to 1; 0 if there are no items."""
     ties: float
-    """As ``right``."""
+    """Share of ties from 0 to 1; 0 if there are no items."""
     interval: Interval | None = None
     """95 % interval; None for a mean of shares, because a mean is not a share of independent items."""
     cells: Cells = field(default_factory=list)
-    """Its counts, for the table behind the figure."""
+    """The counts behind the share, for the table behind the figure."""
 
 
 _ByHeading = Mapping[str, Mapping[str, Sequence[_Score]]]
@@ -220,8 +220,8 @@ def _mean(values: Sequence[float]) -> float:
 def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> Markup:
     """Return horizontal bars of shares.
 
-    Each series has a lane: a bar up to the mean of its runs, a paler bar for the ties beyond it, and a mark with a
-    whisker for each run. ``chance``, if given, is a dashed line.
+    Each series has a lane: a bar up to the mean of its runs, then a paler bar for the ties, and a mark with a whisker
+    for each run. ``chance``, if given, is a dashed line.
     """
     most = max((max(Counter(score.series for score in scores).values(), default=0) for _, scores in groups), default=1)
     thickness, gap, heading = max(11, 5 + 3 * min(most, 5)), 9, 30

@@ -1,6 +1,6 @@
 """Hold the runs of a report, give them colours and marks, and find their results on the same items.
 
-Runs that differ only in the seed share a colour and a mark. Results are compared only if they are of the same items and
+Runs that differ only in the seed share a colour and a mark. Results are compared only if they cover the same items and
 were scored in the same way.
 """
 
@@ -26,7 +26,7 @@ class ReportedRuns:
 
     def __init__(self, runs: Iterable[RunRecord]) -> None:
         self.runs = sorted(runs, key=lambda run: run.kind)
-        """Students, then teachers; otherwise in the order given."""
+        """Students, then teachers. Within each kind, runs stay in the order given."""
 
     @cached_property
     def floors(self) -> Mapping[tuple[str, str], PerplexityFigure]:
@@ -44,13 +44,13 @@ class ReportedRuns:
 
     @cached_property
     def _groups(self) -> Mapping[str, tuple[str, str]]:
-        """The seed group of each run, by the run's name: the name of its first run, and its own name."""
+        """By the name of a run: the name of the first run in its seed group, and the name of that seed group."""
         found: dict[str, tuple[str, str]] = {}
         for kind in dict.fromkeys(run.kind for run in self.runs):
             of_kind = self.of_kind(kind)
             try:
                 groups = [(group.name, list(group.runs.values())) for group in seed_groups(of_kind)]
-            except ConfigError:  # A run records no seed, or two have the same: each run is a group of its own.
+            except ConfigError:  # A run records no seed, or two share a seed. Each run becomes a group of its own.
                 groups = [(run.name, [run]) for run in of_kind]
             found |= {run.name: (runs[0].name, name) for name, runs in groups for run in runs}
         return found
@@ -115,7 +115,7 @@ def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
 
 
 def _by_set(results: Iterable[tuple[RunRecord, _Result]]) -> dict[str, list[tuple[RunRecord, _Result]]]:
-    """Group results by subject, fingerprint and convention: only results with the same ones are comparable."""
+    """Group results by subject, fingerprint and convention. Only results that agree in all three are comparable."""
     found: dict[tuple[str, str, str], dict[str, tuple[RunRecord, _Result]]] = {}
     for run, result in results:
         key = (result.subject, result.fingerprint, result.convention)

@@ -48,8 +48,8 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
 }
 """Explains each distribution that has a column."""
 _FIGURES_NOTE = (
-    "Nats above the floor are per position. Pairs right is the mean of the paradigms\u2019 shares, suites right the "
-    "mean of the suites\u2019 shares. Ties do not count as right. The small print gives the share of all pairs or "
+    "Nats above the floor are per position. Pairs right is the mean share over paradigms. Suites right is the "
+    "mean share over suites. Ties do not count as right. The small print gives the share of all pairs or "
     "items together and its 95 % Wilson interval, which holds for this training only; another seed may differ by more."
 )
 
@@ -217,7 +217,7 @@ def _perplexity_rows(reported: ReportedRuns) -> list[Cells]:
 def _settings_table(reported: ReportedRuns, kind: str) -> Table | None:
     """Return the settings in which runs of a kind differ, or None for fewer than two runs.
 
-    There is one row per setting; if there are more runs than settings, one row per run.
+    The table has one row per setting or, if there are more runs than settings, one row per run.
     """
     runs = reported.of_kind(kind)
     if len(runs) < 2:
@@ -241,9 +241,9 @@ def _settings_table(reported: ReportedRuns, kind: str) -> Table | None:
 def _accuracy_columns(
     runs: Sequence[RunRecord], accuracies: Mapping[str, tuple[float | None, PairCounts | ItemCounts]]
 ) -> dict[str, Sequence[AnyCell]]:
-    """Return the mean share right, with the share of all items as a note, and the ties.
+    """Return the mean share of right answers, with the share over all items as a note, and the ties.
 
-    ``accuracies`` has the mean share and the counts of all items by the run's name.
+    ``accuracies`` maps the name of a run to its mean share and its counts over all items.
     """
     cells: dict[str, tuple[AnyCell, AnyCell]] = {}
     for name, (mean, counts) in accuracies.items():

@@ -4,7 +4,7 @@ The log-probabilities are in the item rows of ``evaluate perplexity``. ``<eos>``
 the tree is almost certain of ``<eos>``, which would distort the agreement.
 
 Every figure names the teacher's distribution, because a teacher that is given the tree has information that no student
-has. If a token is far above the diagonal, the tree revealed it.
+has. A token far above the diagonal was revealed by the tree.
 
 A panel is SVG with one path for each level of counts, not one mark per token. So a panel takes some kilobytes, however
 many tokens it shows.
@@ -34,7 +34,7 @@ _OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
 _REMEDY: Final = "run evaluate perplexity again"
 _AGREEMENT_HEADER: Final = ("difference", "Pearson", "Spearman")
 _LEVELS: Final = ("1\u20132", "3\u20139", "10\u201331", "32\u201399", "100\u2013315", "316 and more tokens per cell")
-"""Counts of each shade. Each shade starts at about √10 times the count of the one before."""
+"""Counts of each shade. Each shade starts at about √10 times the count at which the previous shade starts."""
 _LEVEL_STARTS: Final = np.array([1, 3, 10, 32, 100, 316])
 _OPACITY: Final = (0.13, 0.26, 0.42, 0.6, 0.8, 1.0)
 _MAX_BITS: Final = 20
@@ -73,7 +73,7 @@ def surprisals_section(reported: ReportedRuns) -> Section:
 
 
 def surprisal_plots(reported: ReportedRuns) -> tuple[list[Plot], list[tuple[str, str]]]:
-    """Return a figure for each teacher, split and distribution, and (missing file, command that writes it).
+    """Return a figure for each teacher, split and distribution, and each missing file with the command that writes it.
 
     Raises:
         InputError: If a file of rows is damaged, or two files of one split have different sentences.
@@ -180,7 +180,7 @@ def _plot(
         title=f"Surprisals on {split}: {teacher.name}, {distribution}, against students",
         svg=Markup('<div class="panels">{}</div>').format(Markup("").join(panels)),
         key=[(_level_swatch(level), label) for level, label in enumerate(_LEVELS)],
-        caption=f"Each token of {split} by the teacher's surprisal ({distribution}; across) and the student's (up): "
+        caption=f"Each token of {split}. Across: the teacher's surprisal ({distribution}). Up: the student's. "
         f"{len(bits):,} tokens, without <eos>. The outermost cells also count the tokens beyond the axes. Dashed: "
         f"equal surprisal.{several} From the perplexity rows of {reported.names([teacher, *students])}.",
         sources=[run.splits[split].command for run in (teacher, *students)],

@@ -2,7 +2,7 @@ r"""Write the report's tables as text for papers and programs: Markdown, LaTeX o
 
     markdown    GitHub's tables, each under a heading. The header is one line; a group's name precedes its columns.
     latex       One table environment per table, with booktabs' rules. Groups form a line above the header.
-    csv         One table for everything: table, row_number, row, column, value. One call reads it; pivot as needed.
+    csv         One table for everything, with the columns table, row_number, row, column and value.
 
 Marks and bars of cells are left out, notes follow in parentheses, and white space becomes single spaces. In CSV a cell
 without a figure is empty. All other cells are written as on the page, thousands separators included.
@@ -20,8 +20,8 @@ from pipeline.report.tables import NOTHING, Table
 
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
-"""The title of the table; the number of the row, from 1, because rows may share a name; the first cell of the row; the
-name of another column, after its group's name; and the cell in that column."""
+"""``table`` is the title of the table. ``row_number`` counts from 1, because rows may share a name. ``row`` is the
+first cell of the row. ``column`` is the name of another column, after its group's name. ``value`` is the cell there."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")

@@ -28,7 +28,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell with more than its content."""
+    """A cell that can have a note, a mark and a bar besides its content."""
 
     content: str | Number
     note: str = ""

@@ -98,7 +98,8 @@ def repair_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Rewrite the weight files that `save_checkpoint` did not finish because its process was killed."""
-    # A file of an older version has no metadata. It stays, because results and dumps record its sha256.
+    # A weight file of an older version has no metadata. It is not rewritten, because results and dumps record its
+    # sha256.
     right = (weights_bytes(model, metadata), weights_bytes(model))
     for path in _weight_paths(run, state, also):
         if not path.exists() or path.read_bytes() not in right:

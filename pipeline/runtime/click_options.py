@@ -14,7 +14,7 @@ from pipeline.runtime.display import as_text
 from storage.errors import RnngDistillError
 
 Place: TypeAlias = Path | str
-"""As in ``storage.locations``, whose import takes too long for ``--help``."""
+"""The same type as ``storage.locations.Place``. Importing that module takes too long for ``--help``."""
 PATH = click.Path(path_type=Path)
 STORE = click.types.FuncParamType(options.path_or_url)
 STORE.name = "PATH or URL"
@@ -69,9 +69,9 @@ class SingleValuesCommand(click.Command):
 
 
 class OneLineErrors(SingleValuesCommand, click.Group):
-    """A group of commands that shows an error that the user can fix as one line.
+    """A group of commands. An error that the user can fix is shown as one line.
 
-    Any other error is a bug and keeps its traceback. ``--help`` lists the commands in the order of their definition.
+    Any other error is a bug and shows its traceback. ``--help`` lists the commands in the order of their definition.
     All commands and groups below this group refuse repeated options.
     """
 
@@ -109,7 +109,7 @@ class CommaSeparated(click.ParamType[tuple[Any, ...]]):
 def configured_by(
     *classes: type, without: Sequence[str] = (), toml: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command with an option for each field of configuration classes. Pass it ``values``.
+    """Give a command one option per field of configuration classes, and call it with ``values``.
 
     ``values`` holds what the TOML file of ``--config`` sets, overridden by what the command line sets. It holds no
     defaults. Fields named in ``without`` get no option. With ``toml=False`` the command has no ``--config``.
@@ -121,7 +121,7 @@ def configured_by(
         @functools.wraps(command)
         def with_values(config_file: Path | None = None, **given: Any) -> None:  # noqa: ANN401
             values = options.read_toml(config_file, declared) if config_file is not None else {}
-            # click gives None, or () for a repeated option, where nothing was typed.
+            # For an option that was not typed, click gives None, or () if the option may be repeated.
             values |= {name: value for name, value in given.items() if name in names and value not in (None, ())}
             for option in declared:
                 if option.is_required and option.name not in values:

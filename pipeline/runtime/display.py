@@ -8,7 +8,7 @@ OUR_LOGGERS = ("pipeline", "storage", "student", "teacher")
 
 
 def configure_logging() -> None:
-    """Send log lines to standard error without prefixes: ours from INFO on, those of libraries from WARNING on."""
+    """Send log lines to standard error without prefixes: our lines from INFO on, lines of libraries from WARNING on."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     set_log_level(logging.INFO)
 

@@ -32,9 +32,9 @@ from storage.errors import ConfigError, RunError
 Result = TypeVar("Result")
 
 COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
-"""How long a rank may wait for a slower one. A dead process is noticed at once, because its connections close."""
+"""How long a rank may wait for a slower rank. A dead process is noticed at once, because its connections close."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
-"""How long the first process waits for the last one to join."""
+"""How long the first process waits for the last process to join."""
 _FAILED = "failed"
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_REPEATING = (":4096:8", ":16:8")
@@ -50,7 +50,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     store: Store = field(default_factory=HashStore, repr=False, compare=False)
-    """Small values that all processes share: in torchrun's store or, in a single process, in a store of its own."""
+    """Small values that all processes share, in torchrun's store. A single process has its own store."""
 
     @property
     def is_main(self) -> bool:
@@ -103,7 +103,7 @@ class World:
                 torch.distributed.broadcast(tensor, src=0)
 
     def share(self, data: bytes) -> bytes:
-        """Return the main rank's ``data`` on every rank. Every rank must call this; the data of others is ignored."""
+        """Return the main rank's ``data`` on every rank. Every rank must call this. Other ranks' data is ignored."""
         if self.size == 1:
             return data
         size_bytes = torch.tensor([len(data)])
@@ -140,7 +140,7 @@ class World:
             return int(self.store.add(f"tally/{what}", number))
 
     def check(self) -> None:
-        """Stop if another process has failed, because further work would be lost. This takes a tenth of a millisecond.
+        """Stop if another process has failed, because further work would be lost. The check takes 0.1 ms.
 
         Raises:
             RunError: With the error of that process.
@@ -151,7 +151,7 @@ class World:
                     raise RunError(self._failure_message())
 
     def failed(self, error: BaseException) -> None:
-        """Publish why this process ends. If that is impossible, the others still notice that it is gone."""
+        """Publish why this process ends. If publishing fails, the others still notice that this process is gone."""
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         with contextlib.suppress(RuntimeError):  # the user must see the first error
             self.store.compare_set(_FAILED, "", f"rank {self.rank} on {socket.gethostname()}: {first_line}")
@@ -184,7 +184,7 @@ class World:
 
     @contextlib.contextmanager
     def _reporting_dead_processes(self) -> Iterator[None]:
-        """Turn a broken connection, the only sign that another process died, into an error of one line."""
+        """Turn a broken connection, which is the only sign that another process died, into a one-line error."""
         try:
             yield
         except RuntimeError as error:
@@ -217,10 +217,11 @@ def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterato
 
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
-    """Make torch use deterministic algorithms. An operation that has none raises an error.
+    """Make torch use deterministic algorithms. An operation without a deterministic algorithm raises an error.
 
     Raises:
-        ConfigError: If the variable of cuBLAS has another value, or this process used a GPU before it was set.
+        ConfigError: If the variable of cuBLAS has another value, or this process used a GPU before the variable was
+            set.
     """
     found = os.environ.get(_CUBLAS)
     if found not in {None, *_CUBLAS_REPEATING}:
@@ -275,7 +276,7 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
             yield world, chosen
         except BaseException as error:
             if isinstance(error, Exception):
-                world.failed(error)  # publish before the connections close, because the others notice that
+                world.failed(error)  # publish first, because the others notice when the connections close
             release_locals(error)
             raise
         finally:
@@ -289,8 +290,9 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
 def release_locals(error: BaseException) -> None:
     """Release the local variables of all functions that an error passed through.
 
-    One of them may be a ``DistributedDataParallel``. If it outlives its process group, it stops the group's threads
-    while it holds the interpreter lock. One of these threads may be waiting for the lock, and the process would hang.
+    One of these variables may be a ``DistributedDataParallel``. If it outlives its process group, it stops the group's
+    threads while it holds the interpreter lock. One of these threads may be waiting for the lock, and the process would
+    hang.
     """
     seen: list[BaseException] = []
     coming: list[BaseException | None] = [error]
@@ -316,8 +318,8 @@ def _agreed_round(world: World, shared: Store) -> str:
 
     When torchrun restarts a group, its store still has the keys of the earlier start. The restart count cannot be the
     prefix: each machine counts its own failures, so the counts differ between machines. Instead, each process stores a
-    random word under its rank. Rank 0 publishes the words of all, its own first, until every process has found its own
-    word among them.
+    random word under its rank. Rank 0 publishes the words of all ranks until every process has found its own word among
+    them. The published word of rank 0 is the prefix.
 
     Raises:
         RunError: If a process did not join within `JOIN_TIMEOUT`.

@@ -37,8 +37,8 @@ def read_json_lines(path: Path, *, remedy: str) -> Iterator[tuple[str, Mapping[s
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a parsed JSON value is a finite number below 2^63 in size."""
-    # JSON has whole numbers beyond any float. For NaN the comparison is false.
+    """Return whether a parsed JSON value is a finite number whose absolute value is below 2^63."""
+    # JSON allows whole numbers that no float can hold. For NaN the comparison is false.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 

@@ -45,7 +45,7 @@ class Option:
 
     name: str
     help: str
-    """The docstring of the field; empty without one."""
+    """The docstring of the field; empty if the field has none."""
     default: Any
     """``dataclasses.MISSING`` if the option is required."""
     type: Callable[[Any], Any]
@@ -85,7 +85,7 @@ def flag(name: str) -> str:
 def options_of(*classes: type, without: Sequence[str] = ()) -> list[Option]:
     """Return the options of configuration classes, in order. Fields named in ``without`` get no option.
 
-    A field that several classes have becomes one option, as the first class declares it.
+    A field that several classes have becomes one option, with the type, default and help of the first class.
     """
     found: dict[str, Option] = {}
     for cls in classes:
@@ -113,7 +113,8 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
 
     Raises:
         InputError: If the file does not exist.
-        ConfigError: If it is not TOML, or keys are unknown, repeated or of another type. All such keys are named.
+        ConfigError: If it is not TOML, or a key is unknown, repeated or has a value of the wrong type. All such keys
+            are named.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +144,7 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
 
 
 def build(cls: type[Config], values: Mapping[str, Any], **fixed: object) -> Config:
-    """Return an instance of ``cls``, filled from ``fixed`` and from those entries of ``values`` that are its fields."""
+    """Return an instance of ``cls``, filled from ``fixed`` and from the entries of ``values`` that name its fields."""
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in values.items() if name in names}, **fixed)
 

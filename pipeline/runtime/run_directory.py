@@ -110,7 +110,7 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
     """Read ``run.json``. If ``kind`` is given, also check the kind of the run.
 
     Raises:
-        RunError: If ``path`` is not a run directory, has another format version, or is a run of the other kind.
+        RunError: If ``path`` is not a run directory, has another format version, or is not a run of this kind.
         FingerprintMismatchError: If the tokenizer file changed since training.
     """
     remedy = "Give a directory made by train-teacher or train-student"
@@ -192,7 +192,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Load a model's parameters from a file. Nothing in the file is executed.
 
     Raises:
-        RunError: If the file is missing or damaged, or its model has other sizes.
+        RunError: If the file is missing or damaged, or holds a model of other sizes.
     """
     try:
         state = safetensors.torch.load_file(path)

@@ -1,4 +1,4 @@
-"""End a training: stop on SIGTERM at a point where it can go on, and record in the run's history how it ended.
+"""End a training: stop on SIGTERM at a point where it can be resumed, and record in the run's history how it ended.
 
 Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. The training loop then finishes its step and
 writes a checkpoint. Other signals keep their usual effect.
@@ -38,7 +38,7 @@ class StopRequest:
         self._since = 0.0
 
     def handle(self, _number: int, _frame: FrameType | None) -> None:
-        """Record the request. A second request ends the process at once, as without this handler."""
+        """Record the request to stop. A second request ends the process at once, as if there were no handler."""
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
         elif time.monotonic() - self._since > SAME_REQUEST_S:
@@ -72,7 +72,7 @@ class Ending:
     step: int = 0
     """Total steps taken."""
     reason: str = ""
-    """Why it finished, if it finished."""
+    """Why training finished; empty if it did not finish."""
 
 
 @contextlib.contextmanager

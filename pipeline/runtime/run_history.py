@@ -27,7 +27,7 @@ _FIELDS: dict[str, dict[str, type]] = {
 """The fields that readers need, with their types, by kind of event."""
 
 EndState = Literal["finished", "stopped", "failed"]
-"""``finished`` by itself, ``stopped`` by a signal, ``failed`` with an error."""
+"""How a training ended: ``finished`` by itself, ``stopped`` by a signal, ``failed`` with an error."""
 
 
 def hold(run: Path) -> BinaryIO:
@@ -55,7 +55,7 @@ def hold(run: Path) -> BinaryIO:
 
 
 def is_held(run: Path) -> bool:
-    """Return whether a process is training the run now. A start at the same moment waits briefly, but is not refused.
+    """Return whether a process is training the run now. A training that starts meanwhile waits briefly and then runs.
 
     Raises:
         RunError: If the run has no history, or the file system has no locks.

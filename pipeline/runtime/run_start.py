@@ -52,7 +52,8 @@ def training_run(
     ``resume="never"`` it must be missing or empty.
 
     Raises:
-        RunError: If the directory holds other files, or a run with other options or data; or if the ranks differ.
+        RunError: If the directory holds other files, or a run with other options or data, or if the ranks have
+            different options or data.
         StoreBusyError: If another process is training the run.
     """
     _refuse_other_ranks(run, world)
@@ -93,7 +94,8 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
     lock = hold(path)
     try:
         remove_partial_files(path)
-        if not (path / "run.json").exists():  # checked after the wait, during which another process may have made it
+        # Checked only now, because another process may have made it while this one waited for the lock.
+        if not (path / "run.json").exists():
             describe_run(path, run)
         else:
             _refuse_another_run(path, run)
@@ -116,7 +118,9 @@ def _refuse_another_run(path: Path, run: RunDescription) -> None:
         )
     before, now = json.loads((path / "run.json").read_bytes()).get("versions"), versions()
     if before != now:
-        log.warning("%s: started with versions %s, continues with %s: last bits may differ", path, before, now)
+        log.warning(
+            "%s: started with versions %s, continues with %s. The last bits of results may differ", path, before, now
+        )
 
 
 def _refuse_other_ranks(run: RunDescription, world: World) -> None:

@@ -13,8 +13,8 @@ from storage.errors import ConfigError
 
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 DECAY_SHARE: Final = 0.2
-"""Default share of the steps in which ``wsd`` falls. Hu et al. (2024) take a tenth of a much longer training. Hägele
-et al. (2024) find that a decay over a fifth of the steps does as well as cosine."""
+"""Default share of the steps in which the learning rate of ``wsd`` falls. Hu et al. (2024) take a tenth of a much
+longer training. Hägele et al. (2024) find that a decay over a fifth of the steps does as well as cosine."""
 MOST = 1e30
 """Upper bound of a learning rate, norm or decay. A small multiple of the bound is still a float32."""
 
@@ -46,7 +46,7 @@ class TrainConfig:
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Schedule = "cosine"
-    """Shape of the learning rate after the warm-up. All but constant fall to zero; wsd is constant first."""
+    """Shape of the learning rate after the warm-up. All shapes but constant fall to zero; wsd is constant first."""
     decay_share: float = 0.0
     """With --schedule wsd: share of the steps, at the end, in which the rate falls linearly to zero; 0 means the
     default, 0.2."""
@@ -55,7 +55,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices. Biases, gains and embeddings do not decay."""
     clip_norm: float = 1.0
-    """Scale the gradient down to this norm if it is larger."""
+    """Scale the gradient down to this norm if its norm is larger."""
     eval_every: int = 0
     """Number of steps between evaluations on dev; 0: evaluate at the end of each epoch."""
     patience: int = 0
@@ -116,7 +116,7 @@ def lr_factor(
     """Return the factor in (0, 1] that multiplies the peak learning rate at a step.
 
     The factor of the first step is ``1 / warmup_steps``. All schedules but ``constant`` would reach 0 one step after
-    the last.
+    the last step.
 
     Args:
         step: Counted from 0.
@@ -179,4 +179,5 @@ class ResumeConfig:
     """How a training command treats a run that exists already."""
 
     resume: Literal["auto", "never"] = "auto"
-    """If --out holds a run of the same command: continue it from its last checkpoint (auto), or refuse (never)."""
+    """If --out holds a run of the same command: continue it from its last checkpoint (auto), or refuse to start
+    (never)."""

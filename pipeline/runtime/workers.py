@@ -19,7 +19,7 @@ def start_pool(num_workers: int, start: Callable[..., None], *arguments: Any) ->
     """Return a pool of new processes. Each first calls ``start(number, *arguments)``; numbers count from 0.
 
     The processes are spawned, because a fork would copy the threads of a tokenizer or a progress bar in the middle of
-    their work. They ignore Ctrl-C, which this process handles, and end when this process ends.
+    their work. The new processes ignore Ctrl-C, which this process handles, and they end when this process ends.
     """
     context = multiprocessing.get_context("spawn")
     numbers = context.Value("i", 0)
@@ -41,7 +41,7 @@ def _begin(numbers: Any, start: Callable[..., None], arguments: tuple[Any, ...])
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent ends. A killed parent cannot send any other signal."""
+    """End this process when its parent ends. It waits for that end, because a killed parent cannot send a signal."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

@@ -1,13 +1,13 @@
 """Choose the sentences of each batch. The choice depends only on the lengths, seed, epoch and batch budget.
 
 World size does not matter: a rank takes ``batch[rank::size]`` of every batch. Sentences of similar length share a
-batch, because a student pads its rows and the number of sequential rounds of a teacher follows its longest sentence.
-Batches are then visited in random order.
+batch, because a student pads the rows of a batch to equal length, and a teacher needs as many sequential rounds as the
+longest sentence takes. Batches are then visited in random order.
 
 A shuffle window gives the order locality. The split is cut into blocks of neighbouring sentences, and the blocks are
-put in random order. A window is a number of consecutive blocks, and the batches above are made inside one window at a
-time. Windows are for dumps that are larger than memory or than the cache of remote files. A permutation of the whole
-split would need every shard all the time.
+put in random order. A window is a number of consecutive blocks, and the batches described above are made inside one
+window at a time. Windows are for dumps that are larger than memory or than the cache of remote files. A permutation of
+the whole split would need every shard all the time.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def plan_epoch(
         shuffle_window: About this number of positions are shuffled together; 0: all.
 
     Returns:
-        int64 arrays of sentence indices, longest sentence first within each.
+        One int64 array of sentence indices per batch, longest sentence first.
     """
     generator = np.random.default_rng([seed, epoch])
     if not len(lengths):
@@ -63,7 +63,7 @@ def plan_epoch(
 def _shuffled_batches(
     order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, *, batch_tokens: int, batch_sentences: int
 ) -> list[np.ndarray]:
-    """Return the batches of the sentences in ``order``, which is random. The batches are in random order too."""
+    """Return the batches, in random order, of sentences that come in the random ``order``."""
     mean = float(lengths[order].mean())
     per_batch = max(1, int(batch_tokens / mean))
     if batch_sentences:
@@ -77,7 +77,7 @@ def _shuffled_batches(
 
 
 def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences: int = 0) -> list[tuple[int, int]]:
-    """Cut a sequence of sentences into runs ``(first, stop)`` within the budgets of ``plan_epoch``, in order."""
+    """Cut a sequence of sentences into ranges ``(first, stop)`` within the budgets of ``plan_epoch``, in order."""
     ends = np.cumsum(lengths)
     runs = []
     first = 0
@@ -116,7 +116,7 @@ class BatchPlan:
         return np.array([values[batch].sum(dtype=dtype) for batch in self.batches(epoch)], dtype)
 
     def slices(self, epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-        """Yield this rank's sentences of each batch, possibly none, and the number of positions in the whole batch.
+        """Yield this rank's sentences of each batch (there may be none) and the number of positions in the whole batch.
 
         A rank gets every ``size``-th sentence of a batch that is sorted by length, so all ranks get about equal work.
 

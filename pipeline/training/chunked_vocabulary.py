@@ -1,7 +1,7 @@
 """Compute losses over the vocabulary in chunks of rows, so that ``[P, V]`` logits never exist at once.
 
 The forward pass makes the logits of one chunk, reduces them to the loss, differentiates them and drops them. It keeps
-only the gradients of the states and of the output weights, which are as large as the states and weights. In return,
+only the gradients of the states and of the output weights. They are as large as the states and weights. The cost:
 second derivatives are not available. Fused cross-entropies also take the gradient inside the forward pass (Hsu et al.
 2024, Liger Kernel). Here the loss of a chunk can be any loss that computes its own gradient.
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 256
-"""Rows at a time on a CPU: 256 x 12,000 float32 logits are 12 MB. Fewer rows make the products slow, and more rows do
-not fit into the cache. Of 128, 256, 512 and 1,024 rows, 256 is the fastest at D = 256 and as fast as 512 at D = 650."""
+"""Rows at a time on a CPU: 256 x 12,000 float32 logits are 12 MB. Fewer rows make the matrix products slow, and more
+rows do not fit into the cache. Of 128, 256, 512 and 1,024 rows, 256 rows are the fastest at D = 256, and as fast as 512
+rows at D = 650."""
 CHUNK_ROWS_GPU = 4096
 """Rows at a time on other devices: 200 MB of logits, a few kernel launches per batch."""
 
@@ -106,9 +107,9 @@ def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the type of products under autocast on a device; None if autocast is off, or the device has none.
+    """Return the type of products under autocast on a device; None if autocast is off or not supported.
 
-    For functions with their own backward pass, which must choose the type of their products themselves.
+    Functions with their own backward pass need this, because they must choose the type of their products themselves.
     """
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return None

@@ -1,8 +1,9 @@
 """Stop training at the first NaN or infinity in a loss, gradient or weight, without making a step wait for the device.
 
-One integer on the device records the first step at which one occurs. The loop reads it before it writes a row of
+One integer on the device records the first step with a NaN or infinity. The loop reads it before it writes a row of
 figures, evaluates dev or writes a checkpoint. So rows and checkpoints never contain a NaN or infinity, and the message
-names the exact step. The update of that step is not skipped: training ends anyway, and its weights are not written.
+names the exact step. The update of that step is not skipped, because training ends anyway and the updated weights are
+not written.
 """
 
 import torch
@@ -24,7 +25,7 @@ class DivergenceWatch:
     """Record the first loss or gradient norm that is not finite.
 
     The record is ``step * 2**32 + index``, with the index of the batch in its epoch. A gradient belongs to all batches
-    of a step, so it has the largest index.
+    of a step, so its record has the largest possible index.
     """
 
     def __init__(self, task: Task, plan: StepPlan) -> None:

@@ -30,7 +30,7 @@ class Metrics:
     Args:
         run: The run directory.
         after_step: The step that training continues from. Rows of later steps come from an interrupted process. They
-            are removed, as is an incomplete last line; TensorBoard hides its own.
+            are removed, as is an incomplete last line. TensorBoard hides its copies of these rows.
         elapsed_s: Seconds of training up to that step.
 
     Raises:
@@ -46,7 +46,7 @@ class Metrics:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of training so far, including those of interrupted processes up to their checkpoints."""
+        """Seconds of training so far. They include the time of interrupted processes up to their checkpoints."""
         return time.monotonic() - self._start
 
     def row(self, split: str, *, step: int, figures: Mapping[str, float | int]) -> None:
@@ -65,7 +65,7 @@ class Metrics:
             raise cannot_write(self._path, error) from error
 
     def sync(self) -> None:
-        """Write all rows to the disk. Call it before a checkpoint, which must not outlive the rows before it."""
+        """Write all rows to disk. Call it before each checkpoint, so that no checkpoint survives without its rows."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Tally:
         self._skipped_from = time.perf_counter()
 
     def skip_time(self) -> None:
-        """Leave the time since the last batch out of the rates."""
+        """Exclude the time since the last batch from the rates."""
         self._start += time.perf_counter() - self._skipped_from
 
     def close(self, world: World, *, wait_s: float) -> dict[str, float]:
@@ -167,7 +167,7 @@ class Tally:
 
 
 def perplexity(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the perplexity per position of a row with a ``cross_entropy``; empty without one, or above 1e300.
+    """Return the perplexity per position from a row's ``cross_entropy``; empty without one, or if it exceeds 1e300.
 
     The losses of a teacher are joint with the tree, or given the tree. Their exponential is not the perplexity of a
     language model.

@@ -22,7 +22,7 @@ class ModelFiles:
     tokenizer_sha256: str
     """sha256 of the tokenizer in this project's form, for an exported model too."""
     which: Which = "best"
-    """The checkpoint. A result's file name contains it, except for ``best`` and exported folders."""
+    """The name of the checkpoint. The file name of a result contains it, except for ``best`` and exported folders."""
 
     def check_writable(self) -> None:
         """Create the results folder before scoring, so that a missing permission does not cost hours of work.

@@ -38,7 +38,7 @@ class RunRow:
     kind: str | None = None
     state: RunState | None = None
     reason: str | None = None
-    """Reason of the state, if the history records one."""
+    """Why the run is in this state, if the history says so."""
     step: int | None = None
     """Steps taken, from the history's end or from the last row of figures."""
     best_dev_loss: float | None = None
@@ -132,7 +132,7 @@ def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
     reason = None
     if not held and events and events[-1]["event"] == "end":
         state, reason = events[-1]["state"], events[-1]["reason"]
-        last_step = events[-1]["step"] or last_step  # 0: it failed before it read its checkpoint
+        last_step = events[-1]["step"] or last_step  # 0: training failed before it read its checkpoint
     elif ends and not held:
         last_step = max(last_step, ends[-1]["step"])
     loss, best_step = best if best is not None else (None, None)

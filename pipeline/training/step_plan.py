@@ -95,9 +95,9 @@ class StepBatch:
     """Index of the batch in its epoch, from 0."""
     batch: Batch
     opens_step: bool
-    """Whether it is the first batch of its step."""
+    """Whether the batch is the first of its step."""
     closes_step: bool
-    """Whether it is the last batch of its step."""
+    """Whether the batch is the last of its step."""
     num_positions_step: int
     """Positions of all batches of the step, over all ranks."""
     num_words: int
@@ -202,7 +202,7 @@ class StepPlan:
                     )
 
     def _words_seen(self, epoch: int) -> np.ndarray:
-        """Return int64 ``[B]``: words seen after each batch of an epoch, including those of earlier epochs."""
+        """Return int64 ``[B]``: words seen after each batch of an epoch, including words of earlier epochs."""
         return (self._word_ends[epoch - 1] if epoch else 0) + np.cumsum(self._task.batch_words(epoch))
 
     def _epoch_of(self, step: int) -> int:

@@ -38,9 +38,10 @@ log = logging.getLogger(__name__)
 def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     """Train to the end, from the run's checkpoint if it has one; return the best dev loss in nats per position.
 
-    ``RUN/checkpoints/last`` holds the newest weights and ``best`` those with the lowest dev loss. The loop writes
-    ``last`` at each evaluation and every ``checkpoint_every`` steps, and ``best`` when an evaluation finds a new best.
-    It writes ``words_1M`` and so on, together with ``last``, after the first step that reaches that number of words.
+    ``RUN/checkpoints/last`` holds the newest weights, and ``best`` holds the weights with the lowest dev loss. The loop
+    writes ``last`` at each evaluation and every ``checkpoint_every`` steps, and ``best`` when an evaluation finds a new
+    best. It writes ``words_1M`` and so on, together with ``last``, after the first step that reaches that number of
+    words.
 
     On SIGTERM on any rank, the current step ends and ``last`` is written. The run's history records how training ended.
 
@@ -258,7 +259,7 @@ class _Training:
         return self._task.weights_metadata(epoch, batches.stop)
 
     def _planned_word_checkpoints(self) -> dict[int, list[str]]:
-        """Return the names of the word checkpoints by step. Log those that training ends too early to reach."""
+        """Return the names of the word checkpoints by step. Log the names that training never reaches."""
         thresholds = word_thresholds(self._config.word_checkpoints)
         reached = self._plan.steps_reaching(thresholds)
         missed = [words_name(threshold) for threshold in thresholds if threshold not in reached]
@@ -282,8 +283,8 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     # Some gradients are pure rounding noise (the bias of attention's keys). With a smaller eps, Adam would move these
-    # parameters at full speed. With 1e-9, 1e-8 and 1e-7, one process and two agree to 2e-6 nats over 90 steps, and the
-    # losses agree to 1e-3.
+    # parameters at full speed. With eps = 1e-9, 1e-8 or 1e-7, a training in one process and a training in two processes
+    # agree to 2e-6 nats over 90 steps. The losses under these three values agree to 1e-3.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
 
 
@@ -292,5 +293,5 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the generator seed of (seed, step, rank). It does not depend on when, or how often, the step is taken."""
+    """Return the generator seed of (seed, step, rank). It stays the same if the step is taken later or again."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
