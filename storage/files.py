@@ -43,10 +43,10 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
     """Open a temporary text file for each of ``paths``; rename them in order at the end of the block.
 
     The files of ``stale`` are removed once all temporary files are on disk, before the first rename. If the last of
-    ``paths`` is also in ``stale``, then even a kill cannot leave it next to files of an earlier set.
+    ``paths`` is also in ``stale``, then even a kill cannot leave this file next to files of another set.
 
     If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception of the
-    block itself passes through unchanged, an OSError too.
+    block itself, even an OSError, passes through unchanged.
 
     Raises:
         StoreError: If one of the files cannot be written.

@@ -70,7 +70,7 @@ class Folder(Protocol):
 
     @property
     def max_open_bytes(self) -> int | None:
-        """Limit on the bytes of all mapped files if these are copies, which take disk space; None without a limit."""
+        """Limit on the bytes of all mapped files; None: no limit. Only copies of remote files need a limit."""
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Start to fetch remote files that will be opened soon. Returns at once."""

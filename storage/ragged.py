@@ -33,7 +33,7 @@ class Ragged:
     values: NDArray[Any]
     """``[sum(lengths), ...]``, any dtype."""
     offsets: NDArray[np.int64]
-    """``[M + 1]`` int64, from 0 to ``len(values)``; each is at least the one before."""
+    """``[M + 1]`` int64, from 0 to ``len(values)``, never falling."""
 
     def __post_init__(self) -> None:
         offsets = self.offsets
@@ -80,7 +80,7 @@ class Ragged:
         """Return a view of one row.
 
         Raises:
-            IndexError: If there is no such row. Negative rows do not count from the end.
+            IndexError: If there is no such row. Negative numbers do not count from the end.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is outside [0, {len(self)})")

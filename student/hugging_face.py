@@ -44,7 +44,7 @@ _DEFAULTS: Final = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
-"""Values that the student supports, by key of config.json. transformers uses the first if the key is missing."""
+"""Values that the student supports, by key of config.json. If the key is missing, transformers uses the first value."""
 OURS: Final = "rnng_distill"
 """Key of config.json for what ``export`` records about the training. transformers does not use it."""
 _BUFFERS: Final = (".attn.bias", ".attn.masked_bias")

@@ -9,10 +9,10 @@ With the student's logits z, the gold token g, the teacher's distribution p and 
 
 K are the k tokens that the dump keeps. "rest" is all other tokens as one outcome. Merging outcomes never increases a
 divergence (log-sum inequality, Cover and Thomas 2006, Theorem 2.7.1). So KL is a lower bound on the KL over the whole
-vocabulary, and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature. This holds because
+vocabulary, and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature. This is so because
 the dump has log p_T(rest) and the normaliser of p_T for each temperature. Neither can be computed from the top k. Two
-other divergences can replace KL, and all of this is also true of them: KL(q || p) (``reverse-kl``) and the
-Jensen-Shannon divergence (``js``: the mean of KL(p || m) and KL(q || m) with m = (p + q) / 2).
+other divergences can replace KL, with the same properties: KL(q || p) (``reverse-kl``) and the Jensen-Shannon
+divergence (``js``: the mean of KL(p || m) and KL(q || m) with m = (p + q) / 2).
 
 log q_T(rest) is a log-sum-exp over the tokens outside K, never log(1 - sum). In float32, log(1 - sum) has no correct
 digits if the rest is 1e-8. Two other treatments of the rest exist for comparison, and both are wrong at q = p.
@@ -27,8 +27,9 @@ A dump with draws does not determine a divergence. It gives an estimate p^_T of 
 SCE and its gradient are linear in p^_T, so they are unbiased over independent dumps. At q = p the expectation of SCE is
 not 0: it is the entropy of p_T, which the dump does not hold.
 
-The gradient is written out, because this takes only one pass over the logits. A divergence D is a function of
-log q_T(i), with i in K or "rest". With the derivatives u_i of D, their sum U, and s = q_T / q_T(rest) outside K,
+The gradient is computed by a formula and not by autograd, because the formula takes only one pass over the logits. A
+divergence D is a function of log q_T(i), with i in K or "rest". With the derivatives u_i of D, their sum U, and
+s = q_T / q_T(rest) outside K,
 
     dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
 

@@ -6,8 +6,8 @@ copies them without renaming. Generation and key-value caches are left to transf
 
 A row holds one sentence or several (``student.rows``), then padding. Positions count from 0 in each row. The causal
 mask is the only attention mask. Padding comes after the last position of a row, so no position sees it, and nothing
-reads the states of the padding. The price is the arithmetic on padding, which is small if the rows of a batch have
-similar lengths.
+reads the states of the padding. Computing the padding costs time, but little if the rows of a batch have similar
+lengths.
 
 Shape letters: M sentences, B rows, L length of the longest row, P positions (n + 1 for a sentence of n tokens),
 D embedding size, H heads, V vocabulary, R any number of positions.

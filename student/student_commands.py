@@ -6,9 +6,9 @@ according to the kind of the run. A student makes no beam search, so this module
 
 Scoring takes a run or a folder in Hugging Face's format. A dump is made from a run.
 
-A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows what soft targets are worth that
-contain no trees, so it is the control for a claim about grammars. The distributions are p(w | x_<t), and the condition
-of the dump is ``none``.
+A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows how much soft targets help that
+come from a model without trees. So it is the control for a claim about grammars. The distributions are p(w | x_<t), and
+the condition of the dump is ``none``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -258,7 +258,7 @@ def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_
     Args:
         student: In evaluation mode.
         split: The sentences.
-        context: ``sentence``: score each sentence alone. ``document``: score it after the earlier ones in its row.
+        context: ``sentence``: score each sentence alone. ``document``: score it after the earlier sentences in its row.
         eos_id: Id of ``<eos>``.
 
     Raises:

@@ -37,8 +37,8 @@ def num_trained_positions(run: RunInfo, which: Which) -> int | None:
     Training writes the number into the checkpoint, because it depends on the rows that training had read by then.
 
     Returns:
-        The number, or None if the checkpoint does not record it. Older versions of this project did not record it. Nor
-        do runs that start (``--init``) from weights without this number.
+        The number, or None if the checkpoint does not record it. Older versions of this project did not record it. Runs
+        that start (``--init``) from weights without this number do not record it either.
     """
     recorded = weights_metadata(run.checkpoint(which)).get(TRAINED_POSITIONS)
     return int(recorded) if recorded is not None and recorded.isdecimal() else None

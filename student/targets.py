@@ -9,8 +9,8 @@ The expectation of c_w / n is p(w) / p(rest), so the expectation of p^_T is p_T.
 T = 1 as the proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). p^_T does not sum to 1. Normalising
 it would make it biased.
 
-A dump of another dataset is an error before the first step. In addition, every batch compares the gold tokens of dump
-and dataset, because nothing else would show that the targets are those of other positions.
+A dump of another dataset is an error before the first step. In addition, the gold tokens of dump and dataset are
+compared in every batch, because nothing else would show that the targets belong to other positions.
 
 Shape letters: R rows, k tokens kept or columns of draws.
 """
@@ -54,7 +54,7 @@ class SoftTargets:
 
     @classmethod
     def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device) -> Self:
-        """Return the targets of positions of a dump, at its temperature number ``temperature_index``, on ``device``."""
+        """Return the targets of positions of a dump on ``device``, at the temperature with this index."""
         arrays: dict[str, np.ndarray] = {
             "ids": positions.ids.astype(np.int64),
             "log_probs": positions.logp,
@@ -69,7 +69,7 @@ class DrawnTargets:
     """Estimates of the teacher's distributions for R rows, at one temperature T."""
 
     ids: Tensor
-    """int64 ``[R, k]``: an unused column has an arbitrary id of the vocabulary."""
+    """int64 ``[R, k]``: the drawn and top tokens; an unused column has an arbitrary id of the vocabulary."""
     weights: Tensor
     """float ``[R, k]``: p^_T(w); 0 in an unused column. A row need not sum to 1."""
 
@@ -145,8 +145,8 @@ class DumpTargets:
         tail: Treatment of the mass outside the top k. With draws it must be the default.
         divergence: The divergence from the soft targets. With draws it must be the default.
         shuffle_seed: If it is given, one random permutation of the whole split gives each position the targets of
-            another. This control has the teacher's distributions at the wrong positions. A batch then reads from the
-            whole dump, so the dump should fit into memory.
+            another position. This is a control: the distributions are the teacher's, but at the wrong positions. A
+            batch then reads from the whole dump, so the dump should fit into memory.
 
     Raises:
         FingerprintMismatchError: If the dump was made from another split or tokenizer, or has other sentences.

@@ -124,7 +124,7 @@ class StudentTask:
         """Return the metadata of a checkpoint: the number of position embeddings that have had a gradient.
 
         A row of n positions gives a gradient to the first n embeddings. So the number is the length of the longest row
-        so far, or the number of the initial weights if that is larger.
+        so far, or the number recorded with the initial weights if that number is larger.
         """
         if self._num_initial_positions is None:
             return {}
@@ -324,7 +324,7 @@ def compile_transformer(model: Student, device: torch.device) -> None:
     vocabulary is not compiled, because it has a backward pass of its own.
 
     Shapes are dynamic from the first batch on, because row lengths differ from batch to batch. torch makes one graph
-    for training and one for dev, and one more of each for a batch of a single row.
+    for training and one for dev. For batches of a single row it makes another graph for each.
 
     Compiled code adds numbers in another order, so losses differ by rounding. With dropout they differ more, because
     compiled code draws other random numbers from the same seeds.

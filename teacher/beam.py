@@ -15,13 +15,13 @@ candidates for the next position. So the mixture depends on x_<t alone. The sear
 sentence either. Where x_t is ``<eos>``, the mixture is over all candidates, but candidates with open constituents do
 not survive ``<eos>``. Only complete candidates, in which only TOP is open, are hypotheses of the whole sentence.
 
-Scores only fall. So a hypothesis that is no better than the ``beam``-th best candidate can be dropped without any
-change of the result. A position of a sentence ends when all hypotheses of the sentence are dropped, or after
-``max_actions`` NTs and REDUCEs, after which only SHIFT is valid. In a tie the earlier hypothesis wins, then the earlier
-action.
+Scores only fall. So dropping a hypothesis that is no better than the ``beam``-th best candidate does not change the
+result. A position of a sentence ends when all hypotheses of the sentence are dropped, or after ``max_actions`` NTs and
+REDUCEs, after which only SHIFT is valid. In a tie the earlier hypothesis wins, then the earlier action.
 
-Prefix probabilities sum over some trees only. They are lower bounds, and wider beams make the bounds tighter. The
-mixtures are a language model of their own: the log-probability of a sentence is the sum over its gold tokens.
+Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own, and wider beams make the
+bounds tighter. The mixtures are a language model of their own: the log-probability of a sentence is the sum over its
+gold tokens.
 
 Many sentences advance together, one action and one token at a time. ``stack_pool`` describes which results they share.
 
@@ -46,7 +46,7 @@ from teacher.stack_pool import BOTTOM, StackPool
 from teacher.teacher_config import BeamConfig
 
 BATCH_SENTENCES = 64
-"""Sentences that are searched together."""
+"""Number of sentences that are searched together."""
 BATCH_TOKENS = 4096
 """Limit on the positions that are searched together. It keeps batches of long sentences small."""
 MAX_NODES = 4096
@@ -155,7 +155,7 @@ def _candidates_of(states: Tensor, beam: int) -> Tensor:
 
 
 class _Found:
-    """Collect results in the order in which the sentences were given. They are searched in another order."""
+    """Collect results in the order in which the sentences were given. The search takes sentences in another order."""
 
     def __init__(self, model: Rnng, config: BeamConfig, gold: Ragged, *, with_states: bool) -> None:
         num_positions, num_sentences = len(gold.values), len(gold)

@@ -1,6 +1,7 @@
 """Keep the hypotheses of a beam search as vectors, and find the best of each sentence. Integer work, in numpy.
 
-Hypotheses are grouped by sentence: the hypotheses of a sentence are a run of equal values in ``Hypotheses.sentence``.
+Hypotheses are grouped by sentence. The hypotheses of a sentence are consecutive, so ``Hypotheses.sentence`` has
+one run of equal values per sentence.
 
 Shape letters: n hypotheses, M sentences, A actions.
 """
@@ -116,6 +117,6 @@ def ranks(sentence: np.ndarray) -> np.ndarray:
 
 
 def log_sums(scores: np.ndarray, sentence: np.ndarray) -> np.ndarray:
-    """Return log Σ exp of the scores of each run; float64, one value per run."""
+    """Return log Σ exp of the scores of each run of equal values in ``sentence``; float64, one value per run."""
     sums: np.ndarray = np.logaddexp.reduceat(scores, run_starts(sentence))
     return sums

@@ -117,9 +117,9 @@ class Schedule:
     next_actions: np.ndarray
     """int64 ``[S]``: the action that is decided from each row."""
     reduce_allowed: np.ndarray
-    """bool ``[S]``: whether REDUCE is valid there."""
+    """bool ``[S]``: whether REDUCE is valid as the next action."""
     action_index: np.ndarray
-    """int64 ``[S]``: the index of that action among all actions of the batch."""
+    """int64 ``[S]``: the index of the next action among all actions of the batch."""
     actions: Ragged
     """int64, M rows: the actions of the sentences."""
 

@@ -1,16 +1,16 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
-Autograd would work round by round, where a round is one level or one step in a level. Here one product gives the gates
-of all inputs, one product gives the gradient of each weight, and the states of all rounds are in one buffer that later
-rounds gather from. So a round has only one recurrent product and a few point-wise operations. Second derivatives are
-not available. docs/decisions/0007 has a comparison with the same arithmetic under autograd.
+Autograd would work round by round, where a round is one level or one step in a level. In this module one product gives
+the gates of all inputs, one product gives the gradient of each weight, and the states of all rounds are in one buffer
+that later rounds gather from. So a round has only one recurrent product and a few point-wise operations. Second
+derivatives are not available. docs/decisions/0007 has a comparison with the same arithmetic under autograd.
 
 Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Otherwise all have the type
 of the weights.
 
 Shape letters: S rows of the stack, Q distinct parents among them, H size of the LSTM, I size of its inputs; N tokens, K
 constituents, c children, L labels, D size of values. The order of gates is input, forget, output, candidate, so that
-one call squashes three of them.
+one call applies the sigmoid to the first three.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Keep the stacks of a beam search as a trie of pushes in growing tensors. No stack is ever copied.
 
 A **node** is a push, with a link to the node below. So a node is also a whole stack, and it holds the state of the
-stack LSTM over that stack. A push onto a node never changes the node. The integers of nodes (links, counts) are numpy
-arrays on the host. Their states are rows of tensors on the device. An **item** is what a push adds: a head (a
-nonterminal, or ``<bos>`` in the binary strategy), a token or a constituent.
+stack LSTM over that stack. A push onto a node never changes the node. The links and counts of nodes are numpy arrays on
+the host. The states of nodes are rows of tensors on the device. An **item** is what a push adds: a head (a nonterminal,
+or ``<bos>`` in the binary strategy), a token or a constituent.
 
 Some results are the same for many nodes. They are computed once:
 
@@ -11,7 +11,7 @@ Some results are the same for many nodes. They are computed once:
 - The products of a node's state with the recurrent weights are computed at the first push onto the node. Many nodes
   get several pushes: a constituent is pushed onto the same node as its NT, and an NT onto the same node as a word or
   another NT.
-- A constituent depends on its label and children. Hypotheses that differ further down the stack share it.
+- A constituent depends on its label and children. Hypotheses that differ further down the stack share the constituent.
 - Part of a composition depends on the label alone. For the bidirectional LSTM this part is 14 % of the search's time.
 
 All stacks have the same node at the bottom. In the binary strategy this node is ``<bos>``. It counts as an open

@@ -2,7 +2,7 @@
 
 ``student.student_commands`` has entry points with the same names and signatures: ``open_scorer``,
 ``evaluate_perplexity``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the two modules,
-according to the kind of the run. The argument ``beam`` maps only those sizes of the beam search that the user gave, so
+according to the kind of the run. The argument ``beam`` holds only the sizes of the beam search that the user gave, so
 that an entry point can refuse sizes that it does not use.
 
 A teacher has several figures, which must never be mistaken for each other:
@@ -53,9 +53,9 @@ from teacher.teacher_config import BeamConfig, TeacherConfig, refuse_without_sea
 from teacher.train_teacher import load_teacher
 
 BATCH_TOKENS = 8192
-"""Positions computed at a time, where the trees are given."""
+"""Number of positions computed at a time if the trees are given."""
 BLOCK_SENTENCES = 256
-"""Sentences searched between two progress updates: four batches, which take seconds."""
+"""Number of sentences searched between two progress updates: four batches, which take seconds."""
 
 
 @contextmanager
@@ -272,7 +272,7 @@ class BeamScorer:
 
 @torch.no_grad()
 def _log_probs_with_trees(model: Rnng, split: Split) -> tuple[Ragged, np.ndarray]:
-    """Return log-probabilities of each position, float32: of its token, and ``[P]``: of the actions before the token.
+    """Return two float32 log-probabilities of each position: of its token, and ``[P]`` of the actions before the token.
 
     The actions before a token are those since the previous token. The last REDUCE of a sentence belongs to ``<eos>``.
     """

@@ -51,7 +51,7 @@ class TeacherTask:
         return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
 
     def batch_flops(self, epoch: int) -> None:
-        """Return None. Shared results save operations, so a count of the model's operations would be too high."""
+        """Return None. The teacher computes shared results once, so a count by formula would be too high."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return the sentences of a batch."""

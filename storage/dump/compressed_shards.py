@@ -10,7 +10,8 @@ file's own claims are never trusted. A chunk is decoded only if its checksum is 
 that the layout gives, and it is decoded into memory of that size. The bytes equal those of zarr-python for the same
 versions of Blosc and zstd (tested).
 
-Reading one row decodes its whole chunk, so this suits ranges of rows. A few decoded chunks are kept.
+Reading one row decodes its whole chunk, so reading ranges of rows is efficient and reading single rows is not. A few
+decoded chunks are kept.
 """
 
 import struct

@@ -63,7 +63,7 @@ class DumpSummary:
     """Mean entropy of a position's top tokens and one bucket for all other tokens. None without positions or without
     top tokens."""
     entropy_nats_quantiles: dict[int, float] | None
-    """Percent → quantile of these entropies, to within 1/64 nat; None if the mean is."""
+    """Percent → quantile of these entropies, to within 1/64 nat; None if ``mean_entropy_nats`` is None."""
     mean_num_effective: float | None = None
     """Mean effective number of hypotheses in a position's mixture; None unless it is known for all shards."""
 

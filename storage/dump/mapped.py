@@ -4,11 +4,12 @@ For each array, the files of all shards are mapped one after another into one ad
 array over all shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and
 between the rows of a chunk. So arithmetic turns a position into an address. A sentence is usually one slice per array,
 and any set of positions is one gather per array. Without the common address range, a gather over S shards would be S
-gathers, with a sort before and a scatter after them. That takes three times as long for 512 sentences
+gathers, with a sort before and a scatter after them. This would take three times as long for 512 sentences
 (docs/decisions/0006).
 
 A shard is mapped when it is first needed, and its size and index are checked then. The checksums of a chunk are checked
-in all arrays when one of its rows is first read. Nothing is unmapped before the last array that uses a map is gone.
+in all arrays when one of its rows is first read. Files stay mapped until no array looks into their address range any
+more.
 """
 
 import ctypes

@@ -2,7 +2,8 @@
 
 Opening checks the manifest, the metadata, the offsets and the size of every file. The index of a shard is checked when
 the shard is mapped, and the checksums of a chunk when one of its rows is first read. To check every byte beforehand,
-call `verify_dump`. The reader does not use zarr: zarr takes about a millisecond per access, 200 times as long.
+call `verify_dump`. The reader does not use zarr, because zarr takes about a millisecond per access, 200 times as long
+as the reader.
 
 A reader holds no rows. It returns copies, and the mapped pages belong to the system's page cache, which all readers
 share and which the system shrinks when it needs memory. Threads may share a reader. A forked process can go on using

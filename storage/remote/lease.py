@@ -7,11 +7,11 @@ it back. So if two processes take it at once, the later one keeps it, even if th
 creation. Before every write and every line of the history the holder reads the lease again, and stops if another
 process holds it.
 
-The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between this
-check and its write. That does no harm: files are whole objects, and their bytes depend only on the work. So a late
-write of a shard writes the bytes that are already there. For the same reason, other ranks write shards without the
-lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` less a heartbeat, a living holder can lose its
-lease. It then stops.
+The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between the
+check of the lease and the write. That does no harm: files are whole objects, and their bytes depend only on the work.
+So a late write of a shard writes the bytes that are already there. For the same reason, other ranks write shards
+without the lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` less a heartbeat, a living holder can
+lose its lease. It then stops.
 """
 
 import json
@@ -31,7 +31,8 @@ from storage.remote.objects import ObjectStore, plain_text
 HEARTBEAT_S = 20.0
 """Seconds between two renewals. A renewal is two small requests."""
 TIME_TO_LIVE_S = 120.0
-"""Seconds from a renewal until the lease expires. Five renewals may fail. A restart after a crash waits this long."""
+"""Seconds from a renewal until the lease expires. Five renewals in a row may fail. After a crash of the holder, the
+next writer waits this long."""
 SETTLE_S = 2.0
 """Seconds until a taken lease is read back: longer than a slow write of 200 bytes."""
 INSIST = 3
