@@ -7,8 +7,8 @@ delay the others.
 
 While the model computes a batch, one thread prepares the next batches, and another encodes and writes the previous
 shard. Together they hold in memory: two shards of rows (26 MB each at k = 64 and 65,536 positions, with int32 ids); the
-ids of one shard in their final type and one encoded array of it (8 MB each); two batches; and a few arrays as large as
-the logits of 1,024 rows. None of this grows with the corpus.
+ids of one shard in the token type of the dump, and one encoded array of that shard (8 MB each); two batches; and a few
+arrays as large as the logits of 1,024 rows. None of this grows with the corpus.
 
 ``pipeline.dumping.reduction`` decides what is kept of each distribution.
 """
@@ -124,7 +124,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
             main_writer.log(_event("begin", world))
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
-        # The name is random, because the claims of an earlier dump by the same processes must not count here.
+        # The counter of claimed shards gets a random name, so that it does not continue that of an earlier dump.
         claims = world.share(secrets.token_bytes(8)).hex()
         writer = main_writer or stack.enter_context(opened(main=False))
         pending = todo.nonzero()[:, 0].tolist()

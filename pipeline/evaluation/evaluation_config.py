@@ -55,7 +55,8 @@ class SurprisalConfig:
     by: Literal["word", "token"] = "word"
     """The unit of a row."""
     spans: Path | None = None
-    """File with the position of each word, if words are not strings between spaces: sentence, start, stop per line."""
+    """File that says where each word is, if words are not the strings between spaces. Each line holds the number of the
+    sentence, the first character of the word and one past its last (docs/surprisal.md)."""
     frequencies: Path | None = None
     """File with one word and its count per line, tab-separated. Adds the column log_frequency."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -87,4 +88,5 @@ class ReportConfig:
     data: tuple[Path | str, ...] = ()
     """Also describe this dataset."""
     format: Literal["html", "markdown", "latex", "csv"] = "html"
-    """Write the page as HTML, or only its tables: as Markdown, as LaTeX with booktabs, or as CSV, one cell per line."""
+    """Write the page as HTML, or only its tables: as Markdown, as LaTeX with booktabs, or as CSV with one line per
+    table cell."""

@@ -90,7 +90,7 @@ def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_position
     if num_beyond := int((np.asarray(lengths) + 1 > num_trained_positions).sum()):
         log.warning(
             "%d of %d sentences have more than the %d positions that were trained: the probabilities of the tokens "
-            "after that are meaningless; leave these sentences out, or train with longer sentences",
+            "beyond that position are meaningless; leave these sentences out, or train with longer sentences",
             num_beyond,
             len(lengths),
             num_trained_positions,

@@ -43,7 +43,7 @@ class ParseConfig:
     doc_sentences: int = 256
     """Sentences parsed together in one spaCy Doc."""
     shard_sentences: int = 1_000
-    """Sentences per text shard. A shard is written when it is complete. If the command is interrupted, it is kept."""
+    """Sentences per text shard. An interrupted command keeps the shards that are complete."""
 
     def __post_init__(self) -> None:
         problems = _too_small(self)
@@ -112,7 +112,7 @@ class ParserConfig:
 
 
 def _too_small(config: ParseConfig | ParserConfig, **least: int) -> list[str]:
-    """Return a problem for each option that is a whole number below its value in ``least``, or below 1 by default."""
+    """Return a problem for each integer option below its minimum: the value in ``least``, or 1 for the others."""
     return [
         f"{field.name} is {value}, expected at least {least.get(field.name, 1)}"
         for field in fields(config)

@@ -76,7 +76,7 @@ class Measure:
 
     @property
     def units(self) -> str:
-        """What an interval for one trained model is computed over: sentences, paradigms or suites."""
+        """What the interval is computed over if a group has a single seed: sentences, paradigms or suites."""
         units = {PERPLEXITY: "sentences", MINIMAL_PAIRS: "paradigms"}
         return units.get(self.benchmark.kind, "suites")
 

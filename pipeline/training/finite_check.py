@@ -43,7 +43,7 @@ class DivergenceWatch:
         self._see(norm, step * _INDICES + _GRADIENT)
 
     def check(self, world: World) -> None:
-        """Stop if a recorded value was not finite on any rank. Waits for the device. Every rank must call it.
+        """Stop if at least one rank recorded a value that is not finite. Waits for the device. Every rank must call it.
 
         Raises:
             RunError: Naming the first such step, its epoch and its batches.

@@ -3,16 +3,16 @@
 Log-probabilities fall along a row, from the most probable token on. The profile stores how far they fall from each
 token to the next, as the code of a gap: code d means d/16 + (d/64)³ nats, and 255 means a fall to probability 0. So
 decoded log-probabilities never rise, and a row keeps its order. Most codes are 0 or 1, which compress well. The encoder
-chooses each gap from the sum of the codes before it, so errors do not add up. A log-probability is off by at most half
-a step, which is 1/32 of a nat after a small gap.
+chooses each gap from the sum of the codes before it, so errors do not add up. The gaps of neighbouring codes differ
+by 1/16 nat, or a little more if they are large. A log-probability is off by at most half this difference.
 
 The first log-probability and the normaliser are not stored. Both follow from the codes and the tail, since a
 distribution sums to 1 at every temperature,
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
-The tail, the tokens, the ids and the gold token's log-probability equal those of the exact profile bit for bit, and so
-do all sums that follow from them. `storage.dump.compressed_shards` compresses the bytes.
+The tail, the tokens, the ids and the gold token's log-probability equal those of the exact profile bit for bit. So do
+the kept mass and the perplexity, which follow from them. `storage.dump.compressed_shards` compresses the bytes.
 
 A chunk is decompressed, and its checksum checked, when one of its rows is read. A few decompressed chunks are kept. So
 reading ranges is cheap, and reading single sentences at random is expensive. In return a dump has half as many bytes.
@@ -37,7 +37,8 @@ from storage.fingerprints import FileDigest
 from storage.folder import Folder
 
 TO_ZERO = 255
-"""Code of a fall to probability 0. It is also the fill value, because no row starts with this code."""
+"""Code of a fall to probability 0. It is also the fill value of the Zarr array: the first code of a row is always 0, so
+a missing shard cannot look like rows."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
 """Arrays that equal those of the exact profile."""
@@ -231,6 +232,6 @@ def _check_mass(positions: Positions, temperatures: Sequence[float], where: str,
             row = int(np.argmin(good))
             raise StoreError(
                 f"{where}: row {start + row} and its tail add up to {total[row]:.3f} at temperature {temperature:g}, "
-                f"the tail alone to {np.exp(tail[row]):.3f}, expected 1 and less than 1. Nothing was written: "
+                f"expected 1; the tail alone is {np.exp(tail[row]):.3f}, expected less than 1. Nothing was written: "
                 "check the program that computed these rows, or use the exact profile"
             )

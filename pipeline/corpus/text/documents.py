@@ -137,14 +137,14 @@ def _read_names(path: Path) -> Iterator[str]:
 
 
 def documents_array(documents: Iterable[Document]) -> NDArray[np.uint8]:
-    """Return a table of documents as the bytes of its TSV. It is an array because Zarr attributes may not be large."""
+    """Return a table of documents as the bytes of its TSV. It is an array because Zarr attributes must be small."""
     table = StringIO()
     write_document_table(table, documents)
     return np.frombuffer(table.getvalue().encode(), np.uint8)
 
 
 def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
-    """Return the documents of an array that ``documents_array`` made. Several documents may have the same name.
+    """Return the documents of an array that ``documents_array`` made. A name can occur more than once.
 
     Raises:
         ValueError: If ``table`` is not such an array.

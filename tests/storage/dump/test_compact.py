@@ -190,7 +190,7 @@ def test_a_row_whose_tail_has_all_the_mass_is_refused() -> None:
     positions = truncated(np.full((1, 60_000), -np.log(60_000)), 1, (1.0,))
     assert encode_rows(positions, (1.0,), where="dump")
     positions.tail[0, 0] = 0.0  # within the tolerance of 1, but the log of the remaining mass does not exist
-    with pytest.raises(StoreError, match=r"the tail alone to 1\.000, expected 1 and less"):
+    with pytest.raises(StoreError, match=r"the tail alone is 1\.000, expected less than 1"):
         encode_rows(positions, (1.0,), where="dump")
 
 
