@@ -18,6 +18,7 @@ torch.
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
 import tomllib
@@ -197,6 +198,7 @@ def _expected(option: Option) -> str:
     return f"a list of {option.type_name}" if option.many else option.type_name
 
 
+@functools.cache  # several commands share a class, and reading its source is what --help would wait for
 def _field_docs(cls: type) -> dict[str, str]:
     """Return the docstring under each field, of the class and its bases."""
     docs: dict[str, str] = {}
