@@ -412,7 +412,7 @@ def test_the_first_loss_that_is_not_finite_is_named_exactly_and_never_saved(tmp_
     step = 10 if accumulate == 1 else 5
     with pytest.raises(RunError) as refusal:
         trained(task, tmp_path / "run", **options)
-    where = f"at step {step} (epoch 2, batch 1, counted from 0: sentences 3, 4, 5, 6, 7 and 2 more of train)"
+    where = f"at step {step} (epoch 2, batch 1). It was computed from sentences 3, 4, 5, 6, 7 and 2 more of train. "
     assert f"the loss is not a finite number {where}" in str(refusal.value)
     state = torch.load(state_path(tmp_path / "run"), weights_only=True)
     assert state["step"] == 8 // accumulate
