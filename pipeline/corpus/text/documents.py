@@ -6,6 +6,7 @@
     STEM.dropped.tsv      examples of what cleaning dropped and repaired
     STEM.failures.tsv     the sentences that could not be parsed
     STEM.parse.json       how a parser made the trees
+    STEM.sample.json      which teacher the trees and the text were drawn from
 
 Without STEM.docs the documents are unknown. An unknown source or licence is an empty field.
 """
@@ -31,8 +32,10 @@ SPEAKERS_SUFFIX: Final = ".speakers"
 DROPPED_SUFFIX: Final = ".dropped.tsv"
 FAILURES_SUFFIX: Final = ".failures.tsv"
 PARSE_RECORD_SUFFIX: Final = ".parse.json"
+SAMPLE_RECORD_SUFFIX: Final = ".sample.json"
 COMPANION_SUFFIXES: Final = (
     DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX, FAILURES_SUFFIX, PARSE_RECORD_SUFFIX,
+    SAMPLE_RECORD_SUFFIX,
 )  # fmt: skip
 """Files that describe STEM.txt and STEM.mrg. They are outdated as soon as STEM.txt or STEM.mrg is replaced."""
 NO_SPEAKER: Final = "-"
