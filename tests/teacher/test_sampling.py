@@ -16,7 +16,7 @@ from teacher.teacher_config import SampleConfig, TeacherConfig
 from tests.reference import Parser
 
 EOS_ID = 1
-NUM_SENTENCES = 20_000
+NUM_SENTENCES = 10_000
 KINDS = {
     "bilstm": {"embed_dim": 6, "hidden_dim": 6, "num_layers": 2},
     "attention and a projection": {"embed_dim": 5, "hidden_dim": 7, "num_layers": 1, "composition": "attention"},
@@ -33,10 +33,13 @@ def double_precision():
 
 def make_model(kind: str = "bilstm") -> Rnng:
     torch.manual_seed(0)
-    model = Rnng(TeacherConfig(**KINDS[kind]), vocab_size=5, num_labels=3, eos_id=EOS_ID).eval().requires_grad_(False)
+    model = Rnng(TeacherConfig(**KINDS[kind]), vocab_size=4, num_labels=3, eos_id=EOS_ID).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.mul_(2)  # so that states differ much
-    model.token_bias[EOS_ID] += 1  # so that sentences are short
+    # So that there are short sentences with and without constituents.
+    model.token_bias[EOS_ID] += 1.5
+    model.action_head.bias[SHIFT] += 1
+    model.action_head.bias[REDUCE] += 2
     return model
 
 
@@ -77,8 +80,7 @@ def outcomes(
 
 
 @pytest.mark.parametrize(
-    ("kind", "temperature"),
-    [("bilstm", 1.0), ("bilstm", 0.5), ("bilstm", 1.7), ("attention and a projection", 1.0), ("binary treelstm", 0.8)],
+    ("kind", "temperature"), [("bilstm", 1.0), ("attention and a projection", 0.7), ("binary treelstm", 0.6)]
 )
 def test_samples_follow_the_probabilities_of_the_model(kind, temperature):
     model, max_actions = make_model(kind), 9
@@ -86,8 +88,8 @@ def test_samples_follow_the_probabilities_of_the_model(kind, temperature):
     counts = Counter((tuple(each.ids), tuple(each.actions)) for each in drawn if each is not None)
     found = outcomes(Parser(model), max_actions=max_actions, temperature=temperature, least=2e-3)
     expected = {(ids, actions): NUM_SENTENCES * probability for ids, actions, probability in found}
-    assert len(expected) > 10
-    assert sum(expected.values()) > 0.4 * NUM_SENTENCES
+    assert sum(len(actions) > len(ids) + 3 for ids, actions in expected) >= 5  # five have a constituent below TOP
+    assert sum(expected.values()) > 0.2 * NUM_SENTENCES
     num_others = NUM_SENTENCES - sum(counts[outcome] for outcome in expected)
     others = NUM_SENTENCES - sum(expected.values())
     chi_squared = (num_others - others) ** 2 / others
@@ -100,12 +102,12 @@ def test_samples_follow_the_probabilities_of_the_model(kind, temperature):
 @pytest.mark.parametrize("kind", ["bilstm", "binary treelstm"])
 def test_a_sentence_depends_on_its_number_alone(kind):
     model = make_model(kind)
-    together = Sampler(model, seed=1, max_actions=60).draw(range(100))
-    assert max(len(each.actions) for each in together if each is not None) > 20
-    compacting = Sampler(model, seed=1, max_actions=60, max_nodes=0)
-    assert [compacting.draw([number])[0] for number in range(99, -1, -1)] == together[::-1]
-    assert compacting.draw(range(100)) == together
-    assert Sampler(model, seed=2, max_actions=60).draw(range(100)) != together
+    together = Sampler(model, seed=1, max_actions=25).draw(range(40))
+    assert max(len(each.actions) for each in together if each is not None) > 9
+    compacting = Sampler(model, seed=1, max_actions=25, max_nodes=0)
+    assert [compacting.draw([number])[0] for number in range(39, -1, -1)] == together[::-1]
+    assert compacting.draw(range(40)) == together
+    assert Sampler(model, seed=2, max_actions=25).draw(range(40)) != together
 
 
 def test_a_sentence_has_at_most_max_actions_and_no_cap_changes_a_shorter_one():
