@@ -88,6 +88,7 @@ def test_a_dataset_has_the_tokens_and_actions_that_were_drawn(small_world, teach
     options = ["--tokenizer", small_world / "tokenizer.json", "--out", tmp_path / "dataset"]
     run_cli("build-dataset", "--train", sampled, "--dev", small_world / "corpus/dev", *options)
     dataset = load_dataset(tmp_path / "dataset")
+    assert f", sampled from teacher {record['made_from']['fingerprint'][:12]} with seed 1" in dataset.tree_source
     train, labels = dataset.split("train"), dataset.labels
     assert train.num_sentences == record["num_kept"] >= 20
     numbers = [json.loads((teacher / "run.json").read_text())["model"]["labels"].index(x) for x in labels]

@@ -193,3 +193,22 @@ def parsed_by(stem: Path) -> str:
             "again, or remove this file if no parser made the trees"
         ) from error
     return model if model == "flat" else f"benepar {version}, model sha256 {model[:12]}"
+
+
+def sampled_from(stem: Path) -> str:
+    """Return the teacher and the seed from which the trees of a STEM were drawn; "" if there is no STEM.sample.json.
+
+    Raises:
+        InputError: If STEM.sample.json is damaged.
+    """
+    path = beside(stem, SAMPLE_RECORD_SUFFIX)
+    if not path.exists():
+        return ""
+    try:
+        made_from = json.loads(path.read_bytes())["made_from"]
+        return f"teacher {str(made_from['fingerprint'])[:12]} with seed {made_from['seed']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error!r}), expected the record that sample writes next to its trees; sample "
+            "again, or remove this file if the trees were not sampled"
+        ) from error
