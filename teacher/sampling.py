@@ -7,9 +7,9 @@ renormalised. So it applies to every single choice, and not to the probability o
 
 Many sentences advance together by one action at a time. Their stacks are in a ``StackPool``.
 
-Sentence n reads its own stream of random numbers, which depends on the seed and n alone. Use a model in float64. Then
-rounding, which depends on the batch, practically never changes a draw. In float32 it would change about one draw in ten
-thousand, because each edge between two tokens in the cumulative sums moves by about 1e-7.
+Sentence n reads its own stream of random numbers, which depends on the seed and n alone. Rounding depends on the batch,
+and it moves each edge between two tokens in the cumulative sums. A draw changes if its number falls between the old and
+the new place of an edge. So use a model in float64, where edges move by about 1e-16 and this practically never happens.
 
 Shape letters: n sentences, V vocabulary, A actions.
 """
