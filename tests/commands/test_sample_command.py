@@ -18,7 +18,7 @@ from teacher.teacher_config import TeacherConfig
 from teacher.train_teacher import load_teacher
 from tests.processes import finish, refused, run_cli, start_cli
 
-NUM_SENTENCES = 48
+NUM_SENTENCES = 64
 MAX_ACTIONS = 60
 OPTIONS = ["--num-sentences", NUM_SENTENCES, "--max-actions", MAX_ACTIONS, "--threads", 1]
 
@@ -102,7 +102,7 @@ def test_a_dataset_has_the_tokens_and_actions_that_were_drawn(small_world, teach
     assert num_changed == sum(record["repaired"].get(reason, 0) for reason in (OTHER_TOKENS, OTHER_TREE))
     unchanged = [row for row in rows if row in expected]
     assert unchanged == list(compress(expected, [each in unchanged for each in expected]))
-    assert len(unchanged) >= 10
+    assert len(unchanged) >= 5
     assert record["num_tokens"] == len(train.tokens.values)
 
 
