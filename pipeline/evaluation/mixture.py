@@ -225,12 +225,12 @@ def teacher_weight(teacher: NDArray[np.float64], student: NDArray[np.float64]) -
         teacher: ``[P]`` natural log-probabilities of the gold tokens, finite, P at least 1.
         student: ``[P]``, for the same tokens.
     """
-    # At 0 the derivative is Σ (t / s - 1), at 1 it is Σ (1 - s / t). Logs keep the ratios from overflowing.
     log_ratios = teacher - student
-    if np.logaddexp.reduce(log_ratios) <= math.log(len(log_ratios)):
-        return 0.0
-    if np.logaddexp.reduce(-log_ratios) <= math.log(len(log_ratios)):
-        return 1.0
+    with np.errstate(over="ignore"):  # a ratio may be beyond any float; an infinite derivative has the right sign
+        if np.expm1(log_ratios).sum() <= 0:  # at 0 the derivative is Σ (t / s - 1)
+            return 0.0
+        if np.expm1(-log_ratios).sum() <= 0:  # at 1 it is Σ (1 - s / t)
+            return 1.0
     largest = np.maximum(teacher, student)
     t, s = np.exp(teacher - largest), np.exp(student - largest)
     low, high = 0.0, 1.0

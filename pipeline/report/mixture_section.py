@@ -20,7 +20,10 @@ _EXPLANATION = (
     "position, with a 95 % interval over sentences. What does not improve a mixture has nothing to teach. A gain given "
     "the tree is no proof, because the trees saw the whole sentence and can reveal later words."
 )
-_FIGURES = ("teacher's distribution", "\u03bb", "gain", "95 %", "without <eos>", "student", "teacher", "sentences")
+_FIGURES = (
+    "teacher's distribution", "\u03bb", "gain, nats", "95 %", "without <eos>", "student, nats", "teacher, nats",
+    "sentences",
+)  # fmt: skip
 _PARADIGMS = ("paradigm", "teacher, %", "student, %", "in points", "95 % over pairs", "p adjusted")
 
 
