@@ -363,7 +363,7 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
 @json_option
 @configured_by(MixtureConfig, ModelConfig, BeamConfig, without=("checkpoint",))
 def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
-    """Measure whether a teacher knows anything that a student does not, before a dump takes hours.
+    """Measure whether a teacher knows anything that a student does not. Run this before dump-teacher.
 
     The next-token distributions of both models are mixed: one weight for the teacher, fitted on one half of the split.
     The gain over the student alone is measured on the other half. What does not improve a mixture has nothing to
