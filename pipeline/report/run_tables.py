@@ -121,13 +121,11 @@ def trained_on(run: RunRecord) -> str:
     text = "documents" if options.get("context") == "document" else "sentences"
     if run.dump is None:
         return text
-    schema = run.dump.get("schema")
-    of_student = isinstance(schema, dict) and schema.get("condition") == "none"
     shuffled = "shuffled " if options.get("targets") == "shuffled" else ""
     usual = (("divergence", "kl"), ("tail", "bucket"))
     return ", ".join(
         [
-            f"{text} and {shuffled}" + ("a student's dump" if of_student else "dump"),
+            f"{text} and {shuffled}" + ("a student's dump" if run.has_dump_of_student else "dump"),
             f"\u03b1\u00a0{options.get('alpha')}",
             f"T\u00a0{options.get('temperature')}",
             *(f"{name} {options[name]}" for name, default in usual if options.get(name, default) != default),
