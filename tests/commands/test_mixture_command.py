@@ -158,8 +158,8 @@ def test_what_cannot_be_mixed_is_refused(
 ) -> None:
     data = ["--data", few]
     assert "this run is a teacher's, expected a student's" in refused("mixture", student, teacher, *data)
-    assert "--beam are for a teacher" in refused("mixture", student, student, *data, "--beam", 4)
-    assert "--marginal are for a teacher" in refused("mixture", student, student, *data, "--marginal")
+    assert "only a teacher takes --beam" in refused("mixture", student, student, *data, "--beam", 4)
+    assert "only a teacher takes --marginal" in refused("mixture", student, student, *data, "--marginal")
     assert "expected only with --marginal" in refused("mixture", teacher, student, *data, "--no-marginal", "--beam", 4)
     assert "max-sentences is 3, expected at least 4" in refused(
         "mixture", teacher, student, *data, "--max-sentences", 3
