@@ -19,6 +19,7 @@ from pipeline.dumping.dump_config import DumpCommandConfig, DumpConfig, Recomput
 from pipeline.evaluation.evaluation_config import (
     CompareConfig,
     MinimalPairConfig,
+    MixtureConfig,
     ModelConfig,
     ParsesConfig,
     PerplexityConfig,
@@ -374,6 +375,41 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
     """
     chosen = build(PerplexityConfig, values) | build(ModelConfig, values)
     show(entry_points(model).evaluate_perplexity(model, data, **chosen, beam=beam_of(values)))
+
+
+@evaluate.command()
+@click.argument("teacher", type=PATH)
+@click.argument("student", type=PATH)
+@data_option
+@json_option
+@configured_by(MixtureConfig, ModelConfig, BeamConfig, without=("checkpoint",))
+def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
+    """Measure whether a teacher knows anything that a student does not. Run this before dump-teacher.
+
+    The next-token distributions of both models are mixed: one weight for the teacher, fitted on one half of the split.
+    The gain over the student alone is measured on the other half. What does not improve a mixture has nothing to
+    teach. STUDENT is a student trained without a dump. TEACHER may be another student.
+
+    The result is written to STUDENT/results. If both models were evaluated on the same minimal pairs, the command also
+    names the paradigms that the teacher knows better.
+
+    \b
+    Example: python cli.py evaluate mixture runs/teacher runs/baseline --data dataset --split dev
+    Example: python cli.py evaluate mixture runs/teacher runs/baseline --data dataset --max-sentences 1000
+    """
+    from pipeline.evaluation.compare.teacher_and_student import evaluate_mixture
+    from pipeline.report.mixture_section import mixture_as_text
+
+    of_teacher, of_student = entry_points(teacher), importlib.import_module(ENTRY_POINTS["student"])
+    # A student that serves as the teacher has no trees to search.
+    config = options.build(MixtureConfig, {"marginal": of_teacher is not of_student, **values})
+    common = {"split": config.split, "max_sentences": config.max_sentences, "checkpoint": "best"}
+    common["device"] = options.build(ModelConfig, values).device
+    # The student is scored first: it takes seconds, and a mistake shows before the search.
+    by_student = of_student.score_split(student, data, marginal=False, beam={}, **common)
+    by_teacher = of_teacher.score_split(teacher, data, marginal=config.marginal, beam=beam_of(values), **common)
+    found = evaluate_mixture(by_teacher, by_student, max_sentences=config.max_sentences)
+    show(found.to_json(), mixture_as_text(found))
 
 
 @evaluate.command()

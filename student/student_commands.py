@@ -1,8 +1,9 @@
 """Do what the commands ask of a trained student: score sentences, evaluate and dump.
 
 ``teacher.teacher_commands`` has entry points with the same names and signatures: ``open_scorer``,
-``evaluate_perplexity``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the two modules,
-according to the kind of the run. A student makes no beam search, so this module refuses the options of a beam search.
+``evaluate_perplexity``, ``score_split``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the
+two modules, according to the kind of the run. A student makes no beam search, so this module refuses the options of a
+beam search.
 
 Scoring takes a run or a folder in Hugging Face's format. A dump is made from a run.
 
@@ -26,7 +27,7 @@ from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify
 from pipeline.dumping.next_token import NextTokenModel, append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
-from pipeline.evaluation.sentence_models import SentenceModel, evaluate_split
+from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which, open_run
@@ -116,24 +117,59 @@ def evaluate_perplexity(
         InputError: If a sentence is longer than the student's rows, or the student was trained on documents and the
             dataset has none.
     """
+    scored = score_split(model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam)
+    return evaluate_split(scored.files, scored.split, scored.log_probs, floor=floor, settings=scored.settings)
+
+
+def score_split(
+    model: Path,
+    data: Place,
+    *,
+    split: str,
+    device: str,
+    checkpoint: Which,
+    marginal: bool,
+    beam: Mapping[str, Any],
+    max_sentences: int | None = None,
+) -> ScoredSplit:
+    """Compute the log-probabilities of a split.
+
+    Args:
+        model: A run directory or a folder in Hugging Face's format.
+        data: The dataset.
+        split: Name of the split.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        checkpoint: The checkpoint of a run.
+        marginal: Whether to search without trees. It must be False.
+        beam: Sizes of a beam search. It must be empty.
+        max_sentences: Return at most this many sentences, evenly spaced. A student that was trained on documents still
+            reads all sentences before them.
+
+    Raises:
+        ConfigError: If ``marginal`` or ``beam`` is given.
+        InputError: If a sentence is longer than the student's rows, or the student was trained on documents and the
+            dataset has none.
+    """
     _refuse_teacher_options(model, [*beam, *["marginal"] * marginal])
     with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate perplexity")
+        world.refuse_several("evaluate")
         opened = open_student_or_folder(model, where, checkpoint)
         dataset = load_dataset(data)
         check_tokenizer(opened.files, dataset)
         opened.files.check_writable()
-        sentences = dataset.split(split)
-        warn_beyond(sentences.tokens.lengths, opened.num_trained_positions)
-        log_probs = _log_probs_in_rows(
-            opened.student, sentences, context=opened.context, eos_id=dataset.tokenizer.eos_id
-        )
+        whole = dataset.split(split)
+        rows = spaced_sentences(whole, max_sentences)
+        sentences = whole.take(rows)
+        scored = whole if opened.context == "document" else sentences
+        warn_beyond(scored.tokens.lengths, opened.num_trained_positions)
+        log_probs = _log_probs_in_rows(opened.student, scored, context=opened.context, eos_id=dataset.tokenizer.eos_id)
         distribution, context = UNCONDITIONAL, "sentence by sentence"
         if opened.context == "document":
             max_length = opened.student.config.max_length
             distribution, context = IN_DOCUMENT, f"rows of a document, up to {max_length} positions, without overlap"
+            log_probs = log_probs.take(rows)
         settings = _settings(opened, where) | {"context": context}
-        return evaluate_split(opened.files, sentences, {distribution: log_probs}, floor=floor, settings=settings)
+        return ScoredSplit(files=opened.files, split=sentences, log_probs={distribution: log_probs}, settings=settings)
 
 
 def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "StudentSource":

@@ -1,9 +1,9 @@
 """Do what the commands ask of a trained teacher: score sentences, evaluate, parse and dump.
 
 ``student.student_commands`` has entry points with the same names and signatures: ``open_scorer``,
-``evaluate_perplexity``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the two modules,
-according to the kind of the run. The argument ``beam`` holds only the sizes of the beam search that the user gave, so
-that an entry point can refuse sizes that it does not use.
+``evaluate_perplexity``, ``score_split``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the
+two modules, according to the kind of the run. The argument ``beam`` holds only the sizes of the beam search that the
+user gave, so that an entry point can refuse sizes that it does not use.
 
 A teacher has several figures, which must never be mistaken for each other:
 
@@ -34,7 +34,7 @@ from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
-from pipeline.evaluation.sentence_models import SentenceModel, evaluate_split
+from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
@@ -117,17 +117,49 @@ def evaluate_perplexity(
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
         FingerprintMismatchError: If the teacher was trained with another tokenizer or other labels.
     """
+    scored = score_split(model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam)
+    return evaluate_split(scored.files, scored.split, scored.log_probs, floor=floor, settings=scored.settings)
+
+
+def score_split(
+    model: Path,
+    data: Place,
+    *,
+    split: str,
+    device: str,
+    checkpoint: Which,
+    marginal: bool,
+    beam: Mapping[str, Any],
+    max_sentences: int | None = None,
+) -> ScoredSplit:
+    """Compute the log-probabilities of a split given its trees, jointly with its trees and without them.
+
+    Args:
+        model: The run directory.
+        data: The dataset.
+        split: Name of the split.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        checkpoint: The checkpoint.
+        marginal: Whether to add the distributions of the text without its trees, by beam search.
+        beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
+        max_sentences: Score at most this many sentences, evenly spaced.
+
+    Raises:
+        ConfigError: If ``beam`` has sizes and ``marginal`` is False.
+        FingerprintMismatchError: If the teacher was trained with another tokenizer or other labels.
+    """
     if not marginal:
         refuse_without_search(beam, "--marginal")
     sizes = options.build(BeamConfig, beam)
     with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate perplexity")
+        world.refuse_several("evaluate")
         teacher, run = load_teacher(model, where, checkpoint)
         dataset = load_dataset(data)
         _check_reads(run, dataset)
         files = ModelFiles.of_run(run, checkpoint)
         files.check_writable()
-        sentences = dataset.split(split)
+        whole = dataset.split(split)
+        sentences = whole.take(spaced_sentences(whole, max_sentences))
         teacher.cache_inputs()
         token_log_probs, action_shares = _log_probs_with_trees(teacher, sentences)
         log_probs = {
@@ -139,7 +171,7 @@ def evaluate_perplexity(
         if marginal:
             more, search = _log_probs_without_trees(teacher, sizes, sentences.tokens)
             log_probs, settings = log_probs | more, settings | search
-        return evaluate_split(files, sentences, log_probs, floor=floor, settings=settings)
+        return ScoredSplit(files=files, split=sentences, log_probs=log_probs, settings=settings)
 
 
 def evaluate_parses(

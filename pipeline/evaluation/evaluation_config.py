@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from storage.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -28,6 +30,23 @@ class PerplexityConfig:
     """The entropy.json of sample-corpus. Adds the perplexity of the grammar that wrote the text."""
     marginal: bool = False
     """For a teacher: also measure without the trees, by beam search."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureConfig:
+    """How ``evaluate mixture`` measures."""
+
+    split: str = "dev"
+    """Which split of the dataset. Neither model may have been trained on it."""
+    max_sentences: int | None = None
+    """Measure on this many sentences, evenly spaced over the split. Without it, on the whole split."""
+    marginal: bool = True
+    """For a teacher: measure without the trees, by beam search, and given the trees. With --no-marginal, only given the
+    trees, which takes seconds but proves nothing."""
+
+    def __post_init__(self) -> None:
+        if self.max_sentences is not None and self.max_sentences < 4:
+            raise ConfigError(f"mixture: max-sentences is {self.max_sentences}, expected at least 4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

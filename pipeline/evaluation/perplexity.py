@@ -182,6 +182,25 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
         RunError: If a log-probability is not finite.
         InputError: If the split is empty.
     """
+    check_log_probs(log_probs, split)
+    return PerplexityFigure(
+        distribution=distribution,
+        num_sentences=split.num_sentences,
+        num_tokens=len(split.tokens.values),
+        num_words=int(split.num_words.sum(dtype=np.int64)),
+        num_bytes=int(split.num_bytes.sum(dtype=np.int64)),
+        nats=-float(log_probs.values.sum(dtype=np.float64)),
+        nats_eos=-float(log_probs.values[log_probs.offsets[1:] - 1].sum(dtype=np.float64)),
+    )
+
+
+def check_log_probs(log_probs: Ragged, split: Split) -> None:
+    """Check that log-probabilities belong to a split, n + 1 for a sentence of n tokens, and are finite.
+
+    Raises:
+        ValueError: If rows and sentences do not match.
+        RunError: If a log-probability is not finite.
+    """
     if not np.array_equal(log_probs.offsets, split.position_offsets):
         raise ValueError(
             f"{len(log_probs)} rows of log-probabilities do not fit split {split.name!r}, n + 1 per sentence"
@@ -192,15 +211,6 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
             f"split {split.name}, sentence {sentence}: the model gives a log-probability that is not finite, expected "
             "a number; training diverged or the checkpoint is damaged: use another checkpoint"
         )
-    return PerplexityFigure(
-        distribution=distribution,
-        num_sentences=split.num_sentences,
-        num_tokens=len(split.tokens.values),
-        num_words=int(split.num_words.sum(dtype=np.int64)),
-        num_bytes=int(split.num_bytes.sum(dtype=np.int64)),
-        nats=-float(log_probs.values.sum(dtype=np.float64)),
-        nats_eos=-float(log_probs.values[log_probs.offsets[1:] - 1].sum(dtype=np.float64)),
-    )
 
 
 def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, dict[str, PerplexityFigure]]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures, ScoredPair
+from pipeline.evaluation.mixture import MixtureFigures
 from pipeline.evaluation.perplexity import DISTRIBUTIONS, PerplexityFigure
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures
@@ -39,9 +40,11 @@ MINIMAL_PAIRS: Final = "minimal_pairs"
 SURPRISAL: Final = "surprisal"
 PARSES: Final = "parses"
 SYNTAXGYM: Final = "syntaxgym"
+MIXTURE: Final = "mixture"
 
 DATA: Final = {
     PERPLEXITY: "split", MINIMAL_PAIRS: "pairs", SYNTAXGYM: "suites", SURPRISAL: "text", PARSES: "trees",
+    MIXTURE: "split",
 }  # fmt: skip
 """The fingerprint of the data of each kind of evaluation. Its first digits are part of the file name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -58,16 +61,17 @@ class Result:
     """The content of a result file. Its figures and settings are not checked yet."""
 
     kind: str
-    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses`` or ``syntaxgym``."""
+    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym`` or ``mixture``."""
     subject: str
     """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
     figures: Any
     """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
-    ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure`` or ``SyntaxGymFigures`` returns."""
+    ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns."""
     settings: Mapping[str, Any]
     """Everything that could change the figures: checkpoint, batch budget, device, dtype and so on."""
     fingerprints: Mapping[str, str]
-    """The sha256 of the ``weights``, of the ``tokenizer`` and of the data (``DATA``)."""
+    """The sha256 of the ``weights``, of the ``tokenizer`` and of the data (``DATA``). A mixture also has the sha256 of
+    the weights of the ``teacher``."""
     versions: Mapping[str, str]
     command: str
     """The command line."""
@@ -85,7 +89,8 @@ def record(
 ) -> tuple[Path, Path]:
     """Write the item rows, then the result. Return the path of the result, then that of the rows.
 
-    A result replaces an earlier result of the same name. Names differ if data, checkpoint, beam or convention differ.
+    A result replaces an earlier result of the same name. Names differ if data, checkpoint, beam or convention differ,
+    and for a mixture if the teacher differs.
 
     Args:
         model: The model that was evaluated.
@@ -93,8 +98,8 @@ def record(
         subject: As ``Result.subject``.
         figures: As ``Result.figures``.
         settings: Everything that could change the figures, except the checkpoint.
-        fingerprints: The sha256 of the data, by the names in ``DATA``.
-        rows: Item rows; None for surprisals and parses.
+        fingerprints: The sha256 of the data, by the names in ``DATA``, and of the ``teacher`` in a mixture.
+        rows: Item rows; None for surprisals, parses and mixtures.
     """
     name = f"{kind.replace('_', '-')}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{fingerprints[DATA[kind]][:8]}"
     if model.which not in {"best", EXPORTED}:
@@ -109,6 +114,10 @@ def record(
         name += f"-{joining}"
     if (spans := settings.get("spans sha256")) is not None:
         name += f"-spans{spans[:8]}"
+    if (teacher := fingerprints.get("teacher")) is not None:
+        name += f"-teacher{teacher[:8]}"
+    if (most := settings.get("max_sentences")) is not None:
+        name += f"-{most}sentences"
     if rows is not None:
         write_rows(model.path, name, rows)
     result = Result(
@@ -232,6 +241,11 @@ class PairResult(LoadedResult[MinimalPairFigures]):
 
     __slots__ = ()
 
+    @property
+    def reading(self) -> str:
+        """The part of the convention on how a sentence is read. The rest is on the distribution and its search."""
+        return self.convention.partition("; ")[0]
+
     def pairs(self) -> Iterator[ScoredPair]:
         """Yield the item rows."""
         for where, row in read_json_lines(self.rows, remedy=self.remedy):
@@ -278,6 +292,7 @@ class RunResults:
     suites: list[SuiteResult] = field(default_factory=list)
     surprisals: list[LoadedResult[SurprisalFigure]] = field(default_factory=list)
     parses: list[LoadedResult[Mapping[str, Any]]] = field(default_factory=list)
+    mixtures: list[LoadedResult[MixtureFigures]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -363,6 +378,8 @@ def _load(loaded: RunResults, path: Path, result: Result) -> None:
         loaded.suites.append(SuiteResult(**common, figures=SyntaxGymFigures.from_json(figures, where=where)))
     elif result.kind == SURPRISAL:
         loaded.surprisals.append(LoadedResult(**common, figures=SurprisalFigure.from_json(figures, where=where)))
+    elif result.kind == MIXTURE:
+        loaded.mixtures.append(LoadedResult(**common, figures=MixtureFigures.from_json(figures, where=where)))
     else:
         loaded.parses.append(LoadedResult(**common, figures=figures))
 

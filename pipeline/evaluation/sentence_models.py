@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.corpus.dataset.tokenizer import Tokenizer
@@ -43,6 +44,26 @@ class SentenceModel:
     """Everything that could change the model's figures, including the distribution."""
     block_sentences: int = BLOCK_SENTENCES
     """Sentences scored between two updates of the progress line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredSplit:
+    """The log-probabilities that a model gives to the tokens of a split, and the facts that its results record."""
+
+    files: ModelFiles
+    split: Split
+    """The M sentences that were scored: the whole split or some of its sentences."""
+    log_probs: Mapping[str, Ragged]
+    """For each distribution, M rows of n + 1 natural logs, as for ``perplexity_figure``."""
+    settings: Mapping[str, Any]
+    """Everything that could change the log-probabilities, except the checkpoint."""
+
+
+def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int64]:
+    """Return the numbers of at most ``max_sentences`` sentences, evenly spaced over a split; of all, for None."""
+    num_sentences = split.num_sentences
+    num_taken = num_sentences if max_sentences is None else min(max_sentences, num_sentences)
+    return np.arange(num_taken) * num_sentences // max(num_taken, 1)
 
 
 def evaluate_split(

@@ -26,6 +26,7 @@ from pipeline.report.curves_section import curves_section
 from pipeline.report.data_section import Descriptions, data_section, read_datasets
 from pipeline.report.drawing import swatch
 from pipeline.report.dump_section import dumps_of, dumps_section
+from pipeline.report.mixture_section import mixtures_section
 from pipeline.report.page_blocks import Section, TitledTable, tables_in
 from pipeline.report.phenomena_section import pairs_section, suites_section
 from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer
@@ -112,7 +113,7 @@ def report_tables(records: Sequence[RunRecord], datasets: Descriptions = Mapping
 def _sections(
     reported: ReportedRuns, datasets: Descriptions, found: Comparisons | None, answer: Answer
 ) -> list[Section]:
-    dumps = dumps_of(reported)
+    dumps, mixtures = dumps_of(reported), mixtures_section(reported)
     return [
         answer_section(reported, answer),
         curves_section(reported),
@@ -121,6 +122,7 @@ def _sections(
         pairs_section(reported),
         suites_section(reported),
         surprisals_section(reported),
+        *([mixtures] if mixtures is not None else []),
         dumps_section(reported, dumps),
         costs_section(reported, dumps),
         *([data_section(datasets, reported)] if datasets else []),

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,6 +94,11 @@ class Split:
     def position_offsets(self) -> NDArray[np.int64]:
         """``[M + 1]``: sentence m has the positions ``offsets[m]:offsets[m + 1]``."""
         return self.tokens.offsets + np.arange(len(self.tokens.offsets))
+
+    def take(self, sentences: NDArray[np.int64]) -> "Split":
+        """Return the sentences with these numbers. The name, the documents and both digests stay those of the split."""
+        per_sentence = {name: getattr(self, name)[sentences] for name in ("document_ids", "num_words", "num_bytes")}
+        return replace(self, tokens=self.tokens.take(sentences), actions=self.actions.take(sentences), **per_sentence)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -170,10 +170,15 @@ def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[s
 
 
 def _scores(result: _Compared, normaliser: Normaliser) -> Iterable[ItemScores]:
-    return _sentence_nats(result, normaliser) if isinstance(result, PerplexityResult) else [_outcomes(result)]
+    return _sentence_nats(result, normaliser) if isinstance(result, PerplexityResult) else [outcomes(result)]
 
 
-def _outcomes(result: PairResult | SuiteResult) -> ItemScores:
+def outcomes(result: PairResult | SuiteResult) -> ItemScores:
+    """Return whether each pair or item is right.
+
+    Raises:
+        InputError: If a row is missing or damaged, or the rows do not add up to the figures of the result.
+    """
     categories: Mapping[str, Mapping[str, str]] = {}
     if isinstance(result, PairResult):
         items = [(row.paradigm, row.pair, row.good > row.bad) for row in result.pairs()]

@@ -91,7 +91,9 @@ class RunRecord:
     @property
     def commands(self) -> list[str]:
         """The commands that made the run and its results, each command once."""
-        shown: list[LoadedResult[Any]] = [*self.splits.values(), *self.results.pairs, *self.results.suites]
+        shown: list[LoadedResult[Any]] = [
+            *self.splits.values(), *self.results.pairs, *self.results.suites, *self.results.mixtures,
+        ]  # fmt: skip
         return list(dict.fromkeys([self.command, *(result.command for result in shown)]))
 
     @property

@@ -1,0 +1,291 @@
+r"""Mix the next-token distributions of a teacher and a student, and measure what the student alone lacks.
+
+    p_mix(w | x_<t) = λ p_teacher(w | x_<t) + (1 - λ) p_student(w | x_<t)        one λ in [0, 1] for all positions
+
+If no mixture predicts better than the student alone, the teacher knows nothing that the student could learn from its
+distributions. λ is fitted by maximum likelihood on one half of a split's sentences. The gain of the mixture over the
+student alone is measured on the other half, so that a λ that fits by chance gives no gain. Only the log-probabilities
+of the gold tokens are needed.
+
+A gain given the tree is no proof. The trees saw the whole sentence, so they can reveal later words, and no student sees
+a tree. A gain of the marginal by beam search is free of this.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.dataset.dataset_store import Split
+from pipeline.evaluation.intervals_and_p_values import Interval, bootstrap_mean
+from pipeline.evaluation.perplexity import GIVEN_TREE, IN_DOCUMENT, MARGINAL, UNCONDITIONAL
+from pipeline.runtime.json_files import is_number, number, string, whole_number
+from storage.errors import InputError
+from storage.ragged import Ragged
+
+NEXT_TOKEN: Final = (MARGINAL, UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE)
+"""The distributions that give each token a probability of its own, and so can be mixed. Those without a leak come
+first."""
+Halves = Literal["documents", "sentences"]
+LEAST_SENTENCES: Final = 4
+"""Two sentences in each half, because one sentence has no interval."""
+_LEAST_SHARE: Final = 0.25
+"""Whole documents make the halves if each half then gets at least this share of the sentences."""
+_SEED: Final = 1
+_BISECTIONS: Final = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureFigure:
+    """What a mixture gains over the student alone, under one distribution of the teacher.
+
+    Every figure except ``num_fitted`` is about the half of the sentences on which λ was not fitted.
+    """
+
+    distribution: str
+    """The teacher's distribution, one of ``NEXT_TOKEN``."""
+    student_distribution: str
+    teacher_weight: float
+    """λ in [0, 1]; 0 if no mixture fits better than the student alone."""
+    gain_nats: float
+    """Mean of ``log p_mix - log p_student`` over positions, ``<eos>`` included."""
+    interval: Interval
+    """95 % interval of ``gain_nats`` over sentences, by the bootstrap. λ stays as it was fitted."""
+    gain_nats_without_eos: float | None
+    """The same mean over the tokens; None if all sentences are empty."""
+    student_nats: float
+    """Negative log-probability per position, the student alone."""
+    teacher_nats: float
+    """Negative log-probability per position, the teacher alone."""
+    num_fitted: int
+    """Number of sentences on which λ was fitted."""
+    num_sentences: int
+    num_positions: int
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the whole interval is above 0."""
+        return self.interval.low > 0
+
+    @property
+    def conclusion(self) -> str:
+        """What the figures say about the teacher, in plain words."""
+        given = "Given the tree, the" if self.distribution == GIVEN_TREE else "The"
+        form = "z.3f" if abs(self.gain_nats) >= 0.01 else "z.5f"
+        ends = f"{self.interval.low:{form}} to {self.interval.high:{form}}"
+        size = f"{self.gain_nats:{form}} nats per position ({ends})"
+        if not self.is_gain:
+            return (
+                f"{given} mixture gains {size}, so it is no better than the student alone: a dump of this teacher has "
+                "little to teach."
+            )
+        if self.distribution == GIVEN_TREE:
+            return (
+                f"{given} mixture gains {size}. This is no proof that the teacher knows more than the student: the "
+                "trees saw the whole sentence and can reveal later words."
+            )
+        return f"{given} mixture gains {size}: the teacher knows something the student does not."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures as a JSON object."""
+        return asdict(self) | {"interval": [self.interval.low, self.interval.high]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MixtureFigure":
+        """Return the figure that ``to_json`` gave.
+
+        Args:
+            value: A parsed JSON object.
+            where: The file, for error messages.
+
+        Raises:
+            InputError: If a value is missing or impossible.
+        """
+        remedy = "run evaluate mixture again"
+        ends, distribution = value.get("interval"), string(value, "distribution", where=where)
+        if distribution not in NEXT_TOKEN:
+            named = ", ".join(NEXT_TOKEN)
+            raise InputError(f"{where}: distribution is {distribution!r:.60}, expected one of {named}; {remedy}")
+        if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
+            raise InputError(f"{where}: interval is {ends!r:.60}, expected two numbers; {remedy}")
+        if not 0 <= (weight := number(value, "teacher_weight", where=where)) <= 1:
+            raise InputError(f"{where}: teacher_weight is {weight}, expected 0 to 1; {remedy}")
+        without_eos = value.get("gain_nats_without_eos")
+        return cls(
+            distribution=distribution,
+            student_distribution=string(value, "student_distribution", where=where),
+            teacher_weight=weight,
+            interval=Interval(*ends),
+            gain_nats_without_eos=None if without_eos is None else number(value, "gain_nats_without_eos", where=where),
+            gain_nats=number(value, "gain_nats", where=where),
+            student_nats=number(value, "student_nats", where=where),
+            teacher_nats=number(value, "teacher_nats", where=where),
+            num_fitted=whole_number(value, "num_fitted", where=where),
+            num_sentences=whole_number(value, "num_sentences", where=where),
+            num_positions=whole_number(value, "num_positions", where=where),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureFigures:
+    """The mixtures of one teacher and one student, by distribution of the teacher."""
+
+    teacher: str
+    """The path of the teacher."""
+    halves: Halves
+    """What the halves are made of: whole documents, or sentences in turn."""
+    by_distribution: Mapping[str, MixtureFigure]
+    """At least one, in the order of ``NEXT_TOKEN``."""
+
+    @property
+    def first(self) -> MixtureFigure:
+        """The figure that answers the question: without a leak if there is such a figure, else given the tree."""
+        return next(iter(self.by_distribution.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        figures = [figure.to_json() for figure in self.by_distribution.values()]
+        return {"teacher": self.teacher, "halves": self.halves, "by_distribution": figures}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MixtureFigures":
+        """Return the figures that ``to_json`` gave.
+
+        Raises:
+            InputError: If a value is missing or impossible.
+        """
+        figures, halves = value.get("by_distribution"), value.get("halves")
+        remedy = "run evaluate mixture again"
+        if not isinstance(figures, list) or not figures or not all(isinstance(figure, dict) for figure in figures):
+            raise InputError(f"{where}: by_distribution is not a list of objects; {remedy}")
+        if halves not in get_args(Halves):
+            raise InputError(f"{where}: halves is {halves!r:.60}, expected documents or sentences; {remedy}")
+        found = [MixtureFigure.from_json(figure, where=where) for figure in figures]
+        return cls(
+            teacher=string(value, "teacher", where=where),
+            halves=halves,  # type: ignore[arg-type]
+            by_distribution={figure.distribution: figure for figure in found},
+        )
+
+
+def halves_of(split: Split) -> tuple[NDArray[np.bool_], Halves]:
+    """Divide a split into two halves. The same split always gives the same halves.
+
+    If the documents are known, each document goes in turn to the half with fewer sentences so far, so that neighbours
+    in a document are never in different halves. If the documents are not known, or are too few to make two halves,
+    every second sentence goes to each half.
+
+    Returns:
+        ``[M]`` whether a sentence is in the half on which λ is fitted, and what the halves are made of.
+
+    Raises:
+        InputError: If the split has fewer than ``LEAST_SENTENCES`` sentences.
+    """
+    num_sentences = split.num_sentences
+    if num_sentences < LEAST_SENTENCES:
+        raise InputError(
+            f"split {split.name} has {num_sentences} sentences, expected at least {LEAST_SENTENCES}: two to fit the "
+            "mixture and two to measure its gain; give another --split"
+        )
+    if split.has_documents:
+        document_of_sentence, sizes = np.unique(split.document_ids, return_inverse=True, return_counts=True)[1:]
+        first = np.zeros(len(sizes), bool)
+        counts = [0, 0]
+        for document, size in enumerate(sizes):
+            first[document] = counts[0] <= counts[1]
+            counts[0 if first[document] else 1] += int(size)
+        if min(counts) >= _LEAST_SHARE * num_sentences:
+            return first[document_of_sentence], "documents"
+    return np.arange(num_sentences) % 2 == 0, "sentences"
+
+
+def mixed(teacher: NDArray[np.float64], student: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    """Return ``log(λ exp(teacher) + (1 - λ) exp(student))`` for log-probabilities of the same tokens.
+
+    Args:
+        teacher: ``[P]`` natural logs.
+        student: ``[P]`` natural logs.
+        weight: λ in [0, 1].
+    """
+    logs = [math.log(share) if share > 0 else -math.inf for share in (weight, 1 - weight)]
+    return np.logaddexp(logs[0] + teacher, logs[1] + student)
+
+
+def teacher_weight(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> float:
+    """Return the λ in [0, 1] that gives the gold tokens the highest probability under the mixture.
+
+    The log-likelihood ``Σ log(λ t + (1 - λ) s)`` is concave in λ, so its derivative ``Σ (t - s) / (λ t + (1 - λ) s)``
+    falls. The root is found by bisection, to the last bits of a float64. If the derivative is not positive at 0, the
+    result is 0, and if it is not negative at 1, the result is 1.
+
+    Args:
+        teacher: ``[P]`` natural log-probabilities of the gold tokens, finite, P at least 1.
+        student: ``[P]``, for the same tokens.
+    """
+    log_ratios = teacher - student
+    with np.errstate(over="ignore"):  # a ratio may be beyond any float; an infinite derivative has the right sign
+        if np.expm1(log_ratios).sum() <= 0:  # at 0 the derivative is Σ (t / s - 1)
+            return 0.0
+        if np.expm1(-log_ratios).sum() <= 0:  # at 1 it is Σ (1 - s / t)
+            return 1.0
+    largest = np.maximum(teacher, student)
+    t, s = np.exp(teacher - largest), np.exp(student - largest)
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        weight = (low + high) / 2
+        if ((t - s) / (weight * t + (1 - weight) * s)).sum() > 0:
+            low = weight
+        else:
+            high = weight
+    return (low + high) / 2
+
+
+def mixture_figure(
+    teacher: Ragged,
+    student: Ragged,
+    is_fitted: NDArray[np.bool_],
+    *,
+    distribution: str,
+    student_distribution: str,
+) -> MixtureFigure:
+    """Fit the mixture on one half of the sentences, and measure its gain on the other half.
+
+    The interval is the percentile bootstrap of the mean over sentences, as for a difference of perplexities
+    (``compare.significance``). A sentence counts with its gain over the mean number of positions per sentence.
+
+    Args:
+        teacher: M rows of n + 1 natural logs, finite. The last value of a row is for ``<eos>``.
+        student: Rows of the same lengths.
+        is_fitted: ``[M]`` whether a sentence is in the half for the fit. Both halves have sentences.
+        distribution: The teacher's distribution.
+        student_distribution: The student's distribution.
+
+    Raises:
+        ValueError: If the rows do not have the same lengths.
+    """
+    if not np.array_equal(teacher.offsets, student.offsets):
+        raise ValueError("rows of teacher and student have different lengths")
+    fitted, held = np.flatnonzero(is_fitted), np.flatnonzero(~is_fitted)
+    weight = teacher_weight(*(rows.take(fitted).values.astype(np.float64) for rows in (teacher, student)))
+    offsets = teacher.take(held).offsets
+    of_teacher, of_student = (rows.take(held).values.astype(np.float64) for rows in (teacher, student))
+    gains = mixed(of_teacher, of_student, weight) - of_student
+    num_sentences, num_positions = len(held), len(gains)
+    num_tokens = num_positions - num_sentences
+    units = np.add.reduceat(gains, offsets[:-1]) * (num_sentences / num_positions)
+    return MixtureFigure(
+        distribution=distribution,
+        student_distribution=student_distribution,
+        teacher_weight=weight,
+        gain_nats=float(gains.mean()),
+        interval=bootstrap_mean(units, seed=_SEED),
+        gain_nats_without_eos=float(np.delete(gains, offsets[1:] - 1).sum()) / num_tokens if num_tokens else None,
+        student_nats=-float(of_student.mean()),
+        teacher_nats=-float(of_teacher.mean()),
+        num_fitted=len(fitted),
+        num_sentences=num_sentences,
+        num_positions=num_positions,
+    )
