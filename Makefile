@@ -27,8 +27,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo: env
 	$(BIN)/python cli.py demo --out $(DEMO_OUT)
 
+# One test process per core, but at most four: many tests start several processes themselves.
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,18 +1,28 @@
 """Measure the effect of distillation on students, over seeds and with controls, on one dataset, by commands of cli.py.
 
     python -m benchmarks.distillation --data DATASET --teacher RUN --pairs FOLDER --out FOLDER [--json FILE] [--quick]
-        [--seeds 1,2,3] [--jobs 2] [--name LABEL] [-- OPTIONS OF train-student]
+        [--alphas 0.5] [--seeds 1,2,3] [--jobs 2] [--split test] [--suites FOLDER] [--oracle CORPUS] [--beam 10,5]
+        [--folds RUN,RUN,...] [--right DATASET,RUN] [--name LABEL] [-- OPTIONS OF train-student]
 
-For every seed the benchmark trains a baseline, students of the teacher's dump at alpha 0.5, 0.7 and 0.8 (T 1), and a
-student at alpha 0.7 and T 2. There are two controls at alpha 0.7: ``shuffled`` gets the targets of other positions, and
-``born-again`` learns from a dump of the baseline. All other options are the same, and so are the steps. Runs that exist
-are not made again, so the same command continues an interrupted study. Each process has one thread, and JOBS processes
-run at a time.
+For every seed the benchmark trains these students. All have the same options, steps and data order.
 
-The figures of each student are perplexity per token on dev, best over training and after the last step, and accuracy on
-the minimal pairs, of the best checkpoint. Each figure has a mean and a standard deviation over the seeds. The
-difference to the baseline is taken seed by seed, with the 95 % interval of Student's t for its mean. The metrics of all
-runs are written to a folder next to FILE, one file per run.
+baseline            without a dump
+alpha A             with the teacher's dump, once for each of --alphas
+shuffled            with the targets of other positions; like all rows below, at the first of --alphas
+born-again          with a dump of the baseline of the same seed
+oracle              --oracle: with the exact probabilities of the grammar that wrote the corpus. This is the ceiling.
+beam                --beam: with the teacher's dump by beam search, which sees no tree
+folds               --folds: with rows of teachers that did not train on them, one run per fold
+right-branching     --right: with the dump of a teacher of right-branching trees, and the dataset that it trained on
+
+Runs and dumps that exist are not made again, so the same command continues an interrupted study. Each process has one
+thread, and JOBS processes run at a time.
+
+Each student's best checkpoint is evaluated: perplexity per token on SPLIT, accuracy on the minimal pairs and, with
+--suites, on SyntaxGym. Each figure has a mean and a standard deviation over the seeds. Differences are taken seed by
+seed, with the 95 % interval of Student's t for their mean. The difference of two perplexities is given in percent: it
+is the difference of their logarithms, converted. The metrics of all runs are written to a folder next to FILE, one file
+per run.
 """
 
 import argparse
@@ -20,25 +30,19 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from benchmarks.common import ROOT, machine, parser, run_python
 from pipeline.evaluation.intervals_and_p_values import mean_over_seeds
+from pipeline.evaluation.perplexity import UNCONDITIONAL
+from pipeline.evaluation.results import load_results
 from pipeline.runtime.display import table
 
-BASELINE = "baseline"
-CONFIGURATIONS = {
-    BASELINE: "",
-    "alpha 0.5": "--alpha 0.5",
-    "alpha 0.7": "--alpha 0.7",
-    "alpha 0.8": "--alpha 0.8",
-    "alpha 0.7, T 2": "--alpha 0.7 --temperature 2",
-    "shuffled": "--alpha 0.7 --targets shuffled",
-    "born-again": "--alpha 0.7",
-}
+BASELINE, SHUFFLED, BORN_AGAIN = "baseline", "shuffled", "born-again"
+CONTROLS = (BASELINE, SHUFFLED, BORN_AGAIN)
+PERPLEXITIES = ("best_dev_perplexity", "perplexity")
 
 
 def main() -> None:
@@ -46,14 +50,21 @@ def main() -> None:
     options = parser(__doc__)
     for name in ("data", "teacher", "pairs", "out"):
         options.add_argument(f"--{name}", type=Path, required=True)
+    options.add_argument("--alphas", default="0.5")
     options.add_argument("--seeds", default="1,2,3")
     options.add_argument("--jobs", type=int, default=2)
+    options.add_argument("--split", default="test", help="the split on which perplexity is measured")
+    options.add_argument("--suites", type=Path, help="folder of SyntaxGym suites")
+    options.add_argument("--oracle", type=Path, help="folder that sample-corpus wrote")
+    options.add_argument("--beam", help="beam and word beam")
+    options.add_argument("--folds", help="runs, one for each fold that was left out")
+    options.add_argument("--right", help="dataset of right-branching trees, and a teacher of it")
     options.add_argument("--name", default="", help="name of the dataset in the results")
     options.add_argument("student", nargs="*", help="options for train-student, after --")
     given = options.parse_args()
     study = Study(given)
     study.run()
-    report(study.summary(), given)
+    report(study, given)
 
 
 class Study:
@@ -66,109 +77,142 @@ class Study:
         self._given = given
         self._out: Path = given.out
         self._options = [*given.student, *(["--max-steps", "20"] if given.quick else [])]
+        alphas = given.alphas.split(",")
+        # The dumps, by name: the dataset, the teachers, and options of dump-teacher.
+        tree = (given.data, [given.teacher], [])
+        self._dumps: dict[str, tuple[Path, list[Path], list[str]]] = {"dump": tree}
+        # The students that learn from a dump: the name of the dump, and options of train-student.
+        self._students = {f"alpha {alpha}": ("dump", ["--alpha", alpha]) for alpha in alphas}
+        first = ["--alpha", alphas[0]]
+        self._students[SHUFFLED] = ("dump", [*first, "--targets", "shuffled"])
+        if given.oracle:
+            self._dumps["oracle"] = (given.data, [given.oracle], [])
+        if given.beam:
+            beam, word_beam = given.beam.split(",")
+            search = ["--condition", "beam", "--beam", beam, "--word-beam", word_beam]
+            self._dumps["beam"] = (given.data, [given.teacher], search)
+        if given.folds:
+            self._dumps["folds"] = (given.data, [Path(run) for run in given.folds.split(",")], [])
+        if given.right:
+            data, run = map(Path, given.right.split(","))
+            self._dumps["right-branching"] = (data, [run], [])
+        self._students |= {name: (name, first) for name in self._dumps if name != "dump"}
+        self._born_again = first
+        self.distilled = f"alpha {alphas[0]}"
+        self.configurations = [BASELINE, *self._students, BORN_AGAIN]
 
     def path(self, configuration: str, seed: int) -> Path:
         """Return the run directory of a configuration and seed."""
-        return self._out / f"{configuration.replace(', ', '-').replace(' ', '')}-seed{seed}"
+        return self._out / f"{configuration.replace(' ', '')}-seed{seed}"
 
     def run(self) -> None:
-        """Make what does not exist yet: the dump, the baselines, then everything else."""
-        dumping = ["dump-teacher", "--data", self._given.data, "--device", "cpu"]
-        dump = self._out / "dump"
-        _command([*dumping, "--teacher", self._given.teacher, "--out", dump, "--temperatures", "1,2"])
-        self._parallel([self._trained(BASELINE, seed, None) for seed in self.seeds])
+        """Make what does not exist yet: the dumps, the baselines, then everything else, seed by seed."""
+        self._parallel([self._dumped(self._out / name, *source) for name, source in self._dumps.items()])
+        self._parallel([self._trained(BASELINE, seed, self._given.data, []) for seed in self.seeds])
         works = []
         for seed in self.seeds:
-            again = self._out / f"born-again-dump-seed{seed}"
-            source = self.path(BASELINE, seed)
-            works.append(self._born_again([*dumping, "--teacher", source, "--out", again], seed, again))
             works += [
-                self._trained(name, seed, dump) for name in CONFIGURATIONS if name not in (BASELINE, "born-again")
+                self._trained(name, seed, self._dumps[dump][0], ["--dump", self._out / dump, *options])
+                for name, (dump, options) in self._students.items()
             ]
+            works.append(self._trained_again(seed))
         self._parallel(works)
 
-    def summary(self) -> dict[str, Any]:
-        """Return the figures of every configuration."""
-        runs = {name: [_figures(self.path(name, seed)) for seed in self.seeds] for name in CONFIGURATIONS}
-        return {
-            name: {figure: _summary(figure, of_name, runs[BASELINE]) for figure in of_name[0]}
-            for name, of_name in runs.items()
-        }
+    def figures(self) -> dict[str, list[dict[str, float]]]:
+        """Return the figures of every configuration, seed by seed."""
+        return {name: [self._figures(self.path(name, seed)) for seed in self.seeds] for name in self.configurations}
 
     def _parallel(self, works: list[Callable[[], None]]) -> None:
         with ThreadPoolExecutor(self._given.jobs) as pool:
             for done in [pool.submit(work) for work in works]:
                 done.result()
 
-    def _trained(self, name: str, seed: int, dump: Path | None) -> Callable[[], None]:
-        run = self.path(name, seed)
-        training = ["train-student", "--data", self._given.data, "--out", run, "--seed", seed, "--threads", 1]
-        training += ["--device", "cpu", *CONFIGURATIONS[name].split(), *self._options]
-        training += ["--dump", dump] if dump is not None else []
+    def _dumped(self, out: Path, data: Path, teachers: list[Path], options: list[str]) -> Callable[[], None]:
+        sources = [part for teacher in teachers for part in ("--teacher", teacher)]
+        return lambda: _command(["dump-teacher", "--data", data, *sources, "--out", out, "--device", "cpu", *options])
+
+    def _trained(self, name: str, seed: int, data: Path, options: list[object]) -> Callable[[], None]:
+        run, given = self.path(name, seed), self._given
+        training = ["train-student", "--data", data, "--out", run, "--seed", seed, "--threads", 1, "--device", "cpu"]
 
         def work() -> None:
-            _command(training)
-            if not list((run / "results").glob("minimal-pairs*.json")):
-                _command(["evaluate", "minimal-pairs", run, self._given.pairs, "--device", "cpu"])
-            print(f"{run.name}: {_figures(run)}", flush=True)
+            _command([*training, *options, *self._options])
+            for benchmark, arguments in (
+                ("perplexity", ["--data", given.data, "--split", given.split]),
+                ("minimal-pairs", [given.pairs]),
+                ("syntaxgym", [given.suites] if given.suites else None),
+            ):
+                if arguments is not None and not list((run / "results").glob(f"{benchmark}*.json")):
+                    _command(["evaluate", benchmark, run, *arguments, "--device", "cpu"])
+            print(f"{run.name}: {self._figures(run)}", flush=True)
 
         return work
 
-    def _born_again(self, dumping: list[object], seed: int, dump: Path) -> Callable[[], None]:
-        training = self._trained("born-again", seed, dump)
+    def _trained_again(self, seed: int) -> Callable[[], None]:
+        dump = self._out / f"{BORN_AGAIN}-dump-seed{seed}"
+        dumping = self._dumped(dump, self._given.data, [self.path(BASELINE, seed)], [])
+        training = self._trained(BORN_AGAIN, seed, self._given.data, ["--dump", dump, *self._born_again])
 
         def work() -> None:
-            _command(dumping)
+            dumping()
             training()
 
         return work
 
-
-def _figures(run: Path) -> dict[str, float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    losses = [(row["loss"], row["step"], row["epoch"]) for row in rows if row["split"] == "dev"]
-    (path,) = (run / "results").glob("minimal-pairs*.json")
-    best_loss, best_step, _ = min(losses)
-    return {
-        "best_dev_perplexity": math.exp(best_loss),
-        "best_step": best_step,
-        "last_dev_perplexity": math.exp(losses[-1][0]),
-        "pairs_accuracy": json.loads(path.read_text())["figures"]["accuracy_macro"],
-    }
-
-
-def _summary(figure: str, runs: list[dict[str, float]], baselines: list[dict[str, float]]) -> dict[str, Any]:
-    """Return a figure over the seeds, and its mean difference to the baseline with the ends of the 95 % interval."""
-    values = mean_over_seeds([run[figure] for run in runs])
-    minus = mean_over_seeds([run[figure] - base[figure] for run, base in zip(runs, baselines, strict=True)])
-    assert minus.interval is not None
-    return {
-        "values": [run[figure] for run in runs],
-        "mean": values.mean,
-        "sd": values.standard_deviation,
-        "minus_baseline": [minus.mean, minus.interval.low, minus.interval.high],
-    }
+    def _figures(self, run: Path) -> dict[str, float]:
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        best = min((row for row in rows if row["split"] == "dev"), key=lambda row: row["loss"])
+        figures = {"best_dev_perplexity": math.exp(best["loss"]), "best_step": best["step"]}
+        results = load_results(run)
+        (perplexity,) = (result for result in results.perplexities if result.subject == self._given.split)
+        figures["perplexity"] = perplexity.figures[UNCONDITIONAL].per_token
+        (pairs,) = results.pairs
+        figures["pairs_accuracy"] = pairs.figures.macro_accuracy
+        if self._given.suites:
+            (suites,) = results.suites
+            figures["suites_accuracy"] = suites.figures.mean_of_suites
+        return figures
 
 
-def report(summary: Mapping[str, Any], given: argparse.Namespace) -> None:
-    """Print the table; with ``--json``, also write the figures to that file and the rows of all runs next to it."""
-    shown = {"best_dev_perplexity": 2, "last_dev_perplexity": 2, "pairs_accuracy": 4}
+def difference(figure: str, runs: list[dict[str, float]], others: list[dict[str, float]]) -> tuple[float, ...]:
+    """Return the mean difference over the seeds and the ends of its 95 % interval; of perplexities in percent."""
+    is_perplexity = figure in PERPLEXITIES
+    pairs = [(run[figure], other[figure]) for run, other in zip(runs, others, strict=True)]
+    found = mean_over_seeds([math.log(a / b) if is_perplexity else a - b for a, b in pairs])
+    assert found.interval is not None
+    ends = (found.mean, found.interval.low, found.interval.high)
+    return tuple(100 * math.expm1(end) if is_perplexity else end for end in ends)
+
+
+def report(study: Study, given: argparse.Namespace) -> None:
+    """Print the tables; with ``--json``, also write the figures to that file and the rows of all runs next to it."""
+    runs = study.figures()
+    names = [name for name in runs[BASELINE][0] if name != "best_step"]
+
+    def shown(figure: str, ends: tuple[float, ...]) -> str:
+        scale, unit = (1, "%") if figure in PERPLEXITIES else (100, "")
+        mean, low, high = (scale * end for end in ends)
+        return f"{mean:+.1f}{unit} ({low:+.1f} to {high:+.1f})"
+
     rows = []
-    for name, figures in summary.items():
+    for name, of_name in runs.items():
         row: list[object] = [name]
-        for figure, digits in shown.items():
-            found = figures[figure]
-            mean, low, high = found["minus_baseline"]
-            row.append(f"{found['mean']:.{digits}f} ± {found['sd']:.{digits}f}")
-            row.append("" if name == BASELINE else f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})")
+        for figure in names:
+            scale = 1 if figure in PERPLEXITIES else 100
+            values = mean_over_seeds([scale * run[figure] for run in of_name])
+            row.append(f"{values.mean:.2f} ± {values.standard_deviation:.2f}")
+            row.append("" if name == BASELINE else shown(figure, difference(figure, of_name, runs[BASELINE])))
         rows.append(tuple(row))
-    header = ["", *(part for figure in shown for part in (figure, "minus baseline, 95 %"))]
     print("; ".join(f"{name} {value}" for name, value in machine().items()))
-    print(table(rows, header=header))
+    print(table(rows, header=["", *(part for figure in names for part in (figure, "minus baseline, 95 %"))]))
+    minus = {control: {f: difference(f, runs[study.distilled], runs[control]) for f in names} for control in CONTROLS}
+    rows = [(f"{study.distilled} minus {c}", *(shown(f, ends) for f, ends in of.items())) for c, of in minus.items()]
+    print(table(rows, header=["", *names]))
     if given.json:
         about = {"name": given.name, "options": " ".join(given.student), "seeds": given.seeds, **machine()}
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps({**about, "configurations": summary}, indent=1) + "\n")
+        content = {**about, "configurations": runs, "distilled": study.distilled, "distilled_minus": minus}
+        given.json.write_text(json.dumps(content, indent=1) + "\n")
         folder = given.json.with_suffix("")
         folder.mkdir(exist_ok=True)
         for run in sorted(given.out.glob("*/metrics.jsonl")):

@@ -1,4 +1,4 @@
-"""Write and read small verified Zarr v3 groups, through zarr-python: datasets, not dumps.
+"""Write and read small verified Zarr v3 groups through zarr-python. Datasets are such groups; dumps are not.
 
 A group is read all at once. Its arrays are stored uncompressed with crc32c. A sha256 over every array and the
 attributes catches two errors that checksums of chunks cannot: altered attributes, and a missing chunk, which zarr
@@ -95,7 +95,8 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
         try:
             stored = zarr.open_array(path / name, mode="r", zarr_format=3)
             if stored.nchunks_initialized != stored.nchunks:
-                raise _damaged(path / name, f"array {name}: {stored.nchunks_initialized} of {stored.nchunks} chunks")
+                chunks = f"found {stored.nchunks_initialized}, expected {stored.nchunks}"
+                raise _damaged(path / name, f"array {name}: chunks are missing ({chunks})")
             array = np.asarray(stored[...])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise _damaged(path / name, f"array {name}: {error}") from error
@@ -117,8 +118,8 @@ def _check_codecs(path: Path) -> None:
     names = {str(codec.get("name") if isinstance(codec, dict) else codec) for codec in listed}
     if found != 3 or not names <= _CODECS:
         raise StoreError(
-            f"{path}: found Zarr format {found} with the codecs {', '.join(sorted(names))}, expected format 3 with no "
-            f"others than {', '.join(sorted(_CODECS))}. {_REMEDY}"
+            f"{path}: found Zarr format {found} with the codecs {', '.join(sorted(names))}, expected format 3 and only "
+            f"the codecs {', '.join(sorted(_CODECS))}. {_REMEDY}"
         )
 
 

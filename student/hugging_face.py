@@ -63,7 +63,7 @@ class OpenedStudent:
     trained_context: str
     """The context of the training; ``not known`` if a folder does not record it."""
     num_trained_positions: int | None
-    """The number of positions that were trained; None if it is not known. Later log-probabilities mean nothing."""
+    """The number of positions that were trained; None if it is not known. Log-probabilities beyond are meaningless."""
 
 
 def open_student_or_folder(path: Path, device: torch.device, which: Which = "best") -> OpenedStudent:

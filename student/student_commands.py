@@ -6,7 +6,7 @@ according to the kind of the run. A student makes no beam search, so this module
 
 Scoring takes a run or a folder in Hugging Face's format. A dump is made from a run.
 
-A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows how much soft targets help that
+A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows how much soft targets help if they
 come from a model without trees. So it is the control for a claim about grammars. The distributions are p(w | x_<t), and
 the condition of the dump is ``none``.
 """
@@ -55,7 +55,7 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
         model: The run directory or the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint of a run.
-        beam: Sizes of a beam search. It must be empty.
+        beam: Sizes of a beam search. A student makes no beam search, so this must be empty.
 
     Raises:
         ConfigError: If ``beam`` is not empty.
@@ -94,17 +94,19 @@ def evaluate_perplexity(
 ) -> dict[str, Any]:
     """Compute the perplexity of a split; write the result next to the model.
 
-    A student that was trained on documents sees the earlier sentences of the document in its row.
+    If the student was trained on documents, each sentence is scored after the earlier sentences of its document that
+    are in the same row.
 
     Args:
         model: A run directory or a folder in Hugging Face's format.
         data: The dataset.
         split: Name of the split.
-        floor: ``entropy.json`` of sample-corpus, to add the figure of the true probabilities.
+        floor: ``entropy.json`` that sample-corpus wrote. With it, the result also has the perplexity under the true
+            probabilities.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint of a run.
-        marginal: Whether to search without trees. It must be False.
-        beam: Sizes of a beam search. It must be empty.
+        marginal: Whether to sum over the trees that a beam search finds. A student has no trees, so this must be False.
+        beam: Sizes of a beam search. A student makes no beam search, so this must be empty.
 
     Returns:
         The summary that the command prints.
@@ -139,7 +141,7 @@ def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "StudentSource":
 
     Args:
         run: The run directory.
-        beam: Sizes of a beam search. It must be empty.
+        beam: Sizes of a beam search. A student makes no beam search, so this must be empty.
 
     Raises:
         ConfigError: If ``beam`` is not empty.
@@ -158,7 +160,7 @@ def verify_recomputing(
 
 
 class StudentSource:
-    """A student's run as a ``DumpSource``. Its distributions depend on the words before the position alone."""
+    """A student's run as a ``DumpSource``. Its distributions depend only on the words before the position."""
 
     conditions: tuple[Condition, ...] = ("none",)
 
@@ -183,7 +185,7 @@ class StudentSource:
             raise InputError(
                 f"{dataset.location}: sentence {sentence} of split {split} has {lengths[sentence]} positions, but "
                 f"{self.run.path} reads at most {max_length}; train a student with --max-length {lengths[sentence]} or "
-                f"more, or build the dataset without the {np.count_nonzero(lengths > max_length)} longer sentences"
+                f"more, or build the dataset without longer sentences (here {np.count_nonzero(lengths > max_length)})"
             )
 
     def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002  always none
@@ -196,7 +198,7 @@ class GroupedByLength:
     """A ``NextTokenModel`` that computes the sentences of a batch in groups of similar length.
 
     A dump's batches follow the order of the corpus, and a student pads all rows to the longest row. Groups save most of
-    this padding. They depend on the batch alone, so a dump's bytes do not change from run to run.
+    this padding. They depend only on the batch, so a dump's bytes do not change from run to run.
     """
 
     def __init__(self, model: NextTokenModel) -> None:
@@ -208,7 +210,11 @@ class GroupedByLength:
         return self._model.vocab_size
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> tuple[list[Any], Tensor]:
-        """Return the prepared groups, and int64 ``[P]``: the index of each position among those of all groups."""
+        """Return the prepared groups, and int64 ``[P]``.
+
+        The array has, for each position of the batch, its place if the positions of all groups are put one after
+        another.
+        """
         lengths = tokens.lengths + 1
         order = np.argsort(-lengths, kind="stable")
         groups = [
@@ -232,7 +238,7 @@ class GroupedByLength:
 
 
 def _groups(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut the sentences ``order``, longest first, into groups with a share of padding of at most ``MOST_PADDING``."""
+    """Cut the sentences ``order``, longest first, into groups. At most ``MOST_PADDING`` of a group is padding."""
     groups, first, num_positions = [], 0, 0
     for at, sentence in enumerate(order):
         num_positions += int(lengths[sentence])
@@ -280,7 +286,10 @@ def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_
 
 
 def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
-    """Return the settings of a result: what can change its figures, and the context and positions of the training."""
+    """Return the settings of a result: what can change its figures, and how the student was trained.
+
+    The last two entries are the context and the number of positions that the student was trained with.
+    """
     return {
         "batch_tokens": batch_tokens(device),
         "device": device.type,
@@ -293,4 +302,4 @@ def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
 def _refuse_teacher_options(model: Path, given: Iterable[str]) -> None:
     """Refuse options that only a teacher has."""
     if flags := ", ".join("--" + name.replace("_", "-") for name in given):
-        raise ConfigError(f"{model} is a student, but {flags} are for a teacher; leave them out.")
+        raise ConfigError(f"{model} is a student, but only a teacher takes {flags}; run the command without {flags}")

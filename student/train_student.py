@@ -135,15 +135,21 @@ class StudentTask:
 
     def train_batches(self, epoch: int, first: int) -> Iterable[StudentBatch]:
         """Return this rank's slices of an epoch, from batch ``first`` on."""
-        return self._batches("train", epoch, first, self._targets)
+        return self._batches("train", self._plans["train"].slices(epoch, first), self._targets)
 
     def dev_batches(self) -> Iterable[StudentBatch]:
         """Return this rank's slices of dev."""
-        return self._batches("dev", 0, 0, None)
+        return self._batches("dev", self._plans["dev"].slices(0), None)
 
-    def _batches(self, name: str, epoch: int, first: int, targets: DumpTargets | None) -> Iterator[StudentBatch]:
+    def sample_batches(self) -> Iterable[StudentBatch]:
+        """Return this rank's slices of a fixed sample of train."""
+        return self._batches("train", self._plans["train"].sample_slices(), None)
+
+    def _batches(
+        self, name: str, slices: Iterator[tuple[np.ndarray, int]], targets: DumpTargets | None
+    ) -> Iterator[StudentBatch]:
         return student_batches(
-            self._plans[name].slices(epoch, first),
+            slices,
             self._splits[name],
             self._rows[name],
             bos_id=self._tokenizer.bos_id,

@@ -29,6 +29,11 @@ from teacher.recurrence import (
     state_dtype,
 )
 
+OUTPUT_GAIN = 5.0
+"""Factor on the usual initial weights of the BiLSTM's output layer. Without it a constituent's vector starts about ten
+times smaller than a token's, the stack hardly sees what is inside a constituent, and agreement is learnt many epochs
+later (docs/decisions/0013)."""
+
 
 class Composition(nn.Module, ABC):
     """A way of composing."""
@@ -103,6 +108,9 @@ class BiLstmComposition(Composition):
         self.bias = nn.Parameter(torch.zeros(8 * dim))
         self.recurrent_weight = nn.Parameter(torch.empty(2, dim, 4 * dim).uniform_(-bound, bound))
         self.output = nn.Linear(2 * dim, dim)
+        with torch.no_grad():
+            self.bias.view(2, 4, dim)[:, 1] = 1.0  # forget gates start open (Jozefowicz et al. 2015)
+            self.output.weight *= OUTPUT_GAIN
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
         """See ``Composition.compose``. Use this for inference only: it keeps nothing for a backward pass."""

@@ -25,7 +25,7 @@ class TeacherConfig:
     """Direction in which --strategy binary pairs the children of a constituent with more than two."""
     composition: Literal["bilstm", "attention", "treelstm"] = "bilstm"
     """Function that makes a constituent's vector from those of its children. treelstm needs --strategy binary."""
-    dropout: float = 0.3
+    dropout: float = 0.1
     """Dropout on pushed vectors, between layers and before the outputs. Stack states that later pushes build on have no
     dropout."""
 
@@ -55,6 +55,11 @@ class TeacherConfig:
 class TeacherTrainConfig(TrainConfig):
     """The options of ``train-teacher``'s training."""
 
+    num_epochs: int = 20
+    """Passes over the training split."""
+    batch_tokens: int = 1024
+    """Maximum number of positions (tokens and <eos>) per batch, over all processes. A small corpus needs small batches:
+    at 4096, an epoch of 6,000 sentences has only 20 steps."""
     lr: float = 1e-2
     """Peak learning rate of AdamW (docs/decisions/0004)."""
     leave_out: int = 0

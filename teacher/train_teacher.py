@@ -77,15 +77,19 @@ class TeacherTask:
 
     def train_batches(self, epoch: int, first: int) -> Iterable[TreeBatch]:
         """Return this rank's slices of an epoch, from batch ``first`` on."""
-        return self._batches("train", epoch, first)
+        return self._batches("train", self._plans["train"].slices(epoch, first))
 
     def dev_batches(self) -> Iterable[TreeBatch]:
         """Return this rank's slices of dev."""
-        return self._batches("dev", 0, 0)
+        return self._batches("dev", self._plans["dev"].slices(0))
 
-    def _batches(self, name: str, epoch: int, first: int) -> Iterator[TreeBatch]:
+    def sample_batches(self) -> Iterable[TreeBatch]:
+        """Return this rank's slices of a fixed sample of train."""
+        return self._batches("train", self._plans["train"].sample_slices())
+
+    def _batches(self, name: str, slices: Iterable[tuple[np.ndarray, int]]) -> Iterator[TreeBatch]:
         split = self._splits[name]
-        for rows, num_positions in self._plans[name].slices(epoch, first):
+        for rows, num_positions in slices:
             schedule = self.model.prepare(split.tokens.take(rows), split.actions.take(rows))
             yield TreeBatch(schedule=schedule, num_positions_global=num_positions)
 

@@ -36,8 +36,11 @@ def write_run(path: Path, *, seed: int, **changes: Any) -> Path:
 
 
 def from_dump(manifest: str, teacher: str, **schema: Any) -> dict[str, Any]:
-    """Return the ``changes`` of a run that learned from a dump with this manifest, written by this teacher."""
-    about = {"k": 8, "condition": "none", "fingerprints": {"dataset": "d" * 64, "teacher": teacher}} | schema
+    """Return the ``changes`` of a run that learned from a dump with this manifest, written by this teacher.
+
+    ``schema`` replaces entries of the dump's schema. With the condition ``none`` the teacher is a student.
+    """
+    about = {"k": 8, "condition": "tree", "fingerprints": {"dataset": "d" * 64, "teacher": teacher}} | schema
     return {"dump": {"path": "dump", "schema": about}, "fingerprints": {"manifest": manifest * 64}, "targets": "dump"}
 
 

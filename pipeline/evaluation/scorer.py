@@ -89,10 +89,11 @@ def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_position
         return
     if num_beyond := int((np.asarray(lengths) + 1 > num_trained_positions).sum()):
         log.warning(
-            "%d of %d sentences have more than the %d positions that were trained: the probabilities of the tokens "
-            "beyond that position are meaningless; leave these sentences out, or train with longer sentences",
+            "%d of %d sentences %s more than the %d positions that were trained: the probabilities of the tokens "
+            "beyond that position are meaningless; leave such sentences out, or train with longer sentences",
             num_beyond,
             len(lengths),
+            "has" if num_beyond == 1 else "have",
             num_trained_positions,
         )
 

@@ -1,13 +1,15 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-Each seed group is compared with the baseline: the students without a dump. If both have two seeds or more, the 95 %
+Each seed group is compared with the baseline: the students without a dump. Only a group with the targets of a grammar
+can show that distillation helps. All other groups are controls: shuffled targets, the dump of a student (born-again),
+or no dump. If both have two seeds or more, the 95 %
 interval of the difference is over seeds. If one of them has a single seed, the interval is over the evaluated
 sentences, paradigms or suites, and the page says that one seed cannot answer. ``significance.better_of`` decides which
 group is better.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -29,7 +31,7 @@ Verdict = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """Difference of a group from the baseline on one measure: percent of a perplexity, points of an accuracy."""
+    """How a group differs from the baseline on one measure: in percent for a perplexity, in points for an accuracy."""
 
     group: str
     """Name of the seed group."""
@@ -39,7 +41,8 @@ class Effect:
     num_seeds: int
     num_baseline_seeds: int
     is_over_seeds: bool
-    """Whether the interval is over seeds. Otherwise it is over the evaluated items of one trained model."""
+    """Whether the interval is over seeds. Otherwise it is over the evaluated items, because the group or the baseline
+    has a single seed."""
     p_value: float
     """p-value of the test over items, adjusted for the number of tests."""
 
@@ -118,11 +121,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         )
     baseline = baselines[0].name
     names = list(dict.fromkeys(effect.group for measure in measures for effect in measure.effects))
-    distilled = {
-        group.name
-        for group in groups
-        if all(run.has_dump and run.configuration.get("targets") != "shuffled" for run in group.runs.values())
-    }
+    distilled = {group.name for group in groups if all(run.is_distilled for run in group.runs.values())}
     if len(names) == 1 and names[0] in distilled:
         sentences = [_sentence("distillation", measures, names[0])]
     elif len(names) <= _MOST_SENTENCES:
@@ -131,7 +130,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
             for name in names
         ]
     else:
-        sentences = [_summary(measures[0], baseline)]
+        sentences = [_summary(measures[0], baseline, distilled)]
     if len(baselines) > 1:
         sentences.append(
             f"{plural(len(baselines), 'group')} of runs learned without a dump. {baseline} is the baseline here, "
@@ -223,18 +222,22 @@ def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkCompar
 
 
 def _ratio_minus_one(nats: float) -> float:
-    """Return by what share a perplexity changes if its logarithm grows by ``nats``; at most 100 nats, for the plot."""
+    """Return by what share a perplexity grows if its logarithm grows by ``nats``.
+
+    A growth of more than 100 nats counts as 100, so that the result is finite and can be drawn.
+    """
     return math.expm1(min(nats, 100.0))
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_control: bool = False) -> str:
-    """Return the answer for one group. A control is a group without a dump or with shuffled targets."""
+    """Return the answer for one group. See the top of this file for what a control is."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]
     if not all(effect.is_over_seeds for effect in effects):
+        here = "Here the control" if is_control else "Here"
         return (
-            f"One seed cannot answer. Here {subject} {_joined(phrases)}. Another seed may reverse this. "
+            f"One seed cannot answer. {here} {subject} {_joined(phrases)}. Another seed may reverse this. "
             "Train two seeds or more of each."
         )
     num_seeds, num_baseline_seeds = effects[0].num_seeds, effects[0].num_baseline_seeds
@@ -279,10 +282,14 @@ def _joined(phrases: Sequence[str]) -> str:
     return " and ".join([", ".join(phrases[:-1]), phrases[-1]]) if len(phrases) > 1 else phrases[0]
 
 
-def _summary(measure: Measure, baseline: str) -> str:
+def _summary(measure: Measure, baseline: str, distilled: Collection[str]) -> str:
     """Return one sentence about many groups."""
     by_verdict = {
-        verdict: [effect.group for effect in measure.effects if effect.verdict == verdict and effect.is_over_seeds]
+        verdict: [
+            effect.group if effect.group in distilled else f"the control {effect.group}"
+            for effect in measure.effects
+            if effect.verdict == verdict and effect.is_over_seeds
+        ]
         for verdict in ("better", "worse")
     }
     better, worse = (
@@ -296,5 +303,6 @@ def _summary(measure: Measure, baseline: str) -> str:
         f"groups of runs {better} and {len(by_verdict['worse']) or 'none'} {worse}."
     )
     if num_single := sum(not effect.is_over_seeds for effect in measure.effects):
-        text += f" For {plural(num_single, 'group')} there is no answer, because it or the baseline has one seed."
+        groups = plural(num_single, "group")
+        text += f" For {groups} there is no answer, because the group or the baseline has only one seed."
     return text

@@ -44,7 +44,7 @@ def comparisons_section(found: Comparisons) -> Section:
     """Return the section of the page."""
     blocks: list[Block] = [Paragraph(_INTRODUCTION), *comparison_blocks(found)]
     if found.notes:
-        summary = f"{plural(len(found.notes), 'note')} on runs that were left out or taken together"
+        summary = f"{plural(len(found.notes), 'note')} on results that were left out or runs that were put together"
         blocks.append(Details(summary, [Items(found.notes)]))
     return Section(name="comparisons", title="Comparisons of groups", link="Comparisons", blocks=blocks)
 
@@ -122,15 +122,17 @@ def _verdicts(found: BenchmarkComparison, form: "_Form") -> list[str]:
     if num_others and len(found.pairs) == 1:
         sentences.append(f"No difference is shown between {found.pairs[0].first} and {found.pairs[0].second}.")
     elif num_others:
-        which = "the other" if shown else "any of the"
-        sentences.append(f"No difference is shown between {which} {plural(num_others, 'pair')} of groups.")
+        others = "other pair of groups shows" if num_others == 1 else f"other {num_others:,} pairs of groups show"
+        none = f"None of the {num_others:,} pairs of groups shows a difference."
+        sentences.append(f"The {others} no difference." if shown else none)
     if len(found.pairs) > 1 and any(pair.overall.over_seeds.interval is not None for pair in shown):
         sentences.append(f"Intervals over seeds are not corrected for comparing {len(found.pairs)} pairs of groups.")
     first = found.pairs[0].overall
     if first.least_p_value * first.num_tests > ALPHA:
         sentences.append(
-            f"{plural(first.num_units, form.of_units)} are too few to show a difference: the smallest possible p is "
-            f"{first.least_p_value:.2g}, before correction for {plural(first.num_tests, 'test')}."
+            f"{plural(first.num_units, form.test_unit)} {_are(first.num_units)} too few to show a difference: the "
+            f"smallest possible p is {first.least_p_value:.2g}, before correction for "
+            f"{plural(first.num_tests, 'test')}."
         )
     return sentences
 
@@ -149,7 +151,7 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
     came_out = "came out better" if over_seeds is None else "is better"
     text = (
         f"{winner} {came_out} than {loser}: {form.figure(figures[winner])} against {form.figure(figures[loser])} "
-        f"{form.unit}; p = {_p(found.adjusted_p_value)} over {plural(found.num_units, form.of_units)}, adjusted for "
+        f"{form.unit}; p = {_p(found.adjusted_p_value)} over {plural(found.num_units, form.test_unit)}, adjusted for "
         f"{plural(found.num_tests, 'test')}"
     )
     if over_seeds is None:
@@ -158,28 +160,31 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
 
 
 def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: str) -> Block:
-    """Return the paradigms, suites or categories that show a difference, and how many would do so by chance.
+    """Return the paradigms, suites or categories that show a difference, and how many at least would do so by chance.
 
-    The intervals over seeds are not corrected, because with so few seeds nothing would remain. If seeds had
-    no effect of their own, a share of ``ALPHA`` of the differences that are significant over items would pass the test
-    over seeds by chance.
+    The intervals over seeds are not corrected, because with so few seeds nothing would remain. Suppose that the
+    settings have no effect, and groups differ only because their seeds do. Then the interval over seeds excludes 0 for
+    a share of ``ALPHA`` of all differences. Among the differences that are significant over items, this share is
+    larger, because these are the largest differences.
     """
-    of_units = "item" if by == form.of_units else form.of_units
+    test_unit = "item" if by == form.test_unit else form.test_unit
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]
     over_units = [case for case in tested if case[2].adjusted_p_value <= ALPHA]
     shown = [case for case in over_units if form.better(case[1], case[2])]
-    caption = f"By {by}: {plural(len(tested), 'difference')} tested; {len(over_units)} are significant over {of_units}s"
-    caption += " after correction"
+    caption = f"By {by}: {plural(len(tested), 'difference')} tested; {len(over_units)} {_are(len(over_units))} "
+    caption += f"significant over {test_unit}s after correction"
     if with_seeds := [case for case in over_units if case[2].over_seeds.interval is not None]:
         num_both = sum(1 for case in shown if case[2].over_seeds.interval is not None)
-        caption += f", and {num_both} of these also over seeds ({ALPHA * len(with_seeds):.1f} expected by chance)"
+        least = f"{ALPHA * len(with_seeds):.1f}"
+        caption += f", and {num_both} of these also over seeds (at least {least} expected by chance)"
     if len(with_seeds) < len(over_units):
-        caption += f"; {len(over_units) - len(with_seeds)} are about these trainings only, because a group has one seed"
+        num_single = len(over_units) - len(with_seeds)
+        caption += f"; {num_single} {_are(num_single)} about these trainings only, because a group has a single seed"
     if num_small := sum(each.least_p_value > ALPHA for each in found.pairs[0].parts[by].values()):
         num_needed = 1 + math.ceil(-math.log2(ALPHA))
         caption += (
-            f"; {num_small} of {plural(len(found.pairs[0].parts[by]), by)} can show nothing, with fewer than "
-            f"{num_needed} {of_units}s"
+            f"; {num_small} of {plural(len(found.pairs[0].parts[by]), by)} {'has' if num_small == 1 else 'have'} fewer "
+            f"than {num_needed} {test_unit}s, too few for any difference to be significant"
         )
     rows: list[Cells] = [
         [
@@ -193,7 +198,7 @@ def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: s
     ]
     if not rows:
         return Paragraph(f"{caption}.")
-    header = [by, "difference", "first, %", "second, %", *_Form(found.benchmark, of_units=of_units).header]
+    header = [by, "difference", "first, %", "second, %", *_Form(found.benchmark, test_unit=test_unit).header]
     table = Table(header=header, rows=rows)
     return Details(f"{caption}.", [TitledTable(title=f"{title}: differences by {by}", note=f"{caption}.", table=table)])
 
@@ -201,13 +206,15 @@ def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: s
 class _Form:
     """Formats the figures of a benchmark."""
 
-    def __init__(self, benchmark: Benchmark, *, of_units: str | None = None) -> None:
+    def __init__(self, benchmark: Benchmark, *, test_unit: str | None = None) -> None:
         self.benchmark = benchmark
         self.unit = "%" if benchmark.is_outcome else benchmark.unit
-        self.of_units = of_units or {MINIMAL_PAIRS: "paradigm", SYNTAXGYM: "suite"}.get(benchmark.kind, "sentence")
+        default = {MINIMAL_PAIRS: "paradigm", SYNTAXGYM: "suite"}.get(benchmark.kind, "sentence")
+        self.test_unit = test_unit or default
+        """What the test over items resamples, in the singular."""
         self.header = [
             "in points" if benchmark.is_outcome else f"in {benchmark.unit}",
-            f"95 % over {self.of_units}s",
+            f"95 % over {self.test_unit}s",
             "p",
             "p adjusted",
             "95 % over seeds",
@@ -241,6 +248,10 @@ class _Form:
         """Return the name of the group that is shown to be better, or an empty text."""
         better = better_of(found, more_is_better=self.benchmark.is_outcome)
         return {"first": pair.first, "second": pair.second, "neither": ""}[better]
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _p(value: float) -> str:

@@ -112,7 +112,10 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the total time from begins to completes, or None; and whether each begin has its complete."""
+    """Return the seconds between each ``begin`` and its ``complete``, added up, and whether each has its ``complete``.
+
+    The seconds are None if no ``begin`` has its ``complete``.
+    """
     seconds, begun, is_whole = None, None, True
     for event in history:
         at = _time(event)

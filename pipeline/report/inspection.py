@@ -7,6 +7,7 @@ from pipeline.corpus.dataset.split_statistics import FIGURES
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.dumping.dump_description import describe_dump, dump_for_people, verify_dump_files
 from pipeline.evaluation.results import read_results
+from pipeline.report.tables import plural
 from pipeline.runtime.run_directory import open_run
 from storage.dump.manifest import MANIFEST
 from storage.errors import InputError
@@ -57,8 +58,8 @@ def _split_for_people(split: dict[str, Any]) -> dict[str, Any]:
     statistics = split["statistics"]
     shown = {name: statistics[name] for name in FIGURES if name in statistics}
     sources = {
-        name: f"{source['num_documents']:,} documents, {source['num_sentences']:,} sentences, "
-        f"{source['num_tokens']:,} tokens; licence: {source['licences']}"
+        name: f"{plural(source['num_documents'], 'document')}, {plural(source['num_sentences'], 'sentence')}, "
+        f"{plural(source['num_tokens'], 'token')}; licence: {source['licences']}"
         for name, source in statistics.get("sources", {}).items()
     }
     folds = {

@@ -118,7 +118,8 @@ def _pair_plots(
         f"{_WHISKERS}Scored with {first.convention}. "
     )
     if first.figures.num_identical:
-        caption += f"{plural(first.figures.num_identical, 'pair')} of two identical sentences left out. "
+        are = "is" if first.figures.num_identical == 1 else "are"
+        caption += f"{plural(first.figures.num_identical, 'pair')} of two identical sentences {are} left out. "
     header = ("run", "pairs", *_COUNTS_HEADER, "mean difference, nats")
     rows = _rows({NOTHING: {"all pairs": overall}}) + _rows(by_level)
     by_phenomenon = Plot(

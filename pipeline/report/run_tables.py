@@ -123,14 +123,13 @@ def trained_on(run: RunRecord) -> str:
     if run.dump is None:
         return text
     schema = run.dump.get("schema")
-    of_student = isinstance(schema, dict) and schema.get("condition") == "none"
     fingerprints = schema.get("fingerprints") if isinstance(schema, dict) else None
     folds = "cross-fitted " if isinstance(fingerprints, dict) and num_folds(fingerprints) else ""
     shuffled = "shuffled " if options.get("targets") == "shuffled" else ""
     usual = (("divergence", "kl"), ("tail", "bucket"))
     return ", ".join(
         [
-            f"{text} and {shuffled}{folds}" + ("a student's dump" if of_student else "dump"),
+            f"{text} and {shuffled}{folds}" + ("a student's dump" if run.has_dump_of_student else "dump"),
             f"\u03b1\u00a0{options.get('alpha')}",
             f"T\u00a0{options.get('temperature')}",
             *(f"{name} {options[name]}" for name, default in usual if options.get(name, default) != default),

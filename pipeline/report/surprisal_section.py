@@ -26,7 +26,7 @@ from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
 from pipeline.evaluation.results import read_sentence_rows
 from pipeline.report.page_blocks import Block, Commands, Details, Paragraph, Plot, Section
 from pipeline.report.reported_runs import ReportedRuns
-from pipeline.report.tables import Cells, Number, Table
+from pipeline.report.tables import Cells, Number, Table, plural
 from storage.errors import InputError
 
 _OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
@@ -151,9 +151,8 @@ def _plot(
         found = read_rows(rows_of_run)
         if not np.array_equal(found.lengths, of_teacher.lengths):
             raise InputError(
-                f"{rows_of_run}: {len(found.lengths)} sentences, {found.lengths.sum()} tokens, but "
-                f"{teacher.splits[split].rows} has {len(of_teacher.lengths)}, {of_teacher.lengths.sum()}, expected the "
-                f"same sentences; {_REMEDY}"
+                f"{rows_of_run}: not the sentences of {teacher.splits[split].rows} (found {_counts(found)}, expected "
+                f"{_counts(of_teacher)}); {_REMEDY}"
             )
         for own in (own for own in OF_STUDENTS if own in found.bits):
             means = float(bits.mean()), float(found.bits[own].mean())
@@ -189,6 +188,10 @@ def _plot(
             rows=rows,
         ),
     )
+
+
+def _counts(found: TokenSurprisals) -> str:
+    return f"{plural(len(found.lengths), 'sentence')} with {plural(int(found.lengths.sum()), 'token')} in all"
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,7 +18,8 @@ from storage.files import cannot_write
 
 HISTORY = "history.jsonl"
 LOCK_PATIENCE_S = 5.0
-"""How long a start waits for the lock. A process that was just killed, or `is_held`, may still hold it briefly."""
+"""How long a start waits for the lock. A process that was just killed may keep the lock for a moment, and `is_held`
+takes it for a moment."""
 _LOCK_POLL_S = 0.05
 _FIELDS: dict[str, dict[str, type]] = {
     "start": {"time": str},
@@ -55,7 +56,9 @@ def hold(run: Path) -> BinaryIO:
 
 
 def is_held(run: Path) -> bool:
-    """Return whether a process is training the run now. A training that starts meanwhile waits briefly and then runs.
+    """Return whether a process is training the run now.
+
+    A training that starts during this check waits a moment for the lock and then runs.
 
     Raises:
         RunError: If the run has no history, or the file system has no locks.
@@ -79,7 +82,7 @@ def add_start(file: BinaryIO, about: dict[str, Any]) -> None:
 
 
 def add_end(run: Path, state: EndState, *, reason: str, step: int) -> None:
-    """Append an end to the history of a run, after ``step`` steps in total.
+    """Append an end to the history of a run whose training has made ``step`` steps in total.
 
     Raises:
         StoreError: If there is no room.
@@ -151,10 +154,10 @@ def _now() -> str:
 
 def _unreadable(target: Path, error: OSError) -> RunError:
     return RunError(
-        f"{target}: cannot be read ({error.strerror}), expected the starts and ends of a training. Restore it, or run "
-        "the training command again to begin a new file"
+        f"{target}: cannot be read ({error.strerror}), expected the events of a training (its starts and ends). "
+        "Restore it, or run the training command again to begin a new file"
     )
 
 
 def _no_event(target: Path, number: int) -> RunError:
-    return RunError(f"{target}:{number}: neither a start nor an end of a training. Remove the line")
+    return RunError(f"{target}:{number}: not an event (a start or an end of a training). Remove the line")

@@ -77,7 +77,8 @@ class DivergenceWatch:
         named = ", ".join(map(str, sentences[:FEW]))
         more = f" and {len(sentences) - FEW} more" if len(sentences) > FEW else ""
         batches = f"batch {indices.start}" if len(indices) == 1 else f"batches {indices.start} to {indices.stop - 1}"
+        plural = "" if len(sentences) == 1 else "s"
         return (
-            f"the {what} is not a finite number at step {step} (epoch {epoch}, {batches}, counted from 0: sentences "
-            f"{named}{more} of train). {REMEDY}"
+            f"the {what} is not a finite number at step {step} (epoch {epoch}, {batches}). It was computed from "
+            f"sentence{plural} {named}{more} of train. Epochs, batches and sentences are counted from 0. {REMEDY}"
         )

@@ -1,6 +1,11 @@
 """Compute the rows of figures of a training, and write them to ``metrics.jsonl`` and TensorBoard.
 
-A row summarises the batches since the last row. Besides the loss by part, it has these figures:
+Rows have one of three splits. A row of ``train`` summarises the batches since the last row, with dropout and with the
+weights changing. At each evaluation there is a row of ``dev`` and one of ``train_sample``, a fixed sample of the
+training split, both without dropout. If the two losses are equal, the model underfits. If that of dev rises while the
+other falls, it overfits.
+
+Besides the loss by part, a row of ``train`` has these figures:
 
 - ``model_flops_per_s``: the operations that the model needs (the task counts them), per second, summed over all ranks.
 - ``mfu``: model FLOPs utilisation (Chowdhery et al. 2022, appendix B). It is ``model_flops_per_s`` divided by the peak
@@ -22,6 +27,9 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.runtime.distributed import World
 from storage.errors import RunError
 from storage.files import cannot_write
+
+TRAIN_SAMPLE = "train_sample"
+"""The split of rows of the fixed training sample."""
 
 
 class Metrics:

@@ -82,6 +82,9 @@ class Task(Protocol):
     def dev_batches(self) -> Iterable[Batch]:
         """Yield this rank's slices of the dev split; always the same slices."""
 
+    def sample_batches(self) -> Iterable[Batch]:
+        """Yield this rank's slices of a fixed sample of the training split, without soft targets; always the same."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepBatch:

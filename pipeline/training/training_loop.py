@@ -14,7 +14,7 @@ infinity.
 import contextlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -28,8 +28,8 @@ from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_end import StoppedBySignal, StopRequest, recorded_end, stop_request
 from pipeline.runtime.train_config import DECAY_SHARE, TrainConfig, lr_factor, word_thresholds, words_name
 from pipeline.training.finite_check import REMEDY, DivergenceWatch
-from pipeline.training.metrics import Metrics, Tally, perplexity
-from pipeline.training.step_plan import StepBatch, StepPlan, Task
+from pipeline.training.metrics import TRAIN_SAMPLE, Metrics, Tally, perplexity
+from pipeline.training.step_plan import Batch, StepBatch, StepPlan, Task
 from storage.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -68,14 +68,14 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     return training.best_loss
 
 
-def evaluate(task: Task, world: World) -> dict[str, float]:
-    """Return nats per position on the dev split, for each part, over all ranks; computed in float32."""
+def evaluate(task: Task, batches: Iterable[Batch], world: World) -> dict[str, float]:
+    """Return nats per position for each of ``dev_parts``, over all ranks; computed in float32 without dropout."""
     parts = task.dev_parts
     total = torch.zeros(len(parts), dtype=torch.float64, device=_device(task.model))
     positions = 0
     task.objective.eval()
     with torch.no_grad():
-        for batch in task.dev_batches():
+        for batch in batches:
             total += task.objective(batch)[: len(parts)]
             positions += batch.num_positions_global
     task.objective.train()
@@ -205,7 +205,8 @@ class _Training:
 
     def _evaluate(self, at: dict[str, int]) -> None:
         self._watch.check_weights(self.step)
-        dev = evaluate(self._task, self._world)
+        dev = evaluate(self._task, self._task.dev_batches(), self._world)
+        sample = evaluate(self._task, self._task.sample_batches(), self._world)
         loss = dev["loss"]
         if not math.isfinite(loss):
             raise RunError(f"the dev loss is {loss} after step {self.step}. {REMEDY}")
@@ -214,10 +215,17 @@ class _Training:
         else:
             self.num_worse += 1
         if self._metrics is not None:
+            self._metrics.row(TRAIN_SAMPLE, step=self.step, figures=at | sample | perplexity(sample))
             self._metrics.row("dev", step=self.step, figures=at | dev | perplexity(dev))
             patience = f" of {self._config.patience}" if self._config.patience else ""
             worse = f"; evaluation {self.num_worse}{patience} without a new best" if self.num_worse else ""
-            log.info("step %d: dev loss %.4f nats per position%s", self.step, loss, worse)
+            log.info(
+                "step %d: dev loss %.4f nats per position, %.4f on a sample of train%s",
+                self.step,
+                loss,
+                sample["loss"],
+                worse,
+            )
 
     def _save(self) -> None:
         self._watch.check_weights(self.step)

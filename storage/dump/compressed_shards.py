@@ -157,7 +157,7 @@ class CompressedShardView:
         num_data = len(self._bytes) - index_bytes - CRC_BYTES
         if num_data < 0:
             raise CorruptStoreError(
-                f"{self._where}: {len(self._bytes)} bytes, the index alone has {index_bytes + CRC_BYTES}. {REMEDY}"
+                f"{self._where}: {len(self._bytes)} bytes, but its index takes {index_bytes + CRC_BYTES}. {REMEDY}"
             )
         index = self._bytes[num_data:-CRC_BYTES]
         if not np.array_equal(self._bytes[-CRC_BYTES:], little_endian_crc(index)):
@@ -211,7 +211,7 @@ def decompress(data: NDArray[np.uint8], out: NDArray[np.uint8], spec: ArraySpec)
         ValueError: If ``data`` is not such a buffer, or does not decompress to exactly ``len(out)`` bytes.
     """
     if len(data) < _HEADER.size:
-        raise ValueError(f"{len(data)} bytes, a header alone has {_HEADER.size}")
+        raise ValueError(f"it has {len(data)} bytes, but the header alone takes {_HEADER.size}")
     _, _, flags, typesize, num_bytes, _, num_compressed = _HEADER.unpack(data[: _HEADER.size].tobytes())
     if (num_bytes, num_compressed) != (len(out), len(data)):
         raise ValueError(f"its header claims {num_bytes} bytes in {num_compressed}, expected {len(out)} in {len(data)}")

@@ -162,8 +162,8 @@ class Manifest:
         if self.statistics is None:
             raise IncompleteStoreError(
                 f"{store}: state is {self.state}, expected complete "
-                f"({num_finished(store, self.schema)} of {self.schema.layout.num_shards} "
-                "shards are finished). Run dump-teacher again with the same options: it continues where it stopped"
+                f"(finished: {num_finished(store, self.schema)} of {self.schema.layout.num_shards} shards). "
+                "Run dump-teacher again with the same options: it continues where it stopped"
             )
         return self.statistics
 

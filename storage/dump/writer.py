@@ -151,7 +151,7 @@ class DumpWriter:
                 progress(1)
         if problems:
             raise IncompleteStoreError(
-                f"{self.folder}: {len(problems)} shards are not finished ({problems[0]}). {REMEDY}"
+                f"{self.folder}: not all shards are finished (missing {len(problems)}; first: {problems[0]}). {REMEDY}"
             )
         digests = self._manifest.metadata
         if any(self.folder.problem_with(name, digest) for name, digest in digests.items()):

@@ -73,7 +73,7 @@ def test_beam_options_are_refused_for_a_student(small_world, tmp_path):
     run_cli("train-student", "--data", small_world / "dataset", "--out", tmp_path / "student", *sizes)
     data = ["--data", small_world / "dataset"]
     message = refused("evaluate", "perplexity", tmp_path / "student", *data, "--beam", 4)
-    assert "--beam are for a teacher" in message
+    assert "only a teacher takes --beam" in message
 
 
 def test_beam_sizes_are_refused_for_a_dump_given_the_tree(small_world, tmp_path):

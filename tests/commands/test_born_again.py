@@ -123,7 +123,7 @@ def invoked(*arguments: object) -> str:
             ["--condition", "none"],
             "--condition is none, expected tree or beam because the run is a teacher's",
         ),
-        ("student", ["--beam", 4], "is a student, but --beam are for a teacher; leave them out"),
+        ("student", ["--beam", 4], "is a student, but only a teacher takes --beam"),
     ],
 )
 def test_a_condition_that_the_run_cannot_have_is_refused(small_world, student, tmp_path, kind, options, expected):
@@ -161,7 +161,7 @@ def test_a_sentence_too_long_for_the_student_is_refused_in_one_line(small_world,
     assert len(message.splitlines()) == 1
     assert f"sentence {lengths.argmax()} of split dev has {lengths.max()} positions" in message
     assert f"at most 20; train a student with --max-length {lengths.max()} or more" in message
-    assert f"the {(lengths > 20).sum()} longer sentences" in message
+    assert f"without longer sentences (here {(lengths > 20).sum()})" in message
     assert not (tmp_path / "dump").exists()
 
 

@@ -22,6 +22,7 @@ from pipeline.dumping.next_token import gold_log_probs
 from pipeline.evaluation.compare.run_records import read_runs
 from pipeline.report.dump_section import dumps_of, dumps_section
 from pipeline.report.reported_runs import ReportedRuns
+from pipeline.report.run_tables import trained_on
 from pipeline.runtime.distributed import World
 from storage.dump.reader import DumpReader
 from storage.errors import FingerprintMismatchError
@@ -248,3 +249,4 @@ def test_a_student_its_card_and_the_report_name_all_teachers_of_a_cross_fitted_d
     cells = str(dumps_section(reported, dumps_of(reported)))
     assert "(given the tree, cross-fitted over 3 folds)" in cells
     assert "fingerprints: teacher of fold 3" in cells
+    assert trained_on(reported.runs[0]).startswith("sentences and cross-fitted dump")

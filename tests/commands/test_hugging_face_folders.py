@@ -182,7 +182,7 @@ def test_an_export_records_its_training_and_longer_sentences_give_a_warning(
         model.scorer.log_probs([np.zeros(of_run.num_trained_positions - 1, np.int64)])
         assert not caplog.records
         model.scorer.log_probs([np.zeros(of_run.num_trained_positions, np.int64), np.zeros(3, np.int64)])
-    assert f"1 of 2 sentences have more than the {of_run.num_trained_positions} positions" in caplog.text
+    assert f"1 of 2 sentences has more than the {of_run.num_trained_positions} positions" in caplog.text
     path = tmp_path / "document"
     shutil.copytree(exported, path)
     described = json.loads((path / "config.json").read_bytes())

@@ -108,7 +108,7 @@ def test_a_diverging_run_reports_the_step_and_writes_no_nan(small_world, tmp_pat
     run = tmp_path / "run"
     options = ["--lr", 1e30, "--warmup-steps", 0, "--log-every", 4, "--max-steps", 9]
     message = run_cli(*train_arguments(small_world, None, run), *options, fails=True).stderr.strip().splitlines()[-1]
-    assert message.startswith("Error: the loss is not a finite number at step 2 (epoch 0, batch 1, counted from 0: ")
+    assert message.startswith("Error: the loss is not a finite number at step 2 (epoch 0, batch 1). It was ")
     assert "--lr" in message
     for line in (run / "metrics.jsonl").read_text().splitlines():
         assert "NaN" not in line

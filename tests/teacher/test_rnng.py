@@ -209,3 +209,13 @@ def test_a_step_on_the_meta_device_uses_no_other_device_and_reads_no_value(kind)
         sums = model(TreeBatch(schedule=model.prepare(*batch(some)), num_positions_global=1))
         sums[0].backward()
     assert all(parameter.grad.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dim", [32, 128])
+def test_new_constituents_are_about_as_large_as_tokens(dim):
+    model = make_model((dim, dim, 1))
+    schedule = model.prepare(*batch(CORNER_CASES))
+    tokens = model.input_scale * model.token_embedding[torch.from_numpy(schedule.tokens)]
+    values = model.composition(tokens, schedule.compositions, model.dropout)
+    ratio = values[len(tokens) :].std() / tokens.std()
+    assert 0.25 < ratio < 2, "smaller constituents hide what is inside them"

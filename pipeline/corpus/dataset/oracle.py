@@ -5,7 +5,8 @@ actions are SHIFT, which generates ``<eos>`` as TOP's last child, and REDUCE. So
 SHIFTs, one per position.
 
 Actions are integers: SHIFT is 0, REDUCE is 1, NT of label i is 2 + i. Label 0 is TOP. A phrase is (label, first token,
-one past the last token). As in ``trees``, phrases are in the order in which they open. Here labels are numbers.
+one past the last token). As in ``trees``, phrases are in the order in which they open, but their labels are
+numbers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -57,14 +58,15 @@ def actions_to_tree(actions: Iterable[int]) -> tuple[list[TokenPhrase], int]:
     """Return the phrases and the number of tokens that a sequence of actions builds; ``<eos>`` is not counted.
 
     Raises:
-        ValueError: If an action is not valid at its place, or the sequence and the sentence do not end together.
+        ValueError: If an action is not valid at its place, or the sequence does not end with the SHIFT of ``<eos>`` and
+            the REDUCE of TOP.
     """
     labels: list[int] = []
     starts: list[int] = []
     stops: list[int] = []
     is_open: list[int] = []
     done = 0
-    last_two = (-1, -1)
+    last_two: tuple[int, ...] = ()
     for t, action in enumerate(actions):
         if action < 0 or (action == FIRST_NT) != (t == 0) or (t and not is_open):
             raise _invalid(t, action)
@@ -80,9 +82,13 @@ def actions_to_tree(actions: Iterable[int]) -> tuple[list[TokenPhrase], int]:
             labels.append(int(action) - FIRST_NT)
             starts.append(done)
             stops.append(-1)
-        last_two = (last_two[1], action)
+        last_two = (*last_two[-1:], action)
     if is_open or last_two != (SHIFT, REDUCE):
-        raise ValueError(f"the actions end with {last_two}, expected SHIFT of <eos> under TOP, then REDUCE")
+        found = ", ".join(map(_name, last_two)) or "nothing"
+        raise ValueError(
+            f"the actions end with {found} (phrases still open: {len(is_open)}), expected SHIFT of <eos>, then REDUCE "
+            "of TOP (phrases still open: 0)"
+        )
     stops[0] = done - 1
     return list(zip(labels, starts, stops, strict=True)), done - 1
 
@@ -93,4 +99,10 @@ def right_branching(num_tokens: int) -> list[TokenPhrase]:
 
 
 def _invalid(t: int, action: int) -> ValueError:
-    return ValueError(f"action {t} is {action}, which is not valid at this place")
+    return ValueError(f"action {t} is {_name(action)}, which is not valid at this place")
+
+
+def _name(action: int) -> str:
+    if action >= FIRST_NT:
+        return f"NT({action - FIRST_NT})"
+    return {SHIFT: "SHIFT", REDUCE: "REDUCE"}.get(action, str(action))

@@ -6,8 +6,9 @@ variable occurs only on the right, its values share the weight of the line in pr
 The weights of the rules of one symbol are normalised.
 
 A symbol is ``label/variant[features]``. The tree has only the label; for ``V`` it has the first feature (VBZ, VBD, ...)
-instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. No phrase has a
-phrase of the same label as its only child, no rule is empty, and no chain of unary rules returns to its first symbol.
+instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. If the only
+child of a phrase is a phrase, their labels differ. No rule has an empty right side. A chain of rules with a single
+symbol on the right never returns to its first symbol.
 
 The most important feature is the agreement class, which is named after a typical member: the persons ``i you we``, the
 humans ``he she they``, the animals ``dog dogs`` and the things ``cup cups``. It determines the form of the verb, the
@@ -38,10 +39,12 @@ DOMAINS: dict[str, dict[str, float]] = {
     "livsg": {"he": 20, "she": 20, "dog": 8},
     "livpl": {"they": 22, "dogs": 6},
     "thg": {"cup": 12, "cups": 10},
-    # The sound after a or an (consonant, vowel); Penn tags of verb forms; the kind of noun that a gap replaces.
+    # The first sound of the word after "a" (c, a consonant) or "an" (v, a vowel).
     "snd": {"c": 85, "v": 15},
+    # Penn tags of all verb forms, and of the forms that have no tense.
     "form": {"VBZ": 1, "VBP": 1, "VBD": 1, "VB": 1, "VBN": 1, "VBG": 1},
     "bare": {"VB": 1, "VBN": 1, "VBG": 1},
+    # The kind of noun that a gap replaces: a living being or a thing.
     "gap": {"liv": 1, "thg": 1},
 }
 

@@ -36,7 +36,7 @@ class BenchmarkComparison:
     """``student`` or ``teacher``."""
     benchmark: Benchmark
     figures: Mapping[str, SeedMean]
-    """The mean of the overall figure over seeds, by seed group."""
+    """The mean over seeds of the overall figure, by seed group."""
     pairs: Sequence[PairComparison]
     """Every pair of seed groups."""
 
@@ -48,7 +48,7 @@ class Comparisons:
     groups: Sequence[SeedGroup]
     benchmarks: Sequence[BenchmarkComparison]
     notes: Sequence[str]
-    """One sentence for each thing that is left out or compared unexpectedly, with what to do about it."""
+    """What was left out, and which dumps count as replicates. Each note says what to do about it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object. Each difference says which group is better, as ``better_of`` decides."""
@@ -85,7 +85,8 @@ def compare_runs(paths: Sequence[Path], *, normaliser: Normaliser) -> Comparison
         names = ", ".join(f"{group.name} ({group.kind})" for group in found.groups)
         reason = "evaluate them on the same data, or name runs that differ in more than the seed"
         if found.notes:
-            reason = (f"(first of {len(found.notes)} notes) " if len(found.notes) > 1 else "") + found.notes[0]
+            first = f"the first of {len(found.notes)} notes says: " if len(found.notes) > 1 else ""
+            reason = first + found.notes[0]
         raise ConfigError(
             f"compare: found {names}, expected two seed groups of one kind with a benchmark in common; {reason}"
         )
@@ -142,16 +143,21 @@ def _check_tokenizers(found: _Scores) -> None:
 def _complete(
     groups: Sequence[SeedGroup], found: _Scores, notes: list[str]
 ) -> Iterator[tuple[Benchmark, dict[str, dict[int, ItemScores]]]]:
-    """Yield each benchmark of at least two runs, with the groups whose runs all have it. Note what is left out."""
+    """Yield each benchmark with the seed groups that can be compared on it.
+
+    A group can be compared if all its runs have a result. The other groups are added to ``notes``. A benchmark is
+    skipped if fewer than two runs are in such groups.
+    """
     for benchmark, by_name in found.items():
         without = [
             run.name for group in groups for seed, run in group.runs.items() if seed not in by_name.get(group.name, {})
         ]
         if without:
             command = next(iter(next(iter(by_name.values())).values())).command
+            have = "has" if len(without) == 1 else "have"
             notes.append(
-                f"{benchmark.title}: no such result of {', '.join(without)}, so their seed groups are left out; "
-                f"evaluate these runs in the same way as: {command}"
+                f"{benchmark.title}: {', '.join(without)} {have} no result on it, and a seed group is compared only if "
+                f"all its runs have one; evaluate in the same way as: {command}"
             )
         complete = {
             group.name: by_name[group.name]

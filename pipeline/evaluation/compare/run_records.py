@@ -60,6 +60,30 @@ class RunRecord:
         return self.dump is not None and self.configuration.get("targets") != "none"
 
     @property
+    def is_distilled(self) -> bool:
+        """Whether the run learned from the dump of an RNNG, with each soft target at its own position.
+
+        The condition of the dump shows which model wrote it: ``tree`` or ``beam`` an RNNG, ``none`` a student. If the
+        run does not record the condition, it does not count as distilled.
+        """
+        return (
+            self.has_dump
+            and self.configuration.get("targets") != "shuffled"
+            and self._condition_of_dump in {"tree", "beam"}
+        )
+
+    @property
+    def has_dump_of_student(self) -> bool:
+        """Whether the run learned from the dump of a student (born-again)."""
+        return self._condition_of_dump == "none"
+
+    @property
+    def _condition_of_dump(self) -> str | None:
+        """The condition of the dump; None if there is no dump or its schema is not recorded."""
+        schema = (self.dump or {}).get("schema")
+        return str(schema.get("condition")) if isinstance(schema, dict) else None
+
+    @property
     def tokenizer(self) -> str:
         """sha256 of the tokenizer. Figures per token are comparable only between runs with the same tokenizer."""
         return str(self.fingerprints.get("tokenizer"))
@@ -112,7 +136,7 @@ def value(row: Row, name: str) -> float | None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each path: its last parts, as few as make all names different."""
+    """Return a name for each path: its last parts. All names get the same number of parts, until all are different."""
     candidates = (["/".join(path.parts[-depth:]) for path in paths] for depth in count(1))
     return next(names for names in candidates if len(set(names)) == len(names))
 
@@ -209,7 +233,7 @@ def _metrics(path: Path, missing: list[str]) -> list[Row]:
         missing.append("no metrics.jsonl: no learning curve")
         return []
     if lines[-1]:
-        missing.append("the last line of metrics.jsonl is cut off, as by a kill: it is not shown")
+        missing.append("the last line of metrics.jsonl is cut off, perhaps by a kill: it is not shown")
     rows: list[Row] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:

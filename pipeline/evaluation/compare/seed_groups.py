@@ -66,10 +66,11 @@ class SeedGroup:
         dumps = {seed: run for seed, run in self.runs.items() if run.has_dump}
         if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
             return None
-        named = ", ".join(f"{(run.dump or {}).get('path')} of seed {seed}" for seed, run in dumps.items())
+        named = ", ".join(f"seed {seed}: {(run.dump or {}).get('path')}" for seed, run in dumps.items())
         return (
-            f"{self.name}: a dump for each seed ({named}); differences between these dumps count as differences "
-            "between seeds. To compare their teachers, give the runs names that differ in more than the seed"
+            f"{self.name}: each seed has a dump of its own ({named}); differences between these dumps count as "
+            "differences between seeds. To compare their teachers, give the runs names that differ in more than the "
+            "seed"
         )
 
 
@@ -169,8 +170,8 @@ def _by_seed(runs: Sequence[RunRecord]) -> dict[int, RunRecord]:
     for run in runs:
         if (other := by_seed.setdefault(_seed(run), run)) is not run:
             raise ConfigError(
-                f"{run.path} and {other.path}: both seed {_seed(run)} and no setting differs, expected one run per "
-                "seed; leave one of them out"
+                f"{run.path} and {other.path}: both have seed {_seed(run)} and no setting differs, expected one run "
+                "per seed; leave one of them out"
             )
     return dict(sorted(by_seed.items()))
 

@@ -151,6 +151,31 @@ def test_shuffled_targets_are_named_and_the_first_group_without_a_dump_is_the_ba
     assert text_of(runs).endswith("baseline is the baseline here, because it was named first.")
 
 
+def test_a_born_again_student_is_a_control_and_never_an_answer(tmp_path: Path) -> None:
+    """README and docs/teacher.md call it a control: its soft targets come from a model without trees."""
+    again = from_dump("2", "baseline", condition="none")
+    runs = pair_of_groups(tmp_path / "alone", (1, 2), nats=1.95, share=0.8, **again)
+    assert text_of(runs).startswith("Control: distilled, compared with baseline, lowered")
+    one_seed = text_of([runs[0], runs[2]])
+    assert one_seed.startswith("One seed cannot answer. Here the control distilled, compared with baseline, lowered")
+
+    runs = pair_of_groups(tmp_path / "both", (1, 2), nats=2.0, share=0.6)
+    runs += [add_run(tmp_path / "both", "again", seed, nats=1.95, share=0.8, **again) for seed in (1, 2)]
+    distilled, control = answer(runs).sentences
+    assert distilled.startswith("Not shown: distilled, compared with baseline, changed")
+    assert control.startswith("Control: again, compared with baseline, lowered")
+    for i in (3, 4):
+        dump = from_dump(str(i), f"teacher {i}")
+        runs += [add_run(tmp_path / "both", f"other{i}", seed, nats=2, share=0.6, **dump) for seed in (1, 2)]
+    assert "1 of 4 groups of runs is clearly better (the control again) and" in text_of(runs)
+
+
+def test_a_run_that_does_not_record_what_wrote_its_dump_is_not_called_distilled(tmp_path: Path) -> None:
+    unknown = from_dump("1", "teacher") | {"dump": {"path": "dump"}}
+    runs = pair_of_groups(tmp_path, (1, 2), nats=1.95, share=0.8, **unknown)
+    assert text_of(runs).startswith("Control: ")
+
+
 def test_the_page_begins_with_the_answer_the_figure_and_the_table(tmp_path: Path) -> None:
     runs = pair_of_groups(tmp_path / "runs", (1, 2), nats=1.95, share=0.8)
     write_report(runs, tmp_path / "report.html")

@@ -102,4 +102,4 @@ def test_inspect_shows_histograms_in_json_only(dataset: Path) -> None:
     assert about["num_entries_not_used"] == about["vocab_size"] - train["num_tokens"] // NUM_SENTENCES
     shown = for_people(about)["splits"]["train"]
     assert shown["statistics"] == {"mean_height": 3, "max_height": 3, "mean_children": 5 / 3, "unary_share": 0}
-    assert shown["sources"] == {"<b>train": f"1 documents, 4 sentences, {train['num_tokens']} tokens; licence: CC BY"}
+    assert shown["sources"] == {"<b>train": f"1 document, 4 sentences, {train['num_tokens']} tokens; licence: CC BY"}

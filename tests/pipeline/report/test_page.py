@@ -356,7 +356,7 @@ def test_two_runs_with_one_seed_give_a_note_instead_of_a_comparison(made_up_runs
     write_report([made_up_runs.baseline, again], tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
     assert "Groups of runs are not compared" in page.text
-    assert "both seed" in page.text
+    assert "both have seed" in page.text
 
 
 def test_damaged_rows_give_a_note_and_the_page_is_written(made_up_runs: MadeUpRuns, tmp_path: Path) -> None:

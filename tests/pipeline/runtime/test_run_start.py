@@ -169,7 +169,7 @@ def test_a_history_has_only_complete_events(tmp_path, description):
     for line in ('{"event": "pause"}', '{"event": "start", "time": 3}', "[]", '"text" }'):
         with (tmp_path / "run" / HISTORY).open("a") as file:
             file.write(line + "\n")
-        with pytest.raises(RunError, match=r"history\.jsonl:4: neither a start nor an end"):
+        with pytest.raises(RunError, match=r"history\.jsonl:4: not an event \(a start or an end"):
             read_history(tmp_path / "run")
         (tmp_path / "run" / HISTORY).write_text(
             "".join((tmp_path / "run" / HISTORY).read_text().splitlines(keepends=True)[:3])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.runtime.distributed import World
 from pipeline.runtime.train_config import TrainConfig
-from pipeline.training.batching import BatchPlan, consecutive_batches, plan_epoch
+from pipeline.training.batching import SAMPLE_SIZE, BatchPlan, consecutive_batches, plan_epoch
 
 lengths_of_splits = st.lists(st.integers(1, 60), max_size=300).map(lambda lengths: np.array(lengths, np.int64))
 budgets = {"batch_tokens": st.integers(1, 200), "batch_sentences": st.integers(0, 20)}
@@ -80,3 +80,17 @@ def test_consecutive_batches_cover_the_sequence_greedily(lengths, budget):
     assert [i for first, stop in runs for i in range(first, stop)] == list(range(len(lengths)))
     for first, stop in runs[:-1]:
         assert lengths[first : stop + 1].sum() > budget
+
+
+def test_the_training_sample_is_fixed_evenly_spaced_and_shared_by_all_ranks():
+    lengths = np.random.default_rng(1).integers(1, 30, 2 * SAMPLE_SIZE)
+    config = TrainConfig(batch_tokens=300)
+    ranks = [list(BatchPlan(lengths, config, World(rank=rank, size=2)).sample_slices()) for rank in range(2)]
+    assert [positions for _, positions in ranks[0]] == [positions for _, positions in ranks[1]]
+    found = np.sort(np.concatenate([rows for slices in ranks for rows, _ in slices]))
+    assert len(found) == SAMPLE_SIZE
+    assert set(np.diff(found)) <= {2, 3}
+    assert (found[0], found[-1]) == (0, len(lengths) - 1)
+    assert sum(positions for _, positions in ranks[0]) == lengths[found].sum()
+    few = BatchPlan(lengths[:7], config, World())
+    assert sorted(np.concatenate([rows for rows, _ in few.sample_slices()])) == list(range(7))

@@ -131,6 +131,9 @@ class LineTask:
     def dev_batches(self) -> Iterator[Points]:
         yield Points(torch.tensor([self.dev]), 1)
 
+    def sample_batches(self) -> Iterator[Points]:
+        yield Points(torch.tensor([2.0, 3.0]), 2)
+
 
 OPTIONS = {"lr": 0.05, "warmup_steps": 0, "log_every": 3}
 
@@ -368,8 +371,17 @@ def test_training_ends_after_patience_evaluations_without_a_new_best(tmp_path, c
 def test_a_dev_row_has_only_the_dev_parts(tmp_path):
     trained(LineTask([3]), tmp_path / "run", num_epochs=1)
     assert rows(tmp_path / "run", "dev")[0].keys() == {"split", "step", "epoch", "positions", "words", "loss"}
+    assert rows(tmp_path / "run", "train_sample")[0].keys() == rows(tmp_path / "run", "dev")[0].keys()
     more = {"loss", "again", "lr", "grad_norm"}
     assert rows(tmp_path / "run", "train")[0].keys() == {"split", "step", "epoch", "positions", "words"} | more
+
+
+def test_each_evaluation_also_measures_a_sample_of_train_without_dropout(tmp_path):
+    task = trained(LineTask([3], dropout=0.9), tmp_path / "run", num_epochs=2)
+    sample = rows(tmp_path / "run", "train_sample")
+    assert [row["step"] for row in sample] == [row["step"] for row in rows(tmp_path / "run", "dev")] == [1, 2]
+    w, b = weights(task)
+    assert sample[-1]["loss"] == pytest.approx(((2 * w + b - 1) ** 2 + (3 * w + b - 1) ** 2) / 2, rel=1e-6)
 
 
 class Seeing(Line):
@@ -387,7 +399,7 @@ def test_only_training_forwards_multiply_in_bfloat16(tmp_path, dtype, expected):
     task = LineTask([3, 3])
     task.model = task.objective = Seeing()
     trained(task, tmp_path / "run", num_epochs=1, dtype=dtype)
-    assert task.model.seen == [(True, expected)] * 2 + [(False, torch.float32)]
+    assert task.model.seen == [(True, expected)] * 2 + [(False, torch.float32)] * 2
     state = torch.load(state_path(tmp_path / "run"), weights_only=True)
     moments = [value for kept in state["optimizer"]["state"].values() for value in kept.values()]
     assert {value.dtype for value in [*state["model"].values(), *moments]} == {torch.float32}
@@ -400,7 +412,7 @@ def test_the_first_loss_that_is_not_finite_is_named_exactly_and_never_saved(tmp_
     step = 10 if accumulate == 1 else 5
     with pytest.raises(RunError) as refusal:
         trained(task, tmp_path / "run", **options)
-    where = f"at step {step} (epoch 2, batch 1, counted from 0: sentences 3, 4, 5, 6, 7 and 2 more of train)"
+    where = f"at step {step} (epoch 2, batch 1). It was computed from sentences 3, 4, 5, 6, 7 and 2 more of train. "
     assert f"the loss is not a finite number {where}" in str(refusal.value)
     state = torch.load(state_path(tmp_path / "run"), weights_only=True)
     assert state["step"] == 8 // accumulate

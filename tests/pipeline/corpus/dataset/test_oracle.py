@@ -1,5 +1,7 @@
 """Test that trees and actions convert into each other exactly."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +72,21 @@ def test_the_oracle_gives_the_sequence_of_the_literature() -> None:
 )
 def test_invalid_sequences_are_refused(actions: list[int]) -> None:
     with pytest.raises(ValueError, match=r"valid|end"):
+        actions_to_tree(actions)
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([], "end with nothing (phrases still open: 0), expected"),
+        ([2, 3, 0, 1], "end with SHIFT, REDUCE (phrases still open: 1), expected SHIFT of <eos>, then REDUCE of TOP"),
+        ([2, 3, 0, 1, 1], "end with REDUCE, REDUCE (phrases still open: 0), expected"),
+        ([2, 0, 1, 3], "action 3 is NT(1), which is not valid"),
+        ([2, -1, 0, 1], "action 1 is -1, which is not valid"),
+    ],
+)
+def test_a_refusal_names_the_actions_and_says_how_many_phrases_are_open(actions: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         actions_to_tree(actions)
 
 

@@ -72,8 +72,8 @@ def test_dumps_that_count_as_replicates_are_named(tmp_path):
     records = [record_of(write_run(tmp_path / name, **changes)) for name, changes in runs.items()]
     again, shared = seed_groups(records)
     assert again.note is not None
-    assert "again: a dump for each seed" in again.note
-    assert "dump of seed 1, other dump of seed 2" in again.note
+    assert "again: each seed has a dump of its own" in again.note
+    assert "seed 1: dump, seed 2: other dump" in again.note
     assert shared.note is None
 
 
@@ -98,7 +98,7 @@ def test_a_number_that_is_not_the_seed_stays_in_the_name(tmp_path):
 
 
 def test_two_runs_of_one_group_with_the_same_seed_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"b and .*a: both seed 1 and no setting differs, .*leave one"):
+    with pytest.raises(ConfigError, match=r"b and .*a: both have seed 1 and no setting differs, .*leave one"):
         grouped(tmp_path, {"a": {"seed": 1}, "b": {"seed": 1}})
     with pytest.raises(ConfigError, match=r"c/run.json: seed is None"):
         grouped(tmp_path, {"c": {"seed": None}})
