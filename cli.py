@@ -42,7 +42,7 @@ from pipeline.runtime.display import as_text, configure_logging
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import ResumeConfig
 from student.student_config import StudentCommandConfig, StudentConfig, StudentTrainConfig
-from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
+from teacher.teacher_config import BeamConfig, SampleConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 
 Values = dict[str, Any]
 """Options that the command line or a TOML file sets, by field of the configuration classes."""
@@ -267,6 +267,27 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 
     resume = options.build(ResumeConfig, values).resume
     run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values), resume=resume)
+
+
+@main.command()
+@click.argument("teacher", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Where to write: OUT.mrg, OUT.txt and OUT.sample.json.")
+@json_option
+@configured_by(SampleConfig, ModelConfig)
+def sample(teacher: Path, out: Path, values: Values) -> None:
+    """Draw sentences with their trees from a teacher, as more text for students. Also runs under torchrun.
+
+    TEACHER is a run directory of train-teacher. build-dataset reads OUT like any treebank. OUT depends on the seed, but
+    not on the number of processes. If the command is interrupted, it leaves no OUT; run it again.
+
+    \b
+    Example: python cli.py sample runs/teacher --num-sentences 100000 --out trees/sampled
+    """
+    from teacher.sample_trees import sample_trees
+
+    config = options.build(SampleConfig, values)
+    if (summary := sample_trees(teacher, out, config, **build(ModelConfig, values))) is not None:
+        show(summary)
 
 
 @main.command()

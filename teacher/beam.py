@@ -160,7 +160,7 @@ class _Found:
     def __init__(self, model: Rnng, config: BeamConfig, gold: Ragged, *, with_states: bool) -> None:
         num_positions, num_sentences = len(gold.values), len(gold)
         self._offsets = gold.offsets
-        self._phrases = _binary_phrases if model.config.strategy == "binary" else lambda made: actions_to_tree(made)[0]
+        self._model = model
         self.token_log_probs = np.empty(num_positions)
         self.prefix_log_probs = np.empty(num_positions)
         self.num_effective = np.empty(num_positions)
@@ -181,14 +181,19 @@ class _Found:
             token_log_probs=Ragged(self.token_log_probs, self._offsets),
             prefix_log_probs=Ragged(self.prefix_log_probs, self._offsets),
             num_effective=Ragged(self.num_effective, self._offsets),
-            phrases=[self._phrases(actions) for actions in self.actions],
+            phrases=[phrases_of(self._model, actions) for actions in self.actions],
             parse_log_probs=self.parse_log_probs,
             states=self.states,
         )
 
 
-def _binary_phrases(actions: list[int]) -> list[TokenPhrase]:
-    """Return TOP and a phrase of label 1 for each REDUCE but the last, in opening order."""
+def phrases_of(model: Rnng, actions: list[int]) -> list[TokenPhrase]:
+    """Return the phrases that a model's actions build, TOP first, in opening order.
+
+    In the binary strategy each REDUCE but the last builds a phrase of label 1.
+    """
+    if model.config.strategy != "binary":
+        return actions_to_tree(actions)[0]
     starts: list[int] = []
     phrases = []
     num_tokens = 0

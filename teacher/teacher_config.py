@@ -1,5 +1,9 @@
-"""Define the options of the teacher: sizes, training and beam search. Imports no torch, so that ``--help`` is quick."""
+"""Define the options of the teacher: sizes, training, beam search and sampling.
 
+Imports no torch, so that ``--help`` is quick.
+"""
+
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -87,6 +91,37 @@ class BeamConfig:
         ]
         if problems:
             raise ConfigError("beam search: " + "; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleConfig:
+    """How ``sample`` draws sentences from a teacher; see ``teacher.sampling``."""
+
+    num_sentences: int
+    """Number of sentences to draw. A sentence that cannot be written is dropped and counted, so OUT can have fewer."""
+    temperature: float = 1.0
+    """Draw each word and each action of a tree from p^(1/T), renormalised. 1: the teacher's own distribution. Below 1:
+    more probable words and trees."""
+    max_actions: int = 1_000
+    """Drop and count a sentence whose tree has more actions (NT, SHIFT and REDUCE). Nothing is cut short."""
+    seed: int = 1
+    """Seed of the draws. Sentence n of a seed is always the same, however many sentences are drawn."""
+    batch_sentences: int = 256
+    """Number of sentences to draw at a time in each process. It changes speed and memory, not the sample."""
+    threads: int = 0
+    """CPU threads per process; 0: divide the cores among the processes of this machine."""
+
+    def __post_init__(self) -> None:
+        least = {"num_sentences": 1, "max_actions": 4, "seed": 0, "batch_sentences": 1, "threads": 0}
+        problems = [
+            f"{name.replace('_', '-')} is {value}, expected at least {number}"
+            for name, number in least.items()
+            if (value := getattr(self, name)) < number
+        ]
+        if not 0 < self.temperature < math.inf:
+            problems.append(f"temperature is {self.temperature}, expected more than 0 and finite")
+        if problems:
+            raise ConfigError("sample: " + "; ".join(problems))
 
 
 def refuse_without_search(sizes: Iterable[str], needed: str) -> None:

@@ -19,7 +19,7 @@ from pipeline.dumping.next_token import NextTokenModel
 from pipeline.dumping.recompute import check_origin, computed_with, recompute
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
-from pipeline.runtime.run_directory import RunInfo
+from pipeline.runtime.run_directory import RunInfo, Which
 from storage.dump.dump_statistics import DumpSummary
 from storage.errors import ConfigError, RunError
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
@@ -55,10 +55,10 @@ class DumpSource(Protocol):
         """Return the model, in evaluation mode on the device. Its distributions have the given condition."""
 
 
-def run_fingerprint(run: RunInfo, sizes: type[Any]) -> str:
-    """Return the sha256 of a run's best weights, its model description and its options that are fields of ``sizes``."""
+def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> str:
+    """Return the sha256 of a run's weights, its model description and its options that are fields of ``sizes``."""
     described = {
-        "weights": sha256_file(run.checkpoint()),
+        "weights": sha256_file(run.checkpoint(which)),
         "model": run.model,
         "configuration": options.to_json(options.build(sizes, run.configuration)),
     }

@@ -25,7 +25,7 @@ from torch import Tensor
 UNUSED = -1
 """Id of an unused column. As an unsigned integer it is the highest value, which is the fill value of ids."""
 
-_DRAW_ROWS = 256
+DRAW_ROWS = 256
 """Number of rows to draw for at a time. They take 25 MB of float64 at V = 12,000, which malloc takes from its heap.
 Drawing for all 1,024 rows of a block of logits at once takes three times as long (150 against 50 us per row), mostly in
 page faults."""
@@ -125,7 +125,11 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
         The ids, int64 ``[R, n]``, most probable first with ties by id, then ``UNUSED``. The counts, int64 ``[R, n]``, 0
         in unused columns. A row without mass has no draws.
     """
-    draws = torch.cat([_draws_of_block(block, num_draws, generator) for block in outside.split(_DRAW_ROWS)])
+
+    def uniform(block: Tensor) -> Tensor:
+        return torch.rand(len(block), num_draws, dtype=torch.float64, device=block.device, generator=generator)
+
+    draws = torch.cat([draw_by_inversion(block, uniform(block)) for block in outside.split(DRAW_ROWS)])
     # Sorting makes equal draws neighbours. Each group of equal draws becomes one column.
     draws = draws.sort(dim=1).values
     is_first = torch.ones_like(draws, dtype=torch.bool)
@@ -140,22 +144,25 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
     return ids.gather(1, order), counts.gather(1, order)
 
 
-def _draws_of_block(outside: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
-    """Return ``[R, n]`` int64 draws by inversion of the cumulative sums; V in a row without mass.
+def draw_by_inversion(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """Return int64 ``[R, n]``: n draws per row by inversion of the cumulative sums; V in a row without mass.
 
     The sums are float64. torch.multinomial keeps float32 sums, which near 1 are multiples of 6e-8. Of 12,000 tokens
     (normal logits, deviation 2.5), 194 could then never be drawn, and some above 1e-7 were up to 20 % too frequent or
     too rare. If one token had probability 1 and 11,999 others had 2e-8, none of the others was drawn, although 4,800
     draws of them were expected. torch.multinomial in float64 gives the same draws on a CPU but is slower. On a GPU its
     uniform numbers have only float32's digits.
+
+    Args:
+        log_weights: ``[R, V]``: log-probabilities up to a constant per row; -inf for what must not be drawn.
+        uniform: float64 ``[R, n]``: numbers in [0, 1).
     """
-    largest = outside.amax(1, keepdim=True)
-    shifted = outside - largest.clamp(min=torch.finfo(outside.dtype).min)  # a row of -inf stays -inf
+    largest = log_weights.amax(1, keepdim=True)
+    shifted = log_weights - largest.clamp(min=torch.finfo(log_weights.dtype).min)  # a row of -inf stays -inf
     sums = shifted.exp_().double()
     torch.cumsum(sums, 1, out=sums)
-    uniform = torch.rand(len(outside), num_draws, dtype=torch.float64, device=outside.device, generator=generator)
     # uniform < 1 keeps the product below the last sum. "right" skips tokens without mass.
-    return torch.searchsorted(sums, uniform.mul_(sums[:, -1:]), right=True)
+    return torch.searchsorted(sums, uniform * sums[:, -1:], right=True)
 
 
 def _top_ids(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

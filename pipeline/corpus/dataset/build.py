@@ -206,7 +206,7 @@ def make_right_branching(arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def _tree_source(config: BuildConfig, sources: Mapping[str, SplitSources]) -> str:
-    """Return in words where the trees come from: given or a control, a digest of the tree files, and the parsers."""
+    """Return in words where the trees come from: given or a control, a digest of the tree files, parsers, teachers."""
     if config.trees == "right":
         return "right-branching"
     files = [stem.files for split in sources.values() for stem in split.stems]
@@ -214,4 +214,6 @@ def _tree_source(config: BuildConfig, sources: Mapping[str, SplitSources]) -> st
     seed = f" with seed {config.seed}" if config.trees == "shuffled" else ""
     parsers = sorted({each.parsed_by for each in files} - {""})
     parsed = f", parsed by {'; '.join(parsers)}" if parsers else ""
-    return f"{config.trees}{seed}, files of trees sha256 {digest[:12]}{parsed}"
+    teachers = sorted({each.sampled_from for each in files} - {""})
+    sampled = f", sampled from {'; '.join(teachers)}" if teachers else ""
+    return f"{config.trees}{seed}, files of trees sha256 {digest[:12]}{parsed}{sampled}"

@@ -21,6 +21,7 @@ from pipeline.corpus.text.documents import (
     find_companion,
     parsed_by,
     read_document_runs,
+    sampled_from,
 )
 from pipeline.corpus.text.text_files import find_file
 from storage.errors import InputError
@@ -36,6 +37,8 @@ class StemFiles(NamedTuple):
     """The content of the file ``documents``. None if the file does not exist."""
     parsed_by: str
     """The parser that made the trees; empty for a treebank."""
+    sampled_from: str
+    """The teacher from which trees and text were drawn; empty for other text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -105,7 +108,7 @@ def _read_stem(stem: Path) -> StemFiles:
         )
     trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")
     runs = None if documents is None else read_document_runs(documents, table)
-    return StemFiles(trees, texts, documents, runs, parsed_by(stem))
+    return StemFiles(trees, texts, documents, runs, parsed_by(stem), sampled_from(stem))
 
 
 def _check_document_names(stems: Sequence[StemFiles]) -> None:

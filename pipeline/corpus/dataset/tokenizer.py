@@ -13,6 +13,7 @@ would turn the string ``<eos>`` in a text into the special token, and decoding c
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,11 @@ SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
 MIN_VOCAB_SIZE: Final = len(SPECIAL_TOKENS) + 256
 SPLIT_PATTERN: Final = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
 
+_LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
+_BYTE_OF_LETTER = {letter: ord(letter) for letter in _LETTERS if ord(letter) < 256}
+_OTHERS = sorted({*range(256)} - {*_BYTE_OF_LETTER.values()})
+_BYTE_OF_LETTER |= dict(zip(_LETTERS[len(_BYTE_OF_LETTER) :], _OTHERS, strict=True))
+"""The byte for which each letter of a vocabulary's entries stands."""
 _PROBE = "Don't (ever) pay $5.00, naïve “friend” \U0001f600 <eos>!"
 
 
@@ -109,7 +115,7 @@ class Tokenizer:
             vocab_size=vocab_size,
             min_frequency=2,
             special_tokens=list(SPECIAL_TOKENS),
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            initial_alphabet=_LETTERS,
             show_progress=False,
         )
         inner.train_from_iterator(texts, trainer)
@@ -161,10 +167,39 @@ class Tokenizer:
         )
         return texts
 
+    def decode_with_spans(self, ids: Sequence[int]) -> tuple[str, list[Span]] | None:
+        """Return the text of ids and the characters that each token covers, as in ``encode_batch_with_spans``.
+
+        The ids can be any tokens, and not only those into which the tokenizer would divide the text.
+
+        Returns:
+            None if the ids have no text: one of them is special, or their bytes are not UTF-8.
+        """
+        if not self._special_ids.isdisjoint(ids):
+            return None
+        pieces = [_bytes_of(self.token(i)) for i in ids]
+        try:
+            whole = b"".join(pieces).decode()
+        except UnicodeDecodeError:
+            return None
+        text = self.decode(ids)
+        num_stripped = len(whole) - len(text)  # the decoder may remove the space before the text
+        character_at = [i - num_stripped for i, letter in enumerate(whole) for _ in letter.encode()]
+        ends = [0, *accumulate(map(len, pieces))]
+        spans = [(character_at[start], character_at[stop - 1] + 1) for start, stop in pairwise(ends)]
+        return text, [(max(start, 0), max(stop, 1)) for start, stop in spans]
+
     def token(self, token_id: int) -> str:
         """Return an entry of the vocabulary as it is in the file: each byte is a letter, and a space is ``Ġ``."""
         token: str = self._inner.id_to_token(token_id)
         return token
+
+
+def _bytes_of(entry: str) -> bytes:
+    """Return the bytes of an entry, as the library decodes it: an entry with a character that is no letter is text."""
+    if all(letter in _BYTE_OF_LETTER for letter in entry):
+        return bytes(_BYTE_OF_LETTER[letter] for letter in entry)
+    return entry.encode()
 
 
 def read_tokenizer_file(path: Path) -> bytes:

@@ -6,6 +6,7 @@
     STEM.dropped.tsv      examples of what cleaning dropped and repaired
     STEM.failures.tsv     the sentences that could not be parsed
     STEM.parse.json       how a parser made the trees
+    STEM.sample.json      which teacher the trees and the text were drawn from
 
 Without STEM.docs the documents are unknown. An unknown source or licence is an empty field.
 """
@@ -31,8 +32,10 @@ SPEAKERS_SUFFIX: Final = ".speakers"
 DROPPED_SUFFIX: Final = ".dropped.tsv"
 FAILURES_SUFFIX: Final = ".failures.tsv"
 PARSE_RECORD_SUFFIX: Final = ".parse.json"
+SAMPLE_RECORD_SUFFIX: Final = ".sample.json"
 COMPANION_SUFFIXES: Final = (
     DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX, FAILURES_SUFFIX, PARSE_RECORD_SUFFIX,
+    SAMPLE_RECORD_SUFFIX,
 )  # fmt: skip
 """Files that describe STEM.txt and STEM.mrg. They are outdated as soon as STEM.txt or STEM.mrg is replaced."""
 NO_SPEAKER: Final = "-"
@@ -190,3 +193,22 @@ def parsed_by(stem: Path) -> str:
             "again, or remove this file if no parser made the trees"
         ) from error
     return model if model == "flat" else f"benepar {version}, model sha256 {model[:12]}"
+
+
+def sampled_from(stem: Path) -> str:
+    """Return the teacher and the seed from which the trees of a STEM were drawn; "" if there is no STEM.sample.json.
+
+    Raises:
+        InputError: If STEM.sample.json is damaged.
+    """
+    path = beside(stem, SAMPLE_RECORD_SUFFIX)
+    if not path.exists():
+        return ""
+    try:
+        made_from = json.loads(path.read_bytes())["made_from"]
+        return f"teacher {str(made_from['fingerprint'])[:12]} with seed {made_from['seed']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error!r}), expected the record that sample writes next to its trees; sample "
+            "again, or remove this file if the trees were not sampled"
+        ) from error

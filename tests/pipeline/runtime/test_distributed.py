@@ -28,6 +28,14 @@ def test_every_number_is_claimed_once_by_any_process():
     assert [World().claim("shard") for _ in range(2)] == [0, 0]
 
 
+def test_what_a_process_posts_can_be_taken_once():
+    world = World()
+    assert world.take("batch/0") is None
+    world.post("batch/0", b"\x00\xff")
+    world.post("batch/1", b"")
+    assert [world.take("batch/0"), world.take("batch/1"), world.take("batch/0")] == [b"\x00\xff", b"", None]
+
+
 def test_a_tally_adds_up_over_all_processes():
     group = worlds(3)
     assert [world.tally("positions", 5) for world in group] == [5, 10, 15]

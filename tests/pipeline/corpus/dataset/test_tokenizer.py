@@ -82,6 +82,27 @@ def test_spans_rise_and_cover_the_text(tokenizer: Tokenizer, text: str) -> None:
     assert {i for start, stop in spans for i in range(start, stop)} == set(range(len(text)))
 
 
+@given(st.text(max_size=40).map(normalise_text))
+@example("na\u00efve \U0001f600 dog")
+def test_the_ids_of_a_text_decode_to_its_spans(tokenizer: Tokenizer, text: str) -> None:
+    ids, spans = tokenizer.encode_batch_with_spans([text])[0]
+    assert tokenizer.decode_with_spans(ids) == (text, spans)
+
+
+@given(st.lists(st.integers(0, 399), max_size=12))
+def test_any_ids_have_the_text_of_their_bytes_or_none(tokenizer: Tokenizer, ids: list[int]) -> None:
+    ids = [i for i in ids if i < tokenizer.vocab_size]
+    decoded = tokenizer.decode_with_spans(ids)
+    is_special = any(i < len(SPECIAL_TOKENS) for i in ids)
+    assert (decoded is None) == (is_special or "\ufffd" in tokenizer.decode(ids))
+    if decoded is not None:
+        text, spans = decoded
+        assert text == tokenizer.decode(ids)
+        assert len(spans) == len(ids)
+        assert all(0 <= start < stop for start, stop in spans)
+        assert not text or (spans[0][0], spans[-1][1]) == (0, len(text))
+
+
 def test_a_word_is_the_same_token_at_the_start_of_a_sentence_and_inside_it(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("the dog the dog")[:2] == tokenizer.encode("the dog the dog")[2:]
     assert tokenizer.token(tokenizer.encode("the")[0]) == "\u0120the"
