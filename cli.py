@@ -293,36 +293,46 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
 
 @main.command()
 @data_option
-@click.option("--teacher", type=PATH, required=True, help="A run directory of train-teacher or train-student.")
+@click.option(
+    "--teacher",
+    "teachers",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="A run directory of train-teacher or train-student. If the runs left out one fold each (train-teacher "
+    "--leave-out), give all of them by repeating the option.",
+)
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
 @json_option
 @configured_by(DumpCommandConfig, DumpConfig, BeamConfig)
-def dump_teacher(data: Place, teacher: Path, out: Place | None, values: Values) -> None:
+def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, values: Values) -> None:
     """Write a teacher's next-token distributions once, for any number of students. Also runs under torchrun.
 
     If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. A student,
     which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
-    structure.
+    structure. Given one run for each fold of the dataset, each sentence gets its rows from the run that was not trained
+    on the sentence's fold.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
     Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
+    Example: python cli.py dump-teacher --data dataset --teacher runs/fold1 --teacher runs/fold2 --out cross-fitted
     """
     from pipeline.dumping.dump_source import dump_run, plan_run
     from storage.locations import open_folder
 
     beam, command = beam_of(values), options.build(DumpCommandConfig, values)
-    source = entry_points(teacher).dump_source(teacher, beam=beam)
-    config = options.build(DumpConfig, {"condition": source.conditions[0], **values})
+    sources = [entry_points(run).dump_source(run, beam=beam) for run in teachers]
+    config = options.build(DumpConfig, {"condition": sources[0].conditions[0], **values})
     if config.condition != "beam":
         refuse_without_search(beam, "--condition beam")
     if command.plan:
-        show(plan_run(data, source, config, command.plan_processes))
+        show(plan_run(data, sources, config, command.plan_processes))
     elif out is None:
         raise click.UsageError("Missing option '--out'.")
-    elif (summary := dump_run(data, source, open_folder(out, take_over=command.take_over), config)) is not None:
+    elif (summary := dump_run(data, sources, open_folder(out, take_over=command.take_over), config)) is not None:
         show({"dump": str(out), **summary.to_json()})
 
 
@@ -600,10 +610,10 @@ def verify(path: Place, values: Values) -> None:
     if not config.recompute:
         show(verify_path(path))
         return
-    if config.teacher is None or config.data is None:
+    if not config.teacher or config.data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
     chosen = {"num_shards": config.recompute, "seed": config.seed, "device": config.device}
-    show(entry_points(config.teacher).verify_recomputing(path, config.data, config.teacher, **chosen))
+    show(entry_points(config.teacher[0]).verify_recomputing(path, config.data, config.teacher, **chosen))
 
 
 @main.command()

@@ -57,7 +57,7 @@ def measure(folder: Path, given: argparse.Namespace, *, rounds: int) -> dict[str
         sizes = {"vocab_size": dataset.tokenizer.vocab_size, "num_labels": len(dataset.labels)}
         model = Rnng(config, **sizes, eos_id=dataset.tokenizer.eos_id).eval()
     config = DumpConfig(shard_positions=4096 if given.quick else 16_384, device="cpu")
-    job = DumpJob(model=model, dataset=dataset, config=config, teacher="0" * 64, device=CPU)
+    job = DumpJob(models=[model], dataset=dataset, config=config, teachers=["0" * 64], device=CPU)
     num_positions = job.schema.num_positions
     out = folder / "dump"
 
@@ -80,7 +80,7 @@ def inference(job: DumpJob) -> Callable[[], None]:
 
     def run() -> None:
         for shard in range(job.schema.layout.num_shards):
-            compute_shard(job.model, job.schema, shard, shard_batches(job, shard), device=CPU)
+            compute_shard(job.models, job.schema, shard, shard_batches(job, shard), device=CPU)
 
     return run
 
@@ -92,9 +92,9 @@ def stages(job: DumpJob) -> dict[str, float]:
     prepared = time.perf_counter()
     with torch.no_grad():
         for batch in batches:
-            job.model.states(batch.inputs)
+            job.models[batch.model].states(batch.inputs)
     states = time.perf_counter()
-    rows = compute_shard(job.model, job.schema, 0, batches, device=CPU)
+    rows = compute_shard(job.models, job.schema, 0, batches, device=CPU)
     computed = time.perf_counter()
     rows.finished()
     converted = time.perf_counter()

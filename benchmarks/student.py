@@ -87,7 +87,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
             eos_id=dataset.tokenizer.eos_id,
         ).eval()
         config = DumpConfig(temperatures=(1.0, 2.0), device="cpu")
-        job = DumpJob(model=teacher, dataset=dataset, config=config, teacher="0" * 64, device=CPU)
+        job = DumpJob(models=[teacher], dataset=dataset, config=config, teachers=["0" * 64], device=CPU)
         write_dump(job, path, World())
     reader = DumpReader(path)
     rounds = 1 if given.quick else 4

@@ -17,6 +17,7 @@ from pipeline.evaluation.perplexity import FLOOR
 from pipeline.evaluation.results import RunResults, load_results
 from pipeline.runtime.run_directory import RunInfo, Which
 from pipeline.runtime.run_history import read_history
+from storage.dump.schema import cross_fitted, num_folds, teacher_names
 from storage.fingerprints import sha256_bytes, sha256_file
 from student.student_run import student_config
 
@@ -118,13 +119,16 @@ def code(value: object) -> str:
 def _of_dump(dump: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Yield the rows of the card's table about the dump: a label and a value."""
     schema, statistics = dump.get("schema") or {}, dump.get("statistics") or {}
+    fingerprints = schema.get("fingerprints") or {}
     for key, label in _OF_DUMP:
         if key in schema:
             value = schema[key]
             shown = ", ".join(f"{each:g}" for each in value) if isinstance(value, list) else value
-            yield label, _CONDITIONS.get(value, value) if key == "condition" else shown
-    if teacher := (schema.get("fingerprints") or {}).get("teacher"):
-        yield "sha256 of the teacher", teacher
+            given = f"{_CONDITIONS.get(value, value)}{cross_fitted(fingerprints)}" if key == "condition" else shown
+            yield label, given
+    for name in teacher_names(num_folds(fingerprints) or 1):
+        if name in fingerprints:
+            yield f"sha256 of the {name}", fingerprints[name]
     if (perplexity := statistics.get("perplexity")) is not None:
         yield "its perplexity on the training text, per token with eos", float(perplexity)
     if (mass := statistics.get("mean_kept_mass")) is not None:

@@ -12,7 +12,7 @@ come from a model without trees. So it is the control for a claim about grammars
 the condition of the dump is ``none``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,10 +188,11 @@ def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "StudentSource":
 
 
 def verify_recomputing(
-    dump: Place, data: Place, run: Path, *, num_shards: int, seed: int, device: str
+    dump: Place, data: Place, runs: Sequence[Path], *, num_shards: int, seed: int, device: str
 ) -> dict[str, Any]:
     """Check every byte of a student's dump, then recompute some shards; see ``verify_run``."""
-    return verify_run(dump, data, StudentSource(run), num_shards=num_shards, seed=seed, device=device)
+    sources = [StudentSource(run) for run in runs]
+    return verify_run(dump, data, sources, num_shards=num_shards, seed=seed, device=device)
 
 
 class StudentSource:

@@ -225,11 +225,12 @@ def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "TeacherSource":
 
 
 def verify_recomputing(
-    dump: Place, data: Place, run: Path, *, num_shards: int, seed: int, device: str
+    dump: Place, data: Place, runs: Sequence[Path], *, num_shards: int, seed: int, device: str
 ) -> dict[str, Any]:
     """Check every byte of a teacher's dump, then recompute some shards; see ``verify_run``."""
-    source = TeacherSource(run, _beam_of_dump(dump))
-    return verify_run(dump, data, source, num_shards=num_shards, seed=seed, device=device)
+    beam = _beam_of_dump(dump)
+    sources = [TeacherSource(run, beam) for run in runs]
+    return verify_run(dump, data, sources, num_shards=num_shards, seed=seed, device=device)
 
 
 class TeacherSource:

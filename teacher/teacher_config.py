@@ -66,6 +66,9 @@ class TeacherTrainConfig(TrainConfig):
     at 4096, an epoch of 6,000 sentences has only 20 steps."""
     lr: float = 1e-2
     """Peak learning rate of AdamW (docs/decisions/0004)."""
+    leave_out: int = 0
+    """Train on all training sentences but those of this fold, from 1 to the --folds of build-dataset. 0: leave out
+    none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

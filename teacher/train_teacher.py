@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
+from pipeline.corpus.dataset.folds import without_fold
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, available_bytes, joined
 from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights, open_run
@@ -30,14 +31,26 @@ for 1, 2 and 4 layers."""
 
 
 class TeacherTask:
-    """A teacher and its batches, for ``pipeline.training.training_loop``."""
+    """A teacher and its batches, for ``pipeline.training.training_loop``.
+
+    Args:
+        model: The teacher, on its device.
+        dataset: The dataset with the splits train and dev.
+        config: The options of training.
+        world: The processes.
+        leave_out: The fold of train to leave out; 0: none.
+
+    Raises:
+        ConfigError: If the dataset has no such fold.
+    """
 
     parts = dev_parts = PARTS
     peak_flops = None
 
-    def __init__(self, model: Rnng, dataset: Dataset, config: TrainConfig, world: World) -> None:
+    def __init__(self, model: Rnng, dataset: Dataset, config: TrainConfig, world: World, *, leave_out: int = 0) -> None:
         self.model = self.objective = model
-        self._splits = {name: dataset.split(name) for name in ("train", "dev")}
+        train, self._sentences = without_fold(dataset, leave_out)
+        self._splits = {"train": train, "dev": dataset.split("dev")}
         self._plans = {
             name: BatchPlan(np.diff(split.position_offsets), config, world) for name, split in self._splits.items()
         }
@@ -54,8 +67,9 @@ class TeacherTask:
         """Return None. The teacher computes shared results once, so a count by formula would be too high."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
-        """Return the sentences of a batch."""
-        return self._plans["train"].batches(epoch)[index]
+        """Return the sentences of a batch, as they are numbered in the dataset."""
+        sentences: np.ndarray = self._sentences[self._plans["train"].batches(epoch)[index]]
+        return sentences
 
     def weights_metadata(self, epoch: int, num_batches: int) -> dict[str, str]:  # noqa: ARG002  the protocol's
         """Return nothing, because a teacher has no positions to count."""
@@ -87,6 +101,10 @@ def train_teacher(
 
     If the run exists, training continues from its checkpoint (`pipeline.runtime.run_start`). If ``resume`` is
     ``never``, an existing run is an error.
+
+    Raises:
+        ConfigError: If ``training.leave_out`` is not a fold of the dataset.
+        InputError: If a sentence does not fit into memory.
     """
     with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
@@ -99,6 +117,7 @@ def train_teacher(
         for name in ("train", "dev"):
             check_longest(dataset.split(name), config, available_bytes=available_bytes(device))
         model = _build(config, described).to(device)
+        task = TeacherTask(model, dataset, training, world, leave_out=training.leave_out)
         run = RunDescription(
             kind="teacher",
             configuration=options.to_json(config, training),
@@ -107,7 +126,7 @@ def train_teacher(
             tokenizer=dataset.tokenizer_path,
         )
         with training_run(out, run, resume=resume, device=device, world=world):
-            return train(TeacherTask(model, dataset, training, world), training, run=out, world=world)
+            return train(task, training, run=out, world=world)
 
 
 def training_bytes(config: TeacherConfig, num_actions: int) -> int:

@@ -30,7 +30,7 @@ def main() -> None:
     start = time.monotonic()
 
     def dump() -> None:
-        dump_run(world / "dataset", dump_source(world / "teacher", beam={}), out, CONFIG)
+        dump_run(world / "dataset", [dump_source(world / "teacher", beam={})], out, CONFIG)
 
     attempt(dump, 2, log=folder / "log", patience_s=None)
     whole_s = time.monotonic() - start

@@ -47,7 +47,7 @@ def main() -> None:
     torch.optim.AdamW([torch.zeros(1)])  # the first optimiser imports for seconds; do it here once, not in each child
     config = DumpConfig(k=8, shard_positions=2048, device="cpu")
     source = dump_source(world / "teacher", beam={})
-    work = functools.partial(dump_run, world / "dataset", source, folder / "dump", config)
+    work = functools.partial(dump_run, world / "dataset", [source], folder / "dump", config)
     attempt(work, 1, log=folder / "log", patience_s=None)
     counts = {}
     for kind in ("teacher", "student"):

@@ -108,8 +108,8 @@ class RecomputeConfig:
 
     recompute: int = 0
     """Also compute this many random shards of a dump again. 0: none."""
-    teacher: Path | None = None
-    """With --recompute: the run that the dump was made with."""
+    teacher: tuple[Path, ...] = ()
+    """With --recompute: the run that the dump was made with. For a cross-fitted dump, give all runs."""
     data: Path | str | None = None
     """With --recompute: the dataset that the dump was made from."""
     seed: int = 1

@@ -12,6 +12,7 @@ from pipeline.runtime.display import size
 from pipeline.runtime.progress import Progress
 from storage.dump.manifest import Manifest
 from storage.dump.reader import inspect_dump, verify_dump
+from storage.dump.schema import cross_fitted
 from storage.locations import Location, Place, as_folder
 
 _DISTRIBUTIONS = {"tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional"}
@@ -81,7 +82,8 @@ def dump_for_people(about: dict[str, Any]) -> dict[str, Any]:
         },
     }
     if statistics is not None:
-        groups["distributions at temperature 1"] = _figures(statistics, schema["condition"])
+        distribution = _DISTRIBUTIONS[schema["condition"]] + cross_fitted(schema["fingerprints"])
+        groups["distributions at temperature 1"] = _figures(statistics, distribution)
     return {**groups, "computed with": _computation(schema["computation"])}
 
 
@@ -136,13 +138,13 @@ def _computation(computation: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _figures(statistics: dict[str, Any], condition: str) -> dict[str, str]:
+def _figures(statistics: dict[str, Any], distribution: str) -> dict[str, str]:
     quantiles = statistics["entropy_nats_quantiles"]
     kept = ", ".join(f"{k}: {mass:.3f}" for k, mass in statistics["kept_mass_by_k"].items())
     effective = statistics.get("mean_num_effective")
     entropy = ", ".join(f"{percent} %: {nats:.2f}" for percent, nats in quantiles.items()) if quantiles else "-"
     return {
-        f"perplexity, {_DISTRIBUTIONS[condition]}": f"{_figure(statistics['perplexity'])} with <eos>, "
+        f"perplexity, {distribution}": f"{_figure(statistics['perplexity'])} with <eos>, "
         f"{_figure(statistics['perplexity_without_eos'])} without",
         "mass of top tokens": f"{_figure(statistics['mean_kept_mass'], 4)} with <eos>, "
         f"{_figure(statistics['mean_kept_mass_without_eos'], 4)} without",

@@ -5,10 +5,14 @@ budget. A sentence that crosses a shard boundary is computed completely for both
 depend on rank, world size, order or interruptions. Each process claims the next free shard, so a slow process does not
 delay the others.
 
+A cross-fitted dump has a model for each fold. The sentences of a shard are computed fold by fold, in the order of the
+corpus within a fold, and each batch belongs to one fold.
+
 While the model computes a batch, one thread prepares the next batches, and another encodes and writes the previous
 shard. Together they hold in memory: two shards of rows (26 MB each at k = 64 and 65,536 positions, with int32 ids); the
 ids of one shard in the token type of the dump, and one encoded array of that shard (8 MB each); two batches; and a few
-arrays as large as the logits of 1,024 rows. None of this grows with the corpus.
+arrays as large as the logits of 1,024 rows. A cross-fitted dump needs one more copy of the rows of a shard. None of
+this grows with the corpus.
 
 ``pipeline.dumping.reduction`` decides what is kept of each distribution.
 """
@@ -19,7 +23,7 @@ import itertools
 import operator
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,9 +42,10 @@ from pipeline.training.batching import consecutive_batches
 from storage.dump.dump_statistics import DumpSummary
 from storage.dump.layout import sentences_of_range
 from storage.dump.positions import Positions
-from storage.dump.schema import DumpSchema
+from storage.dump.schema import DumpSchema, teacher_names
 from storage.dump.writer import DumpWriter
 from storage.locations import Location, as_folder
+from storage.ragged import concatenated_ranges
 
 NO_TREES = {"beam": "none: marginal by beam search", "none": "none: the words before alone"}
 """``tree_source`` of the conditions other than ``tree``. These texts are stored in dumps."""
@@ -50,14 +55,14 @@ NO_TREES = {"beam": "none: marginal by beam search", "none": "none: the words be
 class DumpJob:
     """Everything that decides the content of a dump."""
 
-    model: NextTokenModel
-    """The model, on ``device`` and in evaluation mode."""
+    models: Sequence[NextTokenModel]
+    """The model, or one for each fold of the split in their order, on ``device`` and in evaluation mode."""
     dataset: Dataset
-    """The training dataset of the model, or another with the same tokenizer and labels."""
+    """The training dataset of the models, or another with the same tokenizer and labels."""
     config: DumpConfig
     """What to write."""
-    teacher: str
-    """Fingerprint of the model."""
+    teachers: Sequence[str]
+    """Fingerprints of the models."""
     device: torch.device
     """Where to compute. The dump records the device's model name, because the device can change bits."""
     search: Mapping[str, int] = field(default_factory=dict)
@@ -79,9 +84,9 @@ class DumpJob:
             **self.config.schema_fields(),
             num_positions=self.split.num_positions,
             num_sentences=self.split.num_sentences,
-            vocab_size=self.model.vocab_size,
+            vocab_size=self.models[0].vocab_size,
             tree_source=NO_TREES.get(self.config.condition, self.dataset.tree_source),
-            fingerprints=fingerprints(self.dataset, self.config.split, self.teacher),
+            fingerprints=fingerprints(self.dataset, self.config.split, self.teachers),
             computation={
                 "threads": torch.get_num_threads(),
                 "batch_tokens": self.config.batch_tokens,
@@ -93,8 +98,8 @@ class DumpJob:
         )
 
 
-def fingerprints(dataset: Dataset, split: str, teacher: str) -> dict[str, str]:
-    """Return the sha256 of everything that the dump of a split is made from.
+def fingerprints(dataset: Dataset, split: str, teachers: Sequence[str]) -> dict[str, str]:
+    """Return the sha256 of everything that the dump of a split is made from: one teacher, or one for each fold.
 
     Raises:
         InputError: If the dataset has no such split.
@@ -103,7 +108,7 @@ def fingerprints(dataset: Dataset, split: str, teacher: str) -> dict[str, str]:
         "dataset": dataset.sha256,
         "split": dataset.split(split).sha256,
         "tokenizer": dataset.tokenizer.sha256,
-        "teacher": teacher,
+        **dict(zip(teacher_names(len(teachers)), teachers, strict=True)),
     }
 
 
@@ -146,7 +151,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
                     progress.reached(world.tally(claims, len(batch.gold)))
 
             for shard, batches in itertools.groupby(stream, key=operator.attrgetter("shard")):
-                rows = compute_shard(job.model, schema, shard, counted(batches), device=job.device)
+                rows = compute_shard(job.models, schema, shard, counted(batches), device=job.device)
                 behind.submit(functools.partial(_write, writer, shard, rows))
             behind.wait()
             world.barrier()
@@ -170,8 +175,10 @@ class ShardBatch:
 
     shard: int
     """Index of the shard."""
-    first: int
-    """Index within the shard of the batch's first position."""
+    model: int
+    """Index of the model that computes the batch."""
+    rows: np.ndarray
+    """int64 ``[P]``, rising: index within the shard of each position in ``inside``."""
     inputs: Any
     """What the model prepared from whole sentences."""
     inside: slice
@@ -186,33 +193,40 @@ def shard_batches(job: DumpJob, shard: int) -> Iterator[ShardBatch]:
         yield prepare_batch(job, shard, sentences)
 
 
-def batch_sentences(job: DumpJob, shard: int) -> list[range]:
-    """Return the sentences of each batch of a shard."""
+def batch_sentences(job: DumpJob, shard: int) -> list[np.ndarray]:
+    """Return the sentences of each batch of a shard, int64 in rising order."""
     offsets = job.split.position_offsets
-    sentences = sentences_of_range(offsets, job.schema.layout.rows_of(shard))
-    lengths = np.diff(offsets[sentences.start : sentences.stop + 1])
-    cuts = consecutive_batches(lengths, job.config.batch_tokens)
-    return [sentences[low:high] for low, high in cuts]
+    sentences = np.array(sentences_of_range(offsets, job.schema.layout.rows_of(shard)), np.int64)
+    groups = [sentences]
+    if len(job.models) > 1:
+        folds = job.split.folds[sentences]
+        groups = [sentences[folds == fold] for fold in range(1, len(job.models) + 1)]
+    return [
+        group[low:high]
+        for group in groups
+        for low, high in consecutive_batches(offsets[group + 1] - offsets[group], job.config.batch_tokens)
+    ]
 
 
-def prepare_batch(job: DumpJob, shard: int, sentences: range) -> ShardBatch:
-    """Return the batch of some sentences of a shard."""
+def prepare_batch(job: DumpJob, shard: int, sentences: np.ndarray) -> ShardBatch:
+    """Return the batch of some sentences of a shard, which belong to one fold if there is a model for each fold."""
     rows, split = job.schema.layout.rows_of(shard), job.split
-    batch = np.arange(sentences.start, sentences.stop)
-    tokens = split.tokens.take(batch)
-    begin = int(split.tokens.offsets[sentences.start]) + sentences.start
-    inside = slice(max(rows.start - begin, 0), rows.stop - begin)
+    tokens = split.tokens.take(sentences)
+    positions = concatenated_ranges(split.tokens.offsets[sentences] + sentences, tokens.lengths + 1)
+    inside = slice(*np.searchsorted(positions, [rows.start, rows.stop]).tolist())
+    model = int(split.folds[sentences[0]]) - 1 if len(job.models) > 1 else 0
     return ShardBatch(
         shard=shard,
-        first=max(begin, rows.start) - rows.start,
-        inputs=job.model.prepare(tokens, split.actions.take(batch)),
+        model=model,
+        rows=positions[inside] - rows.start,
+        inputs=job.models[model].prepare(tokens, split.actions.take(sentences)),
         inside=inside,
         gold=append_eos(tokens, job.dataset.tokenizer.eos_id).values[inside],
     )
 
 
 class ShardRows:
-    """Collect the rows of a shard on the CPU while the device continues to compute.
+    """Collect the rows of a shard, in the order of their computation, on the CPU while the device continues to compute.
 
     A GPU copies into page-locked memory in the background. ``finished`` waits for the copies.
     """
@@ -227,6 +241,8 @@ class ShardRows:
             shapes["counts"] = (schema.k,)
         dtypes = {"ids": torch.int32, "logp": torch.float16, "counts": torch.uint8}
         self._gold = np.empty(num_rows, schema.token_dtype)
+        self._rows = np.empty(num_rows, np.int64)
+        self._num_put = 0
         self._kept = {
             name: torch.empty((num_rows, *shape), dtype=dtypes.get(name, torch.float32), pin_memory=on_gpu)
             for name, shape in shapes.items()
@@ -234,9 +250,11 @@ class ShardRows:
         self._num_effective = torch.empty(num_rows, pin_memory=on_gpu) if of_mixtures else None
         self._copied = torch.Event(device) if on_gpu else None
 
-    def put(self, first: int, gold: np.ndarray, reduced: Reduced, num_effective: torch.Tensor | None) -> None:
-        """Store the rows from index ``first`` on. Rows of mixtures have ``num_effective``."""
-        at = slice(first, first + len(gold))
+    def put(self, rows: np.ndarray, gold: np.ndarray, reduced: Reduced, num_effective: torch.Tensor | None) -> None:
+        """Store the rows with the indices ``rows`` within the shard. Rows of mixtures have ``num_effective``."""
+        at = slice(self._num_put, self._num_put + len(gold))
+        self._num_put = at.stop
+        self._rows[at] = rows
         self._gold[at] = gold
         for name, kept in self._kept.items():
             # Convert on the device first: a copy that also converts would block.
@@ -247,22 +265,35 @@ class ShardRows:
             self._copied.record()
 
     def finished(self) -> tuple[Positions, np.ndarray | None]:
-        """Return the rows and, if they are mixtures, float32 ``[n]``: the effective number of hypotheses of each."""
+        """Return the rows in the order of the shard and, if they are mixtures, the effective number of hypotheses.
+
+        The effective number is float32 ``[n]``.
+        """
         if self._copied is not None:
             self._copied.synchronize()
-        kept = {name: tensor.numpy() for name, tensor in self._kept.items()}
-        positions = Positions(tokens=self._gold, **kept | {"ids": kept["ids"].astype(self._schema.token_dtype)})
-        return positions, self._num_effective.numpy() if self._num_effective is not None else None
+        arrays = {"tokens": self._gold} | {name: tensor.numpy() for name, tensor in self._kept.items()}
+        num_effective = self._num_effective.numpy() if self._num_effective is not None else None
+        if (np.diff(self._rows) < 0).any():  # only the rows of several folds are not in order
+            order = np.argsort(self._rows)
+            arrays = {name: array[order] for name, array in arrays.items()}
+            num_effective = num_effective[order] if num_effective is not None else None
+        return Positions(**arrays | {"ids": arrays["ids"].astype(self._schema.token_dtype)}), num_effective
 
 
 @torch.no_grad()
 def compute_shard(
-    model: NextTokenModel, schema: DumpSchema, shard: int, batches: Iterable[ShardBatch], *, device: torch.device
+    models: Sequence[NextTokenModel],
+    schema: DumpSchema,
+    shard: int,
+    batches: Iterable[ShardBatch],
+    *,
+    device: torch.device,
 ) -> ShardRows:
-    """Return all rows of a shard, computed from its batches. The model should be in evaluation mode."""
-    kept = ShardRows(schema, shard, device, of_mixtures=isinstance(model, MixtureModel))
+    """Return all rows of a shard, computed from its batches. The models should be in evaluation mode."""
+    kept = ShardRows(schema, shard, device, of_mixtures=isinstance(models[0], MixtureModel))
     generator = draw_generator(schema.draw_seed, shard, device)
     for batch in batches:
+        model = models[batch.model]
         states = model.states(batch.inputs)[batch.inside]
         for row in range(0, len(states), LOGIT_ROWS):
             part = slice(row, row + LOGIT_ROWS)
@@ -272,7 +303,7 @@ def compute_shard(
                 logits, gold, k=schema.k, num_top=schema.num_top, temperatures=schema.temperatures, generator=generator
             )
             num_effective = model.num_effective(states[part]) if isinstance(model, MixtureModel) else None
-            kept.put(batch.first + row, batch.gold[part], reduced, num_effective)
+            kept.put(batch.rows[part], batch.gold[part], reduced, num_effective)
     return kept
 
 

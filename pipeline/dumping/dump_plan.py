@@ -71,8 +71,8 @@ def _measure(job: DumpJob) -> tuple[Positions | None, dict[str, float]]:
             batch = prepare_batch(job, shard, sentences)
             prepared = time.perf_counter()
             resized = _resized(job.schema, len(batch.gold))
-            batches = [replace(batch, shard=0, first=0)]
-            rows, _ = compute_shard(job.model, resized, 0, batches, device=job.device).finished()
+            batches = [replace(batch, shard=0, rows=np.arange(len(batch.gold)))]
+            rows, _ = compute_shard(job.models, resized, 0, batches, device=job.device).finished()
             computed = time.perf_counter()
             if not number:
                 continue
@@ -88,7 +88,7 @@ def _measure(job: DumpJob) -> tuple[Positions | None, dict[str, float]]:
     return rows, {stage: spent / len(rows) for stage, spent in seconds.items()}
 
 
-def _places(job: DumpJob) -> list[tuple[int, range]]:
+def _places(job: DumpJob) -> list[tuple[int, np.ndarray]]:
     """Return up to `NUM_BATCHES` batches, (shard, sentences), spread evenly over the split."""
     shards = _spread(job.schema.layout.num_shards, NUM_BATCHES)
     places = []

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
+from pipeline.dumping.cross_fitting import in_order_of_folds
 from pipeline.dumping.dump_config import Condition, DumpConfig
 from pipeline.dumping.dump_description import verify_dump_files
 from pipeline.dumping.dump_loop import DumpJob, dump
@@ -64,78 +65,93 @@ def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> st
     return sha256_bytes(canonical_json(described))
 
 
-def dump_run(data: Place, source: DumpSource, out: Location, config: DumpConfig) -> DumpSummary | None:
+def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: DumpConfig) -> DumpSummary | None:
     """Write the distributions of a run over a split into the store ``out``; see `pipeline.dumping.dump_loop`.
+
+    ``sources`` holds one run, or one for each fold of the split in any order; see `pipeline.dumping.cross_fitting`.
 
     Returns:
         The figures of the finished dump on the main rank, None on the others.
 
     Raises:
-        ConfigError: If the run has no distributions under this condition.
+        ConfigError: If a run has no distributions under this condition, or the runs do not cover the folds.
         FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
     """
-    _check_condition(source, config.condition)
+    _check_condition(sources, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
-        return dump(_job(load_dataset(data), source, config, device), out, world)
+        return dump(_job(load_dataset(data), sources, config, device), out, world)
 
 
-def plan_run(data: Place, source: DumpSource, config: DumpConfig, processes: Sequence[int]) -> dict[str, Any]:
+def plan_run(
+    data: Place, sources: Sequence[DumpSource], config: DumpConfig, processes: Sequence[int]
+) -> dict[str, Any]:
     """Predict the size and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If there are several processes, or the run has no distributions under this condition.
+        ConfigError: If there are several processes, or as ``dump_run``.
         FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
     """
-    _check_condition(source, config.condition)
+    _check_condition(sources, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
         world.refuse_several("dump-teacher --plan")
-        return plan_dump(_job(load_dataset(data), source, config, device), processes)
+        return plan_dump(_job(load_dataset(data), sources, config, device), processes)
 
 
 def verify_run(
-    dump: Place, data: Place, source: DumpSource, *, num_shards: int, seed: int, device: str
+    dump: Place, data: Place, sources: Sequence[DumpSource], *, num_shards: int, seed: int, device: str
 ) -> dict[str, Any]:
     """Check every byte of a dump, then recompute some shards; return its figures, with the outcome as ``recomputed``.
 
     The computation uses the options and threads of the dump; see `pipeline.dumping.recompute`.
 
     Raises:
-        FingerprintMismatchError: If the dump was made from another run or dataset. This is checked first.
+        ConfigError: If several runs do not cover the folds.
+        FingerprintMismatchError: If the dump was made from other runs or another dataset. This is checked first.
         CorruptStoreError: Naming what is damaged or differs from what the model computes.
     """
     config = computed_with(dump)
     with joined(device, threads=config.threads) as (world, chosen):
         world.refuse_several("verify --recompute")
         dataset = load_dataset(data)
-        check_origin(dump, dataset, source.fingerprint())
-        _check_condition(source, config.condition)
-        source.check_reads(dataset, config.split)
+        sources = in_order_of_folds(sources, dataset, config.split)
+        check_origin(dump, dataset, [source.fingerprint() for source in sources])
+        _check_condition(sources, config.condition)
+        for source in sources:
+            source.check_reads(dataset, config.split)
         summary = verify_dump_files(dump)
-        found = recompute(_job(dataset, source, config, chosen), dump, num_shards=num_shards, seed=seed)
+        found = recompute(_job(dataset, sources, config, chosen), dump, num_shards=num_shards, seed=seed)
         return {**summary, "recomputed": found}
 
 
-def _job(dataset: Dataset, source: DumpSource, config: DumpConfig, device: torch.device) -> DumpJob:
-    """Check the dataset, load the model, and return the job.
+def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, device: torch.device) -> DumpJob:
+    """Check the dataset and the runs, load the models, and return the job.
 
-    The run may still be training. So the fingerprint is taken before and after loading, and must not change.
+    A run may still be training. So its fingerprint is taken before and after loading, and must not change.
     """
-    source.check_reads(dataset, config.split)
-    fingerprint = source.fingerprint()
-    model, search = source.load(config.condition, device)
-    if source.fingerprint() != fingerprint:
-        raise RunError(f"{source.run.path}: its best checkpoint was replaced while it was read. Run the command again")
-    return DumpJob(model=model, dataset=dataset, config=config, teacher=fingerprint, device=device, search=search)
+    models, teachers = [], []
+    search: Mapping[str, int] = {}
+    for source in in_order_of_folds(sources, dataset, config.split):
+        source.check_reads(dataset, config.split)
+        fingerprint = source.fingerprint()
+        model, search = source.load(config.condition, device)
+        if source.fingerprint() != fingerprint:
+            raise RunError(
+                f"{source.run.path}: its best checkpoint was replaced while it was read. Run the command again"
+            )
+        models.append(model)
+        teachers.append(fingerprint)
+    return DumpJob(models=models, dataset=dataset, config=config, teachers=teachers, device=device, search=search)
 
 
-def _check_condition(source: DumpSource, condition: Condition) -> None:
-    """Check that a run can give distributions with a condition.
+def _check_condition(sources: Sequence[DumpSource], condition: Condition) -> None:
+    """Check that runs can give distributions with a condition.
 
     Raises:
         ConfigError: Naming the possible conditions.
     """
-    if condition not in source.conditions:
-        raise ConfigError(
-            f"{source.run.path}: --condition is {condition}, expected {' or '.join(source.conditions)} because the run "
-            f"is a {source.run.kind}'s. Leave --condition out, or give another run with --teacher"
-        )
+    for source in sources:
+        if condition not in source.conditions:
+            raise ConfigError(
+                f"{source.run.path}: --condition is {condition}, expected {' or '.join(source.conditions)} because the "
+                f"run is a {source.run.kind}'s. Leave --condition out, or give another run with --teacher"
+            )

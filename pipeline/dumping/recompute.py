@@ -10,7 +10,7 @@ Shards are chosen at random. If all shards are wrong, any choice shows it. If on
 shards contains it with probability N / S.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -26,7 +26,7 @@ from storage.dump.manifest import Manifest, ShardEntry
 from storage.dump.positions import Positions
 from storage.dump.profiles import as_read, encoded
 from storage.dump.reader import DumpReader
-from storage.dump.schema import DumpSchema
+from storage.dump.schema import DumpSchema, num_folds
 from storage.dump.writer import figures_of_shard
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
 from storage.fingerprints import FileDigest
@@ -43,7 +43,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
     """Recompute shards of a complete dump, whose own digests were verified before, and compare.
 
     Args:
-        job: The model and dataset of the dump, with the configuration and the threads of `computed_with`.
+        job: The models and dataset of the dump, with the configuration and the threads of `computed_with`.
         dump: The location of the dump.
         num_shards: Number of shards to recompute, or all shards if there are fewer.
         seed: Seed of the choice of shards.
@@ -63,7 +63,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
     """
     manifest = Manifest.read(as_folder(dump))
     schema = manifest.schema
-    check_origin(dump, job.dataset, job.teacher)
+    check_origin(dump, job.dataset, job.teachers)
     differences = _differences(dump, schema, job.schema)
     reader, offsets = DumpReader(dump), job.split.position_offsets
     if not np.array_equal(reader.offsets, offsets):
@@ -82,7 +82,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
 
         for shard in shards:
             batches = counted(shard_batches(job, shard))
-            computed = compute_shard(job.model, schema, shard, batches, device=job.device)
+            computed = compute_shard(job.models, schema, shard, batches, device=job.device)
             rows, num_effective = computed.finished()
             where, entry = f"{dump}: shard {shard}", manifest.shards[shard]
             altered = _altered(rows, num_effective, schema, entry, offsets, where=where)
@@ -123,15 +123,25 @@ def computed_with(dump: Location) -> DumpConfig:
     return options.build(DumpConfig, values, threads=threads, batch_tokens=batch_tokens)
 
 
-def check_origin(dump: Location, dataset: Dataset, teacher: str) -> None:
-    """Refuse a dump that was made from another dataset or teacher.
+def check_origin(dump: Location, dataset: Dataset, teachers: Sequence[str]) -> None:
+    """Refuse a dump that was made from another dataset or other teachers.
+
+    Args:
+        dump: The location of the dump.
+        dataset: The dataset that was given.
+        teachers: The fingerprint of the teacher that was given, or one for each fold.
 
     Raises:
-        FingerprintMismatchError: Naming every fingerprint that differs, with both values.
+        FingerprintMismatchError: Naming every fingerprint that differs, with both values, or both numbers of teachers.
         InputError: If the dataset has no such split.
     """
     schema = Manifest.read(as_folder(dump)).schema
-    here = fingerprints(dataset, schema.split, teacher)
+    here = fingerprints(dataset, schema.split, teachers)
+    if (expected := num_folds(schema.fingerprints) or 1) != len(teachers):
+        raise FingerprintMismatchError(
+            f"{dump}: number of teachers is {expected}, but {len(teachers)} runs were given. Give every run that the "
+            "dump was made from, each with --teacher"
+        )
     wrong = [
         f"{name} of the dump is {found[:12]}, but {here[name][:12]} was given"
         for name, found in schema.fingerprints.items()

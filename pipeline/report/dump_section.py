@@ -20,6 +20,7 @@ from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, perplexity, size
 from storage.dump.manifest import MANIFEST
+from storage.dump.schema import cross_fitted
 from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
@@ -260,5 +261,7 @@ def _dump_cell(dump: Mapping[str, Any], name: str) -> AnyCell:
         return size(figure) + (f", {per_position:,.0f} per position" if per_position else "")
     if name.startswith("perplexity"):
         condition = dump.get("condition", "not recorded")
-        return f"{perplexity(figure)} ({_DISTRIBUTIONS.get(str(condition), f'condition: {condition}')})"
+        distribution = _DISTRIBUTIONS.get(str(condition), f"condition: {condition}")
+        names = [each.removeprefix("fingerprints: ") for each in dump]
+        return f"{perplexity(figure)} ({distribution}{cross_fitted(names)})"
     return Number(figure, ".6f" if name.startswith("mean_") else ",.10g")

@@ -62,7 +62,11 @@ def _split_for_people(split: dict[str, Any]) -> dict[str, Any]:
         f"{plural(source['num_tokens'], 'token')}; licence: {source['licences']}"
         for name, source in statistics.get("sources", {}).items()
     }
-    return {**split, "statistics": shown, "sources": sources}
+    folds = {
+        number: f"{fold['num_sentences']:,} sentences, {fold['num_tokens']:,} tokens"
+        for number, fold in split.get("folds", {}).items()
+    }
+    return {**split, "statistics": shown, "sources": sources} | ({"folds": folds} if folds else {})
 
 
 def verify_path(path: Place) -> dict[str, Any]:

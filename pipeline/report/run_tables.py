@@ -25,6 +25,7 @@ from pipeline.evaluation.syntaxgym import ItemCounts
 from pipeline.report.page_blocks import Block, Commands, Details, Heading, Items, Paragraph, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer, pair_sets, splits_of, suite_sets
 from pipeline.report.tables import NOTHING, AnyCell, Cell, Cells, Number, Table, duration, interval, percent, perplexity
+from storage.dump.schema import num_folds
 
 _TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
 _DISTRIBUTION_NOTES: Mapping[str, str] = {
@@ -121,11 +122,14 @@ def trained_on(run: RunRecord) -> str:
     text = "documents" if options.get("context") == "document" else "sentences"
     if run.dump is None:
         return text
+    schema = run.dump.get("schema")
+    fingerprints = schema.get("fingerprints") if isinstance(schema, dict) else None
+    folds = "cross-fitted " if isinstance(fingerprints, dict) and num_folds(fingerprints) else ""
     shuffled = "shuffled " if options.get("targets") == "shuffled" else ""
     usual = (("divergence", "kl"), ("tail", "bucket"))
     return ", ".join(
         [
-            f"{text} and {shuffled}" + ("a student's dump" if run.has_dump_of_student else "dump"),
+            f"{text} and {shuffled}{folds}" + ("a student's dump" if run.has_dump_of_student else "dump"),
             f"\u03b1\u00a0{options.get('alpha')}",
             f"T\u00a0{options.get('temperature')}",
             *(f"{name} {options[name]}" for name, default in usual if options.get(name, default) != default),

@@ -8,7 +8,7 @@ arrays without looking at foreign files.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from storage.fingerprints import Json, canonical_json
 FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
+"""A cross-fitted dump has one fingerprint for each fold in place of ``teacher``; see ``teacher_names``."""
 GAPS = "gaps"
 """Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
@@ -34,6 +35,7 @@ _CHOICES = {
     "profile": ("exact", "compact"),
     "condition": ("tree", "beam", "none"),
 }
+_OF_FOLD = "teacher of fold "
 _BLOCK = 1 << 16
 """Sentences checked at a time, so that checking millions of sentences takes little memory."""
 
@@ -77,7 +79,8 @@ class DumpSchema:
     split: str
     """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
-    """sha256 of dataset, split, tokenizer and teacher."""
+    """sha256 of dataset, split, tokenizer and teacher. A cross-fitted dump has a teacher for each fold; see
+    ``teacher_names``."""
     computation: dict[str, str | int | float]
     """Everything else that can change bits: threads, batch budget, dtype, device model, versions, beam sizes."""
 
@@ -261,13 +264,34 @@ class DumpSchema:
             if getattr(self, name) not in choices
         ]
         problems += [f"{name} is empty or not text" for name in ("tree_source", "split") if not _is_text(self, name)]
-        if not isinstance(self.fingerprints, dict) or set(self.fingerprints) != set(FINGERPRINTS):
-            problems.append(f"fingerprints are not those of {', '.join(FINGERPRINTS)}")
+        if not isinstance(self.fingerprints, dict) or set(self.fingerprints) != {
+            *FINGERPRINTS[:-1],
+            *teacher_names(num_folds(self.fingerprints) or 1),
+        }:
+            problems.append(f"fingerprints are not those of {', '.join(FINGERPRINTS)} (or a teacher for each fold)")
         elif not all(isinstance(digest, str) and digest for digest in self.fingerprints.values()):
             problems.append("a fingerprint is empty or not text")
         if not isinstance(self.computation, dict) or not all(_is_scalar(item) for item in self.computation.values()):
             problems.append("computation is not a table of texts and finite numbers")
         return problems
+
+
+def teacher_names(num_teachers: int) -> tuple[str, ...]:
+    """Return the names of the teachers among the fingerprints: ``teacher``, or one for each fold."""
+    if num_teachers == 1:
+        return ("teacher",)
+    return tuple(f"{_OF_FOLD}{fold}" for fold in range(1, num_teachers + 1))
+
+
+def num_folds(fingerprints: Iterable[str]) -> int:
+    """Return the number of folds of a cross-fitted dump from the names of its fingerprints; 0 for other dumps."""
+    return sum(name.startswith(_OF_FOLD) for name in fingerprints)
+
+
+def cross_fitted(fingerprints: Iterable[str]) -> str:
+    """Return what to append to the name of a dump's distributions; empty if the dump is not cross-fitted."""
+    folds = num_folds(fingerprints)
+    return f", cross-fitted over {folds} folds" if folds else ""
 
 
 def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:

@@ -37,12 +37,12 @@ SHOWN = "effective hypotheses, mean"
 
 
 def dumped(world: Path, out: Path, config: DumpConfig = CONFIG, beam: BeamConfig = BEAM) -> Path:
-    dump_run(world / "dataset", dump_source(world / "teacher", beam=asdict(beam)), out, config)
+    dump_run(world / "dataset", [dump_source(world / "teacher", beam=asdict(beam))], out, config)
     return out
 
 
 def recomputed(world: Path, dump: Path) -> dict[str, Any]:
-    found = verify_recomputing(dump, world / "dataset", world / "teacher", num_shards=2, seed=1, device="cpu")
+    found = verify_recomputing(dump, world / "dataset", [world / "teacher"], num_shards=2, seed=1, device="cpu")
     figures: dict[str, Any] = found["recomputed"]
     return figures
 

@@ -43,7 +43,7 @@ def student(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def dump(small_world: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("born-again") / "dump"
-    dump_run(small_world / "dataset", StudentSource(student), out, CONFIG)
+    dump_run(small_world / "dataset", [StudentSource(student)], out, CONFIG)
     return out
 
 
@@ -74,7 +74,7 @@ def test_a_students_dump_killed_in_two_processes_and_finished_in_one_is_identica
     out, data = tmp_path / "dump", small_world / "dataset"
     processes = start_cli("dump-teacher", "--data", data, "--teacher", student, "--out", out, *OPTIONS, processes=2)
     kill_when(lambda: list(out.glob("finished/*.json")), processes)
-    dump_run(data, StudentSource(student), out, CONFIG)
+    dump_run(data, [StudentSource(student)], out, CONFIG)
     assert store_digest(out) == store_digest(dump)
 
 
@@ -99,9 +99,9 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(small_world, 
 
 
 def test_a_recomputed_students_dump_is_identical_and_its_planned_size_is_right(small_world, student, dump):
-    found = verify_recomputing(dump, small_world / "dataset", student, num_shards=3, seed=1, device="cpu")
+    found = verify_recomputing(dump, small_world / "dataset", [student], num_shards=3, seed=1, device="cpu")
     assert found["recomputed"]["is_identical"]
-    planned = plan_run(small_world / "dataset", StudentSource(student), CONFIG, (1,))
+    planned = plan_run(small_world / "dataset", [StudentSource(student)], CONFIG, (1,))
     assert planned["size_bytes"] == DumpReader(dump).summary.size_bytes
 
 

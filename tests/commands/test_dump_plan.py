@@ -33,11 +33,11 @@ EXACT: dict[str, dict[str, Any]] = {
 
 
 def planned(world: Path, config: DumpConfig, processes: tuple[int, ...] = (1, 2, 4, 8)) -> dict[str, Any]:
-    return plan_run(world / "dataset", dump_source(world / "teacher", beam={}), config, processes)
+    return plan_run(world / "dataset", [dump_source(world / "teacher", beam={})], config, processes)
 
 
 def dumped(world: Path, out: Path, config: DumpConfig) -> DumpReader:
-    dump_run(world / "dataset", dump_source(world / "teacher", beam={}), out, config)
+    dump_run(world / "dataset", [dump_source(world / "teacher", beam={})], out, config)
     return DumpReader(out)
 
 
@@ -84,7 +84,7 @@ def test_the_plan_measures_batches_from_all_over_the_split(small_world, monkeypa
     prepare = module.prepare_batch
 
     def noted(job, shard, sentences):
-        seen.append((shard, sentences.start))
+        seen.append((shard, int(sentences[0])))
         return prepare(job, shard, sentences)
 
     monkeypatch.setattr(module, "prepare_batch", noted)
@@ -128,7 +128,7 @@ def test_an_empty_split_has_a_size_and_no_rates(small_world, profile):
     model, _ = load_teacher(small_world / "teacher", torch.device("cpu"))
     dataset = replace(dataset, splits={"train": nothing})
     config, device = DumpConfig(device="cpu", profile=profile), torch.device("cpu")
-    job = DumpJob(model=model, dataset=dataset, config=config, teacher="t", device=device)
+    job = DumpJob(models=[model], dataset=dataset, config=config, teachers=["t"], device=device)
     plan = plan_dump(job, (1, 2))
     assert (plan["num_positions"], plan["num_shards"], plan["bytes_per_position"]) == (0, 0, None)
     assert plan["size_bytes"] > 0

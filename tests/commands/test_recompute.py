@@ -37,12 +37,12 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recompute") / "dump"
-    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, DumpConfig(**OPTIONS))
+    dump_run(small_world / "dataset", [dump_source(small_world / "teacher", beam={})], out, DumpConfig(**OPTIONS))
     return out
 
 
 def recomputed(world: Path, dump: Path, **changes: Any) -> dict[str, Any]:
-    options = {"data": world / "dataset", "run": world / "teacher", "num_shards": 100, "seed": 1, "device": "cpu"}
+    options = {"data": world / "dataset", "runs": [world / "teacher"], "num_shards": 100, "seed": 1, "device": "cpu"}
     summary = verify_recomputing(dump, **{**options, **changes})
     assert summary["verified"]
     found: dict[str, Any] = summary["recomputed"]
@@ -75,7 +75,7 @@ def moved(dump: Path, name: str, row: int, by: float) -> np.ndarray:
 def test_a_correct_dump_is_byte_identical_when_recomputed(small_world, tmp_path, options):
     out = tmp_path / "dump"
     config = DumpConfig(**OPTIONS | OTHERS[options])
-    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, config)
+    dump_run(small_world / "dataset", [dump_source(small_world / "teacher", beam={})], out, config)
     schema = DumpReader(out).schema
     assert recomputed(small_world, out) == {
         "shards": list(range(schema.layout.num_shards)),
@@ -165,7 +165,7 @@ def test_another_teacher_or_dataset_is_refused_before_shards_are_read(small_worl
     with pytest.raises(
         FingerprintMismatchError, match=rf"teacher of the dump is {expected}, but [0-9a-f]{{12}} was given\."
     ):
-        recomputed(small_world, dump, run=tmp_path / "teacher")
+        recomputed(small_world, dump, runs=[tmp_path / "teacher"])
     other = forged(dump, tmp_path / "other")
     manifest = Manifest.read(open_folder(other))
     wrong = replace(

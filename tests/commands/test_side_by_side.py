@@ -30,7 +30,7 @@ OPTIONS = {
 def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("side-by-side") / "dump"
     config = DumpConfig(k=16, shard_positions=2048, device="cpu")
-    dump_run(small_world / "dataset", dump_source(small_world / "teacher", beam={}), out, config)
+    dump_run(small_world / "dataset", [dump_source(small_world / "teacher", beam={})], out, config)
     return out
 
 

@@ -21,6 +21,7 @@ from pipeline.corpus.dataset.blocks import BLOCK_SENTENCES, Block, BlockBuilder,
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset_store import check_absent, write_dataset
 from pipeline.corpus.dataset.duplicates import HeldOut
+from pipeline.corpus.dataset.folds import assign_folds
 from pipeline.corpus.dataset.oracle import right_branching, tree_to_actions
 from pipeline.corpus.dataset.split_builder import SplitBuilder
 from pipeline.corpus.dataset.split_sources import SplitSources, StemSource, choose_sources
@@ -49,7 +50,7 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
     Raises:
         InputError: If a file is missing or malformed, trees and text do not pair, a split is left without a sentence,
             dev or test has labels unseen in training and ``unseen_labels`` is "refuse", or a share is asked for and
-            the documents are not known.
+            the documents are not known, or there are more folds than documents and sentences to divide.
         StoreError: If something exists at ``out``, or it cannot be written.
         WorkerError: If a worker process was killed.
     """
@@ -59,6 +60,16 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
     builders = _read(config, tokenizer, sources, progress)
     labels = (ROOT, *sorted(builders["train"].label_counts))
     arrays = {name: builder.finish(labels) for name, builder in builders.items()}
+    if config.folds:
+        train = arrays["train"]
+        train["folds"] = assign_folds(
+            train["document_ids"],
+            np.diff(train["offsets"]),
+            np.concatenate(builders["train"].text_hashes),
+            num_folds=config.folds,
+            seed=config.seed,
+            where=sources["train"].trees,
+        )
     for number, (name, split) in enumerate(arrays.items()):
         if config.trees == "shuffled":
             num_unchanged = shuffle_trees(split, np.random.default_rng([config.seed, number]))

@@ -6,7 +6,7 @@ This module imports neither torch, numpy, zarr nor tokenizers, so that ``--help`
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args, get_type_hints
+from typing import Final, Literal, TypeAlias, get_args, get_type_hints
 
 from pipeline.corpus.text.text_files import OnError
 from pipeline.runtime.options import flag
@@ -15,6 +15,8 @@ from storage.errors import ConfigError
 Trees: TypeAlias = Literal["given", "right", "shuffled"]
 UnseenLabels: TypeAlias = Literal["drop", "map", "refuse"]
 Duplicates: TypeAlias = Literal["none", "exact", "near"]
+MAX_FOLDS: Final = 255
+"""The largest number that the dataset can store for a fold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +38,14 @@ class BuildConfig:
     """The tokenizer.json to use."""
     out: Path | str
     """The dataset to write. Nothing may exist there yet."""
+    folds: int = 0
+    """Divide the training sentences into this number of folds, in whole documents and with about equal numbers of
+    tokens. train-teacher --leave-out then leaves one fold out. 0: no folds."""
     trees: Trees = "given"
     """Choose the trees to store. given: the trees of the files. right: a control, right-branching trees with one label.
     shuffled: a control, each sentence with the tree of another sentence of the same length."""
     seed: int = 1
-    """Seed for drawing the documents of the shares and for shuffling trees."""
+    """Seed for drawing the documents of the shares, for shuffling trees and for the folds."""
     on_error: OnError = "stop"
     """Choose what happens at a malformed tree or line. stop: end with an error. skip: leave it out and count it."""
     unseen_labels: UnseenLabels = "drop"
@@ -73,6 +78,8 @@ class BuildConfig:
         for name in ("seed", "min_words", "max_words", "max_tokens", "workers"):
             if (value := getattr(self, name)) < 0:
                 yield f"{flag(name)} is {value}, expected at least 0"
+        if self.folds != 0 and not 2 <= self.folds <= MAX_FOLDS:
+            yield f"--folds is {self.folds}, expected 2 to {MAX_FOLDS}, or 0 for no folds"
         if self.max_words and self.min_words > self.max_words:
             yield f"--min-words is {self.min_words}, expected at most --max-words, {self.max_words}"
 

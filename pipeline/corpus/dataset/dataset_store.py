@@ -3,8 +3,8 @@
     DATASET/tokenizer.json
     DATASET/dataset.zarr            attributes: labels, fingerprints and the source of the trees
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
-                                    documents (a table as UTF-8 bytes); attributes: statistics, and counts of dropped
-                                    and repaired sentences
+                                    documents (a table as UTF-8 bytes), folds (train only, if build-dataset had
+                                    --folds); attributes: statistics, and counts of dropped and repaired sentences
 
 Each split is one Zarr group, and reading a dataset loads every split into memory. A token and an action take two bytes
 each, so 100 million words take about a gigabyte. Every byte is checked against a sha256 when it is read.
@@ -60,6 +60,9 @@ class Split:
     document_table: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     """The table of documents as it is stored. The property ``documents`` parses it on each access."""
 
+    folds: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """``[M]``: the fold of each sentence, numbered from 1; ``[0]`` if the sentences have no folds."""
+
     @property
     def documents(self) -> tuple[Document, ...]:
         """Name, source and licence of each document, by number. Documents without a kept sentence are included."""
@@ -86,6 +89,11 @@ class Split:
         return bool(self.document_ids.all())
 
     @property
+    def num_folds(self) -> int:
+        """The number of folds; 0 if the sentences have no folds. No fold is empty."""
+        return int(self.folds.max(initial=0))
+
+    @property
     def num_positions(self) -> int:
         """N + M: a sentence of n tokens has n + 1 positions, the last for ``<eos>``."""
         return len(self.tokens.values) + len(self.tokens)
@@ -96,9 +104,10 @@ class Split:
         return self.tokens.offsets + np.arange(len(self.tokens.offsets))
 
     def take(self, sentences: NDArray[np.int64]) -> "Split":
-        """Return the sentences with these numbers. The name, the documents and both digests stay those of the split."""
-        per_sentence = {name: getattr(self, name)[sentences] for name in ("document_ids", "num_words", "num_bytes")}
-        return replace(self, tokens=self.tokens.take(sentences), actions=self.actions.take(sentences), **per_sentence)
+        """Return a copy of some sentences, in that order. The digests stay those of the whole split."""
+        rows = {name: getattr(self, name).take(sentences) for name in ("tokens", "actions")}
+        columns = {name: getattr(self, name)[sentences] for name in ("document_ids", "num_words", "num_bytes")}
+        return replace(self, **rows, **columns, folds=self.folds[sentences] if self.num_folds else self.folds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -329,6 +338,17 @@ def _sizes(split: Split) -> dict[str, Any]:
         "num_actions": len(actions),
         "actions_per_token": len(actions) / num_tokens if num_tokens else None,
         "max_depth": max_depth,
+        **({"folds": _folds(split)} if split.num_folds else {}),
+    }
+
+
+def _folds(split: Split) -> dict[str, dict[str, int]]:
+    """Return the number of sentences and tokens of each fold."""
+    num_sentences = np.bincount(split.folds)
+    num_tokens = np.bincount(split.folds, weights=split.tokens.lengths)
+    return {
+        str(fold): {"num_sentences": int(num_sentences[fold]), "num_tokens": int(num_tokens[fold])}
+        for fold in range(1, split.num_folds + 1)
     }
 
 
@@ -349,10 +369,15 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
         text_sha256=text_sha256,
         sha256=sha256,
         **({"document_table": arrays["documents"]} if "documents" in arrays else {}),
+        **({"folds": arrays["folds"]} if "folds" in arrays else {}),
     )
     if "documents" in arrays and split.document_ids.max(initial=0) > len(split.documents):
         raise ValueError(f"document {split.document_ids.max()} in a table of {len(split.documents)} documents")
     lengths = {len(split.tokens), len(split.actions), len(split.document_ids), len(split.num_words)}
+    if "folds" in arrays:
+        lengths.add(len(split.folds))
+        if not np.bincount(split.folds, minlength=2)[1:].all() or not split.folds.all():
+            raise ValueError(f"folds are not numbered from 1 to {split.num_folds} without a gap")
     if lengths != {len(split.num_bytes)}:
         raise ValueError(f"arrays of {sorted({*lengths, len(split.num_bytes)})} sentences")
     return split

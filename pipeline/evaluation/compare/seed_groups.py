@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.evaluation.compare.run_records import RunRecord
+from storage.dump.schema import num_folds
 from storage.errors import ConfigError
 
 _LEARNS_NOTHING: Final = {
@@ -132,7 +133,8 @@ def _schema_but_teacher(run: RunRecord) -> dict[str, Any]:
     if not isinstance(schema, dict) or not isinstance(fingerprints := schema.get("fingerprints"), dict):
         return {"manifest": run.fingerprints.get("manifest")}  # the schema is unknown, so no other dump is alike
     return {name: value for name, value in schema.items() if name not in {"fingerprints", "computation"}} | {
-        "fingerprints": {name: value for name, value in fingerprints.items() if name != "teacher"}
+        "fingerprints": {name: value for name, value in fingerprints.items() if not name.startswith("teacher")},
+        "num_folds": num_folds(fingerprints),
     }
 
 

@@ -61,7 +61,7 @@ def dataset_of(lengths: list[int]) -> Any:
 
 def write(path: Path, lengths: list[int], **options: Any) -> DumpReader:
     config = DumpConfig(k=5, temperatures=(1.0, 2.0), shard_positions=SHARD, **({"batch_tokens": 6} | options))
-    job = DumpJob(model=Bigrams(), dataset=dataset_of(lengths), config=config, teacher="5" * 64, device=CPU)
+    job = DumpJob(models=[Bigrams()], dataset=dataset_of(lengths), config=config, teachers=["5" * 64], device=CPU)
     summary = dump(job, path, World())
     assert verify_dump(path) == summary
     return DumpReader(path)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.dump.schema import DumpSchema, check_offsets
+from storage.dump.schema import DumpSchema, check_offsets, cross_fitted, teacher_names
 from storage.errors import ConfigError
 from storage.fingerprints import canonical_json
 from tests.storage.dumps import make_schema
@@ -17,6 +17,19 @@ LENGTHS = [3, 4]
 def test_a_schema_survives_json() -> None:
     schema = make_schema(LENGTHS, temperatures=(1, 2.5))
     assert DumpSchema.from_json(json.loads(canonical_json(schema.to_json()))) == schema
+
+
+def test_a_cross_fitted_dump_has_the_fingerprint_of_a_teacher_for_each_fold() -> None:
+    data = dict.fromkeys(("dataset", "split", "tokenizer"), "d" * 64)
+    teachers = dict.fromkeys(teacher_names(3), "t" * 64)
+    schema = make_schema(LENGTHS, fingerprints=data | teachers)
+    assert DumpSchema.from_json(json.loads(canonical_json(schema.to_json()))) == schema
+    assert [*teachers] == ["teacher of fold 1", "teacher of fold 2", "teacher of fold 3"]
+    assert cross_fitted(schema.fingerprints) == ", cross-fitted over 3 folds"
+    assert cross_fitted(make_schema(LENGTHS).fingerprints) == ""
+    for wrong in ([], ["teacher", *teachers], ["teacher of fold 1"], ["teacher of fold 1", "teacher of fold 3"]):
+        with pytest.raises(ConfigError, match="fingerprints are not those of"):
+            make_schema(LENGTHS, fingerprints=data | dict.fromkeys(wrong, "t" * 64))
 
 
 def test_all_problems_are_reported_at_once() -> None:

@@ -57,6 +57,7 @@ def config(folder: Path, out: Path, workers: int, train: str = "train", on_error
         tokenizer=folder / "tokenizer.json",
         out=out,
         workers=workers,
+        folds=4,
         on_error=on_error,  # type: ignore[arg-type]
     )
 

@@ -52,6 +52,15 @@ def test_different_dumps_are_one_group_only_if_each_seed_has_its_own(tmp_path):
     named_apart = {"a-seed1": own["again-seed1"], "b-seed2": own["again-seed2"]}
     assert grouped(tmp_path / "named apart", named_apart) == {"a": [1], "b": [2]}
     assert len(grouped(tmp_path / "no seed in the name", {"a": own["again-seed1"], "b": own["again-seed2"]})) == 2
+    folds = {
+        f"again-seed{seed}": {
+            "seed": seed,
+            **from_dump(str(seed), "", fingerprints={f"teacher of fold {i}": f"{seed}{i}" for i in (1, 2)}),
+        }
+        for seed in (1, 2)
+    }
+    assert grouped(tmp_path / "folds", folds) == {"again": [1, 2]}
+    assert len(grouped(tmp_path / "one with folds", own | {"again-seed2": folds["again-seed2"]})) == 2
     both = own | {"more-seed1": {"seed": 1, **from_dump("2", "teacher 2")}}
     assert sorted(grouped(tmp_path / "both", both).values()) == [[1], [1, 2]]
 

@@ -1,0 +1,112 @@
+"""Check that runs that left out one fold each belong together, and put them in the order of the folds.
+
+A dump of ``train`` from these runs is cross-fitted: the rows of a sentence come from the run that left the fold of the
+sentence out, so no row comes from a teacher that was trained on its sentence.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, Protocol, TypeVar
+
+from pipeline.corpus.dataset.dataset_store import Dataset
+from pipeline.runtime.options import flag
+from pipeline.runtime.run_directory import RunInfo
+from pipeline.runtime.train_config import TrainConfig
+from storage.errors import ConfigError, FingerprintMismatchError
+
+
+class _OfRun(Protocol):
+    @property
+    def run(self) -> RunInfo: ...
+
+
+Source = TypeVar("Source", bound=_OfRun)
+
+
+def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -> list[Source]:
+    """Return the sources of a dump in the order of the folds that their runs left out; one source as it is.
+
+    The runs of several sources must have the same dataset and sizes, and each fold needs exactly one run. Options of
+    training, such as the seed, may differ.
+
+    Raises:
+        ConfigError: If one run alone left out a fold of the split, or several runs do not cover the folds.
+        FingerprintMismatchError: If one of several runs was trained on another dataset. Both values are shown.
+        InputError: If the dataset has no such split.
+    """
+    num_folds = dataset.split(split).num_folds
+    runs = [source.run for source in sources]
+    if len(runs) == 1:
+        (run,) = runs
+        if num_folds and _fold(run) and run.fingerprints["dataset"] == dataset.sha256:
+            raise ConfigError(
+                f"{run.path}: left out fold {_fold(run)} of {num_folds}, so it was trained on some sentences of "
+                f"{split} and not on others. Give --teacher once for each fold, or give a run without --leave-out"
+            )
+        return [*sources]
+    if not num_folds:
+        remedy = "Build it with build-dataset --folds" if split == "train" else "No teacher is trained on it"
+        raise ConfigError(
+            f"{dataset.location}: {len(runs)} runs were given, but split {split} has no folds. {remedy}, or give one "
+            "--teacher"
+        )
+    for run in runs:
+        _check_dataset(run, dataset)
+    by_fold: dict[int, Source] = {}
+    for source in sources:
+        if not (fold := _fold(source.run)):
+            raise ConfigError(
+                f"{source.run.path}: one of {len(runs)} runs, but it left out no fold. Give runs of train-teacher "
+                f"--leave-out 1 to {num_folds}, or give this run alone"
+            )
+        if (other := by_fold.setdefault(fold, source)) is not source:
+            raise ConfigError(
+                f"{source.run.path} and {other.run.path}: both left out fold {fold}, expected one run for each of "
+                f"{num_folds} folds. Leave one of them out"
+            )
+    if missing := [str(fold) for fold in range(1, num_folds + 1) if fold not in by_fold]:
+        raise ConfigError(
+            f"{dataset.location}: no run left out fold {', '.join(missing)} of {num_folds}. Train one with "
+            "train-teacher --leave-out, and give it with --teacher"
+        )
+    ordered = [by_fold[fold] for fold in range(1, num_folds + 1)]
+    for source in ordered[1:]:
+        _check_sizes(source.run, ordered[0].run)
+    return ordered
+
+
+def _fold(run: RunInfo) -> int:
+    """Return the fold that a run left out; 0 if it left out none, as students and older runs."""
+    return int(run.configuration.get("leave_out", 0))
+
+
+def _check_dataset(run: RunInfo, dataset: Dataset) -> None:
+    wrong = [
+        f"{name} is {run.fingerprints.get(name, 'unknown')[:12]}, but {expected[:12]} was given"
+        for name, expected in dataset.fingerprints.items()
+        if run.fingerprints.get(name) != expected
+    ]
+    if wrong:
+        raise FingerprintMismatchError(
+            f"{run.path}: {'; '.join(wrong)}. Several runs must be trained on the dataset that is dumped, because its "
+            "folds decide which run computes a sentence"
+        )
+
+
+def _check_sizes(run: RunInfo, first: RunInfo) -> None:
+    mine, expected = dict(_sizes(run)), dict(_sizes(first))
+    wrong = [
+        f"{name} is {mine.get(name)}, but {expected.get(name)} in {first.path}"
+        for name in {**expected, **mine}
+        if mine.get(name) != expected.get(name)
+    ]
+    if wrong:
+        raise ConfigError(f"{run.path}: {'; '.join(wrong)}. Give runs with the same sizes")
+
+
+def _sizes(run: RunInfo) -> Iterator[tuple[str, Any]]:
+    """Yield the options of a run's model."""
+    of_training = {field.name for field in fields(TrainConfig)} | {"leave_out"}
+    for name, value in run.configuration.items():
+        if name not in of_training:
+            yield flag(name), value
