@@ -21,8 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from pipeline.corpus.sample.inside import Chart, Floats, Inside, Ints, ranges
+from pipeline.corpus.sample.inside import BinaryRules, Chart, Floats, Inside, Ints, ranges
 from pipeline.corpus.sample.pcfg import Grammar
 
 
@@ -68,9 +69,21 @@ class NextWords:
         self._rule_probs = np.array([prob for *_, prob in triples])
         self._rule_first = np.searchsorted(second, np.arange(rules.num_symbols))
         self._rule_counts = np.searchsorted(second, np.arange(rules.num_symbols), side="right") - self._rule_first
-        closure = np.linalg.inv(np.eye(rules.num_symbols) - first)[self._rights]
+        # Rounding leaves tiny numbers where the inverse is 0. A word that cannot come must have probability 0.
+        begins = _reachable(first > 0)
+        closure = np.where(begins, np.linalg.inv(np.eye(rules.num_symbols) - first), 0.0)[self._rights]
+        self._can_begin = begins @ (lexical > 0)
+        self._can_end = _reachable(_last(rules)) @ (lexical > 0)
         # torch multiplies, because its number of threads is a setting of every command.
         self._advance = torch.from_numpy(np.concatenate([closure[:, self._lhs], closure @ lexical], axis=1))
+
+    @property
+    def neighbours(self) -> NDArray[np.bool_]:
+        """``[W, W]``: whether word w can be followed by word v in a string of the grammar."""
+        pairs = np.array(list(self._inside.rules.binary), dtype=np.int64)
+        ends, begins = self._can_end[pairs[:, 0]], self._can_begin[pairs[:, 1]]
+        found: NDArray[np.bool_] = ends.T.astype(np.float32) @ begins.astype(np.float32) > 0
+        return found
 
     def probs(self, sentences: Sequence[Sequence[str]], branches: Sequence[Branch] = ()) -> Floats:
         """Return the distribution over the next word after every prefix of every sentence, and after the branches.
@@ -141,6 +154,27 @@ class NextWords:
         return sums.reshape(len(reached), num_rights)
 
 
+def _last(rules: BinaryRules) -> NDArray[np.bool_]:
+    """Return ``[S, S]``: whether the last symbol of a rule of A is B."""
+    found = np.zeros((rules.num_symbols, rules.num_symbols), np.bool_)
+    for a, b, _ in rules.unary:
+        found[a, b] = True
+    for (_, c), parents in rules.binary.items():
+        found[list(parents), c] = True
+    return found
+
+
+def _reachable(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return ``[S, S]``: whether any number of steps leads from A to B."""
+    found = steps | np.eye(len(steps), dtype=np.bool_)
+    while True:
+        numbers = found.astype(np.float32)
+        further = numbers @ numbers > 0
+        if (further == found).all():
+            return found
+        found = further
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ByEnd:
     """The items of a chart, ordered by the number of words of the string before their end."""
@@ -161,7 +195,7 @@ class _ByEnd:
         return self.prefixes[end - 1]
 
 
-def _by_end(chart: Chart, is_branch: np.ndarray) -> _ByEnd:
+def _by_end(chart: Chart, is_branch: NDArray[np.bool_]) -> _ByEnd:
     """Order the items of a chart. A branch has only the items that end after its last word."""
     widths = np.repeat(np.arange(1, len(chart.lefts) + 1), [len(items.positions) for items in chart.lefts])
     positions, symbols = (np.concatenate([getattr(items, name) for items in chart.lefts]) for name in ("positions", "symbols"))
