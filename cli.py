@@ -49,6 +49,8 @@ Values = dict[str, Any]
 
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
 """The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
+GRAMMAR = "pipeline.dumping.grammar_source"
+"""The module that dumps the grammar of a sample corpus. It defines those of the functions that are about dumps."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
@@ -56,6 +58,13 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
     from pipeline.runtime.run_directory import is_exported, open_run
 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
+
+
+def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - as for entry_points
+    """Return the module that makes dumps of a run, or of the grammar of a sample corpus."""
+    from pipeline.corpus.sample.sample_corpus import is_sample_corpus
+
+    return importlib.import_module(GRAMMAR) if is_sample_corpus(teacher) else entry_points(teacher)
 
 
 def build(config_class: type[Any], values: Values) -> Values:
@@ -271,7 +280,7 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 
 @main.command()
 @data_option
-@click.option("--teacher", type=PATH, required=True, help="A run directory of train-teacher or train-student.")
+@click.option("--teacher", type=PATH, required=True, help="A run directory, or a folder of sample-corpus.")
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
 @json_option
 @configured_by(DumpCommandConfig, DumpConfig, BeamConfig)
@@ -280,19 +289,21 @@ def dump_teacher(data: Place, teacher: Path, out: Place | None, values: Values) 
 
     If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. A student,
     which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
-    structure.
+    structure. If the dataset was built from a sample corpus, the folder of the corpus can be the teacher. Then the
+    distributions are those of the grammar itself, without any error.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
     Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
+    Example: python cli.py dump-teacher --data dataset --teacher corpus --out truth
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     """
     from pipeline.dumping.dump_source import dump_run, plan_run
     from storage.locations import open_folder
 
     beam, command = beam_of(values), options.build(DumpCommandConfig, values)
-    source = entry_points(teacher).dump_source(teacher, beam=beam)
+    source = dump_entry_points(teacher).dump_source(teacher, beam=beam)
     config = options.build(DumpConfig, {"condition": source.conditions[0], **values})
     if config.condition != "beam":
         refuse_without_search(beam, "--condition beam")
@@ -546,7 +557,7 @@ def verify(path: Place, values: Values) -> None:
     if config.teacher is None or config.data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
     chosen = {"num_shards": config.recompute, "seed": config.seed, "device": config.device}
-    show(entry_points(config.teacher).verify_recomputing(path, config.data, config.teacher, **chosen))
+    show(dump_entry_points(config.teacher).verify_recomputing(path, config.data, config.teacher, **chosen))
 
 
 @main.command()

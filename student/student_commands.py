@@ -159,10 +159,11 @@ def verify_recomputing(
 class StudentSource:
     """A student's run as a ``DumpSource``. Its distributions depend on the words before the position alone."""
 
+    kind = "a student's run"
     conditions: tuple[Condition, ...] = ("none",)
 
     def __init__(self, path: Path) -> None:
-        self.run = open_run(path, "student")
+        self.run, self.path = open_run(path, "student"), path
 
     def fingerprint(self) -> str:
         """Return the sha256 of what the distributions depend on: weights, sizes and special tokens."""
@@ -185,7 +186,7 @@ class StudentSource:
                 f"more, or build the dataset without the {np.count_nonzero(lengths > max_length)} longer sentences"
             )
 
-    def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002  always none
+    def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
         """Return the student. It makes no beam search."""
         model, _ = load_student(self.run.path, device)
         return GroupedByLength(model), {}

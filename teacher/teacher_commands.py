@@ -203,10 +203,11 @@ def verify_recomputing(
 class TeacherSource:
     """A teacher's run as a ``DumpSource``. Its distributions depend on the tree or, by beam search, on words alone."""
 
+    kind = "a teacher's run"
     conditions: tuple[Condition, ...] = ("tree", "beam")
 
     def __init__(self, path: Path, beam: BeamConfig) -> None:
-        self.run = open_run(path, "teacher")
+        self.run, self.path = open_run(path, "teacher"), path
         self._beam = beam
 
     def fingerprint(self) -> str:
@@ -217,7 +218,7 @@ class TeacherSource:
         """Check that a dataset has the tokenizer and the labels of the teacher."""
         _check_reads(self.run, dataset)
 
-    def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:
+    def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
         """Return the teacher (condition ``tree``) or its beam search (condition ``beam``) as the model to dump."""
         model, _ = load_teacher(self.run.path, device)
         if condition == "tree":

@@ -7,17 +7,18 @@ words x_1 ... x_n and the pieces u of another word, the probability of the next 
              + p(u | x_1 ... x_n)  sum over words w whose first piece is v of p(w | x_1 ... x_n u) ] / Z
 
 where p(u | ...) is 0 unless u is a complete word, such as *walk*, whose pieces may also begin *walks*. Z is the sum of
-the numerator over all v. ``<eos>`` counts as a next word. So the sum over trees and the sum over words are both exact, and the
-probabilities of a sentence's tokens multiply to the probability that ``inside`` gives the sentence. An entry of the vocabulary that
-no word needs has probability 0 everywhere.
+the numerator over all v. ``<eos>`` counts as a next word. So the sums over trees and over words are both exact, and
+the probabilities of a sentence's tokens multiply to the probability that ``inside`` gives the sentence. An entry of the
+vocabulary that no word needs has probability 0 everywhere.
 
 This requires that the pieces of a text are the pieces of its words, one word after the other. It holds if the tokenizer
 cuts a text before every word. It is checked for every pair of neighbours that the grammar allows, and for every
 sentence that is read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ from torch import Tensor
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.sample.grammar import english_grammar
 from pipeline.corpus.sample.inside import Inside, ranges
-from pipeline.corpus.sample.pcfg import Grammar, text_of_words
+from pipeline.corpus.sample.pcfg import ATTACHED, Grammar, text_of_words
 from pipeline.corpus.sample.prefix import Branch, NextWords
 from storage.errors import InputError
 from storage.ragged import Ragged
@@ -194,17 +195,31 @@ class GrammarModel:
         return first, [found[before:] for found in pieces]
 
     def _check_neighbours(self) -> None:
-        """Check that each word has the same pieces after every word that it can follow."""
+        """Check that each word has the same pieces after every word that it can follow in a string of the grammar.
+
+        The pairs are chained to few long texts. A first word is checked with one word and with every mark after it.
+        """
         words = self._next_words.words
-        can_be_first = self._next_words.probs([[words[0]]])[0, :-1] > 0
-        anchor = next(i for i, word in enumerate(words) if word.isalpha())
-        for word, after in enumerate(self._next_words.neighbours):
-            for before in ([], [anchor]) if can_be_first[word] else ([anchor],):
-                sequences = [[*before, word, other] for other in np.flatnonzero(after)]
-                texts = [text_of_words([words[i] for i in sequence]) for sequence in sequences]
-                for text, sequence, pieces in zip(texts, sequences, self._tokenizer.encode_batch(texts), strict=True):
-                    if pieces != self._pieces_of([words[i] for i in sequence]):
-                        raise self._depends(text)
+        after = [np.flatnonzero(row).tolist() for row in self._next_words.neighbours]
+        chains = [
+            [word, other]
+            for word, others in enumerate(after)
+            for other in (*others[:1], *(other for other in others if words[other] in ATTACHED))
+        ]
+        for word, others in enumerate(after):
+            while others:
+                chain = [word]
+                while after[chain[-1]]:
+                    chain.append(after[chain[-1]].pop())
+                chains.append(chain)
+        texts = [[words[i] for i in chain] for chain in chains]
+        for chain, pieces in zip(texts, self._tokenizer.encode_batch(list(map(text_of_words, texts))), strict=True):
+            if pieces != self._pieces_of(chain):
+                pairs = map(text_of_words, pairwise(chain))
+                raise self._depends(next(filter(self._differs, pairs), text_of_words(chain)))
+
+    def _differs(self, text: str) -> bool:
+        return self._tokenizer.encode(text) != self._pieces_of(self._grammar.words_of_text(text))
 
     def _depends(self, text: str) -> InputError:
         return InputError(

@@ -122,12 +122,13 @@ def trained_on(run: RunRecord) -> str:
     if run.dump is None:
         return text
     schema = run.dump.get("schema")
-    of_student = isinstance(schema, dict) and schema.get("condition") == "none"
+    condition = schema.get("condition") if isinstance(schema, dict) else None
+    dump = {"none": "a student's dump", "exact": "the grammar's dump"}.get(str(condition), "dump")
     shuffled = "shuffled " if options.get("targets") == "shuffled" else ""
     usual = (("divergence", "kl"), ("tail", "bucket"))
     return ", ".join(
         [
-            f"{text} and {shuffled}" + ("a student's dump" if of_student else "dump"),
+            f"{text} and {shuffled}{dump}",
             f"\u03b1\u00a0{options.get('alpha')}",
             f"T\u00a0{options.get('temperature')}",
             *(f"{name} {options[name]}" for name, default in usual if options.get(name, default) != default),

@@ -71,9 +71,7 @@ class BinaryRules:
             else:
                 parents = binary.setdefault((names[rule.rhs[0]], tail(rule.rhs[1:])), {})
                 parents[lhs] = parents.get(lhs, 0.0) + rule.prob
-        return cls(
-            num_symbols=len(names), start=names[grammar.start], binary=binary, unary=unary, lexical=lexical
-        )
+        return cls(num_symbols=len(names), start=names[grammar.start], binary=binary, unary=unary, lexical=lexical)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,8 +103,11 @@ def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """The inside probabilities of M sentences. Their words have consecutive positions, and an empty position follows
-    each sentence. The values of the words were divided by a scale before."""
+    """The inside probabilities of M sentences.
+
+    Their words have consecutive positions, and an empty position follows each sentence. The values of each word were
+    divided by a scale before.
+    """
 
     starts: Ints
     """``[M]``: position of the first word of each sentence."""

@@ -225,7 +225,6 @@ class Grammar:
             stack.extend(reversed(rule.rhs))
         return "".join(pieces).lstrip()
 
-
     def words_of_text(self, text: str) -> list[str]:
         """Return the terminal string with this text, the inverse of ``text_of_words``. Unknown words stay as they are.
 

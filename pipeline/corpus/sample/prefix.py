@@ -198,7 +198,9 @@ class _ByEnd:
 def _by_end(chart: Chart, is_branch: NDArray[np.bool_]) -> _ByEnd:
     """Order the items of a chart. A branch has only the items that end after its last word."""
     widths = np.repeat(np.arange(1, len(chart.lefts) + 1), [len(items.positions) for items in chart.lefts])
-    positions, symbols = (np.concatenate([getattr(items, name) for items in chart.lefts]) for name in ("positions", "symbols"))
+    positions, symbols = (
+        np.concatenate([getattr(items, name) for items in chart.lefts]) for name in ("positions", "symbols")
+    )
     values = np.concatenate([items.values for items in chart.lefts])
     strings = np.searchsorted(chart.starts, positions, side="right") - 1
     begins = positions - chart.starts[strings]
@@ -212,4 +214,6 @@ def _by_end(chart: Chart, is_branch: NDArray[np.bool_]) -> _ByEnd:
         at = np.searchsorted(chart.starts, items.positions)
         kept = ~is_branch[at] | (chart.lengths[at] == width)
         prefixes.append((at[kept], items.values[kept]))
-    return _ByEnd(bounds=bounds, columns=(strings[order], begins[order], symbols[order], values[order]), prefixes=prefixes)
+    return _ByEnd(
+        bounds=bounds, columns=(strings[order], begins[order], symbols[order], values[order]), prefixes=prefixes
+    )

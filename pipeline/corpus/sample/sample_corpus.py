@@ -41,8 +41,8 @@ MEANING = {
     "num_also_in_train": "number of sentences of the split that are also in train. They are kept, because the "
     "distribution would change without them",
     "text_sha256": "sha256 of the split's .txt file",
-    "rules_sha256": "sha256 of all rules with their probabilities. The corpus can serve as a teacher only with the version "
-    "of this program that has the same rules",
+    "rules_sha256": "sha256 of all rules with their probabilities. Only a version of this program with the same rules "
+    "can use the corpus as a teacher",
     "expected_length": "mean number of terminals of a sentence, computed from the rules",
     "spectral_radius": "spectral radius of the matrix of expected children. It is below 1, so sentences end with "
     "probability 1 and the probabilities of all sentences sum to 1",
@@ -65,12 +65,14 @@ def read_entropy(corpus: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected the facts of a sample; {remedy}") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected JSON; {remedy}") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
     found = value if isinstance(value, dict) else {}
     splits, facts = found.get("splits"), found.get("grammar")
-    if not isinstance(facts, dict) or not isinstance(splits, dict) or not all(isinstance(s, dict) for s in splits.values()):
+    if not all(
+        isinstance(part, dict) for part in (facts, splits, *(splits.values() if isinstance(splits, dict) else ()))
+    ):
         raise InputError(f"{path}: no objects 'grammar' and 'splits' of objects; {remedy}")
     if (sha256 := facts.get("rules_sha256")) != (expected := english_grammar().rules_sha256()):
         raise InputError(
