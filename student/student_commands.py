@@ -27,6 +27,7 @@ from pipeline.dumping.next_token import NextTokenModel, append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
 from pipeline.evaluation.sentence_models import SentenceModel, evaluate_split
+from pipeline.evaluation.truth import Truth
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which, open_run
@@ -86,7 +87,7 @@ def evaluate_perplexity(
     data: Place,
     *,
     split: str,
-    floor: Path | None,
+    truth: Path | None,
     device: str,
     checkpoint: Which,
     marginal: bool,
@@ -100,7 +101,7 @@ def evaluate_perplexity(
         model: A run directory or a folder in Hugging Face's format.
         data: The dataset.
         split: Name of the split.
-        floor: ``entropy.json`` of sample-corpus, to add the figure of the true probabilities.
+        truth: The folder of sample-corpus, to add the figure of the true probabilities and the divergence from them.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint of a run.
         marginal: Whether to search without trees. It must be False.
@@ -123,15 +124,23 @@ def evaluate_perplexity(
         opened.files.check_writable()
         sentences = dataset.split(split)
         warn_beyond(sentences.tokens.lengths, opened.num_trained_positions)
-        log_probs = _log_probs_in_rows(
-            opened.student, sentences, context=opened.context, eos_id=dataset.tokenizer.eos_id
+        true = None if truth is None else Truth(truth, dataset, split)
+        log_probs, divergences = _log_probs_in_rows(
+            opened.student, sentences, context=opened.context, eos_id=dataset.tokenizer.eos_id, truth=true
         )
         distribution, context = UNCONDITIONAL, "sentence by sentence"
         if opened.context == "document":
             max_length = opened.student.config.max_length
             distribution, context = IN_DOCUMENT, f"rows of a document, up to {max_length} positions, without overlap"
         settings = _settings(opened, where) | {"context": context}
-        return evaluate_split(opened.files, sentences, {distribution: log_probs}, floor=floor, settings=settings)
+        return evaluate_split(
+            opened.files,
+            sentences,
+            {distribution: log_probs},
+            truth=true,
+            divergences={} if divergences is None else {distribution: divergences},
+            settings=settings,
+        )
 
 
 def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "StudentSource":
@@ -253,14 +262,19 @@ def batch_tokens(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_id: int) -> Ragged:
+def _log_probs_in_rows(
+    student: Student, split: Split, *, context: Context, eos_id: int, truth: Truth | None
+) -> tuple[Ragged, Ragged | None]:
     """Return the log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
+
+    The second value is the divergence from the truth at each position: float64 in nats, or None without a truth.
 
     Args:
         student: In evaluation mode.
         split: The sentences.
         context: ``sentence``: score each sentence alone. ``document``: score it after the earlier sentences in its row.
         eos_id: Id of ``<eos>``.
+        truth: The true distributions of the split, if they are known.
 
     Raises:
         InputError: See ``Rows``.
@@ -270,13 +284,16 @@ def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_
     # Sorted rows need little padding. With the longest first, a batch that is too large for memory fails at once.
     order = np.argsort(-rows.lengths, kind="stable")
     found = np.empty(split.num_positions, np.float32)
+    divergences = None if truth is None else np.empty(split.num_positions)
     for first, stop in consecutive_batches(rows.lengths[order], batch_tokens(next(student.parameters()).device)):
         sentences, row_offsets = rows.sentences(order[first:stop])
         tokens = split.tokens.take(sentences)
         states = student.states(StudentInputs.of(tokens, row_offsets, bos_id=student.bos_id))
         places = concatenated_ranges(offsets[sentences], rows.num_positions[sentences])
         found[places] = log_probs_of(student, states, append_eos(tokens, eos_id).values)
-    return Ragged(found, offsets)
+        if truth is not None and divergences is not None:
+            divergences[places] = truth.divergences(student, states, tokens)
+    return Ragged(found, offsets), None if divergences is None else Ragged(divergences, offsets)
 
 
 def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:

@@ -59,14 +59,8 @@ class GrammarSource:
         return english_grammar().rules_sha256()
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
-        """Check that the grammar can produce every sentence of the split, and that the tokenizer fits.
-
-        Raises:
-            InputError: If it cannot. The message names the split and the sentence.
-        """
-        grammar_model(dataset).check(
-            dataset.split(split).tokens, lambda m: f"{dataset.location}: sentence {m} of split {split}"
-        )
+        """See ``check_sentences``."""
+        check_sentences(dataset, split)
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
         """Return the grammar with the dataset's tokenizer. It computes on the CPU, whatever the device is."""
@@ -77,3 +71,13 @@ class GrammarSource:
 def grammar_model(dataset: Dataset) -> GrammarModel:
     """Return the distributions of the built-in grammar over the tokens of a dataset."""
     return GrammarModel(dataset.tokenizer, where=f"{dataset.location}: tokenizer")
+
+
+def check_sentences(dataset: Dataset, split: str) -> None:
+    """Check that the grammar can produce every sentence of a split, and that the tokenizer fits.
+
+    Raises:
+        InputError: If it cannot. The message names the split and the sentence.
+    """
+    tokens = dataset.split(split).tokens
+    grammar_model(dataset).check(tokens, lambda m: f"{dataset.location}: sentence {m} of split {split}")
