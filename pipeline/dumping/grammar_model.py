@@ -12,13 +12,13 @@ the probabilities of a sentence's tokens multiply to the probability that ``insi
 vocabulary that no word needs has probability 0 everywhere.
 
 This requires that the pieces of a text are the pieces of its words, one word after the other. It holds if the tokenizer
-cuts a text before every word. It is checked for every pair of neighbours that the grammar allows, and for every
-sentence that is read.
+cuts a text before every word. It is checked for all pairs of letters at which two words of the grammar can meet, and
+for every sentence that is read.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -28,8 +28,8 @@ from torch import Tensor
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.sample.grammar import english_grammar
-from pipeline.corpus.sample.inside import Inside, ranges
-from pipeline.corpus.sample.pcfg import ATTACHED, Grammar, text_of_words
+from pipeline.corpus.sample.inside import ranges
+from pipeline.corpus.sample.pcfg import text_of_words
 from pipeline.corpus.sample.prefix import Branch, NextWords
 from storage.errors import InputError
 from storage.ragged import Ragged
@@ -68,16 +68,14 @@ class GrammarModel:
     Args:
         tokenizer: The tokenizer.
         where: What messages call the tokenizer.
-        grammar: The grammar; the built-in one by default.
 
     Raises:
         InputError: If the pieces of a word depend on the words around it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, where: str, grammar: Grammar | None = None) -> None:
-        self._grammar = grammar or english_grammar()
-        self._inside = Inside(self._grammar)
-        self._next_words = NextWords(self._grammar, self._inside)
+    def __init__(self, tokenizer: Tokenizer, *, where: str) -> None:
+        self._grammar = english_grammar()
+        self._next_words = _next_words()
         self._tokenizer, self._where = tokenizer, where
         self.vocab_size = tokenizer.vocab_size
         words = self._next_words.words
@@ -104,7 +102,7 @@ class GrammarModel:
             InputError: Naming the first sentence for which this is not so.
         """
         sentences, texts = self._words_of(tokens)
-        log_probs = self._inside.log_probs(sentences)
+        log_probs = self._next_words.inside.log_probs(sentences)
         for m, (words, text) in enumerate(zip(sentences, texts, strict=True)):
             if not np.isfinite(log_probs[m]) or text_of_words(words) != text:
                 raise InputError(
@@ -195,31 +193,21 @@ class GrammarModel:
         return first, [found[before:] for found in pieces]
 
     def _check_neighbours(self) -> None:
-        """Check that each word has the same pieces after every word that it can follow in a string of the grammar.
+        """Check that words have the same pieces after any word that they can follow in a string of the grammar.
 
-        The pairs are chained to few long texts. A first word is checked with one word and with every mark after it.
+        Whether a tokenizer cuts between two words depends on the characters there. So one pair of words is encoded for
+        each last letter of a word and first letter of the next word, at the beginning of a text and inside it.
         """
-        words = self._next_words.words
-        after = [np.flatnonzero(row).tolist() for row in self._next_words.neighbours]
-        chains = [
-            [word, other]
-            for word, others in enumerate(after)
-            for other in (*others[:1], *(other for other in others if words[other] in ATTACHED))
-        ]
-        for word, others in enumerate(after):
-            while others:
-                chain = [word]
-                while after[chain[-1]]:
-                    chain.append(after[chain[-1]].pop())
-                chains.append(chain)
-        texts = [[words[i] for i in chain] for chain in chains]
-        for chain, pieces in zip(texts, self._tokenizer.encode_batch(list(map(text_of_words, texts))), strict=True):
-            if pieces != self._pieces_of(chain):
-                pairs = map(text_of_words, pairwise(chain))
-                raise self._depends(next(filter(self._differs, pairs), text_of_words(chain)))
-
-    def _differs(self, text: str) -> bool:
-        return self._tokenizer.encode(text) != self._pieces_of(self._grammar.words_of_text(text))
+        words, anchor = self._next_words.words, next(filter(str.isalpha, self._next_words.words))
+        first, second = np.nonzero(self._next_words.neighbours)
+        ends = np.array([ord(word[-1]) for word in words])
+        begins = np.array([ord(word[0]) for word in words])
+        _, chosen = np.unique(ends[first] << 21 | begins[second], return_index=True)
+        pairs = [[words[i], words[j]] for i, j in zip(first[chosen], second[chosen], strict=True)]
+        texts = [*pairs, *([anchor, *pair] for pair in pairs)]
+        for sequence, pieces in zip(texts, self._tokenizer.encode_batch([*map(text_of_words, texts)]), strict=True):
+            if pieces != self._pieces_of(sequence):
+                raise self._depends(text_of_words(sequence))
 
     def _depends(self, text: str) -> InputError:
         return InputError(
@@ -252,6 +240,11 @@ class GrammarModel:
         self._longer_words, self._longer_columns = np.array(extensions, np.int64).reshape(-1, 2).T
         self._longer_counts = np.array([len(pairs) for pairs in longer], np.int64)
         self._longer_first = np.cumsum(self._longer_counts) - self._longer_counts
+
+
+@cache
+def _next_words() -> NextWords:
+    return NextWords(english_grammar())
 
 
 class _FirstPieces:

@@ -42,13 +42,14 @@ class NextWords:
     """The next-word distributions of one grammar. Construct it once, then call ``probs``.
 
     Attributes:
+        inside: The inside algorithm of the grammar.
         words: The words, W in number, in the order of the columns of ``probs``. The column after them is for the end.
     """
 
-    def __init__(self, grammar: Grammar, inside: Inside | None = None) -> None:
-        self._inside = inside or Inside(grammar)
+    def __init__(self, grammar: Grammar) -> None:
+        self.inside = Inside(grammar)
         self.words: tuple[str, ...] = grammar.terminals
-        rules, column = self._inside.rules, {word: index for index, word in enumerate(self.words)}
+        rules, column = self.inside.rules, {word: index for index, word in enumerate(self.words)}
         self._start = rules.start
         first = np.zeros((rules.num_symbols, rules.num_symbols))
         for a, b, prob in rules.unary:
@@ -80,7 +81,7 @@ class NextWords:
     @property
     def neighbours(self) -> NDArray[np.bool_]:
         """``[W, W]``: whether word w can be followed by word v in a string of the grammar."""
-        pairs = np.array(list(self._inside.rules.binary), dtype=np.int64)
+        pairs = np.array(list(self.inside.rules.binary), dtype=np.int64)
         ends, begins = self._can_end[pairs[:, 0]], self._can_begin[pairs[:, 1]]
         found: NDArray[np.bool_] = ends.T.astype(np.float32) @ begins.astype(np.float32) > 0
         return found
@@ -98,7 +99,7 @@ class NextWords:
             those of all sentences. A row sums to 1, or to 0 if no string of the grammar has the prefix.
         """
         prefixes = [[*sentences[branch.sentence][: branch.num_words], branch.word] for branch in branches]
-        chart = self._inside.chart([*sentences, *prefixes])
+        chart = self.inside.chart([*sentences, *prefixes])
         first_row = np.cumsum([0, *(len(words) + 1 for words in sentences)])
         num_rows = int(first_row[-1]) + len(branches)
         # Row of the empty prefix of each string of the chart. A branch shares the rows of its sentence.

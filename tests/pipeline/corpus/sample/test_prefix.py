@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_long_sentences_do_not_underflow():
 
 def test_neighbours_are_the_pairs_of_words_that_strings_contain():
     next_words = NextWords(FINITE)
-    pairs = {pair for string in strings_by_enumeration(FINITE, 10) for pair in zip(string, string[1:], strict=False)}
+    pairs = {pair for string in strings_by_enumeration(FINITE, 10) for pair in pairwise(string)}
     found = {
         (next_words.words[i], next_words.words[j]) for i, j in zip(*np.nonzero(next_words.neighbours), strict=True)
     }
