@@ -183,11 +183,16 @@ class PerplexityFigure:
             InputError: If a sum is missing or has the wrong type.
         """
         counts = ("num_sentences", "num_tokens", "num_words", "num_bytes")
-        optional = ("nats_eos", "kl_nats", "kl_nats_eos")
+
+        def optional(name: str) -> float | None:
+            return None if value.get(name) is None else number(value, name, where=where)
+
         return cls(
             distribution=str(value.get("distribution")),
             nats=number(value, "nats", where=where),
-            **{name: None if value.get(name) is None else number(value, name, where=where) for name in optional},
+            nats_eos=optional("nats_eos"),
+            kl_nats=optional("kl_nats"),
+            kl_nats_eos=optional("kl_nats_eos"),
             **{name: int(number(value, name, where=where)) for name in counts},
         )
 

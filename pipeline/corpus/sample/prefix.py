@@ -188,8 +188,9 @@ class _ByEnd:
 
     def at(self, end: int) -> tuple[Ints, Ints, Ints, Floats]:
         """Return the items that end after ``end`` words."""
-        strings, begins, symbols, values = (column[self.bounds[end] : self.bounds[end + 1]] for column in self.columns)
-        return strings, begins, symbols, values
+        at = slice(self.bounds[end], self.bounds[end + 1])
+        strings, begins, symbols, values = self.columns
+        return strings[at], begins[at], symbols[at], values[at]
 
     def whole(self, end: int) -> tuple[Ints, Floats]:
         """Return the strings whose first ``end`` words are a start symbol, and its values."""

@@ -69,11 +69,9 @@ def read_entropy(corpus: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
     found = value if isinstance(value, dict) else {}
-    splits, facts = found.get("splits"), found.get("grammar")
-    if not all(
-        isinstance(part, dict) for part in (facts, splits, *(splits.values() if isinstance(splits, dict) else ()))
-    ):
-        raise InputError(f"{path}: no objects 'grammar' and 'splits' of objects; {remedy}")
+    facts, splits = (part if isinstance(part := found.get(name), dict) else {} for name in ("grammar", "splits"))
+    if not splits or not all(isinstance(split, dict) for split in splits.values()):
+        raise InputError(f"{path}: no object 'splits' of objects; {remedy}")
     if (sha256 := facts.get("rules_sha256")) != (expected := english_grammar().rules_sha256()):
         raise InputError(
             f"{path}: rules_sha256 is {str(sha256)[:12]}, but the grammar of this version has {expected[:12]}; run "
