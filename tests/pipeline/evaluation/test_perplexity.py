@@ -1,5 +1,6 @@
 """Tests of perplexities: each figure follows its equation, and its sums survive a round trip."""
 
+import json
 import math
 from collections import Counter
 from dataclasses import replace
