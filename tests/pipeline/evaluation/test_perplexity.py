@@ -143,7 +143,7 @@ def test_divergences_from_the_truth_are_means_per_position_with_and_without_eos(
     assert PerplexityFigure.from_json(value, where="dev.json") == found
     assert "kl_per_position" not in figure().to_json()
     divergences.values[4] = np.inf
-    with pytest.raises(RunError, match="sentence 1: the model gives a divergence from the truth that is not finite"):
+    with pytest.raises(RunError, match="sentence 2: the model gives a divergence from the truth that is not finite"):
         perplexity_figure(log_probs, split, UNCONDITIONAL, divergences)
 
 
