@@ -50,6 +50,8 @@ Values = dict[str, Any]
 
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
 """The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
+GRAMMAR = "pipeline.dumping.grammar_source"
+"""The module that dumps the grammar of a sample corpus. It defines those of the functions that are about dumps."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
@@ -57,6 +59,13 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
     from pipeline.runtime.run_directory import is_exported, open_run
 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
+
+
+def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - as for entry_points
+    """Return the module that makes dumps of a run, or of the grammar of a sample corpus."""
+    from pipeline.corpus.sample.sample_corpus import is_sample_corpus
+
+    return importlib.import_module(GRAMMAR) if is_sample_corpus(teacher) else entry_points(teacher)
 
 
 def build(config_class: type[Any], values: Values) -> Values:
@@ -299,7 +308,7 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
     type=PATH,
     multiple=True,
     required=True,
-    help="A run directory of train-teacher or train-student. If the runs left out one fold each (train-teacher "
+    help="A run directory, or a folder of sample-corpus. If the runs left out one fold each (train-teacher "
     "--leave-out), give all of them by repeating the option.",
 )
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
@@ -310,13 +319,15 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 
     If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. A student,
     which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
-    structure. Given one run for each fold of the dataset, each sentence gets its rows from the run that was not trained
-    on the sentence's fold.
+    structure. If the dataset was built from a sample corpus, the folder of the corpus can be the teacher. Then the
+    distributions are those of the grammar itself, without any error. Given one run for each fold of the dataset, each
+    sentence gets its rows from the run that was not trained on the sentence's fold.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
     Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
+    Example: python cli.py dump-teacher --data dataset --teacher corpus --out truth
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     Example: python cli.py dump-teacher --data dataset --teacher runs/fold1 --teacher runs/fold2 --out cross-fitted
     """
@@ -324,7 +335,7 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
     from storage.locations import open_folder
 
     beam, command = beam_of(values), options.build(DumpCommandConfig, values)
-    sources = [entry_points(run).dump_source(run, beam=beam) for run in teachers]
+    sources = [dump_entry_points(run).dump_source(run, beam=beam) for run in teachers]
     config = options.build(DumpConfig, {"condition": sources[0].conditions[0], **values})
     if config.condition != "beam":
         refuse_without_search(beam, "--condition beam")
@@ -613,7 +624,7 @@ def verify(path: Place, values: Values) -> None:
     if not config.teacher or config.data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
     chosen = {"num_shards": config.recompute, "seed": config.seed, "device": config.device}
-    show(entry_points(config.teacher[0]).verify_recomputing(path, config.data, config.teacher, **chosen))
+    show(dump_entry_points(config.teacher[0]).verify_recomputing(path, config.data, config.teacher, **chosen))
 
 
 @main.command()

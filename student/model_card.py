@@ -37,7 +37,12 @@ _OF_DUMP: Final = (
     ("tree_source", "trees"),
     ("profile", "profile"),
 )
-_CONDITIONS: Final = {"tree": "the tree so far", "beam": "no tree: a beam search sums over them", "none": "no tree"}
+_CONDITIONS: Final = {
+    "tree": "the tree so far",
+    "beam": "no tree: a beam search sums over them",
+    "none": "no tree",
+    "exact": "no tree: the sum over all trees of the known grammar is exact",
+}
 
 
 def model_card(

@@ -28,6 +28,7 @@ from pipeline.dumping.next_token import NextTokenModel, append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
+from pipeline.evaluation.truth import Truth
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which, open_run
@@ -87,7 +88,7 @@ def evaluate_perplexity(
     data: Place,
     *,
     split: str,
-    floor: Path | None,
+    truth: Path | None,
     device: str,
     checkpoint: Which,
     marginal: bool,
@@ -102,8 +103,7 @@ def evaluate_perplexity(
         model: A run directory or a folder in Hugging Face's format.
         data: The dataset.
         split: Name of the split.
-        floor: ``entropy.json`` that sample-corpus wrote. With it, the result also has the perplexity under the true
-            probabilities.
+        truth: The folder of sample-corpus, to add the figure of the true probabilities and the divergence from them.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint of a run.
         marginal: Whether to sum over the trees that a beam search finds. A student has no trees, so this must be False.
@@ -117,8 +117,10 @@ def evaluate_perplexity(
         InputError: If a sentence is longer than the student's rows, or the student was trained on documents and the
             dataset has none.
     """
-    scored = score_split(model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam)
-    return evaluate_split(scored.files, scored.split, scored.log_probs, floor=floor, settings=scored.settings)
+    scored = score_split(
+        model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam, truth=truth
+    )
+    return evaluate_split(scored)
 
 
 def score_split(
@@ -131,6 +133,7 @@ def score_split(
     marginal: bool,
     beam: Mapping[str, Any],
     max_sentences: int | None = None,
+    truth: Path | None = None,
 ) -> ScoredSplit:
     """Compute the log-probabilities of a split.
 
@@ -144,6 +147,7 @@ def score_split(
         beam: Sizes of a beam search. It must be empty.
         max_sentences: Return at most this many sentences, evenly spaced. A student that was trained on documents still
             reads all sentences before them.
+        truth: The folder of sample-corpus, to add the divergences from the true probabilities. It needs all sentences.
 
     Raises:
         ConfigError: If ``marginal`` or ``beam`` is given.
@@ -162,14 +166,24 @@ def score_split(
         sentences = whole.take(rows)
         scored = whole if opened.context == "document" else sentences
         warn_beyond(scored.tokens.lengths, opened.num_trained_positions)
-        log_probs = _log_probs_in_rows(opened.student, scored, context=opened.context, eos_id=dataset.tokenizer.eos_id)
+        true = None if truth is None else Truth(truth, dataset, split)
+        log_probs, divergences = _log_probs_in_rows(
+            opened.student, scored, context=opened.context, eos_id=dataset.tokenizer.eos_id, truth=true
+        )
         distribution, context = UNCONDITIONAL, "sentence by sentence"
         if opened.context == "document":
             max_length = opened.student.config.max_length
             distribution, context = IN_DOCUMENT, f"rows of a document, up to {max_length} positions, without overlap"
             log_probs = log_probs.take(rows)
         settings = _settings(opened, where) | {"context": context}
-        return ScoredSplit(files=opened.files, split=sentences, log_probs={distribution: log_probs}, settings=settings)
+        return ScoredSplit(
+            files=opened.files,
+            split=sentences,
+            log_probs={distribution: log_probs},
+            settings=settings,
+            truth=true,
+            divergences={} if divergences is None else {distribution: divergences},
+        )
 
 
 def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "StudentSource":
@@ -198,10 +212,11 @@ def verify_recomputing(
 class StudentSource:
     """A student's run as a ``DumpSource``. Its distributions depend only on the words before the position."""
 
+    kind = "a student's run"
     conditions: tuple[Condition, ...] = ("none",)
 
     def __init__(self, path: Path) -> None:
-        self.run = open_run(path, "student")
+        self.run, self.path = open_run(path, "student"), path
 
     def fingerprint(self) -> str:
         """Return the sha256 of what the distributions depend on: weights, sizes and special tokens."""
@@ -224,7 +239,7 @@ class StudentSource:
                 f"more, or build the dataset without longer sentences (here {np.count_nonzero(lengths > max_length)})"
             )
 
-    def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002  always none
+    def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
         """Return the student. It makes no beam search."""
         model, _ = load_student(self.run.path, device)
         return GroupedByLength(model), {}
@@ -295,14 +310,19 @@ def batch_tokens(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_id: int) -> Ragged:
+def _log_probs_in_rows(
+    student: Student, split: Split, *, context: Context, eos_id: int, truth: Truth | None
+) -> tuple[Ragged, Ragged | None]:
     """Return the log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
+
+    The second value is the divergence from the truth at each position: float64 in nats, or None without a truth.
 
     Args:
         student: In evaluation mode.
         split: The sentences.
         context: ``sentence``: score each sentence alone. ``document``: score it after the earlier sentences in its row.
         eos_id: Id of ``<eos>``.
+        truth: The true distributions of the split, if they are known.
 
     Raises:
         InputError: See ``Rows``.
@@ -312,13 +332,16 @@ def _log_probs_in_rows(student: Student, split: Split, *, context: Context, eos_
     # Sorted rows need little padding. With the longest first, a batch that is too large for memory fails at once.
     order = np.argsort(-rows.lengths, kind="stable")
     found = np.empty(split.num_positions, np.float32)
+    divergences = None if truth is None else np.empty(split.num_positions)
     for first, stop in consecutive_batches(rows.lengths[order], batch_tokens(next(student.parameters()).device)):
         sentences, row_offsets = rows.sentences(order[first:stop])
         tokens = split.tokens.take(sentences)
         states = student.states(StudentInputs.of(tokens, row_offsets, bos_id=student.bos_id))
         places = concatenated_ranges(offsets[sentences], rows.num_positions[sentences])
         found[places] = log_probs_of(student, states, append_eos(tokens, eos_id).values)
-    return Ragged(found, offsets)
+        if truth is not None and divergences is not None:
+            divergences[places] = truth.divergences(student, states, tokens)
+    return Ragged(found, offsets), None if divergences is None else Ragged(divergences, offsets)
 
 
 def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:

@@ -15,7 +15,7 @@ marginal, prefix  Probabilities of the text without its trees, by beam search. `
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
+from pipeline.evaluation.truth import Truth
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.progress import Progress
@@ -92,7 +93,7 @@ def evaluate_perplexity(
     data: Place,
     *,
     split: str,
-    floor: Path | None,
+    truth: Path | None,
     device: str,
     checkpoint: Which,
     marginal: bool,
@@ -104,7 +105,7 @@ def evaluate_perplexity(
         model: The run directory.
         data: The dataset.
         split: Name of the split.
-        floor: ``entropy.json`` of sample-corpus, to add the figure of the true probabilities.
+        truth: The folder of sample-corpus, to add the figure of the true probabilities and the divergences from them.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint.
         marginal: Whether to add the figures of the text without its trees, by beam search.
@@ -117,8 +118,10 @@ def evaluate_perplexity(
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
         FingerprintMismatchError: If the teacher was trained with another tokenizer or other labels.
     """
-    scored = score_split(model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam)
-    return evaluate_split(scored.files, scored.split, scored.log_probs, floor=floor, settings=scored.settings)
+    scored = score_split(
+        model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam, truth=truth
+    )
+    return evaluate_split(scored)
 
 
 def score_split(
@@ -131,6 +134,7 @@ def score_split(
     marginal: bool,
     beam: Mapping[str, Any],
     max_sentences: int | None = None,
+    truth: Path | None = None,
 ) -> ScoredSplit:
     """Compute the log-probabilities of a split given its trees, jointly with its trees and without them.
 
@@ -143,6 +147,7 @@ def score_split(
         marginal: Whether to add the distributions of the text without its trees, by beam search.
         beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
         max_sentences: Score at most this many sentences, evenly spaced.
+        truth: The folder of sample-corpus, to add the divergences from the true probabilities. It needs all sentences.
 
     Raises:
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
@@ -160,8 +165,9 @@ def score_split(
         files.check_writable()
         whole = dataset.split(split)
         sentences = whole.take(spaced_sentences(whole, max_sentences))
+        true = None if truth is None else Truth(truth, dataset, split)
         teacher.cache_inputs()
-        token_log_probs, action_shares = _log_probs_with_trees(teacher, sentences)
+        token_log_probs, action_shares, divergences = _log_probs_with_trees(teacher, sentences, true)
         log_probs = {
             GIVEN_TREE: token_log_probs,
             JOINT: Ragged(token_log_probs.values + action_shares, token_log_probs.offsets),
@@ -169,9 +175,16 @@ def score_split(
         settings: dict[str, Any] = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
         settings |= {"tree_source": dataset.tree_source, "context": "sentence by sentence"}
         if marginal:
-            more, search = _log_probs_without_trees(teacher, sizes, sentences.tokens)
-            log_probs, settings = log_probs | more, settings | search
-        return ScoredSplit(files=files, split=sentences, log_probs=log_probs, settings=settings)
+            more, of_marginal, search = _log_probs_without_trees(teacher, sizes, sentences.tokens, true)
+            log_probs, divergences, settings = log_probs | more, divergences | of_marginal, settings | search
+        return ScoredSplit(
+            files=files,
+            split=sentences,
+            log_probs=log_probs,
+            settings=settings,
+            truth=true,
+            divergences=divergences,
+        )
 
 
 def evaluate_parses(
@@ -195,7 +208,7 @@ def evaluate_parses(
         with Progress("read", total=None, unit="sentences") as progress:
             gold, counts = read_gold_trees(stem, tokenizer, labels, on_error=on_error, progress=progress.update)
         tokens = Ragged.from_lists([sentence.ids for sentence in gold], np.int64)
-        found = _search_all(teacher, beam, tokens, label="parse")
+        found = [result for _, result in _search_blocks(teacher, beam, tokens, label="parse")]
         predicted: list[list[TokenPhrase]] = [phrases for result in found for phrases in result.phrases]
         labelled = teacher.config.strategy == "top-down"
         figure = score_parses((sentence.phrases for sentence in gold), predicted, labelled=labelled)
@@ -236,10 +249,11 @@ def verify_recomputing(
 class TeacherSource:
     """A teacher's run as a ``DumpSource``. Its distributions depend on the tree or, by beam search, on words alone."""
 
+    kind = "a teacher's run"
     conditions: tuple[Condition, ...] = ("tree", "beam")
 
     def __init__(self, path: Path, beam: BeamConfig) -> None:
-        self.run = open_run(path, "teacher")
+        self.run, self.path = open_run(path, "teacher"), path
         self._beam = beam
 
     def fingerprint(self) -> str:
@@ -250,7 +264,7 @@ class TeacherSource:
         """Check that a dataset has the tokenizer and the labels of the teacher."""
         _check_reads(self.run, dataset)
 
-    def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:
+    def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
         """Return the teacher (condition ``tree``) or its beam search (condition ``beam``) as the model to dump."""
         model, _ = load_teacher(self.run.path, device)
         if condition == "tree":
@@ -304,11 +318,15 @@ class BeamScorer:
 
 
 @torch.no_grad()
-def _log_probs_with_trees(model: Rnng, split: Split) -> tuple[Ragged, np.ndarray]:
+def _log_probs_with_trees(
+    model: Rnng, split: Split, truth: Truth | None
+) -> tuple[Ragged, np.ndarray, dict[str, Ragged]]:
     """Return two float32 log-probabilities of each position: of its token, and ``[P]`` of the actions before the token.
 
     The actions before a token are those since the previous token. The last REDUCE of a sentence belongs to ``<eos>``.
+    The third value has the divergences from the truth by name of the distribution. It is empty without a truth.
     """
+    divergences = np.zeros(split.num_positions)
     token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))
     offsets = split.position_offsets
     for first, stop in consecutive_batches(np.diff(offsets), BATCH_TOKENS):
@@ -316,21 +334,31 @@ def _log_probs_with_trees(model: Rnng, split: Split) -> tuple[Ragged, np.ndarray
         schedule = model.prepare(split.tokens.take(rows), split.actions.take(rows))
         states, action_log_probs = model.states_and_action_log_probs(schedule)
         token_log_probs[offsets[first] : offsets[stop]] = log_probs_of(model, states, schedule.gold)
+        if truth is not None:
+            divergences[offsets[first] : offsets[stop]] = truth.divergences(model, states, split.tokens.take(rows))
         is_shift = schedule.actions.values == SHIFT
         # A SHIFT closes its position. Only the REDUCE of TOP, which is certain, follows the last SHIFT of a sentence.
         position = np.cumsum(is_shift) - is_shift
         position[schedule.actions.offsets[1:] - 1] -= 1
         np.add.at(shares, offsets[first] + position, action_log_probs.values)
-    return Ragged(token_log_probs, offsets), shares
+    measured = {} if truth is None else {GIVEN_TREE: Ragged(divergences, offsets)}
+    return Ragged(token_log_probs, offsets), shares, measured
 
 
-def _log_probs_without_trees(model: Rnng, beam: BeamConfig, tokens: Ragged) -> tuple[dict[str, Ragged], dict[str, Any]]:
-    """Return log-probabilities of sentences without their trees, and the settings that the search adds to the result.
+def _log_probs_without_trees(
+    model: Rnng, beam: BeamConfig, tokens: Ragged, truth: Truth | None
+) -> tuple[dict[str, Ragged], dict[str, Ragged], dict[str, Any]]:
+    """Return log-probabilities of sentences without their trees, divergences, and the settings of the search.
 
-    The log-probabilities are M rows of n + 1 values by name of the distribution, for M sentences of n tokens. If the
-    search finds no complete hypothesis of a sentence, the probability of its one parse replaces the sum over trees.
+    The log-probabilities and the divergences from the truth are M rows of n + 1 values by name of the distribution, for
+    M sentences of n tokens. Without a truth there are no divergences. If the search finds no complete hypothesis of a
+    sentence, the probability of its one parse replaces the sum over trees.
     """
-    found = _search_all(model, beam, tokens, label="search")
+    mixtures, found, divergences = BeamTeacher(model, beam), [], []
+    for block, result in _search_blocks(model, beam, tokens, label="search", with_states=truth is not None):
+        found.append(replace(result, states=None))
+        if truth is not None and result.states is not None:
+            divergences.append(truth.divergences(mixtures, result.states, block))
     prefixes = _concatenated([result.prefix_log_probs for result in found])
     is_complete = np.isfinite(prefixes.values[prefixes.offsets[1:] - 1])
     parses = np.concatenate([result.parse_log_probs for result in found])
@@ -341,22 +369,28 @@ def _log_probs_without_trees(model: Rnng, beam: BeamConfig, tokens: Ragged) -> t
         MARGINAL: _concatenated([result.token_log_probs for result in found]),
         PREFIX: Ragged.from_lists(steps, np.float64),
     }
-    return log_probs, asdict(beam) | {
-        "mean_num_effective": float(num_effective.mean()),
-        "num_incomplete_sentences": int((~is_complete).sum()),
-    }
+    measured = {MARGINAL: Ragged(np.concatenate(divergences), prefixes.offsets)} if divergences else {}
+    return (
+        log_probs,
+        measured,
+        asdict(beam)
+        | {
+            "mean_num_effective": float(num_effective.mean()),
+            "num_incomplete_sentences": int((~is_complete).sum()),
+        },
+    )
 
 
-def _search_all(model: Rnng, beam: BeamConfig, tokens: Ragged, *, label: str) -> list[BeamResult]:
-    """Search all sentences block by block, with a progress line, and return the result of each block."""
+def _search_blocks(
+    model: Rnng, beam: BeamConfig, tokens: Ragged, *, label: str, with_states: bool = False
+) -> Iterator[tuple[Ragged, BeamResult]]:
+    """Search all sentences block by block, with a progress line. Yield each block and its result."""
     search = BeamSearch(model, beam)
-    found = []
     with Progress(label, total=len(tokens.values), unit="tokens") as progress:
         for first in range(0, len(tokens), BLOCK_SENTENCES):
             block = tokens.take(np.arange(first, min(first + BLOCK_SENTENCES, len(tokens))))
-            found.append(search.search(block))
+            yield block, search.search(block, with_states=with_states)
             progress.update(len(block.values))
-    return found
 
 
 def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:

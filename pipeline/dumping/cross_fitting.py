@@ -6,6 +6,7 @@ sentence out, so no row comes from a teacher that was trained on its sentence.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipeline.corpus.dataset.dataset_store import Dataset
@@ -17,7 +18,10 @@ from storage.errors import ConfigError, FingerprintMismatchError
 
 class _OfRun(Protocol):
     @property
-    def run(self) -> RunInfo: ...
+    def path(self) -> Path: ...
+
+    @property
+    def run(self) -> RunInfo | None: ...
 
 
 Source = TypeVar("Source", bound=_OfRun)
@@ -35,10 +39,10 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
         InputError: If the dataset has no such split.
     """
     num_folds = dataset.split(split).num_folds
-    runs = [source.run for source in sources]
-    if len(runs) == 1:
-        (run,) = runs
-        if num_folds and _fold(run) and run.fingerprints["dataset"] == dataset.sha256:
+    runs = [source.run for source in sources if source.run is not None]
+    if len(sources) == 1:
+        run = sources[0].run
+        if run is not None and num_folds and _fold(run) and run.fingerprints["dataset"] == dataset.sha256:
             raise ConfigError(
                 f"{run.path}: left out fold {_fold(run)} of {num_folds}, so it was trained on some sentences of "
                 f"{split} and not on others. Give --teacher once for each fold, or give a run without --leave-out"
@@ -56,12 +60,12 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
     for source in sources:
         if not (fold := _fold(source.run)):
             raise ConfigError(
-                f"{source.run.path}: one of {len(runs)} runs, but it left out no fold. Give runs of train-teacher "
+                f"{source.path}: one of {len(runs)} runs, but it left out no fold. Give runs of train-teacher "
                 f"--leave-out 1 to {num_folds}, or give this run alone"
             )
         if (other := by_fold.setdefault(fold, source)) is not source:
             raise ConfigError(
-                f"{source.run.path} and {other.run.path}: both left out fold {fold}, expected one run for each of "
+                f"{source.path} and {other.path}: both left out fold {fold}, expected one run for each of "
                 f"{num_folds} folds. Leave one of them out"
             )
     if missing := [str(fold) for fold in range(1, num_folds + 1) if fold not in by_fold]:
@@ -70,14 +74,14 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
             "train-teacher --leave-out, and give it with --teacher"
         )
     ordered = [by_fold[fold] for fold in range(1, num_folds + 1)]
-    for source in ordered[1:]:
-        _check_sizes(source.run, ordered[0].run)
+    for run in runs[1:]:
+        _check_sizes(run, runs[0])
     return ordered
 
 
-def _fold(run: RunInfo) -> int:
-    """Return the fold that a run left out; 0 if it left out none, as students and older runs."""
-    return int(run.configuration.get("leave_out", 0))
+def _fold(run: RunInfo | None) -> int:
+    """Return the fold that a run left out; 0 if it left out none, as students, older runs and grammars."""
+    return 0 if run is None else int(run.configuration.get("leave_out", 0))
 
 
 def _check_dataset(run: RunInfo, dataset: Dataset) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from storage.errors import ConfigError
 
-Condition: TypeAlias = Literal["tree", "beam", "none"]
+Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
 """What the distributions depend on besides the previous words; see ``condition`` in `storage.dump.schema`."""
 
 
@@ -22,7 +22,7 @@ class DumpConfig:
     condition: Condition = "tree"
     """What the distributions of a teacher depend on. tree: the words and the tree so far. beam: the words alone; a beam
     search sums over trees, so no tree can leak. A student knows no trees, so its condition is always none: the words
-    alone."""
+    alone. The condition of a sample corpus is always exact: the words alone, by an exact sum over all trees."""
     k: int = 64
     """Keep this number of tokens per position, most probable first. With draws, fewer are kept if a draw repeats."""
     selection: Literal["topk", "sampled", "stratified"] = field(default="topk", metadata={"aliases": ("--select",)})
@@ -109,7 +109,7 @@ class RecomputeConfig:
     recompute: int = 0
     """Also compute this many random shards of a dump again. 0: none."""
     teacher: tuple[Path, ...] = ()
-    """With --recompute: the run that the dump was made with. For a cross-fitted dump, give all runs."""
+    """With --recompute: the run or sample corpus that the dump was made with; all runs of a cross-fitted dump."""
     data: Path | str | None = None
     """With --recompute: the dataset that the dump was made from."""
     seed: int = 1

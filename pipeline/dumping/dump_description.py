@@ -15,7 +15,9 @@ from storage.dump.reader import inspect_dump, verify_dump
 from storage.dump.schema import cross_fitted
 from storage.locations import Location, Place, as_folder
 
-_DISTRIBUTIONS = {"tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional"}
+_DISTRIBUTIONS = {
+    "tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional", "exact": "of the grammar",
+}  # fmt: skip
 """The distribution to which a perplexity refers, by the condition of the dump."""
 
 

@@ -47,7 +47,11 @@ from storage.dump.writer import DumpWriter
 from storage.locations import Location, as_folder
 from storage.ragged import concatenated_ranges
 
-NO_TREES = {"beam": "none: marginal by beam search", "none": "none: the words before alone"}
+NO_TREES = {
+    "beam": "none: marginal by beam search",
+    "none": "none: the words before alone",
+    "exact": "none: exact sum over the grammar's trees",
+}
 """``tree_source`` of the conditions other than ``tree``. These texts are stored in dumps."""
 
 

@@ -1,10 +1,12 @@
-"""Dump, plan and verify with a trained run, in the same way for every kind of model.
+"""Dump, plan and verify with any source of distributions: a trained run or the grammar of a sample corpus.
 
-Each kind of run decides which conditions its distributions can have; see ``condition`` in `storage.dump.schema`.
-``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students.
+Each kind of source decides which conditions its distributions can have; see ``condition`` in `storage.dump.schema`.
+``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students, and
+``grammar_source`` that of the grammar.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -30,29 +32,41 @@ ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int]]
 
 
 class DumpSource(Protocol):
-    """A trained run, before its weights are read."""
+    """A trained run before its weights are read, or a grammar."""
 
     @property
-    def run(self) -> RunInfo:
-        """The content of the run's ``run.json``."""
+    def path(self) -> Path:
+        """The folder that the user gave with ``--teacher``."""
+
+    @property
+    def kind(self) -> str:
+        """What the folder holds, for messages: ``a teacher's run``, ``a student's run`` or ``a sample corpus``."""
+
+    @property
+    def run(self) -> RunInfo | None:
+        """The content of the run's ``run.json``; None for a grammar."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The conditions that the run's distributions can have. The first is the default."""
+        """The conditions that the distributions can have. The first is the default."""
 
     def fingerprint(self) -> str:
-        """Return the sha256 of everything that decides the run's distributions, from its files as they are now."""
+        """Return the sha256 of everything that decides the distributions, from the files as they are now."""
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
         """Check that the model can read a split.
 
         Raises:
             FingerprintMismatchError: If the dataset has other token ids or labels.
-            InputError: If a sentence is too long.
+            InputError: If the model cannot give a sentence of the split a probability, for example because the sentence
+                is too long.
         """
 
-    def load(self, condition: Condition, device: torch.device) -> ModelAndSearch:
-        """Return the model, in evaluation mode on the device. Its distributions have the given condition."""
+    def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:
+        """Return the model for the tokens of a dataset, in evaluation mode on the device.
+
+        Its distributions have the given condition.
+        """
 
 
 def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> str:
@@ -66,7 +80,7 @@ def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> st
 
 
 def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: DumpConfig) -> DumpSummary | None:
-    """Write the distributions of a run over a split into the store ``out``; see `pipeline.dumping.dump_loop`.
+    """Write the distributions of a source over a split into the store ``out``; see `pipeline.dumping.dump_loop`.
 
     ``sources`` holds one run, or one for each fold of the split in any order; see `pipeline.dumping.cross_fitting`.
 
@@ -74,7 +88,7 @@ def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: 
         The figures of the finished dump on the main rank, None on the others.
 
     Raises:
-        ConfigError: If a run has no distributions under this condition, or the runs do not cover the folds.
+        ConfigError: If a source has no distributions under this condition, or the runs do not cover the folds.
         FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
@@ -106,7 +120,7 @@ def verify_run(
 
     Raises:
         ConfigError: If several runs do not cover the folds.
-        FingerprintMismatchError: If the dump was made from other runs or another dataset. This is checked first.
+        FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked first.
         CorruptStoreError: Naming what is damaged or differs from what the model computes.
     """
     config = computed_with(dump)
@@ -133,18 +147,16 @@ def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, de
     for source in in_order_of_folds(sources, dataset, config.split):
         source.check_reads(dataset, config.split)
         fingerprint = source.fingerprint()
-        model, search = source.load(config.condition, device)
+        model, search = source.load(dataset, config.condition, device)
         if source.fingerprint() != fingerprint:
-            raise RunError(
-                f"{source.run.path}: its best checkpoint was replaced while it was read. Run the command again"
-            )
+            raise RunError(f"{source.path}: its best checkpoint was replaced while it was read. Run the command again")
         models.append(model)
         teachers.append(fingerprint)
     return DumpJob(models=models, dataset=dataset, config=config, teachers=teachers, device=device, search=search)
 
 
 def _check_condition(sources: Sequence[DumpSource], condition: Condition) -> None:
-    """Check that runs can give distributions with a condition.
+    """Check that sources can give distributions with a condition.
 
     Raises:
         ConfigError: Naming the possible conditions.
@@ -152,6 +164,6 @@ def _check_condition(sources: Sequence[DumpSource], condition: Condition) -> Non
     for source in sources:
         if condition not in source.conditions:
             raise ConfigError(
-                f"{source.run.path}: --condition is {condition}, expected {' or '.join(source.conditions)} because the "
-                f"run is a {source.run.kind}'s. Leave --condition out, or give another run with --teacher"
+                f"{source.path}: --condition is {condition}, expected {' or '.join(source.conditions)} because this is "
+                f"{source.kind}. Leave --condition out, or give another --teacher"
             )

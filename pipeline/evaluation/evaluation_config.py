@@ -26,8 +26,9 @@ class PerplexityConfig:
 
     split: str = "dev"
     """Which split of the dataset."""
-    floor: Path | None = None
-    """The entropy.json of sample-corpus. Adds the perplexity of the grammar that wrote the text."""
+    truth: Path | None = None
+    """The folder of sample-corpus that the dataset was built from. Adds the perplexity of the grammar that wrote the
+    text (the floor), and the model's divergence from the grammar's exact distributions, in nats per position."""
     marginal: bool = False
     """For a teacher: also measure without the trees, by beam search."""
 

@@ -13,15 +13,13 @@ the tree saw the whole sentence, so the tree can reveal later words.
 
 The floor of the built-in sample is the perplexity of the grammar that wrote the sample, on the same sentences. In
 expectation no model is below the floor. On a finite sample a model can be below the floor by chance, or because it was
-trained on that sample.
+trained on that sample. ``truth`` computes the floor, and each model's divergence from the grammar.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -66,6 +64,11 @@ NORMALISERS: Final = {
     "bits_per_byte": "nats / ln 2 / (num_bytes + num_sentences): UTF-8 bytes and one line end per sentence",
 }
 """The definition of each derived figure. The JSON has it next to the value."""
+DIVERGENCES: Final = {
+    "kl_per_position": "kl_nats / (num_tokens + num_sentences): mean KL(truth || model), in nats",
+    "kl_per_position_without_eos": "(kl_nats - kl_nats_eos) / num_tokens: the same without the positions of <eos>",
+}
+"""The definition of the figures that exist only if the true distributions are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +87,11 @@ class PerplexityFigure:
     nats: float
     """Negative log-probability of all positions, including ``<eos>``."""
     nats_eos: float | None
-    """The part of ``nats`` that belongs to the ``<eos>`` tokens; None if it is unknown, as for the floor."""
+    """The part of ``nats`` that belongs to the ``<eos>`` tokens; None if it is unknown."""
+    kl_nats: float | None = None
+    """Sum over all positions of KL(truth || model); None if it was not measured. See ``truth``."""
+    kl_nats_eos: float | None = None
+    """The part of ``kl_nats`` that belongs to the positions of ``<eos>``."""
 
     def __post_init__(self) -> None:
         """Check that the values are possible.
@@ -101,8 +108,8 @@ class PerplexityFigure:
                 problems.append(f"{name} is {count}, expected at least {least}")
         problems += [
             f"{name} is {value}, expected a finite number"
-            for name, value in (("nats", self.nats), ("nats_eos", self.nats_eos))
-            if value is not None and not math.isfinite(value)
+            for name in ("nats", "nats_eos", "kl_nats", "kl_nats_eos")
+            if (value := getattr(self, name)) is not None and not math.isfinite(value)
         ]
         if problems:
             raise InputError("perplexity: " + "; ".join(problems))
@@ -139,10 +146,27 @@ class PerplexityFigure:
         """``nats / ln 2 / (num_bytes + num_sentences)``."""
         return self.nats / math.log(2) / (self.num_bytes + self.num_sentences)
 
+    @property
+    def kl_per_position(self) -> float | None:
+        """``kl_nats / (num_tokens + num_sentences)``; None if ``kl_nats`` is None."""
+        return None if self.kl_nats is None else self.kl_nats / self.num_positions
+
+    @property
+    def kl_per_position_without_eos(self) -> float | None:
+        """``(kl_nats - kl_nats_eos) / num_tokens``; None if one is None or all sentences are empty."""
+        if self.kl_nats is None or self.kl_nats_eos is None or not self.num_tokens:
+            return None
+        return (self.kl_nats - self.kl_nats_eos) / self.num_tokens
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """The definitions of the derived figures that this figure has."""
+        return NORMALISERS | (DIVERGENCES if self.kl_nats is not None else {})
+
     def to_json(self) -> dict[str, Any]:
         """Return the sums, and each derived figure with its definition. An undefined figure is null."""
         derived = {}
-        for name, normaliser in NORMALISERS.items():
+        for name, normaliser in self.definitions.items():
             value = getattr(self, name)
             derived[name] = {"value": value if value is not None and math.isfinite(value) else None, "is": normaliser}
         return asdict(self) | derived
@@ -159,15 +183,23 @@ class PerplexityFigure:
             InputError: If a sum is missing or has the wrong type.
         """
         counts = ("num_sentences", "num_tokens", "num_words", "num_bytes")
+
+        def optional(name: str) -> float | None:
+            return None if value.get(name) is None else number(value, name, where=where)
+
         return cls(
             distribution=str(value.get("distribution")),
             nats=number(value, "nats", where=where),
-            nats_eos=None if value.get("nats_eos") is None else number(value, "nats_eos", where=where),
+            nats_eos=optional("nats_eos"),
+            kl_nats=optional("kl_nats"),
+            kl_nats_eos=optional("kl_nats_eos"),
             **{name: int(number(value, name, where=where)) for name in counts},
         )
 
 
-def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> PerplexityFigure:
+def perplexity_figure(
+    log_probs: Ragged, split: Split, distribution: str, divergences: Ragged | None = None
+) -> PerplexityFigure:
     """Return the perplexity of a split from the log-probabilities of its positions.
 
     Args:
@@ -176,21 +208,29 @@ def perplexity_figure(log_probs: Ragged, split: Split, distribution: str) -> Per
             float64.
         split: The same M sentences.
         distribution: The distribution of ``log_probs``, one of ``DISTRIBUTIONS``.
+        divergences: The divergence from the truth at the same positions, if it was measured.
 
     Raises:
         ValueError: If rows and sentences do not match.
-        RunError: If a log-probability is not finite.
+        RunError: If a log-probability or a divergence is not finite.
         InputError: If the split is empty.
     """
     check_log_probs(log_probs, split)
+    nats, nats_eos = _sums(log_probs)
+    kl_nats = kl_nats_eos = None
+    if divergences is not None:
+        _check_finite(divergences, split, "divergence from the truth")
+        kl_nats, kl_nats_eos = _sums(divergences)
     return PerplexityFigure(
         distribution=distribution,
         num_sentences=split.num_sentences,
         num_tokens=len(split.tokens.values),
         num_words=int(split.num_words.sum(dtype=np.int64)),
         num_bytes=int(split.num_bytes.sum(dtype=np.int64)),
-        nats=-float(log_probs.values.sum(dtype=np.float64)),
-        nats_eos=-float(log_probs.values[log_probs.offsets[1:] - 1].sum(dtype=np.float64)),
+        nats=-nats,
+        nats_eos=-nats_eos,
+        kl_nats=kl_nats,
+        kl_nats_eos=kl_nats_eos,
     )
 
 
@@ -205,12 +245,22 @@ def check_log_probs(log_probs: Ragged, split: Split) -> None:
         raise ValueError(
             f"{len(log_probs)} rows of log-probabilities do not fit split {split.name!r}, n + 1 per sentence"
         )
-    if not np.isfinite(log_probs.values).all():
-        sentence = int(np.searchsorted(log_probs.offsets, np.flatnonzero(~np.isfinite(log_probs.values))[0], "right"))
+    _check_finite(log_probs, split, "log-probability")
+
+
+def _check_finite(rows: Ragged, split: Split, what: str) -> None:
+    if not np.isfinite(rows.values).all():
+        sentence = int(np.searchsorted(rows.offsets, np.flatnonzero(~np.isfinite(rows.values))[0], "right"))
         raise RunError(
-            f"split {split.name}, sentence {sentence}: the model gives a log-probability that is not finite, expected "
-            "a number; training diverged or the checkpoint is damaged: use another checkpoint"
+            f"split {split.name}, sentence {sentence}: the model gives a {what} that is not finite, expected a number; "
+            "training diverged or the checkpoint is damaged: use another checkpoint"
         )
+
+
+def _sums(values: Ragged) -> tuple[float, float]:
+    """Return the sum of all values, and of the last value of each row, which is for ``<eos>``."""
+    last = values.values[values.offsets[1:] - 1]
+    return float(values.values.sum(dtype=np.float64)), float(last.sum(dtype=np.float64))
 
 
 def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, dict[str, PerplexityFigure]]:
@@ -234,34 +284,6 @@ def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, 
     return found
 
 
-def floor_figure(path: Path, split: str, *, like: PerplexityFigure, text_sha256: str) -> PerplexityFigure:
-    """Return the perplexity of a split under the grammar of ``sample-corpus``, the floor of an unconditional model.
-
-    Args:
-        path: ``entropy.json`` of the sample.
-        split: Name of the split.
-        like: A figure of the same split. The floor is normalised by the counts of this figure.
-        text_sha256: sha256 of the evaluated split's text (``Split.text_sha256``).
-
-    Raises:
-        InputError: If the file is not an ``entropy.json``, does not have the split, or is about another text than the
-            evaluated split's. The texts differ if the file is of another sample, or if ``build-dataset`` dropped some
-            of the sentences.
-    """
-    splits = _read_entropy(path)
-    if split not in splits:
-        raise InputError(f"{path}: no split {split!r}, expected one of {', '.join(sorted(splits))}; give one of them")
-    found = splits[split]
-    if (sha256 := str(found.get("text_sha256"))) != text_sha256:
-        raise InputError(
-            f"{path}: text_sha256 of {split} is {sha256[:12]}, but the evaluated split's is {text_sha256[:12]}; a "
-            "floor needs the very same sentences: give the entropy.json of the sample that the dataset was built from, "
-            "and build the dataset without dropping a sentence"
-        )
-    nats = number(found, "neg_log_prob_nats", where=f"{path}: {split}")
-    return replace(like, distribution=FLOOR, nats=nats, nats_eos=None)
-
-
 def _figures_by(
     group_of_sentence: NDArray[Any], names: list[str], log_probs: Ragged, split: Split, distribution: str
 ) -> dict[str, PerplexityFigure]:
@@ -283,22 +305,6 @@ def _figures_by(
         for name, sentences, tokens, words, num_bytes, all_nats, eos_nats in zip(names, *columns, strict=True)
         if sentences
     }
-
-
-def _read_entropy(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the splits in an ``entropy.json`` by name."""
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give the entropy.json of sample-corpus"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); give the entropy.json of sample-corpus") from error
-    splits = value.get("splits") if isinstance(value, dict) else None
-    if not isinstance(splits, dict) or not all(isinstance(split, dict) for split in splits.values()):
-        raise InputError(f"{path}: no object 'splits' of objects; give the entropy.json of sample-corpus")
-    return splits
 
 
 def _exp(exponent: float) -> float:

@@ -19,12 +19,13 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import OnError
 from pipeline.evaluation.minimal_pairs import Prefix, pairs_name, pairs_sha256, read_minimal_pairs
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
-from pipeline.evaluation.perplexity import NORMALISERS, breakdowns, floor_figure, perplexity_figure
+from pipeline.evaluation.perplexity import FLOOR, breakdowns, perplexity_figure
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SURPRISAL, SYNTAXGYM, record
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
 from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
 from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+from pipeline.evaluation.truth import Truth
 from pipeline.training.model_files import ModelFiles
 from storage.errors import ConfigError
 from storage.fingerprints import sha256_file
@@ -57,6 +58,10 @@ class ScoredSplit:
     """For each distribution, M rows of n + 1 natural logs, as for ``perplexity_figure``."""
     settings: Mapping[str, Any]
     """Everything that could change the log-probabilities, except the checkpoint."""
+    truth: Truth | None
+    """The true distributions of the split, or None."""
+    divergences: Mapping[str, Ragged]
+    """For some of the distributions, the divergences from the truth: M rows of n + 1 values in nats."""
 
 
 def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int64]:
@@ -66,32 +71,20 @@ def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int6
     return np.arange(num_taken) * num_sentences // max(num_taken, 1)
 
 
-def evaluate_split(
-    model: ModelFiles,
-    split: Split,
-    log_probs: Mapping[str, Ragged],
-    *,
-    floor: Path | None,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
+def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     """Record the perplexities of a split and each sentence's log-probabilities. Return a summary.
 
-    Args:
-        model: The model that was evaluated.
-        split: M sentences.
-        log_probs: For each distribution, M rows of n + 1 natural logs, as for ``perplexity_figure``. Only the first
-            distribution gets breakdowns.
-        floor: ``entropy.json`` of the sample that the split comes from, or None.
-        settings: Everything that could change the figures, except the checkpoint.
+    Only the first distribution gets breakdowns. If the truth is known, the floor is added.
 
     Raises:
         RunError: If a log-probability is not finite.
     """
-    figures = [perplexity_figure(rows, split, distribution) for distribution, rows in log_probs.items()]
+    model, split, log_probs, settings = scored.files, scored.split, scored.log_probs, scored.settings
+    figures = [perplexity_figure(rows, split, name, scored.divergences.get(name)) for name, rows in log_probs.items()]
     first, rows_of_first = next(iter(log_probs.items()))
     broken_down = breakdowns(rows_of_first, split, first)
-    if floor is not None:
-        figures.append(floor_figure(floor, split.name, like=figures[0], text_sha256=split.text_sha256))
+    if scored.truth is not None:
+        figures.append(perplexity_figure(scored.truth.log_probs(), split, FLOOR))
     as_json = [figure.to_json() for figure in figures]
     as_json[0]["parts"] = {
         by: {name: figure.to_json() for name, figure in of_groups.items()} for by, of_groups in broken_down.items()
@@ -104,12 +97,13 @@ def evaluate_split(
     summary: dict[str, Any] = {"model": str(model.path), "split": split.name, "positions": split.num_positions}
     summary["context"] = settings["context"]
     for figure in figures:
-        summary[figure.distribution] = {name: getattr(figure, name) for name in NORMALISERS}
+        summary[figure.distribution] = {name: getattr(figure, name) for name in figure.definitions}
     for by, of_groups in broken_down.items():
         summary[f"{first}, {by}: sentences, per word, bits per byte"] = {
             name: (figure.num_sentences, figure.per_word, figure.bits_per_byte) for name, figure in of_groups.items()
         }
-    return summary | {"normalisers": dict(NORMALISERS), "sentences": str(rows_path), "written": str(written)}
+    definitions = {name: is_ for figure in figures for name, is_ in figure.definitions.items()}
+    return summary | {"normalisers": definitions, "sentences": str(rows_path), "written": str(written)}
 
 
 def evaluate_minimal_pairs(model: SentenceModel, folder: Path, *, prefix: Prefix, eos: bool) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _student_curves(reported: ReportedRuns) -> list[Plot]:
     if floors:
         caption += "Dashed: the floor, the loss of the grammar that wrote the dev sentences. "
     elif reported.floors:
-        caption += "No floor is drawn, because none is recorded for dev: run evaluate perplexity with --floor on dev. "
+        caption += "No floor is drawn, because none is recorded for dev: run evaluate perplexity with --truth on dev. "
     if not have_one_tokenizer(runs):
         caption += "Only curves of runs with the same tokenizer are comparable. "
     key = reported.key([(line.run, line.end) for line in lines], unit=" at the end")

@@ -38,7 +38,7 @@ def run_demo(out: Path) -> None:
         raise InputError(f"{out}: already exists; remove it, or choose another folder with --out")
     start = time.monotonic()
     corpus, dataset, dump, runs = (out / name for name in ("corpus", "dataset", "dump", "runs"))
-    tokenizer, floor, page = out / "tokenizer.json", corpus / "entropy.json", out / "report.html"
+    tokenizer, page = out / "tokenizer.json", out / "report.html"
     teacher, baseline, distilled = (runs / name for name in ("teacher", "baseline", "distilled"))
     data = ["--data", dataset]
 
@@ -58,7 +58,7 @@ def run_demo(out: Path) -> None:
         (teacher, "test"),
         *((run, split) for split in ("dev", "test") for run in (baseline, distilled)),
     ):
-        evaluation = ["evaluate", "perplexity", run, *data, "--split", split, "--floor", floor]
+        evaluation = ["evaluate", "perplexity", run, *data, "--split", split, "--truth", corpus]
         _stage(f"Evaluate the perplexity of {run.name} on {split}", evaluation)
     for run in (baseline, distilled):
         _stage(f"Evaluate {run.name} on minimal pairs", ["evaluate", "minimal-pairs", run, corpus / "minimal_pairs"])

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 
 from pipeline.dumping.dump_description import history_events
 from pipeline.evaluation.compare.run_records import Row, RunRecord, value
-from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, UNCONDITIONAL
+from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, MARGINAL, UNCONDITIONAL
 from pipeline.report.drawing import INK, MUTED, NARROW, PAPER, colour_of, drawn, line_style, margin, new_figure, swatch
 from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns
@@ -24,7 +24,7 @@ from storage.dump.schema import cross_fitted
 from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
-_DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL}
+_DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL, "exact": FLOOR}
 """The name of the distribution behind a dump's perplexity, by the dump's condition."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
 """Quantiles of the entropy that are drawn, in percent: the keys in a dump's statistics."""

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.evaluation.compare.run_records import RunRecord, value
 from pipeline.evaluation.minimal_pairs import PairCounts
 from pipeline.evaluation.perplexity import (
+    DIVERGENCES,
     FLOOR,
     GIVEN_TREE,
     IN_DOCUMENT,
@@ -49,8 +50,9 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
 }
 """Explains each distribution that has a column."""
 _FIGURES_NOTE = (
-    "Nats above the floor are per position. Pairs right is the mean share over paradigms. Suites right is the "
-    "mean share over suites. Ties do not count as right. The small print gives the share of all pairs or "
+    "Nats above the floor are per position, and so is KL from truth: the mean divergence of the model from the exact "
+    "distributions of the grammar that wrote the text. Pairs right is the mean share over paradigms. Suites right is "
+    "the mean share over suites. Ties do not count as right. The small print gives the share of all pairs or "
     "items together and its 95 % Wilson interval, which holds for this training only; another seed may differ by more."
 )
 
@@ -73,9 +75,12 @@ def figures_section(reported: ReportedRuns) -> Section:
             blocks.append(TitledTable(title=title, note=note, table=table, style="compact"))
     if rows := _perplexity_rows(reported):
         names = ["run", "split", "distribution", "per token", "per token, without <eos>", "per word", "bits per byte"]
+        names += ["KL from truth", "KL from truth, without <eos>"]
         table = Table(header=[*names, "sentences", "tokens", "words", "bytes"], rows=rows)
         titled = TitledTable(title="Perplexities", note="By every normaliser.", table=table, style="second-text")
-        equations = Items([f"{name.replace('_', ' ')} = {equation}" for name, equation in NORMALISERS.items()])
+        equations = Items(
+            [f"{name.replace('_', ' ')} = {equation}" for name, equation in (NORMALISERS | DIVERGENCES).items()]
+        )
         blocks.append(Details("All perplexities, by every normaliser", [titled, equations], style="data"))
     return Section(name="comparison", title="All figures of the runs", link="All figures", blocks=blocks)
 
@@ -123,13 +128,15 @@ def trained_on(run: RunRecord) -> str:
     if run.dump is None:
         return text
     schema = run.dump.get("schema")
+    condition = schema.get("condition") if isinstance(schema, dict) else None
+    dump = {"none": "a student's dump", "exact": "the grammar's dump"}.get(str(condition), "dump")
     fingerprints = schema.get("fingerprints") if isinstance(schema, dict) else None
     folds = "cross-fitted " if isinstance(fingerprints, dict) and num_folds(fingerprints) else ""
     shuffled = "shuffled " if options.get("targets") == "shuffled" else ""
     usual = (("divergence", "kl"), ("tail", "bucket"))
     return ", ".join(
         [
-            f"{text} and {shuffled}{folds}" + ("a student's dump" if run.has_dump_of_student else "dump"),
+            f"{text} and {shuffled}{folds}{dump}",
             f"\u03b1\u00a0{options.get('alpha')}",
             f"T\u00a0{options.get('temperature')}",
             *(f"{name} {options[name]}" for name, default in usual if options.get(name, default) != default),
@@ -180,6 +187,8 @@ def _perplexity_columns(
     }
     if not compares:
         columns["bits per byte"] = [Number(f.bits_per_byte if f else None, ".4f") for f in figures]
+    if any(f and f.kl_nats is not None for f in figures):
+        columns["KL from truth"] = [Number(f.kl_per_position if f and compares else None, ".4f") for f in figures]
     if floors is not None:
         columns["nats above floor"] = [
             Number(f.nats_per_position - floor.nats_per_position if f and floor and compares else None, "+.4f")
@@ -206,6 +215,8 @@ def _perplexity_rows(reported: ReportedRuns) -> list[Cells]:
                     perplexity(figure.per_token_without_eos if compares else None),
                     perplexity(figure.per_word),
                     Number(figure.bits_per_byte, ".4f"),
+                    Number(figure.kl_per_position if compares else None, ".4f"),
+                    Number(figure.kl_per_position_without_eos if compares else None, ".4f"),
                     Number(figure.num_sentences, ","),
                     Number(figure.num_tokens, ","),
                     Number(figure.num_words, ","),

@@ -33,7 +33,7 @@ MAX_DRAWS = 255
 _CHOICES = {
     "selection": ("topk", "sampled", "stratified"),
     "profile": ("exact", "compact"),
-    "condition": ("tree", "beam", "none"),
+    "condition": ("tree", "beam", "none", "exact"),
 }
 _OF_FOLD = "teacher of fold "
 _BLOCK = 1 << 16
@@ -73,7 +73,8 @@ class DumpSchema:
     """How the values are encoded: ``exact`` or ``compact``."""
     condition: str = "tree"
     """What the distributions depend on. ``tree``: the words and the tree so far. ``beam``: the words alone; a beam
-    search sums over trees. ``none``: the words alone; the model has no trees."""
+    search sums over trees. ``none``: the words alone; the model has no trees. ``exact``: the words alone; an
+    exact sum over all trees of a known grammar."""
     tree_source: str
     """Origin of the trees. If no trees are given, a text that begins with ``none``."""
     split: str

@@ -116,12 +116,12 @@ def invoked(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("student", ["--condition", "tree"], "--condition is tree, expected none because the run is a student's"),
-        ("student", ["--condition", "beam"], "--condition is beam, expected none because the run is a student's"),
+        ("student", ["--condition", "tree"], "--condition is tree, expected none because this is a student's run"),
+        ("student", ["--condition", "beam"], "--condition is beam, expected none because this is a student's run"),
         (
             "teacher",
             ["--condition", "none"],
-            "--condition is none, expected tree or beam because the run is a teacher's",
+            "--condition is none, expected tree or beam because this is a teacher's run",
         ),
         ("student", ["--beam", 4], "is a student, but only a teacher takes --beam"),
     ],

@@ -65,7 +65,7 @@ def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, 
     text.write_text("the dog sees the cat\n")
     for which in ("words_1k", "best", "words_2k"):
         options = {"device": "cpu", "checkpoint": which, "beam": {}}
-        evaluate_perplexity(student, data, split="dev", floor=None, marginal=False, **options)
+        evaluate_perplexity(student, data, split="dev", truth=None, marginal=False, **options)
         with open_scorer(student, **options) as model:
             evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
             evaluate_surprisal(model, text, tmp_path / which, by="word", on_error="stop")
@@ -93,7 +93,7 @@ def test_each_checkpoint_of_a_teacher_has_its_own_results(small_world, pairs, tm
     train_teacher(data, run, sizes, TeacherTrainConfig(**TRAINING | {"max_steps": 8, "word_checkpoints": ("1k",)}))
     for which in ("best", "words_1k"):
         options = {"device": "cpu", "checkpoint": which}
-        evaluate_perplexity_of_teacher(run, data, split="dev", floor=None, marginal=False, beam={}, **options)
+        evaluate_perplexity_of_teacher(run, data, split="dev", truth=None, marginal=False, beam={}, **options)
         with open_scorer_of_teacher(run, beam={"beam": 3, "word_beam": 2}, **options) as model:
             evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
     results = read_results(run)

@@ -33,35 +33,21 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Items:
-    """The completed constituents of one width."""
+class BinaryRules:
+    """The rules of a grammar after binarisation. Symbols are numbers."""
 
-    positions: Ints
-    """Position of the first word of each constituent, ascending."""
-    symbols: Ints
-    values: Floats
-    """Inside probabilities."""
-    first: Ints
-    """``[num_positions + 1]``: index of the first item at each position."""
+    num_symbols: int
+    start: int
+    binary: dict[tuple[int, int], dict[int, float]]
+    """(B, C) → A → probability of A -> B C."""
+    unary: list[tuple[int, int, float]]
+    """(A, B, probability of A -> B)."""
+    lexical: dict[str, dict[int, float]]
+    """Word → A → probability of A -> word."""
 
-    def select(self, mask: NDArray[np.bool_]) -> "_Items":
-        return _items(self.positions[mask], self.symbols[mask], self.values[mask], len(self.first) - 1)
-
-
-def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -> _Items:
-    first = np.searchsorted(positions, np.arange(num_positions + 1))
-    return _Items(positions=positions, symbols=symbols, values=values, first=first)
-
-
-def _ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Return (owner, index) pairs: for each owner o in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
-    return np.repeat(np.arange(len(counts)), counts), concatenated_ranges(starts, counts)
-
-
-class Inside:
-    """The inside algorithm for one grammar. Construct it once, then call ``log_probs``."""
-
-    def __init__(self, grammar: Grammar) -> None:
+    @classmethod
+    def of(cls, grammar: Grammar) -> "BinaryRules":
+        """Return the rules of a grammar."""
         names = {symbol: index for index, symbol in enumerate(grammar.symbols)}
         binary: dict[tuple[int, int], dict[int, float]] = {}
         unary: list[tuple[int, int, float]] = []
@@ -85,12 +71,67 @@ class Inside:
             else:
                 parents = binary.setdefault((names[rule.rhs[0]], tail(rule.rhs[1:])), {})
                 parents[lhs] = parents.get(lhs, 0.0) + rule.prob
-        self._start = names[grammar.start]
-        self._num_symbols = len(names)
-        above = self._above(unary)
-        self._set_binary({pair: _completed(parents, above) for pair, parents in binary.items()})
-        self._words = {word: index for index, word in enumerate(lexical)}
-        entries = [_completed(parents, above) for parents in lexical.values()]
+        return cls(num_symbols=len(names), start=names[grammar.start], binary=binary, unary=unary, lexical=lexical)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Items:
+    """The completed constituents of one width."""
+
+    positions: Ints
+    """Position of the first word of each constituent, ascending."""
+    symbols: Ints
+    values: Floats
+    """Inside probabilities."""
+    first: Ints
+    """``[num_positions + 1]``: index of the first item at each position."""
+
+    def select(self, mask: NDArray[np.bool_]) -> "Items":
+        """Return some of the items."""
+        return _items(self.positions[mask], self.symbols[mask], self.values[mask], len(self.first) - 1)
+
+
+def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -> Items:
+    first = np.searchsorted(positions, np.arange(num_positions + 1))
+    return Items(positions=positions, symbols=symbols, values=values, first=first)
+
+
+def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
+    """Return (owner, index) pairs: for each owner o in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
+    return np.repeat(np.arange(len(counts)), counts), concatenated_ranges(starts, counts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """The inside probabilities of M sentences.
+
+    Their words have consecutive positions, and an empty position follows each sentence. The values of each word were
+    divided by a scale before.
+    """
+
+    starts: Ints
+    """``[M]``: position of the first word of each sentence."""
+    lengths: Ints
+    """``[M]``: number of words."""
+    log_scales: Floats
+    """``[M]``: sum of the log scales of the words. Add it to the log of a value over a whole sentence."""
+    lefts: list[Items]
+    """For each width from 1: the constituents that can be the left part of a larger constituent."""
+    prefixes: list[Items]
+    """For each width from 1: the start symbols over the first words of a sentence."""
+
+
+class Inside:
+    """The inside algorithm for one grammar. Construct it once, then call ``log_probs``."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.rules = rules = BinaryRules.of(grammar)
+        self._start = rules.start
+        self._num_symbols = rules.num_symbols
+        above = self._above(rules.unary)
+        self._set_binary({pair: _completed(parents, above) for pair, parents in rules.binary.items()})
+        self._words = {word: index for index, word in enumerate(rules.lexical)}
+        entries = [_completed(parents, above) for parents in rules.lexical.values()]
         self._word_counts = np.array([len(entry) for entry in entries], dtype=np.int64)
         self._word_first = np.cumsum(self._word_counts) - self._word_counts
         scales = [max(entry.values()) for entry in entries]
@@ -155,37 +196,46 @@ class Inside:
                 num_positions = len(sentences[m]) + 1
             batches[-1].append(m)
         for batch in batches:
-            result[batch] = self._batch([sentences[m] for m in batch])
+            chart = self.chart([sentences[m] for m in batch])
+            totals: Floats = np.zeros(len(batch))
+            for width, prefixes in enumerate(chart.prefixes, start=1):
+                at = np.searchsorted(chart.starts, prefixes.positions)
+                is_whole = chart.lengths[at] == width
+                totals[at[is_whole]] = prefixes.values[is_whole]
+            with np.errstate(divide="ignore"):
+                result[batch] = np.log(totals) + chart.log_scales
         return result
 
-    def _batch(self, sentences: list[Sequence[str]]) -> Floats:
+    def chart(self, sentences: Sequence[Sequence[str]]) -> Chart:
+        """Return the chart of a batch of terminal strings. Each has a word, and no word is unknown."""
         lengths = np.array([len(words) for words in sentences])
         # An empty position after each sentence prevents joins across sentences.
         starts = np.cumsum(lengths + 1) - lengths - 1
         num_positions = int(lengths.sum()) + len(lengths)
+        is_start = np.zeros(num_positions, dtype=np.bool_)
+        is_start[starts] = True
         word_ids = np.array([self._words[word] for words in sentences for word in words])
-        _, word_positions = _ranges(starts, lengths)
-        log_scale = np.add.reduceat(self._word_log_scale[word_ids], np.cumsum(lengths) - lengths)
-        owner, entry = _ranges(self._word_first[word_ids], self._word_counts[word_ids])
+        _, word_positions = ranges(starts, lengths)
+        owner, entry = ranges(self._word_first[word_ids], self._word_counts[word_ids])
         completed = _items(word_positions[owner], self._word_symbols[entry], self._word_values[entry], num_positions)
-        lefts: list[_Items] = []
-        rights: list[_Items] = []
-        totals: Floats = np.zeros(len(lengths))
+        lefts: list[Items] = []
+        rights: list[Items] = []
+        prefixes: list[Items] = []
         for width in range(1, int(lengths.max()) + 1):
             if width > 1:
                 completed = self._combine(lefts, rights, width, num_positions)
             lefts.append(completed.select(self._is_left[completed.symbols]))
             rights.append(completed.select(self._is_right[completed.symbols]))
-            tops = completed.symbols == self._start
-            whole = np.flatnonzero(lengths == width)
-            at = np.searchsorted(starts, completed.positions[tops])
-            # A start symbol counts only over a whole sentence.
-            is_whole = np.isin(at, whole) & (starts[np.minimum(at, len(starts) - 1)] == completed.positions[tops])
-            totals[at[is_whole]] = completed.values[tops][is_whole]
-        with np.errstate(divide="ignore"):
-            return np.log(totals) + log_scale
+            prefixes.append(completed.select((completed.symbols == self._start) & is_start[completed.positions]))
+        return Chart(
+            starts=starts,
+            lengths=lengths,
+            log_scales=np.add.reduceat(self._word_log_scale[word_ids], np.cumsum(lengths) - lengths),
+            lefts=lefts,
+            prefixes=prefixes,
+        )
 
-    def _combine(self, lefts: list[_Items], rights: list[_Items], width: int, num_positions: int) -> _Items:
+    def _combine(self, lefts: list[Items], rights: list[Items], width: int, num_positions: int) -> Items:
         """Return the constituents of one width, from all pairs of adjacent narrower constituents."""
         keys: list[Ints] = [np.zeros(0, dtype=np.int64)]
         values: list[Floats] = [np.zeros(0)]
@@ -193,12 +243,12 @@ class Inside:
             left, right = lefts[left_width - 1], rights[width - left_width - 1]
             middle = np.minimum(left.positions + left_width, num_positions - 1)
             first = right.first[middle]
-            owner, other = _ranges(first, right.first[middle + 1] - first)
+            owner, other = ranges(first, right.first[middle + 1] - first)
             pair = self._pair[left.symbols[owner], right.symbols[other]]
             fits = np.flatnonzero(pair >= 0)
             pair, owner, other = pair[fits], owner[fits], other[fits]
             product = left.values[owner] * right.values[other]
-            joined, parent = _ranges(self._parent_first[pair], self._parent_counts[pair])
+            joined, parent = ranges(self._parent_first[pair], self._parent_counts[pair])
             keys.append(left.positions[owner[joined]] * self._num_symbols + self._parents[parent])
             values.append(product[joined] * self._parent_probs[parent])
         unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)

@@ -24,11 +24,14 @@ from math import log, prod
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.fingerprints import canonical_json, sha256_bytes
+
 ATTACHED = frozenset({",", ".", "?", "!", "'s"})
 """Terminals that are written without a space before them."""
 
 _VARIABLE = re.compile(r"\$([a-z]+)(\d*)")
 _PLAIN_WORD = re.compile(r"[^\s,.?!'()]+")
+_TERMINAL = re.compile(r"'s|[,.?!]|[^\s,.?!']+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +150,8 @@ class Grammar:
             self._cumulative[symbol] = cumulative[:-1]
             first += len(cumulative)
         self._log_prob_of_rule = [log(rule.prob) for rule in self.rules]
-        if len(set(map(_capitalised, self.terminals))) < len(self.terminals):
+        self._by_capitalised = {_capitalised(word): word for word in self.terminals}
+        if len(self._by_capitalised) < len(self.terminals):
             raise ValueError("grammar: two words differ only in the case of their first letter; rename one")
         for word in self.terminals:
             if word not in ATTACHED and not _PLAIN_WORD.fullmatch(word):
@@ -220,6 +224,21 @@ class Grammar:
                 stack.append(")")
             stack.extend(reversed(rule.rhs))
         return "".join(pieces).lstrip()
+
+    def words_of_text(self, text: str) -> list[str]:
+        """Return the terminal string with this text, the inverse of ``text_of_words``. Unknown words stay as they are.
+
+        For a text that ``text_of_words`` cannot have written, the result has another text or an unknown word.
+        """
+        words = _TERMINAL.findall(text)
+        if words:
+            words[0] = self._by_capitalised.get(words[0], words[0])
+        return words
+
+    def rules_sha256(self) -> str:
+        """Return the sha256 of the start symbol and of all rules with their exact probabilities."""
+        rules = [[rule.lhs, list(rule.rhs), rule.prob.hex(), rule.is_lexical] for rule in self.rules]
+        return sha256_bytes(canonical_json({"start": self.start, "rules": rules}))
 
 
 def _capitalised(word: str) -> str:

@@ -41,11 +41,43 @@ MEANING = {
     "num_also_in_train": "number of sentences of the split that are also in train. They are kept, because the "
     "distribution would change without them",
     "text_sha256": "sha256 of the split's .txt file",
+    "rules_sha256": "sha256 of all rules with their probabilities. Only a version of this program with the same rules "
+    "can use the corpus as a teacher",
     "expected_length": "mean number of terminals of a sentence, computed from the rules",
     "spectral_radius": "spectral radius of the matrix of expected children. It is below 1, so sentences end with "
     "probability 1 and the probabilities of all sentences sum to 1",
     "minimal_pairs": "one file per paradigm. No sentence of a pair, good or bad, is in train",
 }
+
+
+def is_sample_corpus(path: Path) -> bool:
+    """Return whether ``path`` is a folder that ``write_sample_corpus`` has completed."""
+    return (path / "entropy.json").is_file()
+
+
+def read_entropy(corpus: Path) -> dict[str, Any]:
+    """Return the content of a sample corpus's ``entropy.json``, after checking that this grammar wrote the corpus.
+
+    Raises:
+        InputError: If ``corpus`` is not a sample corpus, or another version of the grammar wrote it.
+    """
+    path, remedy = corpus / "entropy.json", "give the folder that sample-corpus wrote"
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected JSON; {remedy}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
+    found = value if isinstance(value, dict) else {}
+    facts, splits = (part if isinstance(part := found.get(name), dict) else {} for name in ("grammar", "splits"))
+    if not splits or not all(isinstance(split, dict) for split in splits.values()):
+        raise InputError(f"{path}: no object 'splits' of objects; {remedy}")
+    if (sha256 := facts.get("rules_sha256")) != (expected := english_grammar().rules_sha256()):
+        raise InputError(
+            f"{path}: rules_sha256 is {str(sha256)[:12]}, but the grammar of this version has {expected[:12]}; run "
+            "sample-corpus again, and build the dataset from its output"
+        )
+    return found
 
 
 def _uniform(seed: int, stream: int) -> Callable[[], float]:
@@ -159,6 +191,7 @@ def write_sample_corpus(
         "seed": seed,
         "meaning": MEANING,
         "grammar": {
+            "rules_sha256": grammar.rules_sha256(),
             "num_rules": len(grammar.rules),
             "num_lexical_rules": sum(rule.is_lexical for rule in grammar.rules),
             "num_symbols": len(grammar.symbols),

@@ -1,6 +1,5 @@
 """Write small corpora, read texts of the built-in grammar, and let renames fail."""
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +25,7 @@ def flat_pair(text: str) -> tuple[str, str]:
 
 def terminals_of(text: str) -> list[str]:
     """Return the terminal string with this text: the inverse of ``text_of_words``. Unknown words stay as they are."""
-    words = re.findall(r"'s|[,.?!]|[^\s,.?!']+", text)
-    if words:
-        capitalised = {word[0].upper() + word[1:]: word for word in english_grammar().terminals}
-        words[0] = capitalised.get(words[0], words[0])
+    words = english_grammar().words_of_text(text)
     assert text_of_words(words) == text
     return words
 

@@ -1,11 +1,9 @@
 """Tests of perplexities: each figure follows its equation, and its sums survive a round trip."""
 
-import hashlib
 import json
 import math
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +14,10 @@ from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.evaluation.perplexity import (
     BY_LENGTH,
     BY_SOURCE,
-    FLOOR,
     GIVEN_TREE,
     UNCONDITIONAL,
     PerplexityFigure,
     breakdowns,
-    floor_figure,
     perplexity_figure,
 )
 from storage.errors import InputError, RunError
@@ -134,50 +130,21 @@ def test_missing_sums_in_a_file_are_named() -> None:
         PerplexityFigure.from_json(value, where="dev.json")
 
 
-TEXT_SHA256 = hashlib.sha256(b"the cat sleeps .\nthe dog barks .\n").hexdigest()
-
-
-def write_entropy(folder: Path, **changes: object) -> Path:
-    split = {"num_sentences": 2, "num_words": 6, "neg_log_prob_nats": 15.0, "text_sha256": TEXT_SHA256} | changes
-    path = folder / "entropy.json"
-    path.write_text(json.dumps({"splits": {"dev": split}}))
-    return path
-
-
-def test_the_floor_is_normalised_like_the_figures_of_its_split(tmp_path: Path) -> None:
-    floor = floor_figure(write_entropy(tmp_path), "dev", like=figure(), text_sha256=TEXT_SHA256)
-    assert floor == figure(distribution=FLOOR, nats=15.0, nats_eos=None)
-    assert floor.per_token == math.exp(1.5)
-    assert floor.per_token_without_eos is None
-
-
-def test_a_floor_of_another_text_is_refused_with_both_digests(tmp_path: Path) -> None:
-    # As many sentences, words and bytes: only the digest tells them apart.
-    other = hashlib.sha256(b"the dog sleeps .\nthe cat barks .\n").hexdigest()
-    path = write_entropy(tmp_path, text_sha256=other)
-    with pytest.raises(InputError) as refused:
-        floor_figure(path, "dev", like=figure(), text_sha256=TEXT_SHA256)
-    message = str(refused.value)
-    assert message.startswith(f"{path}: text_sha256 of dev is {other[:12]}, ")
-    assert f"the evaluated split's is {TEXT_SHA256[:12]}; " in message
-    assert other[:13] not in message
-    assert "\n" not in message
-
-
-def test_a_floor_without_its_text_or_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"text_sha256 of dev is None, but"):
-        floor_figure(write_entropy(tmp_path, text_sha256=None), "dev", like=figure(), text_sha256=TEXT_SHA256)
-    with pytest.raises(InputError, match=r"no split 'test', expected one of dev"):
-        floor_figure(write_entropy(tmp_path), "test", like=figure(), text_sha256=TEXT_SHA256)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"splits": [1]}', b"\xff", None])
-def test_a_file_that_is_not_an_entropy_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "entropy.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=r"entropy\.json"):
-        floor_figure(path, "dev", like=figure(), text_sha256=TEXT_SHA256)
+def test_divergences_from_the_truth_are_means_per_position_with_and_without_eos() -> None:
+    split = make_split([3, 1])
+    log_probs = Ragged.from_lists([[-1.0] * 4, [-2.0] * 2], np.float32)
+    divergences = Ragged.from_lists([[0.5, 0.25, 0.25, 0.125], [1.0, 0.0]], np.float64)
+    found = perplexity_figure(log_probs, split, UNCONDITIONAL, divergences)
+    assert (found.kl_nats, found.kl_nats_eos) == (2.125, 0.125)
+    assert found.kl_per_position == 2.125 / 6
+    assert found.kl_per_position_without_eos == 2.0 / 4
+    value = found.to_json()
+    assert value["kl_per_position"]["value"] == 2.125 / 6
+    assert PerplexityFigure.from_json(value, where="dev.json") == found
+    assert "kl_per_position" not in figure().to_json()
+    divergences.values[4] = np.inf
+    with pytest.raises(RunError, match="sentence 2: the model gives a divergence from the truth that is not finite"):
+        perplexity_figure(log_probs, split, UNCONDITIONAL, divergences)
 
 
 TABLE = np.frombuffer(b"document\tsource\tlicence\nd1\ta\t\nd2\tb\t\nd3\ta\t\n", np.uint8)

@@ -100,7 +100,7 @@ def test_a_floor_of_another_split_is_not_drawn_and_the_caption_says_how_to_recor
         helpers.add_perplexity(run, "dev", {UNCONDITIONAL: 2.15})
     page = page_of(made_up_runs.all, tmp_path / "report.html")
     assert "floor 1.982" not in page.text
-    assert "No floor is drawn, because none is recorded for dev: run evaluate perplexity with --floor" in page.text
+    assert "No floor is drawn, because none is recorded for dev: run evaluate perplexity with --truth" in page.text
 
 
 def test_the_page_reports_a_second_result_of_a_split_without_showing_it(

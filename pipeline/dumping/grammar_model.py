@@ -1,0 +1,262 @@
+"""Give the exact next-token distributions of the built-in grammar: a ``NextTokenModel`` that was not trained.
+
+``pipeline.corpus.sample.prefix`` gives distributions over words. The tokenizer splits a word into pieces. After the
+words x_1 ... x_n and the pieces u of another word, the probability of the next piece v is
+
+    p(v) = [ sum over words w whose pieces begin with u v of p(w | x_1 ... x_n)
+             + p(u | x_1 ... x_n)  sum over words w whose first piece is v of p(w | x_1 ... x_n u) ] / Z
+
+where p(u | ...) is 0 unless u is a complete word, such as *walk*, whose pieces may also begin *walks*. Z is the sum of
+the numerator over all v. ``<eos>`` counts as a next word. So the sums over trees and over words are both exact, and
+the probabilities of a sentence's tokens multiply to the probability that ``inside`` gives the sentence. An entry of the
+vocabulary that no word needs has probability 0 everywhere.
+
+This requires that the pieces of a text are the pieces of its words, one word after the other. It holds if the tokenizer
+cuts a text before every word. It is checked for all pairs of letters at which two words of the grammar can meet, and
+for every sentence that is read.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.sample.grammar import english_grammar
+from pipeline.corpus.sample.inside import ranges
+from pipeline.corpus.sample.pcfg import text_of_words
+from pipeline.corpus.sample.prefix import Branch, NextWords
+from storage.errors import InputError
+from storage.ragged import Ragged
+
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Prefixes:
+    """The word and piece prefixes of all positions of a batch. R is the number of rows of ``NextWords.probs``."""
+
+    sentences: list[list[str]]
+    branches: list[Branch]
+    """The prefixes whose last word is complete, but is only the beginning of the word in the text."""
+    num_positions: int
+    starts: Ints
+    """The position before each sentence's first piece."""
+    start_rows: Ints
+    """The row of each sentence's first word."""
+    positions: Ints
+    """``[Q]``: all other positions."""
+    nodes: Ints
+    """``[Q]``: the pieces of the last word that come before the position, as a node of the trie."""
+    rows: Ints
+    """``[Q]``: the row before this word."""
+    complete: Ints
+    """``[Q]``: the word that consists of these pieces; -1 if there is none."""
+    next_rows: Ints
+    """``[Q]``: the row after that word; 0 if there is none."""
+
+
+class GrammarModel:
+    """The next-token distributions of a grammar with a tokenizer. States are float64 log-probabilities on the CPU.
+
+    Args:
+        tokenizer: The tokenizer.
+        where: What messages call the tokenizer.
+
+    Raises:
+        InputError: If the pieces of a word depend on the words around it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, where: str) -> None:
+        self._grammar = english_grammar()
+        self._next_words = _next_words()
+        self._tokenizer, self._where = tokenizer, where
+        self.vocab_size = tokenizer.vocab_size
+        words = self._next_words.words
+        self._word_ids = {word: index for index, word in enumerate(words)}
+        self._first, self._later = self._encoded(words)
+        self._check_neighbours()
+        used = sorted({piece for pieces in (*self._first, *self._later) for piece in pieces} | {tokenizer.eos_id})
+        self.ids: Tensor = torch.tensor(used)
+        """int64 ``[D]``: the entries that have a probability somewhere, ``<eos>`` among them."""
+        self._column = {token: column for column, token in enumerate(used)}
+        self._set_trie()
+        self._first_pieces = _FirstPieces([self._column[pieces[0]] for pieces in self._first], len(used))
+        eos = self._column[tokenizer.eos_id]
+        self._later_pieces = _FirstPieces([*(self._column[pieces[0]] for pieces in self._later), eos], len(used))
+
+    def check(self, tokens: Ragged, name: Callable[[int], str]) -> None:
+        """Check that the grammar can produce some sentences, and that their tokens are the pieces of their words.
+
+        Args:
+            tokens: Token ids of M sentences.
+            name: What messages call a sentence.
+
+        Raises:
+            InputError: Naming the first sentence for which this is not so.
+        """
+        sentences, texts = self._words_of(tokens)
+        log_probs = self._next_words.inside.log_probs(sentences)
+        for m, (words, text) in enumerate(zip(sentences, texts, strict=True)):
+            if not np.isfinite(log_probs[m]) or text_of_words(words) != text:
+                raise InputError(
+                    f"{name(m)}: the grammar of sample-corpus cannot produce {text!r}, expected only its sentences. "
+                    "Give a dataset that was built from a sample corpus"
+                )
+            if self._pieces_of(words) != tokens[m].tolist():
+                raise InputError(
+                    f"{name(m)}: the tokens of {text!r} are not the pieces of its words one by one, which the exact "
+                    "distribution needs. Use a tokenizer that cuts a text before every word, as train-tokenizer's does"
+                )
+
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Prefixes:  # noqa: ARG002  no tree is read
+        """See ``NextTokenModel.prepare``. The sentences must have passed ``check``."""
+        sentences, _ = self._words_of(tokens)
+        lengths = np.array([len(words) for words in sentences], np.int64)
+        word_ids = np.array([self._word_ids[word] for words in sentences for word in words], np.int64)
+        first_word = np.cumsum(lengths) - lengths
+        forms = word_ids + len(self._word_ids)
+        forms[first_word] = word_ids[first_word]
+        word, at = ranges(self._form_first[forms], self._form_counts[forms])
+        nodes = self._form_nodes[at]
+        sentence = np.repeat(np.arange(len(sentences)), lengths)
+        rows = (np.arange(len(word_ids)) + sentence)[word]
+        complete = self._complete[nodes]
+        is_other = (complete >= 0) & (complete != word_ids[word])
+        next_rows = np.where(complete >= 0, rows + 1, 0)
+        next_rows[is_other] = int(lengths.sum()) + len(sentences) + np.arange(int(is_other.sum()))
+        branches = [
+            Branch(sentence=int(m), num_words=int(w - first_word[m]), word=self._next_words.words[c])
+            for w, c in zip(word[is_other], complete[is_other], strict=True)
+            for m in (sentence[w],)
+        ]
+        starts = tokens.offsets[:-1] + np.arange(len(sentences))
+        num_positions = len(tokens.values) + len(sentences)
+        return Prefixes(
+            sentences=sentences,
+            branches=branches,
+            num_positions=num_positions,
+            starts=starts,
+            start_rows=first_word + np.arange(len(sentences)),
+            positions=np.delete(np.arange(num_positions), starts),
+            nodes=nodes,
+            rows=rows,
+            complete=complete,
+            next_rows=next_rows,
+        )
+
+    def states(self, inputs: Prefixes) -> Tensor:
+        """Return float64 ``[P, D]``: the log-probabilities of ``ids``, -inf where the probability is 0."""
+        of_words = self._next_words.probs(inputs.sentences, inputs.branches)
+        found = np.zeros((inputs.num_positions, len(self.ids)))
+        found[inputs.starts] = self._first_pieces.sums(of_words[inputs.start_rows, :-1])
+        of_complete = np.where(inputs.complete >= 0, of_words[inputs.rows, inputs.complete], 0.0)
+        found[inputs.positions] = of_complete[:, None] * self._later_pieces.sums(of_words)[inputs.next_rows]
+        owner, at = ranges(self._longer_first[inputs.nodes], self._longer_counts[inputs.nodes])
+        longer = of_words[inputs.rows[owner], self._longer_words[at]]
+        np.add.at(found, (inputs.positions[owner], self._longer_columns[at]), longer)
+        with np.errstate(divide="ignore"):
+            return torch.from_numpy(np.log(found / found.sum(axis=1, keepdims=True)))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return float64 ``[R, V]`` log-probabilities, -inf where the probability is 0."""
+        logits = states.new_full((len(states), self.vocab_size), -torch.inf)
+        logits[:, self.ids.to(states.device)] = states
+        return logits
+
+    def _words_of(self, tokens: Ragged) -> tuple[list[list[str]], list[str]]:
+        """Return the words and the text of each sentence."""
+        texts = self._tokenizer.decode_batch([row.tolist() for row in tokens])
+        return [self._grammar.words_of_text(text) for text in texts], texts
+
+    def _pieces_of(self, words: Sequence[str]) -> list[int]:
+        """Return the pieces of words one by one."""
+        ids = [self._word_ids[word] for word in words]
+        return [*self._first[ids[0]], *(piece for i in ids[1:] for piece in self._later[i])]
+
+    def _encoded(self, words: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the pieces of each word at the beginning of a text, and after a word."""
+        first = self._tokenizer.encode_batch([text_of_words([word]) for word in words])
+        anchor = next(i for i, word in enumerate(words) if word.isalpha())
+        pairs = [text_of_words([words[anchor], word]) for word in words]
+        pieces = self._tokenizer.encode_batch(pairs)
+        before = len(first[anchor])
+        for text, found in zip(pairs, pieces, strict=True):
+            if found[:before] != first[anchor] or len(found) == before:
+                raise self._depends(text)
+        return first, [found[before:] for found in pieces]
+
+    def _check_neighbours(self) -> None:
+        """Check that words have the same pieces after any word that they can follow in a string of the grammar.
+
+        Whether a tokenizer cuts between two words depends on the characters there. So one pair of words is encoded for
+        each last letter of a word and first letter of the next word, at the beginning of a text and inside it.
+        """
+        words, anchor = self._next_words.words, next(filter(str.isalpha, self._next_words.words))
+        first, second = np.nonzero(self._next_words.neighbours)
+        ends = np.array([ord(word[-1]) for word in words])
+        begins = np.array([ord(word[0]) for word in words])
+        _, chosen = np.unique(ends[first] << 21 | begins[second], return_index=True)
+        pairs = [[words[i], words[j]] for i, j in zip(first[chosen], second[chosen], strict=True)]
+        texts = [*pairs, *([anchor, *pair] for pair in pairs)]
+        for sequence, pieces in zip(texts, self._tokenizer.encode_batch([*map(text_of_words, texts)]), strict=True):
+            if pieces != self._pieces_of(sequence):
+                raise self._depends(text_of_words(sequence))
+
+    def _depends(self, text: str) -> InputError:
+        return InputError(
+            f"{self._where}: the pieces of a word in {text!r} depend on the words around it, expected the same pieces "
+            "everywhere. Use a tokenizer that cuts a text before every word, as train-tokenizer's does"
+        )
+
+    def _set_trie(self) -> None:
+        """Make the nodes: sequences of pieces that begin a word, apart for the first word of a text and for others."""
+        nodes: dict[tuple[bool, tuple[int, ...]], int] = {}
+        of_forms: list[list[int]] = []
+        complete: list[int] = []
+        longer: list[list[tuple[int, int]]] = []
+        for is_first, encoded in ((True, self._first), (False, self._later)):
+            for word, pieces in enumerate(encoded):
+                of_form = []
+                for count in range(1, len(pieces) + 1):
+                    node = nodes.setdefault((is_first, tuple(pieces[:count])), len(nodes))
+                    if node == len(complete):
+                        complete.append(-1)
+                        longer.append([])
+                    if count < len(pieces):
+                        longer[node].append((word, self._column[pieces[count]]))
+                    of_form.append(node)
+                complete[of_form[-1]] = word
+                of_forms.append(of_form)
+        self._complete = np.array(complete, np.int64)
+        forms, extensions = Ragged.from_lists(of_forms, np.int64), [pair for pairs in longer for pair in pairs]
+        self._form_nodes, self._form_first, self._form_counts = forms.values, forms.offsets[:-1], forms.lengths
+        self._longer_words, self._longer_columns = np.array(extensions, np.int64).reshape(-1, 2).T
+        self._longer_counts = np.array([len(pairs) for pairs in longer], np.int64)
+        self._longer_first = np.cumsum(self._longer_counts) - self._longer_counts
+
+
+@cache
+def _next_words() -> NextWords:
+    return NextWords(english_grammar())
+
+
+class _FirstPieces:
+    """Add up the probabilities of the words that have the same first piece."""
+
+    def __init__(self, columns: Sequence[int], num_columns: int) -> None:
+        self._order = np.argsort(columns, kind="stable")
+        self._columns, self._bounds = np.unique(np.array(columns)[self._order], return_index=True)
+        self._num_columns = num_columns
+
+    def sums(self, probs: Floats) -> Floats:
+        """Return ``[R, D]`` for ``[R, number of words]``."""
+        found = np.zeros((len(probs), self._num_columns))
+        found[:, self._columns] = np.add.reduceat(probs[:, self._order], self._bounds, axis=1)
+        return found

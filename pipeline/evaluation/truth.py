@@ -1,0 +1,79 @@
+"""Compare models with the grammar that a text was drawn from, by the divergence of their next-token distributions.
+
+    KL_t = sum over w of  p(w | x_<t) log(p(w | x_<t) / q_t(w))        in nats; 0 log 0 = 0
+
+p is the exact distribution of the grammar (``pipeline.dumping.grammar_model``), and q_t is the distribution of the
+model at position t. The sum is over the whole vocabulary, in float64. It is 0 only if the model's distribution is the
+true one. If q_t depends on the words alone, then the mean of KL_t is the number of nats per position that the model's
+cross-entropy lies above the floor in expectation. Unlike the difference of two perplexities it does not depend on which
+token came next, so it varies less from sample to sample.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.corpus.dataset.dataset_store import Dataset, Split
+from pipeline.corpus.sample.sample_corpus import read_entropy
+from pipeline.dumping.grammar_source import check_sentences, grammar_model
+from pipeline.dumping.next_token import LOGIT_ROWS, NextTokenModel, gold_log_probs
+from storage.errors import InputError
+from storage.ragged import Ragged
+
+BATCH_TOKENS = 4096
+"""Positions of the grammar's distributions to compute at a time."""
+
+
+class Truth:
+    """The true distributions of a split's text.
+
+    Args:
+        corpus: The folder that ``sample-corpus`` wrote.
+        dataset: The dataset that was built from it.
+        split: Name of the split.
+
+    Raises:
+        InputError: If ``corpus`` is not a sample corpus, or the split has other sentences than the corpus. The texts
+            differ if the dataset was built from another sample, or if ``build-dataset`` dropped some of the sentences.
+    """
+
+    def __init__(self, corpus: Path, dataset: Dataset, split: str) -> None:
+        self._split: Split = dataset.split(split)
+        splits = read_entropy(corpus)["splits"]
+        if split not in splits:
+            raise InputError(
+                f"{corpus}: no split {split!r}, expected one of {', '.join(sorted(splits))}; give one of them"
+            )
+        if (sha256 := str(splits[split].get("text_sha256"))) != self._split.text_sha256:
+            raise InputError(
+                f"{corpus}: text_sha256 of {split} is {sha256[:12]}, but the evaluated split's is "
+                f"{self._split.text_sha256[:12]}; the truth needs the very same sentences: give the sample corpus that "
+                "the dataset was built from, and build the dataset without dropping a sentence"
+            )
+        check_sentences(dataset, split)
+        self._model, self._eos_id = grammar_model(dataset), dataset.tokenizer.eos_id
+
+    def log_probs(self) -> Ragged:
+        """Return the true log-probability of each gold token: float32, n + 1 values for a sentence of n tokens."""
+        return gold_log_probs(self._model, self._split.tokens, None, eos_id=self._eos_id, batch_tokens=BATCH_TOKENS)
+
+    @torch.no_grad()
+    def divergences(self, model: NextTokenModel, states: Tensor, tokens: Ragged) -> np.ndarray:
+        """Return float64 ``[P]``: the divergence of a model from the truth at each position.
+
+        Args:
+            model: The model, with the vocabulary of the dataset.
+            states: ``[P, D]``: the model's states of these sentences, as ``NextTokenModel.states`` returns them.
+            tokens: The sentences, without ``<eos>``.
+        """
+        truth = self._model.states(self._model.prepare(tokens, None))
+        found = np.empty(len(truth))
+        for first in range(0, len(truth), LOGIT_ROWS):
+            at = slice(first, first + LOGIT_ROWS)
+            log_q = model.logits(states[at]).double().log_softmax(1)
+            log_p = truth[at].to(log_q.device)
+            differences = log_p - log_q[:, self._model.ids.to(log_q.device)]
+            found[at] = (log_p.exp() * differences.where(log_p > -torch.inf, 0.0)).sum(1).cpu().numpy()
+        return found
