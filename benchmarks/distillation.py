@@ -7,11 +7,12 @@
 For every seed the benchmark trains these students. All have the same options, steps and data order.
 
 baseline            without a dump
-alpha A             with the teacher's dump, once for each of --alphas
+alpha A             with the teacher's dump, once for each of --alphas. With --beam, the dump is made by beam search, which
+                    sees no tree. Otherwise it is made given the trees of the dataset.
 shuffled            with the targets of other positions; like all rows below, at the first of --alphas
 born-again          with a dump of the baseline of the same seed
 oracle              --oracle: with the exact probabilities of the grammar that wrote the corpus. This is the ceiling.
-beam                --beam: with the teacher's dump by beam search, which sees no tree
+given-the-tree      --beam: with the teacher's dump given the trees of the dataset
 folds               --folds: with rows of teachers that did not train on them, one run per fold
 right-branching     --right: with the dump of a teacher of right-branching trees, and the dataset that it trained on
 
@@ -79,8 +80,8 @@ class Study:
         self._options = [*given.student, *(["--max-steps", "20"] if given.quick else [])]
         alphas = given.alphas.split(",")
         # The dumps, by name: the dataset, the teachers, and options of dump-teacher.
-        tree = (given.data, [given.teacher], [])
-        self._dumps: dict[str, tuple[Path, list[Path], list[str]]] = {"dump": tree}
+        tree: tuple[Path, list[Path], list[str]] = (given.data, [given.teacher], [])
+        self._dumps = {"dump": tree}
         # The students that learn from a dump: the name of the dump, and options of train-student.
         self._students = {f"alpha {alpha}": ("dump", ["--alpha", alpha]) for alpha in alphas}
         first = ["--alpha", alphas[0]]
@@ -90,7 +91,7 @@ class Study:
         if given.beam:
             beam, word_beam = given.beam.split(",")
             search = ["--condition", "beam", "--beam", beam, "--word-beam", word_beam]
-            self._dumps["beam"] = (given.data, [given.teacher], search)
+            self._dumps |= {"dump": (given.data, [given.teacher], search), "given-the-tree": tree}
         if given.folds:
             self._dumps["folds"] = (given.data, [Path(run) for run in given.folds.split(",")], [])
         if given.right:

@@ -1,15 +1,19 @@
 """Run the demo: every stage on the built-in corpus, as commands that a user would type, then a closing table.
 
-The demo only runs commands; it imports no model. At the small sizes chosen here, it takes a few minutes on two cores.
-The baseline and the distilled student have the same data, steps and seed, so the table compares like with like.
+The demo only runs commands; it imports no model. At the small sizes chosen here, it takes a few minutes on two cores:
+where two commands do not need each other, they run side by side with one thread each. All students have the same data,
+steps and seed, so the table compares like with like.
 """
 
 import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -22,9 +26,43 @@ from storage.errors import InputError, RunError
 CLI = Path(__file__).resolve().parents[2] / "cli.py"
 NUM_SENTENCES = 6000
 VOCAB_SIZE = 1000
-TEACHER = "--device cpu --embed-dim 128 --hidden-dim 128 --num-epochs 5 --batch-tokens 1024 --dropout 0.2"
-DUMP = "--device cpu --temperatures 1,2 --shard-positions 8192"
-STUDENT = "--device cpu --embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 9 --batch-tokens 1024"
+ONE_THREAD = ("--device", "cpu", "--threads", "1")
+TEACHER = "--embed-dim 128 --hidden-dim 128 --num-epochs 16"
+DUMP = "--device cpu --shard-positions 8192"
+STUDENT = "--embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 12 --batch-tokens 1024"
+DISTILLED = "--alpha 0.5"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One command of the demo."""
+
+    title: str
+    about: Path
+    """What the command makes or measures. Its name precedes each line of a command that runs beside another one."""
+    arguments: Sequence[object]
+    processes: int = 1
+    """With several processes, the command runs under torchrun with one thread per process."""
+
+    @property
+    def typed(self) -> list[str]:
+        """The arguments of ``cli.py``."""
+        return [str(argument) for argument in self.arguments]
+
+    def announce(self) -> None:
+        """Print the title, and the command as a user would type it."""
+        shown = f"torchrun --nproc-per-node {self.processes}" if self.processes > 1 else "python"
+        click.echo(f"\n== {self.title}\n$ {shown} {CLI.name} {shlex.join(self.typed)}", err=True)
+
+    def start(self, output: int | None = None) -> "subprocess.Popen[str]":
+        """Start the command. ``output``: where it prints; by default, to the terminal."""
+        launcher, environment = [], dict(os.environ)
+        if self.processes > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]
+            environment["OMP_NUM_THREADS"] = "1"  # torchrun would also choose one thread, but would print a warning
+        command = [sys.executable, *launcher, str(CLI), *self.typed]
+        errors = subprocess.STDOUT if output is not None else None
+        return subprocess.Popen(command, env=environment, text=True, stdout=output, stderr=errors)
 
 
 def run_demo(out: Path) -> None:
@@ -37,34 +75,71 @@ def run_demo(out: Path) -> None:
     if out.exists():
         raise InputError(f"{out}: already exists; remove it, or choose another folder with --out")
     start = time.monotonic()
-    corpus, dataset, dump, runs = (out / name for name in ("corpus", "dataset", "dump", "runs"))
+    corpus, dataset, dump, oracle_dump = (out / name for name in ("corpus", "dataset", "dump", "oracle-dump"))
     tokenizer, page = out / "tokenizer.json", out / "report.html"
-    teacher, baseline, distilled = (runs / name for name in ("teacher", "baseline", "distilled"))
-    data = ["--data", dataset]
+    names = ("teacher", "baseline", "shuffled", "distilled", "oracle-distilled")
+    teacher, baseline, shuffled, distilled, oracle = runs = [out / "runs" / name for name in names]
+    data, student = ["--data", dataset], [*ONE_THREAD, *STUDENT.split()]
 
-    _stage("Sample a corpus from a known grammar", ["sample-corpus", corpus, "--num-sentences", NUM_SENTENCES])
+    def trained(title: str, run: Path, *options: object) -> _Stage:
+        return _Stage(title, run, ["train-student", *data, "--out", run, *student, *options])
+
+    def measured(run: Path) -> list[_Stage]:
+        perplexity = ["evaluate", "perplexity", run, *data, "--split", "test", "--truth", corpus]
+        stages = [_Stage(f"Evaluate the perplexity of {run.name}", run, [*perplexity, "--device", "cpu"])]
+        if run != teacher:
+            pairs = ["evaluate", "minimal-pairs", run, corpus / "minimal_pairs", "--device", "cpu"]
+            stages.append(_Stage(f"Evaluate {run.name} on minimal pairs", run, pairs))
+        return stages
+
     text = corpus / "train.txt"
-    training = ["train-tokenizer", text, "--out", tokenizer, "--vocab-size", VOCAB_SIZE]
-    _stage("Train one tokenizer for both models", training)
     stems = [part for split in ("train", "dev", "test") for part in (f"--{split}", corpus / split)]
-    _stage("Fit the trees to the tokens", ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset])
-    _stage("Train the RNNG teacher", ["train-teacher", *data, "--out", teacher, *TEACHER.split()])
+    soft = [*DISTILLED.split(), "--dump"]
+    _run(
+        _Stage(
+            "Sample a corpus from a known grammar", corpus, ["sample-corpus", corpus, "--num-sentences", NUM_SENTENCES]
+        )
+    )
+    training = ["train-tokenizer", text, "--out", tokenizer, "--vocab-size", VOCAB_SIZE]
+    _run(_Stage("Train one tokenizer for both models", tokenizer, training))
+    _run(
+        _Stage(
+            "Fit the trees to the tokens",
+            dataset,
+            ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset],
+        )
+    )
+    _run_side_by_side(
+        [
+            _Stage(
+                "Train the RNNG teacher",
+                teacher,
+                ["train-teacher", *data, "--out", teacher, *ONE_THREAD, *TEACHER.split()],
+            )
+        ],
+        [
+            trained("Train the baseline: a student without a dump", baseline),
+            _Stage(
+                "Dump the probabilities of the grammar itself, the best possible teacher",
+                oracle_dump,
+                ["dump-teacher", *data, "--teacher", corpus, "--out", oracle_dump, "--threads", 1, *DUMP.split()],
+            ),
+        ],
+    )
     dumping = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *DUMP.split()]
-    _stage("Dump its soft targets once, with two processes", dumping, processes=2)
-    options = STUDENT.split()
-    _stage("Train the baseline: a student without a dump", ["train-student", *data, "--out", baseline, *options])
-    _stage("Train the distilled student", ["train-student", *data, "--dump", dump, "--out", distilled, *options])
-    for run, split in (
-        (teacher, "test"),
-        *((run, split) for split in ("dev", "test") for run in (baseline, distilled)),
-    ):
-        evaluation = ["evaluate", "perplexity", run, *data, "--split", split, "--truth", corpus]
-        _stage(f"Evaluate the perplexity of {run.name} on {split}", evaluation)
-    for run in (baseline, distilled):
-        _stage(f"Evaluate {run.name} on minimal pairs", ["evaluate", "minimal-pairs", run, corpus / "minimal_pairs"])
-    _stage("Write the report", ["report", teacher, baseline, distilled, "--out", page])
+    _run(_Stage("Dump the teacher's soft targets once, with two processes", dump, dumping, processes=2))
+    _run_side_by_side(
+        [trained("Train the distilled student", distilled, *soft, dump), *measured(teacher), *measured(baseline)],
+        [trained("Train a student on the dump of the grammar itself", oracle, *soft, oracle_dump)],
+    )
+    control = "Train a control: each position gets the soft target of another position"
+    _run_side_by_side(
+        [trained(control, shuffled, *soft, dump, "--targets", "shuffled"), *measured(shuffled)],
+        [*measured(distilled), *measured(oracle)],
+    )
+    _run(_Stage("Write the report", page, ["report", *runs, "--out", page]))
 
-    click.echo(f"\n{closing_table([teacher, baseline, distilled], split='test')}\n")
+    click.echo(f"\n{closing_table(runs, split='test')}\n")
     click.echo(f"Report: {page}   ({(time.monotonic() - start) / 60:.1f} minutes)")
 
 
@@ -94,18 +169,41 @@ def closing_table(runs: list[Path], *, split: str) -> str:
     return table(rows, header=header)
 
 
-def _stage(title: str, arguments: Sequence[object], *, processes: int = 1) -> None:
-    """Run one command.
+def _run(stage: _Stage) -> None:
+    stage.announce()
+    _check(stage, stage.start().wait())
 
-    With several processes, each gets one thread. torchrun would also choose one thread, but would print a warning.
+
+def _run_side_by_side(*lanes: Sequence[_Stage]) -> None:
+    """Run each lane's commands one after the other, all lanes at once. Each line says which command printed it.
+
+    If a command fails, no other command starts, and those that run are ended.
     """
-    shown, launcher, environment = "python", [], dict(os.environ)
-    if processes > 1:
-        shown = f"torchrun --nproc-per-node {processes}"
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        environment["OMP_NUM_THREADS"] = "1"
-    typed = [str(argument) for argument in arguments]
-    click.echo(f"\n== {title}\n$ {shown} {CLI.name} {shlex.join(typed)}", err=True)
-    command = [sys.executable, *launcher, str(CLI), *typed]
-    if status := subprocess.run(command, env=environment, check=False).returncode:
-        raise RunError(f"demo: {typed[0]} ended with status {status}; see its message above")
+    failed = threading.Event()
+    running: dict[int, subprocess.Popen[str]] = {}
+
+    def run(number: int, lane: Sequence[_Stage]) -> None:
+        for stage in lane:
+            if failed.is_set():
+                return
+            stage.announce()
+            with stage.start(subprocess.PIPE) as process:
+                running[number] = process
+                assert process.stdout is not None
+                for line in process.stdout:
+                    click.echo(f"{stage.about.name}: {line}", err=True, nl=False)
+            if process.returncode and not failed.is_set():
+                failed.set()
+                for other in running.values():
+                    other.terminate()
+                _check(stage, process.returncode)
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        futures = [pool.submit(run, number, lane) for number, lane in enumerate(lanes)]
+    for future in futures:
+        future.result()
+
+
+def _check(stage: _Stage, status: int) -> None:
+    if status:
+        raise RunError(f"demo: {stage.typed[0]} ended with status {status}; see its message above")
