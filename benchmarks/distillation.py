@@ -7,8 +7,8 @@
 For every seed the benchmark trains these students. All have the same options, steps and data order.
 
 baseline            without a dump
-alpha A             with the teacher's dump, once for each of --alphas. With --beam, the dump is made by beam search, which
-                    sees no tree. Otherwise it is made given the trees of the dataset.
+alpha A             with the teacher's dump, once for each of --alphas. With --beam, the dump is made by beam search,
+                    which sees no tree. Otherwise it is made given the trees of the dataset.
 shuffled            with the targets of other positions; like all rows below, at the first of --alphas
 born-again          with a dump of the baseline of the same seed
 oracle              --oracle: with the exact probabilities of the grammar that wrote the corpus. This is the ceiling.
