@@ -1,20 +1,23 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-Each seed group is compared with the baseline: the students without a dump. Only a group with the targets of a grammar
-can show that distillation helps. All other groups are controls: shuffled targets, the dump of a student (born-again),
-or no dump. If both have two seeds or more, the 95 %
-interval of the difference is over seeds. If one of them has a single seed, the interval is over the evaluated
-sentences, paradigms or suites, and the page says that one seed cannot answer. ``significance.better_of`` decides which
-group is better.
+Each seed group is compared with the baseline: the students without a dump. Only a group with the targets of an RNNG
+can show that distillation helps. A group with the exact targets of the grammar that wrote the corpus is the ceiling:
+no teacher can be better. All other groups are controls: shuffled targets, the dump of a student (born-again), or no
+dump.
+
+If both groups have two seeds or more, the 95 % interval of the difference is over seeds. If one of them has a single
+seed, the interval is over the evaluated sentences, paradigms or suites, and the page says that one seed cannot answer.
+``significance.better_of`` decides which group is better.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from pipeline.evaluation.compare.compare_runs import BenchmarkComparison, Comparisons
 from pipeline.evaluation.compare.item_scores import Benchmark
+from pipeline.evaluation.compare.run_records import RunRecord
 from pipeline.evaluation.compare.significance import PairComparison, better_of
 from pipeline.evaluation.intervals_and_p_values import Interval
 from pipeline.evaluation.perplexity import IN_DOCUMENT
@@ -27,6 +30,8 @@ _MOST_SENTENCES: Final = 3
 groups."""
 
 Verdict = Literal["better", "worse", "unclear"]
+Role = Literal["", "control", "ceiling"]
+"""The role of a seed group; empty if it learned from an RNNG, so that it can show that distillation helps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,16 +126,15 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         )
     baseline = baselines[0].name
     names = list(dict.fromkeys(effect.group for measure in measures for effect in measure.effects))
-    distilled = {group.name for group in groups if all(run.is_distilled for run in group.runs.values())}
-    if len(names) == 1 and names[0] in distilled:
+    roles = {group.name: _role(list(group.runs.values())) for group in groups}
+    if len(names) == 1 and not roles[names[0]]:
         sentences = [_sentence("distillation", measures, names[0])]
     elif len(names) <= _MOST_SENTENCES:
         sentences = [
-            _sentence(f"{name}, compared with {baseline},", measures, name, is_control=name not in distilled)
-            for name in names
+            _sentence(f"{name}, compared with {baseline},", measures, name, role=roles[name]) for name in names
         ]
     else:
-        sentences = [_summary(measures[0], baseline, distilled)]
+        sentences = [_summary(measures[0], baseline, roles)]
     if len(baselines) > 1:
         sentences.append(
             f"{plural(len(baselines), 'group')} of runs learned without a dump. {baseline} is the baseline here, "
@@ -138,6 +142,13 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         )
     unbroken = [sentence.replace(" %", "\u00a0%") for sentence in sentences]
     return Answer(sentences=unbroken, baseline=baseline, measures=measures)
+
+
+def _role(runs: Sequence[RunRecord]) -> Role:
+    """Return the role of a seed group in the answer. See the top of this file."""
+    if all(run.is_distilled for run in runs):
+        return ""
+    return "ceiling" if all(run.is_distilled_from_grammar for run in runs) else "control"
 
 
 def _no_answer(reason: str) -> Answer:
@@ -229,13 +240,13 @@ def _ratio_minus_one(nats: float) -> float:
     return math.expm1(min(nats, 100.0))
 
 
-def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_control: bool = False) -> str:
-    """Return the answer for one group. See the top of this file for what a control is."""
+def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Role = "") -> str:
+    """Return the answer for one group."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]
     if not all(effect.is_over_seeds for effect in effects):
-        here = "Here the control" if is_control else "Here"
+        here = f"Here the {role}" if role else "Here"
         return (
             f"One seed cannot answer. {here} {subject} {_joined(phrases)}. Another seed may reverse this. "
             "Train two seeds or more of each."
@@ -245,8 +256,8 @@ def _sentence(subject: str, measures: Sequence[Measure], group: str, *, is_contr
     if num_seeds != num_baseline_seeds:
         phrases[0] += f" against {plural(num_baseline_seeds, 'seed')} of the baseline"
     verdicts = {effect.verdict for effect in effects}
-    if is_control:
-        start = "Control"
+    if role:
+        start = role.capitalize()
     elif "better" in verdicts:
         start = "Yes" if verdicts == {"better"} else "Mixed" if "worse" in verdicts else "In part"
     elif "worse" in verdicts:
@@ -282,11 +293,11 @@ def _joined(phrases: Sequence[str]) -> str:
     return " and ".join([", ".join(phrases[:-1]), phrases[-1]]) if len(phrases) > 1 else phrases[0]
 
 
-def _summary(measure: Measure, baseline: str, distilled: Collection[str]) -> str:
+def _summary(measure: Measure, baseline: str, roles: Mapping[str, Role]) -> str:
     """Return one sentence about many groups."""
     by_verdict = {
         verdict: [
-            effect.group if effect.group in distilled else f"the control {effect.group}"
+            f"the {roles[effect.group]} {effect.group}" if roles[effect.group] else effect.group
             for effect in measure.effects
             if effect.verdict == verdict and effect.is_over_seeds
         ]

@@ -30,7 +30,8 @@ ONE_THREAD = ("--device", "cpu", "--threads", "1")
 TEACHER = "--embed-dim 128 --hidden-dim 128 --num-epochs 16"
 DUMP = "--device cpu --shard-positions 8192"
 STUDENT = "--embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 12 --batch-tokens 1024"
-DISTILLED = "--alpha 0.5"
+SEARCH = "--condition beam --beam 10 --word-beam 5"
+DISTILLED = "--alpha 0.3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def run_demo(out: Path) -> None:
             ),
         ],
     )
-    dumping = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *DUMP.split()]
+    dumping = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *SEARCH.split(), *DUMP.split()]
     _run(_Stage("Dump the teacher's soft targets once, with two processes", dump, dumping, processes=2))
     _run_side_by_side(
         [trained("Train the distilled student", distilled, *soft, dump), *measured(teacher), *measured(baseline)],

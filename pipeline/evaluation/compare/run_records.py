@@ -66,16 +66,22 @@ class RunRecord:
         The condition of the dump shows which model wrote it: ``tree`` or ``beam`` an RNNG, ``none`` a student. If the
         run does not record the condition, it does not count as distilled.
         """
-        return (
-            self.has_dump
-            and self.configuration.get("targets") != "shuffled"
-            and self._condition_of_dump in {"tree", "beam"}
-        )
+        return self._has_own_targets and self._condition_of_dump in {"tree", "beam"}
+
+    @property
+    def is_distilled_from_grammar(self) -> bool:
+        """Whether the run learned the exact distributions of the grammar that wrote the corpus."""
+        return self._has_own_targets and self._condition_of_dump == "exact"
 
     @property
     def has_dump_of_student(self) -> bool:
         """Whether the run learned from the dump of a student (born-again)."""
         return self._condition_of_dump == "none"
+
+    @property
+    def _has_own_targets(self) -> bool:
+        """Whether the run learned from a dump, with each soft target at its own position."""
+        return self.has_dump and self.configuration.get("targets") != "shuffled"
 
     @property
     def _condition_of_dump(self) -> str | None:

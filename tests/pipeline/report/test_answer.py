@@ -170,6 +170,13 @@ def test_a_born_again_student_is_a_control_and_never_an_answer(tmp_path: Path) -
     assert "1 of 4 groups of runs is clearly better (the control again) and" in text_of(runs)
 
 
+def test_a_student_of_the_grammar_itself_is_the_ceiling_and_never_an_answer(tmp_path: Path) -> None:
+    exact = from_dump("2", "corpus", condition="exact")
+    runs = pair_of_groups(tmp_path / "alone", (1, 2), nats=1.95, share=0.8, **exact)
+    assert text_of(runs).startswith("Ceiling: distilled, compared with baseline, lowered")
+    assert text_of([runs[0], runs[2]]).startswith("One seed cannot answer. Here the ceiling distilled")
+
+
 def test_a_run_that_does_not_record_what_wrote_its_dump_is_not_called_distilled(tmp_path: Path) -> None:
     unknown = from_dump("1", "teacher") | {"dump": {"path": "dump"}}
     runs = pair_of_groups(tmp_path, (1, 2), nats=1.95, share=0.8, **unknown)
