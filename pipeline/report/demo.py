@@ -57,7 +57,8 @@ class _Stage:
 
     def start(self, output: int | None = None) -> "subprocess.Popen[str]":
         """Start the command. ``output``: where it prints; by default, to the terminal."""
-        launcher, environment = [], dict(os.environ)
+        # Idle threads must not spin: they would slow down the command that runs beside this one.
+        launcher, environment = [], {"GOMP_SPINCOUNT": "0", **os.environ}
         if self.processes > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]
             environment["OMP_NUM_THREADS"] = "1"  # torchrun would also choose one thread, but would print a warning
