@@ -238,9 +238,9 @@ def test_word_checkpoints_have_babylms_names(run: Path, tmp_path: Path) -> None:
 def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    floor = small_world / "corpus/entropy.json"
+    truth = small_world / "corpus"
     for which in ("best", "words_1k"):
-        options = {"floor": floor, "device": "cpu", "checkpoint": which, "marginal": False, "beam": {}}
+        options = {"truth": truth, "device": "cpu", "checkpoint": which, "marginal": False, "beam": {}}
         evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
     with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)

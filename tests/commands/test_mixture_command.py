@@ -90,11 +90,13 @@ def test_a_mixture_is_recorded_and_the_report_shows_it(few: Path, student: Path,
     assert result.figures.first.gain_nats == found["gain_nats"]
     assert result.convention == "beam 3, word beam 2"
 
-    rows = {name: (model / "results").glob("perplexity*.jsonl") for name, model in (("t", teacher), ("s", student))}
-    evaluated("perplexity", student, "--data", few)
-    evaluated("perplexity", teacher, "--data", few, "--marginal", *NARROW)
+    written = {
+        "s": evaluated("perplexity", student, "--data", few)["sentences"],
+        "t": evaluated("perplexity", teacher, "--data", few, "--marginal", *NARROW)["sentences"],
+    }
     log_probs = {
-        name: [json.loads(line)["log_probs"] for line in next(of).read_text().splitlines()] for name, of in rows.items()
+        name: [json.loads(line)["log_probs"] for line in Path(rows).read_text().splitlines()]
+        for name, rows in written.items()
     }
     held = [i for i in range(20) if i // 5 in {1, 3}]  # documents take turns
     of_student = np.concatenate([log_probs["s"][i]["unconditional"] for i in held])

@@ -80,7 +80,7 @@ def test_torchrun_restarts_a_killed_training_and_passes_a_signal_on(small_world:
     found = events(run)
     assert found[0] == "start"
     assert found[-4:] == ["start", "stopped", "start", "finished"], (run / HISTORY).read_text()
-    assert len(metrics(run)) == len(metrics(whole)) == 102
+    assert len(metrics(run)) == len(metrics(whole)) == 104
     for one, other in zip(metrics(run), metrics(whole), strict=True):
         assert (one["split"], one["step"], one["positions"]) == (other["split"], other["step"], other["positions"])
         # Two processes add up sums in another order.
