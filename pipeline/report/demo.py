@@ -27,9 +27,9 @@ CLI = Path(__file__).resolve().parents[2] / "cli.py"
 NUM_SENTENCES = 6000
 VOCAB_SIZE = 1000
 ONE_THREAD = ("--device", "cpu", "--threads", "1")
-TEACHER = "--embed-dim 128 --hidden-dim 128 --num-epochs 16"
+TEACHER = "--embed-dim 128 --hidden-dim 128 --num-epochs 14"
 DUMP = "--device cpu --shard-positions 8192"
-STUDENT = "--embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 12 --batch-tokens 1024"
+STUDENT = "--embed-dim 128 --num-blocks 4 --num-heads 4 --num-epochs 10 --batch-tokens 1024"
 SEARCH = "--condition beam --beam 10 --word-beam 5"
 DISTILLED = "--alpha 0.3"
 
