@@ -42,8 +42,6 @@ class _Stage:
     about: Path
     """What the command makes or measures. Its name precedes each line of a command that runs beside another one."""
     arguments: Sequence[object]
-    processes: int = 1
-    """With several processes, the command runs under torchrun with one thread per process."""
 
     @property
     def typed(self) -> list[str]:
@@ -52,17 +50,13 @@ class _Stage:
 
     def announce(self) -> None:
         """Print the title, and the command as a user would type it."""
-        shown = f"torchrun --nproc-per-node {self.processes}" if self.processes > 1 else "python"
-        click.echo(f"\n== {self.title}\n$ {shown} {CLI.name} {shlex.join(self.typed)}", err=True)
+        click.echo(f"\n== {self.title}\n$ python {CLI.name} {shlex.join(self.typed)}", err=True)
 
     def start(self, output: int | None = None) -> "subprocess.Popen[str]":
         """Start the command. ``output``: where it prints; by default, to the terminal."""
         # Idle threads must not spin: they would slow down the command that runs beside this one.
-        launcher, environment = [], {"GOMP_SPINCOUNT": "0", **os.environ}
-        if self.processes > 1:
-            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]
-            environment["OMP_NUM_THREADS"] = "1"  # torchrun would also choose one thread, but would print a warning
-        command = [sys.executable, *launcher, str(CLI), *self.typed]
+        environment = {"GOMP_SPINCOUNT": "0", **os.environ}
+        command = [sys.executable, str(CLI), *self.typed]
         errors = subprocess.STDOUT if output is not None else None
         return subprocess.Popen(command, env=environment, text=True, stdout=output, stderr=errors)
 
@@ -111,33 +105,26 @@ def run_demo(out: Path) -> None:
             ["build-dataset", *stems, "--tokenizer", tokenizer, "--out", dataset],
         )
     )
+    fitting = ["train-teacher", *data, "--out", teacher, *ONE_THREAD, *TEACHER.split()]
+    searching = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *SEARCH.split(), *DUMP.split()]
+    summing = ["dump-teacher", *data, "--teacher", corpus, "--out", oracle_dump, *DUMP.split()]
     _run_side_by_side(
         [
-            _Stage(
-                "Train the RNNG teacher",
-                teacher,
-                ["train-teacher", *data, "--out", teacher, *ONE_THREAD, *TEACHER.split()],
-            )
+            _Stage("Train the RNNG teacher", teacher, fitting),
+            _Stage("Dump its soft targets, once for all students", dump, searching),
         ],
         [
             trained("Train the baseline: a student without a dump", baseline),
-            _Stage(
-                "Dump the probabilities of the grammar itself, the best possible teacher",
-                oracle_dump,
-                ["dump-teacher", *data, "--teacher", corpus, "--out", oracle_dump, "--threads", 1, *DUMP.split()],
-            ),
+            _Stage("Dump the probabilities of the grammar itself, the best possible teacher", oracle_dump, summing),
+            trained("Train a student on the dump of the grammar itself", oracle, *soft, oracle_dump),
+            *measured(baseline),
+            *measured(oracle),
         ],
-    )
-    dumping = ["dump-teacher", *data, "--teacher", teacher, "--out", dump, *SEARCH.split(), *DUMP.split()]
-    _run(_Stage("Dump the teacher's soft targets once, with two processes", dump, dumping, processes=2))
-    _run_side_by_side(
-        [trained("Train the distilled student", distilled, *soft, dump), *measured(teacher), *measured(baseline)],
-        [trained("Train a student on the dump of the grammar itself", oracle, *soft, oracle_dump)],
     )
     control = "Train a control: each position gets the soft target of another position"
     _run_side_by_side(
+        [trained("Train the distilled student", distilled, *soft, dump), *measured(distilled), *measured(teacher)],
         [trained(control, shuffled, *soft, dump, "--targets", "shuffled"), *measured(shuffled)],
-        [*measured(distilled), *measured(oracle)],
     )
     _run(_Stage("Write the report", page, ["report", *runs, "--out", page]))
 
