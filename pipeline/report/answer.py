@@ -32,6 +32,8 @@ groups."""
 Verdict = Literal["better", "worse", "unclear"]
 Role = Literal["", "control", "ceiling"]
 """The role of a seed group; empty if it learned from an RNNG, so that it can show that distillation helps."""
+_ORDER: Final[Sequence[Role]] = ("", "control", "ceiling")
+"""The order of the sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,8 +132,10 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
     if len(names) == 1 and not roles[names[0]]:
         sentences = [_sentence("distillation", measures, names[0])]
     elif len(names) <= _MOST_SENTENCES:
+        names.sort(key=lambda name: _ORDER.index(roles[name]))
         sentences = [
-            _sentence(f"{name}, compared with {baseline},", measures, name, role=roles[name]) for name in names
+            _sentence(f"{name}, compared with {baseline},", measures, name, role=roles[name], is_first=name == names[0])
+            for name in names
         ]
     else:
         sentences = [_summary(measures[0], baseline, roles)]
@@ -240,17 +244,19 @@ def _ratio_minus_one(nats: float) -> float:
     return math.expm1(min(nats, 100.0))
 
 
-def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Role = "") -> str:
-    """Return the answer for one group."""
+def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Role = "", is_first: bool = True) -> str:
+    """Return the answer for one group. Only the first sentence says that one seed cannot answer."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]
     if not all(effect.is_over_seeds for effect in effects):
         here = f"Here the {role}" if role else "Here"
-        return (
-            f"One seed cannot answer. {here} {subject} {_joined(phrases)}. Another seed may reverse this. "
-            "Train two seeds or more of each."
-        )
+        sentence = f"{here} {subject} {_joined(phrases)}."
+        if is_first:
+            sentence = (
+                f"One seed cannot answer. {sentence} Another seed may reverse this. Train two seeds or more of each."
+            )
+        return sentence
     num_seeds, num_baseline_seeds = effects[0].num_seeds, effects[0].num_baseline_seeds
     phrases[0] += f" over {plural(num_seeds, 'seed')}"
     if num_seeds != num_baseline_seeds:

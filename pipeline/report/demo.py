@@ -73,8 +73,8 @@ def run_demo(out: Path) -> None:
     start = time.monotonic()
     corpus, dataset, dump, oracle_dump = (out / name for name in ("corpus", "dataset", "dump", "oracle-dump"))
     tokenizer, page = out / "tokenizer.json", out / "report.html"
-    names = ("teacher", "baseline", "shuffled", "distilled", "oracle-distilled")
-    teacher, baseline, shuffled, distilled, oracle = runs = [out / "runs" / name for name in names]
+    names = ("teacher", "baseline", "distilled", "shuffled", "oracle-distilled")
+    teacher, baseline, distilled, shuffled, oracle = runs = [out / "runs" / name for name in names]
     data, student = ["--data", dataset], [*ONE_THREAD, *STUDENT.split()]
 
     def trained(title: str, run: Path, *options: object) -> _Stage:
