@@ -30,9 +30,9 @@ from teacher.recurrence import (
 )
 
 OUTPUT_GAIN = 5.0
-"""Factor on the usual initial weights of the BiLSTM's output layer. Without it a constituent's vector starts about ten
-times smaller than a token's, the stack hardly sees what is inside a constituent, and agreement is learnt many epochs
-later (docs/decisions/0013)."""
+"""Factor on the usual initial weights of the BiLSTM's output layer. Without it a constituent's vector starts more than
+ten times smaller than a token's, the stack hardly sees what is inside a constituent, and agreement is learnt many
+epochs later (docs/decisions/0013)."""
 
 
 class Composition(nn.Module, ABC):

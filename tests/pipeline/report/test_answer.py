@@ -164,6 +164,9 @@ def test_a_born_again_student_is_a_control_and_never_an_answer(tmp_path: Path) -
     distilled, control = answer(runs).sentences
     assert distilled.startswith("Not shown: distilled, compared with baseline, changed")
     assert control.startswith("Control: again, compared with baseline, lowered")
+    first, second = answer([run for run in runs if str(run).endswith("1")]).sentences
+    assert first.startswith("One seed cannot answer. Here distilled, compared with baseline, ")
+    assert second.startswith("Here the control again, compared with baseline, lowered")
     for i in (3, 4):
         dump = from_dump(str(i), f"teacher {i}")
         runs += [add_run(tmp_path / "both", f"other{i}", seed, nats=2, share=0.6, **dump) for seed in (1, 2)]
