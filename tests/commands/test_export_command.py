@@ -34,6 +34,7 @@ from student.student_run import load_student, num_trained_positions
 from student.train_student import train_student
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
+from tests.old_tokenizers import old_form
 from tests.processes import ROOT, refused, run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 2, "num_heads": 2}
@@ -181,6 +182,36 @@ def test_an_adopted_tokenizer_is_exported(adopted: tuple[Path, Path]) -> None:
     assert theirs.bos_token_id == theirs.pad_token_id == ours.bos_id == ours.eos_id == ours.vocab_size - 1
     assert json.loads((out / "config.json").read_text())["pad_token_id"] == ours.pad_id
     assert "both begins and ends a text" in (out / "README.md").read_text()
+
+
+def test_a_dataset_and_a_run_of_an_older_tokenizer_stay_usable(small_world: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(old_form((small_world / "tokenizer.json").read_bytes()))
+    splits = [part for s in ("train", "dev") for part in (f"--{s}", small_world / "corpus" / s)]
+    run_cli("build-dataset", *splits, "--tokenizer", tmp_path / "tokenizer.json", "--out", tmp_path / "dataset")
+    old, new = load_dataset(tmp_path / "dataset"), load_dataset(small_world / "dataset")
+    assert old.tokenizer.sha256 == sha256_file(tmp_path / "tokenizer.json") != new.tokenizer.sha256
+    for split in ("train", "dev"):
+        np.testing.assert_array_equal(old.split(split).tokens.values, new.split(split).tokens.values)
+        np.testing.assert_array_equal(old.split(split).actions.values, new.split(split).actions.values)
+    train_student(tmp_path / "dataset", None, tmp_path / "run", SIZES, StudentTrainConfig(**TRAINING))
+    export(tmp_path / "run", tmp_path / "out")
+    check(str(tmp_path / "out"), expected_of(tmp_path / "out"))
+    of: list[object] = []
+    for model in (tmp_path / "run", tmp_path / "out"):
+        with open_scorer(model, device="cpu", checkpoint="best", beam={}) as opened:
+            assert opened.tokenizer.sha256 == old.tokenizer.sha256
+            pairs = small_world / "corpus/minimal_pairs"
+            figures = [evaluate_minimal_pairs(opened, pairs, prefix=prefix, eos=False) for prefix in ("none", "space")]
+        of.append([each["overall"] for each in figures])
+        assert figures[0]["overall"] != figures[1]["overall"]  # in an old tokenizer, a written space is a token
+    assert of[0] == of[1]
+
+
+def test_a_written_space_does_not_change_minimal_pairs(small_world: Path, run: Path) -> None:
+    with open_scorer(run, device="cpu", checkpoint="best", beam={}) as opened:
+        pairs = small_world / "corpus/minimal_pairs"
+        plain, spaced = (evaluate_minimal_pairs(opened, pairs, prefix=each, eos=False) for each in ("none", "space"))
+    assert Path(plain["pairs"]).read_bytes() == Path(spaced["pairs"]).read_bytes()
 
 
 def last_position_that_moved(run: Path, which: str) -> int:
