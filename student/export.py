@@ -121,7 +121,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
         "config.json": _json(config),
         "generation_config.json": _json(special_ids),
         "model.safetensors": weights,
-        **_tokenizer_files(tokenizer, num_positions=num_positions),
+        **tokenizer_files(tokenizer, num_positions=num_positions),
         "README.md": card.encode(),
     }
     make_directory(folder)
@@ -137,7 +137,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
     }
 
 
-def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
     """Return the three files of a tokenizer that returns ``<bos>`` and then the ids of ``tokenizer``."""
     ids = _special_ids(tokenizer)
     names = {name.removesuffix("_id"): tokenizer.token(i) for name, i in ids.items()}

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
+from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer, adopted_tokenizer
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.results import read_results
@@ -26,7 +26,7 @@ from pipeline.runtime.run_directory import checkpoint_names, open_run
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
-from student.export import export
+from student.export import export, tokenizer_files
 from student.model import Student
 from student.student_commands import evaluate_perplexity, open_scorer
 from student.student_config import StudentTrainConfig
@@ -172,6 +172,27 @@ def test_a_leading_space_is_one_and_written_special_tokens_are_special(
 def test_a_text_of_a_corpus_may_hold_the_names_of_special_tokens(run: Path) -> None:
     ours = Tokenizer.load(run / "tokenizer.json")
     assert {0, 1, 2}.isdisjoint(ours.encode("<bos> the <eos> dog <pad>"))
+
+
+@pytest.mark.parametrize("kind", ["adds a space", "ordinary added tokens"])
+def test_an_adopted_tokenizer_is_the_same_in_transformers_and_back_again(
+    adopted: tuple[Path, Path], tmp_path: Path, kind: str
+) -> None:
+    content = json.loads((adopted[0] / "tokenizer.json").read_bytes()) | {"normalizer": None, "post_processor": None}
+    content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": kind == "adds a space", "trim_offsets": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    if kind == "ordinary added tokens":
+        content["added_tokens"] = [{"id": len(content["model"]["vocab"]), "content": "dog sees", **flags}]
+    (tmp_path / "source.json").write_text(json.dumps(content))
+    adopt_tokenizer(tmp_path / "source.json", tmp_path / "own.json", bos=END, eos=END)
+    ours = Tokenizer.load(tmp_path / "own.json")
+    for name, data in tokenizer_files(ours, num_positions=64).items():
+        (tmp_path / name).write_bytes(data)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("the dog sees the cat", "dog sees", "a  b", ""):
+        assert theirs(text)["input_ids"] == [ours.bos_id, *ours.encode(text)]
+    assert adopted_tokenizer(tmp_path / "tokenizer.json", bos=ours.bos_id, eos=ours.eos_id).data == ours.data
+    assert (ours.encode("the dog") == ours.encode(" the dog")) == (kind == "adds a space")
 
 
 def test_an_adopted_tokenizer_is_exported(adopted: tuple[Path, Path]) -> None:
