@@ -97,8 +97,8 @@ class OneLineErrors(SingleValuesCommand, click.Group):
             if (extra := EXTRAS.get(module := (error.name or "").partition(".")[0])) is None:
                 raise
             raise click.ClickException(
-                f"this command needs the module {module}, which is not installed. Run: pip install 'rnng-distill[{extra}]', "
-                f"or in a clone: pip install '.[{extra}]'"
+                f"this command needs the module {module}, which is not installed. Run: pip install "
+                f"'rnng-distill[{extra}]', or in a clone of the repository: pip install '.[{extra}]'"
             ) from error
 
 

@@ -322,15 +322,15 @@ def _started_world() -> World:
         tasks = os.environ.get(_SRUN_TASKS, "1")
         if tasks != "1" and not found:
             raise ConfigError(
-                f"srun started {tasks} processes ({_SRUN_TASKS}), and each would do the whole work. Start one torchrun per "
-                "node, as examples/multi_node.sbatch does. For separate runs, set WORLD_SIZE=1"
+                f"srun started {tasks} processes ({_SRUN_TASKS}), and each would do the whole work. Start one "
+                "torchrun per node, as examples/multi_node.sbatch does. For separate runs, set WORLD_SIZE=1"
             )
         return World()
     if missing := [name for name in _TORCHRUN if name not in found]:
         given = ", ".join(f"{name} is {value}" for name, value in found.items())
         raise ConfigError(
-            f"{given}, but {', '.join(missing)} not set. Start several processes with torchrun, which sets all of them. "
-            f"For one process, unset {', '.join(found)}"
+            f"{given}, but {', '.join(missing)} not set. Start several processes with torchrun, which sets all of "
+            f"them. For one process, unset {', '.join(found)}"
         )
     numbers = {name: found[name] for name in _TORCHRUN if name != "MASTER_ADDR"}
     if wrong := [f"{name} is {value!r}" for name, value in numbers.items() if not value.isdecimal()]:
@@ -338,8 +338,8 @@ def _started_world() -> World:
     rank, size, local_rank, local_size, _ = map(int, numbers.values())
     if rank >= size or local_rank >= local_size or local_size > size:
         raise ConfigError(
-            f"RANK is {rank} of WORLD_SIZE {size}, LOCAL_RANK is {local_rank} of LOCAL_WORLD_SIZE {local_size}, expected "
-            "smaller ranks than sizes. Start the command with torchrun"
+            f"RANK is {rank} of WORLD_SIZE {size}, LOCAL_RANK is {local_rank} of LOCAL_WORLD_SIZE {local_size}, "
+            "expected smaller ranks than sizes. Start the command with torchrun"
         )
     return World(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
 
