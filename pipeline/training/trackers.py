@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from pipeline.runtime.run_directory import RunInfo, open_run
-from pipeline.runtime.run_start import FREE
+from pipeline.runtime.run_directory import FREE, RunInfo, open_run
 from pipeline.runtime.train_config import LogTo, TrainConfig
 from storage.errors import ConfigError
 
