@@ -35,8 +35,8 @@ from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
 from pipeline.evaluation.words import (
     Frequencies,
     SpanFile,
+    around_added_tokens,
     check_words,
-    joined_words,
     read_frequencies,
     spaced_words,
     words_of_tokens,
@@ -173,8 +173,9 @@ def read_text(
                 problem = f"{len(ids)} tokens, expected at most {max_tokens}, the limit of the model"
                 faults.found(line, "too long", f"{problem}; divide the sentence")
                 continue
-            if spans is None and (added := [span for i, span in zip(ids, token_spans, strict=True) if i in added_ids]):
-                word_spans = joined_words(word_spans, added)  # noqa: PLW2901 - the words of this sentence
+            if spans is None and not added_ids.isdisjoint(ids):
+                is_added = [i in added_ids for i in ids]
+                word_spans, token_spans = around_added_tokens(text, word_spans, token_spans, is_added)  # noqa: PLW2901
             try:
                 words = words_of_tokens(text, token_spans, word_spans)
             except ValueError as error:

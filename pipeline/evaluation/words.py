@@ -46,19 +46,30 @@ def spaced_words(text: str) -> list[Span]:
     return [found.span() for found in re.finditer("[^ ]+", text)]
 
 
-def joined_words(words: Sequence[Span], tokens: Sequence[Span]) -> list[Span]:
-    """Return words, with those that share one of ``tokens`` joined to one word.
+def around_added_tokens(
+    text: str, words: Sequence[Span], tokens: Sequence[Span], is_added: Sequence[bool]
+) -> tuple[list[Span], list[Span]]:
+    """Return words and tokens such that no added token has parts of two words.
+
+    Somebody may have added tokens to a tokenizer without regard to words. Words that share an added token become one
+    word. If an added token takes the space after it, this space no longer belongs to the next word.
 
     Args:
+        text: A normalised text.
         words: Characters that each word covers, in order.
-        tokens: Characters that each token covers, in order.
+        tokens: Characters that each of n tokens covers.
+        is_added: Whether each of n tokens is an added token.
     """
+    trimmed = [
+        (start, start + len(text[start:stop].rstrip(" ")) if added and text[start:stop].strip(" ") else stop)
+        for (start, stop), added in zip(tokens, is_added, strict=True)
+    ]
+    added_spans = [span for span, added in zip(trimmed, is_added, strict=True) if added]
     joined: list[Span] = []
     for start, stop in words:
-        if joined and any(first < joined[-1][1] and last > start for first, last in tokens):
-            start = joined.pop()[0]  # noqa: PLW2901 - the word begins where the word before it did
-        joined.append((start, stop))
-    return joined
+        shared = joined and any(first < joined[-1][1] < last for first, last in added_spans)
+        joined.append((joined.pop()[0] if shared else start, stop))
+    return joined, trimmed
 
 
 def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:

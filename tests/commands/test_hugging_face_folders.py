@@ -148,7 +148,8 @@ def test_ordinary_added_tokens_are_read_as_transformers_reads_them(
 
 
 def test_an_added_token_over_two_words_makes_one_word_of_them(foreign: Path, tmp_path: Path) -> None:
-    folder, theirs, model = with_added_tokens(foreign, tmp_path / "added", ["dog sees"])
+    tokens = ["dog sees", AddedToken("The", rstrip=True)]
+    folder, theirs, model = with_added_tokens(foreign, tmp_path / "added", tokens)
     (tmp_path / "text").write_text("The dog sees the cat.\n")
     figures = evaluated("surprisal", folder, tmp_path / "text", "--out", tmp_path / "table")
     ids = [0, *theirs("The dog sees the cat.", add_special_tokens=False)["input_ids"], 0]
