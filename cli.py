@@ -216,7 +216,8 @@ def train_parser(
 @click.option(
     "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
 )
-def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None:
+@click.option("--column", default="", help="Field of JSON lines, or column of a table (CSV, TSV), that holds the text.")
+def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column: str) -> None:
     """Train the byte-level BPE tokenizer that teacher and student share, on raw text.
 
     \b
@@ -225,7 +226,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     from pipeline.corpus.dataset.tokenizer import train_tokenizer as run
 
     with Progress("read", total=None, unit="lines") as progress:
-        show(run(texts, out, vocab_size=vocab_size, progress=progress.update))
+        show(run(texts, out, vocab_size=vocab_size, column=column, progress=progress.update))
 
 
 @main.command()

@@ -5,7 +5,6 @@ counted by reason, and examples of changes and dropped lines are written for peo
 time. Memory grows only with the number of documents, because all document names are kept to make new names different.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from pipeline.corpus.text.documents import (
     Document,
     write_document_table,
 )
+from pipeline.corpus.text.file_forms import read_running_text
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text.text_files import (
     Line,
@@ -31,7 +31,6 @@ from pipeline.corpus.text.text_files import (
     check_replaces_no_input,
     normalise_text,
     not_utf8,
-    read_lines,
 )
 from storage.errors import ConfigError, InputError
 from storage.files import beside, list_files, written_whole
@@ -41,8 +40,6 @@ MAX_WORD_CHARS = 200
 """Characters of the longest word that a kept sentence may have. A longer string is not a word."""
 HEAD_LINES = 2000
 """Lines at the beginning of a file that show whether the file is hard-wrapped."""
-TREE_LINES = 100
-"""Lines at the beginning of a file that show whether the file holds trees."""
 WRAPPED_CHARS = 100
 """Longest line of a hard-wrapped file in characters. One line in a hundred may be longer."""
 MAX_WRAPPED_LINES = 1000
@@ -57,8 +54,6 @@ OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
 
 Kind = Literal["text", "blank", "header", "dropped"]
 Paragraph = list[tuple[Line, Draft]]
-
-_TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
 
 
 def clean_texts(
@@ -83,9 +78,9 @@ def clean_texts(
         by kind, ``dropped`` and ``repaired`` by reason, and the same counts by source in ``sources``.
 
     Raises:
-        ConfigError: If the source is unknown, or an output would replace an input.
-        InputError: If a file has an unknown source or holds trees, a folder has no files, a line is not UTF-8, or no
-            sentence is left. The error names the file, and the line if there is one.
+        ConfigError: If the source is unknown, a column is given for running text, or an output would replace an input.
+        InputError: If a file has an unknown source, a folder has no files, a line is not UTF-8, or no sentence is left;
+            and as ``read_running_text``. The error names the file, and the line if there is one.
         StoreError: If the files cannot be written.
     """
     files = _find_files(texts, config.source)
@@ -100,7 +95,7 @@ def clean_texts(
         out = dict(zip(suffixes, opened, strict=True))
         documents: list[Document] = []
         for path, name in files:
-            for text, document, speaker in _clean_file(path, name, names, record, config.on_error, progress):
+            for text, document, speaker in _clean_file(path, name, names, record, config, progress):
                 out[".txt"].write(text + "\n")
                 out[DOCS_SUFFIX].write(document + "\n")
                 if has_speakers:
@@ -149,19 +144,20 @@ def _clean_file(
     name: str,
     names: "_DocumentNames",
     record: "_Record",
-    on_error: OnError,
+    config: CleanConfig,
     progress: Callable[[int], None] | None,
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the text, document and speaker of each sentence. The speaker is empty if unknown."""
     source = SOURCES[name]
     record.begin(path, name)
-    names.begin(path, name, is_whole=not (source.has_headers or source.has_blanks))
-    lines = read_lines(path)
+    lines = read_running_text(path, column=config.column, on_error=config.on_error)
     head = list(islice(lines, HEAD_LINES))
-    _refuse_trees(path, head)
+    has_records = any(line.begins_document for line in head)
+    names.begin(path, name, is_whole=not (source.has_headers or source.has_blanks or has_records))
     is_wrapped = source.may_be_wrapped and _is_wrapped(head)
-    lines = _decodable(chain(head, lines), path, record, on_error, progress)
-    for paragraph in _paragraphs(lines, source, names, record, is_wrapped=is_wrapped):
+    lines = _decodable(chain(head, lines), path, record, config.on_error, progress)
+    ends_at_blank = source.has_blanks and not has_records
+    for paragraph in _paragraphs(lines, source, names, record, is_wrapped=is_wrapped, ends_at_blank=ends_at_blank):
         speaker = paragraph[0][1].speaker
         for text in _split(paragraph, source, record):
             document = names.use()
@@ -170,7 +166,13 @@ def _clean_file(
 
 
 def _paragraphs(
-    lines: Iterator[Line], source: Source, names: "_DocumentNames", record: "_Record", *, is_wrapped: bool
+    lines: Iterator[Line],
+    source: Source,
+    names: "_DocumentNames",
+    record: "_Record",
+    *,
+    is_wrapped: bool,
+    ends_at_blank: bool,
 ) -> Iterator[Paragraph]:
     """Yield each line that is language. In a hard-wrapped file, yield the lines of each paragraph together.
 
@@ -180,21 +182,20 @@ def _paragraphs(
     for line in lines:
         text = normalise_text(line.text)
         title = title_of(text) if source.has_headers else ""
-        if waiting and (not text or title or len(waiting) == MAX_WRAPPED_LINES):
+        if waiting and (line.begins_document or not text or title or len(waiting) == MAX_WRAPPED_LINES):
             yield waiting
             waiting = []
+        if line.begins_document:
+            names.next()
         if title:
             record.line("header")
             names.next(title)
         elif not text:
             record.line("blank")
-            if source.has_blanks:
+            if ends_at_blank:
                 names.next()
         else:
-            draft = Draft(text)
-            source.rules(draft)
-            if not draft.dropped and not has_word(draft.text):
-                draft.dropped = "no letter or digit"
+            draft = _draft(text, source)
             if draft.dropped:
                 record.dropped(draft.dropped, line)
             elif is_wrapped:
@@ -203,6 +204,15 @@ def _paragraphs(
                 yield [(line, draft)]
     if waiting:
         yield waiting
+
+
+def _draft(text: str, source: Source) -> Draft:
+    """Return a line after the rules of its source."""
+    draft = Draft(text)
+    source.rules(draft)
+    if not draft.dropped and not has_word(draft.text):
+        draft.dropped = "no letter or digit"
+    return draft
 
 
 def _split(paragraph: Paragraph, source: Source, record: "_Record") -> list[str]:
@@ -230,12 +240,6 @@ def _split(paragraph: Paragraph, source: Source, record: "_Record") -> list[str]
     return short
 
 
-def _refuse_trees(path: Path, head: Sequence[Line]) -> None:
-    full = [line.text for line in head if line.text.strip()][:TREE_LINES]
-    if full and sum(bool(_TREE.match(text)) for text in full) * 2 > len(full):
-        raise InputError(f"{path}: looks like bracketed trees, expected text; use import-trees for trees")
-
-
 def _is_wrapped(head: Sequence[Line]) -> bool:
     """Return whether the file is hard-wrapped: paragraphs of several short lines, with blank lines between them."""
     full = [line.text for line in head if line.text.strip()]
@@ -245,11 +249,13 @@ def _is_wrapped(head: Sequence[Line]) -> bool:
 def _decodable(
     lines: Iterator[Line], path: Path, record: "_Record", on_error: OnError, progress: Callable[[int], None] | None
 ) -> Iterator[Line]:
-    """Yield the lines that are UTF-8. At a line that is not, raise an error or drop and count the line."""
+    """Yield the lines that have text. At a line that is not UTF-8, raise an error or drop and count the line."""
     for line in lines:
         if progress is not None:
             progress(1)
-        if line.is_utf8:
+        if line.fault:
+            record.dropped("object or row without text", line)
+        elif line.is_utf8:
             yield line
         elif on_error == "stop":
             raise not_utf8(path, line.number)

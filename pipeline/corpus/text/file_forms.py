@@ -1,0 +1,416 @@
+"""Recognise files that are not running text, and read the text inside JSON lines and tables.
+
+People have text as JSON lines, CSV and TSV, and they have trees, HTML and XML beside it. Read as running text, all of
+these would become sentences. Only the beginning of a file is examined, so recognition costs nothing on a large file.
+The rules are meant never to take real text for anything else. So a table without a header, and with commas and spaces
+as in prose, may pass as text.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from pipeline.corpus.text.text_files import MAX_LINE_BYTES, Line, OnError, read_lines
+from storage.errors import ConfigError, InputError
+
+HEAD_LINES: Final = 200
+"""Lines at the beginning of a file that show its form."""
+HEAD_CHARS: Final = 1 << 20
+"""Most characters of these lines."""
+TEXT_FIELD: Final = "text"
+"""The field of JSON lines that is read if no other is named."""
+
+csv.field_size_limit(MAX_LINE_BYTES)  # a cell can hold a book; the default limit is 131,072 characters
+
+Kind = Literal["text", "JSON lines", "table", "other"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """What a file holds."""
+
+    kind: Kind
+    """text: running text. JSON lines, table: records that may have a field of text. other: anything else."""
+    found: str = "running text"
+    """What was seen, for error messages."""
+    remedy: str = ""
+    """What to do about a file of kind "other"."""
+    columns: tuple[str, ...] = ()
+    """The fields of the first JSON object, or the cells of the first row of a table."""
+    delimiter: str = ","
+    """Character between the cells of a table."""
+    quoted: bool = True
+    """Whether cells of a table may be in quotes."""
+
+
+class Record(NamedTuple):
+    """A JSON object or a row of a table."""
+
+    number: int
+    """Number of its line, from 1; of its first line if a row has several."""
+    cells: Mapping[str, Any]
+    """Values by field. Cells of a table are strings. They are also found by the number of their column, from "1"."""
+    fault: str = ""
+    """What is wrong with a record that cannot be read. "" if nothing is."""
+
+
+_TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
+_SIGNATURES: Final = (
+    (re.compile(r"<(?:\?xml|!doctype|html)\b", re.IGNORECASE), "markup (HTML or XML)", "extract the text first"),
+    (
+        re.compile(
+            r"<(?:[a-z][\w:.-]*\s+[\w:.-]+\s*=\s*[\"'][^<>]*|(?:doc|document|text|corpus|article|body|page|root|xml))>\s*?"
+            r"(?:\n|$)",
+            re.IGNORECASE,
+        ),
+        "markup (XML or SGML)",
+        "extract the text first",
+    ),
+    (re.compile(r"WEBVTT\b"), "subtitles with times", "remove the times first"),
+    (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
+    (re.compile(r"%PDF-"), "a PDF document", "convert it to text first"),
+    (re.compile(r"\{\\rtf"), "an RTF document", "save it as plain text first"),
+    (re.compile(r"\|[^\n]*\n\s*\|[ :|-]*---[ :|-]*(?:\n|$)"), "a Markdown table", "leave only the text"),
+)
+"""How a file begins that is neither text nor records; what it is; what to do."""
+_INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
+"""Tags that text may have: those of subtitles and of Wikipedia."""
+_TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
+_SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img)\b", re.IGNORECASE)
+"""An end tag, a tag with attributes, or an empty tag. Marks such as ``<laughter>`` and ``<unk>`` are none of these."""
+_TIME = re.compile(r"(?:\d\d:)?\d\d:\d\d[,.]\d+ +-->")
+_MARKED_SHARE: Final = 0.1
+"""Share of the lines that have a tag or a time in a file that is not text. Some texts have a tag here and there."""
+_DELIMITERS: Final = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "vertical bars"}
+_NUMBER = re.compile(r"\s*[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?%?\s*")
+_NAME = re.compile(r"[^\W\d][\w.%()/#-]*(?: [\w.%()/#-]+){0,4}")
+"""The name of a column: up to five words and no punctuation of sentences."""
+_SAME_WIDTH: Final = 0.95
+"""Share of the rows of a table that have as many cells as its first row."""
+_COLUMNS_OF_TEXT: Final = frozenset({TEXT_FIELD, "sentence", "sentences", "content", "utterance"})
+
+
+def form_of(head: Sequence[Line], path: Path) -> Form:
+    """Return what a file holds.
+
+    Args:
+        head: The first lines of the file, at most ``HEAD_LINES``.
+        path: The file. A name that ends in ``.csv`` or ``.tsv`` is evidence of a table; otherwise the lines decide.
+    """
+    texts = [line.text for line in head]
+    full = [text for text in texts if text.strip()]
+    start = "\n".join(full[:3]).lstrip()
+    if not full:
+        return Form(kind="text")
+    for pattern, found, remedy in _SIGNATURES:
+        if pattern.match(start):
+            return Form(kind="other", found=found, remedy=remedy)
+    if sum(bool(_TREE.match(text)) for text in full) * 2 > len(full):
+        return Form(kind="other", found="bracketed trees", remedy="use import-trees for trees")
+    if (form := _json(start[0], full, is_all=len(head) < HEAD_LINES)) or (form := _table(texts, path)):
+        return form
+    return _marked(full) or Form(kind="text")
+
+
+def read_head(lines: Iterator[Line]) -> list[Line]:
+    """Return the lines that show the form of a file. The iterator stays at the line after them."""
+    head: list[Line] = []
+    num_chars = 0
+    while len(head) < HEAD_LINES and num_chars < HEAD_CHARS and (line := next(lines, None)):
+        head.append(line)
+        num_chars += len(line.text)
+    return head
+
+
+def read_running_text(path: Path, *, column: str = "", on_error: OnError = "stop") -> Iterator[Line]:
+    """Yield the lines of running text in a file.
+
+    A file of text gives its lines. A JSON object or a row of a table gives the lines of its text, all with the line
+    number of the object or row; the first of them has ``begins_document``.
+
+    Args:
+        path: The file, plain or gzipped.
+        column: The field of JSON lines or the column of a table that holds the text. "" is the field ``text`` of JSON
+            lines. A number is a column of a table without a header, from 1.
+        on_error: What to do at a line that is too long, and at an object or row that cannot be read: "stop", or "skip"
+            to yield it as a line with ``fault`` and without text.
+
+    Raises:
+        InputError: As ``read_lines``; if the file is neither text nor records with this column; if ``on_error`` is
+            "stop", at the first record that cannot be read.
+        ConfigError: If a column is given for a file of text.
+    """
+    lines = read_lines(path, on_error)
+    head = read_head(lines)
+    form = form_of(head, path)
+    lines = chain(head, lines)
+    if not (column := text_column(form, column, path)):
+        yield from lines
+        return
+    for record in read_records(form, lines, column):
+        text = record.cells.get(column)
+        fault = record.fault
+        if not fault and not isinstance(text, str | None):
+            fault = f"{column} is {text!r:.40}, expected a string"
+        if fault and on_error == "stop":
+            raise InputError(f"{path}:{record.number}: {fault}; correct or remove it, or use --on-error skip")
+        if fault:
+            yield Line(record.number, "", is_utf8=True, fault=fault)
+            continue
+        for i, piece in enumerate((text or "").split("\n")):
+            yield Line(record.number, piece.rstrip("\r"), is_utf8=True, begins_document=i == 0)
+
+
+def refuse_unless_text(path: Path) -> None:
+    """Check that a file holds running text.
+
+    Raises:
+        InputError: If it holds anything else, or cannot be read. The error says what was found and what to do.
+    """
+    form = form_of(read_head(read_lines(path, "skip")), path)
+    if form.kind != "text":
+        records = "use clean-text --column NAME first, to read the text of a column"
+        raise _not_text(path, form, form.remedy or records)
+
+
+def text_column(form: Form, column: str, path: Path) -> str:
+    """Return the field or column that holds the text; "" if the file is running text.
+
+    Raises:
+        InputError: If the file is neither text nor records, or has no such column. The error names the columns.
+        ConfigError: If a column is given for a file of text.
+    """
+    if form.kind == "text":
+        if column:
+            raise ConfigError(f"{path}: running text, expected a table or JSON lines; leave out --column {column}")
+        return ""
+    if form.kind == "other":
+        raise _not_text(path, form, form.remedy)
+    by_number = [str(i + 1) for i in range(len(form.columns))] if form.kind == "table" else []
+    if column in (*form.columns, *by_number) and column:
+        return column
+    if not column and form.kind == "JSON lines" and TEXT_FIELD in form.columns:
+        return TEXT_FIELD
+    problem = f" without {column}" if column else ""
+    raise _not_text(path, form, "name the column of the text with --column NAME", problem)
+
+
+def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Record]:
+    """Yield the records of JSON lines or of a table. Blank lines are left out.
+
+    Args:
+        form: The form of the file.
+        lines: All lines of the file.
+        column: The column that will be read. If it is the name of a column of a table, the first row is the header.
+    """
+    yield from _objects(lines, column) if form.kind == "JSON lines" else _rows(lines, form, column)
+
+
+def _not_text(path: Path, form: Form, remedy: str, problem: str = "") -> InputError:
+    return InputError(f"{path}: looks like {form.found}{problem}, expected running text; {remedy}")
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return " | ".join([column[:40] for column in columns[:12]] + ["…"] * (len(columns) > 12))
+
+
+def _objects(lines: Iterable[Line], column: str) -> Iterator[Record]:
+    for line in lines:
+        if line.text.strip() or not (line.is_utf8 and line.is_whole):
+            value = _parsed(line.text) if line.is_utf8 and line.is_whole else None
+            if not isinstance(value, dict):
+                yield Record(line.number, {}, _fault(line, "JSON object"))
+            else:
+                yield Record(line.number, value, "" if column in value else f"no field {column}")
+
+
+def _rows(lines: Iterable[Line], form: Form, column: str) -> Iterator[Record]:
+    faults: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for line in lines:
+            if not (line.is_utf8 and line.is_whole):
+                faults.append(_fault(line, "row"))
+            yield line.text + "\n"
+
+    reader = _reader(texts(), form.delimiter, quoted=form.quoted, spaced=form.delimiter in ",;")
+    names = form.columns
+    skip_header = column in names
+    while True:
+        number = reader.line_num + 1
+        faults.clear()
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            faults.append(f"not a row of a table with {_DELIMITERS[form.delimiter]} ({error})")
+            row = [""]
+        if not row or (not any(row) and not faults):
+            continue
+        if skip_header:
+            skip_header = False
+            continue
+        if not faults and len(row) != len(names):
+            faults.append(f"{len(row)} cells, expected {len(names)} as in the first row")
+        numbered = {str(i): cell for i, cell in enumerate(row, 1)}
+        cells = {} if faults else numbered | dict(zip(names, row, strict=True))
+        yield Record(number, cells, faults[0] if faults else "")
+
+
+def _fault(line: Line, expected: str) -> str:
+    return "not UTF-8" if not line.is_utf8 else "too long" if not line.is_whole else f"not a {expected}"
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401 - parsed JSON
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _marked(full: Sequence[str]) -> Form | None:
+    """Return the form of markup or of subtitles with times; None if few lines are marked."""
+    tags = [found for text in full if (found := [match[0] for match in _TAG.finditer(text)])]
+    is_all = all(text.lstrip()[0] == "<" and text.rstrip()[-1] == ">" for text in full)
+    is_marked = (len(tags) > 1 or is_all) and len(tags) >= len(full) * _MARKED_SHARE
+    if is_marked and any(_SURE_TAG.match(tag) for found in tags for tag in found):
+        return Form(kind="other", found=f"markup, such as {tags[0][0][:40]}", remedy="extract the text first")
+    num_times = sum(bool(_TIME.match(text.strip())) for text in full)
+    if num_times > 1 and num_times >= len(full) * _MARKED_SHARE:
+        return Form(kind="other", found="subtitles with times", remedy="remove the times and numbers first")
+    return None
+
+
+def _json(first: str, full: Sequence[str], *, is_all: bool) -> Form | None:
+    """Return the form of JSON; None if the lines are not JSON."""
+    if first not in "{[":
+        return None
+    objects = [value for text in full if isinstance(value := _parsed(text), dict)]
+    if len(objects) * 2 > len(full):
+        columns = tuple(objects[0])
+        return Form(kind="JSON lines", found=f"JSON lines (fields: {_listed(columns)})", columns=columns)
+    whole = "\n".join(full)
+    decoder, at = json.JSONDecoder(), 0
+    has_strings = False
+    while at < len(whole):
+        try:
+            value, end = decoder.raw_decode(whole, at)
+        except json.JSONDecodeError as error:
+            if is_all or not _is_cut(whole, error):
+                return None
+            has_strings = True
+            break
+        except RecursionError:
+            return None
+        if not isinstance(value, dict | list):
+            return None
+        has_strings = has_strings or isinstance(value, dict) or any(isinstance(part, str | dict) for part in value)
+        at = len(whole) - len(whole[end:].lstrip(" \t\n,"))
+    remedy = "write one JSON object per line, for example with jq -c '.[]'"
+    return Form(kind="other", found="JSON that is not one object per line", remedy=remedy) if has_strings else None
+
+
+def _is_cut(whole: str, error: json.JSONDecodeError) -> bool:
+    """Return whether JSON is correct up to the place where it was cut."""
+    rest = whole[error.pos :]
+    return not rest.strip() or (error.msg.startswith("Unterminated string") and "\n" not in rest)
+
+
+def _reader(texts: Iterable[str], delimiter: str, *, quoted: bool, spaced: bool) -> Any:  # noqa: ANN401 - no public type
+    return csv.reader(
+        texts,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        skipinitialspace=spaced,
+        strict=quoted,
+    )
+
+
+def _table(texts: Sequence[str], path: Path) -> Form | None:
+    """Return the form of a table; None if the lines are not a table."""
+    for delimiter in "\t|":
+        quoted_rows = _head_rows(texts, delimiter, quoted=True, spaced=False)
+        if _is_table(quoted_rows, is_prose=False) and _shows_quotes(texts, quoted_rows, delimiter):
+            return _form_of_table(quoted_rows[0], delimiter, quoted=True)
+        rows = _head_rows(texts, delimiter, quoted=False, spaced=False)
+        if _is_table(rows, is_prose=False):
+            return _form_of_table(rows[0], delimiter, quoted=False)
+    for delimiter in ",;":
+        for spaced in (False, True):
+            rows = _head_rows(texts, delimiter, quoted=True, spaced=spaced)
+            if _is_table(rows, is_prose=True, spaced=spaced):
+                return _form_of_table(rows[0], delimiter, quoted=True)
+    first = next(text for text in texts if text.strip())
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix in (".csv", ".tsv"):
+        delimiter = max(_DELIMITERS, key=first.count)
+        delimiter = delimiter if delimiter in first else {".csv": ",", ".tsv": "\t"}[suffix]
+        columns = [cell.strip('"') for cell in first.split(delimiter)]
+        return _form_of_table(columns, delimiter, quoted=delimiter in ",;")
+    rows = _head_rows(texts, ",", quoted=True, spaced=False)
+    if first.strip('"') in _COLUMNS_OF_TEXT and all(len(row) == 1 for row in rows) and _shows_quotes(texts, rows, ","):
+        return _form_of_table(rows[0], ",", quoted=True)
+    return None
+
+
+def _form_of_table(columns: Sequence[str], delimiter: str, *, quoted: bool) -> Form:
+    columns = tuple(column.strip() for column in columns)
+    between = f"{_DELIMITERS[delimiter]} between columns, " if len(columns) > 1 else ""
+    found = f"a table ({between}first row: {_listed(columns)})"
+    return Form(kind="table", found=found, columns=columns, delimiter=delimiter, quoted=quoted)
+
+
+def _head_rows(texts: Sequence[str], delimiter: str, *, quoted: bool, spaced: bool) -> list[list[str]]:
+    """Return the rows at the beginning of a file; none if they are not a table."""
+    rows: list[list[str]] = []
+    try:
+        for row in _reader((text + "\n" for text in texts if text.strip()), delimiter, quoted=quoted, spaced=spaced):
+            # Tables of words have comments (CoNLL-U) or tags between the sentences.
+            is_between = delimiter == "\t" and (row[0][:1] == "#" or (len(row) == 1 and row[0][:1] == "<"))
+            if any(row) and not is_between:
+                rows.append(row)
+    except csv.Error as error:
+        if "end of data" not in str(error):  # else the last row of the head is cut inside a cell
+            return []
+    return rows
+
+
+def _is_table(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = False) -> bool:
+    """Return whether the rows have the same number of cells, and the cells look like those of a table.
+
+    Args:
+        rows: The first rows.
+        is_prose: Whether the delimiter is common in prose.
+        spaced: Whether spaces after a delimiter were ignored, so that cells of prose look like cells of a table.
+    """
+    width, num_rows = len(rows[0]) if rows else 0, len(rows)
+    rows = [row for row in rows if len(row) == width]
+    if width < 2 or len(rows) < max(2, num_rows * _SAME_WIDTH):
+        return False
+    firsts = [row[0].strip() for row in rows[1:]]
+    if sum(not first or first.endswith(":") for first in firsts) * 2 > len(rows):  # an indent, or a speaker as in CHAT
+        return False
+    names = [name.strip() for name in rows[0]]
+    has_header = len(set(names)) == width and all(_NAME.fullmatch(name) for name in names if name or name != names[0])
+    has_numbers = any(all(map(_NUMBER.fullmatch, column)) for column in zip(*rows[1:], strict=True))
+    is_long = len(rows) > 2
+    if not is_prose:
+        return is_long or has_header or has_numbers
+    if spaced:
+        return is_long and has_header and has_numbers
+    cells = [cell for row in rows for cell in row]
+    is_tight = sum(cell == cell.strip() for cell in cells) >= len(cells) * _SAME_WIDTH
+    return is_tight and ((has_header and (has_numbers or is_long)) or (has_numbers and width > 2 and is_long))
+
+
+def _shows_quotes(texts: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str) -> bool:
+    """Return whether cells in quotes are the table's way of writing them, and not the quotes of a text."""
+    first = next(text for text in texts if text.strip())
+    has_ends = any("\n" in cell or delimiter in cell or '"' in cell for row in rows for cell in row)
+    return has_ends or all(cell[:1] == '"' == cell[-1:] for cell in first.split(delimiter))
