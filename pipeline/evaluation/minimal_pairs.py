@@ -12,6 +12,10 @@ Two conventions change accuracies, so every result names them (docs/decisions/00
               <eos> out
     prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task
 
+A second figure compares means instead of sums: log p divided by the number of its tokens, with ``<eos>`` if it counts.
+It asks which sentence is less surprising per token, so it does not favour the shorter sentence. It depends on how the
+tokenizer divides words.
+
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
 have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
 lines are ignored. Text is normalised as a corpus is, so the line ends inside some sentences of BabyLM's supplement
@@ -128,6 +132,9 @@ class MinimalPairFigures:
     """The field of each paradigm."""
     num_identical: int
     """Pairs that were left out because their sentences are the same after normalisation."""
+    per_token: "MinimalPairFigures | None" = None
+    """The same pairs scored by the mean log-probability per token, with differences in nats per token. None in results
+    of older versions, and in ``per_token`` itself."""
 
     @property
     def macro_accuracy(self) -> float | None:
@@ -137,6 +144,7 @@ class MinimalPairFigures:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object, with paradigms, terms and fields in alphabetical order."""
+        per_token = {} if self.per_token is None else {"per_token": self.per_token.to_json()}
         return {
             "accuracy_macro": self.macro_accuracy,
             "accuracy_micro": self.overall.accuracy,
@@ -148,6 +156,7 @@ class MinimalPairFigures:
                 name: {"linguistics_term": self.terms[name], "field": self.fields[name]} | counts.to_json()
                 for name, counts in sorted(self.by_paradigm.items())
             },
+            **per_token,
         }
 
     @classmethod
@@ -162,13 +171,14 @@ class MinimalPairFigures:
             if not isinstance(found := value.get(by), dict):
                 raise InputError(f"{where}: no object {by!r}; run evaluate minimal-pairs again")
             counts_by[by] = {name: PairCounts.from_json(counts, where=where) for name, counts in found.items()}
-        paradigms = value["by_paradigm"]
+        paradigms, per_token = value["by_paradigm"], value.get("per_token")
         return cls(
             overall=PairCounts.from_json(value.get("overall"), where=where),
             terms={name: string(paradigm, "linguistics_term", where=where) for name, paradigm in paradigms.items()},
             fields={name: string(paradigm, "field", where=where) for name, paradigm in paradigms.items()},
             **counts_by,
             num_identical=int(number(value, "num_identical", where=where)),
+            per_token=cls.from_json(per_token, where=where) if isinstance(per_token, dict) else None,
         )
 
 
@@ -183,6 +193,10 @@ class ScoredPair:
     """log p of the grammatical sentence, in nats."""
     bad: float
     """log p of the ungrammatical sentence, in nats."""
+    good_tokens: int | None = None
+    """Number of tokens in the sum ``good``. None in results of older versions."""
+    bad_tokens: int | None = None
+    """Number of tokens in the sum ``bad``."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
@@ -237,6 +251,8 @@ def evaluate_minimal_pairs(
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
     """Score pairs, each distinct sentence once. Return the figures, and the two log-probabilities of each pair.
 
+    The figures are of the sums. Their ``per_token`` has the figures of the means.
+
     The scorer gives float32 log-probabilities. Their sums are float64.
 
     Args:
@@ -266,10 +282,9 @@ def evaluate_minimal_pairs(
                 "model; remove the line"
             )
     log_probs = score_all(scorer, ids, block_sentences=block_sentences)
-    scores = {
-        sentence: float(row[: len(row) if eos else -1].sum(dtype=np.float64))
-        for sentence, row in zip(where, log_probs, strict=True)
-    }
+    counted = [row if eos else row[:-1] for row in log_probs]
+    num_tokens = {sentence: len(row) for sentence, row in zip(where, counted, strict=True)}
+    scores = {sentence: float(row.sum(dtype=np.float64)) for sentence, row in zip(where, counted, strict=True)}
     for sentence, score in scores.items():
         if not math.isfinite(score):
             raise RunError(
@@ -277,11 +292,26 @@ def evaluate_minimal_pairs(
                 "checkpoint is damaged: use another checkpoint"
             )
     scored = [
-        ScoredPair(paradigm=pair.paradigm, pair=pair.number, good=scores[pair.good], bad=scores[pair.bad])
+        ScoredPair(
+            paradigm=pair.paradigm,
+            pair=pair.number,
+            good=scores[pair.good],
+            bad=scores[pair.bad],
+            good_tokens=num_tokens[pair.good],
+            bad_tokens=num_tokens[pair.bad],
+        )
         for pair in kept
     ]
-    differences = np.array([pair.good - pair.bad for pair in scored], np.float64)
-    figures = MinimalPairFigures(
+    means = {sentence: score / num_tokens[sentence] for sentence, score in scores.items()}
+    figures = _figures(pairs, kept, np.array([pair.good - pair.bad for pair in scored], np.float64))
+    per_token = _figures(pairs, kept, np.array([means[pair.good] - means[pair.bad] for pair in kept], np.float64))
+    return replace(figures, per_token=per_token), scored
+
+
+def _figures(
+    pairs: Sequence[MinimalPair], kept: Sequence[MinimalPair], differences: NDArray[np.float64]
+) -> MinimalPairFigures:
+    return MinimalPairFigures(
         overall=_counts(differences),
         by_paradigm=_counts_by(pairs, kept, differences, lambda pair: pair.paradigm),
         by_term=_counts_by(pairs, kept, differences, lambda pair: pair.term),
@@ -290,7 +320,6 @@ def evaluate_minimal_pairs(
         fields={pair.paradigm: pair.field for pair in reversed(pairs)},
         num_identical=len(pairs) - len(kept),
     )
-    return figures, scored
 
 
 def _stem(file: Path) -> str:
