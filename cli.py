@@ -481,16 +481,19 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
 def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
     """Write the surprisal in bits of every word of a text with one sentence per line, and of each <eos>.
 
-    The sentence number in the table is the line number, so the table can be joined with the text.
+    TEXT may also be a table, with a sentence or a region of a sentence per row. The sentence number in the output is
+    the number of the line or row, so the output can be joined with the text.
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
-             python cli.py evaluate surprisal runs/distilled words.txt --spans words.tsv --out surprisals.tsv
+             python cli.py evaluate surprisal runs/distilled spr.csv --column word --item item,condition
+               --region position --out surprisals.tsv
     """
     from pipeline.evaluation.sentence_models import evaluate_surprisal
 
+    config = options.build(SurprisalConfig, values)
     with open_scorer(model, values) as opened:
-        show(evaluate_surprisal(opened, text, out, **build(SurprisalConfig, values)))
+        show(evaluate_surprisal(opened, text, out, config))
 
 
 @evaluate.command()

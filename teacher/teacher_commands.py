@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.corpus.dataset.oracle import SHIFT
@@ -34,6 +35,7 @@ from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
+from pipeline.evaluation.scorer import NextTokenScorer, TokenScores
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
 from pipeline.evaluation.truth import Truth
 from pipeline.runtime import options
@@ -55,6 +57,9 @@ from teacher.train_teacher import load_teacher
 
 BATCH_TOKENS = 8192
 """Number of positions computed at a time if the trees are given."""
+MIXTURE_TOKENS = 1024
+"""Number of positions whose mixtures are computed at a time. A position has a state for each candidate, so with the
+default beam and 256 dimensions they take 53 MB."""
 BLOCK_SENTENCES = 256
 """Number of sentences searched between two progress updates: four batches, which take seconds."""
 
@@ -85,6 +90,7 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
             files=files,
             settings=_settings(sizes, where) | {"distribution": MARGINAL},
             block_sentences=BLOCK_SENTENCES,
+            reads_one="a teacher generates single sentences, so it reads no text before a sentence",
         )
 
 
@@ -306,15 +312,22 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
 
 
 class BeamScorer:
-    """A ``pipeline.evaluation.scorer.Scorer`` that scores tokens by the mixtures of a beam search."""
+    """A ``pipeline.evaluation.scorer.DistributionScorer`` that scores tokens by the mixtures of a beam search."""
 
     def __init__(self, model: Rnng, beam: BeamConfig) -> None:
         self._search = BeamSearch(model, beam)
+        self._mixtures = NextTokenScorer(BeamTeacher(model, beam), eos_id=model.eos_id, batch_tokens=MIXTURE_TOKENS)
 
     def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
         found = self._search.search(Ragged.from_lists(list(sentences), np.int64))
         return [row.astype(np.float32) for row in found.token_log_probs]
+
+    def distributions(
+        self, sentences: Sequence[np.ndarray], before: Sequence[np.ndarray], boundary_ids: NDArray[np.int64]
+    ) -> list[TokenScores]:
+        """See ``DistributionScorer.distributions``. A teacher reads single sentences, so ``before`` must be empty."""
+        return self._mixtures.distributions(sentences, before, boundary_ids)
 
 
 @torch.no_grad()

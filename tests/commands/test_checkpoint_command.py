@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.evaluation.compare.run_records import read_runs
+from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from storage.errors import RunError
@@ -68,7 +69,7 @@ def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, 
         evaluate_perplexity(student, data, split="dev", truth=None, marginal=False, **options)
         with open_scorer(student, **options) as model:
             evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
-            evaluate_surprisal(model, text, tmp_path / which, by="word", on_error="stop")
+            evaluate_surprisal(model, text, tmp_path / which, SurprisalConfig())
     results = read_results(student)
     assert len(results) == 9
     for name, result in results.items():

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from pipeline.runtime.run_directory import checkpoint_names, open_run
@@ -110,7 +111,7 @@ def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, 
     text = tmp_path / "text"
     text.write_text("The dog sees the cat.\nThe text <eos> holds a name, didn't it?\n")
     with open_scorer(run, device="cpu", checkpoint="best", beam={}) as model:
-        evaluate_surprisal(model, text, tmp_path / "table", by="token", on_error="stop")
+        evaluate_surprisal(model, text, tmp_path / "table", SurprisalConfig(by="token"))
     written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
     tokenizer, theirs = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
     found = []
