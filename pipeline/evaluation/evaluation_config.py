@@ -112,10 +112,6 @@ class SurprisalConfig:
             problems.append(f"context-sentences is {self.context_sentences}, expected at least 0")
         if self.context_sentences and self.context is not None:
             problems.append("--context and --context-sentences both give the text before: leave one out")
-        if self.context_sentences and self.column:
-            problems.append(
-                "--context-sentences with --column: a table does not say where documents end; give --context"
-            )
         if problems:
             raise ConfigError("surprisal: " + "; ".join(problems))
 

@@ -66,6 +66,31 @@ def test_a_model_with_equal_probabilities_is_right_only_on_pairs_of_different_le
     assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.num_pairs) == (1, 1, 2)
 
 
+@pytest.mark.parametrize("eos", [False, True])
+def test_the_second_figure_compares_means_per_token(tokenizer: Tokenizer, eos: bool) -> None:
+    long, short = "a dog barks barks barks .", "a dog barks ."
+    n, m = (len(tokenizer.encode(text)) + eos for text in (long, short))
+    # The long sentence has the lower sum, and the higher mean.
+    scorer = StubScorer(lambda ids: -1.0 if len(ids) + eos == n else -1.25)
+    assert -1.25 * m > -1.0 * n
+    figures, (scored,) = evaluate_minimal_pairs(scorer, tokenizer, [pair(long, short)], eos=eos)
+    assert (scored.good, scored.bad) == (-1.0 * n, -1.25 * m)
+    assert (scored.good_tokens, scored.bad_tokens) == (n, m)
+    assert figures.per_token is not None
+    assert (figures.overall.num_right, figures.per_token.overall.num_right) == (0, 1)
+    assert figures.per_token.macro_accuracy == 1
+    assert figures.per_token.overall.mean_difference == 0.25
+
+
+def test_a_model_with_equal_probabilities_has_only_ties_in_the_second_figure(tokenizer: Tokenizer) -> None:
+    texts = ["a dog barks .", "a dog barks barks barks .", "the cat", "the cats sleep sleep sleeps ."]
+    pairs = [pair(good, bad) for good in texts for bad in texts if good != bad]
+    figures, _ = evaluate_minimal_pairs(StubScorer(lambda _: -math.log(300)), tokenizer, pairs)
+    assert figures.per_token is not None
+    assert (figures.per_token.overall.num_ties, figures.per_token.overall.num_right) == (len(pairs), 0)
+    assert figures.overall.num_right > 0
+
+
 def test_a_model_of_zero_weights_is_right_on_no_pair_of_equal_length() -> None:
     pairs = [pair("the cat sleeps .", "the cat sleep ."), pair("a dog barks .", "barks dog a .")]
     tokenizer = Tokenizer.train(["the cat sleeps .", "the cat sleep .", "a dog barks ."] * 5, vocab_size=320)
