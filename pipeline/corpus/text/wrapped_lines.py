@@ -11,8 +11,8 @@ from typing import Final
 WRAPPED_CHARS: Final = 100
 """Longest line of a hard-wrapped file in characters. One line in a hundred may be longer."""
 MIN_WRAPPED: Final = 0.4
-"""Least ``wrapped_share`` of hard-wrapped text. Prose of many kinds that was wrapped at 50 to 100 characters has 0.77 to
-0.95. Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has next to nothing."""
+"""Least ``wrapped_share`` of hard-wrapped text. Prose of many kinds, wrapped at 50 to 100 characters, has 0.77 to 0.95.
+Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has next to nothing."""
 MIN_LINES: Final = 3
 """Fewest such lines in hard-wrapped text."""
 _NEAR_WIDTH: Final = 0.7
