@@ -15,10 +15,13 @@ MIN_WRAPPED: Final = 0.4
 Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has next to nothing."""
 MIN_LINES: Final = 3
 """Fewest such lines in hard-wrapped text."""
-_NEAR_WIDTH: Final = 0.7
+_MIN_WIDTH: Final = 35
+"""Width of the narrowest hard-wrapped text."""
+_SLACK: Final = 5
+"""Characters by which a line may be too short for the next word to fit in. Some programs even the lines out."""
 _WIDEST: Final = 0.95
+"""Share of the lines that are at most as long as the width: a few lines may be longer."""
 _ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]$")
-_BEGINS_INSIDE = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W\d_]+")
 _DIVIDED = re.compile(r"([^\W\d_]+)-$")
 
@@ -32,8 +35,8 @@ def is_wrapped(lines: Sequence[str]) -> bool:
 def wrapped_share(lines: Sequence[str]) -> float:
     """Return the share of lines that seem to be cut inside a sentence at one width; 0 if that is not a whole layout.
 
-    Only lines count that another line follows. Such a line seems to be cut if it is nearly as long as the longest
-    lines, no punctuation mark of sentences ends it, and the next line begins with a small letter.
+    Only lines count that another line follows. Such a line seems to be cut if no punctuation mark of sentences ends it,
+    the next line begins with a small letter, and the next line's first word would not have fitted in.
 
     Args:
         lines: Lines of a text, blank ones included.
@@ -46,12 +49,11 @@ def wrapped_share(lines: Sequence[str]) -> float:
     if not pairs:
         return 0.0
     lengths = sorted(len(one) for one, _ in pairs)
-    width = lengths[int(len(lengths) * _WIDEST)] if len(lengths) > 1 else lengths[0]
+    width = max(lengths[int(len(lengths) * _WIDEST)], _MIN_WIDTH)
     num_cut = sum(
-        len(one) >= width * _NEAR_WIDTH
+        other[0].islower()
         and _ENDS_INSIDE.search(one) is not None
-        and _BEGINS_INSIDE.match(other) is not None
-        and other[0].islower()
+        and len(one) + 1 + len(other.split(maxsplit=1)[0]) > width - _SLACK
         for one, other in pairs
     )
     share = num_cut / len(pairs)
