@@ -60,7 +60,11 @@ def gather(texts: Sequence[Path], stem: Path, config: ParseConfig) -> dict[str, 
         if not config.source:
             return gather_sentences(texts, stem, on_error=config.on_error, progress=progress.update)
         cleaning = CleanConfig(
-            source=config.source, column=config.column, licence=config.licence, on_error=config.on_error
+            source=config.source,
+            column=config.column,
+            wrapped=config.wrapped,
+            licence=config.licence,
+            on_error=config.on_error,
         )
         return clean_texts(texts, stem, cleaning, progress.update)
 

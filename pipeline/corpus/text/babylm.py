@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pipeline.corpus.text.sentences import has_word
 from pipeline.corpus.text.text_files import unescape_brackets
 
 Rules = tuple[tuple[re.Pattern[str], str, str], ...]
@@ -42,6 +43,16 @@ class Draft:
         for pattern, replacement, reason in rules:
             self.replace(pattern, replacement, reason)
 
+    def cut(self, pattern: re.Pattern[str], reason: str, *, reason_inside: str = "") -> None:
+        """Remove every match of the pattern. If no word is left, drop the line for this reason.
+
+        ``reason_inside`` is the reason if words are left, where it is another.
+        """
+        text = pattern.sub(" ", self.text)
+        if not self.dropped and has_word(self.text) and not has_word(text):
+            self.dropped = reason
+        self.replace(pattern, " ", reason_inside or reason)
+
     def drop(self, pattern: re.Pattern[str], reason: str) -> None:
         """Drop the line if the pattern matches."""
         if not self.dropped and pattern.search(self.text):
@@ -63,16 +74,29 @@ class Source:
     has_speakers: bool = False
     may_be_wrapped: bool = False
     """Whether some releases have hard-wrapped lines, with a blank line between paragraphs."""
+    has_notes: bool = False
+    """Whether notes and captions in brackets can have several lines."""
 
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
 _SPACED = re.compile(r"\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
-_SPACED_PARTS = re.compile(r"(?<=\w)\s+(?=(?:n[\u2019']t|[\u2019'](?:s|m|d|re|ve|ll|em))\b)", re.IGNORECASE)
+# A mark between a space and a word, as in "yes ,and". A colon or stop counts only before a capitalised word.
+_MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|[.:](?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
+# Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a
+# word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. After
+# other words than I, 'm is short for "I'm".
+_SPACED_PARTS = re.compile(
+    r"(?:(?<=\w)\s+(?=(?:n['\u2019]t|['\u2019](?:s|d|re|ve|ll))\b(?!['\u2019](?!\w)))"
+    r"|(?<=\bI)\s+(?=['\u2019]m\b(?!['\u2019]))"
+    r"|(?<=(?<!\w)['\u2019]t)\s+(?=(?:is|was|were|will|would)\b)"
+    r"|(?<=(?<!\w)d['\u2019])\s+(?=(?:you|ya|ye)\b)|(?<=(?<!\w)y['\u2019])\s+(?=(?:know|all|see)\b)"
+    r"|(?<=(?<!\w)o['\u2019])\s+(?=clock\b))",
+    re.IGNORECASE,
+)
 _TAG = re.compile(
     r"</?(?:i|b|u|s|em|strong|font|span|br|p|sub|sup|small|big|ref|div|nowiki|center)(?:\s[^<>]*)?/?>", re.IGNORECASE
 )
 _BRACKETS_ONLY = re.compile(r"^[-\u2013\s]*(?:\[[^\[\]]*\]|\{[^{}]*\})(?:\s*(?:\[[^\[\]]*\]|[.?!]))*$")
-_SOUND = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
 _LEADING_DASH = re.compile(r"^\s*(?:>>+|[-\u2013\u2014]+)\s*(?=\S)")
 _L_FOR_I = re.compile(
     r"(?<![\w'.\u2019-])l(?=(?:['\u2019](?:m|d|ll|ve)\b)|\s+[a-z])|(?<=[A-Z])l(?=[A-Z])|(?<!\w)l(?=[A-Z]+\b)"
@@ -91,6 +115,7 @@ def title_of(text: str) -> str:
 
 def _join_punctuation(draft: Draft) -> None:
     draft.replace(_SPACED, "", "space before punctuation")
+    draft.replace(_MISPLACED, r"\1 ", "space before punctuation")
     draft.replace(_SPACED_PARTS, "", "space inside a contraction")
 
 
@@ -147,15 +172,29 @@ def aochildes(draft: Draft) -> None:
 
 
 _SPEAKER = re.compile(r"([A-Z]):\s+")
-_ANNOTATOR = re.compile(r"\s*(?<!\S)\*\s?[a-z[].*$")
-_NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\bMUMBLEx\b")
+# A remark ends with its bracket, its second asterisk, a phrase that annotators use, its first sentence, or the line.
+_REMARK = re.compile(
+    r"(?<![\w*])\*+\s*(?:\[+[^\[\]]*\]+|[^*]{0,200}(?<=[^\s*])\*+(?!\w)|\w+\s?=\s?[\w']+\b[.,;]?|"
+    r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b(?!\s*[;:,])[.?!]*|"
+    r"\[*[^\W\d](?:[^.?!]|\.(?=\S)|(?<=\b\w)\.(?=\s+[a-z]))*[.?!]*)",
+    re.IGNORECASE,
+)
+_CORRECTION = re.compile(r"(?<![\w=])([A-Za-z][\w'-]*)\s?=\s?[A-Za-z][\w'-]*(?![\w=])")
+"""A word as it was said, and what it should be, as in ``see=seen``."""
+_NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b")
 
 
 def switchboard(draft: Draft) -> None:
-    """Clean Switchboard: a speaker's letter and an utterance per line, annotators' remarks after an asterisk."""
+    """Clean Switchboard: a speaker's letter and an utterance per line, with annotators' remarks after asterisks.
+
+    The lines are turns that were joined from utterances, so speech can follow a remark.
+    """
     if speaker := _SPEAKER.match(draft.text):
         draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]
-    draft.replace(_ANNOTATOR, "", "annotator's remark")
+    draft.cut(_REMARK, "annotator's remark")
+    if found := _CORRECTION.search(draft.text):  # the word is in the text already, or only here
+        is_again = re.search(rf"\b{re.escape(found[1])}\b", draft.text[: found.start()], re.IGNORECASE)
+        draft.replace(_CORRECTION, "" if is_again else r"\1", "annotator's remark")
     draft.replace(_NOISE, "", "noise or disfluency mark")
     _join_punctuation(draft)
 
@@ -166,10 +205,39 @@ _CREDIT = re.compile(
     re.IGNORECASE,
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
-_STYLE = re.compile(r"\{\\[^{}]*\}")
-_MUSIC = re.compile(r"[\u2669-\u266c]+|(?:^|(?<=\s))#+(?=\s|$)|(?<![\w.])[*]{1,2}(?=\s|$)")
-_SOUND_INSIDE = re.compile(r"\[[A-Za-z][^\[\]]*\]")
+_STYLE = re.compile(r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}")
+_MUSIC = re.compile(
+    r"[\u2669-\u266c\u00b6]+|(?:^|(?<=\s))#+(?=\s|$)|^[-\s]*#+(?=[A-Za-z'\"][^#]*#+$)|(?<=[a-z.,?!'\"]{2})#+(?=\s|$)|"
+    r"(?<![\w.])[*]{1,2}(?=\s|$)"
+)
+_SOUND_VERBS = (
+    "sigh|laugh|chuckl|giggl|gasp|cough|groan|grunt|moan|pant|sob|scream|shout|yell|whisper|whimper|cri|cry|sniff|"
+    "sniffl|snor|clear|mutter|mumbl|murmur|sing|hum|whistl|applaud|cheer|clap|knock|ring|beep|buzz|bark|speak|exhal|"
+    "inhal|breath|growl|roar|scoff|snicker|squeal|shriek|wail|weep|yawn|hiss|click|creak|crash|clatter|chatter|continu|"
+    "slam|open|clos|toll|chim|rumbl|honk|explod|stammer|gulp|howl|chirp|meow|neigh|thud|echo"
+)
+_SOUND_NOUNS = (
+    r"applause|laughter|music|thunder|gunshots?|bells?|footsteps|indistinct|inaudible|"
+    r"(?:on|over) (?:the )?(?:tv|radio|phone|telephone|recording|speaker|intercom)"
+)
+# What is in square brackets, also if they close on another line; in round ones, what is in capitals or names a sound.
+_SOUND = re.compile(
+    r"\[(?=[^\[\]]*[^\W\d_]{2})[^\[\]]*(?:\]|$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
+    r"\((?=[^()a-z]*[A-Z][A-Z.])[^()a-z]*\)|"
+    rf"\((?=[^()]*\b(?i:(?:{_SOUND_VERBS})(?:e?s|\w?ing)\b|(?:{_SOUND_NOUNS})\b))"
+    r"(?:[^\s()?!]+\s){0,4}[^\s()?!]+\)"
+)
+_PARENTHESES_ONLY = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
+_ROLES = "Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Voice|Both|Crowd|Singer"
+_CAPITALS = r"(?!P\.?S\b)[A-Z][A-Z.'\u2019-]+(?: (?:[A-Z.'\u2019&-]+|#?\d+)){0,4}"
+# A speaker's name: in capitals, or a role. Before a text in capitals it may be a word of the text.
+_NAME = re.compile(rf"(?m)^(?:(?:{_ROLES})(?: ?#?\d+)?|(?=[^a-z\n]*:(?:\s*$|.*[a-z])){_CAPITALS})\s?:(?:\s+|$)")
 _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
+_LEFTOVER = re.compile(r"^[-\u2013\s]*:\s*|(?:^|(?<=\s))[-\u2013]+\s+(?=[-\u2013]+(?:\s|$))|\s+[-\u2013]\s*$")
+"""A colon after the description of a speaker, or the dash of a turn without words."""
+_TURN_OF_NAME = re.compile(
+    rf"(?<=[.!?\u2026\"\u201d])(?<!\b[A-Z]\.)(?<!\b[A-Z]{{2}}\.)(?<!\bMRS\.)\s+[-\u2013\u2014]*\s*(?={_CAPITALS}:\s.*[a-z])"
+)
 
 
 def open_subtitles(draft: Draft) -> None:
@@ -177,8 +245,6 @@ def open_subtitles(draft: Draft) -> None:
     draft.drop(_TIME, "subtitle time")
     draft.replace(_STYLE, "", "subtitle style code")
     _subtitle(draft)
-    draft.replace(_SOUND_INSIDE, "", "sound description inside a line")
-    _turns(draft)
     draft.replace(_L_FOR_I, "I", "l read for I")
 
 
@@ -186,14 +252,20 @@ def _subtitle(draft: Draft) -> None:
     draft.replace(_TAG, "", "tag")
     draft.drop(_CREDIT, "subtitle credit")
     draft.replace(_MUSIC, "", "music mark")
-    draft.drop(_BRACKETS_ONLY, "sound description")
-    draft.drop(_SOUND, "sound description")
+    draft.drop(_PARENTHESES_ONLY, "sound description")
+    before = draft.text
+    draft.cut(_SOUND, "sound description", reason_inside="sound description inside a line")
+    if draft.text != before:
+        draft.text = _LEFTOVER.sub("", draft.text)
+    _turns(draft)
+    draft.cut(_NAME, "speaker's name")
 
 
 def _turns(draft: Draft) -> None:
     if _LEADING_DASH.match(draft.text):
         draft.replace(_LEADING_DASH, "", "leading dash")
         draft.replace(_TURN, "\n", "turns of a line apart")
+    draft.replace(_TURN_OF_NAME, "\n", "turns of a line apart")
 
 
 _OPEN_BRACKET = re.compile(r"-L(?:R|S|C)B-\s*")
@@ -228,10 +300,24 @@ _NOTICE = re.compile(
     r"produced by .{3,80}$|transcriber['\u2019]?s['\u2019]? note|e-?text prepared by|\[?transcriber)",
     re.IGNORECASE,
 )
-_ILLUSTRATION = re.compile(r"\[(?:Illustration|Footnote|Sidenote|Music|Frontispiece)\b[^\[\]]*\]?", re.IGNORECASE)
+_INSIDE = r"(?:[^\[\]]|\[[^\[\]]*\])*+(?:\]|$)"
+_ILLUSTRATION = re.compile(
+    r"\[_?(?:(?:Illustrations?|Illus|Frontispiece|Decoration|Ornament)(?![a-z])|"
+    rf"(?:Picture|Image|Plate|Drawing|Figure|Fig|Map)s?\b(?=\.?\s*(?:\d+|[IVXLC]+\b)?\s*[:.\]])){_INSIDE}",
+    re.IGNORECASE,
+)
+_NOTE = re.compile(rf"\[(?:Footnote|Sidenote|Music)\b{_INSIDE}", re.IGNORECASE)
 _MARK_INSIDE = re.compile(r"\s*\[(?:\d{1,3}|[A-Z*]|Pg\.?\s*\d+|Page\s*\d+)\]|\s*\{\d{1,4}\}", re.IGNORECASE)
 _ITALICS = re.compile(r"(?<![A-Za-z0-9_])_([^_]+)_(?!_)")
 _BOLD = re.compile(r"(?<![\w=])=([^=]+)=(?![\w=])")
+
+
+def open_note(text: str) -> str:
+    """Return the reason for which a note or caption is left out whose bracket does not close; "" if there is none."""
+    for pattern, reason in (_ILLUSTRATION, "illustration"), (_NOTE, "note in brackets"):
+        if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
+            return reason
+    return ""
 
 
 def gutenberg(draft: Draft) -> None:
@@ -239,7 +325,8 @@ def gutenberg(draft: Draft) -> None:
     draft.drop(_NOTICE, "Project Gutenberg notice")
     draft.drop(_PAGE, "page number")
     draft.drop(_CONTENTS_LINE, "line of a table of contents")
-    draft.replace(_ILLUSTRATION, "", "illustration or note in brackets")
+    draft.cut(_ILLUSTRATION, "illustration")
+    draft.cut(_NOTE, "note in brackets")
     draft.replace(_MARK_INSIDE, "", "mark of a page or footnote")
     draft.replace(_ITALICS, r"\1", "italics between underscores")
     draft.replace(_BOLD, r"\1", "bold between equals signs")
@@ -264,7 +351,6 @@ def qed(draft: Draft) -> None:
     _entities(draft)
     draft.drop(_TIME, "subtitle time")
     _subtitle(draft)
-    _turns(draft)
     draft.replace(_L_FOR_I, "I", "l read for I")
     _join_punctuation(draft)
 
@@ -304,8 +390,8 @@ BABYLM: dict[str, Source] = {
     "bnc_spoken": Source(rules=_join_punctuation, has_blanks=True),
     "cbt": Source(rules=cbt, has_headers=True),
     "childes": Source(rules=childes, has_headers=True, has_speakers=True),
-    "children_stories": Source(rules=gutenberg, is_prose=True),
-    "gutenberg": Source(rules=gutenberg, has_headers=True, is_prose=True, may_be_wrapped=True),
+    "children_stories": Source(rules=gutenberg, is_prose=True, has_notes=True),
+    "gutenberg": Source(rules=gutenberg, has_headers=True, is_prose=True, may_be_wrapped=True, has_notes=True),
     "open_subtitles": Source(rules=open_subtitles, has_blanks=True, is_prose=True),
     "qed": Source(rules=qed, is_prose=True),
     "simple_wiki": Source(rules=wiki, has_headers=True, has_blanks=True, is_prose=True),

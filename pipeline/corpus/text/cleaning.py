@@ -5,6 +5,7 @@ counted by reason, and examples of changes and dropped lines are written for peo
 time. Memory grows only with the number of documents, because all document names are kept to make new names different.
 """
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Literal
 
-from pipeline.corpus.text.babylm import BABYLM, SOURCES, Draft, Source, title_of
+from pipeline.corpus.text.babylm import BABYLM, SOURCES, Draft, Source, open_note, title_of
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import (
     DOCS_SUFFIX,
@@ -32,6 +33,7 @@ from pipeline.corpus.text.text_files import (
     normalise_text,
     not_utf8,
 )
+from pipeline.corpus.text.wrapped_lines import is_wrapped, join_lines, words_of, wrapped_share
 from storage.errors import ConfigError, InputError
 from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
@@ -40,10 +42,10 @@ MAX_WORD_CHARS = 200
 """Characters of the longest word that a kept sentence may have. A longer string is not a word."""
 HEAD_LINES = 2000
 """Lines at the beginning of a file that show whether the file is hard-wrapped."""
-WRAPPED_CHARS = 100
-"""Longest line of a hard-wrapped file in characters. One line in a hundred may be longer."""
 MAX_WRAPPED_LINES = 1000
 """Lines of the longest hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this size."""
+MAX_NOTE_LINES = 20
+"""Lines of the longest note or caption in brackets."""
 SAMPLES = 20
 """Most examples that are written for one source and reason."""
 SAMPLE_CHARS = 200
@@ -51,6 +53,8 @@ SAMPLE_CHARS = 200
 COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
 """Columns of ``OUT.dropped.tsv``."""
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["text", "blank", "header", "dropped"]
 Paragraph = list[tuple[Line, Draft]]
@@ -83,7 +87,7 @@ def clean_texts(
             and as ``read_running_text``. The error names the file, and the line if there is one.
         StoreError: If the files cannot be written.
     """
-    files = _find_files(texts, config.source)
+    files = _find_files(texts, config)
     has_speakers = any(SOURCES[name].has_speakers for _, name in files)
     suffixes = (DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, *[SPEAKERS_SUFFIX] * has_speakers, ".txt")
     stale = [
@@ -113,8 +117,13 @@ def clean_texts(
     return {"num_files": len(files), **total.to_json(), "sources": by_source}
 
 
-def _find_files(texts: Sequence[Path], source: str) -> list[tuple[Path, str]]:
+def _find_files(texts: Sequence[Path], config: CleanConfig) -> list[tuple[Path, str]]:
     """Return each file with the name of its source."""
+    source = config.source
+    if config.wrapped and source != "plain":
+        raise ConfigError(
+            f"clean-text: --wrapped with --source {source}, expected --source plain; leave one of them out"
+        )
     if source != "babylm" and source not in SOURCES:
         raise ConfigError(f"clean-text: --source {source} is unknown; expected babylm or one of {', '.join(SOURCES)}")
     files = []
@@ -153,13 +162,25 @@ def _clean_file(
     lines = read_running_text(path, column=config.column, on_error=config.on_error)
     head = list(islice(lines, HEAD_LINES))
     has_records = any(line.begins_document for line in head)
-    names.begin(path, name, is_whole=not (source.has_headers or source.has_blanks or has_records))
-    is_wrapped = source.may_be_wrapped and _is_wrapped(head)
+    ends_inside = source.has_headers or (source.has_blanks and not config.wrapped) or has_records
+    names.begin(path, name, is_whole=not ends_inside)
+    texts = [line.text for line in head]
+    joins = config.wrapped or (source.may_be_wrapped and is_wrapped(texts))
+    if name == "plain" and not joins and (share := wrapped_share(texts)):
+        log.warning(
+            "%s: looks hard-wrapped: %.0f %% of its lines end inside a sentence, near one width. They become sentences "
+            "of their own. Give --wrapped to join the lines of each paragraph",
+            path,
+            100 * share,
+        )
     lines = _decodable(chain(head, lines), path, record, config.on_error, progress)
-    ends_at_blank = source.has_blanks and not has_records
-    for paragraph in _paragraphs(lines, source, names, record, is_wrapped=is_wrapped, ends_at_blank=ends_at_blank):
+    if source.has_notes:
+        lines = _with_whole_notes(lines, record)
+    ends_at_blank = source.has_blanks and not has_records and not config.wrapped
+    words = words_of(texts) if joins else frozenset()
+    for paragraph in _paragraphs(lines, source, names, record, joins=joins, ends_at_blank=ends_at_blank):
         speaker = paragraph[0][1].speaker
-        for text in _split(paragraph, source, record):
+        for text in _split(paragraph, source, record, words):
             document = names.use()
             record.sentence(text, document, speaker)
             yield text, document, speaker
@@ -171,10 +192,10 @@ def _paragraphs(
     names: "_DocumentNames",
     record: "_Record",
     *,
-    is_wrapped: bool,
+    joins: bool,
     ends_at_blank: bool,
 ) -> Iterator[Paragraph]:
-    """Yield each line that is language. In a hard-wrapped file, yield the lines of each paragraph together.
+    """Yield each line that is language. If ``joins`` is set, yield the lines of each paragraph together.
 
     The function also begins documents, and counts all lines that it does not yield.
     """
@@ -198,7 +219,7 @@ def _paragraphs(
             draft = _draft(text, source)
             if draft.dropped:
                 record.dropped(draft.dropped, line)
-            elif is_wrapped:
+            elif joins:
                 waiting.append((line, draft))
             else:
                 yield [(line, draft)]
@@ -215,11 +236,31 @@ def _draft(text: str, source: Source) -> Draft:
     return draft
 
 
-def _split(paragraph: Paragraph, source: Source, record: "_Record") -> list[str]:
+def _with_whole_notes(lines: Iterator[Line], record: "_Record") -> Iterator[Line]:
+    """Join the lines of a note or caption in brackets that closes on a later line. Count the later ones as dropped."""
+    while (line := next(lines, None)) is not None:
+        text, later = line.text.rstrip(), list[Line]()
+        reason = open_note(text)
+        while open_note(text) and len(later) < MAX_NOTE_LINES and (following := next(lines, None)) is not None:
+            later.append(following)
+            text = f"{text} {following.text.strip()}".rstrip()
+        if not reason or open_note(text):
+            yield line
+            lines = chain(later, lines)
+        else:
+            for joined in later:
+                record.dropped(reason, joined)
+            yield line._replace(text=text)
+
+
+def _split(paragraph: Paragraph, source: Source, record: "_Record", words: frozenset[str]) -> list[str]:
     """Return the sentences of a paragraph. Count its lines as text or dropped."""
     found: list[str] = []
     _, first = paragraph[0]
-    for turn in " ".join(draft.text for _, draft in paragraph).split("\n"):
+    joined, has_removed = join_lines(((draft.text, line.text) for line, draft in paragraph), words)
+    if has_removed:
+        first.repaired.append("hyphen at a line end removed")
+    for turn in joined.split("\n"):
         text = normalise_text(turn)
         if has_word(text):
             found += split_sentences(text) if source.is_prose else [text]
@@ -238,12 +279,6 @@ def _split(paragraph: Paragraph, source: Source, record: "_Record") -> list[str]
         for reason in (*draft.repaired, *["hard-wrapped line joined"] * (number > 0)):
             record.repaired(reason, line, draft.text)
     return short
-
-
-def _is_wrapped(head: Sequence[Line]) -> bool:
-    """Return whether the file is hard-wrapped: paragraphs of several short lines, with blank lines between them."""
-    full = [line.text for line in head if line.text.strip()]
-    return len(full) < len(head) and sum(len(text) > WRAPPED_CHARS for text in full) * 100 <= len(full)
 
 
 def _decodable(

@@ -21,6 +21,9 @@ class CleanConfig:
     """Read the text in this field of JSON lines or this column of a table (CSV, TSV). Each object or row is a document.
     A number is a column of a table without a header, from 1. Without this option, the field text of JSON lines is
     read."""
+    wrapped: bool = False
+    """Join the lines of each paragraph, which a blank line ends. Only for the source plain. Each file is then one
+    document."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"

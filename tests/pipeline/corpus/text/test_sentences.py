@@ -28,6 +28,8 @@ SPLIT = [  # a bar marks the end of a sentence
     "They ran. | mRNA was found. | iPhones too.",
     "Secretary George P. Fox spoke. | It was Nicholas B. Hare.",
     "He and I. | They know him.",
+    "R. Fox met J. R. R. Hare, D'A. Fox and \u00c9. Hare. | (R. Fox was late.)",
+    "By Wm. Fox, Geo. Hare and Th. Fox. | It was E. May, not T. Will. | A. A. Fox went.",
     "no capitals. no stops, no cuts",
     "It is 3 p.m. | The train left. | Fox v. Hare is known.",
     "Visit www.fox.com for more. | Really?! | Yes.",
