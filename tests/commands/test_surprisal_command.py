@@ -21,6 +21,7 @@ from pipeline.training.model_files import ModelFiles
 from student.hugging_face import open_student_or_folder
 from student.model import Student
 from student.student_config import StudentConfig, StudentTrainConfig
+from student.student_run import load_student
 
 TEXT = ["the cat sleeps.", 'a dog "barks"', "the dog don't"]
 
@@ -85,7 +86,7 @@ def test_the_sums_are_a_result_of_the_run_and_the_report_accepts_it(run: Path, t
     assert result.exit_code == 0, result.output
     tree = [(0, 0, 2), (1, 0, 2)]
     figure = score_parses([tree], [tree])
-    files, settings = ModelFiles.of_run(open_run(run)), {"beam": 10, "word_beam": 5}
+    files, settings = ModelFiles.of_run(load_student(run, torch.device("cpu"))[1]), {"beam": 10, "word_beam": 5}
     record(files, PARSES, "dev", figure.to_json(), settings=settings, fingerprints={"trees": "1" * 64})
     results = load_results(run)
     (parses,), (found,) = results.parses, (one for one in results.surprisals if "my-text" in one.path.name)
