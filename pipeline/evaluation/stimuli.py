@@ -36,7 +36,7 @@ from pipeline.corpus.text.text_files import Line, OnError, normalise_text, not_u
 from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.scorer import BLOCK_SENTENCES
-from pipeline.evaluation.words import SpanFile, check_words, spaced_words, words_of_tokens
+from pipeline.evaluation.words import SpanFile, check_words, joined_words, spaced_words, words_of_tokens
 from storage.errors import ConfigError, InputError
 
 
@@ -99,6 +99,7 @@ def read_stimuli(
     if config.context is not None:
         raws = _with_context(raws, path, config.context)
     kept = _with_words(raws, path, config, faults)
+    added_ids = tokenizer.added_ids
     earlier: deque[list[int]] = deque(maxlen=config.context_sentences)
     document = 0
     while block := list(islice(kept, BLOCK_SENTENCES)):
@@ -114,6 +115,9 @@ def read_stimuli(
                 problem = f"{len(ids)} tokens, expected at most {max_tokens}, the limit of the model"
                 faults.found(raw.line, "too long", f"{problem}; divide the sentence")
                 continue
+            added = [span for i, span in zip(ids, token_spans, strict=True) if i in added_ids]
+            if added and config.spans is None and not raw.regions:
+                word_spans = joined_words(word_spans, added)  # noqa: PLW2901 - the words of this sentence
             try:
                 words = words_of_tokens(text, token_spans, word_spans)
             except ValueError as error:

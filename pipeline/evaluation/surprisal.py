@@ -9,7 +9,8 @@ name (``stimuli``). The text is normalised as a corpus is. The space before a wo
 first token or as a token by itself. So the probability that a word ends is part of the next word's surprisal. Oh and
 Schuler (2024) show how this affects fits to reading times. ``corrected_bits`` moves it to where it belongs. A token
 with parts of two words cannot be divided, so its sentence is an error. If words are strings between spaces, no
-tokenizer of this project makes a token with parts of two words.
+tokenizer of this project makes a token with parts of two words. Somebody may have added such a token to the tokenizer
+of another model, such as "New York". Then its words are one word in the table.
 
 The entropy of a word is that of the model's distribution over the next **token** at the first token of the word: what
 the model expects before it reads the word. It is not the entropy over words, which have several tokens.

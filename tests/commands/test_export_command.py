@@ -114,7 +114,8 @@ def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, 
     with open_scorer(run, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_surprisal(model, text, tmp_path / "table", SurprisalConfig(by="token"))
     written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
-    tokenizer, theirs = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
+    tokenizer = AutoTokenizer.from_pretrained(exported, split_special_tokens=True)
+    theirs = AutoModelForCausalLM.from_pretrained(exported)
     found = []
     for line in text.read_text().splitlines():
         ids = tokenizer(line, return_tensors="pt")["input_ids"]
@@ -129,7 +130,7 @@ def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, 
 def tokenizers(run: Path, exported: Path, adopted: tuple[Path, Path]) -> list[tuple[Tokenizer, AutoTokenizer]]:
     """Return our tokenizer and transformers' tokenizer, for both exports."""
     return [
-        (Tokenizer.load(ours / "tokenizer.json"), AutoTokenizer.from_pretrained(theirs))
+        (Tokenizer.load(ours / "tokenizer.json"), AutoTokenizer.from_pretrained(theirs, split_special_tokens=True))
         for ours, theirs in ((run, exported), adopted)
     ]
 
@@ -145,7 +146,33 @@ def test_ids_of_any_text_are_bos_and_our_ids(tokenizers: list[tuple[Tokenizer, A
     for ours, theirs in tokenizers:
         assert theirs(text)["input_ids"] == theirs.encode(text) == [ours.bos_id, *ours.encode(text)]
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
-        assert theirs.decode(ours.encode(text), skip_special_tokens=True) == text
+        decoded = theirs.decode(ours.encode(text), skip_special_tokens=True)
+        assert decoded.removeprefix(" ") == text.removeprefix(" ") == ours.decode(ours.encode(text))
+
+
+@pytest.fixture(scope="module")
+def run_and_export(run: Path, exported: Path) -> tuple[Tokenizer, AutoTokenizer]:
+    """Return the tokenizer of a run, and that of its export as other programs load it."""
+    return Tokenizer.load(run / "tokenizer.json"), AutoTokenizer.from_pretrained(exported)
+
+
+@given(texts.filter(lambda text: not any(name.strip() in text for name in PIECES[:4])))
+@example("the dog barked, didn't it?")
+def test_a_leading_space_is_one_and_written_special_tokens_are_special(
+    run_and_export: tuple[Tokenizer, AutoTokenizer], text: str
+) -> None:
+    ours, theirs = run_and_export
+    ids = ours.encode(text)
+    assert theirs(theirs.bos_token + text + theirs.eos_token, add_special_tokens=False)["input_ids"] == [0, *ids, 1]
+    if text and not text.startswith(" "):
+        assert theirs(" " + text)["input_ids"] == theirs(text)["input_ids"] == [0, *ids]
+    if text.isascii():  # a piece of another text may have only a part of a character
+        assert "".join(theirs.decode([i]) for i in ids) == theirs.decode(ids)
+
+
+def test_a_text_of_a_corpus_may_hold_the_names_of_special_tokens(run: Path) -> None:
+    ours = Tokenizer.load(run / "tokenizer.json")
+    assert {0, 1, 2}.isdisjoint(ours.encode("<bos> the <eos> dog <pad>"))
 
 
 def test_an_adopted_tokenizer_is_exported(adopted: tuple[Path, Path]) -> None:
