@@ -21,12 +21,13 @@ from pipeline.training.model_files import ModelFiles
 from student.hugging_face import open_student_or_folder
 from student.model import Student
 from student.student_config import StudentConfig, StudentTrainConfig
+from student.student_run import TRAINED_POSITIONS
 from student.student_run import load_student
 
 TEXT = ["the cat sleeps.", 'a dog "barks"', "the dog don't"]
 
 
-def make_run(folder: Path, kind: str, *, max_length: int = 12, **training: Any) -> Path:
+def make_run(folder: Path, kind: str, *, max_length: int = 12, trained: int = 12, **training: Any) -> Path:
     """Make a run with initial weights, without training."""
     tokenizer = Tokenizer.train(TEXT * 3, 290)
     tokenizer.save(folder / "tokenizer.json")
@@ -42,7 +43,7 @@ def make_run(folder: Path, kind: str, *, max_length: int = 12, **training: Any) 
     (folder / kind).mkdir()
     describe_run(folder / kind, description)
     run = open_run(folder / kind)
-    save_weights(run.checkpoint(), Student(config, bos_id=tokenizer.bos_id, seed=3))
+    save_weights(run.checkpoint(), Student(config, bos_id=tokenizer.bos_id, seed=3), {TRAINED_POSITIONS: str(trained)})
     return run.path
 
 
@@ -124,7 +125,7 @@ def test_a_sentence_as_long_as_the_student_can_read_is_scored(run: Path, tmp_pat
 
 @pytest.fixture(scope="module")
 def document_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs"), "student", max_length=24, context="document")
+    return make_run(tmp_path_factory.mktemp("runs"), "student", max_length=40, trained=24, context="document")
 
 
 def column(table: Path, name: str) -> list[float]:
