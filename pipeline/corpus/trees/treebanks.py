@@ -22,7 +22,8 @@ from typing import Final
 from pipeline.corpus.text.corpus_config import TreeFormat
 from pipeline.corpus.text.documents import Document
 from pipeline.corpus.text.text_files import Line, read_lines
-from pipeline.corpus.trees.readers import END_OF_TEXT, NOT_UTF8, TOO_LONG, RawTree, Read, read_raw_trees
+from pipeline.corpus.trees.raw_trees import NOT_UTF8, TOO_LONG, RawTree, read_raw_trees
+from pipeline.corpus.trees.readers import END_OF_TEXT, Read
 from storage.errors import ConfigError, InputError
 
 TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets")

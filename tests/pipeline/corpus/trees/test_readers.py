@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.text.text_files import OnError, find_file
-from pipeline.corpus.trees.readers import Counts, RawTree, Sentence, parse_raw_tree, read_raw_trees, read_sentences
+from pipeline.corpus.trees.raw_trees import RawTree, read_raw_trees
+from pipeline.corpus.trees.readers import Counts, Sentence, parse_raw_tree, read_sentences
 from pipeline.corpus.trees.trees import format_tree, parse_tree
 from storage.errors import InputError
 
