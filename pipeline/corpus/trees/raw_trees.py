@@ -16,8 +16,8 @@ from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pipeline.corpus.text.text_files import Line, read_lines
-from pipeline.corpus.trees.trees import BRACKET_LEAF, ROOT_NAMES, Tree, shortened
+from pipeline.corpus.text.text_files import Line, escape_brackets, read_lines
+from pipeline.corpus.trees.trees import ROOT_NAMES, Tree, shortened
 from storage.errors import InputError
 
 _SNIFFED_LINES = 2_000
@@ -26,6 +26,14 @@ MAX_TREE_CHARACTERS: Final = 1 << 20
 
 NOT_UTF8: Final = "not UTF-8"
 TOO_LONG: Final = "too long"
+END_OF_TEXT: Final = "mark of the end of a text"
+ONLY_CODES: Final = "only codes, ids or comments"
+UNCLEAR: Final = "speech that was not understood left out"
+MASKED: Final = "masked text"
+ALWAYS_DROPPED: Final = frozenset(
+    {"no words", "no text", "words are not those of the text", END_OF_TEXT, ONLY_CODES, UNCLEAR, MASKED}
+)
+"""Reasons for which a tree is dropped even if a malformed tree is an error."""
 LICENCE: Final = "lines of a licence"
 SGML: Final = "lines of SGML"
 COMMENT: Final = "lines of comments"
@@ -33,14 +41,16 @@ _OUTSIDE = frozenset({LICENCE, SGML})
 _BOTH = frozenset("()")
 
 _BRACKET = re.compile("[()]")
-_LEAF = re.compile(BRACKET_LEAF)
-_SCANNED = re.compile(f"{BRACKET_LEAF}|[()]")
+_BRACKET_LEAF = re.compile(r"(\([ \t]*(?:-?[LR][RSC]B-?|PU|PUNCT?|SYM|NFP|HYPH|[^\w\s()]+)[ \t]+)([()])(?=[ \t]*\))")
+"""A leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. Its tag can be that of no phrase."""
 _LABEL = re.compile(r"\s*\(\s*([^\s()]*)")
 _LEAF_AT_BEGINNING = re.compile(r"\s*\(\s*[^\s()]+\s+[^\s()]+\s*\)")
 _TAG = re.compile(r"<[/!?]?[A-Za-z][^<>]*>")
-_SGML_LINE = re.compile(rf"\s*({_TAG.pattern}[^()]*|{_TAG.pattern}[^<>]*{_TAG.pattern}\s*)")
-_OPENED = re.compile(r".*<([A-Za-z][\w-]*)[^<>]*>[^<>]*", re.DOTALL)
-_HEADER_TAGS = frozenset("author date datetime date_time docid docno doctype endtime header slug source".split())
+_OPENED = re.compile(r"<([A-Za-z][\w-]*)[^<>]*>")
+_HEADER_TAGS = frozenset(
+    ["author", "date", "datetime", "date_time", "docid", "docno", "doctype", "endtime", "header", "slug", "source"]
+)
+_SGML_LINE = re.compile(rf"{_TAG.pattern}[^()]*|<({'|'.join(_HEADER_TAGS)})\b[^<>]*>[^<>]*</\1>\s*", re.IGNORECASE)
 _OTHER_FORMATS = {
     re.compile(r"<\?xml|<corpus[ >]"): "XML, such as TIGER-XML",
     re.compile(r"#FORMAT \d|#BOT|#BOS \d|%% word"): "NEGRA's export format",
@@ -78,7 +88,7 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
         InputError: If the file cannot be read, is empty, is running text (nearly all of its first 2,000 lines are
             without a bracket) or has a format without brackets.
     """
-    head, rest, is_all = _sniff(read_lines(path, "skip"), path)
+    head, rest, is_all = _sniff(map(_with_escaped_brackets, read_lines(path, "skip")), path)
     shape = _shape([line.text for line, what in _labelled(head) if line.is_whole and not what], is_all=is_all)
     lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
     yield from _with_counted_lines(_cut(_Lines(_labelled(lines)), shape))
@@ -238,14 +248,14 @@ def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False)
     """Yield the trees of a block, or the whole block if it is broken. The last tree of an open block is broken."""
     text = "\n".join(line.text for line in block)
     spans, end, depth = [], 0, 0
-    for found in _SCANNED.finditer(text) if not is_broken else ():
+    for found in _BRACKET.finditer(text) if not is_broken else ():
         bracket = found[0]
         if depth == 0 and (bracket == ")" or _TAG.sub("", text[end : found.start()]).strip()):
             is_broken = True
             break
         if depth == 0:
             start = found.start()
-        depth += {"(": 1, ")": -1}.get(bracket, 0)
+        depth += 1 if bracket == "(" else -1
         if depth == 0:
             end = found.end()
             spans.append((start, end))
@@ -282,17 +292,22 @@ def _with_counted_lines(pieces: Iterable[RawTree | str]) -> Iterator[RawTree]:
         yield held._replace(lines_left_out=held.lines_left_out + tuple(left_out))
 
 
+def _with_escaped_brackets(line: Line) -> Line:
+    text = _BRACKET_LEAF.sub(lambda found: found[1] + escape_brackets(found[2]), line.text)
+    return line if text == line.text else line._replace(text=text)
+
+
 def _labelled(lines: Iterable[Line]) -> Iterator[tuple[Line, str]]:
     """Yield each line, and what it is if it belongs to no tree: a licence, an SGML tag, a header or a comment."""
     ends_comment: re.Pattern[str] | None = None
-    is_header = False
+    header = ""
     for line in lines:
         text = line.text.lstrip()
         what = ""
         if ends_comment:
             what = COMMENT
             ends_comment = None if ends_comment.search(text) else ends_comment
-        elif text.startswith("/~*") or text.startswith("/*"):
+        elif text.startswith(("/~*", "/*")):
             what = COMMENT
             end = re.compile(r"\*~/" if text.startswith("/~*") else r"\*/")
             ends_comment = None if end.search(text, 2) else end
@@ -302,9 +317,11 @@ def _labelled(lines: Iterable[Line]) -> Iterator[tuple[Line, str]]:
             what = LICENCE
         elif _SGML_LINE.fullmatch(text):
             what = SGML
-            opened = _OPENED.fullmatch(text)
-            is_header = opened is not None and opened[1].lower() in _HEADER_TAGS and not text.rstrip().endswith("/>")
-        elif is_header and not _BRACKET.search(text):
+            if header:
+                header = "" if f"</{header}>" in text else header
+            elif (opened := _OPENED.match(text)) and f"</{opened[1]}>" not in text:
+                header = opened[1] if opened[1].lower() in _HEADER_TAGS else ""
+        elif header and not _BRACKET.search(text):
             what = SGML
         yield line, what
 
@@ -346,10 +363,7 @@ def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line
 
 
 def _change_of_depth(text: str) -> int:
-    change = text.count("(") - text.count(")")
-    for leaf in _LEAF.finditer(text):
-        change -= leaf[0].count("(") - leaf[0].count(")")
-    return change
+    return text.count("(") - text.count(")")
 
 
 def _indentation(text: str) -> int:

@@ -5,16 +5,26 @@ tree does not affect other trees, so trees and text stay aligned. Files are read
 second pass counts trees and lines. No file is ever in memory as a whole.
 """
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from pipeline.corpus.text.text_files import OnError, normalise_text, read_texts, unescape_brackets
 from pipeline.corpus.trees.detokenisation import detokenise
 from pipeline.corpus.trees.matching import MARKUP_TAGS, Span, match_words
-from pipeline.corpus.trees.raw_trees import MAX_TREE_CHARACTERS, NOT_UTF8, TOO_LONG, RawTree, read_raw_trees
+from pipeline.corpus.trees.raw_trees import (
+    ALWAYS_DROPPED,
+    MASKED,
+    MAX_TREE_CHARACTERS,
+    NOT_UTF8,
+    TOO_LONG,
+    RawTree,
+    read_raw_trees,
+)
 from pipeline.corpus.trees.trees import (
     ROOT_NAMES,
     TRACE_TAG,
@@ -67,11 +77,12 @@ class Sentence:
     """Span in ``text`` of each word of the tree. The spans cover all characters except the spaces between words."""
 
 
-END_OF_TEXT: Final = "mark of the end of a text"
 _FAULTS: Final = {
     NOT_UTF8: "not UTF-8, expected UTF-8 text; convert the file",
     TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
 }
+_MASK = re.compile("[_\uff3f\u2581\u2588\u25a0\u26d4]+")
+_MASK_OR_WORD = re.compile(rf"[^\W_]|{_MASK.pattern}")
 Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
 """Function that yields the trees of a file, and the pieces that should be trees but are not."""
 
@@ -174,7 +185,7 @@ def read_sentence(
     try:
         sentence = _sentence(pair, counts, has_text=has_text)
     except MalformedTreeError as error:
-        if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
+        if on_error == "stop" and error.reason not in ALWAYS_DROPPED:
             raise malformed_tree(path, pair.raw.line, error) from None
         counts.dropped[error.reason] += 1
         return None
@@ -182,9 +193,6 @@ def read_sentence(
     counts.num_other_parses += pair.raw.num_other_parses
     counts.repaired.update(pair.raw.left_out)
     return sentence
-
-
-_ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text", END_OF_TEXT})
 
 
 def parse_raw_tree(raw: RawTree) -> Tree:
@@ -203,6 +211,8 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
     given = parse_raw_tree(pair.raw)
     if text is None:
         raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
+    if _is_masked(given.words):
+        raise MalformedTreeError("words replaced by underscores", MASKED)
     invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
     tree = normalise_tree(given, invisible if has_text else invisible | _markup(given))
     if not text and has_text:
@@ -222,6 +232,17 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
     }
     counts.repaired.update(reason for reason, applies in repaired.items() if applies)
     return Sentence(number=pair.number, text=text, tree=tree, spans=found)
+
+
+def _is_masked(words: Sequence[str]) -> bool:
+    """Return whether the words of a sentence were replaced, as in GUM's texts from Reddit: by underscores, or similar.
+
+    Punctuation may be kept. A sentence with a blank to fill in is not masked: it has more words than blanks.
+    """
+    kinds = ["blank" if _MASK.fullmatch(word) else "word" for word in words if _MASK_OR_WORD.search(word)]
+    num_blanks = sum(kind == "blank" for kind, _ in groupby(kinds))
+    num_words = kinds.count("word")
+    return num_blanks > 0 and (num_words == 0 or num_blanks >= 2 * num_words)
 
 
 def _markup(tree: Tree) -> set[int]:
@@ -266,5 +287,5 @@ def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) 
 
 def malformed_tree(path: Path, line: int, error: MalformedTreeError) -> InputError:
     """Return the error of a tree with its file, line and remedy."""
-    expected = "" if "expected" in str(error) else "; expected one tree in brackets"
+    expected = "" if "expected" in str(error) or "; write " in str(error) else "; expected one tree in brackets"
     return InputError(f"{path}:{line}: {error}{expected}. Fix the file, or use --on-error skip")

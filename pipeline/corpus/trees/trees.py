@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from pipeline.corpus.text.text_files import escape_brackets
 from storage.errors import InputError
 
 ROOT: Final = "TOP"
@@ -52,9 +51,7 @@ class Tree:
 
 
 _W, _A = r"[ \t\r\n\f\v]", r"[^ \t\r\n\f\v()]"
-BRACKET_LEAF: Final = r"\([ \t]*(?:-?[LR][RSC]B-?|PU|PUNCT?|SYM|NFP|HYPH|[^\w\s()]+)[ \t]+[()][ \t]*\)"
-"""Pattern of a leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. Its tag can be no phrase."""
-_TOKEN = re.compile(rf"({BRACKET_LEAF})|\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_A}+)")
+_TOKEN = re.compile(rf"\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_A}+)")
 _ESCAPED = re.compile(r"\\[()]")
 _WORD_IN_BRACKETS = re.compile(rf"\({_W}*{_A}+{_W}*\({_W}*{_A}+{_W}*\){_W}*\)")
 _WRITE_BRACKETS = r"write -LRB- and -RRB- for the brackets inside a word, not \( and \)"
@@ -73,24 +70,16 @@ def parse_tree(text: str) -> Tree:
     starts: list[int] = []
     stops: list[int] = []
     is_open: list[int] = []
-    for bracket, tag, word, label, close, stray in _TOKEN.findall(text):
+    for tag, word, label, close, stray in _TOKEN.findall(text):
         if not is_open and (labels or close or stray):
             raise _outside(text, close=bool(close), first=not labels)
-        if bracket:
-            tag, word = bracket[1:-1].split()
-            word = escape_brackets(word)
         if tag:
             if not labels:  # the tree is one tagged word: "(VB Edit)"
                 labels, starts, stops = [""], [0], [1]
             tags.append(tag)
             words.append(word)
         elif close:
-            at = is_open.pop()
-            stops[at] = len(words)
-            if starts[at] == len(words) and labels[at] and not _is_label(labels[at]):
-                raise MalformedTreeError(
-                    f"the word {shortened(labels[at])} has brackets of its own; {_WRITE_WORDS}", "word without a tag"
-                )
+            stops[is_open.pop()] = len(words)
         elif stray:
             remedy = _WRITE_BRACKETS if "\\" in stray else "expected each word with its own tag, as in (NN dog)"
             raise MalformedTreeError(
@@ -109,7 +98,9 @@ def parse_tree(text: str) -> Tree:
         raise MalformedTreeError(
             f"an empty tree, expected at least one word in its brackets{_hint(text)}", "empty tree"
         )
-    return Tree(tuple(words), tuple(tags), tuple(zip(labels, starts, stops, strict=True)))
+    phrases = tuple(zip(labels, starts, stops, strict=True))
+    _refuse_words_in_brackets(phrases)
+    return Tree(tuple(words), tuple(tags), phrases)
 
 
 def without_words(tree: Tree, without: Collection[int]) -> Tree:
@@ -182,9 +173,13 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
     return [*before, count]
 
 
-def _is_label(label: str) -> bool:
-    """Return whether a label may be that of a phrase whose words were removed. Otherwise it must be a word."""
-    return label[0].isupper() and not any(map(str.islower, label))
+def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
+    """Refuse an empty phrase whose label is not in capitals, as in ``(NN (dog))``: it must be a word."""
+    for label, start, stop in phrases:
+        if start == stop and label and not (label[0].isupper() and not any(map(str.islower, label))):
+            raise MalformedTreeError(
+                f"the word {shortened(label)} has brackets of its own; {_WRITE_WORDS}", "word without a tag"
+            )
 
 
 def _hint(text: str) -> str:
@@ -198,7 +193,10 @@ def _outside(text: str, *, close: bool, first: bool) -> MalformedTreeError:
     if close:
         return MalformedTreeError(f"unbalanced brackets: a ')' without its '('{_hint(text)}", "unbalanced brackets")
     if first:
-        return MalformedTreeError(f"text where a tree was expected: {shortened(text)}{_hint(text)}", "not a tree")
+        remedy = "; remove the text before the first bracket" if "(" in text else ""
+        return MalformedTreeError(
+            f"text where a tree was expected: {shortened(text)}{remedy}{_hint(text)}", "not a tree"
+        )
     if text.count(")") > text.count("("):
         return MalformedTreeError(
             f"unbalanced brackets: a ')' that closes a tree too early{_hint(text)}", "unbalanced brackets"
