@@ -36,6 +36,12 @@ _TRACE = re.compile(r"\*(T|ICH|RNR|PPA|EXP|PRO|OP|pro|exp|con|arb|speaker|hearer
 _ANY_TRACE = re.compile(r"\*([^\s*]*\*)?(-\d+)?|0")
 _CODE_TAGS = frozenset({"CODE", "COMMENT", "LB", "PB", "REF"})
 _CODE = re.compile(r"<[^<>]*>|\{[^{}]*\}")
+_CHARACTERS: Final = {
+    "<paren>": ("-LRB-", "-LRB-"),
+    "<$$paren>": ("-RRB-", "-RRB-"),
+    "<dash/>": (":", "\u2014"),
+}
+"""Tag and word of the codes that stand for characters of the text."""
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b")
 _WITH_LEMMA = re.compile(r".+-.+")
 _LEMMA_OF_MARK = re.compile(r"([^\w\s])-\1")
@@ -172,9 +178,9 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
         elif tag == "LEMMA":
             reasons["lemmas left out"] = None
             without.add(i)
-        elif word == "<dash/>":
-            reasons["dashes written as codes"] = None
-            words[i] = "\u2014"
+        elif word in _CHARACTERS:
+            reasons["brackets and dashes written as codes"] = None
+            tags[i], words[i] = _CHARACTERS[word]
         elif tag in _CODE_TAGS or _CODE.fullmatch(word):
             reasons["codes and comments left out"] = None
             without.add(i)

@@ -44,6 +44,7 @@ _BRACKET = re.compile("[()]")
 _BRACKET_LEAF = re.compile(r"(\([ \t]*(?:-?[LR][RSC]B-?|PU|PUNCT?|SYM|NFP|HYPH|[^\w\s()]+)[ \t]+)([()])(?=[ \t]*\))")
 """A leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. Its tag can be that of no phrase."""
 _LABEL = re.compile(r"\s*\(\s*([^\s()]*)")
+_LEAVES = re.compile(r"\s*(\(\s*[^\s()]+\s+[^\s()]+\s*\)\s*)*")
 _LEAF_AT_BEGINNING = re.compile(r"\s*\(\s*[^\s()]+\s+[^\s()]+\s*\)")
 _TAG = re.compile(r"<[/!?]?[A-Za-z][^<>]*>")
 _OPENED = re.compile(r"<([A-Za-z][\w-]*)[^<>]*>")
@@ -88,8 +89,8 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
         InputError: If the file cannot be read, is empty, is running text (nearly all of its first 2,000 lines are
             without a bracket) or has a format without brackets.
     """
-    head, rest, is_all = _sniff(map(_with_escaped_brackets, read_lines(path, "skip")), path)
-    shape = _shape([line.text for line, what in _labelled(head) if line.is_whole and not what], is_all=is_all)
+    head, rest = _sniff(map(_with_escaped_brackets, read_lines(path, "skip")), path)
+    shape = _shape([line.text for line, what in _labelled(head) if line.is_whole and not what])
     lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
     yield from _with_counted_lines(_cut(_Lines(_labelled(lines)), shape))
 
@@ -135,15 +136,21 @@ class _Shape:
         return self.is_at_margin(text) and label == _label(first) and (label in ROOT_NAMES or self.is_tree_per_line)
 
 
-def _shape(texts: list[str], *, is_all: bool) -> _Shape:
+def _shape(texts: list[str]) -> _Shape:
+    """Return the shape of a file by its first lines, some of which may be broken.
+
+    If trees go over lines, most lines have brackets that close in other lines. A leaf in a line of its own says
+    nothing.
+    """
     indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
     margin = min(indentations, default=0)
-    depths = list(accumulate(map(_change_of_depth, texts)))
-    num_whole = sum(above == below for above, below in pairwise([0, *depths]))
-    closes_over_lines = 2 * num_whole < len(texts) and min(depths, default=0) >= 0 and not (is_all and depths[-1])
-    is_indented = any(_indentation(text) > margin for text in texts)
-    is_tree_per_line = 2 * num_whole >= len(texts) if is_indented else not closes_over_lines
-    return _Shape(margin, is_indented, is_tree_per_line)
+    changes = [_change_of_depth(text) for text in texts if not _LEAVES.fullmatch(text)]
+    num_opened = sum(change for change in changes if change > 0)
+    num_closed = -sum(change for change in changes if change < 0)
+    goes_over_lines = 2 * sum(map(bool, changes)) > len(changes) and (
+        2 * min(num_opened, num_closed) >= max(num_opened, num_closed)
+    )
+    return _Shape(margin, any(_indentation(text) > margin for text in texts), not goes_over_lines)
 
 
 class _Lines(Iterator[tuple[Line, str]]):
@@ -245,35 +252,69 @@ def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
 
 
 def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False) -> Iterator[RawTree]:
-    """Yield the trees of a block, or the whole block if it is broken. The last tree of an open block is broken."""
+    """Yield the trees of a block, and its broken pieces. The last tree of an open block is broken."""
+    if not block:
+        return
     text = "\n".join(line.text for line in block)
-    spans, end, depth = [], 0, 0
-    for found in _BRACKET.finditer(text) if not is_broken else ():
-        bracket = found[0]
-        if depth == 0 and (bracket == ")" or _TAG.sub("", text[end : found.start()]).strip()):
-            is_broken = True
-            break
-        if depth == 0:
-            start = found.start()
-        depth += 1 if bracket == "(" else -1
-        if depth == 0:
-            end = found.end()
-            spans.append((start, end))
-    if depth > 0:
-        spans.append((start, len(text)))
-        is_broken |= not is_open
-    is_broken |= depth == 0 and bool(_TAG.sub("", text[end:]).strip())
-    if block and (is_broken or not spans):
-        spans = [(0, len(text))]
+    root = _label(text)
+    spans = [] if is_broken else _spans(text, is_open=is_open)
+    is_clean = bool(spans) and all(is_tree for _, _, is_tree in spans)
+    if not spans or (root in ROOT_NAMES and (is_open or not is_clean)):
+        spans = [(start, stop, False) for start, stop in _from_root_to_root(text, root)]
     at = line = 0
-    for start, stop in spans:
+    for begin, stop, _ in spans:
+        start = stop - len(text[begin:stop].lstrip())
         line += text.count("\n", at, start)
         at = start
-        lines = block[line : line + text.count("\n", start, stop) + 1]
+        piece = text[start:stop].rstrip()
+        lines = block[line : line + piece.count("\n") + 1]
         fault = "" if all(each.is_utf8 for each in lines) else NOT_UTF8
-        if stop - start > MAX_TREE_CHARACTERS or not all(each.is_whole for each in lines):
+        if len(piece) > MAX_TREE_CHARACTERS or not all(each.is_whole for each in lines):
             fault = TOO_LONG
-        yield RawTree(lines[0].number, None if fault else text[start:stop], fault)
+        yield RawTree(lines[0].number, None if fault else piece, fault)
+
+
+def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
+    """Return where each piece of a block begins and ends, and whether it is a tree.
+
+    A bracket that closes nothing ends a broken tree, and nothing before it in the block can be trusted. Text outside
+    the brackets makes all a broken tree. If ``is_open``, the brackets of the last tree need not be closed.
+    """
+    spans: list[tuple[int, int, bool]] = []
+    trees: list[tuple[int, int, bool]] = []
+    start = end = depth = 0
+    has_text = False
+    for found in _BRACKET.finditer(text):
+        if depth == 0:
+            start = found.start()
+            has_text |= bool(_TAG.sub("", text[end:start]).strip())
+            if found[0] == ")":
+                if trees or has_text or not spans:
+                    spans.append((spans[-1][1] if spans else 0, found.end(), False))
+                else:
+                    spans[-1] = (spans[-1][0], found.end(), False)
+                trees, end, has_text = [], found.end(), False
+                continue
+        depth += 1 if found[0] == "(" else -1
+        if depth == 0:
+            end = found.end()
+            trees.append((start, end, True))
+    if depth > 0:
+        trees.append((start, len(text), is_open))
+    elif _TAG.sub("", text[end:]).strip():
+        has_text = True
+    if has_text or (depth > 0 and not is_open):
+        return [*spans, (spans[-1][1] if spans else 0, len(text), False)]
+    return spans + trees
+
+
+def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
+    """Return the pieces of a broken block. If the trees have a root that is no phrase, each root begins a piece."""
+    if root not in ROOT_NAMES:
+        return [(0, len(text))]
+    begin = re.compile(rf"\(\s*{root}(?=[\s(])" if root else r"\(\s*(?=\()")
+    starts = [found.start() for found in begin.finditer(text)]
+    return list(pairwise([0, *starts[1:], len(text)]))
 
 
 def _with_counted_lines(pieces: Iterable[RawTree | str]) -> Iterator[RawTree]:
@@ -326,21 +367,20 @@ def _labelled(lines: Iterable[Line]) -> Iterator[tuple[Line, str]]:
         yield line, what
 
 
-def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line], bool]:
+def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line]]:
     """Look at the first lines of a file, up to a limit of lines and characters.
 
     Returns:
-        The first lines that are not blank, all lines that are left, and whether none is left.
+        The first lines that are not blank, and all lines that are left.
 
     Raises:
         InputError: If there is no line with text, or nearly all lines are without a bracket.
     """
     head: list[Line] = []
     size = 0
-    is_all = True
     for line in lines:
         if line.number > _SNIFFED_LINES or size > MAX_TREE_CHARACTERS:
-            lines, is_all = chain([line], lines), False
+            lines = chain([line], lines)
             break
         size += len(line.text)
         head += [line] * (bool(line.text.strip()) or not line.is_whole)
@@ -359,7 +399,7 @@ def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line
             f"{path}:{(without or head)[0].number}: looks like running text, expected trees in brackets: "
             f"{shortened((without or head)[0].text)}"
         )
-    return head, lines, is_all
+    return head, lines
 
 
 def _change_of_depth(text: str) -> int:

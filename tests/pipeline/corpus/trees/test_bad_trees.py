@@ -34,7 +34,7 @@ def read(path: Path, content: bytes, on_error: str = "skip") -> tuple[list[str],
         ("( (S ) )", "empty tree"),
         ("the dog barks.", "not a tree"),
         ("(S the (NN dog))", "word without a tag"),
-        ("(S (NN a)) (S (NN b))", "more than one tree"),
+        ("(S (NN a)) b", "more than one tree"),
         ("( (S (NN \xff)) )", "not UTF-8"),
     ],
 )
