@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.corpus.trees.matching import match_words
-from pipeline.corpus.trees.readers import Counts, looks_like_trees, read_raw_trees, read_sentences
+from pipeline.corpus.trees.raw_trees import read_raw_trees
+from pipeline.corpus.trees.readers import Counts, looks_like_trees, read_sentences
 from pipeline.corpus.trees.treebanks import find_trees
 from pipeline.corpus.trees.trees import MalformedTreeError, format_tree, normalise_tree, parse_tree
 from storage.errors import InputError

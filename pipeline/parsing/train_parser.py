@@ -20,7 +20,8 @@ from benepar import char_lstm, decode_chart, nkutil, parse_chart
 
 from pipeline.corpus.text.text_files import OnError, check_replaces_no_input
 from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
-from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree, read_raw_trees
+from pipeline.corpus.trees.dialects import read_plain_trees
+from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
 from pipeline.parsing.sentence_parser import read_words, to_phrases
@@ -160,7 +161,7 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
     Raises:
         InputError: If the file cannot be read. If ``on_error`` is "stop", also at the first malformed tree.
     """
-    for raw in read_raw_trees(path):
+    for raw in read_plain_trees(path):
         try:
             tree = normalise_tree(parse_raw_tree(raw))
         except MalformedTreeError as error:

@@ -22,6 +22,7 @@ from pipeline.corpus.text.documents import (
     write_document_table,
 )
 from pipeline.corpus.text.text_files import check_replaces_no_input, escape_brackets, find_file
+from pipeline.corpus.trees.raw_trees import ALWAYS_DROPPED
 from pipeline.corpus.trees.readers import Counts, read_sentences
 from pipeline.corpus.trees.treebanks import TreeFile, find_trees, parse_sections
 from pipeline.corpus.trees.trees import Tree, format_tree
@@ -52,7 +53,8 @@ def import_trees(
     Returns:
         ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files`` read, ``passed_over`` by
         reason, ``format``; ``texts``: for how many kept sentences the text was given, and for how many it was rebuilt;
-        ``num_other_parses``: how many parses of n-best lists were left out.
+        ``num_other_parses``: how many parses of n-best lists were left out; ``dialects``: how many trees were written
+        in a dialect other than the Penn Treebank's; ``lines_left_out``: how many lines of the files belong to no tree.
 
     Raises:
         ConfigError: If there are not as many texts or files of names as sources, options do not go together, or an
@@ -85,9 +87,13 @@ def import_trees(
             num_given += len(kept) if source.text else 0
             names.write(source, kept, num_trees=counts.num_trees - before)
         if not counts.num_kept:
+            remedy = "without --on-error skip, the first fault is named"
+            if config.text:
+                remedy = "give a text file with one line per tree, or leave out --text"
+            elif ALWAYS_DROPPED.issuperset(counts.dropped):
+                remedy = "give a source with words"
             raise InputError(
-                f"{sources[0]}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; give a "
-                "text file with one line per tree, or leave out --text"
+                f"{sources[0]}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; {remedy}"
             )
         names.write_table()
     return {
@@ -97,6 +103,8 @@ def import_trees(
         "format": ", ".join(sorted({source.file.format for source in inputs})),
         "texts": {"given": num_given, "rebuilt": counts.num_kept - num_given},
         "num_other_parses": counts.num_other_parses,
+        "dialects": dict(sorted(counts.dialects.items())),
+        "lines_left_out": dict(sorted(counts.lines_left_out.items())),
     }
 
 

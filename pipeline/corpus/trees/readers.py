@@ -1,23 +1,30 @@
 """Read a file of trees and a file of text with the same sentences; pair each tree with its text and normalise both.
 
-If a treebank has no text, the text is rebuilt from the words. A file has one tree per line, or its trees go over
-several lines as in the Penn Treebank's ``.mrg`` files. The first lines of the file show which it is. In both cases an
-error names the first line of a broken tree. A broken tree does not affect other trees, so trees and text stay aligned.
-Files are read once. If the text has blank lines, a second pass counts trees and lines. No file is ever in memory as a
-whole.
+If a treebank has no text, the text is rebuilt from the words. An error names the first line of a broken tree. A broken
+tree does not affect other trees, so trees and text stay aligned. Files are read once. If the text has blank lines, a
+second pass counts trees and lines. No file is ever in memory as a whole.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-from pipeline.corpus.text.text_files import Line, OnError, normalise_text, read_lines, read_texts, unescape_brackets
+from pipeline.corpus.text.text_files import OnError, normalise_text, read_texts, unescape_brackets
 from pipeline.corpus.trees.detokenisation import detokenise
 from pipeline.corpus.trees.matching import MARKUP_TAGS, Span, match_words
+from pipeline.corpus.trees.raw_trees import (
+    ALWAYS_DROPPED,
+    MASKED,
+    MAX_TREE_CHARACTERS,
+    NOT_UTF8,
+    TOO_LONG,
+    RawTree,
+    read_raw_trees,
+)
 from pipeline.corpus.trees.trees import (
     ROOT_NAMES,
     TRACE_TAG,
@@ -29,11 +36,6 @@ from pipeline.corpus.trees.trees import (
 )
 from storage.errors import InputError
 from storage.fingerprints import Json
-
-_SNIFFED_LINES = 2_000
-_BRACKET = re.compile("[()]")
-MAX_TREE_CHARACTERS: Final = 1 << 20
-"""Characters of the longest tree: some 50,000 words. A longer piece of a file has a bracket that does not close."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,6 +50,10 @@ class Counts:
     """Kept sentences by what was changed in them."""
     num_other_parses: int = 0
     """Trees left out because their sentence has a better tree. They do not count in ``num_trees``."""
+    dialects: Counter[str] = field(default_factory=Counter)
+    """Trees by the dialect that they were written in. Trees in plain brackets are not counted."""
+    lines_left_out: Counter[str] = field(default_factory=Counter)
+    """Lines of the files that belong to no tree, by what they are."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts, reasons in alphabetical order."""
@@ -71,26 +77,12 @@ class Sentence:
     """Span in ``text`` of each word of the tree. The spans cover all characters except the spaces between words."""
 
 
-class RawTree(NamedTuple):
-    """The text of one tree, not parsed yet."""
-
-    line: int
-    """Line of its first character, from 1."""
-    text: str | None
-    """None if there is a fault."""
-    fault: str = ""
-    """Why the text cannot be parsed: ``NOT_UTF8``, ``TOO_LONG`` or another reason to count by."""
-    num_other_parses: int = 0
-    """Number of other trees of the same sentence in the file. These trees are left out."""
-
-
-NOT_UTF8: Final = "not UTF-8"
-TOO_LONG: Final = "too long"
-END_OF_TEXT: Final = "mark of the end of a text"
 _FAULTS: Final = {
     NOT_UTF8: "not UTF-8, expected UTF-8 text; convert the file",
     TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
 }
+_MASK = re.compile("[_\uff3f\u2581\u2588\u25a0\u26d4]+")
+_MASK_OR_WORD = re.compile(rf"[^\W_]|{_MASK.pattern}")
 Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
 """Function that yields the trees of a file, and the pieces that should be trees but are not."""
 
@@ -113,30 +105,6 @@ class RawPair(NamedTuple):
     raw: RawTree
     text: str | None
     """Normalised text. None if the line is not UTF-8 or too long."""
-
-
-def read_raw_trees(path: Path) -> Iterator[RawTree]:
-    """Yield each tree of a file, and each piece that should be a tree but is not. Nothing is parsed yet.
-
-    A file is read in one of three ways. If it indents continuation lines, a tree ends where its brackets close. A tree
-    whose brackets never close ends before the next line that begins with a bracket at the margin. If no line is
-    indented, but most lines are not whole trees and their brackets close in later lines, a tree ends where its brackets
-    close. In any other file, each line is a tree.
-
-    Raises:
-        InputError: If the file cannot be read, is empty, or is running text. It is running text if nearly all of its
-            first 2,000 lines are without a bracket.
-    """
-    head, rest, is_all = _sniff(read_lines(path, "skip"), path)
-    texts = [line.text for line in head if line.is_whole]
-    lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
-    margin = min((len(text) - len(text.lstrip()) for text in texts), default=0)
-    if any(text[margin].isspace() for text in texts):
-        yield from _spread_over_lines(lines, margin)
-    elif _close_over_lines(texts, is_all=is_all):
-        yield from _spread_over_lines(lines, None)
-    else:
-        yield from (_joined([line]) for line in lines)
 
 
 def read_sentences(
@@ -212,19 +180,19 @@ def read_sentence(
         InputError: If the tree is malformed and ``on_error`` is "stop". The error names file and line.
     """
     counts.num_trees += 1
+    counts.lines_left_out.update(pair.raw.lines_left_out)
+    counts.dialects.update([pair.raw.dialect] if pair.raw.dialect else [])
     try:
         sentence = _sentence(pair, counts, has_text=has_text)
     except MalformedTreeError as error:
-        if on_error == "stop" and error.reason not in _ALWAYS_DROPPED:
+        if on_error == "stop" and error.reason not in ALWAYS_DROPPED:
             raise malformed_tree(path, pair.raw.line, error) from None
         counts.dropped[error.reason] += 1
         return None
     counts.num_kept += 1
     counts.num_other_parses += pair.raw.num_other_parses
+    counts.repaired.update(pair.raw.left_out)
     return sentence
-
-
-_ALWAYS_DROPPED = frozenset({"no words", "no text", "words are not those of the text", END_OF_TEXT})
 
 
 def parse_raw_tree(raw: RawTree) -> Tree:
@@ -235,7 +203,7 @@ def parse_raw_tree(raw: RawTree) -> Tree:
     """
     if raw.text is None:
         raise MalformedTreeError(_FAULTS.get(raw.fault, raw.fault), raw.fault)
-    return parse_tree(raw.text)
+    return raw.tree if raw.tree is not None else parse_tree(raw.text)
 
 
 def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
@@ -243,6 +211,8 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
     given = parse_raw_tree(pair.raw)
     if text is None:
         raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
+    if _is_masked(given.words):
+        raise MalformedTreeError("words replaced by underscores", MASKED)
     invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
     tree = normalise_tree(given, invisible if has_text else invisible | _markup(given))
     if not text and has_text:
@@ -262,6 +232,17 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
     }
     counts.repaired.update(reason for reason, applies in repaired.items() if applies)
     return Sentence(number=pair.number, text=text, tree=tree, spans=found)
+
+
+def _is_masked(words: Sequence[str]) -> bool:
+    """Return whether the words of a sentence were replaced, as in GUM's texts from Reddit: by underscores, or similar.
+
+    Punctuation may be kept. A sentence with a blank to fill in is not masked: it has more words than blanks.
+    """
+    kinds = ["blank" if _MASK.fullmatch(word) else "word" for word in words if _MASK_OR_WORD.search(word)]
+    num_blanks = sum(kind == "blank" for kind, _ in groupby(kinds))
+    num_words = kinds.count("word")
+    return num_blanks > 0 and (num_words == 0 or num_blanks >= 2 * num_words)
 
 
 def _markup(tree: Tree) -> set[int]:
@@ -304,76 +285,7 @@ def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) 
     return num_trees == num_lines
 
 
-def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line], bool]:
-    """Look at the first lines of a file, up to a limit of lines and characters.
-
-    Returns:
-        The first lines that are not blank, all lines that are left, and whether none is left.
-
-    Raises:
-        InputError: If there is no line with text, or nearly all lines are without a bracket.
-    """
-    head: list[Line] = []
-    size = 0
-    is_all = True
-    for line in lines:
-        if line.number > _SNIFFED_LINES or size > MAX_TREE_CHARACTERS:
-            lines, is_all = chain([line], lines), False
-            break
-        size += len(line.text)
-        head += [line] * (bool(line.text.strip()) or not line.is_whole)
-    if not head:
-        raise InputError(f"{path}: empty, expected trees in brackets")
-    without = [line for line in head if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
-    if 5 * len(without) > 4 * len(head):
-        raise InputError(
-            f"{path}:{without[0].number}: looks like running text, expected trees in brackets: "
-            f"{shortened(without[0].text)}"
-        )
-    return head, lines, is_all
-
-
-def _close_over_lines(texts: list[str], *, is_all: bool) -> bool:
-    """Return whether most lines are not whole trees, and yet brackets that open in one line close in another."""
-    depths = list(accumulate(map(_change_of_depth, texts)))
-    num_whole = sum(above == below for above, below in pairwise([0, *depths]))
-    return 2 * num_whole < len(texts) and min(depths) >= 0 and not (is_all and depths[-1])
-
-
-def _spread_over_lines(rest: Iterator[Line], margin: int | None) -> Iterator[RawTree]:
-    """Cut lines into trees by counting brackets. If ``margin`` is known, a bracket in this column begins a tree."""
-    lines: list[Line] = []
-    depth = size = 0
-    for line in rest:
-        if lines and margin is not None and line.text[margin : margin + 1] == "(":
-            yield _joined(lines)
-            lines, depth, size = [], 0, 0
-        size += len(line.text)
-        lines.append(line)
-        if size > MAX_TREE_CHARACTERS:  # keep only the number of the first line
-            lines = [lines[0]._replace(text="", is_whole=False)]
-        depth += _change_of_depth(line.text)
-        if depth <= 0:
-            yield _joined(lines)
-            lines, depth, size = [], 0, 0
-    if lines:
-        yield _joined(lines)
-
-
-def _joined(lines: list[Line]) -> RawTree:
-    number = lines[0].number
-    if not all(line.is_utf8 for line in lines):
-        return RawTree(number, None, NOT_UTF8)
-    if not all(line.is_whole for line in lines) or sum(len(line.text) for line in lines) > MAX_TREE_CHARACTERS:
-        return RawTree(number, None, TOO_LONG)
-    return RawTree(number, "\n".join(line.text for line in lines))
-
-
-def _change_of_depth(text: str) -> int:
-    return text.count("(") - text.count(")")
-
-
 def malformed_tree(path: Path, line: int, error: MalformedTreeError) -> InputError:
     """Return the error of a tree with its file, line and remedy."""
-    expected = "" if "expected" in str(error) else "; expected one tree in brackets"
+    expected = "" if "expected" in str(error) or "; write " in str(error) else "; expected one tree in brackets"
     return InputError(f"{path}:{line}: {error}{expected}. Fix the file, or use --on-error skip")

@@ -22,17 +22,23 @@ from typing import Final
 from pipeline.corpus.text.corpus_config import TreeFormat
 from pipeline.corpus.text.documents import Document
 from pipeline.corpus.text.text_files import Line, read_lines
-from pipeline.corpus.trees.readers import END_OF_TEXT, NOT_UTF8, TOO_LONG, RawTree, Read, read_raw_trees
+from pipeline.corpus.trees.dialects import read_plain_trees
+from pipeline.corpus.trees.raw_trees import NOT_UTF8, TOO_LONG, RawTree, read_raw_trees
+from pipeline.corpus.trees.readers import Read
 from storage.errors import ConfigError, InputError
 
-TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets")
-"""Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``."""
+TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn", ".clean", ".txt")
+"""Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``. Files that end in ``.txt``
+are texts unless they begin with a tree."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
 _S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
+_NESTED: Final = re.compile(r"\(\s*[^\s()]*\s*\(\s*[^\s()]+[\s(]")
+_ALWAYS_TREES: Final = TREE_SUFFIXES[:5]
+"""Suffixes that make a folder one of brackets, even if its files begin as those of bllip do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +51,7 @@ class TreeFile:
     format: str
     """Format in which the file is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Path relative to the source, without ``.gz`` and without a suffix of ``TREE_SUFFIXES``."""
+    """Path relative to the source, without ``.gz`` and without suffixes of ``TREE_SUFFIXES``."""
     document: Document | None
     """None if the source is a file."""
 
@@ -59,7 +65,10 @@ def find_trees(
         source: A file, or a folder that is searched to any depth.
         wanted: The format. "auto" detects it. A file is bllip if it begins with an n-best list or a root ``S1``, and
             else brackets. A folder is ptb if it has files such as ``wsj_0201.mrg``; else brackets if it has files with
-            a suffix of ``TREE_SUFFIXES``; else bllip if it has files that begin as a bllip file does.
+            one of the first five ``TREE_SUFFIXES``; else bllip if it has files that begin as a bllip file does; else
+            brackets if it has files with another of these suffixes. If the format is given, files with any suffix are
+            read if they begin with a tree. A ptb folder with files that end in ``.mrg`` is read by this suffix alone,
+            because it has the same trees in other files.
         sections: Sections of the Wall Street Journal to read. The section of a file is the first two digits of its
             number, or its folder. All other files are passed over.
 
@@ -75,6 +84,7 @@ def find_trees(
         return [_tree_file(source, _format_of_file(source) if wanted == "auto" else wanted, None)], Counter()
     everything = sorted(path for path in source.rglob("*") if path.is_file())
     found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
+    by_suffix = wanted == "auto" or (wanted == "ptb" and any(_has_suffix(path, ".mrg") for path in everything))
     if sections is not None and found_format != "ptb":
         raise ConfigError(
             f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections. "
@@ -84,7 +94,7 @@ def find_trees(
     passed_over = Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
     files = []
     for path in everything:
-        if path.name.startswith(".") or not _holds_trees(path, found_format):
+        if path.name.startswith(".") or not _holds_trees(path, found_format, by_suffix=by_suffix):
             passed_over["not trees, by name or beginning"] += 1
         elif path.stat().st_size == 0:
             passed_over["empty files"] += 1
@@ -93,9 +103,10 @@ def find_trees(
         else:
             files.append(_tree_file(path, found_format, source))
     missing = (sections or frozenset()) - {_section(file.path) for file in files}
-    if missing or not files:
-        what = f"no wsj file of section {min(missing):02}" if missing else f"no file of trees ({found_format})"
-        raise InputError(f"{source}: {what} in it; looked for {_looked_for(found_format)}")
+    what = f"no wsj file of section {min(missing):02} in it" if missing else ""
+    what = what or ("" if files else f"no file of trees ({found_format}) among its {_listed(everything)}")
+    if what:
+        raise InputError(f"{source}: {what}; looked for {_looked_for(found_format)}")
     return files, passed_over
 
 
@@ -115,17 +126,6 @@ def parse_sections(text: str) -> frozenset[int]:
             )
         found |= set(range(first, last + 1))
     return frozenset(found)
-
-
-def read_ptb(path: Path) -> Iterator[RawTree]:
-    """Yield the trees of a file as ``read_raw_trees`` does. ATIS' mark ``( END_OF_TEXT_UNIT )`` is not a tree.
-
-    Raises:
-        InputError: As ``read_raw_trees``.
-    """
-    for raw in read_raw_trees(path):
-        is_mark = raw.text is not None and len(raw.text) < 80 and raw.text.split() == ["(", "END_OF_TEXT_UNIT", ")"]
-        yield RawTree(raw.line, None, END_OF_TEXT) if is_mark else raw
 
 
 def read_n_best(path: Path) -> Iterator[RawTree]:
@@ -176,7 +176,7 @@ def _score(line: Line) -> float | None:
 
 
 def _tree_file(path: Path, found_format: str, folder: Path | None) -> TreeFile:
-    read: Read = read_ptb if found_format == "ptb" else read_raw_trees
+    read: Read = read_raw_trees if found_format == "bllip" else read_plain_trees
     if found_format == "bllip" and _begins_with_list(path):
         found_format, read = "bllip n-best", read_n_best
     stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder))
@@ -195,7 +195,9 @@ def _document(path: Path, stem: Path, found_format: str, folder: Path) -> Docume
 
 def _without_suffix(path: Path) -> Path:
     path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return path.with_suffix("") if path.suffix.lower() in TREE_SUFFIXES else path
+    while path.suffix.lower() in TREE_SUFFIXES:
+        path = path.with_suffix("")
+    return path
 
 
 def _section(path: Path) -> int | None:
@@ -207,29 +209,59 @@ def _section(path: Path) -> int | None:
     return int(parent) if re.fullmatch(r"\d\d", parent) and above not in ("atis", "brown", "swbd") else None
 
 
-def _holds_trees(path: Path, found_format: str) -> bool:
+def _holds_trees(path: Path, found_format: str, *, by_suffix: bool) -> bool:
     if found_format == "bllip":
         return _begins_with_list(path) or any(line.text.lstrip().startswith("(") for line in _beginning(path))
-    name = path.name.lower().removesuffix(".gz")
-    return name.endswith(".mrg" if found_format == "ptb" else TREE_SUFFIXES)
+    suffixes = (".mrg",) if found_format == "ptb" else TREE_SUFFIXES
+    if _has_suffix(path, *suffixes) and not _has_suffix(path, ".txt"):
+        return True
+    return (not by_suffix or _has_suffix(path, *suffixes)) and _begins_with_tree(path)
+
+
+def _has_suffix(path: Path, *suffixes: str) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(suffixes)
+
+
+def _begins_with_tree(path: Path) -> bool:
+    try:
+        first = list(islice(read_raw_trees(path), 3))
+    except InputError:
+        return False
+    return any(raw.text is not None and _NESTED.match(raw.text) for raw in first)
 
 
 def _format_of_folder(source: Path, paths: list[Path]) -> str:
-    if any(_WSJ.match(path.name) and _holds_trees(path, "ptb") for path in paths):
+    paths = [path for path in paths if not path.name.startswith(".")]
+    if any(_WSJ.match(path.name) and _has_suffix(path, ".mrg") for path in paths):
         return "ptb"
-    if any(_holds_trees(path, "brackets") for path in paths):
+    if any(_has_suffix(path, *_ALWAYS_TREES) for path in paths):
         return "brackets"
     if any(_format_of_file(path) == "bllip" for path in paths if path.stat().st_size):
         return "bllip"
+    if any(_holds_trees(path, "brackets", by_suffix=True) for path in paths):
+        return "brackets"
+    with_trees = [path for path in paths if _begins_with_tree(path)]
+    remedy = (
+        f"{len(with_trees)} of them, such as {with_trees[0].name}, begin with a tree: use --format brackets"
+        if with_trees
+        else "if other files hold trees, name these files"
+    )
     looked_for = "; ".join(map(_looked_for, ("ptb", "brackets", "bllip")))
-    raise InputError(f"{source}: no file of trees among its {len(paths)} files; looked for {looked_for}")
+    raise InputError(f"{source}: no file of trees among its {_listed(paths)}; looked for {looked_for}; {remedy}")
+
+
+def _listed(paths: list[Path]) -> str:
+    """Return how many files there are, and their most frequent suffixes."""
+    suffixes = Counter(path.suffix or "no suffix" for path in paths)
+    listed = ", ".join(f"{number} {suffix}" for suffix, number in suffixes.most_common(5))
+    return f"{len(paths)} files" + (f" ({listed})" if listed else "")
 
 
 def _looked_for(found_format: str) -> str:
     return {
         "ptb": "files that end in .mrg, plain or .gz, as in parsed/mrg/wsj/02/wsj_0201.mrg",
         "bllip": "files that begin with a tree '(S1 ...' or with an n-best list",
-    }.get(found_format, f"files that end in {', '.join(TREE_SUFFIXES)}, plain or .gz")
+    }.get(found_format, f"files that end in {', '.join(TREE_SUFFIXES)}, plain or .gz, or begin with a tree")
 
 
 def _format_of_file(path: Path) -> str:
