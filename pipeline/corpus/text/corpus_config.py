@@ -37,6 +37,11 @@ class ImportConfig:
     sections: str = "all"
     """Import only these sections of the Penn Treebank's wsj folders, for example 02-21 or 00,01,24. all: import every
     file."""
+    split_list: Path | None = None
+    """List of documents, one per line, as GUM's splits.md. Import only the files of the folder that it names. Lines
+    that begin with # are headings of splits."""
+    split: str = ""
+    """Import only the documents below this heading of the --split-list, for example dev."""
     documents: tuple[Path, ...] = ()
     """File with the document name of each tree, one per line. Give one for each source, or none."""
     document_table: Path | None = None

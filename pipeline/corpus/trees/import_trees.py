@@ -21,10 +21,11 @@ from pipeline.corpus.text.documents import (
     read_documents,
     write_document_table,
 )
-from pipeline.corpus.text.text_files import check_replaces_no_input, escape_brackets, find_file
+from pipeline.corpus.text.text_files import check_replaces_no_input, escape_brackets
 from pipeline.corpus.trees.raw_trees import ALWAYS_DROPPED
 from pipeline.corpus.trees.readers import Counts, read_sentences
-from pipeline.corpus.trees.treebanks import TreeFile, find_trees, parse_sections
+from pipeline.corpus.trees.tree_texts import find_text
+from pipeline.corpus.trees.treebanks import TreeFile, find_trees, parse_sections, read_split_list
 from pipeline.corpus.trees.trees import Tree, format_tree
 from storage.errors import ConfigError, InputError
 from storage.files import beside, written_whole
@@ -185,22 +186,25 @@ def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_I
             "import-trees: --document-table, --source-name and --licence need --documents; give the names of documents"
         )
     sections = None if config.sections == "all" else parse_sections(config.sections)
+    if config.split and config.split_list is None:
+        raise ConfigError("import-trees: --split without --split-list; give the list of the documents of each split")
+    names = read_split_list(config.split_list, config.split) if config.split_list is not None else None
     inputs, passed_over = [], Counter[str]()
     for number, source in enumerate(sources):
-        files, others = find_trees(source, config.format, sections=sections)
+        files, others = find_trees(source, config.format, sections=sections, names=names)
         passed_over += others
         for file in files:
             text = _find_text(file, config.text[number]) if config.text else None
             named = replace(file, document=file.document or Document(file.stem.name)) if folders else file
-            names = config.documents[number] if config.documents else None
-            inputs.append(_Input(file=named, text=text, names=names))
+            names_of = config.documents[number] if config.documents else None
+            inputs.append(_Input(file=named, text=text, names=names_of))
     _check_names(inputs)
     return inputs, passed_over
 
 
 def _find_text(file: TreeFile, text: Path) -> Path:
     if text.is_dir():
-        return find_file(text / file.stem, ".txt")
+        return find_text(file.stem, text)
     if file.document is not None:
         raise ConfigError(
             f"import-trees: the trees are in a folder and {text} is a file; give --text a folder with {file.stem}.txt"

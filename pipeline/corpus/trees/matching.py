@@ -56,8 +56,32 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
     return spans if at == len(text) else _match_variants(tree, text)
 
 
+def match_beginning(tree: Tree, text: str) -> int | None:
+    """Return the length of the beginning of a normalised text that is the words of a tree; None if there is none.
+
+    The beginning ends at a space or at the end of the text.
+    """
+    ends = [end for end in _all_ends(tree, text) if text[end : end + 1] in {"", " "}]
+    return max(ends, default=None)
+
+
 def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
-    """Match all words, and try all spellings of each character.
+    """Match all words, and try all spellings of each character."""
+    ends = _all_ends(tree, text)
+    reached = ends.get(len(text))
+    spans: list[Span | None] = []
+    while reached is not None:
+        span, reached = reached
+        spans.append(span)
+    return spans[::-1] if len(text) in ends else None
+
+
+_Reached: TypeAlias = tuple[Span | None, "_Reached | None"]
+"""The span of a word, and the spans of the words before it."""
+
+
+def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
+    """Return every position where the words of a tree may end, if they begin where the text begins.
 
     A dash may have several lengths in the text, so the words matched so far may end at several positions. All these
     positions are kept, the likeliest first. Of the ways to reach a position, only one is kept. So time grows with the
@@ -76,16 +100,7 @@ def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
             if tag in MARKUP_TAGS or not units:
                 following.setdefault(end, (None, before))
         ends = following
-    reached = ends.get(len(text))
-    spans: list[Span | None] = []
-    while reached is not None:
-        span, reached = reached
-        spans.append(span)
-    return spans[::-1] if len(text) in ends else None
-
-
-_Reached: TypeAlias = tuple[Span | None, "_Reached | None"]
-"""The span of a word, and the spans of the words before it."""
+    return ends
 
 
 def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:

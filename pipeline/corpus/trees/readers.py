@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-from pipeline.corpus.text.text_files import OnError, normalise_text, read_texts, unescape_brackets
+from pipeline.corpus.text.text_files import OnError, normalise_text, unescape_brackets
 from pipeline.corpus.trees.detokenisation import detokenise
 from pipeline.corpus.trees.matching import MARKUP_TAGS, Span, match_words
 from pipeline.corpus.trees.raw_trees import (
@@ -25,6 +25,7 @@ from pipeline.corpus.trees.raw_trees import (
     RawTree,
     read_raw_trees,
 )
+from pipeline.corpus.trees.tree_texts import RunningText, is_running_text, read_tree_texts
 from pipeline.corpus.trees.trees import (
     ROOT_NAMES,
     TRACE_TAG,
@@ -147,10 +148,23 @@ def read_pairs(
     raw_trees = enumerate(read(trees), first)
     if texts is None:
         yield from (RawPair(number, raw, "") for number, raw in raw_trees)
-        return
+    elif is_running_text(texts):
+        yield from _pairs_of_running_text(trees, texts, raw_trees, on_error)
+    else:
+        yield from _pairs_of_lines(trees, texts, raw_trees, on_error, read)
+
+
+def _pairs_of_lines(
+    trees: Path, texts: Path, raw_trees: Iterator[tuple[int, RawTree]], on_error: OnError, read: Read
+) -> Iterator[RawPair]:
+    """Yield each tree with its line of text.
+
+    Raises:
+        InputError: As ``read_sentences``, except for malformed trees.
+    """
     blank_lines_count: bool | None = None
     is_text = False
-    for line, text in enumerate(read_texts(texts, on_error), 1):
+    for line, text in read_tree_texts(texts, on_error):
         if text == "":
             if blank_lines_count is None:
                 blank_lines_count = _blank_lines_count(trees, texts, on_error, read)
@@ -169,6 +183,34 @@ def read_pairs(
             return
     _blank_lines_count(trees, texts, on_error, read)
     raise InputError(f"{texts}: changed while it was read, or {trees} did; run the same command again")
+
+
+def _pairs_of_running_text(
+    trees: Path, texts: Path, raw_trees: Iterator[tuple[int, RawTree]], on_error: OnError
+) -> Iterator[RawPair]:
+    """Yield each tree with its part of a running text.
+
+    Raises:
+        InputError: If no tree has its words in the text.
+    """
+    running = RunningText(texts, on_error)
+    num_trees = num_found = 0
+    for number, raw in raw_trees:
+        text, found = "", False
+        try:
+            tree, _ = _normalised(parse_raw_tree(raw), has_text=True)
+        except MalformedTreeError:
+            pass  # the caller says what is wrong with it
+        else:
+            text, found = running.next(tree)
+            num_trees += 1
+        num_found += found
+        yield RawPair(number, raw, text)
+    if num_trees and not num_found:
+        raise InputError(
+            f"{texts}: the words of none of the {num_trees} trees of {trees} are in this text, expected the text of "
+            "the same document; give the folder of its texts, or leave out --text"
+        )
 
 
 def read_sentence(
@@ -213,8 +255,7 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
         raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
     if _is_masked(given.words):
         raise MalformedTreeError("words replaced by underscores", MASKED)
-    invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
-    tree = normalise_tree(given, invisible if has_text else invisible | _markup(given))
+    tree, invisible = _normalised(given, has_text=has_text)
     if not text and has_text:
         raise MalformedTreeError("a tree, but no text", "no text")
     text, spans = (text, match_words(tree, text)) if has_text else _rebuilt(tree)
@@ -232,6 +273,12 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
     }
     counts.repaired.update(reason for reason, applies in repaired.items() if applies)
     return Sentence(number=pair.number, text=text, tree=tree, spans=found)
+
+
+def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
+    """Return the normalised tree, and the indices of words without a visible character, which it leaves out."""
+    invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
+    return normalise_tree(given, invisible if has_text else invisible | _markup(given)), invisible
 
 
 def _is_masked(words: Sequence[str]) -> bool:
@@ -268,7 +315,7 @@ def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) 
     """
     num_trees = sum(1 for _ in read(trees))
     num_lines = num_texts = 0
-    for text in read_texts(texts, "skip"):
+    for _, text in read_tree_texts(texts, "skip"):
         num_lines += 1
         num_texts += text != ""
     if num_trees not in (num_lines, num_texts):

@@ -57,7 +57,11 @@ class TreeFile:
 
 
 def find_trees(
-    source: Path, wanted: TreeFormat = "auto", *, sections: frozenset[int] | None = None
+    source: Path,
+    wanted: TreeFormat = "auto",
+    *,
+    sections: frozenset[int] | None = None,
+    names: frozenset[str] | None = None,
 ) -> tuple[list[TreeFile], Counter[str]]:
     """Return the files of trees of a source, sorted by path, and how many files were passed over, by reason.
 
@@ -71,16 +75,18 @@ def find_trees(
             because it has the same trees in other files.
         sections: Sections of the Wall Street Journal to read. The section of a file is the first two digits of its
             number, or its folder. All other files are passed over.
+        names: Names of the files to read, without folders and suffixes. All other files are passed over.
 
     Raises:
-        InputError: If the source does not exist, has no file of trees, or has no file of one of the sections.
-        ConfigError: If there are sections and the format is not ptb.
+        InputError: If the source does not exist, has no file of trees, or has no file of one of the sections or names.
+        ConfigError: If there are sections and the format is not ptb, or sections or names and the source is one file.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder, expected trees in brackets")
     if not source.is_dir():
-        if sections is not None:
-            raise ConfigError(f"import-trees: sections of {source}, which is one file; expected a folder of wsj files")
+        if sections is not None or names is not None:
+            option = "--split-list" if sections is None else "--sections"
+            raise ConfigError(f"import-trees: {option} chooses files of a folder, but {source} is one file")
         return [_tree_file(source, _format_of_file(source) if wanted == "auto" else wanted, None)], Counter()
     everything = sorted(path for path in source.rglob("*") if path.is_file())
     found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
@@ -94,19 +100,27 @@ def find_trees(
     passed_over = Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
     files = []
     for path in everything:
-        if path.name.startswith(".") or not _holds_trees(path, found_format, by_suffix=by_suffix):
-            passed_over["not trees, by name or beginning"] += 1
-        elif path.stat().st_size == 0:
-            passed_over["empty files"] += 1
-        elif sections is not None and _section(path) not in sections:
-            passed_over["other sections"] += 1
+        reasons = {
+            "not trees, by name or beginning": path.name.startswith(".")
+            or not _holds_trees(path, found_format, by_suffix=by_suffix),
+            "empty files": path.stat().st_size == 0,
+            "other sections": sections is not None and _section(path) not in sections,
+            "not in the split": names is not None and _without_suffix(path).name not in names,
+        }
+        if (reason := next((reason for reason, applies in reasons.items() if applies), None)) is not None:
+            passed_over[reason] += 1
         else:
             files.append(_tree_file(path, found_format, source))
+    if names and (lacking := sorted(names - {file.stem.name for file in files})):
+        raise InputError(
+            f"{source}: no file of trees named {lacking[0]} in it ({len(lacking)} of {len(names)} documents of the "
+            "split are missing); give the folder of all documents, or a list of those that are there"
+        )
     missing = (sections or frozenset()) - {_section(file.path) for file in files}
-    what = f"no wsj file of section {min(missing):02} in it" if missing else ""
-    what = what or ("" if files else f"no file of trees ({found_format}) among its {_listed(everything)}")
-    if what:
-        raise InputError(f"{source}: {what}; looked for {_looked_for(found_format)}")
+    if missing or not files:
+        in_it = f"no wsj file of section {min(missing):02} in it" if missing else ""
+        in_it = in_it or f"no file of trees ({found_format}) among its {_listed(everything)}"
+        raise InputError(f"{source}: {in_it}; looked for {_looked_for(found_format)}")
     return files, passed_over
 
 
@@ -126,6 +140,32 @@ def parse_sections(text: str) -> frozenset[int]:
             )
         found |= set(range(first, last + 1))
     return frozenset(found)
+
+
+def read_split_list(path: Path, split: str) -> frozenset[str]:
+    """Return the names that a list of documents has below the heading ``split``; all names if it has no headings.
+
+    A heading is a line that begins with ``#``. A name is a line of one word, after a mark such as ``*`` or ``-``. A
+    suffix such as ``.mrg`` is removed. Lines of several words are comments.
+
+    Raises:
+        InputError: If the file cannot be read, or has no name below the heading.
+        ConfigError: If there are headings and ``split`` is not one of them, or there is ``split`` and no heading.
+    """
+    below: dict[str, set[str]] = {}
+    heading = ""
+    for line in read_lines(path):
+        words = line.text.split()
+        if line.text.startswith("#"):
+            heading = line.text.lstrip("#").strip()
+        elif len(words := words[1:] if words and words[0] in {"*", "-", "+"} else words) == 1:
+            below.setdefault(heading, set()).add(_without_suffix(Path(words[0])).name)
+    if split not in below:
+        there = ", ".join(filter(None, below))
+        found = f"splits are {there}" if there else f"{len(below.get('', ()))} documents without headings"
+        remedy = f"give one of {there}" if there else "leave out --split"
+        raise ConfigError(f"import-trees: --split is {split or 'not given'}, but in {path} the {found}; {remedy}")
+    return frozenset(below[split])
 
 
 def read_n_best(path: Path) -> Iterator[RawTree]:

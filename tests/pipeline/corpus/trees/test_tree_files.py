@@ -97,7 +97,7 @@ def test_sections_are_found_from_any_folder_of_the_treebank(
 def test_sections_without_files_and_of_other_formats_are_refused(ptb: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no wsj file of section 03 in it; looked for files that end in \.mrg"):
         import_trees([ptb], tmp_path / "out", ImportConfig(sections="02-03"))
-    with pytest.raises(ConfigError, match="which is one file"):
+    with pytest.raises(ConfigError, match=r"--sections chooses files of a folder, but .* is one file"):
         import_trees([ptb / "parsed/mrg/wsj/02/wsj_0201.mrg"], tmp_path / "out", ImportConfig(sections="02"))
     with pytest.raises(ConfigError, match="only ptb has sections"):
         import_trees([ptb], tmp_path / "out", ImportConfig(format="brackets", sections="02"))
@@ -120,7 +120,7 @@ def test_texts_of_a_folder_are_found_by_the_names_of_its_files(ptb: Path, tmp_pa
     counts = import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts], sections="02"))
     assert (tmp_path / "out.txt").read_text() == "W021 barks .\nGo.\nW022 barks.\nGo .\n"
     assert counts["texts"] == {"given": 4, "rebuilt": 0}
-    with pytest.raises(InputError, match=r"neither wsj_0001\.txt nor wsj_0001\.txt\.gz"):
+    with pytest.raises(InputError, match=r"no text of 00/wsj_0001, expected one of wsj_0001\.txt"):
         import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts]))
     with pytest.raises(ConfigError, match="the trees are in a folder and"):
         import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts / "02/wsj_0201.txt"], sections="02"))
