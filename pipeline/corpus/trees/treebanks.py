@@ -37,6 +37,7 @@ _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
 _S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
 _NESTED: Final = re.compile(r"\(\s*[^\s()]*\s*\(\s*[^\s()]+[\s(]")
+_ANY_SUFFIX: Final = re.compile(r"(?<=.)\.[A-Za-z]\w{0,7}$")
 _ALWAYS_TREES: Final = TREE_SUFFIXES[:5]
 """Suffixes that make a folder one of brackets, even if its files begin as those of bllip do."""
 
@@ -51,7 +52,8 @@ class TreeFile:
     format: str
     """Format in which the file is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Path relative to the source, without ``.gz`` and without suffixes of ``TREE_SUFFIXES``."""
+    """Path relative to the source, without ``.gz`` and without suffixes. Files of the format bllip keep suffixes that
+    are not in ``TREE_SUFFIXES``, because these tell them apart."""
     document: Document | None
     """None if the source is a file."""
 
@@ -179,7 +181,7 @@ def _tree_file(path: Path, found_format: str, folder: Path | None) -> TreeFile:
     read: Read = read_raw_trees if found_format == "bllip" else read_plain_trees
     if found_format == "bllip" and _begins_with_list(path):
         found_format, read = "bllip n-best", read_n_best
-    stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder))
+    stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder), found_format.split()[0])
     document = None if folder is None else _document(path, stem, found_format, folder)
     return TreeFile(path=path, read=read, format=found_format, stem=stem, document=document)
 
@@ -193,11 +195,12 @@ def _document(path: Path, stem: Path, found_format: str, folder: Path) -> Docume
     return Document(stem.as_posix(), folder.resolve().name)
 
 
-def _without_suffix(path: Path) -> Path:
+def _without_suffix(path: Path, found_format: str) -> Path:
     path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    is_known = path.suffix.lower() in TREE_SUFFIXES
     while path.suffix.lower() in TREE_SUFFIXES:
         path = path.with_suffix("")
-    return path
+    return path if is_known or found_format == "bllip" else path.with_name(_ANY_SUFFIX.sub("", path.name))
 
 
 def _section(path: Path) -> int | None:
