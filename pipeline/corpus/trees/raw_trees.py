@@ -311,7 +311,7 @@ def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
     """Return the pieces of a broken block. If the trees have a root that is no phrase, each root begins a piece."""
     if root not in ROOT_NAMES:
         return [(0, len(text))]
-    begin = re.compile(rf"\(\s*{root}(?=[\s(])" if root else r"\(\s*(?=\()")
+    begin = re.compile(rf"\(\s*{root}(?=[\s(])" if root else r"\(\s*(?=\([^\s()])")
     starts = [found.start() for found in begin.finditer(text)]
     return list(pairwise([0, *starts[1:], len(text)]))
 
