@@ -29,7 +29,7 @@ from storage.errors import ConfigError, InputError
 
 TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn", ".clean", ".txt")
 """Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``. Files that end in ``.txt``
-are texts unless they begin with a tree."""
+or ``.clean`` are texts unless they begin with a tree."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 
@@ -216,7 +216,7 @@ def _holds_trees(path: Path, found_format: str, *, by_suffix: bool) -> bool:
     if found_format == "bllip":
         return _begins_with_list(path) or any(line.text.lstrip().startswith("(") for line in _beginning(path))
     suffixes = (".mrg",) if found_format == "ptb" else TREE_SUFFIXES
-    if _has_suffix(path, *suffixes) and not _has_suffix(path, ".txt"):
+    if _has_suffix(path, *suffixes) and not _has_suffix(path, ".txt", ".clean"):
         return True
     return (not by_suffix or _has_suffix(path, *suffixes)) and _begins_with_tree(path)
 

@@ -205,13 +205,14 @@ def test_files_of_trees_have_many_suffixes(tmp_path: Path, suffix: str, zipped: 
             f"b/tale{suffix}{zipped}": TREE.format("one"),
             "train.txt": "(Ann) slept.\nAnd so on.\n",
             "b/notes.TXT": "(see above)\n",
+            "b/old.clean": "Mice hide.\n",
             "README.md": "#\n",
         },
     )
     for wanted in ("auto", "brackets"):
         counts = import_trees([source], tmp_path / "out", ImportConfig(format=wanted))
         assert docs(tmp_path / "out") == ["b/tale"]
-        assert counts["passed_over"] == {"not trees, by name or beginning": 3}
+        assert counts["passed_over"] == {"not trees, by name or beginning": 4}
     texts = write(tmp_path / "texts", {"b/tale.txt": "one\n"})
     assert import_trees([source], tmp_path / "out", ImportConfig(text=[texts]))["texts"] == {"given": 1, "rebuilt": 0}
 
