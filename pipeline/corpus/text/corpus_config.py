@@ -33,7 +33,7 @@ class ImportConfig:
     folder of texts. Without texts, the text is rebuilt from the words of the trees."""
     format: TreeFormat = "auto"
     """Format of the sources: the Penn Treebank (ptb), parses by the Charniak parser (bllip) or any other trees in
-    brackets. auto: detect the format."""
+    brackets. auto: detect the format. If the format is given, the files of a folder may have any suffix."""
     sections: str = "all"
     """Import only these sections of the Penn Treebank's wsj folders, for example 02-21 or 00,01,24. all: import every
     file."""

@@ -1,8 +1,8 @@
 """Recognise the dialect of a file of trees, and read its trees as plain ones: no word that was not written or said.
 
-A dialect is recognised by what the first trees of a file contain, not by the file's name. docs/treebanks.md lists the
-dialects. What a tree has besides its words is left out, and each kind is counted. If a file has leaves that are
-not words, and their form is not one of these dialects, the file is refused.
+A dialect is recognised by what the first trees of a file contain, and that of ``.psd`` files also by their name.
+docs/treebanks.md lists the dialects. What a tree has besides its words is left out, and each kind is counted. If a file
+has leaves that are not words, and their form is not one of these dialects, the file is refused.
 """
 
 import re
@@ -32,8 +32,7 @@ _MOST = 0.8
 
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
-_TRACE = re.compile(r"\*(T|ICH|RNR|PPA|EXP|PRO|OP|pro|exp|con|arb|speaker|hearer)\*(-\d+)?|\*-\d+")
-_ANY_TRACE = re.compile(r"\*([^\s*]*\*)?(-\d+)?|0")
+_TRACE = re.compile(r"\*([^\s*]*\*)?(-\d+)?|0")
 _CODE_TAGS = frozenset({"CODE", "COMMENT", "LB", "PB", "REF"})
 _CODE = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 _CHARACTERS: Final = {
@@ -44,7 +43,8 @@ _CHARACTERS: Final = {
 """Tag and word of the codes that stand for characters of the text."""
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b")
 _WITH_LEMMA = re.compile(r".+-.+")
-_LEMMA_OF_MARK = re.compile(r"([^\w\s])-\1")
+_SAME_LEMMA = re.compile(r"(.+)-\1", re.IGNORECASE)
+_MARK_WITH_LEMMA = re.compile(r"([^\w\s-])-\1")
 _SEPARATORS = re.compile(r"[_@=/|#^]")
 _SLASH_TAG = re.compile(
     r".+/(?:CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|SYM|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB|XX|AFX"
@@ -88,7 +88,7 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
         InputError: If its leaves are not words, and their form is not known.
     """
     texts = [raw.text for raw in first if raw.text is not None]
-    tokens = [leaf for text in texts for _, leaf in _TOKEN.findall(text) if leaf and not _ANY_TRACE.fullmatch(leaf)]
+    tokens = [leaf for text in texts for _, leaf in _TOKEN.findall(text) if leaf and not _TRACE.fullmatch(leaf)]
     if len(tokens) >= 2 and _share(tokens, _SLASH_TAG) >= _MOST:
         return Dialect(name=SLASH_TAGS)
     trees = []
@@ -97,16 +97,18 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
             trees.append(parse_tree(_without_metadata(text)))
         except MalformedTreeError:
             continue
+    is_named_psd = path.name.lower().removesuffix(".gz").endswith(".psd")
     leaves = [leaf for tree in trees for leaf in zip(tree.tags, tree.words, strict=True)]
     is_historical = any(map(_has_id, trees)) or (
-        all(tag != TRACE_TAG for tag, _ in leaves) and any(_is_bare_trace(tag, word) for tag, word in leaves)
+        all(tag != TRACE_TAG for tag, _ in leaves)
+        and (is_named_psd or any(leaf == ("C", "0") or _is_bare_trace(*leaf) for leaf in leaves))
     )
     words = [word for tag, word in leaves if not _is_no_word(tag, word)]
     share = _share(words, _WITH_LEMMA)
-    marks = any(map(_LEMMA_OF_MARK.fullmatch, words))
-    if (is_historical or marks) and share >= _MOST:
+    has_marks = any(map(_MARK_WITH_LEMMA.fullmatch, words))
+    if (is_historical or has_marks) and share >= _MOST:
         return Dialect(name=HISTORICAL, has_lemmas=True)
-    if (is_historical or marks) and share > 0.3:
+    if (is_historical and share > 0.3 and any(map(_SAME_LEMMA.fullmatch, words))) or (has_marks and share > 0.3):
         raise InputError(
             f"{path}: {share:.0%} of the words look like word-lemma, as in {_example(words, _WITH_LEMMA)}, and the "
             "others do not; expected all or none. Write the words alone"
@@ -157,7 +159,7 @@ def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tre
     else:
         tree = parse_tree(text)
     tree = _spoken(tree, reasons)
-    tags = tuple(TRACE_TAG if _is_named_trace(*leaf) else leaf[0] for leaf in zip(tree.tags, tree.words, strict=True))
+    tags = tuple(TRACE_TAG if _is_bare_trace(*leaf) else leaf[0] for leaf in zip(tree.tags, tree.words, strict=True))
     codes = {i for label, start, stop in tree.phrases if label == "CODE" for i in range(start, stop)}
     kept = [word for i, word in enumerate(tree.words) if tags[i] not in ("CODE", "-DFL-") and i not in codes]
     if not kept and "-DFL-" not in tags:
@@ -246,7 +248,7 @@ def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
 def _leaf_with_slash(found: re.Match[str]) -> str:
     leaf = found[2]
     if leaf is None or not _SLASH_TAG.fullmatch(leaf):
-        return f"({TRACE_TAG} {leaf})" if leaf is not None and _ANY_TRACE.fullmatch(leaf) else found[0]
+        return f"({TRACE_TAG} {leaf})" if leaf is not None and _TRACE.fullmatch(leaf) else found[0]
     word, _, tag = leaf.rpartition("/")
     return f"({tag.split('|')[0]} {word})"
 
@@ -284,14 +286,8 @@ def _has_id(tree: Tree) -> bool:
 
 
 def _is_bare_trace(tag: str, word: str) -> bool:
-    return _is_named_trace(tag, word) or (word == "0" and tag in ("C", "WNP", "WADVP", "WADJP", "WPP"))
-
-
-def _is_named_trace(tag: str, word: str) -> bool:
-    """Return whether a leaf can only be a trace: by its name, or because its tag is that of a phrase."""
-    return _TRACE.fullmatch(word) is not None or (
-        _ANY_TRACE.fullmatch(word) is not None and _PHRASE_TAG.fullmatch(strip_label(tag)) is not None
-    )
+    """Return whether a leaf without the tag ``-NONE-`` can only be a trace, because its tag is that of a phrase."""
+    return _TRACE.fullmatch(word) is not None and _PHRASE_TAG.fullmatch(strip_label(tag)) is not None
 
 
 def _is_no_word(tag: str, word: str) -> bool:

@@ -37,7 +37,6 @@ ALWAYS_DROPPED: Final = frozenset(
 LICENCE: Final = "lines of a licence"
 SGML: Final = "lines of SGML"
 COMMENT: Final = "lines of comments"
-_OUTSIDE = frozenset({LICENCE, SGML})
 _BOTH = frozenset("()")
 
 _BRACKET = re.compile("[()]")
@@ -205,7 +204,7 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
         read = next(lines, None)
-        is_interrupted = read is not None and (read[1] in _OUTSIDE or shape.interrupts_tree(read[0].text, line.text))
+        is_interrupted = read is not None and (bool(read[1]) or shape.interrupts_tree(read[0].text, line.text))
         if read is None or is_interrupted or size > MAX_TREE_CHARACTERS:
             never_closing.add(line.number)
             if not is_interrupted:
@@ -312,7 +311,7 @@ def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
     """Return the pieces of a broken block. If the trees have a root that is no phrase, each root begins a piece."""
     if root not in ROOT_NAMES:
         return [(0, len(text))]
-    begin = re.compile(rf"\(\s*{root}(?=[\s(])" if root else r"\(\s*(?=\()")
+    begin = re.compile(rf"\(\s*{root}(?=[\s(])" if root else r"\(\s*(?=\([^\s()])")
     starts = [found.start() for found in begin.finditer(text)]
     return list(pairwise([0, *starts[1:], len(text)]))
 

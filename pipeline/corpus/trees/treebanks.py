@@ -29,7 +29,7 @@ from storage.errors import ConfigError, InputError
 
 TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn", ".clean", ".txt")
 """Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``. Files that end in ``.txt``
-are texts unless they begin with a tree."""
+or ``.clean`` are texts unless they begin with a tree."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 
@@ -37,6 +37,7 @@ _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
 _S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
 _NESTED: Final = re.compile(r"\(\s*[^\s()]*\s*\(\s*[^\s()]+[\s(]")
+_ANY_SUFFIX: Final = re.compile(r"(?<=.)\.[A-Za-z]\w{0,7}$")
 _ALWAYS_TREES: Final = TREE_SUFFIXES[:5]
 """Suffixes that make a folder one of brackets, even if its files begin as those of bllip do."""
 
@@ -51,7 +52,8 @@ class TreeFile:
     format: str
     """Format in which the file is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Path relative to the source, without ``.gz`` and without suffixes of ``TREE_SUFFIXES``."""
+    """Path relative to the source, without ``.gz`` and without suffixes. Files of the format bllip keep suffixes that
+    are not in ``TREE_SUFFIXES``, because these tell them apart."""
     document: Document | None
     """None if the source is a file."""
 
@@ -105,7 +107,7 @@ def find_trees(
             or not _holds_trees(path, found_format, by_suffix=by_suffix),
             "empty files": path.stat().st_size == 0,
             "other sections": sections is not None and _section(path) not in sections,
-            "not in the split": names is not None and _without_suffix(path).name not in names,
+            "not in the split": names is not None and _without_suffix(path, found_format).name not in names,
         }
         if (reason := next((reason for reason, applies in reasons.items() if applies), None)) is not None:
             passed_over[reason] += 1
@@ -159,7 +161,7 @@ def read_split_list(path: Path, split: str) -> frozenset[str]:
         if line.text.startswith("#"):
             heading = line.text.lstrip("#").strip()
         elif len(words := words[1:] if words and words[0] in {"*", "-", "+"} else words) == 1:
-            below.setdefault(heading, set()).add(_without_suffix(Path(words[0])).name)
+            below.setdefault(heading, set()).add(_without_suffix(Path(words[0]), "bllip").name)
     if split not in below:
         there = ", ".join(filter(None, below))
         found = f"splits are {there}" if there else f"{len(below.get('', ()))} documents without headings"
@@ -219,7 +221,7 @@ def _tree_file(path: Path, found_format: str, folder: Path | None) -> TreeFile:
     read: Read = read_raw_trees if found_format == "bllip" else read_plain_trees
     if found_format == "bllip" and _begins_with_list(path):
         found_format, read = "bllip n-best", read_n_best
-    stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder))
+    stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder), found_format.split()[0])
     document = None if folder is None else _document(path, stem, found_format, folder)
     return TreeFile(path=path, read=read, format=found_format, stem=stem, document=document)
 
@@ -233,11 +235,12 @@ def _document(path: Path, stem: Path, found_format: str, folder: Path) -> Docume
     return Document(stem.as_posix(), folder.resolve().name)
 
 
-def _without_suffix(path: Path) -> Path:
+def _without_suffix(path: Path, found_format: str) -> Path:
     path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    is_known = path.suffix.lower() in TREE_SUFFIXES
     while path.suffix.lower() in TREE_SUFFIXES:
         path = path.with_suffix("")
-    return path
+    return path if is_known or found_format == "bllip" else path.with_name(_ANY_SUFFIX.sub("", path.name))
 
 
 def _section(path: Path) -> int | None:
@@ -253,7 +256,7 @@ def _holds_trees(path: Path, found_format: str, *, by_suffix: bool) -> bool:
     if found_format == "bllip":
         return _begins_with_list(path) or any(line.text.lstrip().startswith("(") for line in _beginning(path))
     suffixes = (".mrg",) if found_format == "ptb" else TREE_SUFFIXES
-    if _has_suffix(path, *suffixes) and not _has_suffix(path, ".txt"):
+    if _has_suffix(path, *suffixes) and not _has_suffix(path, ".txt", ".clean"):
         return True
     return (not by_suffix or _has_suffix(path, *suffixes)) and _begins_with_tree(path)
 

@@ -52,9 +52,9 @@ class Tree:
 
 _W, _A = r"[ \t\r\n\f\v]", r"[^ \t\r\n\f\v()]"
 _TOKEN = re.compile(rf"\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_A}+)")
-_ESCAPED = re.compile(r"\\[()]")
+_BRACKET_IN_WORD = re.compile(r"\\[()]|\s[:;=8][-^o'][()]|\s[^\s()]+\([^\s()]+\)")
 _WORD_IN_BRACKETS = re.compile(rf"\({_W}*{_A}+{_W}*\({_W}*{_A}+{_W}*\){_W}*\)")
-_WRITE_BRACKETS = r"write -LRB- and -RRB- for the brackets inside a word, not \( and \)"
+_WRITE_BRACKETS = "write -LRB- and -RRB- for the brackets inside a word"
 _WRITE_WORDS = "write words without brackets of their own: (NN dog), not (NN (dog))"
 
 
@@ -81,10 +81,8 @@ def parse_tree(text: str) -> Tree:
         elif close:
             stops[is_open.pop()] = len(words)
         elif stray:
-            remedy = _WRITE_BRACKETS if "\\" in stray else "expected each word with its own tag, as in (NN dog)"
-            raise MalformedTreeError(
-                f"the word {shortened(stray)} has no part of speech; {remedy}", "word without a tag"
-            )
+            remedy = _hint(text) or "; expected each word with its own tag, as in (NN dog)"
+            raise MalformedTreeError(f"the word {shortened(stray)} has no part of speech{remedy}", "word without a tag")
         else:
             is_open.append(len(labels))
             labels.append(label)
@@ -184,7 +182,7 @@ def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
 
 def _hint(text: str) -> str:
     """Return what to write instead, if brackets are written in one of the ways that cannot be read."""
-    if _ESCAPED.search(text):
+    if _BRACKET_IN_WORD.search(text):
         return f"; {_WRITE_BRACKETS}"
     return f"; {_WRITE_WORDS}" if _WORD_IN_BRACKETS.search(text) else ""
 

@@ -193,6 +193,8 @@ def test_masked_sentences_are_dropped_and_blanks_to_fill_in_are_kept(
         (r"(S (NN owl\(s\)))", "write -LRB- and -RRB-"),
         (r"(S (NN owl) (SYM :-\)))", "write -LRB- and -RRB-"),
         (r"(S (NN owl) (SYM \())", "write -LRB- and -RRB-"),
+        ("(S (NN owl(s)) (VB hoots))", "write -LRB- and -RRB-"),
+        ("(S (NN owl) (UH :-)) (VB hoots))", "write -LRB- and -RRB-"),
         ("(S (NN (owl)) (VB (hoots)))", "write words without brackets of their own"),
         ("(S (NN (owl)) (VB hoots))", "the word 'owl' has brackets of its own; write words without"),
         ("(S (NN owl) (. (.)))", "the word '.' has brackets of its own"),

@@ -193,6 +193,49 @@ def test_files_of_brackets_have_certain_suffixes_and_each_is_a_document(tmp_path
         import_trees([source], tmp_path / "out", ImportConfig())
 
 
+TREE = "(ROOT (NP (NN {})))\n"
+
+
+@pytest.mark.parametrize("suffix", [".parse", ".psd", ".clean", ".txt", ".penn", ".txt.penn", ".trees"])
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+def test_files_of_trees_have_many_suffixes(tmp_path: Path, suffix: str, zipped: str) -> None:
+    source = write(
+        tmp_path / "bank",
+        {
+            f"b/tale{suffix}{zipped}": TREE.format("one"),
+            "train.txt": "(Ann) slept.\nAnd so on.\n",
+            "b/notes.TXT": "(see above)\n",
+            "b/old.clean": "Mice hide.\n",
+            "README.md": "#\n",
+        },
+    )
+    for wanted in ("auto", "brackets"):
+        counts = import_trees([source], tmp_path / "out", ImportConfig(format=wanted))
+        assert docs(tmp_path / "out") == ["b/tale"]
+        assert counts["passed_over"] == {"not trees, by name or beginning": 4}
+    texts = write(tmp_path / "texts", {"b/tale.txt": "one\n"})
+    assert import_trees([source], tmp_path / "out", ImportConfig(text=[texts]))["texts"] == {"given": 1, "rebuilt": 0}
+
+
+def test_files_with_any_suffix_are_read_if_the_format_is_given(tmp_path: Path) -> None:
+    files = {f"tale{n}{suffix}": TREE.format(n) for n, suffix in enumerate((".fid", ".const", "", ".PSX"))}
+    source = write(tmp_path / "bank", files | {"text": "mice hide\n"})
+    with pytest.raises(InputError) as caught:
+        import_trees([source], tmp_path / "out", ImportConfig())
+    for part in (
+        "5 files (2 no suffix, 1 ",
+        "1 .fid",
+        "4 of them, such as tale0.fid, begin with a tree",
+        "--format brackets",
+    ):
+        assert part in str(caught.value)
+    for wanted in ("brackets", "ptb"):
+        import_trees([source], tmp_path / "out", ImportConfig(format=wanted))
+        assert docs(tmp_path / "out") == [f"tale{n}" for n in range(4)]
+    counts = import_trees([source / "tale0.fid", source / "tale2"], tmp_path / "out", ImportConfig())
+    assert counts["num_kept"] == 2
+
+
 def test_a_folder_without_trees_is_refused_and_the_error_says_what_was_looked_for(tmp_path: Path) -> None:
     source = write(tmp_path / "bank", {"readme.txt": "hello\n"})
     for wanted, looked_for in (
