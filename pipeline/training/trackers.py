@@ -1,8 +1,8 @@
 """Send the rows of ``metrics.jsonl`` to Weights & Biases or to Trackio as well, for ``--log-to``.
 
-``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on a tracker. For Weights & Biases the step
-is one of the logged figures. It cannot be the service's own step, which never goes back: a resumed training repeats the
-steps after its last checkpoint.
+``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on a tracker. For Weights & Biases the
+step is one of the logged figures. It cannot be the own step of the service, which never goes back: a resumed training
+repeats the steps after its last checkpoint.
 """
 
 import hashlib
