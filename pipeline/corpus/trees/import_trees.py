@@ -116,7 +116,7 @@ def import_trees(
         "passed_over": dict(sorted(passed_over.items())),
         "format": ", ".join(sorted({source.file.format for source in inputs})),
         "texts": {"given": num_given, "rebuilt": counts.num_kept - num_given},
-        "rebuilt_by": None if config.text else config.joiner,
+        **({} if config.text else {"rebuilt_by": config.joiner}),
         "num_other_parses": counts.num_other_parses,
     }
 

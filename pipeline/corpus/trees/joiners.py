@@ -24,16 +24,15 @@ JOINERS: Final[Mapping[Joiner, Rebuild]] = {
 _FREQUENT: Final = frozenset(
     ("the", "and", "to", "that", "it", "for", "with", "you", "this", "have", "from", "not", "by", "they", "be", "are")
 )
-_MIN_WORDS: Final = 30
 
 
 @dataclass(kw_only=True)
 class EnglishCheck:
     """Count the words of a corpus, to say whether it is plainly not English.
 
-    A corpus is not English if most of its words have letters outside the Latin alphabet. It is not English either if it
-    has at least 30 words with letters, and fewer than 1 in 20 of them are one of 16 frequent English words that are
-    rare in other languages. In every document of GUM, CRAFT and MASC of 250 words or more, at least 1 in XX are.
+    A corpus is not English if most of its words have letters outside the Latin alphabet. It is not English either if
+    fewer than 1 in 20 of its words, not counting 30 of them, are one of 16 frequent English words that are rare in
+    other languages. In every document of GUM, CRAFT and MASC that has 250 words or more, at least 1 in 10 are.
     """
 
     num_words: int = 0
@@ -52,7 +51,7 @@ class EnglishCheck:
     @property
     def is_other_language(self) -> bool:
         """Return whether the corpus is plainly not English."""
-        is_other = self.num_words >= _MIN_WORDS and 20 * self.num_frequent < self.num_words
+        is_other = 20 * self.num_frequent + 30 < self.num_words
         return is_other or 2 * self.num_outside_latin > self.num_words
 
 
