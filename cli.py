@@ -126,10 +126,10 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
 
-    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is rebuilt
-    from the words of the trees. This works for English; for other languages, give --text or --joiner. Each file of a
-    folder is one document. With --documents, one file can hold several documents. If documents are known, OUT.docs and
-    OUT.documents.tsv name the document of each sentence; train-student --context document needs them.
+    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is
+    rebuilt from the words of the trees. This works for English; for other languages, give --text or --joiner. Each file
+    of a folder is one document. With --documents, one file can hold several documents. If documents are known, OUT.docs
+    and OUT.documents.tsv name the document of each sentence; train-student --context document needs them.
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
