@@ -181,8 +181,8 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
 
-    In BabyLM, the words that a parser was trained on count, and those of benepar_en3 are too many. There, use a model of
-    train-parser, which reads no words but those of its treebank.
+    In BabyLM, the words that a parser was trained on count, and those of benepar_en3 are too many. There, use a model
+    of train-parser, which reads no words but those of its treebank.
 
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
