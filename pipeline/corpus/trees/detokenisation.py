@@ -186,7 +186,6 @@ CONTEXT_RULES: Final = (
         "f(x)",
     ),
     ContextRule(rf"{_ANY} [A-Z]\d+/\S+ ,/, \d+/CD =/\S+", "both", "F2/NN ,/, 18/CD =/SYM 12/CD", "F2,18 = 12"),
-    ContextRule(rf"{_ANY} \w+/\S+ \*/SYM \w+/\S+ {_ANY}", "both", "age/NN */SYM sex/NN", "age*sex"),
     ContextRule(rf"{_ANY} \D+/(?!CD|SYM)\S+ %/\S+ {_ANY} {_ANY}", "neither", "the/DT %/NN change/NN", "the % change"),
     ContextRule(
         rf"{_ANY} (?:log\d*|ln|exp|poly)/\S+ \(/\S+ {_ANY} {_ANY}",
@@ -194,11 +193,10 @@ CONTEXT_RULES: Final = (
         "of/IN log/NN -LRB-/-LRB- age/NN -RRB-/-RRB-",
         "of log(age)",
     ),
-    # Letters of figures, and single letters.
+    # Letters of figures.
     ContextRule(
         rf"{_ANY} \d+[A-Z]/\S+ ,/, [A-Z]/\S+ {_ANY}", "both", "Fig./NN 2A/NN ,/, B/NN and/CC C/NN", "Fig. 2A,B and C"
     ),
-    ContextRule(rf"{_ANY} [A-Z]/\S+ &/CC [A-Z]/\S+ {_ANY}", "both", "their/PRP$ R/NN &/CC D/NN", "their R&D"),
     # A dash between the ends of a range.
     ContextRule(
         rf"{_ANY} \w\S*/\S+ [\u2013-]/SYM \w\S*/(?!CC|IN)\S+ {_ANY}", "both", "S1/NN \u2013/SYM S4/NN", "S1\u2013S4"
