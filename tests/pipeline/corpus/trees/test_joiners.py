@@ -42,6 +42,15 @@ def test_a_corpus_that_is_not_english_is_warned_of(
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("words", "is_other"), [("我 爱 北京 。", True), ("ψω δ , x", True), ("A δ β-test run", False)]
+)
+def test_a_few_words_in_another_script_are_enough(words: str, is_other: bool) -> None:
+    check = EnglishCheck()
+    check.add(words.split())
+    assert check.is_other_language == is_other
+
+
 @pytest.mark.parametrize("times", [1, 40])
 def test_english_is_not_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture, times: int) -> None:
     with caplog.at_level(logging.WARNING):
