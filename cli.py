@@ -126,10 +126,10 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
 
-    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is built
-    from the words of the trees. Each file of a folder is one document. With --documents, one file can hold several
-    documents. If documents are known, OUT.docs and OUT.documents.tsv name the document of each sentence;
-    train-student --context document needs them.
+    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is
+    rebuilt from the words of the trees. This works for English; for other languages, give --text or --joiner. Each file
+    of a folder is one document. With --documents, one file can hold several documents. If documents are known, OUT.docs
+    and OUT.documents.tsv name the document of each sentence; train-student --context document needs them.
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
@@ -176,6 +176,14 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     TEXTS have one sentence per line, as clean-text writes them; with --source, they are raw text. If the command is
     interrupted, run it again: it continues, with any number of processes.
 
+    --model needs a model. This fetches the released model for English:
+
+    \b
+    python -c "import benepar; benepar.download('benepar_en3')"
+
+    In BabyLM, the words that a parser was trained on count, and those of benepar_en3 are too many. There, use a model
+    of train-parser, which reads no words but those of its treebank.
+
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
     Example: python cli.py parse babylm/train --source babylm --model benepar_en3 --out trees/train
@@ -202,7 +210,10 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 def train_parser(
     trees: tuple[Path, ...], dev: tuple[Path, ...], out: Path, on_error: Literal["stop", "skip"], values: Values
 ) -> None:
-    """Train a small benepar model on treebanks. ``parse`` can use it where no trained model can be downloaded.
+    """Train a small benepar model on treebanks, for ``parse``. Only the words of the treebanks are used.
+
+    The released models of benepar parse far better. Use this command where the words of a pretrained model must not
+    count, as in BabyLM, where no model can be downloaded, or for a language without a released model.
 
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
@@ -502,7 +513,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 def parses(teacher: Path, trees: Path, values: Values) -> None:
     """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
-    TREES is the STEM of STEM.mrg and STEM.txt.
+    TREES is the STEM of STEM.mrg and STEM.txt. The figures under evalb follow the conventions of EVALB, so compare them
+    with published ones.
 
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev

@@ -7,6 +7,7 @@ from typing import Literal
 from pipeline.corpus.text.text_files import OnError
 
 TreeFormat = Literal["auto", "ptb", "bllip", "brackets"]
+Joiner = Literal["english", "space", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,10 @@ class ImportConfig:
 
     text: tuple[Path, ...] = ()
     """Raw text of a source, one sentence per line. Give one for each source, or none; for a folder of trees, give a
-    folder of texts. Without texts, the text is rebuilt from the words of the trees."""
+    folder of texts. Without texts, the text is rebuilt from the words of the trees, see --joiner."""
+    joiner: Joiner = "english"
+    """How to rebuild the text of trees without --text. english: by rules of English. space: join the words with single
+    spaces. none: join the words without spaces, as in Chinese and Japanese."""
     format: TreeFormat = "auto"
     """Format of the sources: the Penn Treebank (ptb), parses by the Charniak parser (bllip) or any other trees in
     brackets. auto: detect the format. If the format is given, the files of a folder may have any suffix."""

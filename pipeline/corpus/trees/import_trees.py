@@ -4,6 +4,7 @@ All tree files of the sources are listed, each with its text if there is a text.
 document. For a tree file that is a source itself, another file may give the document name of each tree.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from pipeline.corpus.text.documents import (
     write_document_table,
 )
 from pipeline.corpus.text.text_files import check_replaces_no_input, escape_brackets
+from pipeline.corpus.trees.joiners import JOINERS, EnglishCheck
 from pipeline.corpus.trees.raw_trees import ALWAYS_DROPPED
 from pipeline.corpus.trees.readers import Counts, read_sentences
 from pipeline.corpus.trees.tree_texts import find_text
@@ -30,6 +32,8 @@ from pipeline.corpus.trees.trees import Tree, format_tree
 from storage.errors import ConfigError, InputError
 from storage.files import beside, written_whole
 from storage.fingerprints import Json
+
+log = logging.getLogger(__name__)
 
 
 def import_trees(
@@ -54,6 +58,7 @@ def import_trees(
     Returns:
         ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files`` read, ``passed_over`` by
         reason, ``format``; ``texts``: for how many kept sentences the text was given, and for how many it was rebuilt;
+        ``rebuilt_by``: the joiner, if texts were rebuilt;
         ``num_other_parses``: how many parses of n-best lists were left out; ``dialects``: how many trees were written
         in a dialect other than the Penn Treebank's; ``lines_left_out``: how many lines of the files belong to no tree.
 
@@ -72,13 +77,20 @@ def import_trees(
     stale = [beside(out_stem, suffix) for suffix in (".mrg", *COMPANION_SUFFIXES)]
     counts = Counts()
     num_given = 0
+    english = EnglishCheck()
     with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as (txt, *document_files, mrg):
         names = _DocumentWriter(config, document_files)
         for source in inputs:
             before, kept = counts.num_trees, []
             for sentence in read_sentences(
-                source.file.path, source.text, on_error=config.on_error, counts=counts, read=source.file.read
+                source.file.path,
+                source.text,
+                on_error=config.on_error,
+                counts=counts,
+                read=source.file.read,
+                rebuild=JOINERS[config.joiner],
             ):
+                english.add(sentence.tree.words)
                 words = tuple(escape_brackets(sentence.text[start:stop]) for start, stop in sentence.spans)
                 mrg.write(format_tree(Tree(words, sentence.tree.tags, sentence.tree.phrases)) + "\n")
                 txt.write(sentence.text + "\n")
@@ -97,12 +109,21 @@ def import_trees(
                 f"{sources[0]}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; {remedy}"
             )
         names.write_table()
+    if not config.text and config.joiner == "english" and english.is_other_language:
+        log.warning(
+            "%s: does not look like English (%d of %d words are frequent English words), but the texts were rebuilt by "
+            "English rules. Give the texts with --text, or use --joiner space (--joiner none for Chinese and Japanese)",
+            sources[0],
+            english.num_frequent,
+            english.num_words,
+        )
     return {
         **counts.to_json(),
         "num_files": len(inputs),
         "passed_over": dict(sorted(passed_over.items())),
         "format": ", ".join(sorted({source.file.format for source in inputs})),
         "texts": {"given": num_given, "rebuilt": counts.num_kept - num_given},
+        **({} if config.text else {"rebuilt_by": config.joiner}),
         "num_other_parses": counts.num_other_parses,
         "dialects": dict(sorted(counts.dialects.items())),
         "lines_left_out": dict(sorted(counts.lines_left_out.items())),
@@ -172,6 +193,10 @@ def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_I
     if not sources or (config.text and len(config.text) != len(sources)):
         raise ConfigError(
             f"import-trees: {len(config.text)} texts for {len(sources)} sources; give one --text per source, or none"
+        )
+    if config.text and config.joiner != "english":
+        raise ConfigError(
+            f"import-trees: --joiner {config.joiner} rebuilds texts, but --text gives them; leave out one of the two"
         )
     if config.documents and len(config.documents) != len(sources):
         raise ConfigError(

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from pipeline.corpus.text.text_files import BRACKETS, normalise_text, unescape_brackets
+from pipeline.corpus.trees.detokenisation import doubles_period
 from pipeline.corpus.trees.trees import Tree
 
 MARKUP_TAGS: Final = frozenset({"CODE", "SU", "-DFL-"})
@@ -29,7 +30,6 @@ _SPELLINGS: Final = {
     "dash": re.compile("--+|[-\u2010-\u2015]"),
     "ellipsis": re.compile(r"\. ?\. ?\.|\u2026"),
 }
-_ABBREVIATION = re.compile(r".*[^\W\d_]\.", re.DOTALL)
 
 Span = tuple[int, int]
 """First character and one past the last."""
@@ -90,8 +90,7 @@ def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
     ends: dict[int, _Reached | None] = {0: None}
     for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
         units = list(_UNIT.finditer("".join(normalise_text(word).split())))
-        is_last_but_one = i == len(tree.words) - 2
-        shares_period = is_last_but_one and tree.words[-1] == "." and _ABBREVIATION.fullmatch(word) is not None
+        shares_period = i + 1 < len(tree.words) and doubles_period(tree.words, i + 1)
         following: dict[int, _Reached | None] = {}
         for end, before in ends.items():
             at = _skip_space(text, end)
@@ -106,8 +105,7 @@ def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
 def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:
     """Return the positions where a word that begins at ``at`` may end. The text may have spaces inside the word.
 
-    With ``shares_period`` the word may also end before its last period: a treebank ends "in the U.S." with two periods,
-    and the text with one.
+    With ``shares_period`` the word may also end before its last period, which is then the word after it.
     """
     found = {at: None}
     for number, unit in enumerate(units):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from pipeline.corpus.text.text_files import OnError, normalise_text, unescape_brackets
-from pipeline.corpus.trees.detokenisation import detokenise
+from pipeline.corpus.trees.joiners import JOINERS, Rebuild
 from pipeline.corpus.trees.matching import MARKUP_TAGS, Span, match_words
 from pipeline.corpus.trees.raw_trees import (
     ALWAYS_DROPPED,
@@ -109,7 +109,13 @@ class RawPair(NamedTuple):
 
 
 def read_sentences(
-    trees: Path, texts: Path | None, *, on_error: OnError, counts: Counts, read: Read = read_raw_trees
+    trees: Path,
+    texts: Path | None,
+    *,
+    on_error: OnError,
+    counts: Counts,
+    read: Read = read_raw_trees,
+    rebuild: Rebuild = JOINERS["english"],
 ) -> Iterator[Sentence]:
     """Yield the sentences of a treebank and its raw text, normalised. ``counts`` is updated.
 
@@ -119,17 +125,19 @@ def read_sentences(
     Args:
         trees: Trees in brackets, plain or gzipped.
         texts: One line for each tree. Blank lines are skipped if there are as many lines with text as trees. If this is
-            None, the text is rebuilt from the words of each tree without markup (see ``detokenisation``).
+            None, the text is rebuilt from the words of each tree without markup.
         on_error: What to do at a malformed line.
         counts: Updated with each tree.
         read: Function that reads ``trees``.
+        rebuild: Function that rebuilds a text.
 
     Raises:
         InputError: If a file cannot be read, there are not as many lines as trees, or trees and text are swapped. If
             ``on_error`` is "stop", also at the first malformed line.
     """
     for pair in read_pairs(trees, texts, on_error=on_error, first=counts.num_trees, read=read):
-        sentence = read_sentence(trees, pair, on_error=on_error, counts=counts, has_text=texts is not None)
+        rebuilt_by = None if texts else rebuild
+        sentence = read_sentence(trees, pair, on_error=on_error, counts=counts, rebuild=rebuilt_by)
         if sentence is not None:
             yield sentence
 
@@ -214,9 +222,11 @@ def _pairs_of_running_text(
 
 
 def read_sentence(
-    path: Path, pair: RawPair, *, on_error: OnError, counts: Counts, has_text: bool = True
+    path: Path, pair: RawPair, *, on_error: OnError, counts: Counts, rebuild: Rebuild | None = None
 ) -> Sentence | None:
     """Return the sentence of a pair, or None if it is dropped. ``counts`` is updated.
+
+    If ``rebuild`` is given, it makes the text. Otherwise the text is that of the pair.
 
     Raises:
         InputError: If the tree is malformed and ``on_error`` is "stop". The error names file and line.
@@ -225,7 +235,7 @@ def read_sentence(
     counts.lines_left_out.update(pair.raw.lines_left_out)
     counts.dialects.update([pair.raw.dialect] if pair.raw.dialect else [])
     try:
-        sentence = _sentence(pair, counts, has_text=has_text)
+        sentence = _sentence(pair, counts, rebuild)
     except MalformedTreeError as error:
         if on_error == "stop" and error.reason not in ALWAYS_DROPPED:
             raise malformed_tree(path, pair.raw.line, error) from None
@@ -248,8 +258,8 @@ def parse_raw_tree(raw: RawTree) -> Tree:
     return raw.tree if raw.tree is not None else parse_tree(raw.text)
 
 
-def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
-    text = pair.text
+def _sentence(pair: RawPair, counts: Counts, rebuild: Rebuild | None) -> Sentence:
+    text, has_text = pair.text, rebuild is None
     given = parse_raw_tree(pair.raw)
     if text is None:
         raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
@@ -258,7 +268,7 @@ def _sentence(pair: RawPair, counts: Counts, *, has_text: bool) -> Sentence:
     tree, invisible = _normalised(given, has_text=has_text)
     if not text and has_text:
         raise MalformedTreeError("a tree, but no text", "no text")
-    text, spans = (text, match_words(tree, text)) if has_text else _rebuilt(tree)
+    text, spans = (text, match_words(tree, text)) if rebuild is None else _rebuilt(tree, rebuild)
     if spans is None:
         raise MalformedTreeError("words are not those of the text", "words are not those of the text")
     found = [span for span in spans if span is not None]
@@ -298,8 +308,8 @@ def _markup(tree: Tree) -> set[int]:
     return by_tag.union(*(range(start, stop) for label, start, stop in tree.phrases if label in MARKUP_TAGS))
 
 
-def _rebuilt(tree: Tree) -> tuple[str, list[Span | None] | None]:
-    text = normalise_text(detokenise(tree.words, tree.tags))
+def _rebuilt(tree: Tree, rebuild: Rebuild) -> tuple[str, list[Span | None] | None]:
+    text = normalise_text(rebuild(tree.words, tree.tags))
     spans = match_words(tree, text)
     if spans is None:  # a word that is a combining mark became one character with the word before it
         text = normalise_text(" ".join(map(unescape_brackets, tree.words)))
