@@ -249,7 +249,8 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level and must give every text back. Its ids stay the same.
+    The tokenizer must be byte-level and must give every text back. Its ids stay the same. It may put a space before a
+    text, as RoBERTa's does. If its normalizer loses text, it is refused with an example of what is lost.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json

@@ -7,7 +7,8 @@ A word is a string between spaces, including punctuation, or the characters that
 text is normalised as a corpus is. The space before a word belongs to the word, as part of its first token or as a token
 by itself. So the probability that a word ends is part of the next word's surprisal. Oh and Schuler (2024) show how this
 affects fits to reading times. A token with parts of two words cannot be divided, so its sentence is an error. If words
-are strings between spaces, no tokenizer of this project makes a token with parts of two words.
+are strings between spaces, no tokenizer of this project makes a token with parts of two words. Somebody may have added
+such a token to the tokenizer of another model, such as "New York". Then its words are one word in the table.
 
 The table has tab-separated columns, a header, and no quoting, because neither words nor tokens contain a tab.
 ``docs/surprisal.md`` shows how to read the table and how to join it with reading times. The sentence number is the
@@ -35,6 +36,7 @@ from pipeline.evaluation.words import (
     Frequencies,
     SpanFile,
     check_words,
+    joined_words,
     read_frequencies,
     spaced_words,
     words_of_tokens,
@@ -163,6 +165,7 @@ def read_text(
     """
     faults = _Faults(path, on_error, dropped)
     kept = _lines_with_words(path, spans, faults)
+    added_ids = tokenizer.added_ids
     while block := list(islice(kept, BLOCK_SENTENCES)):
         encoded = tokenizer.encode_batch_with_spans([text for _, text, _ in block])
         for (line, text, word_spans), (ids, token_spans) in zip(block, encoded, strict=True):
@@ -170,6 +173,8 @@ def read_text(
                 problem = f"{len(ids)} tokens, expected at most {max_tokens}, the limit of the model"
                 faults.found(line, "too long", f"{problem}; divide the sentence")
                 continue
+            if spans is None and (added := [span for i, span in zip(ids, token_spans, strict=True) if i in added_ids]):
+                word_spans = joined_words(word_spans, added)  # noqa: PLW2901 - the words of this sentence
             try:
                 words = words_of_tokens(text, token_spans, word_spans)
             except ValueError as error:

@@ -46,6 +46,21 @@ def spaced_words(text: str) -> list[Span]:
     return [found.span() for found in re.finditer("[^ ]+", text)]
 
 
+def joined_words(words: Sequence[Span], tokens: Sequence[Span]) -> list[Span]:
+    """Return words, with those that share one of ``tokens`` joined to one word.
+
+    Args:
+        words: Characters that each word covers, in order.
+        tokens: Characters that each token covers, in order.
+    """
+    joined: list[Span] = []
+    for start, stop in words:
+        if joined and any(first < joined[-1][1] and last > start for first, last in tokens):
+            start = joined.pop()[0]  # noqa: PLW2901 - the word begins where the word before it did
+        joined.append((start, stop))
+    return joined
+
+
 def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:
     """Return ``[n]``: the number of the word of each token, from 0. A space belongs to the word after it.
 
