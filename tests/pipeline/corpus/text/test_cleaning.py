@@ -146,7 +146,34 @@ def test_a_line_of_100_000_words_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
 def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
-    odd = ("x", "xx", "= ", "[", "[[", "(", "<ref>", "&=a", "&amp;", "- ", ". ", "'", "_a", "subtitles ", "`` ", "1_")
+    odd = (
+        "x",
+        "xx",
+        "= ",
+        "[",
+        "[[",
+        "(",
+        "[Illustration: ",
+        "*",
+        "* a",
+        "a=a ",
+        "# ",
+        "TOM: ",
+        "TOM ",
+        "OK. TOM: x ",
+        "(sighs ",
+        "] ",
+        "<ref>",
+        "&=a",
+        "&amp;",
+        "- ",
+        ". ",
+        "'",
+        "_a",
+        "subtitles ",
+        "`` ",
+        "1_",
+    )
     text = "".join(f"a {piece * 2000} b\n{piece * 2000}\n" for piece in odd)
     start = time.process_time()
     summary, _ = cleaned(tmp_path, "Hello.\n" + text, source)

