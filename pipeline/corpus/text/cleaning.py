@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from pipeline.corpus.text.babylm import BABYLM, SOURCES, Draft, Source, open_note, title_of
+from pipeline.corpus.text.babylm import BABYLM, SOURCES, Source, open_note, title_of
 from pipeline.corpus.text.cleaning_record import CleaningRecord
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import (
@@ -23,6 +23,7 @@ from pipeline.corpus.text.documents import (
     Document,
     write_document_table,
 )
+from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.file_forms import read_running_text
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text.text_files import (

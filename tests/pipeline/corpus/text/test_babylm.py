@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.corpus.text.babylm import SOURCES, Draft, title_of
+from pipeline.corpus.text.babylm import SOURCES, title_of
+from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.text_files import normalise_text
 
 SPACE, CONTRACTION = "space before punctuation", "space inside a contraction"
@@ -32,6 +33,7 @@ REMARKS = {
     "Yes. *Should be they. We went.": "Yes. We went.",
     "I have see it. see=seen Just once.": "I have see it. Just once.",
     "We watch=watched it.": "We watch it.",
+    "We watch it, watch=watched. And we liked it.": "We watch it, And we liked it.",
     "Well, **typo and we went.": "Well, and we went.",
     "*[[slash error]] Yes.": "Yes.",
     "No, *the=them they went.": "No, they went.",
