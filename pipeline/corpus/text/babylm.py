@@ -38,8 +38,8 @@ class Source:
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
 _SPACED = re.compile(r"\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
-# A mark between a space and a word, as in "yes ,and". A colon or stop counts only before a capitalised word.
-_MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|[.:](?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
+# A mark between a space and a word, as in "yes ,and". A stop counts only before a capitalised word.
+_MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
 # Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a
 # word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. After
 # other words than I, 'm is short for "I'm".
@@ -125,12 +125,14 @@ def aochildes(draft: Draft) -> None:
 _SPEAKER = re.compile(r"([A-Z]):\s+")
 # A remark ends with its bracket, its second asterisk, a phrase that annotators use, its first sentence, or the line.
 _REMARK = re.compile(
-    r"(?<![\w*])\*+\s*(?:\[+[^\[\]]*\]+|[^*]{0,200}(?<=[^\s*])\*+(?!\w)|\w+\s?=\s?[\w']+\b[.,;]?|"
+    r"(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))(?:\[+[^\[\]]*\]+|[^*]{0,200}(?<=[^\s*])\*+(?!\w)|[a-z]\w*\s?=\s?[a-z][\w']*\b[.,;]?|"
     r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b(?!\s*[;:,])[.?!]*|"
     r"\[*[^\W\d](?:[^.?!]|\.(?=\S)|(?<=\b\w)\.(?=\s+[a-z]))*[.?!]*)",
     re.IGNORECASE,
 )
-_CORRECTION = re.compile(r"(?<![\w=])([A-Za-z][\w'-]*)\s?=\s?[A-Za-z][\w'-]*(?![\w=])([.,;?!]?)")
+_CORRECTION = re.compile(
+    r"(?<![\w=])([A-Za-z][\w'-]*)(?:=|(?<=[\w'-]{2})\s=\s(?=[\w'-]{2}))[A-Za-z][\w'-]*(?![\w=])([.,;?!]?)"
+)
 """A word as it was said, and what it should be, as in ``see=seen``."""
 _NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b")
 

@@ -33,15 +33,12 @@ class Draft:
         for pattern, replacement, reason in rules:
             self.replace(pattern, replacement, reason)
 
-    def cut(self, pattern: re.Pattern[str], reason: str, *, reason_inside: str = "") -> None:
-        """Remove every match of the pattern. If no word is left, drop the line for this reason.
-
-        ``reason_inside`` is the reason if words are left, where it is another.
-        """
+    def cut(self, pattern: re.Pattern[str], reason: str) -> None:
+        """Remove every match of the pattern. If no word is left, drop the line for this reason."""
         text = pattern.sub(" ", self.text)
         if not self.dropped and has_word(self.text) and not has_word(text):
             self.dropped = reason
-        self.replace(pattern, " ", reason_inside or reason)
+        self.replace(pattern, " ", reason)
 
     def drop(self, pattern: re.Pattern[str], reason: str) -> None:
         """Drop the line if the pattern matches."""

@@ -7,6 +7,7 @@ those that name a sound, go. A name is recognised by its capitals and colon, or 
 import re
 
 from pipeline.corpus.text.draft import Draft
+from pipeline.corpus.text.sentences import has_word
 
 TAG = re.compile(
     r"</?(?:i|b|u|s|em|strong|font|span|br|p|sub|sup|small|big|ref|div|nowiki|center)(?:\s[^<>]*)?/?>", re.IGNORECASE
@@ -38,9 +39,11 @@ _SOUND_NOUNS = (
     r"(?:on|over) (?:the )?(?:tv|radio|phone|telephone|recording|speaker|intercom)"
 )
 # What is in square brackets, also if they close on another line; in round ones, what is in capitals or names a sound.
+# Capitals of up to four letters may be an abbreviation.
 _SOUND = re.compile(
-    r"\[(?=[^\[\]]*[^\W\d_]{2})[^\[\]]*(?:\]|$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
-    r"\((?=[^()a-z]*[A-Z][A-Z.])[^()a-z]*\)|"
+    r"\[(?=[^\[\]]*[^\W\d_]{2})(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
+    r"(?:^[-\u2013\s]*|(?<=\s))\((?=[^()a-z]*(?:[A-Z]{5}|[A-Z]{2}[^()a-z]* |V\.O|O\.S))[^()a-z]*\)|"
+    r"^[-\u2013\s]*\([^()a-z]*[A-Z]{2}[^()a-z]*\)|"
     rf"\((?=[^()]*\b(?i:(?:{_SOUND_VERBS})(?:e?s|\w?ing)\b|(?:{_SOUND_NOUNS})\b))"
     r"(?:[^\s()?!]+\s){0,4}[^\s()?!]+\)"
 )
@@ -48,10 +51,12 @@ _PARENTHESES_ONLY = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*
 _ROLES = "Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Voice|Both|Crowd|Singer"
 _CAPITALS = r"(?!P\.?S\b)[A-Z][A-Z.'\u2019-]+(?: (?:[A-Z.'\u2019&-]+|#?\d+)){0,4}"
 # A speaker's name: in capitals, or a role. Before a text in capitals it may be a word of the text.
-_NAME = re.compile(rf"(?m)^(?:(?:{_ROLES})(?: ?#?\d+)?|(?=[^a-z\n]*:(?:\s*$|.*[a-z])){_CAPITALS})\s?:(?:\s+|$)")
+_NAME = re.compile(rf"(?m)^(?:(?:{_ROLES})(?: ?#?\d+)?|(?=[^a-z\n]*:(?:\s*$|.*[a-z])){_CAPITALS})\s*:(?:\s+|$)")
 _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-_LEFTOVER = re.compile(r"^[-\u2013\s]*:\s*|(?:^|(?<=\s))[-\u2013]+\s+(?=[-\u2013]+(?:\s|$))|\s+[-\u2013]\s*$")
-"""A colon after the description of a speaker, or the dash of a turn without words."""
+# What a description leaves behind, with a NUL in its place: the dash of an empty turn, a colon, a space before a mark.
+_EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
+_COLON = re.compile(r"^([-\u2013\s]*\0)\s*:")
+_SPACE = re.compile(r"\s*\0\s*(?=[.,!?;])")
 _TURN_OF_NAME = re.compile(
     rf"(?<=[.!?\u2026\"\u201d])(?<!\b[A-Z]\.)(?<!\b[A-Z]{{2}}\.)(?<!\bMRS\.)\s+[-\u2013\u2014]*\s*(?={_CAPITALS}:\s.*[a-z])"
 )
@@ -70,13 +75,22 @@ def clean_subtitle(draft: Draft) -> None:
     draft.drop(_CREDIT, "subtitle credit")
     draft.replace(_MUSIC, "", "music mark")
     draft.drop(_PARENTHESES_ONLY, "sound description")
-    before = draft.text
-    draft.cut(_SOUND, "sound description", reason_inside="sound description inside a line")
-    if draft.text != before:
-        draft.text = _LEFTOVER.sub("", draft.text)
+    _cut_sounds(draft)
     if _LEADING_DASH.match(draft.text):
         draft.replace(_LEADING_DASH, "", "leading dash")
         draft.replace(_TURN, "\n", "turns of a line apart")
     draft.replace(_TURN_OF_NAME, "\n", "turns of a line apart")
     draft.cut(_NAME, "speaker's name")
     draft.replace(_L_FOR_I, "I", "l read for I")
+
+
+def _cut_sounds(draft: Draft) -> None:
+    text = _SOUND.sub("\0", draft.text)
+    if text == draft.text:
+        return
+    text = _SPACE.sub("", _COLON.sub(r"\1", _EMPTY_TURN.sub("", text))).replace("\0", " ")
+    if has_word(text):
+        draft.text = text
+        draft.repaired.append("sound description inside a line")
+    elif not draft.dropped:
+        draft.dropped = "sound description"

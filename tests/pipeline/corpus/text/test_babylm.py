@@ -18,6 +18,8 @@ SOUNDS = {
     "(ON TV) This is it.": "This is it.",
     "[MAN]: Hello.": "Hello.",
     "Hello. [ a bell rings": "Hello.",
+    "I wonder where - - (singing).": "I wonder where - -.",
+    "The agency (CIA) went (COUGHS) home.": "The agency (CIA) went home.",
     "in the distance ] Hello.": "Hello.",
 }
 NAMES = {
@@ -153,7 +155,9 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("cbt", "give 'em here", "give 'em here", "", set()),
     *[("open_subtitles", line, text, "", {SOUND}) for line, text in SOUNDS.items()],
     *[("open_subtitles", line, text, "", {"speaker's name"}) for line, text in NAMES.items()],
+    ("open_subtitles", "- [ Sighs ] - Oh. - [ Laughs ]", "Oh.", "", {SOUND, "leading dash"}),
     ("open_subtitles", "- TOM: Yes. - ANN: No.", "Yes. No.", "", {"leading dash", TURNS, "speaker's name"}),
+    ("open_subtitles", "TOM (V.O.): We go now.", "We go now.", "", {SOUND, "speaker's name"}),
     ("open_subtitles", "DR. FOX: Yes. MR. HEN: No.", "Yes. No.", "", {TURNS, "speaker's name"}),
     ("open_subtitles", "#La la la#", "La la la", "", {"music mark"}),
     ("open_subtitles", "# La la \u00b6", "La la", "", {"music mark"}),
@@ -161,7 +165,8 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("open_subtitles", "I TOLD HIM: GO AWAY!", "I TOLD HIM: GO AWAY!", "", set()),
     ("open_subtitles", "At 10: the show (in fact) ends :]", "At 10: the show (in fact) ends :]", "", set()),
     *[("switchboard", f"A:\t{line}", text, "A", {"annotator's remark"}) for line, text in REMARKS.items()],
-    ("switchboard", "A:\t2 * 3 is six.", "2 * 3 is six.", "A", set()),
+    ("switchboard", "A:\t2 * 3 is six, n = a x b.", "2 * 3 is six, n = a x b.", "A", set()),
+    ("switchboard", "A:\tSince 1835.* We go.", "Since 1835.* We go.", "A", set()),
     ("gutenberg", "A cup [Illustration: a [big] cup] here.", "A cup here.", "", {"illustration"}),
     ("gutenberg", "A cup.[Footnote 1: Or a mug.]", "A cup.", "", {"note in brackets"}),
     ("gutenberg", "[Picture this!] he said.", "[Picture this!] he said.", "", set()),
