@@ -153,9 +153,12 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     bnc_spoken.dev, ...). With plain, each line is a paragraph. With sentences, each line is a sentence. In both, a
     blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv shows examples.
 
+    JSON lines with a field "text" are read. For other JSON lines, CSV and TSV, give --column.
+
     \b
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
              python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
+             python cli.py clean-text reviews.csv --source plain --column review --out text/reviews
     """
     from pipeline.corpus.text.cleaning import clean_texts
 
