@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import click
 
+from pipeline import __version__
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.text.corpus_config import CleanConfig, ImportConfig
 from pipeline.dumping.dump_config import DumpCommandConfig, DumpConfig, RecomputeConfig
@@ -92,6 +93,7 @@ texts_argument = click.argument("texts", type=PATH, nargs=-1, required=True)
 
 
 @click.group(cls=OneLineErrors, context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rnng-distill")
 def main() -> None:
     """Distil a Recurrent Neural Network Grammar into a GPT-2-like language model.
 

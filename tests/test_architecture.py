@@ -138,6 +138,21 @@ def test_help_loads_neither_torch_nor_numpy_nor_zarr(arguments: list[str]) -> No
     assert "Usage:" in done.stdout
 
 
+def test_only_the_parsing_folder_imports_what_the_core_does_not_install() -> None:
+    from pipeline.runtime.click_options import EXTRAS
+
+    for package in ALLOWED:
+        for file in (ROOT / package).rglob("*.py"):
+            found = imported_packages(file) & {*EXTRAS, "transformers", "torch_struct"}
+            assert not found or file.is_relative_to(ROOT / "pipeline" / "parsing"), f"{file} imports {found}"
+
+
+def test_the_citation_names_the_version_of_the_package() -> None:
+    from pipeline import __version__
+
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_every_command_has_an_example() -> None:
     import cli
 

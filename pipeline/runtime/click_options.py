@@ -68,8 +68,12 @@ class SingleValuesCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+EXTRAS = {"spacy": "parse", "benepar": "parse", "nltk": "parse", "wandb": "wandb", "trackio": "trackio"}
+"""The extra of this package that installs a module which only some commands import."""
+
+
 class OneLineErrors(SingleValuesCommand, click.Group):
-    """A group of commands. An error that the user can fix is shown as one line.
+    """A group of commands. An error that the user can fix is shown as one line, and so is an extra that is missing.
 
     Any other error is a bug and shows its traceback. ``--help`` lists the commands in the order of their definition.
     All commands and groups below this group refuse repeated options.
@@ -89,6 +93,13 @@ class OneLineErrors(SingleValuesCommand, click.Group):
             return super().invoke(ctx)
         except RnngDistillError as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            if (extra := EXTRAS.get(module := (error.name or "").partition(".")[0])) is None:
+                raise
+            raise click.ClickException(
+                f"this command needs the module {module}, which is not installed. Run: pip install "
+                f"'rnng-distill[{extra}]', or in a clone of the repository: pip install '.[{extra}]'"
+            ) from error
 
 
 class CommaSeparated(click.ParamType[tuple[Any, ...]]):

@@ -35,6 +35,10 @@ COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
 """How long a rank may wait for a slower rank. A dead process is noticed at once, because its connections close."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
 """How long the first process waits for the last process to join."""
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
+"""Variables that torchrun sets in each process."""
+_SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
+"""Number of processes that srun started. Unlike SLURM_NTASKS, sbatch does not set it for the script itself."""
 _FAILED = "failed"
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_REPEATING = (":4096:8", ":16:8")
@@ -270,12 +274,7 @@ def _deterministic() -> Iterator[None]:
 @contextlib.contextmanager
 def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]]:
     """Connect to the other processes, and choose the device of this one; see `joined`."""
-    world = World(
-        rank=int(os.environ.get("RANK", "0")),
-        size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-    )
+    world = _started_world()
     if not world.is_main:
         set_log_level(logging.WARNING)
     if world.size == 1:
@@ -309,6 +308,40 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
     except Exception as error:
         world.failed(error)
         raise
+
+
+def _started_world() -> World:
+    """Return this process's place among the processes of the run, without a connection to them.
+
+    Raises:
+        ConfigError: If the variables that torchrun sets are incomplete or contradict each other, or if srun started
+            several processes that do not know of each other.
+    """
+    found = {name: os.environ[name] for name in _TORCHRUN if name in os.environ}
+    if found.get("RANK", "0") == "0" and found.get("WORLD_SIZE", "1") == "1":
+        tasks = os.environ.get(_SRUN_TASKS, "1")
+        if tasks != "1" and not found:
+            raise ConfigError(
+                f"srun started {tasks} processes ({_SRUN_TASKS}), and each would do the whole work. Start one "
+                "torchrun per node, as examples/multi_node.sbatch does. For separate runs, set WORLD_SIZE=1"
+            )
+        return World()
+    if missing := [name for name in _TORCHRUN if name not in found]:
+        given = ", ".join(f"{name} is {value}" for name, value in found.items())
+        raise ConfigError(
+            f"{given}, but {', '.join(missing)} not set. Start several processes with torchrun, which sets all of "
+            f"them. For one process, unset {', '.join(found)}"
+        )
+    numbers = {name: found[name] for name in _TORCHRUN if name != "MASTER_ADDR"}
+    if wrong := [f"{name} is {value!r}" for name, value in numbers.items() if not value.isdecimal()]:
+        raise ConfigError(f"{', '.join(wrong)}, expected a number. Start the command with torchrun")
+    rank, size, local_rank, local_size, _ = map(int, numbers.values())
+    if rank >= size or local_rank >= local_size or local_size > size:
+        raise ConfigError(
+            f"RANK is {rank} of WORLD_SIZE {size}, LOCAL_RANK is {local_rank} of LOCAL_WORLD_SIZE {local_size}, "
+            "expected smaller ranks than sizes. Start the command with torchrun"
+        )
+    return World(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
 
 
 def release_locals(error: BaseException) -> None:

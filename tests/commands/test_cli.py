@@ -1,5 +1,6 @@
 """Test that a user's mistake gives one line with the place, the problem and the remedy, and that nothing is written."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+import pipeline
 
 
 def refused(*arguments: object) -> str:
@@ -51,6 +53,27 @@ def test_a_path_that_does_not_exist_is_named(arguments, tmp_path):
     assert "nowhere" in refused(*paths)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.mrg").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        (["parse", "text.txt", "--model", "benepar_en3", "--out", "trees"], "pipeline.parsing.parse"),
+        (["train-parser", "train.mrg", "--dev", "dev.mrg", "--out", "parser.pt"], "pipeline.parsing.train_parser"),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_command_whose_extra_is_not_installed_says_how_to_install_it(command, module, monkeypatch):
+    for name in (module, "pipeline.parsing.sentence_parser"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for package in ("spacy", "benepar", "nltk"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    assert "pip install 'rnng-distill[parse]'" in refused(*command)
+
+
+def test_the_version_is_printed():
+    result = CliRunner().invoke(cli.main, ["--version"])
+    assert result.output == f"rnng-distill, version {pipeline.__version__}\n"
 
 
 def test_an_unknown_key_in_the_toml_is_named_with_the_nearest_one(tmp_path):
@@ -119,7 +142,7 @@ def test_an_option_that_takes_one_value_is_refused_when_given_twice(path, comman
     for option in options:
         for spelling in (*option.opts, *option.secondary_opts):
             typed = [spelling] if option.is_flag else [spelling, "1"]
-            if option.multiple:
+            if option.multiple or option.is_eager:
                 continue
             result = CliRunner().invoke(cli.main, [*path, *typed, *typed])
             name = next(name for name in option.opts if name.startswith("--"))

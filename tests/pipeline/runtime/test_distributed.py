@@ -113,3 +113,43 @@ def test_local_variables_of_an_error_are_released_before_the_processes_disconnec
     assert [held() is None for held in gone] == [False, False]
     release_locals(caught.value)
     assert [held() is None for held in gone] == [True, True]
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"} | {
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE is 4, but RANK, LOCAL_RANK"),
+        ({"RANK": "1"}, "RANK is 1, but WORLD_SIZE, LOCAL_RANK"),
+        ({**TORCHRUN, "MASTER_PORT": "here"}, "MASTER_PORT is 'here', expected a number"),
+        ({**TORCHRUN, "WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2', expected a number"),
+        ({**TORCHRUN, "RANK": "2"}, "RANK is 2 of WORLD_SIZE 2"),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, "srun started 8 processes"),
+    ],
+)
+def test_processes_that_cannot_find_each_other_are_refused_in_one_line(monkeypatch, variables, message):
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message) as raised, joined("cpu", threads=1):
+        pass
+    assert "torchrun" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "8"}, {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}]
+)
+def test_one_process_alone_needs_no_variables(monkeypatch, variables):
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with joined("cpu", threads=1) as (world, _):
+        assert (world.rank, world.size) == (0, 1)
