@@ -27,8 +27,8 @@ class CleanConfig:
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
-    """What to do at a line that is not UTF-8. stop: end with an error that names the line. skip: leave the line out and
-    count it."""
+    """What to do at a line that is not UTF-8, and at an object or row without text. stop: end with an error that names
+    the line. skip: leave the line out and count it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

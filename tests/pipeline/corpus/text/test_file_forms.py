@@ -1,6 +1,8 @@
 """Test that tables, JSON, markup and trees are recognised, and that no real text is taken for one of them."""
 
+import bz2
 import gzip
+import lzma
 import re
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,24 @@ def test_what_is_not_text_is_refused_with_a_remedy(tmp_path: Path, content: str,
         list(read_running_text(path))
     with pytest.raises(InputError, match=r"looks like .*, expected running text; "):
         refuse_unless_text(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"PAR1\x15\x04\x15\xff\n", "a Parquet file"),
+        (b"PK\x03\x04\x14\x00\xff\n", "a ZIP archive"),
+        (bz2.compress(b"It ran.\n"), "compressed, but not by gzip"),
+        (lzma.compress(b"It ran.\n"), "compressed, but not by gzip"),
+        ("It ran.\n".encode("utf-16"), "UTF-16"),
+        (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n", "a PDF document"),
+        (b"{\\rtf1\\ansi It ran.}\n", "an RTF document"),
+    ],
+)
+def test_other_kinds_of_files_are_named(tmp_path: Path, content: bytes, found: str) -> None:
+    for read in (refuse_unless_text, texts):
+        with pytest.raises(InputError, match=rf"looks like .*{re.escape(found)}"):
+            read(write(tmp_path, content))
 
 
 def test_real_text_is_text_wherever_it_begins(shared_data: Path) -> None:
