@@ -27,6 +27,7 @@ from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.file_forms import read_running_text
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text.text_files import (
+    MAX_LINE_BYTES,
     Line,
     OnError,
     check_replaces_no_input,
@@ -46,6 +47,7 @@ MAX_WRAPPED_LINES = 1000
 """Lines of the longest hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this size."""
 MAX_NOTE_LINES = 20
 """Lines of the longest note or caption in brackets."""
+OVERLONG_LINE = f"a line of over {MAX_LINE_BYTES >> 20} MiB"
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
 
 log = logging.getLogger(__name__)
@@ -283,6 +285,8 @@ def _decodable(
             progress(1)
         if line.fault:
             record.dropped("object or row without text", line)
+        elif not line.is_whole:
+            record.dropped(OVERLONG_LINE, line)
         elif line.is_utf8:
             yield line
         elif on_error == "stop":

@@ -110,7 +110,8 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
             return Form(kind="other", found=found, remedy=remedy)
     if sum(bool(_TREE.match(text)) for text in full) * 2 > len(full):
         return Form(kind="other", found="bracketed trees", remedy="use import-trees for trees")
-    if (form := _json(start[0], full, is_all=len(head) < HEAD_LINES)) or (form := _table(texts, path)):
+    is_all = len(head) < HEAD_LINES and sum(map(len, texts)) < HEAD_CHARS
+    if (form := _json(start[0], full, is_all=is_all)) or (form := _table(texts, path)):
         return form
     return _marked(full) or Form(kind="text")
 
