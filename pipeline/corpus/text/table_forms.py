@@ -125,7 +125,10 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
     elif spaced:
         is_table = is_long and has_header and has_numbers
     else:
-        is_table = is_tight and ((has_header and (has_numbers or is_long)) or (has_numbers and width > 2 and is_long))
+        # Without numbers, names in other scripts than Latin may be sentences: Chinese has no spaces.
+        has_latin_header = has_header and "".join(names).isascii()
+        is_long_table = is_long and (has_latin_header or (has_numbers and width > 2))
+        is_table = is_tight and (is_long_table or (has_header and has_numbers))
     return names if is_table else ()
 
 
