@@ -195,8 +195,10 @@ def text_column(form: Form, column: str, path: Path) -> str:
         return column
     if not column and form.kind == "JSON lines" and TEXT_FIELD in form.columns:
         return TEXT_FIELD
-    problem = f" without {column}" if column else ""
-    raise _not_text(path, form, "name the column of the text with --column NAME", problem)
+    remedy = "name the column of the text with --column NAME"
+    if column:
+        raise InputError(f"{path}: {form.found} has no column {column}, expected one of those; {remedy}")
+    raise _not_text(path, form, remedy)
 
 
 def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Record]:
@@ -210,8 +212,8 @@ def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Rec
     yield from _objects(lines, column) if form.table is None else _rows(lines, form.table, column)
 
 
-def _not_text(path: Path, form: Form, remedy: str, problem: str = "") -> InputError:
-    return InputError(f"{path}: looks like {form.found}{problem}, expected running text; {remedy}")
+def _not_text(path: Path, form: Form, remedy: str) -> InputError:
+    return InputError(f"{path}: looks like {form.found}, expected running text; {remedy}")
 
 
 def _listed(columns: Sequence[str]) -> str:
