@@ -155,9 +155,12 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     bnc_spoken.dev, ...). With plain, each line is a paragraph. With sentences, each line is a sentence. In both, a
     blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv shows examples.
 
+    JSON lines with a field "text" are read. For other JSON lines, CSV and TSV, give --column.
+
     \b
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
              python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
+             python cli.py clean-text reviews.csv --source plain --column review --out text/reviews
     """
     from pipeline.corpus.text.cleaning import clean_texts
 
@@ -229,7 +232,8 @@ def train_parser(
 @click.option(
     "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
 )
-def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None:
+@click.option("--column", default="", help="Field of JSON lines, or column of a table (CSV, TSV), that holds the text.")
+def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column: str) -> None:
     """Train the byte-level BPE tokenizer that teacher and student share, on raw text.
 
     \b
@@ -238,7 +242,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     from pipeline.corpus.dataset.tokenizer import train_tokenizer as run
 
     with Progress("read", total=None, unit="lines") as progress:
-        show(run(texts, out, vocab_size=vocab_size, progress=progress.update))
+        show(run(texts, out, vocab_size=vocab_size, column=column, progress=progress.update))
 
 
 @main.command()
@@ -460,10 +464,12 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
     """
+    from pipeline.evaluation.minimal_pairs import pairs_name, read_minimal_pairs
     from pipeline.evaluation.sentence_models import evaluate_minimal_pairs
 
+    pairs = read_minimal_pairs(folder)
     with open_scorer(model, values) as opened:
-        show(evaluate_minimal_pairs(opened, folder, **build(MinimalPairConfig, values)))
+        show(evaluate_minimal_pairs(opened, pairs, pairs_name(folder), **build(MinimalPairConfig, values)))
 
 
 @evaluate.command()
@@ -480,9 +486,11 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
     Example: python cli.py evaluate syntaxgym runs/distilled test_suites/json
     """
     from pipeline.evaluation.sentence_models import evaluate_syntaxgym
+    from pipeline.evaluation.syntaxgym_suites import read_suites, suites_name
 
+    found = read_suites(suites)
     with open_scorer(model, values) as opened:
-        show(evaluate_syntaxgym(opened, suites, **build(SyntaxGymConfig, values)))
+        show(evaluate_syntaxgym(opened, found, suites_name(suites), **build(SyntaxGymConfig, values)))
 
 
 @evaluate.command()

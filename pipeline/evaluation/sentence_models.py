@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import OnError
-from pipeline.evaluation.minimal_pairs import Prefix, pairs_name, pairs_sha256, read_minimal_pairs
+from pipeline.evaluation.minimal_pairs import MinimalPair, Prefix, pairs_sha256
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
 from pipeline.evaluation.perplexity import FLOOR, breakdowns, perplexity_figure
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SURPRISAL, SYNTAXGYM, record
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
 from pipeline.evaluation.surprisal import By, write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
-from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+from pipeline.evaluation.syntaxgym_suites import Joining, Suite, suites_sha256
 from pipeline.evaluation.truth import Truth
 from pipeline.training.model_files import ModelFiles
 from storage.errors import ConfigError
@@ -106,9 +106,10 @@ def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     return summary | {"normalisers": definitions, "sentences": str(rows_path), "written": str(written)}
 
 
-def evaluate_minimal_pairs(model: SentenceModel, folder: Path, *, prefix: Prefix, eos: bool) -> dict[str, Any]:
-    """Score every pair of a folder. Record the figures and the score of each pair. Return the figures."""
-    pairs, subject = read_minimal_pairs(folder), pairs_name(folder)
+def evaluate_minimal_pairs(
+    model: SentenceModel, pairs: Sequence[MinimalPair], subject: str, *, prefix: Prefix, eos: bool
+) -> dict[str, Any]:
+    """Score pairs. Record the figures and the score of each pair under the name ``subject``. Return the figures."""
     figures, scored = score_pairs(
         model.scorer,
         model.tokenizer,
@@ -131,9 +132,10 @@ def evaluate_minimal_pairs(model: SentenceModel, folder: Path, *, prefix: Prefix
     return about | figures.to_json() | {"pairs": str(rows), "written": str(written)}
 
 
-def evaluate_syntaxgym(model: SentenceModel, paths: Sequence[Path], *, joining: Joining) -> dict[str, Any]:
-    """Score SyntaxGym suites. Record the figures and the outcome of each item. Return the figures."""
-    suites, subject = read_suites(paths), suites_name(paths)
+def evaluate_syntaxgym(
+    model: SentenceModel, suites: Sequence[Suite], subject: str, *, joining: Joining
+) -> dict[str, Any]:
+    """Score suites. Record the figures and the outcome of each item under the name ``subject``. Return the figures."""
     figures, outcomes = evaluate_suites(
         model.scorer,
         model.tokenizer,

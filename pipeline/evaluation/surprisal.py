@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer
+from pipeline.corpus.text.file_forms import refuse_unless_text
 from pipeline.corpus.text.text_files import OnError, normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
@@ -259,6 +260,7 @@ def write_surprisals(
         raise ConfigError(
             "surprisal: frequencies for a table of tokens, expected a table of words; leave out --frequencies or --by"
         )
+    refuse_unless_text(path)
     table_of_frequencies = None if frequencies is None else read_frequencies(frequencies)
 
     def sentences_of_text(dropped: Counter[str]) -> Iterator[TextSentence]:

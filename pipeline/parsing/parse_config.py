@@ -22,6 +22,10 @@ class ParseConfig:
     """Use no model: every tree is its words directly under TOP."""
     source: str = ""
     """Clean raw text first, as clean-text --source does. Without this option, texts must have one sentence per line."""
+    column: str = ""
+    """Field of JSON lines or column of a table with the text, as clean-text --column. Only with --source."""
+    wrapped: bool = False
+    """Join the lines of each paragraph, as clean-text --wrapped. Only with --source plain."""
     licence: str = ""
     """Licence of all documents. Only with --source."""
     on_error: OnError = "stop"

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer, adopted_tokenizer
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from pipeline.runtime.run_directory import checkpoint_names, open_run
@@ -321,8 +322,9 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     for which in ("best", "words_1k"):
         options = {"truth": truth, "device": "cpu", "checkpoint": which, "marginal": False, "beam": {}}
         evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
+    pairs = read_minimal_pairs(small_world / "corpus/minimal_pairs")
     with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
-        evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
+        evaluate_minimal_pairs(model, pairs, "minimal_pairs", prefix="none", eos=False)
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     results = read_results(copy)
@@ -451,6 +453,6 @@ def test_the_script_in_the_docs_gives_the_accuracies_of_evaluate(
         for eos, option in ((False, []), (True, ["--eos"])):
             done = subprocess.run([*command, *option], capture_output=True, text=True, check=True)
             found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}
-            figures = evaluate_minimal_pairs(model, tmp_path, prefix="none", eos=eos)
+            figures = evaluate_minimal_pairs(model, read_minimal_pairs(tmp_path), "pairs", prefix="none", eos=eos)
             assert sorted(found.values()) == sorted(each["accuracy"] for each in figures["by_paradigm"].values())
             assert len(found) == 2

@@ -18,11 +18,18 @@ class CleanConfig:
     """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: apply the rules
     of the BabyLM source that each file is named after. The name of a BabyLM source, such as childes: apply its rules to
     all files."""
+    column: str = ""
+    """Read the text in this field of JSON lines or this column of a table (CSV, TSV). Each object or row is a document.
+    A number is a column of a table without a header, from 1. Without this option, the field text of JSON lines is
+    read."""
+    wrapped: bool = False
+    """Join the lines of each paragraph, which a blank line ends. Only for the source plain. Each file is then one
+    document."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
-    """What to do at a line that is not UTF-8. stop: end with an error that names the line. skip: leave the line out and
-    count it."""
+    """What to do at a line that is not UTF-8, and at an object or row without text. stop: end with an error that names
+    the line. skip: leave the line out and count it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
