@@ -126,10 +126,10 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
 
-    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is built
-    from the words of the trees. Each file of a folder is one document. With --documents, one file can hold several
-    documents. If documents are known, OUT.docs and OUT.documents.tsv name the document of each sentence;
-    train-student --context document needs them.
+    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is
+    rebuilt from the words of the trees. This works for English; for other languages, give --text or --joiner. Each file
+    of a folder is one document. With --documents, one file can hold several documents. If documents are known, OUT.docs
+    and OUT.documents.tsv name the document of each sentence; train-student --context document needs them.
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
@@ -155,9 +155,12 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     bnc_spoken.dev, ...). With plain, each line is a paragraph. With sentences, each line is a sentence. In both, a
     blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv shows examples.
 
+    JSON lines with a field "text" are read. For other JSON lines, CSV and TSV, give --column.
+
     \b
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
              python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
+             python cli.py clean-text reviews.csv --source plain --column review --out text/reviews
     """
     from pipeline.corpus.text.cleaning import clean_texts
 
@@ -175,6 +178,14 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
     TEXTS have one sentence per line, as clean-text writes them; with --source, they are raw text. If the command is
     interrupted, run it again: it continues, with any number of processes.
+
+    --model needs a model. This fetches the released model for English:
+
+    \b
+    python -c "import benepar; benepar.download('benepar_en3')"
+
+    In BabyLM, the words that a parser was trained on count, and those of benepar_en3 are too many. There, use a model
+    of train-parser, which reads no words but those of its treebank.
 
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
@@ -202,7 +213,10 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 def train_parser(
     trees: tuple[Path, ...], dev: tuple[Path, ...], out: Path, on_error: Literal["stop", "skip"], values: Values
 ) -> None:
-    """Train a small benepar model on treebanks. ``parse`` can use it where no trained model can be downloaded.
+    """Train a small benepar model on treebanks, for ``parse``. Only the words of the treebanks are used.
+
+    The released models of benepar parse far better. Use this command where the words of a pretrained model must not
+    count, as in BabyLM, where no model can be downloaded, or for a language without a released model.
 
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
@@ -239,7 +253,8 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level and must give every text back. Its ids stay the same.
+    The tokenizer must be byte-level and must give every text back. Its ids stay the same. It may put a space before a
+    text, as RoBERTa's does. If its normalizer loses text, it is refused with an example of what is lost.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -510,7 +525,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 def parses(teacher: Path, trees: Path, values: Values) -> None:
     """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
-    TREES is the STEM of STEM.mrg and STEM.txt.
+    TREES is the STEM of STEM.mrg and STEM.txt. The figures under evalb follow the conventions of EVALB, so compare them
+    with published ones.
 
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev

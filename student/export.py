@@ -16,8 +16,6 @@ sentence of a corpus can end itself. docs/decisions/0015 says why the two differ
 """
 
 import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +29,7 @@ from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names, ope
 from pipeline.runtime.train_config import num_words_of
 from pipeline.training.run_list import list_runs
 from storage.errors import RunError
-from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, make_directory, write_atomically
+from storage.files import make_directory, new_folder, write_atomically
 from student.hugging_face import OURS
 from student.model_card import model_card
 from student.student_config import StudentTrainConfig
@@ -59,8 +57,6 @@ def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool
     """
     info = open_run(run, "student")
     _check_finished(run)
-    if out.exists() or out.is_symlink():
-        raise RunError(f"{out}: already exists; remove it, or choose another folder")
     checkpoints = {".": which}
     if all_checkpoints:
         by_words = [name for name in checkpoint_names(run) if num_words_of(name)]
@@ -70,16 +66,8 @@ def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool
                 "out, or train with --word-checkpoints"
             )
         checkpoints = {MAIN: which} | {name.replace("words_", "chck_"): name for name in by_words}
-    make_directory(out.absolute().parent)
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
-    try:
+    with new_folder(out) as partial:
         summaries = {folder: _export_one(info, partial / folder, name) for folder, name in checkpoints.items()}
-        partial.rename(out)
-        fsync(out.absolute().parent)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {"exported": str(out), **(summaries if all_checkpoints else summaries["."])}
 
 
@@ -121,7 +109,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
         "config.json": _json(config),
         "generation_config.json": _json(special_ids),
         "model.safetensors": weights,
-        **_tokenizer_files(tokenizer, num_positions=num_positions),
+        **tokenizer_files(tokenizer, num_positions=num_positions),
         "README.md": card.encode(),
     }
     make_directory(folder)
@@ -137,7 +125,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
     }
 
 
-def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
     """Return the three files of a tokenizer that returns ``<bos>`` and then the ids of ``tokenizer``."""
     ids = _special_ids(tokenizer)
     names = {name.removesuffix("_id"): tokenizer.token(i) for name, i in ids.items()}

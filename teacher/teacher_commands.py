@@ -29,6 +29,7 @@ from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees, 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import OnError, find_file
 from pipeline.corpus.trees.bracket_scores import score_parses
+from pipeline.corpus.trees.evalb import CUT_OFF, GoldAndPredicted, score_by_evalb
 from pipeline.corpus.trees.trees import TokenPhrase, format_tree
 from pipeline.dumping.dump_config import Condition
 from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify_run
@@ -222,7 +223,8 @@ def evaluate_parses(
         if trees_out is not None:
             num_lost = write_parses(trees_out, gold, predicted, labels if labelled else ["TOP", "X"])
             written = {"trees_out": str(trees_out), "phrases_that_cannot_be_written": num_lost}
-        figures = figure.to_json() | {"treebank": counts.to_json()}
+        evalb = _evalb_figures(gold, predicted, labels) if labelled else None
+        figures = figure.to_json() | {"evalb": evalb, "treebank": counts.to_json()}
         fingerprints = {"trees": sha256_file(find_file(stem, ".mrg"))}
         result, _ = record(
             files, PARSES, stem.name, figures, settings=_settings(beam, where), fingerprints=fingerprints
@@ -414,6 +416,27 @@ def _concatenated(parts: Sequence[Ragged]) -> Ragged:
     return Ragged.from_lengths(
         np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
     )
+
+
+def _evalb_figures(
+    sentences: Sequence[TokenSentence], predicted: Sequence[Sequence[TokenPhrase] | None], labels: Sequence[str]
+) -> dict[str, Any]:
+    """Return the figures of EVALB. Spans of words and of tokens become spans of characters."""
+    of_all, up_to_cut_off = score_by_evalb(
+        GoldAndPredicted(
+            tags=sentence.sentence.tree.tags,
+            spans=words,
+            gold=[
+                (label, words[start][0], words[stop - 1][1]) for label, start, stop in sentence.sentence.tree.phrases
+            ],
+            predicted=None
+            if phrases is None
+            else [(labels[label], tokens[start][0], tokens[stop - 1][1]) for label, start, stop in phrases],
+        )
+        for sentence, phrases in zip(sentences, predicted, strict=True)
+        for words, tokens in [(sentence.sentence.spans, sentence.spans)]
+    )
+    return {"all": of_all.to_json(), f"at_most_{CUT_OFF}_words": up_to_cut_off.to_json()}
 
 
 def write_parses(

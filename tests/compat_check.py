@@ -63,7 +63,8 @@ def check_tokenizer(folder: str, expected: dict[str, Any]) -> list[str]:
     ended = [*rows[0], ids["eos"]]
     whole = tokenizer.bos_token + " " + texts[0] + tokenizer.eos_token
     expect("decode with special tokens", tokenizer.decode(ended), whole)
-    expect("ids of a text with special tokens", tokenizer(whole, add_special_tokens=False)["input_ids"], ended)
+    if expected["one_leading_space"]:
+        expect("ids of a text with special tokens", tokenizer(whole, add_special_tokens=False)["input_ids"], ended)
     return [f"tokenizer: {type(tokenizer).__name__}, ids and texts of {len(texts)} texts are equal"]
 
 

@@ -55,7 +55,8 @@ class MinimalPairConfig:
     """How ``evaluate minimal-pairs`` scores a sentence."""
 
     prefix: Literal["none", "space"] = "none"
-    """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task."""
+    """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task. The space changes
+    nothing for new tokenizers of train-tokenizer. It is a token of its own in older and in some adopted tokenizers."""
     eos: bool = False
     """Count <eos> as a token of the sentence. Other programs leave it out."""
 

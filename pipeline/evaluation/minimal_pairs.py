@@ -10,7 +10,8 @@ Two conventions change accuracies, so every result names them (docs/decisions/00
     eos       whether <eos> counts. If it counts, the sum is the log-probability of the sentence. If not, the sum is the
               log-probability that a text begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave
               <eos> out
-    prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task
+    prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task. For new
+              tokenizers of train-tokenizer, both are the same (docs/decisions/0015)
 
 A second figure compares means instead of sums: log p divided by the number of its tokens, with ``<eos>`` if it counts.
 It asks which sentence is less surprising per token, so it does not favour the shorter sentence. It depends on how the

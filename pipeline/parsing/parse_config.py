@@ -17,7 +17,7 @@ class ParseConfig:
     """How ``parse`` turns text into trees."""
 
     model: str = ""
-    """Name of an installed benepar model, or path of a model."""
+    """Name of a model that benepar.download installed, such as benepar_en3, or path of a model of train-parser."""
     flat: bool = False
     """Use no model: every tree is its words directly under TOP."""
     source: str = ""

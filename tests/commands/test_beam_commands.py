@@ -54,6 +54,10 @@ def test_written_parses_can_be_imported_and_have_a_score(small_world, few, tmp_p
     found = json.loads(run_cli(*command).stdout)
     assert found["num_sentences"] == 8
     assert 0 <= found["f1"]["value"] <= found["unlabelled_f1"]["value"] <= 1
+    for figures in found["evalb"].values():
+        assert figures["num_sentences"] == 8
+        assert 0 <= figures["f1"]["value"] <= 1
+    assert found["evalb"]["all"]["num_gold"] <= found["num_gold"]
     assert len(parsed.with_suffix(".mrg").read_text().splitlines()) == 8
     run_cli(
         "import-trees", parsed.with_suffix(".mrg"), "--text", parsed.with_suffix(".txt"), "--out", tmp_path / "again"

@@ -74,9 +74,17 @@ class Tokenizer:
         self._inner.no_padding()
         self.data = data
         """The bytes of the file."""
-        self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(where)
-        self._added_space = added_space(self._inner)
-        if self._inner.decode(self._inner.encode(_PROBE).ids).removeprefix(self._added_space) != _PROBE:
+        content = json.loads(data)
+        self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(content, where)
+        plain = self._inner
+        if added := content.get("added_tokens"):
+            if special := [token["content"] for token in added if token["special"]]:
+                raise InputError(
+                    f"{where}: finds the special tokens {', '.join(special)} in texts. Convert it with adopt-tokenizer"
+                )
+            plain = tokenizers.Tokenizer.from_str(json.dumps({**content, "added_tokens": []}))
+        self._added_space = added_space(plain)
+        if plain.decode(plain.encode(_PROBE).ids).removeprefix(self._added_space) != _PROBE:
             raise InputError(
                 f"{where}: does not give back the text it encodes. Create a byte-level tokenizer with train-tokenizer"
             )
@@ -88,9 +96,9 @@ class Tokenizer:
         self.sha256: str = sha256_bytes(data)
         """sha256 of the bytes of the file."""
 
-    def _find_special_ids(self, where: str) -> tuple[int, int, int]:
+    def _find_special_ids(self, content: Mapping[str, Any], where: str) -> tuple[int, int, int]:
         """Return the ids of ``<bos>``, ``<eos>`` and ``<pad>``. An adopted tokenizer uses ``<eos>`` as ``<pad>``."""
-        template = json.loads(self.data).get("post_processor")
+        template = content.get("post_processor")
         if template is not None:
             ids = _ids_of_template(template)
             if ids is not None and max(ids) < self._inner.get_vocab_size():

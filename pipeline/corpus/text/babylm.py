@@ -10,53 +10,11 @@ of some thousand lines, and nothing marks where a block begins.
 import html
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from pipeline.corpus.text.sentences import has_word
+from pipeline.corpus.text.draft import Draft, Rules
+from pipeline.corpus.text.subtitles import TAG, clean_subtitle, open_subtitles
 from pipeline.corpus.text.text_files import unescape_brackets
-
-Rules = tuple[tuple[re.Pattern[str], str, str], ...]
-"""Pattern, replacement and reason of each rule."""
-
-
-@dataclass(slots=True)
-class Draft:
-    """A line while the rules work on it. Each rule rewrites ``text`` or drops the line."""
-
-    text: str
-    speaker: str = ""
-    dropped: str = ""
-    """Why the line is dropped: it is not language. Empty if the line is kept."""
-    repaired: list[str] = field(default_factory=list)
-    """The reasons for all changes of the line, without repetitions."""
-
-    def replace(self, pattern: re.Pattern[str], replacement: str, reason: str) -> None:
-        """Replace every match of the pattern, and note the reason if the text changed."""
-        text, found = pattern.subn(replacement, self.text)
-        if found and text != self.text:
-            self.text = text
-            if reason not in self.repaired:
-                self.repaired.append(reason)
-
-    def apply(self, rules: Rules) -> None:
-        """Apply the rules in order."""
-        for pattern, replacement, reason in rules:
-            self.replace(pattern, replacement, reason)
-
-    def cut(self, pattern: re.Pattern[str], reason: str, *, reason_inside: str = "") -> None:
-        """Remove every match of the pattern. If no word is left, drop the line for this reason.
-
-        ``reason_inside`` is the reason if words are left, where it is another.
-        """
-        text = pattern.sub(" ", self.text)
-        if not self.dropped and has_word(self.text) and not has_word(text):
-            self.dropped = reason
-        self.replace(pattern, " ", reason_inside or reason)
-
-    def drop(self, pattern: re.Pattern[str], reason: str) -> None:
-        """Drop the line if the pattern matches."""
-        if not self.dropped and pattern.search(self.text):
-            self.dropped = reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +38,8 @@ class Source:
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
 _SPACED = re.compile(r"\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
-# A mark between a space and a word, as in "yes ,and". A colon or stop counts only before a capitalised word.
-_MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|[.:](?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
+# A mark between a space and a word, as in "yes ,and". A stop counts only before a capitalised word.
+_MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
 # Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a
 # word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. After
 # other words than I, 'm is short for "I'm".
@@ -93,14 +51,7 @@ _SPACED_PARTS = re.compile(
     r"|(?<=(?<!\w)o['\u2019])\s+(?=clock\b))",
     re.IGNORECASE,
 )
-_TAG = re.compile(
-    r"</?(?:i|b|u|s|em|strong|font|span|br|p|sub|sup|small|big|ref|div|nowiki|center)(?:\s[^<>]*)?/?>", re.IGNORECASE
-)
 _BRACKETS_ONLY = re.compile(r"^[-\u2013\s]*(?:\[[^\[\]]*\]|\{[^{}]*\})(?:\s*(?:\[[^\[\]]*\]|[.?!]))*$")
-_LEADING_DASH = re.compile(r"^\s*(?:>>+|[-\u2013\u2014]+)\s*(?=\S)")
-_L_FOR_I = re.compile(
-    r"(?<![\w'.\u2019-])l(?=(?:['\u2019](?:m|d|ll|ve)\b)|\s+[a-z])|(?<=[A-Z])l(?=[A-Z])|(?<!\w)l(?=[A-Z]+\b)"
-)
 
 
 def _compiled(*rules: tuple[str, str, str]) -> Rules:
@@ -174,12 +125,14 @@ def aochildes(draft: Draft) -> None:
 _SPEAKER = re.compile(r"([A-Z]):\s+")
 # A remark ends with its bracket, its second asterisk, a phrase that annotators use, its first sentence, or the line.
 _REMARK = re.compile(
-    r"(?<![\w*])\*+\s*(?:\[+[^\[\]]*\]+|[^*]{0,200}(?<=[^\s*])\*+(?!\w)|\w+\s?=\s?[\w']+\b[.,;]?|"
+    r"(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))(?:\[+[^\[\]]*\]+|[^*]{0,200}(?<=[^\s*])\*+(?!\w)|[a-z]\w*\s?=\s?[a-z][\w']*\b[.,;]?|"
     r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b(?!\s*[;:,])[.?!]*|"
     r"\[*[^\W\d](?:[^.?!]|\.(?=\S)|(?<=\b\w)\.(?=\s+[a-z]))*[.?!]*)",
     re.IGNORECASE,
 )
-_CORRECTION = re.compile(r"(?<![\w=])([A-Za-z][\w'-]*)\s?=\s?[A-Za-z][\w'-]*(?![\w=])")
+_CORRECTION = re.compile(
+    r"(?<![\w=])([A-Za-z][\w'-]*)(?:=|(?<=[\w'-]{2})\s=\s(?=[\w'-]{2}))[A-Za-z][\w'-]*(?![\w=])([.,;?!]?)"
+)
 """A word as it was said, and what it should be, as in ``see=seen``."""
 _NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b")
 
@@ -194,78 +147,9 @@ def switchboard(draft: Draft) -> None:
     draft.cut(_REMARK, "annotator's remark")
     if found := _CORRECTION.search(draft.text):  # the word is in the text already, or only here
         is_again = re.search(rf"\b{re.escape(found[1])}\b", draft.text[: found.start()], re.IGNORECASE)
-        draft.replace(_CORRECTION, "" if is_again else r"\1", "annotator's remark")
+        draft.replace(_CORRECTION, "" if is_again else r"\1\2", "annotator's remark")
     draft.replace(_NOISE, "", "noise or disfluency mark")
     _join_punctuation(draft)
-
-
-_CREDIT = re.compile(
-    r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
-    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S)",
-    re.IGNORECASE,
-)
-_TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
-_STYLE = re.compile(r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}")
-_MUSIC = re.compile(
-    r"[\u2669-\u266c\u00b6]+|(?:^|(?<=\s))#+(?=\s|$)|^[-\s]*#+(?=[A-Za-z'\"][^#]*#+$)|(?<=[a-z.,?!'\"]{2})#+(?=\s|$)|"
-    r"(?<![\w.])[*]{1,2}(?=\s|$)"
-)
-_SOUND_VERBS = (
-    "sigh|laugh|chuckl|giggl|gasp|cough|groan|grunt|moan|pant|sob|scream|shout|yell|whisper|whimper|cri|cry|sniff|"
-    "sniffl|snor|clear|mutter|mumbl|murmur|sing|hum|whistl|applaud|cheer|clap|knock|ring|beep|buzz|bark|speak|exhal|"
-    "inhal|breath|growl|roar|scoff|snicker|squeal|shriek|wail|weep|yawn|hiss|click|creak|crash|clatter|chatter|continu|"
-    "slam|open|clos|toll|chim|rumbl|honk|explod|stammer|gulp|howl|chirp|meow|neigh|thud|echo"
-)
-_SOUND_NOUNS = (
-    r"applause|laughter|music|thunder|gunshots?|bells?|footsteps|indistinct|inaudible|"
-    r"(?:on|over) (?:the )?(?:tv|radio|phone|telephone|recording|speaker|intercom)"
-)
-# What is in square brackets, also if they close on another line; in round ones, what is in capitals or names a sound.
-_SOUND = re.compile(
-    r"\[(?=[^\[\]]*[^\W\d_]{2})[^\[\]]*(?:\]|$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
-    r"\((?=[^()a-z]*[A-Z][A-Z.])[^()a-z]*\)|"
-    rf"\((?=[^()]*\b(?i:(?:{_SOUND_VERBS})(?:e?s|\w?ing)\b|(?:{_SOUND_NOUNS})\b))"
-    r"(?:[^\s()?!]+\s){0,4}[^\s()?!]+\)"
-)
-_PARENTHESES_ONLY = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
-_ROLES = "Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Voice|Both|Crowd|Singer"
-_CAPITALS = r"(?!P\.?S\b)[A-Z][A-Z.'\u2019-]+(?: (?:[A-Z.'\u2019&-]+|#?\d+)){0,4}"
-# A speaker's name: in capitals, or a role. Before a text in capitals it may be a word of the text.
-_NAME = re.compile(rf"(?m)^(?:(?:{_ROLES})(?: ?#?\d+)?|(?=[^a-z\n]*:(?:\s*$|.*[a-z])){_CAPITALS})\s?:(?:\s+|$)")
-_TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-_LEFTOVER = re.compile(r"^[-\u2013\s]*:\s*|(?:^|(?<=\s))[-\u2013]+\s+(?=[-\u2013]+(?:\s|$))|\s+[-\u2013]\s*$")
-"""A colon after the description of a speaker, or the dash of a turn without words."""
-_TURN_OF_NAME = re.compile(
-    rf"(?<=[.!?\u2026\"\u201d])(?<!\b[A-Z]\.)(?<!\b[A-Z]{{2}}\.)(?<!\bMRS\.)\s+[-\u2013\u2014]*\s*(?={_CAPITALS}:\s.*[a-z])"
-)
-
-
-def open_subtitles(draft: Draft) -> None:
-    """Clean OpenSubtitles: one subtitle per line. A dash marks a change of speaker, and each turn becomes a line."""
-    draft.drop(_TIME, "subtitle time")
-    draft.replace(_STYLE, "", "subtitle style code")
-    _subtitle(draft)
-    draft.replace(_L_FOR_I, "I", "l read for I")
-
-
-def _subtitle(draft: Draft) -> None:
-    draft.replace(_TAG, "", "tag")
-    draft.drop(_CREDIT, "subtitle credit")
-    draft.replace(_MUSIC, "", "music mark")
-    draft.drop(_PARENTHESES_ONLY, "sound description")
-    before = draft.text
-    draft.cut(_SOUND, "sound description", reason_inside="sound description inside a line")
-    if draft.text != before:
-        draft.text = _LEFTOVER.sub("", draft.text)
-    _turns(draft)
-    draft.cut(_NAME, "speaker's name")
-
-
-def _turns(draft: Draft) -> None:
-    if _LEADING_DASH.match(draft.text):
-        draft.replace(_LEADING_DASH, "", "leading dash")
-        draft.replace(_TURN, "\n", "turns of a line apart")
-    draft.replace(_TURN_OF_NAME, "\n", "turns of a line apart")
 
 
 _OPEN_BRACKET = re.compile(r"-L(?:R|S|C)B-\s*")
@@ -349,9 +233,7 @@ def _entities(draft: Draft) -> None:
 def qed(draft: Draft) -> None:
     """Clean QED (2023), subtitles of lectures: entities escaped several times, tags, *l* in place of *I*."""
     _entities(draft)
-    draft.drop(_TIME, "subtitle time")
-    _subtitle(draft)
-    draft.replace(_L_FOR_I, "I", "l read for I")
+    clean_subtitle(draft)
     _join_punctuation(draft)
 
 
@@ -381,7 +263,7 @@ def wiki(draft: Draft) -> None:
     draft.replace(_WIKI_HEADING, r"\1", "marks of a heading")
     if _WIKI_SIGNS.search(draft.text):
         draft.apply(_WIKI_RULES)
-        draft.replace(_TAG, "", "tag")
+        draft.replace(TAG, "", "tag")
     _join_punctuation(draft)
 
 

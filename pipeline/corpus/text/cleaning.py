@@ -6,14 +6,13 @@ time. Memory grows only with the number of documents, because all document names
 """
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Literal
 
-from pipeline.corpus.text.babylm import BABYLM, SOURCES, Draft, Source, open_note, title_of
+from pipeline.corpus.text.babylm import BABYLM, SOURCES, Source, open_note, title_of
+from pipeline.corpus.text.cleaning_record import CleaningRecord
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import (
     DOCS_SUFFIX,
@@ -24,9 +23,11 @@ from pipeline.corpus.text.documents import (
     Document,
     write_document_table,
 )
+from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.file_forms import read_running_text
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text.text_files import (
+    MAX_LINE_BYTES,
     Line,
     OnError,
     check_replaces_no_input,
@@ -46,17 +47,11 @@ MAX_WRAPPED_LINES = 1000
 """Lines of the longest hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this size."""
 MAX_NOTE_LINES = 20
 """Lines of the longest note or caption in brackets."""
-SAMPLES = 20
-"""Most examples that are written for one source and reason."""
-SAMPLE_CHARS = 200
-"""Characters of the longest cell of an example. Longer cells are cut."""
-COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
-"""Columns of ``OUT.dropped.tsv``."""
+OVERLONG_LINE = f"a line of over {MAX_LINE_BYTES >> 20} MiB"
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["text", "blank", "header", "dropped"]
 Paragraph = list[tuple[Line, Draft]]
 
 
@@ -94,7 +89,7 @@ def clean_texts(
         beside(out_stem, suffix) for suffix in (".txt", DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, SPEAKERS_SUFFIX)
     ]
     check_replaces_no_input("clean-text", stale, (path for path, _ in files))
-    record, names = _Record(), _DocumentNames()
+    record, names = CleaningRecord(), _DocumentNames()
     with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as opened:
         out = dict(zip(suffixes, opened, strict=True))
         documents: list[Document] = []
@@ -152,7 +147,7 @@ def _clean_file(
     path: Path,
     name: str,
     names: "_DocumentNames",
-    record: "_Record",
+    record: CleaningRecord,
     config: CleanConfig,
     progress: Callable[[int], None] | None,
 ) -> Iterator[tuple[str, str, str]]:
@@ -190,7 +185,7 @@ def _paragraphs(
     lines: Iterator[Line],
     source: Source,
     names: "_DocumentNames",
-    record: "_Record",
+    record: CleaningRecord,
     *,
     joins: bool,
     ends_at_blank: bool,
@@ -236,7 +231,7 @@ def _draft(text: str, source: Source) -> Draft:
     return draft
 
 
-def _with_whole_notes(lines: Iterator[Line], record: "_Record") -> Iterator[Line]:
+def _with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
     """Join the lines of a note or caption in brackets that closes on a later line. Count the later ones as dropped."""
     while (line := next(lines, None)) is not None:
         text, later = line.text.rstrip(), list[Line]()
@@ -253,7 +248,7 @@ def _with_whole_notes(lines: Iterator[Line], record: "_Record") -> Iterator[Line
             yield line._replace(text=text)
 
 
-def _split(paragraph: Paragraph, source: Source, record: "_Record", words: frozenset[str]) -> list[str]:
+def _split(paragraph: Paragraph, source: Source, record: CleaningRecord, words: frozenset[str]) -> list[str]:
     """Return the sentences of a paragraph. Count its lines as text or dropped."""
     found: list[str] = []
     _, first = paragraph[0]
@@ -282,7 +277,7 @@ def _split(paragraph: Paragraph, source: Source, record: "_Record", words: froze
 
 
 def _decodable(
-    lines: Iterator[Line], path: Path, record: "_Record", on_error: OnError, progress: Callable[[int], None] | None
+    lines: Iterator[Line], path: Path, record: CleaningRecord, on_error: OnError, progress: Callable[[int], None] | None
 ) -> Iterator[Line]:
     """Yield the lines that have text. At a line that is not UTF-8, raise an error or drop and count the line."""
     for line in lines:
@@ -290,6 +285,8 @@ def _decodable(
             progress(1)
         if line.fault:
             record.dropped("object or row without text", line)
+        elif not line.is_whole:
+            record.dropped(OVERLONG_LINE, line)
         elif line.is_utf8:
             yield line
         elif on_error == "stop":
@@ -329,114 +326,3 @@ class _DocumentNames:
             self._given.add(found)
             self._current = found
         return self._current
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Lines by kind, reasons, sentences, documents and speakers."""
-
-    lines: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    repaired: Counter[str] = field(default_factory=Counter)
-    speakers: set[str] = field(default_factory=set)
-    num_sentences: int = 0
-    num_words: int = 0
-    num_documents: int = 0
-
-    def reasons(self) -> str:
-        """Return the number of lines without text for each reason, for an error message."""
-        kinds = {"blank": self.lines["blank"], "headers": self.lines["header"], **self.dropped}
-        return ", ".join(f"{num} {kind}" for kind, num in kinds.items() if num) or "an empty file"
-
-    def to_json(self) -> dict[str, Json]:
-        return {
-            "num_lines": self.lines.total(),
-            "num_sentences": self.num_sentences,
-            "num_words": self.num_words,
-            "num_documents": self.num_documents,
-            "num_speakers": len(self.speakers),
-            "lines": {kind: self.lines[kind] for kind in ("text", "blank", "header", "dropped")},
-            "dropped": dict(sorted(self.dropped.items())),
-            "repaired": dict(sorted(self.repaired.items())),
-        }
-
-
-@dataclass(slots=True)
-class _Sample:
-    """Keep every n-th row of a sequence. n doubles when too many rows are kept, so that they stay spread evenly."""
-
-    num_seen: int = 0
-    every: int = 1
-    kept: list[tuple[str, ...]] = field(default_factory=list)
-
-    def add(self, *row: str) -> None:
-        if self.num_seen % self.every == 0:
-            if len(self.kept) == SAMPLES:
-                self.kept = self.kept[::2]
-                self.every *= 2
-            if self.num_seen % self.every == 0:
-                self.kept.append(tuple(cell[:SAMPLE_CHARS] for cell in row))
-        self.num_seen += 1
-
-
-class _Record:
-    """Count each line once, and sentences, documents and speakers. Keep examples for each source and reason."""
-
-    def __init__(self) -> None:
-        self.by_source: dict[str, _Counts] = {}
-        self._samples: defaultdict[tuple[str, str, str], _Sample] = defaultdict(_Sample)
-
-    def begin(self, path: Path, source: str) -> None:
-        """Begin a file. Everything after this call is counted for its source."""
-        self._path, self._source, self._document = path, source, ""
-        self._counts = self.by_source.setdefault(source, _Counts())
-
-    def line(self, kind: Kind) -> None:
-        """Count a line."""
-        self._counts.lines[kind] += 1
-
-    def dropped(self, reason: str, line: Line) -> None:
-        """Count a line that is left out."""
-        self.line("dropped")
-        self._counts.dropped[reason] += 1
-        self._sample("dropped", reason, line, "")
-
-    def repaired(self, reason: str, line: Line, result: str) -> None:
-        """Count a change of a line. A line may have several changes. The method ``line`` counts the line itself."""
-        self._counts.repaired[reason] += 1
-        self._sample("repaired", reason, line, result)
-
-    def sentence(self, text: str, document: str, speaker: str) -> None:
-        """Count a sentence that is written."""
-        counts = self._counts
-        counts.num_sentences += 1
-        counts.num_words += text.count(" ") + 1
-        if document != self._document:
-            counts.num_documents += 1
-            self._document = document
-        if speaker:
-            counts.speakers.add(speaker)
-
-    def total(self) -> _Counts:
-        """Return the counts over all sources."""
-        total = _Counts()
-        for counts in self.by_source.values():
-            total.lines += counts.lines
-            total.dropped += counts.dropped
-            total.repaired += counts.repaired
-            total.speakers |= counts.speakers
-            total.num_sentences += counts.num_sentences
-            total.num_words += counts.num_words
-            total.num_documents += counts.num_documents
-        return total
-
-    def write_samples(self, file: IO[str]) -> None:
-        """Write the table of examples. Tabs and line ends in a cell become spaces."""
-        file.write("\t".join(COLUMNS) + "\n")
-        for (what, source, reason), sample in sorted(self._samples.items()):
-            for row in sample.kept:
-                cells = (what, source, reason, str(sample.num_seen), *row)
-                file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
-
-    def _sample(self, what: str, reason: str, line: Line, result: str) -> None:
-        self._samples[what, self._source, reason].add(str(self._path), str(line.number), line.text, result)

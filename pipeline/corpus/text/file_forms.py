@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from pipeline.corpus.text.text_files import MAX_LINE_BYTES, Line, OnError, read_lines
+from pipeline.corpus.text.table_forms import DELIMITERS, Table, find_table, open_table
+from pipeline.corpus.text.text_files import Line, OnError, read_lines
 from storage.errors import ConfigError, InputError
 
 HEAD_LINES: Final = 200
@@ -24,8 +25,6 @@ HEAD_CHARS: Final = 1 << 20
 """Most characters of these lines."""
 TEXT_FIELD: Final = "text"
 """The field of JSON lines that is read if no other is named."""
-
-csv.field_size_limit(MAX_LINE_BYTES)  # a cell can hold a book; the default limit is 131,072 characters
 
 Kind = Literal["text", "JSON lines", "table", "other"]
 
@@ -42,10 +41,8 @@ class Form:
     """What to do about a file of kind "other"."""
     columns: tuple[str, ...] = ()
     """The fields of the first JSON object, or the cells of the first row of a table."""
-    delimiter: str = ","
-    """Character between the cells of a table."""
-    quoted: bool = True
-    """Whether cells of a table may be in quotes."""
+    table: Table | None = None
+    """How to read a table."""
 
 
 class Record(NamedTuple):
@@ -73,6 +70,14 @@ _SIGNATURES: Final = (
     ),
     (re.compile(r"WEBVTT\b"), "subtitles with times", "remove the times first"),
     (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
+    (re.compile(r"PAR1"), "a Parquet file", "write it as JSON lines"),
+    (
+        re.compile(r"PK\x03\x04"),
+        "a ZIP archive, or a document of an office program",
+        "unpack it, or save it as plain text",
+    ),
+    (re.compile("\ufffd7zXZ|BZh\\d|\\(\ufffd/\ufffd"), "a file that is compressed, but not by gzip", "decompress it"),
+    (re.compile("\ufffd\ufffd"), "text in UTF-16 or a binary file", "convert it to UTF-8 text"),
     (re.compile(r"%PDF-"), "a PDF document", "convert it to text first"),
     (re.compile(r"\{\\rtf"), "an RTF document", "save it as plain text first"),
     (re.compile(r"\|[^\n]*\n\s*\|[ :|-]*---[ :|-]*(?:\n|$)"), "a Markdown table", "leave only the text"),
@@ -81,18 +86,11 @@ _SIGNATURES: Final = (
 _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
 """Tags that text may have: those of subtitles and of Wikipedia."""
 _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
-_SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img)\b", re.IGNORECASE)
-"""An end tag, a tag with attributes, or an empty tag. Marks such as ``<laughter>`` and ``<unk>`` are none of these."""
+_SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img|p|li|td|div|h[1-6])\b", re.IGNORECASE)
+"""An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` are none of these."""
 _TIME = re.compile(r"(?:\d\d:)?\d\d:\d\d[,.]\d+ +-->")
 _MARKED_SHARE: Final = 0.1
 """Share of the lines that have a tag or a time in a file that is not text. Some texts have a tag here and there."""
-_DELIMITERS: Final = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "vertical bars"}
-_NUMBER = re.compile(r"\s*[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?%?\s*")
-_NAME = re.compile(r"[^\W\d][\w.%()/#-]*(?: [\w.%()/#-]+){0,4}")
-"""The name of a column: up to five words and no punctuation of sentences."""
-_SAME_WIDTH: Final = 0.95
-"""Share of the rows of a table that have as many cells as its first row."""
-_COLUMNS_OF_TEXT: Final = frozenset({TEXT_FIELD, "sentence", "sentences", "content", "utterance"})
 
 
 def form_of(head: Sequence[Line], path: Path) -> Form:
@@ -112,7 +110,8 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
             return Form(kind="other", found=found, remedy=remedy)
     if sum(bool(_TREE.match(text)) for text in full) * 2 > len(full):
         return Form(kind="other", found="bracketed trees", remedy="use import-trees for trees")
-    if (form := _json(start[0], full, is_all=len(head) < HEAD_LINES)) or (form := _table(texts, path)):
+    is_all = len(head) < HEAD_LINES and sum(map(len, texts)) < HEAD_CHARS
+    if (form := _json(start[0], full, is_all=is_all)) or (form := _table(texts, path)):
         return form
     return _marked(full) or Form(kind="text")
 
@@ -196,8 +195,10 @@ def text_column(form: Form, column: str, path: Path) -> str:
         return column
     if not column and form.kind == "JSON lines" and TEXT_FIELD in form.columns:
         return TEXT_FIELD
-    problem = f" without {column}" if column else ""
-    raise _not_text(path, form, "name the column of the text with --column NAME", problem)
+    remedy = "name the column of the text with --column NAME"
+    if column:
+        raise InputError(f"{path}: {form.found} has no column {column}, expected one of those; {remedy}")
+    raise _not_text(path, form, remedy)
 
 
 def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Record]:
@@ -208,11 +209,11 @@ def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Rec
         lines: All lines of the file.
         column: The column that will be read. If it is the name of a column of a table, the first row is the header.
     """
-    yield from _objects(lines, column) if form.kind == "JSON lines" else _rows(lines, form, column)
+    yield from _objects(lines, column) if form.table is None else _rows(lines, form.table, column)
 
 
-def _not_text(path: Path, form: Form, remedy: str, problem: str = "") -> InputError:
-    return InputError(f"{path}: looks like {form.found}{problem}, expected running text; {remedy}")
+def _not_text(path: Path, form: Form, remedy: str) -> InputError:
+    return InputError(f"{path}: looks like {form.found}, expected running text; {remedy}")
 
 
 def _listed(columns: Sequence[str]) -> str:
@@ -229,7 +230,7 @@ def _objects(lines: Iterable[Line], column: str) -> Iterator[Record]:
                 yield Record(line.number, value, "" if column in value else f"no field {column}")
 
 
-def _rows(lines: Iterable[Line], form: Form, column: str) -> Iterator[Record]:
+def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
     faults: list[str] = []
 
     def texts() -> Iterator[str]:
@@ -238,9 +239,9 @@ def _rows(lines: Iterable[Line], form: Form, column: str) -> Iterator[Record]:
                 faults.append(_fault(line, "row"))
             yield line.text + "\n"
 
-    reader = _reader(texts(), form.delimiter, quoted=form.quoted, spaced=form.delimiter in ",;")
-    names = form.columns
-    skip_header = column in names
+    reader = open_table(texts(), table)
+    names = table.columns
+    is_before_header = column in names
     while True:
         number = reader.line_num + 1
         faults.clear()
@@ -249,12 +250,12 @@ def _rows(lines: Iterable[Line], form: Form, column: str) -> Iterator[Record]:
         except StopIteration:
             return
         except csv.Error as error:
-            faults.append(f"not a row of a table with {_DELIMITERS[form.delimiter]} ({error})")
+            faults.append(f"not a row of a table with {DELIMITERS[table.delimiter]} ({error})")
             row = [""]
         if not row or (not any(row) and not faults):
             continue
-        if skip_header:
-            skip_header = False
+        if is_before_header:
+            is_before_header = len(row) != len(names)  # a title may come first
             continue
         if not faults and len(row) != len(names):
             faults.append(f"{len(row)} cells, expected {len(names)} as in the first row")
@@ -272,6 +273,15 @@ def _parsed(text: str) -> Any:  # noqa: ANN401 - parsed JSON
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _table(texts: Sequence[str], path: Path) -> Form | None:
+    """Return the form of a table; None if the lines are not a table."""
+    if (table := find_table(texts, path)) is None:
+        return None
+    between = f"{DELIMITERS[table.delimiter]} between columns, " if len(table.columns) > 1 else ""
+    found = f"a table ({between}first row: {_listed(table.columns)})"
+    return Form(kind="table", found=found, columns=table.columns, table=table)
 
 
 def _marked(full: Sequence[str]) -> Form | None:
@@ -320,97 +330,3 @@ def _is_cut(whole: str, error: json.JSONDecodeError) -> bool:
     """Return whether JSON is correct up to the place where it was cut."""
     rest = whole[error.pos :]
     return not rest.strip() or (error.msg.startswith("Unterminated string") and "\n" not in rest)
-
-
-def _reader(texts: Iterable[str], delimiter: str, *, quoted: bool, spaced: bool) -> Any:  # noqa: ANN401 - no public type
-    return csv.reader(
-        texts,
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-        skipinitialspace=spaced,
-        strict=quoted,
-    )
-
-
-def _table(texts: Sequence[str], path: Path) -> Form | None:
-    """Return the form of a table; None if the lines are not a table."""
-    for delimiter in "\t|":
-        quoted_rows = _head_rows(texts, delimiter, quoted=True, spaced=False)
-        if _is_table(quoted_rows, is_prose=False) and _shows_quotes(texts, quoted_rows, delimiter):
-            return _form_of_table(quoted_rows[0], delimiter, quoted=True)
-        rows = _head_rows(texts, delimiter, quoted=False, spaced=False)
-        if _is_table(rows, is_prose=False):
-            return _form_of_table(rows[0], delimiter, quoted=False)
-    for delimiter in ",;":
-        for spaced in (False, True):
-            rows = _head_rows(texts, delimiter, quoted=True, spaced=spaced)
-            if _is_table(rows, is_prose=True, spaced=spaced):
-                return _form_of_table(rows[0], delimiter, quoted=True)
-    first = next(text for text in texts if text.strip())
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix in (".csv", ".tsv"):
-        delimiter = max(_DELIMITERS, key=first.count)
-        delimiter = delimiter if delimiter in first else {".csv": ",", ".tsv": "\t"}[suffix]
-        columns = [cell.strip('"') for cell in first.split(delimiter)]
-        return _form_of_table(columns, delimiter, quoted=delimiter in ",;")
-    rows = _head_rows(texts, ",", quoted=True, spaced=False)
-    if first.strip('"') in _COLUMNS_OF_TEXT and all(len(row) == 1 for row in rows) and _shows_quotes(texts, rows, ","):
-        return _form_of_table(rows[0], ",", quoted=True)
-    return None
-
-
-def _form_of_table(columns: Sequence[str], delimiter: str, *, quoted: bool) -> Form:
-    columns = tuple(column.strip() for column in columns)
-    between = f"{_DELIMITERS[delimiter]} between columns, " if len(columns) > 1 else ""
-    found = f"a table ({between}first row: {_listed(columns)})"
-    return Form(kind="table", found=found, columns=columns, delimiter=delimiter, quoted=quoted)
-
-
-def _head_rows(texts: Sequence[str], delimiter: str, *, quoted: bool, spaced: bool) -> list[list[str]]:
-    """Return the rows at the beginning of a file; none if they are not a table."""
-    rows: list[list[str]] = []
-    try:
-        for row in _reader((text + "\n" for text in texts if text.strip()), delimiter, quoted=quoted, spaced=spaced):
-            # Tables of words have comments (CoNLL-U) or tags between the sentences.
-            is_between = delimiter == "\t" and (row[0][:1] == "#" or (len(row) == 1 and row[0][:1] == "<"))
-            if any(row) and not is_between:
-                rows.append(row)
-    except csv.Error as error:
-        if "end of data" not in str(error):  # else the last row of the head is cut inside a cell
-            return []
-    return rows
-
-
-def _is_table(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = False) -> bool:
-    """Return whether the rows have the same number of cells, and the cells look like those of a table.
-
-    Args:
-        rows: The first rows.
-        is_prose: Whether the delimiter is common in prose.
-        spaced: Whether spaces after a delimiter were ignored, so that cells of prose look like cells of a table.
-    """
-    width, num_rows = len(rows[0]) if rows else 0, len(rows)
-    rows = [row for row in rows if len(row) == width]
-    if width < 2 or len(rows) < max(2, num_rows * _SAME_WIDTH):
-        return False
-    firsts = [row[0].strip() for row in rows[1:]]
-    if sum(not first or first.endswith(":") for first in firsts) * 2 > len(rows):  # an indent, or a speaker as in CHAT
-        return False
-    names = [name.strip() for name in rows[0]]
-    has_header = len(set(names)) == width and all(_NAME.fullmatch(name) for name in names if name or name != names[0])
-    has_numbers = any(all(map(_NUMBER.fullmatch, column)) for column in zip(*rows[1:], strict=True))
-    is_long = len(rows) > 2
-    if not is_prose:
-        return is_long or has_header or has_numbers
-    if spaced:
-        return is_long and has_header and has_numbers
-    cells = [cell for row in rows for cell in row]
-    is_tight = sum(cell == cell.strip() for cell in cells) >= len(cells) * _SAME_WIDTH
-    return is_tight and ((has_header and (has_numbers or is_long)) or (has_numbers and width > 2 and is_long))
-
-
-def _shows_quotes(texts: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str) -> bool:
-    """Return whether cells in quotes are the table's way of writing them, and not the quotes of a text."""
-    first = next(text for text in texts if text.strip())
-    has_ends = any("\n" in cell or delimiter in cell or '"' in cell for row in rows for cell in row)
-    return has_ends or all(cell[:1] == '"' == cell[-1:] for cell in first.split(delimiter))

@@ -173,6 +173,7 @@ def _after_word(text: str, start: int, match: re.Match[str], last: str, word: st
     if low in _EITHER or _LETTERS.fullmatch(last):
         return word.lower() in _STARTERS and not _THREE_CAPITALS.match(text, match.end())
     if _INITIAL.fullmatch(last) and last.isupper():  # an initial; but "and I. Then", "vitamin C. The"
-        return match.start() - start > 2 and word.lower() in _STARTERS and word not in ("A", "I", "May", "Will")
+        is_name = word in ("A", "I") or (word in ("May", "Will") and last != "I")
+        return match.start() - start > 2 and word.lower() in _STARTERS and not is_name
     is_first = match.start() - len(last) - start <= 1
     return not (is_first and len(last) <= 4 and _ITEM.fullmatch(last))

@@ -21,8 +21,10 @@ _SLACK: Final = 5
 """Characters by which a line may be too short for the next word to fit in. Some programs even the lines out."""
 _WIDEST: Final = 0.95
 """Share of the lines that are at most as long as the width: a few lines may be longer."""
-_ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]$")
+_ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]")
 _WORD = re.compile(r"[^\W\d_]+")
+_LAST_CHARS: Final = 40
+"""Characters at the end of a line in which a divided word is searched."""
 _DIVIDED = re.compile(r"([^\W\d_]+)-$")
 
 
@@ -52,7 +54,7 @@ def wrapped_share(lines: Sequence[str]) -> float:
     width = max(lengths[int(len(lengths) * _WIDEST)], _MIN_WIDTH)
     num_cut = sum(
         other[0].islower()
-        and _ENDS_INSIDE.search(one) is not None
+        and _ENDS_INSIDE.match(one[-1]) is not None
         and len(one) + 1 + len(other.split(maxsplit=1)[0]) > width - _SLACK
         for one, other in pairs
     )
@@ -82,6 +84,6 @@ def join_lines(lines: Iterable[tuple[str, str]], words: frozenset[str]) -> tuple
             pieces[-1] = pieces[-1].removesuffix("-")
             has_removed = True
         pieces.append(space + text)
-        divided = _DIVIDED.search(text)
+        divided = _DIVIDED.search(text[-_LAST_CHARS:])
         space = "" if divided or line.rstrip().endswith("\u00ad") else " "
     return "".join(pieces), has_removed

@@ -8,16 +8,11 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.corpus.dataset.tokenizer import (
-    MIN_VOCAB_SIZE,
-    SPECIAL_TOKENS,
-    Tokenizer,
-    json_bytes,
-    train_tokenizer,
-)
+from pipeline.corpus.dataset.tokenizer import MIN_VOCAB_SIZE, SPECIAL_TOKENS, Tokenizer, train_tokenizer
 from pipeline.corpus.text.text_files import normalise_text
 from storage.errors import ConfigError, InputError
 from storage.fingerprints import sha256_bytes
+from tests.old_tokenizers import old_form
 
 TEXTS = [
     "The old dog didn't chase the other dogs (or the cats), did it?",
@@ -91,18 +86,9 @@ def test_a_batch_gives_the_same_results_as_single_sentences(tokenizer: Tokenizer
     assert tokenizer.decode_batch(tokenizer.encode_batch(batch)) == batch
 
 
-def old_form(tokenizer: Tokenizer) -> Tokenizer:
-    """Return the tokenizer as older versions wrote it: a space before every text, and a decoder that removes it."""
-    content = json.loads(tokenizer.data)
-    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-    content["decoder"] = {"type": "Sequence", "decoders": [content["decoder"], strip]}
-    content["normalizer"] = content["normalizer"]["normalizers"][0]
-    return Tokenizer(json_bytes(content))
-
-
 @pytest.fixture(scope="module")
 def old(tokenizer: Tokenizer) -> Tokenizer:
-    return old_form(tokenizer)
+    return Tokenizer(old_form(tokenizer.data))
 
 
 @given(texts.map(normalise_text))
@@ -206,6 +192,11 @@ def test_other_files_and_other_tokenizers_are_refused(tokenizer: Tokenizer, tmp_
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"normalizer": {"type": "Lowercase"}}))
     with pytest.raises(InputError, match="does not give back"):
+        Tokenizer.load(path)
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    end = {"id": 1, "content": "<eos>", **flags, "special": True}
+    path.write_text(json.dumps(content | {"added_tokens": [end]}))
+    with pytest.raises(InputError, match=r"finds the special tokens <eos> in texts\. Convert it with adopt-tok"):
         Tokenizer.load(path)
     vocab = {token: i for i, token in enumerate(t for t in content["model"]["vocab"] if t not in SPECIAL_TOKENS)}
     path.write_text(json.dumps(content | {"model": content["model"] | {"vocab": vocab}}))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.corpus.text.babylm import SOURCES, Draft, title_of
+from pipeline.corpus.text.babylm import SOURCES, title_of
+from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.text_files import normalise_text
 
 SPACE, CONTRACTION = "space before punctuation", "space inside a contraction"
@@ -17,6 +18,8 @@ SOUNDS = {
     "(ON TV) This is it.": "This is it.",
     "[MAN]: Hello.": "Hello.",
     "Hello. [ a bell rings": "Hello.",
+    "I wonder where - - (singing).": "I wonder where - -.",
+    "The agency (CIA) went (COUGHS) home.": "The agency (CIA) went home.",
     "in the distance ] Hello.": "Hello.",
 }
 NAMES = {
@@ -32,6 +35,7 @@ REMARKS = {
     "Yes. *Should be they. We went.": "Yes. We went.",
     "I have see it. see=seen Just once.": "I have see it. Just once.",
     "We watch=watched it.": "We watch it.",
+    "We watch it, watch=watched. And we liked it.": "We watch it, And we liked it.",
     "Well, **typo and we went.": "Well, and we went.",
     "*[[slash error]] Yes.": "Yes.",
     "No, *the=them they went.": "No, they went.",
@@ -151,7 +155,9 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("cbt", "give 'em here", "give 'em here", "", set()),
     *[("open_subtitles", line, text, "", {SOUND}) for line, text in SOUNDS.items()],
     *[("open_subtitles", line, text, "", {"speaker's name"}) for line, text in NAMES.items()],
+    ("open_subtitles", "- [ Sighs ] - Oh. - [ Laughs ]", "Oh.", "", {SOUND, "leading dash"}),
     ("open_subtitles", "- TOM: Yes. - ANN: No.", "Yes. No.", "", {"leading dash", TURNS, "speaker's name"}),
+    ("open_subtitles", "TOM (V.O.): We go now.", "We go now.", "", {SOUND, "speaker's name"}),
     ("open_subtitles", "DR. FOX: Yes. MR. HEN: No.", "Yes. No.", "", {TURNS, "speaker's name"}),
     ("open_subtitles", "#La la la#", "La la la", "", {"music mark"}),
     ("open_subtitles", "# La la \u00b6", "La la", "", {"music mark"}),
@@ -159,7 +165,8 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("open_subtitles", "I TOLD HIM: GO AWAY!", "I TOLD HIM: GO AWAY!", "", set()),
     ("open_subtitles", "At 10: the show (in fact) ends :]", "At 10: the show (in fact) ends :]", "", set()),
     *[("switchboard", f"A:\t{line}", text, "A", {"annotator's remark"}) for line, text in REMARKS.items()],
-    ("switchboard", "A:\t2 * 3 is six.", "2 * 3 is six.", "A", set()),
+    ("switchboard", "A:\t2 * 3 is six, n = a x b.", "2 * 3 is six, n = a x b.", "A", set()),
+    ("switchboard", "A:\tSince 1835.* We go.", "Since 1835.* We go.", "A", set()),
     ("gutenberg", "A cup [Illustration: a [big] cup] here.", "A cup here.", "", {"illustration"}),
     ("gutenberg", "A cup.[Footnote 1: Or a mug.]", "A cup.", "", {"note in brackets"}),
     ("gutenberg", "[Picture this!] he said.", "[Picture this!] he said.", "", set()),

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cli
+from pipeline.corpus.text import text_files
 from pipeline.corpus.text.babylm import BABYLM, SOURCES
-from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, clean_texts
+from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, OVERLONG_LINE, clean_texts
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import read_document_table, read_documents
 from pipeline.corpus.text.sentences import MAX_WORDS
@@ -129,6 +130,16 @@ def test_an_undecodable_line_stops_or_is_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_an_overlong_line_stops_or_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 64)
+    text = "Good.\n" + "no end " * 20 + "\nGood again.\n"
+    with pytest.raises(InputError, match=r"plain\.txt:2: a line longer than"):
+        cleaned(tmp_path, text)
+    summary, sentences = cleaned(tmp_path, text, on_error="skip")
+    assert sentences == ["Good.", "Good again."]
+    assert summary["dropped"] == {OVERLONG_LINE: 1}
+
+
 def test_a_word_of_3000_characters_is_left_out_and_counted(tmp_path: Path) -> None:
     summary, sentences = cleaned(tmp_path, f"Good. {'X' * 3000} is long. Better.\n{'y' * 3000}\n")
     assert sentences == ["Good.", "Better."]
@@ -146,7 +157,34 @@ def test_a_line_of_100_000_words_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
 def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
-    odd = ("x", "xx", "= ", "[", "[[", "(", "<ref>", "&=a", "&amp;", "- ", ". ", "'", "_a", "subtitles ", "`` ", "1_")
+    odd = (
+        "x",
+        "xx",
+        "= ",
+        "[",
+        "[[",
+        "(",
+        "[Illustration: ",
+        "*",
+        "* a",
+        "a=a ",
+        "# ",
+        "TOM: ",
+        "TOM ",
+        "OK. TOM: x ",
+        "(sighs ",
+        "] ",
+        "<ref>",
+        "&=a",
+        "&amp;",
+        "- ",
+        ". ",
+        "'",
+        "_a",
+        "subtitles ",
+        "`` ",
+        "1_",
+    )
     text = "".join(f"a {piece * 2000} b\n{piece * 2000}\n" for piece in odd)
     start = time.process_time()
     summary, _ = cleaned(tmp_path, "Hello.\n" + text, source)

@@ -30,6 +30,7 @@ SPLIT = [  # a bar marks the end of a sentence
     "He and I. | They know him.",
     "R. Fox met J. R. R. Hare, D'A. Fox and \u00c9. Hare. | (R. Fox was late.)",
     "By Wm. Fox, Geo. Hare and Th. Fox. | It was E. May, not T. Will. | A. A. Fox went.",
+    "It is I. | May I come in?",
     "no capitals. no stops, no cuts",
     "It is 3 p.m. | The train left. | Fox v. Hare is known.",
     "Visit www.fox.com for more. | Really?! | Yes.",
