@@ -351,10 +351,17 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 
 @main.command()
 @data_option
-@click.option("--dump", type=STORE, help="A dump made by dump-teacher. Without a dump, the baseline is trained.")
+@click.option(
+    "--dump",
+    "dumps",
+    type=STORE,
+    multiple=True,
+    help="A dump made by dump-teacher. Without a dump, the baseline is trained. If the option is repeated, the soft "
+    "target is the mixture of the dumps' distributions.",
+)
 @click.option("--out", type=PATH, required=True, help="The run directory to write.")
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
-def train_student(data: Place, dump: Place | None, out: Path, values: Values) -> None:
+def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
     """Train a student on tokens and, with --dump, on the teacher's soft targets. Also runs under torchrun.
 
     If the command is killed, or stopped by SIGTERM, run it again: training continues from the last checkpoint. The run
@@ -362,14 +369,15 @@ def train_student(data: Place, dump: Place | None, out: Path, values: Values) ->
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
+    Example: python cli.py train-student --data dataset --dump dump --dump born-again --out runs/mixed
     """
     from storage.locations import open_folder
     from student.train_student import train_student as run
 
     start = options.build(StudentCommandConfig, values)
-    folder = open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) if dump is not None else None
-    config = options.build(StudentTrainConfig, values)
-    run(data, folder, out, values, config, resume=start.resume, init=start.init)
+    folders = [open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) for dump in dumps]
+    config, weights = options.build(StudentTrainConfig, values), start.dump_weights
+    run(data, folders, out, values, config, resume=start.resume, init=start.init, dump_weights=weights)
 
 
 @main.group()
