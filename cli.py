@@ -53,6 +53,8 @@ ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.stude
 """The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
 GRAMMAR = "pipeline.dumping.grammar_source"
 """The module that dumps the grammar of a sample corpus. It defines those of the functions that are about dumps."""
+CAUSAL_LM = "pipeline.dumping.causal_lm_source"
+"""The module that dumps a language model of transformers, with the same functions."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
@@ -63,10 +65,13 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
 
 
 def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - as for entry_points
-    """Return the module that makes dumps of a run, or of the grammar of a sample corpus."""
+    """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a folder of transformers."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
+    from pipeline.runtime.run_directory import is_exported
 
-    return importlib.import_module(GRAMMAR) if is_sample_corpus(teacher) else entry_points(teacher)
+    if is_sample_corpus(teacher):
+        return importlib.import_module(GRAMMAR)
+    return importlib.import_module(CAUSAL_LM) if is_exported(teacher) else entry_points(teacher)
 
 
 def build(config_class: type[Any], values: Values) -> Values:
@@ -310,7 +315,8 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
     type=PATH,
     multiple=True,
     required=True,
-    help="A run directory, or a folder of sample-corpus. If the runs left out one fold each (train-teacher "
+    help="A run directory, a folder of sample-corpus, or a causal language model in a folder of Hugging Face's format "
+    "with the dataset's tokenizer. If the runs left out one fold each (train-teacher "
     "--leave-out), give all of them by repeating the option.",
 )
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
@@ -321,15 +327,17 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 
     If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. A student,
     which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
-    structure. If the dataset was built from a sample corpus, the folder of the corpus can be the teacher. Then the
-    distributions are those of the grammar itself, without any error. Given one run for each fold of the dataset, each
-    sentence gets its rows from the run that was not trained on the sentence's fold.
+    structure. Any other causal language model that transformers loads can be the teacher too. If the dataset was built
+    from a sample corpus, the folder of the corpus can be the teacher. Then the distributions are those of the grammar
+    itself, without any error. Given one run for each fold of the dataset, each sentence gets its rows from the run that
+    was not trained on the sentence's fold.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
     Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
     Example: python cli.py dump-teacher --data dataset --teacher corpus --out truth
+    Example: python cli.py dump-teacher --data dataset --teacher gpt2 --out dump-of-gpt2
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     Example: python cli.py dump-teacher --data dataset --teacher runs/fold1 --teacher runs/fold2 --out cross-fitted
     """

@@ -69,8 +69,8 @@ class DumpJob:
     """Fingerprints of the models."""
     device: torch.device
     """Where to compute. The dump records the device's model name, because the device can change bits."""
-    search: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of the beam search under the condition ``beam``. The dump records them."""
+    search: Mapping[str, int | str] = field(default_factory=dict)
+    """Sizes of the beam search under the condition ``beam``, or the version of a library. The dump records them."""
 
     @functools.cached_property
     def split(self) -> Split:
