@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split
+from pipeline.dumping.dump_card import companions
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.next_token import LOGIT_ROWS, MixtureModel, NextTokenModel, append_eos
 from pipeline.dumping.reduction import Reduced, draw_generator, reduce_logits
@@ -163,7 +164,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
         if not world.is_main:
             return None
         with Progress("verify", total=len(todo), unit="shards") as progress:
-            summary = writer.finish(progress.update)
+            summary = writer.finish(progress.update, lambda found: companions(schema, found, job.dataset.tokenizer))
         writer.log(_event("complete", world))
         return summary
 
