@@ -17,6 +17,7 @@ from pipeline import __version__
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.text.corpus_config import CleanConfig, ImportConfig
 from pipeline.dumping.dump_config import DumpCommandConfig, DumpConfig, RecomputeConfig
+from pipeline.dumping.exchange_config import ExportDumpConfig, ImportDumpConfig
 from pipeline.evaluation.evaluation_config import (
     CompareConfig,
     MinimalPairConfig,
@@ -355,6 +356,46 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
         raise click.UsageError("Missing option '--out'.")
     elif (summary := dump_run(data, sources, open_folder(out, take_over=command.take_over), config)) is not None:
         show({"dump": str(out), **summary.to_json()})
+
+
+@main.command()
+@click.argument("dump", type=STORE)
+@click.argument("out", type=PATH)
+@json_option
+@configured_by(ExportDumpConfig, toml=False)
+def export_dump(dump: Place, out: Path, values: Values) -> None:
+    """Write a dump as parquet files for other programs: one row per sentence.
+
+    datasets.load_dataset("OUT") loads every format. Needs pyarrow.
+
+    \b
+    Example: python cli.py export-dump dump exported --format datasets
+    Example: python cli.py export-dump dump exported --format distillkit
+    """
+    from pipeline.dumping.dump_export import export_dump as run
+
+    config = options.build(ExportDumpConfig, values)
+    show(run(dump, out, form=config.format, tokenizer=config.tokenizer))
+
+
+@main.command()
+@click.argument("source", type=PATH)
+@data_option
+@click.option("--out", type=STORE, required=True, help="The dump to write or to finish.")
+@json_option
+@configured_by(ImportDumpConfig, toml=False)
+def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
+    """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values, at T = 1 alone.
+
+    SOURCE is a parquet file or a folder of them. Row m holds sentence m of the dataset's split. Needs pyarrow.
+
+    \b
+    Example: python cli.py import-dump captured --data dataset --out dump
+    """
+    from pipeline.dumping.dump_import import import_dump as run
+
+    summary = run(source, data, out, options.build(ImportDumpConfig, values))
+    show({"dump": str(out), **summary.to_json()})
 
 
 @main.command()

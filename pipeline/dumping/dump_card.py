@@ -60,7 +60,9 @@ def tokenizer_of_dump(folder: Folder) -> Tokenizer:
     """
     manifest = Manifest.read(folder)
     if TOKENIZER not in manifest.companions:
-        raise StoreError(f"{folder}: holds no {TOKENIZER}, because an older version wrote it. Dump again")
+        raise StoreError(
+            f"{folder}: holds no {TOKENIZER}, because an older version wrote it. Give --tokenizer, or dump again"
+        )
     tokenizer = Tokenizer(folder.read(TOKENIZER), where=f"{folder}/{TOKENIZER}")
     expected = manifest.schema.fingerprints["tokenizer"]
     remedy = "Restore the file from a copy"
