@@ -139,7 +139,7 @@ def test_help_loads_neither_torch_nor_numpy_nor_zarr(arguments: list[str]) -> No
 
 
 IMPORTS_AN_EXTRA = {f"pipeline/dumping/{name}.py" for name in ("causal_lm_source", "dump_export", "dump_import")}
-"""Modules outside ``pipeline/parsing`` that import what the core does not install, inside the function that needs it."""
+"""Modules outside ``pipeline/parsing`` that import what the core does not install, but only inside functions."""
 
 
 def test_only_some_modules_import_what_the_core_does_not_install() -> None:

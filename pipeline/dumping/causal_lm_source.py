@@ -221,7 +221,10 @@ class CausalLm:
 def _transformers() -> Any:  # noqa: ANN401  a module
     import transformers  # noqa: PLC0415  an extra installs it
 
-    return transformers
+    library: Any = transformers
+    library.utils.logging.set_verbosity_error()  # its warnings and bars would surround our one-line errors
+    library.utils.logging.disable_progress_bar()
+    return library
 
 
 def _read(path: Path) -> Mapping[str, Any]:
