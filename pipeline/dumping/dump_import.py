@@ -35,7 +35,8 @@ from storage.errors import InputError
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place, as_folder
 
-COLUMNS = ("input_ids", "token_ids", "top_values")
+COLUMNS = {"input_ids": 1, "token_ids": 2, "top_values": 2}
+"""The columns, and how deep their lists are."""
 ROWS = 256
 """Rows of a file that are in memory at a time."""
 MOST_MASS = 1.001
@@ -107,7 +108,7 @@ def _files(source: Path) -> list[Path]:
 def _num_columns(files: list[Path]) -> int:
     """Return k, from the first position of the first file with rows."""
     for _, _, row in _rows(files):
-        return max(1, len(row["token_ids"][0]) if len(row["token_ids"]) else 1)
+        return max(1, len((row["token_ids"] or [[]])[0] or []))
     return 1
 
 
@@ -123,10 +124,11 @@ def _rows(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
     for file in files:
         try:
             with pq.ParquetFile(file) as parquet:
-                if missing := [name for name in COLUMNS if name not in parquet.schema_arrow.names]:
+                kinds = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
+                if wrong := [name for name, depth in COLUMNS.items() if _depth(kinds.get(name)) != depth]:
                     raise InputError(
-                        f"{file}: no column {' and no column '.join(missing)}, expected {', '.join(COLUMNS)}: the raw "
-                        "columns of DistillKit. Compressed columns cannot be read; capture without compression"
+                        f"{file}: no column {' and no column '.join(wrong)} of the right type, expected "
+                        f"{', '.join(COLUMNS)} with lists of numbers, or of k numbers per position. Capture without compression"
                     )
                 number = 0
                 for batch in parquet.iter_batches(ROWS, columns=list(COLUMNS)):
@@ -135,6 +137,11 @@ def _rows(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
                         number += 1
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{file}: cannot be read as parquet ({error}). Fetch or export the file again") from error
+
+
+def _depth(kind: Any) -> int:  # noqa: ANN401  a type of pyarrow
+    """Return how deep lists are nested in a column; -1 without a column."""
+    return 1 + _depth(kind.value_type) if hasattr(kind, "value_type") else -1 if kind is None else 0
 
 
 def _sentences(files: list[Path], dataset: Dataset, schema: DumpSchema) -> Iterator[Positions]:

@@ -146,7 +146,7 @@ def _kind_of_dump(schema: object) -> str:
     """Return the kind of a dump, from its schema in a ``run.json``."""
     if not isinstance(schema, dict):
         return "dump"
-    kind = {"none": "a student's dump", "exact": "the grammar's dump"}.get(str(schema.get("condition")), "dump")
+    kind = {"none": "a language model's dump", "exact": "the grammar's dump"}.get(str(schema.get("condition")), "dump")
     fingerprints = schema.get("fingerprints")
     return f"cross-fitted {kind}" if isinstance(fingerprints, dict) and num_folds(fingerprints) else kind
 

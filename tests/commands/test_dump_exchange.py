@@ -135,6 +135,8 @@ def changed(row: dict, kind: str) -> dict:
         row["token_ids"][0][1] = row["token_ids"][0][0]
     elif kind == "ragged":
         row["top_values"][1] = row["top_values"][1][:-1]
+    elif kind == "null":
+        row["token_ids"] = None
     elif kind == "large":
         row["token_ids"][0][0] = 10_000
     return row
@@ -150,7 +152,9 @@ def changed(row: dict, kind: str) -> dict:
         ("ragged", "row 3: token_ids or top_values are not"),
         ("fewer", "rows in all, expected the"),
         ("more", "more rows than the"),
-        ("columns", "no column top_values, expected input_ids, token_ids, top_values"),
+        ("columns", "no column top_values of the right type, expected input_ids, token_ids, top_values"),
+        ("flat", "no column token_ids of the right type"),
+        ("null", "row 3: token_ids or top_values are not"),
         ("text", "cannot be read as parquet"),
         ("nothing", "no parquet files"),
     ],
@@ -161,6 +165,8 @@ def test_rows_that_do_not_belong_to_the_dataset_are_refused_in_one_line(
     rows, folder = rows_of(exported["distillkit"]), tmp_path / "source"
     folder.mkdir()
     rows[3] = changed(rows[3], kind)
+    if kind == "flat":
+        rows = [row | {"token_ids": row["input_ids"]} for row in rows]
     rows = rows[:-2] if kind == "fewer" else [*rows, rows[0]] if kind == "more" else rows
     table = pa.Table.from_pylist(rows)
     if kind == "text":

@@ -76,7 +76,7 @@ class RunRecord:
 
     @property
     def has_dump_of_student(self) -> bool:
-        """Whether the run learned only from dumps of students (born-again)."""
+        """Whether the run learned only from dumps of language models without trees (born-again, for example)."""
         return self._conditions_of_dumps == {"none"}
 
     @property
