@@ -128,7 +128,7 @@ def _rows(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
                 if wrong := [name for name, depth in COLUMNS.items() if _depth(kinds.get(name)) != depth]:
                     raise InputError(
                         f"{file}: no column {' and no column '.join(wrong)} of the right type, expected "
-                        f"{', '.join(COLUMNS)} with lists of numbers, or of k numbers per position. Capture it uncompressed"
+                        f"{', '.join(COLUMNS)} with lists of numbers, or k numbers per position. Capture uncompressed"
                     )
                 number = 0
                 for batch in parquet.iter_batches(ROWS, columns=list(COLUMNS)):
