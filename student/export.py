@@ -17,8 +17,6 @@ the calls that ignore this setting.
 """
 
 import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +30,7 @@ from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names, ope
 from pipeline.runtime.train_config import num_words_of
 from pipeline.training.run_list import list_runs
 from storage.errors import RunError
-from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, make_directory, write_atomically
+from storage.files import make_directory, new_folder, write_atomically
 from student.hugging_face import OURS
 from student.model_card import model_card
 from student.student_config import StudentTrainConfig
@@ -60,8 +58,6 @@ def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool
     """
     info = open_run(run, "student")
     _check_finished(run)
-    if out.exists() or out.is_symlink():
-        raise RunError(f"{out}: already exists; remove it, or choose another folder")
     checkpoints = {".": which}
     if all_checkpoints:
         by_words = [name for name in checkpoint_names(run) if num_words_of(name)]
@@ -71,16 +67,8 @@ def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool
                 "out, or train with --word-checkpoints"
             )
         checkpoints = {MAIN: which} | {name.replace("words_", "chck_"): name for name in by_words}
-    make_directory(out.absolute().parent)
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
-    try:
+    with new_folder(out) as partial:
         summaries = {folder: _export_one(info, partial / folder, name) for folder, name in checkpoints.items()}
-        partial.rename(out)
-        fsync(out.absolute().parent)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {"exported": str(out), **(summaries if all_checkpoints else summaries["."])}
 
 

@@ -21,8 +21,6 @@ The last two formats have no place for the mass of the other tokens or for other
 """
 
 import itertools
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +36,8 @@ from storage.dump.layout import sentence_blocks
 from storage.dump.manifest import CARD, TOKENIZER
 from storage.dump.positions import Positions
 from storage.dump.reader import DumpReader
-from storage.errors import RunError, StoreError
-from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, make_directory, write_atomically
+from storage.errors import StoreError
+from storage.files import cannot_write, fsync, make_directory, new_folder, write_atomically
 from storage.fingerprints import check_fingerprint
 from storage.locations import Location
 from storage.ragged import concatenated_ranges
@@ -65,8 +63,8 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
         tokenizer: The tokenizer of a dump that does not hold its own.
 
     Raises:
-        RunError: If ``out`` exists.
-        StoreError: If the dump is incomplete, has no tokenizer, or has draws, which only ``datasets`` can hold.
+        StoreError: If ``out`` exists, or the dump is incomplete, has no tokenizer, or has draws, which only
+            ``datasets`` can hold.
         CorruptStoreError: If a checksum is wrong.
         FingerprintMismatchError: If the tokenizer is not that of the dump.
     """
@@ -82,38 +80,30 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
             f"{reader.folder}: selection is {reader.schema.selection}, expected topk for --format {form}. Give "
             "--format datasets, or a dump of the top k"
         )
-    if out.exists() or out.is_symlink():
-        raise RunError(f"{out}: already exists; remove it, or choose another folder")
     split, total = reader.schema.split, reader.schema.num_positions
     num_files = max(1, -(-total // POSITIONS_PER_FILE))
-    files = [f"data/{split}-{i:05d}-of-{num_files:05d}.parquet" for i in range(num_files)]
-    make_directory(out.absolute().parent)
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     columns: Mapping[str, str] = {}
-    try:
+    with new_folder(out) as partial, Progress("export", total=total, unit="positions") as progress:
         make_directory(partial / "data")
-        with Progress("export", total=total, unit="positions") as progress:
-            for number, file in enumerate(files):
+        try:
+            for number in range(num_files):
+                file = partial / "data" / f"{split}-{number:05d}-of-{num_files:05d}.parquet"
                 writer = None
                 for sentences in _blocks(reader, number, num_files):
                     found = _COLUMNS[form](sentences, reader, chosen)
                     table = pa.table({name: _lists(pa, *values) for name, values in found.items()})
-                    writer = writer or pq.ParquetWriter(partial / file, table.schema, compression="zstd")
+                    writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
                     writer.write_table(table)
                     columns = {field.name: str(field.type) for field in table.schema}
                     progress.update(int(reader.offsets[sentences.stop] - reader.offsets[sentences.start]))
                 if writer is not None:
                     writer.close()
-                    fsync(partial / file)
+                    fsync(file)
+            fsync(partial / "data")
+        except OSError as error:
+            raise cannot_write(out, error) from error
         write_atomically(partial / TOKENIZER, chosen.data)
         write_atomically(partial / CARD, _card(reader, form, columns).encode())
-        fsync(partial / "data")
-        partial.rename(out)
-        fsync(out.absolute().parent)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {
         "exported": str(out), "format": form, "num_sentences": len(reader), "num_positions": total, "columns": columns
     }  # fmt: skip

@@ -34,7 +34,7 @@ from student.student_run import load_student, num_trained_positions
 from student.train_student import train_student
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
-from tests.processes import ROOT, refused, run_cli
+from tests.processes import ROOT, edit_run, refused, run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 2, "num_heads": 2}
 TRAINING = {
@@ -278,9 +278,7 @@ def test_a_distilled_students_model_card_describes_its_teacher(small_world: Path
 def test_text_from_a_run_is_escaped_in_the_model_card(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "a`|<script>b"
     shutil.copytree(run, copy)
-    described = json.loads((copy / "run.json").read_text())
-    described["command"] = "x\n\n# Heading\n"
-    (copy / "run.json").write_text(json.dumps(described))
+    edit_run(copy, lambda described: described.update(command="x\n\n# Heading\n"))
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     assert "<script>" not in card
@@ -306,12 +304,12 @@ def test_a_teacher_and_an_unfinished_run_are_refused_in_one_line(small_world: Pa
 def test_an_existing_output_is_refused_and_not_changed(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(RunError, match="already exists"):
+    with pytest.raises(StoreError, match="already exists"):
         export(run, out)
     assert list(out.iterdir()) == []
     out.rmdir()
     out.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(RunError, match="already exists"):
+    with pytest.raises(StoreError, match="already exists"):
         export(run, out)
 
 

@@ -10,7 +10,6 @@ Each split is one Zarr group, and reading a dataset loads every split into memor
 each, so 100 million words take about a gigabyte. Every byte is checked against a sha256 when it is read.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, documents_of_array
 from pipeline.corpus.trees.trees import ROOT
 from storage.errors import CorruptStoreError, InputError, StoreError
-from storage.files import PARTIAL_SUFFIX, fsync, make_directory
+from storage.files import fsync, new_folder
 from storage.fingerprints import Json, check_fingerprint
 from storage.group import read_group, write_group
 from storage.locations import Place, is_url, local_path, open_folder
@@ -209,18 +208,9 @@ def _new_folder(location: Place) -> Iterator[Path]:
             with tempfile.TemporaryDirectory() as name:
                 yield Path(name)
                 upload_folder(Path(name), location, last="dataset.zarr/zarr.json")
-            return
-        path = local_path(location)
-        check_absent(path)
-        make_directory(path.absolute().parent)
-        partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            yield partial
-            partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        fsync(path.absolute().parent)
+        else:
+            with new_folder(local_path(location)) as folder:
+                yield folder
     except OSError as error:
         raise StoreError(
             f"{location}: cannot be written ({error.strerror}). Free disk space or fix the permissions of the folder"
