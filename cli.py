@@ -17,6 +17,7 @@ from pipeline import __version__
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.text.corpus_config import CleanConfig, ImportConfig
 from pipeline.dumping.dump_config import DumpCommandConfig, DumpConfig, RecomputeConfig
+from pipeline.dumping.exchange_config import ExportDumpConfig, ImportDumpConfig
 from pipeline.evaluation.evaluation_config import (
     CompareConfig,
     MinimalPairConfig,
@@ -53,6 +54,8 @@ ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.stude
 """The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
 GRAMMAR = "pipeline.dumping.grammar_source"
 """The module that dumps the grammar of a sample corpus. It defines those of the functions that are about dumps."""
+CAUSAL_LM = "pipeline.dumping.causal_lm_source"
+"""The module that dumps a language model of transformers, with the same functions."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
@@ -63,10 +66,13 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
 
 
 def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - as for entry_points
-    """Return the module that makes dumps of a run, or of the grammar of a sample corpus."""
+    """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a folder of transformers."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
+    from pipeline.runtime.run_directory import is_exported
 
-    return importlib.import_module(GRAMMAR) if is_sample_corpus(teacher) else entry_points(teacher)
+    if is_sample_corpus(teacher):
+        return importlib.import_module(GRAMMAR)
+    return importlib.import_module(CAUSAL_LM) if is_exported(teacher) else entry_points(teacher)
 
 
 def build(config_class: type[Any], values: Values) -> Values:
@@ -326,7 +332,8 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
     type=PATH,
     multiple=True,
     required=True,
-    help="A run directory, or a folder of sample-corpus. If the runs left out one fold each (train-teacher "
+    help="A run directory, a folder of sample-corpus, or a causal language model in a folder of Hugging Face's format "
+    "with the dataset's tokenizer. If the runs left out one fold each (train-teacher "
     "--leave-out), give all of them by repeating the option.",
 )
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
@@ -337,15 +344,17 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 
     If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. A student,
     which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
-    structure. If the dataset was built from a sample corpus, the folder of the corpus can be the teacher. Then the
-    distributions are those of the grammar itself, without any error. Given one run for each fold of the dataset, each
-    sentence gets its rows from the run that was not trained on the sentence's fold.
+    structure. Any other causal language model that transformers loads can be the teacher too. If the dataset was built
+    from a sample corpus, the folder of the corpus can be the teacher. Then the distributions are those of the grammar
+    itself, without any error. Given one run for each fold of the dataset, each sentence gets its rows from the run that
+    was not trained on the sentence's fold.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
     Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
     Example: python cli.py dump-teacher --data dataset --teacher corpus --out truth
+    Example: python cli.py dump-teacher --data dataset --teacher gpt2 --out dump-of-gpt2
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     Example: python cli.py dump-teacher --data dataset --teacher runs/fold1 --teacher runs/fold2 --out cross-fitted
     """
@@ -366,11 +375,58 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 
 
 @main.command()
+@click.argument("dump", type=STORE)
+@click.argument("out", type=PATH)
+@json_option
+@configured_by(ExportDumpConfig, toml=False)
+def export_dump(dump: Place, out: Path, values: Values) -> None:
+    """Write a dump as parquet files for other programs: one row per sentence.
+
+    datasets.load_dataset("OUT") loads every format. Needs pyarrow.
+
+    \b
+    Example: python cli.py export-dump dump exported --format datasets
+    Example: python cli.py export-dump dump exported --format distillkit
+    """
+    from pipeline.dumping.dump_export import export_dump as run
+
+    config = options.build(ExportDumpConfig, values)
+    show(run(dump, out, form=config.format, tokenizer=config.tokenizer))
+
+
+@main.command()
+@click.argument("source", type=PATH)
 @data_option
-@click.option("--dump", type=STORE, help="A dump made by dump-teacher. Without a dump, the baseline is trained.")
+@click.option("--out", type=STORE, required=True, help="The dump to write or to finish.")
+@json_option
+@configured_by(ImportDumpConfig, toml=False)
+def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
+    """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values, at T = 1 alone.
+
+    SOURCE is a parquet file or a folder of them. Row m holds sentence m of the dataset's split. Needs pyarrow.
+
+    \b
+    Example: python cli.py import-dump captured --data dataset --out dump
+    """
+    from pipeline.dumping.dump_import import import_dump as run
+
+    summary = run(source, data, out, options.build(ImportDumpConfig, values))
+    show({"dump": str(out), **summary.to_json()})
+
+
+@main.command()
+@data_option
+@click.option(
+    "--dump",
+    "dumps",
+    type=STORE,
+    multiple=True,
+    help="A dump made by dump-teacher. Without a dump, the baseline is trained. If the option is repeated, the soft "
+    "target is the mixture of the dumps' distributions.",
+)
 @click.option("--out", type=PATH, required=True, help="The run directory to write.")
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
-def train_student(data: Place, dump: Place | None, out: Path, values: Values) -> None:
+def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
     """Train a student on tokens and, with --dump, on the teacher's soft targets. Also runs under torchrun.
 
     If the command is killed, or stopped by SIGTERM, run it again: training continues from the last checkpoint. The run
@@ -378,14 +434,15 @@ def train_student(data: Place, dump: Place | None, out: Path, values: Values) ->
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
+    Example: python cli.py train-student --data dataset --dump dump --dump born-again --out runs/mixed
     """
     from storage.locations import open_folder
     from student.train_student import train_student as run
 
     start = options.build(StudentCommandConfig, values)
-    folder = open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) if dump is not None else None
-    config = options.build(StudentTrainConfig, values)
-    run(data, folder, out, values, config, resume=start.resume, init=start.init)
+    folders = [open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) for dump in dumps]
+    config, weights = options.build(StudentTrainConfig, values), start.dump_weights
+    run(data, folders, out, values, config, resume=start.resume, init=start.init, dump_weights=weights)
 
 
 @main.group()

@@ -21,8 +21,7 @@ from pipeline.training.model_files import ModelFiles
 from student.hugging_face import open_student_or_folder
 from student.model import Student
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_run import TRAINED_POSITIONS
-from student.student_run import load_student
+from student.student_run import TRAINED_POSITIONS, load_student
 
 TEXT = ["the cat sleeps.", 'a dog "barks"', "the dog don't"]
 
