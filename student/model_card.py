@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.perplexity import FLOOR
 from pipeline.evaluation.results import RunResults, load_results
-from pipeline.runtime.run_directory import RunInfo, Which
+from pipeline.runtime.run_directory import RunInfo, Which, dump_summaries
 from pipeline.runtime.run_history import read_history
 from storage.dump.schema import cross_fitted, num_folds, teacher_names
 from storage.fingerprints import sha256_bytes, sha256_file
@@ -89,7 +89,7 @@ def model_card(
             "model.safetensors": sha256_bytes(weights),
             **{{"manifest": "manifest of the dump"}.get(name, name): of for name, of in run.fingerprints.items()},
         },
-        dump=list(_of_dump(run.dump or {})),
+        dumps=[list(_of_dump(dump)) for dump in dump_summaries(run.dump)],
         init=run.init,
         truncated=described.get("truncated") or {},
         settings=[
@@ -125,6 +125,8 @@ def _of_dump(dump: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Yield the rows of the card's table about the dump: a label and a value."""
     schema, statistics = dump.get("schema") or {}, dump.get("statistics") or {}
     fingerprints = schema.get("fingerprints") or {}
+    if "weight" in dump:
+        yield "weight in the mixture", float(dump["weight"])
     for key, label in _OF_DUMP:
         if key in schema:
             value = schema[key]

@@ -1,8 +1,8 @@
-"""Dump, plan and verify with any source of distributions: a trained run or the grammar of a sample corpus.
+"""Dump, plan and verify with any source of distributions: a run, the grammar of a sample corpus, or a language model.
 
 Each kind of source decides which conditions its distributions can have; see ``condition`` in `storage.dump.schema`.
-``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students, and
-``grammar_source`` that of the grammar.
+``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students,
+``grammar_source`` that of the grammar, and ``causal_lm_source`` that of a folder in Hugging Face's format.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ from storage.errors import ConfigError, RunError
 from storage.fingerprints import canonical_json, sha256_bytes
 from storage.locations import Location, Place
 
-ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int]]
-"""A model, and the sizes of its beam search. The sizes are empty if the model does not search."""
+ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int | str]]
+"""A model, and what the dump records of its computation: the sizes of a beam search, or the version of a library."""
 
 
 class DumpSource(Protocol):
-    """A trained run before its weights are read, or a grammar."""
+    """A trained run or a language model before its weights are read, or a grammar."""
 
     @property
     def path(self) -> Path:
@@ -40,11 +40,11 @@ class DumpSource(Protocol):
 
     @property
     def kind(self) -> str:
-        """What the folder holds, for messages: ``a teacher's run``, ``a student's run`` or ``a sample corpus``."""
+        """What the folder holds, for messages: ``a teacher's run``, ``a sample corpus`` and so on."""
 
     @property
     def run(self) -> RunInfo | None:
-        """The content of the run's ``run.json``; None for a grammar."""
+        """The content of the run's ``run.json``; None if there is no run."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -143,7 +143,7 @@ def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, de
     A run may still be training. So its fingerprint is taken before and after loading, and must not change.
     """
     models, teachers = [], []
-    search: Mapping[str, int] = {}
+    search: Mapping[str, int | str] = {}
     for source in in_order_of_folds(sources, dataset, config.split):
         source.check_reads(dataset, config.split)
         fingerprint = source.fingerprint()

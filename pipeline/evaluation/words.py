@@ -33,10 +33,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
 from storage.errors import InputError
 
+_SPACE: Final = "\u0120"
+"""How a vocabulary of bytes writes a space."""
 _ROW: Final = re.compile(r"([0-9]{1,9})\t([0-9]{1,9})\t([0-9]{1,9})")
 _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 
@@ -44,6 +47,11 @@ _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 def spaced_words(text: str) -> list[Span]:
     """Return the span of each string between spaces in a normalised text."""
     return [found.span() for found in re.finditer("[^ ]+", text)]
+
+
+def begins_word(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Return ``[V]``: whether a token begins with a space, so that a word begins with it. Special tokens do not."""
+    return np.array([tokenizer.token(i).startswith((_SPACE, " ")) for i in range(tokenizer.vocab_size)])
 
 
 def around_added_tokens(

@@ -68,7 +68,10 @@ class SingleValuesCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-EXTRAS = {"spacy": "parse", "benepar": "parse", "nltk": "parse", "wandb": "wandb", "trackio": "trackio"}
+EXTRAS = {
+    "spacy": "parse", "benepar": "parse", "nltk": "parse", "wandb": "wandb", "trackio": "trackio",
+    "transformers": "hf", "pyarrow": "parquet",
+}  # fmt: skip
 """The extra of this package that installs a module which only some commands import."""
 
 

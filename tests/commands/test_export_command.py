@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer, adopted_tokenizer
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.evaluation_config import SurprisalConfig
+from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from pipeline.runtime.run_directory import checkpoint_names, open_run
@@ -111,7 +113,7 @@ def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, 
     text = tmp_path / "text"
     text.write_text("The dog sees the cat.\nThe text <eos> holds a name, didn't it?\n")
     with open_scorer(run, device="cpu", checkpoint="best", beam={}) as model:
-        evaluate_surprisal(model, text, tmp_path / "table", by="token", on_error="stop")
+        evaluate_surprisal(model, text, tmp_path / "table", SurprisalConfig(by="token"))
     written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
     tokenizer = AutoTokenizer.from_pretrained(exported, split_special_tokens=True)
     theirs = AutoModelForCausalLM.from_pretrained(exported)
@@ -321,8 +323,9 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     for which in ("best", "words_1k"):
         options = {"truth": truth, "device": "cpu", "checkpoint": which, "marginal": False, "beam": {}}
         evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
+    pairs = read_minimal_pairs(small_world / "corpus/minimal_pairs")
     with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
-        evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
+        evaluate_minimal_pairs(model, pairs, "minimal_pairs", prefix="none", eos=False)
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     results = read_results(copy)
@@ -451,6 +454,6 @@ def test_the_script_in_the_docs_gives_the_accuracies_of_evaluate(
         for eos, option in ((False, []), (True, ["--eos"])):
             done = subprocess.run([*command, *option], capture_output=True, text=True, check=True)
             found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}
-            figures = evaluate_minimal_pairs(model, tmp_path, prefix="none", eos=eos)
+            figures = evaluate_minimal_pairs(model, read_minimal_pairs(tmp_path), "pairs", prefix="none", eos=eos)
             assert sorted(found.values()) == sorted(each["accuracy"] for each in figures["by_paradigm"].values())
             assert len(found) == 2

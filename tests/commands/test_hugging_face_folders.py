@@ -13,6 +13,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HfTokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.sentence_models import evaluate_surprisal
 from storage.errors import ConfigError, InputError, RnngDistillError, RunError, StoreError
 from storage.fingerprints import sha256_file
@@ -279,7 +280,7 @@ def test_a_table_is_not_written_over_a_models_files(run: Path, tmp_path: Path) -
         open_scorer(run, device="cpu", checkpoint="best", beam={}) as model,
         pytest.raises(ConfigError, match="which holds the model's files"),
     ):
-        evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")
+        evaluate_surprisal(model, tmp_path / "text", run / "run.json", SurprisalConfig())
 
 
 def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(small_world: Path, foreign: Path) -> None:

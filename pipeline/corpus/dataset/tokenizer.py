@@ -26,7 +26,8 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline.corpus.text.text_files import normalise_text, not_utf8, read_lines
+from pipeline.corpus.text.file_forms import read_running_text
+from pipeline.corpus.text.text_files import normalise_text, not_utf8
 from pipeline.corpus.trees.matching import Span
 from storage.errors import ConfigError, InputError
 from storage.files import make_directory, write_atomically
@@ -280,7 +281,12 @@ def _ids_of_template(template: Any) -> tuple[int, int] | None:  # noqa: ANN401 -
 
 
 def train_tokenizer(
-    texts: Sequence[Path], out: Path, *, vocab_size: int = 12_000, progress: Callable[[int], None] | None = None
+    texts: Sequence[Path],
+    out: Path,
+    *,
+    vocab_size: int = 12_000,
+    column: str = "",
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Json]:
     """Train a tokenizer on text files and write it; return what ``train-tokenizer`` prints.
 
@@ -288,18 +294,19 @@ def train_tokenizer(
         texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line. Blank lines are ignored.
         out: The ``tokenizer.json`` to write.
         vocab_size: Largest number of entries.
+        column: The field of JSON lines or the column of a table that holds the text, as for ``read_running_text``.
         progress: Called with the number of lines read since the last call.
 
     Raises:
-        InputError: If a file cannot be read, a line is not UTF-8, or there is no text.
-        ConfigError: If the vocabulary is too small.
+        InputError: If a line is not UTF-8, or there is no text; and as ``read_running_text``.
+        ConfigError: If the vocabulary is too small, or a column is given for running text.
     """
     num_lines = 0
 
     def lines() -> Iterator[str]:
         nonlocal num_lines
         for path in texts:
-            for line in read_lines(path):
+            for line in read_running_text(path, column=column):
                 if not line.is_utf8:
                     raise not_utf8(path, line.number)
                 if progress is not None:
