@@ -27,6 +27,8 @@ from pipeline.corpus.text.documents import (
 )
 from pipeline.corpus.text.file_forms import refuse_unless_text
 from pipeline.corpus.text.text_files import OnError, read_texts
+from pipeline.corpus.trees.readers import looks_like_trees
+from pipeline.corpus.trees.trees import shortened
 from pipeline.parsing.parse_config import ParseConfig
 from pipeline.runtime.progress import Progress
 from storage.errors import InputError
@@ -34,6 +36,8 @@ from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
 
 NO_WORDS: Final = "no words"
+_TREE_LINES: Final = 100
+"""Lines at the beginning of a file of which none may be a tree."""
 
 
 def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
@@ -164,6 +168,8 @@ def _read_lines(
     tags: Iterator[str | None] = repeat(NO_SPEAKER) if speakers is None else read_texts(speakers)
     number = 0
     for number, text in enumerate(read_texts(path, on_error), 1):
+        if number <= _TREE_LINES and looks_like_trees(text or ""):
+            raise InputError(f"{path}:{number}: looks like a tree, expected running text: {shortened(text or '')}")
         name, tag = next(names, None), next(tags, None)
         for found, file in (name, documents), (tag, speakers):
             if file is not None and not found:
