@@ -204,7 +204,7 @@ def test_a_table_of_regions_gives_rows_that_can_be_joined(run: Path, tmp_path: P
     [
         ("a dog\n", ["--context-sentences", 1], "trained with --context sentence, so it never saw text before"),
         ("story,word,rt\n1,a,301\n1,dog,299\n", [], "looks like a table"),
-        ("word\tzone\na\t1\ndog\t2\n", ["--column", "text"], "without text"),
+        ("word\tzone\na\t1\ndog\t2\n", ["--column", "text"], "has no column text, expected one of those"),
         ("story,word,rt\n1,a,301\n1,dog,299\n", ["--column", "word", "--item", "story"], "a second row of story 1"),
         ("word,item\na,1\ndog,2\n", ["--column", "word", "--item", "word"], "two columns word; rename the column"),
         ("a dog\n", ["--item", "story"], "--item or --region without --column"),
