@@ -132,10 +132,10 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
 
-    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is built
-    from the words of the trees. Each file of a folder is one document. With --documents, one file can hold several
-    documents. If documents are known, OUT.docs and OUT.documents.tsv name the document of each sentence;
-    train-student --context document needs them.
+    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is
+    rebuilt from the words of the trees. This works for English; for other languages, give --text or --joiner. Each file
+    of a folder is one document. With --documents, one file can hold several documents. If documents are known, OUT.docs
+    and OUT.documents.tsv name the document of each sentence; train-student --context document needs them.
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
@@ -161,9 +161,12 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     bnc_spoken.dev, ...). With plain, each line is a paragraph. With sentences, each line is a sentence. In both, a
     blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv shows examples.
 
+    JSON lines with a field "text" are read. For other JSON lines, CSV and TSV, give --column.
+
     \b
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
              python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
+             python cli.py clean-text reviews.csv --source plain --column review --out text/reviews
     """
     from pipeline.corpus.text.cleaning import clean_texts
 
@@ -181,6 +184,14 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
     TEXTS have one sentence per line, as clean-text writes them; with --source, they are raw text. If the command is
     interrupted, run it again: it continues, with any number of processes.
+
+    --model needs a model. This fetches the released model for English:
+
+    \b
+    python -c "import benepar; benepar.download('benepar_en3')"
+
+    In BabyLM, the words that a parser was trained on count, and those of benepar_en3 are too many. There, use a model
+    of train-parser, which reads no words but those of its treebank.
 
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
@@ -208,7 +219,10 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 def train_parser(
     trees: tuple[Path, ...], dev: tuple[Path, ...], out: Path, on_error: Literal["stop", "skip"], values: Values
 ) -> None:
-    """Train a small benepar model on treebanks. ``parse`` can use it where no trained model can be downloaded.
+    """Train a small benepar model on treebanks, for ``parse``. Only the words of the treebanks are used.
+
+    The released models of benepar parse far better. Use this command where the words of a pretrained model must not
+    count, as in BabyLM, where no model can be downloaded, or for a language without a released model.
 
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
@@ -224,7 +238,8 @@ def train_parser(
 @click.option(
     "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
 )
-def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None:
+@click.option("--column", default="", help="Field of JSON lines, or column of a table (CSV, TSV), that holds the text.")
+def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column: str) -> None:
     """Train the byte-level BPE tokenizer that teacher and student share, on raw text.
 
     \b
@@ -233,7 +248,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     from pipeline.corpus.dataset.tokenizer import train_tokenizer as run
 
     with Progress("read", total=None, unit="lines") as progress:
-        show(run(texts, out, vocab_size=vocab_size, progress=progress.update))
+        show(run(texts, out, vocab_size=vocab_size, column=column, progress=progress.update))
 
 
 @main.command()
@@ -244,7 +259,8 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level and must give every text back. Its ids stay the same.
+    The tokenizer must be byte-level and must give every text back. Its ids stay the same. It may put a space before a
+    text, as RoBERTa's does. If its normalizer loses text, it is refused with an example of what is lost.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -505,10 +521,12 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
     """
+    from pipeline.evaluation.minimal_pairs import pairs_name, read_minimal_pairs
     from pipeline.evaluation.sentence_models import evaluate_minimal_pairs
 
+    pairs = read_minimal_pairs(folder)
     with open_scorer(model, values) as opened:
-        show(evaluate_minimal_pairs(opened, folder, **build(MinimalPairConfig, values)))
+        show(evaluate_minimal_pairs(opened, pairs, pairs_name(folder), **build(MinimalPairConfig, values)))
 
 
 @evaluate.command()
@@ -525,9 +543,11 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
     Example: python cli.py evaluate syntaxgym runs/distilled test_suites/json
     """
     from pipeline.evaluation.sentence_models import evaluate_syntaxgym
+    from pipeline.evaluation.syntaxgym_suites import read_suites, suites_name
 
+    found = read_suites(suites)
     with open_scorer(model, values) as opened:
-        show(evaluate_syntaxgym(opened, suites, **build(SyntaxGymConfig, values)))
+        show(evaluate_syntaxgym(opened, found, suites_name(suites), **build(SyntaxGymConfig, values)))
 
 
 @evaluate.command()
@@ -539,16 +559,19 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
 def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
     """Write the surprisal in bits of every word of a text with one sentence per line, and of each <eos>.
 
-    The sentence number in the table is the line number, so the table can be joined with the text.
+    TEXT may also be a table, with a sentence or a region of a sentence per row. The sentence number in the output is
+    the number of the line or row, so the output can be joined with the text.
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
-             python cli.py evaluate surprisal runs/distilled words.txt --spans words.tsv --out surprisals.tsv
+             python cli.py evaluate surprisal runs/distilled spr.csv --column word --item item,condition
+               --region position --out surprisals.tsv
     """
     from pipeline.evaluation.sentence_models import evaluate_surprisal
 
+    config = options.build(SurprisalConfig, values)
     with open_scorer(model, values) as opened:
-        show(evaluate_surprisal(opened, text, out, **build(SurprisalConfig, values)))
+        show(evaluate_surprisal(opened, text, out, config))
 
 
 @evaluate.command()
@@ -559,7 +582,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 def parses(teacher: Path, trees: Path, values: Values) -> None:
     """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
-    TREES is the STEM of STEM.mrg and STEM.txt.
+    TREES is the STEM of STEM.mrg and STEM.txt. The figures under evalb follow the conventions of EVALB, so compare them
+    with published ones.
 
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev

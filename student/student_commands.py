@@ -43,6 +43,12 @@ from student.rows import Rows, StudentInputs
 from student.student_config import Context, StudentConfig, StudentTrainConfig
 from student.student_run import load_student, student_config
 
+_READS_ONE = {
+    "sentence": "trained with --context sentence, so it never saw text before a sentence",
+    "not known": "its config.json does not say how it was trained with documents",
+}
+"""Why a student reads no text before a sentence, by ``OpenedStudent.trained_context``."""
+
 
 @contextmanager
 def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
@@ -75,6 +81,8 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
             max_tokens=opened.student.config.max_length - 1,
             files=opened.files,
             settings=_settings(opened, where) | {"distribution": UNCONDITIONAL},
+            context_positions=_context_positions(opened),
+            reads_one=_READS_ONE.get(opened.trained_context, ""),
         )
 
 
@@ -296,6 +304,14 @@ def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
         "trained_context": opened.trained_context,
         "num_trained_positions": opened.num_trained_positions,
     }
+
+
+def _context_positions(opened: OpenedStudent) -> int:
+    """Return how many positions a sentence and the text before it may fill; 0 for a student of single sentences."""
+    if opened.trained_context != "document":
+        return 0
+    max_length = opened.student.config.max_length
+    return min(max_length, opened.num_trained_positions or max_length)
 
 
 def _refuse_teacher_options(model: Path, given: Iterable[str]) -> None:

@@ -33,10 +33,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
 from storage.errors import InputError
 
+_SPACE: Final = "\u0120"
+"""How a vocabulary of bytes writes a space."""
 _ROW: Final = re.compile(r"([0-9]{1,9})\t([0-9]{1,9})\t([0-9]{1,9})")
 _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 
@@ -44,6 +47,26 @@ _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 def spaced_words(text: str) -> list[Span]:
     """Return the span of each string between spaces in a normalised text."""
     return [found.span() for found in re.finditer("[^ ]+", text)]
+
+
+def begins_word(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Return ``[V]``: whether a token begins with a space, so that a word begins with it. Special tokens do not."""
+    return np.array([tokenizer.token(i).startswith((_SPACE, " ")) for i in range(tokenizer.vocab_size)])
+
+
+def joined_words(words: Sequence[Span], tokens: Sequence[Span]) -> list[Span]:
+    """Return words, with those that share one of ``tokens`` joined to one word.
+
+    Args:
+        words: Characters that each word covers, in order.
+        tokens: Characters that each token covers, in order.
+    """
+    joined: list[Span] = []
+    for start, stop in words:
+        if joined and any(first < joined[-1][1] and last > start for first, last in tokens):
+            start = joined.pop()[0]  # noqa: PLW2901 - the word begins where the word before it did
+        joined.append((start, stop))
+    return joined
 
 
 def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:
