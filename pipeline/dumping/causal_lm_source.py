@@ -97,7 +97,12 @@ class CausalLmSource:
     def check_reads(self, dataset: Dataset, split: str) -> None:
         """Check the tokenizer, the size of the vocabulary, and the lengths of the split's sentences."""
         ours = dataset.tokenizer
-        theirs = adopted_tokenizer(self.path / "tokenizer.json", bos=ours.bos_id, eos=ours.eos_id)
+        try:
+            theirs = adopted_tokenizer(self.path / "tokenizer.json", bos=ours.bos_id, eos=ours.eos_id)
+        except InputError as error:
+            raise FingerprintMismatchError(
+                f"{dataset.location}: its tokenizer cannot be that of {self.path} ({error})"
+            ) from error
         if different := [part for part, of in _text_to_ids(theirs).items() if of != _text_to_ids(ours)[part]]:
             raise FingerprintMismatchError(
                 f"{dataset.location}: its tokenizer differs from that of {self.path} in {', '.join(different)}. "

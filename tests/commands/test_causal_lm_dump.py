@@ -224,6 +224,25 @@ def test_a_folder_that_cannot_be_a_teacher_is_refused_in_one_line(
     assert not (tmp_path / "dump").exists()
 
 
+def test_a_dataset_with_a_larger_tokenizer_is_refused_in_one_line(
+    small_world: Path, foreign: Path, tmp_path: Path
+) -> None:
+    content = json.loads((small_world / "dataset/tokenizer.json").read_text())
+    content["model"]["vocab"] |= {"<last>": 600}
+    (tmp_path / "large.json").write_text(json.dumps(content))
+    adopt_tokenizer(tmp_path / "large.json", tmp_path / "t.json", bos="<bos>", eos="<last>")
+    parts = ["--train", small_world / "corpus/dev", "--dev", small_world / "corpus/dev"]
+    run("build-dataset", *parts, "--tokenizer", tmp_path / "t.json", "--out", tmp_path / "dataset")
+    for dataset, expected in (
+        (tmp_path / "dataset", "cannot be that of"),
+        (small_world / "dataset", "with adopt-tokenizer"),
+    ):
+        teacher = ["--data", dataset, "--teacher", foreign]
+        message = refused("dump-teacher", *teacher, "--out", tmp_path / "dump", *OPTIONS)
+        assert "its tokenizer" in message
+        assert expected in message
+
+
 def test_a_model_that_sees_later_words_and_the_options_of_an_rnng_are_refused(
     adopted: Path,
     foreign: Path,
