@@ -43,7 +43,7 @@ from pipeline.runtime.click_options import (
 from pipeline.runtime.display import as_text, configure_logging
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import ResumeConfig
-from student.student_config import StudentCommandConfig, StudentConfig, StudentTrainConfig
+from student.student_config import ExportConfig, StudentCommandConfig, StudentConfig, StudentTrainConfig
 from teacher.teacher_config import BeamConfig, SampleConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 
 Values = dict[str, Any]
@@ -521,16 +521,22 @@ def parses(teacher: Path, trees: Path, values: Values) -> None:
     "--all-checkpoints", is_flag=True, help="Write OUT/main, and one folder per word checkpoint: OUT/chck_1M and so on."
 )
 @json_option
-def export(run: Path, out: Path, which: str, all_checkpoints: bool) -> None:
+@configured_by(ExportConfig, toml=False)
+def export(run: Path, out: Path, which: str, all_checkpoints: bool, values: Values) -> None:
     """Write a finished student as a Hugging Face folder that transformers loads, with a model card.
+
+    With --push, the folder is also sent to the Hugging Face hub. This needs a token that may write: hf auth login, or
+    HF_TOKEN.
 
     \b
     Example: python cli.py export runs/distilled exported
     Example: python cli.py export runs/distilled exported --all-checkpoints
+    Example: python cli.py export runs/distilled exported --push me/distilled --licence cc-by-4.0 --dry-run
     """
     from student.export import export as export_run
 
-    show(export_run(run, out, which=which, all_checkpoints=all_checkpoints))
+    config = options.build(ExportConfig, values)
+    show(export_run(run, out, which=which, all_checkpoints=all_checkpoints, config=config))
 
 
 @main.command()

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
+from pipeline.corpus.text.word_budget import PARSER, from_json, renamed, to_json
+from pipeline.dumping.dump_description import trained_on_of_dump
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, device_model, joined
 from pipeline.runtime.run_directory import RunDescription, open_run
@@ -208,6 +210,8 @@ def train_student(
         if dump is None or training.targets == "none":
             dump, training = None, dataclasses.replace(training, targets="none")
         fingerprints, targets, about_dump = dict(dataset.fingerprints), None, None
+        # A student reads no trees, so a parser counts only if a teacher used it.
+        trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
         if dump is not None:
             reader = DumpReader(dump)
             targets = DumpTargets(
@@ -221,6 +225,7 @@ def train_student(
                 shuffle_seed=training.seed if training.targets == "shuffled" else None,
             )
             fingerprints["manifest"] = reader.manifest_sha256
+            trained_on += trained_on_of_dump(reader.folder)
             about_dump = {
                 "path": str(reader.folder),
                 "schema": reader.schema.to_json(),
@@ -233,6 +238,9 @@ def train_student(
             sha256, num_initial_positions = load_initial_weights(model, init, dataset)
             fingerprints["initial weights"] = sha256
             about_init = {"run": str(init), "sha256": sha256}
+            trained_on += from_json(
+                open_run(init).trained_on, of="student", name=init.name, where=str(init / "run.json")
+            )
         model = model.to(device)
         if training.compile:
             compile_transformer(model, device)
@@ -242,6 +250,7 @@ def train_student(
             model={"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id},
             fingerprints=fingerprints,
             tokenizer=dataset.tokenizer_path,
+            trained_on=to_json(trained_on),
             dump=about_dump,
             init=about_init,
             truncated={

@@ -68,7 +68,7 @@ class SingleValuesCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-EXTRAS = {"spacy": "parse", "benepar": "parse", "nltk": "parse"}
+EXTRAS = {"spacy": "parse", "benepar": "parse", "nltk": "parse", "huggingface_hub": "hub"}
 """The extra of this package that installs a module which only some commands import."""
 
 

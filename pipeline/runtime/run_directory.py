@@ -17,7 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -54,6 +54,9 @@ class RunInfo:
     """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
     dump: dict[str, Any] | None
     """Summary of the dump from which a student learned."""
+    trained_on: list[Any] | None = None
+    """The texts that the model and everything that it was made from were trained on, as ``word_budget`` records them;
+    None for a run of an older version."""
     init: dict[str, Any] | None = None
     """The run from whose weights a student started."""
 
@@ -81,6 +84,8 @@ class RunDescription:
     fingerprints: Mapping[str, str]
     tokenizer: Path
     """The tokenizer file to copy into the run."""
+    trained_on: Sequence[Any] | None = None
+    """As ``RunInfo.trained_on``."""
     dump: Mapping[str, Any] | None = None
     init: Mapping[str, Any] | None = None
     truncated: Mapping[str, Any] | None = None
@@ -95,6 +100,7 @@ def describe_run(path: Path, run: RunDescription) -> None:
         "configuration": run.configuration,
         "model": run.model,
         "fingerprints": run.fingerprints,
+        "trained_on": run.trained_on,
         "dump": run.dump,
         "init": run.init,
         "truncated": run.truncated or None,
@@ -127,7 +133,7 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
     wrong = [name for name, expected in types.items() if not isinstance(described.get(name), expected)]
     if wrong or "tokenizer" not in described["fingerprints"]:
         raise RunError(f"{path / 'run.json'}: missing or damaged: {', '.join(wrong) or 'fingerprints'}. {remedy}")
-    made_of = {name: described.get(name) for name in ("dump", "init")}
+    made_of = {name: described.get(name) for name in ("dump", "init", "trained_on")}
     info = RunInfo(path=path, **made_of, **{name: described[name] for name in types})
     tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
     expected = info.fingerprints["tokenizer"]
