@@ -18,6 +18,7 @@ from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.text.corpus_config import CleanConfig, ImportConfig
 from pipeline.dumping.dump_config import DumpCommandConfig, DumpConfig, RecomputeConfig
 from pipeline.evaluation.evaluation_config import (
+    BabylmConfig,
     CompareConfig,
     MinimalPairConfig,
     MixtureConfig,
@@ -452,6 +453,26 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
 
     with open_scorer(model, values) as opened:
         show(evaluate_minimal_pairs(opened, folder, **build(MinimalPairConfig, values)))
+
+
+@evaluate.command()
+@model_argument
+@click.argument("folder", type=PATH)
+@json_option
+@configured_by(BabylmConfig, ModelConfig, BeamConfig)
+def babylm(model: Path, folder: Path, values: Values) -> None:
+    """Score BabyLM's zero-shot tasks: BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests and reading.
+
+    FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in it is scored by the rules of BabyLM's
+    pipeline. Folders of other tasks are named and left out.
+
+    \b
+    Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
+    """
+    from pipeline.evaluation.babylm_scores import evaluate_babylm
+
+    with open_scorer(model, values) as opened:
+        show(evaluate_babylm(opened, folder, **build(BabylmConfig, values)))
 
 
 @evaluate.command()

@@ -189,12 +189,21 @@ def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
             for normaliser in ("per_token", "per_word", "bits_per_byte"):
                 label = f"{normaliser.replace('_', ' ')}, {name}"
                 yield f"perplexity: {perplexity.subject}", label, getattr(figure, normaliser)
+    yield from _babylm_figures(results)
     for surprisal in results.surprisals:
         yield f"surprisal: {surprisal.subject}", "bits per word", surprisal.figures.bits_per_word
     for suites in results.suites:
         figures = suites.figures
         evaluation = f"syntaxgym: {suites.subject}, {suites.convention}"
         yield evaluation, f"accuracy, mean over suites{_ties(figures.overall.num_ties)}", figures.mean_of_suites
+
+
+def _babylm_figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
+    for babylm in results.babylm:
+        for task, figures in babylm.figures.get("tasks", {}).items():
+            for label in ("score", "eye_tracking", "self_paced_reading"):
+                if isinstance(figures.get(label), float):
+                    yield f"babylm: {task}, {babylm.convention}", label.replace("_", " "), figures[label]
 
 
 def _ties(num_ties: int) -> str:

@@ -1,6 +1,7 @@
 """Write and read the results of evaluations.
 
-An evaluation of MODEL, a run directory or a folder in Hugging Face's format, writes two files to ``MODEL/results``:
+An evaluation of MODEL writes two files, to ``MODEL/results`` for a run directory, and to ``MODEL-results`` for a folder
+in Hugging Face's format, so that nothing is added to a folder that is sent to the hub:
 
     NAME.json     the result: figures, settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
@@ -28,7 +29,7 @@ from pipeline.evaluation.perplexity import DISTRIBUTIONS, PerplexityFigure
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures
 from pipeline.runtime.json_files import is_number, number, read_json_lines, string, whole_number
-from pipeline.runtime.run_directory import checkpoint_path, command_line, versions
+from pipeline.runtime.run_directory import checkpoint_path, command_line, results_folder, versions
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import InputError, RunError
 from storage.files import write_atomically, written_whole
@@ -41,10 +42,11 @@ SURPRISAL: Final = "surprisal"
 PARSES: Final = "parses"
 SYNTAXGYM: Final = "syntaxgym"
 MIXTURE: Final = "mixture"
+BABYLM: Final = "babylm"
 
 DATA: Final = {
     PERPLEXITY: "split", MINIMAL_PAIRS: "pairs", SYNTAXGYM: "suites", SURPRISAL: "text", PARSES: "trees",
-    MIXTURE: "split",
+    MIXTURE: "split", BABYLM: "data",
 }  # fmt: skip
 """The fingerprint of the data of each kind of evaluation. Its first digits are part of the file name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -61,7 +63,7 @@ class Result:
     """The content of a result file. Its figures and settings are not checked yet."""
 
     kind: str
-    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym`` or ``mixture``."""
+    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``."""
     subject: str
     """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
     figures: Any
@@ -101,23 +103,7 @@ def record(
         fingerprints: The sha256 of the data, by the names in ``DATA``, and of the ``teacher`` in a mixture.
         rows: Item rows; None for surprisals, parses and mixtures.
     """
-    name = f"{kind.replace('_', '-')}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{fingerprints[DATA[kind]][:8]}"
-    if model.which not in {"best", EXPORTED}:
-        name += f"-{model.which}"
-    if "beam" in settings:
-        name += f"-beam{settings['beam']}-{settings['word_beam']}"
-    if settings.get("prefix") == "space":
-        name += "-space"
-    if settings.get("eos"):
-        name += "-eos"
-    if (joining := settings.get("joining", "text")) != "text":
-        name += f"-{joining}"
-    if (spans := settings.get("spans sha256")) is not None:
-        name += f"-spans{spans[:8]}"
-    if (teacher := fingerprints.get("teacher")) is not None:
-        name += f"-teacher{teacher[:8]}"
-    if (most := settings.get("max_sentences")) is not None:
-        name += f"-{most}sentences"
+    name = _name(model, kind, subject, settings, fingerprints)
     if rows is not None:
         write_rows(model.path, name, rows)
     result = Result(
@@ -133,8 +119,33 @@ def record(
     return written, written.with_suffix(".jsonl")
 
 
+def _name(
+    model: ModelFiles, kind: str, subject: str, settings: Mapping[str, Any], fingerprints: Mapping[str, str]
+) -> str:
+    """Return the name of the files of a result, with everything that lets two results of a model stand side by side."""
+    name = f"{kind.replace('_', '-')}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{fingerprints[DATA[kind]][:8]}"
+    if model.which not in {"best", EXPORTED}:
+        name += f"-{model.which}"
+    if "beam" in settings:
+        name += f"-beam{settings['beam']}-{settings['word_beam']}"
+    if settings.get("prefix") == "space":
+        name += "-space"
+    if settings.get("eos"):
+        name += "-eos"
+    for setting, usual in ("joining", "text"), ("rules", "2026"):
+        if (value := settings.get(setting, usual)) != usual:
+            name += f"-{value}"
+    if (spans := settings.get("spans sha256")) is not None:
+        name += f"-spans{spans[:8]}"
+    if (teacher := fingerprints.get("teacher")) is not None:
+        name += f"-teacher{teacher[:8]}"
+    if (most := settings.get("max_sentences")) is not None:
+        name += f"-{most}sentences"
+    return name
+
+
 def write_result(model: Path, name: str, result: Result) -> Path:
-    """Write ``MODEL/results/NAME.json`` atomically and return its path. An earlier file of that name is replaced.
+    """Write ``NAME.json`` into the folder of results atomically and return its path. It replaces a file of that name.
 
     Raises:
         RunError: If ``model`` is neither a run nor an exported folder.
@@ -148,7 +159,7 @@ def write_result(model: Path, name: str, result: Result) -> Path:
 
 
 def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write ``MODEL/results/NAME.jsonl``, one JSON object per line, and return its path.
+    """Write ``NAME.jsonl`` into the folder of results, one JSON object per line, and return its path.
 
     The file appears under its name only when all rows are written.
 
@@ -170,7 +181,7 @@ def read_results(run: Path) -> dict[str, Result]:
     Raises:
         InputError: If ``write_result`` cannot have written one of the files.
     """
-    return {path.stem: _read(path) for path in sorted((run / "results").glob("*.json"))}
+    return {path.stem: _read(path) for path in sorted(results_folder(run).glob("*.json"))}
 
 
 class SplitKey(NamedTuple):
@@ -293,6 +304,7 @@ class RunResults:
     surprisals: list[LoadedResult[SurprisalFigure]] = field(default_factory=list)
     parses: list[LoadedResult[Mapping[str, Any]]] = field(default_factory=list)
     mixtures: list[LoadedResult[MixtureFigures]] = field(default_factory=list)
+    babylm: list[LoadedResult[Mapping[str, Any]]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -380,6 +392,8 @@ def _load(loaded: RunResults, path: Path, result: Result) -> None:
         loaded.surprisals.append(LoadedResult(**common, figures=SurprisalFigure.from_json(figures, where=where)))
     elif result.kind == MIXTURE:
         loaded.mixtures.append(LoadedResult(**common, figures=MixtureFigures.from_json(figures, where=where)))
+    elif result.kind == BABYLM:
+        loaded.babylm.append(LoadedResult(**common, figures=figures))
     else:
         loaded.parses.append(LoadedResult(**common, figures=figures))
 
@@ -403,6 +417,8 @@ def _convention(path: Path, result: Result) -> str:
     elif result.kind == SYNTAXGYM:
         joining = setting("joining", str)
         parts = [f"regions joined as {'running text' if joining == 'text' else joining}"]
+    elif result.kind == BABYLM:
+        parts = [f"by the rules of {setting('rules', str)}"]
     scored_by = [setting("distribution", str)] if "distribution" in result.settings else []
     if {"beam", "word_beam"} & result.settings.keys():
         scored_by += [f"beam {setting('beam', int)}", f"word beam {setting('word_beam', int)}"]
@@ -442,7 +458,7 @@ def _path_of(model: Path, name: str, suffix: str) -> Path:
         )
     if not _NAME.fullmatch(name):
         raise InputError(f"result name {name!r}: expected letters, digits and ._- only; choose another")
-    folder = model / "results"
+    folder = results_folder(model)
     folder.mkdir(exist_ok=True)
     return folder / f"{name}{suffix}"
 

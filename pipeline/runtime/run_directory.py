@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pipeline.runtime.train_config import num_words_of
 from storage.errors import FingerprintMismatchError, RunError
-from storage.files import make_directory, write_atomically
+from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import sha256_file
 
 RUN_FORMAT_VERSION = 1
@@ -150,6 +150,16 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
 def is_exported(path: Path) -> bool:
     """Return whether ``path`` is a folder in Hugging Face's format, and not a run."""
     return (path / "config.json").is_file() and not (path / "run.json").is_file()
+
+
+def results_folder(model: Path) -> Path:
+    """Return the folder of the results of a run, RUN/results, or of an exported folder, FOLDER-results.
+
+    The results of an exported folder are next to it, because everything in the folder is meant for the hub.
+    """
+    if not is_exported(model):
+        return model / "results"
+    return beside(model if model.name not in {"", ".."} else model.resolve(), "-results")
 
 
 def checkpoint_path(run: Path, which: Which) -> Path:
