@@ -77,23 +77,6 @@ FILES: dict[str, Sequence[Line]] = {
     "glue_filtered/boolq.valid": [{}],
 }
 WORDS = [*"The dog sees the cat near the old house and the children laugh about".split(" "), "unwuggability", "today"]
-    "The",
-    "dog",
-    "sees",
-    "the",
-    "cat",
-    "near",
-    "the",
-    "old",
-    "house",
-    "and",
-    "the",
-    "children",
-    "laugh",
-    "about",
-    "unwuggability",
-    "today",
-]
 
 
 @pytest.fixture(scope="module")
