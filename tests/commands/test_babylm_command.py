@@ -76,7 +76,8 @@ FILES: dict[str, Sequence[Line]] = {
     "wug_adj_nominalization/wug_adj_nominalization": WUGS,
     "glue_filtered/boolq.valid": [{}],
 }
-WORDS = [*"The dog sees the cat near the old house and the children laugh about".split(" "), "unwuggability", "today"]
+SENTENCE = "The dog sees the cat near the old house and the children laugh about unwuggability today"
+WORDS = SENTENCE.split()
 
 
 @pytest.fixture(scope="module")
