@@ -23,6 +23,7 @@ from pipeline.runtime import options
 from pipeline.runtime.run_directory import Which, is_exported
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
+from storage.fingerprints import sha256_bytes
 from student.model import Student
 from student.student_config import Context, StudentConfig, StudentTrainConfig
 from student.student_run import load_student, num_trained_positions
@@ -107,13 +108,12 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
         )
     context, num_trained = _training_of(described)
     student = Student(config, bos_id=bos, seed=0)
-    student.load_state_dict(_weights(path / "model.safetensors", student))
+    weights, weights_sha256 = _weights(path / "model.safetensors", student)
+    student.load_state_dict(weights)
     return OpenedStudent(
         student=student.to(device).eval(),
         tokenizer=tokenizer,
-        files=ModelFiles(
-            path=path, weights=path / "model.safetensors", tokenizer_sha256=tokenizer.sha256, which=EXPORTED
-        ),
+        files=ModelFiles(path=path, loaded=weights_sha256, tokenizer_sha256=tokenizer.sha256, which=EXPORTED),
         context=context or "sentence",
         trained_context=context or "not known",
         num_trained_positions=num_trained,
@@ -177,14 +177,17 @@ def _special_id(path: Path, described: Mapping[str, Any], name: str) -> int:
     return found
 
 
-def _weights(path: Path, student: Student) -> dict[str, Tensor]:
-    """Return the weights under the student's names. A file of a ``GPT2Model`` has names without ``transformer.``.
+def _weights(path: Path, student: Student) -> tuple[dict[str, Tensor], str]:
+    """Return the weights under the student's names, and the sha256 of the file.
+
+    A file of a ``GPT2Model`` has names without ``transformer.``.
 
     Raises:
         InputError: If the file is damaged, or has other weights or shapes than the student.
     """
     try:
-        found = safetensors.torch.load_file(path)
+        data = path.read_bytes()
+        found = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: not a safetensors file ({error}); export again, or fetch the file") from error
     weights = {
@@ -200,7 +203,7 @@ def _weights(path: Path, student: Student) -> dict[str, Tensor]:
             f"({len(wrong)} weights differ); config.json and the weights belong to different models. Export or fetch "
             "both again"
         )
-    return weights
+    return weights, sha256_bytes(data)
 
 
 def _shape(shape: torch.Size | None) -> str:

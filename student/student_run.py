@@ -27,7 +27,7 @@ def load_student(path: Path, device: torch.device, which: Which = "best") -> tup
     """
     run = open_run(path, "student")
     model = Student(student_config(run), bos_id=run.model["bos_id"], seed=0)
-    load_weights(run.checkpoint(which), model)
+    run = load_weights(run, which, model)
     return model.to(device).eval(), run
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
@@ -23,14 +21,13 @@ from pipeline.corpus.text.word_budget import PARSER, from_json, renamed, to_json
 from pipeline.dumping.dump_description import trained_on_of_dump
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, device_model, joined
-from pipeline.runtime.run_directory import RunDescription, open_run
+from pipeline.runtime.run_directory import RunDescription, load_weights, open_run
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training.batching import BatchPlan
 from pipeline.training.model_files import ModelFiles, check_tokenizer
 from pipeline.training.training_loop import train
 from storage.dump.reader import DumpReader
-from storage.errors import ConfigError, RunError
-from storage.fingerprints import sha256_bytes
+from storage.errors import ConfigError
 from storage.locations import Location, Place
 from student.flops import peak_flops, training_flops
 from student.loss import NUM_PARTS, DistillationRows, part_names
@@ -312,23 +309,9 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
         found = "; ".join(f"{option} is {our}, expected {their}" for option, (our, their) in wrong.items())
         give = " ".join(f"{option} {their}" for option, (_, their) in wrong.items())
         raise ConfigError(f"{path}: --init needs the sizes of the run it starts from: {found}. Give {give}")
-    checkpoint = run.checkpoint()
-    try:
-        data = checkpoint.read_bytes()  # read once, so that the sha256 is that of the loaded weights
-        model.load_state_dict(safetensors.torch.load(data))
-    except OSError as error:
-        raise RunError(
-            f"{checkpoint}: cannot be read ({error.strerror}); the run may have ended before its first evaluation"
-        ) from error
-    except safetensors.SafetensorError as error:
-        raise RunError(f"{checkpoint}: not a checkpoint ({error}); restore it, or train that run again") from error
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise RunError(
-            f"{path}: its best checkpoint does not have the sizes in its run.json ({reason}); restore it, or train "
-            "that run again"
-        ) from error
-    return sha256_bytes(data), num_trained_positions(run, "best")
+    run = load_weights(run, "best", model)
+    assert run.weights_sha256 is not None, "the weights were just loaded"
+    return run.weights_sha256, num_trained_positions(run, "best")
 
 
 def compile_transformer(model: Student, device: torch.device) -> None:

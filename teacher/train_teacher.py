@@ -163,7 +163,7 @@ def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tup
     """
     run = open_run(path, "teacher")
     model = _build(options.build(TeacherConfig, run.configuration), run.model)
-    load_weights(run.checkpoint(which), model)
+    run = load_weights(run, which, model)
     return model.to(device).eval(), run
 
 

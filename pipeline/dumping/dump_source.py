@@ -22,10 +22,10 @@ from pipeline.dumping.next_token import NextTokenModel
 from pipeline.dumping.recompute import check_origin, computed_with, recompute
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
-from pipeline.runtime.run_directory import RunInfo, Which
+from pipeline.runtime.run_directory import RunInfo, Which, weights_sha256
 from storage.dump.dump_statistics import DumpSummary
 from storage.errors import ConfigError, RunError
-from storage.fingerprints import Json, canonical_json, sha256_bytes, sha256_file
+from storage.fingerprints import Json, canonical_json, sha256_bytes
 from storage.locations import Location, Place
 
 ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int]]
@@ -73,7 +73,7 @@ class DumpSource(Protocol):
 def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> str:
     """Return the sha256 of a run's weights, its model description and its options that are fields of ``sizes``."""
     described = {
-        "weights": sha256_file(run.checkpoint(which)),
+        "weights": weights_sha256(run, which),
         "model": run.model,
         "configuration": options.to_json(options.build(sizes, run.configuration)),
     }

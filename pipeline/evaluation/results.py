@@ -111,7 +111,7 @@ def record(
         subject=subject,
         figures=figures,
         settings={"checkpoint": model.which, **settings},
-        fingerprints={"weights": sha256_file(model.weights), "tokenizer": model.tokenizer_sha256, **fingerprints},
+        fingerprints={"weights": model.weights_sha256, "tokenizer": model.tokenizer_sha256, **fingerprints},
         versions=versions(),
         command=command_line(),
     )

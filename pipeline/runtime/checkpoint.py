@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]  # pickle itself is not imported
 
 from pipeline.runtime.distributed import World
-from pipeline.runtime.run_directory import checkpoint_path, save_weights, weights_bytes
+from pipeline.runtime.run_directory import (
+    checkpoint_names,
+    checkpoint_path,
+    holds_weights,
+    open_run,
+    save_weights,
+    weights_of,
+)
 from storage.errors import RunError
 from storage.files import make_directory, write_atomically
 
@@ -83,10 +90,11 @@ def save_checkpoint(
     make_directory(path.parent)
     content = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     buffer = io.BytesIO()
-    torch.save({"format_version": STATE_FORMAT_VERSION, **content}, buffer)
+    info = open_run(run)
+    torch.save({"format_version": STATE_FORMAT_VERSION, "run": info.identity, **content}, buffer)
     write_atomically(path, buffer.getbuffer())
     for weights in _weight_paths(run, state, also):
-        save_weights(weights, model, metadata)
+        save_weights(weights, model, weights_of(info, metadata or {}))
 
 
 def repair_weights(
@@ -98,12 +106,12 @@ def repair_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Rewrite the weight files that `save_checkpoint` did not finish because its process was killed."""
-    # A weight file of an older version has no metadata. It is not rewritten, because results and dumps record its
+    # A weight file of an older version lacks some metadata. It is not rewritten, because results and dumps record its
     # sha256.
-    right = (weights_bytes(model, metadata), weights_bytes(model))
+    expected = weights_of(open_run(run), metadata or {})
     for path in _weight_paths(run, state, also):
-        if not path.exists() or path.read_bytes() not in right:
-            save_weights(path, model, metadata)
+        if not holds_weights(path, model, expected):
+            save_weights(path, model, expected)
 
 
 def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> TrainingState | None:
@@ -115,10 +123,10 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
         RunError: If the file is damaged, is not a training state, or belongs to another model.
     """
     path = state_path(run)
-    data = world.share(world.on_main(lambda: _checked(path)) or b"")
+    data = world.share(world.on_main(lambda: _checked(run)) or b"")
     if not data:
         return None
-    state = _parse(path, data)
+    state, _ = _parse(path, data)
     try:
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
@@ -136,15 +144,16 @@ def _weight_paths(run: Path, state: TrainingState, also: Iterable[str]) -> list[
     return [checkpoint_path(run, which) for which in ("last", *best, *also)]
 
 
-def _checked(path: Path) -> bytes:
-    """Return the bytes of the file after checking that they are a training state; empty if there is no checkpoint."""
+def _checked(run: Path) -> bytes:
+    """Return the bytes of a run's training state after checking it; empty if the run has no checkpoint yet."""
+    path = state_path(run)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        if (path.parent / "model.safetensors").exists():
+        if there := checkpoint_names(run):
             raise RunError(
-                f"{path}: missing, but there are weights next to it. Weights are not enough to continue "
-                "training. Train again into another --out"
+                f"{path}: missing, but the run has the checkpoint {there[0]}. Weights are not enough to continue "
+                "training. Restore the file, or train again into another --out"
             ) from None
         return b""
     except OSError as error:
@@ -158,11 +167,14 @@ def _checked(path: Path) -> bytes:
         raise _refusal(path, f"is damaged: {error}") from error
     if damaged is not None:
         raise _refusal(path, f"is damaged: the checksum of {damaged} is wrong")
-    _parse(path, data)
+    _, identity = _parse(path, data)
+    if identity not in {None, open_run(run).identity}:
+        raise _refusal(path, "is the training state of another run")
     return data
 
 
-def _parse(path: Path, data: bytes) -> TrainingState:
+def _parse(path: Path, data: bytes) -> tuple[TrainingState, str | None]:
+    """Return the state, and the identity of its run. Older versions wrote no identity."""
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -172,6 +184,7 @@ def _parse(path: Path, data: bytes) -> TrainingState:
     found = content.pop("format_version", None) if isinstance(content, dict) else None
     if found != STATE_FORMAT_VERSION:
         raise _refusal(path, f"has format version {found!r}, expected {STATE_FORMAT_VERSION}")
+    identity = content.pop("run", None)
     kinds = {field.name: field.type for field in dataclasses.fields(TrainingState)}
     wrong = [
         name
@@ -180,7 +193,7 @@ def _parse(path: Path, data: bytes) -> TrainingState:
     ]
     if wrong or content.keys() != kinds.keys():
         raise _refusal(path, f"is not a training state: {', '.join(wrong) or 'unknown entries'}")
-    return TrainingState(**content)
+    return TrainingState(**content), identity
 
 
 def _refusal(path: Path, what: str) -> RunError:

@@ -68,7 +68,10 @@ class SingleValuesCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-EXTRAS = {"spacy": "parse", "benepar": "parse", "nltk": "parse", "huggingface_hub": "hub"}
+EXTRAS = {
+    "spacy": "parse", "benepar": "parse", "nltk": "parse", "wandb": "wandb", "trackio": "trackio",
+    "huggingface_hub": "hub",
+}  # fmt: skip
 """The extra of this package that installs a module which only some commands import."""
 
 

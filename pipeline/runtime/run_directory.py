@@ -9,6 +9,11 @@
     RUN/results/*.json                        results of evaluations
 
 A directory belongs to one training run. If training is interrupted, a later process continues it in the same directory.
+
+Files are checked where they are read. ``run.json`` holds the sha256 of its own content. A weight file and the training
+state hold the run's identity, and a weight file also the sha256 of its weights. So damage is found, and so are files of
+another run. A manifest of all files would not do: a process that reads a run during training would find new files next
+to an old manifest.
 """
 
 import json
@@ -18,25 +23,31 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from pipeline.runtime.train_config import num_words_of
 from storage.errors import FingerprintMismatchError, RunError
 from storage.files import beside, make_directory, write_atomically
-from storage.fingerprints import sha256_file
+from storage.fingerprints import canonical_json, sha256_arrays, sha256_bytes, sha256_file
 
 RUN_FORMAT_VERSION = 1
 
 Kind = Literal["teacher", "student"]
 Which: TypeAlias = str
 """A checkpoint's name: ``best`` (lowest dev loss), ``last`` (newest), or ``words_1M`` (after that number of words)."""
+FREE: Final = ("device", "threads", "checkpoint_every", "compile", "peak_tflops", "log_to", "log_project")
+"""Options that may change when a run is resumed. The number of processes may change too."""
+_RUN: Final = "run"
+_WEIGHTS: Final = "weights_sha256"
+"""Metadata of a weight file: the identity of its run, and the sha256 of the weights."""
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
 
 
@@ -59,6 +70,13 @@ class RunInfo:
     None for a run of an older version."""
     init: dict[str, Any] | None = None
     """The run from whose weights a student started."""
+    weights_sha256: str | None = None
+    """The sha256 of the weight file that was loaded with this description; None if none was loaded."""
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of all that decides what is trained. It is the same for the same command in another folder."""
+        return identity_of(self)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -92,6 +110,13 @@ class RunDescription:
     """Number of truncated sentences and of lost positions by split, if there are any."""
 
 
+def identity_of(run: RunInfo | RunDescription) -> str:
+    """Return the identity of a run: see ``RunInfo.identity``."""
+    options = {name: value for name, value in run.configuration.items() if name not in FREE}
+    described = {"kind": run.kind, "configuration": options, "model": run.model, "fingerprints": run.fingerprints}
+    return sha256_bytes(canonical_json(json.loads(json.dumps(described, default=dict))))
+
+
 def describe_run(path: Path, run: RunDescription) -> None:
     """Write ``run.json`` and the tokenizer into an existing folder."""
     described = {
@@ -108,6 +133,7 @@ def describe_run(path: Path, run: RunDescription) -> None:
         "command": command_line(),
         "git": git_state(),
     }
+    described["sha256"] = _digest_of_description(json.loads(json.dumps(described)))
     write_atomically(path / "run.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
     write_atomically(path / "tokenizer.json", run.tokenizer.read_bytes())
 
@@ -129,6 +155,11 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
     found = described.get("format_version") if isinstance(described, dict) else None
     if found != RUN_FORMAT_VERSION:
         raise RunError(f"{path}: run.json has format version {found!r}, expected {RUN_FORMAT_VERSION}. {remedy}")
+    if (digest := described.pop("sha256", None)) not in {None, _digest_of_description(described)}:
+        raise RunError(
+            f"{path / 'run.json'}: changed since training: the sha256 of its content is not {str(digest)[:12]}. "
+            "Restore the file from a copy, or train again"
+        )
     types = {"kind": str, "configuration": dict, "model": dict, "fingerprints": dict}
     wrong = [name for name, expected in types.items() if not isinstance(described.get(name), expected)]
     if wrong or "tokenizer" not in described["fingerprints"]:
@@ -145,6 +176,13 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
     if kind is not None and info.kind != kind:
         raise RunError(f"{path}: this run is a {info.kind}'s, expected a {kind}'s. Give the output of train-{kind}")
     return info
+
+
+def _digest_of_description(described: Mapping[str, Any]) -> str:
+    try:
+        return sha256_bytes(canonical_json(described))
+    except ValueError:
+        return "not JSON, it holds NaN or an infinity"
 
 
 def is_exported(path: Path) -> bool:
@@ -183,43 +221,99 @@ def checkpoint_names(run: Path) -> list[str]:
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a model's parameters and ``metadata`` atomically.
+    """Write a model's parameters and ``metadata`` atomically, with the sha256 of the parameters.
 
     Raises:
         StoreError: If there is no room. A previous file then stays.
     """
     make_directory(path.parent)
-    write_atomically(path, weights_bytes(model, metadata))
-
-
-def weights_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return a model's parameters and ``metadata`` as the bytes of a safetensors file."""
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(state, dict(metadata) if metadata else None)
+    write_atomically(path, safetensors.torch.save(state, {**(metadata or {}), _WEIGHTS: _digest(state)}))
+
+
+def weights_of(run: RunInfo, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata of a weight file of a run."""
+    return {**metadata, _RUN: run.identity}
 
 
 def weights_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a weights file that ``load_weights`` can read."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+    with path.open("rb") as file:
+        size = file.read(8)
+        return _metadata(size + file.read(int.from_bytes(size, "little")))
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Load a model's parameters from a file. Nothing in the file is executed.
+def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
+    """Load a model's parameters from a checkpoint of a run. Nothing in the file is executed.
+
+    A file that older versions wrote has no digest of its weights. It is not checked.
+
+    Returns:
+        The description of the run, with the sha256 of the file that was loaded.
 
     Raises:
-        RunError: If the file is missing or damaged, or holds a model of other sizes.
+        RunError: If the file is missing or damaged, or is a file of another run or of a model of other sizes.
     """
+    path = run.checkpoint(which)
+    remedy = "Restore the file from a copy, give another --checkpoint, or train again into another --out"
     try:
-        state = safetensors.torch.load_file(path)
+        data = path.read_bytes()  # read once, so that the sha256 is that of the loaded weights
+        state = safetensors.torch.load(data)
         model.load_state_dict(state)
     except FileNotFoundError:
-        there = ", ".join(checkpoint_names(path.parents[2]))
-        why = f"the run has {there}" if there else "the run may have ended before its first evaluation"
-        raise RunError(f"{path}: no checkpoint here; {why}") from None
+        raise _no_checkpoint(run, path) from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}). {remedy}") from error
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise RunError(f"{path}: not a checkpoint of this model ({reason}). Train again") from None
+        raise RunError(f"{path}: not a checkpoint of this model ({reason}). {remedy}") from None
+    metadata = _metadata(data)
+    if metadata.get(_RUN, run.identity) != run.identity:
+        raise RunError(f"{path}: weights of another run. {remedy}")
+    if (recorded := metadata.get(_WEIGHTS)) is not None and recorded != _digest(state):
+        raise RunError(f"{path}: damaged: the sha256 of its weights is not {recorded[:12]}. {remedy}")
+    return replace(run, weights_sha256=sha256_bytes(data))
+
+
+def weights_sha256(run: RunInfo, which: Which) -> str:
+    """Return the sha256 of a weight file of a run, without loading it.
+
+    Raises:
+        RunError: If there is no such file.
+    """
+    path = run.checkpoint(which)
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:
+        raise _no_checkpoint(run, path) from None
+
+
+def _no_checkpoint(run: RunInfo, path: Path) -> RunError:
+    there = ", ".join(checkpoint_names(run.path))
+    why = f"the run has {there}" if there else "the run may have ended before its first evaluation"
+    return RunError(f"{path}: no checkpoint here; {why}")
+
+
+def holds_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> bool:
+    """Return whether a file holds the weights of ``model``, whole. Files of older versions may lack the metadata."""
+    try:
+        found, expected = safetensors.torch.load_file(path), model.state_dict()
+        recorded = weights_metadata(path)
+    except (OSError, safetensors.SafetensorError):
+        return False
+    same = found.keys() == expected.keys() and all(torch.equal(found[name], expected[name].cpu()) for name in found)
+    return same and all(recorded.get(name, value) == value for name, value in metadata.items())
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file: 8 bytes with the length of a JSON header, then the header."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    return sha256_arrays({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
 
 
 def command_line() -> str:

@@ -19,6 +19,7 @@ import torch
 from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.options import flag
 from pipeline.runtime.run_directory import (
+    FREE,
     RunDescription,
     RunInfo,
     command_line,
@@ -34,8 +35,6 @@ from storage.files import PARTIAL_SUFFIX, cannot_write, make_directory, remove_p
 Resume = Literal["auto", "never"]
 """Whether to continue an existing run (``auto``) or to refuse it (``never``)."""
 
-FREE = ("device", "threads", "checkpoint_every", "compile", "peak_tflops")
-"""Options that may change when a run is resumed. The number of processes may change too."""
 SHOWN = 60
 """Maximum number of characters of a value in a message."""
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from storage.errors import ConfigError
 
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
+LogTo = Literal["tensorboard", "wandb", "trackio"]
 DECAY_SHARE: Final = 0.2
 """Default share of the steps in which the learning rate of ``wsd`` falls. Hu et al. (2024) take a tenth of a much
 longer training. Hägele et al. (2024) find that a decay over a fifth of the steps does as well as cosine."""
@@ -68,6 +69,11 @@ class TrainConfig:
     word counts."""
     log_every: int = 10
     """Number of steps between rows of metrics.jsonl."""
+    log_to: LogTo = "tensorboard"
+    """Where to show the figures. They are always written to metrics.jsonl and for TensorBoard. wandb and trackio: log
+    them to Weights & Biases or Trackio too."""
+    log_project: str = "rnng-distill"
+    """Name of the project in Weights & Biases or Trackio."""
     seed: int = 1
     """Seed of initialisation, data order and dropout."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.runtime.distributed import World
+from pipeline.training.trackers import Tracker
 from storage.errors import RunError
 from storage.files import cannot_write
 
@@ -40,16 +41,20 @@ class Metrics:
         after_step: The step that training continues from. Rows of later steps come from an interrupted process. They
             are removed, as is an incomplete last line. TensorBoard hides its copies of these rows.
         elapsed_s: Seconds of training up to that step.
+        tracker: Gets every row too.
 
     Raises:
         RunError: If a line that must stay is damaged.
     """
 
-    def __init__(self, run: Path, *, after_step: int = 0, elapsed_s: float = 0.0) -> None:
+    def __init__(
+        self, run: Path, *, after_step: int = 0, elapsed_s: float = 0.0, tracker: Tracker | None = None
+    ) -> None:
         self._path = run / "metrics.jsonl"
         _cut_back(self._path, after_step)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after_step + 1 if after_step else None)
+        self._tracker = tracker
         self._start = time.monotonic() - elapsed_s
 
     @property
@@ -69,6 +74,8 @@ class Metrics:
             self._file.flush()
             for name, value in figures.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
+            if self._tracker is not None:
+                self._tracker.row(split, step, figures)
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
@@ -77,12 +84,14 @@ class Metrics:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close both files.
+        """Close both files and the tracker.
 
         Raises:
             StoreError: If the disk is full.
         """
         try:
+            if self._tracker is not None:
+                self._tracker.close()
             self._board.close()
             self._file.close()
         except OSError as error:

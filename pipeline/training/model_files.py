@@ -17,12 +17,18 @@ class ModelFiles:
 
     path: Path
     """A run directory or an exported folder. `results_folder` says where its results go."""
-    weights: Path
-    """The weight file."""
+    loaded: str | None
+    """The sha256 of the weight file that was loaded. None if no weights were loaded."""
     tokenizer_sha256: str
     """sha256 of the tokenizer in this project's form, for an exported model too."""
     which: Which = "best"
     """The name of the checkpoint. The file name of a result contains it, except for ``best`` and exported folders."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """The sha256 of the weight file that was loaded. The file may have been replaced since."""
+        assert self.loaded is not None, "a model is loaded before it is evaluated"
+        return self.loaded
 
     def check_writable(self) -> None:
         """Create the results folder before scoring, so that a missing permission does not cost hours of work.
@@ -42,7 +48,10 @@ class ModelFiles:
     def of_run(cls, run: RunInfo, which: Which = "best") -> "ModelFiles":
         """Return the files of a checkpoint of a run."""
         return cls(
-            path=run.path, weights=run.checkpoint(which), tokenizer_sha256=run.fingerprints["tokenizer"], which=which
+            path=run.path,
+            loaded=run.weights_sha256,
+            tokenizer_sha256=run.fingerprints["tokenizer"],
+            which=which,
         )
 
 

@@ -30,6 +30,7 @@ from pipeline.runtime.train_config import DECAY_SHARE, TrainConfig, lr_factor, w
 from pipeline.training.finite_check import REMEDY, DivergenceWatch
 from pipeline.training.metrics import TRAIN_SAMPLE, Metrics, Tally, perplexity
 from pipeline.training.step_plan import Batch, StepBatch, StepPlan, Task
+from pipeline.training.trackers import tracker_of
 from storage.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ class _Training:
         world = self._world
         with contextlib.ExitStack() as stack:
             if world.is_main:
-                self._metrics = Metrics(self._run, after_step=self.step, elapsed_s=self.elapsed_s)
+                tracker = tracker_of(self._config, self._run)
+                self._metrics = Metrics(self._run, after_step=self.step, elapsed_s=self.elapsed_s, tracker=tracker)
                 stack.callback(self._metrics.close)
             progress = stack.enter_context(
                 Progress("training", total=self._plan.num_steps, unit="steps", shown=world.is_main, initial=self.step)

@@ -35,6 +35,8 @@ _LEARNS_NOTHING: Final = {
     "compile": "draws other dropout, as another seed does",
     "peak_tflops": "only shown",
     "log_every": "only shown",
+    "log_to": "only shown",
+    "log_project": "only shown",
     "checkpoint_every": "what is kept, not what is learned",
     "word_checkpoints": "what is kept, not what is learned",
 }

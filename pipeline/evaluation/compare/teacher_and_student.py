@@ -18,7 +18,6 @@ from pipeline.evaluation.perplexity import check_log_probs
 from pipeline.evaluation.results import MIXTURE, PairResult, load_results, record
 from pipeline.evaluation.sentence_models import ScoredSplit
 from pipeline.training.model_files import ModelFiles
-from storage.fingerprints import sha256_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +124,7 @@ def evaluate_mixture(
             )
     figures = MixtureFigures(teacher=str(teacher.files.path), halves=halves, by_distribution=by_distribution)
     settings = {**teacher.settings, **{f"student_{name}": value for name, value in student.settings.items()}}
-    fingerprints = {"split": split.sha256, "text": split.text_sha256, "teacher": sha256_file(teacher.files.weights)}
+    fingerprints = {"split": split.sha256, "text": split.text_sha256, "teacher": teacher.files.weights_sha256}
     written, _ = record(
         student.files,
         MIXTURE,
@@ -175,4 +174,4 @@ def paradigms_of_both(teacher: Sequence[PairResult], student: Sequence[PairResul
 
 
 def _pairs_of(files: ModelFiles) -> list[PairResult]:
-    return load_results(files.path, weights_sha256=sha256_file(files.weights)).pairs
+    return load_results(files.path, weights_sha256=files.weights_sha256).pairs

@@ -3,17 +3,20 @@
 import math
 import pathlib
 import random
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
-from pipeline.runtime.checkpoint import TrainingState, load_state, save_checkpoint, state_path
+from pipeline.runtime.checkpoint import TrainingState, load_state, repair_weights, save_checkpoint, state_path
 from pipeline.runtime.distributed import World
-from pipeline.runtime.run_directory import checkpoint_path, load_weights
+from pipeline.runtime.run_directory import RunDescription, checkpoint_path, describe_run, load_weights, open_run
 from storage.errors import RnngDistillError, RunError
+from storage.fingerprints import sha256_file
 
 
 def trained(dim: int = 5) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -24,7 +27,21 @@ def trained(dim: int = 5) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
+def described(run: Path, *, seed: int = 1) -> None:
+    run.mkdir(exist_ok=True)
+    tokenizer = run.parent / "tokenizer.json"
+    tokenizer.write_text("{}")
+    fingerprints = {"tokenizer": sha256_file(tokenizer)}
+    describe_run(
+        run,
+        RunDescription(
+            kind="student", configuration={"seed": seed}, model={}, fingerprints=fingerprints, tokenizer=tokenizer
+        ),
+    )
+
+
 def saved(run: Path) -> TrainingState:
+    described(run)
     model, optimizer = trained()
     state = TrainingState(
         step=7,
@@ -55,7 +72,7 @@ def test_a_state_is_read_back_as_it_was_written(tmp_path):
     assert torch.equal(model.weight, state.model["weight"])
     moments = optimizer.state[model.weight]
     assert torch.equal(moments["exp_avg"], state.optimizer["state"][0]["exp_avg"])
-    load_weights(checkpoint_path(tmp_path, "last"), model)
+    load_weights(open_run(tmp_path), "last", model)
     assert not checkpoint_path(tmp_path, "best").exists()
 
 
@@ -148,8 +165,48 @@ def test_a_state_of_another_model_is_refused(tmp_path):
         load(tmp_path)
 
 
-def test_weights_without_a_state_are_not_overwritten(tmp_path):
+@pytest.mark.parametrize("lost", ["checkpoints/last/training_state.pt", "checkpoints/last"])
+def test_a_run_that_lost_its_state_is_not_trained_from_the_start(tmp_path, lost):
     saved(tmp_path)
-    state_path(tmp_path).unlink()
-    with pytest.raises(RunError, match="missing, but there are weights next to it"):
+    shutil.copytree(tmp_path / "checkpoints/last", tmp_path / "checkpoints/best")
+    path = tmp_path / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(RunError, match="missing, but the run has the checkpoint best"):
         load(tmp_path)
+
+
+def test_a_state_or_weights_of_another_run_are_refused(tmp_path):
+    saved(tmp_path)
+    described(tmp_path, seed=2)
+    with pytest.raises(RunError, match="is the training state of another run"):
+        load(tmp_path)
+    with pytest.raises(RunError, match="weights of another run"):
+        load_weights(open_run(tmp_path), "last", trained()[0])
+
+
+def test_one_flipped_bit_in_the_weights_is_refused(tmp_path):
+    saved(tmp_path)
+    path = checkpoint_path(tmp_path, "last")
+    whole, (model, _) = path.read_bytes(), trained()
+    load_weights(open_run(tmp_path), "last", model)
+    weight = whole.index(model.weight.detach().numpy().tobytes())
+    for at in (weight, weight + 17, len(whole) - 1):
+        data = bytearray(whole)
+        data[at] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(RunError, match="damaged: the sha256 of its weights is not"):
+            load_weights(open_run(tmp_path), "last", model)
+
+
+def test_states_and_weights_of_older_versions_are_read(tmp_path):
+    state = saved(tmp_path)
+    content = torch.load(state_path(tmp_path), weights_only=True)
+    del content["run"]
+    torch.save(content, state_path(tmp_path))
+    model, _ = trained()
+    safetensors.torch.save_file(state.model, checkpoint_path(tmp_path, "last"))
+    before = checkpoint_path(tmp_path, "last").read_bytes()
+    assert load(tmp_path).step == 7
+    load_weights(open_run(tmp_path), "last", model)
+    repair_weights(tmp_path, state, model)
+    assert checkpoint_path(tmp_path, "last").read_bytes() == before

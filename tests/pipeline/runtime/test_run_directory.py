@@ -9,7 +9,6 @@ import torch
 from pipeline.runtime.run_directory import (
     RunDescription,
     checkpoint_names,
-    checkpoint_path,
     describe_run,
     load_weights,
     open_run,
@@ -66,16 +65,32 @@ def test_another_tokenizer_in_the_run_is_refused_with_both_digests(tmp_path, tok
         open_run(tmp_path / "run")
 
 
-def test_missing_weights_and_weights_of_another_size_are_refused(tmp_path):
-    path = checkpoint_path(tmp_path, "best")
+def test_missing_weights_and_weights_of_another_size_are_refused(tmp_path, tokenizer):
+    make(tmp_path / "run", tokenizer)
+    run = open_run(tmp_path / "run")
+    path = run.checkpoint()
     with pytest.raises(RunError, match="no checkpoint here"):
-        load_weights(path, torch.nn.Linear(2, 2))
+        load_weights(run, "best", torch.nn.Linear(2, 2))
     save_weights(path, torch.nn.Linear(2, 3))
     with pytest.raises(RunError, match="not a checkpoint of this model"):
-        load_weights(path, torch.nn.Linear(2, 2))
+        load_weights(run, "best", torch.nn.Linear(2, 2))
     torch.save({"weight": torch.zeros(2, 2)}, path)  # a pickle, which is never opened
     with pytest.raises(RunError, match="not a checkpoint of this model"):
-        load_weights(path, torch.nn.Linear(2, 2))
+        load_weights(run, "best", torch.nn.Linear(2, 2))
+
+
+def test_a_changed_description_is_refused(tmp_path, tokenizer):
+    make(tmp_path / "run", tokenizer)
+    path = tmp_path / "run/run.json"
+    whole = path.read_text()
+    for changed in (whole.replace('"lr": 1', '"lr": 3'), whole.replace('"lr": 1', '"lr": NaN')):
+        path.write_text(changed)
+        with pytest.raises(RunError, match=r"run\.json: changed since training"):
+            open_run(tmp_path / "run")
+    described = json.loads(whole)
+    del described["sha256"]  # older versions wrote none
+    path.write_text(json.dumps(described))
+    assert open_run(tmp_path / "run").configuration == {"lr": 1}
 
 
 def test_a_missing_checkpoint_is_refused_and_the_existing_ones_are_named(tmp_path, tokenizer):
@@ -85,9 +100,9 @@ def test_a_missing_checkpoint_is_refused_and_the_existing_ones_are_named(tmp_pat
     for which in ("words_10M", "last", "words_500k", "words_2M", "best"):
         save_weights(run.checkpoint(which), model)
     assert checkpoint_names(run.path) == ["best", "last", "words_500k", "words_2M", "words_10M"]
-    load_weights(run.checkpoint("words_500k"), model)
+    load_weights(run, "words_500k", model)
     with pytest.raises(RunError) as error:
-        load_weights(run.checkpoint("words_3M"), model)
+        load_weights(run, "words_3M", model)
     assert str(error.value).endswith("no checkpoint here; the run has best, last, words_500k, words_2M, words_10M")
     for which in ("../best", "words_", "words_0", "", "best\n", "Best"):
         with pytest.raises(

@@ -1,0 +1,83 @@
+"""Compare a student's training step on a quiet machine with the same step beside busy processes.
+
+    python -m benchmarks.busy [--quick] [--json FILE]
+
+A step takes 1,024 positions of the sample corpus through a student of 4 blocks of size 128, with one thread per core.
+The busy processes compute without end, one per core. The runs of a round come one after the other. Run it on a quiet
+machine.
+
+kept_share            The rate beside busy processes / the quiet rate, with this project's setting of OpenMP.
+kept_share_spinning   The same with OpenMP's own setting, under which threads that wait spin.
+quiet_ratio           The quiet rate with this project's setting / with OpenMP's own. At 1, the setting costs nothing.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.common import ROOT, parser, report
+from benchmarks.dump import sample_dataset
+from pipeline.runtime.workers import usable_cores
+
+SIZES = ("--embed-dim", "128", "--num-blocks", "4", "--num-heads", "4", "--batch-tokens", "1024")
+SETTINGS = {"": "0", "_spinning": "300000"}
+"""Values of GOMP_SPINCOUNT: this project's, and the default of GNU's OpenMP, which torch uses on Linux."""
+
+
+def main() -> None:
+    """Measure and print the figures."""
+    given = parser(__doc__).parse_args()
+    rounds, steps = (2, 20) if given.quick else (5, 60)
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sample_dataset(Path(folder), num_sentences=1000)
+        for _ in range(rounds):
+            for name, setting in SETTINGS.items():
+                rates.setdefault(f"quiet{name}", []).append(rate(Path(folder), steps, setting))
+                with busy_processes(usable_cores()):
+                    rates.setdefault(f"busy{name}", []).append(rate(Path(folder), steps, setting))
+    median = {name: statistics.median(found) for name, found in rates.items()}
+    figures = {
+        "kept_share": median["busy"] / median["quiet"],
+        "kept_share_spinning": median["busy_spinning"] / median["quiet_spinning"],
+        "quiet_ratio": median["quiet"] / median["quiet_spinning"],
+        **{f"{name}_positions_per_s": value for name, value in median.items()},
+    }
+    report(figures, given)
+
+
+def rate(folder: Path, steps: int, spin_count: str) -> float:
+    """Return the positions per second of a training: the median over its rows of ten steps, without the first row."""
+    out = folder / f"run-{time.monotonic_ns()}"
+    arguments = ["train-student", "--data", folder / "dataset", "--out", out, "--device", "cpu", *SIZES]
+    command = [sys.executable, ROOT / "cli.py", *arguments, "--max-steps", steps + 10, "--log-every", 10]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["GOMP_SPINCOUNT"] = spin_count
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return statistics.median(row["positions_per_s"] for row in [r for r in rows if r["split"] == "train"][1:])
+
+
+@contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    """Run ``number`` processes that compute without end."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Send the rows of ``metrics.jsonl`` to Weights & Biases or to Trackio as well, for ``--log-to``.
+
+``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on a tracker. The step is one of the
+logged figures. It cannot be the service's own step, which never goes back: a resumed training repeats the steps after
+its last checkpoint.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from pipeline.runtime.run_directory import FREE, RunInfo, open_run
+from pipeline.runtime.train_config import LogTo, TrainConfig
+from storage.errors import ConfigError
+
+_NOT_OF_A_GROUP = {*FREE, "seed", "out"}
+
+
+class Tracker:
+    """A run in Weights & Biases or Trackio. A resumed training continues it.
+
+    Args:
+        log_to: The service: ``wandb`` or ``trackio``.
+        project: The project there.
+        run: The run. In the service it has the name of its directory. Its group is the same for all runs that differ
+            only in their seed.
+
+    Raises:
+        ConfigError: If the service does not accept the run, for example because nobody is logged in.
+    """
+
+    def __init__(self, log_to: LogTo, project: str, run: RunInfo) -> None:
+        self._module = importlib.import_module(log_to)
+        about = {"project": project, "name": run.path.name, "group": group_of(run), "config": run.configuration}
+        if log_to == "wandb":
+            _start_wandb(self._module, run.path, about)
+        else:
+            self._module.init(**about, resume="allow", embed=False)
+
+    def row(self, split: str, step: int, figures: Mapping[str, float | int]) -> None:
+        """Log one row. The names are those of TensorBoard, such as ``dev/cross_entropy``."""
+        self._module.log({"step": step, **{f"{split}/{name}": value for name, value in figures.items()}})
+
+    def close(self) -> None:
+        """Wait until everything is logged."""
+        self._module.finish()
+
+
+def tracker_of(config: TrainConfig, run: Path) -> Tracker | None:
+    """Return the tracker that the options ask for, or None."""
+    return None if config.log_to == "tensorboard" else Tracker(config.log_to, config.log_project, open_run(run))
+
+
+def group_of(run: RunInfo) -> str:
+    """Return a name that runs share if and only if they differ in nothing but seed, folder, machine and logging."""
+    deciding = {name: value for name, value in run.configuration.items() if name not in _NOT_OF_A_GROUP}
+    text = json.dumps([run.kind, deciding, run.model, run.fingerprints], sort_keys=True)
+    return f"{run.kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _start_wandb(wandb: ModuleType, run: Path, about: Mapping[str, object]) -> None:
+    """Start or continue a run. The path and the host identify it, because no file of a run must change."""
+    identity = hashlib.sha256(f"{os.uname().nodename}:{run.resolve()}".encode()).hexdigest()[:16]
+    try:
+        wandb.init(
+            **about,
+            id=identity,
+            resume="allow",
+            dir=str(run),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except wandb.errors.Error as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"--log-to wandb: {reason}. Run 'wandb login', or set WANDB_MODE=offline and upload later with 'wandb sync'"
+        ) from error
+    wandb.define_metric("*", step_metric="step")
