@@ -168,9 +168,9 @@ def parser_not_known(model: str, *, sha256: str) -> TrainingText:
     note = ""
     if (encoder := PUBLISHED_PARSERS.get(model)) is not None:
         note = (
-            "by its authors' description trained on sections 02 to 21 of the Wall Street Journal part of the Penn "
-            f"Treebank, about 950,000 words, on top of {encoder}, which was pretrained on far more text than BabyLM's "
-            "tracks allow; count both"
+            "by its authors' description trained on the revised Wall Street Journal part of the Penn Treebank (the "
+            f"usual training sections have about 950,000 words) on top of {encoder}, which was pretrained on far more "
+            "text than BabyLM's strict tracks allow"
         )
     return not_known(PARSER, model, sha256=sha256, note=note)
 
