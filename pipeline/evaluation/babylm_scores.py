@@ -27,6 +27,8 @@ from storage.errors import InputError, RunError
 from storage.files import make_directory, write_atomically
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 
+_DISPUTED: Final = ("ewok", "entity_tracking")
+"""The tasks for which the rules of the two years differ."""
 _KINDS: Final = ("regular", "ambiref", "move_contents")
 """The kinds of texts of entity tracking."""
 
@@ -88,8 +90,12 @@ def evaluate_babylm(
             f"{folder}: no folder of a task ({', '.join(found) or 'no folder at all'}), expected some of "
             f"{', '.join(TASKS)}, {READING}; give BabyLM's full_eval or fast_eval"
         )
-    known = {task: read_choices(folder / task, rules) for task in tasks}  # before the hours of scoring
+    other: Rules = "2025" if rules == "2026" else "2026"
+    known = {task: read_choices(folder / task, rules) for task in tasks}
+    by_other = {task: read_choices(folder / task, other) for task in tasks if task.startswith(_DISPUTED)}
     data = read_reading_data(reading) if reading.is_file() else None
+    for choices in (*known.values(), *by_other.values()):  # before the hours of scoring
+        _check_lengths(model, choices)
     which = model.files.which
     place = (name or Path(model.files.path.resolve().name).stem, revision or _revision(which))
     predictions: dict[str, Any] = {}
@@ -98,10 +104,9 @@ def evaluate_babylm(
     for task, choices in known.items():
         outcomes = _outcomes(model, choices)
         figures[task] = _figures(outcomes)
-        if task.startswith(("ewok", "entity_tracking")):
-            other: Rules = "2025" if rules == "2026" else "2026"
-            by_other = _figures(_outcomes(model, read_choices(folder / task, other)))
-            figures[task][f"score_by_the_rules_of_{other}"] = by_other["score"]
+        if task in by_other:
+            found_by_other = _figures(_outcomes(model, by_other[task]))
+            figures[task][f"score_by_the_rules_of_{other}"] = found_by_other["score"]
         predictions[f"{TASKS[task].name}/{task}"] = _predictions(outcomes, rules)
         rows += _rows(task, outcomes)
     if data is not None:
@@ -140,16 +145,27 @@ def _revision(which: str) -> str:
     return which.replace("words_", "chck_") if which.startswith("words_") else "main"
 
 
-def _outcomes(model: SentenceModel, choices: Sequence[Choice]) -> list[Outcome]:
-    """Score the ends of all texts, each distinct text once."""
+def _check_lengths(model: SentenceModel, choices: Sequence[Choice]) -> None:
+    """Check that the model can score every text.
+
+    Raises:
+        InputError: If a text is too long. The error names the file and the line.
+    """
+    if model.max_tokens is None:
+        return
     where = {text: choice.where for choice in reversed(choices) for text in choice.texts}
-    encoded = dict(zip(where, model.tokenizer.encode_batch_with_spans(list(where)), strict=True))
-    for text, (ids, _) in encoded.items():
-        if model.max_tokens is not None and len(ids) > model.max_tokens:
+    for text, ids in zip(where, model.tokenizer.encode_batch(list(where)), strict=True):
+        if len(ids) > model.max_tokens:
             raise InputError(
                 f"{where[text]}: a text of {len(ids)} tokens, expected at most {model.max_tokens}, the limit of the "
                 "model; train with a larger --max-length, or remove the line"
             )
+
+
+def _outcomes(model: SentenceModel, choices: Sequence[Choice]) -> list[Outcome]:
+    """Score the ends of all texts, each distinct text once."""
+    texts = list(dict.fromkeys(text for choice in choices for text in choice.texts))
+    encoded = dict(zip(texts, model.tokenizer.encode_batch_with_spans(texts), strict=True))
     scored = score_all(model.scorer, [ids for ids, _ in encoded.values()], block_sentences=model.block_sentences)
     log_probs = dict(zip(encoded, scored, strict=True))
     outcomes = []

@@ -1,6 +1,7 @@
 """Test that BabyLM's tasks get the figures of BabyLM's pipeline, here written again, slowly, on transformers."""
 
 import csv
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -276,6 +277,18 @@ def test_a_malformed_item_is_named(tmp_path: Path, folder: str, line: object, me
     with pytest.raises(InputError, match=r"comps_other\.jsonl:2: ") as error:
         read_choices(tmp_path / folder, "2026")
     assert message in str(error.value)
+
+
+def test_a_text_that_is_too_long_is_named_before_anything_is_scored(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "entity_tracking").mkdir()
+    (tmp_path / "blimp_fast").mkdir()
+    (tmp_path / "blimp_fast/agree.jsonl").write_text(json.dumps(BLIMP[0]) + "\n")
+    long = ENTITIES[0] | {"input_prefix": "Box one has a dog. " * 200}
+    (tmp_path / "entity_tracking/regular.jsonl").write_text(f"{json.dumps(ENTITIES[0])}\n{json.dumps(long)}\n")
+    with open_scorer(model, device="cpu", checkpoint="best", beam={}) as opened:
+        blind = dataclasses.replace(opened, scorer=object())
+        with pytest.raises(InputError, match=r"regular\.jsonl:2: a text of \d+ tokens, expected at most"):
+            evaluate_babylm(blind, tmp_path, rules="2026", out=None, name="", revision="")
 
 
 def test_a_folder_without_tasks_is_refused_before_the_model_scores(model: Path, tmp_path: Path) -> None:
