@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import safetensors.torch
 
 import cli
+from pipeline.runtime.run_directory import weights_metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +26,18 @@ def store_digest(store: Path) -> str:
     for file in sorted(file for file in store.rglob("*") if file.is_file()):
         whole.update(str(file.relative_to(store)).encode() + b"\0" + file.read_bytes())
     return whole.hexdigest()
+
+
+def edit_run(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change ``run.json``, and leave out all digests, as an older version of this program did."""
+    described = json.loads((run / "run.json").read_text())
+    change(described)
+    described.pop("sha256", None)
+    (run / "run.json").write_text(json.dumps(described))
+    for path in run.glob("checkpoints/*/model.safetensors"):
+        metadata = weights_metadata(path)
+        kept = {name: value for name, value in metadata.items() if name not in {"run", "weights_sha256"}}
+        safetensors.torch.save_file(safetensors.torch.load(path.read_bytes()), path, kept)
 
 
 def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProcess[str]:

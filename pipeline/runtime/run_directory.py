@@ -155,11 +155,7 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
     found = described.get("format_version") if isinstance(described, dict) else None
     if found != RUN_FORMAT_VERSION:
         raise RunError(f"{path}: run.json has format version {found!r}, expected {RUN_FORMAT_VERSION}. {remedy}")
-    if (digest := described.pop("sha256", None)) not in {None, _digest_of_description(described)}:
-        raise RunError(
-            f"{path / 'run.json'}: changed since training: the sha256 of its content is not {str(digest)[:12]}. "
-            "Restore the file from a copy, or train again"
-        )
+    check_description(path, described)
     types = {"kind": str, "configuration": dict, "model": dict, "fingerprints": dict}
     wrong = [name for name, expected in types.items() if not isinstance(described.get(name), expected)]
     if wrong or "tokenizer" not in described["fingerprints"]:
@@ -176,6 +172,20 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
     if kind is not None and info.kind != kind:
         raise RunError(f"{path}: this run is a {info.kind}'s, expected a {kind}'s. Give the output of train-{kind}")
     return info
+
+
+def check_description(path: Path, described: dict[str, Any]) -> None:
+    """Check the content of a ``run.json`` against the sha256 in it, which is removed. Older versions wrote none.
+
+    Raises:
+        RunError: If the content has another sha256.
+    """
+    digest = described.pop("sha256", None)
+    if digest is not None and digest != _digest_of_description(described):
+        raise RunError(
+            f"{path / 'run.json'}: changed since training: the sha256 of its content is not {str(digest)[:12]}. "
+            "Restore the file from a copy, or train again"
+        )
 
 
 def _digest_of_description(described: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from student.train_student import train_student
 from teacher.teacher_commands import dump_source
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
-from tests.processes import kill_when, metrics, start_cli, store_digest
+from tests.processes import edit_run, kill_when, metrics, start_cli, store_digest
 
 SIZES = {"embed_dim": 32, "num_blocks": 2, "num_heads": 2}
 SHORT = {"batch_tokens": 600, "warmup_steps": 0, "threads": 1, "device": "cpu", "log_every": 1}
@@ -156,9 +156,7 @@ def test_verify_and_inspect_accept_a_students_dump(small_world, student, dump):
 def test_a_sentence_too_long_for_the_student_is_refused_in_one_line(small_world, student, tmp_path):
     shorter = tmp_path / "shorter"
     shutil.copytree(student, shorter)
-    described = json.loads((shorter / "run.json").read_text())
-    described["configuration"]["max_length"] = 20
-    (shorter / "run.json").write_text(json.dumps(described))
+    edit_run(shorter, lambda described: described["configuration"].update(max_length=20))
     lengths = load_dataset(small_world / "dataset").split("dev").tokens.lengths + 1
     message = invoked(
         "dump-teacher", "--data", small_world / "dataset", "--teacher", shorter, "--out", tmp_path / "dump",

@@ -1,6 +1,5 @@
 """Test that a teacher can leave a fold out, and that a dump can take each sentence's rows from the teacher that did."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -33,7 +32,7 @@ from teacher.beam import BeamTeacher
 from teacher.teacher_commands import dump_source, verify_recomputing
 from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import TeacherTask, load_teacher, train_teacher
-from tests.processes import kill_when, start_cli, store_digest
+from tests.processes import edit_run, kill_when, start_cli, store_digest
 
 CPU = torch.device("cpu")
 SIZES = TeacherConfig(embed_dim=16, hidden_dim=24, num_layers=1)
@@ -200,10 +199,7 @@ def test_runs_that_do_not_cover_the_folds_are_refused_in_one_line(folder, tmp_pa
 def with_run_json(folder: Path, out: Path, **changes: dict[str, Any]) -> Path:
     """Copy the run of fold 3 with other entries in its ``run.json``."""
     shutil.copytree(folder / "fold3", out)
-    described = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(
-        json.dumps({**described, **{key: described[key] | new for key, new in changes.items()}})
-    )
+    edit_run(out, lambda described: [described[key].update(new) for key, new in changes.items()])
     return out
 
 

@@ -34,7 +34,7 @@ from student.student_run import load_student, num_trained_positions
 from student.train_student import train_student
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
-from tests.processes import ROOT, refused, run_cli
+from tests.processes import ROOT, edit_run, refused, run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 2, "num_heads": 2}
 TRAINING = {
@@ -278,9 +278,7 @@ def test_a_distilled_students_model_card_describes_its_teacher(small_world: Path
 def test_text_from_a_run_is_escaped_in_the_model_card(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "a`|<script>b"
     shutil.copytree(run, copy)
-    described = json.loads((copy / "run.json").read_text())
-    described["command"] = "x\n\n# Heading\n"
-    (copy / "run.json").write_text(json.dumps(described))
+    edit_run(copy, lambda described: described.update(command="x\n\n# Heading\n"))
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     assert "<script>" not in card

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from storage.errors import ConfigError, FingerprintMismatchError, RunError
 from storage.fingerprints import sha256_file
 from student.student_config import StudentConfig, StudentTrainConfig
 from student.train_student import _SIZES, StudentTask, train_student
+from tests.processes import edit_run
 
 SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2, "max_length": 100}
 SHORT = {"batch_tokens": 600, "warmup_steps": 0, "threads": 1, "device": "cpu", "log_every": 1}
@@ -29,8 +31,9 @@ def trained(world: Path, run: Path, *, sizes: dict[str, Any] | None = None, **op
     return run
 
 
-def best(run: Path) -> bytes:
-    return (run / "checkpoints/best/model.safetensors").read_bytes()
+def best(run: Path) -> dict[str, list[float]]:
+    weights = safetensors.torch.load_file(run / "checkpoints/best/model.safetensors")
+    return {name: tensor.flatten().tolist() for name, tensor in weights.items()}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +73,8 @@ def test_weights_of_another_tokenizer_or_of_a_teacher_are_refused(small_world, s
     shutil.copytree(student, other)
     with (other / "tokenizer.json").open("a") as file:
         file.write("\n")
-    described = json.loads((other / "run.json").read_text())
-    described["fingerprints"]["tokenizer"] = theirs = sha256_file(other / "tokenizer.json")
-    (other / "run.json").write_text(json.dumps(described))
+    theirs = sha256_file(other / "tokenizer.json")
+    edit_run(other, lambda described: described["fingerprints"].update(tokenizer=theirs))
     ours = load_dataset(small_world / "dataset").tokenizer.sha256
     with pytest.raises(FingerprintMismatchError, match=f"tokenizer is {ours[:12]}, but .* with {theirs[:12]}"):
         trained(small_world, tmp_path / "run", init=other)
@@ -91,8 +93,8 @@ def test_a_broken_checkpoint_is_refused_and_named(small_world, student, tmp_path
         file.write_bytes(file.read_bytes()[:-100])
     else:
         other = trained(small_world, tmp_path / "large", sizes=SIZES | {"embed_dim": 64}, max_steps=1)
-        file.write_bytes(best(other))
-    with pytest.raises(RunError, match=r"broken.*(cannot be read|not a checkpoint|does not have the sizes)"):
+        shutil.copy(other / "checkpoints/best/model.safetensors", file)
+    with pytest.raises(RunError, match=r"broken.*(no checkpoint here|not a checkpoint)"):
         trained(small_world, tmp_path / "run", init=broken)
 
 

@@ -16,7 +16,7 @@ from teacher.sample_trees import OTHER_TOKENS, OTHER_TREE
 from teacher.sampling import Sampler
 from teacher.teacher_config import TeacherConfig
 from teacher.train_teacher import load_teacher
-from tests.processes import finish, refused, run_cli, start_cli
+from tests.processes import edit_run, finish, refused, run_cli, start_cli
 
 NUM_SENTENCES = 64
 MAX_ACTIONS = 60
@@ -29,10 +29,9 @@ def make_teacher(small_world: Path, path: Path, strategy: str = "top-down") -> P
     A teacher of a few steps generates endless trees over random bytes.
     """
     shutil.copytree(small_world / "teacher", path)
-    described = json.loads((path / "run.json").read_text())
-    described["configuration"] |= {"embed_dim": 8, "hidden_dim": 8, "strategy": strategy}
-    (path / "run.json").write_text(json.dumps(described))
-    about = described["model"]
+    sizes = {"embed_dim": 8, "hidden_dim": 8, "strategy": strategy}
+    edit_run(path, lambda described: described["configuration"].update(sizes))
+    about = json.loads((path / "run.json").read_text())["model"]
     torch.manual_seed(0)
     sizes = {"vocab_size": about["vocab_size"], "num_labels": len(about["labels"]), "eos_id": about["eos_id"]}
     model = Rnng(TeacherConfig(embed_dim=8, hidden_dim=8, strategy=strategy), **sizes).requires_grad_(False)
@@ -128,8 +127,7 @@ def test_bad_input_is_refused_in_one_line(teacher, sampled, tmp_path):
     (copied / "tokenizer.json").unlink()
     assert "tokenizer.json: sha256 is missing" in refused("sample", copied, *out, "--num-sentences", 1)
     shutil.copy(teacher / "tokenizer.json", copied)
-    described = json.loads((copied / "run.json").read_text()) | {"kind": "student"}
-    (copied / "run.json").write_text(json.dumps(described))
+    edit_run(copied, lambda described: described.update(kind="student"))
     assert "this run is a student's, expected a teacher's" in refused("sample", copied, *out, "--num-sentences", 1)
     # At a low temperature the most probable token comes first. It is <eos>, so all sentences are empty.
     command = ["sample", teacher, *out, "--num-sentences", 2, "--temperature", 0.01]

@@ -19,6 +19,7 @@ from pipeline.runtime.run_directory import RunDescription, describe_run, open_ru
 from pipeline.training.model_files import ModelFiles
 from student.model import Student
 from student.student_config import StudentConfig, StudentTrainConfig
+from student.student_run import load_student
 
 TEXT = ["the cat sleeps.", 'a dog "barks"', "the dog don't"]
 
@@ -83,7 +84,7 @@ def test_the_sums_are_a_result_of_the_run_and_the_report_accepts_it(run: Path, t
     assert result.exit_code == 0, result.output
     tree = [(0, 0, 2), (1, 0, 2)]
     figure = score_parses([tree], [tree])
-    files, settings = ModelFiles.of_run(open_run(run)), {"beam": 10, "word_beam": 5}
+    files, settings = ModelFiles.of_run(load_student(run, torch.device("cpu"))[1]), {"beam": 10, "word_beam": 5}
     record(files, PARSES, "dev", figure.to_json(), settings=settings, fingerprints={"trees": "1" * 64})
     results = load_results(run)
     (parses,), (found,) = results.parses, (one for one in results.surprisals if "my-text" in one.path.name)

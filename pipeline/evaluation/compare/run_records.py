@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.evaluation.perplexity import PerplexityFigure
 from pipeline.evaluation.results import LoadedResult, PerplexityResult, RunResults, SplitKey, load_results
+from pipeline.runtime.run_directory import check_description
 from pipeline.runtime.run_history import HISTORY, read_history
 from storage.errors import RunError
 
@@ -223,6 +224,7 @@ def _description(path: Path) -> dict[str, Any]:
         raise RunError(f"{path / 'run.json'}: not JSON ({error}); {remedy}") from error
     if not isinstance(described, dict) or described.get("kind") not in KINDS:
         raise RunError(f"{path / 'run.json'}: no kind of run, expected {' or '.join(KINDS)}; {remedy}")
+    check_description(path, described)
     if not isinstance(described.get("configuration"), dict):
         raise RunError(f"{path / 'run.json'}: no configuration; {remedy}")
     return described
