@@ -188,7 +188,7 @@ def _sums_of_pieces(
     for context, word in pairs:
         text = context
         for number, piece in enumerate(tokenizer.encode(word)):
-            decoded = tokenizer.decode([piece])
+            decoded = tokenizer.decode_piece(piece)
             again = [piece] if number == 0 else tokenizer.encode(decoded)
             if again:  # a piece without text of its own cannot be scored again
                 sentences.append([*tokenizer.encode(text), again[0]])

@@ -190,6 +190,11 @@ class Tokenizer:
         spans = [(character_at[start], character_at[stop - 1] + 1) for start, stop in pairwise(ends)]
         return text, [(max(start, 0), max(stop, 1)) for start, stop in spans]
 
+    def decode_piece(self, token_id: int) -> str:
+        """Return the text of one token as any other program decodes it with this file."""
+        piece: str = self._inner.decode([token_id])
+        return piece
+
     def token(self, token_id: int) -> str:
         """Return an entry of the vocabulary as it is in the file: each byte is a letter, and a space is ``Ġ``."""
         token: str = self._inner.id_to_token(token_id)
