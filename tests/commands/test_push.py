@@ -1,14 +1,18 @@
 """Test that an export arrives on a hub: its branches, files and card. The hub is a local server."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from huggingface_hub import constants
 
+import cli
 from storage.errors import ConfigError
 from student.export import export
-from student.push import check_repository
+from student.push import check_repository, planned, push
 from student.student_config import ExportConfig, StudentTrainConfig
 from student.train_student import train_student
 from tests.commands.hub_double import Hub, running_hub
@@ -60,6 +64,33 @@ def test_best_is_main_and_each_word_checkpoint_is_a_branch(run: Path, hub: Hub, 
     assert "had seen" in card
     assert 'AutoTokenizer.from_pretrained("me/small")' in card
     assert set(hub.cards) == {files["README.md"].decode() for files in branches.values()}
+
+
+def test_a_second_push_sends_what_changed_and_removes_what_is_gone(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # huggingface_hub read the variable when it was imported
+    folders = {"main": tmp_path / "main", "chck_1M": tmp_path / "chck_1M"}
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / "config.json").write_text(name)
+        (folder / "model.safetensors").write_bytes(name.encode() * 9)
+    first = push(folders, "me/small", private=False)
+    assert planned(folders)["main"] == {"config.json": "4 bytes", "model.safetensors": "36 bytes"}
+    (folders["main"] / "config.json").rename(folders["main"] / "other.json")
+    second = push(folders, "me/small", private=False)
+    assert hub.branches["me/small"]["main"].keys() == {".gitattributes", "other.json", "model.safetensors"}
+    assert first["commits"]["main"] != second["commits"]["main"]
+    assert first["commits"].keys() == second["commits"].keys() == {"main", "chck_1M"}
+
+
+def test_without_huggingface_hub_the_extra_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "student.push", raising=False)
+    done = CliRunner().invoke(cli.main, ["export", str(run), str(tmp_path / "out"), "--push", "me/small"])
+    assert done.exit_code == 1
+    assert "pip install 'rnng-distill[hub]'" in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_refused_token_is_one_line_that_says_what_to_do(run: Path, hub: Hub, tmp_path: Path) -> None:
