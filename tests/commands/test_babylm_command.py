@@ -179,6 +179,17 @@ def test_every_task_has_the_figure_of_the_pipeline(found: tuple[dict[str, Any], 
     humans = np.array([float(line["ratio"]) for line in WUGS])
     assert tasks["wug_adj_nominalization"]["score"] == pytest.approx(spearman(shares, humans))
     assert found[0]["left_out"].keys() == {"glue_filtered"}
+    # Accuracies of few items can agree by chance, so compare the log-probabilities too.
+    rows: dict[str, list[list[float]]] = {}
+    for row in map(json.loads, Path(found[0]["written"]).with_suffix(".jsonl").read_text().splitlines()):
+        rows.setdefault(row["task"], []).append(row.get("log_probs", []))
+    expected = {
+        "blimp_filtered": blimp, "supplement_filtered": supplement, "ewok_filtered": of_2026,
+        "comps": [*comps, comps[0]], "wug_adj_nominalization": wugs,
+        "entity_tracking": [*entities[2:], entities[0], *entities[2:]],
+    }  # fmt: skip
+    for task, items in expected.items():
+        np.testing.assert_allclose(rows[task], items, atol=1e-4, err_msg=task)
 
 
 def test_the_files_of_predictions_have_the_pipelines_form(found: tuple[dict[str, Any], Path], score: Score) -> None:
