@@ -1,14 +1,18 @@
 """Write files so that each is either complete or absent, also after a power cut.
 
 A file is written under a temporary name, synced and renamed; then its folder is synced. The price is two fsyncs per
-file, which is low for stores with few, large files. If a process is killed while it writes, a file whose name ends in
-``.partial`` remains. The next process that holds the store's lock removes it.
+file, which is low for stores with few, large files. If a process is killed while it writes, a file or folder whose
+name ends in ``.partial`` remains. In a store or run, the next process that holds its lock removes it. Elsewhere, the
+writer itself holds a lock on what it writes, so the next writer of the same path can tell what a killed one left.
 """
 
+import fcntl
+import glob
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from typing import Any
 from storage.errors import StoreError
 
 PARTIAL_SUFFIX = ".partial"
+_LOCKED_SUFFIX = ".locked" + PARTIAL_SUFFIX
+"""Suffix of files and folders that their writer has locked."""
 
 
 def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
@@ -53,7 +59,7 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
     """
     folder = paths[0].absolute().parent
     make_directory(folder)
-    partial = [path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}") for path in paths]
+    partial = [_partial_path(path) for path in paths]
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(_open_text(*names)) for names in zip(partial, paths, strict=True)]
@@ -77,6 +83,54 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
             name.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder; at the end of the block it becomes ``path``, unless the block raises an exception.
+
+    Several processes may do this at once. Each has a folder of its own, and the first to finish gets the name.
+
+    Raises:
+        StoreError: If ``path`` exists, at the start or at the end, or the folder cannot be created or renamed.
+    """
+    exists = StoreError(f"{path}: already exists. Remove it, or choose another name")
+    if path.exists() or path.is_symlink():
+        raise exists
+    make_directory(path.absolute().parent)
+    partial = _partial_path(path)
+    try:
+        with _write_errors(path):
+            partial.mkdir()
+            lock = os.open(partial, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield partial
+            if path.exists() or path.is_symlink():
+                raise exists
+            with _write_errors(path):
+                partial.rename(path)
+                fsync(path.absolute().parent)
+        finally:
+            os.close(lock)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_path(path: Path) -> Path:
+    """Return a new temporary name, after removing what killed writers of ``path`` left."""
+    for orphan in path.absolute().parent.glob(f".{glob.escape(path.name)}.*{_LOCKED_SUFFIX}"):
+        with suppress(OSError):  # another process removes it too, or is still writing it
+            descriptor = os.open(orphan, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if orphan.is_dir():
+                    shutil.rmtree(orphan)
+                else:
+                    orphan.unlink()
+            finally:
+                os.close(descriptor)
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{_LOCKED_SUFFIX}")
+
+
 class _OutputFile(FileIO):
     """A temporary file whose write errors name the file that it will become.
 
@@ -86,7 +140,8 @@ class _OutputFile(FileIO):
     def __init__(self, partial: Path, path: Path) -> None:
         self._path = path
         with _write_errors(path):
-            super().__init__(partial, "w")
+            super().__init__(partial, "x")
+            fcntl.flock(self.fileno(), fcntl.LOCK_EX)
 
     def write(self, data: Any, /) -> int:  # noqa: ANN401  any buffer, as in FileIO
         with _write_errors(self._path):

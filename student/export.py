@@ -17,8 +17,7 @@ the calls that ignore this setting.
 """
 
 import json
-import secrets
-import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +31,7 @@ from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names, ope
 from pipeline.runtime.train_config import num_words_of
 from pipeline.training.run_list import list_runs
 from storage.errors import RunError
-from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, make_directory, write_atomically
+from storage.files import make_directory, new_folder, write_atomically
 from student.hugging_face import OURS
 from student.model_card import model_card
 from student.student_config import ExportConfig, StudentTrainConfig
@@ -76,8 +75,6 @@ def export(
         check_repository(config.push)
     info = open_run(run, "student")
     _check_finished(run)
-    if out.exists() or out.is_symlink():
-        raise RunError(f"{out}: already exists; remove it, or choose another folder")
     checkpoints = {".": which}
     by_words = [name for name in checkpoint_names(run) if num_words_of(name)]
     all_checkpoints = all_checkpoints or bool(config.push and by_words)
@@ -88,18 +85,19 @@ def export(
                 "out, or train with --word-checkpoints"
             )
         checkpoints = {MAIN: which} | {name.replace("words_", "chck_"): name for name in by_words}
-    make_directory(out.absolute().parent)
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
-    try:
-        summaries = {folder: _export_one(info, partial / folder, name, config) for folder, name in checkpoints.items()}
-        if config.dry_run:
-            return {"would push to": config.push, "branches": _planned(partial, checkpoints), "sent": "nothing"}
-        partial.rename(out)
-        fsync(out.absolute().parent)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+    def write(folder: Path) -> dict[str, Any]:
+        return {name: _export_one(info, folder / name, which, config) for name, which in checkpoints.items()}
+
+    if config.dry_run:
+        from student.push import planned  # noqa: PLC0415 - as above
+
+        with tempfile.TemporaryDirectory() as temporary:
+            write(Path(temporary))
+            branches = planned(_branches(Path(temporary), checkpoints))
+        return {"would push to": config.push, "branches": branches, "sent": "nothing"}
+    with new_folder(out) as partial:
+        summaries = write(partial)
     summary = {"exported": str(out), **(summaries if all_checkpoints else summaries["."])}
     if "." in (name := (config.push or out.name).rpartition("/")[2]):
         summary["name"] = f"BabyLM's pipeline cuts {name} to {Path(name).stem}: better a name without dots"
@@ -113,12 +111,6 @@ def export(
 def _branches(out: Path, checkpoints: Mapping[str, Which]) -> dict[str, Path]:
     """Return the folder of each branch. A single checkpoint is the branch main."""
     return {MAIN if folder == "." else folder: out / folder for folder in checkpoints}
-
-
-def _planned(out: Path, checkpoints: Mapping[str, Which]) -> dict[str, Any]:
-    from student.push import planned  # noqa: PLC0415 - as above
-
-    return planned(_branches(out, checkpoints))
 
 
 def _check_finished(run: Path) -> None:

@@ -1,8 +1,8 @@
 """Send the rows of ``metrics.jsonl`` to Weights & Biases or to Trackio as well, for ``--log-to``.
 
-``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on a tracker. The step is one of the
-logged figures. It cannot be the service's own step, which never goes back: a resumed training repeats the steps after
-its last checkpoint.
+``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on a tracker. For Weights & Biases the
+step is one of the logged figures. It cannot be the own step of the service, which never goes back: a resumed training
+repeats the steps after its last checkpoint.
 """
 
 import hashlib
@@ -43,7 +43,11 @@ class Tracker:
 
     def row(self, split: str, step: int, figures: Mapping[str, float | int]) -> None:
         """Log one row. The names are those of TensorBoard, such as ``dev/cross_entropy``."""
-        self._module.log({"step": step, **{f"{split}/{name}": value for name, value in figures.items()}})
+        named = {f"{split}/{name}": value for name, value in figures.items()}
+        if self._module.__name__ == "wandb":
+            self._module.log({"step": step, **named})
+        else:
+            self._module.log(named, step=step)
 
     def close(self) -> None:
         """Wait until everything is logged."""

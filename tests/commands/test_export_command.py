@@ -304,12 +304,12 @@ def test_a_teacher_and_an_unfinished_run_are_refused_in_one_line(small_world: Pa
 def test_an_existing_output_is_refused_and_not_changed(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(RunError, match="already exists"):
+    with pytest.raises(StoreError, match="already exists"):
         export(run, out)
     assert list(out.iterdir()) == []
     out.rmdir()
     out.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(RunError, match="already exists"):
+    with pytest.raises(StoreError, match="already exists"):
         export(run, out)
 
 

@@ -3,6 +3,8 @@
 import errno
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import StoreError
-from storage.files import written_whole
+from storage.files import new_folder, written_whole
 
 
 @contextmanager
@@ -84,3 +86,53 @@ def test_a_sync_or_a_rename_that_fails_is_a_write_error(
     ):
         file.write("x")
     assert not list(tmp_path.iterdir())
+
+
+def test_of_two_writers_of_one_folder_the_first_to_finish_gets_the_name(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def write_slowly() -> None:
+        with new_folder(out) as slow:
+            (slow / "slow").write_text("slow")
+            with new_folder(out) as quick:
+                (quick / "quick").write_text("quick")
+            assert (slow / "slow").exists()
+
+    with pytest.raises(StoreError, match=r"out: already exists\. Remove it, or choose another name"):
+        write_slowly()
+    assert [path.name for path in out.iterdir()] == ["quick"]
+    assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(StoreError, match="already exists"), new_folder(out):
+        pytest.fail("the block ran")
+
+
+def test_a_folder_that_cannot_be_filled_leaves_nothing(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "a").write_text("a")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        write_half()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys; from storage.files import new_folder, written_whole\n"
+        "here = pathlib.Path(sys.argv[1])\n"
+        "with new_folder(here / 'out') as folder, written_whole([here / 'x.txt']) as (file,):\n"
+        "    (folder / 'a').write_text('a'); file.write('half'); file.flush(); os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == 2
+    with new_folder(tmp_path / "other"), written_whole([tmp_path / "xy.txt"]):
+        pass
+    assert set(left) < set(tmp_path.iterdir())
+    with new_folder(tmp_path / "out"), written_whole([tmp_path / "x.txt"]) as (file,):
+        file.write("whole")
+        with written_whole([tmp_path / "x.txt"]):  # another writer leaves this one's file alone
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "x.txt", "xy.txt"]
+    assert (tmp_path / "x.txt").read_text() == "whole"

@@ -12,7 +12,6 @@ each, so 100 million words take about a gigabyte. Every byte is checked against 
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from pipeline.corpus.text.documents import Document, documents_of_array
 from pipeline.corpus.text.word_budget import PARSER, TOKENIZER, WORDS, TrainingText, from_json, not_known, to_json
 from pipeline.corpus.trees.trees import ROOT
 from storage.errors import CorruptStoreError, InputError, StoreError
-from storage.files import PARTIAL_SUFFIX, fsync, make_directory, write_atomically
+from storage.files import fsync, new_folder, write_atomically
 from storage.fingerprints import Json, check_fingerprint
 from storage.group import read_group, write_group
 from storage.locations import Place, is_url, local_path, open_folder
@@ -218,18 +217,9 @@ def _new_folder(location: Place) -> Iterator[Path]:
             with tempfile.TemporaryDirectory() as name:
                 yield Path(name)
                 upload_folder(Path(name), location, last="dataset.zarr/zarr.json")
-            return
-        path = local_path(location)
-        check_absent(path)
-        make_directory(path.absolute().parent)
-        partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            yield partial
-            partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        fsync(path.absolute().parent)
+        else:
+            with new_folder(local_path(location)) as folder:
+                yield folder
     except OSError as error:
         raise StoreError(
             f"{location}: cannot be written ({error.strerror}). Free disk space or fix the permissions of the folder"
