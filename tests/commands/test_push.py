@@ -36,7 +36,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with running_hub() as hub:
         for name, value in {
             "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
         yield hub
@@ -69,7 +69,9 @@ def test_best_is_main_and_each_word_checkpoint_is_a_branch(run: Path, hub: Hub, 
 def test_a_second_push_sends_what_changed_and_removes_what_is_gone(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # huggingface_hub read the variable when it was imported
+    # huggingface_hub read these variables when it was imported.
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     folders = {"main": tmp_path / "main", "chck_1M": tmp_path / "chck_1M"}
     for name, folder in folders.items():
         folder.mkdir()
