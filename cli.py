@@ -17,6 +17,7 @@ from pipeline import __version__
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.text.corpus_config import CleanConfig, ImportConfig
 from pipeline.dumping.dump_config import DumpCommandConfig, DumpConfig, RecomputeConfig
+from pipeline.dumping.exchange_config import ExportDumpConfig, ImportDumpConfig
 from pipeline.evaluation.evaluation_config import (
     BabylmConfig,
     CompareConfig,
@@ -54,6 +55,8 @@ ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.stude
 """The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
 GRAMMAR = "pipeline.dumping.grammar_source"
 """The module that dumps the grammar of a sample corpus. It defines those of the functions that are about dumps."""
+CAUSAL_LM = "pipeline.dumping.causal_lm_source"
+"""The module that dumps a language model of transformers, with the same functions."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
@@ -64,10 +67,13 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
 
 
 def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - as for entry_points
-    """Return the module that makes dumps of a run, or of the grammar of a sample corpus."""
+    """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a folder of transformers."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
+    from pipeline.runtime.run_directory import is_exported
 
-    return importlib.import_module(GRAMMAR) if is_sample_corpus(teacher) else entry_points(teacher)
+    if is_sample_corpus(teacher):
+        return importlib.import_module(GRAMMAR)
+    return importlib.import_module(CAUSAL_LM) if is_exported(teacher) else entry_points(teacher)
 
 
 def build(config_class: type[Any], values: Values) -> Values:
@@ -127,10 +133,10 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
 
-    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is built
-    from the words of the trees. Each file of a folder is one document. With --documents, one file can hold several
-    documents. If documents are known, OUT.docs and OUT.documents.tsv name the document of each sentence;
-    train-student --context document needs them.
+    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is
+    rebuilt from the words of the trees. This works for English; for other languages, give --text or --joiner. Each file
+    of a folder is one document. With --documents, one file can hold several documents. If documents are known, OUT.docs
+    and OUT.documents.tsv name the document of each sentence; train-student --context document needs them.
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
@@ -156,9 +162,12 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     bnc_spoken.dev, ...). With plain, each line is a paragraph. With sentences, each line is a sentence. In both, a
     blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv shows examples.
 
+    JSON lines with a field "text" are read. For other JSON lines, CSV and TSV, give --column.
+
     \b
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
              python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
+             python cli.py clean-text reviews.csv --source plain --column review --out text/reviews
     """
     from pipeline.corpus.text.cleaning import clean_texts
 
@@ -176,6 +185,14 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
     TEXTS have one sentence per line, as clean-text writes them; with --source, they are raw text. If the command is
     interrupted, run it again: it continues, with any number of processes.
+
+    --model needs a model. This fetches the released model for English:
+
+    \b
+    python -c "import benepar; benepar.download('benepar_en3')"
+
+    In BabyLM, the words that a parser was trained on count, and those of benepar_en3 are too many. There, use a model
+    of train-parser, which reads no words but those of its treebank.
 
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
@@ -203,7 +220,10 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 def train_parser(
     trees: tuple[Path, ...], dev: tuple[Path, ...], out: Path, on_error: Literal["stop", "skip"], values: Values
 ) -> None:
-    """Train a small benepar model on treebanks. ``parse`` can use it where no trained model can be downloaded.
+    """Train a small benepar model on treebanks, for ``parse``. Only the words of the treebanks are used.
+
+    The released models of benepar parse far better. Use this command where the words of a pretrained model must not
+    count, as in BabyLM, where no model can be downloaded, or for a language without a released model.
 
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
@@ -219,7 +239,8 @@ def train_parser(
 @click.option(
     "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
 )
-def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None:
+@click.option("--column", default="", help="Field of JSON lines, or column of a table (CSV, TSV), that holds the text.")
+def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column: str) -> None:
     """Train the byte-level BPE tokenizer that teacher and student share, on raw text.
 
     \b
@@ -228,7 +249,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
     from pipeline.corpus.dataset.tokenizer import train_tokenizer as run
 
     with Progress("read", total=None, unit="lines") as progress:
-        show(run(texts, out, vocab_size=vocab_size, progress=progress.update))
+        show(run(texts, out, vocab_size=vocab_size, column=column, progress=progress.update))
 
 
 @main.command()
@@ -239,7 +260,8 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int) -> None
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level and must give every text back. Its ids stay the same.
+    The tokenizer must be byte-level and must give every text back. Its ids stay the same. It may put a space before a
+    text, as RoBERTa's does. If its normalizer loses text, it is refused with an example of what is lost.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -311,7 +333,8 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
     type=PATH,
     multiple=True,
     required=True,
-    help="A run directory, or a folder of sample-corpus. If the runs left out one fold each (train-teacher "
+    help="A run directory, a folder of sample-corpus, or a causal language model in a folder of Hugging Face's format "
+    "with the dataset's tokenizer. If the runs left out one fold each (train-teacher "
     "--leave-out), give all of them by repeating the option.",
 )
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
@@ -322,15 +345,17 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 
     If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. A student,
     which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
-    structure. If the dataset was built from a sample corpus, the folder of the corpus can be the teacher. Then the
-    distributions are those of the grammar itself, without any error. Given one run for each fold of the dataset, each
-    sentence gets its rows from the run that was not trained on the sentence's fold.
+    structure. Any other causal language model that transformers loads can be the teacher too. If the dataset was built
+    from a sample corpus, the folder of the corpus can be the teacher. Then the distributions are those of the grammar
+    itself, without any error. Given one run for each fold of the dataset, each sentence gets its rows from the run that
+    was not trained on the sentence's fold.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
     Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
     Example: python cli.py dump-teacher --data dataset --teacher corpus --out truth
+    Example: python cli.py dump-teacher --data dataset --teacher gpt2 --out dump-of-gpt2
     Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
     Example: python cli.py dump-teacher --data dataset --teacher runs/fold1 --teacher runs/fold2 --out cross-fitted
     """
@@ -351,11 +376,58 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 
 
 @main.command()
+@click.argument("dump", type=STORE)
+@click.argument("out", type=PATH)
+@json_option
+@configured_by(ExportDumpConfig, toml=False)
+def export_dump(dump: Place, out: Path, values: Values) -> None:
+    """Write a dump as parquet files for other programs: one row per sentence.
+
+    datasets.load_dataset("OUT") loads every format. Needs pyarrow.
+
+    \b
+    Example: python cli.py export-dump dump exported --format datasets
+    Example: python cli.py export-dump dump exported --format distillkit
+    """
+    from pipeline.dumping.dump_export import export_dump as run
+
+    config = options.build(ExportDumpConfig, values)
+    show(run(dump, out, form=config.format, tokenizer=config.tokenizer))
+
+
+@main.command()
+@click.argument("source", type=PATH)
 @data_option
-@click.option("--dump", type=STORE, help="A dump made by dump-teacher. Without a dump, the baseline is trained.")
+@click.option("--out", type=STORE, required=True, help="The dump to write or to finish.")
+@json_option
+@configured_by(ImportDumpConfig, toml=False)
+def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
+    """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values, at T = 1 alone.
+
+    SOURCE is a parquet file or a folder of them. Row m holds sentence m of the dataset's split. Needs pyarrow.
+
+    \b
+    Example: python cli.py import-dump captured --data dataset --out dump
+    """
+    from pipeline.dumping.dump_import import import_dump as run
+
+    summary = run(source, data, out, options.build(ImportDumpConfig, values))
+    show({"dump": str(out), **summary.to_json()})
+
+
+@main.command()
+@data_option
+@click.option(
+    "--dump",
+    "dumps",
+    type=STORE,
+    multiple=True,
+    help="A dump made by dump-teacher. Without a dump, the baseline is trained. If the option is repeated, the soft "
+    "target is the mixture of the dumps' distributions.",
+)
 @click.option("--out", type=PATH, required=True, help="The run directory to write.")
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
-def train_student(data: Place, dump: Place | None, out: Path, values: Values) -> None:
+def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
     """Train a student on tokens and, with --dump, on the teacher's soft targets. Also runs under torchrun.
 
     If the command is killed, or stopped by SIGTERM, run it again: training continues from the last checkpoint. The run
@@ -363,14 +435,15 @@ def train_student(data: Place, dump: Place | None, out: Path, values: Values) ->
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
+    Example: python cli.py train-student --data dataset --dump dump --dump born-again --out runs/mixed
     """
     from storage.locations import open_folder
     from student.train_student import train_student as run
 
     start = options.build(StudentCommandConfig, values)
-    folder = open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) if dump is not None else None
-    config = options.build(StudentTrainConfig, values)
-    run(data, folder, out, values, config, resume=start.resume, init=start.init)
+    folders = [open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) for dump in dumps]
+    config, weights = options.build(StudentTrainConfig, values), start.dump_weights
+    run(data, folders, out, values, config, resume=start.resume, init=start.init, dump_weights=weights)
 
 
 @main.group()
@@ -449,10 +522,12 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
     """
+    from pipeline.evaluation.minimal_pairs import pairs_name, read_minimal_pairs
     from pipeline.evaluation.sentence_models import evaluate_minimal_pairs
 
+    pairs = read_minimal_pairs(folder)
     with open_scorer(model, values) as opened:
-        show(evaluate_minimal_pairs(opened, folder, **build(MinimalPairConfig, values)))
+        show(evaluate_minimal_pairs(opened, pairs, pairs_name(folder), **build(MinimalPairConfig, values)))
 
 
 @evaluate.command()
@@ -489,9 +564,11 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
     Example: python cli.py evaluate syntaxgym runs/distilled test_suites/json
     """
     from pipeline.evaluation.sentence_models import evaluate_syntaxgym
+    from pipeline.evaluation.syntaxgym_suites import read_suites, suites_name
 
+    found = read_suites(suites)
     with open_scorer(model, values) as opened:
-        show(evaluate_syntaxgym(opened, suites, **build(SyntaxGymConfig, values)))
+        show(evaluate_syntaxgym(opened, found, suites_name(suites), **build(SyntaxGymConfig, values)))
 
 
 @evaluate.command()
@@ -503,16 +580,19 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
 def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
     """Write the surprisal in bits of every word of a text with one sentence per line, and of each <eos>.
 
-    The sentence number in the table is the line number, so the table can be joined with the text.
+    TEXT may also be a table, with a sentence or a region of a sentence per row. The sentence number in the output is
+    the number of the line or row, so the output can be joined with the text.
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
-             python cli.py evaluate surprisal runs/distilled words.txt --spans words.tsv --out surprisals.tsv
+             python cli.py evaluate surprisal runs/distilled spr.csv --column word --item item,condition
+               --region position --out surprisals.tsv
     """
     from pipeline.evaluation.sentence_models import evaluate_surprisal
 
+    config = options.build(SurprisalConfig, values)
     with open_scorer(model, values) as opened:
-        show(evaluate_surprisal(opened, text, out, **build(SurprisalConfig, values)))
+        show(evaluate_surprisal(opened, text, out, config))
 
 
 @evaluate.command()
@@ -523,7 +603,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 def parses(teacher: Path, trees: Path, values: Values) -> None:
     """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
-    TREES is the STEM of STEM.mrg and STEM.txt.
+    TREES is the STEM of STEM.mrg and STEM.txt. The figures under evalb follow the conventions of EVALB, so compare them
+    with published ones.
 
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev

@@ -8,18 +8,27 @@ rebuilt from a tree, and the sentence does not count. The benchmark prints the s
 is rebuilt exactly, and the most frequent kinds of the first difference in the other sentences.
 
 NAME_train, NAME_dev    share of the sentences, between 0 and 1
+NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
+NAME_SPLIT_open         share of the different sentences that no rule about two neighbours can decide: at every wrong
+                        space, the file has the two words both with and without a space between them. Words with
+                        letters or digits count as equal if their parts of speech are equal.
 """
 
-from collections import Counter
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.common import parser, report
 from pipeline.corpus.text.text_files import find_file, read_lines
-from pipeline.corpus.trees.detokenisation import detokenise
+from pipeline.corpus.trees.detokenisation import detokenise, spell
+from pipeline.corpus.trees.matching import Span, match_words
 from pipeline.corpus.trees.readers import Counts, Sentence, read_sentences
 
 NUM_KINDS = 12
+SPLITS = ("train", "dev")
 
 
 @dataclass(kw_only=True)
@@ -28,6 +37,8 @@ class Comparison:
 
     num_sentences: int = 0
     num_equal: int = 0
+    num_equal_moses: int = 0
+    num_open: int = 0
     differences: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -42,42 +53,91 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("folder", type=Path)
     given = options.parse_args()
+    moses = _moses()
     figures = {}
-    for split in ("dev",) if given.quick else ("train", "dev"):
-        for found in sorted(given.folder.glob(f"*/{split}.mrg*")):
-            compared = compare(found.parent / split)
-            figures[f"{found.parent.name}_{split}"] = compared.share
-            print(f"{found.parent.name} {split}: {compared.share:.4f} of {compared.num_sentences}")
+    for split in SPLITS[given.quick :]:
+        for folder in sorted(path for path in given.folder.iterdir() if path.is_dir()):
+            if not any(folder.glob(f"{split}.mrg*")):
+                print(f"{folder.name} {split}: left out, because {folder} has no {split}.mrg")
+                continue
+            compared = compare(folder / split, moses)
+            name, num_different = f"{folder.name}_{split}", compared.num_sentences - compared.num_equal
+            figures[name] = compared.share
+            figures[f"{name}_open"] = compared.num_open / num_different if num_different else 0.0
+            if moses:
+                figures[f"{name}_moses"] = compared.num_equal_moses / compared.num_sentences
+            theirs = f"{figures[f'{name}_moses']:.4f}" if moses else "-"
+            print(f"{folder.name} {split}: {compared.share:.4f}, sacremoses {theirs}, of {compared.num_sentences}")
+            print(f"    {compared.num_open} of {num_different} differences are at words that the file has both ways")
             for kind, count in compared.differences.most_common(NUM_KINDS):
                 print(f"    {count:5}  {kind:40} {compared.examples[kind]}")
+    if not figures:
+        sys.exit(
+            f"{given.folder}: no treebank; expected NAME/{SPLITS[-1]}.mrg and NAME/{SPLITS[-1]}.txt in this folder"
+        )
     report(figures, given)
 
 
-def compare(stem: Path) -> Comparison:
-    """Compare the rebuilt sentences of STEM.mrg with STEM.txt."""
+def _moses() -> Callable[[list[str]], str] | None:
+    try:
+        from sacremoses import MosesDetokenizer
+    except ImportError:
+        print("sacremoses is not installed, so its column is empty; pip install sacremoses")
+        return None
+    detokenise_words: Callable[[list[str]], str] = MosesDetokenizer(lang="en").detokenize
+    return detokenise_words
+
+
+def compare(stem: Path, moses: Callable[[list[str]], str] | None = None) -> Comparison:
+    """Compare the rebuilt sentences of STEM.mrg with STEM.txt, and those of ``moses``, which is given spelt words."""
     found = Comparison()
     rebuilt = _rebuilt_texts(stem)
     trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")
+    seen: defaultdict[tuple[str, ...], set[bool]] = defaultdict(set)
+    wrong: list[list[tuple[str, ...]]] = []
     for sentence in read_sentences(trees, texts, on_error="skip", counts=Counts()):
         if sentence.number in rebuilt:
             continue
         found.num_sentences += 1
+        words = [spell(word) for word in sentence.tree.words]
+        found.num_equal_moses += moses is not None and moses(words) == sentence.text
         text = detokenise(sentence.tree.words, sentence.tree.tags)
+        neighbours, spaces = _neighbours(sentence), _spaces(sentence.spans)
+        for pair, is_space in zip(neighbours, spaces, strict=True):
+            seen[pair].add(is_space)
         if text == sentence.text:
             found.num_equal += 1
             continue
         at = next(i for i, (a, b) in enumerate(zip(text + "\0", sentence.text + "\0", strict=False)) if a != b)
         kind = _kind(text, sentence, at)
+        if kind != SPELLING:
+            ours = _spaces(span for span in match_words(sentence.tree, text) or () if span)
+            wrong.append([pair for pair, a, b in zip(neighbours, spaces, ours, strict=False) if a != b])
         found.differences[kind] += 1
         found.examples.setdefault(
             kind, f"{text[max(0, at - 20) : at + 20]!r} for {sentence.text[max(0, at - 20) :][:40]!r}"
         )
+    found.num_open = sum(all(len(seen[pair]) == 2 for pair in pairs) for pairs in wrong)
     return found
+
+
+SPELLING = "another spelling"
+
+
+def _neighbours(sentence: Sentence) -> list[tuple[str, ...]]:
+    words = [spell(word) for word in sentence.tree.words]
+    named = [word if not any(map(str.isalnum, word)) else "9" if word[0].isdigit() else "a" for word in words]
+    tagged = [f"{word}/{tag}" for word, tag in zip(named, sentence.tree.tags, strict=True)]
+    return list(pairwise(tagged))
+
+
+def _spaces(spans: Iterable[Span]) -> list[bool]:
+    return [before[1] < after[0] for before, after in pairwise(spans)]
 
 
 def _kind(text: str, sentence: Sentence, at: int) -> str:
     if text.replace(" ", "") != sentence.text.replace(" ", ""):
-        return "another spelling"
+        return SPELLING
     words = zip(sentence.tree.words, sentence.tree.tags, sentence.spans, strict=True)
     named = [(word if not any(map(str.isalnum, word)) else "*", tag, span) for word, tag, span in words]
     position = len(sentence.text[:at].rstrip(" "))

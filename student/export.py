@@ -10,10 +10,9 @@ both versions have returns ``token_type_ids`` under 4.x, which GPT-2 adds to its
 excludes them.
 
 The tokenizer puts ``<bos>`` before a text and nothing after the text. In the folder ``<bos>``, ``<eos>`` and ``<pad>``
-are special tokens, so that generation and padding work. A tokenizer searches the text for special tokens, so in a run's
-``tokenizer.json`` these three are ordinary entries. In the folder ``split_special_tokens`` turns the search off. Then a
-text with the characters ``<eos>`` gets the ids of these characters, as everywhere in this project. docs/export.md lists
-the calls that ignore this setting.
+are special tokens. So the characters ``<eos>`` in a text are the special token, as other programs expect: they put
+special tokens into their input as text. In a run's ``tokenizer.json`` these three are ordinary entries, so that no
+sentence of a corpus can end itself. docs/decisions/0015 says why the two differ.
 """
 
 import json
@@ -159,7 +158,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which, about: ExportConfig) -
         "config.json": _json(config),
         "generation_config.json": _json(special_ids),
         "model.safetensors": weights,
-        **_tokenizer_files(tokenizer, num_positions=num_positions),
+        **tokenizer_files(tokenizer, num_positions=num_positions),
         "README.md": card.encode(),
     }
     make_directory(folder)
@@ -175,7 +174,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which, about: ExportConfig) -
     }
 
 
-def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
     """Return the three files of a tokenizer that returns ``<bos>`` and then the ids of ``tokenizer``."""
     ids = _special_ids(tokenizer)
     names = {name.removesuffix("_id"): tokenizer.token(i) for name, i in ids.items()}
@@ -184,7 +183,10 @@ def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, b
     bos = names["bos_token"]
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
     before = {"SpecialToken": {"id": bos, "type_id": 0}}
-    content = json.loads(tokenizer.data) | {
+    content = json.loads(tokenizer.data)
+    ordinary = {token.pop("id"): token for token in content["added_tokens"]}  # an adopted tokenizer may have some
+    added = dict(sorted((ordinary | added).items()))
+    content |= {
         "added_tokens": [{"id": i, **token} for i, token in added.items()],
         "post_processor": {
             "type": "TemplateProcessing",
@@ -198,7 +200,6 @@ def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, b
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
         "added_tokens_decoder": {str(i): token for i, token in added.items()},
-        "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": num_positions,
@@ -206,6 +207,8 @@ def _tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, b
         "padding_side": "right",
         "truncation_side": "right",
     }
+    if content["pre_tokenizer"].get("add_prefix_space"):
+        config["add_prefix_space"] = True  # else transformers 4 turns it off
     return {
         "tokenizer.json": json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n",
         "tokenizer_config.json": _json(config),

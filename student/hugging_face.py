@@ -2,8 +2,10 @@
 
 This module reads config.json, model.safetensors and tokenizer.json as transformers does, without importing it. The
 student cannot compute every model. Another architecture, another activation or untied output weights are errors. The
-folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does. Converting an export's
-tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
+folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does. Ordinary added tokens
+stay, so a text has the ids that transformers gives. Only the names of special tokens are read as characters. Converting
+an export's tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are
+comparable.
 """
 
 import json

@@ -17,7 +17,7 @@ from pipeline.corpus.text.word_budget import budget_for_people, from_json
 from pipeline.evaluation.perplexity import FLOOR
 from pipeline.evaluation.results import RunResults, load_results
 from pipeline.runtime.json_files import read_json_lines
-from pipeline.runtime.run_directory import RunInfo, Which
+from pipeline.runtime.run_directory import RunInfo, Which, dump_summaries
 from pipeline.runtime.run_history import read_history
 from pipeline.runtime.train_config import num_words_of
 from storage.dump.schema import cross_fitted, num_folds, teacher_names
@@ -106,7 +106,7 @@ def model_card(
         words=budget_for_people(trained_on),
         words_seen=_words_seen(run.path, which),
         sources={name: licence for text in trained_on for name, licence in text.sources.items()},
-        dump=list(_of_dump(run.dump or {})),
+        dumps=[list(_of_dump(dump)) for dump in dump_summaries(run.dump)],
         init=run.init,
         truncated=described.get("truncated") or {},
         settings=[
@@ -154,6 +154,8 @@ def _of_dump(dump: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Yield the rows of the card's table about the dump: a label and a value."""
     schema, statistics = dump.get("schema") or {}, dump.get("statistics") or {}
     fingerprints = schema.get("fingerprints") or {}
+    if "weight" in dump:
+        yield "weight in the mixture", float(dump["weight"])
     for key, label in _OF_DUMP:
         if key in schema:
             value = schema[key]

@@ -1,4 +1,4 @@
-"""Make the student's batches: tokens from the dataset and, position by position, soft targets from a dump.
+"""Make the student's batches: tokens from the dataset and, position by position, soft targets from dumps.
 
 ``pipeline.training.batching`` chooses the rows of each batch, and ``student.rows`` chooses the sentences of each row.
 ``pipeline.runtime.background`` runs this module in a background thread.
@@ -16,8 +16,9 @@ from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
 from storage.ragged import Ragged, concatenated_ranges
+from student.mixed_targets import AnyTargets
 from student.rows import Rows, StudentInputs
-from student.targets import DumpTargets, Targets
+from student.targets import Targets
 
 BATCHES_AHEAD = 32
 """Number of batches that a dump can fetch ahead, so that a remote shard has seconds to arrive."""
@@ -45,7 +46,7 @@ def student_batches(
     bos_id: int,
     eos_id: int,
     device: torch.device,
-    targets: DumpTargets | None = None,
+    targets: AnyTargets | None = None,
 ) -> Iterator[StudentBatch]:
     """Yield one batch for each slice, also for an empty slice.
 
@@ -82,7 +83,7 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 
 
 def _announced(
-    parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: DumpTargets
+    parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: AnyTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Yield ``parts`` unchanged, but announce each part ``BATCHES_AHEAD`` batches early to the dump."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()

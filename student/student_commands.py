@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.dumping.dump_config import Condition
 from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify_run
-from pipeline.dumping.next_token import NextTokenModel, append_eos, log_probs_of
+from pipeline.dumping.grouped_by_length import GroupedByLength
+from pipeline.dumping.next_token import append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
@@ -43,10 +43,11 @@ from student.rows import Rows, StudentInputs
 from student.student_config import Context, StudentConfig, StudentTrainConfig
 from student.student_run import load_student, student_config
 
-MOST_PADDING = 0.25
-"""Largest share of padding in a group of sentences that are computed together for a dump. With the default sizes, on a
-treebank's sentences (mean 22 tokens, longest 109), groups are 1.6 times as fast as padding whole batches, and take
-240 MB less."""
+_READS_ONE = {
+    "sentence": "trained with --context sentence, so it never saw text before a sentence",
+    "not known": "its config.json does not say how it was trained with documents",
+}
+"""Why a student reads no text before a sentence, by ``OpenedStudent.trained_context``."""
 
 
 @contextmanager
@@ -80,6 +81,8 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
             max_tokens=opened.student.config.max_length - 1,
             files=opened.files,
             settings=_settings(opened, where) | {"distribution": UNCONDITIONAL},
+            context_positions=_context_positions(opened),
+            reads_one=_READS_ONE.get(opened.trained_context, ""),
         )
 
 
@@ -245,61 +248,6 @@ class StudentSource:
         return GroupedByLength(model), {}
 
 
-class GroupedByLength:
-    """A ``NextTokenModel`` that computes the sentences of a batch in groups of similar length.
-
-    A dump's batches follow the order of the corpus, and a student pads all rows to the longest row. Groups save most of
-    this padding. They depend only on the batch, so a dump's bytes do not change from run to run.
-    """
-
-    def __init__(self, model: NextTokenModel) -> None:
-        self._model = model
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self._model.vocab_size
-
-    def prepare(self, tokens: Ragged, actions: Ragged | None) -> tuple[list[Any], Tensor]:
-        """Return the prepared groups, and int64 ``[P]``.
-
-        The array has, for each position of the batch, its place if the positions of all groups are put one after
-        another.
-        """
-        lengths = tokens.lengths + 1
-        order = np.argsort(-lengths, kind="stable")
-        groups = [
-            self._model.prepare(tokens.take(rows), actions.take(rows) if actions is not None else None)
-            for rows in _groups(order, lengths)
-        ]
-        starts = np.cumsum(lengths) - lengths
-        places = np.empty(int(lengths.sum()), np.int64)
-        places[concatenated_ranges(starts[order], lengths[order])] = np.arange(len(places))
-        return groups, torch.from_numpy(places)
-
-    def states(self, inputs: tuple[list[Any], Tensor]) -> Tensor:
-        """Return ``[P, D]`` in the order of the batch."""
-        groups, places = inputs
-        states = torch.cat([self._model.states(group) for group in groups])
-        return states.index_select(0, places.to(states.device, non_blocking=True))
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
-        return self._model.logits(states)
-
-
-def _groups(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut the sentences ``order``, longest first, into groups. At most ``MOST_PADDING`` of a group is padding."""
-    groups, first, num_positions = [], 0, 0
-    for at, sentence in enumerate(order):
-        num_positions += int(lengths[sentence])
-        size = (at + 1 - first) * int(lengths[order[first]])
-        if num_positions < (1 - MOST_PADDING) * size:
-            groups.append(order[first:at])
-            first, num_positions = at, int(lengths[sentence])
-    return [*groups, order[first:]]
-
-
 def batch_tokens(device: torch.device) -> int:
     """Return how many positions to score at a time.
 
@@ -356,6 +304,14 @@ def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
         "trained_context": opened.trained_context,
         "num_trained_positions": opened.num_trained_positions,
     }
+
+
+def _context_positions(opened: OpenedStudent) -> int:
+    """Return how many positions a sentence and the text before it may fill; 0 for a student of single sentences."""
+    if opened.trained_context != "document":
+        return 0
+    max_length = opened.student.config.max_length
+    return min(max_length, opened.num_trained_positions or max_length)
 
 
 def _refuse_teacher_options(model: Path, given: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Define the sizes and training options of the student. Imports no torch, so that ``--help`` is quick."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -174,7 +175,13 @@ class StudentCommandConfig(ResumeConfig):
     """Start from the best weights of this student's run. All sizes must be equal, also those left at their defaults."""
     cache_gb: float = 10.0
     """For a dump at a URL: the size of the local cache in gigabytes."""
+    dump_weights: tuple[float, ...] = ()
+    """With several dumps: the weight of each in the mixture, comma-separated, in the order of --dump. The weights are
+    divided by their sum. Default: equal weights."""
 
     def __post_init__(self) -> None:
-        if not self.cache_gb > 0:
-            raise ConfigError(f"train-student: cache-gb is {self.cache_gb}, expected above 0")
+        problems = [] if self.cache_gb > 0 else [f"cache-gb is {self.cache_gb}, expected above 0"]
+        if any(not 0 < weight < math.inf for weight in self.dump_weights):
+            problems.append(f"dump-weights are {', '.join(f'{w:g}' for w in self.dump_weights)}, expected all above 0")
+        if problems:
+            raise ConfigError("train-student: " + "; ".join(problems))

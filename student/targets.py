@@ -16,7 +16,7 @@ Shape letters: R rows, k tokens kept or columns of draws.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NotRequired, Self, TypedDict
 
 import numpy as np
 import torch
@@ -131,6 +131,17 @@ def estimated_probabilities(
 
 
 Targets = SoftTargets | DrawnTargets
+
+
+class TargetOptions(TypedDict):
+    """The options of ``DumpTargets``."""
+
+    tokenizer_sha256: str
+    eos_id: int
+    temperature: float
+    tail: NotRequired[Tail]
+    divergence: NotRequired[Divergence]
+    shuffle_seed: NotRequired[int | None]
 
 
 class DumpTargets:

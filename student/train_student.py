@@ -7,9 +7,9 @@ the run. It can start from the weights of another student's run (``--init``), an
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,15 +28,17 @@ from pipeline.training.model_files import ModelFiles, check_tokenizer
 from pipeline.training.training_loop import train
 from storage.dump.reader import DumpReader
 from storage.errors import ConfigError
+from storage.fingerprints import canonical_json, sha256_bytes
 from storage.locations import Location, Place
 from student.flops import peak_flops, training_flops
 from student.loss import NUM_PARTS, DistillationRows, part_names
+from student.mixed_targets import AnyTargets, mixture_weights, open_targets
 from student.model import Student
 from student.rows import Rows
 from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
 from student.student_run import TRAINED_POSITIONS, num_trained_positions, student_config
-from student.targets import DumpTargets
+from student.targets import TargetOptions
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ class StudentTask:
         model: Student,
         dataset: Dataset,
         rows: Mapping[str, Rows],
-        targets: DumpTargets | None,
+        targets: AnyTargets | None,
         config: StudentTrainConfig,
         world: World,
         *,
@@ -145,7 +147,7 @@ class StudentTask:
         return self._batches("train", self._plans["train"].sample_slices(), None)
 
     def _batches(
-        self, name: str, slices: Iterator[tuple[np.ndarray, int]], targets: DumpTargets | None
+        self, name: str, slices: Iterator[tuple[np.ndarray, int]], targets: AnyTargets | None
     ) -> Iterator[StudentBatch]:
         return student_batches(
             slices,
@@ -160,19 +162,20 @@ class StudentTask:
 
 def train_student(
     data: Place,
-    dump: Location | None,
+    dump: Location | Sequence[Location] | None,
     out: Path,
     sizes: Mapping[str, Any],
     training: StudentTrainConfig,
     *,
     resume: Resume = "auto",
     init: Path | None = None,
+    dump_weights: Sequence[float] = (),
 ) -> float:
     """Train a student into the run directory ``out``; return the best dev cross-entropy in nats per position.
 
     Args:
         data: A dataset.
-        dump: A dump of its training split, or None for the baseline.
+        dump: A dump of its training split, several dumps to mix (`student.mixed_targets`), or none for the baseline.
         out: The run directory to make.
         sizes: Fields of ``StudentConfig``. The dataset decides ``vocab_size``.
         training: The options of training.
@@ -180,9 +183,11 @@ def train_student(
             existing run is an error.
         init: A student's run of the same sizes. Training starts from its best weights. If the run ``out`` has a
             checkpoint, training continues from that checkpoint instead.
+        dump_weights: The weight of each dump in the mixture, above 0. Empty: equal weights.
 
     Raises:
-        ConfigError: If the run ``init`` has other sizes, or the targets are ``shuffled`` and there is no dump.
+        ConfigError: If the run ``init`` has other sizes, the targets are ``shuffled`` and there is no dump, a dump was
+            given twice, or there is not one weight for each dump.
         FingerprintMismatchError: If the dump was made from another dataset, or the run ``init`` has another tokenizer.
         StoreError: If the dump is incomplete, damaged, or was not made for the temperature, tail or divergence.
         InputError: If a sentence is longer than ``max_length``.
@@ -202,32 +207,28 @@ def train_student(
         }
         if world.is_main:
             _warn_of_truncation(rows, config)
-        if dump is None and training.targets == "shuffled":
+        dumps = _as_list(dump)
+        weights = mixture_weights(dump_weights, len(dumps))
+        if not dumps and training.targets == "shuffled":
             raise ConfigError("--targets shuffled: there is no dump with targets to shuffle; give --dump")
-        if dump is None or training.targets == "none":
-            dump, training = None, dataclasses.replace(training, targets="none")
-        fingerprints, targets, about_dump = dict(dataset.fingerprints), None, None
+        if not dumps or training.targets == "none":
+            dumps, training = [], dataclasses.replace(training, targets="none")
+        fingerprints, targets = dict(dataset.fingerprints), None
+        readers = [DumpReader(each) for each in dumps]
         # A student reads no trees, so a parser counts only if a teacher used it.
         trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
-        if dump is not None:
-            reader = DumpReader(dump)
-            targets = DumpTargets(
-                reader,
-                dataset.split("train"),
-                tokenizer_sha256=tokenizer.sha256,
-                eos_id=tokenizer.eos_id,
-                temperature=training.temperature,
-                tail=training.tail,
-                divergence=training.divergence,
-                shuffle_seed=training.seed if training.targets == "shuffled" else None,
-            )
-            fingerprints["manifest"] = reader.manifest_sha256
-            trained_on += trained_on_of_dump(reader.folder)
-            about_dump = {
-                "path": str(reader.folder),
-                "schema": reader.schema.to_json(),
-                "statistics": reader.summary.to_json(),
+        trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
+        if readers:
+            options_of_targets: TargetOptions = {
+                "tokenizer_sha256": tokenizer.sha256,
+                "eos_id": tokenizer.eos_id,
+                "temperature": training.temperature,
+                "tail": training.tail,
+                "divergence": training.divergence,
+                "shuffle_seed": training.seed if training.targets == "shuffled" else None,
             }
+            targets = open_targets(readers, weights, dataset.split("train"), options_of_targets)
+            fingerprints["manifest"] = _manifest_sha256(readers)
         model = Student(config, bos_id=tokenizer.bos_id, seed=training.seed)
         num_initial_positions: int | None = 0
         about_init = None
@@ -243,12 +244,13 @@ def train_student(
             compile_transformer(model, device)
         run = RunDescription(
             kind="student",
-            configuration=options.to_json(config, training),
+            # Only a mixture has the option, so that runs with one dump agree with those of older versions.
+            configuration=options.to_json(config, training) | ({"dump_weights": weights} if len(readers) > 1 else {}),
             model={"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id},
             fingerprints=fingerprints,
             tokenizer=dataset.tokenizer_path,
             trained_on=to_json(trained_on),
-            dump=about_dump,
+            dump=_about_dumps(readers, weights),
             init=about_init,
             truncated={
                 name: {"num_sentences": each.num_truncated, "num_positions": each.num_lost}
@@ -259,6 +261,36 @@ def train_student(
         task = StudentTask(model, dataset, rows, targets, training, world, num_initial_positions=num_initial_positions)
         with training_run(out, run, resume=resume, device=device, world=world):
             return train(task, training, run=out, world=world)
+
+
+def _as_list(dump: Location | Sequence[Location] | None) -> Sequence[Location]:
+    if isinstance(dump, list | tuple):
+        return dump
+    return [] if dump is None else [cast("Location", dump)]
+
+
+def _manifest_sha256(dumps: Sequence[DumpReader]) -> str:
+    """Return the sha256 of the dump's manifest or, for a mixture, of the list of the manifests' sha256.
+
+    Raises:
+        ConfigError: If two dumps are the same.
+    """
+    found = [dump.manifest_sha256 for dump in dumps]
+    if repeated := [str(dump.folder) for dump in dumps if found.count(dump.manifest_sha256) > 1]:
+        raise ConfigError(f"--dump: {' and '.join(repeated)} are the same dump. Give it once, with a larger weight")
+    return found[0] if len(found) == 1 else sha256_bytes(canonical_json(found))
+
+
+def _about_dumps(dumps: Sequence[DumpReader], weights: Sequence[float]) -> dict[str, Any] | None:
+    """Return what ``run.json`` records about the dumps; see ``dump_summaries`` in `pipeline.runtime.run_directory`."""
+    about: list[dict[str, Any]] = [
+        {"path": str(dump.folder), "schema": dump.schema.to_json(), "statistics": dump.summary.to_json()}
+        for dump in dumps
+    ]
+    if len(about) < 2:
+        return about[0] if about else None
+    own = [{"weight": w, "manifest": dump.manifest_sha256} for dump, w in zip(dumps, weights, strict=True)]
+    return {"mixture": [each | more for each, more in zip(about, own, strict=True)]}
 
 
 def _warn_of_truncation(rows: Mapping[str, Rows], config: StudentConfig) -> None:

@@ -28,7 +28,8 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import COMPANION_SUFFIXES, SAMPLE_RECORD_SUFFIX
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.corpus.trees.matching import Span
-from pipeline.corpus.trees.readers import NOT_UTF8, Counts, RawPair, RawTree, Sentence, read_sentence
+from pipeline.corpus.trees.raw_trees import NOT_UTF8, RawTree
+from pipeline.corpus.trees.readers import Counts, RawPair, Sentence, read_sentence
 from pipeline.corpus.trees.trees import Phrase, format_tree
 from pipeline.dumping.dump_source import run_fingerprint
 from pipeline.runtime.distributed import World, device_model, joined

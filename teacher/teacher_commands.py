@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.corpus.dataset.oracle import SHIFT
@@ -28,12 +29,14 @@ from pipeline.corpus.dataset.token_trees import TokenSentence, read_gold_trees, 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import OnError, find_file
 from pipeline.corpus.trees.bracket_scores import score_parses
+from pipeline.corpus.trees.evalb import CUT_OFF, GoldAndPredicted, score_by_evalb
 from pipeline.corpus.trees.trees import TokenPhrase, format_tree
 from pipeline.dumping.dump_config import Condition
 from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify_run
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
+from pipeline.evaluation.scorer import NextTokenScorer, TokenScores
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
 from pipeline.evaluation.truth import Truth
 from pipeline.runtime import options
@@ -55,6 +58,9 @@ from teacher.train_teacher import load_teacher
 
 BATCH_TOKENS = 8192
 """Number of positions computed at a time if the trees are given."""
+MIXTURE_TOKENS = 1024
+"""Number of positions whose mixtures are computed at a time. A position has a state for each candidate, so with the
+default beam and 256 dimensions they take 53 MB."""
 BLOCK_SENTENCES = 256
 """Number of sentences searched between two progress updates: four batches, which take seconds."""
 
@@ -85,6 +91,7 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
             files=files,
             settings=_settings(sizes, where) | {"distribution": MARGINAL},
             block_sentences=BLOCK_SENTENCES,
+            reads_one="a teacher generates single sentences, so it reads no text before a sentence",
         )
 
 
@@ -216,7 +223,8 @@ def evaluate_parses(
         if trees_out is not None:
             num_lost = write_parses(trees_out, gold, predicted, labels if labelled else ["TOP", "X"])
             written = {"trees_out": str(trees_out), "phrases_that_cannot_be_written": num_lost}
-        figures = figure.to_json() | {"treebank": counts.to_json()}
+        evalb = _evalb_figures(gold, predicted, labels) if labelled else None
+        figures = figure.to_json() | {"evalb": evalb, "treebank": counts.to_json()}
         fingerprints = {"trees": sha256_file(find_file(stem, ".mrg"))}
         result, _ = record(
             files, PARSES, stem.name, figures, settings=_settings(beam, where), fingerprints=fingerprints
@@ -306,15 +314,22 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
 
 
 class BeamScorer:
-    """A ``pipeline.evaluation.scorer.Scorer`` that scores tokens by the mixtures of a beam search."""
+    """A ``pipeline.evaluation.scorer.DistributionScorer`` that scores tokens by the mixtures of a beam search."""
 
     def __init__(self, model: Rnng, beam: BeamConfig) -> None:
         self._search = BeamSearch(model, beam)
+        self._mixtures = NextTokenScorer(BeamTeacher(model, beam), eos_id=model.eos_id, batch_tokens=MIXTURE_TOKENS)
 
     def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
         found = self._search.search(Ragged.from_lists(list(sentences), np.int64))
         return [row.astype(np.float32) for row in found.token_log_probs]
+
+    def distributions(
+        self, sentences: Sequence[np.ndarray], before: Sequence[np.ndarray], boundary_ids: NDArray[np.int64]
+    ) -> list[TokenScores]:
+        """See ``DistributionScorer.distributions``. A teacher reads single sentences, so ``before`` must be empty."""
+        return self._mixtures.distributions(sentences, before, boundary_ids)
 
 
 @torch.no_grad()
@@ -401,6 +416,27 @@ def _concatenated(parts: Sequence[Ragged]) -> Ragged:
     return Ragged.from_lengths(
         np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
     )
+
+
+def _evalb_figures(
+    sentences: Sequence[TokenSentence], predicted: Sequence[Sequence[TokenPhrase] | None], labels: Sequence[str]
+) -> dict[str, Any]:
+    """Return the figures of EVALB. Spans of words and of tokens become spans of characters."""
+    of_all, up_to_cut_off = score_by_evalb(
+        GoldAndPredicted(
+            tags=sentence.sentence.tree.tags,
+            spans=words,
+            gold=[
+                (label, words[start][0], words[stop - 1][1]) for label, start, stop in sentence.sentence.tree.phrases
+            ],
+            predicted=None
+            if phrases is None
+            else [(labels[label], tokens[start][0], tokens[stop - 1][1]) for label, start, stop in phrases],
+        )
+        for sentence, phrases in zip(sentences, predicted, strict=True)
+        for words, tokens in [(sentence.sentence.spans, sentence.spans)]
+    )
+    return {"all": of_all.to_json(), f"at_most_{CUT_OFF}_words": up_to_cut_off.to_json()}
 
 
 def write_parses(

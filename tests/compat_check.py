@@ -40,27 +40,48 @@ def check(folder: str, expected: dict[str, Any]) -> list[str]:
 
 def check_tokenizer(folder: str, expected: dict[str, Any]) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    characters = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+    special = set(tokenizer.all_special_tokens)
     texts, rows = list(expected["texts"]), expected["input_ids"]
     expect("is_fast", tokenizer.is_fast, True)
     for text, row in zip(texts, rows, strict=True):
-        encoding = tokenizer(text)
-        expect("keys", sorted(encoding), ["attention_mask", "input_ids"])
-        expect(f"ids of {text!r}", encoding["input_ids"], row)
-        expect(f"encode({text!r})", tokenizer.encode(text), row)
-        expect(f"ids of {text!r} alone", tokenizer(text, add_special_tokens=False)["input_ids"], row[1:])
-        expect(f"decode of {text!r}", tokenizer.decode(row, skip_special_tokens=True), text)
-    expect("ids of all texts at once", tokenizer(texts)["input_ids"], rows)
+        readers = [characters] if any(name in text for name in special) else [characters, tokenizer]
+        for reader in readers:
+            encoding = reader(text)
+            expect("keys", sorted(encoding), ["attention_mask", "input_ids"])
+            expect(f"ids of {text!r}", encoding["input_ids"], row)
+            expect(f"encode({text!r})", reader.encode(text), row)
+            expect(f"ids of {text!r} alone", reader(text, add_special_tokens=False)["input_ids"], row[1:])
+        decoded = tokenizer.decode(row, skip_special_tokens=True)
+        expect(f"decode of {text!r}", decoded.removeprefix(" "), text.removeprefix(" "))
+        if tokenizer in readers:
+            check_idioms(tokenizer, text, row, one_leading_space=expected["one_leading_space"])
+    expect("ids of all texts at once", characters(texts)["input_ids"], rows)
     ids = expected["special_ids"]
     expect("bos", tokenizer.bos_token_id, ids["bos"])
     expect("eos", tokenizer.eos_token_id, ids["eos"])
     ended = [*rows[0], ids["eos"]]
     whole = tokenizer.bos_token + " " + texts[0] + tokenizer.eos_token
     expect("decode with special tokens", tokenizer.decode(ended), whole)
+    if expected["one_leading_space"]:
+        expect("ids of a text with special tokens", tokenizer(whole, add_special_tokens=False)["input_ids"], ended)
     return [f"tokenizer: {type(tokenizer).__name__}, ids and texts of {len(texts)} texts are equal"]
 
 
+def check_idioms(tokenizer: Any, text: str, row: list[int], *, one_leading_space: bool) -> None:
+    """Check what programs do with GPT-2's tokenizer: write special tokens and spaces, and decode token by token."""
+    for name, i in ((tokenizer.bos_token, row[0]), (tokenizer.eos_token, tokenizer.eos_token_id)):
+        expect(f"ids of {name + text!r}", tokenizer(name + text, add_special_tokens=False)["input_ids"], [i, *row[1:]])
+    if one_leading_space:
+        if text:
+            expect(f"ids of {' ' + text!r}", tokenizer(" " + text.removeprefix(" "))["input_ids"], row)
+        pieces = "".join(tokenizer.decode([i]) for i in row[1:])
+        if text.isascii():  # a piece of another text may have only a part of a character
+            expect(f"pieces of {text!r}", pieces, tokenizer.decode(row[1:]))
+
+
 def check_model(folder: str, expected: dict[str, Any]) -> list[str]:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     model.eval()
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):

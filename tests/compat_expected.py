@@ -66,6 +66,7 @@ def expected_of(folder: Path) -> dict[str, object]:
         "last_logits": last,
         "surprisals_nats": [(-each.astype(np.float64)).tolist() for each in surprisals],
         "special_ids": {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id},
+        "one_leading_space": tokenizer.encode(" x") == tokenizer.encode("x"),
         "prompt": PROMPT,
     }
 

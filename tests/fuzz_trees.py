@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.corpus.trees.matching import match_words
-from pipeline.corpus.trees.readers import Counts, looks_like_trees, read_raw_trees, read_sentences
+from pipeline.corpus.trees.raw_trees import read_raw_trees
+from pipeline.corpus.trees.readers import Counts, looks_like_trees, read_sentences
 from pipeline.corpus.trees.treebanks import find_trees
 from pipeline.corpus.trees.trees import MalformedTreeError, format_tree, normalise_tree, parse_tree
 from storage.errors import InputError
@@ -24,17 +25,26 @@ SEEDS = (
     b"( (S\n    (NP (DT the) (NN U.S.))\n    (`` ``) (VP (VBZ is) (RB n't)) ('' '')\n    (. .)))\n",
     b"2 7\n-20.5 -80.1\n(S1 (NP (NN worst)))\n-10.25\n(S1 (NP (NN best)))\n0 8\n",
     b"\xef\xbb\xbf(X (HYPH \xe2\x80\x94) (NN \xff))\r\n",
+    b"( (IP-MAT (NP;*SBJ* (N-N ugla$-ugla) (D $in-hinn)) (CODE <P_1>) (C 0) (NP *T*-1) (. .-.))\n  (ID TALE,.1))\n",
+    b"/~*\nOwls (x\n*~/\n( (METADATA (AUTHOR A B)) (IP (N (ORTHO owls) (META (LEMMA owl))) (, <dash/>)) (ID 1))\n",
+    b"( (S (NP the/DT owl/NN) (VP hoots/VBZ (SBAR 0 *T*-1)) ./.) )\n( END_OF_TEXT_UNIT )\n",
+    b"<DOC>\n<DATE> 1\nx\n</DATE>\n<S ID=1> ( (IP (PU () (NN \xe7\x8c\xab) (PU ))) ) </S>\n",
+    b"*x*x*\n\n( (CODE (SYM SpeakerA1) (. .) ))\n( (S (EDITED (RM (-DFL- \\[)) (XX MUMBLEx)) (. .) (-DFL- E_S) ))\n",
+    b"(TOP (S (UH %um) (XX %pw) (NN owls) (. /.)))\n(S (NN ___) (. .))\n(S (NN a_a) (NN b_b) (NN c_c) (NN d_d))\n",
+    b"(ROOT\n  (S (NN a)\n(, ,)))\n(ROOT (S (NN b)) (ROOT (S (NN c)))) (S (NN d)) e\n%% f\n(S (NN (g)) \\(\n",
 )
 
 
 def check(path: Path) -> None:
     """Assert the properties of any file."""
     check_text(path.read_bytes().decode(errors="replace"))
-    num_pieces = 0
+    num_pieces = last = 0
     try:
         for raw in read_raw_trees(path):
             num_pieces += 1
             assert (raw.text is None) == bool(raw.fault)
+            assert raw.line >= last
+            last = raw.line
     except InputError:
         num_pieces = -1
     for wanted in ("auto", "ptb", "bllip", "brackets"):

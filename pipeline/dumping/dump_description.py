@@ -6,6 +6,7 @@ store. It does not read shards, except to verify them.
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.corpus.text.word_budget import TrainingText, from_json, not_known
@@ -95,9 +96,14 @@ def dump_for_people(about: dict[str, Any]) -> dict[str, Any]:
         },
     }
     if statistics is not None:
-        distribution = _DISTRIBUTIONS[schema["condition"]] + cross_fitted(schema["fingerprints"])
+        distribution = distribution_of(schema["condition"], schema["fingerprints"])
         groups["distributions at temperature 1"] = _figures(statistics, distribution)
     return {**groups, "computed with": _computation(schema["computation"])}
+
+
+def distribution_of(condition: str, fingerprints: Iterable[str]) -> str:
+    """Return the name of a dump's distributions from its condition and the names of its fingerprints."""
+    return _DISTRIBUTIONS[condition] + cross_fitted(fingerprints)
 
 
 def _makers(history: list[dict[str, Any]]) -> dict[str, str]:

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split
+from pipeline.dumping.dump_card import companions
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.next_token import LOGIT_ROWS, MixtureModel, NextTokenModel, append_eos
 from pipeline.dumping.reduction import Reduced, draw_generator, reduce_logits
@@ -70,8 +71,8 @@ class DumpJob:
     """Fingerprints of the models."""
     device: torch.device
     """Where to compute. The dump records the device's model name, because the device can change bits."""
-    search: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of the beam search under the condition ``beam``. The dump records them."""
+    search: Mapping[str, int | str] = field(default_factory=dict)
+    """Sizes of the beam search under the condition ``beam``, or the version of a library. The dump records them."""
     trained_on: Sequence[Json] = ()
     """The texts that the models were trained on, as ``word_budget`` records them. The dump's history has them."""
 
@@ -166,7 +167,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
         if not world.is_main:
             return None
         with Progress("verify", total=len(todo), unit="shards") as progress:
-            summary = writer.finish(progress.update)
+            summary = writer.finish(progress.update, lambda found: companions(schema, found, job.dataset.tokenizer))
         writer.log(_event("complete", world))
         return summary
 

@@ -1,8 +1,8 @@
-"""Dump, plan and verify with any source of distributions: a trained run or the grammar of a sample corpus.
+"""Dump, plan and verify with any source of distributions: a run, the grammar of a sample corpus, or a language model.
 
 Each kind of source decides which conditions its distributions can have; see ``condition`` in `storage.dump.schema`.
-``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students, and
-``grammar_source`` that of the grammar.
+``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students,
+``grammar_source`` that of the grammar, and ``causal_lm_source`` that of a folder in Hugging Face's format.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
-from pipeline.corpus.text.word_budget import PARSER, from_json, to_json
+from pipeline.corpus.text.word_budget import PARSER, from_json, not_known, to_json
 from pipeline.dumping.cross_fitting import in_order_of_folds
 from pipeline.dumping.dump_config import Condition, DumpConfig
 from pipeline.dumping.dump_description import verify_dump_files
@@ -28,12 +28,12 @@ from storage.errors import ConfigError, RunError
 from storage.fingerprints import Json, canonical_json, sha256_bytes
 from storage.locations import Location, Place
 
-ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int]]
-"""A model, and the sizes of its beam search. The sizes are empty if the model does not search."""
+ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int | str]]
+"""A model, and what the dump records of its computation: the sizes of a beam search, or the version of a library."""
 
 
 class DumpSource(Protocol):
-    """A trained run before its weights are read, or a grammar."""
+    """A trained run or a language model before its weights are read, or a grammar."""
 
     @property
     def path(self) -> Path:
@@ -41,11 +41,11 @@ class DumpSource(Protocol):
 
     @property
     def kind(self) -> str:
-        """What the folder holds, for messages: ``a teacher's run``, ``a student's run`` or ``a sample corpus``."""
+        """What the folder holds, for messages: ``a teacher's run``, ``a sample corpus`` and so on."""
 
     @property
     def run(self) -> RunInfo | None:
-        """The content of the run's ``run.json``; None for a grammar."""
+        """The content of the run's ``run.json``; None if there is no run."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -144,7 +144,7 @@ def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, de
     A run may still be training. So its fingerprint is taken before and after loading, and must not change.
     """
     models, teachers = [], []
-    search: Mapping[str, int] = {}
+    search: Mapping[str, int | str] = {}
     for source in in_order_of_folds(sources, dataset, config.split):
         source.check_reads(dataset, config.split)
         fingerprint = source.fingerprint()
@@ -171,6 +171,11 @@ def _trained_on(dataset: Dataset, sources: Sequence[DumpSource], config: DumpCon
         for source in sources
         if source.run is not None
         for text in from_json(source.run.trained_on, of=source.run.kind, name=source.path.name, where=str(source.path))
+    ]
+    texts += [
+        not_known("teacher", source.path.name)
+        for source in sources
+        if source.run is None and source.kind != "a sample corpus"  # a hand-written grammar was trained on nothing
     ]
     given_trees = [text for text in dataset.trained_on if text.of == PARSER and config.condition == "tree"]
     return to_json([*texts, *given_trees])

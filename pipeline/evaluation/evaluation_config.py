@@ -55,7 +55,8 @@ class MinimalPairConfig:
     """How ``evaluate minimal-pairs`` scores a sentence."""
 
     prefix: Literal["none", "space"] = "none"
-    """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task."""
+    """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task. The space changes
+    nothing for new tokenizers of train-tokenizer. It is a token of its own in older and in some adopted tokenizers."""
     eos: bool = False
     """Count <eos> as a token of the sentence. Other programs leave it out."""
 
@@ -88,6 +89,20 @@ class SurprisalConfig:
 
     by: Literal["word", "token"] = "word"
     """The unit of a row."""
+    column: str = ""
+    """If TEXT is a table (CSV, TSV) or JSON lines: the column that holds the text. A column of a table without a header
+    is named by its number, from 1."""
+    item: tuple[str, ...] = ()
+    """Columns of the table that together identify a sentence, such as item,condition. The output has them too."""
+    region: str = ""
+    """Column of the table that identifies a region within a sentence. Each row is then a region. The rows with the same
+    item make a sentence, and the output has a row per region."""
+    context: Path | None = None
+    """File with the text before each sentence: line k is before sentence k, and may be empty. For students that were
+    trained with --context document."""
+    context_sentences: int = 0
+    """Give each sentence up to this many lines before it as context. An empty line then separates two documents. For
+    students that were trained with --context document."""
     spans: Path | None = None
     """File that says where each word is, if words are not the strings between spaces. Each line holds the number of the
     sentence, the first character of the word and one past its last (docs/surprisal.md)."""
@@ -95,6 +110,25 @@ class SurprisalConfig:
     """File with one word and its count per line, tab-separated. Adds the column log_frequency."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a malformed line: stop and name the line, or leave the line out and count it."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.frequencies is not None and self.by == "token":
+            problems.append(
+                "frequencies for a table of tokens, expected a table of words: leave out --frequencies or --by"
+            )
+        if (self.item or self.region) and not self.column:
+            problems.append("--item or --region without --column: name the column of the text")
+        if self.region and not self.item:
+            problems.append("--region without --item: name the columns that identify a sentence")
+        if self.region and self.spans is not None:
+            problems.append("--region and --spans both say what a word is: leave one out")
+        if self.context_sentences < 0:
+            problems.append(f"context-sentences is {self.context_sentences}, expected at least 0")
+        if self.context_sentences and self.context is not None:
+            problems.append("--context and --context-sentences both give the text before: leave one out")
+        if problems:
+            raise ConfigError("surprisal: " + "; ".join(problems))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

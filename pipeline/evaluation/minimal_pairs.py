@@ -10,12 +10,18 @@ Two conventions change accuracies, so every result names them (docs/decisions/00
     eos       whether <eos> counts. If it counts, the sum is the log-probability of the sentence. If not, the sum is the
               log-probability that a text begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave
               <eos> out
-    prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task
+    prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task. For new
+              tokenizers of train-tokenizer, both are the same (docs/decisions/0015)
+
+A second figure compares means instead of sums: log p divided by the number of its tokens, with ``<eos>`` if it counts.
+It asks which sentence is less surprising per token, so it does not favour the shorter sentence. It depends on how the
+tokenizer divides words.
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
 have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
-lines are ignored. Text is normalised as a corpus is, so the line ends inside some sentences of BabyLM's supplement
-become spaces.
+lines are ignored. Text is normalised as a corpus is, except that the line ends inside some sentences of BabyLM's
+supplement stay, as in BabyLM's pipeline. The other tasks of BabyLM's evaluation data compare endings or contexts, not
+sentences, and are refused by name.
 
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
@@ -23,6 +29,7 @@ Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8
 import gzip
 import json
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +46,7 @@ from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
+from storage.files import list_files
 from storage.fingerprints import canonical_json, sha256_bytes
 
 Prefix = Literal["none", "space"]
@@ -46,11 +54,23 @@ _PREFIXES: Final[Mapping[Prefix, str]] = {"none": "", "space": " "}
 NOT_SPECIFIED: Final = "unspecified"
 _FIELDS: Final = {"syntax/semantics": "syntax_semantics"}
 """BLiMP spells one of its fields in two ways."""
+SENTENCES: Final = ("sentence_good", "sentence_bad")
+OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
+    "EWoK": frozenset({"Context1", "Target1", "Target2"}),
+    "entity tracking": frozenset({"input_prefix", "options"}),
+    "COMPS": frozenset({"prefix_acceptable", "prefix_unacceptable"}),
+    "WUG": frozenset({"sentences", "ratio"}),
+    "VQA": frozenset({"question", "target_ans", "distractors"}),
+    "Winoground": frozenset({"caption_0", "caption_1"}),
+    "Global PIQA": frozenset({"solution0", "solution1"}),
+}
+"""The fields of tasks in BabyLM's evaluation data that are not minimal pairs."""
+_LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MinimalPair:
-    """A grammatical and an ungrammatical sentence, both normalised."""
+    r"""A grammatical and an ungrammatical sentence, both normalised. A line end inside them is ``\n``."""
 
     good: str
     bad: str
@@ -128,6 +148,9 @@ class MinimalPairFigures:
     """The field of each paradigm."""
     num_identical: int
     """Pairs that were left out because their sentences are the same after normalisation."""
+    per_token: "MinimalPairFigures | None" = None
+    """The same pairs scored by the mean log-probability per token, with differences in nats per token. None in results
+    of older versions, and in ``per_token`` itself."""
 
     @property
     def macro_accuracy(self) -> float | None:
@@ -137,6 +160,7 @@ class MinimalPairFigures:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object, with paradigms, terms and fields in alphabetical order."""
+        per_token = {} if self.per_token is None else {"per_token": self.per_token.to_json()}
         return {
             "accuracy_macro": self.macro_accuracy,
             "accuracy_micro": self.overall.accuracy,
@@ -148,6 +172,7 @@ class MinimalPairFigures:
                 name: {"linguistics_term": self.terms[name], "field": self.fields[name]} | counts.to_json()
                 for name, counts in sorted(self.by_paradigm.items())
             },
+            **per_token,
         }
 
     @classmethod
@@ -162,13 +187,14 @@ class MinimalPairFigures:
             if not isinstance(found := value.get(by), dict):
                 raise InputError(f"{where}: no object {by!r}; run evaluate minimal-pairs again")
             counts_by[by] = {name: PairCounts.from_json(counts, where=where) for name, counts in found.items()}
-        paradigms = value["by_paradigm"]
+        paradigms, per_token = value["by_paradigm"], value.get("per_token")
         return cls(
             overall=PairCounts.from_json(value.get("overall"), where=where),
             terms={name: string(paradigm, "linguistics_term", where=where) for name, paradigm in paradigms.items()},
             fields={name: string(paradigm, "field", where=where) for name, paradigm in paradigms.items()},
             **counts_by,
             num_identical=int(number(value, "num_identical", where=where)),
+            per_token=cls.from_json(per_token, where=where) if isinstance(per_token, dict) else None,
         )
 
 
@@ -183,6 +209,10 @@ class ScoredPair:
     """log p of the grammatical sentence, in nats."""
     bad: float
     """log p of the ungrammatical sentence, in nats."""
+    good_tokens: int | None = None
+    """Number of tokens in the sum ``good``. None in results of older versions."""
+    bad_tokens: int | None = None
+    """Number of tokens in the sum ``bad``."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
@@ -190,20 +220,22 @@ class ScoredPair:
 
 
 def read_minimal_pairs(path: Path) -> list[MinimalPair]:
-    """Return the pairs of a file, or of all ``*.jsonl`` and ``*.jsonl.gz`` files of a folder in order of their names.
+    """Return the pairs of a file, or of all ``*.jsonl`` and ``*.jsonl.gz`` files below a folder, ordered by name.
+
+    Hidden files and folders are left out.
 
     Raises:
-        InputError: If there is no such file or no pair, if a file exists both plain and gzipped, or if a line is
-            malformed. The error names the file and the line.
+        InputError: If there is no such file or no pair, if a file exists both plain and gzipped or in two folders, if a
+            file holds another task, or if a line is malformed. The error names the file and the line.
     """
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
+        below = (Path(name) for name in list_files(path) if name.endswith((".jsonl", ".jsonl.gz")))
+        files = [path / name for name in below if not any(part.startswith((".", "__")) for part in name.parts)]
         if not files:
             raise InputError(f"{path}: no .jsonl or .jsonl.gz file in this folder; give a folder with minimal pairs")
-    stems = [_stem(file) for file in files]
-    if twice := {stem for stem in stems if stems.count(stem) > 1}:
-        raise InputError(f"{path}: both plain and gzipped: {', '.join(sorted(twice))}; keep one of each")
+        _refuse_other_tasks(files)
+        _refuse_twice(path, files)
     seen: Counter[str] = Counter()
     pairs = []
     for file in files:
@@ -237,6 +269,8 @@ def evaluate_minimal_pairs(
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
     """Score pairs, each distinct sentence once. Return the figures, and the two log-probabilities of each pair.
 
+    The figures are of the sums. Their ``per_token`` has the figures of the means.
+
     The scorer gives float32 log-probabilities. Their sums are float64.
 
     Args:
@@ -266,10 +300,9 @@ def evaluate_minimal_pairs(
                 "model; remove the line"
             )
     log_probs = score_all(scorer, ids, block_sentences=block_sentences)
-    scores = {
-        sentence: float(row[: len(row) if eos else -1].sum(dtype=np.float64))
-        for sentence, row in zip(where, log_probs, strict=True)
-    }
+    counted = [row if eos else row[:-1] for row in log_probs]
+    num_tokens = {sentence: len(row) for sentence, row in zip(where, counted, strict=True)}
+    scores = {sentence: float(row.sum(dtype=np.float64)) for sentence, row in zip(where, counted, strict=True)}
     for sentence, score in scores.items():
         if not math.isfinite(score):
             raise RunError(
@@ -277,11 +310,26 @@ def evaluate_minimal_pairs(
                 "checkpoint is damaged: use another checkpoint"
             )
     scored = [
-        ScoredPair(paradigm=pair.paradigm, pair=pair.number, good=scores[pair.good], bad=scores[pair.bad])
+        ScoredPair(
+            paradigm=pair.paradigm,
+            pair=pair.number,
+            good=scores[pair.good],
+            bad=scores[pair.bad],
+            good_tokens=num_tokens[pair.good],
+            bad_tokens=num_tokens[pair.bad],
+        )
         for pair in kept
     ]
-    differences = np.array([pair.good - pair.bad for pair in scored], np.float64)
-    figures = MinimalPairFigures(
+    means = {sentence: score / num_tokens[sentence] for sentence, score in scores.items()}
+    figures = _figures(pairs, kept, np.array([pair.good - pair.bad for pair in scored], np.float64))
+    per_token = _figures(pairs, kept, np.array([means[pair.good] - means[pair.bad] for pair in kept], np.float64))
+    return replace(figures, per_token=per_token), scored
+
+
+def _figures(
+    pairs: Sequence[MinimalPair], kept: Sequence[MinimalPair], differences: NDArray[np.float64]
+) -> MinimalPairFigures:
+    return MinimalPairFigures(
         overall=_counts(differences),
         by_paradigm=_counts_by(pairs, kept, differences, lambda pair: pair.paradigm),
         by_term=_counts_by(pairs, kept, differences, lambda pair: pair.term),
@@ -290,11 +338,52 @@ def evaluate_minimal_pairs(
         fields={pair.paradigm: pair.field for pair in reversed(pairs)},
         num_identical=len(pairs) - len(kept),
     )
-    return figures, scored
 
 
 def _stem(file: Path) -> str:
     return file.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def _refuse_twice(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse two files of one name: their paradigms would be counted together."""
+    found: dict[str, Path] = {}
+    for file in files:
+        other = found.setdefault(_stem(file), file)
+        if other != file and other.parent == file.parent:
+            raise InputError(f"{folder}: both plain and gzipped: {_stem(file)}; keep one of each")
+        if other != file:
+            raise InputError(
+                f"{folder}: {_stem(file)} is in {other.parent} and in {file.parent}; give one of these folders"
+            )
+
+
+def _refuse_other_tasks(files: Sequence[Path]) -> None:
+    """Refuse a folder in which the first line of a file is of another task. The error names folders of pairs."""
+    others, folders = [], dict[Path, None]()
+    for file in files:
+        if first := next(((i, line) for i, line in enumerate(_lines(file), start=1) if line.strip()), None):
+            try:
+                value = json.loads(first[1].decode("utf-8-sig"))
+            except (ValueError, RecursionError):
+                continue  # reading the file reports the fault
+            if isinstance(value, dict) and (problem := _other_task(value)):
+                others.append((f"{file}:{first[0]}", problem))
+            else:
+                folders[file.parent] = None
+    if others:
+        where, problem = others[0]
+        pure = [str(found) for found in folders if not any(Path(place).parent == found for place, _ in others)]
+        remedy = f"give a folder with minimal pairs alone{': ' * bool(pure)}{' or '.join(pure[:4])}"
+        raise InputError(f"{where}: {problem}; {remedy}")
+
+
+def _other_task(value: Mapping[str, Any]) -> str:
+    """Return what is wrong with an object that has neither sentence of a pair; "" if it has one of them."""
+    if any(name in value for name in SENTENCES):
+        return ""
+    known = [task for task, names in OTHER_TASKS.items() if names <= value.keys()]
+    task = f"a line of {known[0]}, which is" if known else f"an object with the fields {', '.join(value) or 'none'},"
+    return f"{task} another task than minimal pairs, expected the fields {' and '.join(SENTENCES)}"
 
 
 def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
@@ -303,7 +392,10 @@ def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
             continue
         where = f"{file}:{i}"
         try:
-            yield _pair(json.loads(line.decode("utf-8")), _stem(file), where)
+            value = json.loads(line.decode("utf-8-sig" if i == 1 else "utf-8"))
+            if isinstance(value, dict) and (problem := _other_task(value)):
+                raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone")
+            yield _pair(value, _stem(file), where)
         except UnicodeDecodeError as error:
             raise InputError(f"{where}: not UTF-8 ({error}); convert the file") from error
         except (ValueError, RecursionError) as error:
@@ -346,7 +438,9 @@ def _text(value: dict[str, Any], name: str, default: str | None = None) -> str:
     if not isinstance(found, str):
         raise ValueError(f"{name} is {found!r}")  # noqa: TRY004 - reported with file and line by the caller
     found.encode()  # a lone surrogate is legal in JSON, but it is not text
-    if not (normalised := normalise_text(found)):
+    # A name is one line, and a sentence keeps its line ends.
+    lines = _LINE_END.split(found) if name in SENTENCES else [found]
+    if not (normalised := "\n".join(map(normalise_text, lines)).strip("\n")):
         raise ValueError(f"{name} is empty")
     return normalised
 

@@ -103,7 +103,8 @@ def record(
         fingerprints: The sha256 of the data, by the names in ``DATA``, and of the ``teacher`` in a mixture.
         rows: Item rows; None for surprisals, parses and mixtures.
     """
-    name = _name(model, kind, subject, settings, fingerprints)
+    name = "-".join([kind.replace("_", "-"), _file_name_part(subject), fingerprints[DATA[kind]][:8]])
+    name += "".join(f"-{part}" for part in _name_parts(model.which, settings, fingerprints))
     if rows is not None:
         write_rows(model.path, name, rows)
     result = Result(
@@ -119,29 +120,29 @@ def record(
     return written, written.with_suffix(".jsonl")
 
 
-def _name(
-    model: ModelFiles, kind: str, subject: str, settings: Mapping[str, Any], fingerprints: Mapping[str, str]
-) -> str:
-    """Return the name of the files of a result, with everything that lets two results of a model stand side by side."""
-    name = f"{kind.replace('_', '-')}-{re.sub(r'[^A-Za-z0-9._-]+', '-', subject)}-{fingerprints[DATA[kind]][:8]}"
-    if model.which not in {"best", EXPORTED}:
-        name += f"-{model.which}"
-    if "beam" in settings:
-        name += f"-beam{settings['beam']}-{settings['word_beam']}"
-    if settings.get("prefix") == "space":
-        name += "-space"
-    if settings.get("eos"):
-        name += "-eos"
-    for setting, usual in ("joining", "text"), ("rules", "2026"):
-        if (value := settings.get(setting, usual)) != usual:
-            name += f"-{value}"
-    if (spans := settings.get("spans sha256")) is not None:
-        name += f"-spans{spans[:8]}"
-    if (teacher := fingerprints.get("teacher")) is not None:
-        name += f"-teacher{teacher[:8]}"
-    if (most := settings.get("max_sentences")) is not None:
-        name += f"-{most}sentences"
-    return name
+def _name_parts(which: str, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:
+    """Return what the name of a result says about its checkpoint, its model and its convention."""
+    joining, rules = settings.get("joining", "text"), settings.get("rules", "2026")
+    digests = {name: settings.get(f"{name} sha256") for name in ("spans", "context")}
+    digests["teacher"] = fingerprints.get("teacher")
+    parts = [
+        which if which not in {"best", EXPORTED} else "",
+        f"beam{settings['beam']}-{settings['word_beam']}" if "beam" in settings else "",
+        "space" if settings.get("prefix") == "space" else "",
+        "eos" if settings.get("eos") else "",
+        joining if joining != "text" else "",
+        rules if rules != "2026" else "",
+        _file_name_part(settings.get("column", "")),
+        _file_name_part(settings.get("region", "")),
+        *(f"{name}{digest[:8]}" for name, digest in digests.items() if digest),
+        f"context{settings['context_sentences']}" if settings.get("context_sentences") else "",
+        f"{settings['max_sentences']}sentences" if settings.get("max_sentences") is not None else "",
+    ]
+    return [part for part in parts if part]
+
+
+def _file_name_part(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
 
 def write_result(model: Path, name: str, result: Result) -> Path:

@@ -1,8 +1,11 @@
 """Score sentences: compute the log-probability of every token, with any model that needs no tree.
 
-Minimal pairs, SyntaxGym and surprisals use the ``Scorer`` interface and no model directly. ``NextTokenScorer``
-implements the interface for any ``NextTokenModel``. A model conditioned on a tree cannot score, because raw sentences
-have no tree.
+Minimal pairs and SyntaxGym use the ``Scorer`` interface and no model directly. Surprisals use ``DistributionScorer``,
+which also says what the distribution of each token was like, and reads text before a sentence. ``NextTokenScorer``
+implements both for any ``NextTokenModel``. A model conditioned on a tree cannot score, because raw sentences have no
+tree.
+
+Shape letters: n tokens of a sentence, c tokens before it, R rows of logits, V vocabulary.
 """
 
 import logging
@@ -11,11 +14,15 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Final, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.dumping.next_token import NextTokenModel, gold_log_probs
+from pipeline.dumping.next_token import LOGIT_ROWS, NextTokenModel, append_eos, gold_log_probs
+from pipeline.runtime.distributed import on_device
 from pipeline.runtime.progress import Progress
-from storage.ragged import Ragged
+from pipeline.training.batching import consecutive_batches
+from storage.ragged import Ragged, concatenated_ranges
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +39,34 @@ class Scorer(Protocol):
 
         A value is the natural log-probability of a token given ``<bos>`` and all tokens before it. Arrays come in the
         order of the sentences. Sentences have neither ``<bos>`` nor ``<eos>``, and may be empty.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenScores:
+    """What a model predicts at each position of a sentence of n tokens. All arrays are ``[n + 1]`` float32, in nats."""
+
+    log_probs: NDArray[np.float32]
+    """Log-probability of each token and of ``<eos>``, as from ``Scorer.log_probs``."""
+    boundary_log_probs: NDArray[np.float32]
+    """log of the summed probability of all tokens that begin a word, and of ``<eos>``. At most 0."""
+    entropies: NDArray[np.float32]
+    """Entropy of the distribution over the next token: -sum over the vocabulary of p log p. At least 0."""
+
+
+class DistributionScorer(Scorer, Protocol):
+    """A scorer that also summarises the distribution of every token."""
+
+    def distributions(
+        self, sentences: Sequence[np.ndarray], before: Sequence[np.ndarray], boundary_ids: NDArray[np.int64]
+    ) -> list[TokenScores]:
+        """Return the scores of each sentence, in order. Only the positions of the sentences are scored.
+
+        Args:
+            sentences: Token ids without ``<bos>`` and ``<eos>``, as for ``Scorer.log_probs``.
+            before: For each sentence, the c token ids between the first ``<bos>`` and the sentence. They end with the
+                ``<bos>`` of the sentence, or are empty.
+            boundary_ids: Ids of the tokens that begin a word, and of ``<eos>``.
         """
 
 
@@ -60,6 +95,48 @@ class NextTokenScorer:
         tokens = Ragged.from_lists([sentences[i] for i in order], np.int64)
         sorted_log_probs = gold_log_probs(self.model, tokens, None, eos_id=self.eos_id, batch_tokens=self.batch_tokens)
         return [sorted_log_probs[int(i)] for i in np.argsort(order)]
+
+    def distributions(
+        self, sentences: Sequence[np.ndarray], before: Sequence[np.ndarray], boundary_ids: NDArray[np.int64]
+    ) -> list[TokenScores]:
+        """See ``DistributionScorer.distributions``."""
+        rows = [np.concatenate([*pair]).astype(np.int64) for pair in zip(before, sentences, strict=True)]
+        warn_beyond([len(row) for row in rows], self.num_trained_positions)
+        order = _longest_first(rows)
+        tokens = Ragged.from_lists([rows[i] for i in order], np.int64)
+        gold = append_eos(tokens, self.eos_id)
+        num_scored = np.array([len(sentences[i]) + 1 for i in order], np.int64)
+        found: list[TokenScores] = []
+        for first, stop in consecutive_batches(gold.lengths, self.batch_tokens):
+            batch = slice(first, stop)
+            # The positions of a sentence are the last of its row.
+            places = concatenated_ranges(gold.offsets[1:][batch] - num_scored[batch], num_scored[batch])
+            ends = np.cumsum(num_scored[batch])[:-1]
+            scores = self._summaries(
+                tokens.take(np.arange(first, stop)), places - gold.offsets[first], gold.values[places], boundary_ids
+            )
+            found += [
+                TokenScores(log_probs=log_probs, boundary_log_probs=boundary, entropies=entropies)
+                for log_probs, boundary, entropies in zip(*(np.split(each, ends) for each in scores), strict=True)
+            ]
+        return [found[int(i)] for i in np.argsort(order)]
+
+    @torch.no_grad()
+    def _summaries(
+        self, tokens: Ragged, places: NDArray[np.int64], gold: NDArray[np.int64], boundary_ids: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return ``[3, R]``: the fields of ``TokenScores`` at some positions ``places`` ``[R]`` of a batch of rows."""
+        states = self.model.states(self.model.prepare(tokens, None))
+        states = states.index_select(0, on_device(places, states.device))
+        boundary, targets = on_device(boundary_ids, states.device), on_device(gold, states.device)
+        found = torch.empty((3, len(states)))
+        for start in range(0, len(states), LOGIT_ROWS):
+            at = slice(start, start + LOGIT_ROWS)
+            log_probs: Tensor = self.model.logits(states[at]).float().log_softmax(1)
+            found[0, at] = log_probs.gather(1, targets[at, None])[:, 0]
+            found[1, at] = log_probs.index_select(1, boundary).logsumexp(1)
+            found[2, at] = torch.special.entr(log_probs.exp()).sum(1)
+        return found.numpy()
 
 
 def score_all(

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.text_files import OnError
-from pipeline.evaluation.minimal_pairs import Prefix, pairs_name, pairs_sha256, read_minimal_pairs
+from pipeline.evaluation.evaluation_config import SurprisalConfig
+from pipeline.evaluation.minimal_pairs import MinimalPair, Prefix, pairs_sha256
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
-from pipeline.evaluation.perplexity import FLOOR, breakdowns, perplexity_figure
+from pipeline.evaluation.perplexity import FLOOR, IN_DOCUMENT, breakdowns, perplexity_figure
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SURPRISAL, SYNTAXGYM, record
-from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
-from pipeline.evaluation.surprisal import By, write_surprisals
+from pipeline.evaluation.scorer import BLOCK_SENTENCES, DistributionScorer
+from pipeline.evaluation.surprisal import write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
-from pipeline.evaluation.syntaxgym_suites import Joining, read_suites, suites_name, suites_sha256
+from pipeline.evaluation.syntaxgym_suites import Joining, Suite, suites_sha256
 from pipeline.evaluation.truth import Truth
 from pipeline.training.model_files import ModelFiles
 from storage.errors import ConfigError
@@ -36,7 +36,7 @@ from storage.ragged import Ragged
 class SentenceModel:
     """A model that is ready to score sentences, and the facts about it that its results record."""
 
-    scorer: Scorer
+    scorer: DistributionScorer
     tokenizer: Tokenizer
     max_tokens: int | None
     """Length of the longest sentence that the model can score, without ``<eos>``; None if there is no limit."""
@@ -45,6 +45,10 @@ class SentenceModel:
     """Everything that could change the model's figures, including the distribution."""
     block_sentences: int = BLOCK_SENTENCES
     """Sentences scored between two updates of the progress line."""
+    context_positions: int = 0
+    """Positions that a sentence and the text before it may fill together; 0 if the model reads single sentences."""
+    reads_one: str = ""
+    """Why the model reads single sentences, for errors. "" if it reads more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +110,10 @@ def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     return summary | {"normalisers": definitions, "sentences": str(rows_path), "written": str(written)}
 
 
-def evaluate_minimal_pairs(model: SentenceModel, folder: Path, *, prefix: Prefix, eos: bool) -> dict[str, Any]:
-    """Score every pair of a folder. Record the figures and the score of each pair. Return the figures."""
-    pairs, subject = read_minimal_pairs(folder), pairs_name(folder)
+def evaluate_minimal_pairs(
+    model: SentenceModel, pairs: Sequence[MinimalPair], subject: str, *, prefix: Prefix, eos: bool
+) -> dict[str, Any]:
+    """Score pairs. Record the figures and the score of each pair under the name ``subject``. Return the figures."""
     figures, scored = score_pairs(
         model.scorer,
         model.tokenizer,
@@ -128,12 +133,16 @@ def evaluate_minimal_pairs(model: SentenceModel, folder: Path, *, prefix: Prefix
         rows=(pair.to_json() for pair in scored),
     )
     about = {"model": str(model.files.path), "subject": subject, "prefix": prefix, "eos": eos}
-    return about | figures.to_json() | {"pairs": str(rows), "written": str(written)}
+    shown = figures.to_json()
+    # The printed summary has only the averages of the second figure. The result has all of it.
+    shown["per_token"] = {name: shown["per_token"][name] for name in ("accuracy_macro", "accuracy_micro")}
+    return about | shown | {"pairs": str(rows), "written": str(written)}
 
 
-def evaluate_syntaxgym(model: SentenceModel, paths: Sequence[Path], *, joining: Joining) -> dict[str, Any]:
-    """Score SyntaxGym suites. Record the figures and the outcome of each item. Return the figures."""
-    suites, subject = read_suites(paths), suites_name(paths)
+def evaluate_syntaxgym(
+    model: SentenceModel, suites: Sequence[Suite], subject: str, *, joining: Joining
+) -> dict[str, Any]:
+    """Score suites. Record the figures and the outcome of each item under the name ``subject``. Return the figures."""
     figures, outcomes = evaluate_suites(
         model.scorer,
         model.tokenizer,
@@ -155,34 +164,37 @@ def evaluate_syntaxgym(model: SentenceModel, paths: Sequence[Path], *, joining: 
     return about | figures.to_json() | {"items": str(rows), "written": str(written)}
 
 
-def evaluate_surprisal(
-    model: SentenceModel,
-    text: Path,
-    out: Path,
-    *,
-    by: By,
-    on_error: OnError,
-    spans: Path | None = None,
-    frequencies: Path | None = None,
-) -> dict[str, Any]:
-    """Write the surprisals of a text's words or tokens as a table. Record their sums and return them."""
+def evaluate_surprisal(model: SentenceModel, text: Path, out: Path, config: SurprisalConfig) -> dict[str, Any]:
+    """Write the surprisals of a text's words or tokens as a table. Record their sums and return them.
+
+    Raises:
+        ConfigError: If ``out`` is inside the model's folder, or text before the sentences is given to a model that
+            reads single sentences.
+    """
     if out.resolve().is_relative_to(folder := model.files.path.resolve()):
         raise ConfigError(f"surprisal: {out} is inside {folder}, which holds the model's files; give another --out")
+    has_context = config.context is not None or config.context_sentences > 0
+    if has_context and not model.context_positions:
+        raise ConfigError(
+            f"{model.files.path}: {model.reads_one}, expected a student trained with --context document; leave out "
+            "--context and --context-sentences"
+        )
     figure, dropped = write_surprisals(
         model.scorer,
         model.tokenizer,
         text,
         out,
-        by=by,
+        config,
         max_tokens=model.max_tokens,
-        on_error=on_error,
-        spans=spans,
-        frequencies=frequencies,
+        context_positions=model.context_positions,
         block_sentences=model.block_sentences,
     )
-    read = {"spans": spans, "frequencies": frequencies}
+    read = {"spans": config.spans, "frequencies": config.frequencies, "context": config.context}
     digests = {f"{name} sha256": None if path is None else sha256_file(path) for name, path in read.items()}
-    settings = {**model.settings, "on_error": on_error, **digests}
+    chosen = {name: getattr(config, name) for name in ("on_error", "column", "item", "region", "context_sentences")}
+    settings = {**model.settings, **chosen, **digests}
+    if has_context:
+        settings["distribution"] = IN_DOCUMENT
     figures = figure.to_json() | {"dropped": dict(sorted(dropped.items()))}
     fingerprints = {"text": sha256_file(text)}
     written, _ = record(model.files, SURPRISAL, text.name, figures, settings=settings, fingerprints=fingerprints)

@@ -2,23 +2,31 @@ r"""Write the surprisals of a text's words or tokens as a table, to join with re
 
     surprisal of a token    -log2 p(x_t | x_<t), in bits
     surprisal of a word     the sum over its tokens; by the chain rule, the surprisal of the word as its tokens spell it
+    corrected surprisal     the surprisal of the word and of its end, given that the word before has ended
 
-A word is a string between spaces, including punctuation, or the characters that a file of spans names (``words``). The
-text is normalised as a corpus is. The space before a word belongs to the word, as part of its first token or as a token
-by itself. So the probability that a word ends is part of the next word's surprisal. Oh and Schuler (2024) show how this
-affects fits to reading times. A token with parts of two words cannot be divided, so its sentence is an error. If words
-are strings between spaces, no tokenizer of this project makes a token with parts of two words.
+A word is a string between spaces, including punctuation, or the characters that a file of spans or the rows of a table
+name (``stimuli``). The text is normalised as a corpus is. The space before a word belongs to the word, as part of its
+first token or as a token by itself. So the probability that a word ends is part of the next word's surprisal. Oh and
+Schuler (2024) show how this affects fits to reading times. ``corrected_bits`` moves it to where it belongs. A token
+with parts of two words cannot be divided, so its sentence is an error. If words are strings between spaces, no
+tokenizer of this project makes a token with parts of two words. Somebody may have added such a token to the tokenizer
+of another model, such as "New York". Then its words are one word in the table.
 
-The table has tab-separated columns, a header, and no quoting, because neither words nor tokens contain a tab.
-``docs/surprisal.md`` shows how to read the table and how to join it with reading times. The sentence number is the
-number of the line in the text, so it stays right if lines are skipped. The last row of each sentence is ``<eos>``. The
+The entropy of a word is that of the model's distribution over the next **token** at the first token of the word: what
+the model expects before it reads the word. It is not the entropy over words, which have several tokens.
+
+The table has tab-separated columns, a header, and no quoting, because no cell contains a tab. ``docs/surprisal.md``
+shows how to read the table and how to join it with reading times. The last row of each sentence is ``<eos>``. The
 surprisals of a sentence add up to -log2 p(sentence), except for the rounding to six decimals. ``SurprisalFigure`` has
 the sums without rounding.
+
+Pimentel and Meister (2024), How to Compute the Probability of a Word, EMNLP. Oh and Schuler (2024), Leading Whitespaces
+of Language Models' Subword Vocabulary Pose a Confound for Calculating Word Probabilities, EMNLP.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,17 +36,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer
-from pipeline.corpus.text.text_files import OnError, normalise_text, read_lines
-from pipeline.corpus.trees.matching import Span
-from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer
-from pipeline.evaluation.words import (
-    Frequencies,
-    SpanFile,
-    check_words,
-    read_frequencies,
-    spaced_words,
-    words_of_tokens,
-)
+from pipeline.corpus.text.text_files import check_replaces_no_input
+from pipeline.evaluation.evaluation_config import SurprisalConfig
+from pipeline.evaluation.scorer import BLOCK_SENTENCES, DistributionScorer, TokenScores
+from pipeline.evaluation.stimuli import Stimulus, read_stimuli
+from pipeline.evaluation.words import Frequencies, begins_word, read_frequencies
 from pipeline.runtime.json_files import number
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError
@@ -46,17 +48,27 @@ from storage.files import written_whole
 
 By = Literal["word", "token"]
 COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
-    "word": ("sentence_number", "word_number", "word", "surprisal_bits", "num_tokens"),
-    "token": ("sentence_number", "word_number", "token_number", "token", "surprisal_bits"),
+    "word": (
+        "sentence_number",
+        "word_number",
+        "word",
+        "surprisal_bits",
+        "num_tokens",
+        "corrected_surprisal_bits",
+        "token_entropy_nats",
+    ),
+    "token": ("sentence_number", "word_number", "token_number", "token", "surprisal_bits", "token_entropy_nats"),
 }
 """Numbers begin at 1. Tokens are written as in ``tokenizer.json``, with ``Ġ`` for a space. ``<eos>`` is not a word, but
 it is numbered as if it were the next word and token."""
 LOG_FREQUENCY: Final = "log_frequency"
-"""Last column of a table of words, if frequencies are given. Empty for ``<eos>`` and for words without a frequency."""
-WordUnit = Literal["white space", "spans"]
+"""Next column of a table of words, if frequencies are given. Empty for ``<eos>`` and for words without a frequency. The
+columns ``item`` and ``region`` of the input come last, under their names."""
+WordUnit = Literal["white space", "spans", "regions"]
 _WORD_UNITS: Final[Mapping[WordUnit, str]] = {
     "white space": "white-space-separated words",
     "spans": "words of the file of spans",
+    "regions": "regions of the table",
 }
 _EOS: Final = SPECIAL_TOKENS[1]
 
@@ -77,6 +89,12 @@ class SurprisalFigure:
     word_unit: WordUnit
     num_words_with_frequency: int | None
     """Words with a frequency; None if no frequencies were given."""
+    num_with_context: int = 0
+    """Sentences that were scored after other text."""
+    num_with_less_context: int = 0
+    """Sentences whose text before them did not fit, so that its oldest part was left out."""
+    num_cut_tokens: int = 0
+    """Tokens of that text that were left out, over all sentences."""
 
     def __post_init__(self) -> None:
         """Check that the counts are possible.
@@ -117,112 +135,98 @@ class SurprisalFigure:
             raise InputError(f"{where}: word_unit is {found!r}, expected {' or '.join(_WORD_UNITS)}; evaluate again")
         name = "num_words_with_frequency"
         num_found = None if value.get(name) is None else int(number(value, name, where=where))
+        for context in ("num_with_context", "num_with_less_context", "num_cut_tokens"):
+            counts[context] = int(number(value, context, where=where)) if context in value else 0
         return cls(**counts, bits=bits, bits_eos=bits_eos, word_unit=word_unit, num_words_with_frequency=num_found)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextSentence:
-    """A line of text as a model reads it."""
+def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.bool_]) -> NDArray[np.float64]:
+    r"""Return the surprisals of w words and ``<eos>`` with the correction of word boundaries: ``[w + 1]``, in bits.
 
-    line: int
-    """Number of the line in the file, from 1."""
-    text: str
-    """Normalised, not empty."""
-    ids: list[int]
-    """n token ids, without ``<bos>`` and ``<eos>``."""
-    word_spans: list[Span]
-    """Characters of ``text`` that each word covers. Only spaces belong to no word."""
-    words: NDArray[np.int64]
-    """``[n]``: the number of the word that each token belongs to, from 0."""
+    A token carries the space before it. So the tokens t_1 .. t_k of a word say that the word before has ended, but not
+    that this word ends. With B for all tokens that begin with a space, and ``<eos>``, the probability of a word and its
+    end, given that the word before has ended, is (Pimentel and Meister 2024; Oh and Schuler 2024)
 
+        p(t_1 .. t_k | before) * p(B | before, t_1 .. t_k) / p(B | before)
 
-def read_text(
-    path: Path,
-    tokenizer: Tokenizer,
-    *,
-    max_tokens: int | None,
-    on_error: OnError,
-    dropped: Counter[str],
-    spans: Path | None = None,
-) -> Iterator[TextSentence]:
-    """Yield the sentences of a text, one sentence per line. Skipped lines are counted by reason in ``dropped``.
+    where p(B | ..) is the sum over B of the probabilities of the next token. The first factor p(B | ..) is the
+    probability that the word ends after t_k, and the second that the word before had ended. ``<eos>`` is in B and has
+    no end of its own: its probability is p(<eos> | before) / p(B | before). The factors cancel between neighbours. So
+    the sum over a sentence is -log2 p(sentence) + log2 p(B | <bos>), and p(B | <bos>) is almost 1.
+
+    Regions and spans may end where there is no space, as "dog" does in "dog.". Nothing is moved at such a place.
 
     Args:
-        path: The text, plain or gzipped.
-        tokenizer: The tokenizer of the model.
-        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
-            limit.
-        on_error: What to do about a faulty line: "stop" or "skip". A line is faulty if it is empty, not UTF-8 or too
-            long, if the spans do not cover its words, or if a token has parts of two words.
-        dropped: Gets the number of skipped lines by reason.
-        spans: A file of spans that names the words. If it is None, words are strings between spaces.
-
-    Raises:
-        InputError: If a file cannot be read, or ``spans`` is malformed or names lines that the text does not have. If
-            ``on_error`` is "stop", also at the first faulty line; the error names it.
+        stimulus: A sentence of n tokens and w words.
+        scores: The scores of the sentence.
+        begins: ``[V]``: whether a token begins with a space, as from ``begins_word``.
     """
-    faults = _Faults(path, on_error, dropped)
-    kept = _lines_with_words(path, spans, faults)
-    while block := list(islice(kept, BLOCK_SENTENCES)):
-        encoded = tokenizer.encode_batch_with_spans([text for _, text, _ in block])
-        for (line, text, word_spans), (ids, token_spans) in zip(block, encoded, strict=True):
-            if max_tokens is not None and len(ids) > max_tokens:
-                problem = f"{len(ids)} tokens, expected at most {max_tokens}, the limit of the model"
-                faults.found(line, "too long", f"{problem}; divide the sentence")
-                continue
-            try:
-                words = words_of_tokens(text, token_spans, word_spans)
-            except ValueError as error:
-                remedy = "use a tokenizer of train-tokenizer" if spans is None else f"make them one word in {spans}"
-                faults.found(line, "token across words", f"{error}; {remedy}")
-                continue
-            yield TextSentence(line=line, text=text, ids=ids, word_spans=word_spans, words=words)
+    firsts = _first_tokens(stimulus)
+    is_boundary = np.append(begins[stimulus.ids], True)
+    boundary_bits = np.where(is_boundary, _bits(scores.boundary_log_probs), 0.0)[firsts]
+    corrected: NDArray[np.float64] = _sums(stimulus, scores) + np.append(boundary_bits[1:], 0.0) - boundary_bits
+    return corrected
 
 
 def rows_of_sentence(
-    sentence: TextSentence,
-    log_probs: NDArray[np.floating],
+    stimulus: Stimulus,
+    scores: TokenScores,
     tokenizer: Tokenizer,
     *,
     by: By,
+    begins: NDArray[np.bool_],
     frequencies: Frequencies | None = None,
 ) -> list[tuple[str | float | None, ...]]:
-    """Return the rows of a sentence in the table, with the columns ``COLUMNS[by]``. The last row is ``<eos>``.
+    """Return the rows of a sentence in the table. The last row is ``<eos>``.
+
+    The columns are ``COLUMNS[by]``, then ``LOG_FREQUENCY`` if there are frequencies, then the columns ``item`` and
+    ``region`` of the input.
 
     Args:
-        sentence: A sentence of n tokens.
-        log_probs: ``[n + 1]`` natural logs of its tokens and ``<eos>``.
+        stimulus: A sentence of n tokens.
+        scores: The scores of its tokens and ``<eos>``.
         tokenizer: Gives the text of a token.
         by: Whether a row is a word or a token.
-        frequencies: Frequencies for the last column, ``LOG_FREQUENCY``. None leaves this column out.
+        begins: As for ``corrected_bits``.
+        frequencies: Frequencies for the column ``LOG_FREQUENCY``, only for words. None leaves this column out.
     """
-    bits = _bits(log_probs).tolist()
-    words = [sentence.text[start:stop] for start, stop in sentence.word_spans]
-    n, line = len(sentence.ids), sentence.line
+    bits, entropies = _bits(scores.log_probs).tolist(), scores.entropies.tolist()
+    words = [stimulus.text[start:stop] for start, stop in stimulus.word_spans]
+    n, number = len(stimulus.ids), stimulus.number
+    word_of = [*stimulus.words.tolist(), len(words)]
+    rows: list[tuple[str | float | None, ...]]
     if by == "token":
-        names = [*map(tokenizer.token, sentence.ids), _EOS]
-        word_numbers = [*sentence.words.tolist(), len(words)]
-        return [(line, word_numbers[i] + 1, i + 1, names[i], bits[i]) for i in range(n + 1)]
-    sums = [*np.bincount(sentence.words, bits[:n], len(words)).tolist(), bits[n]]
-    num_tokens = [*np.bincount(sentence.words, minlength=len(words)).tolist(), 1]
-    rows = [(line, i + 1, word, sums[i], num_tokens[i]) for i, word in enumerate([*words, _EOS])]
-    if frequencies is None:
-        return [*rows]
-    found = [*map(frequencies.log_frequency, words), None]
-    return [(*row, log_frequency) for row, log_frequency in zip(rows, found, strict=True)]
+        names = [*map(tokenizer.token, stimulus.ids), _EOS]
+        rows = [(number, word_of[i] + 1, i + 1, names[i], bits[i], entropies[i]) for i in range(n + 1)]
+        row_words = word_of
+    else:
+        firsts = _first_tokens(stimulus)
+        sums = _sums(stimulus, scores).tolist()
+        corrected = corrected_bits(stimulus, scores, begins).tolist()
+        num_tokens = np.diff(firsts, append=n + 1).tolist()
+        rows = [
+            (number, i + 1, word, sums[i], num_tokens[i], corrected[i], entropies[firsts[i]])
+            for i, word in enumerate([*words, _EOS])
+        ]
+        row_words = list(range(len(words) + 1))
+        if frequencies is not None:
+            found = [*map(frequencies.log_frequency, words), None]
+            rows = [(*row, log_frequency) for row, log_frequency in zip(rows, found, strict=True)]
+    if stimulus.item or stimulus.regions:
+        regions = [(region,) for region in (*stimulus.regions, "")] if stimulus.regions else [()] * (len(words) + 1)
+        rows = [(*row, *stimulus.item, *regions[word]) for row, word in zip(rows, row_words, strict=True)]
+    return rows
 
 
 def write_surprisals(
-    scorer: Scorer,
+    scorer: DistributionScorer,
     tokenizer: Tokenizer,
     path: Path,
     out: Path,
+    config: SurprisalConfig,
     *,
-    by: By = "word",
     max_tokens: int | None = None,
-    on_error: OnError = "stop",
-    spans: Path | None = None,
-    frequencies: Path | None = None,
+    context_positions: int = 0,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SurprisalFigure, Counter[str]]:
     """Score the sentences of a text and write the table. Return its sums, and the number of skipped lines by reason.
@@ -231,33 +235,30 @@ def write_surprisals(
     is found before anything is scored, and the progress line shows how much is left.
 
     Args:
-        scorer: Gives log-probabilities.
+        scorer: Gives the scores.
         tokenizer: The tokenizer of the model.
-        path: The text, one sentence per line.
-        out: The table.
-        by: Whether a row is a word or a token.
-        max_tokens: As for ``read_text``.
-        on_error: As for ``read_text``.
-        spans: As for ``read_text``.
-        frequencies: A table of frequencies for the column ``LOG_FREQUENCY``, only for a table of words.
+        path: The text or table.
+        out: The table to write.
+        config: What is read and written.
+        max_tokens: As for ``read_stimuli``.
+        context_positions: As for ``read_stimuli``.
         block_sentences: Sentences scored between two updates of the progress line.
 
     Raises:
-        ConfigError: If the table would replace an input file, or frequencies are given for a table of tokens.
-        InputError: As for ``read_text`` and ``read_frequencies``, and if there is no sentence.
+        ConfigError: If the table would replace an input file, or a column of the input has the name of one of ours.
+        InputError: As for ``read_stimuli`` and ``read_frequencies``, and if there is no sentence.
         RunError: If the model gives a log-probability that is not finite.
         StoreError: If the table cannot be written.
     """
-    if out.resolve() in {read.resolve() for read in (path, spans, frequencies) if read is not None}:
-        raise ConfigError(f"surprisal: {out} is an input and would be replaced; give another --out")
-    if frequencies is not None and by == "token":
-        raise ConfigError(
-            "surprisal: frequencies for a table of tokens, expected a table of words; leave out --frequencies or --by"
-        )
-    table_of_frequencies = None if frequencies is None else read_frequencies(frequencies)
+    inputs = (path, config.spans, config.context, config.frequencies)
+    check_replaces_no_input("surprisal", [out], [read for read in inputs if read is not None])
+    header = _header(config)
+    frequencies = None if config.frequencies is None else read_frequencies(config.frequencies)
 
-    def sentences_of_text(dropped: Counter[str]) -> Iterator[TextSentence]:
-        return read_text(path, tokenizer, max_tokens=max_tokens, on_error=on_error, dropped=dropped, spans=spans)
+    def sentences_of_text(dropped: Counter[str]) -> Iterator[Stimulus]:
+        return read_stimuli(
+            path, tokenizer, config, max_tokens=max_tokens, context_positions=context_positions, dropped=dropped
+        )
 
     dropped: Counter[str] = Counter()
     total = sum(1 for _ in sentences_of_text(dropped))
@@ -265,21 +266,27 @@ def write_surprisals(
         found = f": {dict(sorted(dropped.items()))}" if dropped else ""
         raise InputError(f"{path}: no sentence{found}; expected one per line")
     sentences = sentences_of_text(Counter())
+    begins = begins_word(tokenizer)
+    boundary_ids = np.append(np.flatnonzero(begins), tokenizer.eos_id)
     sums: Counter[str] = Counter()
     bits = bits_eos = 0.0
     with written_whole([out]) as (table,), Progress("score", total=total, unit="sentences") as progress:
-        header = COLUMNS[by] if frequencies is None else (*COLUMNS[by], LOG_FREQUENCY)
         table.write("\t".join(header) + "\n")
         while block := list(islice(sentences, block_sentences)):
-            log_probs = scorer.log_probs([np.asarray(sentence.ids, np.int64) for sentence in block])
-            for sentence, row in zip(block, log_probs, strict=True):
-                _check_finite(path, sentence, row)
-                rows = rows_of_sentence(sentence, row, tokenizer, by=by, frequencies=table_of_frequencies)
+            ids, before = ([np.asarray(each, np.int64) for each in lists] for lists in _ids_and_before(block))
+            for stimulus, scores in zip(block, scorer.distributions(ids, before, boundary_ids), strict=True):
+                _check_finite(path, stimulus, scores)
+                rows = rows_of_sentence(
+                    stimulus, scores, tokenizer, by=config.by, begins=begins, frequencies=frequencies
+                )
                 table.writelines("\t".join(map(_cell, cells)) + "\n" for cells in rows)
-                sums.update(num_words=len(sentence.word_spans), num_tokens=len(sentence.ids))
-                sums["with_frequency"] += sum(cells[-1] is not None for cells in rows)
-                bits += float(_bits(row).sum())
-                bits_eos += float(_bits(row)[-1])
+                sums.update(num_words=len(stimulus.word_spans), num_tokens=len(stimulus.ids))
+                sums.update(num_with_context=bool(stimulus.before), num_with_less_context=bool(stimulus.num_cut))
+                sums.update(num_cut_tokens=stimulus.num_cut)
+                if frequencies is not None:
+                    sums["with_frequency"] += sum(cells[len(COLUMNS["word"])] is not None for cells in rows)
+                bits += float(_bits(scores.log_probs).sum())
+                bits_eos += float(_bits(scores.log_probs)[-1])
             progress.update(len(block))
     figure = SurprisalFigure(
         num_sentences=total,
@@ -287,57 +294,40 @@ def write_surprisals(
         num_tokens=sums["num_tokens"],
         bits=bits,
         bits_eos=bits_eos,
-        word_unit="white space" if spans is None else "spans",
+        word_unit="regions" if config.region else "white space" if config.spans is None else "spans",
         num_words_with_frequency=None if frequencies is None else sums["with_frequency"],
+        num_with_context=sums["num_with_context"],
+        num_with_less_context=sums["num_with_less_context"],
+        num_cut_tokens=sums["num_cut_tokens"],
     )
     return figure, dropped
 
 
-@dataclass(frozen=True, slots=True)
-class _Faults:
-    """Handles lines that cannot be scored: stops at the first one, or counts them."""
-
-    path: Path
-    on_error: OnError
-    dropped: Counter[str]
-
-    def found(self, line: int, reason: str, problem: str) -> None:
-        if self.on_error == "stop":
-            raise InputError(f"{self.path}:{line}: {problem}, or use --on-error skip")
-        self.dropped[reason] += 1
+def _header(config: SurprisalConfig) -> list[str]:
+    own = [*COLUMNS[config.by], *[LOG_FREQUENCY] * (config.frequencies is not None)]
+    carried = [*config.item, *[config.region] * bool(config.region)]
+    if both := [name for name in carried if name in own or carried.count(name) > 1]:
+        raise ConfigError(
+            f"surprisal: the table to write would have two columns {both[0]}; rename the column of the input, or name "
+            "it once in --item and --region"
+        )
+    return [*own, *carried]
 
 
-def _lines_with_words(path: Path, spans: Path | None, faults: _Faults) -> Iterator[tuple[int, str, list[Span]]]:
-    """Yield the number, the normalised text and the words of each line that is not faulty."""
-    span_file = None if spans is None else SpanFile(spans)
-    num_lines = 0
-    for line in read_lines(path):
-        num_lines = line.number
-        text = normalise_text(line.text)
-        if not line.is_utf8:
-            faults.found(line.number, "not UTF-8", "not UTF-8, expected UTF-8 text; convert the file")
-        elif not text:
-            faults.found(line.number, "empty", "an empty line, expected a sentence; remove it")
-        elif span_file is None:
-            yield line.number, text, spaced_words(text)
-        elif text != line.text:
-            faults.found(
-                line.number,
-                "changed by normalisation",
-                "normalisation changes this line, so its spans would be off, expected NFC with single spaces, none at "
-                f"the ends, and no invisible characters; correct it and {spans}",
-            )
-        else:
-            words = span_file.of_line(line.number)
-            try:
-                check_words(text, words)
-            except ValueError as error:
-                problem = f"{spans} has {error}, expected every character except spaces in a word; correct the spans"
-                faults.found(line.number, "spans do not fit", problem)
-                continue
-            yield line.number, text, words
-    if span_file is not None:
-        span_file.refuse_beyond(num_lines, path)
+def _ids_and_before(block: Sequence[Stimulus]) -> tuple[list[list[int]], list[list[int]]]:
+    return [stimulus.ids for stimulus in block], [stimulus.before for stimulus in block]
+
+
+def _first_tokens(stimulus: Stimulus) -> NDArray[np.int64]:
+    """Return ``[w + 1]``: the number of the first token of each of w words, and n for ``<eos>``."""
+    firsts: NDArray[np.int64] = np.searchsorted(stimulus.words, np.arange(len(stimulus.word_spans) + 1))
+    return firsts
+
+
+def _sums(stimulus: Stimulus, scores: TokenScores) -> NDArray[np.float64]:
+    """Return ``[w + 1]``: the surprisals of the words and of ``<eos>``, in bits."""
+    sums: NDArray[np.float64] = np.add.reduceat(_bits(scores.log_probs), _first_tokens(stimulus))
+    return sums
 
 
 def _bits(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -348,14 +338,14 @@ def _cell(value: str | float | None) -> str:
     if value is None:
         return ""
     # A probability that rounds to just above 1 gets the surprisal 0, not -0.
-    return f"{round(value, 6) + 0.0:.6f}" if isinstance(value, float) else str(value)
+    return f"{round(value, 6) + 0.0:.6f}" if isinstance(value, float) else " ".join(str(value).split())
 
 
-def _check_finite(path: Path, sentence: TextSentence, log_probs: NDArray[np.floating]) -> None:
-    if len(log_probs) != len(sentence.ids) + 1:
-        raise ValueError(f"{len(log_probs)} log-probabilities of {len(sentence.ids)} tokens, expected one more")
-    if not np.isfinite(log_probs).all():
+def _check_finite(path: Path, stimulus: Stimulus, scores: TokenScores) -> None:
+    if len(scores.log_probs) != len(stimulus.ids) + 1:
+        raise ValueError(f"{len(scores.log_probs)} log-probabilities of {len(stimulus.ids)} tokens, expected one more")
+    if not np.isfinite([scores.log_probs, scores.boundary_log_probs, scores.entropies]).all():
         raise RunError(
-            f"{path}:{sentence.line}: the model gives a log-probability that is not finite, expected a number; "
+            f"{path}:{stimulus.line}: the model gives a log-probability that is not finite, expected a number; "
             "training diverged or the checkpoint is damaged: use another checkpoint"
         )

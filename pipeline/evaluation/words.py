@@ -33,10 +33,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
 from storage.errors import InputError
 
+_SPACE: Final = "\u0120"
+"""How a vocabulary of bytes writes a space."""
 _ROW: Final = re.compile(r"([0-9]{1,9})\t([0-9]{1,9})\t([0-9]{1,9})")
 _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 
@@ -44,6 +47,37 @@ _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 def spaced_words(text: str) -> list[Span]:
     """Return the span of each string between spaces in a normalised text."""
     return [found.span() for found in re.finditer("[^ ]+", text)]
+
+
+def begins_word(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Return ``[V]``: whether a token begins with a space, so that a word begins with it. Special tokens do not."""
+    return np.array([tokenizer.token(i).startswith((_SPACE, " ")) for i in range(tokenizer.vocab_size)])
+
+
+def around_added_tokens(
+    text: str, words: Sequence[Span], tokens: Sequence[Span], is_added: Sequence[bool]
+) -> tuple[list[Span], list[Span]]:
+    """Return words and tokens such that no added token has parts of two words.
+
+    Somebody may have added tokens to a tokenizer without regard to words. Words that share an added token become one
+    word. If an added token takes the space after it, this space no longer belongs to the next word.
+
+    Args:
+        text: A normalised text.
+        words: Characters that each word covers, in order.
+        tokens: Characters that each of n tokens covers.
+        is_added: Whether each of n tokens is an added token.
+    """
+    trimmed = [
+        (start, start + len(text[start:stop].rstrip(" ")) if added and text[start:stop].strip(" ") else stop)
+        for (start, stop), added in zip(tokens, is_added, strict=True)
+    ]
+    added_spans = [span for span, added in zip(trimmed, is_added, strict=True) if added]
+    joined: list[Span] = []
+    for start, stop in words:
+        shared = joined and any(first < joined[-1][1] < last for first, last in added_spans)
+        joined.append((joined.pop()[0] if shared else start, stop))
+    return joined, trimmed
 
 
 def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:

@@ -129,6 +129,8 @@ def _prepare(store: TextShards, texts: Sequence[Path], config: ParseConfig, devi
     depends_on = {
         "texts": digests,
         "source": config.source or None,
+        "column": config.column or None,
+        "wrapped": config.wrapped or None,
         "licence": config.licence,
         "on_error": config.on_error,
         "model": fingerprint(config),

@@ -25,6 +25,7 @@ from pipeline.corpus.text.documents import (
     read_document_table,
     write_document_table,
 )
+from pipeline.corpus.text.file_forms import refuse_unless_text
 from pipeline.corpus.text.text_files import OnError, read_texts
 from pipeline.corpus.trees.readers import looks_like_trees
 from pipeline.corpus.trees.trees import shortened
@@ -36,7 +37,7 @@ from storage.fingerprints import Json
 
 NO_WORDS: Final = "no words"
 _TREE_LINES: Final = 100
-"""Lines at the beginning of a file that show whether the file holds trees."""
+"""Lines at the beginning of a file of which none may be a tree."""
 
 
 def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
@@ -62,7 +63,13 @@ def gather(texts: Sequence[Path], stem: Path, config: ParseConfig) -> dict[str, 
     with Progress("read", total=None, unit="lines") as progress:
         if not config.source:
             return gather_sentences(texts, stem, on_error=config.on_error, progress=progress.update)
-        cleaning = CleanConfig(source=config.source, licence=config.licence, on_error=config.on_error)
+        cleaning = CleanConfig(
+            source=config.source,
+            column=config.column,
+            wrapped=config.wrapped,
+            licence=config.licence,
+            on_error=config.on_error,
+        )
         return clean_texts(texts, stem, cleaning, progress.update)
 
 
@@ -84,11 +91,13 @@ def gather_sentences(
         ``num_lines``, ``num_sentences``, and ``dropped`` by reason.
 
     Raises:
-        InputError: If a file cannot be read, is given twice or holds trees; if a file next to a text does not have as
-            many lines as the text; if only some texts have documents, or two texts have a document of the same name; or
-            if no sentence is left.
+        InputError: If a file cannot be read, is given twice or does not hold running text; if a file next to a text
+            does not have as many lines as the text; if only some texts have documents, or two texts have a document of
+            the same name; or if no sentence is left.
     """
     stems = [_stem(path) for path in texts]
+    for path in texts:
+        refuse_unless_text(path)
     documents = _find_names(texts, stems)
     speakers = [find_companion(stem, SPEAKERS_SUFFIX) for stem in stems]
     suffixes = [

@@ -21,7 +21,9 @@ from benepar import char_lstm, decode_chart, nkutil, parse_chart
 from pipeline.corpus.text.text_files import OnError, check_replaces_no_input
 from pipeline.corpus.text.word_budget import PARSER, TrainingText, record_of_file
 from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
-from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree, read_raw_trees
+from pipeline.corpus.trees.dialects import read_plain_trees
+from pipeline.corpus.trees.evalb import EvalbFigure, GoldAndPredicted, score_by_evalb
+from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
 from pipeline.parsing.sentence_parser import read_words, to_phrases
@@ -113,7 +115,8 @@ def train_parser(
     with Progress("train-parser", total=config.num_epochs * len(examples), unit="sentences") as progress:
         for epoch in range(1, config.num_epochs + 1):
             loss = _train_epoch(parser, optimiser, examples, order, config, epoch, num_steps, progress)
-            figures = {name: score_parser(parser, found) for name, found in sets.items()}
+            both = {name: score_parser(parser, found) for name, found in sets.items()}
+            figures = {name: figure for name, (figure, _) in both.items()}
             overall = _f1(*figures.values())
             rows.append(
                 {
@@ -129,6 +132,7 @@ def train_parser(
             if overall > best:
                 best = overall
                 best_row, best_figures = rows[-1], figures
+                evalb = {name: figure for name, (_, figure) in both.items()}
                 buffer = io.BytesIO()  # in benepar's format
                 torch.save({"config": parser.config, "state_dict": parser.state_dict()}, buffer)
                 write_atomically(out, buffer.getvalue())
@@ -143,13 +147,18 @@ def train_parser(
         "epoch": best_row["epoch"],
         "labelled_f1": {"all of dev": best} | {name: figure.f1 for name, figure in best_figures.items()},
         "f1_is": "all brackets but TOP, over words, nothing deleted",
+        "evalb_f1": {"all of dev": sum(evalb.values(), EvalbFigure()).f1}
+        | {name: figure.f1 for name, figure in evalb.items()},
         "elapsed_s": rows[-1]["elapsed_s"],
     }
     kept = about | {
         "configuration": to_json(config),
         "trees": {str(path): sha256_file(path) for path in trees},
         "trained_on": [_record(path, found).to_json() for path, found in by_file.items()],
-        "dev": {name: {"sha256": sha256_file(Path(name)), **figure.to_json()} for name, figure in best_figures.items()},
+        "dev": {
+            name: {"sha256": sha256_file(Path(name)), **figure.to_json(), "evalb": evalb[name].to_json()}
+            for name, figure in best_figures.items()
+        },
     }
     write_atomically(beside(out, ".json"), (json.dumps(kept, indent=2) + "\n").encode())
     return about
@@ -177,7 +186,7 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
     Raises:
         InputError: If the file cannot be read. If ``on_error`` is "stop", also at the first malformed tree.
     """
-    for raw in read_raw_trees(path):
+    for raw in read_plain_trees(path):
         try:
             tree = normalise_tree(parse_raw_tree(raw))
         except MalformedTreeError as error:
@@ -239,8 +248,11 @@ def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart
     )
 
 
-def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> ParseFigure:
-    """Return how well a parser's trees agree with the trees of the examples. Brackets are over words, not tokens."""
+def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> tuple[ParseFigure, EvalbFigure]:
+    """Return how well a parser's trees agree with the trees of the examples, and the same as EVALB counts it.
+
+    Brackets are over words, not tokens.
+    """
     numbers: dict[str, int] = {}
 
     def numbered(phrases: Sequence[tuple[str, int, int]]) -> list[tuple[int, int, int]]:
@@ -259,7 +271,17 @@ def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -
         )
         for example, found in zip(examples, parsed, strict=True)
     ]
-    return score_parses([numbered(example.phrases) for example in examples], map(numbered, predicted))
+    figure = score_parses([numbered(example.phrases) for example in examples], map(numbered, predicted))
+    evalb, _ = score_by_evalb(
+        GoldAndPredicted(
+            tags=[tag for _, tag in example.pos()],
+            spans=[(i, i + 1) for i in range(len(example.words))],
+            gold=example.phrases,
+            predicted=phrases,
+        )
+        for example, phrases in zip(examples, predicted, strict=True)
+    )
+    return figure, evalb
 
 
 def _train_epoch(

@@ -19,6 +19,7 @@ from pipeline.report.drawing import INK, MUTED, NARROW, PAPER, colour_of, drawn,
 from pipeline.report.page_blocks import Block, Details, Paragraph, Plot, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, perplexity, size
+from pipeline.runtime.run_directory import dump_summaries
 from storage.dump.manifest import MANIFEST
 from storage.dump.schema import cross_fitted
 from storage.fingerprints import sha256_file
@@ -62,16 +63,18 @@ class DumpRecord:
 
 def dumps_of(reported: ReportedRuns) -> list[DumpRecord]:
     """Return each dump that a run on the page learned from, in the order of the runs."""
-    readers: dict[str, list[RunRecord]] = {}
+    readers: dict[str, tuple[Mapping[str, Any], list[RunRecord]]] = {}
     for run in reported.runs:
-        if run.dump is not None:
-            readers.setdefault(json.dumps(run.dump, sort_keys=True), []).append(run)
-    paths = [str((runs[0].dump or {}).get("path") or "not recorded") for runs in readers.values()]
+        for dump in dump_summaries(run.dump):
+            about = {name: item for name, item in dump.items() if name != "weight"}
+            about.setdefault("manifest", run.fingerprints.get("manifest"))
+            readers.setdefault(json.dumps(about, sort_keys=True), (about, []))[1].append(run)
+    paths = [str(about.get("path") or "not recorded") for about, _ in readers.values()]
     names = [path.rstrip("/").rpartition("/")[2] for path in paths]
     titles = names if len(set(names)) == len(names) else [f"{name} {i}" for i, name in enumerate(names, start=1)]
     return [
-        DumpRecord(title=title, about=_flat(runs[0].dump or {}), readers=runs, history=_history(path, runs[0]))
-        for title, path, runs in zip(titles, paths, readers.values(), strict=True)
+        DumpRecord(title=title, about=_flat(about), readers=runs, history=_history(path, about.get("manifest")))
+        for title, path, (about, runs) in zip(titles, paths, readers.values(), strict=True)
     ]
 
 
@@ -215,12 +218,12 @@ def _from(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> str:
     return f"From run.json of {reported.names([run for dump in dumps for run in dump.readers])}."
 
 
-def _history(path: str, run: RunRecord) -> Sequence[Row]:
+def _history(path: str, manifest_sha256: object) -> Sequence[Row]:
     if is_url(path):
         return []
     manifest = local_path(path) / MANIFEST
     try:
-        if not manifest.is_file() or sha256_file(manifest) != run.fingerprints.get("manifest"):
+        if not manifest.is_file() or sha256_file(manifest) != manifest_sha256:
             return []
         return history_events(open_folder(path).history())
     except (OSError, ValueError):  # The run was made elsewhere, and this machine has something else at the path.

@@ -26,6 +26,7 @@ from pipeline.evaluation.syntaxgym import ItemCounts
 from pipeline.report.page_blocks import Block, Commands, Details, Heading, Items, Paragraph, Section, TitledTable
 from pipeline.report.reported_runs import ReportedRuns, have_one_tokenizer, pair_sets, splits_of, suite_sets
 from pipeline.report.tables import NOTHING, AnyCell, Cell, Cells, Number, Table, duration, interval, percent, perplexity
+from pipeline.runtime.run_directory import dump_summaries
 from storage.dump.schema import num_folds
 
 _TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
@@ -127,21 +128,27 @@ def trained_on(run: RunRecord) -> str:
     text = "documents" if options.get("context") == "document" else "sentences"
     if run.dump is None:
         return text
-    schema = run.dump.get("schema")
-    condition = schema.get("condition") if isinstance(schema, dict) else None
-    dump = {"none": "a student's dump", "exact": "the grammar's dump"}.get(str(condition), "dump")
-    fingerprints = schema.get("fingerprints") if isinstance(schema, dict) else None
-    folds = "cross-fitted " if isinstance(fingerprints, dict) and num_folds(fingerprints) else ""
+    dumps = [_kind_of_dump(dump.get("schema")) for dump in dump_summaries(run.dump)]
+    dump = dumps[0] if len(dumps) == 1 else f"mixture of {' and '.join(dumps)}"
     shuffled = "shuffled " if options.get("targets") == "shuffled" else ""
     usual = (("divergence", "kl"), ("tail", "bucket"))
     return ", ".join(
         [
-            f"{text} and {shuffled}{folds}{dump}",
+            f"{text} and {shuffled}{dump}",
             f"\u03b1\u00a0{options.get('alpha')}",
             f"T\u00a0{options.get('temperature')}",
             *(f"{name} {options[name]}" for name, default in usual if options.get(name, default) != default),
         ]
     )
+
+
+def _kind_of_dump(schema: object) -> str:
+    """Return the kind of a dump, from its schema in a ``run.json``."""
+    if not isinstance(schema, dict):
+        return "dump"
+    kind = {"none": "a language model's dump", "exact": "the grammar's dump"}.get(str(schema.get("condition")), "dump")
+    fingerprints = schema.get("fingerprints")
+    return f"cross-fitted {kind}" if isinstance(fingerprints, dict) and num_folds(fingerprints) else kind
 
 
 def settings_section(reported: ReportedRuns) -> Section:

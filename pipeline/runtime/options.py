@@ -118,7 +118,7 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
             are named.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}), expected a TOML file of options") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -64,7 +64,7 @@ class RunInfo:
     fingerprints: dict[str, str]
     """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
     dump: dict[str, Any] | None
-    """Summary of the dump from which a student learned."""
+    """Summary of the dump from which a student learned, or of several; see ``dump_summaries``."""
     trained_on: list[Any] | None = None
     """The texts that the model and everything that it was made from were trained on, as ``word_budget`` records them;
     None for a run of an older version."""
@@ -90,6 +90,18 @@ class RunInfo:
             RunError: If ``which`` cannot be the name of a checkpoint.
         """
         return checkpoint_path(self.path, which)
+
+
+def dump_summaries(dump: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return the summary of each dump in the ``dump`` of a ``run.json``: none, one, or those of a mixture.
+
+    A summary has ``path``, ``schema`` and ``statistics``. In a mixture it also has the ``weight`` of the dump and the
+    sha256 of its ``manifest``.
+    """
+    if dump is None:
+        return []
+    mixture = dump.get("mixture")
+    return [each for each in mixture if isinstance(each, dict)] if isinstance(mixture, list) else [dump]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

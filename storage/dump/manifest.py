@@ -6,8 +6,8 @@ complete, the entries become part of the manifest. Paths are computed from the s
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from storage.dump.dump_statistics import DumpSummary, ShardFigures
@@ -17,6 +17,9 @@ from storage.fingerprints import FileDigest, Json, canonical_json, sha256_bytes
 from storage.folder import Folder
 
 MANIFEST = "manifest.json"
+TOKENIZER, CARD = "tokenizer.json", "README.md"
+COMPANIONS = (TOKENIZER, CARD)
+"""Files for people and programs that get the dump without its dataset. Dumps of older versions do not have them."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -79,6 +82,8 @@ class Manifest:
     shards: tuple[ShardEntry, ...] = ()
     """All shards in their order if the dump is complete, else empty."""
     statistics: DumpSummary | None = None
+    companions: dict[str, FileDigest] = field(default_factory=dict)
+    """Name → digest of the ``COMPANIONS``. Empty while the dump is being written, and in dumps of older versions."""
 
     @property
     def is_complete(self) -> bool:
@@ -88,10 +93,10 @@ class Manifest:
     @property
     def identity(self) -> str:
         """A sha256 of schema and sentence boundaries. It stays the same while the dump is written."""
-        return sha256_bytes(canonical_json({path: asdict(digest) for path, digest in self.metadata.items()}))
+        return sha256_bytes(canonical_json(_to_json(self.metadata)))
 
     def size_bytes(self) -> int:
-        """Return the total size in bytes of all files that the manifest lists."""
+        """Return the total size in bytes of all files that the manifest lists, without the companions."""
         digests = [*self.metadata.values(), *(digest for entry in self.shards for digest in entry.files.values())]
         return sum(digest.size_bytes for digest in digests)
 
@@ -102,9 +107,10 @@ class Manifest:
             "format_version": FORMAT_VERSION,
             "state": self.state,
             "schema": self.schema.to_json(),
-            "metadata": {path: asdict(digest) for path, digest in self.metadata.items()},
+            "metadata": _to_json(self.metadata),
             "shards": [asdict(entry) for entry in self.shards],
             "statistics": self.statistics.to_json() if self.statistics else None,
+            **({"companions": _to_json(self.companions)} if self.companions else {}),
         }
         store.write(MANIFEST, _with_digest(value))
 
@@ -140,6 +146,7 @@ class Manifest:
             metadata=_digests(value["metadata"]),
             shards=tuple(ShardEntry.from_json(entry) for entry in value["shards"]),
             statistics=DumpSummary.from_json(statistics) if statistics is not None else None,
+            companions=_digests(value.get("companions", {})),
         )
         names, num_shards = _names(manifest.schema), manifest.schema.layout.num_shards
         listed = list(range(num_shards)) if manifest.is_complete else []
@@ -147,6 +154,8 @@ class Manifest:
             raise ValueError(f"state is {manifest.state!r}")
         if manifest.metadata.keys() != set(metadata_paths(manifest.schema)):
             raise ValueError("the metadata files listed are not those of the schema")
+        if not manifest.companions.keys() <= set(COMPANIONS):
+            raise ValueError(f"the companions are not among {', '.join(COMPANIONS)}")
         if [entry.shard for entry in manifest.shards] != listed or any(
             e.files.keys() != names for e in manifest.shards
         ):
@@ -197,14 +206,21 @@ def metadata_paths(schema: DumpSchema) -> list[str]:
     return [*schema.zarr_files(), schema.offsets_array.file(0)]
 
 
-def refuse_foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool) -> None:
-    """Check that the store holds no foreign files.
+def refuse_foreign_files(
+    store: Folder, schema: DumpSchema, *, is_complete: bool, companions: Collection[str] = COMPANIONS
+) -> None:
+    """Check that the store holds no foreign files. ``companions`` are those that it may hold.
 
     Raises:
         StoreError: If it does. The message names up to three of them.
     """
     shards = range(schema.layout.num_shards)
-    own = {MANIFEST, *metadata_paths(schema), *(spec.file(shard) for spec in schema.stored_arrays for shard in shards)}
+    own = {
+        MANIFEST,
+        *companions,
+        *metadata_paths(schema),
+        *(spec.file(shard) for spec in schema.stored_arrays for shard in shards),
+    }
     if not is_complete:
         own |= {entry_name(shard) for shard in shards}
     foreign = [name for name in store.sizes() if name not in own]
@@ -217,6 +233,10 @@ def refuse_foreign_files(store: Folder, schema: DumpSchema, *, is_complete: bool
 
 def _names(schema: DumpSchema) -> set[str]:
     return {spec.name for spec in schema.stored_arrays}
+
+
+def _to_json(digests: Mapping[str, FileDigest]) -> dict[str, Json]:
+    return {name: asdict(digest) for name, digest in digests.items()}
 
 
 def _digests(value: Mapping[str, Any]) -> dict[str, FileDigest]:

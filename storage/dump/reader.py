@@ -219,11 +219,16 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
             raise CorruptStoreError(f"{problem}. {REMEDY}")
         if progress:
             progress(sum(digest.size_bytes for digest in entry.files.values()))
+    for name, digest in manifest.companions.items():
+        if problem := folder.problem_with(name, digest):
+            raise CorruptStoreError(
+                f"{folder}/{name}: {problem}. Restore it from a copy, or run the same dump-teacher again"
+            )
     if summary != summarise(manifest.schema, [entry.figures for entry in manifest.shards], manifest.size_bytes()):
         raise CorruptStoreError(
             f"{folder}: the statistics do not follow from the figures of the shards. Delete the store and dump again"
         )
-    refuse_foreign_files(folder, manifest.schema, is_complete=True)
+    refuse_foreign_files(folder, manifest.schema, is_complete=True, companions=manifest.companions)
     return summary
 
 

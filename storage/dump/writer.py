@@ -123,11 +123,17 @@ class DumpWriter:
         figures = figures_of_shard(positions, self.schema, self._offsets, shard, num_effective)
         ShardEntry(shard=shard, files=digests, figures=figures).write(self.folder, self._manifest.identity)
 
-    def finish(self, progress: Callable[[int], object] | None = None) -> DumpSummary:
+    def finish(
+        self,
+        progress: Callable[[int], object] | None = None,
+        companions: Callable[[DumpSummary], Mapping[str, bytes]] = lambda _: {},
+    ) -> DumpSummary:
         """Verify every byte and write the final manifest, which opens the dump to readers. Only for the main process.
 
         Args:
             progress: Called with 1 after each shard.
+            companions: Returns the content of the dump's ``COMPANIONS`` from its figures. If the dump is complete, a
+                companion that it lists is written again if it is missing or damaged.
 
         Returns:
             The figures of the dump.
@@ -136,10 +142,13 @@ class DumpWriter:
             IncompleteStoreError: If a shard is not finished or is damaged.
             StoreError: If the store holds foreign files, or the manifest cannot be written.
         """
-        if self._summary is not None:
-            return self._summary
-        if self._lock is None:
+        if self._lock is None and self._summary is None:
             raise RuntimeError("only the main process finishes a dump")
+        if self._summary is not None:
+            known = self._manifest.companions.items()
+            made = companions(self._summary) if any(self.folder.problem_with(*each) for each in known) else {}
+            _restore(self.folder, {name: made[name] for name, digest in known if _is(made.get(name), digest)})
+            return self._summary
         entries, problems = [], []
         for shard in range(self.schema.layout.num_shards):
             entry = self._check(shard)
@@ -157,7 +166,7 @@ class DumpWriter:
         if any(self.folder.problem_with(name, digest) for name, digest in digests.items()):
             _restore(self.folder, _metadata(self.schema, self._offsets))
         refuse_foreign_files(self.folder, self.schema, is_complete=False)
-        self._summary = _complete(self.folder, self.schema, digests, entries)
+        self._summary = _complete(self.folder, self.schema, digests, entries, companions)
         return self._summary
 
     def log(self, event: Mapping[str, Json]) -> None:
@@ -250,11 +259,24 @@ def _reopen(folder: Folder, manifest: Manifest) -> Manifest:
 
 
 def _complete(
-    folder: Folder, schema: DumpSchema, metadata: dict[str, FileDigest], entries: list[ShardEntry]
+    folder: Folder,
+    schema: DumpSchema,
+    metadata: dict[str, FileDigest],
+    entries: list[ShardEntry],
+    companions: Callable[[DumpSummary], Mapping[str, bytes]],
 ) -> DumpSummary:
     size_bytes = Manifest(state="writing", schema=schema, metadata=metadata, shards=tuple(entries)).size_bytes()
     summary = summarise(schema, [entry.figures for entry in entries], size_bytes)
-    manifest = Manifest(state="complete", schema=schema, metadata=metadata, shards=tuple(entries), statistics=summary)
+    files = companions(summary)
+    _restore(folder, files)
+    manifest = Manifest(
+        state="complete",
+        schema=schema,
+        metadata=metadata,
+        shards=tuple(entries),
+        statistics=summary,
+        companions={name: FileDigest.of_bytes(data) for name, data in files.items()},
+    )
     manifest.write(folder)
     _remove_entries(folder, schema)
     return summary
@@ -270,8 +292,12 @@ def _metadata(schema: DumpSchema, offsets: NDArray[np.int64]) -> dict[str, bytes
     return {**schema.zarr_files(), spec.file(0): encode_shard(spec, 0, offsets).data}
 
 
+def _is(data: bytes | None, digest: FileDigest) -> bool:
+    return data is not None and FileDigest.of_bytes(data) == digest
+
+
 def _restore(folder: Folder, metadata: Mapping[str, bytes | memoryview]) -> None:
-    """Write the metadata files that are missing or differ."""
+    """Write the files that are missing or differ."""
     for name, data in metadata.items():
         if folder.problem_with(name, FileDigest.of_bytes(data)):
             folder.write(name, data)

@@ -43,6 +43,9 @@ def test_the_marginal_perplexity_agrees_with_the_surprisals(small_world, few, tm
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     assert sum(float(row["surprisal_bits"]) for row in rows) == pytest.approx(sums["bits"], abs=1e-3)
+    assert all(0 < float(row["token_entropy_nats"]) < math.log(600) for row in rows)
+    message = refused("evaluate", "surprisal", teacher, few / "few.txt", "--out", table, "--context-sentences", 1)
+    assert "a teacher generates single sentences, so it reads no text before a sentence" in message
 
 
 def test_written_parses_can_be_imported_and_have_a_score(small_world, few, tmp_path):
@@ -51,6 +54,10 @@ def test_written_parses_can_be_imported_and_have_a_score(small_world, few, tmp_p
     found = json.loads(run_cli(*command).stdout)
     assert found["num_sentences"] == 8
     assert 0 <= found["f1"]["value"] <= found["unlabelled_f1"]["value"] <= 1
+    for figures in found["evalb"].values():
+        assert figures["num_sentences"] == 8
+        assert 0 <= figures["f1"]["value"] <= 1
+    assert found["evalb"]["all"]["num_gold"] <= found["num_gold"]
     assert len(parsed.with_suffix(".mrg").read_text().splitlines()) == 8
     run_cli(
         "import-trees", parsed.with_suffix(".mrg"), "--text", parsed.with_suffix(".txt"), "--out", tmp_path / "again"

@@ -16,11 +16,12 @@ from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.text.word_budget import budget, from_json
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_source import dump_run, plan_run
+from pipeline.dumping.grouped_by_length import MOST_PADDING, GroupedByLength, _groups
 from pipeline.runtime.run_directory import open_run
 from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
 from student.model import Student
-from student.student_commands import MOST_PADDING, GroupedByLength, StudentSource, _groups, verify_recomputing
+from student.student_commands import StudentSource, verify_recomputing
 from student.student_config import StudentConfig, StudentTrainConfig
 from student.student_run import load_student
 from student.train_student import train_student

@@ -6,6 +6,8 @@ import pytest
 
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.evaluation.compare.run_records import read_runs
+from pipeline.evaluation.evaluation_config import SurprisalConfig
+from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from storage.errors import RunError
@@ -67,8 +69,8 @@ def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, 
         options = {"device": "cpu", "checkpoint": which, "beam": {}}
         evaluate_perplexity(student, data, split="dev", truth=None, marginal=False, **options)
         with open_scorer(student, **options) as model:
-            evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
-            evaluate_surprisal(model, text, tmp_path / which, by="word", on_error="stop")
+            evaluate_minimal_pairs(model, read_minimal_pairs(pairs), "pairs", prefix="none", eos=False)
+            evaluate_surprisal(model, text, tmp_path / which, SurprisalConfig())
     results = read_results(student)
     assert len(results) == 9
     for name, result in results.items():
@@ -95,7 +97,7 @@ def test_each_checkpoint_of_a_teacher_has_its_own_results(small_world, pairs, tm
         options = {"device": "cpu", "checkpoint": which}
         evaluate_perplexity_of_teacher(run, data, split="dev", truth=None, marginal=False, beam={}, **options)
         with open_scorer_of_teacher(run, beam={"beam": 3, "word_beam": 2}, **options) as model:
-            evaluate_minimal_pairs(model, pairs, prefix="none", eos=False)
+            evaluate_minimal_pairs(model, read_minimal_pairs(pairs), "pairs", prefix="none", eos=False)
     results = read_results(run)
     assert sorted(result.settings["checkpoint"] for result in results.values()) == ["best"] * 2 + ["words_1k"] * 2
     first, second = (result.figures for result in results.values() if result.kind == "perplexity")

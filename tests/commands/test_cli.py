@@ -153,7 +153,7 @@ def test_an_option_that_takes_one_value_is_refused_when_given_twice(path, comman
 
 def test_equals_signs_short_options_and_switches_are_counted_too(tmp_path):
     for typed in (
-        ["train-student", "--dump=A", "--dump", "B"],
+        ["train-student", "--alpha=1", "--alpha", "0"],
         ["report", "run", "-o", "a", "--out", "b"],
         ["report", "run", "-oa", "-ob"],
         ["train-student", "--compile", "--no-compile"],

@@ -17,16 +17,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
+from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer, adopted_tokenizer
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.evaluation_config import SurprisalConfig
+from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
 from pipeline.runtime.run_directory import checkpoint_names, open_run
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
-from student.export import export
+from student.export import export, tokenizer_files
 from student.model import Student
 from student.student_commands import evaluate_perplexity, open_scorer
 from student.student_config import StudentTrainConfig
@@ -34,6 +36,7 @@ from student.student_run import load_student, num_trained_positions
 from student.train_student import train_student
 from tests.compat_check import DifferenceError, check
 from tests.compat_expected import expected_of
+from tests.old_tokenizers import old_form
 from tests.processes import ROOT, edit_run, refused, run_cli
 
 SIZES = {"embed_dim": 16, "num_blocks": 2, "num_heads": 2}
@@ -110,9 +113,10 @@ def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, 
     text = tmp_path / "text"
     text.write_text("The dog sees the cat.\nThe text <eos> holds a name, didn't it?\n")
     with open_scorer(run, device="cpu", checkpoint="best", beam={}) as model:
-        evaluate_surprisal(model, text, tmp_path / "table", by="token", on_error="stop")
+        evaluate_surprisal(model, text, tmp_path / "table", SurprisalConfig(by="token"))
     written = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()[1:]]
-    tokenizer, theirs = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
+    tokenizer = AutoTokenizer.from_pretrained(exported, split_special_tokens=True)
+    theirs = AutoModelForCausalLM.from_pretrained(exported)
     found = []
     for line in text.read_text().splitlines():
         ids = tokenizer(line, return_tensors="pt")["input_ids"]
@@ -127,7 +131,7 @@ def test_surprisals_equal_those_that_evaluate_writes(run: Path, exported: Path, 
 def tokenizers(run: Path, exported: Path, adopted: tuple[Path, Path]) -> list[tuple[Tokenizer, AutoTokenizer]]:
     """Return our tokenizer and transformers' tokenizer, for both exports."""
     return [
-        (Tokenizer.load(ours / "tokenizer.json"), AutoTokenizer.from_pretrained(theirs))
+        (Tokenizer.load(ours / "tokenizer.json"), AutoTokenizer.from_pretrained(theirs, split_special_tokens=True))
         for ours, theirs in ((run, exported), adopted)
     ]
 
@@ -143,7 +147,54 @@ def test_ids_of_any_text_are_bos_and_our_ids(tokenizers: list[tuple[Tokenizer, A
     for ours, theirs in tokenizers:
         assert theirs(text)["input_ids"] == theirs.encode(text) == [ours.bos_id, *ours.encode(text)]
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
-        assert theirs.decode(ours.encode(text), skip_special_tokens=True) == text
+        decoded = theirs.decode(ours.encode(text), skip_special_tokens=True)
+        assert decoded.removeprefix(" ") == text.removeprefix(" ") == ours.decode(ours.encode(text))
+
+
+@pytest.fixture(scope="module")
+def run_and_export(run: Path, exported: Path) -> tuple[Tokenizer, AutoTokenizer]:
+    """Return the tokenizer of a run, and that of its export as other programs load it."""
+    return Tokenizer.load(run / "tokenizer.json"), AutoTokenizer.from_pretrained(exported)
+
+
+@given(texts.filter(lambda text: not any(name.strip() in text for name in PIECES[:4])))
+@example("the dog barked, didn't it?")
+def test_a_leading_space_is_one_and_written_special_tokens_are_special(
+    run_and_export: tuple[Tokenizer, AutoTokenizer], text: str
+) -> None:
+    ours, theirs = run_and_export
+    ids = ours.encode(text)
+    assert theirs(theirs.bos_token + text + theirs.eos_token, add_special_tokens=False)["input_ids"] == [0, *ids, 1]
+    if text and not text.startswith(" "):
+        assert theirs(" " + text)["input_ids"] == theirs(text)["input_ids"] == [0, *ids]
+    if text.isascii():  # a piece of another text may have only a part of a character
+        assert "".join(theirs.decode([i]) for i in ids) == theirs.decode(ids)
+
+
+def test_a_text_of_a_corpus_may_hold_the_names_of_special_tokens(run: Path) -> None:
+    ours = Tokenizer.load(run / "tokenizer.json")
+    assert {0, 1, 2}.isdisjoint(ours.encode("<bos> the <eos> dog <pad>"))
+
+
+@pytest.mark.parametrize("kind", ["adds a space", "ordinary added tokens"])
+def test_an_adopted_tokenizer_is_the_same_in_transformers_and_back_again(
+    adopted: tuple[Path, Path], tmp_path: Path, kind: str
+) -> None:
+    content = json.loads((adopted[0] / "tokenizer.json").read_bytes()) | {"normalizer": None, "post_processor": None}
+    content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": kind == "adds a space", "trim_offsets": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    if kind == "ordinary added tokens":
+        content["added_tokens"] = [{"id": len(content["model"]["vocab"]), "content": "dog sees", **flags}]
+    (tmp_path / "source.json").write_text(json.dumps(content))
+    adopt_tokenizer(tmp_path / "source.json", tmp_path / "own.json", bos=END, eos=END)
+    ours = Tokenizer.load(tmp_path / "own.json")
+    for name, data in tokenizer_files(ours, num_positions=64).items():
+        (tmp_path / name).write_bytes(data)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("the dog sees the cat", "dog sees", "a  b", ""):
+        assert theirs(text)["input_ids"] == [ours.bos_id, *ours.encode(text)]
+    assert adopted_tokenizer(tmp_path / "tokenizer.json", bos=ours.bos_id, eos=ours.eos_id).data == ours.data
+    assert (ours.encode("the dog") == ours.encode(" the dog")) == (kind == "adds a space")
 
 
 def test_an_adopted_tokenizer_is_exported(adopted: tuple[Path, Path]) -> None:
@@ -154,6 +205,36 @@ def test_an_adopted_tokenizer_is_exported(adopted: tuple[Path, Path]) -> None:
     assert theirs.bos_token_id == theirs.pad_token_id == ours.bos_id == ours.eos_id == ours.vocab_size - 1
     assert json.loads((out / "config.json").read_text())["pad_token_id"] == ours.pad_id
     assert "both begins and ends a text" in (out / "README.md").read_text()
+
+
+def test_a_dataset_and_a_run_of_an_older_tokenizer_stay_usable(small_world: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(old_form((small_world / "tokenizer.json").read_bytes()))
+    splits = [part for s in ("train", "dev") for part in (f"--{s}", small_world / "corpus" / s)]
+    run_cli("build-dataset", *splits, "--tokenizer", tmp_path / "tokenizer.json", "--out", tmp_path / "dataset")
+    old, new = load_dataset(tmp_path / "dataset"), load_dataset(small_world / "dataset")
+    assert old.tokenizer.sha256 == sha256_file(tmp_path / "tokenizer.json") != new.tokenizer.sha256
+    for split in ("train", "dev"):
+        np.testing.assert_array_equal(old.split(split).tokens.values, new.split(split).tokens.values)
+        np.testing.assert_array_equal(old.split(split).actions.values, new.split(split).actions.values)
+    train_student(tmp_path / "dataset", None, tmp_path / "run", SIZES, StudentTrainConfig(**TRAINING))
+    export(tmp_path / "run", tmp_path / "out")
+    check(str(tmp_path / "out"), expected_of(tmp_path / "out"))
+    of: list[object] = []
+    for model in (tmp_path / "run", tmp_path / "out"):
+        with open_scorer(model, device="cpu", checkpoint="best", beam={}) as opened:
+            assert opened.tokenizer.sha256 == old.tokenizer.sha256
+            pairs = small_world / "corpus/minimal_pairs"
+            figures = [evaluate_minimal_pairs(opened, pairs, prefix=prefix, eos=False) for prefix in ("none", "space")]
+        of.append([each["overall"] for each in figures])
+        assert figures[0]["overall"] != figures[1]["overall"]  # in an old tokenizer, a written space is a token
+    assert of[0] == of[1]
+
+
+def test_a_written_space_does_not_change_minimal_pairs(small_world: Path, run: Path) -> None:
+    with open_scorer(run, device="cpu", checkpoint="best", beam={}) as opened:
+        pairs = small_world / "corpus/minimal_pairs"
+        plain, spaced = (evaluate_minimal_pairs(opened, pairs, prefix=each, eos=False) for each in ("none", "space"))
+    assert Path(plain["pairs"]).read_bytes() == Path(spaced["pairs"]).read_bytes()
 
 
 def last_position_that_moved(run: Path, which: str) -> int:
@@ -242,8 +323,9 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     for which in ("best", "words_1k"):
         options = {"truth": truth, "device": "cpu", "checkpoint": which, "marginal": False, "beam": {}}
         evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
+    pairs = read_minimal_pairs(small_world / "corpus/minimal_pairs")
     with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
-        evaluate_minimal_pairs(model, small_world / "corpus/minimal_pairs", prefix="none", eos=False)
+        evaluate_minimal_pairs(model, pairs, "minimal_pairs", prefix="none", eos=False)
     export(copy, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     results = read_results(copy)
@@ -372,6 +454,6 @@ def test_the_script_in_the_docs_gives_the_accuracies_of_evaluate(
         for eos, option in ((False, []), (True, ["--eos"])):
             done = subprocess.run([*command, *option], capture_output=True, text=True, check=True)
             found = {name: float(accuracy) for name, accuracy, *_ in map(str.split, done.stdout.splitlines())}
-            figures = evaluate_minimal_pairs(model, tmp_path, prefix="none", eos=eos)
+            figures = evaluate_minimal_pairs(model, read_minimal_pairs(tmp_path), "pairs", prefix="none", eos=eos)
             assert sorted(found.values()) == sorted(each["accuracy"] for each in figures["by_paradigm"].values())
             assert len(found) == 2

@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HfTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.sentence_models import evaluate_surprisal
 from storage.errors import ConfigError, InputError, RnngDistillError, RunError, StoreError
 from storage.fingerprints import sha256_file
@@ -109,6 +111,75 @@ def test_a_gpt2_made_elsewhere_is_scored_as_transformers_scores_it(foreign: Path
             log_probs = model(torch.tensor([[0, *ids]])).logits[0].log_softmax(-1)
         found += (log_probs.gather(1, gold[:, None])[:, 0] / -np.log(2)).tolist()
     np.testing.assert_allclose(written, found, atol=1e-5)
+
+
+def with_added_tokens(folder: Path, out: Path, tokens: Sequence[str | AddedToken]) -> tuple[Path, object, object]:
+    """Add ordinary tokens to a folder's tokenizer and model with transformers. Return the new folder and both."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer.add_tokens(list(tokens))
+    torch.manual_seed(2)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    shutil.copytree(folder, out)
+    tokenizer.save_pretrained(out)
+    model.save_pretrained(out)
+    return out, tokenizer, model
+
+
+ADDED_TOKENS = [
+    ["dog sees", "\n", "  "],
+    [AddedToken("dog", lstrip=True), AddedToken("cat", rstrip=True), AddedToken(" on", normalized=False)],
+    [AddedToken("og", single_word=True), "s", "\u00e9", "\u201c", AddedToken("THE", normalized=True)],
+]
+TEXTS_WITH_TOKENS = [
+    "The dog sees the cat.",
+    "dog sees the dogs , on and on",
+    "THE caf\u00e9 og\u00e9s \u201con\u201d it .",
+    "cats and dog",
+]
+
+
+@pytest.mark.parametrize("tokens", ADDED_TOKENS)
+@pytest.mark.parametrize("of", ["foreign", "exported"])
+def test_ordinary_added_tokens_are_read_as_transformers_reads_them(
+    of: str, tokens: list[str | AddedToken], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder, theirs, _ = with_added_tokens(request.getfixturevalue(of), tmp_path / "added", tokens)
+    ours = open_student_or_folder(folder, CPU).tokenizer
+    expected = [theirs(text, add_special_tokens=False)["input_ids"] for text in TEXTS_WITH_TOKENS]
+    assert ours.encode_batch(TEXTS_WITH_TOKENS) == expected
+    assert any(not ours.added_ids.isdisjoint(ids) for ids in expected)
+
+
+def test_an_added_token_over_two_words_makes_one_word_of_them(foreign: Path, tmp_path: Path) -> None:
+    tokens = ["dog sees", AddedToken("The", rstrip=True)]
+    folder, theirs, model = with_added_tokens(foreign, tmp_path / "added", tokens)
+    (tmp_path / "text").write_text("The dog sees the cat.\n")
+    figures = evaluated("surprisal", folder, tmp_path / "text", "--out", tmp_path / "table")
+    ids = [0, *theirs("The dog sees the cat.", add_special_tokens=False)["input_ids"], 0]
+    with torch.no_grad():
+        log_probs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = -log_probs[:-1].gather(1, torch.tensor(ids[1:])[:, None]).sum().item() / np.log(2)
+    assert figures["bits"] == pytest.approx(expected, abs=1e-4)
+    words = [line.split("\t")[2] for line in (tmp_path / "table").read_text().splitlines()[1:]]
+    assert words == ["The", "dog sees", "the", "cat.", "<eos>"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("added_tokens.json", {"dog sees": 400}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"400": {"content": "dog sees", "special": False}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"0": {"content": END, "special": False}}}),
+    ],
+)
+def test_tokens_that_only_another_file_adds_are_refused(
+    foreign: Path, tmp_path: Path, file: str, content: object
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(foreign, folder)
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"{file}: adds the token .* but tokenizer\.json does not have it"):
+        open_student_or_folder(folder, CPU)
 
 
 def test_weights_without_the_transformer_prefix_can_be_loaded(foreign: Path, tmp_path: Path) -> None:
@@ -210,7 +281,7 @@ def test_a_table_is_not_written_over_a_models_files(run: Path, tmp_path: Path) -
         open_scorer(run, device="cpu", checkpoint="best", beam={}) as model,
         pytest.raises(ConfigError, match="which holds the model's files"),
     ):
-        evaluate_surprisal(model, tmp_path / "text", run / "run.json", by="word", on_error="stop")
+        evaluate_surprisal(model, tmp_path / "text", run / "run.json", SurprisalConfig())
 
 
 def test_a_dataset_of_other_tokens_and_a_checkpoint_of_a_folder_are_refused(small_world: Path, foreign: Path) -> None:

@@ -46,9 +46,9 @@ def make_split(num_sentences: int = 40) -> Split:
     )
 
 
-def write_dump(path: Path, split: Split, **changes: Any) -> DumpReader:
+def write_dump(path: Path, split: Split, *, seed: int = 3, **changes: Any) -> DumpReader:
     gold = append_eos(split.tokens, EOS)
-    generator = np.random.default_rng(3)
+    generator = np.random.default_rng(seed)
     num_positions = len(gold.values)
     logits = generator.normal(size=(num_positions, VOCAB_SIZE)).astype(np.float32)
     ids = np.argsort(-logits, kind="stable")[:, :K]

@@ -1,17 +1,26 @@
 """Check a ``tokenizer.json`` made elsewhere, and convert it into the form that every command reads.
 
-Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not lowercase or strip
-anything, must add no token to a text, and must have entries for ``<bos>`` and ``<eos>``. The converted file records
-these two entries in its template for pairs of texts, so nothing is added to a single text.
+Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
+(lowercase it, replace it by a similar one, leave it out), must add no token to a text, and must have entries for
+``<bos>`` and ``<eos>``. It may put a space before a text that has none, as RoBERTa's does. The normalizer is tried on
+every character of the first two planes of Unicode, on every pair of ASCII characters, on runs of one character, and on
+texts with things that some normalizers replace. A regular expression that matches none of these is not noticed here;
+``build-dataset`` then counts the sentences that do not come back.
+
+The converted file records ``<bos>`` and ``<eos>`` in its template for pairs of texts, so nothing is added to a single
+text.
 
 The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
-anything else, so a text with the string ``<|endoftext|>`` would end at this string. The conversion makes added tokens
+anything else, so a text with the string ``<|endoftext|>`` would end at this string. The conversion makes special tokens
 plain entries with the same ids. No text produces these entries any more: ``<|endoftext|>`` is encoded by its
-characters.
+characters. Ordinary added tokens (``"special": false``) stay as they are if decoding restores the text around them. For
+a model's folder all of them stay, so that a text has the ids that transformers gives.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +30,12 @@ from tokenizers import pre_tokenizers
 from pipeline.corpus.dataset.tokenizer import (
     SPECIAL_TOKENS,
     Tokenizer,
+    added_space,
     json_bytes,
     read_tokenizer_file,
     special_template,
 )
+from pipeline.corpus.text.text_files import normalise_text
 from storage.errors import InputError
 from storage.fingerprints import Json
 
@@ -34,8 +45,20 @@ PROBES: Final = (
     "na\u00efve caf\u00e9 \u201cquoted\u201d \u2014 and \u4f60\u597d \U0001f600",
     "a , b . c n't ' s - - 1 000",
     "x",
+    "It cost 1,000,000 or 1.000,50 at 10:30 on 2026-11-29, and 3/4 of No. 007; call +41 79 555.",
+    "``So,'' he said, 'it''s \"here\"'... well -- no --- yes \u2013 \u2018maybe\u2019 \u2026",
+    "She can't, won't, gonna, could've; they're sooo goood, hahaha!!! ??? the the the",
+    "see https://example.org/a?b=c&d#e or www.example.org, mail me@example.org, @name #tag :-) <3",
+    "<b>bold</b> &amp; [UNK] <unk> <mask> -LRB- \u2581x \u0120y _z_ __init__ a_b \\n",
+    "20% of \u20ac5; 5 kg, 3 m\u00b2, x\u2082, 20\u00b0C, \u00bd, \u2460, \uff21\uff22, \ufb01ne, \u2122, \u2116 5",
+    "\u00c5ngstr\u00f6m \u00df \u1e9e \u0131 \u0130 \u017f \u00e6 \u00f8 \u0111",
+    "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u0928\u092e\u0938\u094d\u0924\u0947",
+    "\ud55c\uad6d\uc5b4 \u30ab\u30bf\u30ab\u30ca",
 )
 """Normalised texts that some tokenizers change."""
+_WORDS_OF_A_PROBE: Final = 64
+_NOT_IN_TEXTS: Final = frozenset({"Cn", "Cs", "Co", "Cc", "Cf", "Zs"})
+"""Categories of characters that no normalised text has, or that this version of Python does not know."""
 
 
 def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str, Json]:
@@ -54,12 +77,14 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
     content = _content(source)
     adopted = _adopted(source, content, bos=bos, eos=eos)
     adopted.save(out)
+    num_kept = len(json.loads(adopted.data)["added_tokens"])
     return {
         "tokenizer": str(out),
         "vocab_size": adopted.vocab_size,
         "bos": f"{bos} ({adopted.bos_id})",
         "eos": f"{eos} ({adopted.eos_id})",
-        "num_added_tokens_made_plain": len(_added(content)),
+        "num_added_tokens_made_plain": len(_added(content)) - num_kept,
+        "num_added_tokens_kept": num_kept,
         "sha256": adopted.sha256,
     }
 
@@ -75,9 +100,10 @@ def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
         eos: Id of the entry that ends every sentence.
 
     Raises:
-        InputError: As ``adopt_tokenizer``.
+        InputError: As ``adopt_tokenizer``, and if another file of the folder adds tokens.
     """
     content = _content(source) | {"post_processor": None}
+    _check_added_elsewhere(source, content)
     names = {i: token for token, i in (_vocab(content) | _added(content)).items()}
     for name, i in (("bos_token_id", bos), ("eos_token_id", eos)):
         if i not in names:
@@ -85,9 +111,9 @@ def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
                 f"{source}: no entry has the id {i}, which is {name} in config.json. Download both files again"
             )
     if tuple(names.get(i) for i in range(len(SPECIAL_TOKENS))) == SPECIAL_TOKENS and (bos, eos) == (0, 1):
-        plain: dict[str, Any] = {"added_tokens": [], "truncation": None, "padding": None}
+        plain: dict[str, Any] = {"added_tokens": _ordinary(content), "truncation": None, "padding": None}
         return Tokenizer(json_bytes(content | plain), where=str(source))
-    return _adopted(source, content, bos=names[bos], eos=names[eos])
+    return _adopted(source, content, bos=names[bos], eos=names[eos], keep_all=True)
 
 
 def _content(source: Path) -> dict[str, Any]:
@@ -102,26 +128,76 @@ def _content(source: Path) -> dict[str, Any]:
     return content
 
 
-def _adopted(source: Path, content: Mapping[str, Any], *, bos: str, eos: str) -> Tokenizer:
+def _adopted(source: Path, content: Mapping[str, Any], *, bos: str, eos: str, keep_all: bool = False) -> Tokenizer:
+    """Return the converted tokenizer.
+
+    Args:
+        source: The file, for errors.
+        content: Its content.
+        bos: The entry that begins every sentence.
+        eos: The entry that ends every sentence.
+        keep_all: Keep every ordinary added token, even if decoding does not restore the text around it.
+    """
     inner: Any = tokenizers.Tokenizer.from_str(json.dumps(content))
     added, vocab = _added(content), inner.get_vocab()
     problems = [*_problems(inner, content), *_problems_of_entries(vocab, added, bos=bos, eos=eos)]
-    changed = b""
+    changed: dict[str, Any] = {}
     if not problems:
-        changed = json_bytes(
-            {
-                **content,
-                "added_tokens": [],
-                "truncation": None,
-                "padding": None,
-                "post_processor": special_template({token: vocab[token] for token in (bos, eos)}, bos=bos, eos=eos),
-                "model": {**content["model"], "vocab": {**content["model"]["vocab"], **added}},
-            }
-        )
-        problems = list(_problems_of_text(tokenizers.Tokenizer.from_str(changed.decode()), added))
+        changed = {
+            **content,
+            "added_tokens": [],
+            "truncation": None,
+            "padding": None,
+            "post_processor": special_template({token: vocab[token] for token in (bos, eos)}, bos=bos, eos=eos),
+            "model": {**content["model"], "vocab": {**content["model"]["vocab"], **added}},
+        }
+        problems = list(_problems_of_text(changed, added))
     if problems:
         raise InputError(f"{source}: cannot be adopted: {'; '.join(problems)}. Train a tokenizer with train-tokenizer")
-    return Tokenizer(changed, where=str(source))
+    ordinary = [token for token in _ordinary(content) if token["content"] not in (bos, eos)]
+    changed["added_tokens"] = [token for token in ordinary if keep_all or _restores(changed, token)]
+    return Tokenizer(json_bytes(changed), where=str(source))
+
+
+def _ordinary(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the added tokens that are not special, in order of their ids."""
+    return sorted((token for token in content.get("added_tokens") or () if not token["special"]), key=lambda t: t["id"])
+
+
+def _check_added_elsewhere(source: Path, content: Mapping[str, Any]) -> None:
+    """Check that no file beside a ``tokenizer.json`` adds ordinary tokens, as transformers would read it.
+
+    Raises:
+        InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` does, or is damaged.
+    """
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    in_source = {token["id"]: flags | token for token in content.get("added_tokens") or ()}
+    for name in ("tokenizer_config.json", "added_tokens.json"):
+        path = source.with_name(name)
+        try:
+            found = json.loads(path.read_bytes()) if path.exists() else {}
+            if name == "added_tokens.json":
+                listed = {int(i): {"content": token} for token, i in found.items()}
+            else:
+                listed = {int(i): flags | token for i, token in found.get("added_tokens_decoder", {}).items()}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({error}), expected a JSON object. Fetch the file again"
+            ) from error
+        for i, token in listed.items():
+            if not token.get("special") and not token.items() <= in_source.get(i, {}).items():
+                raise InputError(
+                    f"{path}: adds the token {token['content']!r} with the id {i}, but tokenizer.json does not have it "
+                    "in this form. Load the tokenizer with transformers and save it again"
+                )
+
+
+def _restores(content: Mapping[str, Any], token: Mapping[str, Any]) -> bool:
+    """Return whether decoding restores texts in which an ordinary added token occurs."""
+    inner: Any = tokenizers.Tokenizer.from_str(json.dumps({**content, "added_tokens": [token]}))
+    space, name = added_space(inner), normalise_text(token["content"])
+    texts = [name, f"the {name} dog", f"the{name}dog", f"({name})"]
+    return all(inner.decode(inner.encode(text).ids).removeprefix(space) == text for text in texts)
 
 
 def _added(content: Mapping[str, Any]) -> dict[str, int]:
@@ -149,14 +225,10 @@ def _problems(inner: Any, content: Mapping[str, Any]) -> Iterator[str]:  # noqa:
         yield f"{len(letters)} of the 256 bytes have no entry, so some texts cannot be encoded"
     if model.get("dropout"):
         yield f"it encodes at random (model.dropout is {model['dropout']})"
-    if inner.normalizer is not None:
-        for probe in PROBES:
-            normalised = inner.normalizer.normalize_str(probe)
-            if normalised.strip() != probe:
-                change = "lowercases" if normalised.strip() == probe.lower() else "changes"
-                kind = " and ".join(kinds["normalizer"])
-                yield f"its normalizer ({kind}) {change} the text: {probe!r} becomes {normalised!r}"
-                break
+    if inner.normalizer is not None and (changed := _change_by(inner.normalizer)):
+        before, after = changed
+        change = "lowercases" if after == before.lower() else "changes"
+        yield f"its normalizer ({' and '.join(kinds['normalizer'])}) {change} the text: {before!r} becomes {after!r}"
     plain, extended = (inner.encode(PROBES[0], add_special_tokens=special) for special in (False, True))
     if plain.ids != extended.ids:
         extra = [token for token in extended.tokens if token not in plain.tokens]
@@ -171,11 +243,42 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
         yield f"its {len(vocab)} entries have ids up to {max(vocab.values(), default=0)}, expected ids without gaps"
 
 
-def _problems_of_text(adopted: Any, added: Mapping[str, int]) -> Iterator[str]:  # noqa: ANN401
-    for probe in (*PROBES, *(f"the {token} dog" for token in added if token.strip() and token.isprintable())):
-        text = " ".join(probe.split())
+def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
+    """Return a text and what a normalizer makes of it, or None if it only adds a space before every text."""
+    patterns = [step.get("pattern") or {} for step in _steps(json.loads(normalizer.__getstate__()), "normalizers")]
+    own = [normalise_text(f"x {pattern['String']} y") for pattern in patterns if "String" in pattern]
+    for probe in (*PROBES, *own, *_systematic_probes()):
+        normalised = normalizer.normalize_str(probe).removeprefix(" ")
+        if normalised == probe:
+            continue
+        if normalised != probe.lower():
+            for word in probe.split(" "):
+                if (after := normalizer.normalize_str(word).removeprefix(" ")) != word:
+                    return word, after
+        return probe, normalised
+    return None
+
+
+@cache
+def _systematic_probes() -> Sequence[str]:
+    """Return normalised texts with every character, every pair of ASCII characters, and runs of ASCII characters."""
+    ascii_letters = [chr(code) for code in range(0x21, 0x7F)]
+    characters = map(chr, range(0x80, 0x20000))
+    words = [f"x{letter}y" for letter in characters if unicodedata.category(letter) not in _NOT_IN_TEXTS]
+    words += [f"x{first}{second}y" for first in ascii_letters for second in ascii_letters]
+    words += [letter * length for letter in ascii_letters for length in (1, 2, 3, 6)]
+    words = [word for word in words if normalise_text(word) == word]
+    return [" ".join(words[at : at + _WORDS_OF_A_PROBE]) for at in range(0, len(words), _WORDS_OF_A_PROBE)]
+
+
+def _problems_of_text(content: Mapping[str, Any], added: Mapping[str, int]) -> Iterator[str]:
+    adopted: Any = tokenizers.Tokenizer.from_str(json.dumps(content))
+    space = added_space(adopted)
+    names = [token for token in added if token.strip() and token.isprintable()]
+    for probe in (*PROBES, *(text for name in names for text in (f"the {name} dog", f"{name} dog"))):
+        text = normalise_text(probe)
         encoding = adopted.encode(text)
-        found, spans = adopted.decode(encoding.ids), encoding.offsets
+        found, spans = adopted.decode(encoding.ids).removeprefix(space), encoding.offsets
         if found != text:
             change = (
                 "changes spaces" if "".join(found.split()) == "".join(text.split()) else "does not give back the text"
@@ -190,6 +293,9 @@ def _problems_of_text(adopted: Any, added: Mapping[str, int]) -> Iterator[str]: 
 
 def _kinds(part: Mapping[str, Any] | None, inside: str) -> list[str]:
     """Return the type of a step such as the normalizer, or the types of its members if the step is a sequence."""
-    if part is None:
-        return []
-    return [each["type"] for each in part.get(inside, [part])]
+    return [] if part is None else [each["type"] for each in _steps(part, inside)]
+
+
+def _steps(part: Mapping[str, Any], inside: str) -> list[Mapping[str, Any]]:
+    """Return the members of a step if it is a sequence, with those of sequences inside it; else the step."""
+    return [step for each in part[inside] for step in _steps(each, inside)] if inside in part else [part]

@@ -56,6 +56,8 @@ class TokenSentence:
     """The characters of ``text`` that each token covers, including a space before a word."""
     phrases: list[TokenPhrase]
     """In opening order. The first phrase is TOP over all tokens: ``(0, 0, n)``."""
+    sentence: Sentence
+    """The sentence with its tree over words, as in the treebank."""
 
 
 class FittedSentence(NamedTuple):
@@ -186,6 +188,7 @@ def read_gold_trees(
                     ids=fitted.ids,
                     spans=fitted.spans,
                     phrases=[(numbers[label], start, stop) for label, start, stop in phrases],
+                    sentence=fitted.sentence,
                 )
             )
         if progress is not None:

@@ -2,13 +2,19 @@ r"""Train, read and apply the tokenizer: a reversible byte-level BPE that is com
 
 The text is first cut into pre-tokens, and no token crosses their edges. A pre-token is a punctuation mark or symbol, a
 sequence of letters, or a sequence of digits, with the space before it. So tokens hardly ever cross the edges of
-constituents. The tokenizer itself puts a space before the text, and its decoder removes this space. So a word has the
-same tokens at the start of a sentence and inside it, and the file gives the same ids in any program that reads it.
+constituents. The tokenizer itself puts a space before the text, unless the text already begins with one. So a word has
+the same tokens at the start of a sentence and inside it, however other programs pass it: "dog" and " dog" have the same
+ids. The file gives the same ids in any program that reads it (docs/decisions/0015).
+
+In other programs, the file decodes each token with its space, so the text of a sentence begins with a space. Here,
+``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it exactly.
+Files of older versions put a space before every text, and their decoder removes it. They are read as they are.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` uses the file's
 template for pairs of texts to record which entries serve as ``<bos>`` and ``<eos>``. The special tokens are entries of
 the vocabulary, but they are not listed as "added tokens", because the library searches each text for added tokens. It
-would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text.
+would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text. ``export``
+lists them, because other programs write them into their input on purpose.
 """
 
 import json
@@ -20,7 +26,8 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline.corpus.text.text_files import normalise_text, not_utf8, read_lines
+from pipeline.corpus.text.file_forms import read_running_text
+from pipeline.corpus.text.text_files import normalise_text, not_utf8
 from pipeline.corpus.text.word_budget import TOKENIZER, TrainingText, write_record
 from pipeline.corpus.trees.matching import Span
 from storage.errors import ConfigError, InputError
@@ -31,6 +38,9 @@ SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
 """The entries with the ids 0, 1 and 2. The 256 bytes follow."""
 MIN_VOCAB_SIZE: Final = len(SPECIAL_TOKENS) + 256
 SPLIT_PATTERN: Final = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
+TWO_LEADING_SPACES: Final = r"(?<![\s\S])  "
+"""Matches only at the start of a text. ``^`` would also match after a line end. The pattern for the start of a text in
+other languages (backslash A) is not valid in JavaScript, where transformers.js reads the same file."""
 
 _LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 _BYTE_OF_LETTER = {letter: ord(letter) for letter in _LETTERS if ord(letter) < 256}
@@ -41,7 +51,10 @@ _PROBE = "Don't (ever) pay $5.00, naïve “friend” \U0001f600 <eos>!"
 
 
 class Tokenizer:
-    """A byte-level BPE with ``decode(encode(text)) == text`` for any text. It adds neither ``<bos>`` nor ``<eos>``."""
+    """A byte-level BPE that adds neither ``<bos>`` nor ``<eos>``.
+
+    ``decode(encode(text)) == text`` for any normalised text, and for any other text that does not begin with a space.
+    """
 
     def __init__(self, data: bytes, *, where: str = "tokenizer") -> None:
         """Read a ``tokenizer.json``.
@@ -62,20 +75,31 @@ class Tokenizer:
         self._inner.no_padding()
         self.data = data
         """The bytes of the file."""
-        self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(where)
-        if self._inner.decode(self._inner.encode(_PROBE).ids) != _PROBE:
+        content = json.loads(data)
+        self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(content, where)
+        plain = self._inner
+        if added := content.get("added_tokens"):
+            if special := [token["content"] for token in added if token["special"]]:
+                raise InputError(
+                    f"{where}: finds the special tokens {', '.join(special)} in texts. Convert it with adopt-tokenizer"
+                )
+            plain = tokenizers.Tokenizer.from_str(json.dumps({**content, "added_tokens": []}))
+        self._added_space = added_space(plain)
+        if plain.decode(plain.encode(_PROBE).ids).removeprefix(self._added_space) != _PROBE:
             raise InputError(
                 f"{where}: does not give back the text it encodes. Create a byte-level tokenizer with train-tokenizer"
             )
         self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
+        self.added_ids: frozenset[int] = frozenset(self._inner.get_added_tokens_decoder())
+        """The ids of ordinary added tokens, which an adopted tokenizer may have. A text that has one gets its id."""
         self.vocab_size: int = self._inner.get_vocab_size()
         """V: the number of entries, including special tokens."""
         self.sha256: str = sha256_bytes(data)
         """sha256 of the bytes of the file."""
 
-    def _find_special_ids(self, where: str) -> tuple[int, int, int]:
+    def _find_special_ids(self, content: Mapping[str, Any], where: str) -> tuple[int, int, int]:
         """Return the ids of ``<bos>``, ``<eos>`` and ``<pad>``. An adopted tokenizer uses ``<eos>`` as ``<pad>``."""
-        template = json.loads(self.data).get("post_processor")
+        template = content.get("post_processor")
         if template is not None:
             ids = _ids_of_template(template)
             if ids is not None and max(ids) < self._inner.get_vocab_size():
@@ -104,14 +128,16 @@ class Tokenizer:
                 f"vocab_size is {vocab_size}, expected at least {MIN_VOCAB_SIZE}: 256 bytes and 3 special tokens"
             )
         inner: Any = tokenizers.Tokenizer(models.BPE())
-        inner.normalizer = normalizers.Prepend(" ")
+        inner.normalizer = normalizers.Sequence(
+            [normalizers.Prepend(" "), normalizers.Replace(Regex(TWO_LEADING_SPACES), " ")]
+        )
         inner.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-        inner.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+        inner.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
@@ -154,7 +180,10 @@ class Tokenizer:
         return [(encoding.ids, encoding.offsets) for encoding in self._inner.encode_batch(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids. Special tokens are skipped, and bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids. Special tokens are skipped, and bytes that are not UTF-8 become U+FFFD.
+
+        The space that the tokenizer puts before a text is removed.
+        """
         return self.decode_batch([ids])[0]
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
@@ -166,7 +195,7 @@ class Tokenizer:
                 for ids in batch
             ]
         )
-        return texts
+        return [text.removeprefix(self._added_space) for text in texts]
 
     def decode_with_spans(self, ids: Sequence[int]) -> tuple[str, list[Span]] | None:
         """Return the text of ids and the characters that each token covers, as in ``encode_batch_with_spans``.
@@ -184,7 +213,7 @@ class Tokenizer:
         except UnicodeDecodeError:
             return None
         text = self.decode(ids)
-        num_stripped = len(whole) - len(text)  # the decoder may remove the space before the text
+        num_stripped = len(whole) - len(text)  # decoding may remove the space before the text
         character_at = [i - num_stripped for i, letter in enumerate(whole) for _ in letter.encode()]
         ends = [0, *accumulate(map(len, pieces))]
         spans = [(character_at[start], character_at[stop - 1] + 1) for start, stop in pairwise(ends)]
@@ -199,6 +228,11 @@ class Tokenizer:
         """Return an entry of the vocabulary as it is in the file: each byte is a letter, and a space is ``Ġ``."""
         token: str = self._inner.id_to_token(token_id)
         return token
+
+
+def added_space(inner: Any) -> str:  # noqa: ANN401 - a tokenizer of the library
+    """Return the space that a tokenizer puts before a text and that its decoder leaves there; an empty text if none."""
+    return " " if inner.decode(inner.encode("x", add_special_tokens=False).ids) == " x" else ""
 
 
 def _bytes_of(entry: str) -> bytes:
@@ -253,7 +287,12 @@ def _ids_of_template(template: Any) -> tuple[int, int] | None:  # noqa: ANN401 -
 
 
 def train_tokenizer(
-    texts: Sequence[Path], out: Path, *, vocab_size: int = 12_000, progress: Callable[[int], None] | None = None
+    texts: Sequence[Path],
+    out: Path,
+    *,
+    vocab_size: int = 12_000,
+    column: str = "",
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Json]:
     """Train a tokenizer on text files; return what ``train-tokenizer`` prints.
 
@@ -263,11 +302,12 @@ def train_tokenizer(
         texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line. Blank lines are ignored.
         out: The ``tokenizer.json`` to write.
         vocab_size: Largest number of entries.
+        column: The field of JSON lines or the column of a table that holds the text, as for ``read_running_text``.
         progress: Called with the number of lines read since the last call.
 
     Raises:
-        InputError: If a file cannot be read, a line is not UTF-8, or there is no text.
-        ConfigError: If the vocabulary is too small.
+        InputError: If a line is not UTF-8, or there is no text; and as ``read_running_text``.
+        ConfigError: If the vocabulary is too small, or a column is given for running text.
     """
     num_lines = 0
     num_words = dict.fromkeys(texts, 0)
@@ -275,7 +315,7 @@ def train_tokenizer(
     def lines() -> Iterator[str]:
         nonlocal num_lines
         for path in texts:
-            for line in read_lines(path):
+            for line in read_running_text(path, column=column):
                 if not line.is_utf8:
                     raise not_utf8(path, line.number)
                 if progress is not None:

@@ -10,42 +10,11 @@ of some thousand lines, and nothing marks where a block begins.
 import html
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from pipeline.corpus.text.draft import Draft, Rules
+from pipeline.corpus.text.subtitles import TAG, clean_subtitle, open_subtitles
 from pipeline.corpus.text.text_files import unescape_brackets
-
-Rules = tuple[tuple[re.Pattern[str], str, str], ...]
-"""Pattern, replacement and reason of each rule."""
-
-
-@dataclass(slots=True)
-class Draft:
-    """A line while the rules work on it. Each rule rewrites ``text`` or drops the line."""
-
-    text: str
-    speaker: str = ""
-    dropped: str = ""
-    """Why the line is dropped: it is not language. Empty if the line is kept."""
-    repaired: list[str] = field(default_factory=list)
-    """The reasons for all changes of the line, without repetitions."""
-
-    def replace(self, pattern: re.Pattern[str], replacement: str, reason: str) -> None:
-        """Replace every match of the pattern, and note the reason if the text changed."""
-        text, found = pattern.subn(replacement, self.text)
-        if found and text != self.text:
-            self.text = text
-            if reason not in self.repaired:
-                self.repaired.append(reason)
-
-    def apply(self, rules: Rules) -> None:
-        """Apply the rules in order."""
-        for pattern, replacement, reason in rules:
-            self.replace(pattern, replacement, reason)
-
-    def drop(self, pattern: re.Pattern[str], reason: str) -> None:
-        """Drop the line if the pattern matches."""
-        if not self.dropped and pattern.search(self.text):
-            self.dropped = reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,20 +32,26 @@ class Source:
     has_speakers: bool = False
     may_be_wrapped: bool = False
     """Whether some releases have hard-wrapped lines, with a blank line between paragraphs."""
+    has_notes: bool = False
+    """Whether notes and captions in brackets can have several lines."""
 
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
 _SPACED = re.compile(r"\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
-_SPACED_PARTS = re.compile(r"(?<=\w)\s+(?=(?:n[\u2019']t|[\u2019'](?:s|m|d|re|ve|ll|em))\b)", re.IGNORECASE)
-_TAG = re.compile(
-    r"</?(?:i|b|u|s|em|strong|font|span|br|p|sub|sup|small|big|ref|div|nowiki|center)(?:\s[^<>]*)?/?>", re.IGNORECASE
+# A mark between a space and a word, as in "yes ,and". A stop counts only before a capitalised word.
+_MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
+# Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a
+# word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. After
+# other words than I, 'm is short for "I'm".
+_SPACED_PARTS = re.compile(
+    r"(?:(?<=\w)\s+(?=(?:n['\u2019]t|['\u2019](?:s|d|re|ve|ll))\b(?!['\u2019](?!\w)))"
+    r"|(?<=\bI)\s+(?=['\u2019]m\b(?!['\u2019]))"
+    r"|(?<=(?<!\w)['\u2019]t)\s+(?=(?:is|was|were|will|would)\b)"
+    r"|(?<=(?<!\w)d['\u2019])\s+(?=(?:you|ya|ye)\b)|(?<=(?<!\w)y['\u2019])\s+(?=(?:know|all|see)\b)"
+    r"|(?<=(?<!\w)o['\u2019])\s+(?=clock\b))",
+    re.IGNORECASE,
 )
 _BRACKETS_ONLY = re.compile(r"^[-\u2013\s]*(?:\[[^\[\]]*\]|\{[^{}]*\})(?:\s*(?:\[[^\[\]]*\]|[.?!]))*$")
-_SOUND = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
-_LEADING_DASH = re.compile(r"^\s*(?:>>+|[-\u2013\u2014]+)\s*(?=\S)")
-_L_FOR_I = re.compile(
-    r"(?<![\w'.\u2019-])l(?=(?:['\u2019](?:m|d|ll|ve)\b)|\s+[a-z])|(?<=[A-Z])l(?=[A-Z])|(?<!\w)l(?=[A-Z]+\b)"
-)
 
 
 def _compiled(*rules: tuple[str, str, str]) -> Rules:
@@ -91,6 +66,7 @@ def title_of(text: str) -> str:
 
 def _join_punctuation(draft: Draft) -> None:
     draft.replace(_SPACED, "", "space before punctuation")
+    draft.replace(_MISPLACED, r"\1 ", "space before punctuation")
     draft.replace(_SPACED_PARTS, "", "space inside a contraction")
 
 
@@ -147,53 +123,33 @@ def aochildes(draft: Draft) -> None:
 
 
 _SPEAKER = re.compile(r"([A-Z]):\s+")
-_ANNOTATOR = re.compile(r"\s*(?<!\S)\*\s?[a-z[].*$")
-_NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\bMUMBLEx\b")
+# A remark ends with its bracket, its second asterisk, a phrase that annotators use, its first sentence, or the line.
+_REMARK = re.compile(
+    r"(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))(?:\[+[^\[\]]*\]+|[^*]{0,200}(?<=[^\s*])\*+(?!\w)|[a-z]\w*\s?=\s?[a-z][\w']*\b[.,;]?|"
+    r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b(?!\s*[;:,])[.?!]*|"
+    r"\[*[^\W\d](?:[^.?!]|\.(?=\S)|(?<=\b\w)\.(?=\s+[a-z]))*[.?!]*)",
+    re.IGNORECASE,
+)
+_CORRECTION = re.compile(
+    r"(?<![\w=])([A-Za-z][\w'-]*)(?:=|(?<=[\w'-]{2})\s=\s(?=[\w'-]{2}))[A-Za-z][\w'-]*(?![\w=])([.,;?!]?)"
+)
+"""A word as it was said, and what it should be, as in ``see=seen``."""
+_NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b")
 
 
 def switchboard(draft: Draft) -> None:
-    """Clean Switchboard: a speaker's letter and an utterance per line, annotators' remarks after an asterisk."""
+    """Clean Switchboard: a speaker's letter and an utterance per line, with annotators' remarks after asterisks.
+
+    The lines are turns that were joined from utterances, so speech can follow a remark.
+    """
     if speaker := _SPEAKER.match(draft.text):
         draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]
-    draft.replace(_ANNOTATOR, "", "annotator's remark")
+    draft.cut(_REMARK, "annotator's remark")
+    if found := _CORRECTION.search(draft.text):  # the word is in the text already, or only here
+        is_again = re.search(rf"\b{re.escape(found[1])}\b", draft.text[: found.start()], re.IGNORECASE)
+        draft.replace(_CORRECTION, "" if is_again else r"\1\2", "annotator's remark")
     draft.replace(_NOISE, "", "noise or disfluency mark")
     _join_punctuation(draft)
-
-
-_CREDIT = re.compile(
-    r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
-    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S)",
-    re.IGNORECASE,
-)
-_TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
-_STYLE = re.compile(r"\{\\[^{}]*\}")
-_MUSIC = re.compile(r"[\u2669-\u266c]+|(?:^|(?<=\s))#+(?=\s|$)|(?<![\w.])[*]{1,2}(?=\s|$)")
-_SOUND_INSIDE = re.compile(r"\[[A-Za-z][^\[\]]*\]")
-_TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-
-
-def open_subtitles(draft: Draft) -> None:
-    """Clean OpenSubtitles: one subtitle per line. A dash marks a change of speaker, and each turn becomes a line."""
-    draft.drop(_TIME, "subtitle time")
-    draft.replace(_STYLE, "", "subtitle style code")
-    _subtitle(draft)
-    draft.replace(_SOUND_INSIDE, "", "sound description inside a line")
-    _turns(draft)
-    draft.replace(_L_FOR_I, "I", "l read for I")
-
-
-def _subtitle(draft: Draft) -> None:
-    draft.replace(_TAG, "", "tag")
-    draft.drop(_CREDIT, "subtitle credit")
-    draft.replace(_MUSIC, "", "music mark")
-    draft.drop(_BRACKETS_ONLY, "sound description")
-    draft.drop(_SOUND, "sound description")
-
-
-def _turns(draft: Draft) -> None:
-    if _LEADING_DASH.match(draft.text):
-        draft.replace(_LEADING_DASH, "", "leading dash")
-        draft.replace(_TURN, "\n", "turns of a line apart")
 
 
 _OPEN_BRACKET = re.compile(r"-L(?:R|S|C)B-\s*")
@@ -228,10 +184,24 @@ _NOTICE = re.compile(
     r"produced by .{3,80}$|transcriber['\u2019]?s['\u2019]? note|e-?text prepared by|\[?transcriber)",
     re.IGNORECASE,
 )
-_ILLUSTRATION = re.compile(r"\[(?:Illustration|Footnote|Sidenote|Music|Frontispiece)\b[^\[\]]*\]?", re.IGNORECASE)
+_INSIDE = r"(?:[^\[\]]|\[[^\[\]]*\])*+(?:\]|$)"
+_ILLUSTRATION = re.compile(
+    r"\[_?(?:(?:Illustrations?|Illus|Frontispiece|Decoration|Ornament)(?![a-z])|"
+    rf"(?:Picture|Image|Plate|Drawing|Figure|Fig|Map)s?\b(?=\.?\s*(?:\d+|[IVXLC]+\b)?\s*[:.\]])){_INSIDE}",
+    re.IGNORECASE,
+)
+_NOTE = re.compile(rf"\[(?:Footnote|Sidenote|Music)\b{_INSIDE}", re.IGNORECASE)
 _MARK_INSIDE = re.compile(r"\s*\[(?:\d{1,3}|[A-Z*]|Pg\.?\s*\d+|Page\s*\d+)\]|\s*\{\d{1,4}\}", re.IGNORECASE)
 _ITALICS = re.compile(r"(?<![A-Za-z0-9_])_([^_]+)_(?!_)")
 _BOLD = re.compile(r"(?<![\w=])=([^=]+)=(?![\w=])")
+
+
+def open_note(text: str) -> str:
+    """Return the reason for which a note or caption is left out whose bracket does not close; "" if there is none."""
+    for pattern, reason in (_ILLUSTRATION, "illustration"), (_NOTE, "note in brackets"):
+        if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
+            return reason
+    return ""
 
 
 def gutenberg(draft: Draft) -> None:
@@ -239,7 +209,8 @@ def gutenberg(draft: Draft) -> None:
     draft.drop(_NOTICE, "Project Gutenberg notice")
     draft.drop(_PAGE, "page number")
     draft.drop(_CONTENTS_LINE, "line of a table of contents")
-    draft.replace(_ILLUSTRATION, "", "illustration or note in brackets")
+    draft.cut(_ILLUSTRATION, "illustration")
+    draft.cut(_NOTE, "note in brackets")
     draft.replace(_MARK_INSIDE, "", "mark of a page or footnote")
     draft.replace(_ITALICS, r"\1", "italics between underscores")
     draft.replace(_BOLD, r"\1", "bold between equals signs")
@@ -262,10 +233,7 @@ def _entities(draft: Draft) -> None:
 def qed(draft: Draft) -> None:
     """Clean QED (2023), subtitles of lectures: entities escaped several times, tags, *l* in place of *I*."""
     _entities(draft)
-    draft.drop(_TIME, "subtitle time")
-    _subtitle(draft)
-    _turns(draft)
-    draft.replace(_L_FOR_I, "I", "l read for I")
+    clean_subtitle(draft)
     _join_punctuation(draft)
 
 
@@ -295,7 +263,7 @@ def wiki(draft: Draft) -> None:
     draft.replace(_WIKI_HEADING, r"\1", "marks of a heading")
     if _WIKI_SIGNS.search(draft.text):
         draft.apply(_WIKI_RULES)
-        draft.replace(_TAG, "", "tag")
+        draft.replace(TAG, "", "tag")
     _join_punctuation(draft)
 
 
@@ -304,8 +272,8 @@ BABYLM: dict[str, Source] = {
     "bnc_spoken": Source(rules=_join_punctuation, has_blanks=True),
     "cbt": Source(rules=cbt, has_headers=True),
     "childes": Source(rules=childes, has_headers=True, has_speakers=True),
-    "children_stories": Source(rules=gutenberg, is_prose=True),
-    "gutenberg": Source(rules=gutenberg, has_headers=True, is_prose=True, may_be_wrapped=True),
+    "children_stories": Source(rules=gutenberg, is_prose=True, has_notes=True),
+    "gutenberg": Source(rules=gutenberg, has_headers=True, is_prose=True, may_be_wrapped=True, has_notes=True),
     "open_subtitles": Source(rules=open_subtitles, has_blanks=True, is_prose=True),
     "qed": Source(rules=qed, is_prose=True),
     "simple_wiki": Source(rules=wiki, has_headers=True, has_blanks=True, is_prose=True),

@@ -5,15 +5,14 @@ counted by reason, and examples of changes and dropped lines are written for peo
 time. Memory grows only with the number of documents, because all document names are kept to make new names different.
 """
 
-import re
-from collections import Counter, defaultdict
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Literal
 
-from pipeline.corpus.text.babylm import BABYLM, SOURCES, Draft, Source, title_of
+from pipeline.corpus.text.babylm import BABYLM, SOURCES, Source, open_note, title_of
+from pipeline.corpus.text.cleaning_record import CleaningRecord
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import (
     DOCS_SUFFIX,
@@ -24,15 +23,18 @@ from pipeline.corpus.text.documents import (
     Document,
     write_document_table,
 )
+from pipeline.corpus.text.draft import Draft
+from pipeline.corpus.text.file_forms import read_running_text
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text.text_files import (
+    MAX_LINE_BYTES,
     Line,
     OnError,
     check_replaces_no_input,
     normalise_text,
     not_utf8,
-    read_lines,
 )
+from pipeline.corpus.text.wrapped_lines import is_wrapped, join_lines, words_of, wrapped_share
 from storage.errors import ConfigError, InputError
 from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
@@ -41,24 +43,16 @@ MAX_WORD_CHARS = 200
 """Characters of the longest word that a kept sentence may have. A longer string is not a word."""
 HEAD_LINES = 2000
 """Lines at the beginning of a file that show whether the file is hard-wrapped."""
-TREE_LINES = 100
-"""Lines at the beginning of a file that show whether the file holds trees."""
-WRAPPED_CHARS = 100
-"""Longest line of a hard-wrapped file in characters. One line in a hundred may be longer."""
 MAX_WRAPPED_LINES = 1000
 """Lines of the longest hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this size."""
-SAMPLES = 20
-"""Most examples that are written for one source and reason."""
-SAMPLE_CHARS = 200
-"""Characters of the longest cell of an example. Longer cells are cut."""
-COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
-"""Columns of ``OUT.dropped.tsv``."""
+MAX_NOTE_LINES = 20
+"""Lines of the longest note or caption in brackets."""
+OVERLONG_LINE = f"a line of over {MAX_LINE_BYTES >> 20} MiB"
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
 
-Kind = Literal["text", "blank", "header", "dropped"]
-Paragraph = list[tuple[Line, Draft]]
+log = logging.getLogger(__name__)
 
-_TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
+Paragraph = list[tuple[Line, Draft]]
 
 
 def clean_texts(
@@ -83,24 +77,24 @@ def clean_texts(
         by kind, ``dropped`` and ``repaired`` by reason, and the same counts by source in ``sources``.
 
     Raises:
-        ConfigError: If the source is unknown, or an output would replace an input.
-        InputError: If a file has an unknown source or holds trees, a folder has no files, a line is not UTF-8, or no
-            sentence is left. The error names the file, and the line if there is one.
+        ConfigError: If the source is unknown, a column is given for running text, or an output would replace an input.
+        InputError: If a file has an unknown source, a folder has no files, a line is not UTF-8, or no sentence is left;
+            and as ``read_running_text``. The error names the file, and the line if there is one.
         StoreError: If the files cannot be written.
     """
-    files = _find_files(texts, config.source)
+    files = _find_files(texts, config)
     has_speakers = any(SOURCES[name].has_speakers for _, name in files)
     suffixes = (DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, *[SPEAKERS_SUFFIX] * has_speakers, ".txt")
     stale = [
         beside(out_stem, suffix) for suffix in (".txt", DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, SPEAKERS_SUFFIX)
     ]
     check_replaces_no_input("clean-text", stale, (path for path, _ in files))
-    record, names = _Record(), _DocumentNames()
+    record, names = CleaningRecord(), _DocumentNames()
     with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as opened:
         out = dict(zip(suffixes, opened, strict=True))
         documents: list[Document] = []
         for path, name in files:
-            for text, document, speaker in _clean_file(path, name, names, record, config.on_error, progress):
+            for text, document, speaker in _clean_file(path, name, names, record, config, progress):
                 out[".txt"].write(text + "\n")
                 out[DOCS_SUFFIX].write(document + "\n")
                 if has_speakers:
@@ -118,8 +112,13 @@ def clean_texts(
     return {"num_files": len(files), **total.to_json(), "sources": by_source}
 
 
-def _find_files(texts: Sequence[Path], source: str) -> list[tuple[Path, str]]:
+def _find_files(texts: Sequence[Path], config: CleanConfig) -> list[tuple[Path, str]]:
     """Return each file with the name of its source."""
+    source = config.source
+    if config.wrapped and source != "plain":
+        raise ConfigError(
+            f"clean-text: --wrapped with --source {source}, expected --source plain; leave one of them out"
+        )
     if source != "babylm" and source not in SOURCES:
         raise ConfigError(f"clean-text: --source {source} is unknown; expected babylm or one of {', '.join(SOURCES)}")
     files = []
@@ -148,31 +147,50 @@ def _clean_file(
     path: Path,
     name: str,
     names: "_DocumentNames",
-    record: "_Record",
-    on_error: OnError,
+    record: CleaningRecord,
+    config: CleanConfig,
     progress: Callable[[int], None] | None,
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the text, document and speaker of each sentence. The speaker is empty if unknown."""
     source = SOURCES[name]
     record.begin(path, name)
-    names.begin(path, name, is_whole=not (source.has_headers or source.has_blanks))
-    lines = read_lines(path)
+    lines = read_running_text(path, column=config.column, on_error=config.on_error)
     head = list(islice(lines, HEAD_LINES))
-    _refuse_trees(path, head)
-    is_wrapped = source.may_be_wrapped and _is_wrapped(head)
-    lines = _decodable(chain(head, lines), path, record, on_error, progress)
-    for paragraph in _paragraphs(lines, source, names, record, is_wrapped=is_wrapped):
+    has_records = any(line.begins_document for line in head)
+    ends_inside = source.has_headers or (source.has_blanks and not config.wrapped) or has_records
+    names.begin(path, name, is_whole=not ends_inside)
+    texts = [line.text for line in head]
+    joins = config.wrapped or (source.may_be_wrapped and is_wrapped(texts))
+    if name == "plain" and not joins and (share := wrapped_share(texts)):
+        log.warning(
+            "%s: looks hard-wrapped: %.0f %% of its lines end inside a sentence, near one width. They become sentences "
+            "of their own. Give --wrapped to join the lines of each paragraph",
+            path,
+            100 * share,
+        )
+    lines = _decodable(chain(head, lines), path, record, config.on_error, progress)
+    if source.has_notes:
+        lines = _with_whole_notes(lines, record)
+    ends_at_blank = source.has_blanks and not has_records and not config.wrapped
+    words = words_of(texts) if joins else frozenset()
+    for paragraph in _paragraphs(lines, source, names, record, joins=joins, ends_at_blank=ends_at_blank):
         speaker = paragraph[0][1].speaker
-        for text in _split(paragraph, source, record):
+        for text in _split(paragraph, source, record, words):
             document = names.use()
             record.sentence(text, document, speaker)
             yield text, document, speaker
 
 
 def _paragraphs(
-    lines: Iterator[Line], source: Source, names: "_DocumentNames", record: "_Record", *, is_wrapped: bool
+    lines: Iterator[Line],
+    source: Source,
+    names: "_DocumentNames",
+    record: CleaningRecord,
+    *,
+    joins: bool,
+    ends_at_blank: bool,
 ) -> Iterator[Paragraph]:
-    """Yield each line that is language. In a hard-wrapped file, yield the lines of each paragraph together.
+    """Yield each line that is language. If ``joins`` is set, yield the lines of each paragraph together.
 
     The function also begins documents, and counts all lines that it does not yield.
     """
@@ -180,24 +198,23 @@ def _paragraphs(
     for line in lines:
         text = normalise_text(line.text)
         title = title_of(text) if source.has_headers else ""
-        if waiting and (not text or title or len(waiting) == MAX_WRAPPED_LINES):
+        if waiting and (line.begins_document or not text or title or len(waiting) == MAX_WRAPPED_LINES):
             yield waiting
             waiting = []
+        if line.begins_document:
+            names.next()
         if title:
             record.line("header")
             names.next(title)
         elif not text:
             record.line("blank")
-            if source.has_blanks:
+            if ends_at_blank:
                 names.next()
         else:
-            draft = Draft(text)
-            source.rules(draft)
-            if not draft.dropped and not has_word(draft.text):
-                draft.dropped = "no letter or digit"
+            draft = _draft(text, source)
             if draft.dropped:
                 record.dropped(draft.dropped, line)
-            elif is_wrapped:
+            elif joins:
                 waiting.append((line, draft))
             else:
                 yield [(line, draft)]
@@ -205,11 +222,40 @@ def _paragraphs(
         yield waiting
 
 
-def _split(paragraph: Paragraph, source: Source, record: "_Record") -> list[str]:
+def _draft(text: str, source: Source) -> Draft:
+    """Return a line after the rules of its source."""
+    draft = Draft(text)
+    source.rules(draft)
+    if not draft.dropped and not has_word(draft.text):
+        draft.dropped = "no letter or digit"
+    return draft
+
+
+def _with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
+    """Join the lines of a note or caption in brackets that closes on a later line. Count the later ones as dropped."""
+    while (line := next(lines, None)) is not None:
+        text, later = line.text.rstrip(), list[Line]()
+        reason = open_note(text)
+        while open_note(text) and len(later) < MAX_NOTE_LINES and (following := next(lines, None)) is not None:
+            later.append(following)
+            text = f"{text} {following.text.strip()}".rstrip()
+        if not reason or open_note(text):
+            yield line
+            lines = chain(later, lines)
+        else:
+            for joined in later:
+                record.dropped(reason, joined)
+            yield line._replace(text=text)
+
+
+def _split(paragraph: Paragraph, source: Source, record: CleaningRecord, words: frozenset[str]) -> list[str]:
     """Return the sentences of a paragraph. Count its lines as text or dropped."""
     found: list[str] = []
     _, first = paragraph[0]
-    for turn in " ".join(draft.text for _, draft in paragraph).split("\n"):
+    joined, has_removed = join_lines(((draft.text, line.text) for line, draft in paragraph), words)
+    if has_removed:
+        first.repaired.append("hyphen at a line end removed")
+    for turn in joined.split("\n"):
         text = normalise_text(turn)
         if has_word(text):
             found += split_sentences(text) if source.is_prose else [text]
@@ -230,26 +276,18 @@ def _split(paragraph: Paragraph, source: Source, record: "_Record") -> list[str]
     return short
 
 
-def _refuse_trees(path: Path, head: Sequence[Line]) -> None:
-    full = [line.text for line in head if line.text.strip()][:TREE_LINES]
-    if full and sum(bool(_TREE.match(text)) for text in full) * 2 > len(full):
-        raise InputError(f"{path}: looks like bracketed trees, expected text; use import-trees for trees")
-
-
-def _is_wrapped(head: Sequence[Line]) -> bool:
-    """Return whether the file is hard-wrapped: paragraphs of several short lines, with blank lines between them."""
-    full = [line.text for line in head if line.text.strip()]
-    return len(full) < len(head) and sum(len(text) > WRAPPED_CHARS for text in full) * 100 <= len(full)
-
-
 def _decodable(
-    lines: Iterator[Line], path: Path, record: "_Record", on_error: OnError, progress: Callable[[int], None] | None
+    lines: Iterator[Line], path: Path, record: CleaningRecord, on_error: OnError, progress: Callable[[int], None] | None
 ) -> Iterator[Line]:
-    """Yield the lines that are UTF-8. At a line that is not, raise an error or drop and count the line."""
+    """Yield the lines that have text. At a line that is not UTF-8, raise an error or drop and count the line."""
     for line in lines:
         if progress is not None:
             progress(1)
-        if line.is_utf8:
+        if line.fault:
+            record.dropped("object or row without text", line)
+        elif not line.is_whole:
+            record.dropped(OVERLONG_LINE, line)
+        elif line.is_utf8:
             yield line
         elif on_error == "stop":
             raise not_utf8(path, line.number)
@@ -288,114 +326,3 @@ class _DocumentNames:
             self._given.add(found)
             self._current = found
         return self._current
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Lines by kind, reasons, sentences, documents and speakers."""
-
-    lines: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    repaired: Counter[str] = field(default_factory=Counter)
-    speakers: set[str] = field(default_factory=set)
-    num_sentences: int = 0
-    num_words: int = 0
-    num_documents: int = 0
-
-    def reasons(self) -> str:
-        """Return the number of lines without text for each reason, for an error message."""
-        kinds = {"blank": self.lines["blank"], "headers": self.lines["header"], **self.dropped}
-        return ", ".join(f"{num} {kind}" for kind, num in kinds.items() if num) or "an empty file"
-
-    def to_json(self) -> dict[str, Json]:
-        return {
-            "num_lines": self.lines.total(),
-            "num_sentences": self.num_sentences,
-            "num_words": self.num_words,
-            "num_documents": self.num_documents,
-            "num_speakers": len(self.speakers),
-            "lines": {kind: self.lines[kind] for kind in ("text", "blank", "header", "dropped")},
-            "dropped": dict(sorted(self.dropped.items())),
-            "repaired": dict(sorted(self.repaired.items())),
-        }
-
-
-@dataclass(slots=True)
-class _Sample:
-    """Keep every n-th row of a sequence. n doubles when too many rows are kept, so that they stay spread evenly."""
-
-    num_seen: int = 0
-    every: int = 1
-    kept: list[tuple[str, ...]] = field(default_factory=list)
-
-    def add(self, *row: str) -> None:
-        if self.num_seen % self.every == 0:
-            if len(self.kept) == SAMPLES:
-                self.kept = self.kept[::2]
-                self.every *= 2
-            if self.num_seen % self.every == 0:
-                self.kept.append(tuple(cell[:SAMPLE_CHARS] for cell in row))
-        self.num_seen += 1
-
-
-class _Record:
-    """Count each line once, and sentences, documents and speakers. Keep examples for each source and reason."""
-
-    def __init__(self) -> None:
-        self.by_source: dict[str, _Counts] = {}
-        self._samples: defaultdict[tuple[str, str, str], _Sample] = defaultdict(_Sample)
-
-    def begin(self, path: Path, source: str) -> None:
-        """Begin a file. Everything after this call is counted for its source."""
-        self._path, self._source, self._document = path, source, ""
-        self._counts = self.by_source.setdefault(source, _Counts())
-
-    def line(self, kind: Kind) -> None:
-        """Count a line."""
-        self._counts.lines[kind] += 1
-
-    def dropped(self, reason: str, line: Line) -> None:
-        """Count a line that is left out."""
-        self.line("dropped")
-        self._counts.dropped[reason] += 1
-        self._sample("dropped", reason, line, "")
-
-    def repaired(self, reason: str, line: Line, result: str) -> None:
-        """Count a change of a line. A line may have several changes. The method ``line`` counts the line itself."""
-        self._counts.repaired[reason] += 1
-        self._sample("repaired", reason, line, result)
-
-    def sentence(self, text: str, document: str, speaker: str) -> None:
-        """Count a sentence that is written."""
-        counts = self._counts
-        counts.num_sentences += 1
-        counts.num_words += text.count(" ") + 1
-        if document != self._document:
-            counts.num_documents += 1
-            self._document = document
-        if speaker:
-            counts.speakers.add(speaker)
-
-    def total(self) -> _Counts:
-        """Return the counts over all sources."""
-        total = _Counts()
-        for counts in self.by_source.values():
-            total.lines += counts.lines
-            total.dropped += counts.dropped
-            total.repaired += counts.repaired
-            total.speakers |= counts.speakers
-            total.num_sentences += counts.num_sentences
-            total.num_words += counts.num_words
-            total.num_documents += counts.num_documents
-        return total
-
-    def write_samples(self, file: IO[str]) -> None:
-        """Write the table of examples. Tabs and line ends in a cell become spaces."""
-        file.write("\t".join(COLUMNS) + "\n")
-        for (what, source, reason), sample in sorted(self._samples.items()):
-            for row in sample.kept:
-                cells = (what, source, reason, str(sample.num_seen), *row)
-                file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
-
-    def _sample(self, what: str, reason: str, line: Line, result: str) -> None:
-        self._samples[what, self._source, reason].add(str(self._path), str(line.number), line.text, result)

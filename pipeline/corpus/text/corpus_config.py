@@ -7,6 +7,7 @@ from typing import Literal
 from pipeline.corpus.text.text_files import OnError
 
 TreeFormat = Literal["auto", "ptb", "bllip", "brackets"]
+Joiner = Literal["english", "space", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,11 +18,18 @@ class CleanConfig:
     """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: apply the rules
     of the BabyLM source that each file is named after. The name of a BabyLM source, such as childes: apply its rules to
     all files."""
+    column: str = ""
+    """Read the text in this field of JSON lines or this column of a table (CSV, TSV). Each object or row is a document.
+    A number is a column of a table without a header, from 1. Without this option, the field text of JSON lines is
+    read."""
+    wrapped: bool = False
+    """Join the lines of each paragraph, which a blank line ends. Only for the source plain. Each file is then one
+    document."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
-    """What to do at a line that is not UTF-8. stop: end with an error that names the line. skip: leave the line out and
-    count it."""
+    """What to do at a line that is not UTF-8, and at an object or row without text. stop: end with an error that names
+    the line. skip: leave the line out and count it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,13 +38,21 @@ class ImportConfig:
 
     text: tuple[Path, ...] = ()
     """Raw text of a source, one sentence per line. Give one for each source, or none; for a folder of trees, give a
-    folder of texts. Without texts, the text is rebuilt from the words of the trees."""
+    folder of texts. Without texts, the text is rebuilt from the words of the trees, see --joiner."""
+    joiner: Joiner = "english"
+    """How to rebuild the text of trees without --text. english: by rules of English. space: join the words with single
+    spaces. none: join the words without spaces, as in Chinese and Japanese."""
     format: TreeFormat = "auto"
     """Format of the sources: the Penn Treebank (ptb), parses by the Charniak parser (bllip) or any other trees in
-    brackets. auto: detect the format."""
+    brackets. auto: detect the format. If the format is given, the files of a folder may have any suffix."""
     sections: str = "all"
     """Import only these sections of the Penn Treebank's wsj folders, for example 02-21 or 00,01,24. all: import every
     file."""
+    split_list: Path | None = None
+    """List of documents, one per line, as GUM's splits.md. Import only the files of the folder that it names. Lines
+    that begin with # are headings of splits."""
+    split: str = ""
+    """Import only the documents below this heading of the --split-list, for example dev."""
     documents: tuple[Path, ...] = ()
     """File with the document name of each tree, one per line. Give one for each source, or none."""
     document_table: Path | None = None

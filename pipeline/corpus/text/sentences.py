@@ -44,7 +44,8 @@ _BEFORE_NUMBERS = _words(
 _EITHER = _words(
     """etc inc ltd co corp bros dept univ assn jr sr esq ph.d m.d b.a m.a d.c a.m p.m u.s u.k u.n u.s.a e.u a.d b.c
     al ave blvd rd jan feb apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs hr hrs secs oz lb lbs
-    cm mm km kg ml spp sp var subsp ind calif fla mich minn okla penn tenn tex wis"""
+    cm mm km kg ml spp sp var subsp ind calif fla mich minn okla penn tenn tex wis
+    wm geo chas thos jas jno robt benj edw saml danl th chr ph"""
 )
 """Abbreviations that end a sentence only if the next word is in ``_STARTERS`` and does not begin a long name.
 Abbreviations that are also words or names, such as "in", "sun" or "Max", are not listed."""
@@ -63,6 +64,8 @@ _SAYING = re.compile(
 """A name and a verb of saying, as after a quotation."""
 _ITEM = re.compile(r"\d+|[ivxIVX]+|[a-z]")
 """Number of an item of a list, as in "1. Wash your hands"."""
+_INITIAL = re.compile(r"(?:[^\W\d_]['\u2019])?[^\W\d_]")
+"""An initial, also as in "D'A. Thompson"."""
 _LETTERS = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]")
 _THREE_CAPITALS = re.compile(r"[A-Z]\w*\s+[A-Z]\w*\s+[A-Z]")
 _WEAK_PLACES = tuple(re.compile(p) for p in (r"[;:]\s+", r"\s*(?:--|\u2014)\s*", r",\s+", r"\s+"))
@@ -169,7 +172,8 @@ def _after_word(text: str, start: int, match: re.Match[str], last: str, word: st
         return not (word[0].isdigit() or (len(word) == 1 and word.isupper() and word not in "AI"))
     if low in _EITHER or _LETTERS.fullmatch(last):
         return word.lower() in _STARTERS and not _THREE_CAPITALS.match(text, match.end())
-    if len(last) == 1 and last.isupper():  # an initial; but "and I. Then", "vitamin C. The"
-        return match.start() - start > 2 and word.lower() in _STARTERS and word not in ("A", "I")
+    if _INITIAL.fullmatch(last) and last.isupper():  # an initial; but "and I. Then", "vitamin C. The"
+        is_name = word in ("A", "I") or (word in ("May", "Will") and last != "I")
+        return match.start() - start > 2 and word.lower() in _STARTERS and not is_name
     is_first = match.start() - len(last) - start <= 1
     return not (is_first and len(last) <= 4 and _ITEM.fullmatch(last))

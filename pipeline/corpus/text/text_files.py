@@ -74,6 +74,10 @@ class Line(NamedTuple):
     """False if some bytes were replaced by U+FFFD."""
     is_whole: bool = True
     """False if the line is longer than ``MAX_LINE_BYTES``. Then its text is empty."""
+    fault: str = ""
+    """What is wrong with a JSON object or a row of a table that has no text to read. "" for all other lines."""
+    begins_document: bool = False
+    """True for the first line of the text of a JSON object or of a row of a table."""
 
 
 def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:

@@ -21,10 +21,11 @@ one token are left out. ``num_without_spans`` counts the sentences where g_m is 
 
 A sentence without a parse has no predicted bracket. It lowers recall, is not an exact match, and its sentence F1 is 0.
 
-These are not the usual figures of the Penn Treebank, which EVALB computes with COLLINS.prm. EVALB removes words tagged
-as punctuation (comma, colon, quotes, full stop) before it counts spans. It lets ADVP match PRT, counts over words, and
-leaves out sentences that it cannot read. Here nothing is removed, a label matches only itself, and all sentences count.
-The spans here are over tokens. This does not change the gold brackets, but a predicted bracket can end inside a word.
+These are not the usual figures of the Penn Treebank, which EVALB computes with COLLINS.prm; ``evalb`` has those. EVALB
+removes words tagged as punctuation (comma, colon, quotes, full stop) before it counts spans. It lets ADVP match PRT,
+counts over words, and leaves out sentences that it cannot read. Here nothing is removed, a label matches only itself,
+and all sentences count. The spans here are over tokens. This does not change the gold brackets, but a predicted bracket
+can end inside a word.
 
 Do not compare the figures for two treebanks, for annotated trees and a parser's trees, or for labelled and binary
 trees. The annotation decides how many brackets a sentence has, and so how easy they are to predict. For example, a

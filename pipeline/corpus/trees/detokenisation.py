@@ -1,10 +1,10 @@
 """Rebuild running text from the words of a tree, for treebanks without their text.
 
 A treebank splits text in known ways (PTB tokenisation): ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``. The rules below
-undo this. They first decide how a word is spelt, and then whether a space comes before it. The rules are in tables, and
-the first rule of a table that fits applies. Every rule has an example, which a test runs. The rules cannot restore what
-the treebank does not record: which quotes the text had, whether it was ``and/or`` or ``and / or``, and to which side a
-lone ``"`` belongs.
+undo this for English. They first decide how a word is spelt, and then whether a space comes before it. The rules are in
+tables, and the first rule of a table that fits applies. Every rule has an example, which a test runs. The rules cannot
+restore what the treebank does not record: whether a dash had spaces, whether it was ``and/or`` or ``and / or``, and to
+which side a lone ``"`` belongs.
 
 ``match_words`` always finds the words of the tree in the rebuilt text, even if the rules get a space wrong.
 """
@@ -70,16 +70,25 @@ PAIR_RULES: Final = (
     PairRule(r"(?i:gim|lem)/.*", r"(?i:me)/PRP", "Gim/VB me/PRP that/DT", "Gimme that"),
     PairRule(r"(?i:d['\u2019])/.*", r"(?i:ye|you)/PRP", "D'/VBP ye/PRP see/VB ?/.", "D'ye see?"),
     PairRule(r"(?i:['\u2019]t)/.*", r"(?i:is|was|were|will)/.*", "'T/PRP was/VBD night/NN", "'Twas night"),
+    PairRule(r"(?i:du|in)/.*", r"(?i:n)/.*", "in/VBZ n/RB it/PRP ?/.", "innit?"),
+    PairRule(r"(?i:n)/.*", r"(?i:no|it)/.*", "I/PRP du/VBP n/RB no/VB", "I dunno"),
+    PairRule(r"(?i:['\u2019][dm]|\w+ld)/.*", r"a/(?!DT).*", "I/PRP would/MD a/VB gone/VBN", "I woulda gone"),
     # Abbreviations that are never spaced, and degrees.
     PairRule(r"(?i:[ap]\.)/.*", r"(?i:m\.)/.*", "at/IN 5/CD a./NN m./NN today/NN", "at 5 a.m. today"),
-    PairRule(r"(?i:b\./.*|a\./.*)", r"(?i:[cd]\.)/.*", "5000/CD b./NN c./NN on/IN", "5000 b.c. on"),
-    PairRule(r"U\./.*", r"[SK]\./.*", "the/DT U./NNP S./NNP army/NN", "the U.S. army"),
+    PairRule(r"(?i:[ab])\./.*", r"(?i:[cd])\.?/.*", "5000/CD b./NN c./NN on/IN", "5000 b.c. on"),
+    PairRule(r"U\./.*", r"[SKN]\./.*", "the/DT U./NNP S./NNP army/NN", "the U.S. army"),
+    PairRule(r"N\./.*", r"[YJ]\./.*", "in/IN N./NNP Y./NNP ,/, now/RB", "in N.Y., now"),
+    PairRule(r"Ph\./.*", r"D\./.*", "a/DT Ph./NNP D./NNP thesis/NN", "a Ph.D. thesis"),
+    PairRule(r"(?:i|e)\./.*", r"(?:e|g)\./.*", "pets/NNS ,/, e./FW g./FW cats/NNS", "pets, e.g. cats"),
     PairRule(".*\u00b0/.*", "[CFK]/.*", "24/CD \u00b0/NNS C/NNP", "24\u00b0C"),
+    PairRule(r"\)/.*", r"[FN]\d/NN", "-LRB-/-LRB- A/NN x/SYM B/NN -RRB-/-RRB- F1/NN mice/NNS", "(A x B)F1 mice"),
 )
 
-_SIGN: Final = "[+\u2212-]/SYM"
+_SIGN: Final = "[+\u2212\u0394-]/SYM"
 _ANY: Final = r"\S+"
 _NO_HYPHEN: Final = r"(?!\S+/HYPH)\S+"
+_PERIODS: Final = r"\./\S+ \./\S+ \./\S+"
+_DATE: Final = r"(?:Jan|Feb|Mar|Apr|May|June?|July?|Aug|Sep|Oct|Nov|Dec)\w*\.?/\S+"
 
 CONTEXT_RULES: Final = (
     # A hanging hyphen: two words share a part.
@@ -88,18 +97,110 @@ CONTEXT_RULES: Final = (
     ),
     ContextRule(rf"{_ANY} \S+/CD \S/HYPH to/\S+ {_NO_HYPHEN}", "before", "two/CD -/HYPH to/TO six/CD", "two- to six"),
     ContextRule(rf"{_NO_HYPHEN} \S+/CC \S/HYPH {_ANY} {_ANY}", "after", "A/NN and/CC -/HYPH B/NN", "A and -B"),
+    # A dash between days or hours of several words.
+    ContextRule(
+        rf",/, \S+/CD [\u2013-]/\S+ {_DATE} \S+/CD|{_DATE} \S+/CD [\u2013-]/\S+ (?:{_DATE} \S+/CD|\S+/CD {_DATE})",
+        "neither",
+        "May/NNP 2/CD ,/, 1872/CD \u2013/SYM June/NNP 3/CD ,/, 1896/CD",
+        "May 2, 1872 \u2013 June 3, 1896",
+    ),
+    ContextRule(
+        r"\S+/CD [ap]\.?m\.?/\S+ [\u2013-]/\S+ \S+/CD [ap]\.?m\.?/\S+",
+        "neither",
+        "9/CD am/NN -/SYM 3/CD pm/NN",
+        "9 am - 3 pm",
+    ),
+    # An ellipsis of three words.
+    ContextRule(
+        rf"{_ANY} {_ANY} {_PERIODS}|{_ANY} {_PERIODS} {_ANY}|{_PERIODS} {_ANY} {_ANY}",
+        "neither",
+        "so/RB ./. ./. ./. ''/''",
+        'so . . ."',
+    ),
+    # A dash at the edge of a sentence.
+    ContextRule(rf"{_ANY} {_ANY} \u2014/\S+ \^/\^ {_ANY}", "neither", "to/TO the/DT \u2014/:", "to the \u2014"),
+    ContextRule(rf"{_ANY} \^/\^ \u2014/\S+ {_ANY} {_ANY}", "neither", "\u2014/: Ann/NNP", "\u2014 Ann"),
+    # An abbreviation and its meaning, in a list.
+    ContextRule(
+        rf"\^/\^ ([A-Z])[A-Z\d]+/NNP? -/HYPH (?i:\1)[a-z]\S+ {_ANY}",
+        "neither",
+        "KO/NN -/HYPH knockout/NN mice/NNS",
+        "KO - knockout mice",
+    ),
     # Numbers: ranges, ratios, citations, a sign.
-    ContextRule(rf"{_ANY} \S+/CD [:\u2013\u2212-]/\S+ \S+/CD {_ANY}", "both", "a/DT 3/CD :/: 1/CD mix/NN", "a 3:1 mix"),
+    ContextRule(
+        rf"{_ANY} (?:\S+/CD|%/NN) [:\u2013\u2212-]/\S+ \S+/CD {_ANY}", "both", "a/DT 3/CD :/: 1/CD mix/NN", "a 3:1 mix"
+    ),
+    ContextRule(rf"{_ANY} \d+/\S+ :/\S+ \d+/\S+ {_ANY}", "both", "Cell/NNP 8/LS :/: 65/LS", "Cell 8:65"),
+    ContextRule(
+        rf"{_ANY} [^\W\d]{{1,4}}/NN [\u2212-]/SYM [1-3]/CD {_ANY}",
+        "both",
+        "5/CD m/NN s/NN \u2212/SYM 1/CD",
+        "5 m s\u22121",
+    ),
     ContextRule(rf"{_ANY} \S+/CD ,/\[,\] \S+/CD {_ANY}", "both", "[/-LRB- 2/CD ,/, 8/CD ]/-RRB-", "[2,8]"),
     ContextRule(
-        rf"{_ANY} \S+/(?:IN|TO|VB\w?|:|,|-LRB-) [\u2212-]/SYM \S+/CD {_ANY}", "after", "at/IN -/SYM 5/CD", "at -5"
+        rf"{_ANY} \S+/(?:IN|TO|DT|VB\w?|:|,|-LRB-) [\u2212-]/SYM \S+/CD {_ANY}", "after", "at/IN -/SYM 5/CD", "at -5"
     ),
     # Superscript signs, as in names of ions and genes.
-    ContextRule(rf"{_ANY} \S+/NNP? {_SIGN} /\S+ {_ANY}", "both", "Tg/NN +/SYM //SYM -/SYM mice/NNS", "Tg+/- mice"),
+    ContextRule(
+        rf"(?:{_ANY} \S+/NNP?|-/HYPH \d+/CD) {_SIGN} /\S+ {_ANY}",
+        "both",
+        "Tg/NN +/SYM //SYM -/SYM mice/NNS",
+        "Tg+/- mice",
+    ),
     ContextRule(rf"\S+ /\S+ {_SIGN} {_ANY} {_ANY}", "before", "+/SYM //HYPH -/SYM mice/NNS", "+/- mice"),
     ContextRule(rf"{_ANY} \S+/NN {_SIGN} (?:[,.;:]/\S+|\S+/-RRB-) {_ANY}", "before", "Cl/NN -/SYM ,/, I/NN", "Cl-, I"),
+    ContextRule(
+        rf"{_ANY} [A-Z]\S*/NNP? [+\u2212]/SYM (?!\w/|\d|[(\[])\S+ {_ANY}", "before", "K/NN +/SYM ions/NNS", "K+ ions"
+    ),
+    ContextRule(
+        rf"{_ANY} \S+/CD \u00d7/SYM [),.]/\S+ {_ANY}",
+        "before",
+        "-LRB-/-LRB- 40/CD \u00d7/SYM -RRB-/-RRB-",
+        "(40\u00d7)",
+    ),
+    ContextRule(
+        rf"\S+/(?:IN|-LRB-) \S+/CD \u00d7/SYM [A-Za-z]{{2,}}/NN {_ANY}",
+        "before",
+        "in/IN 2/CD \u00d7/SYM buffer/NN",
+        "in 2\u00d7 buffer",
+    ),
+    # Brackets after a part of a word, a number or a variable.
+    ContextRule(
+        rf"{_ANY} \S+/NNS? \(/\S+ (?:s|es|ren)/\S+ \)/\S+",
+        "both",
+        "the/DT gene/NN -LRB-/-LRB- s/AFX -RRB-/-RRB-",
+        "the gene(s)",
+    ),
+    ContextRule(
+        rf"{_ANY} (?:\d[\d.]*/CD|\)/\S+) \(/\S+ (?:\d{{1,3}}|[a-z])/\S+ \)/\S+",
+        "both",
+        "Rule/NNP 12/CD -LRB-/-LRB- b/LS -RRB-/-RRB- -LRB-/-LRB- 6/LS -RRB-/-RRB-",
+        "Rule 12(b)(6)",
+    ),
+    ContextRule(
+        rf"{_ANY} [A-Za-z]/(?!CD)\S+ \(/\S+ (?:\d{{1,2}}|[a-z])/\S+ [,)]/\S+",
+        "both",
+        "f/NN -LRB-/-LRB- x/NN -RRB-/-RRB-",
+        "f(x)",
+    ),
+    ContextRule(rf"{_ANY} [A-Z]\d+/\S+ ,/, \d+/CD =/\S+", "both", "F2/NN ,/, 18/CD =/SYM 12/CD", "F2,18 = 12"),
+    ContextRule(rf"{_ANY} \D+/(?!CD|SYM)\S+ %/\S+ {_ANY} {_ANY}", "neither", "the/DT %/NN change/NN", "the % change"),
+    ContextRule(
+        rf"{_ANY} (?:log\d*|ln|exp|poly)/\S+ \(/\S+ {_ANY} {_ANY}",
+        "both",
+        "of/IN log/NN -LRB-/-LRB- age/NN -RRB-/-RRB-",
+        "of log(age)",
+    ),
+    # Letters of figures.
+    ContextRule(
+        rf"{_ANY} \d+[A-Z]/\S+ ,/, [A-Z]/\S+ {_ANY}", "both", "Fig./NN 2A/NN ,/, B/NN and/CC C/NN", "Fig. 2A,B and C"
+    ),
     # A dash between the ends of a range.
-    ContextRule(rf"{_ANY} \w\S*/\S+ [\u2013-]/SYM \w\S*/\S+ {_ANY}", "both", "S1/NN \u2013/SYM S4/NN", "S1\u2013S4"),
+    ContextRule(
+        rf"{_ANY} \w\S*/\S+ [\u2013-]/SYM \w\S*/(?!CC|IN)\S+ {_ANY}", "both", "S1/NN \u2013/SYM S4/NN", "S1\u2013S4"
+    ),
 )
 
 WORD_RULES: Final = (
@@ -118,6 +219,8 @@ WORD_RULES: Final = (
         "so/RB -/HYPH called/VBN ``/`` b/NN ''/''",
         'so-called "b"',
     ),
+    WordRule("[\u201c\u2018\u00ab\u201e]", ".*", "after", "a/DT \u201c/SYM b/NN \u201d/SYM c/NN", "a \u201cb\u201d c"),
+    WordRule("[\u201d\u00bb]", ".*", "before", "a/DT \u00ab/: b/NN \u00bb/: c/NN", "a \u00abb\u00bb c"),
     # Parts that a tokeniser cut off the word before.
     WordRule(
         r"(?i:['\u2019](?:s|re|ve|ll|d|m)|n['\u2019]t)",
@@ -125,6 +228,20 @@ WORD_RULES: Final = (
         "before",
         "It/PRP 's/VBZ n't/RB Ann/NNP 's/POS",
         "It'sn't Ann's",
+    ),
+    WordRule(
+        "(?i:s|ll|re|ve|nt)",
+        "POS|VB[ZP]?|MD|RB",
+        "before",
+        "you/PRP ll/MD see/VB it/PRP s/VBZ red/JJ",
+        "youll see its red",
+    ),
+    WordRule(
+        "(?i:[cdjloy]|qu)['\u2019]",
+        "(?!NN$|SYM|POS|'').*",
+        "after",
+        "y'/PRP all/DT know/VBP l'/FW \u00e9t\u00e9/FW",
+        "y'all know l'\u00e9t\u00e9",
     ),
     WordRule("['\u2019]", "POS", "before", "the/DT dogs/NNS '/POS tails/NNS", "the dogs' tails"),
     WordRule("'", "SYM", "before", "the/DT 5/CD '/SYM end/NN", "the 5' end"),
@@ -143,9 +260,7 @@ WORD_RULES: Final = (
         r"(?:[A-Z]{1,3})?[$\u00a3\u20ac\u00a5]", r"\$", "after", "US$/$ 5/CD or/CC \u00a3/$ 3/CD", "US$5 or \u00a33"
     ),
     WordRule("#", r"#|SYM|\$|NN", "after", "the/DT #/SYM 1/CD", "the #1"),
-    WordRule(
-        "[%\u2030\u00b0\u2032\u2033]|\u00b0[CFK]", ".*", "before", "4/CD %/NN at/IN 5/CD \u00b0C/NN", "4% at 5\u00b0C"
-    ),
+    WordRule("[%\u2030\u00b0\u2032\u2033]", ".*", "before", "4/CD %/NN at/IN 5/CD \u00b0C/NN", "4% at 5 \u00b0C"),
     WordRule("[~@]", "SYM", "after", "~/SYM 5/CD", "~5"),
     WordRule(".*", ".*", "neither", "rock/NN &/CC roll/NN --/: now/RB", "rock & roll -- now"),
 )
@@ -154,7 +269,7 @@ _PAIRS = [(re.compile(rule.left), re.compile(rule.right)) for rule in PAIR_RULES
 _CONTEXTS = [(re.compile(rule.around), rule.joins) for rule in CONTEXT_RULES]
 _WORDS = [(re.compile(rule.word), re.compile(rule.tag), rule.joins) for rule in WORD_RULES]
 _ESCAPED = re.compile(r"\\([/*])")
-_SPELT: Final = {"``": '"', "''": '"', "`": "'"}
+_SPELT: Final = {"``": '"', "''": '"'}
 _OUTSIDE: Final = ("^/^", "^/^")
 """Two words that stand for the text before the first word, and for the text after the last word."""
 
@@ -162,10 +277,11 @@ _OUTSIDE: Final = ("^/^", "^/^")
 def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
     """Return the running text of words with their parts of speech."""
     spelt = [spell(word) for word in words]
-    if len(spelt) > 1 and spelt[-1] == "." == tags[-1] and _is_abbreviation(spelt[-2]):
-        spelt.pop()  # a treebank ends "in the U.S." with two periods, and the text with one
-    tags = _retagged(spelt, tags)
-    tagged = [*_OUTSIDE, *(f"{word}/{tag}" for word, tag in zip(spelt, tags, strict=False)), *_OUTSIDE]
+    tags = _retagged(words, spelt, tags)
+    # A treebank ends "in the U.S." with two periods, and the text with one. Three periods are an ellipsis.
+    kept = [i for i, word in enumerate(spelt) if not doubles_period(spelt, i)]
+    spelt, tags = [spelt[i] for i in kept], [tags[i] for i in kept]
+    tagged = [*_OUTSIDE, *(f"{word}/{tag}" for word, tag in zip(spelt, tags, strict=True)), *_OUTSIDE]
     joins = [_joins_around(*tagged[i : i + 5]) or _joins(spelt[i], tags[i]) for i in range(len(spelt))]
     pieces = spelt[:1]
     for i in range(1, len(spelt)):
@@ -178,8 +294,11 @@ _AFTER: Final = ("after", "both")
 _BEFORE: Final = ("before", "both")
 
 
-def _is_abbreviation(word: str) -> bool:
-    return len(word) > 1 and word[-1] == "." and word[-2].isalpha()
+def doubles_period(words: Sequence[str], i: int) -> bool:
+    """Return whether word i is a period that the text does not have: the abbreviation before it ends with one."""
+    if words[i] != "." or i == 0 or (i + 1 < len(words) and words[i + 1] == "."):
+        return False
+    return len(words[i - 1]) > 1 and words[i - 1][-1] == "." and words[i - 1][-2].isalpha()
 
 
 @lru_cache(maxsize=1 << 16)
@@ -188,20 +307,26 @@ def spell(word: str) -> str:
     return _ESCAPED.sub(r"\1", unescape_brackets(_SPELT.get(word, word)))
 
 
-def _retagged(spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Return the tags, with an opening or closing tag for each ``"``, and ``[,]`` for a comma in square brackets.
+def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
+    """Return the tags, with an opening or closing tag for each quote, and ``[,]`` for a comma in square brackets.
 
-    If the number of ``"`` is even, they open and close by turns. If it is odd, a ``"`` that is the first word opens and
-    a ``"`` that is the last word closes. Any other ``"`` keeps its tag if the tag is an opening or closing tag, and
-    else opens or closes by turns.
+    Quotes that a treebank spells as `` `` `` or ``''`` show their side. Any other ``"`` may be on either side, and so
+    may a ``'`` that is tagged as a quote. If their number is even, they open and close by turns. If it is odd, one that
+    is the first word opens and one that is the last word closes. The rest keep their tags, or open and close by turns
+    if they are not tagged as quotes.
     """
-    found = list(tags)
-    quotes = [i for i, word in enumerate(spelt) if word == '"']
-    for number, i in enumerate(quotes):
-        if i in (0, len(spelt) - 1):
-            found[i] = CLOSING if i else OPENING
-        elif len(quotes) % 2 == 0 or tags[i] not in (OPENING, CLOSING):
-            found[i] = CLOSING if number % 2 else OPENING
+    found = [word if word in (OPENING, CLOSING) else tag for word, tag in zip(words, tags, strict=True)]
+    for quote in ('"', "'"):
+        quotes = [
+            i
+            for i, word in enumerate(words)
+            if word == quote and (quote == '"' or (tags[i] in (OPENING, CLOSING) and "`" not in words))
+        ]
+        for number, i in enumerate(quotes):
+            if i in (0, len(spelt) - 1):
+                found[i] = CLOSING if i else OPENING
+            elif len(quotes) % 2 == 0 or tags[i] not in (OPENING, CLOSING):
+                found[i] = CLOSING if number % 2 else OPENING
     depth = 0
     for i, word in enumerate(spelt):
         depth += (word == "[") - (word == "]")
@@ -217,7 +342,23 @@ def _joins_around(*around: str) -> Joins | None:
     return next((joins for pattern, joins in _CONTEXTS if pattern.fullmatch(window)), None)
 
 
-_SYMBOLS: Final = ("-", "+", ",", ":", "\u2010", "\u2013", "\u2212")
+_SYMBOLS: Final = (
+    ".",
+    "-",
+    "+",
+    ",",
+    ":",
+    "(",
+    "&",
+    "*",
+    "%",
+    "\u0394",
+    "\u00d7",
+    "\u2010",
+    "\u2013",
+    "\u2014",
+    "\u2212",
+)
 """The middle word of every rule in ``CONTEXT_RULES`` begins with one of these characters."""
 
 

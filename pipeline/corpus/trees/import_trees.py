@@ -4,6 +4,7 @@ All tree files of the sources are listed, each with its text if there is a text.
 document. For a tree file that is a source itself, another file may give the document name of each tree.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +22,18 @@ from pipeline.corpus.text.documents import (
     read_documents,
     write_document_table,
 )
-from pipeline.corpus.text.text_files import check_replaces_no_input, escape_brackets, find_file
+from pipeline.corpus.text.text_files import check_replaces_no_input, escape_brackets
+from pipeline.corpus.trees.joiners import JOINERS, EnglishCheck
+from pipeline.corpus.trees.raw_trees import ALWAYS_DROPPED
 from pipeline.corpus.trees.readers import Counts, read_sentences
-from pipeline.corpus.trees.treebanks import TreeFile, find_trees, parse_sections
+from pipeline.corpus.trees.tree_texts import find_text
+from pipeline.corpus.trees.treebanks import TreeFile, find_trees, parse_sections, read_split_list
 from pipeline.corpus.trees.trees import Tree, format_tree
 from storage.errors import ConfigError, InputError
 from storage.files import beside, written_whole
 from storage.fingerprints import Json
+
+log = logging.getLogger(__name__)
 
 
 def import_trees(
@@ -52,7 +58,9 @@ def import_trees(
     Returns:
         ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files`` read, ``passed_over`` by
         reason, ``format``; ``texts``: for how many kept sentences the text was given, and for how many it was rebuilt;
-        ``num_other_parses``: how many parses of n-best lists were left out.
+        ``rebuilt_by``: the joiner, if texts were rebuilt;
+        ``num_other_parses``: how many parses of n-best lists were left out; ``dialects``: how many trees were written
+        in a dialect other than the Penn Treebank's; ``lines_left_out``: how many lines of the files belong to no tree.
 
     Raises:
         ConfigError: If there are not as many texts or files of names as sources, options do not go together, or an
@@ -69,13 +77,20 @@ def import_trees(
     stale = [beside(out_stem, suffix) for suffix in (".mrg", *COMPANION_SUFFIXES)]
     counts = Counts()
     num_given = 0
+    english = EnglishCheck()
     with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as (txt, *document_files, mrg):
         names = _DocumentWriter(config, document_files)
         for source in inputs:
             before, kept = counts.num_trees, []
             for sentence in read_sentences(
-                source.file.path, source.text, on_error=config.on_error, counts=counts, read=source.file.read
+                source.file.path,
+                source.text,
+                on_error=config.on_error,
+                counts=counts,
+                read=source.file.read,
+                rebuild=JOINERS[config.joiner],
             ):
+                english.add(sentence.tree.words)
                 words = tuple(escape_brackets(sentence.text[start:stop]) for start, stop in sentence.spans)
                 mrg.write(format_tree(Tree(words, sentence.tree.tags, sentence.tree.phrases)) + "\n")
                 txt.write(sentence.text + "\n")
@@ -85,18 +100,33 @@ def import_trees(
             num_given += len(kept) if source.text else 0
             names.write(source, kept, num_trees=counts.num_trees - before)
         if not counts.num_kept:
+            remedy = "without --on-error skip, the first fault is named"
+            if config.text:
+                remedy = "give a text file with one line per tree, or leave out --text"
+            elif ALWAYS_DROPPED.issuperset(counts.dropped):
+                remedy = "give a source with words"
             raise InputError(
-                f"{sources[0]}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; give a "
-                "text file with one line per tree, or leave out --text"
+                f"{sources[0]}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; {remedy}"
             )
         names.write_table()
+    if not config.text and config.joiner == "english" and english.is_other_language:
+        log.warning(
+            "%s: does not look like English (%d of %d words are frequent English words), but the texts were rebuilt by "
+            "English rules. Give the texts with --text, or use --joiner space (--joiner none for Chinese and Japanese)",
+            sources[0],
+            english.num_frequent,
+            english.num_words,
+        )
     return {
         **counts.to_json(),
         "num_files": len(inputs),
         "passed_over": dict(sorted(passed_over.items())),
         "format": ", ".join(sorted({source.file.format for source in inputs})),
         "texts": {"given": num_given, "rebuilt": counts.num_kept - num_given},
+        **({} if config.text else {"rebuilt_by": config.joiner}),
         "num_other_parses": counts.num_other_parses,
+        "dialects": dict(sorted(counts.dialects.items())),
+        "lines_left_out": dict(sorted(counts.lines_left_out.items())),
     }
 
 
@@ -164,6 +194,10 @@ def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_I
         raise ConfigError(
             f"import-trees: {len(config.text)} texts for {len(sources)} sources; give one --text per source, or none"
         )
+    if config.text and config.joiner != "english":
+        raise ConfigError(
+            f"import-trees: --joiner {config.joiner} rebuilds texts, but --text gives them; leave out one of the two"
+        )
     if config.documents and len(config.documents) != len(sources):
         raise ConfigError(
             f"import-trees: {len(config.documents)} files of documents for {len(sources)} sources; give one "
@@ -177,22 +211,25 @@ def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_I
             "import-trees: --document-table, --source-name and --licence need --documents; give the names of documents"
         )
     sections = None if config.sections == "all" else parse_sections(config.sections)
+    if config.split and config.split_list is None:
+        raise ConfigError("import-trees: --split without --split-list; give the list of the documents of each split")
+    names = read_split_list(config.split_list, config.split) if config.split_list is not None else None
     inputs, passed_over = [], Counter[str]()
     for number, source in enumerate(sources):
-        files, others = find_trees(source, config.format, sections=sections)
+        files, others = find_trees(source, config.format, sections=sections, names=names)
         passed_over += others
         for file in files:
             text = _find_text(file, config.text[number]) if config.text else None
             named = replace(file, document=file.document or Document(file.stem.name)) if folders else file
-            names = config.documents[number] if config.documents else None
-            inputs.append(_Input(file=named, text=text, names=names))
+            names_of = config.documents[number] if config.documents else None
+            inputs.append(_Input(file=named, text=text, names=names_of))
     _check_names(inputs)
     return inputs, passed_over
 
 
 def _find_text(file: TreeFile, text: Path) -> Path:
     if text.is_dir():
-        return find_file(text / file.stem, ".txt")
+        return find_text(file.stem, text)
     if file.document is not None:
         raise ConfigError(
             f"import-trees: the trees are in a folder and {text} is a file; give --text a folder with {file.stem}.txt"

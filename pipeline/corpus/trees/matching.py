@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from pipeline.corpus.text.text_files import BRACKETS, normalise_text, unescape_brackets
+from pipeline.corpus.trees.detokenisation import doubles_period
 from pipeline.corpus.trees.trees import Tree
 
 MARKUP_TAGS: Final = frozenset({"CODE", "SU", "-DFL-"})
@@ -29,7 +30,6 @@ _SPELLINGS: Final = {
     "dash": re.compile("--+|[-\u2010-\u2015]"),
     "ellipsis": re.compile(r"\. ?\. ?\.|\u2026"),
 }
-_ABBREVIATION = re.compile(r".*[^\W\d_]\.", re.DOTALL)
 
 Span = tuple[int, int]
 """First character and one past the last."""
@@ -56,26 +56,18 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
     return spans if at == len(text) else _match_variants(tree, text)
 
 
-def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
-    """Match all words, and try all spellings of each character.
+def match_beginning(tree: Tree, text: str) -> int | None:
+    """Return the length of the beginning of a normalised text that is the words of a tree; None if there is none.
 
-    A dash may have several lengths in the text, so the words matched so far may end at several positions. All these
-    positions are kept, the likeliest first. Of the ways to reach a position, only one is kept. So time grows with the
-    number of positions, and not with the number of ways.
+    The beginning ends at a space or at the end of the text.
     """
-    ends: dict[int, _Reached | None] = {0: None}
-    for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
-        units = list(_UNIT.finditer("".join(normalise_text(word).split())))
-        is_last_but_one = i == len(tree.words) - 2
-        shares_period = is_last_but_one and tree.words[-1] == "." and _ABBREVIATION.fullmatch(word) is not None
-        following: dict[int, _Reached | None] = {}
-        for end, before in ends.items():
-            at = _skip_space(text, end)
-            for stop in _stops(units, text, at, shares_period=shares_period) if units else ():
-                following.setdefault(stop, ((at, stop), before))
-            if tag in MARKUP_TAGS or not units:
-                following.setdefault(end, (None, before))
-        ends = following
+    ends = [end for end in _all_ends(tree, text) if text[end : end + 1] in {"", " "}]
+    return max(ends, default=None)
+
+
+def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
+    """Match all words, and try all spellings of each character."""
+    ends = _all_ends(tree, text)
     reached = ends.get(len(text))
     spans: list[Span | None] = []
     while reached is not None:
@@ -88,11 +80,32 @@ _Reached: TypeAlias = tuple[Span | None, "_Reached | None"]
 """The span of a word, and the spans of the words before it."""
 
 
+def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
+    """Return every position where the words of a tree may end, if they begin where the text begins.
+
+    A dash may have several lengths in the text, so the words matched so far may end at several positions. All these
+    positions are kept, the likeliest first. Of the ways to reach a position, only one is kept. So time grows with the
+    number of positions, and not with the number of ways.
+    """
+    ends: dict[int, _Reached | None] = {0: None}
+    for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
+        units = list(_UNIT.finditer("".join(normalise_text(word).split())))
+        shares_period = i + 1 < len(tree.words) and doubles_period(tree.words, i + 1)
+        following: dict[int, _Reached | None] = {}
+        for end, before in ends.items():
+            at = _skip_space(text, end)
+            for stop in _stops(units, text, at, shares_period=shares_period) if units else ():
+                following.setdefault(stop, ((at, stop), before))
+            if tag in MARKUP_TAGS or not units:
+                following.setdefault(end, (None, before))
+        ends = following
+    return ends
+
+
 def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:
     """Return the positions where a word that begins at ``at`` may end. The text may have spaces inside the word.
 
-    With ``shares_period`` the word may also end before its last period: a treebank ends "in the U.S." with two periods,
-    and the text with one.
+    With ``shares_period`` the word may also end before its last period, which is then the word after it.
     """
     found = {at: None}
     for number, unit in enumerate(units):

@@ -22,17 +22,24 @@ from typing import Final
 from pipeline.corpus.text.corpus_config import TreeFormat
 from pipeline.corpus.text.documents import Document
 from pipeline.corpus.text.text_files import Line, read_lines
-from pipeline.corpus.trees.readers import END_OF_TEXT, NOT_UTF8, TOO_LONG, RawTree, Read, read_raw_trees
+from pipeline.corpus.trees.dialects import read_plain_trees
+from pipeline.corpus.trees.raw_trees import NOT_UTF8, TOO_LONG, RawTree, read_raw_trees
+from pipeline.corpus.trees.readers import Read
 from storage.errors import ConfigError, InputError
 
-TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets")
-"""Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``."""
+TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn", ".clean", ".txt")
+"""Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``. Files that end in ``.txt``
+or ``.clean`` are texts unless they begin with a tree."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
 _S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
+_NESTED: Final = re.compile(r"\(\s*[^\s()]*\s*\(\s*[^\s()]+[\s(]")
+_ANY_SUFFIX: Final = re.compile(r"(?<=.)\.[A-Za-z]\w{0,7}$")
+_ALWAYS_TREES: Final = TREE_SUFFIXES[:5]
+"""Suffixes that make a folder one of brackets, even if its files begin as those of bllip do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,13 +52,18 @@ class TreeFile:
     format: str
     """Format in which the file is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Path relative to the source, without ``.gz`` and without a suffix of ``TREE_SUFFIXES``."""
+    """Path relative to the source, without ``.gz`` and without suffixes. Files of the format bllip keep suffixes that
+    are not in ``TREE_SUFFIXES``, because these tell them apart."""
     document: Document | None
     """None if the source is a file."""
 
 
 def find_trees(
-    source: Path, wanted: TreeFormat = "auto", *, sections: frozenset[int] | None = None
+    source: Path,
+    wanted: TreeFormat = "auto",
+    *,
+    sections: frozenset[int] | None = None,
+    names: frozenset[str] | None = None,
 ) -> tuple[list[TreeFile], Counter[str]]:
     """Return the files of trees of a source, sorted by path, and how many files were passed over, by reason.
 
@@ -59,22 +71,28 @@ def find_trees(
         source: A file, or a folder that is searched to any depth.
         wanted: The format. "auto" detects it. A file is bllip if it begins with an n-best list or a root ``S1``, and
             else brackets. A folder is ptb if it has files such as ``wsj_0201.mrg``; else brackets if it has files with
-            a suffix of ``TREE_SUFFIXES``; else bllip if it has files that begin as a bllip file does.
+            one of the first five ``TREE_SUFFIXES``; else bllip if it has files that begin as a bllip file does; else
+            brackets if it has files with another of these suffixes. If the format is given, files with any suffix are
+            read if they begin with a tree. A ptb folder with files that end in ``.mrg`` is read by this suffix alone,
+            because it has the same trees in other files.
         sections: Sections of the Wall Street Journal to read. The section of a file is the first two digits of its
             number, or its folder. All other files are passed over.
+        names: Names of the files to read, without folders and suffixes. All other files are passed over.
 
     Raises:
-        InputError: If the source does not exist, has no file of trees, or has no file of one of the sections.
-        ConfigError: If there are sections and the format is not ptb.
+        InputError: If the source does not exist, has no file of trees, or has no file of one of the sections or names.
+        ConfigError: If there are sections and the format is not ptb, or sections or names and the source is one file.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder, expected trees in brackets")
     if not source.is_dir():
-        if sections is not None:
-            raise ConfigError(f"import-trees: sections of {source}, which is one file; expected a folder of wsj files")
+        if sections is not None or names is not None:
+            option = "--split-list" if sections is None else "--sections"
+            raise ConfigError(f"import-trees: {option} chooses files of a folder, but {source} is one file")
         return [_tree_file(source, _format_of_file(source) if wanted == "auto" else wanted, None)], Counter()
     everything = sorted(path for path in source.rglob("*") if path.is_file())
     found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
+    by_suffix = wanted == "auto" or (wanted == "ptb" and any(_has_suffix(path, ".mrg") for path in everything))
     if sections is not None and found_format != "ptb":
         raise ConfigError(
             f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections. "
@@ -84,18 +102,27 @@ def find_trees(
     passed_over = Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
     files = []
     for path in everything:
-        if path.name.startswith(".") or not _holds_trees(path, found_format):
-            passed_over["not trees, by name or beginning"] += 1
-        elif path.stat().st_size == 0:
-            passed_over["empty files"] += 1
-        elif sections is not None and _section(path) not in sections:
-            passed_over["other sections"] += 1
+        reasons = {
+            "not trees, by name or beginning": path.name.startswith(".")
+            or not _holds_trees(path, found_format, by_suffix=by_suffix),
+            "empty files": path.stat().st_size == 0,
+            "other sections": sections is not None and _section(path) not in sections,
+            "not in the split": names is not None and _without_suffix(path, found_format).name not in names,
+        }
+        if (reason := next((reason for reason, applies in reasons.items() if applies), None)) is not None:
+            passed_over[reason] += 1
         else:
             files.append(_tree_file(path, found_format, source))
+    if names and (lacking := sorted(names - {file.stem.name for file in files})):
+        raise InputError(
+            f"{source}: no file of trees named {lacking[0]} in it ({len(lacking)} of {len(names)} documents of the "
+            "split are missing); give the folder of all documents, or a list of those that are there"
+        )
     missing = (sections or frozenset()) - {_section(file.path) for file in files}
     if missing or not files:
-        what = f"no wsj file of section {min(missing):02}" if missing else f"no file of trees ({found_format})"
-        raise InputError(f"{source}: {what} in it; looked for {_looked_for(found_format)}")
+        in_it = f"no wsj file of section {min(missing):02} in it" if missing else ""
+        in_it = in_it or f"no file of trees ({found_format}) among its {_listed(everything)}"
+        raise InputError(f"{source}: {in_it}; looked for {_looked_for(found_format)}")
     return files, passed_over
 
 
@@ -117,15 +144,30 @@ def parse_sections(text: str) -> frozenset[int]:
     return frozenset(found)
 
 
-def read_ptb(path: Path) -> Iterator[RawTree]:
-    """Yield the trees of a file as ``read_raw_trees`` does. ATIS' mark ``( END_OF_TEXT_UNIT )`` is not a tree.
+def read_split_list(path: Path, split: str) -> frozenset[str]:
+    """Return the names that a list of documents has below the heading ``split``; all names if it has no headings.
+
+    A heading is a line that begins with ``#``. A name is a line of one word, after a mark such as ``*`` or ``-``. A
+    suffix such as ``.mrg`` is removed. Lines of several words are comments.
 
     Raises:
-        InputError: As ``read_raw_trees``.
+        InputError: If the file cannot be read, or has no name below the heading.
+        ConfigError: If there are headings and ``split`` is not one of them, or there is ``split`` and no heading.
     """
-    for raw in read_raw_trees(path):
-        is_mark = raw.text is not None and len(raw.text) < 80 and raw.text.split() == ["(", "END_OF_TEXT_UNIT", ")"]
-        yield RawTree(raw.line, None, END_OF_TEXT) if is_mark else raw
+    below: dict[str, set[str]] = {}
+    heading = ""
+    for line in read_lines(path):
+        words = line.text.split()
+        if line.text.startswith("#"):
+            heading = line.text.lstrip("#").strip()
+        elif len(words := words[1:] if words and words[0] in {"*", "-", "+"} else words) == 1:
+            below.setdefault(heading, set()).add(_without_suffix(Path(words[0]), "bllip").name)
+    if split not in below:
+        there = ", ".join(filter(None, below))
+        found = f"splits are {there}" if there else f"{len(below.get('', ()))} documents without headings"
+        remedy = f"give one of {there}" if there else "leave out --split"
+        raise ConfigError(f"import-trees: --split is {split or 'not given'}, but in {path} the {found}; {remedy}")
+    return frozenset(below[split])
 
 
 def read_n_best(path: Path) -> Iterator[RawTree]:
@@ -176,10 +218,10 @@ def _score(line: Line) -> float | None:
 
 
 def _tree_file(path: Path, found_format: str, folder: Path | None) -> TreeFile:
-    read: Read = read_ptb if found_format == "ptb" else read_raw_trees
+    read: Read = read_raw_trees if found_format == "bllip" else read_plain_trees
     if found_format == "bllip" and _begins_with_list(path):
         found_format, read = "bllip n-best", read_n_best
-    stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder))
+    stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder), found_format.split()[0])
     document = None if folder is None else _document(path, stem, found_format, folder)
     return TreeFile(path=path, read=read, format=found_format, stem=stem, document=document)
 
@@ -193,9 +235,12 @@ def _document(path: Path, stem: Path, found_format: str, folder: Path) -> Docume
     return Document(stem.as_posix(), folder.resolve().name)
 
 
-def _without_suffix(path: Path) -> Path:
+def _without_suffix(path: Path, found_format: str) -> Path:
     path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return path.with_suffix("") if path.suffix.lower() in TREE_SUFFIXES else path
+    is_known = path.suffix.lower() in TREE_SUFFIXES
+    while path.suffix.lower() in TREE_SUFFIXES:
+        path = path.with_suffix("")
+    return path if is_known or found_format == "bllip" else path.with_name(_ANY_SUFFIX.sub("", path.name))
 
 
 def _section(path: Path) -> int | None:
@@ -207,29 +252,59 @@ def _section(path: Path) -> int | None:
     return int(parent) if re.fullmatch(r"\d\d", parent) and above not in ("atis", "brown", "swbd") else None
 
 
-def _holds_trees(path: Path, found_format: str) -> bool:
+def _holds_trees(path: Path, found_format: str, *, by_suffix: bool) -> bool:
     if found_format == "bllip":
         return _begins_with_list(path) or any(line.text.lstrip().startswith("(") for line in _beginning(path))
-    name = path.name.lower().removesuffix(".gz")
-    return name.endswith(".mrg" if found_format == "ptb" else TREE_SUFFIXES)
+    suffixes = (".mrg",) if found_format == "ptb" else TREE_SUFFIXES
+    if _has_suffix(path, *suffixes) and not _has_suffix(path, ".txt", ".clean"):
+        return True
+    return (not by_suffix or _has_suffix(path, *suffixes)) and _begins_with_tree(path)
+
+
+def _has_suffix(path: Path, *suffixes: str) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(suffixes)
+
+
+def _begins_with_tree(path: Path) -> bool:
+    try:
+        first = list(islice(read_raw_trees(path), 3))
+    except InputError:
+        return False
+    return any(raw.text is not None and _NESTED.match(raw.text) for raw in first)
 
 
 def _format_of_folder(source: Path, paths: list[Path]) -> str:
-    if any(_WSJ.match(path.name) and _holds_trees(path, "ptb") for path in paths):
+    paths = [path for path in paths if not path.name.startswith(".")]
+    if any(_WSJ.match(path.name) and _has_suffix(path, ".mrg") for path in paths):
         return "ptb"
-    if any(_holds_trees(path, "brackets") for path in paths):
+    if any(_has_suffix(path, *_ALWAYS_TREES) for path in paths):
         return "brackets"
     if any(_format_of_file(path) == "bllip" for path in paths if path.stat().st_size):
         return "bllip"
+    if any(_holds_trees(path, "brackets", by_suffix=True) for path in paths):
+        return "brackets"
+    with_trees = [path for path in paths if _begins_with_tree(path)]
+    remedy = (
+        f"{len(with_trees)} of them, such as {with_trees[0].name}, begin with a tree: use --format brackets"
+        if with_trees
+        else "if other files hold trees, name these files"
+    )
     looked_for = "; ".join(map(_looked_for, ("ptb", "brackets", "bllip")))
-    raise InputError(f"{source}: no file of trees among its {len(paths)} files; looked for {looked_for}")
+    raise InputError(f"{source}: no file of trees among its {_listed(paths)}; looked for {looked_for}; {remedy}")
+
+
+def _listed(paths: list[Path]) -> str:
+    """Return how many files there are, and their most frequent suffixes."""
+    suffixes = Counter(path.suffix or "no suffix" for path in paths)
+    listed = ", ".join(f"{number} {suffix}" for suffix, number in suffixes.most_common(5))
+    return f"{len(paths)} files" + (f" ({listed})" if listed else "")
 
 
 def _looked_for(found_format: str) -> str:
     return {
         "ptb": "files that end in .mrg, plain or .gz, as in parsed/mrg/wsj/02/wsj_0201.mrg",
         "bllip": "files that begin with a tree '(S1 ...' or with an n-best list",
-    }.get(found_format, f"files that end in {', '.join(TREE_SUFFIXES)}, plain or .gz")
+    }.get(found_format, f"files that end in {', '.join(TREE_SUFFIXES)}, plain or .gz, or begin with a tree")
 
 
 def _format_of_file(path: Path) -> str:

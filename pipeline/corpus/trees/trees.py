@@ -52,6 +52,10 @@ class Tree:
 
 _W, _A = r"[ \t\r\n\f\v]", r"[^ \t\r\n\f\v()]"
 _TOKEN = re.compile(rf"\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_A}+)")
+_BRACKET_IN_WORD = re.compile(r"\\[()]|\s[:;=8][-^o'][()]|\s[^\s()]+\([^\s()]+\)")
+_WORD_IN_BRACKETS = re.compile(rf"\({_W}*{_A}+{_W}*\({_W}*{_A}+{_W}*\){_W}*\)")
+_WRITE_BRACKETS = "write -LRB- and -RRB- for the brackets inside a word"
+_WRITE_WORDS = "write words without brackets of their own: (NN dog), not (NN (dog))"
 
 
 def parse_tree(text: str) -> Tree:
@@ -77,19 +81,34 @@ def parse_tree(text: str) -> Tree:
         elif close:
             stops[is_open.pop()] = len(words)
         elif stray:
-            raise MalformedTreeError(f"the word {shortened(stray)} has no part of speech", "word without a tag")
+            remedy = _hint(text) or "; expected each word with its own tag, as in (NN dog)"
+            raise MalformedTreeError(f"the word {shortened(stray)} has no part of speech{remedy}", "word without a tag")
         else:
             is_open.append(len(labels))
             labels.append(label)
             starts.append(len(words))
             stops.append(-1)
     if is_open:
-        raise MalformedTreeError(f"unbalanced brackets: {len(is_open)} not closed", "unbalanced brackets")
+        raise MalformedTreeError(f"unbalanced brackets: {len(is_open)} not closed{_hint(text)}", "unbalanced brackets")
     if not labels:
         raise MalformedTreeError("empty, expected a tree", "not a tree")
     if not words:
-        raise MalformedTreeError("an empty tree, expected at least one word in its brackets", "empty tree")
-    return Tree(tuple(words), tuple(tags), tuple(zip(labels, starts, stops, strict=True)))
+        raise MalformedTreeError(
+            f"an empty tree, expected at least one word in its brackets{_hint(text)}", "empty tree"
+        )
+    phrases = tuple(zip(labels, starts, stops, strict=True))
+    _refuse_words_in_brackets(phrases)
+    return Tree(tuple(words), tuple(tags), phrases)
+
+
+def without_words(tree: Tree, without: Collection[int]) -> Tree:
+    """Return a tree without some of its words, by their indices. Phrases without words stay."""
+    kept = [i for i in range(len(tree.words)) if i not in without]
+    if len(kept) == len(tree.words):
+        return tree
+    before = _counts_before(kept, len(tree.words))
+    phrases = tuple((label, before[start], before[stop]) for label, start, stop in tree.phrases)
+    return Tree(tuple(tree.words[i] for i in kept), tuple(tree.tags[i] for i in kept), phrases)
 
 
 def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
@@ -103,23 +122,17 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     Raises:
         MalformedTreeError: If no word is left.
     """
-    kept = [i for i, tag in enumerate(tree.tags) if tag != TRACE_TAG and i not in without]
-    if not kept:
+    tree = without_words(tree, {*without, *(i for i, tag in enumerate(tree.tags) if tag == TRACE_TAG)})
+    if not tree.words:
         raise MalformedTreeError("a tree without words: only traces or markup", "no words")
-    if len(kept) == len(tree.words):
-        words, tags, phrases = tree.words, tree.tags, tree.phrases
-    else:
-        words, tags = tuple(tree.words[i] for i in kept), tuple(tree.tags[i] for i in kept)
-        before = _counts_before(kept, len(tree.words))
-        phrases = tuple((label, before[start], before[stop]) for label, start, stop in tree.phrases)
-    found: list[Phrase] = [(ROOT, 0, len(words))]
-    for label, start, stop in phrases:
+    found: list[Phrase] = [(ROOT, 0, len(tree.words))]
+    for label, start, stop in tree.phrases:
         if start == stop or label in ROOT_NAMES:
             continue
         phrase = (strip_label(label), start, stop)
         if phrase != found[-1]:
             found.append(phrase)
-    return Tree(words, tuple(map(strip_label, tags)), tuple(found))
+    return Tree(tree.words, tuple(map(strip_label, tree.tags)), tuple(found))
 
 
 @lru_cache(maxsize=65_536)
@@ -158,12 +171,37 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
     return [*before, count]
 
 
+def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
+    """Refuse an empty phrase whose label is not in capitals, as in ``(NN (dog))``: it must be a word."""
+    for label, start, stop in phrases:
+        if start == stop and label and not (label[0].isupper() and not any(map(str.islower, label))):
+            raise MalformedTreeError(
+                f"the word {shortened(label)} has brackets of its own; {_WRITE_WORDS}", "word without a tag"
+            )
+
+
+def _hint(text: str) -> str:
+    """Return what to write instead, if brackets are written in one of the ways that cannot be read."""
+    if _BRACKET_IN_WORD.search(text):
+        return f"; {_WRITE_BRACKETS}"
+    return f"; {_WRITE_WORDS}" if _WORD_IN_BRACKETS.search(text) else ""
+
+
 def _outside(text: str, *, close: bool, first: bool) -> MalformedTreeError:
     if close:
-        return MalformedTreeError("unbalanced brackets: a ')' without its '('", "unbalanced brackets")
+        return MalformedTreeError(f"unbalanced brackets: a ')' without its '('{_hint(text)}", "unbalanced brackets")
     if first:
-        return MalformedTreeError(f"text where a tree was expected: {shortened(text)}", "not a tree")
-    return MalformedTreeError("more than one tree, or something after it; expected one", "more than one tree")
+        remedy = "; remove the text before the first bracket" if "(" in text else ""
+        return MalformedTreeError(
+            f"text where a tree was expected: {shortened(text)}{remedy}{_hint(text)}", "not a tree"
+        )
+    if text.count(")") > text.count("("):
+        return MalformedTreeError(
+            f"unbalanced brackets: a ')' that closes a tree too early{_hint(text)}", "unbalanced brackets"
+        )
+    return MalformedTreeError(
+        f"more than one tree, or something after it; expected one{_hint(text)}", "more than one tree"
+    )
 
 
 def shortened(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.evaluation.perplexity import PerplexityFigure
 from pipeline.evaluation.results import LoadedResult, PerplexityResult, RunResults, SplitKey, load_results
-from pipeline.runtime.run_directory import check_description
+from pipeline.runtime.run_directory import check_description, dump_summaries
 from pipeline.runtime.run_history import HISTORY, read_history
 from storage.errors import RunError
 
@@ -62,22 +62,22 @@ class RunRecord:
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the run learned from the dump of an RNNG, with each soft target at its own position.
+        """Whether the run learned from the dump of an RNNG, alone or mixed, with each soft target at its own position.
 
-        The condition of the dump shows which model wrote it: ``tree`` or ``beam`` an RNNG, ``none`` a student. If the
-        run does not record the condition, it does not count as distilled.
+        The condition of the dump shows which model wrote it: ``tree`` or ``beam`` an RNNG, ``none`` a language model.
+        If the run does not record the condition, it does not count as distilled.
         """
-        return self._has_own_targets and self._condition_of_dump in {"tree", "beam"}
+        return self._has_own_targets and bool(self._conditions_of_dumps & {"tree", "beam"})
 
     @property
     def is_distilled_from_grammar(self) -> bool:
-        """Whether the run learned the exact distributions of the grammar that wrote the corpus."""
-        return self._has_own_targets and self._condition_of_dump == "exact"
+        """Whether the run learned the exact distributions of the grammar that wrote the corpus, and no others."""
+        return self._has_own_targets and self._conditions_of_dumps == {"exact"}
 
     @property
     def has_dump_of_student(self) -> bool:
-        """Whether the run learned from the dump of a student (born-again)."""
-        return self._condition_of_dump == "none"
+        """Whether the run learned only from dumps of language models without trees (born-again, for example)."""
+        return self._conditions_of_dumps == {"none"}
 
     @property
     def _has_own_targets(self) -> bool:
@@ -85,10 +85,10 @@ class RunRecord:
         return self.has_dump and self.configuration.get("targets") != "shuffled"
 
     @property
-    def _condition_of_dump(self) -> str | None:
-        """The condition of the dump; None if there is no dump or its schema is not recorded."""
-        schema = (self.dump or {}).get("schema")
-        return str(schema.get("condition")) if isinstance(schema, dict) else None
+    def _conditions_of_dumps(self) -> set[str]:
+        """The conditions of the dumps; empty if there is no dump or no schema is recorded."""
+        schemas = [dump.get("schema") for dump in dump_summaries(self.dump)]
+        return {str(schema.get("condition")) for schema in schemas if isinstance(schema, dict)}
 
     @property
     def tokenizer(self) -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.evaluation.compare.run_records import RunRecord
+from pipeline.runtime.run_directory import dump_summaries
 from storage.dump.schema import num_folds
 from storage.errors import ConfigError
 
@@ -68,7 +69,8 @@ class SeedGroup:
         dumps = {seed: run for seed, run in self.runs.items() if run.has_dump}
         if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
             return None
-        named = ", ".join(f"seed {seed}: {(run.dump or {}).get('path')}" for seed, run in dumps.items())
+        paths = {seed: [str(dump.get("path")) for dump in dump_summaries(run.dump)] for seed, run in dumps.items()}
+        named = ", ".join(f"seed {seed}: {' and '.join(path)}" for seed, path in paths.items())
         return (
             f"{self.name}: each seed has a dump of its own ({named}); differences between these dumps count as "
             "differences between seeds. To compare their teachers, give the runs names that differ in more than the "
@@ -116,7 +118,7 @@ def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[t
     alike: dict[str, list[int]] = {}
     for i, (key, runs) in enumerate(groups):
         if "dump" in key and len(runs) == 1:
-            about = json.dumps([key | {"dump": ""}, _schema_but_teacher(runs[0]), _stem(runs[0])], sort_keys=True)
+            about = json.dumps([key | {"dump": ""}, _schemas_but_teacher(runs[0]), _stem(runs[0])], sort_keys=True)
             alike.setdefault(about, []).append(i)
     merged = dict(enumerate(groups))
     for places in alike.values():
@@ -129,15 +131,17 @@ def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[t
     return list(merged.values())
 
 
-def _schema_but_teacher(run: RunRecord) -> dict[str, Any]:
-    """Return the schema of a run's dump without the entries on the teacher and on the machine."""
-    schema = (run.dump or {}).get("schema")
-    if not isinstance(schema, dict) or not isinstance(fingerprints := schema.get("fingerprints"), dict):
-        return {"manifest": run.fingerprints.get("manifest")}  # the schema is unknown, so no other dump is alike
-    return {name: value for name, value in schema.items() if name not in {"fingerprints", "computation"}} | {
-        "fingerprints": {name: value for name, value in fingerprints.items() if not name.startswith("teacher")},
-        "num_folds": num_folds(fingerprints),
-    }
+def _schemas_but_teacher(run: RunRecord) -> list[dict[str, Any]]:
+    """Return the schemas of a run's dumps without the entries on the teacher and on the machine."""
+    found = []
+    for dump in dump_summaries(run.dump):
+        schema = dump.get("schema")
+        if not isinstance(schema, dict) or not isinstance(fingerprints := schema.get("fingerprints"), dict):
+            return [{"manifest": run.fingerprints.get("manifest")}]  # the schema is unknown, so no other dump is alike
+        about = {name: value for name, value in schema.items() if name not in {"fingerprints", "computation"}}
+        about["fingerprints"] = {name: of for name, of in fingerprints.items() if not name.startswith("teacher")}
+        found.append(about | {"num_folds": num_folds(fingerprints)})
+    return found
 
 
 def _settings(keys: Sequence[_Key]) -> list[str]:

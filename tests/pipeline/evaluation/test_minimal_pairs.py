@@ -26,6 +26,7 @@ from pipeline.evaluation.scorer import NextTokenScorer
 from storage.errors import InputError, RunError
 from student.model import Student
 from student.student_config import StudentConfig
+from tests.old_tokenizers import old_form
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,31 @@ def test_a_model_with_equal_probabilities_is_right_only_on_pairs_of_different_le
     assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.accuracy) == (0, 1, 0.0)
     figures, _ = evaluate_minimal_pairs(StubScorer(lambda _: -2.0), tokenizer, pairs)
     assert (figures.overall.num_right, figures.overall.num_ties, figures.overall.num_pairs) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("eos", [False, True])
+def test_the_second_figure_compares_means_per_token(tokenizer: Tokenizer, eos: bool) -> None:
+    long, short = "a dog barks barks barks .", "a dog barks ."
+    n, m = (len(tokenizer.encode(text)) + eos for text in (long, short))
+    # The long sentence has the lower sum, and the higher mean.
+    scorer = StubScorer(lambda ids: -1.0 if len(ids) + eos == n else -1.25)
+    assert -1.25 * m > -1.0 * n
+    figures, (scored,) = evaluate_minimal_pairs(scorer, tokenizer, [pair(long, short)], eos=eos)
+    assert (scored.good, scored.bad) == (-1.0 * n, -1.25 * m)
+    assert (scored.good_tokens, scored.bad_tokens) == (n, m)
+    assert figures.per_token is not None
+    assert (figures.overall.num_right, figures.per_token.overall.num_right) == (0, 1)
+    assert figures.per_token.macro_accuracy == 1
+    assert figures.per_token.overall.mean_difference == 0.25
+
+
+def test_a_model_with_equal_probabilities_has_only_ties_in_the_second_figure(tokenizer: Tokenizer) -> None:
+    texts = ["a dog barks .", "a dog barks barks barks .", "the cat", "the cats sleep sleep sleeps ."]
+    pairs = [pair(good, bad) for good in texts for bad in texts if good != bad]
+    figures, _ = evaluate_minimal_pairs(StubScorer(lambda _: -math.log(300)), tokenizer, pairs)
+    assert figures.per_token is not None
+    assert (figures.per_token.overall.num_ties, figures.per_token.overall.num_right) == (len(pairs), 0)
+    assert figures.overall.num_right > 0
 
 
 def test_a_model_of_zero_weights_is_right_on_no_pair_of_equal_length() -> None:
@@ -216,7 +242,7 @@ def test_all_of_blimp_is_read(shared_data: Path) -> None:
     assert [p.number for p in pairs] == list(range(1000)) * (len(pairs) // 1000)
 
 
-def test_babylm_files_have_both_spellings_of_a_field_and_line_ends_become_spaces(tmp_path: Path) -> None:
+def test_babylm_files_have_both_spellings_of_a_field_and_line_ends_stay(tmp_path: Path) -> None:
     write_lines(
         tmp_path / "ellipsis_filtered.jsonl",
         {"sentence_good": "a", "sentence_bad": "b", "field": "syntax/semantics", "UID": "e1", "pair_id": 3, "x": [1]},
@@ -225,14 +251,86 @@ def test_babylm_files_have_both_spellings_of_a_field_and_line_ends_become_spaces
     write_lines(tmp_path / "qa_congruence_easy.jsonl", {"sentence_good": "A: Who?\nB: Me.", "sentence_bad": "A:\nB:"})
     first, second, third = read_minimal_pairs(tmp_path)
     assert first.field == second.field == "syntax_semantics"
-    assert (third.paradigm, third.field, third.good) == ("qa_congruence_easy", "unspecified", "A: Who? B: Me.")
+    assert (third.paradigm, third.field, third.good) == ("qa_congruence_easy", "unspecified", "A: Who?\nB: Me.")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("A: Who?\nB: Me.", "A: Who?\nB: Me."),
+        ("A:  Who? \r\n\tB: Me.\n", "A: Who?\nB: Me."),
+        ("A:\rB: a\u2028b", "A:\nB: a b"),
+        ("A:\n\nB:", "A:\n\nB:"),
+    ],
+)
+def test_a_line_end_in_a_sentence_is_scored_as_a_line_end(
+    tmp_path: Path, tokenizer: Tokenizer, written: str, read: str
+) -> None:
+    write_lines(tmp_path / "x.jsonl", LINE | {"sentence_good": written})
+    scorer = StubScorer(lambda _: -1.0)
+    pairs = read_minimal_pairs(tmp_path)
+    evaluate_minimal_pairs(scorer, tokenizer, pairs)
+    assert pairs[0].good == read
+    assert tuple(tokenizer.encode(read)) in scorer.asked
+
+
+def test_pairs_are_found_below_a_folder_but_not_in_hidden_folders(tmp_path: Path) -> None:
+    for place in ("supplement/b.jsonl", "blimp/deep/a.jsonl.gz", ".checkpoints/b.jsonl", "__MACOSX/._b.jsonl"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        write_lines(tmp_path / place, LINE | {"UID": place})
+    assert [p.paradigm for p in read_minimal_pairs(tmp_path)] == ["blimp/deep/a.jsonl.gz", "supplement/b.jsonl"]
+
+
+def test_one_name_in_two_folders_is_refused(tmp_path: Path) -> None:
+    for folder in ("fast", "full"):
+        (tmp_path / folder).mkdir()
+        write_lines(tmp_path / folder / "x.jsonl", LINE)
+    with pytest.raises(InputError, match=r"x is in .*fast and in .*full; give one of these folders"):
+        read_minimal_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"Context1": "a", "Context2": "b", "Target1": "c", "Target2": "d"}, "a line of EWoK, which is another task"),
+        ({"input_prefix": "a", "options": ["b", "c"], "numops": 2}, "a line of entity tracking"),
+        ({"prefix_acceptable": "a", "prefix_unacceptable": "b", "property_phrase": "c"}, "a line of COMPS"),
+        ({"sentences": "a\tb", "ratio": "0.5"}, "a line of WUG"),
+        ({"premise": "a", "label": 1}, "an object with the fields premise, label, another task"),
+        ({}, "an object with the fields none, another task"),
+    ],
+)
+def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: object, message: str) -> None:
+    for folder in ("blimp", "other"):
+        (tmp_path / folder).mkdir()
+    write_lines(tmp_path / "blimp/x.jsonl", LINE)
+    path = write_lines(tmp_path / "other/y.jsonl", "", line)
+    expected = "expected the fields sentence_good and sentence_bad; give a f"
+    with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{expected}older with minimal pairs alone: .*blimp$"):
+        read_minimal_pairs(tmp_path)
+    with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{expected}ile or folder"):
+        read_minimal_pairs(path)
+    write_lines(tmp_path / "blimp/x.jsonl", LINE, line)
+    with pytest.raises(InputError, match=rf"x\.jsonl:2: {message}.*{expected}"):
+        read_minimal_pairs(tmp_path / "blimp")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz"])
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path, name: str) -> None:
+    text = "\ufeff" + json.dumps(LINE) + "\r\n" + json.dumps(LINE) + "\r\n"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    pairs = read_minimal_pairs(tmp_path)
+    assert [p.good for p in pairs] == [LINE["sentence_good"]] * 2
 
 
 def test_the_prefix_space_is_put_before_the_text_that_the_tokenizer_gets(tokenizer: Tokenizer) -> None:
+    old = Tokenizer(old_form(tokenizer.data))
     scorer = StubScorer(lambda _: -1.0)
-    evaluate_minimal_pairs(scorer, tokenizer, [pair("a dog .", "dog a .")], prefix="space")
-    assert sorted(scorer.asked) == sorted(tuple(tokenizer.encode(text)) for text in (" a dog .", " dog a ."))
-    assert tokenizer.encode(" a dog .") != tokenizer.encode("a dog .")
+    evaluate_minimal_pairs(scorer, old, [pair("a dog .", "dog a .")], prefix="space")
+    assert sorted(scorer.asked) == sorted(tuple(old.encode(text)) for text in (" a dog .", " dog a ."))
+    assert (
+        old.encode(" a dog .") != old.encode("a dog .") == tokenizer.encode(" a dog .") == tokenizer.encode("a dog .")
+    )
 
 
 def test_a_sentence_too_long_for_the_model_is_named_by_file_and_line(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -67,3 +67,25 @@ def test_the_longest_sentences_share_a_batch_and_go_first() -> None:
     sentences = [np.full(n, 3) for n in (1, 5, 2, 5, 1)]
     NextTokenScorer(model, eos_id=EOS, batch_tokens=12).log_probs(sentences)
     assert model.batches == [[5, 5], [2, 1, 1]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(*[st.lists(st.integers(3, VOCAB_SIZE - 1), max_size=6)] * 2), min_size=1, max_size=8),
+    batch_tokens=st.integers(1, 40),
+)
+def test_distributions_are_those_of_the_sentences_after_the_text_before_them(
+    pairs: list[tuple[list[int], list[int]]], batch_tokens: int
+) -> None:
+    model = Bigrams()
+    scorer = NextTokenScorer(model, eos_id=EOS, batch_tokens=batch_tokens)
+    before, sentences = zip(*(([*earlier, 0] if earlier else [], sentence) for earlier, sentence in pairs), strict=True)
+    arrays = [[np.array(each, np.int64) for each in lists] for lists in (sentences, before)]
+    found = scorer.distributions(*arrays, np.array([EOS, 4, 7]))
+    for sentence, scores in zip(sentences, found, strict=True):
+        rows = [[float(x) for x in model.table[i].double().softmax(0)] for i in [0, *sentence]]
+        np.testing.assert_allclose(scores.log_probs, one_by_one(model, sentence), atol=2e-6)
+        np.testing.assert_allclose(
+            np.exp(scores.boundary_log_probs), [row[EOS] + row[4] + row[7] for row in rows], atol=2e-6
+        )
+        np.testing.assert_allclose(scores.entropies, [-sum(p * math.log(p) for p in row) for row in rows], atol=5e-6)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.words import (
     SpanFile,
+    around_added_tokens,
     check_words,
     frequency_key,
     read_frequencies,
@@ -173,3 +174,28 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "table.tsv").write_text("")
     with pytest.raises(InputError, match=r"table\.tsv: no word"):
         read_frequencies(tmp_path / "table.tsv")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "added", "words", "trimmed"),
+    [
+        (
+            [(0, 3), (3, 7), (7, 15)],
+            [0, 1],
+            [(0, 3), (4, 7), (8, 11), (12, 15)],
+            None,
+        ),  # a space goes with the next word
+        ([(0, 3), (3, 11), (11, 15)], [1], [(0, 3), (4, 11), (12, 15)], None),
+        ([(0, 5), (5, 11), (11, 15)], [0], [(0, 7), (8, 11), (12, 15)], None),
+        ([(0, 5), (5, 15)], [0, 1], [(0, 15)], None),
+        ([(0, 4), (4, 7), (7, 15)], [0], [(0, 3), (4, 7), (8, 11), (12, 15)], [(0, 3), (4, 7), (7, 15)]),
+        ([(0, 3), (3, 4), (4, 15)], [1], [(0, 3), (4, 7), (8, 11), (12, 15)], None),
+    ],
+)
+def test_words_that_share_an_added_token_become_one(
+    tokens: list[tuple[int, int]], added: list[int], words: list[tuple[int, int]], trimmed: list[tuple[int, int]] | None
+) -> None:
+    text = "the big dog ran"
+    is_added = [i in added for i in range(len(tokens))]
+    found = around_added_tokens(text, spaced_words(text), tokens, is_added)
+    assert found == (words, trimmed or tokens)

@@ -102,6 +102,12 @@ def test_every_option_of_ours_has_a_help_and_a_plain_type(cls):
         assert option.type in {int, float, str, bool}, option.name
 
 
+def test_a_byte_order_mark_before_toml_is_no_fault(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes("\ufeffbatch-tokens = 5\r\n".encode())
+    assert read_toml(path, options_of(TrainConfig)) == {"batch_tokens": 5}
+
+
 def test_toml_values_reach_the_configuration(tmp_path):
     path = write(tmp_path, 'size = 7\nkind = "b"\nrates = [1, 2.5]\ncareful = true\n')
     config = build(Derived, read_toml(path, options_of(Derived)))

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pipeline.corpus.dataset.adopt_tokenizer import adopt_tokenizer
 from pipeline.corpus.dataset.build import build_dataset
@@ -125,8 +125,18 @@ def _template(inner: Any) -> None:
     )
 
 
-def _prefix_space(inner: Any) -> None:
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+def _replaced(pattern: str | Regex, by: str) -> Callable[[Any], None]:
+    def spoil(inner: Any) -> None:
+        inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(pattern, by)])
+
+    return spoil
+
+
+def _normalised(normalizer: Any) -> Callable[[Any], None]:
+    def spoil(inner: Any) -> None:
+        inner.normalizer = normalizer
+
+    return spoil
 
 
 def _no_spaces(inner: Any) -> None:
@@ -143,7 +153,6 @@ def _dropout(inner: Any) -> None:
         (_lowercase, r"its normalizer \(NFC and Lowercase\) lowercases the text: .*becomes .the dog didn't"),
         (_strip_accents, r"its normalizer \(NFD and StripAccents\) changes the text"),
         (_template, r"its post_processor adds <\|endoftext\|> to every text; remove post_processor"),
-        (_prefix_space, r"it changes spaces: 'the dog' comes back as ' the dog'"),
         (_no_spaces, r"it changes spaces: 'the dog' comes back as 'thedog'"),
         (_dropout, r"it encodes at random \(model\.dropout is 0\.1\)"),
     ],
@@ -156,6 +165,72 @@ def test_the_error_names_each_reason_that_prevents_adoption(
     with pytest.raises(InputError, match=rf"source\.json: cannot be adopted: {expected}"):
         adopt(inner, tmp_path)
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "example"),
+    [
+        (_normalised(normalizers.NFKC()), "(NFKC) changes the text: '\u2026' becomes '...'"),
+        (_normalised(normalizers.NFD()), "(NFD) changes the text: 'na\u00efve' becomes 'nai\u0308ve'"),
+        (_normalised(normalizers.Nmt()), "(Nmt) changes the text: "),
+        (_normalised(normalizers.BertNormalizer(lowercase=False)), "'\u4f60\u597d' becomes"),
+        (_replaced("``", '"'), "changes the text: \"``So,''\" becomes '\"So,"),
+        (_replaced(Regex("[\u201c\u201d]"), '"'), "'\u201cquoted\u201d' becomes '\"quoted\"'"),
+        (_replaced(Regex(r"(?<=\d),(?=\d)"), ""), "'1,000,000' becomes '1000000'"),
+        (_replaced(Regex(r"\d"), "0"), "'$5.00.' becomes '$0.00.'"),
+        (_replaced(Regex(r"(\w)\1{3,}"), "a"), "'000000' becomes 'a'"),
+        (_replaced(" ,", ","), "becomes \"a, b . c n't"),
+        (_replaced(Regex("\U0001d7d8"), "0"), "'x\U0001d7d8y' becomes 'x0y'"),
+        (_replaced("wombat", "animal"), "'wombat' becomes 'animal'"),
+        (_replaced(Regex("[|]~"), ""), "'x|~y' becomes 'xy'"),
+    ],
+)
+def test_a_normalizer_that_loses_text_is_refused_with_an_example(
+    spoil: Callable[[Any], None], example: str, tmp_path: Path
+) -> None:
+    inner = gpt2_like()
+    spoil(inner)
+    with pytest.raises(InputError, match=r"cannot be adopted: its normalizer \(") as raised:
+        adopt(inner, tmp_path)
+    assert example in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        normalizers.NFC(),
+        normalizers.Prepend(" "),
+        normalizers.Replace(Regex(" {2,}"), " "),
+        normalizers.Sequence([normalizers.Strip(), normalizers.Prepend(" ")]),
+    ],
+)
+def test_a_normalizer_that_loses_no_normalised_text_is_accepted(normalizer: Any, tmp_path: Path) -> None:
+    inner = gpt2_like()
+    inner.normalizer = normalizer
+    tokenizer = adopt(inner, tmp_path)
+    text = "The na\u00efve dog, \u00bd \ufb01ne: 1,000!"
+    assert tokenizer.encode(text) == inner.encode(text).ids
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.fixture(scope="module")
+def roberta_like(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    inner = gpt2_like()
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return adopt(inner, tmp_path_factory.mktemp("roberta"))
+
+
+@given(texts)
+@example("the dog")
+@example("")
+def test_a_tokenizer_that_adds_a_space_before_a_text_restores_it(roberta_like: Tokenizer, text: str) -> None:
+    ((ids, spans),) = roberta_like.encode_batch_with_spans([text])
+    assert ids == roberta_like.encode(f" {text}" if text else text)
+    assert roberta_like.decode(ids) == text
+    assert roberta_like.decode_with_spans(ids) == (text, spans)
+    assert {at for start, stop in spans for at in range(start, stop)} == set(range(len(text)))
 
 
 def test_tokenizers_that_are_not_byte_level_are_refused(tmp_path: Path) -> None:
@@ -199,9 +274,22 @@ def test_files_that_are_not_tokenizers_are_refused(tmp_path: Path) -> None:
             adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
 
 
-def test_added_tokens_that_occur_in_texts_become_text(tmp_path: Path) -> None:
+def test_added_tokens_that_lose_the_text_around_them_become_text(tmp_path: Path) -> None:
     inner = gpt2_like()
-    inner.add_tokens([AddedToken("dogs", lstrip=True)])
+    inner.add_tokens([AddedToken("dogs", lstrip=True), "\u00e9"])
     tokenizer = adopt(inner, tmp_path)
-    assert tokenizer.decode(tokenizer.encode("the dogs")) == "the dogs"
+    assert tokenizer.decode(tokenizer.encode("the dogs' caf\u00e9")) == "the dogs' caf\u00e9"
     assert inner.token_to_id("dogs") == tokenizer.vocab_size - 1
+    assert not tokenizer.added_ids
+
+
+def test_other_ordinary_added_tokens_stay(tmp_path: Path) -> None:
+    inner = gpt2_like()
+    inner.add_tokens(["dog barked", AddedToken("other", single_word=True), AddedToken(" cost", normalized=False)])
+    tokenizer = adopt(inner, tmp_path)
+    for text in ("the dog barked", "others cost another", "no other cost"):
+        assert tokenizer.encode(text) == inner.encode(text).ids
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("dog barked") == [inner.token_to_id("dog barked")]
+    summary = adopt_tokenizer(tmp_path / "source.json", tmp_path / "again.json", bos=END, eos=END)
+    assert (summary["num_added_tokens_made_plain"], summary["num_added_tokens_kept"]) == (1, 3)

@@ -16,7 +16,8 @@ from pipeline.corpus.dataset.blocks import BLOCK_SENTENCES, Block, BlockBuilder,
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.trees.readers import RawPair, RawTree
+from pipeline.corpus.trees.raw_trees import RawTree
+from pipeline.corpus.trees.readers import RawPair
 from pipeline.runtime.workers import WorkerError
 from storage.errors import InputError
 from tests.pipeline.corpus.corpora import flat_pair

@@ -2,9 +2,46 @@
 
 import pytest
 
-from pipeline.corpus.text.babylm import SOURCES, Draft, title_of
+from pipeline.corpus.text.babylm import SOURCES, title_of
+from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.text_files import normalise_text
 
+SPACE, CONTRACTION = "space before punctuation", "space inside a contraction"
+SOUND, TURNS = "sound description inside a line", "turns of a line apart"
+SOUNDS = {
+    "[ Ann ] It is late.": "It is late.",
+    "No. [ Coughs ]": "No.",
+    "What? [ Laughs ] Oh. [ Sighs ] Fine.": "What? Oh. Fine.",
+    "(SIGHS) All right.": "All right.",
+    "(sighs) All right.": "All right.",
+    "Well (a door slams) then.": "Well then.",
+    "(ON TV) This is it.": "This is it.",
+    "[MAN]: Hello.": "Hello.",
+    "Hello. [ a bell rings": "Hello.",
+    "I wonder where - - (singing).": "I wonder where - -.",
+    "The agency (CIA) went (COUGHS) home.": "The agency (CIA) went home.",
+    "in the distance ] Hello.": "Hello.",
+}
+NAMES = {
+    "TOM: We go now.": "We go now.",
+    "MAN #1: Who is it?": "Who is it?",
+    "DR. FOX: It is me.": "It is me.",
+    "WOMAN ON RADIO: Go now.": "Go now.",
+    "Narrator: Once there was a cat.": "Once there was a cat.",
+}
+REMARKS = {
+    "I grow beans, *why no dash? and they keep well.": "I grow beans, and they keep well.",
+    "We went to Lake Tavel. * Travel Lake in Utah?": "We went to Lake Tavel.",
+    "Yes. *Should be they. We went.": "Yes. We went.",
+    "I have see it. see=seen Just once.": "I have see it. Just once.",
+    "We watch=watched it.": "We watch it.",
+    "We watch it, watch=watched. And we liked it.": "We watch it, And we liked it.",
+    "Well, **typo and we went.": "Well, and we went.",
+    "*[[slash error]] Yes.": "Yes.",
+    "No, *the=them they went.": "No, they went.",
+    "We *sic* went.": "We went.",
+    "It's a, *listen; is it the U.S. or them? Yes.": "It's a, Yes.",
+}
 KEPT = [  # source, line, text, speaker, what was repaired
     ("childes", "*MOT:\tyou see , a cup ?", "you see, a cup?", "MOT", {"space before punctuation"}),
     ("childes", "*FAT1:\tit's here.", "it's here.", "FAT1", set()),
@@ -47,8 +84,8 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("open_subtitles", "<i>A cup.</i>", "A cup.", "", {"tag"}),
     ("open_subtitles", "{\\an8}A cup.", "A cup.", "", {"subtitle style code"}),
     ("open_subtitles", "\u266a A tune \u266a", "A tune", "", {"music mark"}),
-    ("open_subtitles", "[laughs] A cup.", "A cup.", "", {"sound description inside a line"}),
-    ("open_subtitles", "- Yes. - No.", "Yes. No.", "", {"leading dash", "turns of a line apart"}),
+    ("open_subtitles", "[laughs] A cup.", "A cup.", "", {SOUND}),
+    ("open_subtitles", "- Yes. - No.", "Yes. No.", "", {"leading dash", TURNS}),
     ("open_subtitles", "A cup - No.", "A cup - No.", "", set()),
     ("open_subtitles", "l'm here, and l know Al.", "I'm here, and I know Al.", "", {"l read for I"}),
     ("open_subtitles", "(I know. Really.)", "(I know. Really.)", "", set()),
@@ -80,7 +117,7 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ),
     ("gutenberg", "A cup [12] and {13} a pen.[A] [Pg 4]", "A cup and a pen.", "", {"mark of a page or footnote"}),
     ("gutenberg", "=Bold= 1 = 1", "Bold 1 = 1", "", {"bold between equals signs"}),
-    ("gutenberg", "A cup. [Illustration: A cup]", "A cup.", "", {"illustration or note in brackets"}),
+    ("gutenberg", "A cup. [Illustration: A cup]", "A cup.", "", {"illustration"}),
     ("gutenberg", "CHAPTER XII", "CHAPTER XII", "", set()),
     ("children_stories", "The _end_.", "The end.", "", {"italics between underscores"}),
     ("qed", "&amp;amp;quot;A cup&amp;quot; &amp; pen", '"A cup" & pen', "", {"HTML entity"}),
@@ -102,6 +139,38 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("wikipedia", "* A cup<ref name=a>b</ref> {{cite}}", "A cup", "", {"bullet", "reference or template"}),
     ("open_subtitles", "She knew the titles by heart.", "She knew the titles by heart.", "", set()),
     ("open_subtitles", "The captions by the door.", "The captions by the door.", "", set()),
+    ("childes", "*MOT:\tpick 'em up.", "pick 'em up.", "MOT", set()),
+    ("bnc_spoken", "Put 'em in , or 'im , 'cause 'tis late .", "Put 'em in, or 'im, 'cause 'tis late.", "", {SPACE}),
+    ("bnc_spoken", "Say the letter 's' or \u2019d\u2019 .", "Say the letter 's' or \u2019d\u2019.", "", {SPACE}),
+    ("bnc_spoken", "Well 'm going , I 'd 've gone .", "Well 'm going, I'd've gone.", "", {SPACE, CONTRACTION}),
+    (
+        "bnc_spoken",
+        "D' you , y' know , 't was six o' clock",
+        "D'you, y'know, 'twas six o'clock",
+        "",
+        {SPACE, CONTRACTION},
+    ),
+    ("bnc_spoken", "Yes yes ,a lot ?No .Well ,I", "Yes yes, a lot? No. Well, I", "", {SPACE}),
+    ("simple_wiki", "It is ,or was , a .NET thing ;D", "It is, or was, a .NET thing ;D", "", {SPACE}),
+    ("cbt", "give 'em here", "give 'em here", "", set()),
+    *[("open_subtitles", line, text, "", {SOUND}) for line, text in SOUNDS.items()],
+    *[("open_subtitles", line, text, "", {"speaker's name"}) for line, text in NAMES.items()],
+    ("open_subtitles", "- [ Sighs ] - Oh. - [ Laughs ]", "Oh.", "", {SOUND, "leading dash"}),
+    ("open_subtitles", "- TOM: Yes. - ANN: No.", "Yes. No.", "", {"leading dash", TURNS, "speaker's name"}),
+    ("open_subtitles", "TOM (V.O.): We go now.", "We go now.", "", {SOUND, "speaker's name"}),
+    ("open_subtitles", "DR. FOX: Yes. MR. HEN: No.", "Yes. No.", "", {TURNS, "speaker's name"}),
+    ("open_subtitles", "#La la la#", "La la la", "", {"music mark"}),
+    ("open_subtitles", "# La la \u00b6", "La la", "", {"music mark"}),
+    ("open_subtitles", "C# is the #1 key", "C# is the #1 key", "", set()),
+    ("open_subtitles", "I TOLD HIM: GO AWAY!", "I TOLD HIM: GO AWAY!", "", set()),
+    ("open_subtitles", "At 10: the show (in fact) ends :]", "At 10: the show (in fact) ends :]", "", set()),
+    *[("switchboard", f"A:\t{line}", text, "A", {"annotator's remark"}) for line, text in REMARKS.items()],
+    ("switchboard", "A:\t2 * 3 is six, n = a x b.", "2 * 3 is six, n = a x b.", "A", set()),
+    ("switchboard", "A:\tSince 1835.* We go.", "Since 1835.* We go.", "A", set()),
+    ("gutenberg", "A cup [Illustration: a [big] cup] here.", "A cup here.", "", {"illustration"}),
+    ("gutenberg", "A cup.[Footnote 1: Or a mug.]", "A cup.", "", {"note in brackets"}),
+    ("gutenberg", "[Picture this!] he said.", "[Picture this!] he said.", "", set()),
+    ("qed", "the set [a, b] [laughter] is", "the set [a, b] is", "", {SOUND}),
     ("plain", "= = = [1] _a_ &amp; <i>", "= = = [1] _a_ &amp; <i>", "", set()),
 ]
 DROPPED = [  # source, line, reason
@@ -119,6 +188,17 @@ DROPPED = [  # source, line, reason
     ("open_subtitles", "[door slams]", "sound description"),
     ("open_subtitles", "- (SIGHS)", "sound description"),
     ("qed", "[Music]", "sound description"),
+    ("open_subtitles", "[ Bells Ringing ] - [ Dogs Bark ]", "sound description"),
+    ("open_subtitles", "\u266a (MUSIC PLAYS) \u266a", "sound description"),
+    ("open_subtitles", "(MR. FOX LAUGHS)", "sound description"),
+    ("open_subtitles", "TOM:", "speaker's name"),
+    ("open_subtitles", "- MAN ON TV:", "speaker's name"),
+    ("switchboard", "A:\t*two utts", "annotator's remark"),
+    ("gutenberg", "[Illustration: A CAT ON A WALL.]", "illustration"),
+    ("gutenberg", "[Illustration]", "illustration"),
+    ("gutenberg", "[_Illustration_]", "illustration"),
+    ("children_stories", "[Plate IV.]", "illustration"),
+    ("gutenberg", "[Sidenote: A cat]", "note in brackets"),
     ("gutenberg", "[Pg 12]", "page number"),
     ("gutenberg", "Page 12", "page number"),
     ("gutenberg", "A Cup . . . . . 12", "line of a table of contents"),

@@ -1,6 +1,8 @@
 """Test that cleaned files are line-aligned, every line is counted, and bad input is refused in one line."""
 
 import gzip
+import re
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cli
+from pipeline.corpus.text import text_files
 from pipeline.corpus.text.babylm import BABYLM, SOURCES
-from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, clean_texts
+from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, OVERLONG_LINE, clean_texts
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import read_document_table, read_documents
 from pipeline.corpus.text.sentences import MAX_WORDS
@@ -127,6 +130,16 @@ def test_an_undecodable_line_stops_or_is_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_an_overlong_line_stops_or_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 64)
+    text = "Good.\n" + "no end " * 20 + "\nGood again.\n"
+    with pytest.raises(InputError, match=r"plain\.txt:2: a line longer than"):
+        cleaned(tmp_path, text)
+    summary, sentences = cleaned(tmp_path, text, on_error="skip")
+    assert sentences == ["Good.", "Good again."]
+    assert summary["dropped"] == {OVERLONG_LINE: 1}
+
+
 def test_a_word_of_3000_characters_is_left_out_and_counted(tmp_path: Path) -> None:
     summary, sentences = cleaned(tmp_path, f"Good. {'X' * 3000} is long. Better.\n{'y' * 3000}\n")
     assert sentences == ["Good.", "Better."]
@@ -144,7 +157,34 @@ def test_a_line_of_100_000_words_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
 def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
-    odd = ("x", "xx", "= ", "[", "[[", "(", "<ref>", "&=a", "&amp;", "- ", ". ", "'", "_a", "subtitles ", "`` ", "1_")
+    odd = (
+        "x",
+        "xx",
+        "= ",
+        "[",
+        "[[",
+        "(",
+        "[Illustration: ",
+        "*",
+        "* a",
+        "a=a ",
+        "# ",
+        "TOM: ",
+        "TOM ",
+        "OK. TOM: x ",
+        "(sighs ",
+        "] ",
+        "<ref>",
+        "&=a",
+        "&amp;",
+        "- ",
+        ". ",
+        "'",
+        "_a",
+        "subtitles ",
+        "`` ",
+        "1_",
+    )
     text = "".join(f"a {piece * 2000} b\n{piece * 2000}\n" for piece in odd)
     start = time.process_time()
     summary, _ = cleaned(tmp_path, "Hello.\n" + text, source)
@@ -158,6 +198,79 @@ def test_trees_are_refused(tmp_path: Path) -> None:
             cleaned(tmp_path, trees)
     _, sentences = cleaned(tmp_path, "(sighs) (laughs)\n(The end (of it).)\n")
     assert len(sentences) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences", "num_dropped"),
+    [
+        ("He sat.\n[Illustration: A CAT\n\nON A [BIG] WALL.]\nShe ran.\n", ["He sat.", "She ran."], 3),
+        ("He sat. [Illustration:\nA CAT] She ran.\nIt fell.\n", ["He sat.", "She ran.", "It fell."], 1),
+        ("[Footnote 1: See\nthe map.]\nShe ran.\n", ["She ran."], 2),
+        ("[Illustration: A CAT\n" + "She ran.\n" * 30, ["She ran."] * 30, 1),
+        ("[Illustration: A CAT\n[Illustration: A DOG\nON A WALL]\nShe ran.\n", ["She ran."], 3),
+    ],
+)
+def test_captions_and_notes_may_have_several_lines(
+    tmp_path: Path, text: str, sentences: list[str], num_dropped: int
+) -> None:
+    summary, found = cleaned(tmp_path, text, "gutenberg")
+    assert found == sentences
+    assert set(summary["dropped"]) <= {"illustration", "note in brackets"}
+    assert summary["lines"]["dropped"] == num_dropped
+    assert sum(summary["lines"].values()) == text.count("\n")
+
+
+PROSE = (
+    "The kettle had been singing for an hour before anyone in the well-kept house thought of taking it from the fire, "
+    "and by then there was hardly any water left in it. Nobody said a word about the kettle. The old clock on the wall "
+    "struck nine, and the children were sent to bed although it was still light outside and their uncle had only just "
+    "begun a long story about a whale."
+)
+
+
+@pytest.mark.parametrize("width", [40, 72, 100])
+@pytest.mark.parametrize("indent", ["", "    "])
+def test_hard_wrapped_text_is_noticed_and_joined(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, width: int, indent: str
+) -> None:
+    text = "".join("\n".join(textwrap.wrap(indent + PROSE, width)) + "\n\n" for _ in range(3))
+    cleaned(tmp_path, text)
+    assert re.search(r"plain\.txt: looks hard-wrapped: \d+ % .* Give --wrapped", caplog.text)
+    caplog.clear()
+    summary, sentences = cleaned(tmp_path, text, wrapped=True)
+    assert not caplog.text
+    assert sentences == [*re.split(r"(?<=[.]) ", PROSE)] * 3
+    assert summary["num_documents"] == 1
+    assert sum(summary["lines"].values()) == text.count("\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PROSE + "\n\n" + PROSE + "\n" + PROSE + "\n",
+        PROSE.replace(". ", ".\n") * 3,
+        "The kettle sings beside the door,\nThe kitten rolls upon the floor,\nAnd I shall go to sea no more,\n" * 5,
+        "*MOT:\twhere is it?\n*CHI:\tunder the table.\n*MOT:\toh, is it really there?\n" * 5,
+        "kettle\nkitten\nclock\nwhale\n" * 5,
+        "yes i think so\nwell that was a very long time ago when we were both still young and\noh\ni see\nno no\n" * 5,
+    ],
+    ids=["paragraphs", "sentences", "verse", "speech", "words", "speech without stops"],
+)
+def test_text_that_is_not_wrapped_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    cleaned(tmp_path, text)
+    assert not caplog.text
+
+
+def test_a_divided_word_is_joined_as_the_file_writes_it_elsewhere(tmp_path: Path) -> None:
+    text = "An example of a whole para-\ngraph with a well-\nknown exam-\nple and half a par\u00ad\nrot and --\nso.\n"
+    summary, sentences = cleaned(tmp_path, text, wrapped=True)
+    assert sentences == ["An example of a whole para-graph with a well-known example and half a parrot and -- so."]
+    assert summary["repaired"] == {"hard-wrapped line joined": 5, "hyphen at a line end removed": 1}
+
+
+def test_only_plain_text_is_joined_on_request(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--wrapped with --source childes, expected --source plain"):
+        cleaned(tmp_path, "It ran.\n", "childes", wrapped=True)
 
 
 def test_an_empty_folder_and_unknown_names_are_refused(tmp_path: Path) -> None:

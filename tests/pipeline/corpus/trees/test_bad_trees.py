@@ -9,7 +9,7 @@ import pytest
 from pipeline.corpus.text import text_files as text
 from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.text_files import MAX_LINE_BYTES, read_lines, read_texts
-from pipeline.corpus.trees import readers
+from pipeline.corpus.trees import raw_trees
 from pipeline.corpus.trees.import_trees import import_trees
 from pipeline.corpus.trees.readers import Counts, looks_like_trees, read_sentences
 from storage.errors import InputError
@@ -34,7 +34,7 @@ def read(path: Path, content: bytes, on_error: str = "skip") -> tuple[list[str],
         ("( (S ) )", "empty tree"),
         ("the dog barks.", "not a tree"),
         ("(S the (NN dog))", "word without a tag"),
-        ("(S (NN a)) (S (NN b))", "more than one tree"),
+        ("(S (NN a)) b", "more than one tree"),
         ("( (S (NN \xff)) )", "not UTF-8"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_line_is_whole_up_to_the_limit_including_its_end(
 def test_a_tree_over_lines_that_never_ends_does_not_affect_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MAX_TREE_CHARACTERS", 200)
+    monkeypatch.setattr(raw_trees, "MAX_TREE_CHARACTERS", 200)
     tree = "( (S\n    (NP (NN dog))\n    (VP (VBZ barks))))\n"
     endless = "( (S\n" + "    (NP (NN dog))\n" * 40
     found, counts = read(tmp_path / "x.mrg", (tree + endless + tree).encode())
@@ -163,8 +163,8 @@ def test_a_tree_that_never_ends_is_never_in_memory(tmp_path: Path) -> None:
     (tmp_path / "x.mrg").write_text("( (S\n" + "    (NP (NN dog))\n" * 200_000)
     tracemalloc.start()
     try:
-        assert [raw.fault for raw in readers.read_raw_trees(tmp_path / "x.mrg")] == ["too long"]
+        assert [raw.fault for raw in raw_trees.read_raw_trees(tmp_path / "x.mrg")] == ["too long"]
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 16 * readers.MAX_TREE_CHARACTERS
+    assert peak < 16 * raw_trees.MAX_TREE_CHARACTERS

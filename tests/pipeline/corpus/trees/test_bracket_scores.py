@@ -211,7 +211,8 @@ def test_written_parses_can_be_imported(tmp_path: Path) -> None:
         n = len(ids)
         starts = [i for i, (start, _) in enumerate(spans) if i and text[start] == " "]
         gold = [(0, 0, n), (2, 0, n)]
-        made.append(TokenSentence(text=text, ids=ids, spans=spans, phrases=gold))
+        sentence = Sentence(number=0, text=text, tree=parse_tree("(S (X x))"), spans=[])
+        made.append(TokenSentence(text=text, ids=ids, spans=spans, phrases=gold, sentence=sentence))
         predicted.append([(0, 0, n), (2, 0, n), (1, 0, n), *((1, start, n) for start in starts)])
     predicted[1] = None
     labels = ("TOP", "NP", "S")

@@ -46,6 +46,8 @@ def test_both_files_have_the_same_sentences_line_by_line(tmp_path: Path) -> None
         "format": "brackets",
         "texts": {"given": 4, "rebuilt": 0},
         "num_other_parses": 0,
+        "dialects": {},
+        "lines_left_out": {},
     }
     assert sum(seen) == 4
     assert (tmp_path / "new" / "all.v1.mrg").read_text() == (

@@ -32,6 +32,18 @@ PIECES = st.sampled_from(
             b"-",
             b"=",
         ),
+        *(
+            b"(-LRB- ()",
+            b"(NP *T*-1)",
+            b"(ID 1)",
+            b"(C 0)",
+            b"owl/NN",
+            b"(N a-a)",
+            b"<S ID=1>",
+            b"*x*\n",
+            b"/*\n",
+            b"(_ __)",
+        ),
         *(b"1 x\n", b"-2.5\n", b"(S1 (NN a))\n", b"( END_OF_TEXT_UNIT )\n", b"(NN \xe2\x80\x8b)", b"(NN \xcc\x81)"),
         *(b"\xff", b"\xef\xbb\xbf", b"\x00", b"\x1f\x8b"),
     ]

@@ -14,7 +14,8 @@ from pipeline.corpus.dataset.tokenizer import train_tokenizer
 from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.text_files import find_file, read_texts
 from pipeline.corpus.trees.import_trees import import_trees
-from pipeline.corpus.trees.readers import parse_raw_tree, read_raw_trees
+from pipeline.corpus.trees.raw_trees import read_raw_trees
+from pipeline.corpus.trees.readers import parse_raw_tree
 
 NUM_TREES = {"train": 8_624 + 13_253 + 3_148, "dev": 1_246 + 2_780 + 464}
 

@@ -1,0 +1,46 @@
+"""Change a line of raw text by rules, and remember the reason for each change."""
+
+import re
+from dataclasses import dataclass, field
+
+from pipeline.corpus.text.sentences import has_word
+
+Rules = tuple[tuple[re.Pattern[str], str, str], ...]
+"""Pattern, replacement and reason of each rule."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A line while the rules work on it. Each rule rewrites ``text`` or drops the line."""
+
+    text: str
+    speaker: str = ""
+    dropped: str = ""
+    """Why the line is dropped: it is not language. Empty if the line is kept."""
+    repaired: list[str] = field(default_factory=list)
+    """The reasons for all changes of the line, without repetitions."""
+
+    def replace(self, pattern: re.Pattern[str], replacement: str, reason: str) -> None:
+        """Replace every match of the pattern, and note the reason if the text changed."""
+        text, found = pattern.subn(replacement, self.text)
+        if found and text != self.text:
+            self.text = text
+            if reason not in self.repaired:
+                self.repaired.append(reason)
+
+    def apply(self, rules: Rules) -> None:
+        """Apply the rules in order."""
+        for pattern, replacement, reason in rules:
+            self.replace(pattern, replacement, reason)
+
+    def cut(self, pattern: re.Pattern[str], reason: str) -> None:
+        """Remove every match of the pattern. If no word is left, drop the line for this reason."""
+        text = pattern.sub(" ", self.text)
+        if not self.dropped and has_word(self.text) and not has_word(text):
+            self.dropped = reason
+        self.replace(pattern, " ", reason)
+
+    def drop(self, pattern: re.Pattern[str], reason: str) -> None:
+        """Drop the line if the pattern matches."""
+        if not self.dropped and pattern.search(self.text):
+            self.dropped = reason

@@ -1,0 +1,332 @@
+"""Recognise files that are not running text, and read the text inside JSON lines and tables.
+
+People have text as JSON lines, CSV and TSV, and they have trees, HTML and XML beside it. Read as running text, all of
+these would become sentences. Only the beginning of a file is examined, so recognition costs nothing on a large file.
+The rules are meant never to take real text for anything else. So a table without a header, and with commas and spaces
+as in prose, may pass as text.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from pipeline.corpus.text.table_forms import DELIMITERS, Table, find_table, open_table
+from pipeline.corpus.text.text_files import Line, OnError, read_lines
+from storage.errors import ConfigError, InputError
+
+HEAD_LINES: Final = 200
+"""Lines at the beginning of a file that show its form."""
+HEAD_CHARS: Final = 1 << 20
+"""Most characters of these lines."""
+TEXT_FIELD: Final = "text"
+"""The field of JSON lines that is read if no other is named."""
+
+Kind = Literal["text", "JSON lines", "table", "other"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """What a file holds."""
+
+    kind: Kind
+    """text: running text. JSON lines, table: records that may have a field of text. other: anything else."""
+    found: str = "running text"
+    """What was seen, for error messages."""
+    remedy: str = ""
+    """What to do about a file of kind "other"."""
+    columns: tuple[str, ...] = ()
+    """The fields of the first JSON object, or the cells of the first row of a table."""
+    table: Table | None = None
+    """How to read a table."""
+
+
+class Record(NamedTuple):
+    """A JSON object or a row of a table."""
+
+    number: int
+    """Number of its line, from 1; of its first line if a row has several."""
+    cells: Mapping[str, Any]
+    """Values by field. Cells of a table are strings. They are also found by the number of their column, from "1"."""
+    fault: str = ""
+    """What is wrong with a record that cannot be read. "" if nothing is."""
+
+
+_TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
+_SIGNATURES: Final = (
+    (re.compile(r"<(?:\?xml|!doctype|html)\b", re.IGNORECASE), "markup (HTML or XML)", "extract the text first"),
+    (
+        re.compile(
+            r"<(?:[a-z][\w:.-]*\s+[\w:.-]+\s*=\s*[\"'][^<>]*|(?:doc|document|text|corpus|article|body|page|root|xml))>\s*?"
+            r"(?:\n|$)",
+            re.IGNORECASE,
+        ),
+        "markup (XML or SGML)",
+        "extract the text first",
+    ),
+    (re.compile(r"WEBVTT\b"), "subtitles with times", "remove the times first"),
+    (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
+    (re.compile(r"PAR1"), "a Parquet file", "write it as JSON lines"),
+    (
+        re.compile(r"PK\x03\x04"),
+        "a ZIP archive, or a document of an office program",
+        "unpack it, or save it as plain text",
+    ),
+    (re.compile("\ufffd7zXZ|BZh\\d|\\(\ufffd/\ufffd"), "a file that is compressed, but not by gzip", "decompress it"),
+    (re.compile("\ufffd\ufffd"), "text in UTF-16 or a binary file", "convert it to UTF-8 text"),
+    (re.compile(r"%PDF-"), "a PDF document", "convert it to text first"),
+    (re.compile(r"\{\\rtf"), "an RTF document", "save it as plain text first"),
+    (re.compile(r"\|[^\n]*\n\s*\|[ :|-]*---[ :|-]*(?:\n|$)"), "a Markdown table", "leave only the text"),
+)
+"""How a file begins that is neither text nor records; what it is; what to do."""
+_INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
+"""Tags that text may have: those of subtitles and of Wikipedia."""
+_TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
+_SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img|p|li|td|div|h[1-6])\b", re.IGNORECASE)
+"""An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` are none of these."""
+_TIME = re.compile(r"(?:\d\d:)?\d\d:\d\d[,.]\d+ +-->")
+_MARKED_SHARE: Final = 0.1
+"""Share of the lines that have a tag or a time in a file that is not text. Some texts have a tag here and there."""
+
+
+def form_of(head: Sequence[Line], path: Path) -> Form:
+    """Return what a file holds.
+
+    Args:
+        head: The first lines of the file, at most ``HEAD_LINES``.
+        path: The file. A name that ends in ``.csv`` or ``.tsv`` is evidence of a table; otherwise the lines decide.
+    """
+    texts = [line.text for line in head]
+    full = [text for text in texts if text.strip()]
+    start = "\n".join(full[:3]).lstrip()
+    if not full:
+        return Form(kind="text")
+    for pattern, found, remedy in _SIGNATURES:
+        if pattern.match(start):
+            return Form(kind="other", found=found, remedy=remedy)
+    if sum(bool(_TREE.match(text)) for text in full) * 2 > len(full):
+        return Form(kind="other", found="bracketed trees", remedy="use import-trees for trees")
+    is_all = len(head) < HEAD_LINES and sum(map(len, texts)) < HEAD_CHARS
+    if (form := _json(start[0], full, is_all=is_all)) or (form := _table(texts, path)):
+        return form
+    return _marked(full) or Form(kind="text")
+
+
+def read_head(lines: Iterator[Line]) -> list[Line]:
+    """Return the lines that show the form of a file. The iterator stays at the line after them."""
+    head: list[Line] = []
+    num_chars = 0
+    while len(head) < HEAD_LINES and num_chars < HEAD_CHARS and (line := next(lines, None)):
+        head.append(line)
+        num_chars += len(line.text)
+    return head
+
+
+def read_running_text(path: Path, *, column: str = "", on_error: OnError = "stop") -> Iterator[Line]:
+    """Yield the lines of running text in a file.
+
+    A file of text gives its lines. A JSON object or a row of a table gives the lines of its text, all with the line
+    number of the object or row; the first of them has ``begins_document``.
+
+    Args:
+        path: The file, plain or gzipped.
+        column: The field of JSON lines or the column of a table that holds the text. "" is the field ``text`` of JSON
+            lines. A number is a column of a table without a header, from 1.
+        on_error: What to do at a line that is too long, and at an object or row that cannot be read: "stop", or "skip"
+            to yield it as a line with ``fault`` and without text.
+
+    Raises:
+        InputError: As ``read_lines``; if the file is neither text nor records with this column; if ``on_error`` is
+            "stop", at the first record that cannot be read.
+        ConfigError: If a column is given for a file of text.
+    """
+    lines = read_lines(path, on_error)
+    head = read_head(lines)
+    form = form_of(head, path)
+    lines = chain(head, lines)
+    if not (column := text_column(form, column, path)):
+        yield from lines
+        return
+    for record in read_records(form, lines, column):
+        text = record.cells.get(column)
+        fault = record.fault
+        if not fault and not isinstance(text, str | None):
+            fault = f"{column} is {text!r:.40}, expected a string"
+        if fault and on_error == "stop":
+            raise InputError(f"{path}:{record.number}: {fault}; correct or remove it, or use --on-error skip")
+        if fault:
+            yield Line(record.number, "", is_utf8=True, fault=fault)
+            continue
+        for i, piece in enumerate((text or "").split("\n")):
+            yield Line(record.number, piece.rstrip("\r"), is_utf8=True, begins_document=i == 0)
+
+
+def refuse_unless_text(path: Path) -> None:
+    """Check that a file holds running text.
+
+    Raises:
+        InputError: If it holds anything else, or cannot be read. The error says what was found and what to do.
+    """
+    form = form_of(read_head(read_lines(path, "skip")), path)
+    if form.kind != "text":
+        records = "use clean-text --column NAME first, to read the text of a column"
+        raise _not_text(path, form, form.remedy or records)
+
+
+def text_column(form: Form, column: str, path: Path) -> str:
+    """Return the field or column that holds the text; "" if the file is running text.
+
+    Raises:
+        InputError: If the file is neither text nor records, or has no such column. The error names the columns.
+        ConfigError: If a column is given for a file of text.
+    """
+    if form.kind == "text":
+        if column:
+            raise ConfigError(f"{path}: running text, expected a table or JSON lines; leave out --column {column}")
+        return ""
+    if form.kind == "other":
+        raise _not_text(path, form, form.remedy)
+    by_number = [str(i + 1) for i in range(len(form.columns))] if form.kind == "table" else []
+    if column in (*form.columns, *by_number) and column:
+        return column
+    if not column and form.kind == "JSON lines" and TEXT_FIELD in form.columns:
+        return TEXT_FIELD
+    remedy = "name the column of the text with --column NAME"
+    if column:
+        raise InputError(f"{path}: {form.found} has no column {column}, expected one of those; {remedy}")
+    raise _not_text(path, form, remedy)
+
+
+def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Record]:
+    """Yield the records of JSON lines or of a table. Blank lines are left out.
+
+    Args:
+        form: The form of the file.
+        lines: All lines of the file.
+        column: The column that will be read. If it is the name of a column of a table, the first row is the header.
+    """
+    yield from _objects(lines, column) if form.table is None else _rows(lines, form.table, column)
+
+
+def _not_text(path: Path, form: Form, remedy: str) -> InputError:
+    return InputError(f"{path}: looks like {form.found}, expected running text; {remedy}")
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return " | ".join([column[:40] for column in columns[:12]] + ["…"] * (len(columns) > 12))
+
+
+def _objects(lines: Iterable[Line], column: str) -> Iterator[Record]:
+    for line in lines:
+        if line.text.strip() or not (line.is_utf8 and line.is_whole):
+            value = _parsed(line.text) if line.is_utf8 and line.is_whole else None
+            if not isinstance(value, dict):
+                yield Record(line.number, {}, _fault(line, "JSON object"))
+            else:
+                yield Record(line.number, value, "" if column in value else f"no field {column}")
+
+
+def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
+    faults: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for line in lines:
+            if not (line.is_utf8 and line.is_whole):
+                faults.append(_fault(line, "row"))
+            yield line.text + "\n"
+
+    reader = open_table(texts(), table)
+    names = table.columns
+    is_before_header = column in names
+    while True:
+        number = reader.line_num + 1
+        faults.clear()
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            faults.append(f"not a row of a table with {DELIMITERS[table.delimiter]} ({error})")
+            row = [""]
+        if not row or (not any(row) and not faults):
+            continue
+        if is_before_header:
+            is_before_header = len(row) != len(names)  # a title may come first
+            continue
+        if not faults and len(row) != len(names):
+            faults.append(f"{len(row)} cells, expected {len(names)} as in the first row")
+        numbered = {str(i): cell for i, cell in enumerate(row, 1)}
+        cells = {} if faults else numbered | dict(zip(names, row, strict=True))
+        yield Record(number, cells, faults[0] if faults else "")
+
+
+def _fault(line: Line, expected: str) -> str:
+    return "not UTF-8" if not line.is_utf8 else "too long" if not line.is_whole else f"not a {expected}"
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401 - parsed JSON
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _table(texts: Sequence[str], path: Path) -> Form | None:
+    """Return the form of a table; None if the lines are not a table."""
+    if (table := find_table(texts, path)) is None:
+        return None
+    between = f"{DELIMITERS[table.delimiter]} between columns, " if len(table.columns) > 1 else ""
+    found = f"a table ({between}first row: {_listed(table.columns)})"
+    return Form(kind="table", found=found, columns=table.columns, table=table)
+
+
+def _marked(full: Sequence[str]) -> Form | None:
+    """Return the form of markup or of subtitles with times; None if few lines are marked."""
+    tags = [found for text in full if (found := [match[0] for match in _TAG.finditer(text)])]
+    is_all = all(text.lstrip()[0] == "<" and text.rstrip()[-1] == ">" for text in full)
+    is_marked = (len(tags) > 1 or is_all) and len(tags) >= len(full) * _MARKED_SHARE
+    if is_marked and any(_SURE_TAG.match(tag) for found in tags for tag in found):
+        return Form(kind="other", found=f"markup, such as {tags[0][0][:40]}", remedy="extract the text first")
+    num_times = sum(bool(_TIME.match(text.strip())) for text in full)
+    if num_times > 1 and num_times >= len(full) * _MARKED_SHARE:
+        return Form(kind="other", found="subtitles with times", remedy="remove the times and numbers first")
+    return None
+
+
+def _json(first: str, full: Sequence[str], *, is_all: bool) -> Form | None:
+    """Return the form of JSON; None if the lines are not JSON."""
+    if first not in "{[":
+        return None
+    objects = [value for text in full if isinstance(value := _parsed(text), dict)]
+    if len(objects) * 2 > len(full):
+        columns = tuple(objects[0])
+        return Form(kind="JSON lines", found=f"JSON lines (fields: {_listed(columns)})", columns=columns)
+    whole = "\n".join(full)
+    decoder, at = json.JSONDecoder(), 0
+    has_strings = False
+    while at < len(whole):
+        try:
+            value, end = decoder.raw_decode(whole, at)
+        except json.JSONDecodeError as error:
+            if is_all or not _is_cut(whole, error):
+                return None
+            has_strings = True
+            break
+        except RecursionError:
+            return None
+        if not isinstance(value, dict | list):
+            return None
+        has_strings = has_strings or isinstance(value, dict) or any(isinstance(part, str | dict) for part in value)
+        at = len(whole) - len(whole[end:].lstrip(" \t\n,"))
+    remedy = "write one JSON object per line, for example with jq -c '.[]'"
+    return Form(kind="other", found="JSON that is not one object per line", remedy=remedy) if has_strings else None
+
+
+def _is_cut(whole: str, error: json.JSONDecodeError) -> bool:
+    """Return whether JSON is correct up to the place where it was cut."""
+    rest = whole[error.pos :]
+    return not rest.strip() or (error.msg.startswith("Unterminated string") and "\n" not in rest)

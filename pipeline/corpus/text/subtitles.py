@@ -1,0 +1,96 @@
+"""Clean subtitles: credits, tags, marks of music, descriptions of sounds, names of speakers, and the dashes of turns.
+
+Descriptions in square brackets always go. In round brackets people also speak, so only descriptions in capitals, and
+those that name a sound, go. A name is recognised by its capitals and colon, or by the role that it is.
+"""
+
+import re
+
+from pipeline.corpus.text.draft import Draft
+from pipeline.corpus.text.sentences import has_word
+
+TAG = re.compile(
+    r"</?(?:i|b|u|s|em|strong|font|span|br|p|sub|sup|small|big|ref|div|nowiki|center)(?:\s[^<>]*)?/?>", re.IGNORECASE
+)
+"""A tag of HTML, as in subtitles and in wikis."""
+_LEADING_DASH = re.compile(r"^\s*(?:>>+|[-\u2013\u2014]+)\s*(?=\S)")
+_L_FOR_I = re.compile(
+    r"(?<![\w'.\u2019-])l(?=(?:['\u2019](?:m|d|ll|ve)\b)|\s+[a-z])|(?<=[A-Z])l(?=[A-Z])|(?<!\w)l(?=[A-Z]+\b)"
+)
+_CREDIT = re.compile(
+    r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
+    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S)",
+    re.IGNORECASE,
+)
+_TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
+_STYLE = re.compile(r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}")
+_MUSIC = re.compile(
+    r"[\u2669-\u266c\u00b6]+|(?:^|(?<=\s))#+(?=\s|$)|^[-\s]*#+(?=[A-Za-z'\"][^#]*#+$)|(?<=[a-z.,?!'\"]{2})#+(?=\s|$)|"
+    r"(?<![\w.])[*]{1,2}(?=\s|$)"
+)
+_SOUND_VERBS = (
+    "sigh|laugh|chuckl|giggl|gasp|cough|groan|grunt|moan|pant|sob|scream|shout|yell|whisper|whimper|cri|cry|sniff|"
+    "sniffl|snor|clear|mutter|mumbl|murmur|sing|hum|whistl|applaud|cheer|clap|knock|ring|beep|buzz|bark|speak|exhal|"
+    "inhal|breath|growl|roar|scoff|snicker|squeal|shriek|wail|weep|yawn|hiss|click|creak|crash|clatter|chatter|continu|"
+    "slam|open|clos|toll|chim|rumbl|honk|explod|stammer|gulp|howl|chirp|meow|neigh|thud|echo"
+)
+_SOUND_NOUNS = (
+    r"applause|laughter|music|thunder|gunshots?|bells?|footsteps|indistinct|inaudible|"
+    r"(?:on|over) (?:the )?(?:tv|radio|phone|telephone|recording|speaker|intercom)"
+)
+# What is in square brackets, also if they close on another line; in round ones, what is in capitals or names a sound.
+# Capitals of up to four letters may be an abbreviation.
+_SOUND = re.compile(
+    r"\[(?=[^\[\]]*[^\W\d_]{2})(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
+    r"(?:^[-\u2013\s]*|(?<=\s))\((?=[^()a-z]*(?:[A-Z]{5}|[A-Z]{2}[^()a-z]* |V\.O|O\.S))[^()a-z]*\)|"
+    r"^[-\u2013\s]*\([^()a-z]*[A-Z]{2}[^()a-z]*\)|"
+    rf"\((?=[^()]*\b(?i:(?:{_SOUND_VERBS})(?:e?s|\w?ing)\b|(?:{_SOUND_NOUNS})\b))"
+    r"(?:[^\s()?!]+\s){0,4}[^\s()?!]+\)"
+)
+_PARENTHESES_ONLY = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
+_ROLES = "Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Voice|Both|Crowd|Singer"
+_CAPITALS = r"(?!P\.?S\b)[A-Z][A-Z.'\u2019-]+(?: (?:[A-Z.'\u2019&-]+|#?\d+)){0,4}"
+# A speaker's name: in capitals, or a role. Before a text in capitals it may be a word of the text.
+_NAME = re.compile(rf"(?m)^(?:(?:{_ROLES})(?: ?#?\d+)?|(?=[^a-z\n]*:(?:\s*$|.*[a-z])){_CAPITALS})\s*:(?:\s+|$)")
+_TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
+# What a description leaves behind, with a NUL in its place: the dash of an empty turn, a colon, a space before a mark.
+_EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
+_COLON = re.compile(r"^([-\u2013\s]*\0)\s*:")
+_SPACE = re.compile(r"\s*\0\s*(?=[.,!?;])")
+_TURN_OF_NAME = re.compile(
+    rf"(?<=[.!?\u2026\"\u201d])(?<!\b[A-Z]\.)(?<!\b[A-Z]{{2}}\.)(?<!\bMRS\.)\s+[-\u2013\u2014]*\s*(?={_CAPITALS}:\s.*[a-z])"
+)
+
+
+def open_subtitles(draft: Draft) -> None:
+    """Clean OpenSubtitles: one subtitle per line. A dash marks a change of speaker, and each turn becomes a line."""
+    draft.replace(_STYLE, "", "subtitle style code")
+    clean_subtitle(draft)
+
+
+def clean_subtitle(draft: Draft) -> None:
+    """Clean a subtitle without style codes."""
+    draft.drop(_TIME, "subtitle time")
+    draft.replace(TAG, "", "tag")
+    draft.drop(_CREDIT, "subtitle credit")
+    draft.replace(_MUSIC, "", "music mark")
+    draft.drop(_PARENTHESES_ONLY, "sound description")
+    _cut_sounds(draft)
+    if _LEADING_DASH.match(draft.text):
+        draft.replace(_LEADING_DASH, "", "leading dash")
+        draft.replace(_TURN, "\n", "turns of a line apart")
+    draft.replace(_TURN_OF_NAME, "\n", "turns of a line apart")
+    draft.cut(_NAME, "speaker's name")
+    draft.replace(_L_FOR_I, "I", "l read for I")
+
+
+def _cut_sounds(draft: Draft) -> None:
+    text = _SOUND.sub("\0", draft.text)
+    if text == draft.text:
+        return
+    text = _SPACE.sub("", _COLON.sub(r"\1", _EMPTY_TURN.sub("", text))).replace("\0", " ")
+    if has_word(text):
+        draft.text = text
+        draft.repaired.append("sound description inside a line")
+    elif not draft.dropped:
+        draft.dropped = "sound description"

@@ -1,0 +1,139 @@
+"""Recognise tables: rows of cells with tabs, commas, semicolons or vertical bars between them, as CSV and TSV have.
+
+Prose has commas too. A table with commas or semicolons is recognised by rows of equal length without spaces next to the
+delimiters, together with a header or a column of numbers. A table with tabs needs only rows of equal length, but an
+indent or a speaker before a tab is no cell.
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pipeline.corpus.text.text_files import MAX_LINE_BYTES
+
+DELIMITERS: Final = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "vertical bars"}
+
+_NUMBER = re.compile(r"\s*[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?%?\s*")
+_NAME = re.compile(r"[^\W\d][\w.%()/#-]*(?: [\w.%()/#-]+){0,4}")
+"""The name of a column: up to five words and no punctuation of sentences."""
+_SAME_WIDTH: Final = 0.95
+"""Share of the rows of a table that have as many cells as its first row."""
+_COLUMNS_OF_TEXT: Final = frozenset({"text", "sentence", "sentences", "content", "utterance"})
+
+csv.field_size_limit(MAX_LINE_BYTES)  # a cell can hold a book; the default limit is 131,072 characters
+
+
+class Table(NamedTuple):
+    """The form of a table."""
+
+    columns: tuple[str, ...]
+    """Cells of the first row, without spaces around them."""
+    delimiter: str
+    """A key of ``DELIMITERS``."""
+    quoted: bool
+    """Whether cells may be in quotes."""
+
+
+def find_table(texts: Sequence[str], path: Path) -> Table | None:
+    """Return the form of a table; None if the lines are not a table.
+
+    Args:
+        texts: The first lines of a file, of which at least one is not blank.
+        path: The file. A name that ends in ``.csv`` or ``.tsv`` makes any lines a table.
+    """
+    for delimiter in "\t|":
+        quoted = _head_rows(texts, delimiter, quoted=True, spaced=False)
+        if (columns := _columns(quoted, is_prose=False)) and _shows_quotes(texts, quoted, delimiter):
+            return Table(columns, delimiter, quoted=True)
+        if columns := _columns(_head_rows(texts, delimiter, quoted=False, spaced=False), is_prose=False):
+            return Table(columns, delimiter, quoted=False)
+    for delimiter in ",;":
+        for spaced in (False, True):
+            rows = _head_rows(texts, delimiter, quoted=True, spaced=spaced)
+            if columns := _columns(rows, is_prose=True, spaced=spaced):
+                return Table(columns, delimiter, quoted=True)
+    first = next(text for text in texts if text.strip())
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix in (".csv", ".tsv"):
+        delimiter = max(DELIMITERS, key=first.count)
+        delimiter = delimiter if delimiter in first else {".csv": ",", ".tsv": "\t"}[suffix]
+        columns = tuple(cell.strip().strip('"') for cell in first.split(delimiter))
+        return Table(columns, delimiter, quoted=delimiter in ",;")
+    rows = _head_rows(texts, ",", quoted=True, spaced=False)
+    if first.strip('"') in _COLUMNS_OF_TEXT and all(len(row) == 1 for row in rows) and _shows_quotes(texts, rows, ","):
+        return Table((first.strip('"'),), ",", quoted=True)
+    return None
+
+
+def open_table(texts: Iterable[str], table: Table) -> Any:  # noqa: ANN401 - the type is private to csv
+    """Return a ``csv.reader`` of lines with their line ends. It raises ``csv.Error`` at a row that is malformed."""
+    return _reader(texts, table.delimiter, quoted=table.quoted, spaced=table.delimiter in ",;")
+
+
+def _reader(texts: Iterable[str], delimiter: str, *, quoted: bool, spaced: bool) -> Any:  # noqa: ANN401 - as above
+    return csv.reader(
+        texts,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        skipinitialspace=spaced,
+        strict=quoted,
+    )
+
+
+def _head_rows(texts: Sequence[str], delimiter: str, *, quoted: bool, spaced: bool) -> list[list[str]]:
+    """Return the rows at the beginning of a file; none if they are not a table."""
+    rows: list[list[str]] = []
+    try:
+        for row in _reader((text + "\n" for text in texts if text.strip()), delimiter, quoted=quoted, spaced=spaced):
+            # Tables of words have comments (CoNLL-U) or tags between the sentences.
+            is_between = delimiter == "\t" and (row[0][:1] == "#" or (len(row) == 1 and row[0][:1] == "<"))
+            if any(row) and not is_between:
+                rows.append(row)
+    except csv.Error as error:
+        if "end of data" not in str(error):  # else the last row of the head is cut inside a cell
+            return []
+    return rows
+
+
+def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = False) -> tuple[str, ...]:
+    """Return the cells of the first row; () if the rows differ in length or do not look like rows of a table.
+
+    Args:
+        rows: The first rows.
+        is_prose: Whether the delimiter is common in prose.
+        spaced: Whether spaces after a delimiter were ignored, so that cells of prose look like cells of a table.
+    """
+    num_rows, width = len(rows), max(Counter(map(len, rows)).items(), key=itemgetter(1), default=(0, 0))[0]
+    rows = [row for row in rows if len(row) == width]  # a title may come before the first row
+    if width < 2 or len(rows) < max(2, num_rows * _SAME_WIDTH):
+        return ()
+    firsts = [row[0].strip() for row in rows[1:]]
+    if sum(not first or first.endswith(":") for first in firsts) * 2 > len(rows):  # an indent, or a speaker as in CHAT
+        return ()
+    names = tuple(name.strip() for name in rows[0])
+    has_header = len(set(names)) == width and all(_NAME.fullmatch(name) for name in names if name or name != names[0])
+    has_numbers = any(all(map(_NUMBER.fullmatch, column)) for column in zip(*rows[1:], strict=True))
+    is_long = len(rows) > 2
+    cells = [cell for row in rows for cell in row]
+    is_tight = sum(cell == cell.strip() for cell in cells) >= len(cells) * _SAME_WIDTH
+    if not is_prose:
+        is_table = is_long or has_header or has_numbers
+    elif spaced:
+        is_table = is_long and has_header and has_numbers
+    else:
+        # Without numbers, names in other scripts than Latin may be sentences: Chinese has no spaces.
+        has_latin_header = has_header and "".join(names).isascii()
+        is_long_table = is_long and (has_latin_header or (has_numbers and width > 2))
+        is_table = is_tight and (is_long_table or (has_header and has_numbers))
+    return names if is_table else ()
+
+
+def _shows_quotes(texts: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str) -> bool:
+    """Return whether cells in quotes are the table's way of writing them, and not the quotes of a text."""
+    first = next(text for text in texts if text.strip())
+    has_ends = any("\n" in cell or delimiter in cell or '"' in cell for row in rows for cell in row)
+    return has_ends or all(cell[:1] == '"' == cell[-1:] for cell in first.split(delimiter))

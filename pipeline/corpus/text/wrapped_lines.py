@@ -1,0 +1,89 @@
+"""Notice hard-wrapped text, whose paragraphs have several lines of nearly one width, and join the lines of a paragraph.
+
+A blank line ends a paragraph. An indent does not, and verse is joined as well.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final
+
+WRAPPED_CHARS: Final = 100
+"""Longest line of a hard-wrapped file in characters. One line in a hundred may be longer."""
+MIN_WRAPPED: Final = 0.4
+"""Least ``wrapped_share`` of hard-wrapped text. Prose of many kinds, wrapped at 50 to 100 characters, has 0.77 to 0.95.
+Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has next to nothing."""
+MIN_LINES: Final = 3
+"""Fewest such lines in hard-wrapped text."""
+_MIN_WIDTH: Final = 35
+"""Width of the narrowest hard-wrapped text."""
+_SLACK: Final = 5
+"""Characters by which a line may be too short for the next word to fit in. Some programs even the lines out."""
+_WIDEST: Final = 0.95
+"""Share of the lines that are at most as long as the width: a few lines may be longer."""
+_ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]")
+_WORD = re.compile(r"[^\W\d_]+")
+_LAST_CHARS: Final = 40
+"""Characters at the end of a line in which a divided word is searched."""
+_DIVIDED = re.compile(r"([^\W\d_]+)-$")
+
+
+def is_wrapped(lines: Sequence[str]) -> bool:
+    """Return whether a file has the layout of hard-wrapped text: short lines, and blank lines between paragraphs."""
+    full = [text for text in lines if text.strip()]
+    return len(full) < len(lines) and sum(len(text) > WRAPPED_CHARS for text in full) * 100 <= len(full)
+
+
+def wrapped_share(lines: Sequence[str]) -> float:
+    """Return the share of lines that seem to be cut inside a sentence at one width; 0 if that is not a whole layout.
+
+    Only lines count that another line follows. Such a line seems to be cut if no punctuation mark of sentences ends it,
+    the next line begins with a small letter, and the next line's first word would not have fitted in.
+
+    Args:
+        lines: Lines of a text, blank ones included.
+
+    Returns:
+        A number in [0, 1]; 0 if it is below ``MIN_WRAPPED`` or there are fewer than ``MIN_LINES`` such lines.
+    """
+    texts = [text.strip() for text in lines]
+    pairs = [(one, other) for one, other in pairwise(texts) if one and other]
+    if not pairs:
+        return 0.0
+    lengths = sorted(len(one) for one, _ in pairs)
+    width = max(lengths[int(len(lengths) * _WIDEST)], _MIN_WIDTH)
+    num_cut = sum(
+        other[0].islower()
+        and _ENDS_INSIDE.match(one[-1]) is not None
+        and len(one) + 1 + len(other.split(maxsplit=1)[0]) > width - _SLACK
+        for one, other in pairs
+    )
+    share = num_cut / len(pairs)
+    return share if share >= MIN_WRAPPED and num_cut >= MIN_LINES else 0.0
+
+
+def words_of(lines: Iterable[str]) -> frozenset[str]:
+    """Return the words of lines in small letters."""
+    return frozenset(word for text in lines for word in _WORD.findall(text.lower()))
+
+
+def join_lines(lines: Iterable[tuple[str, str]], words: frozenset[str]) -> tuple[str, bool]:
+    """Return the lines of a paragraph as one line, and whether hyphens were removed.
+
+    After a word with a hyphen, the next line follows without a space. The hyphen itself is removed if the joined word
+    is one of ``words``. Otherwise it stays, as in "well-known". A soft hyphen never stays.
+
+    Args:
+        lines: The cleaned text of each line, and the line as it was in the file.
+        words: Words of the file in small letters.
+    """
+    pieces: list[str] = []
+    space, has_removed, divided = "", False, None
+    for text, line in lines:
+        if divided and (rest := _WORD.match(text)) and (divided[1] + rest[0]).lower() in words:
+            pieces[-1] = pieces[-1].removesuffix("-")
+            has_removed = True
+        pieces.append(space + text)
+        divided = _DIVIDED.search(text[-_LAST_CHARS:])
+        space = "" if divided or line.rstrip().endswith("\u00ad") else " "
+    return "".join(pieces), has_removed

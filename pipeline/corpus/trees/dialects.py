@@ -1,0 +1,305 @@
+"""Recognise the dialect of a file of trees, and read its trees as plain ones: no word that was not written or said.
+
+A dialect is recognised by what the first trees of a file contain, and that of ``.psd`` files also by their name.
+docs/treebanks.md lists the dialects. What a tree has besides its words is left out, and each kind is counted. If a file
+has leaves that are not words, and their form is not one of these dialects, the file is refused.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Final
+
+from pipeline.corpus.trees.raw_trees import ALWAYS_DROPPED, END_OF_TEXT, ONLY_CODES, UNCLEAR, RawTree, read_raw_trees
+from pipeline.corpus.trees.trees import (
+    TRACE_TAG,
+    MalformedTreeError,
+    Tree,
+    parse_tree,
+    shortened,
+    strip_label,
+    without_words,
+)
+from storage.errors import InputError
+
+HISTORICAL: Final = "Penn historical (.psd)"
+SLASH_TAGS: Final = "word/TAG leaves"
+
+_NUM_TREES = 200
+_MOST = 0.8
+
+_PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
+_NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
+_TRACE = re.compile(r"\*([^\s*]*\*)?(-\d+)?|0")
+_CODE_TAGS = frozenset({"CODE", "COMMENT", "LB", "PB", "REF"})
+_CODE = re.compile(r"<[^<>]*>|\{[^{}]*\}")
+_CHARACTERS: Final = {
+    "<paren>": ("-LRB-", "-LRB-"),
+    "<$$paren>": ("-RRB-", "-RRB-"),
+    "<dash/>": (":", "\u2014"),
+}
+"""Tag and word of the codes that stand for characters of the text."""
+_METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b")
+_WITH_LEMMA = re.compile(r".+-.+")
+_SAME_LEMMA = re.compile(r"(.+)-\1", re.IGNORECASE)
+_MARK_WITH_LEMMA = re.compile(r"([^\w\s-])-\1")
+_SEPARATORS = re.compile(r"[_@=/|#^]")
+_SLASH_TAG = re.compile(
+    r".+/(?:CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|SYM|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB|XX|AFX"
+    r"|HYPH|NIL|-[LR]RB-|[.,:#$]|``|'')(?:\|[A-Z$]+)*"
+)
+_TOKEN = re.compile(r"(\(\s*[^\s()]*)|([^\s()]+)")
+_SPLIT_MARKS = "$@"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialect:
+    """How the leaves of a file are written."""
+
+    name: str = ""
+    """``HISTORICAL``, ``SLASH_TAGS``, or "" for the leaves of the Penn Treebank."""
+    has_lemmas: bool = False
+    """Whether leaves are ``word-lemma``."""
+
+
+def read_plain_trees(path: Path) -> Iterator[RawTree]:
+    """Yield the trees of a file as ``read_raw_trees`` does, each parsed and read as its dialect is.
+
+    A tree that cannot be parsed is yielded as it is. A tree without words has the fault ``ONLY_CODES``, and the mark
+    between the texts of a file has the fault ``END_OF_TEXT``.
+
+    Raises:
+        InputError: As ``read_raw_trees``; and if nearly all words have another part, such as a lemma, in a form that
+            is not known.
+    """
+    trees = read_raw_trees(path)
+    first = list(islice(trees, _NUM_TREES))
+    dialect = recognise(path, first)
+    for raw in chain(first, trees):
+        yield as_plain(raw, dialect)
+
+
+def recognise(path: Path, first: list[RawTree]) -> Dialect:
+    """Return the dialect of a file by its first trees.
+
+    Raises:
+        InputError: If its leaves are not words, and their form is not known.
+    """
+    texts = [raw.text for raw in first if raw.text is not None]
+    tokens = [leaf for text in texts for _, leaf in _TOKEN.findall(text) if leaf and not _TRACE.fullmatch(leaf)]
+    if len(tokens) >= 2 and _share(tokens, _SLASH_TAG) >= _MOST:
+        return Dialect(name=SLASH_TAGS)
+    trees = []
+    for text in texts:
+        try:
+            trees.append(parse_tree(_without_metadata(text)))
+        except MalformedTreeError:
+            continue
+    is_named_psd = path.name.lower().removesuffix(".gz").endswith(".psd")
+    leaves = [leaf for tree in trees for leaf in zip(tree.tags, tree.words, strict=True)]
+    is_historical = any(map(_has_id, trees)) or (
+        all(tag != TRACE_TAG for tag, _ in leaves)
+        and (is_named_psd or any(leaf == ("C", "0") or _is_bare_trace(*leaf) for leaf in leaves))
+    )
+    words = [word for tag, word in leaves if not _is_no_word(tag, word)]
+    share = _share(words, _WITH_LEMMA)
+    has_marks = any(map(_MARK_WITH_LEMMA.fullmatch, words))
+    if (is_historical or has_marks) and share >= _MOST:
+        return Dialect(name=HISTORICAL, has_lemmas=True)
+    if (is_historical and share > 0.3 and any(map(_SAME_LEMMA.fullmatch, words))) or (has_marks and share > 0.3):
+        raise InputError(
+            f"{path}: {share:.0%} of the words look like word-lemma, as in {_example(words, _WITH_LEMMA)}, and the "
+            "others do not; expected all or none. Write the words alone"
+        )
+    for separator in {found[0] for word in words if (found := _SEPARATORS.search(word))} | {"-"}:
+        form = re.compile(rf".*[^{re.escape(separator)}].*{re.escape(separator)}.+")
+        if len(words) >= (8 if separator == "-" else 4) and _share(words, form) >= _MOST:
+            example = _example(words, form)
+            what = "discontinuous trees (discbracket)" if re.match(r"'\d+=", example) else "words with a lemma or a tag"
+            raise InputError(
+                f"{path}: nearly all words have a {separator!r} inside, as in {example}: {what}, in a form that is not "
+                "read. Write the words alone, as in (NN dog)"
+            )
+    return Dialect(name=HISTORICAL if is_historical else "")
+
+
+def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
+    """Return a tree with its words only. What is left out or changed is named in ``left_out``."""
+    if raw.text is None:
+        return raw
+    reasons: dict[str, None] = {}
+    try:
+        tree = _without_codes(raw.text, dialect, reasons)
+    except MalformedTreeError as error:
+        if error.reason in ALWAYS_DROPPED:
+            return raw._replace(text=None, fault=error.reason, dialect=dialect.name)
+        return raw
+    return raw._replace(tree=tree, dialect=dialect.name, left_out=tuple(reasons))
+
+
+def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
+    """Return a tree as its dialect is read. What is left out is added to ``reasons``.
+
+    Raises:
+        MalformedTreeError: If it is no tree, or has no words.
+    """
+    if len(text) < 80 and text.split() == ["(", "END_OF_TEXT_UNIT", ")"]:
+        raise MalformedTreeError("no sentence", END_OF_TEXT)
+    if dialect.name == SLASH_TAGS:
+        tree = parse_tree(_TOKEN.sub(_leaf_with_slash, text))
+        phrases = tuple(p for p in tree.phrases if p[2] - p[1] != 1 or p[0] != tree.tags[p[1]])
+        tree = Tree(tree.words, tree.tags, phrases)
+    elif dialect.name == HISTORICAL:
+        plain = _without_metadata(text)
+        if plain != text:
+            reasons["metadata left out"] = None
+        tree = _historical(parse_tree(plain), reasons, has_lemmas=dialect.has_lemmas)
+    else:
+        tree = parse_tree(text)
+    tree = _spoken(tree, reasons)
+    tags = tuple(TRACE_TAG if _is_bare_trace(*leaf) else leaf[0] for leaf in zip(tree.tags, tree.words, strict=True))
+    codes = {i for label, start, stop in tree.phrases if label == "CODE" for i in range(start, stop)}
+    kept = [word for i, word in enumerate(tree.words) if tags[i] not in ("CODE", "-DFL-") and i not in codes]
+    if not kept and "-DFL-" not in tags:
+        raise MalformedTreeError("no words", ONLY_CODES)
+    if UNCLEAR in reasons and not any(character.isalnum() for word in kept for character in word):
+        raise MalformedTreeError("no words", UNCLEAR)
+    return Tree(tree.words, tags, tree.phrases)
+
+
+def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tree:
+    """Read a tree of the Penn parsed corpora of historical English, IcePaHC, Keyaki and their kin."""
+    words, tags = list(tree.words), [tag.split(";")[0] or tag for tag in tree.tags]
+    without: set[int] = set()
+    for i, (tag, word) in enumerate(zip(tags, words, strict=True)):
+        if tag == "ID":
+            reasons["ids left out"] = None
+            without.add(i)
+        elif tag == "LEMMA":
+            reasons["lemmas left out"] = None
+            without.add(i)
+        elif word in _CHARACTERS:
+            reasons["brackets and dashes written as codes"] = None
+            tags[i], words[i] = _CHARACTERS[word]
+        elif tag in _CODE_TAGS or _CODE.fullmatch(word):
+            reasons["codes and comments left out"] = None
+            without.add(i)
+        elif _is_no_word(tag, word):
+            tags[i] = TRACE_TAG
+        elif has_lemmas and (plain := _without_lemma(word)) != word:
+            reasons["lemmas left out"] = None
+            words[i] = plain
+    _join_split_words(
+        words, [i for i, tag in enumerate(tags) if i not in without and tag != TRACE_TAG], without, reasons
+    )
+    phrases = tuple((label.split(";")[0] or label, start, stop) for label, start, stop in tree.phrases)
+    found = without_words(Tree(tuple(words), tuple(tags), phrases), without)
+    return _with_spellings(found) if "ORTHO" in found.tags else found
+
+
+def _join_split_words(words: list[str], present: list[int], without: set[int], reasons: dict[str, None]) -> None:
+    """Join the parts of a word, ``hest$ $inn``. Each mark of a split that is left alone is taken off its word."""
+    at = present[0] if present else -1
+    for following in present[1:]:
+        mark = words[at][-1:]
+        if mark in _SPLIT_MARKS and words[following][:1] == mark and words[at] != mark != words[following]:
+            words[at] = words[at][:-1] + words[following][1:]
+            without.add(following)
+            reasons["split words joined"] = None
+        else:
+            at = following
+    for i in sorted({*present} - without):
+        plain = re.sub(r"^[$@](?=[^\W\d])|(?<=[^\W\d])[$@]$", "", words[i])
+        if plain != words[i]:
+            words[i] = plain
+            reasons["marks of split words left out"] = None
+
+
+def _with_spellings(tree: Tree) -> Tree:
+    """Return a tree in which ``(N (ORTHO dog))`` is ``(N dog)``."""
+    tags, phrases = list(tree.tags), list(tree.phrases)
+    for i, tag in enumerate(tree.tags):
+        above = (
+            [n for n, (_, start, stop) in enumerate(phrases) if (start, stop) == (i, i + 1)] if tag == "ORTHO" else []
+        )
+        if above:
+            tags[i] = phrases.pop(above[-1])[0]
+    return Tree(tree.words, tuple(tags), tuple(phrases))
+
+
+def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
+    """Leave out the marks of transcribed speech in Switchboard and OntoNotes that are not tagged as marks."""
+    words, without = list(tree.words), set()
+    for i, (tag, word) in enumerate(zip(tree.tags, words, strict=True)):
+        if word in ("MUMBLEx", "%pw") and tag != TRACE_TAG:
+            without.add(i)
+            reasons[UNCLEAR] = None
+        elif word in ("/.", "/?", "/-", "/!") and tag in (".", ":", ",", "HYPH"):
+            words[i] = word[1:]
+            reasons["slashes before punctuation left out"] = None
+        elif tag == "UH" and re.fullmatch(r"%[a-z]+", word):
+            words[i] = word[1:]
+            reasons["percent signs before hesitations left out"] = None
+    return without_words(Tree(tuple(words), tree.tags, tree.phrases), without) if reasons else tree
+
+
+def _leaf_with_slash(found: re.Match[str]) -> str:
+    leaf = found[2]
+    if leaf is None or not _SLASH_TAG.fullmatch(leaf):
+        return f"({TRACE_TAG} {leaf})" if leaf is not None and _TRACE.fullmatch(leaf) else found[0]
+    word, _, tag = leaf.rpartition("/")
+    return f"({tag.split('|')[0]} {word})"
+
+
+def _without_lemma(leaf: str) -> str:
+    """Return the word of ``word-lemma``. If both may have hyphens, the lemma mostly begins as the word does."""
+    cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
+    likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts
+    if not cuts:
+        return leaf
+    middle = cuts[len(cuts) // 2]
+    return leaf[: middle if len(cuts) % 2 == 1 and middle in likely else likely[-1]]
+
+
+def _without_metadata(text: str) -> str:
+    """Return the text of a tree without its nodes of metadata. They hold words without tags."""
+    while found := _METADATA.search(text):
+        depth = 0
+        for bracket in re.finditer("[()]", text[found.start() :]):
+            depth += 1 if bracket[0] == "(" else -1
+            if depth == 0:
+                break
+        text = text[: found.start()] + text[found.start() + bracket.end() :]
+    return text
+
+
+def _has_id(tree: Tree) -> bool:
+    """Return whether a leaf of a tree is an id beside the sentence: ``( (IP-MAT ...) (ID 1,2))``."""
+    return any(
+        tag == "ID"
+        and re.search(r"\d", tree.words[i]) is not None
+        and sum(start <= i < stop for _, start, stop in tree.phrases) == 1 < len(tree.words)
+        for i, tag in enumerate(tree.tags)
+    )
+
+
+def _is_bare_trace(tag: str, word: str) -> bool:
+    """Return whether a leaf without the tag ``-NONE-`` can only be a trace, because its tag is that of a phrase."""
+    return _TRACE.fullmatch(word) is not None and _PHRASE_TAG.fullmatch(strip_label(tag)) is not None
+
+
+def _is_no_word(tag: str, word: str) -> bool:
+    """Return whether a leaf is no word if it is in a file of ``HISTORICAL``."""
+    if tag in _CODE_TAGS or tag in ("ID", "LEMMA", TRACE_TAG) or _CODE.fullmatch(word):
+        return True
+    return word.startswith("*") or (word == "0" and not _NUMBER_TAG.match(tag))
+
+
+def _share(words: list[str], form: re.Pattern[str]) -> float:
+    return sum(form.fullmatch(word) is not None for word in words) / max(1, len(words))
+
+
+def _example(words: list[str], form: re.Pattern[str]) -> str:
+    return shortened(next(word for word in words if form.fullmatch(word)))

@@ -1,0 +1,167 @@
+r"""Compare predicted trees with a treebank as EVALB does with ``COLLINS.prm``, for figures like the published ones.
+
+EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/). Let a sentence have words w_1 … w_n.
+
+1. Words whose tag is ``-NONE-`` or one of ``, : `` '' .`` are deleted.
+2. A bracket is a phrase: its label, without function tags, and the words that are left in it. TOP is not a bracket, nor
+   is a phrase without a word. A chain of unary phrases is several brackets. ADVP and PRT count as one label.
+3. A sentence is skipped if it has no parse, or if no word is left.
+4. Let G_m and P_m be the multisets of the gold and the predicted brackets of the other sentences, and M their number.
+
+    precision          Σ|G_m ∩ P_m| / Σ|P_m|
+    recall             Σ|G_m ∩ P_m| / Σ|G_m|
+    F1                 2 · precision · recall / (precision + recall)
+    complete match     (number of sentences with G_m = P_m) / M
+    average crossing   Σ (number of predicted brackets that cross a gold bracket) / M
+    no crossing        (number of sentences where that number is 0) / M
+
+There is a second set of these figures for sentences of at most 40 words, punctuation included.
+
+Two brackets cross if they have a word in common and each has a word that the other lacks. EVALB reads the tags of both
+trees. Here the tags of the treebank decide which words are deleted, as in EVALB when a parser is given these tags. A
+predicted bracket may end inside a word. It then matches no gold bracket, but it counts.
+
+``PYEVALB`` on PyPI is not used: it deletes nothing, counts TOP, and takes sets in place of multisets.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+from pipeline.corpus.trees.matching import Span
+from pipeline.corpus.trees.trees import ROOT, TRACE_TAG, Phrase, strip_label
+
+DELETED: Final = frozenset({ROOT, TRACE_TAG, ",", ":", "``", "''", "."})
+"""Labels of brackets, and tags of words, that are deleted."""
+EQUAL: Final = {"PRT": "ADVP"}
+"""A label that counts as another one."""
+CUT_OFF: Final = 40
+"""Number of words of the longest sentence in the second set of figures."""
+DEFINITIONS: Final = {
+    "precision": "num_matched / num_predicted",
+    "recall": "num_matched / num_gold",
+    "f1": "2 precision recall / (precision + recall)",
+    "complete_match": "num_complete / num_valid",
+    "average_crossing": "num_crossing / num_valid",
+    "no_crossing": "num_without_crossing / num_valid",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoldAndPredicted:
+    """A sentence with its two trees. All spans are in the same unit, for example the characters of the text."""
+
+    tags: Sequence[str]
+    """Part of speech of each word in the treebank."""
+    spans: Sequence[Span]
+    """Where each word is, in order."""
+    gold: Sequence[Phrase]
+    """Label, start and stop of each phrase of the treebank."""
+    predicted: Sequence[Phrase] | None
+    """The same of the parse. None: no parse."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalbFigure:
+    """The figures of EVALB. The fields are sums over the sentences that are not skipped."""
+
+    num_sentences: int = 0
+    """Sentences, also those that are skipped."""
+    num_valid: int = 0
+    """M: sentences that are not skipped."""
+    num_gold: int = 0
+    num_predicted: int = 0
+    num_matched: int = 0
+    num_complete: int = 0
+    num_crossing: int = 0
+    num_without_crossing: int = 0
+
+    def __add__(self, other: "EvalbFigure") -> "EvalbFigure":
+        return EvalbFigure(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
+    @property
+    def precision(self) -> float | None:
+        """None if there is no predicted bracket."""
+        return _share(self.num_matched, self.num_predicted)
+
+    @property
+    def recall(self) -> float | None:
+        """None if there is no gold bracket."""
+        return _share(self.num_matched, self.num_gold)
+
+    @property
+    def f1(self) -> float | None:
+        """None if there is no bracket."""
+        return _share(2 * self.num_matched, self.num_gold + self.num_predicted)
+
+    @property
+    def complete_match(self) -> float | None:
+        """None if all sentences are skipped."""
+        return _share(self.num_complete, self.num_valid)
+
+    @property
+    def average_crossing(self) -> float | None:
+        """None if all sentences are skipped."""
+        return _share(self.num_crossing, self.num_valid)
+
+    @property
+    def no_crossing(self) -> float | None:
+        """None if all sentences are skipped."""
+        return _share(self.num_without_crossing, self.num_valid)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sums, and each derived figure with its definition. An undefined figure is null."""
+        return asdict(self) | {name: {"value": getattr(self, name), "is": text} for name, text in DEFINITIONS.items()}
+
+
+def score_by_evalb(sentences: Iterable[GoldAndPredicted]) -> tuple[EvalbFigure, EvalbFigure]:
+    """Return the figures of all sentences, and those of the sentences of at most 40 words."""
+    of_all = up_to_cut_off = EvalbFigure()
+    for sentence in sentences:
+        figure = _of_sentence(sentence)
+        of_all += figure
+        if sum(tag != TRACE_TAG for tag in sentence.tags) <= CUT_OFF:
+            up_to_cut_off += figure
+    return of_all, up_to_cut_off
+
+
+def _of_sentence(sentence: GoldAndPredicted) -> EvalbFigure:
+    end = max((stop for _, stop in sentence.spans), default=0)
+    is_kept = [False] * end
+    for tag, (start, stop) in zip(sentence.tags, sentence.spans, strict=True):
+        is_kept[start:stop] = [tag not in DELETED] * (stop - start)
+    if sentence.predicted is None or not any(is_kept):
+        return EvalbFigure(num_sentences=1)
+    positions = list(accumulate(is_kept, initial=0))
+    gold, predicted = (_brackets(phrases, positions) for phrases in (sentence.gold, sentence.predicted))
+    spans = {(start, stop) for _, start, stop in gold}
+    num_crossing = sum(
+        times * any(a < start < b < stop or start < a < stop < b for a, b in spans)
+        for (_, start, stop), times in predicted.items()
+    )
+    return EvalbFigure(
+        num_sentences=1,
+        num_valid=1,
+        num_gold=gold.total(),
+        num_predicted=predicted.total(),
+        num_matched=(gold & predicted).total(),
+        num_complete=gold == predicted,
+        num_crossing=num_crossing,
+        num_without_crossing=not num_crossing,
+    )
+
+
+def _brackets(phrases: Sequence[Phrase], positions: Sequence[int]) -> Counter[Phrase]:
+    """Return the brackets. An edge becomes the number of characters of words that are left before it."""
+    found: Counter[Phrase] = Counter()
+    for full_label, start, stop in phrases:
+        label, first, last = strip_label(full_label), positions[start], positions[stop]
+        if label not in DELETED and first < last:
+            found[EQUAL.get(label, label), first, last] += 1
+    return found
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

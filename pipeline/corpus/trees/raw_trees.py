@@ -1,0 +1,415 @@
+"""Cut a file into trees by counting brackets. Nothing is parsed yet, and no file is ever in memory as a whole.
+
+A tree ends where its brackets close. So there may be several trees on one line, and a tree may go over several lines,
+whatever their indentation. Only after a tree that stays open, a bracket at the margin begins the next tree. If brackets
+close too early, everything up to the next beginning of a tree is one broken piece. So no scrap of a broken tree becomes
+a tree.
+
+Lines that belong to a file and not to its trees (a licence, SGML tags, comments) are left out and counted.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pipeline.corpus.text.text_files import Line, escape_brackets, read_lines
+from pipeline.corpus.trees.trees import ROOT_NAMES, Tree, shortened
+from storage.errors import InputError
+
+_SNIFFED_LINES = 2_000
+MAX_TREE_CHARACTERS: Final = 1 << 20
+"""Characters of the longest tree: some 50,000 words. A longer piece of a file has a bracket that does not close."""
+
+NOT_UTF8: Final = "not UTF-8"
+TOO_LONG: Final = "too long"
+END_OF_TEXT: Final = "mark of the end of a text"
+ONLY_CODES: Final = "only codes, ids or comments"
+UNCLEAR: Final = "speech that was not understood left out"
+MASKED: Final = "masked text"
+ALWAYS_DROPPED: Final = frozenset(
+    {"no words", "no text", "words are not those of the text", END_OF_TEXT, ONLY_CODES, UNCLEAR, MASKED}
+)
+"""Reasons for which a tree is dropped even if a malformed tree is an error."""
+LICENCE: Final = "lines of a licence"
+SGML: Final = "lines of SGML"
+COMMENT: Final = "lines of comments"
+_BOTH = frozenset("()")
+
+_BRACKET = re.compile("[()]")
+_BRACKET_LEAF = re.compile(r"(\([ \t]*(?:-?[LR][RSC]B-?|PU|PUNCT?|SYM|NFP|HYPH|[^\w\s()]+)[ \t]+)([()])(?=[ \t]*\))")
+"""A leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. Its tag can be that of no phrase."""
+_LABEL = re.compile(r"\s*\(\s*([^\s()]*)")
+_LEAVES = re.compile(r"\s*(\(\s*[^\s()]+\s+[^\s()]+\s*\)\s*)*")
+_LEAF_AT_BEGINNING = re.compile(r"\s*\(\s*[^\s()]+\s+[^\s()]+\s*\)")
+_TAG = re.compile(r"<[/!?]?[A-Za-z][^<>]*>")
+_OPENED = re.compile(r"<([A-Za-z][\w-]*)[^<>]*>")
+_HEADER_TAGS = frozenset(
+    ["author", "date", "datetime", "date_time", "docid", "docno", "doctype", "endtime", "header", "slug", "source"]
+)
+_SGML_LINE = re.compile(rf"{_TAG.pattern}[^()]*|<({'|'.join(_HEADER_TAGS)})\b[^<>]*>[^<>]*</\1>\s*", re.IGNORECASE)
+_OTHER_FORMATS = {
+    re.compile(r"<\?xml|<corpus[ >]"): "XML, such as TIGER-XML",
+    re.compile(r"#FORMAT \d|#BOT|#BOS \d|%% word"): "NEGRA's export format",
+    re.compile(r"#begin document|\d+\t[^\t()]+\t[^\t()]+\t"): "CoNLL",
+    re.compile(r"ID=\S+ PARSER=|\(<[TL] "): "CCGbank",
+    re.compile(r"Plain sentence:"): "an OntoNotes .onf file; give the .parse files",
+}
+
+
+class RawTree(NamedTuple):
+    """The text of one tree."""
+
+    line: int
+    """Line of its first character, from 1."""
+    text: str | None
+    """None if there is a fault."""
+    fault: str = ""
+    """Why the text cannot be parsed: ``NOT_UTF8``, ``TOO_LONG`` or another reason to count by."""
+    num_other_parses: int = 0
+    """Number of other trees of the same sentence in the file. These trees are left out."""
+    tree: Tree | None = None
+    """The tree as its dialect is read. None: ``text`` is to be parsed."""
+    dialect: str = ""
+    """Name of the dialect that ``tree`` was written in, or "" for plain brackets."""
+    left_out: tuple[str, ...] = ()
+    """What ``text`` has and ``tree`` has not, or what was changed, each as a reason to count by."""
+    lines_left_out: tuple[str, ...] = ()
+    """For each line before this tree that belongs to no tree (after the last tree too): what the line is."""
+
+
+def read_raw_trees(path: Path) -> Iterator[RawTree]:
+    """Yield each tree of a file, and each piece that should be a tree but is not. Nothing is parsed yet.
+
+    Raises:
+        InputError: If the file cannot be read, is empty, is running text (nearly all of its first 2,000 lines are
+            without a bracket) or has a format without brackets.
+    """
+    head, rest = _sniff(map(_with_escaped_brackets, read_lines(path, "skip")), path)
+    shape = _shape([line.text for line, what in _labelled(head) if line.is_whole and not what])
+    lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
+    yield from _with_counted_lines(_cut(_Lines(_labelled(lines)), shape))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How the lines of a file are laid out, judged by its first lines."""
+
+    margin: int
+    """Indentation of the lines that are indented the least."""
+    is_indented: bool
+    """Whether other lines are indented further."""
+    is_tree_per_line: bool
+    """Whether most lines are whole trees."""
+
+    def is_at_margin(self, text: str) -> bool:
+        """Return whether a line begins with a bracket at the margin, or before it."""
+        return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
+
+    def begins_tree(self, text: str, first: str) -> bool:
+        """Return whether a line begins a tree, if all brackets before it are closed. ``first`` begins the tree before.
+
+        A tree that ended too early must not leave its other lines as trees. If the trees have a root with a name, or
+        the file has no indentation, only the label tells these lines from the beginning of a tree.
+        """
+        label, before = _label(text), _label(first)
+        if label is not None and (label == before or label in ROOT_NAMES):
+            return True
+        return self.is_at_margin(text) and (
+            self.is_tree_per_line
+            or (self.is_indented and before not in ROOT_NAMES and not _LEAF_AT_BEGINNING.match(text))
+        )
+
+    def is_rest(self, text: str, first: str) -> bool:
+        """Return whether a line after closed brackets can only be the rest of a tree that ended too early."""
+        if self.is_tree_per_line or self.begins_tree(text, first):
+            return False
+        return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
+
+    def interrupts_tree(self, text: str, first: str) -> bool:
+        """Return whether a line shows that the tree that begins with ``first`` and is still open is broken."""
+        label = _label(text)
+        return self.is_at_margin(text) and label == _label(first) and (label in ROOT_NAMES or self.is_tree_per_line)
+
+
+def _shape(texts: list[str]) -> _Shape:
+    """Return the shape of a file by its first lines, some of which may be broken.
+
+    If trees go over lines, most lines have brackets that close in other lines. A leaf in a line of its own says
+    nothing.
+    """
+    indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
+    margin = min(indentations, default=0)
+    changes = [_change_of_depth(text) for text in texts if not _LEAVES.fullmatch(text)]
+    num_opened = sum(change for change in changes if change > 0)
+    num_closed = -sum(change for change in changes if change < 0)
+    goes_over_lines = 2 * sum(map(bool, changes)) > len(changes) and (
+        2 * min(num_opened, num_closed) >= max(num_opened, num_closed)
+    )
+    return _Shape(margin, any(_indentation(text) > margin for text in texts), not goes_over_lines)
+
+
+class _Lines(Iterator[tuple[Line, str]]):
+    """The lines of a file, each with what it is if it belongs to no tree. Lines can be put back."""
+
+    def __init__(self, lines: Iterator[tuple[Line, str]]) -> None:
+        self._lines = lines
+        self._waiting: deque[tuple[Line, str]] = deque()
+
+    def __next__(self) -> tuple[Line, str]:
+        return self._waiting.popleft() if self._waiting else next(self._lines)
+
+    def put_back(self, lines: Sequence[tuple[Line, str]]) -> None:
+        self._waiting.extendleft(reversed(lines))
+
+
+def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
+    """Yield the trees and broken pieces of a file, and for each line that is left out what it is.
+
+    A block is all lines from a beginning of a tree up to the next beginning. If something is wrong in a block, no tree
+    of it can be trusted.
+    """
+    never_closing: set[int] = set()
+    block: list[Line] = []
+    is_broken = False
+    for line, what in lines:
+        begins = line.text.lstrip()[:1]
+        is_open = line.number in never_closing
+        if block and (what or is_open or begins not in _BOTH or shape.begins_tree(line.text, block[0].text)):
+            yield from _trees(block, is_broken=is_broken)
+            block, is_broken = [], False
+        if what:
+            yield what
+        elif is_open:
+            yield from _trees(_up_to_next(line, lines, shape), is_open=True)
+        else:
+            lines_of_tree = _while_open(line, lines, shape, never_closing)
+            is_broken |= bool(block and begins == "(" and lines_of_tree and shape.is_rest(line.text, block[0].text))
+            block += lines_of_tree
+            if block and begins not in _BOTH:
+                yield from _trees(block)
+                block = []
+    yield from _trees(block, is_broken=is_broken)
+
+
+def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int]) -> list[Line]:
+    """Return a line and the lines after it, until all brackets are closed.
+
+    If they are never closed, put the lines back, add the number of the first line to ``never_closing``, and return no
+    line. Then the same is found out for the other lines, so that each line is looked at only a few times.
+    """
+    found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
+    while depth > 0:
+        read = next(lines, None)
+        is_interrupted = read is not None and (bool(read[1]) or shape.interrupts_tree(read[0].text, line.text))
+        if read is None or is_interrupted or size > MAX_TREE_CHARACTERS:
+            never_closing.add(line.number)
+            if not is_interrupted:
+                never_closing |= _never_closing([each for each, _ in found], shape, is_all=read is None)
+            lines.put_back([*found, *([read] if read else [])])
+            return []
+        found.append(read)
+        depth += _change_of_depth(read[0].text)
+        size += len(read[0].text)
+    return [each for each, _ in found]
+
+
+def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int]:
+    """Return the numbers of the lines at the margin whose brackets are open at the end of the lines.
+
+    If more lines follow, only those are returned that would be too long a tree.
+    """
+    depths = list(accumulate((_change_of_depth(line.text) for line in lines), initial=0))
+    size = 0
+    lowest = depths[-1]
+    found = set()
+    for i in reversed(range(len(lines))):
+        size += len(lines[i].text)
+        lowest = min(lowest, depths[i + 1])
+        is_long = is_all or 2 * size > MAX_TREE_CHARACTERS
+        if lowest > depths[i] and is_long and shape.is_at_margin(lines[i].text):
+            found.add(lines[i].number)
+    return found
+
+
+def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
+    """Return a line and the lines after it, up to the next that can begin a tree. Long pieces lose their text."""
+    found, size = [line], len(line.text)
+    for following, what in lines:
+        if what or (shape.is_at_margin(following.text) and shape.begins_tree(following.text, line.text)):
+            lines.put_back([(following, what)])
+            break
+        size += len(following.text)
+        if size > MAX_TREE_CHARACTERS:
+            found = [line._replace(text="", is_whole=False)]
+        else:
+            found.append(following)
+    return found
+
+
+def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False) -> Iterator[RawTree]:
+    """Yield the trees of a block, and its broken pieces. The last tree of an open block is broken."""
+    if not block:
+        return
+    text = "\n".join(line.text for line in block)
+    root = _label(text)
+    spans = [] if is_broken else _spans(text, is_open=is_open)
+    is_clean = bool(spans) and all(is_tree for _, _, is_tree in spans)
+    if not spans or (root in ROOT_NAMES and (is_open or not is_clean)):
+        spans = [(start, stop, False) for start, stop in _from_root_to_root(text, root)]
+    at = line = 0
+    for begin, stop, _ in spans:
+        start = stop - len(text[begin:stop].lstrip())
+        line += text.count("\n", at, start)
+        at = start
+        piece = text[start:stop].rstrip()
+        lines = block[line : line + piece.count("\n") + 1]
+        fault = "" if all(each.is_utf8 for each in lines) else NOT_UTF8
+        if len(piece) > MAX_TREE_CHARACTERS or not all(each.is_whole for each in lines):
+            fault = TOO_LONG
+        yield RawTree(lines[0].number, None if fault else piece, fault)
+
+
+def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
+    """Return where each piece of a block begins and ends, and whether it is a tree.
+
+    A bracket that closes nothing ends a broken tree, and nothing before it in the block can be trusted. Text outside
+    the brackets makes all a broken tree. If ``is_open``, the brackets of the last tree need not be closed.
+    """
+    spans: list[tuple[int, int, bool]] = []
+    trees: list[tuple[int, int, bool]] = []
+    start = end = depth = 0
+    has_text = False
+    for found in _BRACKET.finditer(text):
+        if depth == 0:
+            start = found.start()
+            has_text |= bool(_TAG.sub("", text[end:start]).strip())
+            if found[0] == ")":
+                if trees or has_text or not spans:
+                    spans.append((spans[-1][1] if spans else 0, found.end(), False))
+                else:
+                    spans[-1] = (spans[-1][0], found.end(), False)
+                trees, end, has_text = [], found.end(), False
+                continue
+        depth += 1 if found[0] == "(" else -1
+        if depth == 0:
+            end = found.end()
+            trees.append((start, end, True))
+    if depth > 0:
+        trees.append((start, len(text), is_open))
+    elif _TAG.sub("", text[end:]).strip():
+        has_text = True
+    if has_text or (depth > 0 and not is_open):
+        return [*spans, (spans[-1][1] if spans else 0, len(text), False)]
+    return spans + trees
+
+
+def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
+    """Return the pieces of a broken block. If the trees have a root that is no phrase, each root begins a piece."""
+    if root not in ROOT_NAMES:
+        return [(0, len(text))]
+    begin = re.compile(rf"\(\s*{root}(?=[\s(])" if root else r"\(\s*(?=\([^\s()])")
+    starts = [found.start() for found in begin.finditer(text)]
+    return list(pairwise([0, *starts[1:], len(text)]))
+
+
+def _with_counted_lines(pieces: Iterable[RawTree | str]) -> Iterator[RawTree]:
+    """Yield the trees with the lines that were left out before them, and the last tree also with those after it."""
+    held: RawTree | None = None
+    left_out: list[str] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            left_out.append(piece)
+            continue
+        if held is not None:
+            yield held
+        held = piece._replace(lines_left_out=tuple(left_out))
+        left_out = []
+    if held is not None:
+        yield held._replace(lines_left_out=held.lines_left_out + tuple(left_out))
+
+
+def _with_escaped_brackets(line: Line) -> Line:
+    text = _BRACKET_LEAF.sub(lambda found: found[1] + escape_brackets(found[2]), line.text)
+    return line if text == line.text else line._replace(text=text)
+
+
+def _labelled(lines: Iterable[Line]) -> Iterator[tuple[Line, str]]:
+    """Yield each line, and what it is if it belongs to no tree: a licence, an SGML tag, a header or a comment."""
+    ends_comment: re.Pattern[str] | None = None
+    header = ""
+    for line in lines:
+        text = line.text.lstrip()
+        what = ""
+        if ends_comment:
+            what = COMMENT
+            ends_comment = None if ends_comment.search(text) else ends_comment
+        elif text.startswith(("/~*", "/*")):
+            what = COMMENT
+            end = re.compile(r"\*~/" if text.startswith("/~*") else r"\*/")
+            ends_comment = None if end.search(text, 2) else end
+        elif text.startswith(("%%", ";;", "# ")):
+            what = COMMENT
+        elif text.startswith("*x*"):
+            what = LICENCE
+        elif _SGML_LINE.fullmatch(text):
+            what = SGML
+            if header:
+                header = "" if f"</{header}>" in text else header
+            elif (opened := _OPENED.match(text)) and f"</{opened[1]}>" not in text:
+                header = opened[1] if opened[1].lower() in _HEADER_TAGS else ""
+        elif header and not _BRACKET.search(text):
+            what = SGML
+        yield line, what
+
+
+def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line]]:
+    """Look at the first lines of a file, up to a limit of lines and characters.
+
+    Returns:
+        The first lines that are not blank, and all lines that are left.
+
+    Raises:
+        InputError: If there is no line with text, or nearly all lines are without a bracket.
+    """
+    head: list[Line] = []
+    size = 0
+    for line in lines:
+        if line.number > _SNIFFED_LINES or size > MAX_TREE_CHARACTERS:
+            lines = chain([line], lines)
+            break
+        size += len(line.text)
+        head += [line] * (bool(line.text.strip()) or not line.is_whole)
+    if not head:
+        raise InputError(f"{path}: empty, expected trees in brackets")
+    for line in head[:20]:
+        for beginning, name in _OTHER_FORMATS.items():
+            if beginning.match(line.text):
+                raise InputError(
+                    f"{path}:{line.number}: this looks like {name}, which is not read; convert it to trees in brackets"
+                )
+    tree_lines = [line for line, what in _labelled(head) if not what]
+    without = [line for line in tree_lines if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
+    if 5 * len(without) > 4 * len(tree_lines) or not tree_lines:
+        raise InputError(
+            f"{path}:{(without or head)[0].number}: looks like running text, expected trees in brackets: "
+            f"{shortened((without or head)[0].text)}"
+        )
+    return head, lines
+
+
+def _change_of_depth(text: str) -> int:
+    return text.count("(") - text.count(")")
+
+
+def _indentation(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def _label(text: str) -> str | None:
+    """Return the label of the bracket that a line begins with, or None if it begins with something else."""
+    found = _LABEL.match(text)
+    return found[1] if found else None

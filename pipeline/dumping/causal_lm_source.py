@@ -1,0 +1,250 @@
+"""Dump any causal language model of transformers, from a folder in Hugging Face's format, as if it were a teacher.
+
+``grammar_source``, ``teacher.teacher_commands`` and ``student.student_commands`` have entry points with the same names
+and signatures. The folder takes the place of a run.
+
+The model must read the dataset's token ids, so its tokenizer must be the dataset's (``adopt-tokenizer``). It reads the
+dataset's ``<bos>`` and the tokens of a sentence, and predicts the tokens and ``<eos>``. Many models have more output
+rows than their tokenizer has entries, so that the number is round. These rows are left out: the dumped distribution is
+that of the model, renormalised over the entries of the tokenizer.
+
+Nothing of the folder is executed. Only safetensors are read, and a folder that needs code of its own is refused. All
+weights are computed in float32.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import tokenizers
+import torch
+from torch import Tensor
+
+from pipeline.corpus.dataset.adopt_tokenizer import adopted_tokenizer
+from pipeline.corpus.dataset.dataset_store import Dataset
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.dumping.dump_config import Condition
+from pipeline.dumping.dump_source import ModelAndSearch, verify_run
+from pipeline.dumping.grouped_by_length import GroupedByLength
+from storage.errors import ConfigError, FingerprintMismatchError, InputError
+from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
+from storage.locations import Place
+from storage.ragged import Ragged
+
+_CODE = ("config.json", "tokenizer_config.json")
+"""Files that can name code of the folder, under ``auto_map``."""
+_TEXT_TO_IDS = ("normalizer", "pre_tokenizer", "model", "decoder")
+"""The parts of a tokenizer.json that decide the ids of a text."""
+
+
+def dump_source(folder: Path, *, beam: Mapping[str, Any]) -> "CausalLmSource":
+    """Return a language model as the source of a dump.
+
+    Args:
+        folder: The folder in Hugging Face's format.
+        beam: Sizes of a beam search. It must be empty, because a language model makes no beam search.
+
+    Raises:
+        ConfigError: If ``beam`` is not empty.
+        InputError: If a file is missing or damaged, or the model needs code or another model.
+    """
+    if flags := ", ".join("--" + name.replace("_", "-") for name in beam):
+        raise ConfigError(f"{folder} is a language model, but {flags} are for an RNNG teacher; leave them out")
+    return CausalLmSource(folder)
+
+
+def verify_recomputing(
+    dump: Place, data: Place, folders: Sequence[Path], *, num_shards: int, seed: int, device: str
+) -> dict[str, Any]:
+    """Check every byte of a language model's dump, then recompute some shards; see ``verify_run``."""
+    sources = [CausalLmSource(folder) for folder in folders]
+    return verify_run(dump, data, sources, num_shards=num_shards, seed=seed, device=device)
+
+
+class CausalLmSource:
+    """A folder in Hugging Face's format as a ``DumpSource``. Its distributions are p(w | x_<t) of the model."""
+
+    kind = "a folder in Hugging Face's format"
+    run = None
+    conditions: tuple[Condition, ...] = ("none",)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for name in _CODE:
+            if (path / name).is_file() and "auto_map" in _read(path / name):
+                raise InputError(
+                    f"{path / name}: has auto_map, so the model needs code of its own, and no code of a folder is run "
+                    "here. Give a model that transformers has itself"
+                )
+        if (path / "adapter_config.json").is_file():
+            raise InputError(f"{path}: holds an adapter. Merge it into its model, and save the whole model")
+        self._weights = sorted(path.glob("*.safetensors*"))
+        missing = [] if (path / "tokenizer.json").is_file() else ["tokenizer.json"]
+        if missing := missing + ([] if self._weights else ["*.safetensors"]):
+            raise InputError(
+                f"{path}: no {' and no '.join(missing)}, expected a folder as save_pretrained writes it. Save the "
+                "model with safetensors, and its fast tokenizer"
+            )
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of the configuration and the weights."""
+        files = [self.path / "config.json", *self._weights]
+        return sha256_bytes(canonical_json({file.name: sha256_file(file) for file in files}))
+
+    def check_reads(self, dataset: Dataset, split: str) -> None:
+        """Check the tokenizer, the size of the vocabulary, and the lengths of the split's sentences."""
+        ours = dataset.tokenizer
+        try:
+            theirs = adopted_tokenizer(self.path / "tokenizer.json", bos=ours.bos_id, eos=ours.eos_id)
+        except InputError as error:
+            raise FingerprintMismatchError(
+                f"{dataset.location}: its tokenizer cannot be that of {self.path} ({error})"
+            ) from error
+        if different := [part for part, of in _text_to_ids(theirs).items() if of != _text_to_ids(ours)[part]]:
+            raise FingerprintMismatchError(
+                f"{dataset.location}: its tokenizer differs from that of {self.path} in {', '.join(different)}. "
+                f"Convert {self.path / 'tokenizer.json'} with adopt-tokenizer, and build the dataset with it"
+            )
+        config = self._config()
+        if config.vocab_size < ours.vocab_size:
+            raise InputError(
+                f"{self.path}: the model has {config.vocab_size} entries, but its tokenizer {ours.vocab_size}. They "
+                "belong to different models. Fetch both again"
+            )
+        lengths, most = dataset.split(split).tokens.lengths + 1, getattr(config, "max_position_embeddings", None)
+        if most is not None and len(lengths) and lengths.max() > most:
+            sentence = int(lengths.argmax())
+            raise InputError(
+                f"{dataset.location}: sentence {sentence} of split {split} has {lengths[sentence]} positions, but "
+                f"{self.path} reads at most {most}. Build the dataset without longer sentences "
+                f"(here {np.count_nonzero(lengths > most)}), or give a model that reads more"
+            )
+
+    def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
+        """Return the model, and the version of transformers, which the dump records."""
+        transformers = _transformers()
+        options = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
+        try:
+            loaded, about = transformers.AutoModelForCausalLM.from_pretrained(
+                self.path, **options, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, safetensors.SafetensorError) as error:
+            raise self._unreadable(error) from error
+        if lacking := sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]])):
+            raise InputError(
+                f"{self.path}: {lacking[0]} is missing or has another shape ({len(lacking)} weights). The weights "
+                "belong to another config.json, or the model has no head for the next token. Save the whole model again"
+            )
+        tokenizer = dataset.tokenizer
+        model = CausalLm(
+            loaded.float().to(device).eval(), vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id, path=self.path
+        )
+        return GroupedByLength(model), {"transformers": transformers.__version__}
+
+    def _config(self) -> Any:  # noqa: ANN401  a class of transformers
+        try:
+            config = _transformers().AutoConfig.from_pretrained(
+                self.path, trust_remote_code=False, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise self._unreadable(error) from error
+        return config.get_text_config()
+
+    def _unreadable(self, error: Exception) -> InputError:
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        return InputError(
+            f"{self.path}: transformers cannot load it as a causal language model ({reason}). Give a folder that "
+            "AutoModelForCausalLM loads, saved with safetensors"
+        )
+
+
+class CausalLm:
+    """A causal language model of transformers as a ``NextTokenModel``.
+
+    Usually a state is the input of the output layer. If the model computes its logits in another way, such as with
+    capped logits, a state is a row of logits. This takes more memory, but is right for every model.
+
+    Args:
+        model: The model, on its device and in evaluation mode.
+        vocab_size: V: the number of entries of the tokenizer. The model may have more.
+        bos_id: Id of ``<bos>``.
+        path: The folder, for errors.
+
+    Raises:
+        InputError: If a later word changes the distribution at an earlier position.
+    """
+
+    def __init__(self, model: Any, *, vocab_size: int, bos_id: int, path: Path) -> None:  # noqa: ANN401
+        self._model = model
+        self._bos_id = bos_id
+        self.vocab_size = vocab_size
+        probe = torch.tensor([[bos_id, 1, 2, 3], [bos_id, 1, 2, 4]], device=model.device) % vocab_size
+        mask = torch.ones_like(probe)
+        with torch.no_grad():
+            logits = self._run(self._model, probe, mask).logits
+            before = logits[:, :3].log_softmax(2)
+            if not torch.allclose(before[0], before[1], atol=1e-4):
+                raise InputError(
+                    f"{path}: the distributions depend on later words, so this is not a causal language model. Give a "
+                    "model that predicts the next token from the tokens before it"
+                )
+            head = model.get_output_embeddings()
+            hidden = getattr(self._run(model.base_model, probe, mask), "last_hidden_state", None)
+            is_plain = head is not None and hidden is not None and torch.equal(head(hidden), logits)
+        self._head = head if is_plain else None
+
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002  no trees
+        """Return rows of token ids and which of their positions belong to a sentence, int64 ``[M, L]`` each."""
+        lengths = tokens.lengths + 1
+        is_valid = np.arange(int(lengths.max(initial=1))) < lengths[:, None]
+        rows = np.full(is_valid.shape, self._bos_id, np.int64)
+        rows[is_valid] = np.insert(tokens.values.astype(np.int64), tokens.offsets[:-1], self._bos_id)
+        return torch.from_numpy(rows), torch.from_numpy(is_valid.astype(np.int64))
+
+    def states(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """Return ``[P, D]``: the states of each sentence's positions, sentence by sentence."""
+        rows, mask = (each.to(self._model.device) for each in inputs)
+        if self._head is None:
+            found: Tensor = self._run(self._model, rows, mask).logits
+        else:
+            found = self._run(self._model.base_model, rows, mask).last_hidden_state
+        return found[mask.bool()]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return ``[R, V]`` unnormalised log-probabilities of the tokenizer's entries for ``[R, D]`` states."""
+        logits: Tensor = states if self._head is None else self._head(states)
+        return logits[:, : self.vocab_size]
+
+    @staticmethod
+    def _run(model: Any, rows: Tensor, mask: Tensor) -> Any:  # noqa: ANN401  classes of transformers
+        return model(input_ids=rows, attention_mask=mask, use_cache=False)
+
+
+def _transformers() -> Any:  # noqa: ANN401  a module
+    import transformers  # noqa: PLC0415  an extra installs it
+
+    library: Any = transformers
+    library.utils.logging.set_verbosity_error()  # its warnings and bars would surround our one-line errors
+    library.utils.logging.disable_progress_bar()
+    return library
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}). Save the model again, or fetch the file"
+        ) from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found {type(found).__name__}, expected an object. Save the model again")
+    return found
+
+
+def _text_to_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what decides the ids of a text, as the tokenizers library writes it."""
+    content = json.loads(tokenizers.Tokenizer.from_str(tokenizer.data.decode()).to_str())
+    return {part: content.get(part) for part in _TEXT_TO_IDS}

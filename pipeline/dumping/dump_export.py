@@ -1,0 +1,221 @@
+"""Export a dump as parquet files with the columns that other programs read, one row per sentence.
+
+    OUT/data/SPLIT-00000-of-00002.parquet, …       the rows, in the order of the split
+    OUT/tokenizer.json, OUT/README.md              the tokenizer, and a card that names the columns
+
+``datasets.load_dataset("OUT")`` loads all three formats. k is the number of tokens per position, and a sentence of n
+tokens has n + 1 positions.
+
+- ``datasets``: ``input_ids``, ``<bos>`` and the tokens; and the arrays of the dump with their names in docs/format.md,
+  n + 1 rows each. ``tail`` and ``logz`` have a column for each temperature. ``logp`` becomes float32.
+- ``distillkit`` (github.com/arcee-ai/DistillKit, ``compression/compressor.py``): ``input_ids`` as above, ``token_ids``
+  and ``top_values``, the log-probabilities at T = 1. Row i is the distribution after ``input_ids[i]``. ``<eos>`` is not
+  in ``input_ids``, since no distribution follows it. So DistillKit's KL covers ``<eos>``, and its cross-entropy does
+  not.
+- ``axolotl`` (github.com/axolotl-ai-cloud/axolotl, ``integrations/kd``): ``input_ids`` with ``<eos>``,
+  ``attention_mask``, ``labels``, and ``target_token_ids``, ``target_logprobs`` and ``target_mask`` with n + 2 rows. The
+  log-probabilities are renormalised over the k tokens, as axolotl's own loader does. The last row, after ``<eos>``, is
+  masked.
+
+The last two formats have no place for the mass of the other tokens or for other temperatures.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.dumping.dump_card import tokenizer_of_dump
+from pipeline.dumping.exchange_config import ExportFormat
+from pipeline.runtime.progress import Progress
+from storage.dump.layout import sentence_blocks
+from storage.dump.manifest import CARD, TOKENIZER
+from storage.dump.positions import Positions
+from storage.dump.reader import DumpReader
+from storage.errors import StoreError
+from storage.files import cannot_write, fsync, make_directory, new_folder, write_atomically
+from storage.fingerprints import check_fingerprint
+from storage.locations import Location
+from storage.ragged import concatenated_ranges
+
+POSITIONS_PER_FILE = 1 << 20
+"""About 400 MB before compression at k = 64."""
+POSITIONS_PER_BLOCK = 1 << 14
+"""Positions that are in memory at a time. They make one row group of a file."""
+IGNORED, NO_LOGP = -100, -1e9
+"""The label and the log-probability that axolotl gives to positions that do not count."""
+
+Columns = dict[str, tuple[NDArray[np.int64], NDArray[Any]]]
+"""Name → (the number of values of each sentence, the values ``[n]`` or ``[n, k]`` of all sentences)."""
+
+
+def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Path | None = None) -> dict[str, Any]:
+    """Write a dump as a folder of parquet files; return the summary that ``export-dump`` prints.
+
+    Args:
+        dump: A complete dump.
+        out: The folder to make. If the export fails, it leaves no folder.
+        form: The columns; see the module.
+        tokenizer: The tokenizer of a dump that does not hold its own.
+
+    Raises:
+        StoreError: If ``out`` exists, or the dump is incomplete, has no tokenizer, or has draws, which only
+            ``datasets`` can hold.
+        CorruptStoreError: If a checksum is wrong.
+        FingerprintMismatchError: If the tokenizer is not that of the dump.
+    """
+    import pyarrow as pa  # noqa: PLC0415  an extra installs it
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    reader = DumpReader(dump)
+    chosen = tokenizer_of_dump(reader.folder) if tokenizer is None else Tokenizer.load(tokenizer)
+    expected, remedy = reader.schema.fingerprints["tokenizer"], "Give the tokenizer.json of the dump's dataset"
+    check_fingerprint(f"{tokenizer or reader.folder}: tokenizer", found=chosen.sha256, expected=expected, remedy=remedy)
+    if reader.schema.num_draws and form != "datasets":
+        raise StoreError(
+            f"{reader.folder}: selection is {reader.schema.selection}, expected topk for --format {form}. Give "
+            "--format datasets, or a dump of the top k"
+        )
+    split, total = reader.schema.split, reader.schema.num_positions
+    num_files = max(1, -(-total // POSITIONS_PER_FILE))
+    columns: Mapping[str, str] = {}
+    with new_folder(out) as partial, Progress("export", total=total, unit="positions") as progress:
+        make_directory(partial / "data")
+        try:
+            for number in range(num_files):
+                file = partial / "data" / f"{split}-{number:05d}-of-{num_files:05d}.parquet"
+                writer = None
+                for sentences in _blocks(reader, number, num_files):
+                    found = _COLUMNS[form](sentences, reader, chosen)
+                    table = pa.table({name: _lists(pa, *values) for name, values in found.items()})
+                    writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+                    writer.write_table(table)
+                    columns = {field.name: str(field.type) for field in table.schema}
+                    progress.update(int(reader.offsets[sentences.stop] - reader.offsets[sentences.start]))
+                if writer is not None:
+                    writer.close()
+                    fsync(file)
+            fsync(partial / "data")
+        except OSError as error:
+            raise cannot_write(out, error) from error
+        write_atomically(partial / TOKENIZER, chosen.data)
+        write_atomically(partial / CARD, _card(reader, form, columns).encode())
+    return {
+        "exported": str(out), "format": form, "num_sentences": len(reader), "num_positions": total, "columns": columns
+    }  # fmt: skip
+
+
+def _blocks(reader: DumpReader, file: int, num_files: int) -> Iterator[range]:
+    """Yield the sentences of a file in blocks. A file has the sentences that start in its part of the positions."""
+    edges = sentence_blocks(reader.offsets, POSITIONS_PER_BLOCK).tolist()
+    per_file = -(-reader.schema.num_positions // num_files)
+    for first, stop in itertools.pairwise(edges):
+        if int(reader.offsets[first]) // max(1, per_file) == file:
+            yield range(first, stop)
+
+
+def _read(sentences: range, reader: DumpReader) -> tuple[Positions, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of sentences, their numbers of positions, and the indices of their first positions."""
+    offsets = reader.offsets[sentences.start : sentences.stop + 1]
+    return reader.read_range(int(offsets[0]), int(offsets[-1])), np.diff(offsets), offsets[:-1] - offsets[0]
+
+
+def _inputs(gold: NDArray[Any], starts: NDArray[np.int64], bos_id: int) -> NDArray[np.int32]:
+    """Return ``<bos>`` and the tokens of each sentence: the gold tokens, moved to the right by one position."""
+    inputs = np.empty(len(gold), np.int32)
+    inputs[1:] = gold[:-1]
+    inputs[starts] = bos_id
+    return inputs
+
+
+def _for_datasets(sentences: range, reader: DumpReader, tokenizer: Tokenizer) -> Columns:
+    rows, lengths, starts = _read(sentences, reader)
+    columns: Columns = {"input_ids": (lengths, _inputs(rows.tokens, starts, tokenizer.bos_id))}
+    for name, values in rows.arrays().items():
+        dtype = {"f": np.float32, "u": np.int32}[values.dtype.kind]
+        columns[name] = (lengths, values.astype(dtype))
+    if rows.counts is not None:  # unused columns hold the highest value of their type, which int32 need not be able to
+        columns["ids"] = (lengths, np.where(np.isnan(rows.logp), -1, rows.ids.astype(np.int64)).astype(np.int32))
+    return columns
+
+
+def _for_distillkit(sentences: range, reader: DumpReader, tokenizer: Tokenizer) -> Columns:
+    rows, lengths, starts = _read(sentences, reader)
+    return {
+        "input_ids": (lengths, _inputs(rows.tokens, starts, tokenizer.bos_id)),
+        "token_ids": (lengths, rows.ids.astype(np.int32)),
+        "top_values": (lengths, rows.logp.astype(np.float32)),
+    }
+
+
+def _for_axolotl(sentences: range, reader: DumpReader, tokenizer: Tokenizer) -> Columns:
+    rows, lengths, starts = _read(sentences, reader)
+    longer = lengths + 1
+    begins = np.cumsum(longer) - longer
+    own = concatenated_ranges(begins, lengths)  # the rows that have a distribution; <eos> follows them
+    input_ids = np.full(int(longer.sum()), tokenizer.eos_id, np.int32)
+    input_ids[own] = _inputs(rows.tokens, starts, tokenizer.bos_id)
+    labels = input_ids.copy()
+    labels[begins] = IGNORED
+    logp = rows.logp.astype(np.float32)
+    logp -= np.logaddexp.reduce(logp, axis=1, keepdims=True)
+    shape = (len(input_ids), reader.schema.k)
+    ids, log_probs, mask = np.zeros(shape, np.int32), np.full(shape, NO_LOGP, np.float32), np.zeros(shape, np.int32)
+    ids[own], log_probs[own], mask[own] = rows.ids, logp, 1
+    return {
+        "input_ids": (longer, input_ids),
+        "attention_mask": (longer, np.ones_like(input_ids)),
+        "labels": (longer, labels),
+        "target_token_ids": (longer, ids),
+        "target_logprobs": (longer, log_probs),
+        "target_mask": (longer, mask),
+    }
+
+
+_COLUMNS: dict[ExportFormat, Callable[[range, DumpReader, Tokenizer], Columns]] = {
+    "datasets": _for_datasets,
+    "distillkit": _for_distillkit,
+    "axolotl": _for_axolotl,
+}
+
+
+def _lists(pa: Any, lengths: NDArray[np.int64], values: NDArray[Any]) -> Any:  # noqa: ANN401  pyarrow's
+    """Return an array of pyarrow with a list for each sentence, of numbers or of lists of k numbers."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    inner = pa.array(values.reshape(-1))
+    if values.ndim == 2:
+        ends = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+        inner = pa.ListArray.from_arrays(pa.array(ends), inner)
+    return pa.ListArray.from_arrays(pa.array(offsets), inner)
+
+
+def _card(reader: DumpReader, form: ExportFormat, columns: Mapping[str, str]) -> str:
+    schema = reader.schema
+    lines = "".join(f"| `{name}` | {kind} |\n" for name, kind in columns.items())
+    return f"""---
+tags:
+- knowledge-distillation
+configs:
+- config_name: default
+  data_files:
+  - split: {schema.split}
+    path: data/{schema.split}-*.parquet
+---
+
+# Next-token distributions of a teacher, for {form}
+
+{schema.num_sentences:,} sentences, one per row, with {schema.num_positions:,} positions. k = {schema.k} tokens per
+position. Temperatures: {", ".join(f"{each:g}" for each in schema.temperatures)}. Log-probabilities are those at T = 1.
+rnng-distill exported it from the dump with the manifest `{reader.manifest_sha256}`. Its docs/format.md describes the
+columns.
+
+| column | type |
+| --- | --- |
+{lines}
+The corpus can be read back from the token ids with `tokenizer.json`. So share the folder only if the licence of the
+corpus allows it.
+"""

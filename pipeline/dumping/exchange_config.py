@@ -1,0 +1,34 @@
+"""Define the options of ``export-dump`` and ``import-dump``. This module imports no torch, so ``--help`` is quick."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from storage.errors import ConfigError
+
+ExportFormat: TypeAlias = Literal["datasets", "distillkit", "axolotl"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportDumpConfig:
+    """What ``export-dump`` writes."""
+
+    format: ExportFormat = "datasets"
+    """Columns of the files. datasets: all arrays of the dump. distillkit: input_ids, token_ids and top_values. axolotl:
+    a tokenized dataset with target_token_ids, target_logprobs and target_mask. The last two hold T = 1 alone."""
+    tokenizer: Path | None = None
+    """The tokenizer.json of the dataset. Needed only for a dump of an older version, which does not hold it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportDumpConfig:
+    """What ``import-dump`` reads and writes."""
+
+    split: str = "train"
+    """The split of the dataset that the rows belong to."""
+    shard_positions: int = 65_536
+    """Positions per shard of the dump."""
+
+    def __post_init__(self) -> None:
+        if self.shard_positions < 1:
+            raise ConfigError(f"import-dump: shard-positions is {self.shard_positions}, expected at least 1")

@@ -1,0 +1,327 @@
+r"""Read the sentences whose surprisals are wanted: their words, the text before them, and what identifies them.
+
+    a text      one sentence per line. The number of a sentence is the number of its line, from 1
+    a table     a column of a CSV or TSV file, or a field of JSON lines. Each row is a sentence. Its number is the
+                number of the row, from 1, without the header
+    regions     a table with one row per region, as experiments of self-paced reading have. The rows of an item follow
+                one another. Their texts, joined with spaces, are the sentence, and the regions are its words
+
+The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
+sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,
+so a row is ``<bos> earlier sentence <bos> sentence``. If a row is too long, the oldest sentences are left out. The
+sentence next to the scored one is never left out, but it loses its first tokens if it does not fit.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, groupby, islice, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.file_forms import (
+    Record,
+    form_of,
+    read_head,
+    read_records,
+    refuse_unless_text,
+    text_column,
+)
+from pipeline.corpus.text.sentences import split_sentences
+from pipeline.corpus.text.text_files import Line, OnError, normalise_text, not_utf8, read_lines
+from pipeline.corpus.trees.matching import Span
+from pipeline.evaluation.evaluation_config import SurprisalConfig
+from pipeline.evaluation.scorer import BLOCK_SENTENCES
+from pipeline.evaluation.words import SpanFile, around_added_tokens, check_words, spaced_words, words_of_tokens
+from storage.errors import ConfigError, InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stimulus:
+    """A sentence as a model reads it."""
+
+    number: int
+    """Number of the sentence, from 1: of its line in a text, of its row or item in a table."""
+    line: int
+    """Number of its line in the file, from 1, for error messages."""
+    text: str
+    """Normalised, not empty."""
+    ids: list[int]
+    """n token ids, without ``<bos>`` and ``<eos>``."""
+    word_spans: list[Span]
+    """Characters of ``text`` that each word covers. Only spaces belong to no word."""
+    words: NDArray[np.int64]
+    """``[n]``: the number of the word that each token belongs to, from 0."""
+    item: tuple[str, ...] = ()
+    """Values of the columns ``item``."""
+    regions: tuple[str, ...] = ()
+    """Values of the column ``region``, one per word; empty if there is no such column."""
+    before: list[int] = field(default_factory=list)
+    """Token ids between the first ``<bos>`` and the sentence: those of the text before it, with a ``<bos>`` after each
+    of its sentences. Empty if there is no such text."""
+    num_cut: int = 0
+    """Tokens of the text before the sentence that were left out because they did not fit."""
+
+
+def read_stimuli(
+    path: Path,
+    tokenizer: Tokenizer,
+    config: SurprisalConfig,
+    *,
+    max_tokens: int | None,
+    context_positions: int,
+    dropped: Counter[str],
+) -> Iterator[Stimulus]:
+    """Yield the sentences of a text or a table. Skipped sentences are counted by reason in ``dropped``.
+
+    Args:
+        path: The text or the table, plain or gzipped.
+        tokenizer: The tokenizer of the model.
+        config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line is faulty if it
+            is empty, not UTF-8 or too long, if the spans do not cover its words, or if a token has parts of two words.
+        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
+            limit.
+        context_positions: Positions that a sentence and the text before it may fill together.
+        dropped: Gets the number of skipped sentences by reason.
+
+    Raises:
+        InputError: If a file cannot be read or is not what ``config`` says, if ``spans`` or ``context`` do not belong
+            to this text, or if the rows of an item are not together. If ``on_error`` is "stop", also at the first
+            faulty line; the error names it.
+        ConfigError: If a column is named, but the file is running text; or ``context_sentences`` with a table.
+    """
+    faults = _Faults(path, config.on_error, dropped)
+    raws = _raws(path, config)
+    if config.context is not None:
+        raws = _with_context(raws, path, config.context)
+    kept = _with_words(raws, path, config, faults)
+    added_ids = tokenizer.added_ids
+    earlier: deque[list[int]] = deque(maxlen=config.context_sentences)
+    document = 0
+    while block := list(islice(kept, BLOCK_SENTENCES)):
+        encoded = tokenizer.encode_batch_with_spans([text for _, text, _ in block])
+        contexts = [split_sentences(raw.context) if raw.context else [] for raw, _, _ in block]
+        encoded_contexts = iter(tokenizer.encode_batch([*chain(*contexts)]))
+        for (raw, text, word_spans), (ids, token_spans), context in zip(block, encoded, contexts, strict=True):
+            if raw.document != document:
+                document = raw.document
+                earlier.clear()
+            sentences = [*islice(encoded_contexts, len(context)), *earlier]
+            if max_tokens is not None and len(ids) > max_tokens:
+                problem = f"{len(ids)} tokens, expected at most {max_tokens}, the limit of the model"
+                faults.found(raw.line, "too long", f"{problem}; divide the sentence")
+                continue
+            if config.spans is None and not raw.regions and not added_ids.isdisjoint(ids):
+                is_added = [i in added_ids for i in ids]
+                word_spans, token_spans = around_added_tokens(text, word_spans, token_spans, is_added)  # noqa: PLW2901
+            try:
+                words = words_of_tokens(text, token_spans, word_spans)
+            except ValueError as error:
+                spans = config.spans
+                remedy = "use a tokenizer of train-tokenizer" if spans is None else f"make them one word in {spans}"
+                faults.found(raw.line, "token across words", f"{error}; {remedy}")
+                continue
+            before = _fitted(sentences, context_positions - len(ids) - 1, tokenizer.bos_id)
+            yield Stimulus(
+                number=raw.number,
+                line=raw.line,
+                text=text,
+                ids=ids,
+                word_spans=word_spans,
+                words=words,
+                item=raw.item,
+                regions=raw.regions,
+                before=before,
+                num_cut=sum(map(len, sentences)) - sum(i != tokenizer.bos_id for i in before),
+            )
+            earlier.append(ids)
+
+
+class _Raw(NamedTuple):
+    """A line of a text, or the rows of a sentence in a table, as they are in the file."""
+
+    number: int
+    line: int
+    texts: tuple[str, ...] = ()
+    """The text; with regions, the text of each."""
+    fault: str = ""
+    """Why there is no text. "" if there is one."""
+    document: int = 0
+    item: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    context: str = ""
+    """The text before the sentence, from a file of contexts. Normalised."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Faults:
+    """Handles lines that cannot be scored: stops at the first one, or counts them."""
+
+    path: Path
+    on_error: OnError
+    dropped: Counter[str]
+
+    def found(self, line: int, reason: str, problem: str) -> None:
+        if self.on_error == "stop":
+            raise InputError(f"{self.path}:{line}: {problem}, or use --on-error skip")
+        self.dropped[reason] += 1
+
+
+def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
+    """Yield the lines or the sentences of a file, faulty ones too."""
+    lines = read_lines(path)
+    head = read_head(lines)
+    form = form_of(head, path)
+    lines = chain(head, lines)
+    if not (column := text_column(form, config.column, path)):
+        yield from _of_text(lines, has_documents=bool(config.context_sentences))
+        return
+    if config.context_sentences:
+        raise ConfigError(
+            f"{path}: --context-sentences with a table, which does not say where documents end, expected running text; "
+            "give --context FILE with the text before each sentence"
+        )
+    named = [*config.item, config.region] if config.region else [*config.item]
+    known = {*form.columns, *map(str, range(1, len(form.columns) + 1))}
+    if missing := [name for name in named if name not in known]:
+        raise InputError(f"{path}: no column {', '.join(missing)}, expected one of {', '.join(form.columns)}")
+    records = read_records(form, lines, column)
+    yield from _of_regions(path, records, column, config) if config.region else _of_rows(path, records, column, config)
+
+
+def _of_text(lines: Iterable[Line], *, has_documents: bool) -> Iterator[_Raw]:
+    document = 0
+    for line in lines:
+        if has_documents and not line.text.strip():
+            document += 1
+            continue
+        fault = "" if line.is_utf8 else "not UTF-8, expected UTF-8 text; convert the file"
+        yield _Raw(line.number, line.number, (line.text,), fault, document=document)
+
+
+def _of_rows(path: Path, records: Iterable[Record], column: str, config: SurprisalConfig) -> Iterator[_Raw]:
+    seen = set[tuple[str, ...]]()
+    for number, record in enumerate(records, 1):
+        if record.fault:
+            yield _Raw(number, record.number, fault=f"{record.fault}; correct or remove this row")
+            continue
+        item = _cells(record, config.item)
+        if item and item in seen:
+            raise InputError(
+                f"{path}:{record.number}: a second row of {_named(config.item, item)}, expected one row per sentence; "
+                "give --region NAME if each row is a region of a sentence, or name in --item all columns that tell "
+                "the sentences apart"
+            )
+        seen.add(item)
+        yield _Raw(number, record.number, _cells(record, (column,)), item=item)
+
+
+def _of_regions(path: Path, records: Iterable[Record], column: str, config: SurprisalConfig) -> Iterator[_Raw]:
+    remedy = "name in --item all columns that tell the sentences apart, such as the condition and the participant"
+    seen = set[tuple[str, ...]]()
+
+    def item_of(record: Record) -> tuple[str, ...]:
+        if record.fault:  # without this row its item would be another sentence
+            raise InputError(f"{path}:{record.number}: {record.fault}; correct this row")
+        return _cells(record, config.item)
+
+    for number, (item, group) in enumerate(groupby(records, item_of), 1):
+        rows = list(group)
+        regions = [_cells(row, (config.region,))[0] for row in rows]
+        if item in seen:
+            raise InputError(
+                f"{path}:{rows[0].number}: {_named(config.item, item)} again, after other items; put its rows "
+                f"together, or {remedy}"
+            )
+        if twice := next((i for i, region in enumerate(regions) if region in regions[:i]), 0):
+            raise InputError(
+                f"{path}:{rows[twice].number}: {config.region} {regions[twice]} of {_named(config.item, item)} a "
+                f"second time, expected each region once; {remedy}"
+            )
+        seen.add(item)
+        texts = tuple(_cells(row, (column,))[0] for row in rows)
+        yield _Raw(number, rows[0].number, texts, item=item, regions=tuple(regions))
+
+
+def _cells(record: Record, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the cells of some columns. Values of JSON objects become strings; a missing value is empty."""
+    return tuple("" if (value := record.cells.get(name)) is None else str(value) for name in columns)
+
+
+def _named(columns: Sequence[str], item: Sequence[str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in zip(columns, item, strict=True))
+
+
+def _with_context(raws: Iterable[_Raw], path: Path, context: Path) -> Iterator[_Raw]:
+    """Yield the sentences with the text before them: line k of the file ``context`` is before sentence k."""
+    refuse_unless_text(context)
+    num_sentences = num_lines = 0
+    for raw, line in zip_longest(raws, read_lines(context)):
+        num_sentences += raw is not None
+        num_lines += line is not None
+        if raw is not None and line is not None:
+            if not line.is_utf8:
+                raise not_utf8(context, line.number)
+            yield raw._replace(context=normalise_text(line.text))
+    if num_sentences != num_lines:
+        raise InputError(
+            f"{context}: {num_lines} lines, expected {num_sentences}, one for each sentence of {path}; leave a line "
+            "empty if there is no text before its sentence"
+        )
+
+
+def _with_words(
+    raws: Iterable[_Raw], path: Path, config: SurprisalConfig, faults: _Faults
+) -> Iterator[tuple[_Raw, str, list[Span]]]:
+    """Yield each sentence that is not faulty, its normalised text and its words."""
+    span_file = None if config.spans is None else SpanFile(config.spans)
+    num_lines = 0
+    for raw in raws:
+        num_lines = raw.number
+        pieces = [normalise_text(text) for text in raw.texts]
+        text = " ".join(pieces)
+        if raw.fault:
+            faults.found(raw.line, "not UTF-8" if raw.fault.startswith("not UTF-8") else "malformed row", raw.fault)
+        elif not all(pieces):
+            what = "region, expected text" if raw.regions else "line, expected a sentence"
+            faults.found(raw.line, "empty", f"an empty {what}; remove it")
+        elif raw.regions:
+            stops = np.cumsum([len(piece) + 1 for piece in pieces]) - 1
+            yield raw, text, [(int(stop) - len(piece), int(stop)) for piece, stop in zip(pieces, stops, strict=True)]
+        elif span_file is None:
+            yield raw, text, spaced_words(text)
+        elif text != raw.texts[0]:
+            faults.found(
+                raw.line,
+                "changed by normalisation",
+                "normalisation changes this line, so its spans would be off, expected NFC with single spaces, none at "
+                f"the ends, and no invisible characters; correct it and {config.spans}",
+            )
+        else:
+            words = span_file.of_line(raw.number)
+            try:
+                check_words(text, words)
+            except ValueError as error:
+                problem = f"{config.spans} has {error}, expected every character except spaces in a word"
+                faults.found(raw.line, "spans do not fit", f"{problem}; correct the spans")
+                continue
+            yield raw, text, words
+    if span_file is not None:
+        span_file.refuse_beyond(num_lines, path)
+
+
+def _fitted(sentences: Sequence[list[int]], room: int, bos_id: int) -> list[int]:
+    """Return the token ids of the latest sentences that fit into ``room`` positions, each followed by ``<bos>``."""
+    kept: list[list[int]] = []
+    for sentence in reversed(sentences):
+        if len(sentence) + 1 > room:
+            if not kept and room > 1:
+                kept.append(sentence[1 - room :])
+            break
+        kept.append(sentence)
+        room -= len(sentence) + 1
+    return [i for sentence in reversed(kept) for i in (*sentence, bos_id)]

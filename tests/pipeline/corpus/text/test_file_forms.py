@@ -1,0 +1,204 @@
+"""Test that tables, JSON, markup and trees are recognised, and that no real text is taken for one of them."""
+
+import bz2
+import gzip
+import lzma
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.corpus.dataset.tokenizer import train_tokenizer
+from pipeline.corpus.text.cleaning import clean_texts
+from pipeline.corpus.text.corpus_config import CleanConfig
+from pipeline.corpus.text.file_forms import form_of, read_head, read_running_text, refuse_unless_text
+from pipeline.corpus.text.text_files import Line, read_lines
+from storage.errors import ConfigError, InputError
+
+
+def write(folder: Path, content: str | bytes, name: str = "file.txt") -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def texts(path: Path, **options: Any) -> list[tuple[int, str]]:
+    return [(line.number, line.text) for line in read_running_text(path, **options)]
+
+
+TEXTS = {
+    "dialogue with commas": '"Oh, there you are," he said.\n"Well, yes, here I am," she said.\n"So, then," he said.\n',
+    "one comma per line": "Yes, sir.\nNo, madam.\nWell, perhaps.\nOh, no.\n",
+    "spaces before commas": "Yes ,so\nNo no ,but\nWell well ,and\n",
+    "verse": "The kettle sings,\nThe kitten swings,\nThe evening brings,\n",
+    "quotes": '"Hello."\n"Who is it?"\n"Me, of course."\n',
+    "brackets": "[Laughs] Yes.\n[Cries] No.\n{noise} maybe\n",
+    "a quotation in a bracket": '["Hello," he said.]\n',
+    "footnotes": "[1] See the map.\n[2] See the other map.\n",
+    "one tag": "They stopped <br> and went on.\nThe road was long.\n",
+    "one element": '<div class="a">They stopped.</div>\nThe road was long.\nIt rained.\n',
+    "italics": "<i>Hello there.</i>\n<i>Who is it?</i>\n",
+    "marks of transcribers": "<laughter> yes\nno <laughter>\n<laughter>\n",
+    "marks of language models": "<s> the <unk> slept </s>\n<s> it ran </s>\n",
+    "indents": "\tThe kettle sang. It was late.\n\tThe kitten slept.\n\tNobody came.\n",
+    "CHAT": "*MOT:\twhere is it?\n*CHI:\there.\n*MOT:\tyes.\n",
+    "Switchboard": "A:\tI grow beans.\nB:\tUh-huh.\nA:\tEvery year.\n",
+    "Chinese": "\u732b\u6765,\u72d7\u8d70\n\u72d7\u6765,\u732b\u8d70\n\u4ed6\u6765,\u6211\u8d70\n",
+    "an index": "Abbott, Ann, 12\nBell, Tom, 14\nCook, Mary, 15\n",
+    "a list of words": "sentence\nphrase\nclause\n",
+    "style codes": "{\\an8}Hello.\n{\\i1}Who is it?{\\i0}\n",
+    "addresses": "<ann@a.org> wrote: hello\n<http://a.org/b>\n",
+    "nothing": "\n\n",
+}
+OTHERS = {
+    "a JSON array": ('[{"text": "It ran."}]', "jq"),
+    "indented JSON": ('{\n  "text": "It ran.",\n  "tags": []\n}\n', "jq"),
+    "long indented JSON": ("[\n" + ' {\n  "text": "It ran."\n },\n' * 200 + "{}]", "jq"),
+    "JSON arrays in lines": ('["It ran.", 1]\n["It slept.", 2]\n', "jq"),
+    "CSV": ('id,text,time\n0,"It ran, then.",301.5\n', "--column NAME"),
+    "CSV of quoted cells": ('"","text"\n"1","It ran, then."\n"2","It slept."\n', "--column NAME"),
+    "CSV with spaces": ("id, text, time\n1, It ran, 30\n2, It slept, 40\n", "--column NAME"),
+    "CSV with semicolons": ("id;text;time\n1;It ran, then.;30,5\n2;It slept.;4,0\n", "--column NAME"),
+    "TSV": ("word\tzone\nIt\t1\nran\t2\n", "--column NAME"),
+    "TSV without a header": ("17\tIt ran.\n18\tIt slept.\n19\tIt woke.\n", "--column NAME"),
+    "vertical bars": ("A1|It ran.|x\nA2|It slept.|x\nA3|It woke.|x\n", "--column NAME"),
+    "CoNLL-U": ('# text = It "\n1\tIt\tit\tPRON\n2\t"\t"\tPUNCT\n\n# text = So\n1\tSo\tso\tADV\n', "--column NAME"),
+    "words between tags": ("<s>\nIt\tPRP\nran\tVBD\n</s>\n<s>\nSo\tRB\n</s>\n", "--column NAME"),
+    "XML": ('<?xml version="1.0"?>\n<a>\nIt ran.\n</a>\n', "extract the text"),
+    "XML without a declaration": ('<book>\n<s id="1">It ran.</s>\n<s id="2">It slept.</s>\n</book>\n', "extract"),
+    "HTML": ("<!DOCTYPE html>\n<p>It ran.\n", "extract the text"),
+    "a fragment of HTML": ("<p>It ran.</p>\n<p>It slept.</p>\n", "extract the text"),
+    "marks of paragraphs": ("<p>\nIt ran.\n<p>\nIt slept.\n", "extract the text"),
+    "SGML": ("<DOC>\n" + "It ran.\n" * 300 + "</DOC>\n", "extract the text"),
+    "extracted pages": ('<doc id="1" title="A">\n' + "It ran.\n" * 300 + "</doc>\n", "extract the text"),
+    "a web archive": ("WARC/1.0\r\nWARC-Type: warcinfo\r\n", "extract the text"),
+    "a Markdown table": ("| a | b |\n|---|---|\n| It ran | 1 |\n", "leave only the text"),
+    "SubRip": ("1\n00:00:01,000 --> 00:00:02,000\nHi.\n\n2\n00:00:03,000 --> 00:00:04,000\nNo.\n", "remove the times"),
+    "trees": ("(TOP (S (NP it) (VP ran)))\n", "import-trees"),
+}
+
+
+@pytest.mark.parametrize("content", TEXTS.values(), ids=TEXTS)
+def test_text_is_text(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path, content)
+    assert list(read_running_text(path)) == list(read_lines(path))
+    refuse_unless_text(path)
+
+
+@pytest.mark.parametrize(("content", "remedy"), OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("is_zipped", [False, True])
+def test_what_is_not_text_is_refused_with_a_remedy(tmp_path: Path, content: str, remedy: str, is_zipped: bool) -> None:
+    data = b"\xef\xbb\xbf" + content.encode()
+    path = write(tmp_path, gzip.compress(data) if is_zipped else data)
+    with pytest.raises(InputError, match=rf"file\.txt: looks like .*, expected running text; .*{re.escape(remedy)}"):
+        list(read_running_text(path))
+    with pytest.raises(InputError, match=r"looks like .*, expected running text; "):
+        refuse_unless_text(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"PAR1\x15\x04\x15\xff\n", "a Parquet file"),
+        (b"PK\x03\x04\x14\x00\xff\n", "a ZIP archive"),
+        (bz2.compress(b"It ran.\n"), "compressed, but not by gzip"),
+        (lzma.compress(b"It ran.\n"), "compressed, but not by gzip"),
+        ("It ran.\n".encode("utf-16"), "UTF-16"),
+        (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n", "a PDF document"),
+        (b"{\\rtf1\\ansi It ran.}\n", "an RTF document"),
+    ],
+)
+def test_other_kinds_of_files_are_named(tmp_path: Path, content: bytes, found: str) -> None:
+    for read in (refuse_unless_text, texts):
+        with pytest.raises(InputError, match=rf"looks like .*{re.escape(found)}"):
+            read(write(tmp_path, content))
+
+
+def test_real_text_is_text_wherever_it_begins(shared_data: Path) -> None:
+    for path in [*(shared_data / "raw").glob("[pw]*.txt.gz"), *shared_data.glob("[gm]*/train.docs.txt")]:
+        lines = list(read_lines(path))
+        for start in range(0, len(lines), 4001):
+            for length in (2, 5, 200):
+                assert form_of(lines[start : start + length], path).kind == "text", (path, start, length)
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "expected"),
+    [
+        ('{"text": "It ran.\\nIt fell."}\n\n{"text": "No."}', "", [(1, "It ran."), (1, "It fell."), (3, "No.")]),
+        ('\ufeff{"id": 1, "body": "It ran."}\n', "body", [(1, "It ran.")]),
+        ('id,text\n1,"It ""ran"",\nthen."\n2,No.\n', "text", [(2, 'It "ran",'), (2, "then."), (4, "No.")]),
+        ('id\ttext\n1\t"It" ran.\n2\t\'No.\n', "text", [(2, '"It" ran.'), (3, "'No.")]),
+        ('id\ttext\n1\t"It ""ran"""\n2\tNo.\n', "text", [(2, 'It "ran"'), (3, "No.")]),
+        ("7\tIt ran.\n8\tNo.\n9\tYes.\n", "2", [(1, "It ran."), (2, "No."), (3, "Yes.")]),
+        ("id;text;n\n1;It ran, then.;2,5\n2;No.;3\n", "text", [(2, "It ran, then."), (3, "No.")]),
+        ('id, text, n\n1, "It ran, then.", 2\n2, "No.", 3\n', "text", [(2, "It ran, then."), (3, "No.")]),
+        ("Table 1\n\nid,text,n\n1,It ran.,2\n2,No.,3\n" + "3,So.,4\n" * 20, "text", [(4, "It ran."), (5, "No.")]),
+        ('sentence\n"It ran, then."\nNo.\n', "sentence", [(2, "It ran, then."), (3, "No.")]),
+    ],
+)
+def test_the_text_of_records_is_read(tmp_path: Path, content: str, column: str, expected: list[Any]) -> None:
+    assert texts(write(tmp_path, content), column=column)[: len(expected)] == expected
+
+
+def test_a_name_that_ends_in_csv_makes_one_column_a_table(tmp_path: Path) -> None:
+    assert texts(write(tmp_path, 'title\n"It ran, then."\nNo.\n', "a.csv"), column="title") == [
+        (2, "It ran, then."),
+        (3, "No."),
+    ]
+
+
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    lines = write(tmp_path, '{"id": 1, "body": "It ran."}\n')
+    for options in {}, {"column": "text"}:
+        with pytest.raises(InputError, match=r"fields: id \| body.*name the column of the text with --column NAME"):
+            texts(lines, **options)
+    with pytest.raises(ConfigError, match="running text, expected a table or JSON lines; leave out --column text"):
+        texts(write(tmp_path, "It ran.\n"), column="text")
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "fault"),
+    [
+        ('{"text": "It ran."}\n{"text": \n{"text": "No."}\n', "text", ":2: not a JSON object"),
+        ('{"text": "It ran."}\n{"body": "It ran."}\n{"text": "No."}\n', "text", ":2: no field text"),
+        ('{"text": "It ran."}\n{"text": ["a"]}\n{"text": "No."}\n', "text", ":2: text is .*, expected a string"),
+        (b'{"text": "It ran."}\n{"text": "\xff"}\n{"text": "No."}\n', "text", ":2: not UTF-8"),
+        ("id,text\n1,It ran.\n2,It,fell\n3,No.\n" + "4,No.\n" * 40, "text", ":3: 3 cells, expected 2"),
+    ],
+)
+def test_a_record_without_text_stops_or_is_counted(
+    tmp_path: Path, content: str | bytes, column: str, fault: str
+) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(InputError, match=fault):
+        texts(path, column=column)
+    summary = clean_texts([path], tmp_path / "out", CleanConfig(source="plain", column=column, on_error="skip"))
+    assert summary["dropped"] == {"object or row without text": 1}
+    assert (tmp_path / "out.txt").read_text().splitlines()[:2] == ["It ran.", "No."]
+
+
+def test_each_object_is_a_document_with_its_paragraphs(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"text": "It ran. It fell.\\n\\nSo."}\n{"text": "No."}\n')
+    summary = clean_texts([path], tmp_path / "out", CleanConfig(source="plain"))
+    assert (tmp_path / "out.txt").read_text().splitlines() == ["It ran.", "It fell.", "So.", "No."]
+    assert (tmp_path / "out.docs").read_text().splitlines() == [*["plain/file.txt:1"] * 3, "plain/file.txt:2"]
+    assert summary["lines"] == {"text": 3, "blank": 1, "header": 0, "dropped": 0}
+
+
+def test_a_tokenizer_is_trained_on_the_text_of_records(tmp_path: Path) -> None:
+    rows = write(tmp_path, "id,body\n" + "".join(f"{i},It ran {i} miles.\n" for i in range(20)), "a.csv")
+    plain = write(tmp_path, "".join(f"It ran {i} miles.\n" for i in range(20)), "a.txt")
+    with pytest.raises(InputError, match="looks like a table"):
+        train_tokenizer([rows], tmp_path / "no.json", vocab_size=300)
+    found = train_tokenizer([rows], tmp_path / "rows.json", vocab_size=300, column="body")
+    assert found["sha256"] == train_tokenizer([plain], tmp_path / "plain.json", vocab_size=300)["sha256"]
+
+
+def test_the_head_of_a_file_is_short_and_loses_no_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "It ran.\n" * 500)
+    lines = read_lines(path)
+    head = read_head(lines)
+    assert len(head) == 200
+    assert next(lines) == Line(201, "It ran.", is_utf8=True)
