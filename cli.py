@@ -19,6 +19,7 @@ from pipeline.corpus.text.corpus_config import CleanConfig, ImportConfig
 from pipeline.dumping.dump_config import DumpCommandConfig, DumpConfig, RecomputeConfig
 from pipeline.dumping.exchange_config import ExportDumpConfig, ImportDumpConfig
 from pipeline.evaluation.evaluation_config import (
+    BabylmConfig,
     CompareConfig,
     MinimalPairConfig,
     MixtureConfig,
@@ -44,7 +45,7 @@ from pipeline.runtime.click_options import (
 from pipeline.runtime.display import as_text, configure_logging
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import ResumeConfig
-from student.student_config import StudentCommandConfig, StudentConfig, StudentTrainConfig
+from student.student_config import ExportConfig, StudentCommandConfig, StudentConfig, StudentTrainConfig
 from teacher.teacher_config import BeamConfig, SampleConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 
 Values = dict[str, Any]
@@ -531,6 +532,26 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
 
 @evaluate.command()
 @model_argument
+@click.argument("folder", type=PATH)
+@json_option
+@configured_by(BabylmConfig, ModelConfig, BeamConfig)
+def babylm(model: Path, folder: Path, values: Values) -> None:
+    """Score BabyLM's zero-shot tasks: BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests and reading.
+
+    FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in it is scored by the rules of BabyLM's
+    pipeline. Folders of other tasks are named and left out.
+
+    \b
+    Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
+    """
+    from pipeline.evaluation.babylm_scores import evaluate_babylm
+
+    with open_scorer(model, values) as opened:
+        show(evaluate_babylm(opened, folder, **build(BabylmConfig, values)))
+
+
+@evaluate.command()
+@model_argument
 @click.argument("suites", type=PATH, nargs=-1, required=True)
 @json_option
 @configured_by(SyntaxGymConfig, ModelConfig, BeamConfig)
@@ -602,16 +623,22 @@ def parses(teacher: Path, trees: Path, values: Values) -> None:
     "--all-checkpoints", is_flag=True, help="Write OUT/main, and one folder per word checkpoint: OUT/chck_1M and so on."
 )
 @json_option
-def export(run: Path, out: Path, which: str, all_checkpoints: bool) -> None:
+@configured_by(ExportConfig, toml=False)
+def export(run: Path, out: Path, which: str, all_checkpoints: bool, values: Values) -> None:
     """Write a finished student as a Hugging Face folder that transformers loads, with a model card.
+
+    With --push, the folder is also sent to the Hugging Face hub. This needs a token that may write: hf auth login, or
+    HF_TOKEN.
 
     \b
     Example: python cli.py export runs/distilled exported
     Example: python cli.py export runs/distilled exported --all-checkpoints
+    Example: python cli.py export runs/distilled exported --push me/distilled --licence cc-by-4.0 --dry-run
     """
     from student.export import export as export_run
 
-    show(export_run(run, out, which=which, all_checkpoints=all_checkpoints))
+    config = options.build(ExportConfig, values)
+    show(export_run(run, out, which=which, all_checkpoints=all_checkpoints, config=config))
 
 
 @main.command()

@@ -31,7 +31,8 @@ for seed in "${seeds[@]}"; do
   options+=("--seed $seed")
   for alpha in "${alphas[@]}"; do
     for temperature in "${temperatures[@]}"; do
-      names+=("alpha$alpha-temperature$temperature-seed$seed")
+      # Without dots, because BabyLM's pipeline cuts a name at its last dot: alpha 0.5 is alpha0p5.
+      names+=("alpha${alpha//./p}-temperature${temperature//./p}-seed$seed")
       options+=("--seed $seed --alpha $alpha --temperature $temperature")
     done
   done

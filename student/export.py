@@ -16,6 +16,7 @@ sentence of a corpus can end itself. docs/decisions/0015 says why the two differ
 """
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,43 +33,83 @@ from storage.errors import RunError
 from storage.files import make_directory, new_folder, write_atomically
 from student.hugging_face import OURS
 from student.model_card import model_card
-from student.student_config import StudentTrainConfig
+from student.student_config import ExportConfig, StudentTrainConfig
 from student.student_run import load_student, num_trained_positions
 
 MAIN: Final = "main"
-"""BabyLM's name for the folder of the final checkpoint, if several checkpoints are exported."""
+"""BabyLM's name for the folder or branch of the final checkpoint, if several checkpoints are exported."""
+DEFAULTS: Final = ExportConfig()
 USUAL_POSITIONS: Final = 512
 """The number of positions to which BabyLM's pipeline cuts and pads texts when it fine-tunes."""
 
 
-def export(run: Path, out: Path, *, which: Which = "best", all_checkpoints: bool = False) -> dict[str, Any]:
+def export(
+    run: Path,
+    out: Path,
+    *,
+    which: Which = "best",
+    all_checkpoints: bool = False,
+    config: ExportConfig = DEFAULTS,
+) -> dict[str, Any]:
     """Write a finished student's run as a Hugging Face folder; return the summary that ``export`` prints.
+
+    With ``config.push``, also send the folders to the hub. If sending fails, the folders stay.
 
     Args:
         run: A run directory of train-student.
         out: The folder to make. If the export fails, it leaves no folder.
         which: The checkpoint.
         all_checkpoints: Write the checkpoint ``which`` to OUT/main, and the word checkpoints to OUT/chck_1M and so on.
+            With ``config.push``, this is done whenever there are word checkpoints.
+        config: The entries of the model card, and where to send the folders.
 
     Raises:
         RunError: If ``run`` is not a student's run, its training has not finished, a checkpoint is missing or damaged,
             or ``out`` exists.
         StoreError: If the disk is full.
     """
+    if config.push:
+        from student.push import check_repository  # noqa: PLC0415 - an extra: huggingface_hub may be missing
+
+        check_repository(config.push)
     info = open_run(run, "student")
     _check_finished(run)
     checkpoints = {".": which}
+    by_words = [name for name in checkpoint_names(run) if num_words_of(name)]
+    all_checkpoints = all_checkpoints or bool(config.push and by_words)
     if all_checkpoints:
-        by_words = [name for name in checkpoint_names(run) if num_words_of(name)]
         if not by_words:
             raise RunError(
                 f"{run}: no checkpoint at a number of words, expected at least one for --all-checkpoints; leave it "
                 "out, or train with --word-checkpoints"
             )
         checkpoints = {MAIN: which} | {name.replace("words_", "chck_"): name for name in by_words}
+
+    def write(folder: Path) -> dict[str, Any]:
+        return {name: _export_one(info, folder / name, which, config) for name, which in checkpoints.items()}
+
+    if config.dry_run:
+        from student.push import planned  # noqa: PLC0415 - as above
+
+        with tempfile.TemporaryDirectory() as temporary:
+            write(Path(temporary))
+            branches = planned(_branches(Path(temporary), checkpoints))
+        return {"would push to": config.push, "branches": branches, "sent": "nothing"}
     with new_folder(out) as partial:
-        summaries = {folder: _export_one(info, partial / folder, name) for folder, name in checkpoints.items()}
-    return {"exported": str(out), **(summaries if all_checkpoints else summaries["."])}
+        summaries = write(partial)
+    summary = {"exported": str(out), **(summaries if all_checkpoints else summaries["."])}
+    if "." in (name := (config.push or out.name).rpartition("/")[2]):
+        summary["name"] = f"BabyLM's pipeline cuts {name} to {Path(name).stem}: better a name without dots"
+    if not config.push:
+        return summary
+    from student.push import push  # noqa: PLC0415 - as above
+
+    return summary | {"pushed": push(_branches(out, checkpoints), config.push, private=config.private)}
+
+
+def _branches(out: Path, checkpoints: Mapping[str, Which]) -> dict[str, Path]:
+    """Return the folder of each branch. A single checkpoint is the branch main."""
+    return {MAIN if folder == "." else folder: out / folder for folder in checkpoints}
 
 
 def _check_finished(run: Path) -> None:
@@ -82,7 +123,7 @@ def _check_finished(run: Path) -> None:
         )
 
 
-def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
+def _export_one(run: RunInfo, folder: Path, which: Which, about: ExportConfig) -> dict[str, Any]:
     model, _ = load_student(run.path, torch.device("cpu"), which)
     tokenizer = Tokenizer.load(run.tokenizer_path)
     num_trained = num_trained_positions(run, which)
@@ -104,7 +145,15 @@ def _export_one(run: RunInfo, folder: Path, which: Which) -> dict[str, Any]:
     # transformers 4 refuses a file without "format".
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     num_parameters, num_positions = sum(tensor.numel() for tensor in tensors.values()), model.config.max_length
-    card = model_card(run, which, tokenizer, weights=weights, num_parameters=num_parameters, num_trained=num_trained)
+    card = model_card(
+        run,
+        which,
+        tokenizer,
+        weights=weights,
+        num_parameters=num_parameters,
+        num_trained=num_trained,
+        config=about,
+    )
     files = {
         "config.json": _json(config),
         "generation_config.json": _json(special_ids),

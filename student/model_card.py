@@ -13,12 +13,16 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.word_budget import budget_for_people, from_json
 from pipeline.evaluation.perplexity import FLOOR
 from pipeline.evaluation.results import RunResults, load_results
+from pipeline.runtime.json_files import read_json_lines
 from pipeline.runtime.run_directory import RunInfo, Which, dump_summaries
 from pipeline.runtime.run_history import read_history
+from pipeline.runtime.train_config import num_words_of
 from storage.dump.schema import cross_fitted, num_folds, teacher_names
 from storage.fingerprints import sha256_bytes, sha256_file
+from student.student_config import ExportConfig
 from student.student_run import student_config
 
 SETTINGS: Final = (
@@ -46,7 +50,14 @@ _CONDITIONS: Final = {
 
 
 def model_card(
-    run: RunInfo, which: Which, tokenizer: Tokenizer, *, weights: bytes, num_parameters: int, num_trained: int | None
+    run: RunInfo,
+    which: Which,
+    tokenizer: Tokenizer,
+    *,
+    weights: bytes,
+    num_parameters: int,
+    num_trained: int | None,
+    config: ExportConfig,
 ) -> str:
     """Return the text of ``README.md``.
 
@@ -57,6 +68,7 @@ def model_card(
         weights: The bytes of the exported ``model.safetensors``.
         num_parameters: Number of parameters. Tied parameters count once.
         num_trained: Number of trained positions; see ``student.student_run.num_trained_positions``.
+        config: Licence, language and datasets.
 
     Raises:
         InputError: If a result of the run is damaged.
@@ -65,6 +77,7 @@ def model_card(
     digest = sha256_file(run.checkpoint(which))
     results = load_results(run.path, weights_sha256=digest)
     distilled = run.dump is not None
+    trained_on = from_json(run.trained_on, of=run.kind, name=run.path.name, where=str(run.path / "run.json"))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # noqa: S701 - Markdown; ``plain`` removes everything that could be markup
@@ -77,6 +90,7 @@ def model_card(
     return environment.get_template("model_card.md.j2").render(
         name=run.path.absolute().name,
         which=which,
+        about=config,
         distilled=distilled,
         sizes=student_config(run),
         num_parameters=num_parameters,
@@ -89,6 +103,9 @@ def model_card(
             "model.safetensors": sha256_bytes(weights),
             **{{"manifest": "manifest of the dump"}.get(name, name): of for name, of in run.fingerprints.items()},
         },
+        words=budget_for_people(trained_on),
+        words_seen=_words_seen(run.path, which),
+        sources={name: licence for text in trained_on for name, licence in text.sources.items()},
         dumps=[list(_of_dump(dump)) for dump in dump_summaries(run.dump)],
         init=run.init,
         truncated=described.get("truncated") or {},
@@ -108,6 +125,18 @@ def model_card(
         git=described.get("git"),
         command=described.get("command") or "not recorded",
     )
+
+
+def _words_seen(run: Path, which: Which) -> str:
+    """Return how many words the training had read when it saved a checkpoint. Every pass over a word counts."""
+    if threshold := num_words_of(which):
+        return f"{threshold:,}, up to the end of the step that reached them"
+    rows = [row for _, row in read_json_lines(run / "metrics.jsonl", remedy="restore the file")]
+    steps = [row for row in rows if "words" in row and (which == "last" or row.get("split") == "dev")]
+    if not steps:
+        return "not known"
+    row = steps[-1] if which == "last" else min(steps, key=lambda row: float(row.get("cross_entropy", row["loss"])))
+    return f"{int(row['words']):,}"
 
 
 def plain(value: object) -> str:
@@ -162,12 +191,21 @@ def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
             for normaliser in ("per_token", "per_word", "bits_per_byte"):
                 label = f"{normaliser.replace('_', ' ')}, {name}"
                 yield f"perplexity: {perplexity.subject}", label, getattr(figure, normaliser)
+    yield from _babylm_figures(results)
     for surprisal in results.surprisals:
         yield f"surprisal: {surprisal.subject}", "bits per word", surprisal.figures.bits_per_word
     for suites in results.suites:
         figures = suites.figures
         evaluation = f"syntaxgym: {suites.subject}, {suites.convention}"
         yield evaluation, f"accuracy, mean over suites{_ties(figures.overall.num_ties)}", figures.mean_of_suites
+
+
+def _babylm_figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
+    for babylm in results.babylm:
+        for task, figures in babylm.figures.get("tasks", {}).items():
+            for label in ("score", "eye_tracking", "self_paced_reading"):
+                if isinstance(figures.get(label), float):
+                    yield f"babylm: {task}, {babylm.convention}", label.replace("_", " "), figures[label]
 
 
 def _ties(num_ties: int) -> str:

@@ -145,6 +145,29 @@ class StudentTrainConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """What ``export`` writes into the model card, and where it sends the folders."""
+
+    licence: str = "unknown"
+    """The model's licence for the model card, as the Hugging Face hub names it, for example cc-by-4.0."""
+    language: str = "en"
+    """The language of the text for the model card, as the hub names it."""
+    hub_datasets: tuple[str, ...] = ()
+    """Datasets of the hub that the text comes from, for the model card."""
+    push: str = ""
+    """Also send the export to this repository of the hub, OWNER/NAME: the checkpoint to the branch main, and each word
+    checkpoint to a branch chck_1M and so on."""
+    private: bool = False
+    """Make a new repository private."""
+    dry_run: bool = False
+    """With --push: show what would be sent. Nothing is sent, and OUT is not written."""
+
+    def __post_init__(self) -> None:
+        if self.dry_run and not self.push:
+            raise ConfigError("export: --dry-run without --push, expected a repository; give --push OWNER/NAME")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudentCommandConfig(ResumeConfig):
     """How ``train-student`` starts."""
 

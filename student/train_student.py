@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
+from pipeline.corpus.text.word_budget import PARSER, from_json, renamed, to_json
+from pipeline.dumping.dump_description import trained_on_of_dump
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, device_model, joined
 from pipeline.runtime.run_directory import RunDescription, load_weights, open_run
@@ -213,6 +215,9 @@ def train_student(
             dumps, training = [], dataclasses.replace(training, targets="none")
         fingerprints, targets = dict(dataset.fingerprints), None
         readers = [DumpReader(each) for each in dumps]
+        # A student reads no trees, so a parser counts only if a teacher used it.
+        trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
+        trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
         if readers:
             options_of_targets: TargetOptions = {
                 "tokenizer_sha256": tokenizer.sha256,
@@ -231,6 +236,9 @@ def train_student(
             sha256, num_initial_positions = load_initial_weights(model, init, dataset)
             fingerprints["initial weights"] = sha256
             about_init = {"run": str(init), "sha256": sha256}
+            trained_on += from_json(
+                open_run(init).trained_on, of="student", name=init.name, where=str(init / "run.json")
+            )
         model = model.to(device)
         if training.compile:
             compile_transformer(model, device)
@@ -241,6 +249,7 @@ def train_student(
             model={"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id},
             fingerprints=fingerprints,
             tokenizer=dataset.tokenizer_path,
+            trained_on=to_json(trained_on),
             dump=_about_dumps(readers, weights),
             init=about_init,
             truncated={

@@ -102,7 +102,9 @@ def sample_trees(
                 "device": device_model(where),
                 "versions": versions(),
             }
-            output.record.write(json.dumps({**summary, "made_from": made_from}, indent=2) + "\n")
+            output.record.write(
+                json.dumps({**summary, "made_from": made_from, "words": {"teacher": run.trained_on}}, indent=2) + "\n"
+            )
         elapsed_s = time.monotonic() - start
         speed = {"elapsed_s": elapsed_s, "sentences_per_s": config.num_sentences / elapsed_s}
         return {"trees": str(beside(out_stem, ".mrg")), **summary, **speed}

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.corpus.dataset.folds import without_fold
+from pipeline.corpus.text.word_budget import renamed, to_json
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, available_bytes, joined
 from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights, open_run
@@ -124,6 +125,7 @@ def train_teacher(
             model=described,
             fingerprints=dataset.fingerprints,
             tokenizer=dataset.tokenizer_path,
+            trained_on=to_json(renamed(dataset.trained_on, "teacher")),
         )
         with training_run(out, run, resume=resume, device=device, world=world):
             return train(task, training, run=out, world=world)

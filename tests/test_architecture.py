@@ -145,12 +145,15 @@ IMPORTS_AN_EXTRA = {f"pipeline/dumping/{name}.py" for name in ("causal_lm_source
 def test_only_some_modules_import_what_the_core_does_not_install() -> None:
     from pipeline.runtime.click_options import EXTRAS
 
+    # student/export.py imports push inside the functions that need it.
+    allowed = {ROOT / "student/push.py": {"huggingface_hub"}}
     for package in ALLOWED:
         for file in (ROOT / package).rglob("*.py"):
             found = imported_packages(file) & {*EXTRAS, "transformers", "torch_struct"}
             if file.relative_to(ROOT).as_posix() in IMPORTS_AN_EXTRA:
                 tops = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import)]
                 found &= {alias.name for node in tops for alias in node.names}
+            found -= allowed.get(file, set())
             assert not found or file.is_relative_to(ROOT / "pipeline" / "parsing"), f"{file} imports {found}"
 
 

@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from pipeline.corpus.text.word_budget import TrainingText, from_json, not_known
 from pipeline.runtime.display import size
 from pipeline.runtime.progress import Progress
 from storage.dump.manifest import Manifest
 from storage.dump.reader import inspect_dump, verify_dump
 from storage.dump.schema import cross_fitted
+from storage.folder import Folder
 from storage.locations import Location, Place, as_folder
 
 _DISTRIBUTIONS = {
@@ -47,6 +49,15 @@ def verify_dump_files(place: Place) -> dict[str, Any]:
     with Progress("verify", total=statistics.size_bytes if statistics else None, unit="B") as progress:
         summary = verify_dump(place, progress.update)
     return {"kind": "dump", "verified": True, **summary.to_json()}
+
+
+def trained_on_of_dump(folder: Folder) -> list[TrainingText]:
+    """Return what the teachers of a dump were trained on, from the history next to the dump."""
+    recorded = [event["trained_on"] for event in history_events(folder.history()) if "trained_on" in event]
+    note = "no record in the history next to the dump"
+    if not recorded:
+        return [not_known("teacher", "of the dump", note=note)]
+    return from_json(recorded[-1], of="teacher", name="of the dump", where=f"{folder}.history.jsonl")
 
 
 def history_events(history: bytes) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ from storage.dump.layout import sentences_of_range
 from storage.dump.positions import Positions
 from storage.dump.schema import DumpSchema, teacher_names
 from storage.dump.writer import DumpWriter
+from storage.fingerprints import Json
 from storage.locations import Location, as_folder
 from storage.ragged import concatenated_ranges
 
@@ -72,6 +73,8 @@ class DumpJob:
     """Where to compute. The dump records the device's model name, because the device can change bits."""
     search: Mapping[str, int | str] = field(default_factory=dict)
     """Sizes of the beam search under the condition ``beam``, or the version of a library. The dump records them."""
+    trained_on: Sequence[Json] = ()
+    """The texts that the models were trained on, as ``word_budget`` records them. The dump's history has them."""
 
     @functools.cached_property
     def split(self) -> Split:
@@ -131,7 +134,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
         opened = functools.partial(DumpWriter.open, as_folder(out), schema, job.split.position_offsets)
         main_writer = world.on_main(lambda: stack.enter_context(opened(main=True)))
         if main_writer is not None:
-            main_writer.log(_event("begin", world))
+            main_writer.log({**_event("begin", world), "trained_on": list(job.trained_on)})
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
         # The counter of claimed shards gets a random name, so that it does not continue that of an earlier dump.

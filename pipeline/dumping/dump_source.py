@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
+from pipeline.corpus.text.word_budget import PARSER, from_json, not_known, to_json
 from pipeline.dumping.cross_fitting import in_order_of_folds
 from pipeline.dumping.dump_config import Condition, DumpConfig
 from pipeline.dumping.dump_description import verify_dump_files
@@ -24,7 +25,7 @@ from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import RunInfo, Which, weights_sha256
 from storage.dump.dump_statistics import DumpSummary
 from storage.errors import ConfigError, RunError
-from storage.fingerprints import canonical_json, sha256_bytes
+from storage.fingerprints import Json, canonical_json, sha256_bytes
 from storage.locations import Location, Place
 
 ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int | str]]
@@ -152,7 +153,32 @@ def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, de
             raise RunError(f"{source.path}: its best checkpoint was replaced while it was read. Run the command again")
         models.append(model)
         teachers.append(fingerprint)
-    return DumpJob(models=models, dataset=dataset, config=config, teachers=teachers, device=device, search=search)
+    return DumpJob(
+        models=models,
+        dataset=dataset,
+        config=config,
+        teachers=teachers,
+        device=device,
+        search=search,
+        trained_on=_trained_on(dataset, sources, config),
+    )
+
+
+def _trained_on(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig) -> list[Json]:
+    """Return what the sources were trained on, and the parser of the trees that the distributions are given."""
+    texts = [
+        text
+        for source in sources
+        if source.run is not None
+        for text in from_json(source.run.trained_on, of=source.run.kind, name=source.path.name, where=str(source.path))
+    ]
+    texts += [
+        not_known("teacher", source.path.name)
+        for source in sources
+        if source.run is None and source.kind != "a sample corpus"  # a hand-written grammar was trained on nothing
+    ]
+    given_trees = [text for text in dataset.trained_on if text.of == PARSER and config.condition == "tree"]
+    return to_json([*texts, *given_trees])
 
 
 def _check_condition(sources: Sequence[DumpSource], condition: Condition) -> None:

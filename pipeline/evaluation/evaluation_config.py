@@ -62,6 +62,20 @@ class MinimalPairConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BabylmConfig:
+    """How ``evaluate babylm`` scores, and where it writes the predictions."""
+
+    rules: Literal["2026", "2025"] = "2026"
+    """Which year's pipeline defines the items of EWoK and entity tracking, and the answers in the predictions."""
+    out: Path | None = None
+    """Write the files of predictions below this folder, where BabyLM's collate_preds.py looks for them."""
+    name: str = ""
+    """The model's name in these paths. Without it, the name of its folder up to the last dot."""
+    revision: str = ""
+    """The revision in these paths. Without it, main, or chck_1M and so on for a word checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SyntaxGymConfig:
     """How ``evaluate syntaxgym`` joins regions into a sentence."""
 

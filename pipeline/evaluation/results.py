@@ -1,6 +1,7 @@
 """Write and read the results of evaluations.
 
-An evaluation of MODEL, a run directory or a folder in Hugging Face's format, writes two files to ``MODEL/results``:
+An evaluation of MODEL writes two files, to ``MODEL/results`` for a run directory, and to ``MODEL-results`` for a folder
+in Hugging Face's format, so that nothing is added to a folder that is sent to the hub:
 
     NAME.json     the result: figures, settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
@@ -28,7 +29,7 @@ from pipeline.evaluation.perplexity import DISTRIBUTIONS, PerplexityFigure
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures
 from pipeline.runtime.json_files import is_number, number, read_json_lines, string, whole_number
-from pipeline.runtime.run_directory import checkpoint_path, command_line, versions
+from pipeline.runtime.run_directory import checkpoint_path, command_line, results_folder, versions
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import InputError, RunError
 from storage.files import write_atomically, written_whole
@@ -41,10 +42,11 @@ SURPRISAL: Final = "surprisal"
 PARSES: Final = "parses"
 SYNTAXGYM: Final = "syntaxgym"
 MIXTURE: Final = "mixture"
+BABYLM: Final = "babylm"
 
 DATA: Final = {
     PERPLEXITY: "split", MINIMAL_PAIRS: "pairs", SYNTAXGYM: "suites", SURPRISAL: "text", PARSES: "trees",
-    MIXTURE: "split",
+    MIXTURE: "split", BABYLM: "data",
 }  # fmt: skip
 """The fingerprint of the data of each kind of evaluation. Its first digits are part of the file name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -61,7 +63,7 @@ class Result:
     """The content of a result file. Its figures and settings are not checked yet."""
 
     kind: str
-    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym`` or ``mixture``."""
+    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``."""
     subject: str
     """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
     figures: Any
@@ -120,7 +122,7 @@ def record(
 
 def _name_parts(which: str, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:
     """Return what the name of a result says about its checkpoint, its model and its convention."""
-    joining = settings.get("joining", "text")
+    joining, rules = settings.get("joining", "text"), settings.get("rules", "2026")
     digests = {name: settings.get(f"{name} sha256") for name in ("spans", "context")}
     digests["teacher"] = fingerprints.get("teacher")
     parts = [
@@ -129,6 +131,7 @@ def _name_parts(which: str, settings: Mapping[str, Any], fingerprints: Mapping[s
         "space" if settings.get("prefix") == "space" else "",
         "eos" if settings.get("eos") else "",
         joining if joining != "text" else "",
+        rules if rules != "2026" else "",
         _file_name_part(settings.get("column", "")),
         _file_name_part(settings.get("region", "")),
         *(f"{name}{digest[:8]}" for name, digest in digests.items() if digest),
@@ -143,7 +146,7 @@ def _file_name_part(text: str) -> str:
 
 
 def write_result(model: Path, name: str, result: Result) -> Path:
-    """Write ``MODEL/results/NAME.json`` atomically and return its path. An earlier file of that name is replaced.
+    """Write ``NAME.json`` into the folder of results atomically and return its path. It replaces a file of that name.
 
     Raises:
         RunError: If ``model`` is neither a run nor an exported folder.
@@ -157,7 +160,7 @@ def write_result(model: Path, name: str, result: Result) -> Path:
 
 
 def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write ``MODEL/results/NAME.jsonl``, one JSON object per line, and return its path.
+    """Write ``NAME.jsonl`` into the folder of results, one JSON object per line, and return its path.
 
     The file appears under its name only when all rows are written.
 
@@ -179,7 +182,7 @@ def read_results(run: Path) -> dict[str, Result]:
     Raises:
         InputError: If ``write_result`` cannot have written one of the files.
     """
-    return {path.stem: _read(path) for path in sorted((run / "results").glob("*.json"))}
+    return {path.stem: _read(path) for path in sorted(results_folder(run).glob("*.json"))}
 
 
 class SplitKey(NamedTuple):
@@ -302,6 +305,7 @@ class RunResults:
     surprisals: list[LoadedResult[SurprisalFigure]] = field(default_factory=list)
     parses: list[LoadedResult[Mapping[str, Any]]] = field(default_factory=list)
     mixtures: list[LoadedResult[MixtureFigures]] = field(default_factory=list)
+    babylm: list[LoadedResult[Mapping[str, Any]]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -389,6 +393,8 @@ def _load(loaded: RunResults, path: Path, result: Result) -> None:
         loaded.surprisals.append(LoadedResult(**common, figures=SurprisalFigure.from_json(figures, where=where)))
     elif result.kind == MIXTURE:
         loaded.mixtures.append(LoadedResult(**common, figures=MixtureFigures.from_json(figures, where=where)))
+    elif result.kind == BABYLM:
+        loaded.babylm.append(LoadedResult(**common, figures=figures))
     else:
         loaded.parses.append(LoadedResult(**common, figures=figures))
 
@@ -412,6 +418,8 @@ def _convention(path: Path, result: Result) -> str:
     elif result.kind == SYNTAXGYM:
         joining = setting("joining", str)
         parts = [f"regions joined as {'running text' if joining == 'text' else joining}"]
+    elif result.kind == BABYLM:
+        parts = [f"by the rules of {setting('rules', str)}"]
     scored_by = [setting("distribution", str)] if "distribution" in result.settings else []
     if {"beam", "word_beam"} & result.settings.keys():
         scored_by += [f"beam {setting('beam', int)}", f"word beam {setting('word_beam', int)}"]
@@ -451,7 +459,7 @@ def _path_of(model: Path, name: str, suffix: str) -> Path:
         )
     if not _NAME.fullmatch(name):
         raise InputError(f"result name {name!r}: expected letters, digits and ._- only; choose another")
-    folder = model / "results"
+    folder = results_folder(model)
     folder.mkdir(exist_ok=True)
     return folder / f"{name}{suffix}"
 

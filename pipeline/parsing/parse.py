@@ -32,6 +32,7 @@ from pipeline.corpus.text.documents import (
     write_document_table,
 )
 from pipeline.corpus.text.text_files import check_replaces_no_input
+from pipeline.corpus.text.word_budget import PARSER, count_words, parser_not_known, read_record, to_json
 from pipeline.corpus.trees.trees import shortened
 from pipeline.parsing.parse_config import ParseConfig
 from pipeline.parsing.sentence_parser import SentenceParser, fingerprint, versions
@@ -97,7 +98,7 @@ def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> d
                     _parse_by_ranks(_ShardParser(store, config, own_device), todo, world, progress)
             world.barrier()
             elapsed_s = time.monotonic() - start
-            summary = world.on_main(lambda: _finish(store, shards, out_stem, config.on_failure))
+            summary = world.on_main(lambda: _finish(store, shards, out_stem, texts, config))
         if summary is None:
             return None
         store.remove()
@@ -224,9 +225,26 @@ def _parse_by_workers(store: TextShards, shards: Sequence[TextShard], config: Pa
         pool.shutdown(cancel_futures=True)
 
 
-def _finish(store: TextShards, shards: Sequence[TextShard], out_stem: Path, on_failure: str) -> dict[str, Json]:
+def _words(texts: Sequence[Path], config: ParseConfig, depends_on: dict[str, Any]) -> dict[str, Json]:
+    """Return the number of words of each text by its sha256, and what the parser was trained on."""
+    files = input_files(texts, is_raw=True) if config.source else texts
+    model = depends_on["model"]
+    of_model = [] if config.flat else read_record(Path(config.model), ".json", of=PARSER, sha256=model)
+    if [text.num_words for text in of_model] == [None]:
+        of_model = [parser_not_known(config.model, sha256=model)]
+    return {
+        "files": {depends_on["texts"][str(file)]: count_words(file) for file in files},
+        PARSER: to_json(of_model),
+    }
+
+
+def _finish(
+    store: TextShards, shards: Sequence[TextShard], out_stem: Path, texts: Sequence[Path], config: ParseConfig
+) -> dict[str, Json]:
     """Join the shards into the files of OUT and return the summary."""
+    on_failure = config.on_failure
     description = store.description() or {}
+    words = _words(texts, config, description["depends_on"])
     optional = [
         suffix
         for suffix in (DOCS_SUFFIX, SPEAKERS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX)
@@ -272,7 +290,7 @@ def _finish(store: TextShards, shards: Sequence[TextShard], out_stem: Path, on_f
             "failures": dict(sorted(reasons.items())),
             "on_failure": on_failure,
         }
-        about = {**summary, "text": description["gathered"], "made_from": description["depends_on"]}
+        about = {**summary, "text": description["gathered"], "made_from": description["depends_on"], "words": words}
         out[PARSE_RECORD_SUFFIX].write(json.dumps(about, indent=2) + "\n")
     return {"trees": str(beside(out_stem, ".mrg")), "text": description["gathered"], **summary}
 

@@ -19,6 +19,7 @@ import torch
 from benepar import char_lstm, decode_chart, nkutil, parse_chart
 
 from pipeline.corpus.text.text_files import OnError, check_replaces_no_input
+from pipeline.corpus.text.word_budget import PARSER, TrainingText, record_of_file
 from pipeline.corpus.trees.bracket_scores import ParseFigure, score_parses
 from pipeline.corpus.trees.dialects import read_plain_trees
 from pipeline.corpus.trees.evalb import EvalbFigure, GoldAndPredicted, score_by_evalb
@@ -91,9 +92,8 @@ def train_parser(
     if out.exists():
         raise StoreError(f"{out}: already exists; remove it, or give another --out")
     dropped: Counter[str] = Counter()
-    examples = [
-        example for path in trees for example in read_examples(path, on_error, dropped, max_words=config.max_words)
-    ]
+    by_file = {path: list(read_examples(path, on_error, dropped, max_words=config.max_words)) for path in trees}
+    examples = [example for found in by_file.values() for example in found]
     dropped_of_dev: dict[str, Counter[str]] = {str(path): Counter() for path in dev}
     sets = {
         name: list(read_examples(Path(name), on_error, counts, max_words=PARSER_POSITIONS - 2))
@@ -154,6 +154,7 @@ def train_parser(
     kept = about | {
         "configuration": to_json(config),
         "trees": {str(path): sha256_file(path) for path in trees},
+        "trained_on": [_record(path, found).to_json() for path, found in by_file.items()],
         "dev": {
             name: {"sha256": sha256_file(Path(name)), **figure.to_json(), "evalb": evalb[name].to_json()}
             for name, figure in best_figures.items()
@@ -161,6 +162,22 @@ def train_parser(
     }
     write_atomically(beside(out, ".json"), (json.dumps(kept, indent=2) + "\n").encode())
     return about
+
+
+def _record(path: Path, examples: Sequence[Example]) -> TrainingText:
+    """Return the record of a file of trees: the words of its text, or else the number of leaves.
+
+    Leaves are words, parts of words such as "n't", and punctuation, so they are more than the words of a text.
+    """
+    name = path.name.removesuffix(".gz").removesuffix(".mrg")
+    for text in (path.with_name(name + end) for end in (".txt", ".txt.gz")):
+        if path.name != name and text.is_file():
+            return record_of_file(text, PARSER)
+    num_leaves, digest = sum(len(example.words) for example in examples), sha256_file(path)
+    note = "leaves of the trees, punctuation included, because there is no text next to them"
+    return TrainingText(
+        of=PARSER, name=path.name, num_words=num_leaves, part=digest, files={digest: num_leaves}, note=note
+    )
 
 
 def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_words: int) -> Iterator[Example]:

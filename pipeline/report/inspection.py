@@ -1,10 +1,21 @@
 """Inspect and verify what is at a path: a dataset, dump, run or tokenizer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.corpus.dataset.dataset_store import describe_dataset, load_dataset
 from pipeline.corpus.dataset.split_statistics import FIGURES
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.word_budget import (
+    RECORD_SUFFIX,
+    TOKENIZER,
+    TrainingText,
+    budget,
+    budget_for_people,
+    from_json,
+    read_record,
+    to_json,
+)
 from pipeline.dumping.dump_description import describe_dump, dump_for_people, verify_dump_files
 from pipeline.evaluation.results import read_results
 from pipeline.report.tables import plural
@@ -33,6 +44,7 @@ def inspect_path(path: Place) -> dict[str, Any]:
             "vocab_size": tokenizer.vocab_size,
             **{name: tokenizer.token(i) for name, i in specials.items()},
             "sha256": tokenizer.sha256,
+            "words": _words(read_record(local_path(path), RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256)),
         }
     path = local_path(path)
     run = open_run(path)
@@ -40,18 +52,31 @@ def inspect_path(path: Place) -> dict[str, Any]:
         "kind": run.kind,
         "configuration": run.configuration,
         "fingerprints": run.fingerprints,
+        "words": _words(from_json(run.trained_on, of=run.kind, name=path.name, where=str(path / "run.json"))),
         "dump": run.dump,
         **({"init": run.init} if run.init is not None else {}),
         "results": sorted(read_results(path)),
     }
 
 
+def _words(texts: list[TrainingText]) -> dict[str, Any]:
+    return {"trained_on": to_json(texts), **budget(texts).to_json()}
+
+
 def for_people(about: dict[str, Any]) -> dict[str, Any]:
     """Return the result of ``inspect_path`` for people: explained names for a dump, no histograms for a dataset."""
     if about["kind"] == "dataset":
         splits = {name: _split_for_people(split) for name, split in about["splits"].items()}
-        return {**about, "labels": " ".join(about["labels"]), "splits": splits}
-    return dump_for_people(about) if about["kind"] == "dump" else about
+        words = _words_for_people(about["trained_on"])
+        shown = {name: value for name, value in about.items() if name != "trained_on"}
+        return {**shown, "labels": " ".join(about["labels"]), "words of training": words, "splits": splits}
+    if about["kind"] == "dump":
+        return dump_for_people(about)
+    return {**about, "words": _words_for_people(about["words"]["trained_on"])}
+
+
+def _words_for_people(trained_on: list[Mapping[str, Any]]) -> dict[str, str]:
+    return budget_for_people([TrainingText.from_json(text, where="inspect") for text in trained_on])
 
 
 def _split_for_people(split: dict[str, Any]) -> dict[str, Any]:

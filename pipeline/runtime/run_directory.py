@@ -22,7 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from pipeline.runtime.train_config import num_words_of
 from storage.errors import FingerprintMismatchError, RunError
-from storage.files import make_directory, write_atomically
+from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import canonical_json, sha256_arrays, sha256_bytes, sha256_file
 
 RUN_FORMAT_VERSION = 1
@@ -65,6 +65,9 @@ class RunInfo:
     """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
     dump: dict[str, Any] | None
     """Summary of the dump from which a student learned, or of several; see ``dump_summaries``."""
+    trained_on: list[Any] | None = None
+    """The texts that the model and everything that it was made from were trained on, as ``word_budget`` records them;
+    None for a run of an older version."""
     init: dict[str, Any] | None = None
     """The run from whose weights a student started."""
     weights_sha256: str | None = None
@@ -111,6 +114,8 @@ class RunDescription:
     fingerprints: Mapping[str, str]
     tokenizer: Path
     """The tokenizer file to copy into the run."""
+    trained_on: Sequence[Any] | None = None
+    """As ``RunInfo.trained_on``."""
     dump: Mapping[str, Any] | None = None
     init: Mapping[str, Any] | None = None
     truncated: Mapping[str, Any] | None = None
@@ -132,6 +137,7 @@ def describe_run(path: Path, run: RunDescription) -> None:
         "configuration": run.configuration,
         "model": run.model,
         "fingerprints": run.fingerprints,
+        "trained_on": run.trained_on,
         "dump": run.dump,
         "init": run.init,
         "truncated": run.truncated or None,
@@ -166,7 +172,7 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
     wrong = [name for name, expected in types.items() if not isinstance(described.get(name), expected)]
     if wrong or "tokenizer" not in described["fingerprints"]:
         raise RunError(f"{path / 'run.json'}: missing or damaged: {', '.join(wrong) or 'fingerprints'}. {remedy}")
-    made_of = {name: described.get(name) for name in ("dump", "init")}
+    made_of = {name: described.get(name) for name in ("dump", "init", "trained_on")}
     info = RunInfo(path=path, **made_of, **{name: described[name] for name in types})
     tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
     expected = info.fingerprints["tokenizer"]
@@ -204,6 +210,16 @@ def _digest_of_description(described: Mapping[str, Any]) -> str:
 def is_exported(path: Path) -> bool:
     """Return whether ``path`` is a folder in Hugging Face's format, and not a run."""
     return (path / "config.json").is_file() and not (path / "run.json").is_file()
+
+
+def results_folder(model: Path) -> Path:
+    """Return the folder of the results of a run, RUN/results, or of an exported folder, FOLDER-results.
+
+    The results of an exported folder are next to it, because everything in the folder is meant for the hub.
+    """
+    if not is_exported(model):
+        return model / "results"
+    return beside(model if model.name not in {"", ".."} else model.resolve(), "-results")
 
 
 def checkpoint_path(run: Path, which: Which) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.corpus.dataset.dataset_store import Dataset
-from pipeline.runtime.run_directory import RunInfo, Which
+from pipeline.runtime.run_directory import RunInfo, Which, results_folder
 from storage.errors import FingerprintMismatchError, StoreError
 from storage.files import make_directory
 
@@ -16,7 +16,7 @@ class ModelFiles:
     """The model files that a result names, and the folder that the result is written to."""
 
     path: Path
-    """A run directory or an exported folder. Results go into its ``results`` folder."""
+    """A run directory or an exported folder. `results_folder` says where its results go."""
     loaded: str | None
     """The sha256 of the weight file that was loaded. None if no weights were loaded."""
     tokenizer_sha256: str
@@ -36,7 +36,7 @@ class ModelFiles:
         Raises:
             StoreError: If the folder cannot be created or written to.
         """
-        folder = self.path / "results"
+        folder = results_folder(self.path)
         make_directory(folder)
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise StoreError(

@@ -44,3 +44,10 @@ def test_from_a_folder_of_raw_text_to_a_trained_teacher(tmp_path: Path) -> None:
     sizes = ["--embed-dim", 24, "--hidden-dim", 32, "--max-steps", 5, "--batch-tokens", 1024, "--threads", 1]
     run_cli("train-teacher", "--data", data, "--out", tmp_path / "teacher", *sizes)
     assert (tmp_path / "teacher/checkpoints/best").exists()
+    # Tokenizer and teacher read the text that was parsed, and the parser read other trees.
+    words = json.loads(run_cli("inspect", tmp_path / "teacher", "--json").stdout)["words"]
+    assert [text["of"] for text in words["trained_on"]] == ["teacher", "tokenizer", "parser"]
+    both = (tmp_path / "text/train.txt", tmp_path / "corpus/train.txt")
+    assert words["num_words"] == sum(len(file.read_text().split()) for file in both)
+    assert words["not_known"] == []
+    assert "all together, each text once" in run_cli("inspect", tmp_path / "teacher").stdout

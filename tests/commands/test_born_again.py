@@ -1,5 +1,7 @@
 """Test dumps of a student: they hold what it computes, and a student with the same weights has nothing to learn."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from click.testing import CliRunner
 
 import cli
 from pipeline.corpus.dataset.dataset_store import load_dataset
+from pipeline.corpus.text.word_budget import budget, from_json
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_source import dump_run, plan_run
 from pipeline.dumping.grouped_by_length import MOST_PADDING, GroupedByLength, _groups
+from pipeline.runtime.run_directory import open_run
 from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
 from student.model import Student
@@ -21,6 +25,9 @@ from student.student_commands import StudentSource, verify_recomputing
 from student.student_config import StudentConfig, StudentTrainConfig
 from student.student_run import load_student
 from student.train_student import train_student
+from teacher.teacher_commands import dump_source
+from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
+from teacher.train_teacher import train_teacher
 from tests.processes import edit_run, kill_when, metrics, start_cli, store_digest
 
 SIZES = {"embed_dim": 32, "num_blocks": 2, "num_heads": 2}
@@ -178,3 +185,37 @@ def test_grouping_by_length_pads_little_and_changes_no_state():
     with torch.no_grad():
         expected = model.states(model.prepare(tokens, None))
         torch.testing.assert_close(grouped.states(grouped.prepare(tokens, None)), expected, rtol=0, atol=1e-5)
+
+
+def test_a_student_counts_the_words_of_its_dump_and_a_parser_only_if_its_teacher_read_trees(
+    small_world: Path, dump: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "dataset"
+    shutil.copytree(small_world / "dataset", data)
+    parser = {"of": "parser", "name": "p", "num_words": 7, "part": "p", "files": {"p": 7}, "sources": {}, "note": ""}
+    record = [*json.loads((data / "words.json").read_bytes()), parser]
+    (data / "words.json").write_text(json.dumps(record))
+    once = StudentTrainConfig(**SHORT, max_steps=1)
+    train_student(data, None, tmp_path / "baseline", SIZES, once)
+    sizes, training = TeacherConfig(embed_dim=8, hidden_dim=8), TeacherTrainConfig(**SHORT, max_steps=1)
+    train_teacher(data, tmp_path / "teacher", sizes, training)
+    given_trees = dataclasses.replace(CONFIG, condition="tree")
+    dump_run(data, [dump_source(tmp_path / "teacher", beam={})], tmp_path / "dump", given_trees)
+    train_student(data, tmp_path / "dump", tmp_path / "distilled", SIZES, once)
+    train_student(small_world / "dataset", dump, tmp_path / "born-again", SIZES, once)
+    num_words = load_dataset(data).split("train").num_words.sum()
+    found = {}
+    for name in ("baseline", "teacher", "distilled", "born-again"):
+        texts = from_json(open_run(tmp_path / name).trained_on, of="", name="", where="")
+        found[name] = ([text.of for text in texts], budget(texts).num_words)
+    assert found == {
+        "baseline": (["student", "tokenizer"], num_words),
+        "teacher": (["teacher", "tokenizer", "parser"], num_words + 7),
+        "distilled": (["student", "tokenizer", "teacher", "parser"], num_words + 7),
+        "born-again": (["student", "tokenizer"], num_words),
+    }
+    # Without its history, nobody knows what the teacher of the dump read.
+    (tmp_path / "dump.history.jsonl").unlink()
+    train_student(data, tmp_path / "dump", tmp_path / "copied", SIZES, once)
+    texts = from_json(open_run(tmp_path / "copied").trained_on, of="", name="", where="")
+    assert budget(texts).not_known == ("teacher (of the dump)",)

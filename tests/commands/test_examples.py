@@ -119,7 +119,7 @@ def test_an_array_task_is_one_run_and_is_requeued_if_it_was_stopped(
     python = noting(tmp_path, f"exit {status}")
     _, err = ended("sweep.sbatch", *SIZES, status=status, PYTHON=python, **slurm(tmp_path) | lists)
     [call] = calls(tmp_path)
-    assert "out/alpha0.5-temperature1-seed2" in call
+    assert "out/alpha0p5-temperature1-seed2" in call
     assert "this array ends at 3" in err
     notes = tmp_path / "notes"
     assert (notes.read_text() if notes.exists() else None) == noted

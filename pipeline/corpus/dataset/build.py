@@ -28,8 +28,9 @@ from pipeline.corpus.dataset.split_sources import SplitSources, StemSource, choo
 from pipeline.corpus.dataset.split_statistics import split_statistics
 from pipeline.corpus.dataset.token_trees import no_sentence_left
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.documents import documents_array, wrong_length
+from pipeline.corpus.text.documents import documents_array, words_of_stem, wrong_length
 from pipeline.corpus.text.text_files import OnError
+from pipeline.corpus.text.word_budget import PARSER, RECORD_SUFFIX, TOKENIZER, TrainingText, read_record
 from pipeline.corpus.trees.readers import RawPair, read_pairs
 from pipeline.corpus.trees.trees import ROOT
 from storage.fingerprints import Json, sha256_bytes, sha256_file
@@ -80,6 +81,8 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         labels = (ROOT, RIGHT_LABEL)
     counts = {name: builder.to_json() for name, builder in builders.items()}
     statistics = {name: split_statistics(split, labels, sources[name].documents) for name, split in arrays.items()}
+    text_sha256 = str(counts["train"]["text_sha256"])
+    trained_on = _trained_on(config, tokenizer, sources["train"], arrays["train"], text_sha256, statistics["train"])
     for name, split in arrays.items():
         split["documents"] = documents_array(sources[name].documents)
     sha256 = write_dataset(
@@ -91,6 +94,7 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         labels=labels,
         trees=config.trees,
         tree_source=_tree_source(config, sources),
+        trained_on=trained_on,
     )
     summary: dict[str, Json] = {
         name: {
@@ -203,6 +207,32 @@ def make_right_branching(arrays: dict[str, NDArray[Any]]) -> None:
     by_length = {n: np.array(tree_to_actions(right_branching(n), n), np.int16) for n in np.unique(lengths).tolist()}
     actions = Ragged.from_lists([by_length[n] for n in lengths.tolist()], np.int16)
     arrays["actions"], arrays["action_offsets"] = actions.values, actions.offsets
+
+
+def _trained_on(
+    config: BuildConfig,
+    tokenizer: Tokenizer,
+    train: SplitSources,
+    arrays: Mapping[str, NDArray[Any]],
+    text_sha256: str,
+    statistics: Mapping[str, Any],
+) -> list[TrainingText]:
+    """Return the words of the training split, and those that the tokenizer, the parser and so on were trained on."""
+    files: dict[str, int | None] = {}
+    others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))
+    for stem in train.stems:
+        of_stem, more = words_of_stem(stem.files.stem, stem.files.texts)
+        files |= of_stem
+        others += [text for text in more if config.trees != "right" or text.of != PARSER]
+    text = TrainingText(
+        of="text",
+        name=", ".join(stem.files.texts.name for stem in train.stems),
+        num_words=int(arrays["num_words"].sum(dtype=np.int64)),
+        part=text_sha256,
+        files=files,
+        sources={name: source["licences"] for name, source in statistics["sources"].items()},
+    )
+    return [text, *others]
 
 
 def _tree_source(config: BuildConfig, sources: Mapping[str, SplitSources]) -> str:

@@ -1,6 +1,7 @@
 """Write, read and describe a dataset: the token ids and oracle actions of every split, and their tokenizer.
 
     DATASET/tokenizer.json
+    DATASET/words.json              the words that tokenizer, parser and models are trained on (``word_budget``)
     DATASET/dataset.zarr            attributes: labels, fingerprints and the source of the trees
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
                                     documents (a table as UTF-8 bytes), folds (train only, if build-dataset had
@@ -10,8 +11,9 @@ Each split is one Zarr group, and reading a dataset loads every split into memor
 each, so 100 million words take about a gigabyte. Every byte is checked against a sha256 when it is read.
 """
 
+import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +26,10 @@ from pipeline.corpus.dataset.build_config import Trees
 from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, documents_of_array
+from pipeline.corpus.text.word_budget import PARSER, TOKENIZER, WORDS, TrainingText, from_json, not_known, to_json
 from pipeline.corpus.trees.trees import ROOT
 from storage.errors import CorruptStoreError, InputError, StoreError
-from storage.files import fsync, new_folder
+from storage.files import fsync, new_folder, write_atomically
 from storage.fingerprints import Json, check_fingerprint
 from storage.group import read_group, write_group
 from storage.locations import Place, is_url, local_path, open_folder
@@ -128,6 +131,8 @@ class Dataset:
     """For each split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]
     """The result of ``split_statistics`` for each split. Empty for a dataset of an old version without statistics."""
+    trained_on: Sequence[TrainingText]
+    """The words of the training split, and those that its tokenizer and parser were trained on."""
     sha256: str
     """sha256 of the labels, the source of the trees, the tokenizer and all splits."""
 
@@ -162,6 +167,7 @@ def write_dataset(
     trees: Trees,
     tree_source: str,
     statistics: Mapping[str, dict[str, Json]] | None = None,
+    trained_on: Sequence[TrainingText] = (),
 ) -> str:
     """Write a dataset; return its sha256.
 
@@ -196,6 +202,9 @@ def write_dataset(
         for name in splits:
             (folder / name).rename(store / name)
         fsync(store)
+        # Outside the store, because the same data is the same dataset wherever it came from.
+        if trained_on:
+            write_atomically(folder / WORDS, (json.dumps(to_json(trained_on), indent=1) + "\n").encode())
         tokenizer.save(folder / "tokenizer.json")
     return sha256
 
@@ -277,8 +286,26 @@ def load_dataset(location: Place) -> Dataset:
         tree_source=_string(store, root, "tree_source"),
         counts=counts,
         statistics=statistics,
+        trained_on=_trained_on(path, splits, str(root.get("tree_source")), tokenizer),
         sha256=_string(store, root, "content_sha256"),
     )
+
+
+def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
+    """Return the record of training words. A dataset without a record is of an older version: little is known."""
+    record = path / WORDS
+    if record.is_file():
+        try:
+            return from_json(json.loads(record.read_bytes()), of="text", name="train", where=str(record))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{record}: cannot be read ({error}); remove it, or build the dataset again") from error
+    text = [
+        TrainingText(of="text", name=name, num_words=int(split.num_words.sum()), part=split.text_sha256)
+        for name, split in splits.items()
+        if name == "train"
+    ]
+    parser = [not_known(PARSER, "of the trees")] if "parsed by" in tree_source else []
+    return [*text, not_known(TOKENIZER, "tokenizer.json", sha256=tokenizer.sha256), *parser]
 
 
 def describe_dataset(location: Place) -> dict[str, Any]:
@@ -295,6 +322,7 @@ def describe_dataset(location: Place) -> dict[str, Any]:
         "num_entries_not_used": int((~used).sum()),
         "num_labels": len(dataset.labels),
         "labels": list(dataset.labels),
+        "trained_on": to_json(dataset.trained_on),
         "sha256": dataset.sha256,
         "tokenizer_sha256": dataset.tokenizer.sha256,
         "splits": {

@@ -30,6 +30,7 @@ from storage.errors import InputError
 class StemFiles(NamedTuple):
     """The files of a STEM, and the documents that its trees belong to."""
 
+    stem: Path
     trees: Path
     texts: Path
     documents: Path | None
@@ -108,7 +109,7 @@ def _read_stem(stem: Path) -> StemFiles:
         )
     trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")
     runs = None if documents is None else read_document_runs(documents, table)
-    return StemFiles(trees, texts, documents, runs, parsed_by(stem), sampled_from(stem))
+    return StemFiles(stem, trees, texts, documents, runs, parsed_by(stem), sampled_from(stem))
 
 
 def _check_document_names(stems: Sequence[StemFiles]) -> None:

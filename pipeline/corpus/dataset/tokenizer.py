@@ -28,10 +28,11 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from pipeline.corpus.text.file_forms import read_running_text
 from pipeline.corpus.text.text_files import normalise_text, not_utf8
+from pipeline.corpus.text.word_budget import TOKENIZER, TrainingText, write_record
 from pipeline.corpus.trees.matching import Span
 from storage.errors import ConfigError, InputError
 from storage.files import make_directory, write_atomically
-from storage.fingerprints import Json, sha256_bytes
+from storage.fingerprints import Json, sha256_bytes, sha256_file
 
 SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
 """The entries with the ids 0, 1 and 2. The 256 bytes follow."""
@@ -218,6 +219,11 @@ class Tokenizer:
         spans = [(character_at[start], character_at[stop - 1] + 1) for start, stop in pairwise(ends)]
         return text, [(max(start, 0), max(stop, 1)) for start, stop in spans]
 
+    def decode_piece(self, token_id: int) -> str:
+        """Return the text of one token as any other program decodes it with this file."""
+        piece: str = self._inner.decode([token_id])
+        return piece
+
     def token(self, token_id: int) -> str:
         """Return an entry of the vocabulary as it is in the file: each byte is a letter, and a space is ``Ġ``."""
         token: str = self._inner.id_to_token(token_id)
@@ -288,7 +294,9 @@ def train_tokenizer(
     column: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Json]:
-    """Train a tokenizer on text files and write it; return what ``train-tokenizer`` prints.
+    """Train a tokenizer on text files; return what ``train-tokenizer`` prints.
+
+    ``OUT.words.json`` records the words that it was trained on.
 
     Args:
         texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line. Blank lines are ignored.
@@ -302,6 +310,7 @@ def train_tokenizer(
         ConfigError: If the vocabulary is too small, or a column is given for running text.
     """
     num_lines = 0
+    num_words = dict.fromkeys(texts, 0)
 
     def lines() -> Iterator[str]:
         nonlocal num_lines
@@ -313,15 +322,23 @@ def train_tokenizer(
                     progress(1)
                 if text := normalise_text(line.text):
                     num_lines += 1
+                    num_words[path] += len(text.split())
                     yield text
 
     tokenizer = Tokenizer.train(lines(), vocab_size)
     if not num_lines:
         raise InputError(f"{', '.join(map(str, texts))}: no text, expected one sentence per line. Check the files")
     tokenizer.save(out)
+    digests = {path: sha256_file(path) for path in num_words}
+    read = [
+        TrainingText(of=TOKENIZER, name=path.name, num_words=count, part=digests[path], files={digests[path]: count})
+        for path, count in num_words.items()
+    ]
+    write_record(out, read, sha256=tokenizer.sha256)
     return {
         "tokenizer": str(out),
         "vocab_size": tokenizer.vocab_size,
         "num_lines": num_lines,
+        "num_words": sum(num_words.values()),
         "sha256": tokenizer.sha256,
     }

@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.text.text_files import find_file, not_utf8, read_lines, read_texts
+from pipeline.corpus.text.word_budget import PARSER, TrainingText, count_words, from_json
 from storage.errors import InputError
 from storage.files import beside
+from storage.fingerprints import sha256_file
 
 DOCS_SUFFIX: Final = ".docs"
 TABLE_SUFFIX: Final = ".documents.tsv"
@@ -212,3 +214,37 @@ def sampled_from(stem: Path) -> str:
             f"{path}: cannot be read ({error!r}), expected the record that sample writes next to its trees; sample "
             "again, or remove this file if the trees were not sampled"
         ) from error
+
+
+def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[TrainingText]]:
+    """Return the words of the files that the text of a STEM comes from, and what its parser or teacher was trained on.
+
+    Args:
+        stem: STEM.
+        texts: STEM.txt, plain or gzipped.
+
+    Returns:
+        The number of words by the sha256 of the file, and the record of the parser or of the teacher that drew the
+        text. For a treebank the file is STEM.txt, and the record is empty.
+
+    Raises:
+        InputError: If STEM.parse.json or STEM.sample.json is damaged.
+    """
+    parsed, sampled = beside(stem, PARSE_RECORD_SUFFIX), beside(stem, SAMPLE_RECORD_SUFFIX)
+    own_file: dict[str, int | None] = {sha256_file(texts): count_words(texts)}
+    for path, of in (parsed, PARSER), (sampled, "teacher"):
+        if not path.exists():
+            continue
+        try:
+            content = json.loads(path.read_bytes())
+            made_from, words = content["made_from"], content.get("words") or {}
+            if path == parsed and made_from["model"] == "flat":
+                return dict(words.get("files") or own_file), []
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({error!r}), expected the record that parse or sample writes next to its "
+                "trees; make the trees again, or remove this file if neither made them"
+            ) from error
+        name = f"of {stem.name}"
+        return dict(words.get("files") or own_file), from_json(words.get(of), of=of, name=name, where=str(path))
+    return own_file, []

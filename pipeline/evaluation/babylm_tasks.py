@@ -1,0 +1,181 @@
+"""Read BabyLM's zero-shot tasks as choices between texts: which text, or which end of a text, is the most probable?
+
+The folders and formats are those of the evaluation data of the BabyLM challenge:
+
+    blimp_*, supplement_*       two sentences. The supplement has a file hypernym.jsonl
+    ewok_*                      2025: two targets after one context. 2026: one target after two contexts. If the target
+                                is the same, its frequency cannot decide; so the 2026 rule is the better one
+    entity_tracking*            a text with one right and several wrong ends. 2026 leaves out the items of which an end
+                                has the word "nothing"
+    comps                       one property after two concepts
+    wug_*                       two forms of an invented word, and how many of the people asked chose the first
+
+Only the end is scored: the tokens that overlap with it, given everything before. Text is taken as it is, line ends
+included, because the pipeline does the same.
+
+Sources: Warstadt et al. (2020), BLiMP; Ivanova et al. (2024), EWoK; Kim and Schuster (2023), entity tracking; Misra et
+al. (2023), COMPS; Weissweiler et al. (2023) and Hofmann et al. (2024), wug tests. The rules of scoring are those of the
+repositories babylm/evaluation-pipeline-2025 and babylm-org/babylm-eval (2026, folder strict).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from storage.errors import InputError
+
+Rules: TypeAlias = Literal["2026", "2025"]
+"""Which year's pipeline defines the items and their scoring."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """An item: texts of which the first is right, and the place where the scored end of each begins."""
+
+    subset: str
+    """The part of the task for which an accuracy is computed: BLiMP's paradigm, EWoK's domain and so on."""
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+    """For each text, the first character that is scored."""
+    answers: tuple[str, ...]
+    """For each text, what BabyLM's file of predictions says if it is chosen."""
+    human: float | None = None
+    """In a wug test, the share of people who chose the first form."""
+    where: str = ""
+    """File and line, for messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A kind of task: where its predictions go, and how a line becomes an item."""
+
+    name: str
+    """The name of the task in the paths of the pipeline."""
+    read: Callable[[Mapping[str, Any], str, Rules], Choice | None]
+    """Takes the object of a line, the name of the file without its end, and the rules. None: left out by the rules."""
+
+
+def read_choices(folder: Path, rules: Rules) -> list[Choice]:
+    """Return the items of the folder of a task, file by file in alphabetical order.
+
+    Raises:
+        InputError: If there is no item, or a line is malformed. The error names the file and the line.
+    """
+    read = TASKS[folder.name].read
+    found = []
+    for file in sorted(folder.glob("*.jsonl")):
+        for where, value in _lines(file):
+            try:
+                choice = read(value, file.stem, rules)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(
+                    f"{where}: not an item of {folder.name} ({type(error).__name__}: {error}), expected the fields of "
+                    "BabyLM's data; fetch the file again"
+                ) from error
+            if choice is not None:
+                found.append(_with_place(choice, where))
+    if not found:
+        raise InputError(f"{folder}: no item in its .jsonl files; fetch the evaluation data again")
+    return found
+
+
+def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); fetch it again") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{file}:{number}: not JSON ({error}); fetch the file again") from error
+        if not isinstance(value, dict):
+            raise InputError(f"{file}:{number}: found {type(value).__name__}, expected an object; fetch the file again")
+        yield f"{file}:{number}", value
+
+
+def _with_place(choice: Choice, where: str) -> Choice:
+    if not all(isinstance(text, str) and text for text in choice.texts) or len(choice.texts) < 2:
+        raise InputError(f"{where}: its texts are {choice.texts!r:.80}, expected at least two; fetch the file again")
+    return Choice(
+        subset=choice.subset,
+        texts=choice.texts,
+        starts=choice.starts,
+        answers=choice.answers,
+        human=choice.human,
+        where=where,
+    )
+
+
+def _blimp(value: Mapping[str, Any], stem: str, _: Rules) -> Choice:
+    texts = (value["sentence_good"], value["sentence_bad"])
+    subset = value["UID"] if "field" in value else stem
+    return Choice(subset=subset, texts=texts, starts=(0, 0), answers=texts)
+
+
+def _ewok(value: Mapping[str, Any], _: str, rules: Rules) -> Choice:
+    first, second = value["Context1"], value["Context2"]
+    if rules == "2026":
+        texts = (f"{first} {value['Target1']}", f"{second} {value['Target1']}")
+        return Choice(subset=value["Domain"], texts=texts, starts=(len(first), len(second)), answers=texts)
+    ends = (" " + value["Target1"], " " + value["Target2"])
+    return Choice(
+        subset=value["Domain"], texts=(first + ends[0], first + ends[1]), starts=(len(first), len(first)), answers=ends
+    )
+
+
+def _entity_tracking(value: Mapping[str, Any], stem: str, rules: Rules) -> Choice | None:
+    before, ends = value["input_prefix"], tuple(value["options"])
+    if rules == "2026" and any("nothing" in end for end in ends):
+        return None
+    return Choice(
+        subset=f"{stem}_{int(value['numops'])}_ops",
+        texts=tuple(before + end for end in ends),
+        starts=(len(before),) * len(ends),
+        answers=ends,
+    )
+
+
+_COMPS: Final = {
+    "comps_base": "base",
+    "comps_wugs": "wugs",
+    "comps_wugs_dist-before": "wugs_dist_before",
+    "comps_wugs_dist-in-between": "wugs_dist_in_between",
+}
+
+
+def _comps(value: Mapping[str, Any], stem: str, _: Rules) -> Choice:
+    end = value["property_phrase"]
+    texts = tuple(f"{value[name]} {end}" for name in ("prefix_acceptable", "prefix_unacceptable"))
+    return Choice(subset=_COMPS[stem], texts=texts, starts=tuple(len(text) - len(end) for text in texts), answers=texts)
+
+
+def _wug(name: str) -> Callable[[Mapping[str, Any], str, Rules], Choice]:
+    def read(value: Mapping[str, Any], _stem: str, _: Rules) -> Choice:
+        texts = tuple(value["sentences"].split("\t"))
+        human = float(value["ratio"])
+        return Choice(subset=name, texts=texts, starts=(0,) * len(texts), answers=texts, human=human)
+
+    return read
+
+
+TASKS: Final[Mapping[str, Task]] = {
+    **{f"{name}_{size}": Task("blimp", _blimp) for name in ("blimp", "supplement") for size in ("filtered", "fast")},
+    **{f"ewok_{size}": Task("ewok", _ewok) for size in ("filtered", "fast")},
+    **{name: Task("entity_tracking", _entity_tracking) for name in ("entity_tracking", "entity_tracking_fast")},
+    "comps": Task("comps", _comps),
+    "wug_adj_nominalization": Task("wug_adj", _wug("wug_adj")),
+    "wug_past_tense": Task("wug_past", _wug("wug_past")),
+}
+"""The tasks by the name of their folder."""
+READING: Final = "reading"
+"""The folder of the reading times."""
+LEFT_OUT: Final[Mapping[str, str]] = {
+    "glue_filtered": "needs fine-tuning; run BabyLM's finetune.run",
+    "cdi_childes": "needs all word checkpoints; run BabyLM's AoA_word.run on the pushed branches",
+}
+"""Folders that are known and not evaluated, with the reason."""

@@ -1,0 +1,216 @@
+"""Compare word surprisals with reading times, as BabyLM's task "reading" does.
+
+The data are a table with one row per word: the text before it (``item``), the ``word``, the same for the word before
+(``prev_item``, ``prev_word``), times of reading, and the controls frequency, length and position. The score of a
+measure is the share of the variance that the controls leave and that the surprisal explains:
+
+    (R2 of controls and surprisal - R2 of the controls) / (1 - R2 of the controls)
+
+where both R2 are of ordinary least squares with the products of every two controls. The score of eye tracking is the
+mean over four measures. In self-paced reading the length and the surprisal of the word before are controls too.
+
+The surprisal of a word is the sum over its tokens in the text "item word". BabyLM's pipeline gets other values for a
+word of several pieces, because it decodes the pieces one by one and encodes the text before again each time. So it may
+lose spaces and score other tokens. ``Surprisals`` has both.
+
+de Varda, Marelli and Amenta (2023), Cloze probability, predictability ratings, and computational estimates for 205
+English sentences, Behavior Research Methods.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.scorer import Scorer, score_all
+from storage.errors import InputError, RunError
+
+EYE_TRACKING: Final = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
+SELF_PACED: Final = "self_paced_reading_time"
+CONTROLS: Final = ("Subtlex_log10", "length", "context_length")
+_MISSING: Final = frozenset(
+    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+     "NULL", "NaN", "None", "n/a", "nan", "null"}
+)  # fmt: skip
+"""What pandas, with which the pipeline reads the table, takes for a missing value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReadingData:
+    """The table: N rows."""
+
+    contexts: tuple[str, ...]
+    words: tuple[str, ...]
+    previous: tuple[tuple[str, str] | None, ...]
+    """Context and word of the word before; None if there is none."""
+    columns: Mapping[str, NDArray[np.float64]]
+    """``[N]`` of each measure and control; NaN where a value is missing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Surprisals:
+    """``[N]`` float64 in nats: of the words, and of the words before (NaN if there is none)."""
+
+    words: NDArray[np.float64]
+    previous: NDArray[np.float64]
+
+
+def read_reading_data(path: Path) -> ReadingData:
+    """Return the table ``reading_data.csv``.
+
+    Raises:
+        InputError: If a column is missing, or a value is no number.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            names = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); fetch the evaluation data again") from error
+    measures = (*EYE_TRACKING, SELF_PACED, *CONTROLS, "prev_length")
+    if missing := [name for name in (*measures, "item", "word", "prev_item", "prev_word") if name not in names]:
+        raise InputError(f"{path}:1: no column {', '.join(missing)}; fetch the evaluation data again")
+    if not rows:
+        raise InputError(f"{path}: no row, expected one per word; fetch the evaluation data again")
+
+    def number(row: int, name: str) -> float:
+        value = (rows[row][name] or "").strip()
+        try:
+            return math.nan if value in _MISSING else float(value)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: row {row + 1}: {name} is {value!r}, expected a number; fetch it again"
+            ) from error
+
+    return ReadingData(
+        # The sentence that begins with the word None is not a missing value.
+        contexts=tuple("None" if row["item"] in _MISSING else row["item"] for row in rows),
+        words=tuple(row["word"] for row in rows),
+        previous=tuple(None if row["prev_item"] in _MISSING else (row["prev_item"], row["prev_word"]) for row in rows),
+        columns={name: np.array([number(i, name) for i in range(len(rows))]) for name in measures},
+    )
+
+
+def word_surprisals(
+    scorer: Scorer, tokenizer: Tokenizer, data: ReadingData, *, max_tokens: int | None
+) -> tuple[Surprisals, Surprisals]:
+    """Return the surprisals, and those that BabyLM's pipeline computes for the exported model.
+
+    Raises:
+        InputError: If a text is too long for the model.
+        RunError: If a log-probability is not finite.
+    """
+    pairs = list(dict.fromkeys([*zip(data.contexts, data.words, strict=True), *filter(None, data.previous)]))
+    ours = _sums(scorer, tokenizer, pairs, max_tokens)
+    theirs = _sums_of_pieces(scorer, tokenizer, pairs, max_tokens)
+
+    def all_of(found: Mapping[tuple[str, str], float]) -> Surprisals:
+        words = [found[pair] for pair in zip(data.contexts, data.words, strict=True)]
+        previous = [math.nan if pair is None else found[pair] for pair in data.previous]
+        return Surprisals(words=np.array(words), previous=np.array(previous))
+
+    return all_of(ours), all_of(theirs)
+
+
+def reading_scores(data: ReadingData, surprisals: Surprisals) -> dict[str, float | None]:
+    """Return the scores ``eye_tracking`` and ``self_paced_reading``; None if the controls explain everything."""
+    controls = {name: data.columns[name] for name in CONTROLS}
+    eye = [_gain(data.columns[name], controls, surprisals.words) for name in EYE_TRACKING]
+    known = [score for score in eye if score is not None]
+    with_previous = controls | {"prev_length": data.columns["prev_length"], "prev_pred": surprisals.previous}
+    return {
+        "eye_tracking": sum(known) / len(known) if len(known) == len(eye) else None,
+        "self_paced_reading": _gain(data.columns[SELF_PACED], with_previous, surprisals.words),
+    }
+
+
+def _gain(
+    measure: NDArray[np.float64], controls: Mapping[str, NDArray[np.float64]], surprisal: NDArray[np.float64]
+) -> float | None:
+    """Return the share of the remaining variance that the surprisal explains, over the rows without a missing value."""
+    columns = list(controls.values())
+    rows = np.isfinite(np.stack([measure, *columns, surprisal])).all(axis=0)
+    if not rows.any():
+        return None
+    y = measure[rows]
+    # Standardised columns span the same space with their products and the constant, and are well conditioned.
+    scaled = [_standardised(column[rows]) for column in columns]
+    base = [np.ones_like(y), *scaled, *(one * other for one, other in combinations(scaled, 2))]
+    without, with_it = (
+        _r_squared(y, np.stack(terms, axis=1)) for terms in (base, [*base, _standardised(surprisal[rows])])
+    )
+    return None if without is None or with_it is None or without >= 1 else (with_it - without) / (1 - without)
+
+
+def _standardised(column: NDArray[np.float64]) -> NDArray[np.float64]:
+    deviation = column.std()
+    standardised: NDArray[np.float64] = (column - column.mean()) / (deviation if deviation > 0 else 1.0)
+    return standardised
+
+
+def _r_squared(y: NDArray[np.float64], terms: NDArray[np.float64]) -> float | None:
+    total = float(((y - y.mean()) ** 2).sum())
+    if not total:
+        return None
+    weights, *_ = np.linalg.lstsq(terms, y, rcond=None)
+    return 1 - float(((y - terms @ weights) ** 2).sum()) / total
+
+
+def _sums(
+    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_tokens: int | None
+) -> dict[tuple[str, str], float]:
+    """Return the surprisal of each word after its context: the sum over the tokens that overlap with the word."""
+    contexts = [context.strip() for context, _ in pairs]
+    texts = [f"{context} {word.strip()}".strip() for context, (_, word) in zip(contexts, pairs, strict=True)]
+    encoded = tokenizer.encode_batch_with_spans(texts)
+    rows = _scored(scorer, [ids for ids, _ in encoded], texts, max_tokens)
+    found = {}
+    for pair, context, (_, spans), row in zip(pairs, contexts, encoded, rows, strict=True):
+        of_word = [i for i, (_, stop) in enumerate(spans) if stop > len(context)]
+        found[pair] = -float(row[of_word].sum(dtype=np.float64))
+    return found
+
+
+def _sums_of_pieces(
+    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_tokens: int | None
+) -> dict[tuple[str, str], float]:
+    """Return the pipeline's surprisal: each piece after the text and the decoded pieces before, encoded again."""
+    sentences: list[list[int]] = []
+    owners: list[tuple[str, str]] = []
+    for context, word in pairs:
+        text = context
+        for number, piece in enumerate(tokenizer.encode(word)):
+            decoded = tokenizer.decode_piece(piece)
+            again = [piece] if number == 0 else tokenizer.encode(decoded)
+            if again:  # a piece without text of its own cannot be scored again
+                sentences.append([*tokenizer.encode(text), again[0]])
+                owners.append((context, word))
+            text += decoded
+    rows = _scored(scorer, sentences, [" ".join(owner) for owner in owners], max_tokens)
+    found = dict.fromkeys(pairs, 0.0)
+    for owner, row in zip(owners, rows, strict=True):
+        found[owner] -= float(row[-2])  # the last value is that of <eos>
+    return found
+
+
+def _scored(
+    scorer: Scorer, ids: Sequence[Sequence[int]], texts: Sequence[str], max_tokens: int | None
+) -> list[NDArray[np.float32]]:
+    for sentence, text in zip(ids, texts, strict=True):
+        if max_tokens is not None and len(sentence) > max_tokens:
+            raise InputError(
+                f"reading: {text!r:.60} has {len(sentence)} tokens, expected at most {max_tokens}, the limit of the "
+                "model; train with a larger --max-length"
+            )
+    rows = score_all(scorer, ids)
+    if not all(np.isfinite(row).all() for row in rows):
+        raise RunError("reading: a log-probability is not finite; training diverged: use another checkpoint")
+    return rows

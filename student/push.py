@@ -1,0 +1,104 @@
+"""Send exported folders to the Hugging Face hub: ``main`` and one branch per word checkpoint (``chck_1M``, …).
+
+The package huggingface_hub speaks with the hub and finds the token (``HF_TOKEN``, or ``hf auth login``). It sends each
+file only if the hub does not have it yet, so the same command can be run again.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from pipeline.runtime.display import size
+from storage.errors import ConfigError, RunError
+from storage.files import list_files
+
+MAIN: Final = "main"
+"""BabyLM's name for the final checkpoint. It is also the hub's name for the branch that programs load by default."""
+
+
+def check_repository(repository: str) -> None:
+    """Check the form of a repository's name. Nothing is sent.
+
+    Raises:
+        ConfigError: If it is not OWNER/NAME in the hub's characters.
+    """
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ConfigError(f"--push {repository}: {error}. Give OWNER/NAME") from error
+    if "/" not in repository:
+        raise ConfigError(f"--push {repository}: no owner in it. Give OWNER/NAME")
+
+
+def planned(folders: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """Return what ``push`` would send: the size of each file, by branch."""
+    return {
+        branch: {name: size((folder / name).stat().st_size) for name in sorted(list_files(folder))}
+        for branch, folder in folders.items()
+    }
+
+
+def push(folders: Mapping[str, Path], repository: str, *, private: bool) -> dict[str, Any]:
+    """Send each folder to its branch of a repository, which is created if it does not exist. Return what was sent.
+
+    ``main`` goes last. So if it is there, everything is there.
+
+    Args:
+        folders: The folders by branch.
+        repository: OWNER/NAME.
+        private: Whether a new repository is private.
+
+    Raises:
+        RunError: If the hub cannot be reached or refuses something.
+    """
+    api = huggingface_hub.HfApi(library_name="rnng-distill")
+    sent: dict[str, str] = {}
+    with _plain_errors(repository):
+        api.create_repo(repository, private=private, exist_ok=True)
+    for branch in sorted(folders, key=lambda name: name == MAIN):
+        with _plain_errors(f"{repository}, branch {branch}"):
+            if branch != MAIN:
+                api.create_branch(repository, branch=branch, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repository,
+                folder_path=folders[branch],
+                revision=branch,
+                commit_message=f"Upload {branch}",
+                delete_patterns="*",  # files of an earlier push that this export does not have
+            )
+            sent[branch] = str(commit.oid)
+    return {"repository": f"{api.endpoint}/{repository}", "commits": sent}
+
+
+@contextmanager
+def _plain_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except _errors() as error:
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        remedy = (
+            "log in with a token that may write (hf auth login, or HF_TOKEN)"
+            if status in {401, 403}
+            else ("check the network and the repository's name")
+        )
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"{where}: the hub refused or could not be reached ({reason}); {remedy}, remove the exported folder, and "
+            "run the same command again: files that the hub has are not sent twice"
+        ) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return the errors of the hub and of the network. From 1.0 on, huggingface_hub uses httpx, before requests."""
+    errors: tuple[type[Exception], ...] = (HfHubHTTPError, OSError)
+    if hasattr(huggingface_hub, "set_client_factory"):
+        import httpx  # noqa: PLC0415 - only there if huggingface_hub uses it
+
+        errors += (httpx.HTTPError,)
+    return errors
