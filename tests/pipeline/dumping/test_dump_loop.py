@@ -55,7 +55,7 @@ def dataset_of(lengths: list[int]) -> Any:
         text_sha256="1" * 64,
         sha256="2" * 64,
     )
-    tokenizer = SimpleNamespace(eos_id=EOS, sha256="3" * 64)
+    tokenizer = SimpleNamespace(data=b"{}", eos_id=EOS, sha256="3" * 64)
     return SimpleNamespace(split=lambda _: split, tokenizer=tokenizer, sha256="4" * 64, tree_source="none")
 
 
