@@ -62,4 +62,4 @@ bench: env
 	$(BIN)/python -m benchmarks.rows --quick
 
 lock: env
-	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
+	$(BIN)/pip freeze --exclude-editable | sed "s/^torch==\([0-9.]*\).*/torch==\1/; s/^atheris==.*/&; sys_platform == 'linux'/" > requirements.lock
