@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.evaluation.babylm_scores import evaluate_babylm, spearman
 from pipeline.evaluation.babylm_tasks import read_choices
+from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.reading_times import (
     CONTROLS,
     EYE_TRACKING,
@@ -266,7 +267,8 @@ def test_results_lie_next_to_an_exported_folder_and_name_the_rules(
 
 def test_minimal_pairs_and_babylm_agree(found: tuple[dict[str, Any], Path], model: Path, data: Path) -> None:
     with open_scorer(model, device="cpu", checkpoint="best", beam={}) as opened:
-        pairs = evaluate_minimal_pairs(opened, data / "blimp_filtered", prefix="none", eos=False)
+        read = read_minimal_pairs(data / "blimp_filtered")
+        pairs = evaluate_minimal_pairs(opened, read, "blimp_filtered", prefix="none", eos=False)
     Path(pairs["written"]).unlink()
     assert found[0]["tasks"]["blimp_filtered"]["score"] == pairs["accuracy_macro"]
 
