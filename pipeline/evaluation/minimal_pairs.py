@@ -374,6 +374,7 @@ def _refuse_other_tasks(files: Sequence[Path]) -> None:
         where, problem = others[0]
         pure = [str(found) for found in folders if not any(Path(place).parent == found for place, _ in others)]
         remedy = f"give a folder with minimal pairs alone{': ' * bool(pure)}{' or '.join(pure[:4])}"
+        remedy += ", or score BabyLM's tasks with evaluate babylm"
         raise InputError(f"{where}: {problem}; {remedy}")
 
 
