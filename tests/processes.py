@@ -15,7 +15,8 @@ import click
 import safetensors.torch
 
 import cli
-from pipeline.runtime.run_directory import weights_metadata
+from pipeline.runtime.run_directory import RunDescription, describe_run, weights_metadata
+from storage.fingerprints import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +39,19 @@ def edit_run(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
         metadata = weights_metadata(path)
         kept = {name: value for name, value in metadata.items() if name not in {"run", "weights_sha256"}}
         safetensors.torch.save_file(safetensors.torch.load(path.read_bytes()), path, kept)
+
+
+def describe(run: Path, *, seed: int = 1) -> None:
+    """Write the description of a run that no command made."""
+    run.mkdir(exist_ok=True)
+    tokenizer = run / "tokenizer.json"
+    tokenizer.write_text("{}")
+    fingerprints = {"tokenizer": sha256_file(tokenizer)}
+    options = {"seed": seed}
+    description = RunDescription(
+        kind="student", configuration=options, model={}, fingerprints=fingerprints, tokenizer=tokenizer
+    )
+    describe_run(run, description)
 
 
 def run_cli(*arguments: object, fails: bool = False) -> subprocess.CompletedProcess[str]:

@@ -48,6 +48,8 @@ FREE: Final = ("device", "threads", "checkpoint_every", "compile", "peak_tflops"
 _RUN: Final = "run"
 _WEIGHTS: Final = "weights_sha256"
 """Metadata of a weight file: the identity of its run, and the sha256 of the weights."""
+_METADATA: Final = "rnng-distill"
+"""The only entry of a file's own metadata: our metadata as JSON. safetensors writes several entries in random order."""
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
 
 
@@ -250,7 +252,8 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str] | Non
     """
     make_directory(path.parent)
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(state, {**(metadata or {}), _WEIGHTS: _digest(state)}))
+    text = json.dumps({**(metadata or {}), _WEIGHTS: _digest(state)}, sort_keys=True)
+    write_atomically(path, safetensors.torch.save(state, {_METADATA: text}))
 
 
 def weights_of(run: RunInfo, metadata: Mapping[str, str]) -> dict[str, str]:
@@ -328,10 +331,11 @@ def holds_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> 
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file: 8 bytes with the length of a JSON header, then the header."""
+    """Return our metadata of a safetensors file: 8 bytes with the length of a JSON header, then the header."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata: dict[str, str] = header.get("__metadata__", {})
-    return metadata
+    entries: dict[str, str] = header.get("__metadata__", {})
+    ours: dict[str, str] = json.loads(entries[_METADATA]) if _METADATA in entries else entries  # of older versions
+    return ours
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

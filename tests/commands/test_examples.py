@@ -88,7 +88,7 @@ def test_the_sweep_trains_every_combination_and_a_baseline_per_seed(tmp_path: Pa
         assert (entry, command) == (str(ROOT / "cli.py"), "train-student")
         given = cli.train_student.make_context("train-student", arguments).params
         assert (given["embed_dim"], given["data"]) == (16, Path("data"))
-        assert given["dump"] == (None if given["alpha"] is None else Path("dump"))
+        assert given["dumps"] == (() if given["alpha"] is None else (Path("dump"),))
         found[given["seed"], given["alpha"], given["temperature"]] += 1
         assert given["out"].name.endswith(f"-seed{given['seed']}")
     combinations = {(seed, alpha, t) for seed in (3, 5) for alpha in (0.1, 0.9) for t in (1.0, 2.0, 4.0)}

@@ -223,8 +223,10 @@ def test_a_dataset_and_a_run_of_an_older_tokenizer_stay_usable(small_world: Path
     for model in (tmp_path / "run", tmp_path / "out"):
         with open_scorer(model, device="cpu", checkpoint="best", beam={}) as opened:
             assert opened.tokenizer.sha256 == old.tokenizer.sha256
-            pairs = small_world / "corpus/minimal_pairs"
-            figures = [evaluate_minimal_pairs(opened, pairs, prefix=prefix, eos=False) for prefix in ("none", "space")]
+            pairs = read_minimal_pairs(small_world / "corpus/minimal_pairs")
+            figures = [
+                evaluate_minimal_pairs(opened, pairs, "pairs", prefix=prefix, eos=False) for prefix in ("none", "space")
+            ]
         of.append([each["overall"] for each in figures])
         assert figures[0]["overall"] != figures[1]["overall"]  # in an old tokenizer, a written space is a token
     assert of[0] == of[1]
@@ -232,8 +234,10 @@ def test_a_dataset_and_a_run_of_an_older_tokenizer_stay_usable(small_world: Path
 
 def test_a_written_space_does_not_change_minimal_pairs(small_world: Path, run: Path) -> None:
     with open_scorer(run, device="cpu", checkpoint="best", beam={}) as opened:
-        pairs = small_world / "corpus/minimal_pairs"
-        plain, spaced = (evaluate_minimal_pairs(opened, pairs, prefix=each, eos=False) for each in ("none", "space"))
+        pairs = read_minimal_pairs(small_world / "corpus/minimal_pairs")
+        plain, spaced = (
+            evaluate_minimal_pairs(opened, pairs, "pairs", prefix=each, eos=False) for each in ("none", "space")
+        )
     assert Path(plain["pairs"]).read_bytes() == Path(spaced["pairs"]).read_bytes()
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from pipeline.runtime.checkpoint import TrainingState, load_state, repair_weights, save_checkpoint, state_path
 from pipeline.runtime.distributed import World
-from pipeline.runtime.run_directory import RunDescription, checkpoint_path, describe_run, load_weights, open_run
+from pipeline.runtime.run_directory import checkpoint_path, load_weights, open_run
 from storage.errors import RnngDistillError, RunError
-from storage.fingerprints import sha256_file
+from tests.processes import describe
 
 
 def trained(dim: int = 5) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -27,21 +27,8 @@ def trained(dim: int = 5) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def described(run: Path, *, seed: int = 1) -> None:
-    run.mkdir(exist_ok=True)
-    tokenizer = run.parent / "tokenizer.json"
-    tokenizer.write_text("{}")
-    fingerprints = {"tokenizer": sha256_file(tokenizer)}
-    describe_run(
-        run,
-        RunDescription(
-            kind="student", configuration={"seed": seed}, model={}, fingerprints=fingerprints, tokenizer=tokenizer
-        ),
-    )
-
-
 def saved(run: Path) -> TrainingState:
-    described(run)
+    describe(run)
     model, optimizer = trained()
     state = TrainingState(
         step=7,
@@ -177,7 +164,7 @@ def test_a_run_that_lost_its_state_is_not_trained_from_the_start(tmp_path, lost)
 
 def test_a_state_or_weights_of_another_run_are_refused(tmp_path):
     saved(tmp_path)
-    described(tmp_path, seed=2)
+    describe(tmp_path, seed=2)
     with pytest.raises(RunError, match="is the training state of another run"):
         load(tmp_path)
     with pytest.raises(RunError, match="weights of another run"):

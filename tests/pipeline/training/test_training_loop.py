@@ -32,6 +32,7 @@ from student.model import Student
 from student.student_config import StudentConfig
 from teacher.rnng import Rnng
 from teacher.teacher_config import TeacherConfig
+from tests.processes import describe
 
 
 def decayed_names(model: torch.nn.Module) -> set[str]:
@@ -145,7 +146,8 @@ def rows(run: Path, split: str) -> list[dict]:
 
 
 def trained(task: LineTask, run: Path, **options: object) -> LineTask:
-    run.mkdir(exist_ok=True)
+    if not run.exists():
+        describe(run)
     train(task, TrainConfig(**(OPTIONS | options)), run=run, world=World())
     return task
 
