@@ -137,6 +137,12 @@ _CORRECTION = re.compile(
 _NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b")
 
 
+def _as_said(correction: re.Match[str]) -> str:
+    """Return nothing if the line has the word already, and else the word as it was said."""
+    is_again = re.search(rf"\b{re.escape(correction[1])}\b", correction.string[: correction.start()], re.IGNORECASE)
+    return "" if is_again else correction[1] + correction[2]
+
+
 def switchboard(draft: Draft) -> None:
     """Clean Switchboard: a speaker's letter and an utterance per line, with annotators' remarks after asterisks.
 
@@ -145,9 +151,7 @@ def switchboard(draft: Draft) -> None:
     if speaker := _SPEAKER.match(draft.text):
         draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]
     draft.cut(_REMARK, "annotator's remark")
-    if found := _CORRECTION.search(draft.text):  # the word is in the text already, or only here
-        is_again = re.search(rf"\b{re.escape(found[1])}\b", draft.text[: found.start()], re.IGNORECASE)
-        draft.replace(_CORRECTION, "" if is_again else r"\1\2", "annotator's remark")
+    draft.replace(_CORRECTION, _as_said, "annotator's remark")
     draft.replace(_NOISE, "", "noise or disfluency mark")
     _join_punctuation(draft)
 

@@ -34,6 +34,7 @@ REMARKS = {
     "We went to Lake Tavel. * Travel Lake in Utah?": "We went to Lake Tavel.",
     "Yes. *Should be they. We went.": "Yes. We went.",
     "I have see it. see=seen Just once.": "I have see it. Just once.",
+    "I see it. see=seen He brung=brought one.": "I see it. He brung one.",
     "We watch=watched it.": "We watch it.",
     "We watch it, watch=watched. And we liked it.": "We watch it, And we liked it.",
     "Well, **typo and we went.": "Well, and we went.",
