@@ -191,8 +191,8 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
 
-    In BabyLM, the words that a parser was trained on count, and those of benepar_en3 are too many. There, use a model
-    of train-parser, which reads no words but those of its treebank.
+    BabyLM counts the words that a parser was trained on, and benepar_en3 was trained on too many. For BabyLM, use a
+    model of train-parser, which reads only the words of its treebank.
 
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
@@ -222,8 +222,8 @@ def train_parser(
 ) -> None:
     """Train a small benepar model on treebanks, for ``parse``. Only the words of the treebanks are used.
 
-    The released models of benepar parse far better. Use this command where the words of a pretrained model must not
-    count, as in BabyLM, where no model can be downloaded, or for a language without a released model.
+    The released models of benepar parse far better. Use this command if the words of a pretrained model would count, as
+    in BabyLM; if no model can be downloaded; or for a language without a released model.
 
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
@@ -402,7 +402,7 @@ def export_dump(dump: Place, out: Path, values: Values) -> None:
 @json_option
 @configured_by(ImportDumpConfig, toml=False)
 def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
-    """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values, at T = 1 alone.
+    """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values, at T = 1 only.
 
     SOURCE is a parquet file or a folder of them. Row m holds sentence m of the dataset's split. Needs pyarrow.
 

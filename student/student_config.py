@@ -149,11 +149,11 @@ class ExportConfig:
     """What ``export`` writes into the model card, and where it sends the folders."""
 
     licence: str = "unknown"
-    """The model's licence for the model card, as the Hugging Face hub names it, for example cc-by-4.0."""
+    """The model's licence in the model card, as the Hugging Face hub names it, for example cc-by-4.0."""
     language: str = "en"
-    """The language of the text for the model card, as the hub names it."""
+    """The language of the text in the model card, as the hub names it."""
     hub_datasets: tuple[str, ...] = ()
-    """Datasets of the hub that the text comes from, for the model card."""
+    """Name these datasets of the hub in the model card, because the text comes from them."""
     push: str = ""
     """Also send the export to this repository of the hub, OWNER/NAME: the checkpoint to the branch main, and each word
     checkpoint to a branch chck_1M and so on."""

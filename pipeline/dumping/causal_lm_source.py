@@ -8,7 +8,7 @@ dataset's ``<bos>`` and the tokens of a sentence, and predicts the tokens and ``
 rows than their tokenizer has entries, so that the number is round. These rows are left out: the dumped distribution is
 that of the model, renormalised over the entries of the tokenizer.
 
-Nothing of the folder is executed. Only safetensors are read, and a folder that needs code of its own is refused. All
+No code of the folder is executed. Only safetensors are read, and a folder that needs code of its own is refused. All
 weights are computed in float32.
 """
 
@@ -76,8 +76,8 @@ class CausalLmSource:
         for name in _CODE:
             if (path / name).is_file() and "auto_map" in _read(path / name):
                 raise InputError(
-                    f"{path / name}: has auto_map, so the model needs code of its own, and no code of a folder is run "
-                    "here. Give a model that transformers has itself"
+                    f"{path / name}: has auto_map, so the model needs code of its own, which is never run. Give a "
+                    "model that is part of transformers"
                 )
         if (path / "adapter_config.json").is_file():
             raise InputError(f"{path}: holds an adapter. Merge it into its model, and save the whole model")
@@ -165,7 +165,7 @@ class CausalLm:
     """A causal language model of transformers as a ``NextTokenModel``.
 
     Usually a state is the input of the output layer. If the model computes its logits in another way, such as with
-    capped logits, a state is a row of logits. This takes more memory, but is right for every model.
+    capped logits, a state is a row of logits. This takes more memory, but works for every model.
 
     Args:
         model: The model, on its device and in evaluation mode.

@@ -4,9 +4,9 @@ The folders and formats are those of the evaluation data of the BabyLM challenge
 
     blimp_*, supplement_*       two sentences. The supplement has a file hypernym.jsonl
     ewok_*                      2025: two targets after one context. 2026: one target after two contexts. If the target
-                                is the same, its frequency cannot decide; so the 2026 rule is the better one
-    entity_tracking*            a text with one right and several wrong ends. 2026 leaves out the items of which an end
-                                has the word "nothing"
+                                is the same, its frequency cannot decide. So the 2026 rule is better
+    entity_tracking*            a text with one right and several wrong ends. 2026 leaves out the items that have
+                                the word "nothing" in an end
     comps                       one property after two concepts
     wug_*                       two forms of an invented word, and how many of the people asked chose the first
 

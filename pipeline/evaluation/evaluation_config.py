@@ -66,13 +66,14 @@ class BabylmConfig:
     """How ``evaluate babylm`` scores, and where it writes the predictions."""
 
     rules: Literal["2026", "2025"] = "2026"
-    """Which year's pipeline defines the items of EWoK and entity tracking, and the answers in the predictions."""
+    """The year of BabyLM's pipeline. Its rules define the items of EWoK and entity tracking, and the answers in the
+    predictions."""
     out: Path | None = None
     """Write the files of predictions below this folder, where BabyLM's collate_preds.py looks for them."""
     name: str = ""
-    """The model's name in these paths. Without it, the name of its folder up to the last dot."""
+    """The model's name in the paths below --out. Default: the name of its folder up to the last dot."""
     revision: str = ""
-    """The revision in these paths. Without it, main, or chck_1M and so on for a word checkpoint."""
+    """The revision in the paths below --out. Default: main, or chck_1M and so on for a word checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +91,8 @@ class SurprisalConfig:
     by: Literal["word", "token"] = "word"
     """The unit of a row."""
     column: str = ""
-    """If TEXT is a table (CSV, TSV) or JSON lines: the column that holds the text. A column of a table without a header
-    is named by its number, from 1."""
+    """If TEXT is a table (CSV, TSV) or JSON lines: the column that holds the text. If a table has no header, give the
+    number of the column, from 1."""
     item: tuple[str, ...] = ()
     """Columns of the table that together identify a sentence, such as item,condition. The output has them too."""
     region: str = ""

@@ -17,15 +17,16 @@ class ParseConfig:
     """How ``parse`` turns text into trees."""
 
     model: str = ""
-    """Name of a model that benepar.download installed, such as benepar_en3, or path of a model of train-parser."""
+    """Name of a model that benepar.download installed, such as benepar_en3, or path of a model made by train-parser."""
     flat: bool = False
     """Use no model: every tree is its words directly under TOP."""
     source: str = ""
     """Clean raw text first, as clean-text --source does. Without this option, texts must have one sentence per line."""
     column: str = ""
-    """Field of JSON lines or column of a table with the text, as clean-text --column. Only with --source."""
+    """Read the text in this field of JSON lines or this column of a table, as clean-text --column does. Only with
+    --source."""
     wrapped: bool = False
-    """Join the lines of each paragraph, as clean-text --wrapped. Only with --source plain."""
+    """Join the lines of each paragraph, as clean-text --wrapped does. Only with --source plain."""
     licence: str = ""
     """Licence of all documents. Only with --source."""
     on_error: OnError = "stop"

@@ -70,7 +70,7 @@ class TrainConfig:
     log_every: int = 10
     """Number of steps between rows of metrics.jsonl."""
     log_to: LogTo = "tensorboard"
-    """Where to show the figures. They are always written to metrics.jsonl and for TensorBoard. wandb and trackio: log
+    """Where to show the figures. They are always written to metrics.jsonl and for TensorBoard. wandb, trackio: send
     them to Weights & Biases or Trackio too."""
     log_project: str = "rnng-distill"
     """Name of the project in Weights & Biases or Trackio."""

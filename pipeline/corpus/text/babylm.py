@@ -133,7 +133,7 @@ _REMARK = re.compile(
 _CORRECTION = re.compile(
     r"(?<![\w=])([A-Za-z][\w'-]*)(?:=|(?<=[\w'-]{2})\s=\s(?=[\w'-]{2}))[A-Za-z][\w'-]*(?![\w=])([.,;?!]?)"
 )
-"""A word as it was said, and what it should be, as in ``see=seen``."""
+"""A word as it was said, and the word that an annotator expected, as in ``see=seen``."""
 _NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b")
 
 
@@ -201,7 +201,7 @@ _BOLD = re.compile(r"(?<![\w=])=([^=]+)=(?![\w=])")
 
 
 def open_note(text: str) -> str:
-    """Return the reason for which a note or caption is left out whose bracket does not close; "" if there is none."""
+    """Return why a note or caption with an open bracket is left out; "" if the text has none."""
     for pattern, reason in (_ILLUSTRATION, "illustration"), (_NOTE, "note in brackets"):
         if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
             return reason

@@ -20,11 +20,11 @@ class CleanConfig:
     all files."""
     column: str = ""
     """Read the text in this field of JSON lines or this column of a table (CSV, TSV). Each object or row is a document.
-    A number is a column of a table without a header, from 1. Without this option, the field text of JSON lines is
-    read."""
+    If a table has no header, give the number of the column, from 1. Without this option, the field text of JSON lines
+    is read."""
     wrapped: bool = False
-    """Join the lines of each paragraph, which a blank line ends. Only for the source plain. Each file is then one
-    document."""
+    """Join the lines of each paragraph. A blank line ends a paragraph. Each file is then one document. Only with
+    --source plain."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
@@ -38,7 +38,7 @@ class ImportConfig:
 
     text: tuple[Path, ...] = ()
     """Raw text of a source, one sentence per line. Give one for each source, or none; for a folder of trees, give a
-    folder of texts. Without texts, the text is rebuilt from the words of the trees, see --joiner."""
+    folder of texts. Without texts, the text is rebuilt from the words of the trees; see --joiner."""
     joiner: Joiner = "english"
     """How to rebuild the text of trees without --text. english: by rules of English. space: join the words with single
     spaces. none: join the words without spaces, as in Chinese and Japanese."""
@@ -49,7 +49,7 @@ class ImportConfig:
     """Import only these sections of the Penn Treebank's wsj folders, for example 02-21 or 00,01,24. all: import every
     file."""
     split_list: Path | None = None
-    """List of documents, one per line, as GUM's splits.md. Import only the files of the folder that it names. Lines
+    """Import only the files of the folder that this list names. It has one document per line, as GUM's splits.md. Lines
     that begin with # are headings of splits."""
     split: str = ""
     """Import only the documents below this heading of the --split-list, for example dev."""

@@ -14,7 +14,8 @@ that the run was made from. They travel in these files:
 
 Nothing is guessed. If a record is missing, the number of words is not known, and the total says so. Text is recognised
 by the sha256 of its files, and each text counts once. If two models read different parts of a file, the whole file
-counts. So the total is never too low, but it is too high if the same text is in two different files.
+counts. So if all numbers are known, the total is never too low. It is too high if the same text is in two different
+files.
 """
 
 import json
@@ -103,8 +104,8 @@ class WordBudget:
 def budget(texts: Sequence[TrainingText]) -> WordBudget:
     """Add up records. Each text counts once.
 
-    Texts that share a file are one group. If all of a group are the same part, the part counts. Otherwise all files of
-    the group count whole, because the union of different parts is not known, and no more than the whole files.
+    Texts that share a file are one group. If all texts of a group are the same part, only this part counts. Otherwise
+    all files of the group count as a whole, because the union of different parts is not known.
     """
     groups: list[list[TrainingText]] = []
     for text in texts:

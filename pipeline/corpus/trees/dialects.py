@@ -1,6 +1,6 @@
-"""Recognise the dialect of a file of trees, and read its trees as plain ones: no word that was not written or said.
+"""Recognise the dialect of a file of trees, and keep only the words of its trees that were written or said.
 
-A dialect is recognised by what the first trees of a file contain, and that of ``.psd`` files also by their name.
+A dialect is recognised by what the first trees of a file contain. That of ``.psd`` files is also recognised by name.
 docs/treebanks.md lists the dialects. What a tree has besides its words is left out, and each kind is counted. If a file
 has leaves that are not words, and their form is not one of these dialects, the file is refused.
 """

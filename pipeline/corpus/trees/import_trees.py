@@ -100,7 +100,7 @@ def import_trees(
             num_given += len(kept) if source.text else 0
             names.write(source, kept, num_trees=counts.num_trees - before)
         if not counts.num_kept:
-            remedy = "without --on-error skip, the first fault is named"
+            remedy = "run again without --on-error skip to see the first fault"
             if config.text:
                 remedy = "give a text file with one line per tree, or leave out --text"
             elif ALWAYS_DROPPED.issuperset(counts.dropped):

@@ -1,8 +1,8 @@
 """Cut a file into trees by counting brackets. Nothing is parsed yet, and no file is ever in memory as a whole.
 
 A tree ends where its brackets close. So there may be several trees on one line, and a tree may go over several lines,
-whatever their indentation. Only after a tree that stays open, a bracket at the margin begins the next tree. If brackets
-close too early, everything up to the next beginning of a tree is one broken piece. So no scrap of a broken tree becomes
+whatever their indentation. If a tree stays open, the next bracket at the left margin begins the next tree. If brackets
+close too early, everything up to the next beginning of a tree is one broken piece. So no part of a broken tree becomes
 a tree.
 
 Lines that belong to a file and not to its trees (a licence, SGML tags, comments) are left out and counted.
