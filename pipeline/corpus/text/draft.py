@@ -21,9 +21,7 @@ class Draft:
     repaired: list[str] = field(default_factory=list)
     """The reasons for all changes of the line, without repetitions."""
 
-    def replace(
-        self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], reason: str
-    ) -> None:
+    def replace(self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], reason: str) -> None:
         """Replace every match of the pattern, and note the reason if the text changed."""
         text, found = pattern.subn(replacement, self.text)
         if found and text != self.text:
