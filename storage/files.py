@@ -11,6 +11,7 @@ import glob
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
@@ -22,6 +23,8 @@ from storage.errors import StoreError
 PARTIAL_SUFFIX = ".partial"
 _LOCKED_SUFFIX = ".locked" + PARTIAL_SUFFIX
 """Suffix of files and folders that their writer has locked."""
+_UNLOCKED_S = 60.0
+"""A file or folder that is younger is left alone, because its writer may not have locked it yet."""
 
 
 def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
@@ -68,16 +71,16 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
                 file.flush()
                 with _write_errors(path):
                     os.fsync(file.fileno())
-        if stale:
+            if stale:
+                with _write_errors(folder):
+                    for path in stale:
+                        path.unlink(missing_ok=True)
+                    fsync(folder)
+            for name, path in zip(partial, paths, strict=True):  # the files are still open, and so still locked
+                with _write_errors(path):
+                    name.replace(path)
             with _write_errors(folder):
-                for path in stale:
-                    path.unlink(missing_ok=True)
                 fsync(folder)
-        for name, path in zip(partial, paths, strict=True):
-            with _write_errors(path):
-                name.replace(path)
-        with _write_errors(folder):
-            fsync(folder)
     finally:
         for name in partial:
             name.unlink(missing_ok=True)
@@ -119,6 +122,8 @@ def _partial_path(path: Path) -> Path:
     """Return a new temporary name, after removing what killed writers of ``path`` left."""
     for orphan in path.absolute().parent.glob(f".{glob.escape(path.name)}.*{_LOCKED_SUFFIX}"):
         with suppress(OSError):  # another process removes it too, or is still writing it
+            if time.time() - orphan.lstat().st_mtime < _UNLOCKED_S:
+                continue
             descriptor = os.open(orphan, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

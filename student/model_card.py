@@ -131,11 +131,14 @@ def _words_seen(run: Path, which: Which) -> str:
     """Return how many words the training had read when it saved a checkpoint. Every pass over a word counts."""
     if threshold := num_words_of(which):
         return f"{threshold:,}, up to the end of the step that reached them"
+    if not (run / "metrics.jsonl").exists():
+        return "not known"
     rows = [row for _, row in read_json_lines(run / "metrics.jsonl", remedy="restore the file")]
     steps = [row for row in rows if "words" in row and (which == "last" or row.get("split") == "dev")]
     if not steps:
         return "not known"
-    row = steps[-1] if which == "last" else min(steps, key=lambda row: float(row.get("cross_entropy", row["loss"])))
+    by_loss = sorted(steps, key=lambda row: float(row["cross_entropy"] if "cross_entropy" in row else row["loss"]))
+    row = steps[-1] if which == "last" else by_loss[0]
     return f"{int(row['words']):,}"
 
 

@@ -15,6 +15,7 @@ from pipeline.runtime.progress import Progress
 from storage.dump.manifest import Manifest
 from storage.dump.reader import inspect_dump, verify_dump
 from storage.dump.schema import cross_fitted
+from storage.errors import StoreError
 from storage.folder import Folder
 from storage.locations import Location, Place, as_folder
 
@@ -53,8 +54,11 @@ def verify_dump_files(place: Place) -> dict[str, Any]:
 
 def trained_on_of_dump(folder: Folder) -> list[TrainingText]:
     """Return what the teachers of a dump were trained on, from the history next to the dump."""
-    recorded = [event["trained_on"] for event in history_events(folder.history()) if "trained_on" in event]
     note = "no record in the history next to the dump"
+    try:
+        recorded = [event["trained_on"] for event in history_events(folder.history()) if "trained_on" in event]
+    except StoreError as error:  # the dump may be shared without its history
+        recorded, note = [], str(error)
     if not recorded:
         return [not_known("teacher", "of the dump", note=note)]
     return from_json(recorded[-1], of="teacher", name="of the dump", where=f"{folder}.history.jsonl")

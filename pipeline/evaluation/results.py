@@ -14,6 +14,7 @@ Results may come from strangers. So every value is checked before it is used, an
 """
 
 import json
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import InputError, RunError
 from storage.files import write_atomically, written_whole
 from storage.fingerprints import sha256_file
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION: Final = 2
 PERPLEXITY: Final = "perplexity"
@@ -182,7 +185,12 @@ def read_results(run: Path) -> dict[str, Result]:
     Raises:
         InputError: If ``write_result`` cannot have written one of the files.
     """
-    return {path.stem: _read(path) for path in sorted(results_folder(run).glob("*.json"))}
+    folder = results_folder(run)
+    if folder != run / "results" and any((run / "results").glob("*.json")):
+        log.warning(
+            "%s: not read. Results of an exported folder are now in %s. Move them there", run / "results", folder
+        )
+    return {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
 
 
 class SplitKey(NamedTuple):

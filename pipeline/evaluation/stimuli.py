@@ -186,7 +186,8 @@ def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
             "give --context FILE with the text before each sentence"
         )
     named = [*config.item, config.region] if config.region else [*config.item]
-    known = {*form.columns, *map(str, range(1, len(form.columns) + 1))}
+    numbers = range(1, len(form.columns) + 1) if form.kind == "table" else ()  # JSON objects have names only
+    known = {*form.columns, *map(str, numbers)}
     if missing := [name for name in named if name not in known]:
         raise InputError(f"{path}: no column {', '.join(missing)}, expected one of {', '.join(form.columns)}")
     records = read_records(form, lines, column)

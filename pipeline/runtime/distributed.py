@@ -320,7 +320,7 @@ def _started_world() -> World:
     found = {name: os.environ[name] for name in _TORCHRUN if name in os.environ}
     if found.get("RANK", "0") == "0" and found.get("WORLD_SIZE", "1") == "1":
         tasks = os.environ.get(_SRUN_TASKS, "1")
-        if tasks != "1" and not found:
+        if tasks != "1" and "WORLD_SIZE" not in found:
             raise ConfigError(
                 f"srun started {tasks} processes ({_SRUN_TASKS}), and each would do the whole work. Start one "
                 "torchrun per node, as examples/multi_node.sbatch does. For separate runs, set WORLD_SIZE=1"

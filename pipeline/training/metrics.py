@@ -74,10 +74,10 @@ class Metrics:
             self._file.flush()
             for name, value in figures.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
-            if self._tracker is not None:
-                self._tracker.row(split, step, figures)
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        if self._tracker is not None:
+            self._tracker.row(split, step, figures)
 
     def sync(self) -> None:
         """Write all rows to disk. Call it before each checkpoint, so that no checkpoint survives without its rows."""
@@ -90,12 +90,13 @@ class Metrics:
             StoreError: If the disk is full.
         """
         try:
-            if self._tracker is not None:
-                self._tracker.close()
             self._board.close()
             self._file.close()
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        finally:
+            if self._tracker is not None:
+                self._tracker.close()
 
 
 def _cut_back(path: Path, step: int) -> None:

@@ -8,14 +8,17 @@ repeats the steps after its last checkpoint.
 import hashlib
 import importlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
 from pipeline.runtime.run_directory import FREE, RunInfo, open_run
 from pipeline.runtime.train_config import LogTo, TrainConfig
 from storage.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 _NOT_OF_A_GROUP = {*FREE, "seed", "out"}
 
@@ -35,6 +38,7 @@ class Tracker:
 
     def __init__(self, log_to: LogTo, project: str, run: RunInfo) -> None:
         self._module = importlib.import_module(log_to)
+        self._is_lost = False
         about = {"project": project, "name": run.path.name, "group": group_of(run), "config": run.configuration}
         if log_to == "wandb":
             _start_wandb(self._module, run.path, about)
@@ -45,13 +49,24 @@ class Tracker:
         """Log one row. The names are those of TensorBoard, such as ``dev/cross_entropy``."""
         named = {f"{split}/{name}": value for name, value in figures.items()}
         if self._module.__name__ == "wandb":
-            self._module.log({"step": step, **named})
+            self._try(lambda: self._module.log({"step": step, **named}))
         else:
-            self._module.log(named, step=step)
+            self._try(lambda: self._module.log(named, step=step))
 
     def close(self) -> None:
         """Wait until everything is logged."""
-        self._module.finish()
+        self._try(self._module.finish)
+
+    def _try(self, call: Callable[[], object]) -> None:
+        """Call the service. If it cannot be reached, say so and call it no more: training goes on."""
+        if self._is_lost:
+            return
+        try:
+            call()
+        except OSError as error:
+            self._is_lost = True
+            service = self._module.__name__
+            log.warning("%s is lost (%s). Training goes on; metrics.jsonl has all figures", service, error)
 
 
 def tracker_of(config: TrainConfig, run: Path) -> Tracker | None:

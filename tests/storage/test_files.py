@@ -127,6 +127,12 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_pat
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     left = sorted(tmp_path.iterdir())
     assert len(left) == 2
+    with new_folder(tmp_path / "out2"), written_whole([tmp_path / "x.txt"]):
+        assert set(left) < set(tmp_path.iterdir()), "their writer may be about to lock them"
+    (tmp_path / "out2").rmdir()
+    (tmp_path / "x.txt").unlink()
+    for path in left:
+        os.utime(path, (0, 0))
     with new_folder(tmp_path / "other"), written_whole([tmp_path / "xy.txt"]):
         pass
     assert set(left) < set(tmp_path.iterdir())

@@ -29,6 +29,8 @@ SLASH_TAGS: Final = "word/TAG leaves"
 
 _NUM_TREES = 200
 _MOST = 0.8
+_MANY_TRACES = 0.25
+"""If more trees have a trace without ``-NONE-``, the dialect is historical. A few may come from a conversion."""
 
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
@@ -99,9 +101,10 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
             continue
     is_named_psd = path.name.lower().removesuffix(".gz").endswith(".psd")
     leaves = [leaf for tree in trees for leaf in zip(tree.tags, tree.words, strict=True)]
+    with_bare_trace = [any(map(_is_bare_trace, tree.tags, tree.words)) for tree in trees]
     is_historical = any(map(_has_id, trees)) or (
         all(tag != TRACE_TAG for tag, _ in leaves)
-        and (is_named_psd or any(leaf == ("C", "0") or _is_bare_trace(*leaf) for leaf in leaves))
+        and (is_named_psd or ("C", "0") in leaves or sum(with_bare_trace) > _MANY_TRACES * len(trees))
     )
     words = [word for tag, word in leaves if not _is_no_word(tag, word)]
     share = _share(words, _WITH_LEMMA)

@@ -91,7 +91,7 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
     head, rest = _sniff(map(_with_escaped_brackets, read_lines(path, "skip")), path)
     shape = _shape([line.text for line, what in _labelled(head) if line.is_whole and not what])
     lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
-    yield from _with_counted_lines(_cut(_Lines(_labelled(lines)), shape))
+    yield from _with_counted_lines(_cut(_Lines(_labelled(lines, whole=path)), shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,9 +337,27 @@ def _with_escaped_brackets(line: Line) -> Line:
     return line if text == line.text else line._replace(text=text)
 
 
-def _labelled(lines: Iterable[Line]) -> Iterator[tuple[Line, str]]:
-    """Yield each line, and what it is if it belongs to no tree: a licence, an SGML tag, a header or a comment."""
+def _header_after(text: str, header: str) -> str:
+    """Return the tag of the header that is open after a line of SGML, or "". ``header`` is the one open before."""
+    if header:
+        return "" if f"</{header}>" in text else header
+    opened = _OPENED.match(text)
+    is_header = opened is not None and f"</{opened[1]}>" not in text and opened[1].lower() in _HEADER_TAGS
+    return opened[1] if opened is not None and is_header else ""
+
+
+def _labelled(lines: Iterable[Line], *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
+    """Yield each line, and what it is if it belongs to no tree: a licence, an SGML tag, a header or a comment.
+
+    Args:
+        lines: Lines of a file.
+        whole: The file, if these are all its lines.
+
+    Raises:
+        InputError: If these are all lines of the file and a comment does not end.
+    """
     ends_comment: re.Pattern[str] | None = None
+    begins = 0
     header = ""
     for line in lines:
         text = line.text.lstrip()
@@ -351,19 +369,19 @@ def _labelled(lines: Iterable[Line]) -> Iterator[tuple[Line, str]]:
             what = COMMENT
             end = re.compile(r"\*~/" if text.startswith("/~*") else r"\*/")
             ends_comment = None if end.search(text, 2) else end
+            begins = line.number
         elif text.startswith(("%%", ";;", "# ")):
             what = COMMENT
         elif text.startswith("*x*"):
             what = LICENCE
         elif _SGML_LINE.fullmatch(text):
             what = SGML
-            if header:
-                header = "" if f"</{header}>" in text else header
-            elif (opened := _OPENED.match(text)) and f"</{opened[1]}>" not in text:
-                header = opened[1] if opened[1].lower() in _HEADER_TAGS else ""
+            header = _header_after(text, header)
         elif header and not _BRACKET.search(text):
             what = SGML
         yield line, what
+    if whole is not None and ends_comment is not None:
+        raise InputError(f"{whole}:{begins}: a comment begins here and does not end; end it, or remove this line")
 
 
 def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line]]:

@@ -130,6 +130,7 @@ TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE
         ({**TORCHRUN, "WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2', expected a number"),
         ({**TORCHRUN, "RANK": "2"}, "RANK is 2 of WORLD_SIZE 2"),
         ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, "srun started 8 processes"),
+        ({"SLURM_STEP_NUM_TASKS": "8", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}, "srun started 8 processes"),
     ],
 )
 def test_processes_that_cannot_find_each_other_are_refused_in_one_line(monkeypatch, variables, message):

@@ -6,6 +6,7 @@ import sqlite3
 import pytest
 
 from pipeline.runtime.run_directory import RunInfo
+from pipeline.training.metrics import Metrics
 from pipeline.training.trackers import Tracker, group_of
 from storage.errors import ConfigError
 
@@ -58,6 +59,25 @@ def test_trackio_gets_all_rows(run, monkeypatch, tmp_path):
     logged(Tracker("trackio", "syntax", run))
     with sqlite3.connect(next((tmp_path / "trackio").glob("*.db"))) as database:
         assert [step for (step,) in database.execute("select step from metrics")] == [10, 10, 8]
+
+
+def test_training_goes_on_without_a_service_that_cannot_be_reached(run, monkeypatch, caplog):
+    wandb = pytest.importorskip("wandb")
+
+    def lose(*_, **__):
+        raise ConnectionResetError("reset by peer")
+
+    for name in ("init", "define_metric", "finish"):
+        monkeypatch.setattr(wandb, name, lambda *_, **__: None)
+    monkeypatch.setattr(wandb, "log", lose)
+    metrics = Metrics(run.path, tracker=Tracker("wandb", "syntax", run))
+    for split, step, figures in ROWS:
+        metrics.row(split, step=step, figures=figures)
+    metrics.close()
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == len(ROWS)
+    assert [record.message for record in caplog.records if "wandb is lost" in record.message] == [
+        "wandb is lost (reset by peer). Training goes on; metrics.jsonl has all figures"
+    ]
 
 
 def test_runs_share_a_group_if_only_seed_folder_and_machine_differ(run):

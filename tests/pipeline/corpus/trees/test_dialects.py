@@ -9,6 +9,7 @@ from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.trees.dialects import HISTORICAL, SLASH_TAGS, read_plain_trees
 from pipeline.corpus.trees.import_trees import import_trees
 from pipeline.corpus.trees.raw_trees import MASKED, ONLY_CODES, UNCLEAR
+from pipeline.corpus.trees.readers import Counts, read_sentences
 from storage.errors import InputError
 
 
@@ -208,3 +209,21 @@ def test_leaves_that_cannot_be_read_are_refused_with_a_remedy(tmp_path: Path, tr
     assert "bank.mrg:1: " in str(caught.value)
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_one_bare_trace_does_not_change_the_words_of_the_other_trees(tmp_path):
+    (tmp_path / "trees.mrg").write_text(
+        "(S (NP (NN @ann)) (VP (VBD saw) (NP (NN <unk>))))\n(S (NP *) (VP (VB go)))\n"
+        + "(S (NP (NN @bob)) (VP (VBD said) (UH *sigh*)))\n" * 3
+    )
+    counts = Counts()
+    found = list(read_sentences(tmp_path / "trees.mrg", None, on_error="stop", counts=counts, read=read_plain_trees))
+    assert found[0].tree.words == ("@ann", "saw", "<unk>")
+    assert found[2].tree.words == ("@bob", "said", "*sigh*")
+    assert found[1].tree.words == ("go",)
+
+
+def test_a_comment_that_does_not_end_is_refused(tmp_path):
+    (tmp_path / "trees.mrg").write_text("(S (NP (NN ann)))\n/* note\n(S (NP (NN bob)))\n")
+    with pytest.raises(InputError, match=r"trees\.mrg:2: a comment begins here and does not end"):
+        list(read_plain_trees(tmp_path / "trees.mrg"))
