@@ -18,7 +18,7 @@ from storage.errors import ConfigError, RunError
 from storage.files import list_files
 
 MAIN: Final = "main"
-"""BabyLM's name for the final checkpoint. It is also the hub's name for the branch that programs load by default."""
+"""The hub's name for the branch that programs load by default, and BabyLM's name for the final checkpoint."""
 
 
 def check_repository(repository: str) -> None:

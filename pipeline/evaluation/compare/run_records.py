@@ -75,11 +75,6 @@ class RunRecord:
         return self._has_own_targets and self._conditions_of_dumps == {"exact"}
 
     @property
-    def has_dump_of_student(self) -> bool:
-        """Whether the run learned only from dumps of language models without trees (born-again, for example)."""
-        return self._conditions_of_dumps == {"none"}
-
-    @property
     def _has_own_targets(self) -> bool:
         """Whether the run learned from a dump, with each soft target at its own position."""
         return self.has_dump and self.configuration.get("targets") != "shuffled"
