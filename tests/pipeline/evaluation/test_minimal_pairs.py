@@ -306,7 +306,8 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
     write_lines(tmp_path / "blimp/x.jsonl", LINE)
     path = write_lines(tmp_path / "other/y.jsonl", "", line)
     expected = "expected the fields sentence_good and sentence_bad; give a f"
-    with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{expected}older with minimal pairs alone: .*blimp, or score"):
+    remedy = rf"{expected}older with minimal pairs alone: .*blimp, or score"
+    with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{remedy}"):
         read_minimal_pairs(tmp_path)
     with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{expected}ile or folder"):
         read_minimal_pairs(path)
