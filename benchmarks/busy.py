@@ -27,7 +27,7 @@ from benchmarks.dump import sample_dataset
 from pipeline.runtime.workers import usable_cores
 
 SIZES = ("--embed-dim", "128", "--num-blocks", "4", "--num-heads", "4", "--batch-tokens", "1024")
-SETTINGS = {"": "0", "_spinning": "300000"}
+SETTINGS = {"": "20000", "_spinning": "300000"}
 """Values of GOMP_SPINCOUNT: this project's, and the default of GNU's OpenMP, which torch uses on Linux."""
 
 
