@@ -242,7 +242,7 @@ def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
         elif word in ("/.", "/?", "/-", "/!") and tag in (".", ":", ",", "HYPH"):
             words[i] = word[1:]
             reasons["slashes before punctuation left out"] = None
-        elif tag == "UH" and re.fullmatch(r"%[a-z]+", word):
+        elif tag == "UH" and re.fullmatch(r"%[^\W\d_]+", word):
             words[i] = word[1:]
             reasons["percent signs before hesitations left out"] = None
     return without_words(Tree(tuple(words), tree.tags, tree.phrases), without) if reasons else tree

@@ -125,9 +125,9 @@ def test_switchboard_keeps_what_was_said_and_counts_the_rest(tmp_path: Path) -> 
 
 
 def test_ontonotes_loses_its_slashes_and_percent_signs(tmp_path: Path) -> None:
-    content = "(TOP (S (INTJ (UH %um)) (NP (XX %pw) (NNS owls)) (VP (VBP hoot)) (: /-) (. /.)))\n"
+    content = "(TOP (S (INTJ (UH %um) (UH %Yes)) (NP (XX %pw) (NNS owls)) (VP (VBP hoot)) (: /-) (. /.)))\n"
     texts, counts = imported(tmp_path, content, ".parse")
-    assert texts[0].startswith("um owls hoot")
+    assert texts[0].startswith("um Yes owls hoot")
     assert not set("/%") & set(texts[0])
     assert sorted(counts["repaired"]) == [
         "percent signs before hesitations left out",
