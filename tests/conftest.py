@@ -10,6 +10,8 @@ from tests.processes import run_cli
 
 # Threads do not speed up small tensors, and they slow down several test processes at once. Set this before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Commands choose their number of threads. Threads that wait must not spin, because two test processes share the cores.
+os.environ["GOMP_SPINCOUNT"] = "0"
 # Hide GPUs, so that sums are the same on every machine.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import safetensors.torch
 
 import cli
-from pipeline.runtime.run_directory import RunDescription, describe_run, weights_metadata
 from storage.fingerprints import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +29,10 @@ def store_digest(store: Path) -> str:
 
 def edit_run(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change ``run.json``, and leave out all digests, as an older version of this program did."""
+    import safetensors.torch  # conftest sets the threads of torch before it is loaded
+
+    from pipeline.runtime.run_directory import weights_metadata
+
     described = json.loads((run / "run.json").read_text())
     change(described)
     described.pop("sha256", None)
@@ -43,6 +45,8 @@ def edit_run(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def describe(run: Path, *, seed: int = 1) -> None:
     """Write the description of a run that no command made."""
+    from pipeline.runtime.run_directory import RunDescription, describe_run
+
     run.mkdir(exist_ok=True)
     tokenizer = run / "tokenizer.json"
     tokenizer.write_text("{}")
