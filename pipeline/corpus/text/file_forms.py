@@ -87,7 +87,7 @@ _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
 """Tags that text may have: those of subtitles and of Wikipedia."""
 _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img|p|li|td|div|h[1-6])\b", re.IGNORECASE)
-"""An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` are none of these."""
+"""An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
 _TIME = re.compile(r"(?:\d\d:)?\d\d:\d\d[,.]\d+ +-->")
 _MARKED_SHARE: Final = 0.1
 """Share of the lines that have a tag or a time in a file that is not text. Some texts have a tag here and there."""
