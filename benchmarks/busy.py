@@ -28,7 +28,7 @@ from pipeline.runtime.workers import usable_cores
 
 SIZES = ("--embed-dim", "128", "--num-blocks", "4", "--num-heads", "4", "--batch-tokens", "1024")
 SETTINGS = {"": "0", "_spinning": "300000"}
-"""Values of GOMP_SPINCOUNT: that of the demo and the tests, and the default of GNU's OpenMP, which torch uses on Linux."""
+"""Values of GOMP_SPINCOUNT: that of demo and tests, and the default of GNU OpenMP, which torch uses on Linux."""
 
 
 def main() -> None:
