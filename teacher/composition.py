@@ -22,7 +22,6 @@ from pipeline.runtime.distributed import on_device
 from teacher.levels import CompositionLevel
 from teacher.recurrence import (
     bilstm_composition,
-    level_indices,
     lstm_cell,
     product_weights,
     run_both_directions,
@@ -121,10 +120,12 @@ class BiLstmComposition(Composition):
         return partial(self._compose, self._label_states())
 
     def _compose(self, label_states: Tensor, values: Tensor, level: CompositionLevel) -> Tensor:
-        (labels,), (gather,) = level_indices([level], values.device)
-        used, places = torch.unique(gather // 2, return_inverse=True)
-        gates = self.input_products(values.index_select(0, used)).view(-1, 4 * self.dim)
-        rows = gates.index_select(0, 2 * places + gather % 2).view(2, -1, 4 * self.dim)
+        # A child of several constituents is multiplied once. `torch.unique` would make the host wait for a GPU.
+        distinct, places = np.unique(level.children, return_inverse=True)
+        gate_rows = (2 * places.reshape(2, -1) + np.array([[0], [1]])).reshape(-1)  # forward, then backward
+        labels, children, gather = (on_device(each, values.device) for each in (level.labels, distinct, gate_rows))
+        gates = self.input_products(values.index_select(0, children)).view(-1, 4 * self.dim)
+        rows = gates.index_select(0, gather).view(2, -1, 4 * self.dim)
         hidden, cell = label_states.index_select(2, labels)
         ends = run_both_directions(rows, hidden, cell, self.recurrent_weight, level.step_sizes)
         return torch.tanh(self.output(ends))
