@@ -256,7 +256,7 @@ def main() -> None:
             with mode:
                 run()
         except Exception:  # noqa: BLE001  every failure is a result
-            error = "".join(traceback.format_exc(limit=-6))
+            error = traceback.format_exc()
         print(json.dumps({"case": name, "error": error}), flush=True)  # noqa: T201
 
 
