@@ -8,7 +8,6 @@ an export's tokenizer gives the bytes of the run's tokenizer, so the results of 
 comparable.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,11 @@ from torch import Tensor
 
 from pipeline.corpus.dataset.adopt_tokenizer import adopted_tokenizer
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.runtime import options
-from pipeline.runtime.run_directory import Which, is_exported
+from pipeline.runtime.run_directory import Which, check_size, is_exported
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
 from storage.fingerprints import sha256_bytes
+from storage.json_files import read_json
 from student.model import Student
 from student.student_config import Context, StudentConfig, StudentTrainConfig
 from student.student_run import load_student, num_trained_positions
@@ -79,7 +78,7 @@ def open_student_or_folder(path: Path, device: torch.device, which: Which = "bes
     if is_exported(path):
         return _open_folder(path, device, which)
     student, run = load_student(path, device, which)
-    context = options.build(StudentTrainConfig, run.configuration).context
+    context = run.options(StudentTrainConfig).context
     return OpenedStudent(
         student=student,
         tokenizer=Tokenizer.load(run.tokenizer_path),
@@ -109,6 +108,7 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
             "to different models; fetch or export both again"
         )
     context, num_trained = _training_of(described)
+    check_size(path / "model.safetensors", config.num_weights, bytes_per_weight=1)
     student = Student(config, bos_id=bos, seed=0)
     weights, weights_sha256 = _weights(path / "model.safetensors", student)
     student.load_state_dict(weights)
@@ -128,17 +128,11 @@ def _training_of(described: Mapping[str, Any]) -> tuple[Context | None, int | No
     recorded = recorded if isinstance(recorded, dict) else {}
     context: Context | None = next((name for name in get_args(Context) if name == recorded.get("context")), None)
     num_trained = recorded.get("num_trained_positions")
-    return context, num_trained if isinstance(num_trained, int) else None
+    return context, num_trained if type(num_trained) is int and num_trained >= 0 else None
 
 
 def _described(path: Path) -> Mapping[str, Any]:
-    try:
-        described = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); export again, or fetch the file") from error
-    if not isinstance(described, dict):
-        raise InputError(f"{path}: found {type(described).__name__}, expected an object; export again, or fetch it")
-    return described
+    return read_json(path, dict[str, Any], remedy="export again, or fetch the file")
 
 
 def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
@@ -148,7 +142,7 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
         InputError: If the student cannot compute the model.
     """
     problems = [
-        f"{name} is {found!r}, expected {' or '.join(map(repr, computed))}"
+        f"{name} is {found!r:.60}, expected {' or '.join(map(repr, computed))}"
         for name, computed in _DEFAULTS.items()
         if (found := described.get(name, computed[0])) not in computed
     ]
@@ -158,10 +152,10 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
         if type(found) is int and found >= 1:
             sizes[ours] = found
         else:
-            problems.append(f"{name} is {found!r}, expected a number")
+            problems.append(f"{name} is {found!r:.60}, expected a number")
     inner = described.get("n_inner")
-    if inner is not None and not (isinstance(inner, int) and inner >= 1):
-        problems.append(f"n_inner is {inner!r}, expected a number or null")
+    if inner is not None and not (type(inner) is int and inner >= 1):
+        problems.append(f"n_inner is {inner!r:.60}, expected a number or null")
     if problems:
         raise InputError(
             f"{path}: not a model that can be evaluated here: {'; '.join(problems)}. Give a GPT-2 such as export writes"
@@ -175,7 +169,7 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
 def _special_id(path: Path, described: Mapping[str, Any], name: str) -> int:
     found = described.get(name)
     if type(found) is not int or found < 0:
-        raise InputError(f"{path}: {name} is {found!r}, expected the id of a token; add it to the file")
+        raise InputError(f"{path}: {name} is {found!r:.60}, expected the id of a token; add it to the file")
     return found
 
 

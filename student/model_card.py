@@ -4,7 +4,6 @@ Every figure comes from the run's ``run.json``, history and results. The card sh
 sha256 of the exported checkpoint. It shows only the number of the other results.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,7 +72,6 @@ def model_card(
     Raises:
         InputError: If a result of the run is damaged.
     """
-    described = json.loads((run.path / "run.json").read_bytes())
     digest = sha256_file(run.checkpoint(which))
     results = load_results(run.path, weights_sha256=digest)
     distilled = run.dump is not None
@@ -108,7 +106,7 @@ def model_card(
         sources={name: licence for text in trained_on for name, licence in text.sources.items()},
         dumps=[list(_of_dump(dump)) for dump in dump_summaries(run.dump)],
         init=run.init,
-        truncated=described.get("truncated") or {},
+        truncated=run.truncated or {},
         settings=[
             (name.replace("_", "-"), run.configuration[name])
             for name in SETTINGS
@@ -121,9 +119,9 @@ def model_card(
             if value is not None and math.isfinite(value)
         ],
         num_other_results=len(results.skipped),
-        versions=described.get("versions") or {},
-        git=described.get("git"),
-        command=described.get("command") or "not recorded",
+        versions=run.versions,
+        git=run.git,
+        command=run.command,
     )
 
 

@@ -110,15 +110,18 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
 def _refuse_another_run(path: Path, run: RunDescription) -> None:
     if not (path / "tokenizer.json").exists():  # a process was killed before it copied the tokenizer
         write_atomically(path / "tokenizer.json", run.tokenizer.read_bytes())
-    if problems := _differences(_comparable(run), _comparable(open_run(path))):
+    there = open_run(path)
+    if problems := _differences(_comparable(run), _comparable(there)):
         raise RunError(
             f"{path}: the run was made with other options or data: {'; '.join(problems)}. Give the options and data "
             "of the run, or choose another --out"
         )
-    before, now = json.loads((path / "run.json").read_bytes()).get("versions"), versions()
-    if before != now:
+    if there.versions != (now := versions()):
         log.warning(
-            "%s: started with versions %s, continues with %s. The last bits of results may differ", path, before, now
+            "%s: started with versions %s, continues with %s. The last bits of results may differ",
+            path,
+            there.versions,
+            now,
         )
 
 

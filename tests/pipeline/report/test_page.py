@@ -189,7 +189,7 @@ def test_text_from_run_directories_is_escaped(made_up_runs: MadeUpRuns, tmp_path
     odd = made_up_runs.teacher.parent / "<b>$x_{$ \u4f60&\"'"
     helpers.made_up_run(odd, "student", 2.0, command=attack, configuration={attack: {"a": [attack]}})
     named = made_up_runs.teacher.parent / "esc\x1b[31m\x85"
-    helpers.made_up_run(named, "student", 2.0, command="a\x1b]0;b\x07\ud800c")
+    helpers.made_up_run(named, "student", 2.0, command="a\x1b]0;b\x07c")
     helpers.add_pairs(named, 0.6, paradigms={"agree\x1b[2J": "t\x9b"})
     helpers.add_pairs(odd, 0.6, paradigms={f"{attack}$\\frac": "]]><script>", 'id="x" #fe0100 1.23456': "t"})
     made = [odd, named, made_up_runs.baseline]
@@ -286,7 +286,11 @@ def test_a_path_that_is_not_a_run_is_refused(made_up_runs: MadeUpRuns, tmp_path:
     ):
         with pytest.raises(RunError, match=message):
             write_report(runs, out)
-    for content, message in (("{", "not JSON"), ("[]", "no kind"), ('{"kind": "student"}', "no configuration")):
+    for content, message in (
+        ("{", "not JSON"),
+        ("[]", "expected object"),
+        ('{"kind": "student"}', "missing required field configuration"),
+    ):
         (run / "run.json").write_text(content)
         with pytest.raises(RunError, match=message):
             write_report([run], out)

@@ -13,7 +13,7 @@ from pipeline.dumping.dump_config import DumpConfig
 from pipeline.runtime.click_options import OneLineErrors, configured_by
 from pipeline.runtime.options import build, options_of, path_or_url, read_toml, to_json
 from pipeline.runtime.train_config import TrainConfig
-from storage.errors import ConfigError, InputError
+from storage.errors import ConfigError
 from student.student_config import StudentConfig, StudentTrainConfig
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
@@ -137,7 +137,7 @@ def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(ConfigError, match=r"No such file.*; give a TOML file of options"):
         read_toml(tmp_path / "none.toml", [])
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_toml(write(tmp_path, "a ="), [])
