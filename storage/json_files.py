@@ -13,9 +13,9 @@ import gzip
 import re
 import tomllib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeAlias, TypeGuard, TypeVar
+from typing import IO, Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -150,7 +150,7 @@ def convert(value: object, kind: type[T], *, where: str, remedy: str, error: typ
     """
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.MsgspecError, RecursionError) as found:
+    except (msgspec.MsgspecError, RnngDistillError, RecursionError) as found:
         raise error(f"{where}: {_problem(found)}; {remedy}") from found
 
 
@@ -180,7 +180,7 @@ def _decoded(
         value = decoder.decode(text)
         if _LONG_INTEGER.search(text):
             _check_integers(msgspec.json.decode(text))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as found:
+    except (msgspec.MsgspecError, RnngDistillError, ValueError, RecursionError) as found:
         raise error(f"{where}: {_problem(found)}; {remedy}") from found
     return value
 
@@ -213,45 +213,3 @@ def _bounded(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
 
 def _shown_size(num_bytes: int) -> str:
     return f"{num_bytes >> 20} MiB"
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a parsed JSON value is a finite number whose absolute value is below 2^63."""
-    # JSON allows whole numbers that no float can hold. For NaN the comparison is false.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 63
-
-
-def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
-    """Return a finite number from a parsed JSON object.
-
-    Raises:
-        InputError: If it is missing, or not a finite number as ``is_number`` defines it.
-    """
-    found = value.get(name)
-    if not is_number(found):
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a number; write the file again")
-    return found
-
-
-def whole_number(value: Mapping[str, Any], name: str, *, where: str) -> int:
-    """Return a whole number from a parsed JSON object.
-
-    Raises:
-        InputError: If it is missing, or not a whole number.
-    """
-    found = value.get(name)
-    if not is_number(found) or not isinstance(found, int):
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a whole number; write the file again")
-    return found
-
-
-def string(value: Mapping[str, Any], name: str, *, where: str) -> str:
-    """Return a string from a parsed JSON object.
-
-    Raises:
-        InputError: If it is missing, or not a string.
-    """
-    found = value.get(name)
-    if not isinstance(found, str):
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a string; write the file again")
-    return found

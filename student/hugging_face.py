@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.corpus.dataset.adopt_tokenizer import adopted_tokenizer
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.runtime.run_directory import Which, check_size, is_exported
+from pipeline.runtime.run_directory import Which, is_exported
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
 from storage.fingerprints import sha256_bytes
@@ -108,9 +108,14 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
             "to different models; fetch or export both again"
         )
     context, num_trained = _training_of(described)
-    check_size(path / "model.safetensors", config.num_weights, bytes_per_weight=1)
+    weights, weights_sha256 = _weights(path / "model.safetensors")
+    if config.num_weights > 2 * (found := sum(tensor.numel() for tensor in weights.values())):
+        raise InputError(
+            f"{path}: config.json describes a model of {config.num_weights:,} weights, but model.safetensors has "
+            f"{found:,}; they belong to different models; export or fetch both again"
+        )
     student = Student(config, bos_id=bos, seed=0)
-    weights, weights_sha256 = _weights(path / "model.safetensors", student)
+    _check_shapes(path / "model.safetensors", weights, student)
     student.load_state_dict(weights)
     return OpenedStudent(
         student=student.to(device).eval(),
@@ -173,13 +178,13 @@ def _special_id(path: Path, described: Mapping[str, Any], name: str) -> int:
     return found
 
 
-def _weights(path: Path, student: Student) -> tuple[dict[str, Tensor], str]:
+def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """Return the weights under the student's names, and the sha256 of the file.
 
     A file of a ``GPT2Model`` has names without ``transformer.``.
 
     Raises:
-        InputError: If the file is damaged, or has other weights or shapes than the student.
+        InputError: If the file is damaged.
     """
     try:
         data = path.read_bytes()
@@ -191,6 +196,15 @@ def _weights(path: Path, student: Student) -> tuple[dict[str, Tensor], str]:
         for name, tensor in found.items()
         if name != "lm_head.weight" and not name.endswith(_BUFFERS)
     }
+    return weights, sha256_bytes(data)
+
+
+def _check_shapes(path: Path, weights: Mapping[str, Tensor], student: Student) -> None:
+    """Check that a file has the weights of the student, in its shapes.
+
+    Raises:
+        InputError: If it does not.
+    """
     expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     if wrong := sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)):
@@ -199,7 +213,6 @@ def _weights(path: Path, student: Student) -> tuple[dict[str, Tensor], str]:
             f"({len(wrong)} weights differ); config.json and the weights belong to different models. Export or fetch "
             "both again"
         )
-    return weights, sha256_bytes(data)
 
 
 def _shape(shape: torch.Size | None) -> str:

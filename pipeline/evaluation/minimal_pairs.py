@@ -33,7 +33,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -47,7 +47,7 @@ from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from storage.errors import InputError, RunError
 from storage.files import list_files
 from storage.fingerprints import canonical_json, sha256_bytes
-from storage.json_files import number, string
+from storage.json_files import Count, Number, convert
 
 Prefix = Literal["none", "space"]
 _PREFIXES: Final[Mapping[Prefix, str]] = {"none": "", "space": " "}
@@ -90,13 +90,25 @@ class MinimalPair:
 class PairCounts:
     """How many pairs a model has right. Pairs of identical sentences are not counted."""
 
-    num_pairs: int
-    num_right: int
-    num_ties: int
-    mean_difference: float
+    num_pairs: Count
+    num_right: Count
+    num_ties: Count
+    mean_difference: Number
     """Mean of log p(good) - log p(bad) over the pairs, in nats; 0 if there is no pair."""
-    standard_deviation: float
+    standard_deviation: Number
     """Standard deviation of the differences over the pairs, with n - 1; 0 if there are fewer than two pairs."""
+
+    def __post_init__(self) -> None:
+        """Check that the counts are possible.
+
+        Raises:
+            InputError: If they are not.
+        """
+        if self.num_right + self.num_ties > self.num_pairs:
+            raise InputError(
+                f"{self.num_right} right and {self.num_ties} ties of {self.num_pairs} pairs, expected no more than the "
+                "pairs"
+            )
 
     @property
     def accuracy(self) -> float | None:
@@ -112,25 +124,6 @@ class PairCounts:
         """Return the counts, the accuracy, and its Wilson interval."""
         interval = None if self.interval is None else [self.interval.low, self.interval.high]
         return asdict(self) | {"accuracy": self.accuracy, "interval": interval}
-
-    @classmethod
-    def from_json(cls, value: Any, *, where: str) -> "PairCounts":  # noqa: ANN401 - parsed JSON
-        """Return the counts that ``to_json`` gave.
-
-        Raises:
-            InputError: If a number is missing or impossible.
-        """
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: {value!r} is not an object of counts; run evaluate minimal-pairs again")
-        counts = {name: int(number(value, name, where=where)) for name in ("num_pairs", "num_right", "num_ties")}
-        num_pairs, num_right, num_ties = counts.values()
-        if min(num_right, num_ties) < 0 or num_right + num_ties > num_pairs:
-            raise InputError(
-                f"{where}: {num_right} right and {num_ties} ties of {num_pairs} pairs, expected no more than the "
-                "pairs; run evaluate minimal-pairs again"
-            )
-        mean, deviation = (number(value, name, where=where) for name in ("mean_difference", "standard_deviation"))
-        return cls(**counts, mean_difference=mean, standard_deviation=deviation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,20 +175,42 @@ class MinimalPairFigures:
         Raises:
             InputError: If something is missing or has the wrong type.
         """
-        counts_by: dict[str, dict[str, PairCounts]] = {}
-        for by in ("by_paradigm", "by_term", "by_field"):
-            if not isinstance(found := value.get(by), dict):
-                raise InputError(f"{where}: no object {by!r}; run evaluate minimal-pairs again")
-            counts_by[by] = {name: PairCounts.from_json(counts, where=where) for name, counts in found.items()}
-        paradigms, per_token = value["by_paradigm"], value.get("per_token")
-        return cls(
-            overall=PairCounts.from_json(value.get("overall"), where=where),
-            terms={name: string(paradigm, "linguistics_term", where=where) for name, paradigm in paradigms.items()},
-            fields={name: string(paradigm, "field", where=where) for name, paradigm in paradigms.items()},
-            **counts_by,
-            num_identical=int(number(value, "num_identical", where=where)),
-            per_token=cls.from_json(per_token, where=where) if isinstance(per_token, dict) else None,
-        )
+        return _figures_of(convert(value, _FiguresFile, where=where, remedy="run evaluate minimal-pairs again"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Paradigm(PairCounts):
+    linguistics_term: str
+    field: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FiguresFile:
+    """The layout of ``MinimalPairFigures.to_json``."""
+
+    overall: PairCounts
+    by_paradigm: dict[str, _Paradigm]
+    by_term: dict[str, PairCounts]
+    by_field: dict[str, PairCounts]
+    num_identical: Count
+    per_token: "_FiguresFile | None" = None
+
+
+def _figures_of(file: _FiguresFile) -> MinimalPairFigures:
+    counts = [field.name for field in fields(PairCounts)]
+    return MinimalPairFigures(
+        overall=file.overall,
+        by_paradigm={
+            name: PairCounts(**{count: getattr(found, count) for count in counts})
+            for name, found in file.by_paradigm.items()
+        },
+        by_term=file.by_term,
+        by_field=file.by_field,
+        terms={name: found.linguistics_term for name, found in file.by_paradigm.items()},
+        fields={name: found.field for name, found in file.by_paradigm.items()},
+        num_identical=file.num_identical,
+        per_token=None if file.per_token is None else _figures_of(file.per_token),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,11 +218,11 @@ class ScoredPair:
     """A model's log-probabilities of the two sentences of a pair: an item row of the result."""
 
     paradigm: str
-    pair: int
+    pair: Count
     """Number of the pair in its paradigm, from 0."""
-    good: float
+    good: Number
     """log p of the grammatical sentence, in nats."""
-    bad: float
+    bad: Number
     """log p of the ungrammatical sentence, in nats."""
     good_tokens: int | None = None
     """Number of tokens in the sum ``good``. None in results of older versions."""

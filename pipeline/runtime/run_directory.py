@@ -53,6 +53,7 @@ _WEIGHTS: Final = "weights_sha256"
 """Metadata of a weight file: the identity of its run, and the sha256 of the weights."""
 _METADATA: Final = "rnng-distill"
 """The only entry of a file's own metadata: our metadata as JSON. safetensors writes several entries in random order."""
+_BYTES_PER_WEIGHT: Final = 4
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
 
 
@@ -344,18 +345,17 @@ def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
     return replace(run, weights_sha256=sha256_bytes(data))
 
 
-def check_size(weights: Path, num_weights: int, *, bytes_per_weight: int = 4) -> None:
+def check_size(weights: Path, num_weights: int) -> None:
     """Check that a weight file is large enough for a model, before memory is taken for the model.
 
     Args:
         weights: The file. If there is none, nothing is checked.
         num_weights: The number of weights of the model, or somewhat less.
-        bytes_per_weight: The size of a weight in the file, or less.
 
     Raises:
         RunError: If the file has fewer weights.
     """
-    if weights.is_file() and (size := weights.stat().st_size) < num_weights * bytes_per_weight:
+    if weights.is_file() and (size := weights.stat().st_size) < num_weights * _BYTES_PER_WEIGHT:
         raise RunError(
             f"{weights}: {size:,} bytes, too few for the sizes of the model, which has at least {num_weights:,} "
             "weights: the description and the weights belong to different models, or one of them is damaged. Restore "
