@@ -33,7 +33,7 @@ Number: TypeAlias = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)]
 """A number whose sums and squares stay finite."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MAX_INT_BITS = 63
+MAX_INT_BITS = 63
 _LONG_INTEGER = re.compile(rb"[0-9]{19}")
 """Only text that contains this can have an integer of more than 63 bits."""
 
@@ -189,8 +189,8 @@ def _check_integers(value: object) -> None:
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             _check_integers(each)
-    elif isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
-        raise ValueError(f"an integer of {value.bit_length()} bits, expected {_MAX_INT_BITS} at most")
+    elif isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+        raise ValueError(f"an integer of {value.bit_length()} bits, expected {MAX_INT_BITS} at most")
 
 
 def _problem(error: Exception) -> str:

@@ -393,6 +393,19 @@ def holds_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> 
     return same and all(recorded.get(name, value) == value for name, value in metadata.items())
 
 
+def problem_with_weights(path: Path) -> str | None:
+    """Return what is wrong with a weight file, or None if its weights have the sha256 that it records."""
+    try:
+        data = path.read_bytes()
+        state = safetensors.torch.load(data)
+        recorded = _metadata(data, path).get(_WEIGHTS)
+    except FileNotFoundError:
+        return "missing"
+    except (OSError, safetensors.SafetensorError, RunError) as error:
+        return f"damaged ({error})"
+    return None if recorded in {None, _digest(state)} else "damaged: its weights have another sha256"
+
+
 def _metadata(data: bytes, path: Path) -> dict[str, str]:
     """Return our metadata of a safetensors file: 8 bytes with the length of a JSON header, then the header."""
 

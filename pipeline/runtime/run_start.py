@@ -30,7 +30,14 @@ from pipeline.runtime.run_directory import (
 )
 from pipeline.runtime.run_history import HISTORY, add_start, hold
 from storage.errors import RunError
-from storage.files import PARTIAL_SUFFIX, cannot_write, make_directory, remove_partial_files, write_atomically
+from storage.files import (
+    PARTIAL_SUFFIX,
+    cannot_write,
+    list_files,
+    make_directory,
+    remove_partial_files,
+    write_atomically,
+)
 
 Resume = Literal["auto", "never"]
 """Whether to continue an existing run (``auto``) or to refuse it (``never``)."""
@@ -89,6 +96,12 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
             f"{path}: already exists with other files and no run.json, so there is no run to continue. Choose another "
             "--out"
         )
+    for name in list_files(path):
+        if (path / name).is_symlink():
+            raise RunError(
+                f"{path / name}: a link, and training would write to the file or folder it leads to. Replace it by a "
+                "copy of that, or remove it"
+            )
     make_directory(path)
     lock = hold(path)
     try:

@@ -5,7 +5,6 @@ names the file. A missing file or result is no error. ``RunRecord.missing`` list
 the list.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from pipeline.evaluation.perplexity import PerplexityFigure
 from pipeline.evaluation.results import LoadedResult, PerplexityResult, RunResults, SplitKey, load_results
+from pipeline.runtime.metric_rows import GAP, METRICS, read_rows
 from pipeline.runtime.run_directory import RunInfo, dump_summaries, read_description
 from pipeline.runtime.run_history import HISTORY, read_history
 from storage.errors import RunError
@@ -208,23 +208,15 @@ def _by_split(
 
 
 def _metrics(path: Path, missing: list[str]) -> list[Row]:
-    file = path / "metrics.jsonl"
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError:
+    if not (path / METRICS).exists():
         missing.append("no metrics.jsonl: no learning curve")
         return []
-    if lines[-1]:
+    rows, is_cut = read_rows(path)
+    if is_cut:
         missing.append("the last line of metrics.jsonl is cut off, perhaps by a kill: it is not shown")
-    rows: list[Row] = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{file}:{number}: not JSON ({error}); remove the line") from error
-        if not isinstance(row, dict):
-            raise RunError(f"{file}:{number}: found {type(row).__name__}, expected an object; remove the line")
-        rows.append(row)
+    if gaps := [row for row in rows if row["split"] == GAP]:
+        lost = sum(int(value(row, "missing_rows") or 0) for row in gaps)
+        missing.append(f"{lost} rows of metrics.jsonl were lost: its learning curve has a gap")
     if not rows:
         missing.append("metrics.jsonl is empty: no learning curve")
-    return rows
+    return [row for row in rows if row["split"] != GAP]
