@@ -26,14 +26,12 @@ sentences, and are refused by name.
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
 
-import gzip
-import json
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -47,7 +45,7 @@ from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from storage.errors import InputError, RunError
 from storage.files import list_files
 from storage.fingerprints import canonical_json, sha256_bytes
-from storage.json_files import Count, Number, convert
+from storage.json_files import Count, Number, convert, read_json_lines
 
 Prefix = Literal["none", "space"]
 _PREFIXES: Final[Mapping[Prefix, str]] = {"none": "", "space": " "}
@@ -65,6 +63,7 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
     "Global PIQA": frozenset({"solution0", "solution1"}),
 }
 """The fields of tasks in BabyLM's evaluation data that are not minimal pairs."""
+_REMEDY: Final = "correct or remove the line, or fetch the file again"
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
@@ -376,13 +375,9 @@ def _refuse_other_tasks(files: Sequence[Path]) -> None:
     """Refuse a folder in which the first line of a file is of another task. The error names folders of pairs."""
     others, folders = [], dict[Path, None]()
     for file in files:
-        if first := next(((i, line) for i, line in enumerate(_lines(file), start=1) if line.strip()), None):
-            try:
-                value = json.loads(first[1].decode("utf-8-sig"))
-            except (ValueError, RecursionError):
-                continue  # reading the file reports the fault
-            if isinstance(value, dict) and (problem := _other_task(value)):
-                others.append((f"{file}:{first[0]}", problem))
+        for where, value in islice(_objects(file), 1):
+            if problem := _other_task(value):
+                others.append((where, problem))
             else:
                 folders[file.parent] = None
     if others:
@@ -403,61 +398,34 @@ def _other_task(value: Mapping[str, Any]) -> str:
 
 
 def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
-    for i, line in enumerate(_lines(file), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{i}"
-        try:
-            value = json.loads(line.decode("utf-8-sig" if i == 1 else "utf-8"))
-            if isinstance(value, dict) and (problem := _other_task(value)):
-                raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone")
-            yield _pair(value, _stem(file), where)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where}: not UTF-8 ({error}); convert the file") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{where}: not a minimal pair ({error}), expected a JSON object with the strings sentence_good and "
-                "sentence_bad; correct or remove the line"
-            ) from error
+    for where, value in _objects(file):
+        if problem := _other_task(value):
+            raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone")
+        field = _text(value, "field", where, NOT_SPECIFIED)
+        yield MinimalPair(
+            good=_text(value, "sentence_good", where),
+            bad=_text(value, "sentence_bad", where),
+            paradigm=_text(value, "UID", where, _stem(file)),
+            term=_text(value, "linguistics_term", where, NOT_SPECIFIED),
+            field=_FIELDS.get(field, field),
+            where=where,
+        )
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-            yield from stream
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror or error}); check its name and that it is complete"
-        ) from error
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{file}: damaged gzip file ({error}); download it again") from error
+def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    return read_json_lines(file, dict[str, Any], remedy=_REMEDY)
 
 
-def _pair(value: Any, stem: str, where: str) -> MinimalPair:  # noqa: ANN401 - parsed JSON
-    if not isinstance(value, dict):
-        raise ValueError(f"found {type(value).__name__}")  # noqa: TRY004 - reported with file and line by the caller
-    field = _text(value, "field", NOT_SPECIFIED)
-    return MinimalPair(
-        good=_text(value, "sentence_good"),
-        bad=_text(value, "sentence_bad"),
-        paradigm=_text(value, "UID", stem),
-        term=_text(value, "linguistics_term", NOT_SPECIFIED),
-        field=_FIELDS.get(field, field),
-        where=where,
-    )
-
-
-def _text(value: dict[str, Any], name: str, default: str | None = None) -> str:
+def _text(value: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
     found = value.get(name)
     if found is None:
         found = default  # null means the same as a missing field
     if not isinstance(found, str):
-        raise ValueError(f"{name} is {found!r}")  # noqa: TRY004 - reported with file and line by the caller
-    found.encode()  # a lone surrogate is legal in JSON, but it is not text
+        raise InputError(f"{where}: {name} is {found!r:.60}, expected a string; {_REMEDY}")
     # A name is one line, and a sentence keeps its line ends.
     lines = _LINE_END.split(found) if name in SENTENCES else [found]
     if not (normalised := "\n".join(map(normalise_text, lines)).strip("\n")):
-        raise ValueError(f"{name} is empty")
+        raise InputError(f"{where}: {name} is empty, expected text; {_REMEDY}")
     return normalised
 
 
