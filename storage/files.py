@@ -215,3 +215,12 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
         f"{path}: cannot be written: {error.strerror}. Make room, lift the limit or fix the permissions, and run the "
         "same command again: completed work stays valid"
     )
+
+
+def cannot_be_used(error: OSError) -> StoreError:
+    """Return the error for a file or stream that failed where no failure was expected."""
+    where = error.filename or "a file or stream"
+    return StoreError(
+        f"{os.fsdecode(where) if isinstance(where, bytes) else where}: {error.strerror or error}. Check that the disk "
+        "has room and that the path and its permissions are right, and run the same command again"
+    )
