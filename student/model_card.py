@@ -16,12 +16,12 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.word_budget import budget_for_people, from_json
 from pipeline.evaluation.perplexity import FLOOR
 from pipeline.evaluation.results import RunResults, load_results
-from pipeline.runtime.json_files import read_json_lines
 from pipeline.runtime.run_directory import RunInfo, Which, dump_summaries
 from pipeline.runtime.run_history import read_history
 from pipeline.runtime.train_config import num_words_of
 from storage.dump.schema import cross_fitted, num_folds, teacher_names
 from storage.fingerprints import sha256_bytes, sha256_file
+from storage.json_files import read_json_lines
 from student.student_config import ExportConfig
 from student.student_run import student_config
 
@@ -133,7 +133,7 @@ def _words_seen(run: Path, which: Which) -> str:
         return f"{threshold:,}, up to the end of the step that reached them"
     if not (run / "metrics.jsonl").exists():
         return "not known"
-    rows = [row for _, row in read_json_lines(run / "metrics.jsonl", remedy="restore the file")]
+    rows = [row for _, row in read_json_lines(run / "metrics.jsonl", dict[str, Any], remedy="restore the file")]
     steps = [row for row in rows if "words" in row and (which == "last" or row.get("split") == "dev")]
     if not steps:
         return "not known"

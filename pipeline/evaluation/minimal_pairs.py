@@ -44,10 +44,10 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
-from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
 from storage.files import list_files
 from storage.fingerprints import canonical_json, sha256_bytes
+from storage.json_files import number, string
 
 Prefix = Literal["none", "space"]
 _PREFIXES: Final[Mapping[Prefix, str]] = {"none": "", "space": " "}

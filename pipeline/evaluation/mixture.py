@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.evaluation.intervals_and_p_values import Interval, bootstrap_mean
 from pipeline.evaluation.perplexity import GIVEN_TREE, IN_DOCUMENT, MARGINAL, UNCONDITIONAL
-from pipeline.runtime.json_files import is_number, number, string, whole_number
 from storage.errors import InputError
+from storage.json_files import is_number, number, string, whole_number
 from storage.ragged import Ragged
 
 NEXT_TOKEN: Final = (MARGINAL, UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE)

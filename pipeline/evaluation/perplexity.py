@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset_store import Split
-from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
+from storage.json_files import number
 from storage.ragged import Ragged
 
 UNCONDITIONAL: Final = "unconditional"

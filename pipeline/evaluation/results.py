@@ -29,12 +29,12 @@ from pipeline.evaluation.mixture import MixtureFigures
 from pipeline.evaluation.perplexity import DISTRIBUTIONS, PerplexityFigure
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures
-from pipeline.runtime.json_files import is_number, number, read_json_lines, string, whole_number
 from pipeline.runtime.run_directory import checkpoint_path, command_line, results_folder, versions
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import InputError, RunError
 from storage.files import write_atomically, written_whole
 from storage.fingerprints import sha256_file
+from storage.json_files import is_number, number, read_json_lines, string, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ class PairResult(LoadedResult[MinimalPairFigures]):
 
     def pairs(self) -> Iterator[ScoredPair]:
         """Yield the item rows."""
-        for where, row in read_json_lines(self.rows, remedy=self.remedy):
+        for where, row in read_json_lines(self.rows, dict[str, Any], remedy=self.remedy):
             yield ScoredPair(
                 paradigm=string(row, "paradigm", where=where),
                 pair=whole_number(row, "pair", where=where),
@@ -284,7 +284,7 @@ class SuiteResult(LoadedResult[SyntaxGymFigures]):
 
     def items(self) -> Iterator[tuple[str, int, bool]]:
         """Yield the suite and number of each item, and whether it is right. A tie is not right."""
-        for where, row in read_json_lines(self.rows, remedy=self.remedy):
+        for where, row in read_json_lines(self.rows, dict[str, Any], remedy=self.remedy):
             outcome = row.get("outcome")
             if not isinstance(outcome, str) or outcome not in _IS_RIGHT:
                 raise InputError(f"{where}: outcome is {outcome!r}, expected {', '.join(_IS_RIGHT)}; {self.remedy}")
@@ -367,7 +367,7 @@ def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray
         InputError: If a line is not such a row. The error names the line.
     """
     expected: set[str] = set()
-    for sentence, (where, row) in enumerate(read_json_lines(path, remedy=remedy)):
+    for sentence, (where, row) in enumerate(read_json_lines(path, dict[str, Any], remedy=remedy)):
         found, place = row.get("log_probs"), row.get("sentence")
         if not isinstance(found, dict) or not found or type(place) is not int or place != sentence:
             raise InputError(f"{where}: expected an object with sentence {sentence} and its log_probs; {remedy}")

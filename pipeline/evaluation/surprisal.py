@@ -41,10 +41,10 @@ from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, DistributionScorer, TokenScores
 from pipeline.evaluation.stimuli import Stimulus, read_stimuli
 from pipeline.evaluation.words import Frequencies, begins_word, read_frequencies
-from pipeline.runtime.json_files import number
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError
 from storage.files import written_whole
+from storage.json_files import number
 
 By = Literal["word", "token"]
 COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {

@@ -30,8 +30,8 @@ from pipeline.evaluation.formulas import Region, Truth
 from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joining, Suite
-from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
+from storage.json_files import number, string
 
 _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 

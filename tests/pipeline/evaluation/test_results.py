@@ -10,9 +10,9 @@ import pytest
 from pipeline.evaluation import results as results_module
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, UNCONDITIONAL
 from pipeline.evaluation.results import PERPLEXITY, Result, load_results, read_results, read_sentence_rows, write_result
-from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
 from storage.fingerprints import sha256_file
+from storage.json_files import number
 from tests.evaluated_runs import add_pairs, add_sentences, add_suites, write_run
 
 RESULT = Result(
