@@ -1,6 +1,7 @@
 """Add to click what all commands need: options from configuration classes, paths or URLs, and one-line errors."""
 
 import functools
+import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import click
 from pipeline.runtime import options
 from pipeline.runtime.display import as_text
 from pipeline.runtime.outputs import Written, check_paths
-from pipeline.runtime.terminal import prepared, say, say_json, visible_line
+from pipeline.runtime.terminal import prepared, say, say_json, visible, visible_line
 from storage.errors import RnngDistillError
 from storage.files import cannot_be_used
 
@@ -151,8 +152,9 @@ class OneLineErrors(CheckedCommand, click.Group):
             try:
                 status = self._main(*args, **{**kwargs, "standalone_mode": False})
             except click.ClickException as error:
-                error.message = visible_line(error.message)
-                error.show()
+                shown = io.StringIO()
+                error.show(shown)
+                click.echo(visible(shown.getvalue()), err=True, nl=False)
                 status = error.exit_code
             except click.Abort:
                 click.echo("Aborted.", err=True)
@@ -163,9 +165,9 @@ class OneLineErrors(CheckedCommand, click.Group):
         try:
             return super().main(*args, **kwargs)
         except RnngDistillError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(visible_line(str(error))) from error
         except OSError as error:
-            raise click.ClickException(str(cannot_be_used(error))) from error
+            raise click.ClickException(visible_line(str(cannot_be_used(error)))) from error
         except ModuleNotFoundError as error:
             if (extra := EXTRAS.get(module := (error.name or "").partition(".")[0])) is None:
                 raise

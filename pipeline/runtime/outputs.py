@@ -68,7 +68,7 @@ def _is_companion(stem: Path, suffix: str) -> bool:
 
 
 def _is_of_trees(stem: Path, suffix: str) -> bool:
-    """Return whether import-trees wrote the pair: the trees are normalised, and their words are the lines of OUT.txt."""
+    """Return whether import-trees wrote the pair: normalised trees, whose words are the lines of OUT.txt."""
     of_others = (stem.parent / "entropy.json", beside(stem, ".parse.json"), beside(stem, ".sample.json"))
     if any(file.exists() for file in of_others):  # those of sample-corpus, and of parse and sample, which take hours
         return False
@@ -124,7 +124,7 @@ def _is_parsed(stem: Path, suffix: str) -> bool:  # noqa: ARG001  all files of a
 
 
 def _is_tokenizer(path: Path, suffix: str) -> bool:
-    """Return whether train-tokenizer or adopt-tokenizer wrote a file, and it is not a part of a run, dataset or dump."""
+    """Return whether train-tokenizer or adopt-tokenizer wrote a file, and no run, dataset, dump or model owns it."""
     if any((path.parent / name).exists() for name in ("run.json", "manifest.json", "dataset.zarr", "config.json")):
         return False
     content = _read_json(beside(path, suffix))

@@ -22,6 +22,7 @@ from typing import IO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.text.table_forms import as_cell, text_of_cell
 from pipeline.corpus.text.text_files import find_file, not_utf8, read_lines, read_texts
 from pipeline.corpus.text.word_budget import PARSER, TrainingText, count_words, from_json
 from storage.errors import InputError
@@ -59,9 +60,12 @@ _COLUMNS = [field.name for field in fields(Document)]
 
 
 def write_document_table(file: IO[str], documents: Iterable[Document]) -> None:
-    """Write the table of documents. Any run of white space inside a field, tabs included, becomes one space."""
+    """Write the table of documents. Any run of white space inside a field, tabs included, becomes one space.
+
+    A field that a spreadsheet would take for a formula gets an apostrophe in front, as ``as_cell`` does.
+    """
     for row in (_COLUMNS, *map(astuple, documents)):
-        file.write("\t".join(" ".join(field.split()) for field in row) + "\n")
+        file.write("\t".join(as_cell(" ".join(field.split())) for field in row) + "\n")
 
 
 def read_document_table(path: Path) -> list[Document]:
@@ -84,7 +88,7 @@ def read_document_table(path: Path) -> list[Document]:
     for number, row in rows[1:]:
         if len(row) != len(header):
             raise InputError(f"{path}:{number}: {len(row)} fields, expected {len(header)}, as in the header")
-        document = Document(*(row[header.index(name)] for name in _COLUMNS))
+        document = Document(*(text_of_cell(row[header.index(name)]) for name in _COLUMNS))
         if not document.document or document.document in found:
             problem = f"document {document.document!r} a second time" if document.document else "no document's name"
             raise InputError(f"{path}:{number}: {problem}; expected one row per document, with its name")
@@ -157,7 +161,7 @@ def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
     rows = [line.split("\t") for line in table.tobytes().decode().split("\n")[:-1]]
     if rows and (rows[0] != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows)):
         raise ValueError(f"a table of documents with columns {rows[0]}")
-    return tuple(Document(*row) for row in rows[1:])
+    return tuple(Document(*map(text_of_cell, row)) for row in rows[1:])
 
 
 def wrong_length(names: Path, num_lines: int, num_trees: int) -> InputError:
