@@ -4,6 +4,14 @@ Options live in configuration classes next to the code that uses them (``pipelin
 happen inside the commands, so that ``--help`` answers at once.
 """
 
+import os
+import signal
+import sys
+
+if os.path.basename(sys.argv[0]) in {"cli.py", "rnng-distill"}:  # noqa: PTH119  pathlib would be one more import
+    # Until main() takes over, Ctrl-C ends the program at once: an import would turn it into a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -26,8 +26,6 @@ first cell of the row. ``column`` is the name of another column, after its group
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")
-_MARKDOWN_MARK: Final = "<!-- rnng-distill report -->"
-"""The first line, which is not shown. It marks the file as one that the next report may replace."""
 _MARKDOWN_BLOCK: Final = re.compile(r"^([0-9]*)([-+.)=])")
 """Matches the beginning of a line that Markdown would read as a list or a rule."""
 _LATEX: Final[Mapping[str, str]] = {
@@ -103,7 +101,7 @@ def _are_figures(table: Table) -> list[bool]:
 
 
 def _markdown(tables: Sequence[TitledTable]) -> str:
-    parts = [_MARKDOWN_MARK]
+    parts = []
     for titled in tables:
         parts.append(f"### {_markdown_text(titled.title)}")
         if note := _markdown_text(titled.note):
