@@ -19,7 +19,7 @@ from storage.files import cannot_be_used
 
 Place: TypeAlias = Path | str
 """The same type as ``storage.locations.Place``. Importing that module takes too long for ``--help``."""
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)
 STORE = click.types.FuncParamType(options.path_or_url)
 STORE.name = "PATH or URL"
 FORCE = "force"
@@ -56,7 +56,7 @@ class OutPath(click.Path):
     """A path that a command writes."""
 
     def __init__(self, writes: Written) -> None:
-        super().__init__(path_type=Path)
+        super().__init__(path_type=Path, readable=False)
         self.writes = writes
 
 

@@ -8,6 +8,7 @@ of written files that could be lost or forged.
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,8 @@ from storage.files import PARTIAL_SUFFIX, beside
 _MAX_BYTES: Final = 1 << 26
 """Bytes of the largest JSON file that is read to recognise it."""
 _HEAD_BYTES: Final = 1 << 14
+_MAX_NAME_BYTES: Final = 200
+"""File systems allow 255 bytes. The temporary name of a file is longer than its name."""
 _COMPANIONS: Final = {
     ".docs": "", ".speakers": "",
     ".documents.tsv": r"document\tsource\tlicence\n",
@@ -74,7 +77,9 @@ def _is_of_trees(stem: Path, suffix: str) -> bool:
         return False
     if _COMPANIONS.get(suffix):
         return _is_companion(stem, suffix)
-    return _was_interrupted(beside(stem, ".mrg")) or _is_pair(stem)
+    if _was_interrupted(beside(stem, ".mrg")):
+        return True
+    return _is_pair(stem) and (suffix not in _COMPANIONS or _num_lines(stem, suffix) == _num_lines(stem, ".mrg"))
 
 
 def _is_pair(stem: Path) -> bool:
@@ -87,6 +92,11 @@ def _is_pair(stem: Path) -> bool:
         if words != "".join(text.split()):
             return False
     return bool(trees and texts)
+
+
+def _num_lines(stem: Path, suffix: str) -> int:
+    with beside(stem, suffix).open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _first_lines(path: Path) -> list[str]:
@@ -107,7 +117,11 @@ def _is_of_text(stem: Path, suffix: str) -> bool:
     """Return whether clean-text wrote the file: OUT.dropped.tsv is next to OUT.txt, and no trees are."""
     if _COMPANIONS.get(suffix):
         return _is_companion(stem, suffix)
-    return _is_companion(stem, ".dropped.tsv") and not beside(stem, ".mrg").exists()
+    return (
+        _is_companion(stem, ".dropped.tsv")
+        and not beside(stem, ".mrg").exists()
+        and _num_lines(stem, ".txt") == _num_lines(stem, ".docs" if suffix == ".txt" else suffix)
+    )
 
 
 def _is_of_parses(stem: Path, suffix: str) -> bool:  # noqa: ARG001  all files of a kind have this signature
@@ -147,12 +161,19 @@ def _is_parser(path: Path, suffix: str) -> bool:
     return suffix in marks and _begins(beside(path, suffix), marks[suffix])
 
 
-def _is_sample_corpus(folder: Path, suffix: str) -> bool:  # noqa: ARG001  all files of a kind have this signature
+def _is_sample_corpus(folder: Path, suffix: str) -> bool:
     """Return whether sample-corpus wrote a folder."""
     summary = folder / "entropy.json"
     if not summary.is_file():
         return _was_interrupted(summary)
-    return "rules_sha256" in (_read_json(summary).get("grammar") or ())
+    content = _read_json(summary)
+    try:
+        if suffix.endswith(".txt"):
+            split: str = content["splits"][suffix[1:-4]]["text_sha256"]
+            return split == hashlib.sha256((folder / suffix[1:]).read_bytes()).hexdigest()
+        return "rules_sha256" in content["grammar"] and (suffix == "/entropy.json" or _is_pair(folder / suffix[1:-4]))
+    except (KeyError, TypeError):
+        return False
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
@@ -212,7 +233,9 @@ def check_paths(
         _check_name(path)
         _check_place(path, is_folder=not written.suffixes or written.suffixes[0].startswith("/"))
         for suffix in written.suffixes:
-            if os.path.lexists(written.file(path, suffix)):
+            file = written.file(path, suffix)
+            _check_length(file)
+            if os.path.lexists(file):
                 _check_replaced(path, suffix, written, inputs, force=force)
 
 
@@ -274,6 +297,11 @@ def _check_place(path: Path, *, is_folder: bool) -> None:
         if not os.access(parent, os.W_OK | os.X_OK):
             raise StoreError(f"{path}: cannot be written: no permission to write in {parent}; fix its permissions")
         break
+
+
+def _check_length(file: Path) -> None:
+    if (size := len(os.fsencode(file.name))) > _MAX_NAME_BYTES:
+        raise StoreError(f"{file}: a name of {size} bytes, expected {_MAX_NAME_BYTES} at most; choose a shorter name")
 
 
 def _check_replaced(
