@@ -75,9 +75,7 @@ class CheckedCommand(click.Command):
         super().__init__(*args, **kwargs)
         if any(isinstance(param.type, OutPath) and param.type.writes.is_own for param in self.params):
             help_text = "Replace existing files even if no command of this program wrote them."
-            force = click.option(
-                "--force", is_flag=True, expose_value=False, callback=_remember_force, help=help_text
-            )
+            force = click.option("--force", is_flag=True, expose_value=False, callback=_remember_force, help=help_text)
             force(self)
 
     def check(self, values: Mapping[str, Any]) -> None:

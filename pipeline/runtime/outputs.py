@@ -2,8 +2,8 @@
 
 A file that a command writes may replace an existing file only if this program wrote such a file before, as its content
 shows, or with ``--force``. It never replaces a file that the command reads, under whatever spelling or link. So the
-same command can be repeated, and a mistyped name loses nothing. The content of a file is its only mark: there is no list
-of written files that could be lost or forged.
+same command can be repeated, and a mistyped name loses nothing. The content of a file is its only mark. There is no
+list of written files that could be lost.
 """
 
 import errno
@@ -36,8 +36,8 @@ _COMPANIONS: Final = {
 }  # fmt: skip
 """The suffixes of the files that describe STEM.txt and STEM.mrg, and how each begins."""
 _REPORT: Final = (
-    r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|% Needs \\usepackage\[T1\]\{fontenc\} "
-    r"and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"
+    r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|"
+    r"% Needs \\usepackage\[T1\]\{fontenc\} and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"
 )
 """How a report begins as HTML, Markdown, LaTeX and CSV."""
 _SAMPLED_LINES: Final = 20
@@ -208,9 +208,7 @@ _INPUT_SUFFIXES: Final = ("", *(name + end for name in _STEM for end in ("", ".g
 """An input may be a file, a folder or a STEM."""
 
 
-def check_paths(
-    inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]], *, force: bool | None = None
-) -> None:
+def check_paths(inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]], *, force: bool | None = None) -> None:
     """Check all paths of a command before it does anything.
 
     Inputs need not exist: each command says best what it expects. Whatever exists must be a file or folder that can be
@@ -304,9 +302,7 @@ def _check_length(file: Path) -> None:
         raise StoreError(f"{file}: a name of {size} bytes, expected {_MAX_NAME_BYTES} at most; choose a shorter name")
 
 
-def _check_replaced(
-    path: Path, suffix: str, written: Written, inputs: Sequence[Path], *, force: bool | None
-) -> None:
+def _check_replaced(path: Path, suffix: str, written: Written, inputs: Sequence[Path], *, force: bool | None) -> None:
     file = written.file(path, suffix)
     mode = _mode(file)
     if mode is not None and stat.S_ISDIR(mode):

@@ -35,14 +35,14 @@ CASES = {
     "import-dump": "WORLD/parquet --data WORLD/dataset --split dev --out OUT",
     "train-student": f"--data WORLD/dataset --out OUT --embed-dim 8 --num-blocks 1 --num-heads 1 {TINY}",
     "evaluate perplexity": "WORLD/student --data WORLD/dataset --device cpu",
-    "evaluate mixture": "WORLD/teacher WORLD/student --data WORLD/dataset --no-marginal --max-sentences 40 --device cpu",
+    "evaluate mixture": "WORLD/teacher WORLD/student --data WORLD/dataset --no-marginal --max-sentences 40",
     "evaluate minimal-pairs": "WORLD/student WORLD/pairs --device cpu",
     "evaluate surprisal": "WORLD/student WORLD/few.txt --out OUT --device cpu",
     "evaluate parses": "WORLD/teacher WORLD/few --trees-out OUT --device cpu --beam 2",
     "export": "WORLD/student OUT",
     "report": "WORLD/student --out OUT",
 }
-"""The arguments of each command that writes. WORLD is the folder of the fixture ``world``, OUT a name in a new folder."""
+"""The arguments of each command that writes. WORLD is the folder of the fixture ``world``, OUT a new name."""
 NOT_TRIED = {
     "": "writes nothing itself",
     "evaluate": "writes nothing itself",

@@ -58,11 +58,7 @@ def text_of_cell(cell: str) -> str:
 
 
 def _is_taken_for_formula(text: str) -> bool:
-    return (
-        _FORMULA.match(text) is not None
-        and _PLAIN_NUMBER.fullmatch(text) is None
-        and any(map(str.isalnum, text))
-    )
+    return _FORMULA.match(text) is not None and _PLAIN_NUMBER.fullmatch(text) is None and any(map(str.isalnum, text))
 
 
 def find_table(texts: Sequence[str], path: Path) -> Table | None:
