@@ -24,6 +24,7 @@ from pipeline.corpus.sample.pairs import NUM_PAIRS, PARADIGMS, blimp_row, sample
 from pipeline.corpus.sample.pcfg import Grammar, text_of_words
 from storage.errors import ConfigError, InputError
 from storage.files import make_directory, written_whole
+from storage.json_files import read_json
 
 SPLITS = ("train", "dev", "test")
 MIN_HELD_OUT = 200
@@ -63,13 +64,7 @@ def read_entropy(corpus: Path) -> dict[str, Any]:
         InputError: If ``corpus`` is not a sample corpus, or another version of the grammar wrote it.
     """
     path, remedy = corpus / "entropy.json", "give the folder that sample-corpus wrote"
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected JSON; {remedy}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
-    found = value if isinstance(value, dict) else {}
+    found = read_json(path, dict[str, Any], remedy=remedy)
     facts, splits = (part if isinstance(part := found.get(name), dict) else {} for name in ("grammar", "splits"))
     if not splits or not all(isinstance(split, dict) for split in splits.values()):
         raise InputError(f"{path}: no object 'splits' of objects; {remedy}")
