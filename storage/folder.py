@@ -5,11 +5,12 @@ A dump's reader and writer use only the protocol `Folder`. `LocalFolder` is a di
 with slashes. The program computes these names and never takes them from a store.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable
 from io import FileIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from storage.errors import StoreBusyError, StoreError
@@ -68,6 +69,12 @@ class Folder(Protocol):
             CorruptStoreError: If the fetched bytes do not match ``digest``.
         """
 
+    def renew(self, name: str, digest: FileDigest) -> bool:
+        """Drop the local copy of a remote file if it is damaged. Return whether ``open`` will fetch the file again.
+
+        A local file is not a copy. A copy is dropped at most once.
+        """
+
     @property
     def max_open_bytes(self) -> int | None:
         """Limit on the bytes of all mapped files; None: no limit. Only copies of remote files need a limit."""
@@ -111,18 +118,21 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes:
         """Return a file's content, as `Folder.read` describes."""
-        return (self._path / name).read_bytes()
+        return self._regular(name).read_bytes()
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file, as `Folder.write` describes."""
         target = self._path / name
+        self._refuse_links(name)
         make_directory(target.parent)
         write_atomically(target, data)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, as `Folder.remove` describes, and the folders that this empties."""
         folders = set()
-        for path in (self._path / name for name in names):
+        for name in names:
+            self._refuse_links(name)
+            path = self._path / name
             path.unlink(missing_ok=True)
             folders.add(path.parent)
         for folder in folders:
@@ -136,7 +146,11 @@ class LocalFolder:
 
     def open(self, name: str, digest: FileDigest) -> FileIO:  # noqa: ARG002  chunks have checksums of their own
         """Open a file, as `Folder.open` describes."""
-        return FileIO(self._path / name)
+        return FileIO(self._regular(name))
+
+    def renew(self, name: str, digest: FileDigest) -> bool:  # noqa: ARG002  there are no copies
+        """Return False, since nothing is copied."""
+        return False
 
     @property
     def max_open_bytes(self) -> None:
@@ -151,6 +165,26 @@ class LocalFolder:
             return history_path(self._path).read_bytes()
         except FileNotFoundError:
             return b""
+
+    def _regular(self, name: str) -> Path:
+        """Return the path of a file that can be read without waiting. A pipe or a device could go on for ever."""
+        path = self._path / name
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return path
+
+    def _refuse_links(self, name: str) -> None:
+        """Raise if a folder on the way to a file in the store is a link, since what it leads to is not ours to change.
+
+        A link in place of the file itself is replaced or removed, and what it leads to stays. Reading follows links,
+        because download caches consist of them, and because all content is compared with digests.
+        """
+        for folder in list(PurePosixPath(name).parents)[:-1]:
+            if (self._path / folder).is_symlink():
+                raise StoreError(
+                    f"{self._path / folder}: a link, expected a folder of the store: writing would change the folder "
+                    "that it leads to. Replace the link by the folder itself, or give another folder"
+                )
 
     def sweep(self) -> None:
         """Remove partial files, as `Folder.sweep` describes."""
@@ -185,7 +219,7 @@ class LocalLock:
 
     def _take(self) -> FileIO:
         try:
-            file = self._target.open("a+b", buffering=0)
+            file = FileIO(self._target, "a+", opener=_without_links)
         except OSError as error:
             raise StoreError(
                 f"{self._target}: cannot be opened: {error.strerror}. Fix that, or give another folder"
@@ -213,6 +247,11 @@ def history_path(path: Path) -> Path:
     """Return the path of a store's history and lock file, next to the store. Links to the store share one file."""
     real = path.resolve()
     return real.with_name(real.name + ".history.jsonl")
+
+
+def _without_links(path: str, flags: int) -> int:
+    """Open a file, unless it is a link: a stranger's link could lead to any file of the user."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _size(path: Path) -> int:
