@@ -5,7 +5,8 @@ entry file of the same kind under ``finished/``, so that no two processes write 
 complete, the entries become part of the manifest. Paths are computed from the schema and never read from a manifest.
 """
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ TOKENIZER, CARD = "tokenizer.json", "README.md"
 COMPANIONS = (TOKENIZER, CARD)
 """Files for people and programs that get the dump without its dataset. Dumps of older versions do not have them."""
 
+_OWN_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"')
+"""The digest that a file holds of itself. In digests of other files ``sha256`` is the first key, without a comma."""
 _REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 
@@ -40,22 +43,6 @@ class ShardEntry:
         """Return the entry as JSON values, without ``checksums`` if they are not known."""
         value = asdict(self)
         return value if self.checksums else {name: item for name, item in value.items() if name != "checksums"}
-
-    def fits(self, schema: DumpSchema) -> bool:
-        """Return whether the entry can be one of a dump with this schema."""
-        names, layout = _names(schema), schema.layout
-        if not (
-            self.shard < layout.num_shards
-            and self.files.keys() == names
-            and (not self.checksums or self.checksums.keys() == names)
-            and self.figures.sums.keys() >= sum_names(schema)
-            and sum(self.figures.entropy_histogram) <= len(layout.rows_of(self.shard))
-        ):
-            return False
-        sizes = [(self.files[spec.name].size_bytes, spec) for spec in schema.stored_arrays]
-        if schema.profile == "exact":
-            return all(size == shard_bytes(spec, self.shard) for size, spec in sizes)
-        return all(size >= index_bytes(spec) for size, spec in sizes)
 
     def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
         """Return the problem with the shard's files as text that names array and shard, or None."""
@@ -80,11 +67,16 @@ class ShardEntry:
         try:
             data = store.read(entry_name(shard))
             where = f"{store}/{entry_name(shard)}"
-            is_of_dump = _checked(data, where).get("dump") == manifest.identity
+            _check_digest(data, where)
+            about = decode(data, _About, where=where, remedy=_REMEDY, error=CorruptStoreError)
             entry = decode(data, cls, where=where, remedy=_REMEDY, error=CorruptStoreError)
         except (CorruptStoreError, OSError):
             return None
-        return entry if is_of_dump and entry.shard == shard and entry.fits(manifest.schema) else None
+        return (
+            entry
+            if about.dump == manifest.identity and entry.shard == shard and _rule_of_entries(manifest.schema)(entry)
+            else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,8 +138,9 @@ class Manifest:
             raise StoreError(
                 f"{store}: not a dump: {MANIFEST}: {error.strerror or error}. Give a folder that dump-teacher wrote"
             ) from error
-        value = _checked(data, path)
-        found_format = (value.get("format"), value.get("format_version"))
+        _check_digest(data, path)
+        about = decode(data, _About, where=path, remedy=_REMEDY, error=CorruptStoreError)
+        found_format = (about.format, about.format_version)
         if found_format != (FORMAT, FORMAT_VERSION):
             raise StoreError(
                 f"{path}: format is {found_format}, this program reads {(FORMAT, FORMAT_VERSION)}. "
@@ -175,9 +168,10 @@ class Manifest:
             raise ValueError("the metadata files listed are not those of the schema")
         if not manifest.companions.keys() <= set(COMPANIONS):
             raise ValueError(f"the companions are not among {', '.join(COMPANIONS)}")
+        fits = _rule_of_entries(manifest.schema)
         # The number is compared first, because a stranger's schema may have any number of shards.
         if len(manifest.shards) != (manifest.schema.layout.num_shards if manifest.is_complete else 0) or any(
-            entry.shard != number or not entry.fits(manifest.schema) for number, entry in enumerate(manifest.shards)
+            entry.shard != number or not fits(entry) for number, entry in enumerate(manifest.shards)
         ):
             raise ValueError("the shards listed are not those of the schema")
         return manifest
@@ -208,6 +202,28 @@ class Manifest:
             named = "; ".join(f"{key} is {found!r}, now {asked!r}" for key, (found, asked) in differences.items())
             error = FingerprintMismatchError if any("fingerprints." in key for key in differences) else StoreError
             raise error(f"{store}: begun with other options: {named}. Give the same options, or another --out")
+
+
+def _rule_of_entries(schema: DumpSchema) -> Callable[[ShardEntry], bool]:
+    """Return a function that says whether an entry can be one of a dump with this schema."""
+    specs, layout, sums = schema.stored_arrays, schema.layout, sum_names(schema)
+    names = {spec.name for spec in specs}
+
+    def fits(entry: ShardEntry) -> bool:
+        if not (
+            entry.shard < layout.num_shards
+            and entry.files.keys() == names
+            and (not entry.checksums or entry.checksums.keys() == names)
+            and entry.figures.sums.keys() >= sums
+            and sum(entry.figures.entropy_histogram) <= len(layout.rows_of(entry.shard))
+        ):
+            return False
+        sizes = [(entry.files[spec.name].size_bytes, spec) for spec in specs]
+        if schema.profile == "exact":
+            return all(size == shard_bytes(spec, entry.shard) for size, spec in sizes)
+        return all(size >= index_bytes(spec) for size, spec in sizes)
+
+    return fits
 
 
 def entry_name(shard: int) -> str:
@@ -246,10 +262,6 @@ def refuse_foreign_files(
         )
 
 
-def _names(schema: DumpSchema) -> set[str]:
-    return {spec.name for spec in schema.stored_arrays}
-
-
 def _to_json(digests: Mapping[str, FileDigest]) -> dict[str, Json]:
     return {name: asdict(digest) for name, digest in digests.items()}
 
@@ -277,21 +289,28 @@ def _with_digest(value: Mapping[str, Any]) -> bytes:
     return canonical_json({**value, "sha256": sha256_bytes(canonical_json(value))})
 
 
-def _checked(data: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object in a file, without its digest.
+def _check_digest(data: bytes, where: str) -> None:
+    """Check that a file holds the sha256 of the rest of its text, as `_with_digest` writes it.
 
     Raises:
-        CorruptStoreError: If it is not canonical JSON, or its digest does not match.
+        CorruptStoreError: If it does not.
     """
-    value = decode(data, dict[str, Any], where=where, remedy=_REMEDY, error=CorruptStoreError)
-    value.pop("sha256", None)
-    if _with_digest(value) != data:
+    found = _OWN_DIGEST.findall(data)
+    if len(found) != 1 or sha256_bytes(_OWN_DIGEST.sub(b"", data)) != found[0].decode():
         raise _damaged(where, "its sha256 does not match")
-    return value
 
 
 def _damaged(where: str, problem: object) -> CorruptStoreError:
     return CorruptStoreError(f"{where}: damaged, or not written by dump-teacher ({problem}). {_REMEDY}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _About:
+    """Keys by which a manifest, or the entry of a shard, is recognised."""
+
+    format: Any = None
+    format_version: Any = None
+    dump: Any = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from storage.dump.manifest import Manifest
 from storage.dump.reader import DumpReader, inspect_dump, verify_dump
 from storage.dump.writer import DumpWriter
 from storage.fingerprints import canonical_json
+from storage.json_files import decode
 from tests.storage.dumps import (
     LENGTHS,
     full_distributions,
