@@ -112,9 +112,10 @@ class LocalFolder:
 
     def sizes(self) -> dict[str, int]:
         """Return name → size, as `Folder.sizes` describes."""
-        if not self._path.is_dir():
-            return {}
-        return {name: _size(self._path / name) for name in list_files(self._path)}
+        try:
+            return {name: _size(self._path / name) for name in list_files(self._path)}
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be read: {error.strerror}. Fix its permissions") from error
 
     def read(self, name: str) -> bytes:
         """Return a file's content, as `Folder.read` describes."""
@@ -130,15 +131,18 @@ class LocalFolder:
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, as `Folder.remove` describes, and the folders that this empties."""
         folders = set()
-        for name in names:
-            self._refuse_links(name)
-            path = self._path / name
-            path.unlink(missing_ok=True)
-            folders.add(path.parent)
-        for folder in folders:
-            if folder != self._path and folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-                fsync(folder.parent)
+        try:
+            for name in names:
+                self._refuse_links(name)
+                path = self._path / name
+                path.unlink(missing_ok=True)
+                folders.add(path.parent)
+            for folder in folders:
+                if folder != self._path and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+                    fsync(folder.parent)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
         """Return the problem with a file, as `Folder.problem_with` describes."""
@@ -161,10 +165,13 @@ class LocalFolder:
 
     def history(self) -> bytes:
         """Return the history, as `Folder.history` describes; empty if there is none."""
+        path = history_path(self._path)
         try:
-            return history_path(self._path).read_bytes()
+            return path.read_bytes() if path.is_file() or not path.exists() else b""
         except FileNotFoundError:
             return b""
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror}. Fix its permissions, or remove it") from error
 
     def _regular(self, name: str) -> Path:
         """Return the path of a file that can be read without waiting. A pipe or a device could go on for ever."""
@@ -180,7 +187,7 @@ class LocalFolder:
         because download caches consist of them, and because all content is compared with digests.
         """
         for folder in list(PurePosixPath(name).parents)[:-1]:
-            if (self._path / folder).is_symlink():
+            if _is_link(self._path / folder):
                 raise StoreError(
                     f"{self._path / folder}: a link, expected a folder of the store: writing would change the folder "
                     "that it leads to. Replace the link by the folder itself, or give another folder"
@@ -254,6 +261,16 @@ def _without_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def _size(path: Path) -> int:
-    """Return the size in bytes of a file or of a link's target; for a broken link, the size of the link itself."""
-    return (path.stat() if path.exists() else path.lstat()).st_size
+    """Return the size in bytes of a file or of a link's target; of the link itself if its target cannot be reached."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return path.lstat().st_size

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from storage.errors import CorruptStoreError, StoreError
-from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, list_files, make_directory
+from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, is_there, list_files, make_directory
 from storage.fingerprints import Json, Sha256, canonical_json, sha256_arrays, sha256_bytes
 from storage.json_files import Count, convert, read_json
 
@@ -86,7 +86,7 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
         StoreError: If there is no group, or it has another format or codec.
         CorruptStoreError: If an array or the attributes do not match their sha256. The message names the array.
     """
-    if not (path / "zarr.json").is_file():
+    if not is_there(path / "zarr.json"):
         raise StoreError(f"{path}: there is no Zarr v3 group. Give a folder that build-dataset wrote")
     attributes = _metadata(path / "zarr.json", _GroupJson).attributes
     content = attributes.pop(_DIGEST, None)

@@ -30,7 +30,7 @@ from pipeline.corpus.text.documents import Document, documents_of_array
 from pipeline.corpus.text.word_budget import PARSER, TOKENIZER, WORDS, TrainingText, from_json, not_known, to_json
 from pipeline.corpus.trees.trees import ROOT
 from storage.errors import CorruptStoreError, FingerprintMismatchError, InputError, StoreError
-from storage.files import fsync, new_folder, write_atomically
+from storage.files import fsync, is_there, new_folder, write_atomically
 from storage.fingerprints import Json, check_fingerprint
 from storage.group import read_group, write_group
 from storage.json_files import Count, Number, convert, read_json
@@ -243,7 +243,7 @@ def check_absent(location: Place) -> None:
     Raises:
         StoreError: If something exists there.
     """
-    if open_folder(location).sizes() if is_url(location) else local_path(location).exists():
+    if open_folder(location).sizes() if is_url(location) else is_there(local_path(location)):
         raise StoreError(f"{location}: already exists. Remove it, or give another --out")
 
 
