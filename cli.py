@@ -16,6 +16,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -564,8 +565,9 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
 @json_option
 @configured_by(BabylmConfig, ModelConfig, BeamConfig)
 def babylm(model: Path, folder: Path, values: Values) -> None:
-    """Score BabyLM's zero-shot tasks: BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests and reading.
+    """Score BabyLM's zero-shot tasks.
 
+    The tasks are BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests, reading and the age of acquisition.
     FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in it is scored by the rules of BabyLM's
     pipeline. Folders of other tasks are named and left out.
 
@@ -573,9 +575,14 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
     """
     from pipeline.evaluation.babylm_scores import evaluate_babylm
+    from pipeline.runtime.run_directory import word_checkpoints
 
+    at_words = {
+        num_words: partial(open_scorer, path, {**values, "checkpoint": which})
+        for num_words, (path, which) in word_checkpoints(model).items()
+    }
     with open_scorer(model, values) as opened:
-        show(evaluate_babylm(opened, folder, **build(BabylmConfig, values)))
+        show(evaluate_babylm(opened, folder, at_words=at_words, **build(BabylmConfig, values)))
 
 
 @evaluate.command()

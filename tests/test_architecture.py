@@ -138,7 +138,10 @@ def test_help_loads_neither_torch_nor_numpy_nor_zarr(arguments: list[str]) -> No
     assert "Usage:" in done.stdout
 
 
-IMPORTS_AN_EXTRA = {f"pipeline/dumping/{name}.py" for name in ("causal_lm_source", "dump_export", "dump_import")}
+IMPORTS_AN_EXTRA = {
+    *(f"pipeline/dumping/{name}.py" for name in ("causal_lm_source", "dump_export", "dump_import")),
+    "pipeline/evaluation/age_of_acquisition.py",
+}
 """Modules outside ``pipeline/parsing`` that import what the core does not install, but only inside functions."""
 
 

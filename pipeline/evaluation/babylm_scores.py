@@ -5,21 +5,33 @@ tracking, it is the mean over the kinds of texts of the mean over the numbers of
 2025 pipeline counts a tie as right, so ``score_ties_right`` is its figure. The 2026 pipeline draws at random.
 
 ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that ``collate_preds.py`` reads. There
-a tie is the first text under the rules of 2025, and the last under those of 2026.
+a tie is the first text under the rules of 2025, and the last under those of 2026. The age of acquisition has
+``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` instead.
 """
 
+import importlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.age_of_acquisition import (
+    FOLDERS,
+    LEAST,
+    AcquisitionTask,
+    Surprisals,
+    checkpoint_name,
+    read_acquisition_task,
+)
 from pipeline.evaluation.babylm_tasks import LEFT_OUT, READING, TASKS, Choice, Rules, read_choices
 from pipeline.evaluation.intervals_and_p_values import wilson_interval
-from pipeline.evaluation.reading_times import read_reading_data, reading_scores, word_surprisals
+from pipeline.evaluation.reading_times import ReadingData, read_reading_data, reading_scores, word_surprisals
 from pipeline.evaluation.results import BABYLM, record
 from pipeline.evaluation.scorer import score_all
 from pipeline.evaluation.sentence_models import SentenceModel
@@ -64,7 +76,14 @@ class Outcome:
 
 
 def evaluate_babylm(
-    model: SentenceModel, folder: Path, *, rules: Rules, out: Path | None, name: str, revision: str
+    model: SentenceModel,
+    folder: Path,
+    *,
+    rules: Rules,
+    out: Path | None,
+    name: str,
+    revision: str,
+    at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Score every task in a folder of BabyLM's evaluation data. Record the figures and return them.
 
@@ -75,74 +94,165 @@ def evaluate_babylm(
         out: Where to write the files of predictions; None for nowhere.
         name: The model's name in the paths; empty: that of its folder, cut as the pipeline cuts it.
         revision: The revision in the paths; empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
+        at_words: Opens the word checkpoints of the model, by their number of words in ascending order.
 
     Raises:
         InputError: If the folder has no task, or an item is malformed or too long for the model.
         RunError: If a log-probability is not finite.
     """
+    other: Rules = "2025" if rules == "2026" else "2026"
+    data = _read(folder, model, rules, other, num_checkpoints=len(at_words))
+    which = model.files.which
+    place = (name or Path(model.files.path.resolve().name).stem, revision or _revision(which))
+    scored = _Scored()
+    for task, choices in data.tasks.items():
+        scored.add_choices(task, _outcomes(model, choices), rules)
+        if task in data.by_other:
+            found = _figures(_outcomes(model, data.by_other[task]))
+            scored.figures[task][f"score_by_the_rules_of_{other}"] = found["score"]
+    if data.reading is not None:
+        scored.add_reading(model, data.reading)
+    if data.words is not None:
+        surprisals, weights = _at_checkpoints(model, at_words, data.words.choices)
+        of_year = {year: data.words.figures(surprisals, model.tokenizer, year) for year in (rules, other)}
+        more = {f"score_by_the_rules_of_{other}": of_year[other]["score"], "checkpoints": weights}
+        scored.figures[data.words.name] = {**of_year[rules], "num_items": len(data.words.choices), **more}
+        scored.predictions.update(data.words.predictions(surprisals, name=place[0], score=of_year[rules]["score"]))
+        scored.rows.extend(data.words.rows(surprisals))
+    written, _ = record(
+        model.files,
+        BABYLM,
+        folder.resolve().name,
+        {"tasks": scored.figures},
+        settings={**model.settings, "rules": rules},
+        fingerprints={"data": sha256_bytes(canonical_json(data.digests))},
+        rows=scored.rows,
+    )
+    about: dict[str, Any] = {"model": str(model.files.path), "rules": rules}
+    summary = about | {"tasks": scored.figures, "left_out": data.left_out}
+    if out is not None:
+        summary["predictions"] = str(_write_predictions(out.joinpath(*place), scored.predictions))
+    return summary | {"written": str(written)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Data:
+    """The tasks of a folder."""
+
+    tasks: Mapping[str, Sequence[Choice]]
+    by_other: Mapping[str, Sequence[Choice]]
+    """The items by the rules of the other year, for the tasks for which they differ."""
+    reading: ReadingData | None
+    words: AcquisitionTask | None
+    left_out: Mapping[str, str]
+    """The folders that are not evaluated, with the reason."""
+    digests: Mapping[str, Any]
+
+
+def _read(folder: Path, model: SentenceModel, rules: Rules, other: Rules, *, num_checkpoints: int) -> _Data:
+    """Read and check the data of all tasks, before hours of scoring."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give BabyLM's full_eval or fast_eval")
     found = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    tasks = [task for task in found if task in TASKS]
-    reading = folder / READING / "reading_data.csv"
-    if not tasks and not reading.is_file():
+    tasks = {task: read_choices(folder / task, rules) for task in found if task in TASKS}
+    by_other = {task: read_choices(folder / task, other) for task in tasks if task.startswith(_DISPUTED)}
+    file, words = folder / READING / "reading_data.csv", read_acquisition_task(folder)
+    reading = read_reading_data(file) if file.is_file() else None
+    if not tasks and reading is None and words is None:
         raise InputError(
             f"{folder}: no folder of a task ({', '.join(found) or 'no folder at all'}), expected some of "
-            f"{', '.join(TASKS)}, {READING}; give BabyLM's full_eval or fast_eval"
+            f"{', '.join(TASKS)}, {READING}, {', '.join(FOLDERS)}; give BabyLM's full_eval or fast_eval"
         )
-    other: Rules = "2025" if rules == "2026" else "2026"
-    known = {task: read_choices(folder / task, rules) for task in tasks}
-    by_other = {task: read_choices(folder / task, other) for task in tasks if task.startswith(_DISPUTED)}
-    data = read_reading_data(reading) if reading.is_file() else None
-    for choices in (*known.values(), *by_other.values()):  # before the hours of scoring
+    digests: dict[str, Any] = {task: [[c.subset, *c.texts] for c in choices] for task, choices in tasks.items()}
+    if reading is not None:
+        digests[READING] = sha256_file(file)
+    reasons = {**LEFT_OUT, **dict.fromkeys(FOLDERS, "no cdi_childes.json in it; fetch the evaluation data again")}
+    if words is not None and (reason := _no_acquisition(model.files.which, num_checkpoints)):
+        reasons, words = reasons | dict.fromkeys(FOLDERS, reason), None
+    evaluated = {*tasks, *([READING] if reading is not None else [])}
+    if words is not None:
+        digests[words.name] = [sha256_file(file) for file in words.files]
+        evaluated |= {*FOLDERS}
+        if words.children is not None:
+            importlib.import_module("scipy")  # an extra: without it, stop now
+    for choices in (*tasks.values(), *by_other.values(), words.choices if words else ()):
         _check_lengths(model, choices)
-    which = model.files.which
-    place = (name or Path(model.files.path.resolve().name).stem, revision or _revision(which))
-    predictions: dict[str, Any] = {}
-    figures: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
-    for task, choices in known.items():
-        outcomes = _outcomes(model, choices)
-        figures[task] = _figures(outcomes)
-        if task in by_other:
-            found_by_other = _figures(_outcomes(model, by_other[task]))
-            figures[task][f"score_by_the_rules_of_{other}"] = found_by_other["score"]
-        predictions[f"{TASKS[task].name}/{task}"] = _predictions(outcomes, rules)
-        rows += _rows(task, outcomes)
-    if data is not None:
+    return _Data(
+        tasks=tasks,
+        by_other=by_other,
+        reading=reading,
+        words=words,
+        left_out={name: reasons.get(name, "not a task that is known here") for name in found if name not in evaluated},
+        digests=digests,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What was scored so far."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    """The figures of each task."""
+    predictions: dict[str, Any] = field(default_factory=dict)
+    """The contents of the files of predictions, by their path below ``zero_shot/causal``."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_choices(self, task: str, outcomes: Sequence[Outcome], rules: Rules) -> None:
+        """Add a task of choices."""
+        self.figures[task] = _figures(outcomes)
+        self.predictions[f"{TASKS[task].name}/{task}/predictions.json"] = _predictions(outcomes, rules)
+        self.rows.extend(_rows(task, outcomes))
+
+    def add_reading(self, model: SentenceModel, data: ReadingData) -> None:
+        """Score the reading times and add them."""
         ours, theirs = word_surprisals(model.scorer, model.tokenizer, data, max_tokens=model.max_tokens)
-        figures[READING] = {
+        self.figures[READING] = {
             **reading_scores(data, ours),
             "num_items": len(data.words),
             "with_the_pipelines_surprisals": reading_scores(data, theirs),
             "num_words_where_the_pipeline_differs": int((~np.isclose(ours.words, theirs.words, atol=1e-3)).sum()),
         }
         pairs = list(zip(ours.words.tolist(), ours.previous.tolist(), strict=True))
-        predictions[READING] = {
+        self.predictions[f"{READING}/predictions.json"] = {
             READING: {"predictions": [{"id": i, "pred": of, "prev_pred": prev} for i, (of, prev) in enumerate(pairs)]}
         }
-        rows += [{"task": READING, "item": i, "surprisal": of} for i, (of, _) in enumerate(pairs)]
-    left_out = {task: LEFT_OUT.get(task, "not a task that is known here") for task in found if task not in figures}
-    digests: dict[str, Any] = {task: [[c.subset, *c.texts] for c in choices] for task, choices in known.items()}
-    if data is not None:
-        digests[READING] = sha256_file(reading)
-    written, _ = record(
-        model.files,
-        BABYLM,
-        folder.resolve().name,
-        {"tasks": figures},
-        settings={**model.settings, "rules": rules},
-        fingerprints={"data": sha256_bytes(canonical_json(digests))},
-        rows=rows,
-    )
-    summary: dict[str, Any] = {"model": str(model.files.path), "rules": rules, "tasks": figures, "left_out": left_out}
-    if out is not None:
-        summary["predictions"] = str(_write_predictions(out.joinpath(*place), predictions))
-    return summary | {"written": str(written)}
+        self.rows.extend({"task": READING, "item": i, "surprisal": of} for i, (of, _) in enumerate(pairs))
 
 
 def _revision(which: str) -> str:
     return which.replace("words_", "chck_") if which.startswith("words_") else "main"
+
+
+def _no_acquisition(which: str, num_checkpoints: int) -> str:
+    """Return why the age of acquisition is left out; "" if it is not."""
+    if which.startswith("words_"):
+        return "compares all word checkpoints; leave out --checkpoint"
+    if num_checkpoints < LEAST:
+        return (
+            f"needs at least {LEAST} word checkpoints, found {num_checkpoints}; train with --word-checkpoints babylm, "
+            "and of an export give the folder main of export --all-checkpoints"
+        )
+    return ""
+
+
+def _at_checkpoints(
+    model: SentenceModel,
+    at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]],
+    choices: Sequence[Choice],
+) -> tuple[Surprisals, dict[str, str]]:
+    """Return the surprisals of the ends of all texts at each word checkpoint, and the sha256 of its weights."""
+    surprisals, weights = {}, {}
+    for num_words, opening in at_words.items():
+        with opening() as opened:
+            if opened.tokenizer.sha256 != model.tokenizer.sha256:
+                raise RunError(
+                    f"{opened.files.path}: another tokenizer than that of {model.files.path}, expected checkpoints of "
+                    "one run; export the run again"
+                )
+            outcomes = _outcomes(opened, choices)
+            weights[checkpoint_name(num_words)] = opened.files.weights_sha256
+        surprisals[num_words] = [-np.array(outcome.log_probs) for outcome in outcomes]
+    return surprisals, weights
 
 
 def _check_lengths(model: SentenceModel, choices: Sequence[Choice]) -> None:
@@ -261,9 +371,9 @@ def _rows(task: str, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
 
 
 def _write_predictions(folder: Path, predictions: Mapping[str, Any]) -> Path:
-    for task, content in predictions.items():
-        target = folder / "zero_shot" / "causal" / task
-        make_directory(target)
+    for path, content in predictions.items():
+        target = folder / "zero_shot" / "causal" / path
+        make_directory(target.parent)
         # The first words of the sentences of "reading" have no word before: NaN, as the pipeline writes it.
-        write_atomically(target / "predictions.json", json.dumps(content, ensure_ascii=False).encode())
+        write_atomically(target, json.dumps(content, ensure_ascii=False).encode())
     return folder

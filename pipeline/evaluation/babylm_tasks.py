@@ -159,6 +159,5 @@ READING: Final = "reading"
 """The folder of the reading times."""
 LEFT_OUT: Final[Mapping[str, str]] = {
     "glue_filtered": "needs fine-tuning; run BabyLM's finetune.run",
-    "cdi_childes": "needs all word checkpoints; run BabyLM's AoA_word.run on the pushed branches",
 }
 """Folders that are known and not evaluated, with the reason."""

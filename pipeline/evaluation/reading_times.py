@@ -35,7 +35,7 @@ from storage.errors import InputError, RunError
 EYE_TRACKING: Final = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
 SELF_PACED: Final = "self_paced_reading_time"
 CONTROLS: Final = ("Subtlex_log10", "length", "context_length")
-_MISSING: Final = frozenset(
+MISSING: Final = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
      "NULL", "NaN", "None", "n/a", "nan", "null"}
 )  # fmt: skip
@@ -84,7 +84,7 @@ def read_reading_data(path: Path) -> ReadingData:
     def number(row: int, name: str) -> float:
         value = (rows[row][name] or "").strip()
         try:
-            return math.nan if value in _MISSING else float(value)
+            return math.nan if value in MISSING else float(value)
         except ValueError as error:
             raise InputError(
                 f"{path}: row {row + 1}: {name} is {value!r}, expected a number; fetch it again"
@@ -92,9 +92,9 @@ def read_reading_data(path: Path) -> ReadingData:
 
     return ReadingData(
         # The sentence that begins with the word None is not a missing value.
-        contexts=tuple("None" if row["item"] in _MISSING else row["item"] for row in rows),
+        contexts=tuple("None" if row["item"] in MISSING else row["item"] for row in rows),
         words=tuple(row["word"] for row in rows),
-        previous=tuple(None if row["prev_item"] in _MISSING else (row["prev_item"], row["prev_word"]) for row in rows),
+        previous=tuple(None if row["prev_item"] in MISSING else (row["prev_item"], row["prev_word"]) for row in rows),
         columns={name: np.array([number(i, name) for i in range(len(rows))]) for name in measures},
     )
 

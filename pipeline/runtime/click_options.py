@@ -124,7 +124,7 @@ def _local_paths(value: object) -> Iterator[Path]:
 EXTRAS = {
     "spacy": "parse", "benepar": "parse", "nltk": "parse", "wandb": "wandb", "trackio": "trackio",
     "huggingface_hub": "hub",
-    "transformers": "hf", "pyarrow": "parquet",
+    "transformers": "hf", "pyarrow": "parquet", "scipy": "babylm",
 }  # fmt: skip
 """The extra of this package that installs a module which only some commands import."""
 

@@ -289,6 +289,19 @@ def checkpoint_names(run: Path) -> list[str]:
     return sorted(filter(_WHICH.fullmatch, found), key=lambda name: (num_words_of(name), name))
 
 
+def word_checkpoints(model: Path) -> dict[int, tuple[Path, Which]]:
+    """Return the word checkpoints of a run, or of EXPORTED/main, whose word checkpoints are EXPORTED/chck_1M and so on.
+
+    The result maps the number of words, in ascending order, to the model and the name of the checkpoint to open.
+    """
+    if not is_exported(model):
+        return {num_words_of(name): (model, name) for name in checkpoint_names(model) if num_words_of(name)}
+    main = model.resolve()
+    beside_it = main.parent.glob("chck_*") if main.name == "main" else ()
+    found = {num_words_of(path.name.removeprefix("chck_")): path for path in beside_it if is_exported(path)}
+    return {num_words: (found[num_words], "best") for num_words in sorted(found) if num_words}
+
+
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
     """Write a model's parameters and ``metadata`` atomically, with the sha256 of the parameters.
 

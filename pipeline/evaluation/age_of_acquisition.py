@@ -1,0 +1,311 @@
+"""Compare when a model and when children learn a word, as BabyLM's task "AoA" does (age of acquisition).
+
+The data are two files. ``cdi_childes.json`` has words, each with texts before which it may stand (contexts).
+``cdi_human.csv`` has the share of children who know each word at 16 to 30 months.
+
+A logistic curve is fitted to the points of a word:
+
+    f(x) = a / (1 + exp(-b (x - c))) + d
+
+- Model: x is log10(1 + words of training), and the point of a checkpoint is the word's mean of log p(word | context).
+  The model knows the word where the curve is halfway between chance and the word's best point. Chance is
+  -n ln V for a word of n tokens and V entries of the vocabulary.
+- Children: x is the age in months, and the point is the share. They know the word where the curve is 0.5.
+
+A word for which one of the two curves cannot be fitted, or does not get there between the first and the last point, is
+left out. The score is Pearson's correlation of the two values of x over the other words.
+
+The pipelines of the two years differ. 2026 does what is described above, and its score is 0 if p > 0.1. 2025 fits
+the curve to the points of all contexts, and its chance is -log2(300,000), which is in bits, while its points are in
+nats. So its threshold has no meaning. Both fit with ``scipy.optimize.curve_fit``, and so does this module.
+
+Chang and Bergen (2022), Word acquisition in neural language models, TACL 10. Frank et al. (2017), Wordbank.
+"""
+
+import csv
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.babylm_tasks import Choice, Rules
+from pipeline.evaluation.reading_times import MISSING
+from pipeline.runtime.train_config import words_name
+from storage.errors import InputError
+
+FOLDERS: Final = ("aoa", "cdi_childes")
+"""The folders in which BabyLM's data have the two files: that of 2026, then that of 2025."""
+LEAST: Final = 3
+"""The smallest number of points for a curve, and of words for a correlation."""
+AGES: Final = tuple(range(16, 31))
+"""In months."""
+CHANCE_OF_2025: Final = math.log2(300_000)
+
+
+Surprisals = Mapping[int, Sequence[NDArray[np.float64]]]
+"""Words of training at a checkpoint → for each word ``[contexts]`` in nats. Checkpoints are in ascending order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AcquisitionTask:
+    """The data of the task, and what is computed from the surprisals of the words."""
+
+    files: tuple[Path, ...]
+    contexts: Mapping[str, Sequence[str]]
+    """The contexts of each word."""
+    choices: tuple[Choice, ...]
+    """For each word its texts. Only their end is scored: the word."""
+    children: Mapping[str, NDArray[np.float64]] | None
+    """The result of ``read_children``. None if ``cdi_human.csv`` is missing: then there is no score, but BabyLM can
+    compute it from the surprisals."""
+
+    @property
+    def name(self) -> str:
+        """The name of the folder of the words."""
+        return self.files[0].parent.name
+
+    def figures(self, surprisals: Surprisals, tokenizer: Tokenizer, rules: Rules) -> dict[str, Any]:
+        """Return the result of ``acquisition_scores`` by the rules of a year. Without children, the score is None."""
+        if self.children is None:
+            return {"score": None}
+        by_word = dict(zip(self.contexts, zip(*surprisals.values(), strict=True), strict=True))
+        compared = [word for word in by_word if word in self.children]
+        num_pieces = num_tokens(tokenizer.encode_batch, compared)
+        num_words = np.array([*surprisals], np.float64)
+        pairs = []
+        for word in compared:
+            chance = num_pieces[word] * math.log(tokenizer.vocab_size)
+            of_children = age_of_children(self.children[word])
+            of_model = age_of_model(np.stack(by_word[word]), num_words, rules=rules, chance=chance)
+            pairs.append((of_model, of_children))
+        return acquisition_scores(pairs, rules)
+
+    def predictions(self, surprisals: Surprisals, *, name: str, score: float | None) -> dict[str, Any]:
+        """Return the contents of the files that BabyLM collects, by their path below ``zero_shot/causal``."""
+        about = {"model_name": name, "use_bos_only": False}
+        about |= dict.fromkeys(("total_steps", "completed_steps"), len(surprisals))
+        results = [
+            {
+                "step": checkpoint_name(num),
+                "word_count": num,
+                "target_word": word,
+                "context_id": i,
+                "context": context,
+                "surprisal": float(values[i]),
+            }
+            for num, of_words in surprisals.items()
+            for (word, contexts), values in zip(self.contexts.items(), of_words, strict=True)
+            for i, context in enumerate(contexts)
+        ]
+        files: dict[str, Any] = {"AoA_word/surprisal.json": {"metadata": about, "results": results}}
+        return files if score is None else files | {"AoA_word/aoa_score.json": {"aoa": score}}
+
+    def rows(self, surprisals: Surprisals) -> Iterator[dict[str, Any]]:
+        """Yield the item rows of the result: the mean surprisal of each word at each checkpoint."""
+        for num, of_words in surprisals.items():
+            for word, values in zip(self.contexts, of_words, strict=True):
+                yield {
+                    "task": self.name, "checkpoint": checkpoint_name(num), "word": word, "surprisal": values.mean()
+                }  # fmt: skip
+
+
+def checkpoint_name(num_words: int) -> str:
+    """Return BabyLM's name of a word checkpoint, such as ``chck_1M``."""
+    return words_name(num_words).replace("words_", "chck_")
+
+
+def read_acquisition_task(folder: Path) -> AcquisitionTask | None:
+    """Return the data of the task in ``full_eval``; None if there is no ``cdi_childes.json``.
+
+    Raises:
+        InputError: If a file is malformed.
+    """
+
+    def first(name: str) -> list[Path]:
+        return [path for place in FOLDERS if (path := folder / place / name).is_file()][:1]
+
+    words, children = first("cdi_childes.json"), first("cdi_human.csv")
+    if not words:
+        return None
+    contexts, choices = _read_words(words[0])
+    return AcquisitionTask(
+        files=(*words, *children),
+        contexts=contexts,
+        choices=choices,
+        children=read_children(children[0]) if children else None,
+    )
+
+
+def _read_words(path: Path) -> tuple[dict[str, list[str]], tuple[Choice, ...]]:
+    """Return the fields ``contexts`` and ``choices``. As in the pipeline, words of one character are left out."""
+    remedy = "fetch the evaluation data again"
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found {type(content).__name__}, expected an object with a list per word; {remedy}")
+    contexts: dict[str, list[str]] = {}
+    choices = []
+    for word, given in content.items():
+        if len(word) < 2 or given == []:
+            continue
+        where = f"{path}: {word!r}"
+        try:
+            contexts[word] = [each["context"] for each in given]
+            texts = tuple(f"{str.strip(context)} {word.strip()}" for context in contexts[word])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{where}: no list of objects with a text named context; {remedy}") from error
+        starts = tuple(len(text) - len(word.strip()) for text in texts)
+        choices.append(Choice(subset=word, texts=texts, starts=starts, answers=(), where=where))
+    if not choices:
+        raise InputError(f"{path}: no word with contexts; {remedy}")
+    return contexts, tuple(choices)
+
+
+def read_children(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the shares of children who know each word: ``[15]`` for the ages ``AGES``, NaN where a share is missing.
+
+    Raises:
+        InputError: If a column is missing, or a share is not a number.
+    """
+    remedy = "fetch the evaluation data again"
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
+    if "word" not in names or not {str(age) for age in AGES} & {*names}:
+        raise InputError(f"{path}:1: found {', '.join(names)}, expected word and the months 16 to 30; {remedy}")
+    found: dict[str, NDArray[np.float64]] = {}
+    for number, row in enumerate(rows, start=1):
+        values = [(row.get(str(age)) or "").strip() for age in AGES]
+        try:
+            shares = np.array([math.nan if value in MISSING else float(value) for value in values])
+        except ValueError as error:
+            raise InputError(f"{path}: row {number}: {error}, expected the shares of children; {remedy}") from error
+        found.setdefault(row["word"] or "", shares)  # the pipeline takes the first row of a word
+    return found
+
+
+def age_of_children(shares: NDArray[np.float64]) -> float | None:
+    """Return the age in months at which half of the children know a word; None if it is not known."""
+    known = np.isfinite(shares)
+    if known.sum() < LEAST:
+        return None
+    ages = np.array(AGES, np.float64)[known]
+    found = _crossing(
+        ages,
+        shares[known],
+        threshold=0.5,
+        start=(1.0, 0.1, ages.mean(), 0.0),
+        bounds=((0.0, 0.0, ages[0], -0.5), (2.0, 1.0, ages[-1], 0.5)),
+        max_evaluations=1_000,
+    )
+    return found if found is not None and ages[0] <= found <= ages[-1] else None
+
+
+def age_of_model(
+    surprisals: NDArray[np.float64], num_words: NDArray[np.float64], *, rules: Rules, chance: float
+) -> float | None:
+    """Return log10(1 + words of training) when the model knows a word; None if it is not known.
+
+    Args:
+        surprisals: ``[checkpoints, contexts]`` in nats.
+        num_words: ``[checkpoints]``, ascending: words of training.
+        rules: The year of the pipeline.
+        chance: The surprisal of the word under a uniform distribution, in nats. Only the rules of 2026 use it.
+    """
+    x, y = np.log10(num_words + 1), -surprisals.mean(axis=1)
+    if rules == "2025":
+        x, y, chance = np.repeat(x, surprisals.shape[1]), -surprisals.reshape(-1), CHANCE_OF_2025
+    if len(x) < LEAST:
+        return None
+    low, high = y.min(), y.max()
+    span = high - low
+    lower, upper = (0.0, 0.0, x[0] - 1, low - 2 * span - 1), (10 * span + 1, 100.0, x[-1] + 1, high + 1)
+    found = _crossing(
+        x,
+        y,
+        threshold=-(chance - 0.5 * (chance + high)),
+        start=(span, 1.0, x.mean(), low),
+        bounds=(lower, upper) if rules == "2026" else None,
+        max_evaluations=20_000 if rules == "2026" else 1_000,
+        flat=1e-6 if rules == "2026" else 0.0,
+    )
+    if found is None or found > x[-1] + 1:  # the second, because a power of ten can be too large for a float
+        return None
+    # The pipeline compares the numbers of words and not their logarithms, which may round differently.
+    return found if num_words[0] <= 10**found - 1 <= num_words[-1] else None
+
+
+def _crossing(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    *,
+    threshold: float,
+    start: Sequence[float],
+    bounds: tuple[Sequence[float], Sequence[float]] | None,
+    max_evaluations: int,
+    flat: float = 0.0,
+) -> float | None:
+    """Return where the fitted curve reaches the threshold; None if it does not, or cannot be fitted.
+
+    Args:
+        x: ``[P]``.
+        y: ``[P]``.
+        threshold: The value to reach.
+        start: a, b, c and d at the start of the fit.
+        bounds: The smallest and the largest a, b, c and d; None for no bounds.
+        max_evaluations: After this many evaluations of the curve, the fit has failed.
+        flat: A curve with an a or b of at most this is flat and reaches nothing.
+    """
+    from scipy.optimize import OptimizeWarning, curve_fit  # noqa: PLC0415  an extra installs it
+
+    within = {} if bounds is None else {"bounds": bounds}
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which nobody reads
+            found, _ = curve_fit(_logistic, x, y, p0=start, maxfev=max_evaluations, **within)
+    except (RuntimeError, ValueError, TypeError):  # it does not converge; impossible bounds; fewer points than values
+        return None
+    a, b, c, d = map(float, found)
+    if min(a, b) <= flat or not d < threshold < a + d:
+        return None
+    ratio = a / (threshold - d) - 1
+    return c - math.log(ratio) / b if ratio > 0 else None
+
+
+def _logistic(x: NDArray[np.float64], a: float, b: float, c: float, d: float) -> NDArray[np.float64]:
+    curve: NDArray[np.float64] = a / (1 + np.exp(-b * (x - c))) + d
+    return curve
+
+
+def acquisition_scores(pairs: Iterable[tuple[float | None, float | None]], rules: Rules) -> dict[str, Any]:
+    """Return the correlation of the values of x of model and children, over the words for which both are known.
+
+    ``score`` is what the pipeline reports: 0.0 for fewer than 3 words and, by the rules of 2026, for p > 0.1.
+    """
+    from scipy.stats import pearsonr  # noqa: PLC0415  an extra installs it
+
+    known = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
+    figures: dict[str, Any] = {"score": 0.0, "correlation": None, "p_value": None, "num_words": len(known)}
+    if len(known) < LEAST or not known.std(axis=0).all():
+        return figures
+    correlation, p_value = map(float, pearsonr(*known.T))
+    score = 0.0 if rules == "2026" and p_value > 0.1 else correlation
+    return figures | {"score": score, "correlation": correlation, "p_value": p_value}
+
+
+def num_tokens(encode: Callable[[Sequence[str]], list[list[int]]], words: Sequence[str]) -> dict[str, int]:
+    """Return how many tokens each word adds to the text ``The``, at least 1."""
+    first, *others = map(len, encode(["The", *(f"The {word}" for word in words)]))
+    return {word: max(1, each - first) for word, each in zip(words, others, strict=True)}
