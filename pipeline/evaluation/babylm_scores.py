@@ -35,8 +35,8 @@ from pipeline.evaluation.reading_times import ReadingData, read_reading_data, re
 from pipeline.evaluation.results import BABYLM, record
 from pipeline.evaluation.scorer import score_all
 from pipeline.evaluation.sentence_models import SentenceModel
-from storage.errors import InputError, RunError
-from storage.files import make_directory, write_atomically
+from storage.errors import InputError, RunError, StoreError
+from storage.files import make_directory, open_file, write_atomically
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 
 _DISPUTED: Final = ("ewok", "entity_tracking")
@@ -99,11 +99,14 @@ def evaluate_babylm(
     Raises:
         InputError: If the folder has no task, or an item is malformed or too long for the model.
         RunError: If a log-probability is not finite.
+        StoreError: If a file below ``out`` would be replaced and does not hold predictions.
     """
     other: Rules = "2025" if rules == "2026" else "2026"
     data = _read(folder, model, rules, other, num_checkpoints=len(at_words))
     which = model.files.which
     place = (name or Path(model.files.path.resolve().name).stem, revision or _revision(which))
+    if out is not None:
+        check_replaced(out.joinpath(*place))
     scored = _Scored()
     for task, choices in data.tasks.items():
         scored.add_choices(task, _outcomes(model, choices), rules)
@@ -368,6 +371,20 @@ def _predictions(outcomes: Sequence[Outcome], rules: Rules) -> dict[str, Any]:
 def _rows(task: str, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
     for item, outcome in enumerate(outcomes):
         yield {"task": task, "subset": outcome.choice.subset, "item": item, "log_probs": list(outcome.log_probs)}
+
+
+def check_replaced(folder: Path) -> None:
+    """Check that the files of predictions that exist below a folder are such files.
+
+    Raises:
+        StoreError: If one of them holds something else.
+    """
+    for path in folder.glob("zero_shot/causal/**/predictions.json"):
+        with open_file(path) as file:
+            if b'"predictions": [' not in file.read(4096):
+                raise StoreError(
+                    f"{path}: already exists and does not hold predictions. Remove it, or give another --out"
+                )
 
 
 def _write_predictions(folder: Path, predictions: Mapping[str, Any]) -> Path:
