@@ -274,9 +274,7 @@ class DumpSchema:
             if getattr(self, name) not in choices
         ]
         problems += [f"{name} is empty or not text" for name in ("tree_source", "split") if not _is_text(self, name)]
-        if _is_text(self, "split") and (
-            PurePath(self.split).name in ("..", "") or "/" in self.split or not self.split.isprintable()
-        ):
+        if _is_text(self, "split") and (self.split in (".", "..") or "/" in self.split or not self.split.isprintable()):
             problems.append(f"split is {self.split!r:.60}, not a plain name")
         if not isinstance(self.fingerprints, dict) or set(self.fingerprints) != {
             *FINGERPRINTS[:-1],
