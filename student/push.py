@@ -95,10 +95,8 @@ def _plain_errors(where: str) -> Iterator[None]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return the errors of the hub and of the network. From 1.0 on, huggingface_hub uses httpx, before requests."""
-    errors: tuple[type[Exception], ...] = (HfHubHTTPError, OSError)
-    if hasattr(huggingface_hub, "set_client_factory"):
-        import httpx  # noqa: PLC0415 - only there if huggingface_hub uses it
+    """Return the errors of the hub and of the network.
 
-        errors += (httpx.HTTPError,)
-    return errors
+    huggingface_hub uses requests, from 1.0 on httpx, and now httpx2. The hub's errors derive from those of this client.
+    """
+    return (*HfHubHTTPError.__bases__, OSError)

@@ -23,7 +23,6 @@ Chang and Bergen (2022), Word acquisition in neural language models, TACL 10. Fr
 """
 
 import csv
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from pipeline.evaluation.babylm_tasks import Choice, Rules
 from pipeline.evaluation.reading_times import MISSING
 from pipeline.runtime.train_config import words_name
 from storage.errors import InputError
+from storage.json_files import read_json
 
 FOLDERS: Final = ("aoa", "cdi_childes")
 """The folders in which BabyLM's data have the two files: that of 2026, then that of 2025."""
@@ -46,6 +46,7 @@ LEAST: Final = 3
 """The smallest number of points for a curve, and of words for a correlation."""
 AGES: Final = tuple(range(16, 31))
 """In months."""
+_REMEDY: Final = "fetch the evaluation data again"
 CHANCE_OF_2025: Final = math.log2(300_000)
 
 
@@ -143,30 +144,24 @@ def read_acquisition_task(folder: Path) -> AcquisitionTask | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """An entry of ``cdi_childes.json``."""
+
+    context: str
+
+
 def _read_words(path: Path) -> tuple[dict[str, list[str]], tuple[Choice, ...]]:
     """Return the fields ``contexts`` and ``choices``. As in the pipeline, words of one character are left out."""
-    remedy = "fetch the evaluation data again"
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found {type(content).__name__}, expected an object with a list per word; {remedy}")
-    contexts: dict[str, list[str]] = {}
+    content = read_json(path, dict[str, list[_Context]], remedy=_REMEDY)
+    contexts = {word: [each.context for each in given] for word, given in content.items() if len(word) > 1 and given}
+    if not contexts:
+        raise InputError(f"{path}: no word with contexts; {_REMEDY}")
     choices = []
-    for word, given in content.items():
-        if len(word) < 2 or given == []:
-            continue
-        where = f"{path}: {word!r}"
-        try:
-            contexts[word] = [each["context"] for each in given]
-            texts = tuple(f"{str.strip(context)} {word.strip()}" for context in contexts[word])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{where}: no list of objects with a text named context; {remedy}") from error
+    for word, given in contexts.items():
+        texts = tuple(f"{context.strip()} {word.strip()}" for context in given)
         starts = tuple(len(text) - len(word.strip()) for text in texts)
-        choices.append(Choice(subset=word, texts=texts, starts=starts, answers=(), where=where))
-    if not choices:
-        raise InputError(f"{path}: no word with contexts; {remedy}")
+        choices.append(Choice(subset=word, texts=texts, starts=starts, answers=(), where=f"{path}: {word!r}"))
     return contexts, tuple(choices)
 
 
@@ -176,22 +171,21 @@ def read_children(path: Path) -> dict[str, NDArray[np.float64]]:
     Raises:
         InputError: If a column is missing, or a share is not a number.
     """
-    remedy = "fetch the evaluation data again"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             rows, names = list(reader), reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
+        raise InputError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
     if "word" not in names or not {str(age) for age in AGES} & {*names}:
-        raise InputError(f"{path}:1: found {', '.join(names)}, expected word and the months 16 to 30; {remedy}")
+        raise InputError(f"{path}:1: found {', '.join(names)}, expected word and the months 16 to 30; {_REMEDY}")
     found: dict[str, NDArray[np.float64]] = {}
     for number, row in enumerate(rows, start=1):
         values = [(row.get(str(age)) or "").strip() for age in AGES]
         try:
             shares = np.array([math.nan if value in MISSING else float(value) for value in values])
         except ValueError as error:
-            raise InputError(f"{path}: row {number}: {error}, expected the shares of children; {remedy}") from error
+            raise InputError(f"{path}: row {number}: {error}, expected the shares of children; {_REMEDY}") from error
         found.setdefault(row["word"] or "", shares)  # the pipeline takes the first row of a word
     return found
 

@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
 
+import huggingface_hub
+
+_BY_LFS = int(huggingface_hub.__version__.partition(".")[0]) < 2
+"""From version 2 on, large files go through hf_xet, which this server does not speak. So it asks for none."""
+
 
 class Hub:
     """What the server has stored."""
@@ -91,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository in self.hub.branches:
             self._answer({"error": "exists", "url": f"{self.hub.url}/{repository}"}, 409)
             return
-        self.hub.private[repository] = bool(given.get("private"))
+        self.hub.private[repository] = bool(given.get("private")) or given.get("visibility") == "private"
         self.hub.branches[repository] = {"main": {".gitattributes": b""}}
         self._answer({"url": f"{self.hub.url}/{repository}"})
 
@@ -105,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _preupload(self, _repository: str, _branch: str, body: bytes) -> None:
         names = [each["path"] for each in json.loads(body)["files"]]
-        modes = {name: "lfs" if name.endswith(".safetensors") else "regular" for name in names}
+        modes = {name: "lfs" if _BY_LFS and name.endswith(".safetensors") else "regular" for name in names}
         files = [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes.items()]
         self._answer({"files": files})
 

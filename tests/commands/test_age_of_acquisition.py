@@ -201,11 +201,11 @@ def test_without_the_childrens_file_only_surprisals_are_written(run: Path, data:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("cdi_childes.json", "[]", "found list, expected an object"),
-        ("cdi_childes.json", "{", "cannot be read as JSON"),
-        ("cdi_childes.json", '{"dog": [{"text": "The"}]}', "'dog': no list of objects with a text named context"),
-        ("cdi_childes.json", '{"dog": {"context": "The"}}', "'dog': no list of objects with a text named context"),
-        ("cdi_childes.json", '{"dog": [{"context": 3}]}', "'dog': no list of objects with a text named context"),
+        ("cdi_childes.json", "[]", "object"),
+        ("cdi_childes.json", "{", "JSON"),
+        ("cdi_childes.json", '{"dog": [{"text": "The"}]}', "context"),
+        ("cdi_childes.json", '{"dog": {"context": "The"}}', "array"),
+        ("cdi_childes.json", '{"dog": [{"context": 3}]}', "context"),
         ("cdi_childes.json", '{"a": [{"context": "The"}]}', "no word with contexts"),
         ("cdi_human.csv", "item,16,17\ndog,0.1,0.2\n", "found item, 16, 17, expected word and the months"),
         ("cdi_human.csv", "word,age\ndog,0.1\n", "expected word and the months 16 to 30"),

@@ -286,7 +286,7 @@ def test_minimal_pairs_and_babylm_agree(found: tuple[dict[str, Any], Path], mode
     ("folder", "line", "message"),
     [
         ("blimp_filtered", {"sentence_good": "A."}, "KeyError: 'sentence_bad'"),
-        ("ewok_filtered", [], "found list, expected an object"),
+        ("ewok_filtered", [], "expected object, found array"),
         ("entity_tracking", ENTITIES[0] | {"options": [" one"]}, "expected at least two"),
         ("entity_tracking", ENTITIES[0] | {"numops": "many"}, "ValueError"),
         ("wug_past_tense", {"sentences": "a\tb", "ratio": "half"}, "ValueError"),
