@@ -65,7 +65,7 @@ Values = dict[str, Any]
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
 """The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
 GRAMMAR = "pipeline.dumping.grammar_source"
-"""The module that dumps the grammar of a sample corpus. It defines those of the functions that are about dumps."""
+"""The module that dumps the grammar of a sample corpus. Of the functions above, it defines only those for dumps."""
 CAUSAL_LM = "pipeline.dumping.causal_lm_source"
 """The module that dumps a language model of transformers, with the same functions."""
 
@@ -205,7 +205,8 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     TEXTS have one sentence per line, as clean-text writes them; with --source, they are raw text. If the command is
     interrupted, run it again: it continues, with any number of processes.
 
-    --model needs a model. This fetches the released model for English:
+    No parser is installed with this program. Fetch benepar's model for English with the following command, or train a
+    small one with train-parser, and name it with --model:
 
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
@@ -479,8 +480,8 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
 def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
-    Each command writes MODEL/results/NAME.json, and one line per item next to it. A teacher scores sentences without
-    trees by beam search.
+    Each command writes MODEL/results/NAME.json, and one line per item next to it. Sentences without
+    trees are scored by beam search if the model is a teacher.
     """
 
 

@@ -98,8 +98,8 @@ def evaluate_perplexity(
 ) -> dict[str, Any]:
     """Compute the perplexity of a split; write the result next to the model.
 
-    If the student was trained on documents, each sentence is scored after the earlier sentences of its document that
-    are in the same row.
+    If the student was trained on documents, each sentence is scored after the earlier sentences of its document, as
+    many as fit into the student's input together with it.
 
     Args:
         model: A run directory or a folder in Hugging Face's format.
@@ -145,11 +145,12 @@ def score_split(
         split: Name of the split.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint of a run.
-        marginal: Whether to search without trees. It must be False.
+        marginal: Whether to sum over the trees that a beam search finds, as a teacher can. Must be False.
         beam: Sizes of a beam search. It must be empty.
         max_sentences: Return at most this many sentences, evenly spaced. A student that was trained on documents still
             reads all sentences before them.
-        truth: The folder of sample-corpus, to add the divergences from the true probabilities. It needs all sentences.
+        truth: The folder of sample-corpus, to add the divergences from the true probabilities. Not with
+            ``max_sentences``.
 
     Raises:
         ConfigError: If ``marginal`` or ``beam`` is given.

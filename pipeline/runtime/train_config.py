@@ -64,9 +64,9 @@ class TrainConfig:
     checkpoint_every: int = 0
     """Number of steps between additional checkpoints; 0: write checkpoints only at each evaluation on dev."""
     word_checkpoints: tuple[str, ...] = ()
-    """Keep the weights after these numbers of words, as RUN/checkpoints/words_1M and so on: 500k,1M,2M. babylm: every
-    1M up to 10M, every 10M up to 100M, every 100M up to 1000M. Words are separated by white space; each pass over a
-    word counts."""
+    """Keep the weights after these numbers of words, for example 500k,1M,2M, in folders such as
+    RUN/checkpoints/words_1M. The value babylm stands for every 1M up to 10M, every 10M up to 100M, every 100M up to
+    1000M. Words are separated by white space; each pass over a word counts."""
     log_every: int = 10
     """Number of steps between rows of metrics.jsonl."""
     log_to: LogTo = "tensorboard"

@@ -4,8 +4,8 @@ A shard is finished when the files of all its arrays and then its entry were ren
 pending. So any number of processes can find the pending shards on the disk, and the bytes of the finished store depend
 only on the schema, the offsets and the rows. One process, the main one, holds the lock, writes the metadata and
 finishes the dump. The other processes only write shards, after the main process has opened the store and before it
-finishes. Facts that cannot change bits (hosts, times, commands) go to PATH.history.jsonl next to the store, which is
-also the lock file.
+finishes. Hosts, times and commands do not belong to the bytes of the store, so they go to PATH.history.jsonl next to
+it. This history file is also the lock file.
 """
 
 from collections.abc import Callable, Mapping
@@ -133,8 +133,8 @@ class DumpWriter:
 
         Args:
             progress: Called with 1 after each shard.
-            companions: Returns the content of the dump's ``COMPANIONS`` from its figures. If the dump is complete, a
-                companion that it lists is written again if it is missing or damaged.
+            companions: A function that makes the files of ``COMPANIONS``, such as the card, from the dump's figures. If
+                the dump is already complete, only files that are missing or damaged are written again.
 
         Returns:
             The figures of the dump.

@@ -26,7 +26,8 @@ from storage.ragged import Ragged
 
 _STORED_COLUMNS: Final = ("document_ids", "num_words", "num_bytes")
 _NO_LABEL: Final = -1
-"""Action in place of NT(X) if no kept sentence has the label X. ``load_dataset`` refuses a dataset with this action."""
+"""The number that NT(X) gets if no kept sentence has the label X. So no kept sentence uses this number; if one did,
+``load_dataset`` would refuse the dataset."""
 
 
 class SplitBuilder:

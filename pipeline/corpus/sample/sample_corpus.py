@@ -39,12 +39,12 @@ MEANING = {
     "The symbols of a derivation include their grammatical features",
     "mean_neg_log_prob_nats": "neg_log_prob_nats per sentence: an estimate of the entropy of the grammar's sentences",
     "standard_error_nats": "standard error of mean_neg_log_prob_nats as an estimate of this entropy",
-    "num_words": "number of terminals: words, punctuation marks and 's",
+    "num_words": "number of terminals. Words, punctuation marks and the ending 's each count as one",
     "num_also_in_train": "number of sentences of the split that are also in train. They are kept, because the "
     "distribution would change without them",
     "text_sha256": "sha256 of the split's .txt file",
-    "rules_sha256": "sha256 of all rules with their probabilities. Only a version of this program with the same rules "
-    "can use the corpus as a teacher",
+    "rules_sha256": "sha256 of all rules with their probabilities. dump-teacher can write the probabilities of "
+    "these rules for the corpus. It refuses a corpus if its own rules have another sha256",
     "expected_length": "mean number of terminals of a sentence, computed from the rules",
     "spectral_radius": "spectral radius of the matrix of expected children. It is below 1, so sentences end with "
     "probability 1 and the probabilities of all sentences sum to 1",

@@ -65,7 +65,7 @@ class GoldAndPredicted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalbFigure:
-    """The figures of EVALB. The fields are sums over the sentences that are not skipped."""
+    """The figures of EVALB. All but ``num_sentences`` are sums over the sentences that are not skipped."""
 
     num_sentences: int = 0
     """Sentences, also those that are skipped."""
@@ -154,7 +154,7 @@ def _of_sentence(sentence: GoldAndPredicted) -> EvalbFigure:
 
 
 def _brackets(phrases: Sequence[Phrase], positions: Sequence[int]) -> Counter[Phrase]:
-    """Return the brackets. An edge becomes the number of characters of words that are left before it."""
+    """Return the brackets. Starts and stops are counted in characters, without the words that EVALB deletes."""
     found: Counter[Phrase] = Counter()
     for full_label, start, stop in phrases:
         label, first, last = strip_label(full_label), positions[start], positions[stop]

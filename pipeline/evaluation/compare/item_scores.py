@@ -34,9 +34,9 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""Two sums of log-probabilities count as the same if they differ by at most this share plus this many nats. float32 has
-seven digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six decimals. The nats
-that two models give to a sentence differ by far more than one part in 100,000."""
+"""Two sums of log-probabilities count as the same if they differ by at most ROUNDING times their size plus ROUNDING
+nats. float32 has seven digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six
+decimals. The nats that two models give to a sentence differ by far more than one part in 100,000."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,17 +86,19 @@ class ItemScores:
     values: NDArray[np.int64] | NDArray[np.float64]
     """``[N]`` int64, 1 if the item is right, else 0; for a perplexity float64, the nats of each sentence."""
     categories: Mapping[str, Mapping[str, str]]
-    """Under ``term``, the term of each paradigm; under ``field``, the field of each paradigm. Empty for suites."""
+    """For minimal pairs: ``term`` maps each paradigm to its linguistic term, and ``field`` maps it to its field, as
+    BLiMP names them. Empty for suites."""
     scale: float
-    """For a perplexity, the sum of ``values`` divided by this number is the overall figure. It is the number of tokens,
-    words or bytes of the split plus one for the end of each sentence, times ln 2 for bits. 1 for outcomes."""
+    """For a perplexity, the divisor: the sum of ``values`` divided by ``scale`` is the overall figure. The divisor is
+    the number of tokens, words or bytes of the split plus one for the end of each sentence, times ln 2 for bits. For
+    outcomes it is 1."""
 
     @property
     def units(self) -> NDArray[np.float64]:
-        """The scores of the U units, ``[U]`` float64. Their mean is the overall figure.
+        """``[U]`` float64: the numbers whose mean is the overall figure.
 
-        For outcomes, a unit is the accuracy of a group, so every paradigm or suite has the same weight. For a
-        perplexity, a unit is the nats of a sentence over the mean number of tokens, words or bytes per sentence.
+        For outcomes, these are the accuracies of the groups, so every paradigm or suite has the same weight. For a
+        perplexity, they are the nats of each sentence over the mean number of tokens, words or bytes per sentence.
         """
         if not self.benchmark.is_outcome:
             return np.asarray(self.values * (len(self.values) / self.scale), np.float64)
@@ -134,14 +136,15 @@ class ItemScores:
 def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[str]) -> list[ItemScores]:
     """Return a run's scores on each benchmark that it was evaluated on.
 
-    A run may have two results of one benchmark that agree except for rounding. For example, a teacher's results with
-    and without a beam search both have the figures given the tree. Then the scores of the first result are returned.
+    A run may have two results of one benchmark that agree except for rounding. For example, both of a teacher's
+    results, with and without a beam search, hold the perplexity of the distribution *given the tree*. Then the scores
+    of the first result are returned.
 
     Args:
         results: The results of a run.
         normaliser: The unit of perplexities. Perplexities per token are comparable only with the same tokenizer.
-        left_out: Gets a sentence for each outdated result and each result without rows or items, with the command to
-            run again.
+        left_out: A message is appended for each outdated result and each result without rows or items. The message
+            names the command to run again.
 
     Raises:
         InputError: If a row is damaged, rows do not add up to the figures of their result, or two results of one
