@@ -358,8 +358,8 @@ def check_size(weights: Path, num_weights: int) -> None:
     """
     if weights.is_file() and (size := weights.stat().st_size) < num_weights * _BYTES_PER_WEIGHT:
         raise RunError(
-            f"{weights}: not a checkpoint of this model ({size:,} bytes, too few for the {num_weights:,} weights or more "
-            f"that the sizes in run.json make). {_WEIGHTS_REMEDY}"
+            f"{weights}: not a checkpoint of this model ({size:,} bytes, too few for the {num_weights:,} weights "
+            f"or more that the sizes in run.json make). {_WEIGHTS_REMEDY}"
         )
 
 
