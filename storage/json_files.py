@@ -13,9 +13,9 @@ import gzip
 import re
 import tomllib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeAlias, TypeGuard, TypeVar
+from typing import IO, Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -33,7 +33,7 @@ Number: TypeAlias = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)]
 """A number whose sums and squares stay finite."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MAX_INT_BITS = 63
+MAX_INT_BITS = 63
 _MANY_DIGITS = re.compile(rb"[0-9]{19}")
 _LONG_INTEGER = re.compile(rb"[\s:,\[-][0-9]{19}")
 """Only text that contains this can have an integer of more than 63 bits. A sha256 can have as many digits in a row, so
@@ -152,7 +152,7 @@ def convert(value: object, kind: type[T], *, where: str, remedy: str, error: typ
     """
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.MsgspecError, RecursionError) as found:
+    except (msgspec.MsgspecError, RnngDistillError, RecursionError) as found:
         raise error(f"{where}: {_problem(found)}; {remedy}") from found
 
 
@@ -182,7 +182,7 @@ def _decoded(
         value = decoder.decode(text)
         if _MANY_DIGITS.search(text) and _LONG_INTEGER.search(b" " + text):
             _check_integers(msgspec.json.decode(text))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as found:
+    except (msgspec.MsgspecError, RnngDistillError, ValueError, RecursionError) as found:
         raise error(f"{where}: {_problem(found)}; {remedy}") from found
     return value
 
@@ -191,8 +191,8 @@ def _check_integers(value: object) -> None:
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             _check_integers(each)
-    elif isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
-        raise ValueError(f"an integer of {value.bit_length()} bits, expected {_MAX_INT_BITS} at most")
+    elif isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+        raise ValueError(f"an integer of {value.bit_length()} bits, expected {MAX_INT_BITS} at most")
 
 
 def _problem(error: Exception) -> str:
@@ -215,45 +215,3 @@ def _bounded(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
 
 def _shown_size(num_bytes: int) -> str:
     return f"{num_bytes >> 20} MiB"
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a parsed JSON value is a finite number whose absolute value is below 2^63."""
-    # JSON allows whole numbers that no float can hold. For NaN the comparison is false.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 63
-
-
-def number(value: Mapping[str, Any], name: str, *, where: str) -> float:
-    """Return a finite number from a parsed JSON object.
-
-    Raises:
-        InputError: If it is missing, or not a finite number as ``is_number`` defines it.
-    """
-    found = value.get(name)
-    if not is_number(found):
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a number; write the file again")
-    return found
-
-
-def whole_number(value: Mapping[str, Any], name: str, *, where: str) -> int:
-    """Return a whole number from a parsed JSON object.
-
-    Raises:
-        InputError: If it is missing, or not a whole number.
-    """
-    found = value.get(name)
-    if not is_number(found) or not isinstance(found, int):
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a whole number; write the file again")
-    return found
-
-
-def string(value: Mapping[str, Any], name: str, *, where: str) -> str:
-    """Return a string from a parsed JSON object.
-
-    Raises:
-        InputError: If it is missing, or not a string.
-    """
-    found = value.get(name)
-    if not isinstance(found, str):
-        raise InputError(f"{where}: {name} is {found!r:.60}, expected a string; write the file again")
-    return found
