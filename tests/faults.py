@@ -1,0 +1,342 @@
+"""Damage files in the ways that disks, users and strangers do. ``FAULTS`` names each way.
+
+A fault gets the path of a file, the same file of another world, and a generator of random numbers. It returns False if
+it does not apply, for example the exchange of a value in a file that holds no values.
+"""
+
+import io
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HUGE = ("1e999", "9" * 400, str(2**70), "-" + str(2**70), "1e300", "0.5", "-1", "0")
+"""Numbers that do not fit: as a float, as any number, as an int64; and some that may be out of range."""
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+_MARK = "\ue000MARK\ue001"
+"""Stands for text that ``json.dumps`` would not write."""
+
+Change = Callable[[Any, random.Random], Any]
+"""Returns what takes the place of a value, or ``NotImplemented`` if the value is not of the kind that it replaces."""
+
+
+def _missing(path: Path, _other: Path, _rng: random.Random) -> bool:
+    path.unlink()
+    return True
+
+
+def _folder(path: Path, _other: Path, _rng: random.Random) -> bool:
+    path.unlink()
+    path.mkdir()
+    return True
+
+
+def _unreadable(path: Path, _other: Path, _rng: random.Random) -> bool:
+    path.chmod(0)
+    return True
+
+
+def _truncated(path: Path, _other: Path, rng: random.Random) -> bool:
+    size = path.stat().st_size
+    os.truncate(path, rng.choice([size // 2, size - 1, size * 3 // 4]))
+    return size > 1
+
+
+def _empty(path: Path, _other: Path, _rng: random.Random) -> bool:
+    os.truncate(path, 0)
+    return True
+
+
+def _bit(path: Path, _other: Path, rng: random.Random) -> bool:
+    data = bytearray(path.read_bytes())
+    if data:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+    return bool(data)
+
+
+def _zeroed(path: Path, _other: Path, rng: random.Random) -> bool:
+    """Replace the end by zeros, as some file systems do after a power cut."""
+    data = path.read_bytes()
+    keep = rng.randrange(len(data)) if data else 0
+    path.write_bytes(data[:keep] + bytes(len(data) - keep))
+    return bool(data)
+
+
+def _appended(path: Path, _other: Path, rng: random.Random) -> bool:
+    path.write_bytes(path.read_bytes() + rng.choice([b"\n", b"}", b"x y\n", bytes(8), rng.randbytes(40)]))
+    return True
+
+
+def _twice(path: Path, _other: Path, _rng: random.Random) -> bool:
+    path.write_bytes(path.read_bytes() * 2)
+    return True
+
+
+def _sparse(path: Path, _other: Path, _rng: random.Random) -> bool:
+    """Let the file end in 64 GiB of zeros. They take no room on the disk."""
+    os.truncate(path, 1 << 36)
+    return True
+
+
+def _dangling(path: Path, _other: Path, _rng: random.Random) -> bool:
+    path.unlink()
+    path.symlink_to("nowhere")
+    return True
+
+
+def _loop(path: Path, _other: Path, _rng: random.Random) -> bool:
+    path.unlink()
+    path.symlink_to(path.name)
+    return True
+
+
+def _outside(path: Path, _other: Path, _rng: random.Random) -> bool:
+    """Move the file out of its folder and leave a link to it."""
+    target = path.parents[len(path.parents) - 1 - len(_root(path).parts)] / f"outside-{path.name}"
+    shutil.move(path, target)
+    path.symlink_to(target)
+    return True
+
+
+def _root(path: Path) -> Path:
+    """Return the folder ``cell`` that the path is in."""
+    return next(folder for folder in path.parents if folder.name == "cell")
+
+
+def _pipe(path: Path, _other: Path, _rng: random.Random) -> bool:
+    path.unlink()
+    os.mkfifo(path)
+    return True
+
+
+def _foreign(path: Path, other: Path, _rng: random.Random) -> bool:
+    if not other.is_file() or other.read_bytes() == path.read_bytes():
+        return False
+    shutil.copyfile(other, path)
+    return True
+
+
+def _sibling(path: Path, _other: Path, rng: random.Random) -> bool:
+    """Put another file of the same suffix in its place."""
+    beside = [file for file in sorted(path.parent.rglob(f"*{path.suffix}")) if file.is_file() and file != path]
+    beside += [file for file in sorted(path.parent.parent.glob(f"*/{path.name}")) if file.is_file() and file != path]
+    beside = [file for file in beside if file.read_bytes() != path.read_bytes()]
+    if beside:
+        shutil.copyfile(rng.choice(beside), path)
+    return bool(beside)
+
+
+def _utf16(path: Path, _other: Path, _rng: random.Random) -> bool:
+    text = _text(path.read_bytes())
+    if not text:
+        return False
+    path.write_bytes(text.encode("utf-16"))
+    return True
+
+
+def _byte_order_mark(path: Path, _other: Path, _rng: random.Random) -> bool:
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    return True
+
+
+def _other_type(path: Path, _other: Path, rng: random.Random) -> bool:
+    def changed(value: Any, rng: random.Random) -> Any:
+        others = [None, True, 7, 0.5, "word", [], {}, [1], ["a", None], {"a": 1}, "", [[[]]]]
+        return rng.choice([other for other in others if type(other) is not type(value)])
+
+    if _change_values(path, changed, rng):
+        return True
+    path.write_bytes(b"hello\n" if _text(path.read_bytes()) is None else rng.randbytes(300) + b"\0\xff\xfe\n")
+    return True
+
+
+def _key_missing(path: Path, _other: Path, rng: random.Random) -> bool:
+    def changed(value: Any, rng: random.Random) -> Any:
+        if not isinstance(value, dict | list) or not value:
+            return NotImplemented
+        if isinstance(value, list):
+            return value[:-1]
+        left_out = rng.choice(sorted(value, key=str))
+        return {key: entry for key, entry in value.items() if key != left_out}
+
+    return _change_values(path, changed, rng)
+
+
+def _surrogate(path: Path, _other: Path, rng: random.Random) -> bool:
+    def changed(value: Any, rng: random.Random) -> Any:
+        odd = rng.choice(["\ud800", "\x1b[31mred\x1b[0m\x1b]0;title\x07", "a\0b", "\u202eabc", "x\ny\rz", "../../../etc/passwd", "é" * 5000])
+        return odd if isinstance(value, str) else NotImplemented
+
+    if path.suffix == ".toml":
+        return False
+    return _change_values(path, changed, rng)
+
+
+def _deep(path: Path, _other: Path, rng: random.Random) -> bool:
+    depth, suffix = 100_000, path.suffix
+    if suffix == ".toml":
+        path.write_text(path.read_text() + "x = " + "[" * depth + "]" * depth + "\n")
+    elif suffix == ".safetensors":
+        header = b"[" * depth
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+    elif suffix == ".mrg":
+        path.write_text(rng.choice(["(S " * depth + "(X a)" + ")" * depth + "\n", "(" * depth + "\n", "(" * depth + ")" * depth + "\n"]))
+    elif _values(path) is not None:
+        brackets = rng.choice(["[" * depth + "]" * depth, "[" * depth, '{"a":' * depth + "1" + "}" * depth])
+        if rng.random() < 0.5 or not _change_values(path, lambda *_: _MARK, rng, raw=brackets):
+            path.write_text(brackets)
+    else:
+        data = path.read_bytes()
+        path.write_bytes(b"[" * depth + b"\n" + (data if _text(data) is not None else b""))
+    return True
+
+
+def _number(path: Path, rng: random.Random, numbers: tuple[str, ...]) -> bool:
+    def changed(value: Any, _rng: random.Random) -> Any:
+        return _MARK if type(value) in (int, float) else NotImplemented
+
+    number = rng.choice(numbers)
+    if _change_values(path, changed, rng, raw=number):
+        return True
+    if (text := _text(path.read_bytes())) is not None:
+        found = list(re.finditer(r"(?<![\w.])\d+(\.\d+)?(?![\w.])", text))
+        if found:
+            at = rng.choice(found)
+            path.write_text(text[: at.start()] + number + text[at.end() :])
+            return True
+    return False
+
+
+def _huge(path: Path, _other: Path, rng: random.Random) -> bool:
+    return _number(path, rng, HUGE)
+
+
+def _not_finite(path: Path, _other: Path, rng: random.Random) -> bool:
+    return _number(path, rng, NOT_FINITE)
+
+
+FAULTS: dict[str, Callable[[Path, Path, random.Random], bool]] = {
+    "missing": _missing,
+    "truncated": _truncated,
+    "empty": _empty,
+    "bit": _bit,
+    "type": _other_type,
+    "deep": _deep,
+    "huge": _huge,
+    "not-finite": _not_finite,
+    "dangling": _dangling,
+    "outside": _outside,
+    "foreign": _foreign,
+    "unreadable": _unreadable,
+    "folder": _folder,
+    "key": _key_missing,
+    "string": _surrogate,
+    "sibling": _sibling,
+    "zeroed": _zeroed,
+    "appended": _appended,
+    "twice": _twice,
+    "sparse": _sparse,
+    "loop": _loop,
+    "pipe": _pipe,
+    "utf16": _utf16,
+    "bom": _byte_order_mark,
+}
+"""The ways to damage a file, by name."""
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _values(path: Path) -> tuple[str, Any] | None:
+    """Return how a file stores values, and the values; None if it stores none that we can read."""
+    if path.suffix == ".pt":
+        return "torch", torch.load(path, weights_only=True)
+    data = path.read_bytes()
+    if path.suffix == ".safetensors":
+        return "safetensors", json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    if (text := _text(data)) is None or path.suffix in {".txt", ".mrg", ".md", ".docs"}:
+        return None
+    for kind, read in (("json", json.loads), ("lines", lambda text: [json.loads(x) for x in text.splitlines()])):
+        try:
+            values = read(text)
+        except ValueError:
+            continue
+        return None if values == [] else (kind, values)
+    if path.suffix == ".toml":
+        return "toml", dict(re.findall(r"^(\S+) = (.*)$", text, re.MULTILINE))
+    return None
+
+
+def _nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    yield path, value
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _nodes(entry, (*path, key))
+    elif isinstance(value, list):
+        for number, entry in enumerate(value[:200]):
+            yield from _nodes(entry, (*path, number))
+
+
+def _put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = _put(copy[path[0]], path[1:], new)
+    return copy
+
+
+def _change_values(path: Path, change: Change, rng: random.Random, raw: str = "") -> bool:
+    """Change one value of a file of values. ``raw`` is text that takes the place of a value that is ``_MARK``."""
+    found = _values(path)
+    if found is None:
+        return False
+    kind, values = found
+    at_depth: dict[int, list[tuple[tuple[Any, ...], Any]]] = {}
+    for place, value in _nodes(values):
+        if kind == "lines" and not place:
+            continue
+        new = change(value, rng)
+        if new is not NotImplemented:
+            at_depth.setdefault(len(place), []).append((place, new))
+    if not at_depth:
+        return False
+    # A depth first, so that the few values near the root are chosen as often as the many at the leaves.
+    place, new = rng.choice(at_depth[rng.choice(sorted(at_depth))])
+    if kind == "torch":
+        new = {"1e999": float("inf"), "NaN": float("nan"), "Infinity": float("inf"), "-Infinity": -float("inf")}.get(
+            raw, int(float(raw)) if raw[:1].isdigit() and len(raw) < 50 else raw
+        ) if new is _MARK else new  # fmt: skip
+        buffer = io.BytesIO()
+        torch.save(_put(values, place, new), buffer)
+        path.write_bytes(buffer.getvalue())
+        return True
+    if kind == "toml":
+        key = place[0] if place else sorted(values)[0]
+        shown = raw if new is _MARK else json.dumps(new).replace("null", "[]")
+        path.write_text(re.sub(rf"(?m)^({re.escape(key)}) = .*$", lambda m: f"{m[1]} = {shown}", path.read_text()))
+        return True
+    values = _put(values, place, new)
+    mark = json.dumps(_MARK)
+
+    def dumped(value: Any, **how: Any) -> str:
+        return json.dumps(value, **how).replace(mark, raw)
+
+    if kind == "lines":
+        path.write_text("".join(dumped(line) + "\n" for line in values))
+    elif kind == "json":
+        path.write_text(dumped(values, indent=2) + "\n")
+    else:
+        data, header = path.read_bytes(), dumped(values).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + int.from_bytes(data[:8], "little") :])
+    return True
