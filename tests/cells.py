@@ -27,8 +27,10 @@ import cli
 MEMORY_BYTES = 2 << 30
 """Memory that a command may ask for, beyond what the program takes after all imports."""
 _IN_OPEN, _IN_ISDIR = 0x20, 0x40000000
-_TIMES = re.compile(r"(_s|seconds|elapsed|per_s|time|started|ended|_at|mfu|pid|date)$")
+_TIMES = re.compile(r"(_s|seconds|elapsed|per_s|time|started|ended|_at|mfu|pid|date|data_wait_share)$")
 """Keys of values that differ from run to run."""
+_LOGS = re.compile(r"\.lock$|[./]history\.jsonl$|/tensorboard/")
+"""Files that say when something was done, and hold no figures of their own."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -200,6 +202,11 @@ def snapshot(*roots: Path) -> Snapshot:
     return found
 
 
+def _content(about: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Return all but the mode and the time."""
+    return None if about is None else (about[0], about[2:3], about[4:])
+
+
 Figures = dict[tuple[str, str], object]
 """What a command printed and wrote: values by file and by place in the file."""
 
@@ -210,7 +217,7 @@ def figures(outcome: Outcome, before: Snapshot, after: Snapshot, root: Path) -> 
     for number, line in enumerate(outcome.out.splitlines()):
         found["stdout", f"line {number}"] = line
     for name, about in after.items():
-        if before.get(name) != about and stat.S_ISREG(about[0]) and not name.endswith(".lock"):
+        if _content(before.get(name)) != _content(about) and stat.S_ISREG(about[0]) and not _LOGS.search(name):
             data = (root.parent / name).read_bytes()
             for place, value in _values(data).items():
                 found[re.sub(r"\d{6,}", "N", name), place] = value

@@ -43,9 +43,10 @@ def _unreadable(path: Path, _other: Path, _rng: random.Random) -> bool:
 
 
 def _truncated(path: Path, _other: Path, rng: random.Random) -> bool:
-    size = path.stat().st_size
+    if (size := path.stat().st_size) < 2:
+        return False
     os.truncate(path, rng.choice([size // 2, size - 1, size * 3 // 4]))
-    return size > 1
+    return True
 
 
 def _empty(path: Path, _other: Path, _rng: random.Random) -> bool:
@@ -87,7 +88,7 @@ def _sparse(path: Path, _other: Path, _rng: random.Random) -> bool:
 
 def _dangling(path: Path, _other: Path, _rng: random.Random) -> bool:
     path.unlink()
-    path.symlink_to("nowhere")
+    path.symlink_to(_root(path).parent / "nowhere")
     return True
 
 
@@ -99,7 +100,7 @@ def _loop(path: Path, _other: Path, _rng: random.Random) -> bool:
 
 def _outside(path: Path, _other: Path, _rng: random.Random) -> bool:
     """Move the file out of its folder and leave a link to it."""
-    target = path.parents[len(path.parents) - 1 - len(_root(path).parts)] / f"outside-{path.name}"
+    target = _root(path).parent / f"outside-{path.name}"
     shutil.move(path, target)
     path.symlink_to(target)
     return True
@@ -315,7 +316,7 @@ def _change_values(path: Path, change: Change, rng: random.Random, raw: str = ""
     place, new = rng.choice(at_depth[rng.choice(sorted(at_depth))])
     if kind == "torch":
         new = {"1e999": float("inf"), "NaN": float("nan"), "Infinity": float("inf"), "-Infinity": -float("inf")}.get(
-            raw, int(float(raw)) if raw[:1].isdigit() and len(raw) < 50 else raw
+            raw, 2**70 if raw.lstrip("-").isdigit() else 0.5
         ) if new is _MARK else new  # fmt: skip
         buffer = io.BytesIO()
         torch.save(_put(values, place, new), buffer)

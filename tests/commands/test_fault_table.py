@@ -75,9 +75,9 @@ COMMANDS = [
     Line("clean-text @babylm-text --source babylm --out @out", own="babylm-text"),
     Line("clean-text @reviews.csv --source plain --column review --out @out", own="reviews.csv"),
     Line("clean-text @reviews.jsonl --source plain --column review --out @out", own="reviews.jsonl"),
-    Line(f"parse @cleaned/few.txt {PARSE} --out @out", own="cleaned", keeps="out"),
-    Line(f"parse @cleaned/few.txt {PARSE} --out @half/out", own="cleaned", keeps="half"),
-    Line("parse @cleaned/few.txt --flat --out @out", own="cleaned", keeps="out"),
+    Line(f"parse @cleaned/few.txt {PARSE} --out @out", own="cleaned parser.pt.json", keeps="out"),
+    Line(f"parse @cleaned/few.txt {PARSE} --out @half/out", own="cleaned parser.pt.json", keeps="half"),
+    Line("parse @cleaned/few.txt --flat --out @out", own="cleaned parser.pt.json", keeps="out"),
     Line(f"train-parser @few.mrg --dev @few.mrg {PARSER} --out @out.pt", own="few.mrg"),
     Line("train-tokenizer @text.txt --out @out.json --vocab-size 290", own="text.txt"),
     Line("adopt-tokenizer @theirs.json --bos <bos> --eos <eos> --out @out.json", own="theirs.json"),
@@ -259,8 +259,8 @@ class Worlds:
     def cell(self) -> Path:
         return self.base / "cell"
 
-    def fill(self, line: Line) -> None:
-        """Make a fresh copy of what a command line names."""
+    def fill(self, line: Line) -> Snapshot:
+        """Make a fresh copy of what a command line names, and return what is there."""
         shutil.rmtree(self.base, ignore_errors=True)
         self.cell.mkdir(parents=True)
         for name in line.names:
@@ -269,6 +269,7 @@ class Worlds:
                     shutil.copytree(source, self.cell / source.name, symlinks=True)
                 elif source.exists():
                     shutil.copy2(source, self.cell / source.name)
+        return snapshot(self.base)
 
     def run(self, line: Line, **how: bool) -> tuple[Outcome, Snapshot, Snapshot]:
         before = snapshot(self.base)
@@ -317,12 +318,12 @@ def run_on_good_files(worlds: Worlds, line: Line) -> Good:
     found: list[Figures] = []
     opened: set[str] = set()
     for _ in range(2):
-        worlds.fill(line)
+        whole = worlds.fill(line)
         watch = Opened(worlds.cell)
         outcome, before, after = worlds.run(line)
         opened |= watch.files()
         assert outcome.status == 0, f"{line.typed}: status {outcome.status}\n{outcome.out}\n{outcome.err}"
-        found.append(figures(outcome, before, after, worlds.base))
+        found.append(figures(outcome, whole, after, worlds.base))
     files = sorted(name for name in opened if stat.S_ISREG(before.get(f"run/cell/{name}", (0,))[0]))
     first, second = found
     varying = {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
@@ -333,7 +334,7 @@ def classes(files: Sequence[str]) -> list[str]:
     """Return at most two files of each kind: arrays and shards differ only in names and numbers."""
     kinds: dict[object, list[str]] = {}
     for file in files:
-        top, *_, name = file.split("/")
+        top, name = file.split("/")[0], file.rsplit("/")[-1]
         inside = re.search(r"/(c|finished|data|zarr\.json|out\.parts)\b", file)
         kinds.setdefault((top, re.sub(r"\d+", "N", name)) if inside else file, []).append(file)
     chosen = random.Random(1)
@@ -342,7 +343,7 @@ def classes(files: Sequence[str]) -> list[str]:
 
 def shape(line: str) -> str:
     """Return a log line without its figures."""
-    return re.sub(r"\d+|nan", "N", line)
+    return re.sub(r"[\d.,:]+|nan", "N", line)
 
 
 def verdict(worlds: Worlds, line: Line, good: Good, file: str, fault: str) -> tuple[str, str]:
@@ -350,7 +351,7 @@ def verdict(worlds: Worlds, line: Line, good: Good, file: str, fault: str) -> tu
 
     For cells that are well, the details are ``refused``, ``same``, ``other`` or ``does not apply``.
     """
-    worlds.fill(line)
+    whole = worlds.fill(line)
     path = worlds.cell / file
     if not FAULTS[fault](path, worlds.other / file, random.Random(f"{file} {fault} {line.command}")):
         return "", "does not apply"
@@ -361,15 +362,17 @@ def verdict(worlds: Worlds, line: Line, good: Good, file: str, fault: str) -> tu
         return "memory", f"{outcome.max_rss_bytes >> 20} MiB"
     if "Traceback (most recent call last)" in outcome.err or "Error" not in outcome.err and outcome.status not in (0, 1):
         return "traceback", place_of(outcome.err) + f" status {outcome.status}"
+    if any(before.get(name) != after.get(name) for name in (f"run/outside-{path.name}", "run/nowhere")):
+        return "changed", "a file outside"
     if outcome.status == 0:
-        if (file.split("/")[0]) in line.own.split():
+        if any(file.split("/")[0].startswith(name) for name in line.own.split()):
             return "", "other"
-        found = figures(outcome, before, after, worlds.base)
+        left = {name for name in after if before.get(name) == after[name]}  # nobody mended what was damaged
+        found = figures(outcome, whole, {name: after[name] for name in after if name not in left}, worlds.base)
         keys = {key for key in found.keys() | good.figures.keys() if found.get(key) != good.figures.get(key)}
-        if fault == "outside":
-            keys = {key for key in keys if not key[0].startswith("run/outside")}
         if different := sorted(keys - good.varying):
-            return "other figures", f"{different[0]} ({len(different)})"
+            shown = ", ".join(":".join(key) for key in different[:3])
+            return "other figures", f"{len(different)}: {shown}".replace("run/cell/", "")
         return "", "same"
     if outcome.status != 1:
         return "status", f"{outcome.status}: {outcome.err.splitlines()[-1:]}"
