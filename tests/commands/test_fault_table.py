@@ -371,6 +371,8 @@ def verdict(worlds: Worlds, line: Line, good: Good, file: str, fault: str) -> tu
         found = figures(outcome, whole, {name: after[name] for name in after if name not in left}, worlds.base)
         keys = {key for key in found.keys() | good.figures.keys() if found.get(key) != good.figures.get(key)}
         if different := sorted(keys - good.varying):
+            if path.name in outcome.err or path.name in outcome.out:
+                return "", "named"
             shown = ", ".join(":".join(key) for key in different[:3])
             return "other figures", f"{len(different)}: {shown}".replace("run/cell/", "")
         return "", "same"
