@@ -271,10 +271,11 @@ class Worlds:
                     shutil.copy2(source, self.cell / source.name)
         return snapshot(self.base)
 
-    def run(self, line: Line, **how: bool) -> tuple[Outcome, Snapshot, Snapshot]:
-        before = snapshot(self.base)
+    def run(self, line: Line, **how: bool) -> tuple[Outcome, set[str], Snapshot, Snapshot]:
+        """Run the command; return how it ended, the files that it opened, and what was there before and after."""
+        before, watch = snapshot(self.base), Opened(self.cell)
         outcome = run_command(line.arguments, self.cell, limit_s=40, **how)
-        return outcome, before, self.after()
+        return outcome, watch.files(), before, self.after()
 
     def after(self) -> Snapshot:
         return {name: about for name, about in snapshot(self.base).items() if "/cell-output." not in name}
@@ -319,9 +320,8 @@ def run_on_good_files(worlds: Worlds, line: Line) -> Good:
     opened: set[str] = set()
     for _ in range(2):
         whole = worlds.fill(line)
-        watch = Opened(worlds.cell)
-        outcome, before, after = worlds.run(line)
-        opened |= watch.files()
+        outcome, names, before, after = worlds.run(line)
+        opened |= names
         assert outcome.status == 0, f"{line.typed}: status {outcome.status}\n{outcome.out}\n{outcome.err}"
         found.append(figures(outcome, whole, after, worlds.base))
     files = sorted(name for name in opened if stat.S_ISREG(before.get(f"run/cell/{name}", (0,))[0]))
@@ -355,7 +355,7 @@ def verdict(worlds: Worlds, line: Line, good: Good, file: str, fault: str) -> tu
     path = worlds.cell / file
     if not FAULTS[fault](path, worlds.other / file, random.Random(f"{file} {fault} {line.command}")):
         return "", "does not apply"
-    outcome, before, after = worlds.run(line, rights=fault != "unreadable")
+    outcome, _, before, after = worlds.run(line, rights=fault != "unreadable")
     if outcome.status is None:
         return "hang", ""
     if outcome.max_rss_bytes > good.max_rss_bytes + (1 << 30):
