@@ -1,6 +1,7 @@
-"""Run one command in a forked process, see which files it opens, and compare folders before and after.
+"""Run one command in a forked process, note which files it opens, and compare folders before and after.
 
-The parent imports the program once and runs no command itself, so each command starts from the same state.
+The parent imports the program once and runs no command itself, so every command starts from the same state. A command
+that hangs is killed, and memory is limited, so that a believed size cannot stop the machine.
 """
 
 import ctypes
@@ -17,7 +18,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,15 @@ from typing import Any
 import cli
 
 MEMORY_BYTES = 2 << 30
-"""Memory that a command may ask for, beyond what the program takes after all imports."""
+"""Address space that a command may take, beyond what the program has after all imports."""
 _IN_OPEN, _IN_ISDIR = 0x20, 0x40000000
-_TIMES = re.compile(r"(_s|seconds|elapsed|per_s|time|started|ended|_at|mfu|pid|date|data_wait_share)$")
-"""Keys of values that differ from run to run."""
-_LOGS = re.compile(r"\.lock$|[./]history\.jsonl$|/tensorboard/")
-"""Files that say when something was done, and hold no figures of their own."""
+_CAPABILITIES_3 = 0x20080522
+_MAY_READ_ALL = 0b110
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+_TIMES = re.compile(r"(_s|seconds|elapsed|hours_by_processes|per_s|started|ended|mfu|data_wait_share)(/|$)")
+"""Names of values that differ from run to run."""
+_LOGS = re.compile(r"\.lock$|[./]history\.jsonl$|/tensorboard/|training_state\.pt$")
+"""Files that hold times, and no figures that are not in another file too."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,16 +43,16 @@ class Outcome:
     """How a command ended."""
 
     status: int | None
-    """The exit status; None if it was killed because it took too long."""
+    """The exit status; None if the command was killed because it took too long."""
     out: str
     err: str
-    max_rss_bytes: int
-    elapsed_s: float
+    peak_bytes: int
+    """The most memory that was resident at once."""
 
 
 @dataclass(frozen=True)
 class Interrupt:
-    """Send a signal to a command when it opens a file of this name for the ``number``-th time."""
+    """Send a signal to a command when it opens a file with ``name`` in its path for the ``number``-th time."""
 
     name: str
     signal: signal.Signals
@@ -56,198 +60,192 @@ class Interrupt:
 
 
 def run_command(
-    arguments: Sequence[str], folder: Path, *, limit_s: float = 60, rights: bool = True, interrupt: Interrupt | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    limit_s: float,
+    may_read_all: bool = True,
+    interrupt: Interrupt | None = None,
 ) -> Outcome:
-    """Run a command in a forked process, in a folder. ``rights``: whether root may read files that nobody may read."""
-    log = folder.parent / f"{folder.name}-output"
-    sys.stdout.flush()
-    sys.stderr.flush()
-    start = time.monotonic()
+    """Run a command in a folder. ``may_read_all``: root may read files that nobody may read."""
+    logs = [folder.with_name(f"{folder.name}-output.{end}") for end in ("out", "err")]
     child = os.fork()
     if not child:
-        _run_in_child(arguments, folder, log, rights=rights, interrupt=interrupt)
-    status: int | None = None
-    pidfd = os.pidfd_open(child)
+        _run_in_child(arguments, folder, logs, may_read_all=may_read_all, interrupt=interrupt)
+    descriptor = os.pidfd_open(child)
     try:
-        ended = bool(select.select([pidfd], [], [], limit_s)[0])
+        has_ended = bool(select.select([descriptor], [], [], limit_s)[0])
     finally:
-        os.close(pidfd)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-    _, waited, usage = os.wait4(child, 0)
-    if ended:
-        status = os.waitstatus_to_exitcode(waited)
-    out, err = (log.with_name(f"{log.name}.{end}").read_text(errors="backslashreplace") for end in ("out", "err"))
-    return Outcome(
-        status=status, out=out, err=err, max_rss_bytes=usage.ru_maxrss * 1024, elapsed_s=time.monotonic() - start
-    )
+        os.close(descriptor)
+        os.kill(child, signal.SIGKILL)  # without effect if it has ended
+        _, status, usage = os.wait4(child, 0)
+    out, err = (log.read_text(errors="backslashreplace") for log in logs)
+    ended = os.waitstatus_to_exitcode(status) if has_ended else None
+    return Outcome(status=ended, out=out, err=err, peak_bytes=usage.ru_maxrss * 1024)
 
 
 def _run_in_child(
-    arguments: Sequence[str], folder: Path, log: Path, *, rights: bool, interrupt: Interrupt | None
+    arguments: Sequence[str], folder: Path, logs: Sequence[Path], *, may_read_all: bool, interrupt: Interrupt | None
 ) -> None:
+    """Run a command as Python would, and end the process."""
     status = 70
     try:
-        for number, end in ((1, "out"), (2, "err")):
-            descriptor = os.open(log.with_name(f"{log.name}.{end}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, number)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115, PTH123
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, PTH123
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115, PTH123
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, log in enumerate(logs, start=1):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "w" if n else "r", closefd=False) for n in range(3))
         os.chdir(folder)
         sys.argv = ["cli.py", *arguments]
-        warnings.resetwarnings()  # pytest makes errors of them
+        warnings.resetwarnings()  # pytest makes errors of warnings
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
-        os.fsync = lambda _: None  # nobody pulls the plug, and the disk would take most of the time
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if not rights:
+        os.fsync = lambda _: None  # type: ignore[assignment]  # no power cut is tested, and a disk is slow
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, taken + MEMORY_BYTES))
+        if not may_read_all:
             _drop_rights()
         if interrupt is not None:
             _interrupt(interrupt)
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        except BaseException:  # noqa: BLE001  what Python itself prints
-            traceback.print_exc()
-            status = 1
+        status = _status_of_main()
         sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:  # noqa: BLE001
-        traceback.print_exc()
         sys.stderr.flush()
     finally:
         os._exit(status)
 
 
+def _status_of_main() -> int:
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001  Python prints it in the same way
+        traceback.print_exc()
+        return 1
+    return 0
+
+
 def _drop_rights() -> None:
-    """Let root be refused what others are refused: take CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH away."""
-    header = struct.pack("Ii", 0x20080522, 0)
-    data = ctypes.create_string_buffer(24)
+    """Take away root's right to read what nobody may read."""
+    header, data = struct.pack("Ii", _CAPABILITIES_3, 0), ctypes.create_string_buffer(24)
     assert _LIBC.capget(header, data) == 0
-    effective, *rest = struct.unpack("6I", data.raw)
-    assert _LIBC.capset(header, struct.pack("6I", effective & ~0b110, *rest)) == 0
+    effective, *others = struct.unpack("6I", data.raw)
+    assert _LIBC.capset(header, struct.pack("6I", effective & ~_MAY_READ_ALL, *others)) == 0
 
 
 def _interrupt(interrupt: Interrupt) -> None:
-    seen = 0
+    num_seen = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
+        nonlocal num_seen
         if event == "open" and interrupt.name in str(arguments[0]):
-            seen += 1
-            if seen == interrupt.number:
+            num_seen += 1
+            if num_seen == interrupt.number:
                 signal.raise_signal(interrupt.signal)
 
     sys.addaudithook(hook)
 
 
 class Opened:
-    """Note which files below a folder are opened, by any process and any library."""
+    """Note which files below a folder are opened, by any process and any library. The kernel tells (inotify)."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._folders = root, {}
-        self._fd = _LIBC.inotify_init1(os.O_NONBLOCK)
-        assert self._fd >= 0
+        self._root, self._folders = root, dict[int, Path]()
+        self._descriptor = _LIBC.inotify_init1(os.O_NONBLOCK)
+        assert self._descriptor >= 0
         for folder, _, _ in os.walk(root):
-            watch = _LIBC.inotify_add_watch(self._fd, os.fsencode(folder), _IN_OPEN)
+            watch = _LIBC.inotify_add_watch(self._descriptor, os.fsencode(folder), _IN_OPEN)
             assert watch >= 0
             self._folders[watch] = Path(folder)
 
     def files(self) -> set[str]:
-        """Return the paths of all opened files, relative to the folder, and end."""
-        found = set()
+        """Stop, and return the paths of all opened files, relative to the folder."""
+        found, data = set(), b""
         try:
             while True:
-                data = os.read(self._fd, 1 << 16)
-                at = 0
-                while at < len(data):
-                    watch, mask, _, length = struct.unpack_from("iIII", data, at)
-                    name = data[at + 16 : at + 16 + length].rstrip(b"\0")
-                    at += 16 + length
-                    if name and not mask & _IN_ISDIR:
-                        found.add((self._folders[watch] / os.fsdecode(name)).relative_to(self._root).as_posix())
+                data += os.read(self._descriptor, 1 << 16)
         except BlockingIOError:
-            pass
-        finally:
-            os.close(self._fd)
+            os.close(self._descriptor)
+        at = 0
+        while at < len(data):
+            watch, mask, _, length = struct.unpack_from("iIII", data, at)
+            name = os.fsdecode(data[at + 16 : at + 16 + length].rstrip(b"\0"))
+            at += 16 + length
+            if name and not mask & _IN_ISDIR:
+                found.add((self._folders[watch] / name).relative_to(self._root).as_posix())
         return found
 
 
-Snapshot = dict[str, tuple[Any, ...]]
-"""What is known of each path below a folder: its type, and for a file its size, time of change and digest."""
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one path: its type, mode and time, and its content: size and digest, or the target of a link."""
+
+    type: int
+    mode: int
+    mtime_ns: int
+    content: tuple[object, ...]
 
 
-def snapshot(*roots: Path) -> Snapshot:
-    """Return what is below folders. Links are not followed."""
+Snapshot = dict[str, Entry]
+"""Everything below a folder, by relative path."""
+
+
+def snapshot(root: Path) -> Snapshot:
+    """Return what is below a folder. Links are not followed, and of huge files only the size is noted."""
     found: Snapshot = {}
-    for root in roots:
-        for folder, folders, names in os.walk(root):
-            for name in folders + names:
-                path = Path(folder) / name
-                status = path.lstat()
-                about: tuple[Any, ...] = (stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode))
-                if stat.S_ISLNK(status.st_mode):
-                    about += (os.readlink(path),)
-                elif stat.S_ISREG(status.st_mode):
-                    small = status.st_size < 1 << 26
-                    about += (status.st_size, status.st_mtime_ns, hashlib.sha1(path.read_bytes()).hexdigest() if small else "")
-                found[path.relative_to(root.parent).as_posix()] = about
+    for folder, folders, names in os.walk(root):
+        for name in folders + names:
+            path = Path(folder, name)
+            status = path.lstat()
+            content: tuple[object, ...] = ()
+            if path.is_symlink():
+                content = (os.readlink(path),)
+            elif stat.S_ISREG(status.st_mode):
+                content = (status.st_size,)
+                if status.st_size < 1 << 26:
+                    content += (hashlib.sha256(path.read_bytes()).hexdigest(),)
+            times = status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
+            entry = Entry(stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), times, content)
+            found[path.relative_to(root).as_posix()] = entry
     return found
 
 
-def _content(about: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-    """Return all but the mode and the time."""
-    return None if about is None else (about[0], about[2:3], about[4:])
+Figures = dict[tuple[str, str], str]
+"""Values by file and by place in the file."""
 
 
-Figures = dict[tuple[str, str], object]
-"""What a command printed and wrote: values by file and by place in the file."""
-
-
-def figures(outcome: Outcome, before: Snapshot, after: Snapshot, root: Path) -> Figures:
-    """Return what a command printed on stdout and wrote below ``root``, without what differs from run to run."""
-    found: Figures = {}
-    for number, line in enumerate(outcome.out.splitlines()):
-        found["stdout", f"line {number}"] = line
-    for name, about in after.items():
-        if _content(before.get(name)) != _content(about) and stat.S_ISREG(about[0]) and not _LOGS.search(name):
-            data = (root.parent / name).read_bytes()
-            for place, value in _values(data).items():
-                found[re.sub(r"\d{6,}", "N", name), place] = value
+def figures(outcome: Outcome, root: Path, good: Snapshot, after: Snapshot) -> Figures:
+    """Return what a command printed, and what differs from the good files afterwards, without times."""
+    found = {("stdout", place): value for place, value in _values(outcome.out.encode()).items()}
+    for name, entry in after.items():
+        same = name in good and (good[name].type, good[name].content) == (entry.type, entry.content)
+        if stat.S_ISREG(entry.type) and not same and not _LOGS.search(name):
+            values = _values((root / name).read_bytes())
+            found |= {(re.sub(r"\d{6,}", "N", name), place): value for place, value in values.items()}
     return {(name, place): value for (name, place), value in found.items() if not _TIMES.search(place)}
 
 
-def _values(data: bytes) -> dict[str, object]:
+def _values(data: bytes) -> Mapping[str, str]:
+    """Return the values of JSON, or of lines of text or JSON, by place; of other files, the digest."""
+    found: dict[str, str] = {}
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return {"bytes": hashlib.sha1(data).hexdigest()}
-    try:
-        found: dict[str, object] = {}
-        _flatten(json.loads(text), "", found)
-    except (ValueError, RecursionError):
-        found = {}
-        for number, line in enumerate(text.splitlines()):
-            try:
-                _flatten(json.loads(line), f"line {number}", found)
-            except (ValueError, RecursionError):
-                found[f"line {number}"] = line
+        return {"bytes": hashlib.sha256(data).hexdigest()}
+    for place, part in [("", text), *((f"line {n}", line) for n, line in enumerate(text.splitlines()))]:
+        try:
+            _flatten(json.loads(part), place, found)
+        except (ValueError, RecursionError):
+            if place:
+                found[f"{place} {part.split()[0] if part.strip() else ''}"] = part
+        else:
+            if not place:
+                break
     return found
 
 
-def _flatten(value: Any, place: str, found: dict[str, object]) -> None:
-    if isinstance(value, dict):
-        for key, entry in value.items():
+def _flatten(value: Any, place: str, found: dict[str, str]) -> None:
+    if isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             _flatten(entry, f"{place}/{key}", found)
-    elif isinstance(value, list):
-        for number, entry in enumerate(value):
-            _flatten(entry, f"{place}/{number}", found)
     else:
         found[place] = repr(value)

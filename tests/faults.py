@@ -172,7 +172,17 @@ def _key_missing(path: Path, _other: Path, rng: random.Random) -> bool:
 
 def _surrogate(path: Path, _other: Path, rng: random.Random) -> bool:
     def changed(value: Any, rng: random.Random) -> Any:
-        odd = rng.choice(["\ud800", "\x1b[31mred\x1b[0m\x1b]0;title\x07", "a\0b", "\u202eabc", "x\ny\rz", "../../../etc/passwd", "é" * 5000])
+        odd = rng.choice(
+            [
+                "\ud800",
+                "\x1b[31mred\x1b[0m\x1b]0;title\x07",
+                "a\0b",
+                "\u202eabc",
+                "x\ny\rz",
+                "../../../etc/passwd",
+                "é" * 5000,
+            ]
+        )
         return odd if isinstance(value, str) else NotImplemented
 
     if path.suffix == ".toml":
@@ -188,7 +198,11 @@ def _deep(path: Path, _other: Path, rng: random.Random) -> bool:
         header = b"[" * depth
         path.write_bytes(len(header).to_bytes(8, "little") + header)
     elif suffix == ".mrg":
-        path.write_text(rng.choice(["(S " * depth + "(X a)" + ")" * depth + "\n", "(" * depth + "\n", "(" * depth + ")" * depth + "\n"]))
+        path.write_text(
+            rng.choice(
+                ["(S " * depth + "(X a)" + ")" * depth + "\n", "(" * depth + "\n", "(" * depth + ")" * depth + "\n"]
+            )
+        )
     elif _values(path) is not None:
         brackets = rng.choice(["[" * depth + "]" * depth, "[" * depth, '{"a":' * depth + "1" + "}" * depth])
         if rng.random() < 0.5 or not _change_values(path, lambda *_: _MARK, rng, raw=brackets):
