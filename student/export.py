@@ -25,7 +25,6 @@ import safetensors.torch
 import torch
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.runtime import options
 from pipeline.runtime.run_directory import RunInfo, Which, checkpoint_names, open_run
 from pipeline.runtime.train_config import num_words_of
 from pipeline.training.run_list import list_runs
@@ -128,7 +127,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which, about: ExportConfig) -
     tokenizer = Tokenizer.load(run.tokenizer_path)
     num_trained = num_trained_positions(run, which)
     training = {
-        "context": options.build(StudentTrainConfig, run.configuration).context,
+        "context": run.options(StudentTrainConfig).context,
         "num_trained_positions": num_trained,
     }
     special_ids = _special_ids(tokenizer)

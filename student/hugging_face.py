@@ -8,7 +8,6 @@ an export's tokenizer gives the bytes of the run's tokenizer, so the results of 
 comparable.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,11 @@ from torch import Tensor
 
 from pipeline.corpus.dataset.adopt_tokenizer import adopted_tokenizer
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.runtime import options
 from pipeline.runtime.run_directory import Which, is_exported
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
 from storage.fingerprints import sha256_bytes
+from storage.json_files import read_json
 from student.model import Student
 from student.student_config import Context, StudentConfig, StudentTrainConfig
 from student.student_run import load_student, num_trained_positions
@@ -79,7 +78,7 @@ def open_student_or_folder(path: Path, device: torch.device, which: Which = "bes
     if is_exported(path):
         return _open_folder(path, device, which)
     student, run = load_student(path, device, which)
-    context = options.build(StudentTrainConfig, run.configuration).context
+    context = run.options(StudentTrainConfig).context
     return OpenedStudent(
         student=student,
         tokenizer=Tokenizer.load(run.tokenizer_path),
@@ -109,8 +108,14 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
             "to different models; fetch or export both again"
         )
     context, num_trained = _training_of(described)
+    weights, weights_sha256 = _weights(path / "model.safetensors")
+    if config.num_weights > 2 * (found := sum(tensor.numel() for tensor in weights.values())):
+        raise InputError(
+            f"{path}: config.json describes a model of {config.num_weights:,} weights, but model.safetensors has "
+            f"{found:,}; they belong to different models; export or fetch both again"
+        )
     student = Student(config, bos_id=bos, seed=0)
-    weights, weights_sha256 = _weights(path / "model.safetensors", student)
+    _check_shapes(path / "model.safetensors", weights, student)
     student.load_state_dict(weights)
     return OpenedStudent(
         student=student.to(device).eval(),
@@ -128,17 +133,11 @@ def _training_of(described: Mapping[str, Any]) -> tuple[Context | None, int | No
     recorded = recorded if isinstance(recorded, dict) else {}
     context: Context | None = next((name for name in get_args(Context) if name == recorded.get("context")), None)
     num_trained = recorded.get("num_trained_positions")
-    return context, num_trained if isinstance(num_trained, int) else None
+    return context, num_trained if type(num_trained) is int and num_trained >= 0 else None
 
 
 def _described(path: Path) -> Mapping[str, Any]:
-    try:
-        described = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); export again, or fetch the file") from error
-    if not isinstance(described, dict):
-        raise InputError(f"{path}: found {type(described).__name__}, expected an object; export again, or fetch it")
-    return described
+    return read_json(path, dict[str, Any], remedy="export again, or fetch the file")
 
 
 def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
@@ -148,7 +147,7 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
         InputError: If the student cannot compute the model.
     """
     problems = [
-        f"{name} is {found!r}, expected {' or '.join(map(repr, computed))}"
+        f"{name} is {found!r:.60}, expected {' or '.join(map(repr, computed))}"
         for name, computed in _DEFAULTS.items()
         if (found := described.get(name, computed[0])) not in computed
     ]
@@ -158,10 +157,10 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
         if type(found) is int and found >= 1:
             sizes[ours] = found
         else:
-            problems.append(f"{name} is {found!r}, expected a number")
+            problems.append(f"{name} is {found!r:.60}, expected a number")
     inner = described.get("n_inner")
-    if inner is not None and not (isinstance(inner, int) and inner >= 1):
-        problems.append(f"n_inner is {inner!r}, expected a number or null")
+    if inner is not None and not (type(inner) is int and inner >= 1):
+        problems.append(f"n_inner is {inner!r:.60}, expected a number or null")
     if problems:
         raise InputError(
             f"{path}: not a model that can be evaluated here: {'; '.join(problems)}. Give a GPT-2 such as export writes"
@@ -175,17 +174,17 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
 def _special_id(path: Path, described: Mapping[str, Any], name: str) -> int:
     found = described.get(name)
     if type(found) is not int or found < 0:
-        raise InputError(f"{path}: {name} is {found!r}, expected the id of a token; add it to the file")
+        raise InputError(f"{path}: {name} is {found!r:.60}, expected the id of a token; add it to the file")
     return found
 
 
-def _weights(path: Path, student: Student) -> tuple[dict[str, Tensor], str]:
+def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """Return the weights under the student's names, and the sha256 of the file.
 
     A file of a ``GPT2Model`` has names without ``transformer.``.
 
     Raises:
-        InputError: If the file is damaged, or has other weights or shapes than the student.
+        InputError: If the file is damaged.
     """
     try:
         data = path.read_bytes()
@@ -197,6 +196,15 @@ def _weights(path: Path, student: Student) -> tuple[dict[str, Tensor], str]:
         for name, tensor in found.items()
         if name != "lm_head.weight" and not name.endswith(_BUFFERS)
     }
+    return weights, sha256_bytes(data)
+
+
+def _check_shapes(path: Path, weights: Mapping[str, Tensor], student: Student) -> None:
+    """Check that a file has the weights of the student, in its shapes.
+
+    Raises:
+        InputError: If it does not.
+    """
     expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     if wrong := sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)):
@@ -205,7 +213,6 @@ def _weights(path: Path, student: Student) -> tuple[dict[str, Tensor], str]:
             f"({len(wrong)} weights differ); config.json and the weights belong to different models. Export or fetch "
             "both again"
         )
-    return weights, sha256_bytes(data)
 
 
 def _shape(shape: torch.Size | None) -> str:

@@ -4,7 +4,6 @@ Every figure comes from the run's ``run.json``, history and results. The card sh
 sha256 of the exported checkpoint. It shows only the number of the other results.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.word_budget import budget_for_people, from_json
 from pipeline.evaluation.perplexity import FLOOR
 from pipeline.evaluation.results import RunResults, load_results
-from pipeline.runtime.json_files import read_json_lines
+from pipeline.runtime.metric_rows import METRICS, Row, read_rows
 from pipeline.runtime.run_directory import RunInfo, Which, dump_summaries
 from pipeline.runtime.run_history import read_history
 from pipeline.runtime.train_config import num_words_of
@@ -73,7 +72,6 @@ def model_card(
     Raises:
         InputError: If a result of the run is damaged.
     """
-    described = json.loads((run.path / "run.json").read_bytes())
     digest = sha256_file(run.checkpoint(which))
     results = load_results(run.path, weights_sha256=digest)
     distilled = run.dump is not None
@@ -108,7 +106,7 @@ def model_card(
         sources={name: licence for text in trained_on for name, licence in text.sources.items()},
         dumps=[list(_of_dump(dump)) for dump in dump_summaries(run.dump)],
         init=run.init,
-        truncated=described.get("truncated") or {},
+        truncated=run.truncated or {},
         settings=[
             (name.replace("_", "-"), run.configuration[name])
             for name in SETTINGS
@@ -121,9 +119,9 @@ def model_card(
             if value is not None and math.isfinite(value)
         ],
         num_other_results=len(results.skipped),
-        versions=described.get("versions") or {},
-        git=described.get("git"),
-        command=described.get("command") or "not recorded",
+        versions=run.versions,
+        git=run.git,
+        command=run.command,
     )
 
 
@@ -131,15 +129,18 @@ def _words_seen(run: Path, which: Which) -> str:
     """Return how many words the training had read when it saved a checkpoint. Every pass over a word counts."""
     if threshold := num_words_of(which):
         return f"{threshold:,}, up to the end of the step that reached them"
-    if not (run / "metrics.jsonl").exists():
+    if not (run / METRICS).exists():
         return "not known"
-    rows = [row for _, row in read_json_lines(run / "metrics.jsonl", remedy="restore the file")]
-    steps = [row for row in rows if "words" in row and (which == "last" or row.get("split") == "dev")]
+    rows, _ = read_rows(run)
+    steps = [row for row in rows if isinstance(row.get("words"), int) and (which == "last" or row["split"] == "dev")]
     if not steps:
         return "not known"
-    by_loss = sorted(steps, key=lambda row: float(row["cross_entropy"] if "cross_entropy" in row else row["loss"]))
-    row = steps[-1] if which == "last" else by_loss[0]
-    return f"{int(row['words']):,}"
+
+    def loss(row: Row) -> float:
+        found = row.get("cross_entropy", row.get("loss"))
+        return found if isinstance(found, float | int) else math.inf
+
+    return f"{(steps[-1] if which == 'last' else min(steps, key=loss))['words']:,}"
 
 
 def plain(value: object) -> str:

@@ -29,7 +29,6 @@ from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
 from pipeline.evaluation.truth import Truth
-from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which, open_run
 from pipeline.training.batching import consecutive_batches
@@ -228,7 +227,7 @@ class StudentSource:
     def check_reads(self, dataset: Dataset, split: str) -> None:
         """Check the dataset's tokenizer, the student's context and the lengths of the split's sentences."""
         check_tokenizer(ModelFiles.of_run(self.run), dataset)
-        if options.build(StudentTrainConfig, self.run.configuration).context != "sentence":
+        if self.run.options(StudentTrainConfig).context != "sentence":
             raise ConfigError(
                 f"{self.run.path}: trained with --context document, expected sentence: a dump holds distributions of "
                 "single sentences, which this student rarely saw. Give a student trained with --context sentence"

@@ -61,6 +61,12 @@ class StudentConfig:
         """Size of the feed-forward layers, with the default resolved."""
         return self.ff_dim or 4 * self.embed_dim
 
+    @property
+    def num_weights(self) -> int:
+        """The number of weights in matrices and embeddings, which are nearly all."""
+        in_blocks = self.num_blocks * self.embed_dim * (4 * self.embed_dim + 2 * self.inner_dim)
+        return (self.vocab_size + self.max_length) * self.embed_dim + in_blocks
+
     def check_length(self, num_tokens: int) -> None:
         """Check that a sentence has at most as many positions as there are position embeddings.
 

@@ -1,12 +1,14 @@
 """Read a student's run: its configuration, its weights and how many of its position embeddings were trained."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from pipeline.runtime import options
-from pipeline.runtime.run_directory import RunInfo, Which, load_weights, open_run, weights_metadata
+from pipeline.runtime.run_directory import RunInfo, Which, check_size, load_weights, open_run, weights_metadata
+from storage.errors import RunError
+from storage.json_files import Count
 from student.model import Student
 from student.student_config import StudentConfig
 
@@ -14,19 +16,34 @@ TRAINED_POSITIONS: Final = "num_trained_positions"
 """The key of a weights file's metadata that holds the number of trained positions."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Model:
+    """What ``run.json`` says about the model besides its sizes."""
+
+    bos_id: Count
+
+
 def student_config(run: RunInfo) -> StudentConfig:
-    """Return the sizes of a run's student."""
-    return options.build(StudentConfig, run.configuration)
+    """Return the sizes of a run's student.
+
+    Raises:
+        RunError: If a size is missing or impossible.
+    """
+    return run.options(StudentConfig)
 
 
 def load_student(path: Path, device: torch.device, which: Which = "best") -> tuple[Student, RunInfo]:
     """Return a trained student in evaluation mode, and the description of its run.
 
     Raises:
-        RunError: If ``path`` is not a student's run, or has no such checkpoint.
+        RunError: If ``path`` is not a student's run, or has no such checkpoint, or the weights do not fit the sizes.
     """
     run = open_run(path, "student")
-    model = Student(student_config(run), bos_id=run.model["bos_id"], seed=0)
+    config, bos_id = student_config(run), run.model_as(_Model).bos_id
+    if bos_id >= config.vocab_size:
+        raise RunError(f"{path}: bos_id is {bos_id}, expected less than vocab_size, {config.vocab_size}. Train again")
+    check_size(run.checkpoint(which), config.num_weights)
+    model = Student(config, bos_id=bos_id, seed=0)
     run = load_weights(run, which, model)
     return model.to(device).eval(), run
 

@@ -42,7 +42,7 @@ from teacher.beam import phrases_of
 from teacher.rnng import Rnng
 from teacher.sampling import Drawn, Sampler
 from teacher.teacher_config import SampleConfig, TeacherConfig
-from teacher.train_teacher import load_teacher
+from teacher.train_teacher import described_model, load_teacher
 
 SPECIAL = "special token inside the sentence"
 LINE_END = "line end inside the sentence"
@@ -77,7 +77,7 @@ def sample_trees(
     with joined(device, threads=config.threads) as (world, where):
         world.on_main(lambda: _check_absent(out_stem))
         model, run, fingerprint = _load(teacher, checkpoint, where, world)
-        labels = run.model["labels"] if model.config.strategy == "top-down" else ["TOP", "X"]
+        labels = described_model(run).labels if model.config.strategy == "top-down" else ["TOP", "X"]
         drawer = _Drawer(model.double(), Tokenizer.load(run.tokenizer_path), labels, config)
         start = time.monotonic()
         # OUT.mrg is renamed last: if it exists, all files are complete.

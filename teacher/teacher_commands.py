@@ -54,7 +54,7 @@ from storage.ragged import Ragged
 from teacher.beam import BeamResult, BeamSearch, BeamTeacher
 from teacher.rnng import Rnng
 from teacher.teacher_config import BeamConfig, TeacherConfig, refuse_without_search
-from teacher.train_teacher import load_teacher
+from teacher.train_teacher import described_model, load_teacher
 
 BATCH_TOKENS = 8192
 """Number of positions computed at a time if the trees are given."""
@@ -211,7 +211,7 @@ def evaluate_parses(
         files = ModelFiles.of_run(run, checkpoint)
         files.check_writable()
         tokenizer = Tokenizer.load(run.tokenizer_path)
-        labels: list[str] = run.model["labels"]
+        labels = described_model(run).labels
         with Progress("read", total=None, unit="sentences") as progress:
             gold, counts = read_gold_trees(stem, tokenizer, labels, on_error=on_error, progress=progress.update)
         tokens = Ragged.from_lists([sentence.ids for sentence in gold], np.int64)
@@ -302,7 +302,7 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
         FingerprintMismatchError: With both fingerprints.
     """
     check_tokenizer(ModelFiles.of_run(run), dataset)
-    expected = tuple(run.model["labels"])
+    expected = tuple(described_model(run).labels)
     if dataset.labels != expected:
         found_sha256, expected_sha256 = (sha256_bytes(canonical_json(list(x)))[:12] for x in (dataset.labels, expected))
         different = sorted(set(dataset.labels) ^ set(expected))

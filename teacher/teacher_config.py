@@ -54,6 +54,12 @@ class TeacherConfig:
         if problems:
             raise ConfigError("teacher: " + "; ".join(problems))
 
+    def least_weights(self, *, vocab_size: int, num_labels: int) -> int:
+        """Return the number of weights without those of the composition beyond its smallest possible matrix."""
+        stack = 4 * self.hidden_dim * (self.embed_dim + self.hidden_dim * (2 * self.num_layers - 1))
+        labels = num_labels if self.strategy == "top-down" else 1
+        return (vocab_size + labels + self.embed_dim) * self.embed_dim + stack
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherTrainConfig(TrainConfig):

@@ -1,8 +1,8 @@
 """Train a teacher on a dataset, and load a trained teacher from its run directory."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from pipeline.corpus.dataset.folds import without_fold
 from pipeline.corpus.text.word_budget import renamed, to_json
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, available_bytes, joined
-from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, load_weights, open_run
+from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, check_size, load_weights, open_run
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.batching import BatchPlan
 from pipeline.training.training_loop import train
-from storage.errors import InputError
+from storage.errors import InputError, RunError
+from storage.json_files import Count
 from storage.locations import Place
 from teacher.levels import TreeBatch
 from teacher.rnng import PARTS, Rnng
@@ -95,6 +96,15 @@ class TeacherTask:
             yield TreeBatch(schedule=schedule, num_positions_global=num_positions)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherModel:
+    """What ``run.json`` says about the model besides its sizes."""
+
+    vocab_size: Count
+    labels: list[str]
+    eos_id: Count
+
+
 def train_teacher(
     data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig, *, resume: Resume = "auto"
 ) -> float:
@@ -110,11 +120,9 @@ def train_teacher(
     with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
         torch.manual_seed(training.seed)
-        described = {
-            "vocab_size": dataset.tokenizer.vocab_size,
-            "labels": list(dataset.labels),
-            "eos_id": dataset.tokenizer.eos_id,
-        }
+        described = TeacherModel(
+            vocab_size=dataset.tokenizer.vocab_size, labels=list(dataset.labels), eos_id=dataset.tokenizer.eos_id
+        )
         for name in ("train", "dev"):
             check_longest(dataset.split(name), config, available_bytes=available_bytes(device))
         model = _build(config, described).to(device)
@@ -122,7 +130,7 @@ def train_teacher(
         run = RunDescription(
             kind="teacher",
             configuration=options.to_json(config, training),
-            model=described,
+            model=asdict(described),
             fingerprints=dataset.fingerprints,
             tokenizer=dataset.tokenizer_path,
             trained_on=to_json(renamed(dataset.trained_on, "teacher")),
@@ -162,15 +170,28 @@ def load_teacher(path: Path, device: torch.device, which: Which = "best") -> tup
         RunError: If ``path`` is not a teacher's run, or has no such checkpoint.
     """
     run = open_run(path, "teacher")
-    model = _build(options.build(TeacherConfig, run.configuration), run.model)
+    config, described = run.options(TeacherConfig), described_model(run)
+    least = config.least_weights(vocab_size=described.vocab_size, num_labels=len(described.labels))
+    check_size(run.checkpoint(which), least)
+    model = _build(config, described)
     run = load_weights(run, which, model)
     return model.to(device).eval(), run
 
 
-def _build(config: TeacherConfig, described: Mapping[str, Any]) -> Rnng:
-    return Rnng(
-        config,
-        vocab_size=described["vocab_size"],
-        num_labels=len(described["labels"]),
-        eos_id=described["eos_id"],
-    )
+def described_model(run: RunInfo) -> TeacherModel:
+    """Return what a teacher's run records about the model.
+
+    Raises:
+        RunError: If something is missing or impossible.
+    """
+    found = run.model_as(TeacherModel)
+    if found.eos_id >= found.vocab_size or not found.labels:
+        raise RunError(
+            f"{run.path}: the model has {len(found.labels)} labels and eos_id {found.eos_id}, expected at least one "
+            f"label and an id below vocab_size, {found.vocab_size}. Train again"
+        )
+    return found
+
+
+def _build(config: TeacherConfig, described: TeacherModel) -> Rnng:
+    return Rnng(config, vocab_size=described.vocab_size, num_labels=len(described.labels), eos_id=described.eos_id)

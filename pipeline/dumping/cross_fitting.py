@@ -13,7 +13,8 @@ from pipeline.corpus.dataset.dataset_store import Dataset
 from pipeline.runtime.options import flag
 from pipeline.runtime.run_directory import RunInfo
 from pipeline.runtime.train_config import TrainConfig
-from storage.errors import ConfigError, FingerprintMismatchError
+from storage.errors import ConfigError, FingerprintMismatchError, RunError
+from storage.json_files import convert
 
 
 class _OfRun(Protocol):
@@ -81,7 +82,10 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
 
 def _fold(run: RunInfo | None) -> int:
     """Return the fold that a run left out; 0 if it left out none, as students, older runs and grammars."""
-    return 0 if run is None else int(run.configuration.get("leave_out", 0))
+    if run is None:
+        return 0
+    found = run.configuration.get("leave_out", 0)
+    return convert(found, int, where=f"{run.path}: leave_out", remedy="train the teacher again", error=RunError)
 
 
 def _check_dataset(run: RunInfo, dataset: Dataset) -> None:

@@ -75,7 +75,7 @@ def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> st
     described = {
         "weights": weights_sha256(run, which),
         "model": run.model,
-        "configuration": options.to_json(options.build(sizes, run.configuration)),
+        "configuration": options.to_json(run.options(sizes)),
     }
     return sha256_bytes(canonical_json(described))
 

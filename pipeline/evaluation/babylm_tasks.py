@@ -18,13 +18,13 @@ al. (2023), COMPS; Weissweiler et al. (2023) and Hofmann et al. (2024), wug test
 repositories babylm/evaluation-pipeline-2025 and babylm-org/babylm-eval (2026, folder strict).
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from storage.errors import InputError
+from storage.json_files import read_json_lines
 
 Rules: TypeAlias = Literal["2026", "2025"]
 """Which year's pipeline defines the items and their scoring."""
@@ -66,7 +66,7 @@ def read_choices(folder: Path, rules: Rules) -> list[Choice]:
     read = TASKS[folder.name].read
     found = []
     for file in sorted(folder.glob("*.jsonl")):
-        for where, value in _lines(file):
+        for where, value in read_json_lines(file, dict[str, Any], remedy="fetch the file again"):
             try:
                 choice = read(value, file.stem, rules)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -79,23 +79,6 @@ def read_choices(folder: Path, rules: Rules) -> list[Choice]:
     if not found:
         raise InputError(f"{folder}: no item in its .jsonl files; fetch the evaluation data again")
     return found
-
-
-def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); fetch it again") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file}:{number}: not JSON ({error}); fetch the file again") from error
-        if not isinstance(value, dict):
-            raise InputError(f"{file}:{number}: found {type(value).__name__}, expected an object; fetch the file again")
-        yield f"{file}:{number}", value
 
 
 def _with_place(choice: Choice, where: str) -> Choice:

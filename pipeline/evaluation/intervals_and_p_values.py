@@ -11,10 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from storage.json_files import Number
 
 LEVEL: Final = 0.95
 """Level of confidence."""
@@ -25,12 +27,11 @@ _NORMAL_FROM: Final = 5000
 flips of 20,000 differences draw 2e8 random numbers for each pair of seed groups."""
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     """A confidence interval."""
 
-    low: float
-    high: float
+    low: Number
+    high: Number
 
 
 def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> Interval | None:

@@ -26,14 +26,12 @@ sentences, and are refused by name.
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
 
-import gzip
-import json
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -44,10 +42,10 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
-from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
 from storage.files import list_files
 from storage.fingerprints import canonical_json, sha256_bytes
+from storage.json_files import Count, Number, convert, read_json_lines
 
 Prefix = Literal["none", "space"]
 _PREFIXES: Final[Mapping[Prefix, str]] = {"none": "", "space": " "}
@@ -65,6 +63,7 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
     "Global PIQA": frozenset({"solution0", "solution1"}),
 }
 """The fields of tasks in BabyLM's evaluation data that are not minimal pairs."""
+_REMEDY: Final = "correct or remove the line, or fetch the file again"
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
@@ -90,13 +89,25 @@ class MinimalPair:
 class PairCounts:
     """How many pairs a model has right. Pairs of identical sentences are not counted."""
 
-    num_pairs: int
-    num_right: int
-    num_ties: int
-    mean_difference: float
+    num_pairs: Count
+    num_right: Count
+    num_ties: Count
+    mean_difference: Number
     """Mean of log p(good) - log p(bad) over the pairs, in nats; 0 if there is no pair."""
-    standard_deviation: float
+    standard_deviation: Number
     """Standard deviation of the differences over the pairs, with n - 1; 0 if there are fewer than two pairs."""
+
+    def __post_init__(self) -> None:
+        """Check that the counts are possible.
+
+        Raises:
+            InputError: If they are not.
+        """
+        if self.num_right + self.num_ties > self.num_pairs:
+            raise InputError(
+                f"{self.num_right} right and {self.num_ties} ties of {self.num_pairs} pairs, expected no more than the "
+                "pairs"
+            )
 
     @property
     def accuracy(self) -> float | None:
@@ -112,25 +123,6 @@ class PairCounts:
         """Return the counts, the accuracy, and its Wilson interval."""
         interval = None if self.interval is None else [self.interval.low, self.interval.high]
         return asdict(self) | {"accuracy": self.accuracy, "interval": interval}
-
-    @classmethod
-    def from_json(cls, value: Any, *, where: str) -> "PairCounts":  # noqa: ANN401 - parsed JSON
-        """Return the counts that ``to_json`` gave.
-
-        Raises:
-            InputError: If a number is missing or impossible.
-        """
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: {value!r} is not an object of counts; run evaluate minimal-pairs again")
-        counts = {name: int(number(value, name, where=where)) for name in ("num_pairs", "num_right", "num_ties")}
-        num_pairs, num_right, num_ties = counts.values()
-        if min(num_right, num_ties) < 0 or num_right + num_ties > num_pairs:
-            raise InputError(
-                f"{where}: {num_right} right and {num_ties} ties of {num_pairs} pairs, expected no more than the "
-                "pairs; run evaluate minimal-pairs again"
-            )
-        mean, deviation = (number(value, name, where=where) for name in ("mean_difference", "standard_deviation"))
-        return cls(**counts, mean_difference=mean, standard_deviation=deviation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,20 +174,42 @@ class MinimalPairFigures:
         Raises:
             InputError: If something is missing or has the wrong type.
         """
-        counts_by: dict[str, dict[str, PairCounts]] = {}
-        for by in ("by_paradigm", "by_term", "by_field"):
-            if not isinstance(found := value.get(by), dict):
-                raise InputError(f"{where}: no object {by!r}; run evaluate minimal-pairs again")
-            counts_by[by] = {name: PairCounts.from_json(counts, where=where) for name, counts in found.items()}
-        paradigms, per_token = value["by_paradigm"], value.get("per_token")
-        return cls(
-            overall=PairCounts.from_json(value.get("overall"), where=where),
-            terms={name: string(paradigm, "linguistics_term", where=where) for name, paradigm in paradigms.items()},
-            fields={name: string(paradigm, "field", where=where) for name, paradigm in paradigms.items()},
-            **counts_by,
-            num_identical=int(number(value, "num_identical", where=where)),
-            per_token=cls.from_json(per_token, where=where) if isinstance(per_token, dict) else None,
-        )
+        return _figures_of(convert(value, _FiguresFile, where=where, remedy="run evaluate minimal-pairs again"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Paradigm(PairCounts):
+    linguistics_term: str
+    field: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FiguresFile:
+    """The layout of ``MinimalPairFigures.to_json``."""
+
+    overall: PairCounts
+    by_paradigm: dict[str, _Paradigm]
+    by_term: dict[str, PairCounts]
+    by_field: dict[str, PairCounts]
+    num_identical: Count
+    per_token: "_FiguresFile | None" = None
+
+
+def _figures_of(file: _FiguresFile) -> MinimalPairFigures:
+    counts = [field.name for field in fields(PairCounts)]
+    return MinimalPairFigures(
+        overall=file.overall,
+        by_paradigm={
+            name: PairCounts(**{count: getattr(found, count) for count in counts})
+            for name, found in file.by_paradigm.items()
+        },
+        by_term=file.by_term,
+        by_field=file.by_field,
+        terms={name: found.linguistics_term for name, found in file.by_paradigm.items()},
+        fields={name: found.field for name, found in file.by_paradigm.items()},
+        num_identical=file.num_identical,
+        per_token=None if file.per_token is None else _figures_of(file.per_token),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,11 +217,11 @@ class ScoredPair:
     """A model's log-probabilities of the two sentences of a pair: an item row of the result."""
 
     paradigm: str
-    pair: int
+    pair: Count
     """Number of the pair in its paradigm, from 0."""
-    good: float
+    good: Number
     """log p of the grammatical sentence, in nats."""
-    bad: float
+    bad: Number
     """log p of the ungrammatical sentence, in nats."""
     good_tokens: int | None = None
     """Number of tokens in the sum ``good``. None in results of older versions."""
@@ -361,13 +375,9 @@ def _refuse_other_tasks(files: Sequence[Path]) -> None:
     """Refuse a folder in which the first line of a file is of another task. The error names folders of pairs."""
     others, folders = [], dict[Path, None]()
     for file in files:
-        if first := next(((i, line) for i, line in enumerate(_lines(file), start=1) if line.strip()), None):
-            try:
-                value = json.loads(first[1].decode("utf-8-sig"))
-            except (ValueError, RecursionError):
-                continue  # reading the file reports the fault
-            if isinstance(value, dict) and (problem := _other_task(value)):
-                others.append((f"{file}:{first[0]}", problem))
+        for where, value in islice(_objects(file), 1):
+            if problem := _other_task(value):
+                others.append((where, problem))
             else:
                 folders[file.parent] = None
     if others:
@@ -388,61 +398,34 @@ def _other_task(value: Mapping[str, Any]) -> str:
 
 
 def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
-    for i, line in enumerate(_lines(file), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{i}"
-        try:
-            value = json.loads(line.decode("utf-8-sig" if i == 1 else "utf-8"))
-            if isinstance(value, dict) and (problem := _other_task(value)):
-                raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone")
-            yield _pair(value, _stem(file), where)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where}: not UTF-8 ({error}); convert the file") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{where}: not a minimal pair ({error}), expected a JSON object with the strings sentence_good and "
-                "sentence_bad; correct or remove the line"
-            ) from error
+    for where, value in _objects(file):
+        if problem := _other_task(value):
+            raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone")
+        field = _text(value, "field", where, NOT_SPECIFIED)
+        yield MinimalPair(
+            good=_text(value, "sentence_good", where),
+            bad=_text(value, "sentence_bad", where),
+            paradigm=_text(value, "UID", where, _stem(file)),
+            term=_text(value, "linguistics_term", where, NOT_SPECIFIED),
+            field=_FIELDS.get(field, field),
+            where=where,
+        )
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-            yield from stream
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror or error}); check its name and that it is complete"
-        ) from error
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{file}: damaged gzip file ({error}); download it again") from error
+def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    return read_json_lines(file, dict[str, Any], remedy=_REMEDY)
 
 
-def _pair(value: Any, stem: str, where: str) -> MinimalPair:  # noqa: ANN401 - parsed JSON
-    if not isinstance(value, dict):
-        raise ValueError(f"found {type(value).__name__}")  # noqa: TRY004 - reported with file and line by the caller
-    field = _text(value, "field", NOT_SPECIFIED)
-    return MinimalPair(
-        good=_text(value, "sentence_good"),
-        bad=_text(value, "sentence_bad"),
-        paradigm=_text(value, "UID", stem),
-        term=_text(value, "linguistics_term", NOT_SPECIFIED),
-        field=_FIELDS.get(field, field),
-        where=where,
-    )
-
-
-def _text(value: dict[str, Any], name: str, default: str | None = None) -> str:
+def _text(value: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
     found = value.get(name)
     if found is None:
         found = default  # null means the same as a missing field
     if not isinstance(found, str):
-        raise ValueError(f"{name} is {found!r}")  # noqa: TRY004 - reported with file and line by the caller
-    found.encode()  # a lone surrogate is legal in JSON, but it is not text
+        raise InputError(f"{where}: {name} is {found!r:.60}, expected a string; {_REMEDY}")
     # A name is one line, and a sentence keeps its line ends.
     lines = _LINE_END.split(found) if name in SENTENCES else [found]
     if not (normalised := "\n".join(map(normalise_text, lines)).strip("\n")):
-        raise ValueError(f"{name} is empty")
+        raise InputError(f"{where}: {name} is empty, expected text; {_REMEDY}")
     return normalised
 
 

@@ -14,16 +14,17 @@ a tree. A gain of the marginal by beam search is free of this.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.evaluation.intervals_and_p_values import Interval, bootstrap_mean
 from pipeline.evaluation.perplexity import GIVEN_TREE, IN_DOCUMENT, MARGINAL, UNCONDITIONAL
-from pipeline.runtime.json_files import is_number, number, string, whole_number
 from storage.errors import InputError
+from storage.json_files import Count, Number, convert
 from storage.ragged import Ragged
 
 NEXT_TOKEN: Final = (MARGINAL, UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE)
@@ -36,6 +37,7 @@ _LEAST_SHARE: Final = 0.25
 """Whole documents make the halves if each half then gets at least this share of the sentences."""
 _SEED: Final = 1
 _BISECTIONS: Final = 60
+_REMEDY: Final = "run evaluate mixture again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,22 +50,31 @@ class MixtureFigure:
     distribution: str
     """The teacher's distribution, one of ``NEXT_TOKEN``."""
     student_distribution: str
-    teacher_weight: float
+    teacher_weight: Annotated[float, msgspec.Meta(ge=0, le=1)]
     """λ in [0, 1]; 0 if no mixture fits better than the student alone."""
-    gain_nats: float
+    gain_nats: Number
     """Mean of ``log p_mix - log p_student`` over positions, ``<eos>`` included."""
     interval: Interval
     """95 % interval of ``gain_nats`` over sentences, by the bootstrap. λ stays as it was fitted."""
-    gain_nats_without_eos: float | None
+    gain_nats_without_eos: Number | None = None
     """The same mean over the tokens; None if all sentences are empty."""
-    student_nats: float
+    student_nats: Number
     """Negative log-probability per position, the student alone."""
-    teacher_nats: float
+    teacher_nats: Number
     """Negative log-probability per position, the teacher alone."""
-    num_fitted: int
+    num_fitted: Count
     """Number of sentences on which λ was fitted."""
-    num_sentences: int
-    num_positions: int
+    num_sentences: Count
+    num_positions: Count
+
+    def __post_init__(self) -> None:
+        """Check that the distribution can be mixed.
+
+        Raises:
+            InputError: If it cannot.
+        """
+        if self.distribution not in NEXT_TOKEN:
+            raise InputError(f"distribution is {self.distribution!r:.60}, expected one of {', '.join(NEXT_TOKEN)}")
 
     @property
     def is_gain(self) -> bool:
@@ -104,29 +115,7 @@ class MixtureFigure:
         Raises:
             InputError: If a value is missing or impossible.
         """
-        remedy = "run evaluate mixture again"
-        ends, distribution = value.get("interval"), string(value, "distribution", where=where)
-        if distribution not in NEXT_TOKEN:
-            named = ", ".join(NEXT_TOKEN)
-            raise InputError(f"{where}: distribution is {distribution!r:.60}, expected one of {named}; {remedy}")
-        if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
-            raise InputError(f"{where}: interval is {ends!r:.60}, expected two numbers; {remedy}")
-        if not 0 <= (weight := number(value, "teacher_weight", where=where)) <= 1:
-            raise InputError(f"{where}: teacher_weight is {weight}, expected 0 to 1; {remedy}")
-        without_eos = value.get("gain_nats_without_eos")
-        return cls(
-            distribution=distribution,
-            student_distribution=string(value, "student_distribution", where=where),
-            teacher_weight=weight,
-            interval=Interval(*ends),
-            gain_nats_without_eos=None if without_eos is None else number(value, "gain_nats_without_eos", where=where),
-            gain_nats=number(value, "gain_nats", where=where),
-            student_nats=number(value, "student_nats", where=where),
-            teacher_nats=number(value, "teacher_nats", where=where),
-            num_fitted=whole_number(value, "num_fitted", where=where),
-            num_sentences=whole_number(value, "num_sentences", where=where),
-            num_positions=whole_number(value, "num_positions", where=where),
-        )
+        return convert(value, cls, where=where, remedy=_REMEDY)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,18 +146,18 @@ class MixtureFigures:
         Raises:
             InputError: If a value is missing or impossible.
         """
-        figures, halves = value.get("by_distribution"), value.get("halves")
-        remedy = "run evaluate mixture again"
-        if not isinstance(figures, list) or not figures or not all(isinstance(figure, dict) for figure in figures):
-            raise InputError(f"{where}: by_distribution is not a list of objects; {remedy}")
-        if halves not in get_args(Halves):
-            raise InputError(f"{where}: halves is {halves!r:.60}, expected documents or sentences; {remedy}")
-        found = [MixtureFigure.from_json(figure, where=where) for figure in figures]
-        return cls(
-            teacher=string(value, "teacher", where=where),
-            halves=halves,  # type: ignore[arg-type]
-            by_distribution={figure.distribution: figure for figure in found},
-        )
+        found = convert(value, _MixtureFile, where=where, remedy=_REMEDY)
+        by_distribution = {figure.distribution: figure for figure in found.by_distribution}
+        return cls(teacher=found.teacher, halves=found.halves, by_distribution=by_distribution)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _MixtureFile:
+    """The layout of ``MixtureFigures.to_json``."""
+
+    teacher: str
+    halves: Halves
+    by_distribution: Annotated[list[MixtureFigure], msgspec.Meta(min_length=1)]
 
 
 def halves_of(split: Split) -> tuple[NDArray[np.bool_], Halves]:

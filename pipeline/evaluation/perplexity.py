@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset_store import Split
-from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
+from storage.json_files import Number, convert
 from storage.ragged import Ragged
 
 UNCONDITIONAL: Final = "unconditional"
@@ -84,13 +84,13 @@ class PerplexityFigure:
     """White-space-separated words without ``<eos>``."""
     num_bytes: int
     """UTF-8 bytes of the text, without line ends."""
-    nats: float
+    nats: Number
     """Negative log-probability of all positions, including ``<eos>``."""
-    nats_eos: float | None
+    nats_eos: Number | None = None
     """The part of ``nats`` that belongs to the ``<eos>`` tokens; None if it is unknown."""
-    kl_nats: float | None = None
+    kl_nats: Number | None = None
     """Sum over all positions of KL(truth || model); None if it was not measured. See ``truth``."""
-    kl_nats_eos: float | None = None
+    kl_nats_eos: Number | None = None
     """The part of ``kl_nats`` that belongs to the positions of ``<eos>``."""
 
     def __post_init__(self) -> None:
@@ -182,19 +182,7 @@ class PerplexityFigure:
         Raises:
             InputError: If a sum is missing or has the wrong type.
         """
-        counts = ("num_sentences", "num_tokens", "num_words", "num_bytes")
-
-        def optional(name: str) -> float | None:
-            return None if value.get(name) is None else number(value, name, where=where)
-
-        return cls(
-            distribution=str(value.get("distribution")),
-            nats=number(value, "nats", where=where),
-            nats_eos=optional("nats_eos"),
-            kl_nats=optional("kl_nats"),
-            kl_nats_eos=optional("kl_nats_eos"),
-            **{name: int(number(value, name, where=where)) for name in counts},
-        )
+        return convert(value, cls, where=where, remedy="run evaluate perplexity again")
 
 
 def perplexity_figure(

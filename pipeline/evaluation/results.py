@@ -19,9 +19,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from pipeline.evaluation.minimal_pairs import MinimalPairFigures, ScoredPair
@@ -29,12 +30,12 @@ from pipeline.evaluation.mixture import MixtureFigures
 from pipeline.evaluation.perplexity import DISTRIBUTIONS, PerplexityFigure
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures
-from pipeline.runtime.json_files import is_number, number, read_json_lines, string, whole_number
 from pipeline.runtime.run_directory import checkpoint_path, command_line, results_folder, versions
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import InputError, RunError
 from storage.files import write_atomically, written_whole
 from storage.fingerprints import sha256_file
+from storage.json_files import Number, convert, read_json, read_json_lines
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,6 @@ DATA: Final = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BEFORE_SENTENCE: Final = {"none": "no space", "space": "a space"}
 """What precedes a sentence, by the setting ``prefix`` of minimal pairs."""
-_IS_RIGHT: Final = {"right": True, "wrong": False, "tie": False}
-"""Whether a SyntaxGym item is right, by its ``outcome``."""
 
 Figures = TypeVar("Figures")
 
@@ -69,15 +68,15 @@ class Result:
     """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``."""
     subject: str
     """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
-    figures: Any
+    figures: list[Any] | dict[str, Any]
     """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
     ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns."""
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     """Everything that could change the figures: checkpoint, batch budget, device, dtype and so on."""
-    fingerprints: Mapping[str, str]
+    fingerprints: dict[str, str]
     """The sha256 of the ``weights``, of the ``tokenizer`` and of the data (``DATA``). A mixture also has the sha256 of
     the weights of the ``teacher``."""
-    versions: Mapping[str, str]
+    versions: dict[str, str]
     command: str
     """The command line."""
 
@@ -268,13 +267,8 @@ class PairResult(LoadedResult[MinimalPairFigures]):
 
     def pairs(self) -> Iterator[ScoredPair]:
         """Yield the item rows."""
-        for where, row in read_json_lines(self.rows, remedy=self.remedy):
-            yield ScoredPair(
-                paradigm=string(row, "paradigm", where=where),
-                pair=whole_number(row, "pair", where=where),
-                good=number(row, "good", where=where),
-                bad=number(row, "bad", where=where),
-            )
+        for _, pair in read_json_lines(self.rows, ScoredPair, remedy=self.remedy):
+            yield pair
 
 
 class SuiteResult(LoadedResult[SyntaxGymFigures]):
@@ -284,11 +278,17 @@ class SuiteResult(LoadedResult[SyntaxGymFigures]):
 
     def items(self) -> Iterator[tuple[str, int, bool]]:
         """Yield the suite and number of each item, and whether it is right. A tie is not right."""
-        for where, row in read_json_lines(self.rows, remedy=self.remedy):
-            outcome = row.get("outcome")
-            if not isinstance(outcome, str) or outcome not in _IS_RIGHT:
-                raise InputError(f"{where}: outcome is {outcome!r}, expected {', '.join(_IS_RIGHT)}; {self.remedy}")
-            yield string(row, "suite", where=where), whole_number(row, "item", where=where), _IS_RIGHT[outcome]
+        for _, row in read_json_lines(self.rows, _ItemRow, remedy=self.remedy):
+            yield row.suite, row.item, row.outcome == "right"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ItemRow:
+    """An item row of SyntaxGym."""
+
+    suite: str
+    item: int
+    outcome: Literal["right", "wrong", "tie"]
 
 
 class Skipped(NamedTuple):
@@ -367,21 +367,27 @@ def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray
         InputError: If a line is not such a row. The error names the line.
     """
     expected: set[str] = set()
-    for sentence, (where, row) in enumerate(read_json_lines(path, remedy=remedy)):
-        found, place = row.get("log_probs"), row.get("sentence")
-        if not isinstance(found, dict) or not found or type(place) is not int or place != sentence:
-            raise InputError(f"{where}: expected an object with sentence {sentence} and its log_probs; {remedy}")
+    for sentence, (where, row) in enumerate(read_json_lines(path, _SentenceRow, remedy=remedy)):
+        found = row.log_probs
+        if row.sentence != sentence:
+            raise InputError(f"{where}: sentence {row.sentence}, expected sentence {sentence}; {remedy}")
         if unknown := [name for name in found if name not in DISTRIBUTIONS]:
             named = ", ".join(DISTRIBUTIONS)
             raise InputError(f"{where}: distribution {unknown[0]!r}, expected one of {named}; {remedy}")
-        if not all(isinstance(values, list) and values and all(map(is_number, values)) for values in found.values()):
-            raise InputError(f"{where}: log_probs are not lists of finite numbers, the last for <eos>; {remedy}")
         if len({len(values) for values in found.values()}) > 1:
             raise InputError(f"{where}: distributions of different lengths, expected n + 1 each; {remedy}")
         expected = expected or set(found)
         if found.keys() != expected:
             raise InputError(f"{where}: distributions {sorted(found)}, expected {sorted(expected)}; {remedy}")
         yield {name: np.array(values, np.float64) for name, values in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SentenceRow:
+    """An item row of a perplexity."""
+
+    sentence: int
+    log_probs: Annotated[dict[str, Annotated[list[Number], Meta(min_length=1)]], Meta(min_length=1)]
 
 
 def _load(loaded: RunResults, path: Path, result: Result) -> None:
@@ -474,17 +480,7 @@ def _path_of(model: Path, name: str, suffix: str) -> Path:
 
 def _read(path: Path) -> Result:
     remedy = "evaluate again, or remove the file"
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path}: not a result ({error}), expected a JSON object; {remedy}") from error
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path}: not a result of format version {FORMAT_VERSION}; {remedy}")
-    expected = {
-        "kind": str, "subject": str, "figures": list | dict, "settings": dict, "fingerprints": dict, "versions": dict,
-        "command": str,
-    }  # fmt: skip
-    wrong = [name for name, kind in expected.items() if not isinstance(content.get(name), kind)]
-    if wrong:
-        raise InputError(f"{path}: missing or of the wrong type: {', '.join(wrong)}; {remedy}")
-    return Result(**{name: content[name] for name in expected})
+    content = read_json(path, dict[str, Any], remedy=remedy)
+    if (found := content.get("format_version")) != FORMAT_VERSION:
+        raise InputError(f"{path}: not a result of format version {FORMAT_VERSION}, but {found!r:.20}; {remedy}")
+    return convert(content, Result, where=str(path), remedy=remedy)

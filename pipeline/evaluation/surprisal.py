@@ -41,10 +41,10 @@ from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, DistributionScorer, TokenScores
 from pipeline.evaluation.stimuli import Stimulus, read_stimuli
 from pipeline.evaluation.words import Frequencies, begins_word, read_frequencies
-from pipeline.runtime.json_files import number
 from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError
 from storage.files import written_whole
+from storage.json_files import Count, Number, convert
 
 By = Literal["word", "token"]
 COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
@@ -82,18 +82,18 @@ class SurprisalFigure:
     """Without ``<eos>``."""
     num_tokens: int
     """Without ``<eos>``."""
-    bits: float
+    bits: Number
     """Surprisal of all tokens and ``<eos>``."""
-    bits_eos: float
+    bits_eos: Number
     """The part of ``bits`` that belongs to the ``<eos>`` tokens."""
     word_unit: WordUnit
-    num_words_with_frequency: int | None
+    num_words_with_frequency: Count | None = None
     """Words with a frequency; None if no frequencies were given."""
-    num_with_context: int = 0
+    num_with_context: Count = 0
     """Sentences that were scored after other text."""
-    num_with_less_context: int = 0
+    num_with_less_context: Count = 0
     """Sentences whose text before them did not fit, so that its oldest part was left out."""
-    num_cut_tokens: int = 0
+    num_cut_tokens: Count = 0
     """Tokens of that text that were left out, over all sentences."""
 
     def __post_init__(self) -> None:
@@ -127,17 +127,7 @@ class SurprisalFigure:
         Raises:
             InputError: If a sum is missing or impossible.
         """
-        counts = {name: int(number(value, name, where=where)) for name in ("num_sentences", "num_words", "num_tokens")}
-        bits, bits_eos = (number(value, name, where=where) for name in ("bits", "bits_eos"))
-        found = value.get("word_unit")
-        word_unit = next((unit for unit in _WORD_UNITS if unit == found), None)
-        if word_unit is None:
-            raise InputError(f"{where}: word_unit is {found!r}, expected {' or '.join(_WORD_UNITS)}; evaluate again")
-        name = "num_words_with_frequency"
-        num_found = None if value.get(name) is None else int(number(value, name, where=where))
-        for context in ("num_with_context", "num_with_less_context", "num_cut_tokens"):
-            counts[context] = int(number(value, context, where=where)) if context in value else 0
-        return cls(**counts, bits=bits, bits_eos=bits_eos, word_unit=word_unit, num_words_with_frequency=num_found)
+        return convert(value, cls, where=where, remedy="run evaluate surprisal again")
 
 
 def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -19,8 +19,9 @@ suites' accuracies, which Hu et al. (2020) report. It gives every suite the same
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,8 +31,8 @@ from pipeline.evaluation.formulas import Region, Truth
 from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joining, Suite
-from pipeline.runtime.json_files import number, string
 from storage.errors import InputError, RunError
+from storage.json_files import Count, convert
 
 _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
@@ -40,9 +41,18 @@ _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 class ItemCounts:
     """How many items are right. For a single prediction: for how many items it is true."""
 
-    num_items: int
-    num_right: int
-    num_ties: int
+    num_items: Annotated[int, msgspec.Meta(ge=1)]
+    num_right: Count
+    num_ties: Count
+
+    def __post_init__(self) -> None:
+        """Check that the counts are possible.
+
+        Raises:
+            InputError: If they are not.
+        """
+        if self.num_right + self.num_ties > self.num_items:
+            raise InputError(f"{self.num_right} right and {self.num_ties} ties of {self.num_items} items")
 
     @property
     def accuracy(self) -> float:
@@ -63,20 +73,6 @@ class ItemCounts:
     def of(cls, outcomes: Sequence[Truth]) -> "ItemCounts":
         """Return the counts of outcomes."""
         return cls(num_items=len(outcomes), num_right=outcomes.count(Truth.TRUE), num_ties=outcomes.count(Truth.TIE))
-
-    @classmethod
-    def from_json(cls, value: Any, *, where: str) -> "ItemCounts":  # noqa: ANN401 - parsed JSON
-        """Return the counts that ``to_json`` gave.
-
-        Raises:
-            InputError: If a number is missing or impossible, or there is no item.
-        """
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: {value!r} is not an object of counts; run evaluate syntaxgym again")
-        counts = cls(**{name: int(number(value, name, where=where)) for name in cls.__slots__})
-        if not 0 <= counts.num_right <= counts.num_items or counts.num_items < 1:
-            raise InputError(f"{where}: {counts.num_right} right of {counts.num_items} items; evaluate again")
-        return counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,31 +130,6 @@ class SuiteFigures:
             "by_prediction": [{"formula": formula} | counts.to_json() for formula, counts in self.predictions],
         }
 
-    @classmethod
-    def from_json(cls, value: Any, *, where: str) -> "SuiteFigures":  # noqa: ANN401 - parsed JSON
-        """Return the figures that ``to_json`` gave.
-
-        Raises:
-            InputError: If something is missing or has the wrong type.
-        """
-        items = ItemCounts.from_json(value, where=where)
-        predictions = value.get("by_prediction")
-        if not isinstance(predictions, list):
-            raise InputError(f"{where}: no list 'by_prediction'; run evaluate syntaxgym again")
-        return cls(
-            circuit=string(value, "circuit", where=where),
-            metric=string(value, "metric", where=where),
-            sha256=string(value, "sha256", where=where),
-            items=items,
-            predictions=tuple(
-                (str(found.get("formula")), counts)
-                for found in predictions
-                for counts in [ItemCounts.from_json(found, where=where)]
-            ),
-            num_tokens=int(number(value, "num_tokens", where=where)),
-            num_tokens_over_two_regions=int(number(value, "num_tokens_over_two_regions", where=where)),
-        )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntaxGymFigures:
@@ -197,10 +168,48 @@ class SyntaxGymFigures:
         Raises:
             InputError: If something is missing or has the wrong type.
         """
-        suites = value.get("by_suite")
-        if not isinstance(suites, dict) or not suites:
-            raise InputError(f"{where}: no suites in 'by_suite'; run evaluate syntaxgym again")
-        return cls(by_suite={name: SuiteFigures.from_json(found, where=where) for name, found in suites.items()})
+        file = convert(value, _FiguresFile, where=where, remedy="run evaluate syntaxgym again")
+        return cls(by_suite={name: _suite_of(suite) for name, suite in file.by_suite.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prediction(ItemCounts):
+    formula: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Suite(ItemCounts):
+    """The layout of ``SuiteFigures.to_json``."""
+
+    circuit: str
+    metric: str
+    sha256: str
+    by_prediction: list[_Prediction]
+    num_tokens: Count
+    num_tokens_over_two_regions: Count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FiguresFile:
+    """The layout of ``SyntaxGymFigures.to_json``."""
+
+    by_suite: Annotated[dict[str, _Suite], msgspec.Meta(min_length=1)]
+
+
+def _suite_of(file: _Suite) -> SuiteFigures:
+    return SuiteFigures(
+        circuit=file.circuit,
+        metric=file.metric,
+        sha256=file.sha256,
+        items=_counts_of(file),
+        predictions=tuple((found.formula, _counts_of(found)) for found in file.by_prediction),
+        num_tokens=file.num_tokens,
+        num_tokens_over_two_regions=file.num_tokens_over_two_regions,
+    )
+
+
+def _counts_of(found: ItemCounts) -> ItemCounts:
+    return ItemCounts(num_items=found.num_items, num_right=found.num_right, num_ties=found.num_ties)
 
 
 def evaluate_suites(

@@ -14,14 +14,15 @@ Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural 
 Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of Language Models, ACL Demonstrations.
 """
 
-import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.formulas import Formula, FormulaError, parse_formula
 from storage.errors import InputError
 from storage.fingerprints import canonical_json, sha256_bytes
+from storage.json_files import decode, read_bytes
 
 Joining = Literal["text", "tokens"]
 METRICS: Final[Mapping[str, Any]] = {
@@ -56,7 +58,6 @@ CIRCUITS: Final[Mapping[str, str]] = {
 that drew the figures of Hu et al. (2020)."""
 UNKNOWN_CIRCUIT: Final = "not known"
 _SPACE_BEFORE_MARK: Final = re.compile(r" (?=[,.;:!?](?: |$))")
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,68 +144,91 @@ def read_suite(path: Path) -> Suite:
         InputError: If the file cannot be read or is not a suite, or a formula names a region that an item does not
             have.
     """
-    try:
-        data = path.read_bytes()
-        content = json.loads(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a SyntaxGym suite") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}), expected a SyntaxGym suite; download it again") from error
+    data = read_bytes(path, remedy="give a SyntaxGym suite")
+    content = decode(data, _File, where=str(path), remedy="correct the suite, or leave it out")
     try:
         return _suite(content, path, sha256_bytes(data))
     except _MalformedError as error:
         raise InputError(f"{path}: {error}; correct the suite, or leave it out") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Region:
+    region_number: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    condition_name: str
+    regions: Annotated[list[_Region], msgspec.Meta(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    item_number: int
+    conditions: Annotated[list[_Sentence], msgspec.Meta(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    type: Literal["formula"]
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    name: str
+    metric: str | list[str] = "sum"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The layout of a suite's file."""
+
+    meta: _About
+    predictions: Annotated[list[_Prediction], msgspec.Meta(min_length=1)]
+    items: Annotated[list[_Item], msgspec.Meta(min_length=1)]
+
+
 class _MalformedError(ValueError):
     """A malformed suite. The message names the place in the file, what was found, and what was expected."""
 
 
-def _suite(content: Any, path: Path, sha256: str) -> Suite:  # noqa: ANN401 - parsed JSON
-    meta = _field(content, "meta", dict, "the file")
-    name = normalise_text(_field(meta, "name", str, "meta")) or path.stem
-    metric = meta.get("metric", "sum")
+def _suite(file: _File, path: Path, sha256: str) -> Suite:
+    name = normalise_text(file.meta.name) or path.stem
+    metric = file.meta.metric
     if isinstance(metric, list):  # with several metrics, predictions are about the sums
-        metric = metric[0] if len(metric) == 1 else "sum" if "sum" in metric else metric
+        metric = metric[0] if len(metric) == 1 else "sum" if "sum" in metric else str(metric)
     metric = "sum" if metric == "all" else metric
-    if not isinstance(metric, str) or metric not in METRICS:
-        raise _MalformedError(f"meta: metric is {metric!r}, expected one of {', '.join(METRICS)}")
-    predictions = _filled(content, "predictions", "the file")
-    items = [_item(value, f"items[{i}]") for i, value in enumerate(_filled(content, "items", "the file"))]
+    if metric not in METRICS:
+        raise _MalformedError(f"meta: metric is {metric!r:.60}, expected one of {', '.join(METRICS)}")
+    items = [_item(item) for item in file.items]
     _refuse_twice([item.number for item in items], "items", "item_number")
     formulas = []
-    for i, prediction in enumerate(predictions):
+    for i, prediction in enumerate(file.predictions):
         where = f"predictions[{i}]"
-        if (kind := _field(prediction, "type", str, where)) != "formula":
-            raise _MalformedError(f"{where}: type is {kind!r}, expected 'formula'")
-        text = _field(prediction, "formula", str, where)
         try:
-            formulas.append(parse_formula(text))
+            formulas.append(parse_formula(prediction.formula))
         except FormulaError as error:
-            raise _MalformedError(f"{where}: formula {text!r}, {error}") from error
+            raise _MalformedError(f"{where}: formula {prediction.formula!r:.200}, {error}") from error
         _check_names(formulas[-1], items, where)
     return Suite(name=name, metric=metric, formulas=tuple(formulas), items=tuple(items), path=path, sha256=sha256)
 
 
-def _item(value: Any, where: str) -> Item:  # noqa: ANN401 - parsed JSON
-    number = _field(value, "item_number", int, where)
-    where = f"item {number}"
+def _item(item: _Item) -> Item:
     conditions: dict[str, Condition] = {}
-    for i, condition in enumerate(_filled(value, "conditions", where)):
-        name = _field(condition, "condition_name", str, f"{where}, conditions[{i}]").strip()
-        inside = f"{where}, condition {name!r}"
+    for sentence in item.conditions:
+        name = sentence.condition_name.strip()
+        inside = f"item {item.item_number}, condition {name!r}"
         if name in conditions:
             raise _MalformedError(f"{inside} is there twice, expected it once")
-        regions = []
-        for j, region in enumerate(_filled(condition, "regions", inside)):
-            place = f"{inside}, regions[{j}]"
-            content = normalise_text(_field(region, "content", str, place))
-            regions.append((_field(region, "region_number", int, place), content))
-        _refuse_twice([number for number, _ in regions], inside, "region_number")
-        conditions[name] = Condition(tuple(regions))
+        _refuse_twice([region.region_number for region in sentence.regions], inside, "region_number")
+        regions = tuple((region.region_number, normalise_text(region.content)) for region in sentence.regions)
         if not any(content for _, content in regions):
             raise _MalformedError(f"{inside}: all regions are empty, expected a sentence")
-    return Item(number, conditions)
+        conditions[name] = Condition(regions)
+    return Item(item.item_number, conditions)
 
 
 def _check_names(formula: Formula, items: Sequence[Item], where: str) -> None:
@@ -222,23 +246,7 @@ def _check_names(formula: Formula, items: Sequence[Item], where: str) -> None:
                 )
 
 
-def _field(value: Any, name: str, kind: type[_T], where: str) -> _T:  # noqa: ANN401 - parsed JSON
-    if not isinstance(value, dict):
-        raise _MalformedError(f"{where} is {type(value).__name__}, expected an object")
-    found = value.get(name)
-    if not isinstance(found, kind) or isinstance(found, bool):
-        shown = repr(found) if found is None or isinstance(found, str | int | float) else type(found).__name__
-        raise _MalformedError(f"{where}: {name} is {shown}, expected {kind.__name__}")
-    return found
-
-
-def _filled(value: Any, name: str, where: str) -> list[Any]:  # noqa: ANN401 - parsed JSON
-    found = _field(value, name, list, where)
-    if not found:
-        raise _MalformedError(f"{where}: {name} is empty, expected at least one")
-    return found
-
-
 def _refuse_twice(numbers: Sequence[int], where: str, name: str) -> None:
-    if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
-        raise _MalformedError(f"{where}: {name} {twice[0]} is there twice, expected it once")
+    number, times = Counter(numbers).most_common(1)[0]
+    if times > 1:
+        raise _MalformedError(f"{where}: {name} {number} is there twice, expected it once")

@@ -14,6 +14,8 @@ checksums of its zip archive, so this module checks them first with ``zipfile``.
 
 import dataclasses
 import io
+import logging
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -31,11 +33,15 @@ from pipeline.runtime.run_directory import (
     checkpoint_path,
     holds_weights,
     open_run,
+    problem_with_weights,
     save_weights,
     weights_of,
 )
 from storage.errors import RunError
 from storage.files import make_directory, write_atomically
+from storage.json_files import MAX_INT_BITS
+
+log = logging.getLogger(__name__)
 
 STATE_FORMAT_VERSION = 1
 
@@ -112,6 +118,13 @@ def repair_weights(
     for path in _weight_paths(run, state, also):
         if not holds_weights(path, model, expected):
             save_weights(path, model, expected)
+    best = checkpoint_path(run, "best")
+    if state.best_step not in {0, state.step} and (problem := problem_with_weights(best)):
+        log.warning(
+            "%s: %s. The weights with the best dev loss, of step %d, are lost, and training cannot make them again. "
+            "Restore the file from a copy, or give --checkpoint last to the commands that read this run",
+            best, problem, state.best_step,
+        )  # fmt: skip
 
 
 def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> TrainingState | None:
@@ -127,11 +140,14 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
     if not data:
         return None
     state, _ = _parse(path, data)
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     try:
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise _refusal(path, f"does not fit this model: {str(error).splitlines()[-1].strip()}") from error
+    for group, ours in zip(optimizer.param_groups, groups, strict=True):
+        group.update(ours)  # hyperparameters come from the options, never from a file
     for parameter, kept in optimizer.state.items():
         if any(not isinstance(value, Tensor) or value.shape not in {parameter.shape, ()} for value in kept.values()):
             raise _refusal(path, "has the optimiser state of another model")
@@ -193,7 +209,12 @@ def _parse(path: Path, data: bytes) -> tuple[TrainingState, str | None]:
     ]
     if wrong or content.keys() != kinds.keys():
         raise _refusal(path, f"is not a training state: {', '.join(wrong) or 'unknown entries'}")
-    return TrainingState(**content), identity
+    state = TrainingState(**content)
+    counts = (state.step, state.positions, state.best_step, state.num_worse, state.row_positions)
+    is_possible = min(counts) >= 0 and not max(counts) >> MAX_INT_BITS and not math.isnan(state.best_loss)
+    if not is_possible or not 0 <= state.elapsed_s < math.inf or not state.row_sums.isfinite().all():
+        raise _refusal(path, "has impossible counts")
+    return state, identity
 
 
 def _refusal(path: Path, what: str) -> RunError:

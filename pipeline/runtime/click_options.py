@@ -12,6 +12,7 @@ import click
 from pipeline.runtime import options
 from pipeline.runtime.display import as_text
 from storage.errors import RnngDistillError
+from storage.json_files import MAX_INT_BITS
 
 Place: TypeAlias = Path | str
 """The same type as ``storage.locations.Place``. Importing that module takes too long for ``--help``."""
@@ -106,6 +107,17 @@ class OneLineErrors(SingleValuesCommand, click.Group):
             ) from error
 
 
+class WholeNumber(click.types.IntParamType):
+    """A whole number of at most 63 bits. torch and numpy take no larger ones."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Return the number."""
+        number: int = super().convert(value, param, ctx)
+        if number.bit_length() > MAX_INT_BITS:
+            self.fail(f"{number} has too many digits, expected at most {MAX_INT_BITS} bits", param, ctx)
+        return number
+
+
 class CommaSeparated(click.ParamType[tuple[Any, ...]]):
     """Several values of one type, separated by commas."""
 
@@ -161,7 +173,7 @@ def _click_option(option: options.Option) -> Callable[[Callable[..., None]], Cal
         default = (option.flag if option.default else off).removeprefix("--")
         about = f"{option.help} [default: {default}]".lstrip()
         return click.option(f"{option.flag}/{off}", option.name, default=None, help=about)
-    click_types: dict[Any, Any] = {Path: PATH, options.path_or_url: STORE}
+    click_types: dict[Any, Any] = {Path: PATH, options.path_or_url: STORE, int: WholeNumber()}
     kind = click_types.get(option.type, option.type)
     if option.many and not option.is_repeated:
         kind = CommaSeparated(option.type)

@@ -35,6 +35,8 @@ COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
 """How long a rank may wait for a slower rank. A dead process is noticed at once, because its connections close."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
 """How long the first process waits for the last process to join."""
+MAX_THREADS = 1024
+"""More than any machine has cores. Several thousand threads end the process without a message."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 """Variables that torchrun sets in each process."""
 _SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
@@ -362,7 +364,13 @@ def release_locals(error: BaseException) -> None:
 
 
 def _chosen_device(device: str, world: World, threads: int) -> torch.device:
-    """Set the number of threads, and return the device of this process."""
+    """Set the number of threads, and return the device of this process.
+
+    Raises:
+        ConfigError: If there are more threads than any machine has cores. Thousands of threads end the process.
+    """
+    if not 0 <= threads <= MAX_THREADS:
+        raise ConfigError(f"--threads is {threads}, expected 0 to {MAX_THREADS}. 0 takes the cores of this machine")
     torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
     chosen = worker_devices(device, world.local_size)[world.local_rank]
     if chosen.type == "cuda":

@@ -21,13 +21,14 @@ import difflib
 import functools
 import inspect
 import itertools
-import tomllib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from storage.errors import ConfigError, InputError
+from storage.errors import ConfigError, RunError
+from storage.json_files import read_toml as read_table
 
 Config = TypeVar("Config")
 
@@ -113,16 +114,10 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     """Return the values that a TOML file sets. Keys are option names at top level, with ``-`` or ``_``.
 
     Raises:
-        InputError: If the file does not exist.
-        ConfigError: If it is not TOML, or a key is unknown, repeated or has a value of the wrong type. All such keys
-            are named.
+        ConfigError: If the file cannot be read or is not TOML, or a key is unknown, repeated or has a value of the
+            wrong type. All such keys are named.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a TOML file of options") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    table = read_table(path, remedy="give a TOML file of options", error=ConfigError)
     by_name = {option.name: option for option in options}
     by_any_name = by_name | {alias: option for option in options for alias in option.aliases}
     values: dict[str, Any] = {}
@@ -136,7 +131,7 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
         elif option.name in values:
             problems.append(f"{option.name} is given twice, expected once")
         elif not _fits(value, option):
-            problems.append(f"{key} is {value!r}, expected {_expected(option)}")
+            problems.append(f"{key} is {value!r:.60}, expected {_expected(option)}")
         else:
             values[option.name] = tuple(map(option.type, value)) if option.many else option.type(value)
     if problems:
@@ -148,6 +143,26 @@ def build(cls: type[Config], values: Mapping[str, Any], **fixed: object) -> Conf
     """Return an instance of ``cls``, filled from ``fixed`` and from the entries of ``values`` that name its fields."""
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in values.items() if name in names}, **fixed)
+
+
+def rebuild(cls: type[Config], values: Mapping[str, Any], *, where: str, remedy: str) -> Config:
+    """Return the instance of ``cls`` whose fields ``to_json`` recorded. Fields with a default may be missing.
+
+    Raises:
+        RunError: If a value is missing, or has another type or an impossible value.
+    """
+    problems = []
+    for option in options_of(cls):
+        if option.name not in values:
+            problems += [f"{option.name} is missing"] if option.is_required else []
+        elif not (_fits(found := values[option.name], option) or (found is None and option.default is None)):
+            problems.append(f"{option.name} is {found!r:.60}, expected {_expected(option)}")
+    if problems:
+        raise RunError(f"{where}: {'; '.join(problems)}; {remedy}")
+    try:
+        return build(cls, values)
+    except ConfigError as error:
+        raise RunError(f"{where}: {error}; {remedy}") from error
 
 
 def to_json(*configs: object) -> dict[str, Any]:
@@ -185,7 +200,7 @@ def _fits(value: object, option: Option) -> bool:
 
 def _is(value: object, kind: Callable[[Any], Any]) -> bool:
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     plain = str if kind in _TYPE_NAMES else kind
     return isinstance(value, plain) and isinstance(value, bool) == (kind is bool)  # type: ignore[arg-type]
 

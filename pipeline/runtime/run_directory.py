@@ -16,6 +16,7 @@ another run. A manifest of all files would not do: a process that reads a run du
 to an old manifest.
 """
 
+import dataclasses
 import json
 import platform
 import re
@@ -23,20 +24,22 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pipeline.runtime import options
 from pipeline.runtime.train_config import num_words_of
 from storage.errors import FingerprintMismatchError, RunError
 from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import canonical_json, sha256_arrays, sha256_bytes, sha256_file
+from storage.json_files import convert, decode, read_json
 
 RUN_FORMAT_VERSION = 1
 
@@ -50,28 +53,66 @@ _WEIGHTS: Final = "weights_sha256"
 """Metadata of a weight file: the identity of its run, and the sha256 of the weights."""
 _METADATA: Final = "rnng-distill"
 """The only entry of a file's own metadata: our metadata as JSON. safetensors writes several entries in random order."""
+_BYTES_PER_WEIGHT: Final = 4
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
 
 
+_REMEDY: Final = "restore the file from a copy, or train again"
+Config = TypeVar("Config")
+
+
+class Truncated(TypedDict):
+    """How much of a split was cut off."""
+
+    num_sentences: int
+    num_positions: int
+
+
+class InitialWeights(TypedDict):
+    """The run from whose weights a student started, and the sha256 of the weight file."""
+
+    run: str
+    sha256: str
+
+
+class GitState(TypedDict):
+    """The commit of the code, and whether files differ from it."""
+
+    commit: str
+    modified: bool
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunInfo:
+class Description:
     """The content of ``run.json``."""
 
-    path: Path
     kind: Kind
     configuration: dict[str, Any]
     """Every option, resolved."""
-    model: dict[str, Any]
+    model: dict[str, Any] = field(default_factory=dict)
     """What is needed besides options to rebuild the model: vocabulary size, labels, special tokens."""
-    fingerprints: dict[str, str]
+    fingerprints: dict[str, str] = field(default_factory=dict)
     """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
-    dump: dict[str, Any] | None
+    dump: dict[str, Any] | None = None
     """Summary of the dump from which a student learned, or of several; see ``dump_summaries``."""
-    trained_on: list[Any] | None = None
+    trained_on: list[dict[str, Any]] | None = None
     """The texts that the model and everything that it was made from were trained on, as ``word_budget`` records them;
     None for a run of an older version."""
-    init: dict[str, Any] | None = None
+    init: InitialWeights | None = None
     """The run from whose weights a student started."""
+    truncated: dict[str, Truncated] | None = None
+    """Number of truncated sentences and of lost positions by split, if there are any."""
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = "not recorded"
+    """The command line that started the run."""
+    git: GitState | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunInfo(Description):
+    """A run: the content of its ``run.json``, and where it is."""
+
+    path: Path
     weights_sha256: str | None = None
     """The sha256 of the weight file that was loaded with this description; None if none was loaded."""
 
@@ -84,6 +125,22 @@ class RunInfo:
     def tokenizer_path(self) -> Path:
         """Path of the run's copy of the tokenizer."""
         return self.path / "tokenizer.json"
+
+    def options(self, cls: type[Config]) -> Config:
+        """Return the recorded options of a configuration class.
+
+        Raises:
+            RunError: If one is missing, or has another type or an impossible value.
+        """
+        return options.rebuild(cls, self.configuration, where=str(self.path / "run.json"), remedy=_REMEDY)
+
+    def model_as(self, cls: type[Config]) -> Config:
+        """Return what is recorded about the model as a dataclass.
+
+        Raises:
+            RunError: If something is missing or has another type.
+        """
+        return convert(self.model, cls, where=f"{self.path / 'run.json'}: the model", remedy=_REMEDY, error=RunError)
 
     def checkpoint(self, which: Which = "best") -> Path:
         """Return the path of a checkpoint's weights.
@@ -147,7 +204,7 @@ def describe_run(path: Path, run: RunDescription) -> None:
         "command": command_line(),
         "git": git_state(),
     }
-    described["sha256"] = _digest_of_description(json.loads(json.dumps(described)))
+    described["sha256"] = sha256_bytes(canonical_json(json.loads(json.dumps(described))))
     write_atomically(path / "run.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
     write_atomically(path / "tokenizer.json", run.tokenizer.read_bytes())
 
@@ -159,23 +216,9 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
         RunError: If ``path`` is not a run directory, has another format version, or is not a run of this kind.
         FingerprintMismatchError: If the tokenizer file changed since training.
     """
-    remedy = "Give a directory made by train-teacher or train-student"
-    try:
-        described = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{path}: no run.json here. {remedy}") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path / 'run.json'}: not readable as JSON ({error}). Restore it or train again") from None
-    found = described.get("format_version") if isinstance(described, dict) else None
-    if found != RUN_FORMAT_VERSION:
-        raise RunError(f"{path}: run.json has format version {found!r}, expected {RUN_FORMAT_VERSION}. {remedy}")
-    check_description(path, described)
-    types = {"kind": str, "configuration": dict, "model": dict, "fingerprints": dict}
-    wrong = [name for name, expected in types.items() if not isinstance(described.get(name), expected)]
-    if wrong or "tokenizer" not in described["fingerprints"]:
-        raise RunError(f"{path / 'run.json'}: missing or damaged: {', '.join(wrong) or 'fingerprints'}. {remedy}")
-    made_of = {name: described.get(name) for name in ("dump", "init", "trained_on")}
-    info = RunInfo(path=path, **made_of, **{name: described[name] for name in types})
+    info = read_description(path)
+    if "tokenizer" not in info.fingerprints:
+        raise RunError(f"{path / 'run.json'}: no fingerprint of the tokenizer, expected its sha256; {_REMEDY}")
     tokenizer = sha256_file(info.tokenizer_path) if info.tokenizer_path.is_file() else "missing"
     expected = info.fingerprints["tokenizer"]
     if tokenizer != expected:
@@ -188,25 +231,27 @@ def open_run(path: Path, kind: Kind | None = None) -> RunInfo:
     return info
 
 
-def check_description(path: Path, described: dict[str, Any]) -> None:
-    """Check the content of a ``run.json`` against the sha256 in it, which is removed. Older versions wrote none.
+def read_description(path: Path) -> RunInfo:
+    """Read ``run.json`` alone, and check it against the sha256 in it. Older versions wrote no sha256.
 
     Raises:
-        RunError: If the content has another sha256.
+        RunError: If ``path`` is not a run directory, or ``run.json`` is damaged or has another format version.
     """
-    digest = described.pop("sha256", None)
-    if digest is not None and digest != _digest_of_description(described):
-        raise RunError(
-            f"{path / 'run.json'}: changed since training: the sha256 of its content is not {str(digest)[:12]}. "
-            "Restore the file from a copy, or train again"
-        )
-
-
-def _digest_of_description(described: Mapping[str, Any]) -> str:
+    file = path / "run.json"
     try:
-        return sha256_bytes(canonical_json(described))
-    except ValueError:
-        return "not JSON, it holds NaN or an infinity"
+        file.stat()
+    except OSError as error:
+        raise RunError(
+            f"{path}: no run.json here ({error.strerror}). Give a directory made by train-teacher or train-student"
+        ) from error
+    described = read_json(file, dict[str, Any], remedy=_REMEDY, error=RunError)
+    digest = described.pop("sha256", None)
+    if digest is not None and digest != sha256_bytes(canonical_json(described)):
+        raise RunError(f"{file}: changed since training: its content has another sha256 than it records; {_REMEDY}")
+    if (found := described.get("format_version", RUN_FORMAT_VERSION)) != RUN_FORMAT_VERSION:
+        raise RunError(f"{file}: format version {found!r}, expected {RUN_FORMAT_VERSION}; {_REMEDY}")
+    about = convert(described, Description, where=str(file), remedy=_REMEDY, error=RunError)
+    return RunInfo(path=path, **{name.name: getattr(about, name.name) for name in dataclasses.fields(about)})
 
 
 def is_exported(path: Path) -> bool:
@@ -265,7 +310,7 @@ def weights_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a weights file that ``load_weights`` can read."""
     with path.open("rb") as file:
         size = file.read(8)
-        return _metadata(size + file.read(int.from_bytes(size, "little")))
+        return _metadata(size + file.read(int.from_bytes(size, "little")), path)
 
 
 def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
@@ -292,12 +337,30 @@ def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise RunError(f"{path}: not a checkpoint of this model ({reason}). {remedy}") from None
-    metadata = _metadata(data)
+    metadata = _metadata(data, path)
     if metadata.get(_RUN, run.identity) != run.identity:
         raise RunError(f"{path}: weights of another run. {remedy}")
     if (recorded := metadata.get(_WEIGHTS)) is not None and recorded != _digest(state):
         raise RunError(f"{path}: damaged: the sha256 of its weights is not {recorded[:12]}. {remedy}")
     return replace(run, weights_sha256=sha256_bytes(data))
+
+
+def check_size(weights: Path, num_weights: int) -> None:
+    """Check that a weight file is large enough for a model, before memory is taken for the model.
+
+    Args:
+        weights: The file. If there is none, nothing is checked.
+        num_weights: The number of weights of the model, or somewhat less.
+
+    Raises:
+        RunError: If the file has fewer weights.
+    """
+    if weights.is_file() and (size := weights.stat().st_size) < num_weights * _BYTES_PER_WEIGHT:
+        raise RunError(
+            f"{weights}: {size:,} bytes, too few for the sizes of the model, which has at least {num_weights:,} "
+            "weights: the description and the weights belong to different models, or one of them is damaged. Restore "
+            "both from a copy, or make them again"
+        )
 
 
 def weights_sha256(run: RunInfo, which: Which) -> str:
@@ -330,12 +393,28 @@ def holds_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> 
     return same and all(recorded.get(name, value) == value for name, value in metadata.items())
 
 
-def _metadata(data: bytes) -> dict[str, str]:
+def problem_with_weights(path: Path) -> str | None:
+    """Return what is wrong with a weight file, or None if its weights have the sha256 that it records."""
+    try:
+        data = path.read_bytes()
+        state = safetensors.torch.load(data)
+        recorded = _metadata(data, path).get(_WEIGHTS)
+    except FileNotFoundError:
+        return "missing"
+    except (OSError, safetensors.SafetensorError, RunError) as error:
+        return f"damaged ({error})"
+    return None if recorded in {None, _digest(state)} else "damaged: its weights have another sha256"
+
+
+def _metadata(data: bytes, path: Path) -> dict[str, str]:
     """Return our metadata of a safetensors file: 8 bytes with the length of a JSON header, then the header."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    entries: dict[str, str] = header.get("__metadata__", {})
-    ours: dict[str, str] = json.loads(entries[_METADATA]) if _METADATA in entries else entries  # of older versions
-    return ours
+
+    def text_of(part: bytes) -> dict[str, Any]:
+        return decode(part, dict[str, Any], where=str(path), remedy=_REMEDY, error=RunError)
+
+    entries = text_of(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    found = text_of(entries[_METADATA].encode()) if _METADATA in entries else entries  # of older versions
+    return convert(found, dict[str, str], where=str(path), remedy=_REMEDY, error=RunError)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -6,29 +6,50 @@ into one run, and other programs can see whether a training is active. This modu
 """
 
 import datetime as dt
+import errno
 import fcntl
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Annotated, Any, BinaryIO, Literal
+
+from msgspec import Meta
 
 from storage.errors import RunError, StoreBusyError
 from storage.files import cannot_write
+from storage.json_files import Count, convert, decode, read_lines
 
 HISTORY = "history.jsonl"
 LOCK_PATIENCE_S = 5.0
 """How long a start waits for the lock. A process that was just killed may keep the lock for a moment, and `is_held`
 takes it for a moment."""
 _LOCK_POLL_S = 0.05
-_FIELDS: dict[str, dict[str, type]] = {
-    "start": {"time": str},
-    "end": {"time": str, "state": str, "reason": str, "step": int},
-}
-"""The fields that readers need, with their types, by kind of event."""
-
 EndState = Literal["finished", "stopped", "failed"]
 """How a training ended: ``finished`` by itself, ``stopped`` by a signal, ``failed`` with an error."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Start:
+    """What readers need of a start."""
+
+    event: Literal["start"]
+    time: str
+    world_size: Annotated[int, Meta(ge=1)] = 1
+    device: str = ""
+    host: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _End:
+    """What readers need of an end."""
+
+    event: Literal["end"]
+    time: str
+    state: EndState
+    reason: str
+    step: Count
 
 
 def hold(run: Path) -> BinaryIO:
@@ -102,22 +123,16 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         RunError: If the run has no history, or a complete line is not an event.
     """
     target = run / HISTORY
-    try:
-        lines = target.read_bytes().splitlines()
-    except OSError as error:
-        raise _unreadable(target, error) from error
+    if not target.exists():
+        raise _unreadable(target, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     events = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            if line.endswith(b"}"):
-                raise _no_event(target, number) from error
-            continue
-        fields = _FIELDS.get(str(event.get("event"))) if isinstance(event, dict) else None
-        wrong = fields is None or any(not isinstance(event.get(name), kind) for name, kind in fields.items())
-        if wrong or event.get("state", "failed") not in get_args(EndState):
-            raise _no_event(target, number)
+    for where, line in read_lines(target, remedy="restore the file", error=RunError):
+        if not line.rstrip().endswith((b"}", b"]")):
+            continue  # a killed process left it
+        remedy = "expected a start or an end of a training. Remove the line"
+        event = decode(line, dict[str, Any], where=where, remedy=remedy, error=RunError)
+        kind = _End if event.get("event") == "end" else _Start
+        convert(event, kind, where=where, remedy=remedy, error=RunError)
         events.append(event)
     return events
 
@@ -157,7 +172,3 @@ def _unreadable(target: Path, error: OSError) -> RunError:
         f"{target}: cannot be read ({error.strerror}), expected the events of a training (its starts and ends). "
         "Restore it, or run the training command again to begin a new file"
     )
-
-
-def _no_event(target: Path, number: int) -> RunError:
-    return RunError(f"{target}:{number}: not an event (a start or an end of a training). Remove the line")

@@ -30,7 +30,14 @@ from pipeline.runtime.run_directory import (
 )
 from pipeline.runtime.run_history import HISTORY, add_start, hold
 from storage.errors import RunError
-from storage.files import PARTIAL_SUFFIX, cannot_write, make_directory, remove_partial_files, write_atomically
+from storage.files import (
+    PARTIAL_SUFFIX,
+    cannot_write,
+    list_files,
+    make_directory,
+    remove_partial_files,
+    write_atomically,
+)
 
 Resume = Literal["auto", "never"]
 """Whether to continue an existing run (``auto``) or to refuse it (``never``)."""
@@ -89,6 +96,12 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
             f"{path}: already exists with other files and no run.json, so there is no run to continue. Choose another "
             "--out"
         )
+    for name in list_files(path):
+        if (path / name).is_symlink():
+            raise RunError(
+                f"{path / name}: a link, and training would write to the file or folder it leads to. Replace it by a "
+                "copy of that, or remove it"
+            )
     make_directory(path)
     lock = hold(path)
     try:
@@ -110,15 +123,18 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
 def _refuse_another_run(path: Path, run: RunDescription) -> None:
     if not (path / "tokenizer.json").exists():  # a process was killed before it copied the tokenizer
         write_atomically(path / "tokenizer.json", run.tokenizer.read_bytes())
-    if problems := _differences(_comparable(run), _comparable(open_run(path))):
+    there = open_run(path)
+    if problems := _differences(_comparable(run), _comparable(there)):
         raise RunError(
             f"{path}: the run was made with other options or data: {'; '.join(problems)}. Give the options and data "
             "of the run, or choose another --out"
         )
-    before, now = json.loads((path / "run.json").read_bytes()).get("versions"), versions()
-    if before != now:
+    if there.versions != (now := versions()):
         log.warning(
-            "%s: started with versions %s, continues with %s. The last bits of results may differ", path, before, now
+            "%s: started with versions %s, continues with %s. The last bits of results may differ",
+            path,
+            there.versions,
+            now,
         )
 
 

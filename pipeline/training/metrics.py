@@ -14,6 +14,7 @@ Besides the loss by part, a row of ``train`` has these figures:
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -25,9 +26,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.runtime.distributed import World
+from pipeline.runtime.metric_rows import GAP, METRICS, content, parse_row
 from pipeline.training.trackers import Tracker
-from storage.errors import RunError
 from storage.files import cannot_write
+
+log = logging.getLogger(__name__)
 
 TRAIN_SAMPLE = "train_sample"
 """The split of rows of the fixed training sample."""
@@ -41,6 +44,8 @@ class Metrics:
         after_step: The step that training continues from. Rows of later steps come from an interrupted process. They
             are removed, as is an incomplete last line. TensorBoard hides its copies of these rows.
         elapsed_s: Seconds of training up to that step.
+        expected_rows: The number of rows of train up to that step. If there are fewer, because somebody removed some, a
+            warning says so, and a row ``gap`` records it. The lost figures cannot be computed again.
         tracker: Gets every row too.
 
     Raises:
@@ -48,14 +53,27 @@ class Metrics:
     """
 
     def __init__(
-        self, run: Path, *, after_step: int = 0, elapsed_s: float = 0.0, tracker: Tracker | None = None
+        self,
+        run: Path,
+        *,
+        after_step: int = 0,
+        elapsed_s: float = 0.0,
+        expected_rows: int = 0,
+        tracker: Tracker | None = None,
     ) -> None:
-        self._path = run / "metrics.jsonl"
-        _cut_back(self._path, after_step)
+        self._path = run / METRICS
+        num_missing = expected_rows - _cut_back(run, after_step)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after_step + 1 if after_step else None)
         self._tracker = tracker
         self._start = time.monotonic() - elapsed_s
+        if num_missing > 0:
+            log.warning(
+                "%s: %d of the %d rows up to step %d are missing, so the curves of this run have a gap. If you have a "
+                "copy of the file, stop the training, restore the file, and run the same command again",
+                self._path, num_missing, expected_rows, after_step,
+            )  # fmt: skip
+            self.row(GAP, step=after_step, figures={"missing_rows": num_missing})
 
     @property
     def elapsed_s(self) -> float:
@@ -99,23 +117,25 @@ class Metrics:
                 self._tracker.close()
 
 
-def _cut_back(path: Path, step: int) -> None:
-    """Keep the rows up to ``step`` and remove the others. Rows are in the order of their steps."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return
-    kept = 0
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        try:
-            found = json.loads(line)["step"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{path}:{number}: not a row of figures ({error!r}). Remove the line") from error
-        if found > step:
+def _cut_back(run: Path, step: int) -> int:
+    """Keep the rows up to ``step`` and remove the others. Return how many rows of train were written up to ``step``.
+
+    Rows are in the order of their steps. Rows that a gap says are missing count as written.
+    """
+    path, kept, num_rows = run / METRICS, 0, 0
+    if not path.exists():
+        return 0
+    lines = content(run).split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        row = parse_row(line, f"{path}:{number}")
+        if int(row["step"] or 0) > step:
             break
+        num_rows += row["split"] == "train"
+        num_rows += int(row.get("missing_rows") or 0) if row["split"] == GAP else 0
         kept += len(line) + 1
-    if kept < len(content):
+    if kept < path.stat().st_size:
         os.truncate(path, kept)
+    return num_rows
 
 
 class Tally:

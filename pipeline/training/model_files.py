@@ -37,6 +37,8 @@ class ModelFiles:
             StoreError: If the folder cannot be created or written to.
         """
         folder = results_folder(self.path)
+        if folder.is_symlink():
+            raise StoreError(f"{folder}: a link, expected a folder for the results. Replace it by a copy of the folder")
         make_directory(folder)
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise StoreError(

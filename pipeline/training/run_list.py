@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pipeline.runtime.display import table
+from pipeline.runtime.metric_rows import METRICS, read_rows
 from pipeline.runtime.run_directory import open_run
 from pipeline.runtime.run_history import is_held, read_history
-from storage.errors import InputError, RnngDistillError, RunError
+from storage.errors import InputError, RnngDistillError
 
 log = logging.getLogger(__name__)
 
@@ -157,26 +158,12 @@ def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
 
 def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
     """Return the step of the last row of figures (0 without rows), and the best dev loss with its step."""
-    path = run / "metrics.jsonl"
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]  # the text after the last newline is an incomplete line
-    except FileNotFoundError:
+    if not (run / METRICS).exists():
         return 0, None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}). Make it readable") from error
-    last_step, best = 0, None
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            step = int(row["step"])
-            if row["split"] == "dev":
-                loss = float(row["cross_entropy"] if "cross_entropy" in row else row["loss"])
-                if math.isfinite(loss) and (best is None or loss < best[0]):
-                    best = loss, step
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{path}:{number}: not a row of figures ({error!r}). Remove the line") from error
-        last_step = step
-    return last_step, best
+    rows, _ = read_rows(run)
+    losses = [(row.get("cross_entropy", row.get("loss")), row["step"]) for row in rows if row["split"] == "dev"]
+    best = min(((loss, int(step or 0)) for loss, step in losses if isinstance(loss, float | int)), default=None)
+    return (int(rows[-1]["step"] or 0) if rows else 0), best
 
 
 def _differences(rows: Sequence[RunRow], made_by: Mapping[str, Mapping[str, Any]]) -> Differences:

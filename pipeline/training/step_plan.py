@@ -5,7 +5,7 @@ are left. This is arithmetic on the task's batch sizes, so training can begin at
 """
 
 import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,35 +112,46 @@ class StepBatch:
 class StepPlan:
     """The steps of a training run.
 
+    With ``max_steps``, an epoch is planned when its first step comes, so the first step never waits. Without it, the
+    number of steps, which the learning rate needs, is known only after all epochs are planned.
+
+    Args:
+        task: The model and its batches.
+        config: The options.
+        planned: Called after each epoch that is planned before the first step.
+
     Raises:
         InputError: If the training split has no sentence.
     """
 
-    def __init__(self, task: Task, config: TrainConfig) -> None:
+    def __init__(self, task: Task, config: TrainConfig, *, planned: Callable[[], None] = lambda: None) -> None:
         self._task = task
         self._config = config
         self._num_batches: list[int] = []
         self._epoch_ends: list[int] = []
         self._word_ends: list[int] = []
-        while len(self._epoch_ends) < config.num_epochs or config.max_steps:
-            words = task.batch_words(len(self._epoch_ends))
-            if not len(words):
-                raise InputError(
-                    "training: split train of the dataset has no sentence, expected at least one. Run inspect on the "
-                    "dataset: it lists the sentences that build-dataset dropped, and why"
-                )
-            self._num_batches.append(len(words))
-            self._word_ends.append((self._word_ends[-1] if self._word_ends else 0) + int(words.sum()))
-            before = self._epoch_ends[-1] if self._epoch_ends else 0
-            self._epoch_ends.append(before + -(-self._num_batches[-1] // config.accumulate_batches))
-            if config.max_steps and self._epoch_ends[-1] >= config.max_steps:
-                self._epoch_ends[-1] = config.max_steps
-                break
+        for _ in range(1 if config.max_steps else config.num_epochs):
+            self._plan_epoch()
+            planned()
+
+    def _plan_epoch(self) -> None:
+        """Plan the next epoch. It ends at ``max_steps``, if not earlier."""
+        words = self._task.batch_words(len(self._epoch_ends))
+        if not len(words):
+            raise InputError(
+                "training: split train of the dataset has no sentence, expected at least one. Run inspect on the "
+                "dataset: it lists the sentences that build-dataset dropped, and why"
+            )
+        before_words, before_steps = (ends[-1] if ends else 0 for ends in (self._word_ends, self._epoch_ends))
+        end = before_steps - (-len(words) // self._config.accumulate_batches)
+        self._num_batches.append(len(words))
+        self._word_ends.append(before_words + int(words.sum()))
+        self._epoch_ends.append(min(end, self._config.max_steps or end))
 
     @property
     def num_steps(self) -> int:
         """Steps of the whole training."""
-        return self._epoch_ends[-1]
+        return self._config.max_steps or self._epoch_ends[-1]
 
     def is_evaluated(self, step: int) -> bool:
         """Return whether dev is evaluated after a step."""
@@ -170,6 +181,8 @@ class StepPlan:
         """
         found = {}
         for threshold in sorted(thresholds):
+            while self._word_ends[-1] < threshold and self._epoch_ends[-1] < self.num_steps:
+                self._plan_epoch()
             epoch = bisect.bisect_left(self._word_ends, threshold)
             if epoch == len(self._word_ends):
                 break
@@ -209,4 +222,6 @@ class StepPlan:
         return (self._word_ends[epoch - 1] if epoch else 0) + np.cumsum(self._task.batch_words(epoch))
 
     def _epoch_of(self, step: int) -> int:
+        while self._epoch_ends[-1] < min(step, self.num_steps):
+            self._plan_epoch()
         return bisect.bisect_left(self._epoch_ends, step)

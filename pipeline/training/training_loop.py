@@ -14,6 +14,7 @@ infinity.
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -35,6 +36,9 @@ from storage.errors import RunError
 
 log = logging.getLogger(__name__)
 
+_SHOWN_AFTER_S = 5.0
+"""Planning that takes longer shows its progress."""
+
 
 def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     """Train to the end, from the run's checkpoint if it has one; return the best dev loss in nats per position.
@@ -54,7 +58,7 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     """
     # Outermost, so that a second SIGTERM cannot end the process between the last checkpoint and the history record.
     with stop_request() as stop, recorded_end(run, world) as ending:
-        training = _Training(task, config, run, world)
+        training = _Training(task, config, run, world, stop)
         ending.step = training.step
         if training.end is None:
             try:
@@ -87,9 +91,9 @@ def evaluate(task: Task, batches: Iterable[Batch], world: World) -> dict[str, fl
 class _Training:
     """One training run in this process: its current state, and how it takes a step."""
 
-    def __init__(self, task: Task, config: TrainConfig, run: Path, world: World) -> None:
+    def __init__(self, task: Task, config: TrainConfig, run: Path, world: World, stop: StopRequest) -> None:
         self._task, self._config, self._run, self._world = task, config, run, world
-        self._plan = StepPlan(task, config)
+        self._plan = self._planned(stop)
         self._optimizer = adamw(task.model, config)
         self._word_checkpoints = self._planned_word_checkpoints()
         peak_flops = task.peak_flops * world.size if task.peak_flops is not None else None
@@ -104,6 +108,24 @@ class _Training:
         # After the weights are loaded, because DistributedDataParallel copies the main rank's weights to all ranks.
         self._parallel = DistributedDataParallel(task.objective) if world.size > 1 else None
         self._metrics: Metrics | None = None
+
+    def _planned(self, stop: StopRequest) -> StepPlan:
+        """Return the plan of the steps. With many epochs this takes long, so it shows progress and heeds SIGTERM."""
+        with contextlib.ExitStack() as stack:
+            progress: Progress | None = None
+            start = time.monotonic()
+
+            def planned() -> None:
+                nonlocal progress
+                if stop.requested:
+                    raise StoppedBySignal
+                if progress is None and self._world.is_main and time.monotonic() - start > _SHOWN_AFTER_S:
+                    progress = Progress("planning", total=self._config.num_epochs, unit="epochs")
+                    stack.enter_context(progress)
+                if progress is not None:
+                    progress.update(1)
+
+            return StepPlan(self._task, self._config, planned=planned)
 
     @property
     def end(self) -> str | None:
@@ -122,7 +144,13 @@ class _Training:
         with contextlib.ExitStack() as stack:
             if world.is_main:
                 tracker = tracker_of(self._config, self._run)
-                self._metrics = Metrics(self._run, after_step=self.step, elapsed_s=self.elapsed_s, tracker=tracker)
+                self._metrics = Metrics(
+                    self._run,
+                    after_step=self.step,
+                    elapsed_s=self.elapsed_s,
+                    expected_rows=self.step // self._config.log_every,
+                    tracker=tracker,
+                )
                 stack.callback(self._metrics.close)
             progress = stack.enter_context(
                 Progress("training", total=self._plan.num_steps, unit="steps", shown=world.is_main, initial=self.step)
@@ -253,6 +281,12 @@ class _Training:
         save_checkpoint(self._run, state, self._task.model, also=also, metadata=self._weights_metadata())
 
     def _restore(self, state: TrainingState) -> None:
+        if state.step > self._plan.num_steps or state.row_sums.shape[1:] != (len(self._task.parts),):
+            raise RunError(
+                f"{self._run}: the training state is of step {state.step} of {self._plan.num_steps} and has sums of "
+                f"shape {list(state.row_sums.shape)}, so it is damaged or of another training. Restore "
+                "checkpoints/last/training_state.pt from a copy, or train again into another --out"
+            )
         self.step, self.positions = state.step, state.positions
         self.best_loss, self.best_step, self.num_worse = state.best_loss, state.best_step, state.num_worse
         self.elapsed_s = state.elapsed_s

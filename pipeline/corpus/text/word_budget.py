@@ -19,15 +19,15 @@ files.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.corpus.text.text_files import read_lines
-from storage.errors import InputError
 from storage.files import beside, write_atomically
 from storage.fingerprints import Json, sha256_file
+from storage.json_files import Count, convert, read_json
 
 RECORD_SUFFIX: Final = ".words.json"
 WORDS: Final = "words.json"
@@ -49,13 +49,13 @@ class TrainingText:
     """What was trained: ``tokenizer``, ``parser``, ``teacher`` or ``student``; ``text`` in the record of a dataset."""
     name: str
     """The files, for people."""
-    num_words: int | None
+    num_words: Count | None
     """The number of words that were read, each once; None if it is not known."""
     part: str = ""
     """sha256 of the text that was read, which can be a part of the files; "" if it is not known."""
-    files: Mapping[str, int | None] = field(default_factory=dict)
+    files: dict[str, Count | None] = field(default_factory=dict)
     """The number of words of each whole file, by the sha256 of the file."""
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     """The corpora in the text, with their licences."""
     note: str = ""
     """What else is known."""
@@ -71,20 +71,8 @@ class TrainingText:
         Raises:
             InputError: If a value is missing or has the wrong type.
         """
-        found = value if isinstance(value, dict) else {}
-        strings: dict[str, Any] = {name: found.get(name) for name in ("of", "name", "part", "note")}
-        files, sources = found.get("files"), found.get("sources")
-        if (
-            not all(isinstance(text, str) for text in strings.values())
-            or not _is_count(found.get("num_words"))
-            or not (isinstance(files, dict) and all(map(_is_count, files.values())))
-            or not (isinstance(sources, dict) and all(isinstance(text, str) for text in sources.values()))
-        ):
-            raise InputError(
-                f"{where}: {value!r:.80} is not a record of training words; remove the record, then the words are "
-                "reported as not known"
-            )
-        return cls(**strings, num_words=found["num_words"], files=files, sources=sources)
+        remedy = "remove the record, then the words are reported as not known"
+        return convert(value, cls, where=f"{where}: a record of training words", remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,12 +136,9 @@ def read_record(path: Path, suffix: str, *, of: str, sha256: str) -> list[Traini
     """
     record = beside(path, suffix)
     if record.is_file():
-        try:
-            content = json.loads(record.read_bytes())
-            if content.get("sha256") == sha256:
-                return from_json(content.get("trained_on"), of=of, name=path.name, where=str(record))
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise InputError(f"{record}: cannot be read ({error}); remove it, or make {path} again") from error
+        content = read_json(record, dict[str, Any], remedy=f"remove it, or make {path} again")
+        if content.get("sha256") == sha256:
+            return from_json(content.get("trained_on"), of=of, name=path.name, where=str(record))
     return [not_known(of, path.name, sha256=sha256)]
 
 
@@ -214,7 +199,3 @@ def budget_for_people(texts: Sequence[TrainingText]) -> dict[str, str]:
 
 def _overlap(one: TrainingText, other: TrainingText) -> bool:
     return not one.files.keys().isdisjoint(other.files) or bool(one.part and one.part == other.part)
-
-
-def _is_count(value: object) -> bool:
-    return value is None or (type(value) is int and value >= 0)

@@ -5,7 +5,6 @@ names the file. A missing file or result is no error. ``RunRecord.missing`` list
 the list.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from typing import Any
 
 from pipeline.evaluation.perplexity import PerplexityFigure
 from pipeline.evaluation.results import LoadedResult, PerplexityResult, RunResults, SplitKey, load_results
-from pipeline.runtime.run_directory import check_description, dump_summaries
+from pipeline.runtime.metric_rows import GAP, METRICS, read_rows
+from pipeline.runtime.run_directory import RunInfo, dump_summaries, read_description
 from pipeline.runtime.run_history import HISTORY, read_history
 from storage.errors import RunError
-
-KINDS = ("student", "teacher")
 
 Row = Mapping[str, Any]
 
@@ -114,7 +112,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     resolved = [path.resolve() for path in paths]
     if twice := {str(path) for path in resolved if resolved.count(path) > 1}:
         raise RunError(f"{', '.join(sorted(twice))}: given more than once; name each run once")
-    described = [_description(path) for path in paths]
+    described = [read_description(path) for path in paths]
     results = [load_results(path) for path in paths]
     titles = split_titles([result.key for found in results for result in found.perplexities])
     return [
@@ -148,7 +146,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _record(
     path: Path,
     name: str,
-    described: Mapping[str, Any],
+    described: RunInfo,
     results: RunResults,
     titles: Mapping[SplitKey, str],
 ) -> RunRecord:
@@ -164,18 +162,18 @@ def _record(
 
     if not perplexities:
         missing.append("no perplexity: run evaluate perplexity")
-    if not results.pairs and described["kind"] == "student":
+    if not results.pairs and described.kind == "student":
         missing.append("no minimal pairs: run evaluate minimal-pairs")
     events = read_history(path) if (path / HISTORY).is_file() else []
     return RunRecord(
         path=path,
         name=name,
-        kind=described["kind"],
-        configuration=described["configuration"],
-        fingerprints=_object(described, "fingerprints"),
-        versions=_object(described, "versions"),
-        command=str(described.get("command") or "not recorded"),
-        dump=described["dump"] if isinstance(described.get("dump"), dict) else None,
+        kind=described.kind,
+        configuration=described.configuration,
+        fingerprints=described.fingerprints,
+        versions=described.versions,
+        command=described.command,
+        dump=described.dump,
         train=train,
         dev=dev,
         results=results,
@@ -209,45 +207,16 @@ def _by_split(
     return splits, figures
 
 
-def _description(path: Path) -> dict[str, Any]:
-    remedy = "expected a directory made by train-teacher or train-student"
-    try:
-        described = json.loads((path / "run.json").read_bytes())
-    except OSError as error:
-        raise RunError(f"{path}: no run.json that can be read ({error.strerror}); {remedy}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path / 'run.json'}: not JSON ({error}); {remedy}") from error
-    if not isinstance(described, dict) or described.get("kind") not in KINDS:
-        raise RunError(f"{path / 'run.json'}: no kind of run, expected {' or '.join(KINDS)}; {remedy}")
-    check_description(path, described)
-    if not isinstance(described.get("configuration"), dict):
-        raise RunError(f"{path / 'run.json'}: no configuration; {remedy}")
-    return described
-
-
-def _object(described: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = described.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def _metrics(path: Path, missing: list[str]) -> list[Row]:
-    file = path / "metrics.jsonl"
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError:
+    if not (path / METRICS).exists():
         missing.append("no metrics.jsonl: no learning curve")
         return []
-    if lines[-1]:
+    rows, is_cut = read_rows(path)
+    if is_cut:
         missing.append("the last line of metrics.jsonl is cut off, perhaps by a kill: it is not shown")
-    rows: list[Row] = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{file}:{number}: not JSON ({error}); remove the line") from error
-        if not isinstance(row, dict):
-            raise RunError(f"{file}:{number}: found {type(row).__name__}, expected an object; remove the line")
-        rows.append(row)
+    if gaps := [row for row in rows if row["split"] == GAP]:
+        lost = sum(int(value(row, "missing_rows") or 0) for row in gaps)
+        missing.append(f"{lost} rows of metrics.jsonl were lost: its learning curve has a gap")
     if not rows:
         missing.append("metrics.jsonl is empty: no learning curve")
-    return rows
+    return [row for row in rows if row["split"] != GAP]

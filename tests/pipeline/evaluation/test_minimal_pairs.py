@@ -187,14 +187,14 @@ def test_plain_and_gzipped_files_of_a_folder_are_read_in_order_without_other_fie
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not a minimal pair"),
-        ("[" * 100_000, "not a minimal pair"),
-        ([1], "found list"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "expected object, found array"),
+        ([1], "expected object, found array"),
         ({"sentence_good": "a"}, "sentence_bad is None"),
         (LINE | {"sentence_bad": 3}, "sentence_bad is 3"),
         (LINE | {"sentence_good": " \u200b "}, "sentence_good is empty"),
         (LINE | {"UID": 7}, "UID is 7"),
-        (LINE | {"sentence_good": "\ud800"}, "not a minimal pair .*surrogates not allowed"),
+        (LINE | {"sentence_good": "\ud800"}, "not JSON .*surrogate"),
     ],
 )
 def test_a_malformed_line_is_named_by_file_and_line(tmp_path: Path, line: object, message: str) -> None:
@@ -205,7 +205,7 @@ def test_a_malformed_line_is_named_by_file_and_line(tmp_path: Path, line: object
 
 def test_undecodable_bytes_are_named_by_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(json.dumps(LINE).encode() + b'\n{"sentence_good": "\xff"}\n')
-    with pytest.raises(InputError, match=r"x\.jsonl:2: not UTF-8"):
+    with pytest.raises(InputError, match=r"x\.jsonl:2: .*UTF-8"):
         read_minimal_pairs(tmp_path)
 
 
@@ -217,7 +217,7 @@ def test_empty_folders_missing_and_damaged_files_are_refused(tmp_path: Path) -> 
     path = write_lines(tmp_path / "x.jsonl.gz", *[LINE | {"pairID": str(i)} for i in range(200)])
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"x\.jsonl\.gz: damaged gzip"):
+    with pytest.raises(InputError, match=r"x\.jsonl\.gz: .*damaged gzip"):
         read_minimal_pairs(tmp_path)
     path.write_bytes(b"plain text")
     with pytest.raises(InputError, match=r"x\.jsonl\.gz: cannot be read"):

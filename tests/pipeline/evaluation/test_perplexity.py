@@ -126,7 +126,7 @@ def test_impossible_figures_are_refused(changes: dict[str, object], message: str
 def test_missing_sums_in_a_file_are_named() -> None:
     value = figure().to_json()
     del value["num_bytes"]
-    with pytest.raises(InputError, match=r"dev\.json: num_bytes is None"):
+    with pytest.raises(InputError, match=r"dev\.json: object missing required field num_bytes"):
         PerplexityFigure.from_json(value, where="dev.json")
 
 

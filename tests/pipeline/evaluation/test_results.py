@@ -10,7 +10,6 @@ import pytest
 from pipeline.evaluation import results as results_module
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, UNCONDITIONAL
 from pipeline.evaluation.results import PERPLEXITY, Result, load_results, read_results, read_sentence_rows, write_result
-from pipeline.runtime.json_files import number
 from storage.errors import InputError, RunError
 from storage.fingerprints import sha256_file
 from tests.evaluated_runs import add_pairs, add_sentences, add_suites, write_run
@@ -69,8 +68,8 @@ def test_a_number_that_json_does_not_have_is_a_bug(run: Path) -> None:
     ("changes", "message"),
     [
         ({"format_version": 1}, "format version 2"),
-        ({"settings": None}, "wrong type: settings"),
-        ({"kind": 1, "figures": "x"}, "wrong type: kind, figures"),
+        ({"settings": None}, "settings: expected object, found null"),
+        ({"figures": "x"}, "figures: expected object .* array, found str"),
     ],
 )
 def test_damaged_results_are_refused_by_file(run: Path, changes: dict[str, object], message: str) -> None:
@@ -79,7 +78,7 @@ def test_damaged_results_are_refused_by_file(run: Path, changes: dict[str, objec
     with pytest.raises(InputError, match=rf"a\.json: .*{message}"):
         read_results(run)
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(InputError, match=r"a\.json: not a result"):
+    with pytest.raises(InputError, match=r"a\.json: not JSON"):
         read_results(run)
 
 
@@ -135,7 +134,7 @@ def test_the_weights_are_hashed_once_per_run(evaluated: Path, monkeypatch: pytes
     [
         ('"eos": true', '"eos": 1', "settings.eos is 1, expected true or false"),
         ('"prefix": "none"', '"prefix": "tab"', "settings.prefix is 'tab', expected none or space"),
-        ('"linguistics_term": "term a"', '"linguistics_term": null', "linguistics_term is None"),
+        ('"linguistics_term": "term a"', '"linguistics_term": null', "linguistics_term: expected str, found null"),
         ('"num_right": 1', '"num_right": 9', "9 right and"),
         ('"pairs": "aaaa', '"other": "aaaa', "no sha256 of the pairs"),
     ],
@@ -147,12 +146,6 @@ def test_a_result_without_its_fingerprints_is_refused(evaluated: Path, old: str,
     with pytest.raises(InputError, match=message) as caught:
         load_results(evaluated).pairs[0].fingerprint  # noqa: B018 - reading it checks it
     assert "again" in str(caught.value)
-
-
-@pytest.mark.parametrize("found", [10**400, -(1 << 63), float("nan"), float("inf"), True, "1", None])
-def test_values_that_are_not_usable_numbers_are_refused(found: object) -> None:
-    with pytest.raises(InputError, match=r"file: num_words is .*, expected a number"):
-        number({"num_words": found}, "num_words", where="file")
 
 
 def written(path, rows):
@@ -175,10 +168,11 @@ def test_rows_are_read_one_at_a_time_as_arrays_by_distribution(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"sentence": 0, "log_probs": ROWS[1]}, "expected an object with sentence 1"),
-        ({"sentence": True, "log_probs": ROWS[1]}, "expected an object with sentence 1"),
-        ({"sentence": 1, "log_probs": {GIVEN_TREE: [-1], JOINT: [10**400]}}, "not lists of finite numbers"),
-        ({"sentence": 1, "log_probs": {GIVEN_TREE: [-1], JOINT: [float("inf")]}}, "not lists of finite numbers"),
+        ({"sentence": 0, "log_probs": ROWS[1]}, "sentence 0, expected sentence 1"),
+        ({"sentence": True, "log_probs": ROWS[1]}, "sentence: expected int, found bool"),
+        ({"sentence": 1, "log_probs": {GIVEN_TREE: [-1], JOINT: [10**400]}}, "number out of range"),
+        ({"sentence": 1, "log_probs": {GIVEN_TREE: [-1], JOINT: [float("inf")]}}, "not JSON"),
+        ({"sentence": 1, "log_probs": {GIVEN_TREE: []}}, "expected array of length >= 1"),
         ({"sentence": 1, "log_probs": {GIVEN_TREE: [-1], JOINT: [-1, -1]}}, "distributions of different lengths"),
         ({"sentence": 1, "log_probs": {GIVEN_TREE: [-1]}}, "distributions .*, expected "),
         ({"sentence": 1, "log_probs": {UNCONDITIONAL: [-1], GIVEN_TREE: [-1], JOINT: [-1]}}, "distributions .*, exp"),

@@ -152,6 +152,30 @@ def test_a_state_of_another_model_is_refused(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"step": -1}, {"positions": 2**80}, {"best_loss": math.nan}, {"elapsed_s": math.inf}, {"row_positions": -5}],
+)
+def test_a_state_with_impossible_counts_is_refused(tmp_path, change):
+    saved(tmp_path)
+    content = torch.load(state_path(tmp_path), weights_only=True)
+    torch.save(content | change, state_path(tmp_path))
+    with pytest.raises(RunError, match=r"has impossible counts\. Restore the file"):
+        load(tmp_path)
+
+
+def test_hyperparameters_come_from_the_options_and_not_from_a_file(tmp_path):
+    saved(tmp_path)
+    content = torch.load(state_path(tmp_path), weights_only=True)
+    content["optimizer"]["param_groups"][0] |= {"weight_decay": "much", "betas": (1e9, None)}
+    torch.save(content, state_path(tmp_path))
+    model, optimizer = trained()
+    load_state(tmp_path, model, optimizer, World())
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    model(torch.ones(2, 5)).sum().backward()
+    optimizer.step()
+
+
 @pytest.mark.parametrize("lost", ["checkpoints/last/training_state.pt", "checkpoints/last"])
 def test_a_run_that_lost_its_state_is_not_trained_from_the_start(tmp_path, lost):
     saved(tmp_path)

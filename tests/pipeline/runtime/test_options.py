@@ -9,11 +9,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import cli
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.runtime.click_options import OneLineErrors, configured_by
+from pipeline.runtime.distributed import joined
 from pipeline.runtime.options import build, options_of, path_or_url, read_toml, to_json
 from pipeline.runtime.train_config import TrainConfig
-from storage.errors import ConfigError, InputError
+from storage.errors import ConfigError
 from student.student_config import StudentConfig, StudentTrainConfig
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
@@ -137,7 +139,7 @@ def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(ConfigError, match=r"No such file.*; give a TOML file of options"):
         read_toml(tmp_path / "none.toml", [])
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_toml(write(tmp_path, "a ="), [])
@@ -232,3 +234,26 @@ def test_a_url_is_text_and_a_path_is_a_path():
 def test_a_field_without_a_docstring_is_an_option_without_help():
     assert next(option for option in options_of(Files) if option.name == "places").help == ""
     assert dataclasses.MISSING is options_of(Files)[0].default
+
+
+@pytest.mark.parametrize("arguments", [["--seed", str(2**64)], ["--seed", "-1"], ["--max-steps", "1" * 400]])
+def test_a_number_that_torch_does_not_take_is_refused_in_one_line(arguments):
+    result = CliRunner().invoke(cli.main, ["train-student", "--data", "data", "--out", "out", *arguments])
+    assert result.exit_code in {1, 2}
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert f"{arguments[0][2:]}" in result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("threads", [5000, -1, 2**62])
+def test_more_threads_than_any_machine_has_are_refused(threads):
+    with (
+        pytest.raises(ConfigError, match=f"--threads is {threads}, expected 0 to 1024"),
+        joined("cpu", threads=threads),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_number_of_toml_that_is_not_finite_is_refused(tmp_path, value):
+    with pytest.raises(ConfigError, match=f"lr is {value}, expected float"):
+        read_toml(write(tmp_path, f"lr = {value}"), options_of(TrainConfig))

@@ -1,20 +1,23 @@
 """A damaged run, or a folder that is not a run, is refused in one line. Loading executes nothing."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from pipeline.runtime.run_directory import (
     RunDescription,
+    RunInfo,
     checkpoint_names,
     describe_run,
     load_weights,
     open_run,
     save_weights,
 )
-from storage.errors import FingerprintMismatchError, RunError
+from storage.errors import ConfigError, FingerprintMismatchError, RunError
 from storage.fingerprints import sha256_file
 
 
@@ -50,6 +53,65 @@ def test_a_damaged_description_is_refused(tmp_path, tokenizer, content):
         open_run(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "parser"}, "kind: invalid enum value 'parser'"),
+        ({"configuration": []}, "configuration: expected object, found array"),
+        ({"fingerprints": {"tokenizer": 7}}, r"fingerprints\[...\]: expected str, found int"),
+        ({"fingerprints": {}}, "no fingerprint of the tokenizer"),
+        ({"trained_on": {}}, "trained_on: expected array | null, found object"),
+        ({"init": {"run": "other"}}, "init: object missing required field sha256"),
+        ({"git": {"commit": "a", "modified": 0}}, "git.modified: expected bool, found int"),
+        ({"dump": "dump"}, "dump: expected object | null, found str"),
+        (
+            {"truncated": {"dev": {"num_sentences": 2}}},
+            "truncated.*missing required field num_positions",
+        ),
+        ({"format_version": 2}, "format version 2, expected 1"),
+        ({"more": 10**400}, "an integer of 1329 bits"),
+    ],
+)
+def test_a_description_with_other_types_is_refused_in_one_line(tmp_path, tokenizer, change, message):
+    make(tmp_path / "run", tokenizer)
+    path = tmp_path / "run/run.json"
+    described = json.loads(path.read_text()) | change
+    del described["sha256"]
+    path.write_text(json.dumps(described))
+    with pytest.raises(RunError, match=f"run.json: {message}.*; restore the file from a copy, or train again$"):
+        open_run(tmp_path / "run")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    num_layers: int
+    """Layers."""
+    kind: Literal["a", "b"] = "a"
+    """Kind."""
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ConfigError(f"num-layers is {self.num_layers}, expected at least 1")
+
+
+@pytest.mark.parametrize(
+    ("configuration", "message"),
+    [
+        ({}, "num_layers is missing"),
+        ({"num_layers": "2"}, "num_layers is '2', expected int"),
+        ({"num_layers": True}, "num_layers is True, expected int"),
+        ({"num_layers": 2, "kind": ["a"]}, "kind is .*, expected one of a, b"),
+        ({"num_layers": 0}, "num-layers is 0, expected at least 1"),
+    ],
+)
+def test_recorded_options_have_the_types_of_their_class(tmp_path, configuration, message):
+    run = RunInfo(path=tmp_path, kind="student", configuration=configuration)
+    with pytest.raises(RunError, match=f"run.json: {message}; restore the file"):
+        run.options(Sizes)
+    run.configuration.update(num_layers=2, kind="b", more=1)
+    assert run.options(Sizes) == Sizes(num_layers=2, kind="b")
+
+
 def test_a_file_or_an_empty_folder_is_not_a_run(tmp_path, tokenizer):
     for path in (tokenizer, tmp_path):
         with pytest.raises(RunError, match=r"no run\.json here"):
@@ -83,10 +145,9 @@ def test_a_changed_description_is_refused(tmp_path, tokenizer):
     make(tmp_path / "run", tokenizer)
     path = tmp_path / "run/run.json"
     whole = path.read_text()
-    for changed in (whole.replace('"lr": 1', '"lr": 3'), whole.replace('"lr": 1', '"lr": NaN')):
-        path.write_text(changed)
-        with pytest.raises(RunError, match=r"run\.json: changed since training"):
-            open_run(tmp_path / "run")
+    path.write_text(whole.replace('"lr": 1', '"lr": 3'))
+    with pytest.raises(RunError, match=r"run\.json: changed since training"):
+        open_run(tmp_path / "run")
     described = json.loads(whole)
     del described["sha256"]  # older versions wrote none
     path.write_text(json.dumps(described))

@@ -159,6 +159,26 @@ def test_checking_whether_a_run_is_being_trained_does_not_block_a_start(tmp_path
         timer.join()
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", HISTORY, "checkpoints", "run.json", "tensorboard/more/events"])
+def test_training_writes_through_no_link_in_the_run(tmp_path, description, name):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    with start(run, description):
+        pass
+    link = run / name
+    if link.exists():
+        link.rename(elsewhere)
+    elif link.parent == run:
+        elsewhere.mkdir()
+    else:
+        link.parent.mkdir(parents=True)
+        elsewhere.write_text("a file of somebody else")
+    link.symlink_to(elsewhere)
+    before = elsewhere.stat()
+    with pytest.raises(RunError, match=rf"{name}: a link, .*Replace it by a copy"), start(run, description):
+        pass
+    assert (elsewhere.stat().st_size, elsewhere.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
 def test_a_history_has_only_complete_events(tmp_path, description):
     with start(tmp_path / "run", description):
         pass
@@ -169,7 +189,7 @@ def test_a_history_has_only_complete_events(tmp_path, description):
     for line in ('{"event": "pause"}', '{"event": "start", "time": 3}', "[]", '"text" }'):
         with (tmp_path / "run" / HISTORY).open("a") as file:
             file.write(line + "\n")
-        with pytest.raises(RunError, match=r"history\.jsonl:4: not an event \(a start or an end"):
+        with pytest.raises(RunError, match=r"history\.jsonl:4: .*; expected a start or an end"):
             read_history(tmp_path / "run")
         (tmp_path / "run" / HISTORY).write_text(
             "".join((tmp_path / "run" / HISTORY).read_text().splitlines(keepends=True)[:3])

@@ -92,6 +92,14 @@ def test_words_are_counted_over_batches_and_epochs_and_the_first_step_that_reach
 
 
 @pytest.mark.timeout(20)
+def test_a_billion_steps_are_planned_epoch_by_epoch():
+    plan = StepPlan(Epochs(4, 5), TrainConfig(max_steps=10**9))
+    assert plan.num_steps == 10**9
+    assert [next(plan.batches(after_step=step)).step for step in (0, 9, 900)] == [1, 10, 901]
+    assert plan.steps_reaching([50])[50] < 50
+
+
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("max_steps", [0, 5])
 def test_a_train_split_without_a_sentence_is_refused_in_one_line(max_steps):
     with pytest.raises(InputError, match="split train of the dataset has no sentence, expected at least one") as error:

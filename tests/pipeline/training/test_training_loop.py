@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.runtime.checkpoint import state_path
 from pipeline.runtime.distributed import World
+from pipeline.runtime.run_directory import checkpoint_path, load_weights, open_run
 from pipeline.runtime.run_end import StoppedBySignal
 from pipeline.runtime.run_history import HISTORY, read_history
 from pipeline.runtime.train_config import TrainConfig
@@ -215,6 +216,43 @@ def test_training_a_finished_run_again_says_so_and_changes_nothing(tmp_path, cap
     assert "finished: all 4 steps are done" in caplog.messages[-1]
     assert [file.stat().st_mtime_ns for file in files] == before
     assert set(files) == {file for file in (tmp_path / "run").rglob("*") if file.is_file() and file.name != HISTORY}
+
+
+def test_a_damaged_best_checkpoint_of_a_finished_run_is_named_with_what_still_works(tmp_path, caplog):
+    run = tmp_path / "run"
+    trained(LineTask([3], dev=0.0), run, num_epochs=4, lr=1.0)
+    best, last = (checkpoint_path(run, which) for which in ("best", "last"))
+    assert best.read_bytes() != last.read_bytes()
+    best.write_bytes(best.read_bytes()[:-3])
+    trained(LineTask([3], dev=0.0), run, num_epochs=4, lr=1.0)
+    (warning,) = (message for message in caplog.messages if "are lost" in message)
+    assert "best/model.safetensors: damaged" in warning
+    assert "--checkpoint last" in warning
+    with pytest.raises(RunError, match="give another --checkpoint"):
+        load_weights(open_run(run), "best", Line())
+    load_weights(open_run(run), "last", Line())
+
+
+@pytest.mark.parametrize("change", [{"step": 99}, {"row_sums": torch.zeros(1, 7, dtype=torch.float64)}])
+def test_a_state_that_does_not_fit_the_training_is_refused(tmp_path, change):
+    trained(LineTask([3]), tmp_path / "run", num_epochs=4)
+    path = state_path(tmp_path / "run")
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(RunError, match=r"so it is damaged or of another training\. Restore"):
+        trained(LineTask([3]), tmp_path / "run", num_epochs=4)
+
+
+def test_sigterm_is_heeded_while_many_epochs_are_planned(tmp_path):
+    class Planned(LineTask):
+        def batch_words(self, epoch: int) -> np.ndarray:
+            if epoch == 7:
+                signal.raise_signal(signal.SIGTERM)
+            assert epoch < 9
+            return super().batch_words(epoch)
+
+    with pytest.raises(StoppedBySignal):
+        trained(Planned([3]), tmp_path / "run", num_epochs=10**9)
+    assert read_history(tmp_path / "run")[-1]["state"] == "stopped"
 
 
 class Terminating(LineTask):

@@ -1,0 +1,58 @@
+"""Read ``RUN/metrics.jsonl``, the rows of figures of a training. This module imports no torch."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from storage.errors import RunError
+from storage.json_files import Count, convert, decode, read_bytes
+
+Row: TypeAlias = dict[str, int | float | str | None]
+"""A row: its ``split`` and ``step``, and figures by name. A figure that was not finite is None."""
+
+METRICS: Final = "metrics.jsonl"
+GAP: Final = "gap"
+"""The split of a row that says how many rows were lost before it: ``missing_rows``."""
+_REMEDY: Final = "remove the line"
+_MAX_BYTES: Final = 1 << 30
+_NOT_FINITE: Final = re.compile(rb'": ?(NaN|-?Infinity)(?=[,}])')
+"""Values that older versions wrote when a training diverged. They are not JSON."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    split: str
+    step: Count
+
+
+def read_rows(run: Path) -> tuple[list[Row], bool]:
+    """Return the rows of a run in order, and whether the last line is incomplete, which a killed process leaves.
+
+    Raises:
+        RunError: If there is no such file, or a complete line is damaged. The error names the line.
+    """
+    lines = content(run).split(b"\n")
+    where = run / METRICS
+    rows = [parse_row(line, f"{where}:{number}") for number, line in enumerate(lines[:-1], start=1) if line.strip()]
+    return rows, bool(lines[-1])
+
+
+def content(run: Path) -> bytes:
+    """Return the bytes of the file.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+    return read_bytes(run / METRICS, remedy="make it readable", error=RunError, max_bytes=_MAX_BYTES)
+
+
+def parse_row(line: bytes, where: str) -> Row:
+    """Return a row.
+
+    Raises:
+        RunError: If the line is not a row.
+    """
+    row = decode(_NOT_FINITE.sub(b'": null', line), Row, where=where, remedy=_REMEDY, error=RunError)
+    convert(row, _Place, where=where, remedy=_REMEDY, error=RunError)
+    return row

@@ -1,0 +1,215 @@
+"""Read JSON, lines of JSON, and TOML from files that may come from strangers.
+
+Every reader gets the type of the value that it expects: a dataclass, or a plain type such as ``dict[str, int]``.
+msgspec checks the whole value against the type. So a caller never sees a value of another type, NaN, an infinity, or an
+integer that does not fit in 64 bits. Fields that the type lacks are ignored. Numbers keep their exact value.
+
+An error is one line: the file and line, the place in the value, what was found and expected, and a remedy. The caller
+chooses its class. Files and lines have a maximum size, so that a huge file cannot fill the memory. A byte order mark
+is accepted, because editors write it.
+"""
+
+import gzip
+import re
+import tomllib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any, TypeAlias, TypeVar
+
+import msgspec
+
+from storage.errors import InputError, RnngDistillError
+
+T = TypeVar("T")
+
+MAX_FILE_BYTES = 64 << 20
+"""The largest file that is read as one value. The files of the largest tokenizers have about 40 MiB."""
+MAX_LINE_BYTES = 16 << 20
+MAX_TOML_BYTES = 1 << 20
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Number: TypeAlias = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)]
+"""A number whose sums and squares stay finite."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_INT_BITS = 63
+_LONG_INTEGER = re.compile(rb"[0-9]{19}")
+"""Only text that contains this can have an integer of more than 63 bits."""
+
+
+def read_bytes(
+    path: Path, *, remedy: str, error: type[RnngDistillError] = InputError, max_bytes: int = MAX_FILE_BYTES
+) -> bytes:
+    """Return the content of a file that has at most ``max_bytes``.
+
+    Args:
+        path: The file.
+        remedy: The instruction at the end of an error message.
+        error: The class of an error.
+        max_bytes: The size above which the file is refused.
+
+    Raises:
+        RnngDistillError: ``error``, if the file cannot be read or is larger.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as found:
+        raise error(f"{path}: cannot be read ({found.strerror}); {remedy}") from found
+    if len(data) > max_bytes:
+        raise error(f"{path}: more than {_shown_size(max_bytes)}, expected a file of that size at most; {remedy}")
+    return data
+
+
+def read_json(
+    path: Path,
+    kind: type[T],
+    *,
+    remedy: str,
+    error: type[RnngDistillError] = InputError,
+    max_bytes: int = MAX_FILE_BYTES,
+) -> T:
+    """Return the JSON value of a file.
+
+    Args:
+        path: The file.
+        kind: The type of the value.
+        remedy: As for ``read_bytes``.
+        error: As for ``read_bytes``.
+        max_bytes: As for ``read_bytes``.
+
+    Raises:
+        RnngDistillError: ``error``, if the file cannot be read, is larger, or does not hold such a value.
+    """
+    data = read_bytes(path, remedy=remedy, error=error, max_bytes=max_bytes)
+    return decode(data, kind, where=str(path), remedy=remedy, error=error)
+
+
+def read_json_lines(
+    path: Path, kind: type[T], *, remedy: str, error: type[RnngDistillError] = InputError
+) -> Iterator[tuple[str, T]]:
+    """Yield ``FILE:LINE`` and the JSON value of each line of a file, plain or gzipped. Blank lines are skipped.
+
+    Args:
+        path: The file. If its name ends in ``.gz``, it is gzipped.
+        kind: The type of each value.
+        remedy: As for ``read_bytes``.
+        error: As for ``read_bytes``.
+
+    Raises:
+        RnngDistillError: ``error``, if the file cannot be read, or a line is too long or does not hold such a value.
+    """
+    decoder = msgspec.json.Decoder(kind)
+    for where, line in read_lines(path, remedy=remedy, error=error):
+        yield where, _decoded(decoder, line, where=where, remedy=remedy, error=error)
+
+
+def read_lines(path: Path, *, remedy: str, error: type[RnngDistillError] = InputError) -> Iterator[tuple[str, bytes]]:
+    """Yield ``FILE:LINE`` and each line that is not blank, with its line end.
+
+    The arguments are as in ``read_json_lines``.
+
+    Raises:
+        RnngDistillError: ``error``, if the file cannot be read, or a line has more than ``MAX_LINE_BYTES``.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(_bounded(file), start=1):
+                if len(line) > MAX_LINE_BYTES:
+                    expected = f"expected lines of {_shown_size(MAX_LINE_BYTES)} at most"
+                    raise error(f"{path}:{number}: a longer line, {expected}; {remedy}")
+                if not line.isspace():
+                    yield f"{path}:{number}", line
+    except (OSError, EOFError, zlib.error) as found:
+        reason = found.strerror if isinstance(found, OSError) and found.strerror else f"damaged gzip file: {found}"
+        raise error(f"{path}: cannot be read ({reason}); {remedy}") from found
+
+
+def decode(data: bytes, kind: type[T], *, where: str, remedy: str, error: type[RnngDistillError] = InputError) -> T:
+    """Return the JSON value of ``data``.
+
+    Args:
+        data: The text.
+        kind: The type of the value.
+        where: The place of the text, for an error message.
+        remedy: As for ``read_bytes``.
+        error: As for ``read_bytes``.
+
+    Raises:
+        RnngDistillError: ``error``, if it is not such a value.
+    """
+    return _decoded(msgspec.json.Decoder(kind), data, where=where, remedy=remedy, error=error)
+
+
+def convert(value: object, kind: type[T], *, where: str, remedy: str, error: type[RnngDistillError] = InputError) -> T:
+    """Return a part of a parsed value as a ``kind``. The arguments are as in ``decode``.
+
+    Raises:
+        RnngDistillError: ``error``, if it is not such a value.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.MsgspecError, RnngDistillError, RecursionError) as found:
+        raise error(f"{where}: {_problem(found)}; {remedy}") from found
+
+
+def read_toml(path: Path, *, remedy: str, error: type[RnngDistillError] = InputError) -> dict[str, Any]:
+    """Return the table of a TOML file.
+
+    TOML has NaN, infinities and dates. The caller checks the values.
+
+    Raises:
+        RnngDistillError: ``error``, if the file cannot be read, has more than ``MAX_TOML_BYTES``, is not TOML or has an
+            integer of more than 63 bits.
+    """
+    data = read_bytes(path, remedy=remedy, error=error, max_bytes=MAX_TOML_BYTES)
+    try:
+        table = tomllib.loads(data.decode("utf-8-sig"))
+        _check_integers(table)
+    except (ValueError, RecursionError) as found:
+        raise error(f"{path}: not valid TOML ({_problem(found)}); {remedy}") from found
+    return table
+
+
+def _decoded(
+    decoder: "msgspec.json.Decoder[T]", data: bytes, *, where: str, remedy: str, error: type[RnngDistillError]
+) -> T:
+    try:
+        text = data.removeprefix(_BYTE_ORDER_MARK)
+        value = decoder.decode(text)
+        if _LONG_INTEGER.search(text):
+            _check_integers(msgspec.json.decode(text))
+    except (msgspec.MsgspecError, RnngDistillError, ValueError, RecursionError) as found:
+        raise error(f"{where}: {_problem(found)}; {remedy}") from found
+    return value
+
+
+def _check_integers(value: object) -> None:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_integers(each)
+    elif isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+        raise ValueError(f"an integer of {value.bit_length()} bits, expected {MAX_INT_BITS} at most")
+
+
+def _problem(error: Exception) -> str:
+    """Return what is wrong with a value as one short line, with the place in the value in front."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply, expected fewer brackets"
+    message, _, place = str(error).partition(" - at `")
+    message = " ".join(message.replace("`", "").replace(", got ", ", found ").split())
+    if not isinstance(error, msgspec.ValidationError) and isinstance(error, msgspec.DecodeError):
+        message = f"not JSON ({message.removeprefix('JSON is malformed: ')})"
+    place = place.removesuffix("`").removeprefix("$").removeprefix(".")
+    return (f"{place}: " if place else "") + message[:1].lower() + message[1:200]
+
+
+def _bounded(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """Yield the lines of a file. The caller refuses a line that is longer than ``MAX_LINE_BYTES``."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+
+
+def _shown_size(num_bytes: int) -> str:
+    return f"{num_bytes >> 20} MiB"
