@@ -333,7 +333,7 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
     for shard in range(schema.layout.num_shards):
         span = schema.layout.rows_of(shard)
         part = rows.slice(span.start, span.stop)
-        size += sum(len(data) for _, data in encoded(part, schema, shard, where="benchmark"))
+        size += sum(len(data) for _, data, _ in encoded(part, schema, shard, where="benchmark"))
         decoded, _ = decode_rows(
             encode_rows(part, schema.temperatures, where="benchmark")["gaps"], part.tail, schema.temperatures
         )

@@ -96,7 +96,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         StoreError: If ``path`` exists, at the start or at the end, or the folder cannot be created or renamed.
     """
     exists = StoreError(f"{path}: already exists. Remove it, or choose another name")
-    if path.exists() or path.is_symlink():
+    if is_there(path):
         raise exists
     make_directory(path.absolute().parent)
     partial = _partial_path(path)
@@ -107,7 +107,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield partial
-            if path.exists() or path.is_symlink():
+            if is_there(path):
                 raise exists
             with _write_errors(path):
                 partial.rename(path)
@@ -171,8 +171,8 @@ def make_directory(path: Path) -> None:
     Raises:
         StoreError: If a folder cannot be created.
     """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     with _write_errors(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
             fsync(folder.parent)
@@ -185,6 +185,17 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is anything at a path, also a broken link or something that may not be looked at."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # the error of the next use says what is wrong
+        return True
+    return True
 
 
 def list_files(root: Path) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Compute canonical JSON and sha256 fingerprints, to tell whether two things are equal or belong together.
 
 This module hashes. Its callers decide what goes into a fingerprint. sha256 runs at 1.5 GB/s per core, an eighth of the
-speed of crc32c. So a file is hashed when it is written and when a store is verified, and never when it is read.
+speed of crc32c. So a file is hashed when it is written and when a store is verified, but not when it is read.
 """
 
 import hashlib
@@ -9,13 +9,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import FingerprintMismatchError
 
+Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _BLOCK_BYTES = 1 << 20
@@ -25,8 +27,8 @@ _BLOCK_BYTES = 1 << 20
 class FileDigest:
     """Size and sha256 of one file."""
 
-    sha256: str
-    size_bytes: int
+    sha256: Sha256
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
 
     @classmethod
     def of_bytes(cls, data: bytes | memoryview) -> "FileDigest":
@@ -44,6 +46,13 @@ class FileDigest:
             return "the file is missing"
         except OSError as error:
             return f"the file cannot be read ({error.strerror})"
+        return None if found == self.sha256 else f"sha256 is {found[:12]}, expected {self.sha256[:12]}"
+
+    def problem_with_bytes(self, data: bytes | memoryview) -> str | None:
+        """Return the problem with a file's content as text, or None if it has this size and sha256."""
+        if len(data) != self.size_bytes:
+            return f"{len(data)} bytes, expected {self.size_bytes}"
+        found = sha256_bytes(data)
         return None if found == self.sha256 else f"sha256 is {found[:12]}, expected {self.sha256[:12]}"
 
 

@@ -5,11 +5,12 @@ A dump's reader and writer use only the protocol `Folder`. `LocalFolder` is a di
 with slashes. The program computes these names and never takes them from a store.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable
 from io import FileIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from storage.errors import StoreBusyError, StoreError
@@ -68,6 +69,12 @@ class Folder(Protocol):
             CorruptStoreError: If the fetched bytes do not match ``digest``.
         """
 
+    def renew(self, name: str, digest: FileDigest) -> bool:
+        """Drop the local copy of a remote file if it is damaged. Return whether ``open`` will fetch the file again.
+
+        A local file is not a copy. A copy is dropped at most once.
+        """
+
     @property
     def max_open_bytes(self) -> int | None:
         """Limit on the bytes of all mapped files; None: no limit. Only copies of remote files need a limit."""
@@ -105,30 +112,37 @@ class LocalFolder:
 
     def sizes(self) -> dict[str, int]:
         """Return name → size, as `Folder.sizes` describes."""
-        if not self._path.is_dir():
-            return {}
-        return {name: _size(self._path / name) for name in list_files(self._path)}
+        try:
+            return {name: _size(self._path / name) for name in list_files(self._path)}
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be read: {error.strerror}. Fix its permissions") from error
 
     def read(self, name: str) -> bytes:
         """Return a file's content, as `Folder.read` describes."""
-        return (self._path / name).read_bytes()
+        return self._regular(name).read_bytes()
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file, as `Folder.write` describes."""
         target = self._path / name
+        self._refuse_links(name)
         make_directory(target.parent)
         write_atomically(target, data)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, as `Folder.remove` describes, and the folders that this empties."""
         folders = set()
-        for path in (self._path / name for name in names):
-            path.unlink(missing_ok=True)
-            folders.add(path.parent)
-        for folder in folders:
-            if folder != self._path and folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-                fsync(folder.parent)
+        try:
+            for name in names:
+                self._refuse_links(name)
+                path = self._path / name
+                path.unlink(missing_ok=True)
+                folders.add(path.parent)
+            for folder in folders:
+                if folder != self._path and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+                    fsync(folder.parent)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def problem_with(self, name: str, digest: FileDigest) -> str | None:
         """Return the problem with a file, as `Folder.problem_with` describes."""
@@ -136,7 +150,11 @@ class LocalFolder:
 
     def open(self, name: str, digest: FileDigest) -> FileIO:  # noqa: ARG002  chunks have checksums of their own
         """Open a file, as `Folder.open` describes."""
-        return FileIO(self._path / name)
+        return FileIO(self._regular(name))
+
+    def renew(self, name: str, digest: FileDigest) -> bool:  # noqa: ARG002  there are no copies
+        """Return False, since nothing is copied."""
+        return False
 
     @property
     def max_open_bytes(self) -> None:
@@ -147,10 +165,33 @@ class LocalFolder:
 
     def history(self) -> bytes:
         """Return the history, as `Folder.history` describes; empty if there is none."""
+        path = history_path(self._path)
         try:
-            return history_path(self._path).read_bytes()
+            return path.read_bytes() if path.is_file() or not path.exists() else b""
         except FileNotFoundError:
             return b""
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror}. Fix its permissions, or remove it") from error
+
+    def _regular(self, name: str) -> Path:
+        """Return the path of a file that can be read without waiting. A pipe or a device could go on for ever."""
+        path = self._path / name
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return path
+
+    def _refuse_links(self, name: str) -> None:
+        """Raise if a folder on the way to a file in the store is a link, since what it leads to is not ours to change.
+
+        A link in place of the file itself is replaced or removed, and what it leads to stays. Reading follows links,
+        because download caches consist of them, and because all content is compared with digests.
+        """
+        for folder in list(PurePosixPath(name).parents)[:-1]:
+            if _is_link(self._path / folder):
+                raise StoreError(
+                    f"{self._path / folder}: a link, expected a folder of the store: writing would change the folder "
+                    "that it leads to. Replace the link by the folder itself, or give another folder"
+                )
 
     def sweep(self) -> None:
         """Remove partial files, as `Folder.sweep` describes."""
@@ -185,7 +226,7 @@ class LocalLock:
 
     def _take(self) -> FileIO:
         try:
-            file = self._target.open("a+b", buffering=0)
+            file = FileIO(self._target, "a+", opener=_without_links)
         except OSError as error:
             raise StoreError(
                 f"{self._target}: cannot be opened: {error.strerror}. Fix that, or give another folder"
@@ -215,6 +256,21 @@ def history_path(path: Path) -> Path:
     return real.with_name(real.name + ".history.jsonl")
 
 
+def _without_links(path: str, flags: int) -> int:
+    """Open a file, unless it is a link: a stranger's link could lead to any file of the user."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def _size(path: Path) -> int:
-    """Return the size in bytes of a file or of a link's target; for a broken link, the size of the link itself."""
-    return (path.stat() if path.exists() else path.lstat()).st_size
+    """Return the size in bytes of a file or of a link's target; of the link itself if its target cannot be reached."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return path.lstat().st_size

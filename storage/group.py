@@ -6,24 +6,31 @@ silently reads as its fill value. A group is written under a temporary name and 
 group. Only Zarr v3 groups with arrays of numbers and the codecs bytes and crc32c are opened.
 """
 
-import json
+import math
 import secrets
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from storage.errors import CorruptStoreError, StoreError
-from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, list_files, make_directory
-from storage.fingerprints import Json, canonical_json, sha256_arrays, sha256_bytes
+from storage.files import PARTIAL_SUFFIX, cannot_write, fsync, is_there, list_files, make_directory
+from storage.fingerprints import Json, Sha256, canonical_json, sha256_arrays, sha256_bytes
+from storage.json_files import Count, convert, read_json
 
 _CHUNK_BYTES = 1 << 23
 _CODECS = {"bytes", "crc32c"}
+_DATA_TYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+)  # fmt: skip
+_Kind = TypeVar("_Kind")
 _REMEDY = "Build it again (build-dataset), or restore it from a copy"
 _DIGEST, _ARRAY_DIGESTS = "content_sha256", "array_sha256"
 
@@ -79,26 +86,28 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
         StoreError: If there is no group, or it has another format or codec.
         CorruptStoreError: If an array or the attributes do not match their sha256. The message names the array.
     """
-    if not (path / "zarr.json").is_file():
+    if not is_there(path / "zarr.json"):
         raise StoreError(f"{path}: there is no Zarr v3 group. Give a folder that build-dataset wrote")
-    attributes = _metadata(path / "zarr.json").get("attributes")
-    if not isinstance(attributes, dict):
-        raise _damaged(path, "it has no attributes")
-    digests, content = attributes.pop(_ARRAY_DIGESTS, None), attributes.pop(_DIGEST, None)
-    if not isinstance(digests, dict) or content != _content_sha256(digests, attributes):
+    attributes = _metadata(path / "zarr.json", _GroupJson).attributes
+    content = attributes.pop(_DIGEST, None)
+    digests = convert(
+        attributes.pop(_ARRAY_DIGESTS, None), dict[str, Sha256], where=f"{path}/zarr.json: {_ARRAY_DIGESTS}",
+        remedy=_REMEDY, error=CorruptStoreError,
+    )  # fmt: skip
+    if content != _content_sha256(digests, attributes):
         raise _damaged(path, f"the attributes do not match their {_DIGEST}")
     arrays = {}
     for name, expected in digests.items():
         if Path(name).name != name:
             raise StoreError(f"{path}: array name {name!r} is a path. It was not written by this program")
-        _check_codecs(path / name / "zarr.json")
+        _check_array(path / name)
         try:
             stored = zarr.open_array(path / name, mode="r", zarr_format=3)
             if stored.nchunks_initialized != stored.nchunks:
                 chunks = f"found {stored.nchunks_initialized}, expected {stored.nchunks}"
                 raise _damaged(path / name, f"array {name}: chunks are missing ({chunks})")
             array = np.asarray(stored[...])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
             raise _damaged(path / name, f"array {name}: {error}") from error
         found = sha256_arrays({name: array})
         if found != expected:
@@ -111,26 +120,66 @@ def _content_sha256(digests: Mapping[str, str], attributes: Mapping[str, Json]) 
     return sha256_bytes(canonical_json({"arrays": dict(digests), "attributes": dict(attributes)}))
 
 
-def _check_codecs(path: Path) -> None:
-    metadata = _metadata(path)
-    found, codecs = metadata.get("zarr_format"), metadata.get("codecs")
-    listed = codecs if isinstance(codecs, list) else [codecs]
-    names = {str(codec.get("name") if isinstance(codec, dict) else codec) for codec in listed}
-    if found != 3 or not names <= _CODECS:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _GroupJson:
+    """What is read from the ``zarr.json`` of a group."""
+
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Chunks:
+    chunk_shape: tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Grid:
+    configuration: _Chunks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ArrayJson:
+    """What is read from the ``zarr.json`` of an array, before zarr reads it."""
+
+    zarr_format: Any
+    codecs: list[Any]
+    data_type: Any
+    shape: tuple[Count, ...]
+    chunk_grid: _Grid
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        return self.chunk_grid.configuration.chunk_shape
+
+
+def _check_array(path: Path) -> None:
+    """Check the codecs of an array, and that its chunks are there, before memory for them is allocated.
+
+    Without compression the shape of the chunks determines the size of every file.
+    """
+    metadata = _metadata(path / "zarr.json", _ArrayJson)
+    names = {str(codec.get("name") if isinstance(codec, dict) else codec) for codec in metadata.codecs}
+    if metadata.zarr_format != 3 or not names <= _CODECS or metadata.data_type not in _DATA_TYPES:
         raise StoreError(
-            f"{path}: found Zarr format {found} with the codecs {', '.join(sorted(names))}, expected format 3 and only "
-            f"the codecs {', '.join(sorted(_CODECS))}. {_REMEDY}"
+            f"{path}/zarr.json: found Zarr format {metadata.zarr_format} with {str(metadata.data_type)[:30]} and the "
+            f"codecs {', '.join(sorted(names))[:200]}, expected format 3, numbers, and only the codecs "
+            f"{', '.join(sorted(_CODECS))}. {_REMEDY}"
         )
+    if len(metadata.shape) != len(metadata.chunk_shape):
+        raise _damaged(path, f"array {path.name}: chunks have {len(metadata.chunk_shape)} dimensions")
+    num_chunks = math.prod(-(-size // chunk) for size, chunk in zip(metadata.shape, metadata.chunk_shape, strict=True))
+    found = [name for name in list_files(path) if name != "zarr.json"]
+    if len(found) != num_chunks:
+        raise _damaged(path, f"array {path.name}: chunks are missing (found {len(found)}, expected {num_chunks})")
+    expected = math.prod(metadata.chunk_shape) * np.dtype(metadata.data_type).itemsize + 4 * ("crc32c" in names)
+    for name in found:
+        if not (path / name).is_file() or (size := (path / name).stat().st_size) != expected:
+            what = f"{size} bytes" if (path / name).is_file() else "not a file"
+            raise _damaged(path, f"array {path.name}, file {name}: {what}, expected {expected} bytes")
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    try:
-        metadata = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path.parent, f"{path.name} cannot be read ({error})") from error
-    if not isinstance(metadata, dict):
-        raise _damaged(path.parent, f"{path.name} is not an object")
-    return metadata
+def _metadata(path: Path, kind: type[_Kind]) -> _Kind:
+    return read_json(path, kind, remedy=_REMEDY, error=CorruptStoreError)
 
 
 def _damaged(path: Path, problem: str) -> CorruptStoreError:

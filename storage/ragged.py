@@ -39,7 +39,7 @@ class Ragged:
         offsets = self.offsets
         if offsets.dtype != np.int64 or offsets.ndim != 1 or len(offsets) == 0:
             raise ValueError(f"offsets must be a non-empty int64 vector, not {offsets.dtype} {offsets.shape}")
-        if offsets[0] != 0 or offsets[-1] != len(self.values) or (np.diff(offsets) < 0).any():
+        if offsets[0] != 0 or offsets[-1] != len(self.values) or (offsets[1:] < offsets[:-1]).any():
             raise ValueError(f"offsets must rise from 0 to {len(self.values)}, the number of values")
 
     @classmethod

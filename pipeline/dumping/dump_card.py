@@ -10,7 +10,7 @@ from pipeline.dumping.dump_description import distribution_of
 from storage.dump.dump_statistics import DumpSummary
 from storage.dump.manifest import CARD, TOKENIZER, Manifest
 from storage.dump.schema import DumpSchema
-from storage.errors import StoreError
+from storage.errors import CorruptStoreError, StoreError
 from storage.fingerprints import check_fingerprint
 from storage.folder import Folder
 
@@ -55,7 +55,7 @@ def tokenizer_of_dump(folder: Folder) -> Tokenizer:
     """Return the tokenizer of a dump, from the dump itself.
 
     Raises:
-        StoreError: If the dump has none, because an older version wrote it.
+        StoreError: If the dump has none, because an older version wrote it, or the file is missing.
         FingerprintMismatchError: If the file is not the tokenizer of the dump.
     """
     manifest = Manifest.read(folder)
@@ -63,7 +63,13 @@ def tokenizer_of_dump(folder: Folder) -> Tokenizer:
         raise StoreError(
             f"{folder}: holds no {TOKENIZER}, because an older version wrote it. Give --tokenizer, or dump again"
         )
-    tokenizer = Tokenizer(folder.read(TOKENIZER), where=f"{folder}/{TOKENIZER}")
+    try:
+        data = folder.read(TOKENIZER)
+    except OSError as error:
+        raise CorruptStoreError(
+            f"{folder}/{TOKENIZER}: cannot be read: {error.strerror}. Restore it from a copy, or give --tokenizer"
+        ) from error
+    tokenizer = Tokenizer(data, where=f"{folder}/{TOKENIZER}")
     expected = manifest.schema.fingerprints["tokenizer"]
     remedy = "Restore the file from a copy"
     check_fingerprint(f"{folder}/{TOKENIZER}", found=tokenizer.sha256, expected=expected, remedy=remedy)

@@ -118,7 +118,7 @@ def _encode(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
     resized = _resized(schema, len(kept))
     begin = time.perf_counter()
     check_positions(kept, resized, num_positions=len(kept), where="plan")
-    sizes = {spec: FileDigest.of_bytes(data).size_bytes for spec, data in encoded(kept, resized, 0, where="plan")}
+    sizes = {spec: FileDigest.of_bytes(data).size_bytes for spec, data, _ in encoded(kept, resized, 0, where="plan")}
     shard_figures(kept, np.zeros(len(kept), np.bool_), schema.num_top)
     spent = time.perf_counter() - begin
     return sum(size - index_bytes(spec) for spec, size in sizes.items()) / len(kept), spent / len(kept)

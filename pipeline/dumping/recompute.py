@@ -178,7 +178,7 @@ def _altered(
     where: str,
 ) -> str | None:
     """Return the first file of a shard that differs from the recomputed file, and how; None if all files are equal."""
-    for spec, data in encoded(rows, schema, entry.shard, where=where):
+    for spec, data, _ in encoded(rows, schema, entry.shard, where=where):
         digest = FileDigest.of_bytes(data)
         if digest != entry.files[spec.name]:
             found = entry.files[spec.name].sha256

@@ -1,6 +1,7 @@
 """Inspect and verify what is at a path: a dataset, dump, run or tokenizer."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.dataset.dataset_store import describe_dataset, load_dataset
@@ -120,7 +121,13 @@ def _kind(place: Place) -> str:
         if MANIFEST in names:
             return "dump"
         raise InputError(f"{place}: neither a dataset nor a dump; give the --out of build-dataset or dump-teacher")
-    path = local_path(place)
+    try:
+        return _kind_of_path(local_path(place))
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read ({error.strerror}); fix the permissions") from error
+
+
+def _kind_of_path(path: Path) -> str:
     if not path.exists():
         raise InputError(f"{path}: no such file or directory; expected a dataset, dump, run or tokenizer.json")
     if (path / "run.json").is_file():

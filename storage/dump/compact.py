@@ -21,20 +21,24 @@ Legend: n positions, k ids kept, nT declared temperatures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.dump.compressed_shards import ChunkCache, CompressedShardView
 from storage.dump.layout import ArraySpec
+from storage.dump.manifest import ShardEntry
 from storage.dump.mapped import mapped_file, opened_shard
 from storage.dump.positions import Positions
 from storage.dump.schema import GAPS, DumpSchema
-from storage.errors import StoreError
-from storage.fingerprints import FileDigest
+from storage.dump.shards import check_belongs
+from storage.dump.values import ImpossibleValue, wrong_mass
+from storage.errors import CorruptStoreError, StoreError
 from storage.folder import Folder
+
+_Found = TypeVar("_Found")
 
 TO_ZERO = 255
 """Code of a fall to probability 0. It is also the fill value of the Zarr array: the first code of a row is always 0, so
@@ -49,9 +53,6 @@ _DEEPEST = 1 << 30
 """4,096 nats. Log-probabilities below -4,096 are clipped, so that every int32 sum stays in range."""
 _BLOCK = 2_048
 """Rows per block of work: the temporary arrays of a block fit into the processor's cache."""
-_TOLERANCE = 0.01
-"""How far the sum of a row and its tail may be from 1. Float16 rounds a log-probability above -16 by at most
-2⁻⁸."""
 
 
 def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: str) -> dict[str, NDArray[Any]]:
@@ -116,19 +117,19 @@ class CompactRows:
     Args:
         folder: The folder of the dump.
         schema: The schema of the dump.
-        digests: For each shard, array → digest of its file.
-        check_store: Called after a file is mapped. Raises if another dump has replaced this one.
+        shards: The entry of each shard in the manifest.
+        check_store: Called if a file is damaged. Raises if another dump has replaced this one.
     """
 
     def __init__(
         self,
         folder: Folder,
         schema: DumpSchema,
-        digests: Sequence[Mapping[str, FileDigest]],
+        shards: Sequence[ShardEntry],
         check_store: Callable[[], None],
     ) -> None:
         self._check_store = check_store
-        self._folder, self._schema, self._digests = folder, schema, digests
+        self._folder, self._schema, self._shards = folder, schema, shards
         self._chunks = ChunkCache()
         self._views: dict[tuple[str, int], CompressedShardView] = {}
         self.open_bytes = 0
@@ -142,7 +143,10 @@ class CompactRows:
             for shard in range(start // width, -(-stop // width) if stop > start else 0):
                 begin = shard * width
                 low, high = max(start, begin), min(stop, begin + width)
-                self._view(spec, shard).read(low - begin, high - begin, out[low - start : high - start])
+                read = partial(
+                    CompressedShardView.read, start=low - begin, stop=high - begin, out=out[low - start : high - start]
+                )
+                self._use(spec, shard, read)
         return decode_positions(arrays, self._schema.temperatures)
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
@@ -153,18 +157,30 @@ class CompactRows:
             out = arrays[spec.name] = np.empty((len(positions), *spec.row_shape), spec.dtype)
             for shard in np.unique(shards).tolist():
                 inside = np.flatnonzero(shards == shard)
-                out[inside] = self._view(spec, shard).gather(rows[inside])
+                out[inside] = self._use(spec, shard, partial(CompressedShardView.gather, rows=rows[inside]))
         return decode_positions(arrays, self._schema.temperatures)
+
+    def _use(self, spec: ArraySpec, shard: int, read: Callable[[CompressedShardView], _Found]) -> _Found:
+        """Return what ``read`` returns for the view of a file. A damaged copy of a remote file is fetched again."""
+        try:
+            return read(self._view(spec, shard))
+        except CorruptStoreError:
+            self._check_store()
+            if not self._folder.renew(spec.file(shard), self._shards[shard].files[spec.name]):
+                raise
+            self._views.pop((spec.name, shard), None)
+            return read(self._view(spec, shard))
 
     def _view(self, spec: ArraySpec, shard: int) -> CompressedShardView:
         view = self._views.get((spec.name, shard))
         if view is None:
             name = spec.file(shard)
             where = f"{self._folder}/{name}: array {spec.name}, shard {shard}"
-            with opened_shard(self._folder, name, self._digests[shard][spec.name], where=where) as file:
+            entry = self._shards[shard]
+            with opened_shard(self._folder, name, entry.files[spec.name], where=where) as file:
                 data = mapped_file(file.fileno())
-            self._check_store()
-            view = CompressedShardView(data, spec, shard, where=where, cache=self._chunks)
+            view = CompressedShardView(data, spec, shard, where=where, cache=self._chunks, schema=self._schema)
+            check_belongs(data, view.checksums(), entry.files[spec.name], entry.checksums.get(spec.name), where=where)
             self._views[spec.name, shard] = view
             self.open_bytes += len(data)
         return view
@@ -221,17 +237,12 @@ def _gaps(logp: NDArray[np.float16]) -> NDArray[np.uint8]:
 
 
 def _check_mass(positions: Positions, temperatures: Sequence[float], where: str, start: int) -> None:
-    logp = positions.logp.astype(np.float32)
-    for index, temperature in enumerate(temperatures):
-        shares = np.exp(logp / np.float32(temperature) - positions.logz[:, index : index + 1])
-        tail = positions.tail[:, index]
-        total = shares.sum(axis=1) + np.exp(tail)
-        # The rounding error of logp is divided by T, too.
-        good = (np.abs(total - 1) <= _TOLERANCE * max(1, 1 / temperature)) & (tail < 0)
-        if not good.all():
-            row = int(np.argmin(good))
-            raise StoreError(
-                f"{where}: row {start + row} and its tail add up to {total[row]:.3f} at temperature {temperature:g}, "
-                f"expected 1; the tail alone is {np.exp(tail[row]):.3f}, expected less than 1. Nothing was written: "
-                "check the program that computed these rows, or use the exact profile"
-            )
+    wrong = wrong_mass(positions.logp, positions.tail, positions.logz, temperatures)
+    if wrong is None and (positions.tail >= 0).any():
+        row = int(np.argmax((positions.tail >= 0).any(axis=1)))
+        wrong = ImpossibleValue("tail", row, f"the tail alone is {np.exp(positions.tail[row].max()):.3f}, not below 1")
+    if wrong is not None:
+        raise StoreError(
+            f"{where}: row {start + wrong.row}: {wrong.problem}. Nothing was written: check the program that computed "
+            "these rows, or use the exact profile"
+        )

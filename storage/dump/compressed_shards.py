@@ -26,8 +26,16 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from storage.dump.layout import BLOSC_LEVEL, ArraySpec
-from storage.dump.schema import MAX_CHUNK_BYTES
-from storage.dump.shards import ABSENT, CRC_BYTES, REMEDY, little_endian_crc
+from storage.dump.schema import MAX_CHUNK_BYTES, DumpSchema
+from storage.dump.shards import (
+    ABSENT,
+    CRC_BYTES,
+    REMEDY,
+    crc32c,
+    little_endian_crc,
+    wrong_checksum,
+)
+from storage.dump.values import impossible_value, impossible_values
 from storage.errors import CorruptStoreError, StoreError
 
 # If Blosc used threads, the order of its blocks would depend on timing. zarr-python switches them off, too.
@@ -100,7 +108,16 @@ def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> 
 class CompressedShardView:
     """The rows of a compressed shard's file. The index is checked at once, a chunk each time it is decoded."""
 
-    def __init__(self, data: NDArray[np.uint8], spec: ArraySpec, shard: int, *, where: str, cache: ChunkCache) -> None:
+    def __init__(
+        self,
+        data: NDArray[np.uint8],
+        spec: ArraySpec,
+        shard: int,
+        *,
+        where: str,
+        cache: ChunkCache,
+        schema: DumpSchema | None = None,
+    ) -> None:
         """Check the index of ``data``, the whole file.
 
         Args:
@@ -109,6 +126,7 @@ class CompressedShardView:
             shard: Number of the shard.
             where: File, array and shard, for messages.
             cache: Holds decoded chunks.
+            schema: The schema of the dump, if the values of decoded chunks are to be checked.
 
         Raises:
             CorruptStoreError: If the index is damaged, or does not account for every byte of the file.
@@ -116,7 +134,13 @@ class CompressedShardView:
         """
         _check_chunk_bytes(spec, where)
         self._bytes, self._spec, self._shard, self._where, self._cache = data, spec, shard, where, cache
+        self._schema = schema
         self._ends = self._parse_index(spec.layout.num_chunks(shard))
+
+    def checksums(self) -> bytes:
+        """Return the stored checksums of the chunks, in order."""
+        stored: NDArray[np.uint8] = self._bytes[self._ends[:, None] + np.arange(-CRC_BYTES, 0)]
+        return stored.tobytes()
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return a copy of some rows.
@@ -136,7 +160,7 @@ class CompressedShardView:
         order = np.argsort(chunks, kind="stable")
         for chunk, low, high in _runs(chunks[order]):
             target = order[low:high]
-            out[target] = self._chunk(chunk)[inside[target]]
+            out[target] = self.chunk(chunk)[inside[target]]
         return out
 
     def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
@@ -149,7 +173,7 @@ class CompressedShardView:
         for chunk in range(start // chunk_rows, -(-stop // chunk_rows)):
             first = chunk * chunk_rows
             low, high = max(start, first), min(stop, first + chunk_rows)
-            out[low - start : high - start] = self._chunk(chunk)[low - first : high - first]
+            out[low - start : high - start] = self.chunk(chunk)[low - first : high - first]
 
     def _parse_index(self, num_chunks: int) -> NDArray[np.int64]:
         """Return the byte at which each chunk and its checksum end."""
@@ -179,20 +203,30 @@ class CompressedShardView:
             )
         return ends
 
-    def _chunk(self, chunk: int) -> NDArray[Any]:
+    def chunk(self, chunk: int) -> NDArray[Any]:
+        """Return the rows of a chunk, with the padding of a short one. The caller must not change them.
+
+        Raises:
+            CorruptStoreError: If the chunk is damaged, or holds a value that no dump can have.
+        """
         key = (self._spec.name, self._shard, chunk)
         kept = self._cache.get(key)
         if kept is not None:
             return kept
         stored = self._bytes[self._ends[chunk - 1] if chunk else 0 : self._ends[chunk]]
         data = stored[:-CRC_BYTES]
-        if not np.array_equal(stored[-CRC_BYTES:], little_endian_crc(data)):
-            raise CorruptStoreError(f"{self._where}, chunk {chunk}: the checksum does not match. {REMEDY}")
+        if int.from_bytes(stored[-CRC_BYTES:].tobytes(), "little") != crc32c(data):
+            raise wrong_checksum(f"{self._where}, chunk {chunk}")
         values = np.empty((self._spec.layout.chunk_rows, *self._spec.row_shape), self._spec.dtype)
         try:
             decompress(data, values.reshape(-1).view(np.uint8), self._spec)
         except ValueError as error:
             raise CorruptStoreError(f"{self._where}, chunk {chunk}: cannot be decoded: {error}. {REMEDY}") from error
+        if self._schema is not None:
+            layout = self._spec.layout
+            num_rows = len(layout.rows_of(self._shard)) - chunk * layout.chunk_rows
+            for found in impossible_values({self._spec.name: values[:num_rows]}, self._schema):
+                raise impossible_value(found, self._where, self._schema, self._shard, chunk)
         self._cache.put(key, values)
         return values
 

@@ -14,18 +14,20 @@ exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact quantiles n
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import zip_longest
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.dump.positions import Positions
 from storage.dump.schema import DumpSchema
 from storage.fingerprints import Json
+from storage.json_files import Count
 
 ENTROPY_UNITS = 1 << 22
 """Units per nat. Rounding each term to a whole number of units moves an entropy by less than 1e-4 nats if k ≤ 800."""
@@ -67,6 +69,11 @@ class DumpSummary:
     mean_num_effective: float | None = None
     """Mean effective number of hypotheses in a position's mixture; None unless it is known for all shards."""
 
+    def __post_init__(self) -> None:
+        for name in ("kept_mass_by_k", "entropy_nats_quantiles"):  # JSON orders the keys as text
+            if (figures := getattr(self, name)) is not None:
+                object.__setattr__(self, name, dict(sorted(figures.items())))
+
     def to_json(self) -> dict[str, Json]:
         """Return the figures as JSON values, without ``mean_num_effective`` if it is None."""
         quantiles, figures = self.entropy_nats_quantiles, asdict(self)
@@ -78,40 +85,16 @@ class DumpSummary:
             "entropy_nats_quantiles": {str(q): nats for q, nats in quantiles.items()} if quantiles else None,
         }
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "DumpSummary":
-        """Return the figures that `to_json` wrote."""
-        kept, quantiles = value["kept_mass_by_k"], value["entropy_nats_quantiles"]
-        return cls(
-            **{
-                **value,
-                "kept_mass_by_k": _by_number(kept),
-                "entropy_nats_quantiles": _by_number(quantiles) if quantiles is not None else None,
-            }
-        )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardFigures:
     """Figures of one shard. `summarise` computes those of a dump from them."""
 
-    sums: dict[str, float]
+    sums: dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
     """Float64 sums over the rows; ``num_effective`` only if it is known."""
-    entropy_histogram: list[int]
+    entropy_histogram: list[Count]
     """Number of rows whose entropy is in each bin of 1/64 nat, from 0, without zeros at the end. Empty without top
     tokens."""
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "ShardFigures":
-        """Return the figures whose JSON values ``asdict`` made.
-
-        Raises:
-            ValueError: If the histogram holds something other than counts.
-        """
-        figures = cls(sums=dict(value["sums"]), entropy_histogram=list(value["entropy_histogram"]))
-        if any(type(count) is not int or count < 0 for count in figures.entropy_histogram):
-            raise ValueError("an entropy_histogram holds something other than counts")
-        return figures
 
 
 def shard_figures(
@@ -146,14 +129,21 @@ def shard_figures(
     return ShardFigures(sums=sums, entropy_histogram=histogram.tolist())
 
 
+def sum_names(schema: DumpSchema) -> set[str]:
+    """Return the names of the sums that the figures of every shard have."""
+    names = {"kept_mass", "eos_kept_mass", "gold_nats", "eos_nats", *_kept_mass_by_k(schema).values()}
+    return names | {"entropy_nats"} if schema.num_top else names
+
+
+def _kept_mass_by_k(schema: DumpSchema) -> dict[int, str]:
+    """Return k' → the name of the sum of the mass of the first k' ids."""
+    names = {k: f"kept_mass_of_{k}" for k in powers_of_two_below(schema.num_top)}
+    return {**names, schema.num_top: "kept_mass"} if schema.num_top else names
+
+
 def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: int) -> DumpSummary:
     """Return the figures of a dump from the figures of all its shards, in the order of the shards."""
-    kept_by_k = {k: f"kept_mass_of_{k}" for k in powers_of_two_below(schema.num_top)}
-    if schema.num_top:
-        kept_by_k[schema.num_top] = "kept_mass"
-    names = {"kept_mass", "eos_kept_mass", "gold_nats", "eos_nats", *kept_by_k.values()}
-    if schema.num_top:
-        names.add("entropy_nats")
+    names = sum_names(schema)
     # Shards that an older version wrote lack this sum. The mean over the other shards is not the mean of the dump.
     if shards and all("num_effective" in shard.sums for shard in shards):
         names.add("num_effective")
@@ -167,7 +157,7 @@ def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: in
         size_bytes=size_bytes,
         mean_kept_mass=_mean(total["kept_mass"], num_positions),
         mean_kept_mass_without_eos=_mean(total["kept_mass"] - total["eos_kept_mass"], num_words),
-        kept_mass_by_k={k: total[name] / num_positions for k, name in kept_by_k.items() if num_positions},
+        kept_mass_by_k={k: total[name] / num_positions for k, name in _kept_mass_by_k(schema).items() if num_positions},
         gold_nats=total["gold_nats"],
         eos_nats=total["eos_nats"],
         perplexity=_exp(total["gold_nats"], num_positions),
@@ -205,10 +195,6 @@ def entropy_quantiles(histogram: Sequence[int]) -> dict[int, float] | None:
 def powers_of_two_below(k: int) -> list[int]:
     """Return the powers of two below ``k``, from 1."""
     return [1 << bit for bit in range((k - 1).bit_length())] if k else []
-
-
-def _by_number(value: Mapping[str, float]) -> dict[int, float]:
-    return dict(sorted((int(key), figure) for key, figure in value.items()))
 
 
 def _entropies(bits: NDArray[np.uint16], tail: NDArray[np.float32]) -> NDArray[np.int32]:

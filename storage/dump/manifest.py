@@ -5,40 +5,44 @@ entry file of the same kind under ``finished/``, so that no two processes write 
 complete, the entries become part of the manifest. Paths are computed from the schema and never read from a manifest.
 """
 
-import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal
 
-from storage.dump.dump_statistics import DumpSummary, ShardFigures
+from storage.dump.dump_statistics import DumpSummary, ShardFigures, sum_names
 from storage.dump.schema import FORMAT, FORMAT_VERSION, DumpSchema
+from storage.dump.shards import index_bytes, shard_bytes
 from storage.errors import ConfigError, CorruptStoreError, FingerprintMismatchError, IncompleteStoreError, StoreError
-from storage.fingerprints import FileDigest, Json, canonical_json, sha256_bytes
+from storage.fingerprints import FileDigest, Json, Sha256, canonical_json, sha256_bytes
 from storage.folder import Folder
+from storage.json_files import Count, decode
 
 MANIFEST = "manifest.json"
 TOKENIZER, CARD = "tokenizer.json", "README.md"
 COMPANIONS = (TOKENIZER, CARD)
 """Files for people and programs that get the dump without its dataset. Dumps of older versions do not have them."""
 
-_Parsed = TypeVar("_Parsed")
+_OWN_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"')
+"""The digest that a file holds of itself. In digests of other files ``sha256`` is the first key, without a comma."""
+_REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
     """Entry of a finished shard: the digest of its file in each array, and its figures."""
 
-    shard: int
+    shard: Count
     files: dict[str, FileDigest]
     """Array → digest."""
     figures: ShardFigures
+    checksums: dict[str, Sha256] = field(default_factory=dict)
+    """Array → sha256 of the checksums of its chunks, in order. Empty in entries of older versions."""
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "ShardEntry":
-        """Return the entry whose JSON values ``asdict`` made."""
-        return cls(
-            shard=value["shard"], files=_digests(value["files"]), figures=ShardFigures.from_json(value["figures"])
-        )
+    def to_json(self) -> dict[str, Json]:
+        """Return the entry as JSON values, without ``checksums`` if they are not known."""
+        value = asdict(self)
+        return value if self.checksums else {name: item for name, item in value.items() if name != "checksums"}
 
     def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
         """Return the problem with the shard's files as text that names array and shard, or None."""
@@ -51,7 +55,7 @@ class ShardEntry:
 
     def write(self, store: Folder, dump: str) -> None:
         """Write the entry's file. ``dump`` is the `Manifest.identity` of its dump."""
-        store.write(entry_name(self.shard), _with_digest({**asdict(self), "dump": dump}))
+        store.write(entry_name(self.shard), _with_digest({**self.to_json(), "dump": dump}))
 
     @classmethod
     def read(cls, store: Folder, shard: int, manifest: "Manifest") -> "ShardEntry | None":
@@ -60,14 +64,19 @@ class ShardEntry:
         An entry may belong to another dump: a process of an abandoned run may still write shards and entries into a
         folder in which another dump was begun.
         """
-        name = entry_name(shard)
         try:
-            value = _read_with_digest(store, name)
-            entry = _parse(f"{store}/{name}", value, cls.from_json)
+            data = store.read(entry_name(shard))
+            where = f"{store}/{entry_name(shard)}"
+            _check_digest(data, where)
+            about = decode(data, _About, where=where, remedy=_REMEDY, error=CorruptStoreError)
+            entry = decode(data, cls, where=where, remedy=_REMEDY, error=CorruptStoreError)
         except (CorruptStoreError, OSError):
             return None
-        is_of_dump = value.get("dump") == manifest.identity
-        return entry if is_of_dump and entry.shard == shard and _names(manifest.schema) == entry.files.keys() else None
+        return (
+            entry
+            if about.dump == manifest.identity and entry.shard == shard and _rule_of_entries(manifest.schema)(entry)
+            else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +117,7 @@ class Manifest:
             "state": self.state,
             "schema": self.schema.to_json(),
             "metadata": _to_json(self.metadata),
-            "shards": [asdict(entry) for entry in self.shards],
+            "shards": [entry.to_json() for entry in self.shards],
             "statistics": self.statistics.to_json() if self.statistics else None,
             **({"companions": _to_json(self.companions)} if self.companions else {}),
         }
@@ -124,40 +133,45 @@ class Manifest:
         """
         path = f"{store}/{MANIFEST}"
         try:
-            value = _read_with_digest(store, MANIFEST)
+            data = store.read(MANIFEST)
         except OSError as error:
             raise StoreError(
                 f"{store}: not a dump: {MANIFEST}: {error.strerror or error}. Give a folder that dump-teacher wrote"
             ) from error
-        found_format = (value.get("format"), value.get("format_version"))
+        _check_digest(data, path)
+        about = decode(data, _About, where=path, remedy=_REMEDY, error=CorruptStoreError)
+        found_format = (about.format, about.format_version)
         if found_format != (FORMAT, FORMAT_VERSION):
             raise StoreError(
                 f"{path}: format is {found_format}, this program reads {(FORMAT, FORMAT_VERSION)}. "
                 "Use the version of rnng-distill that wrote it, or dump again"
             )
-        return _parse(path, value, cls._from_json)
+        stored = decode(data, _StoredManifest, where=path, remedy=_REMEDY, error=CorruptStoreError)
+        try:
+            return cls._of(stored)
+        except (ValueError, ConfigError) as error:
+            raise _damaged(path, error) from error
 
     @classmethod
-    def _from_json(cls, value: Mapping[str, Any]) -> "Manifest":
-        statistics = value["statistics"]
+    def _of(cls, stored: "_StoredManifest") -> "Manifest":
         manifest = cls(
-            state=value["state"],
-            schema=DumpSchema.from_json(value["schema"]),
-            metadata=_digests(value["metadata"]),
-            shards=tuple(ShardEntry.from_json(entry) for entry in value["shards"]),
-            statistics=DumpSummary.from_json(statistics) if statistics is not None else None,
-            companions=_digests(value.get("companions", {})),
+            state=stored.state,
+            schema=DumpSchema.from_json(stored.schema),
+            metadata=stored.metadata,
+            shards=stored.shards,
+            statistics=stored.statistics,
+            companions=stored.companions,
         )
-        names, num_shards = _names(manifest.schema), manifest.schema.layout.num_shards
-        listed = list(range(num_shards)) if manifest.is_complete else []
-        if manifest.state not in ("writing", "complete") or (statistics is None) == manifest.is_complete:
+        if (stored.statistics is None) == manifest.is_complete:
             raise ValueError(f"state is {manifest.state!r}")
         if manifest.metadata.keys() != set(metadata_paths(manifest.schema)):
             raise ValueError("the metadata files listed are not those of the schema")
         if not manifest.companions.keys() <= set(COMPANIONS):
             raise ValueError(f"the companions are not among {', '.join(COMPANIONS)}")
-        if [entry.shard for entry in manifest.shards] != listed or any(
-            e.files.keys() != names for e in manifest.shards
+        fits = _rule_of_entries(manifest.schema)
+        # The number is compared first, because a stranger's schema may have any number of shards.
+        if len(manifest.shards) != (manifest.schema.layout.num_shards if manifest.is_complete else 0) or any(
+            entry.shard != number or not fits(entry) for number, entry in enumerate(manifest.shards)
         ):
             raise ValueError("the shards listed are not those of the schema")
         return manifest
@@ -190,6 +204,28 @@ class Manifest:
             raise error(f"{store}: begun with other options: {named}. Give the same options, or another --out")
 
 
+def _rule_of_entries(schema: DumpSchema) -> Callable[[ShardEntry], bool]:
+    """Return a function that says whether an entry can be one of a dump with this schema."""
+    specs, layout, sums = schema.stored_arrays, schema.layout, sum_names(schema)
+    names = {spec.name for spec in specs}
+
+    def fits(entry: ShardEntry) -> bool:
+        if not (
+            entry.shard < layout.num_shards
+            and entry.files.keys() == names
+            and (not entry.checksums or entry.checksums.keys() == names)
+            and entry.figures.sums.keys() >= sums
+            and sum(entry.figures.entropy_histogram) <= len(layout.rows_of(entry.shard))
+        ):
+            return False
+        sizes = [(entry.files[spec.name].size_bytes, spec) for spec in specs]
+        if schema.profile == "exact":
+            return all(size == shard_bytes(spec, entry.shard) for size, spec in sizes)
+        return all(size >= index_bytes(spec) for size, spec in sizes)
+
+    return fits
+
+
 def entry_name(shard: int) -> str:
     """Return the relative path of the entry of a finished shard. It exists only while the store is being written."""
     return f"finished/{shard}.json"
@@ -197,8 +233,7 @@ def entry_name(shard: int) -> str:
 
 def num_finished(store: Folder, schema: DumpSchema) -> int:
     """Return the number of shards with an entry, of a store that is being written."""
-    present = store.sizes()
-    return sum(entry_name(shard) in present for shard in range(schema.layout.num_shards))
+    return sum(_is_entry(name, schema) for name in store.sizes())
 
 
 def metadata_paths(schema: DumpSchema) -> list[str]:
@@ -214,16 +249,12 @@ def refuse_foreign_files(
     Raises:
         StoreError: If it does. The message names up to three of them.
     """
-    shards = range(schema.layout.num_shards)
-    own = {
-        MANIFEST,
-        *companions,
-        *metadata_paths(schema),
-        *(spec.file(shard) for spec in schema.stored_arrays for shard in shards),
-    }
-    if not is_complete:
-        own |= {entry_name(shard) for shard in shards}
-    foreign = [name for name in store.sizes() if name not in own]
+    own = {MANIFEST, *companions, *metadata_paths(schema)}
+    foreign = [
+        name
+        for name in store.sizes()
+        if name not in own and not _is_shard(name, schema) and (is_complete or not _is_entry(name, schema))
+    ]
     if foreign:
         named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise StoreError(
@@ -231,45 +262,64 @@ def refuse_foreign_files(
         )
 
 
-def _names(schema: DumpSchema) -> set[str]:
-    return {spec.name for spec in schema.stored_arrays}
-
-
 def _to_json(digests: Mapping[str, FileDigest]) -> dict[str, Json]:
     return {name: asdict(digest) for name, digest in digests.items()}
 
 
-def _digests(value: Mapping[str, Any]) -> dict[str, FileDigest]:
-    return {name: FileDigest(**digest) for name, digest in value.items()}
+def _is_entry(name: str, schema: DumpSchema) -> bool:
+    """Return whether a path is that of the entry of a shard."""
+    number = name.removeprefix("finished/").removesuffix(".json")
+    return _is_number(number) and int(number) < schema.layout.num_shards and name == entry_name(int(number))
+
+
+def _is_shard(name: str, schema: DumpSchema) -> bool:
+    """Return whether a path is that of a shard's file."""
+    array, _, place = name.partition("/c/")
+    number = place.removesuffix("/0")
+    if not _is_number(number) or int(number) >= schema.layout.num_shards:
+        return False
+    return any(spec.name == array and spec.file(int(number)) == name for spec in schema.stored_arrays)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20
 
 
 def _with_digest(value: Mapping[str, Any]) -> bytes:
     return canonical_json({**value, "sha256": sha256_bytes(canonical_json(value))})
 
 
-def _read_with_digest(store: Folder, name: str) -> dict[str, Any]:
-    """Return the JSON object in a file, without its digest.
+def _check_digest(data: bytes, where: str) -> None:
+    """Check that a file holds the sha256 of the rest of its text, as `_with_digest` writes it.
 
     Raises:
-        OSError: If there is no such file, or it cannot be read.
-        CorruptStoreError: If it is not canonical JSON, or its digest does not match.
+        CorruptStoreError: If it does not.
     """
-
-    def parse(text: bytes) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(text)
-        del value["sha256"]
-        if _with_digest(value) != text:
-            raise ValueError("its sha256 does not match")
-        return value
-
-    return _parse(f"{store}/{name}", store.read(name), parse)
+    found = _OWN_DIGEST.findall(data)
+    if len(found) != 1 or sha256_bytes(_OWN_DIGEST.sub(b"", data)) != found[0].decode():
+        raise _damaged(where, "its sha256 does not match")
 
 
-def _parse(where: str, value: Any, parser: Callable[[Any], _Parsed]) -> _Parsed:  # noqa: ANN401
-    try:
-        return parser(value)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
-        raise CorruptStoreError(
-            f"{where}: damaged, or not written by dump-teacher ({error}). "
-            "Restore it from a copy, or delete the store and dump again"
-        ) from error
+def _damaged(where: str, problem: object) -> CorruptStoreError:
+    return CorruptStoreError(f"{where}: damaged, or not written by dump-teacher ({problem}). {_REMEDY}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _About:
+    """Keys by which a manifest, or the entry of a shard, is recognised."""
+
+    format: Any = None
+    format_version: Any = None
+    dump: Any = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StoredManifest:
+    """The types of the values in ``manifest.json``."""
+
+    state: Literal["writing", "complete"]
+    schema: dict[str, Any]
+    metadata: dict[str, FileDigest]
+    shards: tuple[ShardEntry, ...]
+    statistics: DumpSummary | None
+    companions: dict[str, FileDigest] = field(default_factory=dict)

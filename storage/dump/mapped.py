@@ -7,9 +7,9 @@ and any set of positions is one gather per array. Without the common address ran
 gathers, with a sort before and a scatter after them. This would take three times as long for 512 sentences
 (docs/decisions/0006).
 
-A shard is mapped when it is first needed, and its size and index are checked then. The checksums of a chunk are checked
-in all arrays when one of its rows is first read. Files stay mapped until no array looks into their address range any
-more.
+A shard is mapped when it is first needed. Then its size and index are checked, and that it belongs to the dump. The
+checksums and values of a chunk are checked in all arrays when one of its rows is first read. Files stay mapped until no
+array looks into their address range any more. If the file is a damaged copy of a remote file, it is fetched again once.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import errno
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -27,9 +27,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.dump.layout import ArraySpec
+from storage.dump.manifest import ShardEntry
 from storage.dump.positions import Positions
 from storage.dump.schema import DumpSchema
-from storage.dump.shards import REMEDY, check_chunk, check_index, chunk_stride, row_strides, shard_bytes
+from storage.dump.shards import (
+    CRC_BYTES,
+    REMEDY,
+    check_belongs,
+    check_index,
+    chunk_stride,
+    crc32c,
+    row_strides,
+    shard_bytes,
+    wrong_checksum,
+)
+from storage.dump.values import impossible_value, impossible_values
 from storage.errors import CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest
 from storage.folder import Folder
@@ -50,23 +62,24 @@ class MappedRows:
     Args:
         folder: The folder of the dump.
         schema: The schema of the dump.
-        digests: For each shard, array → digest of its file.
-        verified: One byte per chunk of the dump: 1 if its checksums were found right. Updated in place.
-        check_store: Called after a shard is mapped. Raises if another dump has replaced this one.
+        shards: The entry of each shard in the manifest.
+        verified: One byte per chunk of the dump: 1 if its checksums and values were found right. Updated in place.
+        check_store: Called if a file is damaged. Raises if another dump has replaced this one.
     """
 
     def __init__(
         self,
         folder: Folder,
         schema: DumpSchema,
-        digests: Sequence[Mapping[str, FileDigest]],
+        shards: Sequence[ShardEntry],
         verified: bytearray,
         check_store: Callable[[], None],
     ) -> None:
         self._check_store = check_store
+        self._schema = schema
         self._chunk_rows = schema.chunk_positions
         self._chunks_per_shard = schema.layout.chunks_per_shard
-        self._arrays = [_MappedArray(folder, spec, digests) for spec in schema.position_arrays]
+        self._arrays = [_MappedArray(folder, spec, shards) for spec in schema.position_arrays]
         self._verified = verified
         self._is_mapped = bytearray(schema.layout.num_shards)
         self._ready = bytearray(len(verified))
@@ -112,15 +125,26 @@ class MappedRows:
     def _make_ready(self, number: int) -> None:
         """Map and check a chunk, numbered over the whole dump."""
         shard, chunk = divmod(number, self._chunks_per_shard)
-        if not self._is_mapped[shard]:
-            self.open_bytes += sum(array.map(shard) for array in self._arrays)
+        try:
+            if not self._is_mapped[shard]:
+                self.open_bytes += sum(array.map(shard) for array in self._arrays)
+                self._is_mapped[shard] = 1
+            if not self._verified[number]:
+                for array in self._arrays:
+                    array.check(shard, chunk)
+                self._check_values(shard, chunk)
+                self._verified[number] = 1
+        except CorruptStoreError:
             self._check_store()
-            self._is_mapped[shard] = 1
-        if not self._verified[number]:
-            for array in self._arrays:
-                array.check(shard, chunk)
-            self._verified[number] = 1
+            raise
         self._ready[number] = 1
+
+    def _check_values(self, shard: int, chunk: int) -> None:
+        num_rows = min(self._chunk_rows, len(self._schema.layout.rows_of(shard)) - chunk * self._chunk_rows)
+        arrays = {array.spec.name: array.rows[shard, chunk, :num_rows] for array in self._arrays}
+        for found in impossible_values(arrays, self._schema):
+            where = next(array for array in self._arrays if array.spec.name == found.array).name(shard)
+            raise impossible_value(found, where, self._schema, shard, chunk)
 
     def _ready_pieces(self, start: int, stop: int) -> list[_Piece]:
         """Map and check all chunks of a range, and cut it into pieces that can each be copied in one operation.
@@ -173,13 +197,15 @@ class _MappedArray:
     """One array over all shards.
 
     Attributes:
+        spec: The array.
         rows: ``[num_shards, chunks_per_shard, C, *row_shape]``, a view of the mapped bytes. Entries after the last row
             of the last shard are not data.
     """
 
-    def __init__(self, folder: Folder, spec: ArraySpec, digests: Sequence[Mapping[str, FileDigest]]) -> None:
-        self._folder, self._spec, self._digests = folder, spec, digests
+    def __init__(self, folder: Folder, spec: ArraySpec, shards: Sequence[ShardEntry]) -> None:
+        self._folder, self.spec, self._shards = folder, spec, shards
         layout, stride = spec.layout, chunk_stride(spec)
+        self._stride = stride
         self._pitch = pages(max(layout.chunks_per_shard * stride, shard_bytes(spec, 0))) if layout.num_shards else 0
         self._range = AddressRange(layout.num_shards * self._pitch)
         self.rows: NDArray[Any] = np.ndarray(
@@ -187,6 +213,13 @@ class _MappedArray:
             spec.dtype,
             self._range.bytes.data,
             strides=(self._pitch, stride, *row_strides(spec)),
+        )
+        self._checksums: NDArray[np.uint32] = np.ndarray(
+            (layout.num_shards, layout.chunks_per_shard),
+            "<u4",
+            self._range.bytes.data,
+            min(stride - CRC_BYTES, self._pitch),
+            strides=(self._pitch, stride),
         )
         # A row starts at a multiple of `step`, so the range can be viewed as one vector of overlapping rows. One index
         # then gathers 10,240 rows of 128 bytes in 52 µs. A chunk index and a row index would take 258 µs. numpy.take
@@ -198,28 +231,36 @@ class _MappedArray:
             (self._pitch - layout.chunks_per_shard * stride) // self._step,
         )
 
+    def name(self, shard: int) -> str:
+        """Return the name of a shard for messages: its file, array and number."""
+        return f"{self._folder}/{self.spec.file(shard)}: array {self.spec.name}, shard {shard}"
+
     def map(self, shard: int) -> int:
-        """Map a shard's file, check its size and index, and return its size in bytes."""
-        spec, name = self._spec, self._spec.file(shard)
-        where = f"{self._folder}/{name}: array {spec.name}, shard {shard}"
-        with opened_shard(self._folder, name, self._digests[shard][spec.name], where=where) as file:
-            size = self._range.map(file.fileno(), shard * self._pitch)
-        check_index(self._file(shard, size), spec, shard, where=where)
-        return size
+        """Map a shard's file, check that it belongs to the dump, and return its size in bytes."""
+        try:
+            return self._map(shard)
+        except CorruptStoreError:
+            if not self._renew(shard):
+                raise
+            return self._map(shard)
 
     def check(self, shard: int, chunk: int) -> None:
         """Compare a chunk with its checksum."""
-        spec = self._spec
-        where = f"{self._folder}/{spec.file(shard)}: array {spec.name}, shard {shard}, chunk {chunk}"
-        check_chunk(self._file(shard, shard_bytes(spec, shard)), spec, chunk, where=where)
+        try:
+            self._check(shard, chunk)
+        except CorruptStoreError:
+            if not self._renew(shard):
+                raise
+            self._map(shard)
+            self._check(shard, chunk)
 
     def chunks(self, shard: int, first: int, stop: int) -> NDArray[Any]:
         """Return a copy of the rows of whole chunks of a shard."""
-        return self.rows[shard, first:stop].copy().reshape(-1, *self._spec.row_shape)
+        return self.rows[shard, first:stop].copy().reshape(-1, *self.spec.row_shape)
 
     def gather(self, index: NDArray[np.int64]) -> NDArray[Any]:
         """Return a copy of the rows that start at these steps, int64 ``[R]``."""
-        dtype, row_shape, size = self.rows.dtype, self._spec.row_shape, self._spec.row_bytes
+        dtype, row_shape, size = self.rows.dtype, self.spec.row_shape, self.spec.row_bytes
         num_items = (len(self._range.bytes) - size) // self._step + 1
         if size == self._step:  # a plain vector
             item = np.dtype(f"V{size}") if row_shape and row_shape != (1,) else dtype
@@ -232,11 +273,30 @@ class _MappedArray:
 
     def read(self, pieces: Sequence[_Piece], num_rows: int) -> NDArray[Any]:
         """Return a copy of the ``num_rows`` rows of these pieces, as `MappedRows` cuts them."""
-        out = np.empty((num_rows, *self._spec.row_shape), self.rows.dtype)
+        out = np.empty((num_rows, *self.spec.row_shape), self.rows.dtype)
         for target, place in pieces:
             rows = self.rows[place]
             out[target].reshape(rows.shape)[...] = rows
         return out
+
+    def _map(self, shard: int) -> int:
+        spec, entry, where = self.spec, self._shards[shard], self.name(shard)
+        with opened_shard(self._folder, spec.file(shard), entry.files[spec.name], where=where) as file:
+            size = self._range.map(file.fileno(), shard * self._pitch)
+        data = self._file(shard, size)
+        check_index(data, spec, shard, where=where)
+        sums = self._checksums[shard, : spec.layout.num_chunks(shard)].tobytes()
+        check_belongs(data, sums, entry.files[spec.name], entry.checksums.get(spec.name), where=where)
+        return size
+
+    def _check(self, shard: int, chunk: int) -> None:
+        start = shard * self._pitch + chunk * self._stride
+        if self._checksums[shard, chunk] != crc32c(self._range.bytes[start : start + self._stride - CRC_BYTES]):
+            raise wrong_checksum(f"{self.name(shard)}, chunk {chunk}")
+
+    def _renew(self, shard: int) -> bool:
+        spec = self.spec
+        return self._folder.renew(spec.file(shard), self._shards[shard].files[spec.name])
 
     def _file(self, shard: int, size: int) -> NDArray[np.uint8]:
         start = shard * self._pitch
@@ -248,11 +308,19 @@ class AddressRange:
 
     Attributes:
         bytes: The whole range, uint8, read-only. The range is unmapped when the last array that looks into it is gone.
+
+    Raises:
+        StoreError: If the system has no such range.
     """
 
     def __init__(self, size_bytes: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        reserved = mmap.mmap(-1, max(1, size_bytes), flags=flags, prot=mmap.PROT_READ)
+        try:
+            reserved = mmap.mmap(-1, max(1, size_bytes), flags=flags, prot=mmap.PROT_READ)
+        except (OSError, OverflowError) as error:
+            raise StoreError(
+                f"{size_bytes} bytes cannot be mapped: {error}. Lift the limit on the address space (ulimit -v)"
+            ) from error
         self.bytes: NDArray[np.uint8] = np.frombuffer(reserved, np.uint8)
 
     def map(self, descriptor: int, offset: int) -> int:

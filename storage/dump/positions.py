@@ -10,13 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.dump.schema import DumpSchema
+from storage.dump.values import impossible_values, unordered_rows
 from storage.errors import StoreError
-
-_HALF_POSITIVE_TINY = 0x1400
-"""Bits of the float16 2⁻¹⁰. Rounding may lift a log-probability above 0 by at most this."""
-_HALF_NEGATIVE_ZERO = 0x8000
-_HALF_NEGATIVE_INFINITY = 0xFC00
-_HALF_POSITIVE_INFINITY = 0x7C00
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,59 +64,7 @@ def check_positions(positions: Positions, schema: DumpSchema, *, num_positions: 
                 f"{spec.name} is {array.dtype} {list(array.shape)}, expected {spec.dtype.name} {list(shape)}"
             )
     if not problems:
-        problems = _impossible_values(positions, schema)
+        found = [*impossible_values(arrays, schema), unordered_rows(positions.logp, positions.counts, schema.num_top)]
+        problems = [f"{each.problem}, first in row {each.row}" for each in found if each is not None]
     if problems:
         raise StoreError(f"{where}: {'; '.join(problems)}. Nothing was written: check the program that computed them")
-
-
-def _impossible_values(positions: Positions, schema: DumpSchema) -> list[str]:
-    ids = positions.ids
-    # numpy emulates float16 comparisons, which is slow, so bit patterns are compared. Below 0 their order is reversed.
-    bits = positions.logp.view(np.uint16)
-    problems = []
-    if positions.counts is not None:
-        problems = _impossible_draws(positions, positions.counts, schema)
-        is_unused = _is_unused(positions.counts, schema.num_top)
-        ids, bits = np.where(is_unused, 0, ids), np.where(is_unused, np.uint16(_HALF_NEGATIVE_INFINITY), bits)
-    problems += [
-        f"{name} holds the id {int(array.max())}, vocab_size is {schema.vocab_size}"
-        for name, array in (("tokens", positions.tokens), ("ids", ids))
-        if array.max() >= schema.vocab_size
-    ]
-    if (bits > _HALF_NEGATIVE_INFINITY).any() or ((bits > _HALF_POSITIVE_TINY) & (bits < _HALF_NEGATIVE_ZERO)).any():
-        problems.append("logp holds a NaN or a value above 0")
-    magnitudes = np.maximum(bits, _HALF_NEGATIVE_ZERO)
-    if (magnitudes[:, 1:] < magnitudes[:, :-1]).any():
-        problems.append("logp rises along a row (the most probable token comes first)")
-    if not np.isfinite(positions.gold_logp).all():
-        problems.append("gold_logp is not finite")
-    if not np.isfinite(positions.logz).all():
-        problems.append("logz is not finite")
-    if np.isnan(positions.tail).any() or np.isposinf(positions.tail).any():
-        problems.append("tail holds a NaN or +inf")
-    return problems
-
-
-def _impossible_draws(positions: Positions, counts: NDArray[np.uint8], schema: DumpSchema) -> list[str]:
-    is_unused = _is_unused(counts, schema.num_top)
-    is_nan = (positions.logp.view(np.uint16) & np.uint16(~_HALF_NEGATIVE_ZERO & 0xFFFF)) > _HALF_POSITIVE_INFINITY
-    is_fill = positions.ids == np.iinfo(positions.ids.dtype).max
-    num_draws = np.where(np.isneginf(positions.tail[:, 0]), 0, schema.num_draws)
-    problems = []
-    if counts[:, : schema.num_top].any():
-        problems.append(f"counts of the {schema.num_top} top tokens are not 0")
-    if (counts.sum(axis=1, dtype=np.int64) != num_draws).any():
-        problems.append(f"counts do not add up to {schema.num_draws} draws, or to 0 if no mass is left to draw from")
-    if (is_unused[:, :-1] & ~is_unused[:, 1:]).any():
-        problems.append("counts have an unused column before a used one")
-    if (is_unused != is_nan).any() or (is_unused != is_fill).any():
-        problems.append("a used column has NaN in logp or the fill value in ids, or an unused column lacks one")
-    if schema.selection == "sampled" and positions.tail.any():
-        problems.append("tail is not 0, the log of all mass, though there are no top tokens")
-    return problems
-
-
-def _is_unused(counts: NDArray[np.uint8], num_top: int) -> NDArray[np.bool_]:
-    is_unused: NDArray[np.bool_] = counts == 0
-    is_unused[:, :num_top] = False
-    return is_unused

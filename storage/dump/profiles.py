@@ -5,17 +5,18 @@ shards. Modules that need numcodecs are imported only for compact dumps, since i
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.dump.layout import ArraySpec
+from storage.dump.manifest import ShardEntry
 from storage.dump.mapped import MappedRows
 from storage.dump.positions import Positions
 from storage.dump.schema import DumpSchema
-from storage.dump.shards import encode_shard
-from storage.fingerprints import FileDigest
+from storage.dump.shards import check_belongs, check_chunk, check_index, chunk_checksums, encode_shard, shard_rows
+from storage.fingerprints import sha256_bytes
 from storage.folder import Folder
 
 
@@ -38,8 +39,8 @@ class Rows(Protocol):
 
 def encoded(
     positions: Positions, schema: DumpSchema, shard: int, *, where: str
-) -> Iterator[tuple[ArraySpec, bytes | memoryview]]:
-    """Yield each stored array of a shard and the content of its file.
+) -> Iterator[tuple[ArraySpec, bytes | memoryview, str]]:
+    """Yield each stored array of a shard, the content of its file, and the sha256 of the checksums of its chunks.
 
     Args:
         positions: The rows of the shard. They must have passed `storage.dump.positions.check_positions`.
@@ -53,14 +54,58 @@ def encoded(
     if schema.profile == "exact":
         arrays = positions.arrays()
         for spec in schema.stored_arrays:
-            yield spec, encode_shard(spec, shard, arrays[spec.name]).data
+            data = encode_shard(spec, shard, arrays[spec.name])
+            yield spec, data.data, sha256_bytes(chunk_checksums(data, spec, shard))
         return
     from storage.dump.compact import encode_rows  # noqa: PLC0415  see the module docstring
-    from storage.dump.compressed_shards import encode_compressed_shard  # noqa: PLC0415
+    from storage.dump.compressed_shards import ChunkCache, CompressedShardView, encode_compressed_shard  # noqa: PLC0415
 
     arrays = encode_rows(positions, schema.temperatures, where=where)
     for spec in schema.stored_arrays:
-        yield spec, encode_compressed_shard(spec, shard, arrays[spec.name])
+        compressed = encode_compressed_shard(spec, shard, arrays[spec.name])
+        view = CompressedShardView(np.frombuffer(compressed, np.uint8), spec, shard, where=where, cache=ChunkCache())
+        yield spec, compressed, sha256_bytes(view.checksums())
+
+
+def stored_chunks(
+    files: Mapping[str, NDArray[np.uint8]], schema: DumpSchema, entry: ShardEntry, *, names: Mapping[str, str]
+) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """Yield each chunk of a shard: its number, and array → its rows as they are stored, without padding.
+
+    Args:
+        files: Array → the whole file.
+        schema: The schema of the dump.
+        entry: The entry of the shard in the manifest.
+        names: Array → file, array and shard, for messages.
+
+    Raises:
+        CorruptStoreError: If an index or a checksum is wrong.
+    """
+    layout, shard = schema.layout, entry.shard
+    if schema.profile == "exact":
+        for spec in schema.stored_arrays:
+            check_index(files[spec.name], spec, shard, where=names[spec.name])
+        rows = {spec.name: shard_rows(files[spec.name], spec, shard) for spec in schema.stored_arrays}
+        sums = {spec.name: chunk_checksums(files[spec.name], spec, shard) for spec in schema.stored_arrays}
+    else:
+        from storage.dump.compressed_shards import ChunkCache, CompressedShardView  # noqa: PLC0415
+
+        cache = ChunkCache()
+        views = {
+            spec.name: CompressedShardView(files[spec.name], spec, shard, where=names[spec.name], cache=cache)
+            for spec in schema.stored_arrays
+        }
+        sums = {name: view.checksums() for name, view in views.items()}
+    for name, expected in entry.checksums.items():
+        check_belongs(files[name], sums[name], entry.files[name], expected, where=names[name])
+    for chunk in range(layout.num_chunks(shard)):
+        num_rows = min(layout.chunk_rows, len(layout.rows_of(shard)) - chunk * layout.chunk_rows)
+        if schema.profile == "exact":
+            for spec in schema.stored_arrays:
+                check_chunk(files[spec.name], spec, chunk, where=names[spec.name])
+            yield chunk, {name: each[chunk, :num_rows] for name, each in rows.items()}
+        else:
+            yield chunk, {name: view.chunk(chunk)[:num_rows] for name, view in views.items()}
 
 
 def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Positions:
@@ -72,10 +117,19 @@ def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Position
     return decode_positions(encode_rows(positions, schema.temperatures, where=where), schema.temperatures)
 
 
+def as_positions(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Positions:
+    """Return the positions that stored arrays of `stored_chunks` hold."""
+    if schema.profile == "exact":
+        return Positions(**arrays)
+    from storage.dump.compact import decode_positions  # noqa: PLC0415  see the module docstring
+
+    return decode_positions(arrays, schema.temperatures)
+
+
 def open_rows(
     folder: Folder,
     schema: DumpSchema,
-    digests: Sequence[Mapping[str, FileDigest]],
+    shards: Sequence[ShardEntry],
     verified: bytearray,
     check_store: Callable[[], None],
 ) -> Rows:
@@ -84,12 +138,12 @@ def open_rows(
     Args:
         folder: The folder of the dump.
         schema: The schema of the dump.
-        digests: For each shard, array → digest of its file.
-        verified: One byte per chunk of the dump: 1 if its checksums were found right. Updated in place.
-        check_store: Called after a file is mapped. Raises if another dump has replaced this one.
+        shards: The entry of each shard in the manifest.
+        verified: One byte per chunk of the dump: 1 if its checksums and values were found right. Updated in place.
+        check_store: Called if a file is damaged. Raises if another dump has replaced this one.
     """
     if schema.profile == "exact":
-        return MappedRows(folder, schema, digests, verified, check_store)
+        return MappedRows(folder, schema, shards, verified, check_store)
     from storage.dump.compact import CompactRows  # noqa: PLC0415  see the module docstring
 
-    return CompactRows(folder, schema, digests, check_store)
+    return CompactRows(folder, schema, shards, check_store)

@@ -1,9 +1,9 @@
 """Read positions of a complete dump: by sentence, by range, or any set of them, from mapped files.
 
-Opening checks the manifest, the metadata, the offsets and the size of every file. The index of a shard is checked when
-the shard is mapped, and the checksums of a chunk when one of its rows is first read. To check every byte beforehand,
-call `verify_dump`. The reader does not use zarr, because zarr takes about a millisecond per access, 200 times as long
-as the reader.
+Opening checks the manifest, the metadata, the offsets and the size of every file. When a shard is mapped, its index is
+checked, and that its files are those that the manifest lists. When a row of a chunk is first read, the chunk's
+checksums and values are checked. To check everything beforehand, call `verify_dump`. The reader does not use zarr,
+because zarr takes about a millisecond per access, 200 times as long as the reader.
 
 A reader holds no rows. It returns copies, and the mapped pages belong to the system's page cache, which all readers
 share and which the system shrinks when it needs memory. Threads may share a reader. A forked process can go on using
@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from storage.dump.dump_statistics import DumpSummary, summarise
-from storage.dump.manifest import MANIFEST, Manifest, num_finished, refuse_foreign_files
+from storage.dump.manifest import MANIFEST, Manifest, ShardEntry, num_finished, refuse_foreign_files
+from storage.dump.mapped import mapped_file, opened_shard
 from storage.dump.positions import Positions
-from storage.dump.profiles import Rows, open_rows
-from storage.dump.schema import DumpSchema, check_offsets
-from storage.dump.shards import REMEDY, decode_one_chunk
+from storage.dump.profiles import Rows, as_positions, open_rows, stored_chunks
+from storage.dump.schema import GAPS, DumpSchema, check_offsets
+from storage.dump.shards import REMEDY, decode_one_chunk, shard_bytes
+from storage.dump.values import impossible_value, impossible_values, repeated_ids, unordered_rows, wrong_mass
 from storage.errors import ConfigError, CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest, Json, sha256_bytes
 from storage.folder import Folder
@@ -61,7 +63,7 @@ class DumpReader:
         self.summary: DumpSummary = manifest.require_complete(self.folder)
         self.schema: DumpSchema = manifest.schema
         self.offsets: NDArray[np.int64] = _read_metadata(self.folder, manifest)
-        self._digests = [entry.files for entry in manifest.shards]
+        self._shards = manifest.shards
         _check_sizes(self.folder, manifest)
         layout = self.schema.layout
         self._verified = bytearray(layout.num_shards * layout.chunks_per_shard)
@@ -166,19 +168,22 @@ class DumpReader:
         self._announced.update(shards)
         self.folder.prefetch(
             [
-                (spec.file(shard), self._digests[shard][spec.name])
+                (spec.file(shard), self._shards[shard].files[spec.name])
                 for shard in shards
                 for spec in self.schema.stored_arrays
             ]
         )
 
     def _open_rows(self) -> Rows:
-        return open_rows(self.folder, self.schema, self._digests, self._verified, self._check_store)
+        return open_rows(self.folder, self.schema, self._shards, self._verified, self._check_store)
 
     def _check_store(self) -> None:
-        """Raise if another dump has replaced this one. Its shards may have the same sizes and right checksums."""
-        is_remote = self.folder.max_open_bytes is not None  # fetched files are compared with their digests
-        if not is_remote and sha256_bytes(self.folder.read(MANIFEST)) != self.manifest_sha256:
+        """Raise if another dump has replaced this one: then its files are not damaged, but others."""
+        try:
+            found = sha256_bytes(self.folder.read(MANIFEST))
+        except OSError:  # the dump is gone, and the error of the caller says what is missing
+            return
+        if found != self.manifest_sha256:
             raise self._replaced()
 
     def _replaced(self) -> StoreError:
@@ -194,7 +199,10 @@ class DumpReader:
 
 
 def verify_dump(location: Location, progress: Callable[[int], object] | None = None) -> DumpSummary:
-    """Check every byte of a complete dump against its manifest, and that the store holds no other files.
+    """Check every byte and value of a complete dump, and that the store holds no other files.
+
+    The bytes are compared with the digests of the manifest. The values must be those of distributions: see
+    `storage.dump.values`. Digests alone do not show that the writer was right.
 
     Args:
         location: Location of the dump.
@@ -205,7 +213,8 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
 
     Raises:
         StoreError: As for `DumpReader`; also if there are foreign files.
-        CorruptStoreError: If a file is damaged. The message names array, shard and remedy.
+        CorruptStoreError: If a file is damaged, or holds a value that no dump can have. The message names array, shard,
+            position of the first such value, and remedy.
     """
     folder = as_folder(location)
     manifest = Manifest.read(folder)
@@ -214,9 +223,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
     if progress:
         progress(sum(digest.size_bytes for digest in manifest.metadata.values()))
     for entry in manifest.shards:
-        problem = entry.problem_with(folder, manifest.schema)
-        if problem:
-            raise CorruptStoreError(f"{problem}. {REMEDY}")
+        _verify_shard(folder, manifest.schema, entry)
         if progress:
             progress(sum(digest.size_bytes for digest in entry.files.values()))
     for name, digest in manifest.companions.items():
@@ -255,30 +262,63 @@ def inspect_dump(location: Location) -> dict[str, Json]:
     }
 
 
+def _verify_shard(folder: Folder, schema: DumpSchema, entry: ShardEntry) -> None:
+    """Check every byte and value of a shard. An object of an object store is read itself, not its local copy."""
+    files, names = {}, {}
+    for spec in schema.stored_arrays:
+        name, digest = spec.file(entry.shard), entry.files[spec.name]
+        names[spec.name] = where = f"{folder}/{name}: array {spec.name}, shard {entry.shard}"
+        try:
+            if folder.max_open_bytes is None:
+                with opened_shard(folder, name, digest, where=where) as file:
+                    data = mapped_file(file.fileno())
+            else:
+                data = np.frombuffer(folder.read(name), np.uint8)
+        except FileNotFoundError as error:
+            raise CorruptStoreError(f"{where}: the file is missing. {REMEDY}") from error
+        if problem := digest.problem_with_bytes(data.data):
+            raise CorruptStoreError(f"{where}: {problem}. {REMEDY}")
+        files[spec.name] = data
+    for chunk, stored in stored_chunks(files, schema, entry, names=names):
+        found = next(impossible_values(stored, schema), None)
+        if found is None:
+            arrays = as_positions(stored, schema).arrays()
+            found = repeated_ids(arrays["ids"], schema) or unordered_rows(
+                arrays["logp"], arrays.get("counts"), schema.num_top
+            )
+        if found is None and schema.num_top:
+            top = arrays["logp"][:, : schema.num_top]
+            found = wrong_mass(top, arrays["tail"], arrays["logz"], schema.temperatures)
+        if found is not None:
+            raise impossible_value(found, names.get(found.array) or names[GAPS], schema, entry.shard, chunk)
+
+
 def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
     """Check every metadata file and return the offsets, mapped."""
     for name, expected in manifest.schema.zarr_files().items():
-        problem = folder.problem_with(name, manifest.metadata[name])
-        if problem:
-            raise CorruptStoreError(f"{folder}/{name}: metadata of array {name.partition('/')[0]}: {problem}. {REMEDY}")
-        if folder.read(name) != expected:
+        digest = FileDigest.of_bytes(expected)
+        if manifest.metadata[name] != digest:
             raise StoreError(
                 f"{folder}/{name}: not the metadata that this program writes: another layout, data type or codec than "
                 "sharding_indexed, bytes and crc32c. Use the program that wrote it, or dump again"
             )
+        if problem := folder.problem_with(name, digest):
+            raise CorruptStoreError(f"{folder}/{name}: metadata of array {name.partition('/')[0]}: {problem}. {REMEDY}")
     spec = manifest.schema.offsets_array
-    name = spec.file(0)
-    digest: FileDigest = manifest.metadata[name]
-    problem = folder.problem_with(name, digest)
-    if problem:
-        raise CorruptStoreError(f"{folder}/{name}: array offsets, shard 0: {problem}. {REMEDY}")
-    with folder.open(name, digest) as file:
+    name, digest = spec.file(0), manifest.metadata[spec.file(0)]
+    where = f"{folder}/{name}: array offsets, shard 0"
+    size_bytes = shard_bytes(spec, 0)
+    if digest.size_bytes != size_bytes:
+        raise CorruptStoreError(f"{where}: {digest.size_bytes} bytes in the manifest, expected {size_bytes}. {REMEDY}")
+    if problem := folder.problem_with(name, digest):
+        raise CorruptStoreError(f"{where}: {problem}. {REMEDY}")
+    with opened_shard(folder, name, digest, where=where) as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    offsets: NDArray[np.int64] = decode_one_chunk(data, spec, where=f"{folder}/{name}: array offsets, shard 0")
+    offsets: NDArray[np.int64] = decode_one_chunk(data, spec, where=where)
     try:
         check_offsets(offsets, manifest.schema)
     except ConfigError as error:
-        raise CorruptStoreError(f"{folder}: {error}. Delete the store and dump again") from error
+        raise CorruptStoreError(f"{where}: {error}. Delete the dump and make it again") from error
     data.madvise(mmap.MADV_DONTNEED)  # after the check the pages need not count as memory of this process
     return offsets
 

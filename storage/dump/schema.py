@@ -10,6 +10,7 @@ arrays without looking at foreign files.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ GAPS = "gaps"
 """Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
 """Largest size of a decoded chunk, so that a few compressed bytes cannot claim all memory."""
+MAX_CHUNKS = 1 << 20
+"""Largest number of chunks per shard, so that a schema cannot claim all memory: readers keep a byte for each."""
+MAX_BYTES = 1 << 60
+"""Largest size of an array, so that no product of its sizes overflows."""
 MAX_DRAWS = 255
 """Largest number of draws per position that uint8 can count."""
 
@@ -224,6 +229,11 @@ class DumpSchema:
             problems.append(
                 f"shard_positions is {self.shard_positions}, not a multiple of {chunk_positions}, the chunk"
             )
+        if self.shard_positions // chunk_positions > MAX_CHUNKS:
+            problems.append(f"shard_positions is {self.shard_positions}, more than {MAX_CHUNKS} chunks")
+        num_rows = max(self.num_positions, self.shard_positions)
+        if num_rows * max(self.k, len(self.temperatures)) * 4 > MAX_BYTES:
+            problems.append(f"num_positions is {self.num_positions} and k {self.k}, too large for any disk")
         return problems
 
     def _selection_problems(self) -> list[str]:
@@ -265,6 +275,8 @@ class DumpSchema:
             if getattr(self, name) not in choices
         ]
         problems += [f"{name} is empty or not text" for name in ("tree_source", "split") if not _is_text(self, name)]
+        if _is_text(self, "split") and (PurePath(self.split).name != self.split or not self.split.isprintable()):
+            problems.append(f"split is {self.split!r:.60}, not a plain name")
         if not isinstance(self.fingerprints, dict) or set(self.fingerprints) != {
             *FINGERPRINTS[:-1],
             *teacher_names(num_folds(self.fingerprints) or 1),
@@ -305,7 +317,9 @@ def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:
     if offsets.dtype != np.int64 or offsets.shape != (schema.num_sentences + 1,):
         raise ConfigError(f"dump: offsets are {offsets.dtype} {list(offsets.shape)}, expected {expected}")
     blocks = range(0, schema.num_sentences, _BLOCK)
-    rising = all((np.diff(offsets[start : start + _BLOCK + 1]) > 0).all() for start in blocks)
+    # The offsets are compared, because a stranger's differences may overflow.
+    pieces = (offsets[start : start + _BLOCK + 1] for start in blocks)
+    rising = all((piece[:-1] < piece[1:]).all() for piece in pieces)
     if offsets[0] != 0 or offsets[-1] != schema.num_positions or not rising:
         raise ConfigError(f"dump: offsets run from {offsets[0]} to {offsets[-1]} or fall, expected {expected}")
 

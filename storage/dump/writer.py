@@ -116,12 +116,13 @@ class DumpWriter:
         check_positions(positions, self.schema, num_positions=len(rows), where=where)
         if self._lock is None and Manifest.read(self.folder).identity != self._manifest.identity:
             raise StoreError(f"{where}: the store was replaced by another dump. Start again")
-        digests = {}
-        for spec, data in encoded(positions, self.schema, shard, where=where):
+        files, checksums = {}, {}
+        for spec, data, checksums[spec.name] in encoded(positions, self.schema, shard, where=where):
             self.folder.write(spec.file(shard), data)
-            digests[spec.name] = FileDigest.of_bytes(data)
+            files[spec.name] = FileDigest.of_bytes(data)
         figures = figures_of_shard(positions, self.schema, self._offsets, shard, num_effective)
-        ShardEntry(shard=shard, files=digests, figures=figures).write(self.folder, self._manifest.identity)
+        entry = ShardEntry(shard=shard, files=files, figures=figures, checksums=checksums)
+        entry.write(self.folder, self._manifest.identity)
 
     def finish(
         self,

@@ -14,6 +14,7 @@ The cache belongs to one user. Nobody else may enter its folder, since copies ar
 """
 
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -30,7 +31,12 @@ from storage.remote.objects import CACHE_VARIABLE, NO_ROOM, no_room, plain_text
 DEFAULT_CACHE_BYTES = 10_000_000_000
 """A dump of 10 million words at k=64 takes a third of it. Home folders on clusters often allow little more."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_REMEDY = "Restore it from a copy, or delete its shard and run dump-teacher again"
+_REMEDY = (
+    "Restore it from a copy, or run dump-teacher again with the same options: it rewrites only the missing and damaged "
+    "files"
+)
+
+_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -70,6 +76,15 @@ class FileCache:
             with self.locked(digest.sha256):
                 file = self._here(target, digest) or self._copy(target, digest, fetch, where)
         return file
+
+    def drop_damaged(self, digest: FileDigest) -> bool:
+        """Remove the copy of a file if its content does not match the digest. Return whether it was removed."""
+        target = self.subfolder("objects", digest.sha256[:2]) / digest.sha256
+        with self.locked(digest.sha256):
+            is_damaged = target.exists() and digest.problem_with(target) is not None
+            if is_damaged:
+                target.unlink(missing_ok=True)
+        return is_damaged
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
@@ -134,9 +149,13 @@ class FileCache:
         partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
         try:
             fetch(partial)
-            problem = digest.problem_with(partial)
-            if problem:
-                raise CorruptStoreError(f"{where}: {problem}. {_REMEDY}")
+            if problem := digest.problem_with(partial):
+                # A server or a proxy may have sent an error page, or half of the object.
+                _log.warning("%s: fetched with %s. Fetching it again", where, problem)
+                partial.unlink(missing_ok=True)
+                fetch(partial)
+            if problem := digest.problem_with(partial):
+                raise CorruptStoreError(f"{where}: {problem}, also when fetched again. {_REMEDY}")
             try:
                 file = partial.open("r+b", buffering=0)
                 os.fsync(file.fileno())  # otherwise a power cut may leave the name with other content

@@ -20,14 +20,19 @@ from typing import Any
 
 from storage.errors import ConfigError, StoreError
 
-_LIBRARY_ERRORS = {
-    "aiohttp": "ClientError",
-    "azure.core.exceptions": "AzureError",
-    "botocore.exceptions": "BotoCoreError",
-    "gcsfs.retry": "HttpError",
-    "google.auth.exceptions": "GoogleAuthError",
-}
-"""Module → base class of its exceptions, which are not OSErrors."""
+_LIBRARY_ERRORS = (
+    ("aiohttp", "ClientError"),
+    ("azure.core.exceptions", "AzureError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("botocore.parsers", "ResponseParserError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+)
+"""Modules and the base classes of their exceptions, which are not OSErrors."""
+_MISUSE = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
+"""What fsspec and the libraries raise if a setting is malformed, an answer of the server is not what they expect, or a
+scheme needs options or cannot list or write."""
 REMOVE_THREADS = 8
 CACHE_VARIABLE = "RNNG_DISTILL_CACHE"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,7 +40,8 @@ _SECRET_NAMES = ("CRED", "KEY", "PASSW", "SECRET", "TOKEN")
 _OF_A_URL = re.compile(r"(://(?=[^\s/@]*@)|\?)[^\s/@\"']+")
 """The parts of a URL that may hold a secret: the part before the host, and the query."""
 _REMEDY = (
-    "Fix that (bucket, credentials, permissions, network) and run the same command again: completed work stays valid"
+    "Fix that (endpoint, bucket, credentials, permissions, network) and run the same command again: completed work "
+    "stays valid"
 )
 
 
@@ -168,8 +174,11 @@ class ObjectStore:
                 raise ConfigError(
                     f"{self._url}: a package is missing: {plain_text(error)}. For s3:// pip install 'rnng-distill[s3]'"
                 ) from None
-            except ValueError as error:
-                raise ConfigError(f"{self._url}: {plain_text(error)}. Give a URL such as s3://BUCKET/NAME") from None
+            except _errors() as error:
+                raise ConfigError(
+                    f"{self._url}: cannot be opened: {_described(error)}. Give a URL such as s3://BUCKET/NAME, or check "
+                    "the settings of its scheme (AWS_* and FSSPEC_* variables, ~/.aws, ~/.config/fsspec)"
+                ) from None
         return self._file_systems[process]
 
     def _name(self, name: str) -> str:
@@ -179,8 +188,10 @@ class ObjectStore:
     def _plain_errors(self, name: str, participle: str) -> Iterator[None]:
         try:
             yield
+        except StoreError:
+            raise
         except _errors() as error:
-            text = plain_text(error)
+            text = _described(error)
             if isinstance(error, FileNotFoundError) and "bucket does not exist" not in text:
                 raise FileNotFoundError(errno.ENOENT, "there is no such object", self._name(name)) from None
             raise StoreError(f"{self._name(name)}: cannot be {participle}: {text}. {_REMEDY}") from None
@@ -192,6 +203,12 @@ def no_room(folder: Path, name: str) -> StoreError:
         f"{folder}: no room for a copy of {name}. Make room, set {CACHE_VARIABLE} to a folder on another disk, or give "
         "the cache a lower limit (train-student --cache-gb)"
     )
+
+
+def _described(error: BaseException) -> str:
+    """Return the text of an exception, after its name if the text alone may say nothing."""
+    text = plain_text(error)
+    return f"{type(error).__name__}: {text}" if isinstance(error, _MISUSE) and not isinstance(error, OSError) else text
 
 
 def plain_text(error: BaseException) -> str:
@@ -222,8 +239,8 @@ def _secrets() -> set[str]:
 
 def _errors() -> tuple[type[Exception], ...]:
     """Return the exception classes that the loaded libraries raise if a store cannot be reached."""
-    loaded = ((sys.modules.get(module), name) for module, name in _LIBRARY_ERRORS.items())
-    return (OSError, *(getattr(module, name) for module, name in loaded if module is not None))
+    loaded = ((sys.modules.get(module), name) for module, name in _LIBRARY_ERRORS)
+    return (OSError, *_MISUSE, *(getattr(module, name) for module, name in loaded if module is not None))
 
 
 def _join(base: str, name: str) -> str:

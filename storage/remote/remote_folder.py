@@ -46,6 +46,7 @@ class RemoteFolder:
         self._take_over = take_over
         self._lease: Lease | None = None
         self._prefetcher: _Prefetcher | None = None
+        self._renewed: set[str] = set()
 
     def __str__(self) -> str:
         return str(self._objects)
@@ -98,12 +99,9 @@ class RemoteFolder:
             StoreError: If the object cannot be read. It may nevertheless be right.
         """
         try:
-            found = FileDigest.of_bytes(self._objects.read(name))
+            return digest.problem_with_bytes(self._objects.read(name))
         except FileNotFoundError:
             return "the file is missing"
-        if found.size_bytes != digest.size_bytes:
-            return f"{found.size_bytes} bytes, expected {digest.size_bytes}"
-        return None if found == digest else f"sha256 is {found.sha256[:12]}, expected {digest.sha256[:12]}"
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
         """Open a copy of a file, as `Folder.open` describes. If the cache has none, copy and verify the file first.
@@ -114,6 +112,14 @@ class RemoteFolder:
             StoreError: If the file cannot be fetched for another reason, or the cache cannot be written.
         """
         return self._cache.open(digest, partial(self._objects.fetch, name), where=f"{self}/{name}")
+
+    def renew(self, name: str, digest: FileDigest) -> bool:
+        """Drop the copy of a file if it is damaged, as `Folder.renew` describes, with a warning."""
+        if name in self._renewed or not self._cache.drop_damaged(digest):
+            return False
+        self._renewed.add(name)
+        _log.warning("%s/%s: its copy in %s was damaged. Fetching it again", self, name, self._cache.folder)
+        return True
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Start to copy files in the background, up to half the cache. A failure is reported when a file is opened."""

@@ -7,7 +7,6 @@ of folders do not count towards the cache's limit, since a process may be readin
 days are removed.
 """
 
-import json
 import os
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 from storage.errors import CorruptStoreError, StoreError
 from storage.files import PARTIAL_SUFFIX, list_files, make_directory, write_atomically
 from storage.fingerprints import FileDigest, canonical_json, sha256_bytes, sha256_file
+from storage.json_files import read_json
 from storage.locations import check_url, is_url, local_path
 from storage.remote.cache import FileCache
 from storage.remote.objects import ObjectStore
@@ -30,8 +30,13 @@ _TAGS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified
 _DIGESTS = "digests.json"
 
 
-def fetch_folder(location: str | Path, *, cache: FileCache | None = None) -> Path:
+def fetch_folder(location: str | Path, *, cache: FileCache | None = None, again: bool = False) -> Path:
     """Return a local folder with the files at a location: the path itself, or a copy of the folder at a URL.
+
+    Args:
+        location: The path or URL.
+        cache: The cache of copies.
+        again: Fetch the files even if there is a copy, because the copy was found to be damaged.
 
     Raises:
         ConfigError: If the URL cannot be used.
@@ -52,7 +57,7 @@ def fetch_folder(location: str | Path, *, cache: FileCache | None = None) -> Pat
     folder = cache.subfolder("folders") / key
     copy = folder / str(objects).rpartition("/")[2]
     with cache.locked(key):
-        if not _is_whole(folder, copy):
+        if again or not _is_whole(folder, copy):
             shutil.rmtree(folder, ignore_errors=True)
             _copy(objects, {name: int(attributes["size"]) for name, attributes in listing.items()}, folder, copy.name)
         os.utime(folder)
@@ -112,11 +117,10 @@ def _copy(objects: ObjectStore, sizes: Mapping[str, int], folder: Path, name: st
 def _is_whole(folder: Path, copy: Path) -> bool:
     """Return whether a copy exists and no byte of it has changed since it was fetched."""
     try:
-        listed = json.loads((folder / _DIGESTS).read_bytes())
-        digests = {name: FileDigest(**digest) for name, digest in listed.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        digests = read_json(folder / _DIGESTS, dict[str, FileDigest], remedy="", error=StoreError)
+    except StoreError:
         return False
-    return not any(digest.problem_with(copy / name) for name, digest in digests.items())
+    return not any(not _is_inside(name) or digest.problem_with(copy / name) for name, digest in digests.items())
 
 
 def _tags(listing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:

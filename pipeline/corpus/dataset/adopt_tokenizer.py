@@ -32,6 +32,7 @@ from pipeline.corpus.dataset.tokenizer import (
     Tokenizer,
     added_space,
     json_bytes,
+    problem_with_ids,
     read_tokenizer_file,
     special_template,
 )
@@ -239,8 +240,8 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
     for name, token in (("bos", bos), ("eos", eos)):
         if token not in vocab:
             yield f"it has no entry {token!r} for --{name}; its added tokens are {', '.join(added) or 'none'}"
-    if sorted(vocab.values()) != list(range(len(vocab))):
-        yield f"its {len(vocab)} entries have ids up to {max(vocab.values(), default=0)}, expected ids without gaps"
+    if (problem := problem_with_ids(vocab)) is not None:
+        yield problem
 
 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401

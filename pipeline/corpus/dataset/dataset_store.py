@@ -12,12 +12,13 @@ each, so 100 million words take about a gigabyte. Every byte is checked against 
 """
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +29,25 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.documents import Document, documents_of_array
 from pipeline.corpus.text.word_budget import PARSER, TOKENIZER, WORDS, TrainingText, from_json, not_known, to_json
 from pipeline.corpus.trees.trees import ROOT
-from storage.errors import CorruptStoreError, InputError, StoreError
-from storage.files import fsync, new_folder, write_atomically
+from storage.errors import CorruptStoreError, FingerprintMismatchError, InputError, StoreError
+from storage.files import fsync, is_there, new_folder, write_atomically
 from storage.fingerprints import Json, check_fingerprint
 from storage.group import read_group, write_group
+from storage.json_files import Count, Number, convert, read_json
 from storage.locations import Place, is_url, local_path, open_folder
 from storage.ragged import Ragged
 from storage.remote.transfer import fetch_folder, upload_folder
 
 FORMAT_VERSION: Final = 1
+_DTYPES: Final = {
+    "tokens": ("uint16", "uint32"), "offsets": ("int64",), "actions": ("int16",), "action_offsets": ("int64",),
+    "document_ids": ("int32",), "num_words": ("int32",), "num_bytes": ("int32",), "documents": ("uint8",),
+    "folds": ("uint8",),
+}  # fmt: skip
+_REMEDY: Final = "Build it again (build-dataset), or restore it from a copy"
+
+_DAMAGE: Final = (CorruptStoreError, FingerprintMismatchError, InputError)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -232,12 +243,14 @@ def check_absent(location: Place) -> None:
     Raises:
         StoreError: If something exists there.
     """
-    if open_folder(location).sizes() if is_url(location) else local_path(location).exists():
+    if open_folder(location).sizes() if is_url(location) else is_there(local_path(location)):
         raise StoreError(f"{location}: already exists. Remove it, or give another --out")
 
 
 def load_dataset(location: Place) -> Dataset:
     """Return a dataset after checking every byte of it. A dataset at a URL is first copied into the cache.
+
+    If the copy is damaged, it is fetched once more. If that does not help, the message names the URL.
 
     Raises:
         StoreError: If there is no dataset at ``location``, or it has another format version.
@@ -245,60 +258,123 @@ def load_dataset(location: Place) -> Dataset:
         FingerprintMismatchError: If the tokenizer or a split is not the original one of the dataset.
     """
     path = fetch_folder(location)
+    try:
+        return _load(location, path)
+    except _DAMAGE as error:
+        if not is_url(location):
+            raise
+        _log.warning("%s. It is a copy of %s, which is now fetched again", error, location)
+    path = fetch_folder(location, again=True)
+    try:
+        return _load(location, path)
+    except _DAMAGE as error:
+        raise type(error)(str(error).replace(str(path), str(location))) from error
+
+
+def _load(location: Place, path: Path) -> Dataset:
     store = path / "dataset.zarr"
-    _, root = read_group(store)
-    if root.get("kind") != "dataset" or root.get("format_version") != FORMAT_VERSION:
+    _, attributes = read_group(store)
+    if attributes.get("kind") != "dataset" or attributes.get("format_version") != FORMAT_VERSION:
         raise StoreError(
-            f"{store}: kind {root.get('kind')!r}, format version {root.get('format_version')!r}, expected 'dataset', "
-            f"{FORMAT_VERSION}. Build it again with this version (build-dataset)"
+            f"{store}: kind {attributes.get('kind')!r:.40}, format version {attributes.get('format_version')!r:.40}, "
+            f"expected 'dataset', {FORMAT_VERSION}. Build it again with this version (build-dataset)"
         )
+    root = convert(attributes, _Attributes, where=str(store), remedy=_REMEDY, error=CorruptStoreError)
+    if root.labels[:1] != [ROOT]:
+        raise CorruptStoreError(f"{store}: the first label is not {ROOT}. {_REMEDY}")
     tokenizer = Tokenizer.load(path / "tokenizer.json")
-    remedy = "Build it again (build-dataset), or restore it from a copy"
-    check_fingerprint(
-        f"{path}: tokenizer.json", found=tokenizer.sha256, expected=_string(store, root, "tokenizer"), remedy=remedy
-    )
-    labels, digests = root.get("labels"), root.get("splits")
-    if not isinstance(labels, list) or labels[:1] != [ROOT] or not isinstance(digests, dict):
-        raise CorruptStoreError(f"{store}: the attributes labels or splits are missing or malformed. {remedy}")
+    check_fingerprint(f"{path}: tokenizer.json", found=tokenizer.sha256, expected=root.tokenizer, remedy=_REMEDY)
     splits: dict[str, Split] = {}
     counts: dict[str, Any] = {}
     statistics: dict[str, Any] = {}
-    for name, digest in digests.items():
+    for name, digest in root.splits.items():
         if Path(name).name != name:
-            raise StoreError(f"{store}: split name {name!r} is a path, expected a plain name. {remedy}")
-        arrays, attributes = read_group(store / name)
-        found = _string(store / name, attributes, "content_sha256")
-        check_fingerprint(f"{store}: split {name}", found=found, expected=str(digest), remedy=remedy)
+            raise StoreError(f"{store}: split name {name!r} is a path, expected a plain name. {_REMEDY}")
+        arrays, found = read_group(store / name)
+        about = convert(found, _SplitAttributes, where=str(store / name), remedy=_REMEDY, error=CorruptStoreError)
+        check_fingerprint(f"{store}: split {name}", found=about.content_sha256, expected=digest, remedy=_REMEDY)
+        convert(about.counts, _Counts, where=f"{store / name}: counts", remedy=_REMEDY, error=CorruptStoreError)
+        convert(
+            about.statistics, _Statistics, where=f"{store / name}: statistics", remedy=_REMEDY, error=CorruptStoreError
+        )
+        counts[name], statistics[name] = about.counts, about.statistics
         try:
-            counts[name] = attributes["counts"]
-            statistics[name] = attributes.get("statistics", {})
-            splits[name] = _split(name, arrays, found, text_sha256=str(counts[name]["text_sha256"]))
+            splits[name] = _split(name, arrays, about.content_sha256, text_sha256=str(about.counts["text_sha256"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise CorruptStoreError(f"{store / name}: arrays do not fit together ({error}). {remedy}") from error
-        _check_split(store / name, splits[name], tokenizer.vocab_size, len(labels))
+            raise CorruptStoreError(f"{store / name}: arrays do not fit together ({error}). {_REMEDY}") from error
+        _check_split(store / name, splits[name], tokenizer.vocab_size, len(root.labels))
     return Dataset(
         location=str(location),
         path=path,
         tokenizer=tokenizer,
-        labels=tuple(map(str, labels)),
+        labels=tuple(root.labels),
         splits=splits,
-        trees=root["trees"],  # type: ignore[arg-type]
-        tree_source=_string(store, root, "tree_source"),
+        trees=root.trees,
+        tree_source=root.tree_source,
         counts=counts,
         statistics=statistics,
-        trained_on=_trained_on(path, splits, str(root.get("tree_source")), tokenizer),
-        sha256=_string(store, root, "content_sha256"),
+        trained_on=_trained_on(path, splits, root.tree_source, tokenizer),
+        sha256=root.content_sha256,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Attributes:
+    """The types of the attributes of ``dataset.zarr``."""
+
+    labels: list[str]
+    splits: dict[str, str]
+    tokenizer: str
+    trees: Trees
+    tree_source: str
+    content_sha256: str
+
+
+class _Counts(TypedDict, total=False):
+    text_sha256: str
+    num_trees: Count
+    num_kept: Count
+    dropped: dict[str, Count]
+    repaired: dict[str, Count]
+
+
+class _Source(TypedDict):
+    num_documents: Count
+    num_sentences: Count
+    num_tokens: Count
+    licences: str
+
+
+class _Statistics(TypedDict, total=False):
+    """The types of what `split_statistics` returns."""
+
+    tokens: list[Count]
+    words: list[Count]
+    heights: list[Count]
+    children: list[Count]
+    labels: dict[str, Count]
+    mean_height: Number | None
+    max_height: Count
+    mean_children: Number | None
+    unary_share: Number | None
+    sources: dict[str, _Source]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SplitAttributes:
+    """The types of the attributes of a split."""
+
+    counts: dict[str, Any]
+    content_sha256: str
+    statistics: dict[str, Any] = field(default_factory=dict)
 
 
 def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
     """Return the record of training words. A dataset without a record is of an older version: little is known."""
     record = path / WORDS
     if record.is_file():
-        try:
-            return from_json(json.loads(record.read_bytes()), of="text", name="train", where=str(record))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{record}: cannot be read ({error}); remove it, or build the dataset again") from error
+        value = read_json(record, list[Any], remedy="remove it, or build the dataset again")
+        return from_json(value, of="text", name="train", where=str(record))
     text = [
         TrainingText(of="text", name=name, num_words=int(split.num_words.sum()), part=split.text_sha256)
         for name, split in splits.items()
@@ -377,6 +453,9 @@ def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_sha256: str) -> Split:
+    for each, array in arrays.items():
+        if array.dtype.name not in _DTYPES.get(each, ()) or array.ndim != 1:
+            raise ValueError(f"{each} is {array.dtype} {list(array.shape)}")
     split = Split(
         name=name,
         tokens=Ragged(arrays["tokens"], arrays["offsets"]),
@@ -391,6 +470,8 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
     )
     if "documents" in arrays and split.document_ids.max(initial=0) > len(split.documents):
         raise ValueError(f"document {split.document_ids.max()} in a table of {len(split.documents)} documents")
+    if min(split.document_ids.min(initial=0), split.num_words.min(initial=0), split.num_bytes.min(initial=0)) < 0:
+        raise ValueError("a number of words, bytes or a document is below 0")
     lengths = {len(split.tokens), len(split.actions), len(split.document_ids), len(split.num_words)}
     if "folds" in arrays:
         lengths.add(len(split.folds))
@@ -416,12 +497,3 @@ def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> 
         raise CorruptStoreError(
             f"{path}: tokens, actions, labels and vocabulary do not fit together. Build it again (build-dataset)"
         )
-
-
-def _string(path: Path, attributes: Mapping[str, Json], key: str) -> str:
-    value = attributes.get(key)
-    if not isinstance(value, str):
-        raise CorruptStoreError(
-            f"{path}: attribute {key} is {value!r}, expected a string. Build it again (build-dataset)"
-        )
-    return value

@@ -33,6 +33,7 @@ from pipeline.corpus.trees.matching import Span
 from storage.errors import ConfigError, InputError
 from storage.files import make_directory, write_atomically
 from storage.fingerprints import Json, sha256_bytes, sha256_file
+from storage.json_files import read_bytes
 
 SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
 """The entries with the ids 0, 1 and 2. The 256 bytes follow."""
@@ -75,7 +76,11 @@ class Tokenizer:
         self._inner.no_padding()
         self.data = data
         """The bytes of the file."""
+        if (problem := problem_with_ids(self._inner.get_vocab())) is not None:
+            raise InputError(f"{where}: {problem}. Create a tokenizer with train-tokenizer")
         content = json.loads(data)
+        if _prepends_nothing(content.get("normalizer")):  # the library panics when it encodes a text with it
+            raise InputError(f"{where}: its normalizer prepends an empty text. Create a tokenizer with train-tokenizer")
         self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(content, where)
         plain = self._inner
         if added := content.get("added_tokens"):
@@ -230,6 +235,19 @@ class Tokenizer:
         return token
 
 
+def problem_with_ids(vocab: Mapping[str, int]) -> str | None:
+    """Return the problem as text if the ids of a vocabulary are not 0, 1, 2 and so on; models need one row per id."""
+    if sorted(vocab.values()) == list(range(len(vocab))):
+        return None
+    return f"its {len(vocab)} entries have ids up to {max(vocab.values(), default=0)}, expected ids without gaps"
+
+
+def _prepends_nothing(normalizer: Any) -> bool:  # noqa: ANN401 - parsed JSON that the library has checked
+    if not isinstance(normalizer, dict):
+        return False
+    return normalizer.get("prepend") == "" or any(map(_prepends_nothing, normalizer.get("normalizers") or ()))
+
+
 def added_space(inner: Any) -> str:  # noqa: ANN401 - a tokenizer of the library
     """Return the space that a tokenizer puts before a text and that its decoder leaves there; an empty text if none."""
     return " " if inner.decode(inner.encode("x", add_special_tokens=False).ids) == " x" else ""
@@ -246,14 +264,9 @@ def read_tokenizer_file(path: Path) -> bytes:
     """Return the bytes of a ``tokenizer.json``.
 
     Raises:
-        InputError: If the file cannot be read.
+        InputError: If the file cannot be read, or is too large.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}), expected a tokenizer.json. Check the path"
-        ) from error
+    return read_bytes(path, remedy="give a tokenizer.json that can be read")
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

@@ -135,9 +135,9 @@ def test_an_unknown_codec_is_refused_even_if_all_digests_match(dump: Path) -> No
     ("change", "message"),
     [
         ({"format_version": 2}, "format is .*2"),
-        ({"state": "done"}, "state is 'done'"),
+        ({"state": "done"}, "state: .*'done'"),
         ({"shards": []}, "shards listed"),
-        ({"metadata": {"../../etc/passwd": {"sha256": "", "size_bytes": 1}}}, "metadata files listed"),
+        ({"metadata": {"../../etc/passwd": {"sha256": "", "size_bytes": 1}}}, "metadata"),
         ({"schema": {}}, "format is"),
         ({"statistics": None}, "state is"),
         ({"shards": [], "state": "writing", "statistics": None}, "state is writing"),

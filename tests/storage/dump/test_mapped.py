@@ -20,7 +20,7 @@ def mapped(path: Path) -> MappedRows:
     manifest = Manifest.read(folder)
     layout = manifest.schema.layout
     verified = bytearray(layout.num_shards * layout.chunks_per_shard)
-    return MappedRows(folder, manifest.schema, [entry.files for entry in manifest.shards], verified, lambda: None)
+    return MappedRows(folder, manifest.schema, manifest.shards, verified, lambda: None)
 
 
 @settings(max_examples=40, deadline=None)

@@ -63,7 +63,7 @@ def test_a_flipped_byte_of_a_shard_is_found_in_its_chunk(
     num_chunks, stride = spec.layout.num_chunks(0), chunk_stride(spec)
     for chunk in range(num_chunks):
         if at // stride == chunk:
-            with pytest.raises(CorruptStoreError, match="file: the checksum"):
+            with pytest.raises(CorruptStoreError, match=rf"file, chunk {chunk}: the checksum"):
                 check_chunk(file, spec, chunk, where="file")
         else:
             check_chunk(file, spec, chunk, where="file")

@@ -1,0 +1,206 @@
+"""Find values that no dump can have: ids outside the vocabulary, NaN, probabilities above 1, and others.
+
+A digest shows that bytes are those that were written. It does not show that the writer was right. So the same rules are
+checked before rows are written, when a reader first reads from a chunk, and by ``verify``. The rules that need every
+value of a row together are too slow for readers. Writers check the order along a row, and ``verify`` checks all.
+
+Legend: n positions, k columns, nT declared temperatures.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.dump.schema import GAPS, DumpSchema
+from storage.errors import CorruptStoreError
+
+MASS_TOLERANCE = 0.01
+"""How far the sum of a row and its tail may be from 1. Float16 rounds a log-probability above -16 by at most
+2⁻⁸."""
+_LOG_TOLERANCE = 0.01
+"""How far rounding may lift a float32 logarithm above its bound."""
+_HALF_POSITIVE_TINY = 0x1400
+"""Bits of the float16 2⁻¹⁰. Rounding may lift a log-probability above 0 by at most this."""
+_HALF_NEGATIVE_ZERO = 0x8000
+_HALF_NEGATIVE_INFINITY = 0xFC00
+_HALF_POSITIVE_INFINITY = 0x7C00
+
+
+class ImpossibleValue(NamedTuple):
+    """The first row of an array that breaks a rule."""
+
+    array: str
+    row: int
+    problem: str
+    """What is wrong, with the name of the array."""
+
+
+def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Iterator[ImpossibleValue]:
+    """Yield the rules that rows break, in a time that is short beside that of reading the rows.
+
+    Args:
+        arrays: Name → ``[n, ...]``, n at least 1: some or all arrays of the dump. A dump with draws needs all.
+        schema: The schema of the dump.
+    """
+    is_unused = None
+    if (counts := arrays.get("counts")) is not None:
+        yield from _impossible_draws(arrays, counts, schema)
+        is_unused = _is_unused(counts, schema.num_top)
+    for name, values in arrays.items():
+        if name in ("tokens", "ids"):
+            yield from _impossible_ids(name, values, schema.vocab_size, is_unused if name == "ids" else None)
+        elif name == "logp":
+            yield from _impossible_log_probs(values, is_unused)
+        elif name == GAPS:
+            if values[:, 0].any():
+                yield ImpossibleValue(name, _first(values[:, 0] != 0), "gaps do not begin with 0")
+        elif name != "counts":
+            yield from _impossible_logarithms(name, values, schema)
+
+
+def impossible_value(
+    found: ImpossibleValue, where: str, schema: DumpSchema, shard: int, chunk: int
+) -> CorruptStoreError:
+    """Return the error for a value that no dump can have, in a chunk whose bytes are those that were written."""
+    position = shard * schema.shard_positions + chunk * schema.chunk_positions + found.row
+    return CorruptStoreError(
+        f"{where}, chunk {chunk}: position {position}: {found.problem}. The program that wrote the dump was wrong. "
+        "Delete the dump and make it again"
+    )
+
+
+def unordered_rows(logp: NDArray[np.float16], counts: NDArray[np.uint8] | None, num_top: int) -> ImpossibleValue | None:
+    """Return the first row whose log-probabilities ``[n, k]`` rise. The top tokens and the draws are one sequence."""
+    bits = _bits(logp, None if counts is None else _is_unused(counts, num_top))
+    magnitudes = np.maximum(bits, _HALF_NEGATIVE_ZERO)  # below 0 the order of the bits is reversed
+    rises = magnitudes[:, 1:] < magnitudes[:, :-1]
+    if not rises.any():
+        return None
+    return ImpossibleValue("logp", _first(rises), "logp rises along a row (the most probable token comes first)")
+
+
+def repeated_ids(ids: NDArray[Any], schema: DumpSchema) -> ImpossibleValue | None:
+    """Return the first row of ``ids`` ``[n, k]`` that has an id twice. Unused columns do not count."""
+    ordered = np.sort(ids, axis=1)
+    repeats = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < schema.vocab_size)
+    return ImpossibleValue("ids", _first(repeats), "ids repeats an id in a row") if repeats.any() else None
+
+
+def wrong_mass(
+    logp: NDArray[np.float16],
+    tail: NDArray[np.float32],
+    logz: NDArray[np.float32],
+    temperatures: Sequence[float],
+) -> ImpossibleValue | None:
+    """Return the first row that does not sum to 1 with its tail at a declared temperature.
+
+    Args:
+        logp: ``[n, m]`` of the top tokens.
+        tail: ``[n, nT]``.
+        logz: ``[n, nT]``.
+        temperatures: The declared temperatures.
+    """
+    log_probs = logp.astype(np.float32)
+    for index, temperature in enumerate(temperatures):
+        total = np.exp(log_probs / np.float32(temperature) - logz[:, index : index + 1]).sum(axis=1)
+        total += np.exp(tail[:, index])
+        # The rounding error of logp is divided by T, too.
+        is_wrong = ~(np.abs(total - 1) <= MASS_TOLERANCE * max(1, 1 / temperature))
+        if is_wrong.any():
+            row = _first(is_wrong)
+            problem = f"logp and tail add up to {total[row]:.3f} at temperature {temperature:g}, expected 1"
+            return ImpossibleValue("logp", row, problem)
+    return None
+
+
+def _impossible_ids(
+    name: str, values: NDArray[Any], vocab_size: int, is_unused: NDArray[np.bool_] | None
+) -> Iterator[ImpossibleValue]:
+    if is_unused is not None:
+        values = np.where(is_unused, 0, values)
+    if (highest := int(np.maximum.reduce(values, axis=None))) >= vocab_size:
+        row = _first(values >= vocab_size)
+        yield ImpossibleValue(name, row, f"{name} holds the id {highest}, vocab_size is {vocab_size}")
+
+
+def _impossible_log_probs(
+    values: NDArray[np.float16], is_unused: NDArray[np.bool_] | None
+) -> Iterator[ImpossibleValue]:
+    # numpy emulates float16 comparisons, which is slow, so bit patterns are compared. As uint16, a NaN with a sign is
+    # above -inf. As int16, all values above 0 and all other NaN are above the largest that rounding allows.
+    bits = _bits(values, is_unused)
+    highest = np.maximum.reduce(bits, axis=None)
+    if highest > _HALF_NEGATIVE_INFINITY or np.maximum.reduce(bits.view(np.int16), axis=None) > _HALF_POSITIVE_TINY:
+        is_wrong = (bits > _HALF_NEGATIVE_INFINITY) | ((bits > _HALF_POSITIVE_TINY) & (bits < _HALF_NEGATIVE_ZERO))
+        yield ImpossibleValue("logp", _first(is_wrong), "logp holds a NaN or a value above 0")
+
+
+def _impossible_logarithms(name: str, values: NDArray[np.float32], schema: DumpSchema) -> Iterator[ImpossibleValue]:
+    # A maximum or minimum is NaN if a value is, and every comparison with NaN is false.
+    columns = values.reshape(len(values), -1)
+    highest, lowest = np.maximum.reduce(columns, axis=0), np.minimum.reduce(columns, axis=0)
+    if name == "logz":
+        for index, temperature in enumerate(schema.temperatures):
+            # Σ p^(1/T) is between 1, for a certain outcome, and V^(1 - 1/T), for a uniform distribution.
+            bound, slack = (1 - 1 / temperature) * math.log(schema.vocab_size), _LOG_TOLERANCE * max(1, 1 / temperature)
+            low, high = min(0.0, bound) - slack, max(0.0, bound) + slack
+            if not (low <= lowest[index] and highest[index] <= high):
+                column = columns[:, index]
+                row = _first(~((low <= column) & (column <= high)))
+                text = f"logz is not finite or is {column[row]:g} at temperature {temperature:g}, outside its bounds"
+                yield ImpossibleValue(name, row, f"{text} {low:.3g} to {high:.3g}")
+    elif name == "tail":
+        is_compact = schema.profile == "compact"  # a compact row is rebuilt from 1 - exp(tail)
+        if not (highest <= _LOG_TOLERANCE).all() or (is_compact and highest.max() >= 0):
+            row = _first(~(columns < 0) if is_compact else ~(columns <= _LOG_TOLERANCE))
+            yield ImpossibleValue(name, row, "tail holds a NaN, +inf or a value above 0")
+    elif not (highest <= _LOG_TOLERANCE).all() or not (lowest > -np.inf).all():
+        row = _first(~((columns <= _LOG_TOLERANCE) & (columns > -np.inf)))
+        yield ImpossibleValue(name, row, f"{name} is not finite or above 0")
+
+
+def _impossible_draws(
+    arrays: Mapping[str, NDArray[Any]], counts: NDArray[np.uint8], schema: DumpSchema
+) -> Iterator[ImpossibleValue]:
+    is_unused = _is_unused(counts, schema.num_top)
+    is_nan = (arrays["logp"].view(np.uint16) & np.uint16(~_HALF_NEGATIVE_ZERO & 0xFFFF)) > _HALF_POSITIVE_INFINITY
+    is_fill = arrays["ids"] == np.iinfo(arrays["ids"].dtype).max
+    num_draws = np.where(np.isneginf(arrays["tail"][:, 0]), 0, schema.num_draws)
+    rules = (
+        ("counts", counts[:, : schema.num_top] != 0, f"counts of the {schema.num_top} top tokens are not 0"),
+        (
+            "counts",
+            counts.sum(axis=1, dtype=np.int64) != num_draws,
+            f"counts do not add up to {schema.num_draws} draws, or to 0 if no mass is left to draw from",
+        ),
+        ("counts", is_unused[:, :-1] & ~is_unused[:, 1:], "counts have an unused column before a used one"),
+        (
+            "counts",
+            (is_unused != is_nan) | (is_unused != is_fill),
+            "a used column has NaN in logp or the fill value in ids, or an unused column lacks one",
+        ),
+    )
+    yield from (ImpossibleValue(name, _first(broken), text) for name, broken, text in rules if broken.any())
+    if schema.selection == "sampled" and arrays["tail"].any():
+        text = "tail is not 0, the log of all mass, though there are no top tokens"
+        yield ImpossibleValue("tail", _first(arrays["tail"] != 0), text)
+
+
+def _bits(logp: NDArray[np.float16], is_unused: NDArray[np.bool_] | None) -> NDArray[np.uint16]:
+    """Return the bits of log-probabilities, with -inf in unused columns."""
+    bits: NDArray[np.uint16] = logp.view(np.uint16)
+    return bits if is_unused is None else np.where(is_unused, np.uint16(_HALF_NEGATIVE_INFINITY), bits)
+
+
+def _is_unused(counts: NDArray[np.uint8], num_top: int) -> NDArray[np.bool_]:
+    is_unused: NDArray[np.bool_] = counts == 0
+    is_unused[:, :num_top] = False
+    return is_unused
+
+
+def _first(broken: NDArray[np.bool_]) -> int:
+    """Return the first row with a true value in ``[n]`` or ``[n, ...]``."""
+    return int(np.argmax(broken.reshape(len(broken), -1).any(axis=1)))
