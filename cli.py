@@ -4,6 +4,14 @@ Options live in configuration classes next to the code that uses them (``pipelin
 happen inside the commands, so that ``--help`` answers at once.
 """
 
+import os
+import signal
+import sys
+
+if os.path.basename(sys.argv[0]) in {"cli.py", "rnng-distill"}:  # noqa: PTH119  pathlib would be one more import
+    # Until main() takes over, Ctrl-C ends the program at once: an import would turn it into a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,11 +39,12 @@ from pipeline.evaluation.evaluation_config import (
     SyntaxGymConfig,
 )
 from pipeline.parsing.parse_config import ParseConfig, ParserConfig
-from pipeline.runtime import options
+from pipeline.runtime import options, outputs
 from pipeline.runtime.click_options import (
     PATH,
     STORE,
     OneLineErrors,
+    OutPath,
     Place,
     configured_by,
     json_option,
@@ -44,6 +53,7 @@ from pipeline.runtime.click_options import (
 )
 from pipeline.runtime.display import as_text, configure_logging
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.terminal import say
 from pipeline.runtime.train_config import ResumeConfig
 from student.student_config import ExportConfig, StudentCommandConfig, StudentConfig, StudentTrainConfig
 from teacher.teacher_config import BeamConfig, SampleConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
@@ -110,7 +120,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("out", type=PATH)
+@click.argument("out", type=OutPath(outputs.CORPUS))
 @click.option("--num-sentences", type=click.IntRange(1), default=10_000, show_default=True, help="Size of train.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the sample.")
 def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
@@ -128,7 +138,7 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 
 @main.command()
 @click.argument("sources", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="Where to write: OUT.mrg and OUT.txt.")
+@click.option("--out", type=OutPath(outputs.TREES), required=True, help="Where to write: OUT.mrg and OUT.txt.")
 @configured_by(ImportConfig, toml=False)
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
@@ -152,7 +162,10 @@ def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
 @main.command()
 @texts_argument
 @click.option(
-    "--out", type=PATH, required=True, help="Where to write: OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv."
+    "--out",
+    type=OutPath(outputs.TEXT),
+    required=True,
+    help="Where to write: OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv.",
 )
 @configured_by(CleanConfig, toml=False)
 def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
@@ -177,7 +190,12 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
 @main.command()
 @texts_argument
-@click.option("--out", type=PATH, required=True, help="Where to write: OUT.mrg, OUT.txt and the files of documents.")
+@click.option(
+    "--out",
+    type=OutPath(outputs.PARSED),
+    required=True,
+    help="Where to write: OUT.mrg, OUT.txt and the files of documents.",
+)
 @json_option
 @configured_by(ParseConfig)
 def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
@@ -213,7 +231,12 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     required=True,
     help="Trees to score on. Several files are scored together and one by one.",
 )
-@click.option("--out", type=PATH, required=True, help="The model file to write, with OUT.json and OUT.metrics.jsonl.")
+@click.option(
+    "--out",
+    type=OutPath(outputs.PARSER),
+    required=True,
+    help="The model file to write, with OUT.json and OUT.metrics.jsonl.",
+)
 @on_error_option
 @json_option
 @configured_by(ParserConfig)
@@ -235,7 +258,7 @@ def train_parser(
 
 @main.command()
 @texts_argument
-@click.option("--out", type=PATH, required=True, help="The tokenizer.json to write.")
+@click.option("--out", type=OutPath(outputs.TOKENIZER), required=True, help="The tokenizer.json to write.")
 @click.option(
     "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
 )
@@ -254,7 +277,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 
 @main.command()
 @click.argument("source", type=PATH)
-@click.option("--out", type=PATH, required=True, help="The tokenizer.json to write.")
+@click.option("--out", type=OutPath(outputs.TOKENIZER), required=True, help="The tokenizer.json to write.")
 @click.option("--bos", required=True, help="The entry that begins a text.")
 @click.option("--eos", required=True, help="The entry that ends a text; may be the same as --bos.")
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
@@ -288,7 +311,7 @@ def build_dataset(values: Values) -> None:
 
 @main.command()
 @data_option
-@click.option("--out", type=PATH, required=True, help="The run directory to write.")
+@click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
 @configured_by(ResumeConfig, TeacherConfig, TeacherTrainConfig)
 def train_teacher(data: Place, out: Path, values: Values) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
@@ -306,7 +329,12 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 
 @main.command()
 @click.argument("teacher", type=PATH)
-@click.option("--out", type=PATH, required=True, help="Where to write: OUT.mrg, OUT.txt and OUT.sample.json.")
+@click.option(
+    "--out",
+    type=OutPath(outputs.SAMPLED),
+    required=True,
+    help="Where to write: OUT.mrg, OUT.txt and OUT.sample.json.",
+)
 @json_option
 @configured_by(SampleConfig, ModelConfig)
 def sample(teacher: Path, out: Path, values: Values) -> None:
@@ -377,7 +405,7 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 
 @main.command()
 @click.argument("dump", type=STORE)
-@click.argument("out", type=PATH)
+@click.argument("out", type=OutPath(outputs.FOLDER))
 @json_option
 @configured_by(ExportDumpConfig, toml=False)
 def export_dump(dump: Place, out: Path, values: Values) -> None:
@@ -425,7 +453,7 @@ def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
     help="A dump made by dump-teacher. Without a dump, the baseline is trained. If the option is repeated, the soft "
     "target is the mixture of the dumps' distributions.",
 )
-@click.option("--out", type=PATH, required=True, help="The run directory to write.")
+@click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
 def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
     """Train a student on tokens and, with --dump, on the teacher's soft targets. Also runs under torchrun.
@@ -574,7 +602,12 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
 @evaluate.command()
 @model_argument
 @click.argument("text", type=PATH)
-@click.option("--out", type=PATH, required=True, help="The table to write: tab-separated, with a header, no quotes.")
+@click.option(
+    "--out",
+    type=OutPath(outputs.SURPRISALS),
+    required=True,
+    help="The table to write: tab-separated, with a header, no quotes.",
+)
 @json_option
 @configured_by(SurprisalConfig, ModelConfig, BeamConfig)
 def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
@@ -617,7 +650,7 @@ def parses(teacher: Path, trees: Path, values: Values) -> None:
 
 @main.command()
 @click.argument("run", type=PATH)
-@click.argument("out", type=PATH)
+@click.argument("out", type=OutPath(outputs.FOLDER))
 @click.option("--checkpoint", "which", default="best", show_default=True, help="Which checkpoint of the run to export.")
 @click.option(
     "--all-checkpoints", is_flag=True, help="Write OUT/main, and one folder per word checkpoint: OUT/chck_1M and so on."
@@ -643,7 +676,7 @@ def export(run: Path, out: Path, which: str, all_checkpoints: bool, values: Valu
 
 @main.command()
 @runs_argument
-@click.option("-o", "--out", type=PATH, required=True, help="The file to write.")
+@click.option("-o", "--out", type=OutPath(outputs.REPORT), required=True, help="The file to write.")
 @configured_by(ReportConfig, toml=False)
 def report(runs: tuple[Path, ...], out: Path, values: Values) -> None:
     """Compare runs on one self-contained HTML page, or write its tables for a paper.
@@ -656,7 +689,7 @@ def report(runs: tuple[Path, ...], out: Path, values: Values) -> None:
 
     config = options.build(ReportConfig, values)
     write_report(runs, out, datasets=config.data, form=config.format)
-    click.echo(str(out))
+    say(str(out))
 
 
 @main.command()
@@ -738,7 +771,13 @@ def verify(path: Place, values: Values) -> None:
 
 
 @main.command()
-@click.option("--out", type=PATH, default="demo-output", show_default=True, help="The folder to create and work in.")
+@click.option(
+    "--out",
+    type=OutPath(outputs.FOLDER),
+    default="demo-output",
+    show_default=True,
+    help="The folder to create and work in.",
+)
 def demo(out: Path) -> None:
     """Run everything, small: sample corpus, teacher, dump, baseline and distilled students, report.
 

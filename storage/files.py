@@ -6,11 +6,13 @@ name ends in ``.partial`` remains. In a store or run, the next process that hold
 writer itself holds a lock on what it writes, so the next writer of the same path can tell what a killed one left.
 """
 
+import errno
 import fcntl
 import glob
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,7 +20,7 @@ from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from storage.errors import StoreError
+from storage.errors import InputError, StoreError
 
 PARTIAL_SUFFIX = ".partial"
 _LOCKED_SUFFIX = ".locked" + PARTIAL_SUFFIX
@@ -79,8 +81,9 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
             for name, path in zip(partial, paths, strict=True):  # the files are still open, and so still locked
                 with _write_errors(path):
                     name.replace(path)
-            with _write_errors(folder):
-                fsync(folder)
+            for each in {path.absolute().parent for path in paths}:
+                with _write_errors(each):
+                    fsync(each)
     finally:
         for name in partial:
             name.unlink(missing_ok=True)
@@ -198,14 +201,40 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def open_file(path: Path) -> FileIO:
+    """Open a file to read its bytes, and never wait for a pipe or a device.
+
+    Raises:
+        OSError: If the file cannot be opened, or is a folder, a pipe or a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    return FileIO(descriptor)
+
+
 def list_files(root: Path) -> Iterator[str]:
-    """Yield every file below ``root``, links included, as a relative path with slashes, sorted within its folder."""
-    for folder, subfolders, names in os.walk(root):
+    """Yield every file below ``root``, links included, as a relative path with slashes, sorted within its folder.
+
+    Raises:
+        InputError: If a folder cannot be read, or a name is not UTF-8, so that it could not be written in a record.
+    """
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
         subfolders.sort()
         here = Path(folder)
         links = [name for name in subfolders if (here / name).is_symlink()]
         for name in sorted(names + links):
+            if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise InputError(f"{here / name}: its name is not UTF-8, expected a name in UTF-8; rename it")
             yield (here / name).relative_to(root).as_posix()
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); fix its permissions") from error
 
 
 def remove_partial_files(root: Path) -> None:
@@ -225,4 +254,13 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"{path}: cannot be written: {error.strerror}. Make room, lift the limit or fix the permissions, and run the "
         "same command again: completed work stays valid"
+    )
+
+
+def cannot_be_used(error: OSError) -> StoreError:
+    """Return the error for a file or stream that failed where no failure was expected."""
+    where = error.filename or "a file or stream"
+    return StoreError(
+        f"{os.fsdecode(where) if isinstance(where, bytes) else where}: {error.strerror or error}. Check that the disk "
+        "has room and that the path and its permissions are right, and run the same command again"
     )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import FingerprintMismatchError
+from storage.files import open_file
 
 Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -75,7 +76,7 @@ def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes as 64 hex digits."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_file(path) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -3,10 +3,11 @@
 This module imports no torch, so that ``--help`` is quick.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.runtime import outputs
 from storage.errors import ConfigError
 
 
@@ -68,7 +69,7 @@ class BabylmConfig:
     rules: Literal["2026", "2025"] = "2026"
     """The year of BabyLM's pipeline. Its rules define the items of EWoK and entity tracking, and the answers in the
     predictions."""
-    out: Path | None = None
+    out: Path | None = field(default=None, metadata={"writes": outputs.FOLDER})
     """Write the files of predictions below this folder, where BabyLM's collate_preds.py looks for them."""
     name: str = ""
     """The model's name in the paths below --out. Default: the name of its folder up to the last dot."""
@@ -136,7 +137,7 @@ class SurprisalConfig:
 class ParsesConfig:
     """What ``evaluate parses`` reads and writes."""
 
-    trees_out: Path | None = None
+    trees_out: Path | None = field(default=None, metadata={"writes": outputs.PARSES})
     """Write the parses to this STEM, as STEM.mrg and STEM.txt."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a malformed tree: stop and name the line, or leave the tree out and count it."""

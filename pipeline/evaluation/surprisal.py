@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer
+from pipeline.corpus.text.table_forms import as_cell
 from pipeline.corpus.text.text_files import check_replaces_no_input
 from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.scorer import BLOCK_SENTENCES, DistributionScorer, TokenScores
@@ -261,7 +262,7 @@ def write_surprisals(
     sums: Counter[str] = Counter()
     bits = bits_eos = 0.0
     with written_whole([out]) as (table,), Progress("score", total=total, unit="sentences") as progress:
-        table.write("\t".join(header) + "\n")
+        table.write("\t".join(map(as_cell, header)) + "\n")
         while block := list(islice(sentences, block_sentences)):
             ids, before = ([np.asarray(each, np.int64) for each in lists] for lists in _ids_and_before(block))
             for stimulus, scores in zip(block, scorer.distributions(ids, before, boundary_ids), strict=True):
@@ -328,7 +329,7 @@ def _cell(value: str | float | None) -> str:
     if value is None:
         return ""
     # A probability that rounds to just above 1 gets the surprisal 0, not -0.
-    return f"{round(value, 6) + 0.0:.6f}" if isinstance(value, float) else " ".join(str(value).split())
+    return f"{round(value, 6) + 0.0:.6f}" if isinstance(value, float) else as_cell(" ".join(str(value).split()))
 
 
 def _check_finite(path: Path, stimulus: Stimulus, scores: TokenScores) -> None:

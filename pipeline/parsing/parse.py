@@ -31,6 +31,7 @@ from pipeline.corpus.text.documents import (
     read_document_table,
     write_document_table,
 )
+from pipeline.corpus.text.table_forms import as_cell
 from pipeline.corpus.text.text_files import check_replaces_no_input
 from pipeline.corpus.text.word_budget import PARSER, count_words, parser_not_known, read_record, to_json
 from pipeline.corpus.trees.trees import shortened
@@ -267,7 +268,7 @@ def _finish(
                 reasons[reason] += 1
                 now = "left out" if on_failure == "skip" else "flat"
                 fields = (str(number), document, reason, row["detail"], now, text)
-                out[FAILURES_SUFFIX].write("\t".join(" ".join(field.split()) for field in fields) + "\n")
+                out[FAILURES_SUFFIX].write("\t".join(as_cell(" ".join(field.split())) for field in fields) + "\n")
                 if on_failure == "skip":
                     continue
             num_trees += 1
@@ -277,6 +278,11 @@ def _finish(
             for suffix, value in (DOCS_SUFFIX, document), (SPEAKERS_SUFFIX, speaker):
                 if suffix in out:
                     out[suffix].write(value + "\n")
+        if reasons.total() == num_lines:
+            raise InputError(
+                f"{out_stem}: no sentence has a parse: {dict(reasons)}; expected sentences that can be parsed. Use "
+                "another --model, raise --max-words, or use --flat for flat trees"
+            )
         if not num_trees:
             raise InputError(f"{out_stem}: no tree left: {dict(reasons)}; expected sentences that can be parsed")
         if TABLE_SUFFIX in out:

@@ -8,7 +8,9 @@ Trees are built from benepar's spans, and the words of a tree are spelt as in th
 offers is not used, because it escapes brackets inside words in a way that cannot be undone.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, Final
 import spacy
 import torch
 import torch_struct
+import transformers
 from benepar.integrations.downloader import locate_model
 from benepar.integrations.spacy_plugin import SentenceWrapper
 from spacy.language import Language
@@ -30,12 +33,13 @@ from pipeline.parsing.parse_config import ParseConfig
 from storage.errors import ConfigError, InputError
 from storage.files import list_files
 from storage.fingerprints import sha256_bytes, sha256_file
+from storage.json_files import read_json
 
 # Without this line torch warns for every chart.
 torch_struct.TreeCRF.arg_constraints = {}
 
-_FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError)
-"""Errors of benepar for a sentence that it cannot read: too many subwords, no subword, or too little memory."""
+_FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError, FloatingPointError)
+"""Errors for a sentence that benepar cannot read: too many subwords, no subword, too little memory, or no scores."""
 _SPELLINGS: Final[dict[str, str]] = SentenceWrapper.TEXT_NORMALIZATION_MAPPING
 
 
@@ -68,16 +72,26 @@ class SentenceParser:
             raise ConfigError(f"--language {config.language}: {str(error).splitlines()[0]}") from error
         if not config.flat:
             path = find_model(config.model)
+            refuse_code(Path(path))
+            # Second line of defence: transformers would ask on the terminal whether to run a model's code.
+            transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
             try:
                 # benepar loads the model onto the first GPU if there is one, so move it to the right device.
-                component: Any = self._nlp.add_pipe("benepar", config={"model": path})
-                component._parser.to(device)  # noqa: SLF001
+                with _restricted_unpickler():
+                    component: Any = self._nlp.add_pipe("benepar", config={"model": path})
+                parser: Any = component._parser.to(device)  # noqa: SLF001
             except Exception as error:  # torch, transformers and benepar raise nothing narrower
                 message = f"{type(error).__name__}: {str(error).partition('. ')[0].partition(chr(10))[0]}"
                 raise InputError(
                     f"{config.model}: not a benepar model that can be loaded here ({message}); expected the --out of "
                     "train-parser, or a model of benepar.download"
                 ) from error
+            if not all(bool(weights.isfinite().all()) for weights in parser.parameters()):
+                raise InputError(
+                    f"{config.model}: some weights are NaN or infinite, expected numbers; train the parser again with "
+                    "a lower --lr, or fetch the model again"
+                )
+            parser.forward = check_scores(parser.forward)
 
     def parse(self, texts: Sequence[str]) -> list[Outcome]:
         """Return the outcome of each normalised sentence, in order."""
@@ -132,6 +146,50 @@ class SentenceParser:
             tree = Tree(_words(doc), tuple(map(escape_brackets, tags[first:stop])), to_phrases(own, len(doc)))
             outcomes[number] = Outcome(tree)
             at, first = end, stop
+
+
+def check_scores(forward: Callable[..., tuple[torch.Tensor, torch.Tensor | None]]) -> Callable[..., Any]:
+    """Return benepar's ``forward`` with a check: scores that are NaN or infinite are a failure, and not a tree.
+
+    Otherwise benepar would return some tree for them.
+    """
+
+    def checked(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:  # noqa: ANN401  benepar's own
+        spans, tags = forward(batch)
+        if not all(bool(scores.isfinite().all()) for scores in (spans, tags) if scores is not None):
+            raise FloatingPointError("the scores are NaN or infinite")
+        return spans, tags
+
+    return checked
+
+
+def refuse_code(path: Path) -> None:
+    """Refuse the folder of a model that needs Python code of its own.
+
+    Raises:
+        InputError: If one of its configurations names such code (``auto_map``), or cannot be read.
+    """
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json"):
+        file = path / name
+        if file.is_file() and "auto_map" in read_json(file, dict[str, Any], remedy="fetch the model again"):
+            raise InputError(
+                f"{file}: the model needs Python code of its own (auto_map), expected none, because code of a model is "
+                "never run. Use the --out of train-parser, or a model of benepar.download"
+            )
+
+
+@contextmanager
+def _restricted_unpickler() -> Iterator[None]:
+    """Let benepar load weights only by torch's restricted unpickler, whatever the environment says.
+
+    benepar itself does not say which unpickler it wants.
+    """
+    load = torch.load
+    torch.load = functools.partial(load, weights_only=True)
+    try:
+        yield
+    finally:
+        torch.load = load
 
 
 def find_model(model: str) -> str:

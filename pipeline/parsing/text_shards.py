@@ -15,7 +15,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from pipeline.corpus.trees.trees import format_tree
 from pipeline.parsing.sentence_parser import Outcome
 from storage.errors import RunError, StoreBusyError, StoreError
 from storage.files import cannot_write, make_directory, write_atomically
+from storage.json_files import Count, read_json, read_json_lines
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,24 @@ class TextShard:
     start: int
     """Offset of the shard's first byte in ``text.txt``."""
     size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Description:
+    """The content of ``parse.json``."""
+
+    depends_on: dict[str, Any]
+    gathered: dict[str, Any]
+    shards: list[tuple[Count, Count, Count, Count]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """A sentence of a finished shard."""
+
+    tree: str
+    reason: str | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +99,15 @@ class TextShards:
         Raises:
             RunError: If ``parse.json`` is damaged.
         """
-        try:
-            found: dict[str, Any] = json.loads((self.path / DESCRIPTION).read_bytes())
-        except FileNotFoundError:
+        path = self.path / DESCRIPTION
+        if not path.exists():
             return None
-        except ValueError as error:
-            raise RunError(
-                f"{self.path / DESCRIPTION}: damaged ({error}); remove {self.path} and start again"
-            ) from error
-        return found
+        remedy = f"remove {self.path} and start again"
+        return asdict(read_json(path, _Description, remedy=remedy, error=RunError))
 
     def shards(self) -> list[TextShard]:
         """Return all shards, in order."""
-        return [TextShard(number, *row) for number, row in enumerate((self.description() or {})["shards"])]
+        return [TextShard(number, *row) for number, row in enumerate((self.description() or {}).get("shards", []))]
 
     def finished(self) -> set[int]:
         """Return the numbers of the finished shards."""
@@ -120,16 +135,13 @@ class TextShards:
         Raises:
             StoreError: If the file is damaged or does not have as many objects as the shard has sentences.
         """
-        file = self._file(shard)
-        try:
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{file}: damaged ({error}); remove it and run the same command again") from error
+        file, remedy = self._file(shard), "remove it and run the same command again"
+        rows = [row for _, row in read_json_lines(file, _Row, remedy=remedy, error=StoreError)]
         if len(rows) != shard.num_sentences:
             raise StoreError(
                 f"{file}: {len(rows)} trees, expected {shard.num_sentences}; remove it and run the same command again"
             )
-        yield from rows
+        yield from ({name: value for name, value in asdict(row).items() if value is not None} for row in rows)
 
     @contextmanager
     def held(self) -> Iterator[None]:

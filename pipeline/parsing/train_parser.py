@@ -26,7 +26,7 @@ from pipeline.corpus.trees.evalb import EvalbFigure, GoldAndPredicted, score_by_
 from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
-from pipeline.parsing.sentence_parser import read_words, to_phrases
+from pipeline.parsing.sentence_parser import check_scores, read_words, to_phrases
 from pipeline.runtime.options import to_json
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import lr_factor
@@ -107,6 +107,7 @@ def train_parser(
     make_directory(out.absolute().parent)
     torch.manual_seed(config.seed)
     parser = new_parser(examples, config)
+    parser.forward = check_scores(parser.forward)
     num_steps = config.num_epochs * -(-len(examples) // config.batch_sentences)
     optimiser = torch.optim.Adam(parser.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-9)
     order = torch.Generator().manual_seed(config.seed)
@@ -114,8 +115,11 @@ def train_parser(
     start = time.monotonic()
     with Progress("train-parser", total=config.num_epochs * len(examples), unit="sentences") as progress:
         for epoch in range(1, config.num_epochs + 1):
-            loss = _train_epoch(parser, optimiser, examples, order, config, epoch, num_steps, progress)
-            both = {name: score_parser(parser, found) for name, found in sets.items()}
+            try:
+                loss = _train_epoch(parser, optimiser, examples, order, config, epoch, num_steps, progress)
+                both = {name: score_parser(parser, found) for name, found in sets.items()}
+            except FloatingPointError as error:
+                raise RunError(f"train-parser: {error} in epoch {epoch}; lower --lr") from error
             figures = {name: figure for name, (figure, _) in both.items()}
             overall = _f1(*figures.values())
             rows.append(
@@ -308,7 +312,11 @@ def _train_epoch(
             loss += float(partial.detach())
         if not loss < float("inf"):
             raise RunError(f"train-parser: loss is {loss} at step {step + 1}, epoch {epoch}; lower --lr")
-        torch.nn.utils.clip_grad_norm_(parser.parameters(), config.clip_norm)
+        norm = float(torch.nn.utils.clip_grad_norm_(parser.parameters(), config.clip_norm))
+        if not norm < float("inf"):
+            raise RunError(
+                f"train-parser: the norm of the gradients is {norm} at step {step + 1}, epoch {epoch}; lower --lr"
+            )
         factor = lr_factor(step, num_steps=num_steps, warmup_steps=config.warmup_steps, schedule="cosine")
         for group in optimiser.param_groups:
             group["lr"] = config.lr * factor

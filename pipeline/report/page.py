@@ -38,6 +38,8 @@ from storage.errors import RnngDistillError, RunError
 from storage.files import make_directory, write_atomically
 from storage.locations import Place
 
+_MARKDOWN_MARK: Final = "<!-- rnng-distill report -->\n\n"
+"""The beginning of a report in Markdown, which is not shown. The next report may replace a file that begins so."""
 _NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
 """Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. run.json and names of
 directories may contain them. Such characters are dropped after escaping, so that the rest cannot become markup."""
@@ -65,7 +67,7 @@ def write_report(
     if form == "html":
         text = render_report(records, described)
     else:
-        text = render_tables(report_tables(records, described), form)
+        text = (_MARKDOWN_MARK if form == "markdown" else "") + render_tables(report_tables(records, described), form)
     make_directory(out.absolute().parent)
     write_atomically(out, text.encode())
 

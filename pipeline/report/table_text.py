@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
+from pipeline.corpus.text.table_forms import as_cell
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.report.page_blocks import TitledTable
 from pipeline.report.tables import NOTHING, Table
@@ -165,5 +166,6 @@ def _csv(tables: Sequence[TitledTable]) -> str:
         title, names = normalise_text(titled.title), _column_names(titled.table)
         for number, (first, *cells) in enumerate(_rows(titled.table), 1):
             for name, cell in zip(names[1:], cells, strict=True):
-                writer.writerow((title, number, first, name, "" if cell == NOTHING else cell))
+                texts = (as_cell(text) for text in (first, name, "" if cell == NOTHING else cell))
+                writer.writerow((as_cell(title), number, *texts))
     return file.getvalue()

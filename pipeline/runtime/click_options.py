@@ -1,9 +1,10 @@
 """Add to click what all commands need: options from configuration classes, paths or URLs, and one-line errors."""
 
 import functools
-import json
+import io
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,14 +12,19 @@ import click
 
 from pipeline.runtime import options
 from pipeline.runtime.display import as_text
+from pipeline.runtime.outputs import Written, check_paths
+from pipeline.runtime.terminal import prepared, say, say_json, visible, visible_line
 from storage.errors import RnngDistillError
+from storage.files import cannot_be_used
 from storage.json_files import MAX_INT_BITS
 
 Place: TypeAlias = Path | str
 """The same type as ``storage.locations.Place``. Importing that module takes too long for ``--help``."""
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)
 STORE = click.types.FuncParamType(options.path_or_url)
 STORE.name = "PATH or URL"
+FORCE = "force"
+"""Key in the ``meta`` of click's context. Its value: whether files of unknown origin may be replaced."""
 AS_JSON = "as_json"
 """Key in the ``meta`` of click's context, which a group shares with its commands. Its value: whether to print JSON."""
 
@@ -26,9 +32,9 @@ AS_JSON = "as_json"
 def show(summary: dict[str, Any], text: str | None = None) -> None:
     """Print a summary: as JSON if the command was given ``--json``, else as ``text`` or as aligned lines."""
     if click.get_current_context().meta.get(AS_JSON):
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        say_json(summary)
     else:
-        click.echo(as_text(summary) if text is None else text)
+        say(as_text(summary) if text is None else text)
 
 
 def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -47,11 +53,52 @@ on_error_option = click.option(
 )
 
 
-class SingleValuesCommand(click.Command):
-    """A command that refuses an option that is given twice, unless the option may be repeated.
+class OutPath(click.Path):
+    """A path that a command writes."""
 
-    click itself would silently take the last value.
+    def __init__(self, writes: Written) -> None:
+        super().__init__(path_type=Path, readable=False)
+        self.writes = writes
+
+
+def _remember_force(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[FORCE] = value
+
+
+class CheckedCommand(click.Command):
+    """A command that checks its paths before it runs, and refuses an option that is given twice.
+
+    ``pipeline.runtime.outputs`` says what is checked. If the command may replace files, it gets the option ``--force``.
+    click itself would silently take the last value of a repeated option.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  those of click
+        super().__init__(*args, **kwargs)
+        if any(isinstance(param.type, OutPath) and param.type.writes.is_own for param in self.params):
+            help_text = "Replace existing files even if no command of this program wrote them."
+            force = click.option("--force", is_flag=True, expose_value=False, callback=_remember_force, help=help_text)
+            force(self)
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Check the paths among the values of this command's parameters.
+
+        Raises:
+            RnngDistillError: As ``check_paths``.
+        """
+        inputs, outputs = list[Path](), list[tuple[Path, Written]]()
+        for param in self.params:
+            for path in _local_paths(values.get(param.name or "")):
+                if isinstance(param.type, OutPath):
+                    outputs.append((path, param.type.writes))
+                else:
+                    inputs.append(path)
+        check_paths(inputs, outputs, force=click.get_current_context().meta.get(FORCE))
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  the signature is click's
+        """Check the paths of the command line, and run the command."""
+        with ctx.scope(cleanup=False):
+            self.check(ctx.params)
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments.
@@ -69,6 +116,11 @@ class SingleValuesCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+def _local_paths(value: object) -> Iterator[Path]:
+    values = value if isinstance(value, tuple) else (value,)
+    yield from (item for item in values if isinstance(item, Path))
+
+
 EXTRAS = {
     "spacy": "parse", "benepar": "parse", "nltk": "parse", "wandb": "wandb", "trackio": "trackio",
     "huggingface_hub": "hub",
@@ -77,14 +129,15 @@ EXTRAS = {
 """The extra of this package that installs a module which only some commands import."""
 
 
-class OneLineErrors(SingleValuesCommand, click.Group):
+class OneLineErrors(CheckedCommand, click.Group):
     """A group of commands. An error that the user can fix is shown as one line, and so is an extra that is missing.
 
-    Any other error is a bug and shows its traceback. ``--help`` lists the commands in the order of their definition.
-    All commands and groups below this group refuse repeated options.
+    An error of the operating system that no command expects (a disk that fails, a folder without permissions) is one
+    line too. Any other error is a bug and shows its traceback. ``--help`` lists the commands in the order of their
+    definition. All commands and groups below this group are checked alike.
     """
 
-    command_class = SingleValuesCommand
+    command_class = CheckedCommand
     group_class = type
     """click then makes subgroups of this class too."""
 
@@ -92,12 +145,28 @@ class OneLineErrors(SingleValuesCommand, click.Group):
         """Return the commands in the order of their definition, which is the order of the work."""
         return list(self.commands)
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  the signature is click's
-        """Run the chosen command."""
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  the signature is click's
+        """Run the command line and end the process with its exit status."""
+        with prepared():
+            try:
+                status = self._main(*args, **{**kwargs, "standalone_mode": False})
+            except click.ClickException as error:
+                shown = io.StringIO()
+                error.show(shown)
+                click.echo(visible(shown.getvalue()), err=True, nl=False)
+                status = error.exit_code
+            except click.Abort:
+                click.echo("Aborted.", err=True)
+                status = 1
+            sys.exit(status if isinstance(status, int) else 0)
+
+    def _main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  the signature is click's
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **kwargs)
         except RnngDistillError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(visible_line(str(error))) from error
+        except OSError as error:
+            raise click.ClickException(visible_line(str(cannot_be_used(error)))) from error
         except ModuleNotFoundError as error:
             if (extra := EXTRAS.get(module := (error.name or "").partition(".")[0])) is None:
                 raise
@@ -153,6 +222,10 @@ def configured_by(
             for option in declared:
                 if option.is_required and option.name not in values:
                     raise click.UsageError(f"Missing option '{option.flag}'.")
+            if config_file is not None:
+                context = click.get_current_context()
+                assert isinstance(context.command, CheckedCommand)
+                context.command.check({**given, **values})
             command(values=values, **{name: value for name, value in given.items() if name not in names})
 
         decorated: Callable[..., None] = with_values
@@ -174,7 +247,7 @@ def _click_option(option: options.Option) -> Callable[[Callable[..., None]], Cal
         about = f"{option.help} [default: {default}]".lstrip()
         return click.option(f"{option.flag}/{off}", option.name, default=None, help=about)
     click_types: dict[Any, Any] = {Path: PATH, options.path_or_url: STORE, int: WholeNumber()}
-    kind = click_types.get(option.type, option.type)
+    kind = click_types.get(option.type, option.type) if option.writes is None else OutPath(option.writes)
     if option.many and not option.is_repeated:
         kind = CommaSeparated(option.type)
     return click.option(

@@ -4,12 +4,16 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 
+from pipeline.runtime.terminal import visible, visible_line
+
 OUR_LOGGERS = ("pipeline", "storage", "student", "teacher")
 
 
 def configure_logging() -> None:
     """Send log lines to standard error without prefixes: our lines from INFO on, lines of libraries from WARNING on."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Visible("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     set_log_level(logging.INFO)
 
 
@@ -19,8 +23,17 @@ def set_log_level(level: int) -> None:
         logging.getLogger(name).setLevel(level)
 
 
+class _Visible(logging.Formatter):
+    """Write characters of a message that could steer the terminal as escapes. Our own messages are one line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
+        is_ours = record.name.partition(".")[0] in OUR_LOGGERS
+        return (visible_line if is_ours else visible)(super().formatMessage(record))
+
+
 def as_text(summary: Mapping[str, object], *, indent: str = "") -> str:
     """Return a JSON-like summary as lines of ``name  value``. Nested summaries are indented."""
+    summary = {visible_line(name): value for name, value in summary.items()}
     plain = {name: value for name, value in summary.items() if not isinstance(value, Mapping) or not value}
     width = max((len(name) for name in plain), default=0)
     lines = []
@@ -34,7 +47,7 @@ def as_text(summary: Mapping[str, object], *, indent: str = "") -> str:
 
 def table(rows: Sequence[Sequence[object]], *, header: Sequence[str]) -> str:
     """Return rows as aligned columns. Columns of numbers are aligned to the right."""
-    cells = [list(header), *([_value(cell) for cell in row] for row in rows)]
+    cells = [[*map(visible_line, header)], *([_value(cell) for cell in row] for row in rows)]
     columns = range(len(header))
     widths = [max(len(row[column]) for row in cells) for column in columns]
     numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in columns]
@@ -65,4 +78,4 @@ def _value(value: object) -> str:
         return f"{value:,.4g}" if abs(value) < 10 or abs(value) >= 1e7 else f"{value:,.2f}"
     if isinstance(value, list | tuple):
         return ", ".join(_value(item) for item in value)
-    return str(value)
+    return visible_line(str(value))

@@ -13,6 +13,7 @@ torch.
 | ``tuple[Path, ...]``, ``tuple[Path \\| str, ...]`` | an option that may be repeated |
 | a field without a default | a required option |
 | ``field(metadata={"aliases": ("--old",)})`` | a second spelling of the option |
+| ``field(metadata={"writes": outputs.PARSES})`` | the path of something that the command writes |
 """
 
 import ast
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pipeline.runtime.outputs import Written
 from storage.errors import ConfigError, RunError
 from storage.json_files import read_toml as read_table
 
@@ -57,6 +59,8 @@ class Option:
     """Whether the value is a tuple."""
     aliases: tuple[str, ...] = ()
     """Other names of the option."""
+    writes: Written | None = None
+    """What the command writes at this path; None if it reads the path, or this is no path."""
 
     @property
     def is_required(self) -> bool:
@@ -106,6 +110,7 @@ def options_of(*classes: type, without: Sequence[str] = ()) -> list[Option]:
                 choices=choices,
                 many=many,
                 aliases=tuple(_plain_name(alias) for alias in field.metadata.get("aliases", ())),
+                writes=field.metadata.get("writes"),
             )
     return list(found.values())
 

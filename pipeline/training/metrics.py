@@ -50,6 +50,7 @@ class Metrics:
 
     Raises:
         RunError: If a line that must stay is damaged.
+        StoreError: If a file cannot be written.
     """
 
     def __init__(
@@ -63,8 +64,11 @@ class Metrics:
     ) -> None:
         self._path = run / METRICS
         num_missing = expected_rows - _cut_back(run, after_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after_step + 1 if after_step else None)
+        try:
+            self._file = self._path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after_step + 1 if after_step else None)
+        except OSError as error:
+            raise cannot_write(Path(error.filename or run / "tensorboard"), error) from error
         self._tracker = tracker
         self._start = time.monotonic() - elapsed_s
         if num_missing > 0:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.duplicates import SentenceHashes, hash_sentences
-from pipeline.corpus.dataset.oracle import tree_to_actions
+from pipeline.corpus.dataset.oracle import check_num_labels, tree_to_actions
 from pipeline.corpus.dataset.token_trees import NOT_REVERSIBLE, FittedSentence, fit_to_tokens
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.trees.readers import Counts, RawPair, read_sentence
@@ -121,6 +121,7 @@ class BlockBuilder:
             found = tree_to_actions(phrases, len(each.ids))
             actions += found
             num_actions.append(len(found))
+        check_num_labels(str(block.path), len(labels))
         texts = [each.sentence.text for each in kept]
         encoded = [text.encode() for text in texts]
         columns = {

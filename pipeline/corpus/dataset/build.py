@@ -22,7 +22,7 @@ from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset_store import check_absent, write_dataset
 from pipeline.corpus.dataset.duplicates import HeldOut
 from pipeline.corpus.dataset.folds import assign_folds
-from pipeline.corpus.dataset.oracle import right_branching, tree_to_actions
+from pipeline.corpus.dataset.oracle import check_num_labels, right_branching, tree_to_actions
 from pipeline.corpus.dataset.split_builder import SplitBuilder
 from pipeline.corpus.dataset.split_sources import SplitSources, StemSource, choose_sources
 from pipeline.corpus.dataset.split_statistics import split_statistics
@@ -60,6 +60,7 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
     sources = choose_sources(config.stems, config.shares, seed=config.seed)
     builders = _read(config, tokenizer, sources, progress)
     labels = (ROOT, *sorted(builders["train"].label_counts))
+    check_num_labels(sources["train"].trees, len(labels))
     arrays = {name: builder.finish(labels) for name, builder in builders.items()}
     if config.folds:
         train = arrays["train"]

@@ -13,11 +13,27 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pipeline.corpus.trees.trees import TokenPhrase
+from storage.errors import InputError
 
 SHIFT: Final = 0
 REDUCE: Final = 1
 FIRST_NT: Final = 2
 """NT(label) is ``FIRST_NT + label``."""
+MAX_LABELS: Final = 32_000
+"""The largest number of labels of a dataset, which stores actions in 16 bits. Treebanks have fewer than a hundred."""
+
+
+def check_num_labels(trees: str, num_labels: int) -> None:
+    """Check that trees do not have more labels than a dataset can store.
+
+    Raises:
+        InputError: If they have more.
+    """
+    if num_labels > MAX_LABELS:
+        raise InputError(
+            f"{trees}: more than {MAX_LABELS:,} different labels, expected those of a treebank, at most a few hundred. "
+            "Check that the phrases have labels and not words"
+        )
 
 
 def tree_to_actions(phrases: Sequence[TokenPhrase], num_tokens: int) -> list[int]:

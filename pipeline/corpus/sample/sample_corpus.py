@@ -12,9 +12,9 @@ these sentences. No sentence is rejected, so sentences follow the grammar's dist
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from pipeline.corpus.sample.inside import Inside
 from pipeline.corpus.sample.pairs import NUM_PAIRS, PARADIGMS, blimp_row, sample_pairs
 from pipeline.corpus.sample.pcfg import Grammar, text_of_words
 from storage.errors import ConfigError, InputError
+from storage.files import make_directory, written_whole
+from storage.json_files import read_json
 
 SPLITS = ("train", "dev", "test")
 MIN_HELD_OUT = 200
@@ -62,13 +64,7 @@ def read_entropy(corpus: Path) -> dict[str, Any]:
         InputError: If ``corpus`` is not a sample corpus, or another version of the grammar wrote it.
     """
     path, remedy = corpus / "entropy.json", "give the folder that sample-corpus wrote"
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected JSON; {remedy}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
-    found = value if isinstance(value, dict) else {}
+    found = read_json(path, dict[str, Any], remedy=remedy)
     facts, splits = (part if isinstance(part := found.get(name), dict) else {} for name in ("grammar", "splits"))
     if not splits or not all(isinstance(split, dict) for split in splits.values()):
         raise InputError(f"{path}: no object 'splits' of objects; {remedy}")
@@ -94,37 +90,37 @@ def _uniform(seed: int, stream: int) -> Callable[[], float]:
 
 
 def _write_split(
-    stem: Path,
+    trees: IO[str],
+    text: IO[str],
     grammar: Grammar,
     inside: Inside,
     num_sentences: int,
     uniform: Callable[[], float],
     progress: Callable[[int], None] | None,
+    train_texts: set[str] | None,
 ) -> tuple[dict[str, int | float | str], set[str]]:
     """Write one split; return its entry in entropy.json and its distinct sentences."""
     texts: set[str] = set()
+    num_also_in_train = 0
     digest = hashlib.sha256()
     num_words = 0
     tree_nats = 0.0
     nats: list[float] = []
-    with (
-        stem.with_suffix(".mrg").open("w", encoding="utf-8", newline="\n") as trees,
-        stem.with_suffix(".txt").open("w", encoding="utf-8", newline="\n") as text,
-    ):
-        for start in range(0, num_sentences, CHUNK_SENTENCES):
-            num_chunk = min(CHUNK_SENTENCES, num_sentences - start)
-            derivations = [grammar.sample(uniform) for _ in range(num_chunk)]
-            words = [grammar.words(derivation) for derivation in derivations]
-            lines = [text_of_words(sentence) for sentence in words]
-            trees.writelines(grammar.tree(derivation) + "\n" for derivation in derivations)
-            text.writelines(line + "\n" for line in lines)
-            digest.update("".join(line + "\n" for line in lines).encode())
-            texts.update(lines)
-            num_words += sum(map(len, words))
-            tree_nats -= sum(map(grammar.log_prob, derivations))
-            nats += (-inside.log_probs(words)).tolist()
-            if progress is not None:
-                progress(num_chunk)
+    for start in range(0, num_sentences, CHUNK_SENTENCES):
+        num_chunk = min(CHUNK_SENTENCES, num_sentences - start)
+        derivations = [grammar.sample(uniform) for _ in range(num_chunk)]
+        words = [grammar.words(derivation) for derivation in derivations]
+        lines = [text_of_words(sentence) for sentence in words]
+        trees.writelines(grammar.tree(derivation) + "\n" for derivation in derivations)
+        text.writelines(line + "\n" for line in lines)
+        digest.update("".join(line + "\n" for line in lines).encode())
+        texts.update(lines)
+        num_also_in_train += sum(line in train_texts for line in lines) if train_texts is not None else 0
+        num_words += sum(map(len, words))
+        tree_nats -= sum(map(grammar.log_prob, derivations))
+        nats += (-inside.log_probs(words)).tolist()
+        if progress is not None:
+            progress(num_chunk)
     facts: dict[str, int | float | str] = {
         "num_sentences": num_sentences,
         "num_words": num_words,
@@ -135,16 +131,16 @@ def _write_split(
         "standard_error_nats": float(np.std(nats) / np.sqrt(len(nats))),
         "text_sha256": digest.hexdigest(),
     }
-    return facts, texts
+    return facts | ({} if train_texts is None else {"num_also_in_train": num_also_in_train}), texts
 
 
-def _write_pairs(folder: Path, grammar: Grammar, inside: Inside, seed: int, avoid: set[str]) -> dict[str, Any]:
-    folder.mkdir(exist_ok=True)
-    for index, paradigm in enumerate(PARADIGMS):
+def _write_pairs(
+    files: Iterable[IO[str]], grammar: Grammar, inside: Inside, seed: int, avoid: set[str]
+) -> dict[str, Any]:
+    for index, (paradigm, file) in enumerate(zip(PARADIGMS, files, strict=True)):
         stream = int(np.random.SeedSequence([seed, len(SPLITS), index]).generate_state(1)[0])
         pairs = sample_pairs(grammar, inside, paradigm, seed=stream, avoid=avoid)
-        rows = [json.dumps(blimp_row(paradigm, pair, number)) + "\n" for number, pair in enumerate(pairs)]
-        (folder / f"{paradigm.uid}.jsonl").write_text("".join(rows), encoding="utf-8", newline="\n")
+        file.writelines(json.dumps(blimp_row(paradigm, pair, number)) + "\n" for number, pair in enumerate(pairs))
     return {"num_paradigms": len(PARADIGMS), "num_pairs_per_paradigm": NUM_PAIRS}
 
 
@@ -162,6 +158,7 @@ def write_sample_corpus(
     Raises:
         ConfigError: If a number is out of range.
         InputError: If ``out`` is not a folder.
+        StoreError: If a file cannot be written. Then the files of an earlier run are unchanged.
     """
     problems = []
     if num_sentences < 1:
@@ -172,36 +169,43 @@ def write_sample_corpus(
         raise ConfigError("sample-corpus: " + "; ".join(problems))
     if out.exists() and not out.is_dir():
         raise InputError(f"sample-corpus: {out} is a file, expected a folder or a new name; choose another OUT")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "entropy.json").unlink(missing_ok=True)
+    make_directory(out / "minimal_pairs")
     grammar = english_grammar()
     inside = Inside(grammar)
     num_held_out = max(MIN_HELD_OUT, num_sentences // 10)
     sizes = {"train": num_sentences, "dev": num_held_out, "test": num_held_out}
     splits: dict[str, dict[str, int | float | str]] = {}
-    train_texts: set[str] = set()
-    for stream, name in enumerate(SPLITS):
-        splits[name], texts = _write_split(out / name, grammar, inside, sizes[name], _uniform(seed, stream), progress)
-        if name == "train":
-            train_texts = texts
-        else:
-            lines = (out / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-            splits[name]["num_also_in_train"] = sum(line in train_texts for line in lines)
-    summary: dict[str, Any] = {
-        "seed": seed,
-        "meaning": MEANING,
-        "grammar": {
-            "rules_sha256": grammar.rules_sha256(),
-            "num_rules": len(grammar.rules),
-            "num_lexical_rules": sum(rule.is_lexical for rule in grammar.rules),
-            "num_symbols": len(grammar.symbols),
-            "num_terminals": len(grammar.terminals),
-            "expected_length": grammar.expected_length,
-            "spectral_radius": grammar.spectral_radius,
-        },
-        "splits": splits,
-        "minimal_pairs": _write_pairs(out / "minimal_pairs", grammar, inside, seed, train_texts),
-    }
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (out / "entropy.json").write_text(text, encoding="utf-8", newline="\n")
+    train_texts: set[str] | None = None
+    summary_path = out / "entropy.json"
+    paths = [
+        *(out / f"{name}{end}" for name in SPLITS for end in (".mrg", ".txt")),
+        *(out / "minimal_pairs" / f"{paradigm.uid}.jsonl" for paradigm in PARADIGMS),
+        summary_path,
+    ]
+    with written_whole(paths, stale=[summary_path]) as (*files, summary_file):
+        of_splits, pairs = files[: 2 * len(SPLITS)], files[2 * len(SPLITS) :]
+        for stream, name in enumerate(SPLITS):
+            trees, text = of_splits[2 * stream : 2 * stream + 2]
+            uniform = _uniform(seed, stream)
+            splits[name], texts = _write_split(
+                trees, text, grammar, inside, sizes[name], uniform, progress, train_texts
+            )
+            train_texts = texts if train_texts is None else train_texts
+        assert train_texts is not None
+        summary: dict[str, Any] = {
+            "seed": seed,
+            "meaning": MEANING,
+            "grammar": {
+                "rules_sha256": grammar.rules_sha256(),
+                "num_rules": len(grammar.rules),
+                "num_lexical_rules": sum(rule.is_lexical for rule in grammar.rules),
+                "num_symbols": len(grammar.symbols),
+                "num_terminals": len(grammar.terminals),
+                "expected_length": grammar.expected_length,
+                "spectral_radius": grammar.spectral_radius,
+            },
+            "splits": splits,
+            "minimal_pairs": _write_pairs(pairs, grammar, inside, seed, train_texts),
+        }
+        summary_file.write(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return summary

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
+from pipeline.corpus.text.table_forms import as_cell
 from pipeline.corpus.text.text_files import Line
 from storage.fingerprints import Json
 
@@ -122,7 +123,7 @@ class CleaningRecord:
         for (what, source, reason), sample in sorted(self._samples.items()):
             for row in sample.kept:
                 cells = (what, source, reason, str(sample.num_seen), *row)
-                file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
+                file.write("\t".join(as_cell(" ".join(cell.split())) for cell in cells) + "\n")
 
     def _sample(self, what: str, reason: str, line: Line, result: str) -> None:
         self._samples[what, self._source, reason].add(str(self._path), str(line.number), line.text, result)

@@ -11,22 +11,23 @@
 Without STEM.docs the documents are unknown. An unknown source or licence is an empty field.
 """
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from io import StringIO
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.text.table_forms import as_cell, text_of_cell
 from pipeline.corpus.text.text_files import find_file, not_utf8, read_lines, read_texts
 from pipeline.corpus.text.word_budget import PARSER, TrainingText, count_words, from_json
 from storage.errors import InputError
 from storage.files import beside
 from storage.fingerprints import sha256_file
+from storage.json_files import Count, convert, read_json
 
 DOCS_SUFFIX: Final = ".docs"
 TABLE_SUFFIX: Final = ".documents.tsv"
@@ -55,13 +56,16 @@ class Document:
     licence: str = ""
 
 
-_COLUMNS = [field.name for field in fields(Document)]
+_COLUMNS = [column.name for column in fields(Document)]
 
 
 def write_document_table(file: IO[str], documents: Iterable[Document]) -> None:
-    """Write the table of documents. Any run of white space inside a field, tabs included, becomes one space."""
+    """Write the table of documents. Any run of white space inside a field, tabs included, becomes one space.
+
+    A field that a spreadsheet would take for a formula gets an apostrophe in front, as ``as_cell`` does.
+    """
     for row in (_COLUMNS, *map(astuple, documents)):
-        file.write("\t".join(" ".join(field.split()) for field in row) + "\n")
+        file.write("\t".join(as_cell(" ".join(cell.split())) for cell in row) + "\n")
 
 
 def read_document_table(path: Path) -> list[Document]:
@@ -84,7 +88,7 @@ def read_document_table(path: Path) -> list[Document]:
     for number, row in rows[1:]:
         if len(row) != len(header):
             raise InputError(f"{path}:{number}: {len(row)} fields, expected {len(header)}, as in the header")
-        document = Document(*(row[header.index(name)] for name in _COLUMNS))
+        document = Document(*(text_of_cell(row[header.index(name)]) for name in _COLUMNS))
         if not document.document or document.document in found:
             problem = f"document {document.document!r} a second time" if document.document else "no document's name"
             raise InputError(f"{path}:{number}: {problem}; expected one row per document, with its name")
@@ -157,7 +161,7 @@ def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
     rows = [line.split("\t") for line in table.tobytes().decode().split("\n")[:-1]]
     if rows and (rows[0] != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows)):
         raise ValueError(f"a table of documents with columns {rows[0]}")
-    return tuple(Document(*row) for row in rows[1:])
+    return tuple(Document(*map(text_of_cell, row)) for row in rows[1:])
 
 
 def wrong_length(names: Path, num_lines: int, num_trees: int) -> InputError:
@@ -183,17 +187,9 @@ def parsed_by(stem: Path) -> str:
     Raises:
         InputError: If STEM.parse.json is damaged.
     """
-    path = beside(stem, PARSE_RECORD_SUFFIX)
-    if not path.exists():
+    if (record := _read_record(beside(stem, PARSE_RECORD_SUFFIX), _ParseRecord)) is None:
         return ""
-    try:
-        made_from = json.loads(path.read_bytes())["made_from"]
-        model, version = str(made_from["model"]), str(made_from["versions"]["benepar"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error!r}), expected the record that parse writes next to its trees; parse "
-            "again, or remove this file if no parser made the trees"
-        ) from error
+    model, version = record.made_from.model, record.made_from.versions["benepar"]
     return model if model == "flat" else f"benepar {version}, model sha256 {model[:12]}"
 
 
@@ -203,17 +199,48 @@ def sampled_from(stem: Path) -> str:
     Raises:
         InputError: If STEM.sample.json is damaged.
     """
-    path = beside(stem, SAMPLE_RECORD_SUFFIX)
-    if not path.exists():
+    if (record := _read_record(beside(stem, SAMPLE_RECORD_SUFFIX), _SampleRecord)) is None:
         return ""
-    try:
-        made_from = json.loads(path.read_bytes())["made_from"]
-        return f"teacher {str(made_from['fingerprint'])[:12]} with seed {made_from['seed']}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error!r}), expected the record that sample writes next to its trees; sample "
-            "again, or remove this file if the trees were not sampled"
-        ) from error
+    return f"teacher {record.made_from.fingerprint[:12]} with seed {record.made_from.seed}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _MadeByParser:
+    model: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "benepar" not in self.versions:
+            raise ValueError("no version of benepar")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _MadeByTeacher:
+    fingerprint: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ParseRecord:
+    made_from: _MadeByParser
+    words: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SampleRecord:
+    made_from: _MadeByTeacher
+    words: dict[str, Any] | None = None
+
+
+_Record = TypeVar("_Record", _ParseRecord, _SampleRecord)
+
+
+def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
+    """Return the record that parse or sample wrote next to its trees; None if there is none."""
+    if not path.exists():
+        return None
+    remedy = "expected the record that parse or sample writes next to its trees; make the trees again, or remove this "
+    return read_json(path, kind, remedy=remedy + "file if neither made them")
 
 
 def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[TrainingText]]:
@@ -230,21 +257,19 @@ def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[
     Raises:
         InputError: If STEM.parse.json or STEM.sample.json is damaged.
     """
-    parsed, sampled = beside(stem, PARSE_RECORD_SUFFIX), beside(stem, SAMPLE_RECORD_SUFFIX)
     own_file: dict[str, int | None] = {sha256_file(texts): count_words(texts)}
-    for path, of in (parsed, PARSER), (sampled, "teacher"):
-        if not path.exists():
-            continue
-        try:
-            content = json.loads(path.read_bytes())
-            made_from, words = content["made_from"], content.get("words") or {}
-            if path == parsed and made_from["model"] == "flat":
-                return dict(words.get("files") or own_file), []
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path}: cannot be read ({error!r}), expected the record that parse or sample writes next to its "
-                "trees; make the trees again, or remove this file if neither made them"
-            ) from error
-        name = f"of {stem.name}"
-        return dict(words.get("files") or own_file), from_json(words.get(of), of=of, name=name, where=str(path))
-    return own_file, []
+    parse_record, sample_record = beside(stem, PARSE_RECORD_SUFFIX), beside(stem, SAMPLE_RECORD_SUFFIX)
+    parsed, sampled = _read_record(parse_record, _ParseRecord), _read_record(sample_record, _SampleRecord)
+    if parsed is not None:
+        path, of, words = parse_record, PARSER, parsed.words or {}
+    elif sampled is not None:
+        path, of, words = sample_record, "teacher", sampled.words or {}
+    else:
+        return own_file, []
+    remedy = "make the trees again, or remove this file if neither parse nor sample made them"
+    files = convert(
+        words.get("files") or own_file, dict[str, Count | None], where=f"{path}: words.files", remedy=remedy
+    )
+    if parsed is not None and parsed.made_from.model == "flat":
+        return files, []
+    return files, from_json(words.get(of), of=of, name=f"of {stem.name}", where=str(path))

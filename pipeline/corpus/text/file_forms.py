@@ -316,7 +316,7 @@ def _json(first: str, full: Sequence[str], *, is_all: bool) -> Form | None:
                 return None
             has_strings = True
             break
-        except RecursionError:
+        except (ValueError, RecursionError):  # a number of thousands of digits, or thousands of brackets
             return None
         if not isinstance(value, dict | list):
             return None

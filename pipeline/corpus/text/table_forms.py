@@ -24,6 +24,10 @@ _SAME_WIDTH: Final = 0.95
 """Share of the rows of a table that have as many cells as its first row."""
 _COLUMNS_OF_TEXT: Final = frozenset({"text", "sentence", "sentences", "content", "utterance"})
 
+_FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+"""Also the wide forms of these characters, which some spreadsheets read like them."""
+_PLAIN_NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?%?")
+
 csv.field_size_limit(MAX_LINE_BYTES)  # a cell can hold a book; the default limit is 131,072 characters
 
 
@@ -36,6 +40,25 @@ class Table(NamedTuple):
     """A key of ``DELIMITERS``."""
     quoted: bool
     """Whether cells may be in quotes."""
+
+
+def as_cell(text: str) -> str:
+    """Return a text as a cell of a table that we write. A spreadsheet must not take it for a formula.
+
+    A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe in front, which
+    spreadsheets do not show. Numbers stay as they are, and so do signs alone, such as a dash, which are no formula.
+    ``text_of_cell`` gives the text back.
+    """
+    return f"'{text}" if _is_taken_for_formula(text) else text
+
+
+def text_of_cell(cell: str) -> str:
+    """Return the text that ``as_cell`` wrote."""
+    return cell[1:] if cell.startswith("'") and _is_taken_for_formula(cell[1:]) else cell
+
+
+def _is_taken_for_formula(text: str) -> bool:
+    return _FORMULA.match(text) is not None and _PLAIN_NUMBER.fullmatch(text) is None and any(map(str.isalnum, text))
 
 
 def find_table(texts: Sequence[str], path: Path) -> Table | None:

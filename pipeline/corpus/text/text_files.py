@@ -6,15 +6,17 @@ Everything else stays as it was written: case, quotes, dashes and spelling.
 """
 
 import gzip
+import os
 import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Final, Literal, NamedTuple
 
 from storage.errors import ConfigError, InputError
-from storage.files import beside
+from storage.files import beside, open_file
 
 OnError = Literal["stop", "skip"]
 """What to do at a malformed line or tree. stop: end with an error that names its line. skip: leave it out and count
@@ -61,6 +63,8 @@ def escape_brackets(word: str) -> str:
 MAX_LINE_BYTES: Final = 1 << 24
 """16 MiB, including the line end. No sentence, paragraph or tree is as long, not even a novel. Even a longer line takes
 at most twice this amount of memory to read."""
+MAX_SKIPPED_BYTES: Final = 1 << 29
+"""512 MiB. A longer line is always an error. A gzip file of a few MB can hold one line of many GB."""
 
 
 class Line(NamedTuple):
@@ -91,17 +95,19 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
 
     Raises:
         InputError: If the file is missing, cannot be read, or is a damaged gzip file; or, if ``on_long`` is "stop", at
-            the first line that is too long. The error for a long line names the line.
+            the first line that is too long; in any case at a line longer than ``MAX_SKIPPED_BYTES``. The error for a
+            long line names the line.
     """
     try:
-        with path.open("rb") as raw:
+        with BufferedReader(open_file(path)) as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if zipped else raw as file:
-                for number, data in enumerate(_bounded_lines(file), 1):
-                    if data is None and on_long == "stop":
+                for number, (data, is_endless) in enumerate(_bounded_lines(file, on_long), 1):
+                    if data is None and (on_long == "stop" or is_endless):
+                        limit = MAX_SKIPPED_BYTES if is_endless else MAX_LINE_BYTES
                         raise InputError(
-                            f"{path}:{number}: a line longer than {MAX_LINE_BYTES >> 20} MiB, expected one sentence or "
+                            f"{path}:{number}: a line longer than {limit >> 20} MiB, expected one sentence or "
                             "paragraph per line; break it up"
                         )
                     yield _decode(number, data)
@@ -111,16 +117,18 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file of UTF-8 text") from error
 
 
-def _bounded_lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes | None]:
-    """Yield each line, or None for one that is longer than ``MAX_LINE_BYTES``."""
+def _bounded_lines(file: IO[bytes] | gzip.GzipFile, on_long: OnError) -> Iterator[tuple[bytes | None, bool]]:
+    """Yield each line, or None for one that is longer than ``MAX_LINE_BYTES``; and whether it is too long to skip."""
     while data := file.readline(MAX_LINE_BYTES):
         if len(data) < MAX_LINE_BYTES or data.endswith(b"\n") or not (rest := file.readline(MAX_LINE_BYTES)):
-            yield data
+            yield data, False
             continue
+        size = len(data) + len(rest)
         del data
-        while rest and not rest.endswith(b"\n"):
+        while on_long == "skip" and rest and not rest.endswith(b"\n") and size <= MAX_SKIPPED_BYTES:
             rest = file.readline(MAX_LINE_BYTES)
-        yield None
+            size += len(rest)
+        yield None, size > MAX_SKIPPED_BYTES
 
 
 def _decode(number: int, data: bytes | None) -> Line:
@@ -154,15 +162,22 @@ def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
 
 
 def check_replaces_no_input(command: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Check that no output of a command is also one of its inputs.
+    """Check that no output of a command is also one of its inputs, under whatever spelling or link.
 
     Raises:
         ConfigError: If an output would replace an input.
     """
-    resolved = {path.resolve() for path in inputs}
+    read = {(about.st_dev, about.st_ino) for path in inputs if (about := _stat(path)) is not None}
     for path in outputs:
-        if path.resolve() in resolved:
+        if (about := _stat(path)) is not None and (about.st_dev, about.st_ino) in read:
             raise ConfigError(f"{command}: {path} is read and would be replaced; give another --out")
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None  # the command says what is wrong with a file that it needs
 
 
 def find_file(stem: Path, suffix: str) -> Path:

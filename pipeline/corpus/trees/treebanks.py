@@ -26,6 +26,7 @@ from pipeline.corpus.trees.dialects import read_plain_trees
 from pipeline.corpus.trees.raw_trees import NOT_UTF8, TOO_LONG, RawTree, read_raw_trees
 from pipeline.corpus.trees.readers import Read
 from storage.errors import ConfigError, InputError
+from storage.files import list_files
 
 TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn", ".clean", ".txt")
 """Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``. Files that end in ``.txt``
@@ -90,7 +91,7 @@ def find_trees(
             option = "--split-list" if sections is None else "--sections"
             raise ConfigError(f"import-trees: {option} chooses files of a folder, but {source} is one file")
         return [_tree_file(source, _format_of_file(source) if wanted == "auto" else wanted, None)], Counter()
-    everything = sorted(path for path in source.rglob("*") if path.is_file())
+    everything = sorted(path for name in list_files(source) if (path := source / name).is_file())
     found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
     by_suffix = wanted == "auto" or (wanted == "ptb" and any(_has_suffix(path, ".mrg") for path in everything))
     if sections is not None and found_format != "ptb":

@@ -249,6 +249,58 @@ def test_a_model_that_would_execute_something_is_refused(tmp_path: Path) -> None
         parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", with_model(tmp_path / "evil.pt"))
 
 
+def damaged(parser_file: Path, path: Path, value: float, name: str) -> Path:
+    """Write a copy of a parser in which one tensor has another value everywhere."""
+    content = torch.load(parser_file, weights_only=True)
+    content["state_dict"][name].fill_(value)
+    torch.save(content, path)
+    return path
+
+
+def a_bias(parser_file: Path) -> str:
+    return next(name for name in torch.load(parser_file, weights_only=True)["state_dict"] if name.startswith("f_label"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_parser_whose_weights_are_not_finite_is_refused(parser_file: Path, tmp_path: Path, value: float) -> None:
+    model = damaged(parser_file, tmp_path / "bad.pt", value, a_bias(parser_file))
+    with pytest.raises(InputError, match=r"bad\.pt: some weights are NaN or infinite"):
+        parse_texts(write(tmp_path, ["a dog"]), tmp_path / "out", with_model(model))
+    assert not list(tmp_path.glob("out*.mrg"))
+
+
+def test_scores_that_are_not_finite_are_failures_and_no_trees(parser_file: Path, tmp_path: Path) -> None:
+    """Weights may be finite and still give infinite scores."""
+    model = damaged(parser_file, tmp_path / "bad.pt", 3e38, a_bias(parser_file))
+    for outcome in sentence_parser(model).parse(["a dog barks", "it is loud"]):
+        assert outcome.reason == "the parser failed: FloatingPointError"
+        assert outcome.detail == "the scores are NaN or infinite"
+    with pytest.raises(InputError, match=r"no sentence has a parse: \{'the parser failed: FloatingPointError': 2}"):
+        parse_texts(write(tmp_path, ["a dog barks", "it is loud"]), tmp_path / "out", with_model(model))
+    assert not (tmp_path / "out.mrg").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_in_the_folder_of_a_model_is_never_run_and_never_asked_about(tmp_path: Path, file: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    about = {"model_type": "mine", "benepar": {}, "auto_map": {"AutoConfig": "code.Mine", "AutoModel": "code.Mine"}}
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / file).write_text(json.dumps(about))
+    with pytest.raises(InputError, match=rf"{file}: the model needs Python code of its own \(auto_map\)"):
+        parse_texts(write(tmp_path, ["a"]), tmp_path / "out", with_model(tmp_path / "model"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_variable_of_the_environment_lifts_the_restriction_of_the_unpickler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"config": Path("x"), "state_dict": {}}, tmp_path / "parser.pt")  # a class that is not on torch's list
+    with pytest.raises(InputError, match=r"not a benepar model that can be loaded here \(UnpicklingError"):
+        parse_texts(write(tmp_path, ["a"]), tmp_path / "out", with_model(tmp_path / "parser.pt"))
+
+
 def test_old_trees_are_not_replaced_and_two_commands_at_once_are_refused(tmp_path: Path) -> None:
     text = write(tmp_path, ["A b."])
     with (

@@ -12,7 +12,7 @@ import torch
 from pipeline.parsing.parse_config import ParserConfig
 from pipeline.parsing.sentence_parser import read_words, to_phrases
 from pipeline.parsing.train_parser import read_examples, train_parser
-from storage.errors import ConfigError, InputError, StoreError
+from storage.errors import ConfigError, InputError, RunError, StoreError
 from tests.pipeline.parsing.conftest import SMALL
 
 
@@ -126,3 +126,19 @@ def test_words_of_treebanks_are_spelt_as_in_text() -> None:
 def test_phrases_of_spans_are_a_normalised_tree() -> None:
     spans = [(0, 3, ("TOP", "S", "S")), (0, 1, ("NP",)), (1, 3, ()), (1, 2, ("VP", "VP"))]
     assert to_phrases(spans, 3) == (("TOP", 0, 3), ("S", 0, 3), ("NP", 0, 1), ("VP", 1, 2))
+
+
+def test_a_training_that_diverges_is_one_error(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(RunError, match="norm of the gradients is nan at step 1, epoch 1; lower --lr"):
+        train_parser([corpus / "short.mrg"], [corpus / "short.mrg"], tmp_path / "p.pt", SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_scores_that_are_not_finite_end_the_training(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = torch.nn.Linear.forward
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, found: forward(self, found) * float("nan"))
+    with pytest.raises(RunError, match="the scores are NaN or infinite in epoch 1; lower --lr"):
+        train_parser([corpus / "short.mrg"], [corpus / "short.mrg"], tmp_path / "p.pt", SMALL)

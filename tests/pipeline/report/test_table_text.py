@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.corpus.text.table_forms import text_of_cell
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.report.page_blocks import TitledTable
 from pipeline.report.table_text import CSV_COLUMNS, render_tables
@@ -114,7 +115,8 @@ def test_csv_is_one_table_with_all_cells(titled: list[TitledTable]) -> None:
         for number, row in enumerate(normalised(each.table), 1)
         for cell in row[1:]
     ]
-    assert [[title, number, row, cell] for title, number, row, _, cell in rows] == expected
+    texts = [list(map(text_of_cell, cells)) for cells in rows]
+    assert [[title, number, row, cell] for title, number, row, _, cell in texts] == expected
 
 
 def test_markdown_is_a_github_table() -> None:

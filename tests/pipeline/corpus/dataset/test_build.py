@@ -12,6 +12,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.corpus.dataset import oracle
 from pipeline.corpus.dataset.blocks import token_dtype
 from pipeline.corpus.dataset.build import build_dataset, permutation_within_lengths
 from pipeline.corpus.dataset.build_config import BuildConfig
@@ -392,3 +393,16 @@ def test_the_error_names_all_invalid_options_at_once(corpus: Path) -> None:
 def test_ids_are_stored_in_16_bits_if_the_vocabulary_allows_it() -> None:
     assert token_dtype(65_535) == np.uint16
     assert token_dtype(65_536) == np.uint32
+
+
+def test_more_labels_than_a_dataset_can_store_are_one_error(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is lowered, so that few labels are too many. The labels are spread over blocks."""
+    monkeypatch.setattr(oracle, "MAX_LABELS", 600)
+    trees = "".join(f"(TOP (L{i} (NN a)))\n" for i in range(700))
+    (tmp_path / "many.mrg").write_text(trees)
+    (tmp_path / "many.txt").write_text("a\n" * 700)
+    with pytest.raises(InputError, match=r"many.*: more than 600 different labels"):
+        build(corpus, tmp_path / "dataset", train=(tmp_path / "many",), dev=(tmp_path / "many",), workers=1)
+    assert not (tmp_path / "dataset").exists()

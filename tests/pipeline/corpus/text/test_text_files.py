@@ -1,6 +1,7 @@
 """Test that text is normalised once and files are read line by line with the position of every fault."""
 
 import gzip
+import os
 import unicodedata
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.corpus.text import text_files
 from pipeline.corpus.text.text_files import normalise_text, read_lines, read_texts
 from storage.errors import InputError
+from storage.fingerprints import sha256_file
 
 anything = st.text(st.characters(), max_size=40)
 
@@ -78,3 +81,31 @@ def test_missing_and_damaged_files_are_refused_in_one_line(tmp_path: Path) -> No
         (tmp_path / "x.gz").write_bytes(damaged)
         with pytest.raises(InputError, match=r"x\.gz: damaged gzip"):
             list(read_lines(tmp_path / "x.gz"))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_line_without_end_is_an_error_even_if_long_lines_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+) -> None:
+    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1 << 10)
+    monkeypatch.setattr(text_files, "MAX_SKIPPED_BYTES", 1 << 14)
+    path = tmp_path / "text"
+    for size, is_error in ((1 << 13, False), (1 << 15, True)):
+        data = b"first\n" + b"a" * size + b"\nlast\n"
+        path.write_bytes(gzip.compress(data) if zipped else data)
+        if is_error:
+            with pytest.raises(InputError, match=rf"{path}:2: a line longer than 0 MiB"):
+                list(read_lines(path, "skip"))
+        else:
+            assert [line.is_whole for line in read_lines(path, "skip")] == [True, False, True]
+        with pytest.raises(InputError, match=rf"{path}:2: a line longer than"):
+            list(read_lines(path))
+
+
+def test_a_pipe_or_a_folder_is_an_error_and_no_reader_waits(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in ((tmp_path / "pipe", "a pipe or a device"), (tmp_path, "Is a directory")):
+        with pytest.raises(InputError, match=rf"{path}: cannot be read \({reason}"):
+            list(read_lines(path))
+        with pytest.raises(OSError, match=reason):
+            sha256_file(path)
