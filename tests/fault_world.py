@@ -128,7 +128,7 @@ def write_texts(world: Path) -> None:
         "suites/other.json": json.dumps(_suite("other")),
     }
     for name, text in texts.items():
-        (world / name).parent.mkdir(exist_ok=True)
+        (world / name).parent.mkdir(parents=True, exist_ok=True)
         (world / name).write_text(text)
 
 
