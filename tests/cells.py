@@ -15,7 +15,6 @@ import signal
 import stat
 import struct
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -198,7 +197,7 @@ def snapshot(root: Path) -> Snapshot:
             status = path.lstat()
             content: tuple[object, ...] = ()
             if path.is_symlink():
-                content = (os.readlink(path),)
+                content = (str(path.readlink()),)
             elif stat.S_ISREG(status.st_mode):
                 content = (status.st_size,)
                 if status.st_size < 1 << 26:

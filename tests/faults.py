@@ -6,6 +6,7 @@ it does not apply, for example the exchange of a value in a file that holds no v
 
 import io
 import json
+import math
 import os
 import random
 import re
@@ -18,6 +19,7 @@ import torch
 
 HUGE = ("1e999", "9" * 400, str(2**70), "-" + str(2**70), "1e300", "0.5", "-1", "0")
 """Numbers that do not fit: as a float, as any number, as an int64; and some that may be out of range."""
+DEPTH = 100_000
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 _MARK = "\ue000MARK\ue001"
 """Stands for text that ``json.dumps`` would not write."""
@@ -81,8 +83,8 @@ def _twice(path: Path, _other: Path, _rng: random.Random) -> bool:
 
 
 def _sparse(path: Path, _other: Path, _rng: random.Random) -> bool:
-    """Let the file end in 64 GiB of zeros. They take no room on the disk."""
-    os.truncate(path, 1 << 36)
+    """Let the file end in 3 GiB of zeros. They take no room on the disk."""
+    os.truncate(path, 3 << 30)
     return True
 
 
@@ -147,12 +149,14 @@ def _byte_order_mark(path: Path, _other: Path, _rng: random.Random) -> bool:
     return True
 
 
+OTHERS = (None, True, 7, 0.5, "word", "", [], [1], ["a", None], [[[]]], {}, {"a": 1})
+
+
 def _other_type(path: Path, _other: Path, rng: random.Random) -> bool:
     def changed(value: Any, rng: random.Random) -> Any:
-        others = [None, True, 7, 0.5, "word", [], {}, [1], ["a", None], {"a": 1}, "", [[[]]]]
-        return rng.choice([other for other in others if type(other) is not type(value)])
+        return rng.choice([other for other in OTHERS if type(other) is not type(value)])
 
-    if _change_values(path, changed, rng):
+    if _change_value(path, changed, rng):
         return True
     path.write_bytes(b"hello\n" if _text(path.read_bytes()) is None else rng.randbytes(300) + b"\0\xff\xfe\n")
     return True
@@ -167,66 +171,57 @@ def _key_missing(path: Path, _other: Path, rng: random.Random) -> bool:
         left_out = rng.choice(sorted(value, key=str))
         return {key: entry for key, entry in value.items() if key != left_out}
 
-    return _change_values(path, changed, rng)
+    return _change_value(path, changed, rng)
 
 
-def _surrogate(path: Path, _other: Path, rng: random.Random) -> bool:
+STRINGS = (
+    "\ud800",
+    "\x1b[31mred\x1b[0m\x1b]0;title\x07",
+    "a\0b",
+    "\u202eabc",
+    "x\ny\rz",
+    "../../etc/passwd",
+    "é" * 5000,
+)
+
+
+def _string(path: Path, _other: Path, rng: random.Random) -> bool:
     def changed(value: Any, rng: random.Random) -> Any:
-        odd = rng.choice(
-            [
-                "\ud800",
-                "\x1b[31mred\x1b[0m\x1b]0;title\x07",
-                "a\0b",
-                "\u202eabc",
-                "x\ny\rz",
-                "../../../etc/passwd",
-                "é" * 5000,
-            ]
-        )
-        return odd if isinstance(value, str) else NotImplemented
+        return rng.choice(STRINGS) if isinstance(value, str) else NotImplemented
 
-    if path.suffix == ".toml":
-        return False
-    return _change_values(path, changed, rng)
+    return path.suffix != ".toml" and _change_value(path, changed, rng)
 
 
 def _deep(path: Path, _other: Path, rng: random.Random) -> bool:
-    depth, suffix = 100_000, path.suffix
+    num, suffix, data = DEPTH, path.suffix, path.read_bytes()
     if suffix == ".toml":
-        path.write_text(path.read_text() + "x = " + "[" * depth + "]" * depth + "\n")
+        path.write_bytes(data + b"x = " + b"[" * num + b"]" * num + b"\n")
     elif suffix == ".safetensors":
-        header = b"[" * depth
-        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        path.write_bytes(num.to_bytes(8, "little") + b"[" * num)
     elif suffix == ".mrg":
-        path.write_text(
-            rng.choice(
-                ["(S " * depth + "(X a)" + ")" * depth + "\n", "(" * depth + "\n", "(" * depth + ")" * depth + "\n"]
-            )
-        )
+        path.write_text(rng.choice(["(S " * num + "(X a)" + ")" * num, "(" * num, "(" * num + ")" * num]) + "\n")
     elif _values(path) is not None:
-        brackets = rng.choice(["[" * depth + "]" * depth, "[" * depth, '{"a":' * depth + "1" + "}" * depth])
-        if rng.random() < 0.5 or not _change_values(path, lambda *_: _MARK, rng, raw=brackets):
+        brackets = rng.choice(["[" * num + "]" * num, "[" * num, '{"a":' * num + "1" + "}" * num])
+        if rng.random() < 0.5 or not _change_value(path, lambda *_: _MARK, rng, raw=brackets):
             path.write_text(brackets)
     else:
-        data = path.read_bytes()
-        path.write_bytes(b"[" * depth + b"\n" + (data if _text(data) is not None else b""))
+        path.write_bytes(b"[" * num + b"\n" + (data if _text(data) is not None else b""))
     return True
 
 
 def _number(path: Path, rng: random.Random, numbers: tuple[str, ...]) -> bool:
     def changed(value: Any, _rng: random.Random) -> Any:
-        return _MARK if type(value) in (int, float) else NotImplemented
+        return _MARK if type(value) in {int, float} else NotImplemented
 
     number = rng.choice(numbers)
-    if _change_values(path, changed, rng, raw=number):
+    if _change_value(path, changed, rng, raw=number):
         return True
-    if (text := _text(path.read_bytes())) is not None:
-        found = list(re.finditer(r"(?<![\w.])\d+(\.\d+)?(?![\w.])", text))
-        if found:
-            at = rng.choice(found)
-            path.write_text(text[: at.start()] + number + text[at.end() :])
-            return True
-    return False
+    text = _text(path.read_bytes()) or ""
+    if not (found := list(re.finditer(r"(?<![\w.])\d+(\.\d+)?(?![\w.])", text))):
+        return False
+    at = rng.choice(found)
+    path.write_text(text[: at.start()] + number + text[at.end() :])
+    return True
 
 
 def _huge(path: Path, _other: Path, rng: random.Random) -> bool:
@@ -252,7 +247,7 @@ FAULTS: dict[str, Callable[[Path, Path, random.Random], bool]] = {
     "unreadable": _unreadable,
     "folder": _folder,
     "key": _key_missing,
-    "string": _surrogate,
+    "string": _string,
     "sibling": _sibling,
     "zeroed": _zeroed,
     "appended": _appended,
@@ -273,85 +268,95 @@ def _text(data: bytes) -> str | None:
         return None
 
 
+def _header(data: bytes) -> tuple[bytes, bytes]:
+    """Return the JSON at the start of a safetensors file, and the tensors."""
+    stop = 8 + int.from_bytes(data[:8], "little")
+    return data[8:stop], data[stop:]
+
+
 def _values(path: Path) -> tuple[str, Any] | None:
     """Return how a file stores values, and the values; None if it stores none that we can read."""
-    if path.suffix == ".pt":
-        return "torch", torch.load(path, weights_only=True)
-    data = path.read_bytes()
-    if path.suffix == ".safetensors":
-        return "safetensors", json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    if (text := _text(data)) is None or path.suffix in {".txt", ".mrg", ".md", ".docs"}:
+    data, suffix = path.read_bytes(), path.suffix
+    if suffix == ".pt":
+        return suffix, torch.load(io.BytesIO(data), weights_only=True)
+    if suffix == ".safetensors":
+        return suffix, json.loads(_header(data)[0])
+    text = _text(data)
+    if text is None or suffix in {".txt", ".mrg", ".md", ".docs"}:
         return None
-    for kind, read in (("json", json.loads), ("lines", lambda text: [json.loads(x) for x in text.splitlines()])):
+    if suffix == ".toml":
+        return suffix, dict(re.findall(r"^(\S+) = (.*)$", text, re.MULTILINE))
+    for kind, parts in ((".json", [text]), (".jsonl", text.splitlines())):
         try:
-            values = read(text)
+            values = [json.loads(part) for part in parts]
         except ValueError:
             continue
-        return None if values == [] else (kind, values)
-    if path.suffix == ".toml":
-        return "toml", dict(re.findall(r"^(\S+) = (.*)$", text, re.MULTILINE))
+        return (kind, values if kind == ".jsonl" else values[0]) if values else None
     return None
 
 
-def _nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    yield path, value
+def _write_values(path: Path, kind: str, values: Any, raw: str) -> None:
+    """Write changed values. ``raw`` is the text that takes the place of ``_MARK``."""
+
+    def dumped(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, indent=indent).replace(json.dumps(_MARK), raw)
+
+    if kind == ".pt":
+        numbers = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf, "1e999": math.inf}
+        whole = 2**70 if raw.lstrip("-").isdigit() else 0.5
+        torch.save(_replaced(values, numbers.get(raw, whole)), path)
+    elif kind == ".toml":
+        path.write_text("".join(f"{name} = {raw if value == _MARK else value}\n" for name, value in values.items()))
+    elif kind == ".jsonl":
+        path.write_text("".join(dumped(line) + "\n" for line in values))
+    elif kind == ".safetensors":
+        header, tensors = dumped(values).encode(), _header(path.read_bytes())[1]
+        path.write_bytes(len(header).to_bytes(8, "little") + header + tensors)
+    else:
+        path.write_text(dumped(values, indent=2) + "\n")
+
+
+def _replaced(value: Any, number: float) -> Any:
     if isinstance(value, dict):
-        for key, entry in value.items():
-            yield from _nodes(entry, (*path, key))
-    elif isinstance(value, list):
-        for number, entry in enumerate(value[:200]):
-            yield from _nodes(entry, (*path, number))
+        return {key: _replaced(entry, number) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_replaced(entry, number) for entry in value]
+    return number if isinstance(value, str) and value == _MARK else value
 
 
-def _put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
+Place = tuple[Any, ...]
+"""The keys and indices that lead to a value."""
+
+
+def _nodes(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    yield place, value
+    if isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value[:200]):
+            yield from _nodes(entry, (*place, key))
+
+
+def _put(value: Any, place: Place, new: Any) -> Any:
+    if not place:
         return new
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = _put(copy[path[0]], path[1:], new)
+    copy = value.copy()
+    copy[place[0]] = _put(copy[place[0]], place[1:], new)
     return copy
 
 
-def _change_values(path: Path, change: Change, rng: random.Random, raw: str = "") -> bool:
-    """Change one value of a file of values. ``raw`` is text that takes the place of a value that is ``_MARK``."""
-    found = _values(path)
-    if found is None:
+def _change_value(path: Path, change: Change, rng: random.Random, raw: str = "") -> bool:
+    """Change one value of a file. ``raw`` is the text that takes the place of a value that becomes ``_MARK``."""
+    if (found := _values(path)) is None:
         return False
     kind, values = found
-    at_depth: dict[int, list[tuple[tuple[Any, ...], Any]]] = {}
+    at_depth: dict[int, list[tuple[Place, Any]]] = {}
     for place, value in _nodes(values):
-        if kind == "lines" and not place:
-            continue
-        new = change(value, rng)
-        if new is not NotImplemented:
+        if (place or kind not in {".jsonl", ".toml"}) and (new := change(value, rng)) is not NotImplemented:
             at_depth.setdefault(len(place), []).append((place, new))
     if not at_depth:
         return False
     # A depth first, so that the few values near the root are chosen as often as the many at the leaves.
     place, new = rng.choice(at_depth[rng.choice(sorted(at_depth))])
-    if kind == "torch":
-        new = {"1e999": float("inf"), "NaN": float("nan"), "Infinity": float("inf"), "-Infinity": -float("inf")}.get(
-            raw, 2**70 if raw.lstrip("-").isdigit() else 0.5
-        ) if new is _MARK else new  # fmt: skip
-        buffer = io.BytesIO()
-        torch.save(_put(values, place, new), buffer)
-        path.write_bytes(buffer.getvalue())
-        return True
-    if kind == "toml":
-        key = place[0] if place else sorted(values)[0]
-        shown = raw if new is _MARK else json.dumps(new).replace("null", "[]")
-        path.write_text(re.sub(rf"(?m)^({re.escape(key)}) = .*$", lambda m: f"{m[1]} = {shown}", path.read_text()))
-        return True
-    values = _put(values, place, new)
-    mark = json.dumps(_MARK)
-
-    def dumped(value: Any, **how: Any) -> str:
-        return json.dumps(value, **how).replace(mark, raw)
-
-    if kind == "lines":
-        path.write_text("".join(dumped(line) + "\n" for line in values))
-    elif kind == "json":
-        path.write_text(dumped(values, indent=2) + "\n")
-    else:
-        data, header = path.read_bytes(), dumped(values).encode()
-        path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + int.from_bytes(data[:8], "little") :])
+    if kind == ".toml" and new != _MARK:
+        new = json.dumps(new).replace("null", "[]")
+    _write_values(path, kind, _put(values, place, new), raw)
     return True

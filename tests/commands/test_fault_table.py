@@ -41,7 +41,7 @@ class Line:
 
     text: str
     own: str = ""
-    """Names of what users write themselves: if it changes, other figures are right. Names that begin so belong to it."""
+    """Beginnings of the names of what users write themselves: if it changes, other figures are right."""
     keeps: str = ""
     """Names of what the command goes on with when it is run again, so that a failure may leave it behind."""
     without_row: str = ""
@@ -61,7 +61,8 @@ class Line:
 COMMANDS = [
     Line("sample-corpus @out --num-sentences 3"),
     Line("import-trees @raw --out @out", own="raw"),
-    Line("import-trees @raw/b.mrg --text @text.txt --documents @b.docs --document-table @table.tsv --licence x --out @out", own="raw text.txt b.docs table.tsv"),
+    Line("import-trees @raw/b.mrg --text @text.txt --documents @b.docs --document-table @table.tsv --licence x --out @o",
+         own="raw text.txt b.docs table.tsv"),
     Line("import-trees @raw --split-list @list.txt --split train --out @out", own="raw list.txt"),
     Line("clean-text @text --source plain --out @out", own="text"),
     Line("clean-text @babylm-text --source babylm --out @out", own="babylm-text"),
@@ -73,25 +74,30 @@ COMMANDS = [
     Line(f"train-parser @few.mrg --dev @few.mrg {PARSER} --out @out.pt", own="few.mrg"),
     Line("train-tokenizer @text.txt --out @out.json --vocab-size 290", own="text.txt"),
     Line("adopt-tokenizer @theirs.json --bos <bos> --eos <eos> --out @out.json", own="theirs.json"),
-    Line("build-dataset --train @trees/train --dev @trees/dev --tokenizer @tokenizer.json --out @out", own="trees tokenizer.json"),
-    Line(f"train-teacher --data @dataset --config @options.toml --out @out {TEACHER} {SHORT}", own="options.toml", keeps="out"),
+    Line("build-dataset --train @trees/train --dev @trees/dev --tokenizer @tokenizer.json --out @out",
+         own="trees tokenizer.json"),
+    Line(f"train-teacher --data @dataset --config @options.toml --out @out {TEACHER} {SHORT}",
+         own="options.toml", keeps="out"),
     Line(f"train-teacher --data @dataset --out @half-teacher {TEACHER} {LONG}", keeps="half-teacher"),
     Line("sample @teacher --num-sentences 2 --max-actions 300 --threads 1 --device cpu --out @out"),
     Line(f"dump-teacher --data @dataset --teacher @teacher --split dev --out @out {DUMP}", keeps="out"),
     Line(f"dump-teacher --data @dataset --teacher @teacher --out @half-dump {DUMP}", keeps="half-dump"),
     Line(f"dump-teacher --data @dataset --teacher @baseline --split dev --out @out {DUMP}", keeps="out"),
     Line(f"dump-teacher --data @dataset --teacher @corpus --split dev --out @out {DUMP}", keeps="out", own="corpus"),
-    Line(f"dump-teacher --data @dataset --teacher @exported --split dev --out @out {DUMP}", keeps="out", own="exported"),
+    Line(f"dump-teacher --data @dataset --teacher @exported --split dev --out @out {DUMP}",
+         keeps="out", own="exported"),
     Line(f"dump-teacher --data @dataset --teacher @teacher --condition beam {NARROW} --plan --json"),
     Line("export-dump @dump @out --format datasets"),
     Line("export-dump @dump @out --format distillkit"),
-    Line("import-dump @columns --data @dataset --split dev --shard-positions 256 --out @out", keeps="out", own="columns"),
+    Line("import-dump @columns --data @dataset --split dev --shard-positions 256 --out @out",
+         keeps="out", own="columns"),
     Line(f"train-student --data @dataset --out @out {STUDENT} {SHORT}", keeps="out"),
     Line(f"train-student --data @dataset --dump @dump --out @out {STUDENT} {SHORT}", keeps="out"),
     Line(f"train-student --data @dataset --dump @compact --dump @dump --out @out {STUDENT} {SHORT}", keeps="out"),
     Line(f"train-student --data @dataset --init @baseline --out @out {STUDENT} {SHORT}", keeps="out"),
     Line(f"train-student --data @dataset --dump @dump --out @half-student {STUDENT} {LONG}", keeps="half-student"),
-    Line(f"train-student --data @dataset --dump @dump --out @distilled {STUDENT} {LONG} --word-checkpoints 100", keeps="distilled"),
+    Line(f"train-student --data @dataset --dump @dump --out @distilled {STUDENT} {LONG} --word-checkpoints 100",
+         keeps="distilled"),
     Line("evaluate perplexity @teacher --data @dataset --device cpu"),
     Line(f"evaluate perplexity @teacher --data @dataset --marginal {NARROW}"),
     Line("evaluate perplexity @baseline --data @dataset --device cpu"),
@@ -103,8 +109,10 @@ COMMANDS = [
     Line(f"evaluate minimal-pairs @teacher @pairs {NARROW}", own="pairs"),
     Line("evaluate babylm @baseline @babylm --out @out --device cpu", own="babylm"),
     Line("evaluate syntaxgym @baseline @suites --device cpu", own="suites"),
-    Line("evaluate surprisal @baseline @text.txt --frequencies @counts.tsv --spans @spans.tsv --out @out.tsv --device cpu", own="text.txt counts.tsv spans.tsv"),
-    Line("evaluate surprisal @reader @reviews.csv --column review --context @text.txt --out @out.tsv --device cpu", own="reviews.csv text.txt"),
+    Line("evaluate surprisal @baseline @text.txt --frequencies @counts.tsv --spans @spans.tsv --out @o.tsv --device cpu",
+         own="text.txt counts.tsv spans.tsv"),
+    Line("evaluate surprisal @reader @reviews.csv --column review --context @text.txt --out @out.tsv --device cpu",
+         own="reviews.csv text.txt"),
     Line(f"evaluate parses @teacher @few {NARROW} --trees-out @out", own="few.mrg few.txt"),
     Line("export @baseline @out --licence mit"),
     Line("export @distilled @out --all-checkpoints"),
@@ -205,7 +213,7 @@ def without_numbers(line: str) -> str:
 
 def kind_of(file: str) -> str:
     """Return what a file is. Shards, arrays and their metadata differ only in names and numbers."""
-    top, name = file.split("/")[0], file.rsplit("/")[-1]
+    top, name = Path(file).parts[0], Path(file).name
     is_alike = re.search(r"/(c|finished|data|zarr\.json|out\.parts)\b", file)
     return f"{top}/{re.sub(r'[0-9]+', 'N', name)}" if is_alike else file
 
@@ -231,27 +239,38 @@ def verdict(table: Table, line: Line, good: Good, file: str, fault: str) -> tupl
         return "", ""
     before = snapshot(table.folder)
     outcome, after = table.run(line, may_read_all=fault != "unreadable")
-    if outcome.status is None:
-        return "hangs", f"for {LIMIT_S} s"
-    if outcome.peak_bytes > good.peak_bytes + PEAK_BYTES:
-        return "memory", f"{outcome.peak_bytes >> 20} MiB"
-    if "Traceback (most recent call last)" in outcome.err:
-        return "traceback", place_of(outcome.err)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    if outside := {name for name in changed if name != "cell" and not name.startswith("cell/")}:
-        return "changed outside", ", ".join(outside)
-    if outcome.status == 0:
-        found = figures(outcome, table.folder, whole, {name: after[name] for name in changed & after.keys()})
-        return compared(line, good.figures, found, file, fault, outcome)
-    if outcome.status != 1:
-        return "status", f"{outcome.status}: {outcome.err.splitlines()[-1:]}"
+    if wrong := broken(outcome, good, changed):
+        return wrong
+    if outcome.status == 1:
+        return refused(line, good, outcome, changed)
+    found = figures(outcome, table.folder, whole, {name: after[name] for name in changed & after.keys()})
+    return compared(line, good.figures, found, file, fault, outcome)
+
+
+def broken(outcome: Outcome, good: Good, changed: set[str]) -> tuple[str, str] | None:
+    """Return what is wrong in any case."""
+    outside = ", ".join(name for name in changed if name != "cell" and not name.startswith("cell/"))
+    for is_wrong, what, details in (
+        (outcome.status is None, "hangs", f"for {LIMIT_S} s"),
+        (outcome.peak_bytes > good.peak_bytes + PEAK_BYTES, "memory", f"{outcome.peak_bytes >> 20} MiB"),
+        ("Traceback (most recent call last)" in outcome.err, "traceback", place_of(outcome.err)),
+        (outcome.status not in {0, 1}, "status", f"{outcome.status}: {outcome.err.splitlines()[-1:]}"),
+        (bool(outside), "changed outside", outside),
+    ):
+        if is_wrong:
+            return what, details
+    return None
+
+
+def refused(line: Line, good: Good, outcome: Outcome, changed: set[str]) -> tuple[str, str]:
+    """Check that there is one line, and that nothing changed but what a later run goes on with."""
     lines = [text for text in outcome.err.splitlines() if without_numbers(text) not in good.lines]
     if len(lines) != 1 or not lines[0].startswith("Error: "):
         return "lines", repr(lines[:3])
     kept = tuple(f"cell/{name}" for name in line.keeps.split())
-    if changed := {name for name in changed if not kept or not name.startswith(kept)}:
-        return "changed", ", ".join(sorted(changed)[:3])
-    return "", "refused"
+    wrong = sorted(name for name in changed if not kept or not name.startswith(kept))
+    return ("changed", ", ".join(wrong[:3])) if wrong else ("", "refused")
 
 
 MAY_LACK = re.compile(r"/results/|history\.jsonl$|words\.json$|README\.md$")
