@@ -24,6 +24,10 @@ from typing import Any
 
 import cli
 
+ASLEEP_S = 20
+"""A process that sleeps for so long waits for something that does not come."""
+CPU_S = 60
+"""CPU time after which a process counts as hanging."""
 MEMORY_BYTES = 2 << 30
 """Address space that a command may take, beyond what the program has after all imports."""
 _IN_OPEN, _IN_ISDIR = 0x20, 0x40000000
@@ -62,7 +66,6 @@ def run_command(
     arguments: Sequence[str],
     folder: Path,
     *,
-    limit_s: float,
     may_read_all: bool = True,
     interrupt: Interrupt | None = None,
 ) -> Outcome:
@@ -71,16 +74,25 @@ def run_command(
     child = os.fork()
     if not child:
         _run_in_child(arguments, folder, logs, may_read_all=may_read_all, interrupt=interrupt)
-    descriptor = os.pidfd_open(child)
-    try:
-        has_ended = bool(select.select([descriptor], [], [], limit_s)[0])
-    finally:
-        os.close(descriptor)
-        os.kill(child, signal.SIGKILL)  # without effect if it has ended
-        _, status, usage = os.wait4(child, 0)
+    has_ended = _wait(child)
+    os.kill(child, signal.SIGKILL)  # without effect if it has ended
+    _, status, usage = os.wait4(child, 0)
+    has_ended &= os.waitstatus_to_exitcode(status) != -signal.SIGXCPU
     out, err = (log.read_text(errors="backslashreplace") for log in logs)
     ended = os.waitstatus_to_exitcode(status) if has_ended else None
     return Outcome(status=ended, out=out, err=err, peak_bytes=usage.ru_maxrss * 1024)
+
+
+def _wait(child: int) -> bool:
+    """Wait until a process ends; return False if it sleeps for too long. A busy machine only delays it."""
+    descriptor, asleep_s, before = os.pidfd_open(child), 0, ""
+    while not select.select([descriptor], [], [], 1)[0] and asleep_s < ASLEEP_S:
+        state, *numbers = Path(f"/proc/{child}/stat").read_text().rsplit(") ", maxsplit=1)[1].split()
+        used = " ".join(numbers[10:14])  # CPU time in user and system mode, of this process and of its children
+        asleep_s = asleep_s + 1 if (state, used) == ("S", before) else 0
+        before = used
+    os.close(descriptor)
+    return asleep_s < ASLEEP_S
 
 
 def _run_in_child(
@@ -101,6 +113,7 @@ def _run_in_child(
         os.fsync = lambda _: None  # type: ignore[assignment]  # no power cut is tested, and a disk is slow
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, taken + MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
         if not may_read_all:
             _drop_rights()
         if interrupt is not None:

@@ -39,7 +39,7 @@ def build_world(world: Path, seed: int) -> None:
     world.mkdir(parents=True)
 
     def run(line: str, interrupt: Interrupt | None = None) -> None:
-        done = run_command(typed(line), world, interrupt=interrupt, limit_s=120)
+        done = run_command(typed(line), world, interrupt=interrupt)
         expected = {None: 0, signal.SIGTERM: 143, signal.SIGKILL: -9}[interrupt and interrupt.signal]
         assert done.status == expected, f"{line}: status {done.status}\n{done.out}\n{done.err}"
 
