@@ -31,6 +31,7 @@ from pipeline.dumping.dump_source import ModelAndSearch, verify_run
 from pipeline.dumping.grouped_by_length import GroupedByLength
 from storage.errors import ConfigError, FingerprintMismatchError, InputError
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
+from storage.json_files import read_json
 from storage.locations import Place
 from storage.ragged import Ragged
 
@@ -233,15 +234,7 @@ def _transformers() -> Any:  # noqa: ANN401  a module
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: cannot be read as JSON ({error}). Save the model again, or fetch the file"
-        ) from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: found {type(found).__name__}, expected an object. Save the model again")
-    return found
+    return read_json(path, dict[str, Any], remedy="save the model again, or fetch the file")
 
 
 def _text_to_ids(tokenizer: Tokenizer) -> dict[str, Any]:
