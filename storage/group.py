@@ -100,8 +100,8 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
     for name, expected in digests.items():
         if Path(name).name != name:
             raise StoreError(f"{path}: array name {name!r} is a path. It was not written by this program")
-        _check_array(path / name)
         try:
+            _check_array(path / name)
             stored = zarr.open_array(path / name, mode="r", zarr_format=3)
             if stored.nchunks_initialized != stored.nchunks:
                 chunks = f"found {stored.nchunks_initialized}, expected {stored.nchunks}"

@@ -4,9 +4,9 @@ This works on dumps that are still being written. It reads the manifest and, if 
 store. It does not read shards, except to verify them.
 """
 
-import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from pipeline.corpus.text.word_budget import TrainingText, from_json, not_known
@@ -15,8 +15,9 @@ from pipeline.runtime.progress import Progress
 from storage.dump.manifest import Manifest
 from storage.dump.reader import inspect_dump, verify_dump
 from storage.dump.schema import cross_fitted
-from storage.errors import StoreError
+from storage.errors import InputError, StoreError
 from storage.folder import Folder
+from storage.json_files import decode
 from storage.locations import Location, Place, as_folder
 
 _DISTRIBUTIONS = {
@@ -65,15 +66,11 @@ def trained_on_of_dump(folder: Folder) -> list[TrainingText]:
 
 
 def history_events(history: bytes) -> list[dict[str, Any]]:
-    """Return the JSON objects of a history. Incomplete lines, which killed writers left, are skipped."""
+    """Return the JSON objects of a history. Other lines are skipped, such as incomplete ones of killed writers."""
     events = []
     for line in history.splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            events.append(event)
+        with suppress(InputError):
+            events.append(decode(line, dict[str, Any], where="history", remedy=""))
     return events
 
 

@@ -312,11 +312,21 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
         raise CorruptStoreError(f"{where}: {digest.size_bytes} bytes in the manifest, expected {size_bytes}. {REMEDY}")
     if problem := folder.problem_with(name, digest):
         raise CorruptStoreError(f"{where}: {problem}. {REMEDY}")
-    with opened_shard(folder, name, digest, where=where) as file:
+    try:
+        return _map_offsets(folder, manifest.schema, digest, where)
+    except CorruptStoreError:
+        if not folder.renew(name, digest):
+            raise
+        return _map_offsets(folder, manifest.schema, digest, where)
+
+
+def _map_offsets(folder: Folder, schema: DumpSchema, digest: FileDigest, where: str) -> NDArray[np.int64]:
+    spec = schema.offsets_array
+    with opened_shard(folder, spec.file(0), digest, where=where) as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     offsets: NDArray[np.int64] = decode_one_chunk(data, spec, where=where)
     try:
-        check_offsets(offsets, manifest.schema)
+        check_offsets(offsets, schema)
     except ConfigError as error:
         raise CorruptStoreError(f"{where}: {error}. Delete the dump and make it again") from error
     data.madvise(mmap.MADV_DONTNEED)  # after the check the pages need not count as memory of this process

@@ -148,13 +148,14 @@ class FileCache:
             orphan.unlink(missing_ok=True)
         partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
         try:
-            fetch(partial)
-            if problem := digest.problem_with(partial):
-                # A server or a proxy may have sent an error page, or half of the object.
-                _log.warning("%s: fetched with %s. Fetching it again", where, problem)
+            problem = self._fetch(partial, digest, fetch)
+            if problem:
+                # A server or a proxy may have sent an error page, half of the object, or none.
+                _log.warning("%s: %s. Fetching it again", where, problem)
                 partial.unlink(missing_ok=True)
                 fetch(partial)
-            if problem := digest.problem_with(partial):
+                problem = digest.problem_with(partial)
+            if problem:
                 raise CorruptStoreError(f"{where}: {problem}, also when fetched again. {_REMEDY}")
             try:
                 file = partial.open("r+b", buffering=0)
@@ -167,6 +168,14 @@ class FileCache:
         # The file is open, so from here on any process may remove its name.
         self._evict()
         return file
+
+    def _fetch(self, target: Path, digest: FileDigest, fetch: Callable[[Path], None]) -> str | None:
+        """Fetch a file, and return the problem with it as text, or None."""
+        try:
+            fetch(target)
+        except FileNotFoundError as error:
+            return error.strerror
+        return digest.problem_with(target)
 
     def _evict(self) -> None:
         """Remove the files that were used longest ago until the rest fits into the limit."""

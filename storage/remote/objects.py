@@ -176,8 +176,8 @@ class ObjectStore:
                 ) from None
             except _errors() as error:
                 raise ConfigError(
-                    f"{self._url}: cannot be opened: {_described(error)}. Give a URL such as s3://BUCKET/NAME, or check "
-                    "the settings of its scheme (AWS_* and FSSPEC_* variables, ~/.aws, ~/.config/fsspec)"
+                    f"{self._url}: cannot be opened: {_described(error)}. Give a URL such as s3://BUCKET/NAME, or "
+                    "check the settings of its scheme (AWS_* and FSSPEC_* variables, ~/.aws, ~/.config/fsspec)"
                 ) from None
         return self._file_systems[process]
 

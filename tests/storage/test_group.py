@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +111,56 @@ def test_a_group_is_not_overwritten_and_no_partial_group_remains(path: Path, mon
 def test_a_folder_that_is_no_group_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no Zarr v3 group"):
         read_group(tmp_path)
+
+
+def change(path: Path, *keys: Any, to: Any) -> None:
+    """Change a value in the metadata of an array, which no digest covers."""
+    metadata = json.loads((path / "tokens" / "zarr.json").read_text())
+    value = metadata
+    for key in keys[:-1]:
+        value = value[key]
+    value[keys[-1]] = to
+    (path / "tokens" / "zarr.json").write_text(json.dumps(metadata))
+
+
+GRID = ("chunk_grid", "configuration", "chunk_shape")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("shape",), [10**13]),
+        (("shape",), [10**30]),
+        (("shape",), [10**6] * 5),
+        (("shape",), [-1]),
+        (("shape",), "many"),
+        (("shape", 0), 1.5),
+        (GRID, [1]),
+        (GRID, [0]),
+        (GRID, [10**13]),
+        (GRID, [10**13, 10**13]),
+        (GRID, None),
+        (("data_type",), "float64"),
+        (("data_type",), "string"),
+        (("data_type",), {"name": "bytes"}),
+        (("codecs",), {}),
+        (("codecs",), [["bytes"]]),
+        (("fill_value",), "x"),
+        (("chunk_key_encoding",), {"name": "v9"}),
+    ],
+)
+def test_a_size_or_type_in_the_metadata_of_an_array_is_not_believed(path: Path, keys: Any, value: Any) -> None:
+    change(path, *keys, to=value)
+    with pytest.raises(StoreError, match=str(path)) as caught:
+        read_group(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"attributes": 1}', b'{"attributes": {}}']
+)
+def test_a_malformed_group_is_one_line(path: Path, text: bytes) -> None:
+    (path / "zarr.json").write_bytes(text)
+    with pytest.raises(CorruptStoreError, match=r"zarr\.json") as caught:
+        read_group(path)
+    assert "\n" not in str(caught.value)
