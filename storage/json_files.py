@@ -14,12 +14,14 @@ import re
 import tomllib
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
 from storage.errors import InputError, RnngDistillError
+from storage.files import open_file
 
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ def read_bytes(
         RnngDistillError: ``error``, if the file cannot be read or is larger.
     """
     try:
-        with path.open("rb") as file:
+        with BufferedReader(open_file(path)) as file:
             data = file.read(max_bytes + 1)
     except OSError as found:
         raise error(f"{path}: cannot be read ({found.strerror}); {remedy}") from found
@@ -116,7 +118,7 @@ def read_lines(path: Path, *, remedy: str, error: type[RnngDistillError] = Input
         RnngDistillError: ``error``, if the file cannot be read, or a line has more than ``MAX_LINE_BYTES``.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with BufferedReader(open_file(path)) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             for number, line in enumerate(_bounded(file), start=1):
                 if len(line) > MAX_LINE_BYTES:
                     expected = f"expected lines of {_shown_size(MAX_LINE_BYTES)} at most"

@@ -19,7 +19,7 @@ English sentences, Behavior Research Methods.
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.corpus.text.text_files import not_utf8, read_lines
 from pipeline.evaluation.scorer import Scorer, score_all
 from storage.errors import InputError, RunError
 
@@ -62,6 +63,13 @@ class Surprisals:
     previous: NDArray[np.float64]
 
 
+def _texts(path: Path) -> Iterator[str]:
+    for line in read_lines(path):
+        if not line.is_utf8:
+            raise not_utf8(path, line.number)
+        yield line.text
+
+
 def read_reading_data(path: Path) -> ReadingData:
     """Return the table ``reading_data.csv``.
 
@@ -69,11 +77,10 @@ def read_reading_data(path: Path) -> ReadingData:
         InputError: If a column is missing, or a value is no number.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            names = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(f"{text}\n" for text in _texts(path))
+        rows = list(reader)
+        names = reader.fieldnames or []
+    except csv.Error as error:
         raise InputError(f"{path}: cannot be read ({error}); fetch the evaluation data again") from error
     measures = (*EYE_TRACKING, SELF_PACED, *CONTROLS, "prev_length")
     if missing := [name for name in (*measures, "item", "word", "prev_item", "prev_word") if name not in names]:

@@ -189,7 +189,7 @@ def parsed_by(stem: Path) -> str:
     """
     if (record := _read_record(beside(stem, PARSE_RECORD_SUFFIX), _ParseRecord)) is None:
         return ""
-    model, version = record.made_from.model, record.made_from.versions["benepar"]
+    model, version = record.made_from.model, record.made_from.versions.get("benepar", "of unknown version")
     return model if model == "flat" else f"benepar {version}, model sha256 {model[:12]}"
 
 
@@ -209,15 +209,11 @@ class _MadeByParser:
     model: str
     versions: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if "benepar" not in self.versions:
-            raise ValueError("no version of benepar")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _MadeByTeacher:
-    fingerprint: str
-    seed: int
+    fingerprint: str = "of an unknown version"
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
