@@ -112,7 +112,7 @@ def write_texts(world: Path) -> None:
         "trees/dev.docs": "d\n" * 10,
         "list.txt": "# train\na\n# dev\nb\n",
         "b.docs": "b\n" * 20,
-        "table.tsv": "document\tsource\tlicence\nb\tme\tx\n",
+        "t.tsv": "document\tsource\tlicence\nb\tme\tx\n",
         "text/a.txt": "\n\n".join(sentences[:5]) + "\n",
         "text/b.txt": "\n\n".join(sentences[5:10]) + "\n",
         "babylm-text/childes.train": "".join(f"*MOT:\t{text}\n" for text in sentences[:5]),

@@ -59,8 +59,8 @@ class Line:
 COMMANDS = [
     Line("sample-corpus @out --num-sentences 3"),
     Line("import-trees @raw --out @out", own="raw"),
-    Line("import-trees @raw/b.mrg --text @text.txt --documents @b.docs --document-table @table.tsv --licence x --out @",
-         own="raw text.txt b.docs table.tsv"),
+    Line("import-trees @raw/b.mrg --text @text.txt --documents @b.docs --document-table @t.tsv --licence x --out @out",
+         own="raw text.txt b.docs t.tsv"),
     Line("import-trees @raw --split-list @list.txt --split train --out @out", own="raw list.txt"),
     Line("clean-text @text --source plain --out @out", own="text"),
     Line("clean-text @babylm-text --source babylm --out @out", own="babylm-text"),
