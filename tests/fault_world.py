@@ -119,7 +119,7 @@ def write_texts(world: Path) -> None:
         "babylm-text/gutenberg.train": " ".join(sentences[:5]) + "\n",
         "reviews.csv": "review,stars\n" + "".join(f'"{text}",{n}\n' for n, text in enumerate(sentences)),
         "reviews.jsonl": "".join(json.dumps({"review": text, "n": n}) + "\n" for n, text in enumerate(sentences)),
-        "spans.tsv": "".join("\t".join(map(str, span)) + "\n" for span in spans),
+        "s.tsv": "".join("\t".join(map(str, span)) + "\n" for span in spans),
         "counts.tsv": "".join(f"{word}\t{len(word)}\n" for word in words),
         "options.toml": 'dropout = 0.1\nseed = 1\nlr = 0.01\nschedule = "constant"\n',
         "babylm/blimp_filtered/order.jsonl": json.dumps(pair) + "\n",
