@@ -229,7 +229,7 @@ def verdict(table: Table, line: Line, good: Good, file: str, fault: str) -> tupl
     """Damage one file and run the command. Return what is wrong and details, or ``""`` and why nothing is.
 
     Nothing is wrong if the command refuses the file; gives the same figures; names the file and goes on without it; or
-    if the file is the user's own, or is one that may be absent. If the fault does not apply, the details are empty.
+    if the file is the user's own, has no digest, or may be absent. If the fault does not apply, the details are empty.
     """
     whole = table.fill(line)
     path = table.cell / file
@@ -273,6 +273,10 @@ def refused(line: Line, good: Good, outcome: Outcome, changed: set[str]) -> tupl
 
 MAY_LACK = re.compile(r"/results/|history\.jsonl$|words\.json$|README\.md$")
 """Files without which a run, dump or dataset is whole."""
+ABSENT = {"missing", "dangling", "loop"}
+NO_DIGEST = re.compile(r"/results/|(metrics|history)\.jsonl$|words\.json$|\.parts/\d+\.jsonl$")
+"""Files without a digest: types and ranges are checked, but another value in range is believed."""
+OTHER_VALUE = {"bit", "huge", "string", "foreign", "sibling", "key", "twice"}
 
 
 def compared(line: Line, good: Figures, found: Figures, file: str, fault: str, outcome: Outcome) -> tuple[str, str]:
@@ -282,9 +286,11 @@ def compared(line: Line, good: Figures, found: Figures, file: str, fault: str, o
         return "", "same"
     if any(file.startswith(name) for name in line.own.split()):
         return "", "own"
-    if MAY_LACK.search(file) and fault in {"missing", "dangling", "loop"}:
+    if MAY_LACK.search(file) and fault in ABSENT:
         return "", "absent"
-    if Path(file).name in outcome.err + outcome.out:
+    if NO_DIGEST.search(file) and fault in OTHER_VALUE:
+        return "", "believed"
+    if Path(file).name in outcome.err + " ".join(found.values()):
         return "", "named"
     shown = ", ".join(": ".join(key) for key in different[:3])
     return "other figures", f"{len(different)}, such as {shown}"
