@@ -20,7 +20,7 @@ from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.corpus.text.word_budget import PARSER, from_json, renamed, to_json
 from pipeline.dumping.dump_description import trained_on_of_dump
 from pipeline.runtime import options
-from pipeline.runtime.distributed import World, device_model, joined
+from pipeline.runtime.distributed import World, check_fits, device_model, joined
 from pipeline.runtime.run_directory import RunDescription, load_weights, open_run
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training.batching import BatchPlan
@@ -229,6 +229,7 @@ def train_student(
             }
             targets = open_targets(readers, weights, dataset.split("train"), options_of_targets)
             fingerprints["manifest"] = _manifest_sha256(readers)
+        check_fits(config.num_weights, device)
         model = Student(config, bos_id=tokenizer.bos_id, seed=training.seed)
         num_initial_positions: int | None = 0
         about_init = None

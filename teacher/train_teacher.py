@@ -11,7 +11,7 @@ from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.corpus.dataset.folds import without_fold
 from pipeline.corpus.text.word_budget import renamed, to_json
 from pipeline.runtime import options
-from pipeline.runtime.distributed import World, available_bytes, joined
+from pipeline.runtime.distributed import World, available_bytes, check_fits, joined
 from pipeline.runtime.run_directory import RunDescription, RunInfo, Which, check_size, load_weights, open_run
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.runtime.train_config import TrainConfig
@@ -125,6 +125,7 @@ def train_teacher(
         )
         for name in ("train", "dev"):
             check_longest(dataset.split(name), config, available_bytes=available_bytes(device))
+        check_fits(config.least_weights(vocab_size=described.vocab_size, num_labels=len(described.labels)), device)
         model = _build(config, described).to(device)
         task = TeacherTask(model, dataset, training, world, leave_out=training.leave_out)
         run = RunDescription(

@@ -461,6 +461,22 @@ def on_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def check_fits(num_weights: int, device: torch.device) -> None:
+    """Check that a model fits into memory for training, before it is made.
+
+    Training holds four float32 numbers per weight: the weight, its gradient and the two moments of AdamW.
+
+    Raises:
+        ConfigError: If it does not fit.
+    """
+    needed, free = 16 * num_weights, available_bytes(device)
+    if needed > free:
+        raise ConfigError(
+            f"a model of these sizes has {num_weights:,} weights, and its training needs {needed / 1e9:,.1f} GB, but "
+            f"{free / 1e9:,.1f} GB are free. Give smaller sizes"
+        )
+
+
 def available_bytes(device: torch.device) -> int:
     """Return the free memory of ``device`` in bytes. If it is unknown, return all memory of the machine."""
     if device.type == "cuda":

@@ -118,6 +118,7 @@ class _Training:
             def planned() -> None:
                 nonlocal progress
                 if stop.requested:
+                    log.warning("%s: stopped by SIGTERM before the first step. Run the same command again", self._run)
                     raise StoppedBySignal
                 if progress is None and self._world.is_main and time.monotonic() - start > _SHOWN_AFTER_S:
                     progress = Progress("planning", total=self._config.num_epochs, unit="epochs")
