@@ -157,10 +157,13 @@ class Table:
                     shutil.copy2(source, self.cell / source.name)
         return snapshot(self.folder)
 
-    def run(self, line: Line, *, may_read_all: bool = True) -> tuple[Outcome, Snapshot]:
-        """Run a command line; return how it ended, and what is there afterwards."""
+    def run(self, line: Line, *, may_read_all: bool = True) -> tuple[Outcome, set[str], Snapshot]:
+        """Run a command line; return how it ended, which files it opened, and what is there afterwards."""
+        opened = Opened(self.cell)
         outcome = run_command(typed(line.text), self.cell, may_read_all=may_read_all)
-        return outcome, {name: entry for name, entry in snapshot(self.folder).items() if "cell-output." not in name}
+        names = opened.files()  # before the snapshot, which opens all files
+        after = {name: entry for name, entry in snapshot(self.folder).items() if "cell-output." not in name}
+        return outcome, names, after
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +199,7 @@ class Good:
 
 def with_good_files(table: Table, line: Line) -> Good:
     whole = table.fill(line)
-    opened = Opened(table.cell)
-    outcome, after = table.run(line)
-    names = opened.files()
+    outcome, names, after = table.run(line)
     assert outcome.status == 0, f"{line.text}: status {outcome.status}\n{outcome.out}\n{outcome.err}"
     files = sorted(name for name in names if f"cell/{name}" in whole and stat.S_ISREG(whole[f"cell/{name}"].type))
     found = figures(outcome, table.folder, whole, after)
@@ -236,7 +237,7 @@ def verdict(table: Table, line: Line, good: Good, file: str, fault: str) -> tupl
     if not FAULTS[fault](path, table.other / file, random.Random(f"{file} {fault} {line.command}")):
         return "", ""
     before = snapshot(table.folder)
-    outcome, after = table.run(line, may_read_all=fault != "unreadable")
+    outcome, _, after = table.run(line, may_read_all=fault != "unreadable")
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     if wrong := broken(outcome, good, changed):
         return wrong
