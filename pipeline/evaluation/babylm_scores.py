@@ -23,8 +23,8 @@ from pipeline.evaluation.reading_times import read_reading_data, reading_scores,
 from pipeline.evaluation.results import BABYLM, record
 from pipeline.evaluation.scorer import score_all
 from pipeline.evaluation.sentence_models import SentenceModel
-from storage.errors import InputError, RunError
-from storage.files import make_directory, write_atomically
+from storage.errors import InputError, RunError, StoreError
+from storage.files import make_directory, open_file, write_atomically
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 
 _DISPUTED: Final = ("ewok", "entity_tracking")
@@ -79,6 +79,7 @@ def evaluate_babylm(
     Raises:
         InputError: If the folder has no task, or an item is malformed or too long for the model.
         RunError: If a log-probability is not finite.
+        StoreError: If a file below ``out`` would be replaced and does not hold predictions.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give BabyLM's full_eval or fast_eval")
@@ -98,6 +99,8 @@ def evaluate_babylm(
         _check_lengths(model, choices)
     which = model.files.which
     place = (name or Path(model.files.path.resolve().name).stem, revision or _revision(which))
+    if out is not None:
+        check_replaced(out.joinpath(*place))
     predictions: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
@@ -258,6 +261,20 @@ def _predictions(outcomes: Sequence[Outcome], rules: Rules) -> dict[str, Any]:
 def _rows(task: str, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
     for item, outcome in enumerate(outcomes):
         yield {"task": task, "subset": outcome.choice.subset, "item": item, "log_probs": list(outcome.log_probs)}
+
+
+def check_replaced(folder: Path) -> None:
+    """Check that the files of predictions that exist below a folder are such files.
+
+    Raises:
+        StoreError: If one of them holds something else.
+    """
+    for path in folder.glob("zero_shot/causal/**/predictions.json"):
+        with open_file(path) as file:
+            if b'"predictions": [' not in file.read(4096):
+                raise StoreError(
+                    f"{path}: already exists and does not hold predictions. Remove it, or give another --out"
+                )
 
 
 def _write_predictions(folder: Path, predictions: Mapping[str, Any]) -> Path:

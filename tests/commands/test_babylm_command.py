@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.evaluation.babylm_scores import evaluate_babylm, spearman
+from pipeline.evaluation.babylm_scores import check_replaced, evaluate_babylm, spearman
 from pipeline.evaluation.babylm_tasks import read_choices
 from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.reading_times import (
@@ -26,7 +26,7 @@ from pipeline.evaluation.reading_times import (
 )
 from pipeline.evaluation.results import load_results, read_results
 from pipeline.evaluation.sentence_models import evaluate_minimal_pairs
-from storage.errors import InputError
+from storage.errors import InputError, StoreError
 from student.export import export
 from student.student_commands import open_scorer
 from student.student_config import StudentTrainConfig
@@ -217,6 +217,15 @@ def test_the_files_of_predictions_have_the_pipelines_form(found: tuple[dict[str,
     assert [row["id"] for row in reading] == list(range(len(WORDS) - 1))
     assert math.isnan(reading[0]["prev_pred"])
     assert reading[1]["prev_pred"] == reading[0]["pred"]
+
+
+def test_only_files_of_predictions_are_replaced(found: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    check_replaced(found[1].parents[1])
+    target = tmp_path / "zero_shot/causal/blimp/predictions.json"
+    target.parent.mkdir(parents=True)
+    target.write_text('{"mine": 1}')
+    with pytest.raises(StoreError, match=r"predictions\.json: already exists and does not hold predictions"):
+        check_replaced(tmp_path)
 
 
 def test_words_have_the_surprisal_of_their_tokens_in_the_text(
