@@ -272,12 +272,14 @@ def refused(line: Line, good: Good, outcome: Outcome, changed: set[str]) -> tupl
     return ("changed", ", ".join(wrong[:3])) if wrong else ("", "refused")
 
 
-MAY_LACK = re.compile(r"/results/|history\.jsonl$|words\.json$|README\.md$")
+MAY_LACK = re.compile(r"/results/|metrics\.jsonl$|words\.json$|README\.md$")
 """Files without which a run, dump or dataset is whole."""
 ABSENT = {"missing", "dangling", "loop"}
-NO_DIGEST = re.compile(r"/results/|(metrics|history)\.jsonl$|words\.json$|\.parts/\d+\.jsonl$")
+NO_DIGEST = re.compile(r"/results/|metrics\.jsonl$|words\.json$|\.parts/\d+\.jsonl$")
 """Files without a digest: types and ranges are checked, but another value in range is believed."""
 OTHER_VALUE = {"bit", "huge", "string", "foreign", "sibling", "key", "twice"}
+LOG = re.compile(r"[./]history\.jsonl$")
+"""Files of which a killed writer may leave half a line, so that damaged lines are left out."""
 
 
 def compared(line: Line, good: Figures, found: Figures, file: str, fault: str, outcome: Outcome) -> tuple[str, str]:
@@ -289,9 +291,10 @@ def compared(line: Line, good: Figures, found: Figures, file: str, fault: str, o
         return "", "own"
     if MAY_LACK.search(file) and fault in ABSENT:
         return "", "absent"
-    if NO_DIGEST.search(file) and fault in OTHER_VALUE:
+    if LOG.search(file) or (NO_DIGEST.search(file) and fault in OTHER_VALUE):
         return "", "believed"
-    if Path(file).name in outcome.err + " ".join(found.values()):
+    said, path = outcome.err + " ".join(found.values()), Path(file)
+    if path.name in said or f"{path.parent.name} checkpoint is" in said:
         return "", "named"
     shown = ", ".join(": ".join(key) for key in different[:3])
     return "other figures", f"{len(different)}, such as {shown}"
