@@ -78,7 +78,7 @@ def test_any_text_is_a_path_a_url_or_refused(text: str) -> None:
 
 
 def test_an_unknown_scheme_is_refused_when_it_is_used() -> None:
-    with pytest.raises(ConfigError, match="nosuch://bucket/dump: .*Protocol not known"):
+    with pytest.raises(ConfigError, match=r"nosuch://bucket/dump: .*Protocol not known"):
         open_folder("nosuch://bucket/dump").sizes()
 
 
