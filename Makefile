@@ -1,6 +1,6 @@
 # make demo    create the environment, then run all steps on the built-in corpus and write an HTML report
 # make test    create the environment, then run all tests
-# make soak    run the tests of faults ten times as long, then fuzz the readers of trees for a minute
+# make soak    run the tests of faults ten times as long and the whole table of faults, then fuzz the readers of trees
 # make check   run ruff, mypy and the tests, as .ci/run does
 # make compat  load an export with the oldest and the newest supported transformers; EXPORT=DIR names the export
 # make bench   run the benchmarks briefly; python -m benchmarks.NAME runs one of them in full

@@ -216,6 +216,16 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def read_file(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        OSError: As ``open_file``.
+    """
+    with open_file(path) as file:
+        return file.readall()
+
+
 def list_files(root: Path) -> Iterator[str]:
     """Yield every file below ``root``, links included, as a relative path with slashes, sorted within its folder.
 

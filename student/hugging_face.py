@@ -23,6 +23,7 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.runtime.run_directory import Which, is_exported
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
+from storage.files import read_file
 from storage.fingerprints import sha256_bytes
 from storage.json_files import read_json
 from student.model import Student
@@ -187,7 +188,7 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
         InputError: If the file is damaged.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         found = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: not a safetensors file ({error}); export again, or fetch the file") from error

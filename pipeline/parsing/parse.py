@@ -148,6 +148,8 @@ def _prepare(store: TextShards, texts: Sequence[Path], config: ParseConfig, devi
             f"{store.path}: started with another {', '.join(differing)}; give the same command to continue, remove the "
             "folder to start again, or give another --out"
         )
+    else:
+        store.check_text()
 
 
 def _unfinished(store: TextShards, world: World) -> list[int]:

@@ -15,7 +15,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from pipeline.corpus.trees.trees import format_tree
 from pipeline.parsing.sentence_parser import Outcome
 from storage.errors import RunError, StoreBusyError, StoreError
 from storage.files import cannot_write, make_directory, write_atomically
+from storage.fingerprints import sha256_file
 from storage.json_files import Count, read_json, read_json_lines
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class _Description:
     depends_on: dict[str, Any]
     gathered: dict[str, Any]
     shards: list[tuple[Count, Count, Count, Count]]
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Digests of the files of the gathered text, by name. Older versions wrote none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,8 @@ class TextShards:
             while sizes := [len(line) for line in islice(file, shard_sentences)]:
                 shards.append([first, len(sizes), start, sum(sizes)])
                 first, start = first + len(sizes), start + sum(sizes)
-        about = {"depends_on": depends_on, "gathered": gathered, "shards": shards}
+        digests = {file.name: sha256_file(file) for file in sorted(self.path.glob("text.*"))}
+        about = {"depends_on": depends_on, "gathered": gathered, "shards": shards, "sha256": digests}
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def remove(self) -> None:
@@ -104,6 +108,17 @@ class TextShards:
             return None
         remedy = f"remove {self.path} and start again"
         return asdict(read_json(path, _Description, remedy=remedy, error=RunError))
+
+    def check_text(self) -> None:
+        """Check the gathered text before an interrupted parse goes on.
+
+        Raises:
+            RunError: If a file of the text is missing or changed.
+        """
+        for name, expected in (self.description() or {}).get("sha256", {}).items():
+            file = self.path / name
+            if not file.is_file() or sha256_file(file) != expected:
+                raise RunError(f"{file}: missing or damaged; remove {self.path} and start again")
 
     def shards(self) -> list[TextShard]:
         """Return all shards, in order."""

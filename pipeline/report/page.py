@@ -6,6 +6,7 @@ of its distribution. The page has no script and makes no request, and all text i
 bytes.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ from pipeline.report.tables import Cell, plural
 from storage.errors import RnngDistillError, RunError
 from storage.files import make_directory, write_atomically
 from storage.locations import Place
+
+log = logging.getLogger(__name__)
 
 _MARKDOWN_MARK: Final = "<!-- rnng-distill report -->\n\n"
 """The beginning of a report in Markdown, which is not shown. The next report may replace a file that begins so."""
@@ -105,8 +108,14 @@ def render_report(records: Sequence[RunRecord], datasets: Descriptions = Mapping
 
 
 def report_tables(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> list[TitledTable]:
-    """Return the tables of the page in its order, and the data behind its figures."""
-    found, _ = _comparisons(records)
+    """Return the tables of the page in its order, and the data behind its figures.
+
+    The page says what it leaves out. Tables have no place for this, so it is logged.
+    """
+    found, notes = _comparisons(records)
+    missing = [f"{run.path}: {sentence}" for run in records for sentence in run.missing]
+    for note in [*missing, *notes, *(found.notes if found is not None else [])]:
+        log.warning("%s", note)
     reported = ReportedRuns(records)
     sections = _sections(reported, datasets, found, answer_of(reported, found))
     return [table for section in sections for table in tables_in(section.blocks)]

@@ -38,7 +38,7 @@ from pipeline.runtime.run_directory import (
     weights_of,
 )
 from storage.errors import RunError
-from storage.files import make_directory, write_atomically
+from storage.files import make_directory, read_file, write_atomically
 from storage.json_files import MAX_INT_BITS
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,8 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
     for group, ours in zip(optimizer.param_groups, groups, strict=True):
         group.update(ours)  # hyperparameters come from the options, never from a file
     for parameter, kept in optimizer.state.items():
-        if any(not isinstance(value, Tensor) or value.shape not in {parameter.shape, ()} for value in kept.values()):
+        fits = isinstance(parameter, Tensor) and isinstance(kept, dict)
+        if not fits or any(getattr(value, "shape", None) not in {parameter.shape, ()} for value in kept.values()):
             raise _refusal(path, "has the optimiser state of another model")
     return state
 
@@ -164,7 +165,7 @@ def _checked(run: Path) -> bytes:
     """Return the bytes of a run's training state after checking it; empty if the run has no checkpoint yet."""
     path = state_path(run)
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         if there := checkpoint_names(run):
             raise RunError(

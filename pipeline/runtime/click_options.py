@@ -167,6 +167,11 @@ class OneLineErrors(CheckedCommand, click.Group):
             raise click.ClickException(visible_line(str(error))) from error
         except OSError as error:
             raise click.ClickException(visible_line(str(cannot_be_used(error)))) from error
+        except MemoryError as error:
+            raise click.ClickException(
+                "there is too little memory for this command; a file that it reads may be damaged and say that it is "
+                "huge. Run verify or inspect on the inputs, or use a machine with more memory"
+            ) from error
         except ModuleNotFoundError as error:
             if (extra := EXTRAS.get(module := (error.name or "").partition(".")[0])) is None:
                 raise

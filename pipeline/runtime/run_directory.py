@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from pipeline.runtime import options
 from pipeline.runtime.train_config import num_words_of
 from storage.errors import FingerprintMismatchError, RunError
-from storage.files import beside, make_directory, write_atomically
+from storage.files import beside, make_directory, open_file, read_file, write_atomically
 from storage.fingerprints import canonical_json, sha256_arrays, sha256_bytes, sha256_file
 from storage.json_files import convert, decode, read_json
 
@@ -322,7 +322,7 @@ def weights_of(run: RunInfo, metadata: Mapping[str, str]) -> dict[str, str]:
 
 def weights_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a weights file that ``load_weights`` can read."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         size = file.read(8)
         return _metadata(size + file.read(int.from_bytes(size, "little")), path)
 
@@ -341,7 +341,7 @@ def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
     path = run.checkpoint(which)
     remedy = _WEIGHTS_REMEDY
     try:
-        data = path.read_bytes()  # read once, so that the sha256 is that of the loaded weights
+        data = read_file(path)  # read once, so that the sha256 is that of the loaded weights
         state = safetensors.torch.load(data)
         model.load_state_dict(state)
     except FileNotFoundError:
@@ -409,7 +409,7 @@ def holds_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> 
 def problem_with_weights(path: Path) -> str | None:
     """Return what is wrong with a weight file, or None if its weights have the sha256 that it records."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         state = safetensors.torch.load(data)
         recorded = _metadata(data, path).get(_WEIGHTS)
     except FileNotFoundError:

@@ -8,7 +8,6 @@ from typing import Final
 from pipeline.corpus.dataset.dataset_store import Dataset
 from pipeline.runtime.run_directory import RunInfo, Which, results_folder
 from storage.errors import FingerprintMismatchError, StoreError
-from storage.files import make_directory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,16 +30,16 @@ class ModelFiles:
         return self.loaded
 
     def check_writable(self) -> None:
-        """Create the results folder before scoring, so that a missing permission does not cost hours of work.
+        """Check before scoring that results can be written, so that a missing permission does not cost hours of work.
 
         Raises:
-            StoreError: If the folder cannot be created or written to.
+            StoreError: If the folder of results, or the folder that it will be in, cannot be written to.
         """
         folder = results_folder(self.path)
         if folder.is_symlink():
             raise StoreError(f"{folder}: a link, expected a folder for the results. Replace it by a copy of the folder")
-        make_directory(folder)
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
+        there = folder if folder.exists() else folder.absolute().parent
+        if not there.is_dir() or not os.access(there, os.W_OK):
             raise StoreError(
                 f"{folder}: cannot be written, expected a folder for the results. Fix its permissions, or evaluate a "
                 "copy"

@@ -106,6 +106,7 @@ def evaluate_mixture(
         InputError: If there are fewer than four sentences, or a result of minimal pairs is damaged.
         RunError: If a log-probability is not finite.
     """
+    of_both = [_pairs_of(model.files) for model in (teacher, student)]  # a damaged result is found before any work
     split = student.split
     is_fitted, halves = halves_of(split)
     ((student_distribution, of_student),) = student.log_probs.items()
@@ -133,7 +134,6 @@ def evaluate_mixture(
         settings=settings | {"max_sentences": max_sentences},
         fingerprints=fingerprints,
     )
-    of_both = [_pairs_of(model.files) for model in (teacher, student)]
     notes = []
     if not (pairs := paradigms_of_both(*of_both)):
         notes.append(
