@@ -21,7 +21,7 @@ from storage.json_files import Number
 LEVEL: Final = 0.95
 """Level of confidence."""
 _BLOCK_DRAWS: Final = 1 << 22
-"""Random numbers in memory at a time."""
+"""Largest number of random numbers in memory at a time."""
 _NORMAL_FROM: Final = 5000
 """Above this many differences a normal distribution replaces the random flips, because flips would be slow: 10,000
 flips of 20,000 differences draw 2e8 random numbers for each pair of seed groups."""
@@ -141,7 +141,7 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedMean:
-    """A figure over trainings that differ only in their seed."""
+    """Mean and variation of a figure over trainings that differ only in their seed."""
 
     num_seeds: int
     mean: float
@@ -178,7 +178,8 @@ class SeedDifference:
     interval: Interval | None
     """Interval of the difference; None if either set has only one seed."""
     is_paired: bool
-    """Whether both sets have the same seeds. If so, the interval is of the differences for each seed, else Welch's."""
+    """Whether both sets have the same seeds. If so, the interval comes from the differences for each seed, else it is
+    Welch's."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
@@ -191,12 +192,12 @@ def difference_over_seeds(
 ) -> SeedDifference:
     """Return the difference of two means over seeds and its t interval.
 
-    If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of their
-    mean. The reason is that a seed decides the order of the data and the initial weights in both sets. Otherwise it is
-    Welch's interval: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 + s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1))
-    + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes the interval wider. Welch's interval is approximate. If one
-    set has two seeds and varies much more than the other set, the interval covers the true difference 92 times of 100
-    instead of 95.
+    If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of the
+    mean of these differences. The reason is that a seed decides the order of the data and the initial weights in both
+    sets. Otherwise the result has Welch's interval: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 +
+    s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes the interval wider.
+    Welch's interval is approximate. If one set has two seeds and varies much more than the other set, the interval
+    covers the true difference 92 times of 100 instead of 95.
 
     Welch (1947), The generalization of Student's problem when several different population variances are involved,
     Biometrika 34, 28-35.
