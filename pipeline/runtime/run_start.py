@@ -106,7 +106,7 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
     lock = hold(path)
     try:
         remove_partial_files(path)
-        # Checked only now, because another process may have made it while this one waited for the lock.
+        # Checked only now, because another process may have made run.json while this process waited for the lock.
         if not (path / "run.json").exists():
             describe_run(path, run)
         else:

@@ -37,7 +37,7 @@ from storage.errors import RunError
 log = logging.getLogger(__name__)
 
 _SHOWN_AFTER_S = 5.0
-"""Planning that takes longer shows its progress."""
+"""Planning that takes longer than this shows its progress."""
 
 
 def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:

@@ -42,8 +42,8 @@ _BOTH = frozenset("()")
 
 _BRACKET = re.compile("[()]")
 _BRACKET_LEAF = re.compile(r"(\([ \t]*(?:-?[LR][RSC]B-?|PU|PUNCT?|SYM|NFP|HYPH|[^\w\s()]+)[ \t]+)([()])(?=[ \t]*\))")
-"""A leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. None of these tags is the label of a
-phrase."""
+"""A leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. None of the tags in this pattern is the
+label of a phrase."""
 _LABEL = re.compile(r"\s*\(\s*([^\s()]*)")
 _LEAVES = re.compile(r"\s*(\(\s*[^\s()]+\s+[^\s()]+\s*\)\s*)*")
 _LEAF_AT_BEGINNING = re.compile(r"\s*\(\s*[^\s()]+\s+[^\s()]+\s*\)")
