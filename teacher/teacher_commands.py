@@ -338,9 +338,9 @@ def _log_probs_with_trees(
 ) -> tuple[Ragged, np.ndarray, dict[str, Ragged]]:
     """Return the log-probabilities of all tokens, those of the actions before each token, and divergences.
 
-    Log-probabilities are float32; those of the actions are ``[P]``, one sum per position. The actions before a token are
-    those since the previous token. The last REDUCE of a sentence belongs to ``<eos>``. The third value has the divergences
-    from the truth by name of the distribution. It is empty without a truth.
+    Log-probabilities are float32; those of the actions are ``[P]``, one sum per position. The actions before a token
+    are those since the previous token. The last REDUCE of a sentence belongs to ``<eos>``. The third value has the
+    divergences from the truth by name of the distribution. It is empty without a truth.
     """
     divergences = np.zeros(split.num_positions)
     token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))
