@@ -48,7 +48,7 @@ from teacher.teacher_config import BeamConfig
 BATCH_SENTENCES = 64
 """Number of sentences that are searched together."""
 BATCH_TOKENS = 4096
-"""Limit on the positions that are searched together. It keeps batches of long sentences small."""
+"""Limit on the positions that are searched together. This limit keeps batches of long sentences small."""
 MAX_NODES = 4096
 """A pool of stacks (``stack_pool``) is compacted when it has more nodes than this, and more than twice as many as
 after the last compaction. With two layers of size 256, a node and its data take 17 KB at most."""
@@ -360,5 +360,5 @@ class _Batch:
         return hypotheses
 
     def _num_at(self, t: int) -> int:
-        """Return how many sentences have a position ``t``. They come first, because sentences are sorted by length."""
+        """Return how many sentences have a position ``t``. These come first, because sentences are sorted by length."""
         return int((self._lengths > t).sum())

@@ -154,7 +154,8 @@ def score_split(
         marginal: Whether to add the distributions of the text without its trees, by beam search.
         beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
         max_sentences: Score at most this many sentences, evenly spaced.
-        truth: The folder of sample-corpus, to add the divergences from the true probabilities. It needs all sentences.
+        truth: The folder of sample-corpus, to add the divergences from the true probabilities. This needs all
+            sentences.
 
     Raises:
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.

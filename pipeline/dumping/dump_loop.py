@@ -174,7 +174,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
 
 
 def _event(what: str, world: World) -> dict[str, str | int]:
-    """Return a line of the dump's history. It describes only this call, so the store itself does not contain it."""
+    """Return a line for the dump's history. The store itself does not contain what describes only this call."""
     return {"event": what, "host": socket.gethostname(), "world_size": world.size, "command": command_line()}
 
 
@@ -197,7 +197,7 @@ class ShardBatch:
 
 
 def shard_batches(job: DumpJob, shard: int) -> Iterator[ShardBatch]:
-    """Yield the batches of a shard in order. They depend only on the dataset, the shard and the batch budget."""
+    """Yield the batches of a shard in order. The batches depend only on the dataset, the shard and the batch budget."""
     for sentences in batch_sentences(job, shard):
         yield prepare_batch(job, shard, sentences)
 

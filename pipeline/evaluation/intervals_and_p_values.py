@@ -97,8 +97,8 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
     - If the differences are whole numbers, the p-value is the exact P(|sum s d| >= |sum d|) over all 2^N flips s. An
       example of d is the number of seeds that have an item right, first model minus second model. For differences of
       +1 and -1 this is McNemar's exact test.
-    - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips. It is valid for
-      every B. If there are at most B different flips, each flip is counted once.
+    - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips. This p-value is
+      valid for every B. If there are at most B different flips, each flip is counted once.
     - For more than ``_NORMAL_FROM`` other numbers, the sum s d is treated as normal with variance sum d^2, unless a few
       differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above -0.002 and its
       skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). This error is
@@ -262,8 +262,8 @@ def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
 def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
     """Return P(|sum s d| >= |sum d|) over all flips, but at least 1e-12, because rounding errors hide smaller values.
 
-    The characteristic function of the sum is the product of cos(t d). It is evaluated on a lattice that contains all
-    sums, and transformed back.
+    The characteristic function of the sum is the product of cos(t d). This function is evaluated at enough points for
+    all possible sums, and transformed back.
     """
     observed = abs(int(values.sum()))
     if not observed:

@@ -40,7 +40,7 @@ def _forest_plot(reported: ReportedRuns, answer: Answer) -> Plot:
     measures = answer.measures
     title = f"Difference from {answer.baseline}"
     over_seeds = [effect.is_over_seeds for measure in measures for effect in measure.effects]
-    caption = f"Each mark is the difference of a group of runs from {answer.baseline}. Its line is the 95 % interval. "
+    caption = f"Each mark is the difference of a group of runs from {answer.baseline}. The line is its 95 % interval. "
     if any(over_seeds):
         caption += "Filled marks: the interval is over seeds. "
     if not all(over_seeds):

@@ -330,7 +330,7 @@ def weights_metadata(path: Path) -> dict[str, str]:
 def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
     """Load a model's parameters from a checkpoint of a run. Nothing in the file is executed.
 
-    A file that older versions wrote has no digest of its weights. It is not checked.
+    A file that older versions wrote has no digest of its weights, so these weights are not checked.
 
     Returns:
         The description of the run, with the sha256 of the file that was loaded.

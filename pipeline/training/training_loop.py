@@ -338,5 +338,5 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the generator seed of (seed, step, rank). It stays the same if the step is taken later or again."""
+    """Return the generator seed of (seed, step, rank), which stays the same if the step is taken later or again."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

@@ -206,7 +206,8 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
 
     Args:
         location: Location of the dump.
-        progress: Called with the bytes checked since the last call. They sum to ``size_bytes`` of the result.
+        progress: Called with the number of bytes checked since the last call. These numbers sum to ``size_bytes`` of
+            the result.
 
     Returns:
         The figures of the dump.

@@ -38,7 +38,7 @@ class WordRule:
 
 @dataclass(frozen=True, slots=True)
 class ContextRule:
-    """Decide from the words around a word on which sides it has no space. This rule overrides a ``WordRule``."""
+    """Decide from a word and its neighbours on which sides it has no space. This rule overrides a ``WordRule``."""
 
     around: str
     """Regular expression for five ``word/TAG``: two before the word, the word itself, two after it."""
