@@ -1,9 +1,10 @@
 """Write files so that each is either complete or absent, also after a power cut.
 
 A file is written under a temporary name, synced and renamed; then its folder is synced. The price is two fsyncs per
-file, which is low for stores with few, large files. If a process is killed while it writes, a file or folder whose
-name ends in ``.partial`` remains. In a store or run, the next process that holds its lock removes it. Elsewhere, the
-writer itself holds a lock on what it writes, so the next writer of the same path can tell what a killed one left.
+file, which is low for stores with few, large files. If a process is killed while it writes, a file or folder whose name
+ends in ``.partial`` remains. In a store or run, the next process that locks the store or run removes the leftover.
+Elsewhere, the writer itself locks the temporary file while it writes. So for the next writer of the same path, a
+temporary file without a lock is a leftover of a killed writer.
 """
 
 import errno
@@ -26,7 +27,7 @@ PARTIAL_SUFFIX = ".partial"
 _LOCKED_SUFFIX = ".locked" + PARTIAL_SUFFIX
 """Suffix of files and folders that their writer has locked."""
 _UNLOCKED_S = 60.0
-"""A file or folder that is younger is left alone, because its writer may not have locked it yet."""
+"""A temporary file or folder that is younger than this is left alone, because its writer may not have locked it yet."""
 
 
 def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:

@@ -5,14 +5,14 @@
     OUT/README.md                                                              the model card (``student.model_card``)
 
 Weights keep their names. This module writes the files itself and does not import transformers, for two reasons.
-transformers 4.x cannot load what transformers 5 saves (``TokenizersBackend``). And by default the tokenizer class that
-both versions have returns ``token_type_ids`` under 4.x, which GPT-2 adds to its embeddings. So ``model_input_names``
-excludes them.
+transformers 4.x cannot load what transformers 5 saves (``TokenizersBackend``). And the tokenizer class that exists in
+both versions returns ``token_type_ids`` by default under 4.x; GPT-2 would add these to its embeddings. So
+``model_input_names`` excludes them.
 
-The tokenizer puts ``<bos>`` before a text and nothing after the text. In the folder ``<bos>``, ``<eos>`` and ``<pad>``
-are special tokens. So the characters ``<eos>`` in a text are the special token, as other programs expect: they put
-special tokens into their input as text. In a run's ``tokenizer.json`` these three are ordinary entries, so that no
-sentence of a corpus can end itself. docs/decisions/0015 says why the two differ.
+The tokenizer puts ``<bos>`` before a text and nothing after the text. In the exported folder ``<bos>``, ``<eos>`` and
+``<pad>`` are special tokens. So the characters ``<eos>`` in a text are the special token. Other programs expect this,
+because they put special tokens into their input as text. In a run's ``tokenizer.json`` these three are ordinary
+entries, so that no sentence of a corpus can end itself. docs/decisions/0015 says why the folder and the run differ.
 """
 
 import json

@@ -28,8 +28,8 @@ SCE and its gradient are linear in p^_T, so they are unbiased over independent d
 not 0: it is the entropy of p_T, which the dump does not hold.
 
 The gradient is computed by a formula and not by autograd, because the formula takes only one pass over the logits. A
-divergence D is a function of log q_T(i), with i in K or "rest". With the derivatives u_i of D, their sum U, and
-s = q_T / q_T(rest) outside K,
+divergence D is a function of log q_T(i), with i in K or "rest". Let u_i be the derivative of D by log q_T(i), U the sum
+of all u_i, and s = q_T / q_T(rest) outside K. Then
 
     dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
 
@@ -56,7 +56,7 @@ NUM_PARTS = 3
 
 
 class DistillationRows:
-    """A ``RowLoss`` of three parts: the loss, the cross-entropy and the soft part. ``part_names`` has their names.
+    """A ``RowLoss`` of three parts: the loss, the cross-entropy and the soft part. ``part_names`` returns their names.
 
     Args:
         gold: int64 ``[P]`` in ``[0, V)``.
@@ -211,8 +211,9 @@ def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 def _reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """Return q log(q / p) and its derivatives by log q, elementwise.
 
-    A teacher's probability below the smallest normal number of the type counts as that number. The teacher was computed
-    in float32, so a smaller probability is not exact, and a probability of 0 would make the divergence infinite.
+    A teacher's probability below the smallest normal number of the floating-point type counts as that number. The
+    teacher was computed in float32, so a smaller probability is not exact, and a probability of 0 would make the
+    divergence infinite.
     """
     q, ratio = log_q.exp(), log_q - log_p.clamp(min=math.log(torch.finfo(log_p.dtype).tiny))
     return q * ratio, q * (ratio + 1)

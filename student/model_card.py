@@ -42,7 +42,7 @@ _OF_DUMP: Final = (
 )
 _CONDITIONS: Final = {
     "tree": "the tree so far",
-    "beam": "no tree: a beam search sums over them",
+    "beam": "no tree: a beam search sums over trees",
     "none": "no tree",
     "exact": "no tree: the sum over all trees of the known grammar is exact",
 }

@@ -1,10 +1,10 @@
 """Find next-token mixtures and parses by beam search over trees, word by word, without looking ahead.
 
-This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has some hypotheses
-(x_<t, y_<t) with scores log p(x_<t, y_<t). The search extends them action by action. At each step the valid actions of
-all hypotheses compete, and the ``beam`` best successors survive. A survivor whose action is SHIFT becomes a candidate c
-of the position, with the score log p(x_<t, y_<t) + log p(SHIFT | u_c). The other survivors are executed. The best
-``beam`` candidates are kept. Then
+This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has some hypotheses: its
+tokens x_<t with actions y_<t, and the score log p(x_<t, y_<t). The search extends them action by action. At each step
+the valid actions of all hypotheses compete, and the ``beam`` best successors survive. A survivor whose action is SHIFT
+becomes a candidate c of the position. Its score is log p(x_<t, y_<t) + log p(SHIFT | u_c), where u_c is the model's
+state before this SHIFT. The other survivors are executed. The best ``beam`` candidates are kept. Then
 
     w_c               = softmax of the candidates' scores
     p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
@@ -48,10 +48,10 @@ from teacher.teacher_config import BeamConfig
 BATCH_SENTENCES = 64
 """Number of sentences that are searched together."""
 BATCH_TOKENS = 4096
-"""Limit on the positions that are searched together. It keeps batches of long sentences small."""
+"""Limit on the positions that are searched together. This limit keeps batches of long sentences small."""
 MAX_NODES = 4096
-"""A pool is compacted when it has more nodes than this, and more than twice as many as after the last compaction. With
-two layers of size 256, a node and its data take 17 KB at most."""
+"""A pool of stacks (``stack_pool``) is compacted when it has more nodes than this, and more than twice as many as
+after the last compaction. With two layers of size 256, a node and its data take 17 KB at most."""
 _LOGIT_ROWS = 256
 _SHIFT_COLUMN = 0
 
@@ -360,5 +360,5 @@ class _Batch:
         return hypotheses
 
     def _num_at(self, t: int) -> int:
-        """Return how many sentences have a position ``t``. They come first, because sentences are sorted by length."""
+        """Return how many sentences have a position ``t``. These come first, because sentences are sorted by length."""
         return int((self._lengths > t).sum())

@@ -5,8 +5,8 @@ This is integer work in numpy, vectorised over all actions of a batch. Nothing l
 **Strategies.** Two strategies use the same action numbers. A sentence is ``NT(TOP)``, its actions, SHIFT of ``<eos>``,
 REDUCE.
 
-top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes what is above it on the stack
-           (Dyer et al. 2016). The dataset holds these actions.
+top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes all elements that are on the stack
+           above the last open ``NT(X)`` (Dyer et al. 2016). The dataset holds these actions.
 binary     Constituents have no labels. REDUCE composes the top two elements of the stack (Kim et al. 2019).
            ``NT(TOP)`` at the start means the push of ``<bos>``. The last REDUCE joins the tree and ``<eos>``. There is
            no other NT. ``binarise`` makes these actions from those of the dataset.
@@ -40,7 +40,7 @@ from pipeline.dumping.next_token import append_eos
 from storage.ragged import Ragged
 
 Branching = Literal["left", "right"]
-"""The direction in which the children of a constituent with more than two are paired."""
+"""The direction in which the children of a constituent are paired if there are more than two."""
 NO_TIME = -1
 """The entry for "none" in an array of times."""
 
@@ -291,7 +291,7 @@ def derive_top_down(actions: Ragged) -> Derivation:
     label = np.zeros(len(action), np.int64)
     label[closed] = action[opened] - FIRST_NT
     change = np.where(is_reduce, -num_children, 1)
-    # After the last action of a sentence the next one starts from an empty stack.
+    # After the last action of a sentence, the next sentence starts from an empty stack.
     change[last] -= 1
     return Derivation(
         action=action,

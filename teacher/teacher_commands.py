@@ -59,8 +59,8 @@ from teacher.train_teacher import described_model, load_teacher
 BATCH_TOKENS = 8192
 """Number of positions computed at a time if the trees are given."""
 MIXTURE_TOKENS = 1024
-"""Number of positions whose mixtures are computed at a time. A position has a state for each candidate, so with the
-default beam and 256 dimensions they take 53 MB."""
+"""Number of positions whose mixtures are computed at a time. A position has a state for each candidate. With the
+default beam and 256 dimensions, the states take 53 MB."""
 BLOCK_SENTENCES = 256
 """Number of sentences searched between two progress updates: four batches, which take seconds."""
 
@@ -154,7 +154,8 @@ def score_split(
         marginal: Whether to add the distributions of the text without its trees, by beam search.
         beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
         max_sentences: Score at most this many sentences, evenly spaced.
-        truth: The folder of sample-corpus, to add the divergences from the true probabilities. It needs all sentences.
+        truth: The folder of sample-corpus, to add the divergences from the true probabilities. This needs all
+            sentences.
 
     Raises:
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
@@ -336,10 +337,11 @@ class BeamScorer:
 def _log_probs_with_trees(
     model: Rnng, split: Split, truth: Truth | None
 ) -> tuple[Ragged, np.ndarray, dict[str, Ragged]]:
-    """Return two float32 log-probabilities of each position: of its token, and ``[P]`` of the actions before the token.
+    """Return the log-probabilities of all tokens, those of the actions before each token, and divergences.
 
-    The actions before a token are those since the previous token. The last REDUCE of a sentence belongs to ``<eos>``.
-    The third value has the divergences from the truth by name of the distribution. It is empty without a truth.
+    Log-probabilities are float32; those of the actions are ``[P]``, one sum per position. The actions before a token
+    are those since the previous token. The last REDUCE of a sentence belongs to ``<eos>``. The third value has the
+    divergences from the truth by name of the distribution. It is empty without a truth.
     """
     divergences = np.zeros(split.num_positions)
     token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))

@@ -29,7 +29,7 @@ Source = TypeVar("Source", bound=_OfRun)
 
 
 def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -> list[Source]:
-    """Return the sources of a dump in the order of the folds that their runs left out; one source as it is.
+    """Return the sources of a dump in the order of the folds that their runs left out. A single source stays as it is.
 
     The runs of several sources must have the same dataset and sizes, and each fold needs exactly one run. Options of
     training, such as the seed, may differ.
@@ -81,7 +81,7 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
 
 
 def _fold(run: RunInfo | None) -> int:
-    """Return the fold that a run left out; 0 if it left out none, as students, older runs and grammars."""
+    """Return the fold that a run left out; 0 if it left out none. Students, older runs and grammars leave out none."""
     if run is None:
         return 0
     found = run.configuration.get("leave_out", 0)

@@ -62,7 +62,7 @@ class DumpJob:
     """Everything that decides the content of a dump."""
 
     models: Sequence[NextTokenModel]
-    """The model, or one for each fold of the split in their order, on ``device`` and in evaluation mode."""
+    """The model, or one model per fold of the split in the order of the folds; on ``device`` and in evaluation mode."""
     dataset: Dataset
     """The training dataset of the models, or another with the same tokenizer and labels."""
     config: DumpConfig
@@ -70,11 +70,12 @@ class DumpJob:
     teachers: Sequence[str]
     """Fingerprints of the models."""
     device: torch.device
-    """Where to compute. The dump records the device's model name, because the device can change bits."""
+    """Where to compute. The dump records the device's model name, because another device may round differently."""
     search: Mapping[str, int | str] = field(default_factory=dict)
-    """Sizes of the beam search under the condition ``beam``, or the version of a library. The dump records them."""
+    """Further settings that the dump records: sizes of the beam search if the condition is ``beam``, or a library's
+    version."""
     trained_on: Sequence[Json] = ()
-    """The texts that the models were trained on, as ``word_budget`` records them. The dump's history has them."""
+    """The texts that the models were trained on, as ``word_budget`` records them. They go into the dump's history."""
 
     @functools.cached_property
     def split(self) -> Split:
@@ -107,7 +108,7 @@ class DumpJob:
 
 
 def fingerprints(dataset: Dataset, split: str, teachers: Sequence[str]) -> dict[str, str]:
-    """Return the sha256 of everything that the dump of a split is made from: one teacher, or one for each fold.
+    """Return the sha256 of everything that a dump is made from, with one teacher or one teacher for each fold.
 
     Raises:
         InputError: If the dataset has no such split.
@@ -137,7 +138,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
             main_writer.log({**_event("begin", world), "trained_on": list(job.trained_on)})
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
-        # The counter of claimed shards gets a random name, so that it does not continue that of an earlier dump.
+        # The counter of claimed shards gets a random name, so that it does not continue the counter of an earlier dump.
         claims = world.share(secrets.token_bytes(8)).hex()
         writer = main_writer or stack.enter_context(opened(main=False))
         pending = todo.nonzero()[:, 0].tolist()
@@ -173,7 +174,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
 
 
 def _event(what: str, world: World) -> dict[str, str | int]:
-    """Return a line of the dump's history. It describes only this call, so the store itself does not contain it."""
+    """Return a line for the dump's history. The store itself does not contain what describes only this call."""
     return {"event": what, "host": socket.gethostname(), "world_size": world.size, "command": command_line()}
 
 
@@ -196,7 +197,7 @@ class ShardBatch:
 
 
 def shard_batches(job: DumpJob, shard: int) -> Iterator[ShardBatch]:
-    """Yield the batches of a shard in order. They depend only on the dataset, the shard and the batch budget."""
+    """Yield the batches of a shard in order. The batches depend only on the dataset, the shard and the batch budget."""
     for sentences in batch_sentences(job, shard):
         yield prepare_batch(job, shard, sentences)
 
@@ -217,7 +218,7 @@ def batch_sentences(job: DumpJob, shard: int) -> list[np.ndarray]:
 
 
 def prepare_batch(job: DumpJob, shard: int, sentences: np.ndarray) -> ShardBatch:
-    """Return the batch of some sentences of a shard, which belong to one fold if there is a model for each fold."""
+    """Return the batch of some sentences of a shard. If each fold has a model, all sentences are of one fold."""
     rows, split = job.schema.layout.rows_of(shard), job.split
     tokens = split.tokens.take(sentences)
     positions = concatenated_ranges(split.tokens.offsets[sentences] + sentences, tokens.lengths + 1)
@@ -259,7 +260,7 @@ class ShardRows:
         self._copied = torch.Event(device) if on_gpu else None
 
     def put(self, rows: np.ndarray, gold: np.ndarray, reduced: Reduced, num_effective: torch.Tensor | None) -> None:
-        """Store the rows with the indices ``rows`` within the shard. Rows of mixtures have ``num_effective``."""
+        """Store the rows with the indices ``rows`` within the shard. Only a beam search gives ``num_effective``."""
         at = slice(self._num_put, self._num_put + len(gold))
         self._num_put = at.stop
         self._rows[at] = rows
@@ -273,9 +274,9 @@ class ShardRows:
             self._copied.record()
 
     def finished(self) -> tuple[Positions, np.ndarray | None]:
-        """Return the rows in the order of the shard and, if they are mixtures, the effective number of hypotheses.
+        """Return the rows in the order of the shard and, after a beam search, the effective numbers of hypotheses.
 
-        The effective number is float32 ``[n]``.
+        The effective numbers are float32 ``[n]``.
         """
         if self._copied is not None:
             self._copied.synchronize()

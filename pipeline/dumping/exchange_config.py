@@ -15,7 +15,8 @@ class ExportDumpConfig:
 
     format: ExportFormat = "datasets"
     """Columns of the files. datasets: all arrays of the dump. distillkit: input_ids, token_ids and top_values. axolotl:
-    a tokenized dataset with target_token_ids, target_logprobs and target_mask. The last two hold only T = 1."""
+    a tokenized dataset with target_token_ids, target_logprobs and target_mask. distillkit and axolotl have only
+    temperature 1."""
     tokenizer: Path | None = None
     """The tokenizer.json of the dataset. Needed only for a dump of an older version, which does not hold it."""
 

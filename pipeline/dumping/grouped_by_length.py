@@ -19,7 +19,7 @@ class GroupedByLength:
     """A ``NextTokenModel`` that computes the sentences of a batch in groups of similar length.
 
     A dump's batches follow the order of the corpus, and a student pads all rows to the longest row. Groups save most of
-    this padding. They depend only on the batch, so a dump's bytes do not change from run to run.
+    this padding. The groups depend only on the batch, so a dump's bytes do not change from run to run.
     """
 
     def __init__(self, model: NextTokenModel) -> None:

@@ -26,9 +26,9 @@ UNUSED = -1
 """Id of an unused column. As an unsigned integer it is the highest value, which is the fill value of ids."""
 
 DRAW_ROWS = 256
-"""Number of rows to draw for at a time. They take 25 MB of float64 at V = 12,000, which malloc takes from its heap.
-Drawing for all 1,024 rows of a block of logits at once takes three times as long (150 against 50 us per row), mostly in
-page faults."""
+"""Number of rows to draw for at a time. These rows take 25 MB of float64 at V = 12,000, and malloc serves this from its
+heap. Drawing for all 1,024 rows of a block of logits at once takes three times as long (150 against 50 us per row),
+mostly in page faults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ def reduce_logits(
 
 
 def draw_generator(draw_seed: int, shard: int, device: torch.device) -> torch.Generator:
-    """Return the generator of a shard's draws. It depends only on (draw_seed, shard)."""
+    """Return the generator of a shard's draws. Its seed depends only on (draw_seed, shard)."""
     (seed,) = np.random.SeedSequence([draw_seed, shard]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(seed))
 

@@ -1,17 +1,17 @@
-"""Read BabyLM's zero-shot tasks as choices between texts: which text, or which end of a text, is the most probable?
+"""Read BabyLM's zero-shot tasks as choices between texts: which text, or which ending of a text, is most probable?
 
 The folders and formats are those of the evaluation data of the BabyLM challenge:
 
     blimp_*, supplement_*       two sentences. The supplement has a file hypernym.jsonl
     ewok_*                      2025: two targets after one context. 2026: one target after two contexts. If the target
                                 is the same, its frequency cannot decide. So the 2026 rule is better
-    entity_tracking*            a text with one right and several wrong ends. 2026 leaves out the items that have
-                                the word "nothing" in an end
+    entity_tracking*            a text with one right and several wrong endings. 2026 leaves out the items that have
+                                the word "nothing" in an ending
     comps                       one property after two concepts
     wug_*                       two forms of an invented word, and how many of the people asked chose the first
 
-Only the end is scored: the tokens that overlap with it, given everything before. Text is taken as it is, line ends
-included, because the pipeline does the same.
+Only the ending is scored: the tokens that overlap with it, given everything before. Text is taken as it is, line breaks
+included, because BabyLM's evaluation pipeline does the same.
 
 Sources: Warstadt et al. (2020), BLiMP; Ivanova et al. (2024), EWoK; Kim and Schuster (2023), entity tracking; Misra et
 al. (2023), COMPS; Weissweiler et al. (2023) and Hofmann et al. (2024), wug tests. The rules of scoring are those of the
@@ -32,15 +32,15 @@ Rules: TypeAlias = Literal["2026", "2025"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """An item: texts of which the first is right, and the place where the scored end of each begins."""
+    """An item: texts of which the first is right, and the place where the scored ending of each text begins."""
 
     subset: str
-    """The part of the task for which an accuracy is computed: BLiMP's paradigm, EWoK's domain and so on."""
+    """The part of the task for which an accuracy is computed, such as a paradigm of BLiMP or a domain of EWoK."""
     texts: tuple[str, ...]
     starts: tuple[int, ...]
     """For each text, the first character that is scored."""
     answers: tuple[str, ...]
-    """For each text, what BabyLM's file of predictions says if it is chosen."""
+    """For each text, what is written into BabyLM's file of predictions if this text is chosen."""
     human: float | None = None
     """In a wug test, the share of people who chose the first form."""
     where: str = ""
@@ -54,7 +54,8 @@ class Task:
     name: str
     """The name of the task in the paths of the pipeline."""
     read: Callable[[Mapping[str, Any], str, Rules], Choice | None]
-    """Takes the object of a line, the name of the file without its end, and the rules. None: left out by the rules."""
+    """Takes the JSON object of a line, the file name without suffix, and the rules. Returns None if the rules omit the
+    item."""
 
 
 def read_choices(folder: Path, rules: Rules) -> list[Choice]:

@@ -21,7 +21,7 @@ from storage.json_files import Number
 LEVEL: Final = 0.95
 """Level of confidence."""
 _BLOCK_DRAWS: Final = 1 << 22
-"""Random numbers in memory at a time."""
+"""Largest number of random numbers in memory at a time."""
 _NORMAL_FROM: Final = 5000
 """Above this many differences a normal distribution replaces the random flips, because flips would be slow: 10,000
 flips of 20,000 differences draw 2e8 random numbers for each pair of seed groups."""
@@ -97,8 +97,8 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
     - If the differences are whole numbers, the p-value is the exact P(|sum s d| >= |sum d|) over all 2^N flips s. An
       example of d is the number of seeds that have an item right, first model minus second model. For differences of
       +1 and -1 this is McNemar's exact test.
-    - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips. It is valid for
-      every B. If there are at most B different flips, each flip is counted once.
+    - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips. This p-value is
+      valid for every B. If there are at most B different flips, each flip is counted once.
     - For more than ``_NORMAL_FROM`` other numbers, the sum s d is treated as normal with variance sum d^2, unless a few
       differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above -0.002 and its
       skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). This error is
@@ -141,7 +141,7 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedMean:
-    """A figure over trainings that differ only in their seed."""
+    """Mean and variation of a figure over trainings that differ only in their seed."""
 
     num_seeds: int
     mean: float
@@ -178,7 +178,8 @@ class SeedDifference:
     interval: Interval | None
     """Interval of the difference; None if either set has only one seed."""
     is_paired: bool
-    """Whether both sets have the same seeds. If so, the interval is of the differences for each seed, else Welch's."""
+    """Whether both sets have the same seeds. If so, the interval comes from the differences for each seed, else it is
+    Welch's."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
@@ -191,12 +192,12 @@ def difference_over_seeds(
 ) -> SeedDifference:
     """Return the difference of two means over seeds and its t interval.
 
-    If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of their
-    mean. The reason is that a seed decides the order of the data and the initial weights in both sets. Otherwise it is
-    Welch's interval: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 + s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1))
-    + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes the interval wider. Welch's interval is approximate. If one
-    set has two seeds and varies much more than the other set, the interval covers the true difference 92 times of 100
-    instead of 95.
+    If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of the
+    mean of these differences. The reason is that a seed decides the order of the data and the initial weights in both
+    sets. Otherwise the result has Welch's interval: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 +
+    s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes the interval wider.
+    Welch's interval is approximate. If one set has two seeds and varies much more than the other set, the interval
+    covers the true difference 92 times of 100 instead of 95.
 
     Welch (1947), The generalization of Student's problem when several different population variances are involved,
     Biometrika 34, 28-35.
@@ -261,8 +262,8 @@ def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
 def _exact_flip_p_value(values: NDArray[np.int64]) -> float:
     """Return P(|sum s d| >= |sum d|) over all flips, but at least 1e-12, because rounding errors hide smaller values.
 
-    The characteristic function of the sum is the product of cos(t d). It is evaluated on a lattice that contains all
-    sums, and transformed back.
+    The characteristic function of the sum is the product of cos(t d). This function is evaluated at enough points for
+    all possible sums, and transformed back.
     """
     observed = abs(int(values.sum()))
     if not observed:

@@ -34,9 +34,9 @@ UNCONDITIONAL: Final = "unconditional"
 """p(x), of a student."""
 IN_DOCUMENT: Final = "given the document before it"
 """The product of p(x | previous sentences) over the sentences x of a split, of a student that was trained with
---context document. The previous sentences are those of the same document, as many as fit into a row."""
+--context document. The previous sentences are those of the same document, as many as the student can read at once."""
 GIVEN_TREE: Final = "given the tree"
-"""The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher. A dump with the condition ``tree`` holds these."""
+"""The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher. A dump with the condition ``tree`` holds these factors."""
 JOINT: Final = "joint with the tree"
 """p(x, y), words and actions together, of a teacher."""
 MARGINAL: Final = "marginal by beam search"
@@ -160,7 +160,7 @@ class PerplexityFigure:
 
     @property
     def definitions(self) -> dict[str, str]:
-        """The definitions of the derived figures that this figure has."""
+        """The definitions of the derived figures that can be computed from these sums."""
         return NORMALISERS | (DIVERGENCES if self.kl_nats is not None else {})
 
     def to_json(self) -> dict[str, Any]:

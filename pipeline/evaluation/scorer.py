@@ -1,9 +1,9 @@
 """Score sentences: compute the log-probability of every token, with any model that needs no tree.
 
 Minimal pairs and SyntaxGym use the ``Scorer`` interface and no model directly. Surprisals use ``DistributionScorer``,
-which also says what the distribution of each token was like, and reads text before a sentence. ``NextTokenScorer``
-implements both for any ``NextTokenModel``. A model conditioned on a tree cannot score, because raw sentences have no
-tree.
+which also summarises the distribution over the next token at each position, and can read text before a sentence.
+``NextTokenScorer`` implements both for any ``NextTokenModel``. A model conditioned on a tree cannot score, because raw
+sentences have no tree.
 
 Shape letters: n tokens of a sentence, c tokens before it, R rows of logits, V vocabulary.
 """

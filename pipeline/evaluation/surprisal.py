@@ -4,13 +4,13 @@ r"""Write the surprisals of a text's words or tokens as a table, to join with re
     surprisal of a word     the sum over its tokens; by the chain rule, the surprisal of the word as its tokens spell it
     corrected surprisal     the surprisal of the word and of its end, given that the word before has ended
 
-A word is a string between spaces, including punctuation, or the characters that a file of spans or the rows of a table
-name (``stimuli``). The text is normalised as a corpus is. The space before a word belongs to the word, as part of its
-first token or as a token by itself. So the probability that a word ends is part of the next word's surprisal. Oh and
-Schuler (2024) show how this affects fits to reading times. ``corrected_bits`` moves it to where it belongs. A token
-with parts of two words cannot be divided, so its sentence is an error. If words are strings between spaces, no
-tokenizer of this project makes a token with parts of two words. Somebody may have added such a token to the tokenizer
-of another model, such as "New York". Then its words are one word in the table.
+A word is a string between spaces, including punctuation. Alternatively, a file of spans or the rows of a table say
+which characters are a word (``stimuli``). The text is normalised as a corpus is. The space before a word belongs to the
+word, as part of its first token or as a token by itself. So the probability that a word ends is part of the next word's
+surprisal. Oh and Schuler (2024) show how this affects fits to reading times. ``corrected_bits`` counts this probability
+with the word that ends. With spans or regions, a token may have parts of two words. Its surprisal cannot be divided, so
+its sentence is an error. With strings between spaces, no tokenizer of this project makes such a token. But somebody may
+have added one, such as "New York", to the tokenizer of another model. Then the two words are one word in the table.
 
 The entropy of a word is that of the model's distribution over the next **token** at the first token of the word: what
 the model expects before it reads the word. It is not the entropy over words, which have several tokens.
@@ -93,7 +93,7 @@ class SurprisalFigure:
     num_with_context: Count = 0
     """Sentences that were scored after other text."""
     num_with_less_context: Count = 0
-    """Sentences whose text before them did not fit, so that its oldest part was left out."""
+    """Sentences for which the oldest part of the text before them was left out, because the whole text did not fit."""
     num_cut_tokens: Count = 0
     """Tokens of that text that were left out, over all sentences."""
 
@@ -135,8 +135,8 @@ def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.b
     r"""Return the surprisals of w words and ``<eos>`` with the correction of word boundaries: ``[w + 1]``, in bits.
 
     A token carries the space before it. So the tokens t_1 .. t_k of a word say that the word before has ended, but not
-    that this word ends. With B for all tokens that begin with a space, and ``<eos>``, the probability of a word and its
-    end, given that the word before has ended, is (Pimentel and Meister 2024; Oh and Schuler 2024)
+    that this word ends. Let B be the set of ``<eos>`` and all tokens that begin with a space. The probability of a word
+    and its end, given that the word before has ended, is (Pimentel and Meister 2024; Oh and Schuler 2024)
 
         p(t_1 .. t_k | before) * p(B | before, t_1 .. t_k) / p(B | before)
 

@@ -43,8 +43,8 @@ class ParseConfig:
     language: str = "en"
     """Code of the language whose rules spaCy uses to split text into words."""
     max_words: int = 200
-    """Do not parse sentences with more words; count them as failures. The parser's memory grows with the square of the
-    sentence's length."""
+    """Do not parse sentences with more words than this; count them as failures. The parser's memory grows with the
+    square of the sentence's length."""
     doc_sentences: int = 256
     """Sentences parsed together in one spaCy Doc."""
     shard_sentences: int = 1_000
@@ -87,8 +87,8 @@ class ParserConfig:
     clip_norm: float = 5.0
     """Largest norm of the gradients. Larger gradients are scaled down to this norm."""
     max_words: int = 80
-    """Leave out training trees with more words, and count them. The chart of a sentence grows with the square of its
-    number of words."""
+    """Leave out training trees with more words than this, and count them. The chart of a sentence grows with the square
+    of its number of words."""
     min_label_count: int = 2
     """Never predict a label, or a chain of unary labels, that occurs in the training trees less often than this."""
     seed: int = 1

@@ -1,6 +1,6 @@
 """Keep the files of an unfinished ``parse``: the gathered text, and one file for each finished text shard.
 
-    OUT.parts/text.*          the gathered text, see ``pipeline.parsing.text_input``
+    OUT.parts/text.*          the gathered text: the sentences of all inputs, see ``pipeline.parsing.text_input``
     OUT.parts/parse.json      everything that the trees depend on, and where each shard begins in text.txt
     OUT.parts/00012.jsonl     a finished shard: one JSON object per sentence, with its tree
 
@@ -73,7 +73,7 @@ class TextShards:
 
     @property
     def text(self) -> Path:
-        """STEM of the gathered text."""
+        """Path of the gathered text without its suffix."""
         return self.path / "text"
 
     def describe(self, depends_on: Mapping[str, Any], gathered: Mapping[str, Any], shard_sentences: int) -> None:

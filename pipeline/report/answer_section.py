@@ -16,8 +16,9 @@ from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
 _FAR: Final = 4
-"""A floor is drawn if it is at most this many times as far from zero as the farthest end of an interval. A farther
-floor is not drawn but written as a number at the edge, so that the intervals stay visible."""
+"""A floor, the perplexity of the grammar that wrote the text, is drawn if it is at most this many times as far from
+zero as the farthest end of an interval. A farther floor is not drawn but written as a number at the edge, so that the
+intervals stay visible."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
 """Heights in CSS pixels: a group on a wide page, a group on a narrow page, the space above the groups, the label of a
 floor, and the space below the groups."""
@@ -39,7 +40,7 @@ def _forest_plot(reported: ReportedRuns, answer: Answer) -> Plot:
     measures = answer.measures
     title = f"Difference from {answer.baseline}"
     over_seeds = [effect.is_over_seeds for measure in measures for effect in measure.effects]
-    caption = f"Each mark is the difference of a group of runs from {answer.baseline}. Its line is the 95 % interval. "
+    caption = f"Each mark is the difference of a group of runs from {answer.baseline}. The line is its 95 % interval. "
     if any(over_seeds):
         caption += "Filled marks: the interval is over seeds. "
     if not all(over_seeds):

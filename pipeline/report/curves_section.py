@@ -22,7 +22,7 @@ from pipeline.report.tables import Number, Table, duration
 POSITIONS, TIME = "positions", "elapsed_s"
 """The fields of ``metrics.jsonl`` that curves are drawn against."""
 _CURVE_ROWS: Final = 40
-"""Most rows per curve and split in the table behind a figure. The figure is drawn from all rows."""
+"""Largest number of rows per curve and split in the table behind a figure. The figure is drawn from all rows."""
 
 _Points = list[tuple[float, float]]
 """Points (x, y): x is positions seen or seconds, y is nats per position."""
@@ -146,7 +146,7 @@ def _curve_plot(
 
 
 def learning_curves(name: str, title: str, lines: Sequence[_Line], floors: Sequence[float], *, against: str) -> Markup:
-    """Return loss against positions seen or seconds.
+    """Return a drawing of the loss against positions seen, or against seconds.
 
     ``floors``, in nats per position, are dashed lines. The steep start of training is cut off if it would flatten the
     rest.

@@ -17,8 +17,8 @@ from pipeline.runtime import display
 _EXPLANATION = (
     "A mixture gives each token the probability \u03bb p(teacher) + (1 \u2212 \u03bb) p(student). The weight \u03bb is "
     "fitted on one half of the sentences. The gain over the student alone is measured on the other half, in nats per "
-    "position, with a 95 % interval over sentences. What does not improve a mixture has nothing to teach. A gain given "
-    "the tree is no proof, because the trees saw the whole sentence and can reveal later words."
+    "position, with a 95 % interval over sentences. A teacher that does not improve the mixture has nothing to teach. "
+    "A gain given the tree is no proof: the tree was made from the whole sentence, so the tree can reveal later words."
 )
 _FIGURES = (
     "teacher's distribution", "\u03bb", "gain, nats", "95 %", "without <eos>", "student, nats", "teacher, nats",

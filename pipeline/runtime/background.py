@@ -1,7 +1,7 @@
 """Move work into a background thread: make items before they are needed, or finish work after it was handed over.
 
 Threads are enough here. The background work is numpy, memory-mapped reading and file writing; all of them release the
-interpreter lock, so it runs while torch computes.
+interpreter lock, so the background work runs while torch computes.
 """
 
 import itertools

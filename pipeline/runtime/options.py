@@ -60,7 +60,7 @@ class Option:
     aliases: tuple[str, ...] = ()
     """Other names of the option."""
     writes: Written | None = None
-    """What the command writes at this path; None if it reads the path, or this is no path."""
+    """What the command writes at this path; None if the command only reads the path, or if the value is not a path."""
 
     @property
     def is_required(self) -> bool:
@@ -218,7 +218,7 @@ def _expected(option: Option) -> str:
     return f"a list of {option.type_name}" if option.many else option.type_name
 
 
-@functools.cache  # several commands share a class, and reading its source is what --help would wait for
+@functools.cache  # several commands share a class, and reading the source of a class is slow
 def _field_docs(cls: type) -> dict[str, str]:
     """Return the docstring under each field, of the class and its bases."""
     docs: dict[str, str] = {}

@@ -11,9 +11,9 @@
 A directory belongs to one training run. If training is interrupted, a later process continues it in the same directory.
 
 Files are checked where they are read. ``run.json`` holds the sha256 of its own content. A weight file and the training
-state hold the run's identity, and a weight file also the sha256 of its weights. So damage is found, and so are files of
-another run. A manifest of all files would not do: a process that reads a run during training would find new files next
-to an old manifest.
+state hold the run's identity, a sha256 of everything that decides what is trained. A weight file also holds the sha256
+of its weights. So damage is found, and so are files of another run. A manifest of all files would not do: a process
+that reads a run during training would find new files next to an old manifest.
 """
 
 import dataclasses
@@ -52,7 +52,8 @@ _RUN: Final = "run"
 _WEIGHTS: Final = "weights_sha256"
 """Metadata of a weight file: the identity of its run, and the sha256 of the weights."""
 _METADATA: Final = "rnng-distill"
-"""The only entry of a file's own metadata: our metadata as JSON. safetensors writes several entries in random order."""
+"""The key of a weight file's metadata under which we store ours as one JSON text, because safetensors would write
+several keys in random order."""
 _BYTES_PER_WEIGHT: Final = 4
 _WEIGHTS_REMEDY: Final = "Restore the file from a copy, give another --checkpoint, or train again into another --out"
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
@@ -330,7 +331,7 @@ def weights_metadata(path: Path) -> dict[str, str]:
 def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
     """Load a model's parameters from a checkpoint of a run. Nothing in the file is executed.
 
-    A file that older versions wrote has no digest of its weights. It is not checked.
+    A file that older versions wrote has no digest of its weights, so these weights are not checked.
 
     Returns:
         The description of the run, with the sha256 of the file that was loaded.
@@ -396,7 +397,7 @@ def _no_checkpoint(run: RunInfo, path: Path) -> RunError:
 
 
 def holds_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> bool:
-    """Return whether a file holds the weights of ``model``, whole. Files of older versions may lack the metadata."""
+    """Return whether a file holds exactly the weights of ``model``. Files of older versions may lack the metadata."""
     try:
         found, expected = safetensors.torch.load_file(path), model.state_dict()
         recorded = weights_metadata(path)
@@ -426,7 +427,7 @@ def _metadata(data: bytes, path: Path) -> dict[str, str]:
         return decode(part, dict[str, Any], where=str(path), remedy=_REMEDY, error=RunError)
 
     entries = text_of(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-    found = text_of(entries[_METADATA].encode()) if _METADATA in entries else entries  # of older versions
+    found = text_of(entries[_METADATA].encode()) if _METADATA in entries else entries  # as in files of older versions
     return convert(found, dict[str, str], where=str(path), remedy=_REMEDY, error=RunError)
 
 

@@ -1,6 +1,6 @@
 """Start a training run in a new directory, or continue the run that the same command made there.
 
-Everything that decides the results must be equal: kind, configuration, model and fingerprints. They are compared
+Everything that decides the results must be equal: kind, configuration, model and fingerprints. All four are compared
 between the ranks and, if the run exists, with its ``run.json``. The `FREE` options may differ, because they do not
 decide what is computed. Each start is recorded in the run's history with its device, threads and world size. The lock
 of ``pipeline.runtime.run_history`` keeps other processes out.
@@ -106,7 +106,7 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
     lock = hold(path)
     try:
         remove_partial_files(path)
-        # Checked only now, because another process may have made it while this one waited for the lock.
+        # Checked only now, because another process may have made run.json while this process waited for the lock.
         if not (path / "run.json").exists():
             describe_run(path, run)
         else:

@@ -41,7 +41,7 @@ def _begin(numbers: Any, start: Callable[..., None], arguments: tuple[Any, ...])
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent ends. It waits for that end, because a killed parent cannot send a signal."""
+    """Wait until the parent process ends, then end this process. A killed parent cannot send a signal."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

@@ -43,7 +43,7 @@ class RunRow:
     step: int | None = None
     """Steps taken, from the history's end or from the last row of figures."""
     best_dev_loss: float | None = None
-    """Lowest dev cross-entropy in nats per position. A teacher's is joint with the tree."""
+    """Lowest dev cross-entropy in nats per position. For a teacher it is the joint cross-entropy of words and tree."""
     best_dev_perplexity: float | None = None
     best_step: int | None = None
     last_start: str | None = None

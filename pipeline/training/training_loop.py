@@ -37,7 +37,7 @@ from storage.errors import RunError
 log = logging.getLogger(__name__)
 
 _SHOWN_AFTER_S = 5.0
-"""Planning that takes longer shows its progress."""
+"""Planning that takes longer than this shows its progress."""
 
 
 def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
@@ -338,5 +338,5 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the generator seed of (seed, step, rank). It stays the same if the step is taken later or again."""
+    """Return the generator seed of (seed, step, rank), which stays the same if the step is taken later or again."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

@@ -9,8 +9,9 @@ The entropy of a position is computed over its top tokens and one bucket for all
     H = -Σ_j p(ids[j]) log p(ids[j]) - exp(tail) tail        in nats; a lower bound on the entropy over the vocabulary
 
 Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5). The bound is exact if k = V. Entropies
-are whole numbers of units (see `ENTROPY_UNITS`), so that their sum is exact. Quantiles come from a histogram. They are
-exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact quantiles need the entropies of all positions.
+are rounded to whole numbers of a small unit (`ENTROPY_UNITS` of them are one nat), so that their sum is exact.
+Quantiles come from a histogram. They are exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact quantiles
+need the entropies of all positions.
 """
 
 import math
@@ -32,7 +33,7 @@ from storage.json_files import Count
 ENTROPY_UNITS = 1 << 22
 """Units per nat. Rounding each term to a whole number of units moves an entropy by less than 1e-4 nats if k ≤ 800."""
 ENTROPY_BINS = 1 << 6
-"""Bins per nat. It is a power of two, so that the bin of a whole number of units is a shift."""
+"""Bins per nat. It is a power of two, so that a bit shift turns a number of units into a bin."""
 QUANTILES = (5, 25, 50, 75, 95)
 """Quantiles of the entropy, in percent."""
 _BLOCK = 2_048

@@ -1,4 +1,4 @@
-"""Read the rows of an exact dump from its mapped files, without copying them through Zarr.
+"""Read the rows of a dump of profile ``exact`` from its mapped files, without copying them through Zarr.
 
 For each array, the files of all shards are mapped one after another into one address range, so that numpy sees one
 array over all shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and
@@ -7,9 +7,9 @@ and any set of positions is one gather per array. Without the common address ran
 gathers, with a sort before and a scatter after them. This would take three times as long for 512 sentences
 (docs/decisions/0006).
 
-A shard is mapped when it is first needed. Then its size and index are checked, and that it belongs to the dump. The
-checksums and values of a chunk are checked in all arrays when one of its rows is first read. Files stay mapped until no
-array looks into their address range any more. If the file is a damaged copy of a remote file, it is fetched again once.
+A shard is mapped when it is first needed. Then its size and its index of chunks are checked, and whether it belongs to
+the dump. The checksums and values of a chunk are checked in all arrays when one of its rows is first read. Files stay
+mapped until no array looks into their address range any more. A damaged copy of a remote file is fetched again once.
 """
 
 import ctypes
@@ -310,7 +310,7 @@ class AddressRange:
         bytes: The whole range, uint8, read-only. The range is unmapped when the last array that looks into it is gone.
 
     Raises:
-        StoreError: If the system has no such range.
+        StoreError: If the system has no free range of this size.
     """
 
     def __init__(self, size_bytes: int) -> None:

@@ -1,7 +1,7 @@
 """Read positions of a complete dump: by sentence, by range, or any set of them, from mapped files.
 
 Opening checks the manifest, the metadata, the offsets and the size of every file. When a shard is mapped, its index is
-checked, and that its files are those that the manifest lists. When a row of a chunk is first read, the chunk's
+checked, and whether its files are those that the manifest lists. When a row of a chunk is first read, the chunk's
 checksums and values are checked. To check everything beforehand, call `verify_dump`. The reader does not use zarr,
 because zarr takes about a millisecond per access, 200 times as long as the reader.
 
@@ -111,7 +111,7 @@ class DumpReader:
             indices: ``[R]`` int64 in ``[0, M)``, any order, repeats allowed.
 
         Returns:
-            Copies; ``n`` is the sum of the sentences' positions.
+            Copies; ``n`` is the number of positions of these sentences together.
 
         Raises:
             IndexError: If there is no such sentence.
@@ -178,7 +178,7 @@ class DumpReader:
         return open_rows(self.folder, self.schema, self._shards, self._verified, self._check_store)
 
     def _check_store(self) -> None:
-        """Raise if another dump has replaced this one: then its files are not damaged, but others."""
+        """Raise an error if another dump has replaced this one, because then no file of this dump is damaged."""
         try:
             found = sha256_bytes(self.folder.read(MANIFEST))
         except OSError:  # the dump is gone, and the error of the caller says what is missing
@@ -201,12 +201,13 @@ class DumpReader:
 def verify_dump(location: Location, progress: Callable[[int], object] | None = None) -> DumpSummary:
     """Check every byte and value of a complete dump, and that the store holds no other files.
 
-    The bytes are compared with the digests of the manifest. The values must be those of distributions: see
-    `storage.dump.values`. Digests alone do not show that the writer was right.
+    The bytes are compared with the digests of the manifest. The values must be possible for probability distributions:
+    see `storage.dump.values`. Digests alone do not show that the writer was right.
 
     Args:
         location: Location of the dump.
-        progress: Called with the bytes checked since the last call. They sum to ``size_bytes`` of the result.
+        progress: Called with the number of bytes checked since the last call. These numbers sum to ``size_bytes`` of
+            the result.
 
     Returns:
         The figures of the dump.

@@ -140,7 +140,8 @@ class ObjectStore:
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects. A missing object is not an error.
 
-        Each object is one request, since a request for many objects does not report those it was not allowed to delete.
+        Each object takes a request of its own. The answer to one request for many objects would not say which of them
+        the user may not delete.
 
         Raises:
             StoreError: If an object cannot be removed.
@@ -206,7 +207,7 @@ def no_room(folder: Path, name: str) -> StoreError:
 
 
 def _described(error: BaseException) -> str:
-    """Return the text of an exception, after its name if the text alone may say nothing."""
+    """Return the text of an exception. The exception's name comes first if the text alone may say nothing."""
     text = plain_text(error)
     return f"{type(error).__name__}: {text}" if isinstance(error, _MISUSE) and not isinstance(error, OSError) else text
 

@@ -1,8 +1,9 @@
 """Build blocks of sentences, in this process or in several.
 
-A block of text becomes a block of flat arrays. The arrays depend only on the block, so the dataset has the same bytes
-for any number of processes. The labels of other blocks are not known. So each block lists its own labels, and its
-actions refer to this list. ``SplitBuilder`` gives labels their numbers once all labels of train are known.
+A ``Block``, some trees of one file with their text, becomes a ``BuiltBlock`` of flat arrays. The arrays depend only on
+the block, so the dataset has the same bytes for any number of processes. A process does not know which phrase labels
+occur in other blocks. So each block lists its own labels, and its actions refer to this list. ``SplitBuilder`` gives
+labels their numbers once all labels of train are known.
 
 A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
 uses one core. Only a few blocks per worker are in memory at a time.
@@ -34,12 +35,12 @@ from pipeline.runtime.workers import WorkerError, start_pool, usable_cores
 BLOCK_SENTENCES: Final = 500
 _FEW_BLOCKS: Final = 4
 _BLOCKS_AHEAD: Final = 3
-"""Most blocks per process that are submitted or finished but not yet yielded."""
+"""Largest number of blocks per process that are submitted, or finished but not yet yielded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Block:
-    """Sentences of one file, not parsed yet."""
+    """Trees of one file with their texts, as lines that are not read yet."""
 
     path: Path
     """The tree file, for messages."""

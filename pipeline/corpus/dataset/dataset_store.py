@@ -74,7 +74,7 @@ class Split:
     """The table of documents as it is stored. The property ``documents`` parses it on each access."""
 
     folds: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    """``[M]``: the fold of each sentence, numbered from 1; ``[0]`` if the sentences have no folds."""
+    """``[M]``: the fold of each sentence, numbered from 1. The array is empty if the sentences have no folds."""
 
     @property
     def documents(self) -> tuple[Document, ...]:
@@ -213,7 +213,7 @@ def write_dataset(
         for name in splits:
             (folder / name).rename(store / name)
         fsync(store)
-        # Outside the store, because the same data is the same dataset wherever it came from.
+        # Outside the store and its sha256, because the same arrays are the same dataset wherever they came from.
         if trained_on:
             write_atomically(folder / WORDS, (json.dumps(to_json(trained_on), indent=1) + "\n").encode())
         tokenizer.save(folder / "tokenizer.json")
@@ -370,7 +370,7 @@ class _SplitAttributes:
 
 
 def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
-    """Return the record of training words. A dataset without a record is of an older version: little is known."""
+    """Return the record of training words. For a dataset of an older version, only the words of train are known."""
     record = path / WORDS
     if record.is_file():
         value = read_json(record, list[Any], remedy="remove it, or build the dataset again")

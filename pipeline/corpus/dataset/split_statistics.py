@@ -1,8 +1,9 @@
 """Compute statistics of a split: lengths, tree heights, labels, branching, and the amount of text from each source.
 
-The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens. A control dataset
-is described with its own trees and not with the given trees. numpy processes some thousand sentences at a time. Entry i
-of a histogram counts the items of size i. Sizes above a limit are counted as the limit.
+The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens. A control
+dataset, for example one with right-branching trees, is described with these trees and not with the trees of the
+treebank. numpy processes a few thousand sentences at a time. Entry i of a histogram counts the items of size i. Sizes
+above a limit are counted as the limit.
 """
 
 from collections.abc import Mapping, Sequence

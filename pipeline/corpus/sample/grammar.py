@@ -11,9 +11,9 @@ child of a phrase is a phrase, their labels differ. No rule has an empty right s
 symbol on the right never returns to its first symbol.
 
 The most important feature is the agreement class, which is named after a typical member: the persons ``i you we``, the
-humans ``he she they``, the animals ``dog dogs`` and the things ``cup cups``. It determines the form of the verb, the
-pronoun, the reflexive and the predicates that make sense. So agreement is exact at any distance, and a sentence that
-violates it has probability 0.
+humans ``he she they``, the animals ``dog dogs`` and the things ``cup cups``. The class of a noun phrase determines the
+form of the verb, the pronoun, the reflexive and the predicates that make sense. So agreement is exact at any distance,
+and a sentence that violates agreement has probability 0.
 """
 
 from functools import cache

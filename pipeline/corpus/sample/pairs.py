@@ -48,9 +48,9 @@ class Paradigm:
     """Critical word → its replacement."""
     templates: tuple[str, ...]
     one_prefix: bool = True
-    """Which of BLiMP's methods can compare the sentences. True: they are equal up to the replaced word, so its
-    probability given the words before it decides. False: a later word decides. It is the same in both sentences, but
-    the words before it differ (the two-prefix method)."""
+    """Which of BLiMP's methods can compare the sentences. True: the sentences are equal up to the replaced word, so the
+    probability of this word given the words before it decides. False: a later word decides, which is the same in both
+    sentences but has different words before it (the two-prefix method)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,8 +33,8 @@ CHUNK_SENTENCES = 10_000
 
 MEANING = {
     "neg_log_prob_nats": "sum of -log p(sentence) over the sentences of the split. p is exact: the inside algorithm "
-    "sums over all derivations. To get its perplexity per token, divide by the number of positions (tokens of your "
-    "tokenizer and one <eos> per sentence) and take exp. A model can have a lower perplexity only by chance",
+    "sums over all derivations. To get the perplexity of p per token, divide by the number of positions (tokens of "
+    "your tokenizer and one <eos> per sentence) and take exp. A model can have a lower perplexity only by chance",
     "tree_neg_log_prob_nats": "sum of -log p over the derivations that were sampled, for sentence and tree together. "
     "The symbols of a derivation include their grammatical features",
     "mean_neg_log_prob_nats": "neg_log_prob_nats per sentence: an estimate of the entropy of the grammar's sentences",
@@ -44,7 +44,7 @@ MEANING = {
     "distribution would change without them",
     "text_sha256": "sha256 of the split's .txt file",
     "rules_sha256": "sha256 of all rules with their probabilities. dump-teacher can write the probabilities of "
-    "these rules for the corpus. It refuses a corpus if its own rules have another sha256",
+    "these rules for the corpus. It refuses a corpus whose rules_sha256 is not that of its own rules",
     "expected_length": "mean number of terminals of a sentence, computed from the rules",
     "spectral_radius": "spectral radius of the matrix of expected children. It is below 1, so sentences end with "
     "probability 1 and the probabilities of all sentences sum to 1",

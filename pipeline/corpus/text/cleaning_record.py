@@ -10,9 +10,9 @@ from pipeline.corpus.text.text_files import Line
 from storage.fingerprints import Json
 
 SAMPLES = 20
-"""Most examples that are written for one source and reason."""
+"""Largest number of examples that are written for one source and reason."""
 SAMPLE_CHARS = 200
-"""Characters of the longest cell of an example. Longer cells are cut."""
+"""Largest number of characters of a cell of an example. Longer cells are cut."""
 COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
 """Columns of ``OUT.dropped.tsv``."""
 Kind = Literal["text", "blank", "header", "dropped"]
@@ -20,7 +20,7 @@ Kind = Literal["text", "blank", "header", "dropped"]
 
 @dataclass(slots=True)
 class _Counts:
-    """Lines by kind, reasons, sentences, documents and speakers."""
+    """The counts of one source: lines of each kind, lines for each reason, sentences, words, documents and speakers."""
 
     lines: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)

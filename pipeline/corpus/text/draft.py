@@ -17,7 +17,7 @@ class Draft:
     text: str
     speaker: str = ""
     dropped: str = ""
-    """Why the line is dropped: it is not language. Empty if the line is kept."""
+    """The reason for which the line is dropped as not language. Empty if the line is kept."""
     repaired: list[str] = field(default_factory=list)
     """The reasons for all changes of the line, without repetitions."""
 

@@ -1,8 +1,8 @@
 """Clean subtitles: credits, tags, marks of music, descriptions of sounds, names of speakers, and the dashes of turns.
 
 Descriptions in square brackets are always removed. Speech can also be in round brackets. So text in round brackets is
-removed only if it is in capitals, names a sound, or is the whole line. A speaker's name comes before a colon. It is in
-capitals, or it is a role such as Narrator.
+removed only if it is in capitals, names a sound, or is the whole line. A speaker's name comes before a colon. The name
+is in capitals, or is a role such as Narrator.
 """
 
 import re
@@ -39,8 +39,8 @@ _SOUND_NOUNS = (
     r"applause|laughter|music|thunder|gunshots?|bells?|footsteps|indistinct|inaudible|"
     r"(?:on|over) (?:the )?(?:tv|radio|phone|telephone|recording|speaker|intercom)"
 )
-# What is in square brackets, also if they close on another line; in round ones, what is in capitals or names a sound.
-# Capitals of up to four letters may be an abbreviation.
+# A description: text in square brackets, even if the closing bracket is on another line, and text in round brackets
+# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation.
 _SOUND = re.compile(
     r"\[(?=[^\[\]]*[^\W\d_]{2})(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     r"(?:^[-\u2013\s]*|(?<=\s))\((?=[^()a-z]*(?:[A-Z]{5}|[A-Z]{2}[^()a-z]* |V\.O|O\.S))[^()a-z]*\)|"
@@ -51,10 +51,11 @@ _SOUND = re.compile(
 _PARENTHESES_ONLY = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
 _ROLES = "Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Voice|Both|Crowd|Singer"
 _CAPITALS = r"(?!P\.?S\b)[A-Z][A-Z.'\u2019-]+(?: (?:[A-Z.'\u2019&-]+|#?\d+)){0,4}"
-# A speaker's name: in capitals, or a role. Before a text in capitals it may be a word of the text.
+# A speaker's name: in capitals, or a role. If the text after the colon is in capitals too, the word before the colon
+# may belong to the text.
 _NAME = re.compile(rf"(?m)^(?:(?:{_ROLES})(?: ?#?\d+)?|(?=[^a-z\n]*:(?:\s*$|.*[a-z])){_CAPITALS})\s*:(?:\s+|$)")
 _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-# What a description leaves behind, with a NUL in its place: the dash of an empty turn, a colon, a space before a mark.
+# What remains when a NUL has replaced a description: the dash of an empty turn, a colon, a space before a mark.
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
 _COLON = re.compile(r"^([-\u2013\s]*\0)\s*:")
 _SPACE = re.compile(r"\s*\0\s*(?=[.,!?;])")

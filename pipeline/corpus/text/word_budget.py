@@ -1,8 +1,8 @@
 """Record how many words a tokenizer, parser, teacher or student was trained on, and add the records up.
 
-BabyLM limits the words of training, and counts those of every other model that helped, such as a parser. So each
-command that trains writes a record: a list of ``TrainingText``. The record of a run includes the records of everything
-that the run was made from. They travel in these files:
+BabyLM limits the number of training words, and also counts the training words of every other model that helped, such as
+a parser. So each command that trains writes a record: a list of ``TrainingText``. The record of a run includes the
+records of everything that the run was made from. These files hold the records:
 
     TOKENIZER.words.json    next to a tokenizer, written by train-tokenizer
     PARSER.json             the description of a parser, written by train-parser
@@ -14,8 +14,8 @@ that the run was made from. They travel in these files:
 
 Nothing is guessed. If a record is missing, the number of words is not known, and the total says so. Text is recognised
 by the sha256 of its files, and each text counts once. If two models read different parts of a file, the whole file
-counts. So if all numbers are known, the total is never too low. It is too high if the same text is in two different
-files.
+counts. So if all numbers are known, the total is never too low. The total is too high if the same text is in two
+different files.
 """
 
 import json
@@ -46,11 +46,12 @@ class TrainingText:
     """Text that a model was trained on."""
 
     of: str
-    """What was trained: ``tokenizer``, ``parser``, ``teacher`` or ``student``; ``text`` in the record of a dataset."""
+    """What was trained: ``tokenizer``, ``parser``, ``teacher`` or ``student``. For the training split of a dataset,
+    ``text``."""
     name: str
     """The files, for people."""
     num_words: Count | None
-    """The number of words that were read, each once; None if it is not known."""
+    """The number of words in the text, however often training read it; None if it is not known."""
     part: str = ""
     """sha256 of the text that was read, which can be a part of the files; "" if it is not known."""
     files: dict[str, Count | None] = field(default_factory=dict)
@@ -82,10 +83,11 @@ class WordBudget:
     num_words: int
     """The sum over the texts whose words are known."""
     not_known: tuple[str, ...]
-    """The trained things with words that are not known. If there are any, the sum is only a lower bound."""
+    """The tokenizers, parsers and models whose training words are not known. If there are any, the sum is a lower
+    bound."""
 
     def to_json(self) -> dict[str, Json]:
-        """Return both as a JSON object."""
+        """Return the sum and these names as a JSON object."""
         return {"num_words": self.num_words, "not_known": list(self.not_known)}
 
 

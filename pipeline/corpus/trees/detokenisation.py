@@ -38,7 +38,7 @@ class WordRule:
 
 @dataclass(frozen=True, slots=True)
 class ContextRule:
-    """Decide from the words around a word on which sides it has no space. This rule overrides a ``WordRule``."""
+    """Decide from a word and its neighbours on which sides it has no space. This rule overrides a ``WordRule``."""
 
     around: str
     """Regular expression for five ``word/TAG``: two before the word, the word itself, two after it."""
@@ -311,9 +311,9 @@ def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -
     """Return the tags, with an opening or closing tag for each quote, and ``[,]`` for a comma in square brackets.
 
     Quotes that a treebank spells as `` `` `` or ``''`` show their side. Any other ``"`` may be on either side, and so
-    may a ``'`` that is tagged as a quote. If their number is even, they open and close by turns. If it is odd, one that
-    is the first word opens and one that is the last word closes. The rest keep their tags, or open and close by turns
-    if they are not tagged as quotes.
+    may a ``'`` that is tagged as a quote. Such a quote opens if it is the first word and closes if it is the last word.
+    If the sentence has an even number of these quotes, the others open and close by turns. If the number is odd, the
+    others keep their tags, or open and close by turns if they are not tagged as quotes.
     """
     found = [word if word in (OPENING, CLOSING) else tag for word, tag in zip(words, tags, strict=True)]
     for quote in ('"', "'"):

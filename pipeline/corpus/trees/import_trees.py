@@ -1,7 +1,8 @@
 """Import bracketed treebanks, with or without raw text, as OUT.mrg and OUT.txt. Line n of both is the same sentence.
 
-All tree files of the sources are listed, each with its text if there is a text. A tree file from a folder is one
-document. For a tree file that is a source itself, another file may give the document name of each tree.
+A source is a file of trees or a folder of such files. All tree files of the sources are listed, each with its text if
+there is a text. A tree file from a folder is one document. For a tree file that is a source itself, another file may
+give the document name of each tree.
 """
 
 import logging
@@ -65,7 +66,8 @@ def import_trees(
     Raises:
         ConfigError: If there are not as many texts or files of names as sources, options do not go together, or an
             output would replace an input.
-        InputError: If an input is malformed, with its file and line if there is one, or if no sentence is left.
+        InputError: If an input is malformed (the message names the file and, if possible, the line), or if no sentence
+            is left.
         StoreError: If the files cannot be written.
     """
     inputs, passed_over = _find_inputs(sources, config)
@@ -152,7 +154,7 @@ class _DocumentWriter:
         self._last: tuple[Path | None, str] = (None, "")
 
     def write(self, source: _Input, kept: Sequence[int], *, num_trees: int) -> None:
-        """Write the document names of the trees of one file that were kept.
+        """Write the document name of each kept tree of one file.
 
         Raises:
             InputError: If the file of document names is malformed, or a name has no row in the table.

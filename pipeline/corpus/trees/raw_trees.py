@@ -22,7 +22,8 @@ from storage.errors import InputError
 
 _SNIFFED_LINES = 2_000
 MAX_TREE_CHARACTERS: Final = 1 << 20
-"""Characters of the longest tree: some 50,000 words. A longer piece of a file has a bracket that does not close."""
+"""Largest number of characters of a tree, some 50,000 words. A longer piece of a file has a bracket that does not
+close."""
 
 NOT_UTF8: Final = "not UTF-8"
 TOO_LONG: Final = "too long"
@@ -41,7 +42,8 @@ _BOTH = frozenset("()")
 
 _BRACKET = re.compile("[()]")
 _BRACKET_LEAF = re.compile(r"(\([ \t]*(?:-?[LR][RSC]B-?|PU|PUNCT?|SYM|NFP|HYPH|[^\w\s()]+)[ \t]+)([()])(?=[ \t]*\))")
-"""A leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. Its tag can be that of no phrase."""
+"""A leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. None of the tags in this pattern is the
+label of a phrase."""
 _LABEL = re.compile(r"\s*\(\s*([^\s()]*)")
 _LEAVES = re.compile(r"\s*(\(\s*[^\s()]+\s+[^\s()]+\s*\)\s*)*")
 _LEAF_AT_BEGINNING = re.compile(r"\s*\(\s*[^\s()]+\s+[^\s()]+\s*\)")
@@ -72,13 +74,13 @@ class RawTree(NamedTuple):
     num_other_parses: int = 0
     """Number of other trees of the same sentence in the file. These trees are left out."""
     tree: Tree | None = None
-    """The tree as its dialect is read. None: ``text`` is to be parsed."""
+    """The tree, if a reader of its dialect has made it already. None: ``text`` has yet to be parsed."""
     dialect: str = ""
     """Name of the dialect that ``tree`` was written in, or "" for plain brackets."""
     left_out: tuple[str, ...] = ()
-    """What ``text`` has and ``tree`` has not, or what was changed, each as a reason to count by."""
+    """What of ``text`` is missing or changed in ``tree``, each as a reason to count by."""
     lines_left_out: tuple[str, ...] = ()
-    """For each line before this tree that belongs to no tree (after the last tree too): what the line is."""
+    """Kinds of the lines before this tree that belong to no tree. The last tree also has the lines after it."""
 
 
 def read_raw_trees(path: Path) -> Iterator[RawTree]:
@@ -110,10 +112,10 @@ class _Shape:
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str) -> bool:
-        """Return whether a line begins a tree, if all brackets before it are closed. ``first`` begins the tree before.
+        """Return whether a line begins a tree if all brackets before it are closed. ``first`` begins the block.
 
-        A tree that ended too early must not leave its other lines as trees. If the trees have a root with a name, or
-        the file has no indentation, only the label tells these lines from the beginning of a tree.
+        If a tree ended too early, its remaining lines must not be taken for trees. If the trees have a root with a
+        name, or the file has no indentation, only the label tells these lines from the beginning of a tree.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
@@ -138,8 +140,8 @@ class _Shape:
 def _shape(texts: list[str]) -> _Shape:
     """Return the shape of a file by its first lines, some of which may be broken.
 
-    If trees go over lines, most lines have brackets that close in other lines. A leaf in a line of its own says
-    nothing.
+    If trees span several lines, most lines have brackets that close in other lines. Lines with nothing but leaves occur
+    in both kinds of files, so they are not counted.
     """
     indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
     margin = min(indentations, default=0)
@@ -153,7 +155,7 @@ def _shape(texts: list[str]) -> _Shape:
 
 
 class _Lines(Iterator[tuple[Line, str]]):
-    """The lines of a file, each with what it is if it belongs to no tree. Lines can be put back."""
+    """The lines of a file, each with a name of its kind if the line belongs to no tree. Lines can be put back."""
 
     def __init__(self, lines: Iterator[tuple[Line, str]]) -> None:
         self._lines = lines
@@ -167,7 +169,7 @@ class _Lines(Iterator[tuple[Line, str]]):
 
 
 def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
-    """Yield the trees and broken pieces of a file, and for each line that is left out what it is.
+    """Yield the trees and broken pieces of a file, and for each line that is left out the name of its kind.
 
     A block is all lines from a beginning of a tree up to the next beginning. If something is wrong in a block, no tree
     of it can be trusted.
@@ -199,7 +201,7 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
     """Return a line and the lines after it, until all brackets are closed.
 
     If they are never closed, put the lines back, add the number of the first line to ``never_closing``, and return no
-    line. Then the same is found out for the other lines, so that each line is looked at only a few times.
+    line. Other lines of the piece that never close are then added too, so that each line is looked at only a few times.
     """
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
@@ -218,9 +220,9 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
 
 
 def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int]:
-    """Return the numbers of the lines at the margin whose brackets are open at the end of the lines.
+    """Return the numbers of the lines at the margin that open a bracket which none of ``lines`` closes.
 
-    If more lines follow, only those are returned that would be too long a tree.
+    If the file goes on after ``lines``, return only lines whose tree would be too long.
     """
     depths = list(accumulate((_change_of_depth(line.text) for line in lines), initial=0))
     size = 0
@@ -236,7 +238,7 @@ def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int
 
 
 def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
-    """Return a line and the lines after it, up to the next that can begin a tree. Long pieces lose their text."""
+    """Return a line and the lines up to the next that can begin a tree. If they are too long, drop their text."""
     found, size = [line], len(line.text)
     for following, what in lines:
         if what or (shape.is_at_margin(following.text) and shape.begins_tree(following.text, line.text)):
@@ -276,8 +278,9 @@ def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False)
 def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
     """Return where each piece of a block begins and ends, and whether it is a tree.
 
-    A bracket that closes nothing ends a broken tree, and nothing before it in the block can be trusted. Text outside
-    the brackets makes all a broken tree. If ``is_open``, the brackets of the last tree need not be closed.
+    A bracket that closes nothing ends a broken tree, and nothing before it in the block can be trusted. If there is
+    text outside the brackets, the whole rest of the block is one broken tree. If ``is_open``, the brackets of the last
+    tree need not be closed.
     """
     spans: list[tuple[int, int, bool]] = []
     trees: list[tuple[int, int, bool]] = []
@@ -308,7 +311,7 @@ def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
 
 
 def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
-    """Return the pieces of a broken block. If the trees have a root that is no phrase, each root begins a piece."""
+    """Return the pieces of a broken block. If it begins with one of ``ROOT_NAMES``, each such root begins a piece."""
     if root not in ROOT_NAMES:
         return [(0, len(text))]
     begin = re.compile(rf"\(\s*{root}(?=[\s(])" if root else r"\(\s*(?=\([^\s()])")
@@ -347,7 +350,7 @@ def _header_after(text: str, header: str) -> str:
 
 
 def _labelled(lines: Iterable[Line], *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
-    """Yield each line, and what it is if it belongs to no tree: a licence, an SGML tag, a header or a comment.
+    """Yield each line, with its kind if it belongs to no tree: a licence, an SGML tag, a header or a comment.
 
     Args:
         lines: Lines of a file.

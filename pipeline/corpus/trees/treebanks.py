@@ -29,8 +29,8 @@ from storage.errors import ConfigError, InputError
 from storage.files import list_files
 
 TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn", ".clean", ".txt")
-"""Suffixes of files of trees in a folder, in any case, with or without a further ``.gz``. Files that end in ``.txt``
-or ``.clean`` are texts unless they begin with a tree."""
+"""Suffixes of files of trees in a folder, in upper or lower case, with or without a further ``.gz``. Files that end in
+``.txt`` or ``.clean`` are texts unless they begin with a tree."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 
@@ -40,7 +40,7 @@ _S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
 _NESTED: Final = re.compile(r"\(\s*[^\s()]*\s*\(\s*[^\s()]+[\s(]")
 _ANY_SUFFIX: Final = re.compile(r"(?<=.)\.[A-Za-z]\w{0,7}$")
 _ALWAYS_TREES: Final = TREE_SUFFIXES[:5]
-"""Suffixes that make a folder one of brackets, even if its files begin as those of bllip do."""
+"""Suffixes that give a folder the format brackets, even if its files begin like files of the format bllip."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +146,7 @@ def parse_sections(text: str) -> frozenset[int]:
 
 
 def read_split_list(path: Path, split: str) -> frozenset[str]:
-    """Return the names that a list of documents has below the heading ``split``; all names if it has no headings.
+    """Return the names that a list of documents has below the heading ``split``; all names if the list has no headings.
 
     A heading is a line that begins with ``#``. A name is a line of one word, after a mark such as ``*`` or ``-``. A
     suffix such as ``.mrg`` is removed. Lines of several words are comments.

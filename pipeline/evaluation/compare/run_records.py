@@ -190,7 +190,7 @@ def _by_split(
     """Return for each split the result with the most distributions, and the figures of all its results.
 
     A teacher's result with ``--marginal`` has all distributions. A result without ``--marginal`` repeats the figures
-    given the trees. If a run has both results, the figures of the larger one are kept.
+    given the trees. If a run has both results, the figures of the result with ``--marginal`` are kept.
     """
     splits: dict[str, PerplexityResult] = {}
     figures: dict[str, dict[str, PerplexityFigure]] = {}

@@ -2,8 +2,8 @@
 
 ``evaluate_mixture`` takes the log-probabilities that both models give to a split. It records the result with the
 student's results. For minimal pairs nothing is scored: ``paradigms_of_both`` compares the results that both models
-already have. ``compare`` only compares models of one kind, because their distributions differ. Here the question is
-which of two models knows a paradigm, whatever distribution it decides by.
+already have. ``compare`` accepts only models of one kind, because a teacher's distribution is not a student's. Here the
+question is which of the two models knows a paradigm, whatever distribution each model decides by.
 """
 
 from collections.abc import Mapping, Sequence
