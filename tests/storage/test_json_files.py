@@ -99,7 +99,10 @@ def test_a_line_has_at_most_16_mib_also_in_a_small_gzip_file(tmp_path: Path):
         list(read_json_lines(path, int, remedy="again"))
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"1\n2\n")[:-9], gzip.compress(b"1\n" * 99)[:15]])
+_DAMAGED = {"no gzip": b"not gzip", "cut": gzip.compress(b"1\n2\n")[:-9], "head": gzip.compress(b"1\n" * 99)[:15]}
+
+
+@pytest.mark.parametrize("content", _DAMAGED.values(), ids=_DAMAGED)
 def test_a_damaged_gzip_file_is_one_line(tmp_path: Path, content):
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(content)
