@@ -43,8 +43,8 @@ class MixtureConfig:
     max_sentences: int | None = None
     """Measure on this many sentences, evenly spaced over the split. Without it, on the whole split."""
     marginal: bool = True
-    """For a teacher: measure without the trees, by beam search, and given the trees. With --no-marginal, only given the
-    trees, which takes seconds but proves nothing."""
+    """For a teacher: measure without the trees, by beam search, and given the trees. With --no-marginal, measure only
+    given the trees: this takes seconds but proves nothing."""
 
     def __post_init__(self) -> None:
         if self.max_sentences is not None and self.max_sentences < 4:
@@ -82,7 +82,7 @@ class SyntaxGymConfig:
     """How ``evaluate syntaxgym`` joins regions into a sentence."""
 
     joining: Literal["text", "tokens"] = "text"
-    """text: join regions as running text. tokens: keep a space before punctuation, as in published figures."""
+    """text: join regions as running text. tokens: keep a space before punctuation, as published results do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ class SurprisalConfig:
     """What ``evaluate surprisal`` writes."""
 
     by: Literal["word", "token"] = "word"
-    """The unit of a row."""
+    """Write one row per word or one per token."""
     column: str = ""
     """If TEXT is a table (CSV, TSV) or JSON lines: the column that holds the text. If a table has no header, give the
     number of the column, from 1."""
@@ -148,7 +148,8 @@ class CompareConfig:
     """How ``compare`` compares perplexities."""
 
     normaliser: Literal["token", "word", "byte"] = "token"
-    """The unit of perplexities. Runs with different tokenizers can only be compared per word or byte."""
+    """Compare perplexities per token, per word or per byte. Runs with different tokenizers can only be compared per
+    word or byte."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

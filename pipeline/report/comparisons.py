@@ -222,7 +222,7 @@ class _Form:
         self._factor, self._decimals = (100, 1) if benchmark.is_outcome else (1, 4)
 
     def figure(self, value: float) -> Number:
-        """Return a figure."""
+        """Return a value of the benchmark as it is shown."""
         return Number(self._factor * value, f".{self._decimals}f")
 
     def difference(self, value: float) -> Number:

@@ -39,7 +39,8 @@ from storage.files import make_directory, write_atomically
 from storage.locations import Place
 
 _MARKDOWN_MARK: Final = "<!-- rnng-distill report -->\n\n"
-"""The beginning of a report in Markdown, which is not shown. The next report may replace a file that begins so."""
+"""The beginning of a report in Markdown: a comment, so it is not shown. A later report may replace a file that begins
+with this comment."""
 _NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
 """Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. run.json and names of
 directories may contain them. Such characters are dropped after escaping, so that the rest cannot become markup."""

@@ -63,7 +63,7 @@ class TrainingState:
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
-    """float64 ``[size, num_parts]``: each rank's sums since the last row of metrics.jsonl."""
+    """float64 ``[size, num_parts]``: each rank's sums of the parts of the loss since the last row of metrics.jsonl."""
     row_positions: int
     """Positions over all ranks since the last row of metrics.jsonl."""
     model: dict[str, Any]

@@ -124,7 +124,7 @@ class Metrics:
 def _cut_back(run: Path, step: int) -> int:
     """Keep the rows up to ``step`` and remove the others. Return how many rows of train were written up to ``step``.
 
-    Rows are in the order of their steps. Rows that a gap says are missing count as written.
+    Rows are in the order of their steps. Rows that a row ``gap`` reports as missing count as written.
     """
     path, kept, num_rows = run / METRICS, 0, 0
     if not path.exists():

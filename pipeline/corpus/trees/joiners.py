@@ -1,6 +1,7 @@
 """Choose how the text of a tree is rebuilt from its words, and notice a corpus that is not English.
 
-The rules of ``detokenisation`` are those of English. Other languages have the text itself, or one of two plain joiners.
+The rules of ``detokenisation`` are those of English. For other languages, give the text itself, or choose one of two
+plain joiners: a space between words, or nothing.
 """
 
 import unicodedata
@@ -13,7 +14,7 @@ from pipeline.corpus.text.corpus_config import Joiner
 from pipeline.corpus.trees.detokenisation import detokenise, spell
 
 Rebuild = Callable[[Sequence[str], Sequence[str]], str]
-"""Returns the text of words with their parts of speech."""
+"""Function that returns the text, given the words and their parts of speech."""
 
 JOINERS: Final[Mapping[Joiner, Rebuild]] = {
     "english": detokenise,

@@ -142,7 +142,7 @@ def strip_label(label: str) -> str:
 
 
 def format_tree(tree: Tree) -> str:
-    """Return a tree as one line of brackets, with tags. It is the inverse of ``parse_tree``."""
+    """Return a tree as one line of brackets, with tags: the inverse of ``parse_tree``."""
     pieces: list[str] = []
     is_open: list[int] = []
     following = 0
@@ -172,7 +172,7 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
 
 
 def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
-    """Refuse an empty phrase whose label is not in capitals, as in ``(NN (dog))``: it must be a word."""
+    """Refuse an empty phrase whose label is not in capitals, as in ``(NN (dog))``: the label must be a word."""
     for label, start, stop in phrases:
         if start == stop and label and not (label[0].isupper() and not any(map(str.islower, label))):
             raise MalformedTreeError(
