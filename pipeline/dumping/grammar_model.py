@@ -40,8 +40,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prefixes:
-    """The word and piece prefixes of all positions of a batch. Rows are those of ``NextWords.probs``; R is their
-    number."""
+    """The word and piece prefixes of all positions of a batch. R is the number of rows of ``NextWords.probs``."""
 
     sentences: list[list[str]]
     branches: list[Branch]
