@@ -215,7 +215,7 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     python -c "import benepar; benepar.download('benepar_en3')"
 
     BabyLM counts the words that a parser was trained on, and benepar_en3 was trained on too many. For BabyLM, train a
-    parser with train-parser: it sees only the words of its treebank.
+    parser with train-parser: such a parser sees only the words of its treebank.
 
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
@@ -288,8 +288,9 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level, and decoding must restore every text. Its ids stay the same. It may put a space
-    before a text, as RoBERTa's does. A tokenizer whose normalizer loses text is refused; the error shows an example.
+    The tokenizer must be byte-level, and decoding must restore every text. The ids stay the same. The tokenizer may put
+    a space before a text, as RoBERTa's does. A tokenizer whose normalizer loses text is refused; the error shows an
+    example.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json

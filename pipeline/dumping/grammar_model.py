@@ -1,7 +1,7 @@
 """Give the exact next-token distributions of the built-in grammar: a ``NextTokenModel`` that was not trained.
 
 ``pipeline.corpus.sample.prefix`` gives distributions over words. The tokenizer splits a word into pieces. After the
-words x_1 ... x_n and the pieces u of another word, the probability of the next piece v is
+words x_1 ... x_n and the first pieces u of the next word, the probability of the next piece v is
 
     p(v) = [ sum over words w whose pieces begin with u v of p(w | x_1 ... x_n)
              + p(u | x_1 ... x_n)  sum over words w whose first piece is v of p(w | x_1 ... x_n u) ] / Z
@@ -196,7 +196,8 @@ class GrammarModel:
         """Check that words have the same pieces after any word that they can follow in a string of the grammar.
 
         Whether a tokenizer cuts between two words depends on the characters there. So one pair of words is encoded for
-        each last letter of a word and first letter of the next word, at the beginning of a text and inside it.
+        each combination of the last letter of a word and the first letter of the next word: once at the beginning of a
+        text, and once inside a text.
         """
         words, anchor = self._next_words.words, next(filter(str.isalpha, self._next_words.words))
         first, second = np.nonzero(self._next_words.neighbours)

@@ -3,7 +3,7 @@
 The data are two files. ``cdi_childes.json`` has words, each with its contexts: texts that the word may follow.
 ``cdi_human.csv`` has the share of children who know each word at 16 to 30 months.
 
-A logistic curve is fitted to the points of a word:
+For each word, one logistic curve is fitted to the points of the model, and one to the points of the children:
 
     f(x) = a / (1 + exp(-b (x - c))) + d
 
@@ -12,9 +12,9 @@ A logistic curve is fitted to the points of a word:
   -n ln V for a word of n tokens and V entries of the vocabulary.
 - Children: x is the age in months, and the point is the share. They know the word where the curve is 0.5.
 
-A word for which one of the two curves cannot be fitted, or does not reach the value at which the word is known between
-the first and the last point, is left out. The score is Pearson's correlation of the two values of x over the remaining
-words.
+A word is left out if one of its two curves cannot be fitted, or if a curve does not reach, between its first and its
+last point, the value that counts as knowing the word. The score is Pearson's correlation of the two values of x over
+the remaining words.
 
 BabyLM's pipelines of 2025 and 2026 differ. That of 2026 does what is described above, and its score is 0 if p > 0.1.
 That of 2025 fits the curve to the points of all contexts, and its chance is -log2(300,000), which is in bits, while its

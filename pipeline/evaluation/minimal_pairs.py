@@ -19,9 +19,9 @@ sentence. But they depend on how the tokenizer divides words.
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
 have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
-lines are ignored. Text is normalised as a corpus is, except that the line ends inside some sentences of BabyLM's
-supplement stay, as in BabyLM's pipeline. The other tasks of BabyLM's evaluation data compare endings or contexts, not
-sentences, and are refused by name.
+lines are ignored. Text is normalised as in a corpus, with one exception: line ends inside a sentence stay, as in
+BabyLM's pipeline. Some sentences of BabyLM's supplement have them. The other tasks of BabyLM's evaluation data compare
+endings or contexts, not sentences, and are refused by name.
 
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """

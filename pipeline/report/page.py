@@ -1,8 +1,8 @@
 """Write the report: one self-contained HTML page about runs, or its tables for papers.
 
 The page shows what the run directories contain. The report trains and measures nothing; it computes only differences
-and their intervals. Students and teachers have separate tables and figures, and each perplexity is shown with the name
-of its distribution. The page has no script and makes no request, and all text is escaped. The same runs give the same
+and their intervals. Students and teachers have separate tables and plots, and each perplexity is shown with the name of
+its distribution. The page has no script and makes no request, and all text is escaped. The same runs give the same
 bytes.
 """
 
@@ -106,7 +106,7 @@ def render_report(records: Sequence[RunRecord], datasets: Descriptions = Mapping
 
 
 def report_tables(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> list[TitledTable]:
-    """Return the tables of the page in its order, and the data behind its figures."""
+    """Return the tables of the page in its order, and the data behind its plots."""
     found, _ = _comparisons(records)
     reported = ReportedRuns(records)
     sections = _sections(reported, datasets, found, answer_of(reported, found))

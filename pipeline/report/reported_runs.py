@@ -110,7 +110,7 @@ def splits_of(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
-    """Return whether per-token figures of these runs are comparable."""
+    """Return whether per-token values of these runs are comparable."""
     return len({run.tokenizer for run in runs}) <= 1
 
 

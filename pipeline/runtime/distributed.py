@@ -349,9 +349,9 @@ def _started_world() -> World:
 def release_locals(error: BaseException) -> None:
     """Release the local variables of all functions that an error passed through.
 
-    One of these variables may be a ``DistributedDataParallel``. If it outlives its process group, it stops the group's
-    threads while it holds the interpreter lock. One of these threads may be waiting for the lock, and the process would
-    hang.
+    One of these variables may be a ``DistributedDataParallel``. If this object outlives its process group, deleting the
+    object stops the group's threads while the interpreter lock is held. If one of these threads is waiting for the
+    lock, the process hangs.
     """
     seen: list[BaseException] = []
     coming: list[BaseException | None] = [error]

@@ -1,9 +1,9 @@
 """Check the paths that a command is given: what it reads can be read, and what it writes replaces nothing of value.
 
-A command may replace an existing file only if the content of this file shows that the program wrote it before, or with
-``--force``. A file that the command reads is never replaced, under whatever spelling or link. So the same command can
-be repeated, and a mistyped name loses nothing. Only the content of a file counts: there is no list of written files,
-which could be lost.
+A command may replace an existing file only with ``--force``, or if the content of this file shows that a command of the
+same kind wrote it. A file that the command reads is never replaced, under whatever spelling or link. So the same
+command can be repeated, and a mistyped name loses nothing. Only the content of a file counts: there is no list of
+written files, which could be lost.
 """
 
 import errno
@@ -156,7 +156,7 @@ def _is_tokenizer(path: Path, suffix: str) -> bool:
 
 
 def _is_parser(path: Path, suffix: str) -> bool:
-    """Return whether train-parser wrote a description or figures. A model itself is never replaced."""
+    """Return whether train-parser wrote a description or a file of metrics. A model itself is never replaced."""
     marks = {".json": r'\{\s*"parser"', ".metrics.jsonl": r'\{"epoch"'}
     return suffix in marks and _begins(beside(path, suffix), marks[suffix])
 

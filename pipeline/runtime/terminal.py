@@ -2,7 +2,7 @@
 
 Names of files, runs and documents may come from strangers. In a terminal, an escape sequence could rewrite the screen,
 and a mark of writing direction could make a name look like another name. So everything that is printed for people
-passes through ``visible``. JSON keeps its content: in JSON, the same characters are written as JSON's escapes.
+passes through ``visible``. In JSON the same characters are written as JSON's escapes, so the content stays the same.
 """
 
 import json

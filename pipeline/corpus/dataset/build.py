@@ -49,9 +49,9 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         progress: Called with the number of sentences done since the last call.
 
     Raises:
-        InputError: If a file is missing or malformed, trees and text do not pair, a split is left without a sentence,
-            dev or test has labels unseen in training and ``unseen_labels`` is "refuse", or a share is asked for and
-            the documents are not known, or there are more folds than documents and sentences to divide.
+        InputError: If a file is missing or malformed; if trees and text do not pair; if a split is left without a
+            sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if a share is
+            given and the documents are not known; or if there are too few documents and sentences for the folds.
         StoreError: If something exists at ``out``, or it cannot be written.
         WorkerError: If a worker process was killed.
     """

@@ -148,7 +148,7 @@ class SplitBuilder:
         }
 
     def to_json(self) -> dict[str, Json]:
-        """Return the counts by reason, of phrases and of duplicates, and the sha256 of the text that was kept."""
+        """Return all counts (by reason, of phrases, of duplicates), and the sha256 of the text that was kept."""
         return {
             **self.counts.to_json(),
             "num_crossing_tokens": self._num_crossing,

@@ -2,12 +2,12 @@
 
     beta(A, i, j) = sum over rules A -> B C and over k of  p(A -> B C) beta(B, i, k) beta(C, k, j)      (Baker 1979)
 
-Here beta(A, i, j) is the probability that A expands to words i to j - 1. A string x of n words has the probability p(x)
-= beta(start, 0, n), summed over all derivations of x: over all feature annotations, attachments and homographs. The
-grammar is binarised. A rule with more than two symbols becomes several binary rules. The new symbols in these rules
-stand for the rest of the original rule and expand with probability 1. With U as the matrix of unary rules, chains of
-unary rules are folded into the binary and lexical rules by U* = I + U + U^2 + ... A grammar with a chain that returns
-to its first symbol is refused, so this sum has finitely many terms.
+Here beta(A, i, j) is the probability that A expands to words i to j - 1. For a string x of n words, p(x) = beta(start,
+0, n). This is a sum over all derivations of x: over all feature annotations, attachments and homographs. The grammar is
+binarised. A rule with more than two symbols becomes several binary rules. The new symbols in these rules stand for the
+rest of the original rule and expand with probability 1. With U as the matrix of unary rules, chains of unary rules are
+folded into the binary and lexical rules by U* = I + U + U^2 + ... A grammar with a chain that returns to its first
+symbol is refused, so this sum has finitely many terms.
 
 Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of items (position,
 symbol, value). Two lists are joined: an item of the first list with each item of the second list that begins where the

@@ -21,7 +21,7 @@ _SLACK: Final = 5
 """A line may end this many characters early, although the next word would have fitted. Some programs even the lines
 out."""
 _WIDEST: Final = 0.95
-"""Share of the lines that are at most as long as the width: a few lines may be longer."""
+"""The width of a text is the length that this share of its lines do not exceed: a few lines may be longer."""
 _ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LAST_CHARS: Final = 40

@@ -3,8 +3,8 @@
 A tree has words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order in
 which they open. This order is enough to rebuild the tree: if two phrases have the same span, the first of them is above
 the second. So removing words, collapsing chains and fitting phrases to tokens are loops over short tuples, and deep
-nesting needs no recursion. A span does not say which phrase an empty phrase is in, but normalisation removes empty
-phrases anyway.
+nesting needs no recursion. The spans do not tell which phrase contains a phrase without words, but normalisation
+removes such phrases anyway.
 
 A part-of-speech tag is not a phrase. It belongs to its word.
 """
