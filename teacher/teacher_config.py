@@ -113,7 +113,7 @@ class SampleConfig:
     seed: int = 1
     """Seed of the draws. Sentence n of a seed is always the same, however many sentences are drawn."""
     batch_sentences: int = 256
-    """Number of sentences to draw at a time in each process. It changes speed and memory, not the sample."""
+    """Number of sentences to draw at a time in each process. This number changes speed and memory, not the sample."""
     threads: int = 0
     """CPU threads per process; 0: divide the cores among the processes of this machine."""
 

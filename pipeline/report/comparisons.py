@@ -1,7 +1,7 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A group is called better only if ``significance.better_of`` returns it. Each pair with a better group gets one sentence
-with the evidence. A last sentence reports that all other pairs show no difference.
+A group is called better only if ``significance.better_of`` names this group. Each pair with a better group gets one
+sentence with the evidence. A last sentence reports that all other pairs show no difference.
 """
 
 import math

@@ -44,7 +44,7 @@ class Table(NamedTuple):
 
 
 def as_cell(text: str) -> str:
-    """Return a text as a cell of a table that we write. A spreadsheet must not take it for a formula.
+    """Return a text as a cell of a table that we write. A spreadsheet must not take the cell for a formula.
 
     A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe in front, which
     spreadsheets do not show. Numbers stay as they are, and so do signs alone, such as a dash, which are no formula.

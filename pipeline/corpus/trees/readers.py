@@ -286,7 +286,7 @@ def _sentence(pair: RawPair, counts: Counts, rebuild: Rebuild | None) -> Sentenc
 
 
 def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
-    """Return the normalised tree, and the indices of words without a visible character, which it leaves out."""
+    """Return the normalised tree, and the indices of the words left out because they have no visible character."""
     invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
     return normalise_tree(given, invisible if has_text else invisible | _markup(given)), invisible
 

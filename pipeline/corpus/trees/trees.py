@@ -6,7 +6,7 @@ the second. So removing words, collapsing chains and fitting phrases to tokens a
 nesting needs no recursion. The spans do not tell which phrase contains a phrase without words, but normalisation
 removes such phrases anyway.
 
-A part-of-speech tag is not a phrase. It belongs to its word.
+A part-of-speech tag is not a phrase. A tag belongs to its word.
 """
 
 import re
@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from storage.errors import InputError
 
 ROOT: Final = "TOP"
-"""Label of the root of every normalised tree. No other phrase has it."""
+"""Label of the root of every normalised tree. No other phrase has this label."""
 ROOT_NAMES: Final = frozenset({"", "ROOT", "S1", "TOP", "VROOT"})
 """Labels that treebanks give to a root that is not a phrase."""
 TRACE_TAG: Final = "-NONE-"

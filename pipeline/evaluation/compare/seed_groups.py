@@ -9,8 +9,8 @@ Two dumps are the same if their manifests are the same. There is one exception: 
 and then their runs stay in one group. The conditions are that each seed has its own dump, that a different model wrote
 each dump, that the dumps are otherwise alike, and that the names of the runs differ only in the seed. An example is
 born-again distillation from one baseline per seed. The files alone do not show whether two teachers are replicates or
-models that the user wants to compare. The names of the runs show it, because people name runs by what differs.
-``SeedGroup.note`` reports the decision. If one seed has two such dumps, each dump makes its own group.
+models that the user wants to compare. The names of the runs show which of the two is meant, because people name runs by
+what differs. ``SeedGroup.note`` reports the decision. If one seed has two such dumps, each dump makes its own group.
 """
 
 import json
