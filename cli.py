@@ -9,7 +9,8 @@ import signal
 import sys
 
 if os.path.basename(sys.argv[0]) in {"cli.py", "rnng-distill"}:  # noqa: PTH119  pathlib would be one more import
-    # Until main() takes over, Ctrl-C ends the program at once: an import would turn it into a traceback.
+    # Until main() takes over, Ctrl-C ends the program at once. During an import, Ctrl-C would otherwise print a
+    # traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import importlib
@@ -65,20 +66,21 @@ Values = dict[str, Any]
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
 """The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
 GRAMMAR = "pipeline.dumping.grammar_source"
-"""The module that dumps the grammar of a sample corpus. Of the functions above, it defines only those for dumps."""
+"""The module that dumps the grammar of a sample corpus. It defines only the functions that make dumps."""
 CAUSAL_LM = "pipeline.dumping.causal_lm_source"
-"""The module that dumps a language model of transformers, with the same functions."""
+"""The module that dumps a causal language model of the library transformers. It defines the functions that make
+dumps."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
-    """Return the module of ``ENTRY_POINTS`` for a run; an exported folder holds a student."""
+    """Return the module of ``ENTRY_POINTS`` for a run, or for an exported folder (a student)."""
     from pipeline.runtime.run_directory import is_exported, open_run
 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
 
 
 def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - as for entry_points
-    """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a folder of transformers."""
+    """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a model of transformers."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
     from pipeline.runtime.run_directory import is_exported
 
@@ -93,7 +95,7 @@ def build(config_class: type[Any], values: Values) -> Values:
 
 
 def beam_of(values: Values) -> Values:
-    """Return the given sizes of the beam search."""
+    """Return the sizes of the beam search that the user set."""
     return {option.name: values[option.name] for option in options.options_of(BeamConfig) if option.name in values}
 
 
@@ -173,8 +175,9 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Clean raw text to one sentence per line.
 
     TEXTS are files or folders. With --source babylm, the name of each file selects the rules (childes.train,
-    bnc_spoken.dev, ...). With plain, each line is a paragraph. With sentences, each line is a sentence. In both, a
-    blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv shows examples.
+    bnc_spoken.dev, ...). With plain, each line is a paragraph. With sentences, each line is a sentence. With plain and
+    with sentences, a blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv
+    shows examples.
 
     JSON lines with a field "text" are read. For other JSON lines, CSV and TSV, give --column.
 
@@ -211,8 +214,8 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
 
-    BabyLM counts the words that a parser was trained on, and benepar_en3 was trained on too many. For BabyLM, use a
-    model of train-parser, which reads only the words of its treebank.
+    BabyLM counts the words that a parser was trained on, and benepar_en3 was trained on too many. For BabyLM, train a
+    parser with train-parser: such a parser sees only the words of its treebank.
 
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
@@ -285,8 +288,9 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level and must give every text back. Its ids stay the same. It may put a space before a
-    text, as RoBERTa's does. If its normalizer loses text, it is refused with an example of what is lost.
+    The tokenizer must be byte-level, and decoding must restore every text. The ids stay the same. The tokenizer may put
+    a space before a text, as RoBERTa's does. A tokenizer whose normalizer loses text is refused; the error shows an
+    example.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -377,8 +381,8 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
     which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
     structure. Any other causal language model that transformers loads can be the teacher too. If the dataset was built
     from a sample corpus, the folder of the corpus can be the teacher. Then the distributions are those of the grammar
-    itself, without any error. Given one run for each fold of the dataset, each sentence gets its rows from the run that
-    was not trained on the sentence's fold.
+    itself, without any error. With one run for each fold of the dataset, the distributions of a sentence come from the
+    run that was not trained on the sentence's fold.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
@@ -480,8 +484,8 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
 def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
-    Each command writes MODEL/results/NAME.json, and one line per item next to it. Sentences without
-    trees are scored by beam search if the model is a teacher.
+    Each command writes MODEL/results/NAME.json, and next to it a file with one line per item. Sentences without trees
+    are scored by beam search if the model is a teacher.
     """
 
 
@@ -491,7 +495,7 @@ def evaluate() -> None:
 @json_option
 @configured_by(PerplexityConfig, ModelConfig, BeamConfig)
 def perplexity(model: Path, data: Place, values: Values) -> None:
-    """Measure the perplexity on a split. Each figure names its distribution and its normaliser.
+    """Measure the perplexity on a split. Each value states its distribution and its normaliser.
 
     Each sentence is scored alone, after <bos>. A student trained with --context document reads several consecutive
     sentences of a document at once.
@@ -514,8 +518,8 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     """Measure whether a teacher knows anything that a student does not. Run this before dump-teacher.
 
     The next-token distributions of both models are mixed: one weight for the teacher, fitted on one half of the split.
-    The gain over the student alone is measured on the other half. What does not improve a mixture has nothing to
-    teach. STUDENT is a student trained without a dump. TEACHER may be another student.
+    The gain over the student alone is measured on the other half. A teacher that does not improve the mixture has
+    nothing to teach. STUDENT is a student trained without a dump. TEACHER may be another student.
 
     The result is written to STUDENT/results. If both models were evaluated on the same minimal pairs, the command also
     names the paradigms that the teacher knows better.
@@ -569,7 +573,7 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
     """Score BabyLM's zero-shot tasks.
 
     The tasks are BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests, reading and the age of acquisition.
-    FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in it is scored by the rules of BabyLM's
+    FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in FOLDER is scored by the rules of BabyLM's
     pipeline. Folders of other tasks are named and left out.
 
     \b
@@ -644,8 +648,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 def parses(teacher: Path, trees: Path, values: Values) -> None:
     """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
-    TREES is the STEM of STEM.mrg and STEM.txt. The figures under evalb follow the conventions of EVALB, so compare them
-    with published ones.
+    TREES is the STEM of STEM.mrg and STEM.txt. The scores under evalb follow the conventions of EVALB. Compare these
+    scores with published ones.
 
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev
@@ -708,9 +712,9 @@ def compare(runs: tuple[Path, ...], values: Values) -> None:
     """Test which groups of runs differ. Runs that are alike in everything but the seed form one group.
 
     The groups are compared on every benchmark that all runs were evaluated on. For each group the command prints the
-    mean over seeds. For each pair of groups it prints the difference on the same items with its interval, its p-value,
-    its p-value corrected for the number of tests, and the interval over seeds. It calls one group better only if the
-    corrected test and the interval over seeds agree.
+    mean over seeds. For each pair of groups it prints the difference on the same items, the interval of this
+    difference, the p-value, the p-value corrected for the number of tests, and the interval over seeds. It calls one
+    group better only if the corrected test and the interval over seeds agree.
 
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*
@@ -759,8 +763,7 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    On the same kind of machine as the dump was made on, recomputed bytes must be equal. On another machine, values are
-    compared.
+    On the kind of machine that made the dump, recomputed bytes must be equal. On another kind, values are compared.
 
     \b
     Example: python cli.py verify dump

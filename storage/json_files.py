@@ -5,8 +5,8 @@ msgspec checks the whole value against the type. So a caller never sees a value 
 integer that does not fit in 64 bits. Fields that the type lacks are ignored. Numbers keep their exact value.
 
 An error is one line: the file and line, the place in the value, what was found and expected, and a remedy. The caller
-chooses its class. Files and lines have a maximum size, so that a huge file cannot fill the memory. A byte order mark
-is accepted, because editors write it.
+chooses the class of the error. Files and lines have a maximum size, so that a huge file cannot fill the memory. A byte
+order mark is accepted, because editors write it.
 """
 
 import gzip

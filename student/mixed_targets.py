@@ -5,8 +5,8 @@ With weights w_d that add up to 1, and the distribution p_d of dump d at the stu
     m(v) = sum over d of w_d p_d(v)
 
 So each teacher is tempered first, and then the results are mixed. Tempering the mixture of the distributions at T = 1
-would give another distribution for T other than 1. It cannot be computed, because a dump does not hold its sum over the
-vocabulary.
+would give another distribution for T other than 1. That distribution cannot be computed, because its normaliser is a
+sum over the whole vocabulary, which a dump does not hold.
 
 A dump keeps k_d tokens and the mass r_d of all other tokens. For a token v that dump d does not keep, p_d(v) is not
 known. It is at most c_d, the smaller of r_d and the smallest kept probability. This module uses the mean
@@ -18,17 +18,19 @@ tokens that the teacher's dump does not keep. This has four consequences:
   w_d c_d over the dumps that do not keep the token.
 - The even spread moves at most r_d of the mass of teacher d. So the total variation distance between the target and m
   is at most the sum of w_d r_d. Merging outcomes never increases this distance.
-- If k_d = V in all dumps, nothing is estimated, and the student that minimises the KL is m.
+- If k_d = V in all dumps, nothing is estimated, and the student that minimises the KL has the distribution m.
 
-The result keeps all tokens that at least one dump keeps. Rows of a batch need equally many columns. So a row in which
-the dumps keep common tokens gets other tokens of the vocabulary, with their estimates, in the columns that are left.
-With an even spread this loses nothing. The mass outside W columns is (V - W) times the sum of w_d u_d.
+The result keeps all tokens that at least one dump keeps. Rows of a batch need equally many columns. If several dumps
+keep the same token in a row, columns are left. They get other tokens of the vocabulary, with the estimates of these
+tokens. With an even spread this loses nothing. The mass outside the W columns of a row is (V - W) times the sum of w_d
+u_d.
 
 The result could instead keep only the tokens that all dumps keep, and then each value would be exact. But a token that
 one teacher finds probable and another does not keep would teach nothing. In all simulations of
 ``tests/student/test_mixed_targets.py`` the gradient would then be further from that of the whole distributions.
 
-Dumps with draws hold unbiased estimates of p_d. Their weighted sum is an unbiased estimate of m, without any bound.
+Dumps with draws hold unbiased estimates of p_d. Their weighted sum is an unbiased estimate of m, but the bounds above
+do not hold for this sum.
 
 Shape letters: R rows, k_d and W columns, V vocabulary.
 """

@@ -46,7 +46,7 @@ def planned(folders: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 def push(folders: Mapping[str, Path], repository: str, *, private: bool) -> dict[str, Any]:
     """Send each folder to its branch of a repository, which is created if it does not exist. Return what was sent.
 
-    ``main`` goes last. So if it is there, everything is there.
+    ``main`` goes last. So if ``main`` is there, everything is there.
 
     Args:
         folders: The folders by branch.
@@ -97,6 +97,7 @@ def _plain_errors(where: str) -> Iterator[None]:
 def _errors() -> tuple[type[Exception], ...]:
     """Return the errors of the hub and of the network.
 
-    huggingface_hub uses requests, from 1.0 on httpx, and now httpx2. The hub's errors derive from those of this client.
+    huggingface_hub uses requests, from 1.0 on httpx, and now httpx2. The hub's errors derive from the errors of the
+    HTTP client in use.
     """
     return (*HfHubHTTPError.__bases__, OSError)

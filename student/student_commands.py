@@ -98,14 +98,15 @@ def evaluate_perplexity(
 ) -> dict[str, Any]:
     """Compute the perplexity of a split; write the result next to the model.
 
-    If the student was trained on documents, each sentence is scored after the earlier sentences of its document, as
-    many as fit into the student's input together with it.
+    If the student was trained on documents, each sentence is scored after earlier sentences of its document: as many as
+    fit into the student's input together with the sentence.
 
     Args:
         model: A run directory or a folder in Hugging Face's format.
         data: The dataset.
         split: Name of the split.
-        truth: The folder of sample-corpus, to add the figure of the true probabilities and the divergence from them.
+        truth: The folder of sample-corpus, to add the perplexity of the true probabilities and the divergence from
+            them.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint of a run.
         marginal: Whether to sum over the trees that a beam search finds. A student has no trees, so this must be False.
@@ -116,7 +117,7 @@ def evaluate_perplexity(
 
     Raises:
         ConfigError: If ``marginal`` or ``beam`` is given.
-        InputError: If a sentence is longer than the student's rows, or the student was trained on documents and the
+        InputError: If a sentence is longer than the student can read, or the student was trained on documents and the
             dataset has none.
     """
     scored = score_split(
@@ -154,7 +155,7 @@ def score_split(
 
     Raises:
         ConfigError: If ``marginal`` or ``beam`` is given.
-        InputError: If a sentence is longer than the student's rows, or the student was trained on documents and the
+        InputError: If a sentence is longer than the student can read, or the student was trained on documents and the
             dataset has none.
     """
     _refuse_teacher_options(model, [*beam, *["marginal"] * marginal])

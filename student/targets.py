@@ -1,7 +1,8 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
 A dump of the top k has the teacher's own probabilities (``SoftTargets``). A dump with draws has estimates p^_T of them
-(``DrawnTargets``). For the top tokens p^_T is p_T. If c_w of n draws from the rest gave the id w, then
+(``DrawnTargets``). For the top tokens p^_T is p_T. The rest is all other tokens, and p(rest) is their mass. If c_w of n
+draws from the rest gave the id w, then
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 

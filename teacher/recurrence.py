@@ -1,9 +1,10 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
-Autograd would work round by round, where a round is one level or one step in a level. In this module one product gives
-the gates of all inputs, one product gives the gradient of each weight, and the states of all rounds are in one buffer
-that later rounds gather from. So a round has only one recurrent product and a few point-wise operations. Second
-derivatives are not available. docs/decisions/0007 has a comparison with the same arithmetic under autograd.
+A level is all pushes of one depth, or all constituents of one height. Autograd would work round by round, where a round
+is one level or one step in a level. In this module one product gives the gates of all inputs, one product gives the
+gradient of each weight, and the states of all rounds are in one buffer that later rounds gather from. So a round has
+only one recurrent product and a few point-wise operations. Second derivatives are not available. docs/decisions/0007
+has a comparison with the same arithmetic under autograd.
 
 Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Otherwise all have the type
 of the weights.

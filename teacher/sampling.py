@@ -1,9 +1,10 @@
 """Draw sentences with their trees from a teacher, action by action (ancestral sampling).
 
-A sentence starts with NT(TOP). Then each action is drawn from p(a | u) over the valid actions, and at each SHIFT a
-token is drawn from p(w | u) over the whole vocabulary. ``<eos>`` ends the sentence if only TOP is open. Elsewhere it is
-a token like any other, as in ``teacher.beam``. A temperature T replaces each of these distributions by p^(1/T),
-renormalised. So it applies to every single choice, and not to the probability of the sentence as a whole.
+A sentence starts with NT(TOP). Then each action is drawn from p(a | u) over the valid actions, where u is the state of
+the stack, and at each SHIFT a token is drawn from p(w | u) over the whole vocabulary. ``<eos>`` ends the sentence if
+only TOP is open. Elsewhere it is a token like any other, as in ``teacher.beam``. A temperature T replaces each of these
+distributions by p^(1/T), renormalised. So it applies to every single choice, and not to the probability of the sentence
+as a whole.
 
 Many sentences advance together by one action at a time. Their stacks are in a ``StackPool``.
 
@@ -67,7 +68,7 @@ class Sampler:
 
     @torch.no_grad()
     def draw(self, numbers: Sequence[int]) -> list[Drawn | None]:
-        """Draw the sentences with some numbers; None for a sentence with more than ``max_actions`` actions.
+        """Draw the sentences with the given numbers; None for a sentence with more than ``max_actions`` actions.
 
         A sentence depends on the model, the options and its number, and not on the other numbers.
         """

@@ -26,7 +26,7 @@ class TeacherConfig:
     """Trees to generate. top-down: labelled trees. binary: unlabelled binary trees, by SHIFT and REDUCE alone. See
     docs/teacher.md."""
     branching: Literal["left", "right"] = "right"
-    """Direction in which --strategy binary pairs the children of a constituent with more than two."""
+    """Direction in which --strategy binary pairs the children of a constituent with more than two children."""
     composition: Literal["bilstm", "attention", "treelstm"] = "bilstm"
     """Function that makes a constituent's vector from those of its children. treelstm needs --strategy binary."""
     dropout: float = 0.1
@@ -55,7 +55,7 @@ class TeacherConfig:
             raise ConfigError("teacher: " + "; ".join(problems))
 
     def least_weights(self, *, vocab_size: int, num_labels: int) -> int:
-        """Return the number of weights without those of the composition beyond its smallest possible matrix."""
+        """Return a lower bound on the number of weights: of the composition, only one matrix of embed_dim² counts."""
         stack = 4 * self.hidden_dim * (self.embed_dim + self.hidden_dim * (2 * self.num_layers - 1))
         labels = num_labels if self.strategy == "top-down" else 1
         return (vocab_size + labels + self.embed_dim) * self.embed_dim + stack
@@ -86,8 +86,8 @@ class BeamConfig:
     word_beam: int = 10
     """Beam search: number of hypotheses per sentence to keep after each token."""
     max_actions: int = 16
-    """Beam search: largest number of NTs and REDUCEs between two tokens. It suffices for 99.9 % of the tokens in
-    GUM."""
+    """Beam search: largest number of NTs and REDUCEs between two tokens. The default suffices for 99.9 % of the tokens
+    in GUM."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -113,7 +113,7 @@ class SampleConfig:
     seed: int = 1
     """Seed of the draws. Sentence n of a seed is always the same, however many sentences are drawn."""
     batch_sentences: int = 256
-    """Number of sentences to draw at a time in each process. It changes speed and memory, not the sample."""
+    """Number of sentences to draw at a time in each process. This number changes speed and memory, not the sample."""
     threads: int = 0
     """CPU threads per process; 0: divide the cores among the processes of this machine."""
 

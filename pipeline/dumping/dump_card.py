@@ -1,6 +1,6 @@
 """Write the two files that make a dump usable without its dataset: the tokenizer, and a card for people.
 
-Their bytes depend only on the dump, so a dump that was interrupted gets the same files.
+The bytes of both files depend only on the dump, so a dump that was interrupted gets the same files.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def tokenizer_of_dump(folder: Folder) -> Tokenizer:
     """Return the tokenizer of a dump, from the dump itself.
 
     Raises:
-        StoreError: If the dump has none, because an older version wrote it, or the file is missing.
+        StoreError: If the dump has no tokenizer, because an older version wrote the dump, or if the file is missing.
         FingerprintMismatchError: If the file is not the tokenizer of the dump.
     """
     manifest = Manifest.read(folder)

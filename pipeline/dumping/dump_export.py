@@ -6,16 +6,17 @@
 ``datasets.load_dataset("OUT")`` loads all three formats. k is the number of tokens per position, and a sentence of n
 tokens has n + 1 positions.
 
-- ``datasets``: ``input_ids``, ``<bos>`` and the tokens; and the arrays of the dump with their names in docs/format.md,
-  n + 1 rows each. ``tail`` and ``logz`` have a column for each temperature. ``logp`` becomes float32.
-- ``distillkit`` (github.com/arcee-ai/DistillKit, ``compression/compressor.py``): ``input_ids`` as above, ``token_ids``
-  and ``top_values``, the log-probabilities at T = 1. Row i is the distribution after ``input_ids[i]``. ``<eos>`` is not
-  in ``input_ids``, since no distribution follows it. So DistillKit's KL covers ``<eos>``, and its cross-entropy does
-  not.
+- ``datasets``: ``input_ids`` (``<bos>`` and the tokens), and the arrays of the dump under their names in
+  docs/format.md, with n + 1 entries each. ``tail`` and ``logz`` have a column for each temperature. ``logp`` becomes
+  float32.
+- ``distillkit`` (github.com/arcee-ai/DistillKit, ``compression/compressor.py``): ``input_ids`` as above, ``token_ids``,
+  and ``top_values`` (the log-probabilities at T = 1). Entry i is the distribution after ``input_ids[i]``. ``<eos>`` is
+  not in ``input_ids``, since no distribution follows it. So DistillKit's KL covers ``<eos>``, and its cross-entropy
+  does not.
 - ``axolotl`` (github.com/axolotl-ai-cloud/axolotl, ``integrations/kd``): ``input_ids`` with ``<eos>``,
-  ``attention_mask``, ``labels``, and ``target_token_ids``, ``target_logprobs`` and ``target_mask`` with n + 2 rows. The
-  log-probabilities are renormalised over the k tokens, as axolotl's own loader does. The last row, after ``<eos>``, is
-  masked.
+  ``attention_mask``, ``labels``, and ``target_token_ids``, ``target_logprobs`` and ``target_mask`` with n + 2 entries.
+  The log-probabilities are renormalised over the k tokens, as axolotl's own loader does. The last entry, after
+  ``<eos>``, is masked.
 
 The last two formats have no place for the mass of the other tokens or for other temperatures.
 """
@@ -138,7 +139,7 @@ def _for_datasets(sentences: range, reader: DumpReader, tokenizer: Tokenizer) ->
     for name, values in rows.arrays().items():
         dtype = {"f": np.float32, "u": np.int32}[values.dtype.kind]
         columns[name] = (lengths, values.astype(dtype))
-    if rows.counts is not None:  # unused columns hold the highest value of their type, which int32 need not be able to
+    if rows.counts is not None:  # unused columns hold the highest value of their type, which may not fit into int32
         columns["ids"] = (lengths, np.where(np.isnan(rows.logp), -1, rows.ids.astype(np.int64)).astype(np.int32))
     return columns
 

@@ -1,9 +1,9 @@
 """Predict the size and the hours of a dump before it is begun. Nothing is written.
 
 The size is arithmetic. The hours come from timing a few batches from different places of the split, because length and
-depth of sentences change along it. The speed of the disk is not measured, so a slow disk makes the dump take longer.
-The hours for several processes assume that each process has its own cores or GPU and is as fast as this one. They count
-whole shards, so more processes than shards do not help.
+depth of sentences change along the split. The speed of the disk is not measured, so a slow disk makes the dump take
+longer. The hours for several processes assume that each process has its own cores or GPU and is as fast as this one.
+The hours are those of whole shards, so more processes than shards do not help.
 """
 
 import itertools
@@ -59,7 +59,7 @@ def plan_dump(job: DumpJob, processes: Sequence[int]) -> dict[str, Any]:
 
 
 def _measure(job: DumpJob) -> tuple[Positions | None, dict[str, float]]:
-    """Compute a few batches; return their rows (None for an empty split), and seconds per position of each stage."""
+    """Compute a few batches; return their positions (None if the split is empty), and seconds per position by stage."""
     seconds = {"prepare": 0.0, "compute": 0.0}
     chosen = _places(job)
     parts = []
@@ -112,7 +112,7 @@ def _resized(schema: DumpSchema, num_positions: int) -> DumpSchema:
 
 
 def _encode(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
-    """Encode rows; return the bytes per position of the chunks of all arrays, and the seconds per position."""
+    """Encode positions; return the bytes per position of the chunks of all arrays, and the seconds per position."""
     whole_chunks = len(rows) - len(rows) % schema.chunk_positions
     kept = rows.slice(0, whole_chunks or len(rows))
     resized = _resized(schema, len(kept))

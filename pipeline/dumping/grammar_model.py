@@ -1,7 +1,7 @@
 """Give the exact next-token distributions of the built-in grammar: a ``NextTokenModel`` that was not trained.
 
 ``pipeline.corpus.sample.prefix`` gives distributions over words. The tokenizer splits a word into pieces. After the
-words x_1 ... x_n and the pieces u of another word, the probability of the next piece v is
+words x_1 ... x_n and the first pieces u of the next word, the probability of the next piece v is
 
     p(v) = [ sum over words w whose pieces begin with u v of p(w | x_1 ... x_n)
              + p(u | x_1 ... x_n)  sum over words w whose first piece is v of p(w | x_1 ... x_n u) ] / Z
@@ -11,9 +11,9 @@ the numerator over all v. ``<eos>`` counts as a next word. So the sums over tree
 the probabilities of a sentence's tokens multiply to the probability that ``inside`` gives the sentence. An entry of the
 vocabulary that no word needs has probability 0 everywhere.
 
-This requires that the pieces of a text are the pieces of its words, one word after the other. It holds if the tokenizer
-cuts a text before every word. It is checked for all pairs of letters at which two words of the grammar can meet, and
-for every sentence that is read.
+The equation requires that the pieces of a text are the pieces of its words, one word after the other. This is so if the
+tokenizer cuts a text before every word. The requirement is checked for all pairs of letters at which two words of the
+grammar can meet, and for every sentence that is read.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,17 +49,17 @@ class Prefixes:
     starts: Ints
     """The position before each sentence's first piece."""
     start_rows: Ints
-    """The row of each sentence's first word."""
+    """The row with the distribution of each sentence's first word."""
     positions: Ints
     """``[Q]``: all other positions."""
     nodes: Ints
     """``[Q]``: the pieces of the last word that come before the position, as a node of the trie."""
     rows: Ints
-    """``[Q]``: the row before this word."""
+    """``[Q]``: the row with the distribution of this last word."""
     complete: Ints
     """``[Q]``: the word that consists of these pieces; -1 if there is none."""
     next_rows: Ints
-    """``[Q]``: the row after that word; 0 if there is none."""
+    """``[Q]``: the row with the distribution of the word after that word; 0 if there is none."""
 
 
 class GrammarModel:
@@ -99,7 +99,7 @@ class GrammarModel:
             name: What messages call a sentence.
 
         Raises:
-            InputError: Naming the first sentence for which this is not so.
+            InputError: If this is not so. The error names the first such sentence.
         """
         sentences, texts = self._words_of(tokens)
         log_probs = self._next_words.inside.log_probs(sentences)
@@ -176,7 +176,7 @@ class GrammarModel:
         return [self._grammar.words_of_text(text) for text in texts], texts
 
     def _pieces_of(self, words: Sequence[str]) -> list[int]:
-        """Return the pieces of words one by one."""
+        """Return the pieces of words, each word encoded on its own."""
         ids = [self._word_ids[word] for word in words]
         return [*self._first[ids[0]], *(piece for i in ids[1:] for piece in self._later[i])]
 
@@ -196,7 +196,8 @@ class GrammarModel:
         """Check that words have the same pieces after any word that they can follow in a string of the grammar.
 
         Whether a tokenizer cuts between two words depends on the characters there. So one pair of words is encoded for
-        each last letter of a word and first letter of the next word, at the beginning of a text and inside it.
+        each combination of the last letter of a word and the first letter of the next word: once at the beginning of a
+        text, and once inside a text.
         """
         words, anchor = self._next_words.words, next(filter(str.isalpha, self._next_words.words))
         first, second = np.nonzero(self._next_words.neighbours)
@@ -216,7 +217,7 @@ class GrammarModel:
         )
 
     def _set_trie(self) -> None:
-        """Make the nodes: sequences of pieces that begin a word, apart for the first word of a text and for others."""
+        """Make the trie. A node is a sequence of pieces that begins a word; first words of a text have own nodes."""
         nodes: dict[tuple[bool, tuple[int, ...]], int] = {}
         of_forms: list[list[int]] = []
         complete: list[int] = []

@@ -78,8 +78,8 @@ def gold_log_probs(
 ) -> Ragged:
     """Return the natural log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
 
-    Sentences are batched in the given order, ``batch_tokens`` positions at a time. For a model that pads, sort them by
-    length first. The model should be in evaluation mode.
+    Sentences are batched in the given order, ``batch_tokens`` positions at a time. For a model that pads, sort the
+    sentences by length first. The model should be in evaluation mode.
     """
     gold = append_eos(tokens, eos_id)
     log_probs = np.empty(len(gold.values), np.float32)

@@ -1,9 +1,9 @@
 """Compare when a model and when children learn a word, as BabyLM's task "AoA" does (age of acquisition).
 
-The data are two files. ``cdi_childes.json`` has words, each with texts before which it may stand (contexts).
+The data are two files. ``cdi_childes.json`` has words, each with its contexts: texts that the word may follow.
 ``cdi_human.csv`` has the share of children who know each word at 16 to 30 months.
 
-A logistic curve is fitted to the points of a word:
+For each word, one logistic curve is fitted to the points of the model, and one to the points of the children:
 
     f(x) = a / (1 + exp(-b (x - c))) + d
 
@@ -12,12 +12,14 @@ A logistic curve is fitted to the points of a word:
   -n ln V for a word of n tokens and V entries of the vocabulary.
 - Children: x is the age in months, and the point is the share. They know the word where the curve is 0.5.
 
-A word for which one of the two curves cannot be fitted, or does not get there between the first and the last point, is
-left out. The score is Pearson's correlation of the two values of x over the other words.
+A word is left out if one of its two curves cannot be fitted, or if a curve does not reach, between its first and its
+last point, the value that counts as knowing the word. The score is Pearson's correlation of the two values of x over
+the remaining words.
 
-The pipelines of the two years differ. 2026 does what is described above, and its score is 0 if p > 0.1. 2025 fits
-the curve to the points of all contexts, and its chance is -log2(300,000), which is in bits, while its points are in
-nats. So its threshold has no meaning. Both fit with ``scipy.optimize.curve_fit``, and so does this module.
+BabyLM's pipelines of 2025 and 2026 differ. That of 2026 does what is described above, and its score is 0 if p > 0.1.
+That of 2025 fits the curve to the points of all contexts, and its chance is -log2(300,000), which is in bits, while its
+points are in nats. So its threshold has no meaning. Both fit with ``scipy.optimize.curve_fit``, and so does this
+module.
 
 Chang and Bergen (2022), Word acquisition in neural language models, TACL 10. Frank et al. (2017), Wordbank.
 """
@@ -62,7 +64,7 @@ class AcquisitionTask:
     contexts: Mapping[str, Sequence[str]]
     """The contexts of each word."""
     choices: tuple[Choice, ...]
-    """For each word its texts. Only their end is scored: the word."""
+    """For each word its texts: each context, followed by the word. Only the word is scored."""
     children: Mapping[str, NDArray[np.float64]] | None
     """The result of ``read_children``. None if ``cdi_human.csv`` is missing: then there is no score, but BabyLM can
     compute it from the surprisals."""
@@ -152,7 +154,7 @@ class _Context:
 
 
 def _read_words(path: Path) -> tuple[dict[str, list[str]], tuple[Choice, ...]]:
-    """Return the fields ``contexts`` and ``choices``. As in the pipeline, words of one character are left out."""
+    """Return the fields ``contexts`` and ``choices``. As in BabyLM's pipeline, words of one character are left out."""
     content = read_json(path, dict[str, list[_Context]], remedy=_REMEDY)
     contexts = {word: [each.context for each in given] for word, given in content.items() if len(word) > 1 and given}
     if not contexts:

@@ -41,10 +41,10 @@ class MixtureConfig:
     split: str = "dev"
     """Which split of the dataset. Neither model may have been trained on it."""
     max_sentences: int | None = None
-    """Measure on this many sentences, evenly spaced over the split. Without it, on the whole split."""
+    """Measure on this many sentences, evenly spaced over the split. Without this option, measure on the whole split."""
     marginal: bool = True
-    """For a teacher: measure without the trees, by beam search, and given the trees. With --no-marginal, only given the
-    trees, which takes seconds but proves nothing."""
+    """For a teacher: measure without the trees, by beam search, and given the trees. With --no-marginal, measure only
+    given the trees: this takes seconds but proves nothing."""
 
     def __post_init__(self) -> None:
         if self.max_sentences is not None and self.max_sentences < 4:
@@ -59,7 +59,7 @@ class MinimalPairConfig:
     """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task. The space changes
     nothing for new tokenizers of train-tokenizer. It is a token of its own in older and in some adopted tokenizers."""
     eos: bool = False
-    """Count <eos> as a token of the sentence. Other programs leave it out."""
+    """Count <eos> as a token of the sentence. Other programs do not count <eos>."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ class SyntaxGymConfig:
     """How ``evaluate syntaxgym`` joins regions into a sentence."""
 
     joining: Literal["text", "tokens"] = "text"
-    """text: join regions as running text. tokens: keep a space before punctuation, as in published figures."""
+    """text: join regions as running text. tokens: keep a space before punctuation, as published results do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +90,13 @@ class SurprisalConfig:
     """What ``evaluate surprisal`` writes."""
 
     by: Literal["word", "token"] = "word"
-    """The unit of a row."""
+    """Write one row per word or one per token."""
     column: str = ""
     """If TEXT is a table (CSV, TSV) or JSON lines: the column that holds the text. If a table has no header, give the
     number of the column, from 1."""
     item: tuple[str, ...] = ()
-    """Columns of the table that together identify a sentence, such as item,condition. The output has them too."""
+    """Columns of the table that together identify a sentence, such as item,condition. The output has these columns
+    too."""
     region: str = ""
     """Column of the table that identifies a region within a sentence. Each row is then a region. The rows with the same
     item make a sentence, and the output has a row per region."""
@@ -106,8 +107,8 @@ class SurprisalConfig:
     """Give each sentence up to this many lines before it as context. An empty line then separates two documents. For
     students that were trained with --context document."""
     spans: Path | None = None
-    """File that says where each word is, if words are not the strings between spaces. Each line holds the number of the
-    sentence, the first character of the word and one past its last (docs/surprisal.md)."""
+    """File that says where each word is, if words are not the strings between spaces. Each line holds three numbers:
+    the sentence, the first character of the word, and the character after the word (docs/surprisal.md)."""
     frequencies: Path | None = None
     """File with one word and its count per line, tab-separated. Adds the column log_frequency."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -148,7 +149,8 @@ class CompareConfig:
     """How ``compare`` compares perplexities."""
 
     normaliser: Literal["token", "word", "byte"] = "token"
-    """The unit of perplexities. Runs with different tokenizers can only be compared per word or byte."""
+    """Compare perplexities per token, per word or per byte. Runs with different tokenizers can only be compared per
+    word or byte."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,15 +13,15 @@ Two conventions change accuracies, so every result names them (docs/decisions/00
     prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task. For new
               tokenizers of train-tokenizer, both are the same (docs/decisions/0015)
 
-A second figure compares means instead of sums: log p divided by the number of its tokens, with ``<eos>`` if it counts.
-It asks which sentence is less surprising per token, so it does not favour the shorter sentence. It depends on how the
-tokenizer divides words.
+A second accuracy, ``per_token``, compares means instead of sums: log p divided by the number of tokens in the sum, with
+``<eos>`` if it counts. Means show which sentence is less surprising per token, so they do not favour the shorter
+sentence. But they depend on how the tokenizer divides words.
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
 have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
-lines are ignored. Text is normalised as a corpus is, except that the line ends inside some sentences of BabyLM's
-supplement stay, as in BabyLM's pipeline. The other tasks of BabyLM's evaluation data compare endings or contexts, not
-sentences, and are refused by name.
+lines are ignored. Text is normalised as in a corpus, with one exception: line ends inside a sentence stay, as in
+BabyLM's pipeline. Some sentences of BabyLM's supplement have them. The other tasks of BabyLM's evaluation data compare
+endings or contexts, not sentences, and are refused by name.
 
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
@@ -283,7 +283,7 @@ def evaluate_minimal_pairs(
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
     """Score pairs, each distinct sentence once. Return the figures, and the two log-probabilities of each pair.
 
-    The figures are of the sums. Their ``per_token`` has the figures of the means.
+    The figures come from the sums of log-probabilities; their field ``per_token`` has the figures from the means.
 
     The scorer gives float32 log-probabilities. Their sums are float64.
 

@@ -1,17 +1,19 @@
 """Compare word surprisals with reading times, as BabyLM's task "reading" does.
 
 The data are a table with one row per word: the text before it (``item``), the ``word``, the same for the word before
-(``prev_item``, ``prev_word``), times of reading, and the controls frequency, length and position. The score of a
-measure is the share of the variance that the controls leave and that the surprisal explains:
+(``prev_item``, ``prev_word``), times of reading (the measures), and the controls frequency, length and position. The
+controls leave some variance of a measure unexplained. The score of the measure is the share of this variance that the
+surprisal explains:
 
     (R2 of controls and surprisal - R2 of the controls) / (1 - R2 of the controls)
 
-where both R2 are of ordinary least squares with the products of every two controls. The score of eye tracking is the
-mean over four measures. In self-paced reading the length and the surprisal of the word before are controls too.
+where each R2 is that of an ordinary least-squares fit, with the products of every two controls as further terms. The
+score of eye tracking is the mean over four measures. In self-paced reading the length and the surprisal of the word
+before are controls too.
 
 The surprisal of a word is the sum over its tokens in the text "item word". BabyLM's pipeline gets other values for a
-word of several pieces, because it decodes the pieces one by one and encodes the text before again each time. So it may
-lose spaces and score other tokens. ``Surprisals`` has both.
+word of several pieces, because it decodes the pieces one by one and encodes the text before each piece again. So it may
+lose spaces and score other tokens. ``word_surprisals`` returns both values.
 
 de Varda, Marelli and Amenta (2023), Cloze probability, predictability ratings, and computational estimates for 205
 English sentences, Behavior Research Methods.
@@ -40,7 +42,7 @@ MISSING: Final = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
      "NULL", "NaN", "None", "n/a", "nan", "null"}
 )  # fmt: skip
-"""What pandas, with which the pipeline reads the table, takes for a missing value."""
+"""What pandas takes for a missing value. BabyLM's pipeline reads the table with pandas."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -189,7 +191,7 @@ def _sums(
 def _sums_of_pieces(
     scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_tokens: int | None
 ) -> dict[tuple[str, str], float]:
-    """Return the pipeline's surprisal: each piece after the text and the decoded pieces before, encoded again."""
+    """Return the pipeline's surprisals. Each piece is scored after the decoded text before it, encoded again."""
     sentences: list[list[int]] = []
     owners: list[tuple[str, str]] = []
     for context, word in pairs:

@@ -42,13 +42,14 @@ class SentenceModel:
     """Length of the longest sentence that the model can score, without ``<eos>``; None if there is no limit."""
     files: ModelFiles
     settings: Mapping[str, Any]
-    """Everything that could change the model's figures, including the distribution."""
+    """Everything that could change the model's results, including the distribution."""
     block_sentences: int = BLOCK_SENTENCES
     """Sentences scored between two updates of the progress line."""
     context_positions: int = 0
     """Positions that a sentence and the text before it may fill together; 0 if the model reads single sentences."""
     reads_one: str = ""
-    """Why the model reads single sentences, for errors. "" if it reads more."""
+    """For error messages: why the model reads only single sentences. "" if the model also reads the text before a
+    sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +70,7 @@ class ScoredSplit:
 
 
 def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int64]:
-    """Return the numbers of at most ``max_sentences`` sentences, evenly spaced over a split; of all, for None."""
+    """Return the indices of at most ``max_sentences`` sentences, evenly spaced over a split. None means all."""
     num_sentences = split.num_sentences
     num_taken = num_sentences if max_sentences is None else min(max_sentences, num_sentences)
     return np.arange(num_taken) * num_sentences // max(num_taken, 1)
@@ -78,7 +79,7 @@ def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int6
 def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     """Record the perplexities of a split and each sentence's log-probabilities. Return a summary.
 
-    Only the first distribution gets breakdowns. If the truth is known, the floor is added.
+    Only the first distribution is broken down by groups of sentences. If the truth is known, the floor is added.
 
     Raises:
         RunError: If a log-probability is not finite.
@@ -134,7 +135,7 @@ def evaluate_minimal_pairs(
     )
     about = {"model": str(model.files.path), "subject": subject, "prefix": prefix, "eos": eos}
     shown = figures.to_json()
-    # The printed summary has only the averages of the second figure. The result has all of it.
+    # Of the accuracy per token, the printed summary has only the averages. The result has everything.
     shown["per_token"] = {name: shown["per_token"][name] for name in ("accuracy_macro", "accuracy_micro")}
     return about | shown | {"pairs": str(rows), "written": str(written)}
 

@@ -5,15 +5,16 @@
     an item is right            if every prediction about it is true
 
 A token belongs to the region that contains its characters. A space before these characters does not matter. A token
-with characters of two regions belongs to the region of its first character. Tokens with characters of two regions are
-counted. Tokenizers that keep words and punctuation apart make no such tokens. ``<eos>`` belongs to no region, so the
-surprisals of all regions add up to the surprisal of the sentence without ``<eos>``.
+with characters of two regions belongs to the region of its first character. Such tokens are counted. Tokenizers that
+keep words and punctuation apart make none. ``<eos>`` belongs to no region, so the surprisals of all regions add up to
+the surprisal of the sentence without ``<eos>``.
 
 A prediction whose truth depends on a comparison of equal values is a tie. Ties are reported and are never right
 (``formulas``). An item is a tie if none of its predictions is false and at least one is a tie.
 
-Accuracies are over items, with Wilson intervals. For each circuit and for all suites there is also the mean of the
-suites' accuracies, which Hu et al. (2020) report. It gives every suite the same weight.
+Accuracies are over items, with Wilson intervals. For each circuit (a group of suites on related phenomena) and for all
+suites there is also the mean of the suites' accuracies, which Hu et al. (2020) report. This mean gives every suite the
+same weight.
 """
 
 import math

@@ -50,7 +50,7 @@ def spaced_words(text: str) -> list[Span]:
 
 
 def begins_word(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Return ``[V]``: whether a token begins with a space, so that a word begins with it. Special tokens do not."""
+    """Return ``[V]``: whether a token begins with a space and therefore begins a word. Special tokens do not."""
     return np.array([tokenizer.token(i).startswith((_SPACE, " ")) for i in range(tokenizer.vocab_size)])
 
 
@@ -60,7 +60,8 @@ def around_added_tokens(
     """Return words and tokens such that no added token has parts of two words.
 
     Somebody may have added tokens to a tokenizer without regard to words. Words that share an added token become one
-    word. If an added token takes the space after it, this space no longer belongs to the next word.
+    word. If an added token includes the space after it, the space is taken out of the token's span. Otherwise the token
+    would touch the next word, which owns this space.
 
     Args:
         text: A normalised text.
@@ -135,7 +136,7 @@ class SpanFile:
     def of_line(self, number: int) -> list[Span]:
         """Return the words of a line of the text; empty if the file has no words for this line.
 
-        Call it with ascending line numbers.
+        Call this method with ascending line numbers.
 
         Raises:
             InputError: At the first line that is not a line of a file of spans.

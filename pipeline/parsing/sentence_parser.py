@@ -151,7 +151,7 @@ class SentenceParser:
 def check_scores(forward: Callable[..., tuple[torch.Tensor, torch.Tensor | None]]) -> Callable[..., Any]:
     """Return benepar's ``forward`` with a check: scores that are NaN or infinite are a failure, and not a tree.
 
-    Otherwise benepar would return some tree for them.
+    Without the check, benepar would return some tree for such scores.
     """
 
     def checked(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:  # noqa: ANN401  benepar's own

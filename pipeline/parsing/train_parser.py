@@ -37,7 +37,7 @@ from storage.fingerprints import Json, sha256_file
 SUBBATCH_WORDS = 500
 """Words, including padding, that benepar processes at once. On a CPU, a larger number is slower."""
 _MAX_PHRASES = 400
-"""Largest number of phrases of a training tree. It is limited because benepar reads a tree by recursion."""
+"""Largest number of phrases of a training tree. There is a limit because benepar reads a tree by recursion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def train_parser(
 
 
 def _record(path: Path, examples: Sequence[Example]) -> TrainingText:
-    """Return the record of a file of trees: the words of its text, or else the number of leaves.
+    """Return the record of a file of trees: the words of its text or, without a text, the leaves.
 
     Leaves are words, parts of words such as "n't", and punctuation, so they are more than the words of a text.
     """
@@ -253,7 +253,7 @@ def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart
 
 
 def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> tuple[ParseFigure, EvalbFigure]:
-    """Return how well a parser's trees agree with the trees of the examples, and the same as EVALB counts it.
+    """Return how well a parser's trees agree with those of the examples: by our rules, and by EVALB's rules.
 
     Brackets are over words, not tokens.
     """

@@ -1,7 +1,7 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A group is called better only if ``significance.better_of`` returns it. Each pair with a better group gets one sentence
-with the evidence. A last sentence reports that all other pairs show no difference.
+A group is called better only if ``significance.better_of`` names this group. Each pair with a better group gets one
+sentence with the evidence. A last sentence reports that all other pairs show no difference.
 """
 
 import math
@@ -222,7 +222,7 @@ class _Form:
         self._factor, self._decimals = (100, 1) if benchmark.is_outcome else (1, 4)
 
     def figure(self, value: float) -> Number:
-        """Return a figure."""
+        """Return a value of the benchmark as it is shown."""
         return Number(self._factor * value, f".{self._decimals}f")
 
     def difference(self, value: float) -> Number:

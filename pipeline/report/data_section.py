@@ -1,7 +1,7 @@
 """Describe the datasets that runs learned from: sizes, sources, labels, and distributions of lengths and heights.
 
-``build-dataset`` stored these figures with the dataset. If an old dataset has no statistics, only its sizes are shown.
-A dataset counts as read by a run if the run recorded its fingerprint.
+``build-dataset`` stored these statistics with the dataset. If an old dataset has no statistics, only its sizes are
+shown. A dataset counts as read by a run if the run recorded the dataset's fingerprint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from pipeline.report.tables import Cells, Number, Table, percent
 from storage.locations import Place
 
 _MAX_POINTS: Final = 50
-"""Most points of a line. If there are more sizes, they are put into bins of equal width."""
+"""Maximum number of points of a line. If there are more sizes, they are put into bins of equal width."""
 
 _HISTOGRAMS: Final = (
     ("tokens", "Length of sentences", "tokens", "sentences"),
@@ -66,7 +66,7 @@ def data_section(datasets: Descriptions, reported: ReportedRuns) -> Section:
 
 
 def dataset_blocks(number: int, title: str, about: Mapping[str, Any], reported: ReportedRuns) -> list[Block]:
-    """Return the blocks about one dataset. ``number`` makes the ids of its figures unique."""
+    """Return the blocks about one dataset. ``number`` makes the ids of its plots unique."""
     readers = [run for run in reported.runs if run.fingerprints.get("dataset") == about["sha256"]]
     used = about["vocab_size"] - about["num_entries_not_used"]
     read_by = f"Read by {reported.names(readers)}." if readers else "No run on this page was trained on it."
@@ -144,7 +144,7 @@ def _labels(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
 def _plot(
     identifier: str, dataset: str, histograms: Mapping[str, Sequence[int]], title: str, unit: str, of_what: str
 ) -> Plot:
-    """Return a figure with one distribution of sizes per split."""
+    """Return a plot with one distribution of sizes per split."""
     width = -(-max(map(len, histograms.values())) // _MAX_POINTS)
     binned = {split: _binned(counts, width) for split, counts in histograms.items()}
     lines = [

@@ -1,7 +1,7 @@
 """Describe the dumps that runs learned from: sizes, mass kept and entropies.
 
-The figures of a dump are in the ``run.json`` of its readers. If the same dump is still at the path that a run recorded,
-the dump's history is read too.
+These numbers are in the ``run.json`` of a dump's readers: the runs that learned from the dump. If the same dump is
+still at the path that a run recorded, the dump's history is read too.
 """
 
 import json
@@ -49,10 +49,10 @@ class DumpRecord:
 
     title: str
     about: Mapping[str, Any]
-    """Its schema and statistics, flattened, as recorded in the runs."""
+    """The dump's schema and statistics, flattened, as recorded in the runs."""
     readers: Sequence[RunRecord]
     history: Sequence[Row]
-    """Events of its history, oldest first. Empty if the dump was removed or replaced, or is at a URL."""
+    """Events of the dump's history, oldest first. Empty if the dump was removed or replaced, or is at a URL."""
 
     @property
     def commands(self) -> list[str]:

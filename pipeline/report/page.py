@@ -1,8 +1,8 @@
 """Write the report: one self-contained HTML page about runs, or its tables for papers.
 
 The page shows what the run directories contain. The report trains and measures nothing; it computes only differences
-and their intervals. Students and teachers have separate tables and figures, and each perplexity is shown with the name
-of its distribution. The page has no script and makes no request, and all text is escaped. The same runs give the same
+and their intervals. Students and teachers have separate tables and plots, and each perplexity is shown with the name of
+its distribution. The page has no script and makes no request, and all text is escaped. The same runs give the same
 bytes.
 """
 
@@ -42,7 +42,8 @@ from storage.locations import Place
 log = logging.getLogger(__name__)
 
 _MARKDOWN_MARK: Final = "<!-- rnng-distill report -->\n\n"
-"""The beginning of a report in Markdown, which is not shown. The next report may replace a file that begins so."""
+"""The beginning of a report in Markdown: a comment, so it is not shown. A later report may replace a file that begins
+with this comment."""
 _NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
 """Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. run.json and names of
 directories may contain them. Such characters are dropped after escaping, so that the rest cannot become markup."""
@@ -108,7 +109,7 @@ def render_report(records: Sequence[RunRecord], datasets: Descriptions = Mapping
 
 
 def report_tables(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> list[TitledTable]:
-    """Return the tables of the page in its order, and the data behind its figures.
+    """Return the tables of the page in its order, and the data behind its plots.
 
     The page says what it leaves out. Tables have no place for this, so it is logged.
     """

@@ -30,7 +30,7 @@ class ReportedRuns:
 
     @cached_property
     def floors(self) -> Mapping[tuple[str, str], PerplexityFigure]:
-        """The floors recorded with students' figures, by name of the run and split."""
+        """The floors (perplexities of the true grammar) recorded with students' perplexities, by run name and split."""
         return {
             (run.name, split): figures[FLOOR]
             for run in self.runs
@@ -60,7 +60,7 @@ class ReportedRuns:
         return self._groups[run.name][1]
 
     def series(self, run: RunRecord) -> int:
-        """Return the number of a run's seed group, which decides its colour and mark in all figures."""
+        """Return the number of a run's seed group, which decides the run's colour and mark in all plots."""
         return list(dict.fromkeys(self._groups[each.name] for each in self.runs)).index(self._groups[run.name])
 
     def label(self, run: RunRecord, note: str = "") -> Cell:
@@ -72,7 +72,7 @@ class ReportedRuns:
         return ", ".join(name for name, _ in self._by_group((run, "") for run in runs))
 
     def key(self, entries: Sequence[tuple[RunRecord, str]], *, unit: str = "") -> list[tuple[Markup, str]]:
-        """Return the key of a figure: each seed group's mark, its name, and the texts of its runs."""
+        """Return the legend of a plot: each seed group's mark, its name, and the texts of its runs."""
         return [
             (
                 swatch(self.series(of_group[0][0])),
@@ -110,7 +110,7 @@ def splits_of(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
-    """Return whether per-token figures of these runs are comparable."""
+    """Return whether per-token values of these runs are comparable."""
     return len({run.tokenizer for run in runs}) <= 1
 
 

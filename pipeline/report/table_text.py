@@ -1,11 +1,12 @@
 r"""Write the report's tables as text for papers and programs: Markdown, LaTeX or CSV.
 
-    markdown    GitHub's tables, each under a heading. The header is one line; a group's name precedes its columns.
-    latex       One table environment per table, with booktabs' rules. Groups form a line above the header.
+    markdown    GitHub's tables, each under a heading. The header is one line; the name of a column includes the name
+                of its group of columns.
+    latex       One table environment per table, with booktabs' rules. The names of groups form a line above the header.
     csv         One table for everything, with the columns table, row_number, row, column and value.
 
 Marks and bars of cells are left out, notes follow in parentheses, and white space becomes single spaces. In CSV a cell
-without a figure is empty. All other cells are written as on the page, thousands separators included.
+without a value is empty. All other cells are written as on the page, thousands separators included.
 """
 
 import csv
@@ -92,7 +93,7 @@ def _column_names(table: Table) -> list[str]:
 
 
 def _are_figures(table: Table) -> list[bool]:
-    """Return for each column whether all its cells are figures. The first column counts as text."""
+    """Return for each column whether all its cells are numbers. The first column counts as text."""
     rows = _rows(table)
     return [
         i > 0 and all(row[i] in {"", NOTHING} or _FIGURE.fullmatch(row[i]) for row in rows)

@@ -4,12 +4,12 @@
                                               sums since the last row of metrics.jsonl
     RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    only the weights, for commands that load a model
 
-The state is one file, written atomically, and holds everything that training needs. It is written before the weight
-files. So if the process dies in between, the weight files can be rewritten from the state. The cost: the weights are
-written at least twice.
+The state is one file, written atomically, and holds everything that training needs. The state is written before the
+weight files. So if the process dies in between, the weight files can be rewritten from the state. The cost: the weights
+are written at least twice.
 
 Loading a file from a stranger executes nothing: torch's restricted unpickler reads it. The unpickler does not check the
-checksums of its zip archive, so this module checks them first with ``zipfile``.
+checksums of the file, a zip archive, so this module checks them first with ``zipfile``.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class TrainingState:
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
-    """float64 ``[size, num_parts]``: each rank's sums since the last row of metrics.jsonl."""
+    """float64 ``[size, num_parts]``: each rank's sums of the parts of the loss since the last row of metrics.jsonl."""
     row_positions: int
     """Positions over all ranks since the last row of metrics.jsonl."""
     model: dict[str, Any]

@@ -40,11 +40,11 @@ MAX_THREADS = 1024
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 """Variables that torchrun sets in each process."""
 _SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
-"""Number of processes that srun started. Unlike SLURM_NTASKS, sbatch does not set it for the script itself."""
+"""Number of processes that srun started. sbatch sets SLURM_NTASKS for the script itself, but not this variable."""
 _FAILED = "failed"
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_REPEATING = (":4096:8", ":16:8")
-"""Values of this variable under which cuBLAS is deterministic."""
+"""Values of ``CUBLAS_WORKSPACE_CONFIG`` under which cuBLAS is deterministic."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,7 +194,7 @@ class World:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Return whether ``flag`` is set on any rank. Every rank must call this. It uses only CPUs."""
+        """Return whether ``flag`` is set on any rank. Every rank must call this. Only CPUs are used."""
         return bool(self.sum(torch.tensor([float(flag)])) > 0)
 
     @contextlib.contextmanager
@@ -349,9 +349,9 @@ def _started_world() -> World:
 def release_locals(error: BaseException) -> None:
     """Release the local variables of all functions that an error passed through.
 
-    One of these variables may be a ``DistributedDataParallel``. If it outlives its process group, it stops the group's
-    threads while it holds the interpreter lock. One of these threads may be waiting for the lock, and the process would
-    hang.
+    One of these variables may be a ``DistributedDataParallel``. If this object outlives its process group, deleting the
+    object stops the group's threads while the interpreter lock is held. If one of these threads is waiting for the
+    lock, the process hangs.
     """
     seen: list[BaseException] = []
     coming: list[BaseException | None] = [error]
@@ -489,7 +489,7 @@ def available_bytes(device: torch.device) -> int:
 
 
 def device_model(device: torch.device) -> str:
-    """Return the model name of a device, because it can change bits: ``cpu x86_64 …`` or the name of the GPU."""
+    """Return what kind of device computes: ``cpu x86_64 …`` or the GPU's name. Other kinds may round differently."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {os.uname().machine} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,9 +1,9 @@
 """Check the paths that a command is given: what it reads can be read, and what it writes replaces nothing of value.
 
-A file that a command writes may replace an existing file only if this program wrote such a file before, as its content
-shows, or with ``--force``. It never replaces a file that the command reads, under whatever spelling or link. So the
-same command can be repeated, and a mistyped name loses nothing. The content of a file is its only mark. There is no
-list of written files that could be lost.
+A command may replace an existing file only with ``--force``, or if the content of this file shows that a command of the
+same kind wrote it. A file that the command reads is never replaced, under whatever spelling or link. So the same
+command can be repeated, and a mistyped name loses nothing. Only the content of a file counts: there is no list of
+written files, which could be lost.
 """
 
 import errno
@@ -108,7 +108,7 @@ def _first_lines(path: Path) -> list[str]:
 
 
 def _was_interrupted(path: Path) -> bool:
-    """Return whether a killed command left the temporary file of a path. It may have removed the old file before."""
+    """Return whether a killed command left the temporary file of a path. The command may have removed the old file."""
     orphans = path.absolute().parent.glob(f".{glob.escape(path.name)}.*{PARTIAL_SUFFIX}")
     return not path.exists() and any(orphans)
 
@@ -133,7 +133,7 @@ def _is_of_parses(stem: Path, suffix: str) -> bool:  # noqa: ARG001  all files o
 
 
 def _is_parsed(stem: Path, suffix: str) -> bool:  # noqa: ARG001  all files of a kind have this signature
-    """Return whether a parse was interrupted here. Then it knows what it wrote."""
+    """Return whether a parse was interrupted here. Its folder STEM.parts then shows what it wrote."""
     return (beside(stem, ".parts") / "parse.json").is_file()
 
 
@@ -156,7 +156,7 @@ def _is_tokenizer(path: Path, suffix: str) -> bool:
 
 
 def _is_parser(path: Path, suffix: str) -> bool:
-    """Return whether train-parser wrote a description or figures. A model itself is never replaced."""
+    """Return whether train-parser wrote a description or a file of metrics. A model itself is never replaced."""
     marks = {".json": r'\{\s*"parser"', ".metrics.jsonl": r'\{"epoch"'}
     return suffix in marks and _begins(beside(path, suffix), marks[suffix])
 
@@ -211,12 +211,12 @@ _INPUT_SUFFIXES: Final = ("", *(name + end for name in _STEM for end in ("", ".g
 def check_paths(inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]], *, force: bool | None = None) -> None:
     """Check all paths of a command before it does anything.
 
-    Inputs need not exist: each command says best what it expects. Whatever exists must be a file or folder that can be
-    read. A pipe or device is refused, because files are read more than once.
+    Inputs need not exist: the command itself reports a missing input, because it knows what it expects. Whatever exists
+    must be a file or folder that can be read. A pipe or device is refused, because files are read more than once.
 
     Args:
         inputs: Files, folders and STEMs that the command reads.
-        outputs: Paths that it writes, and what it writes there.
+        outputs: Paths that the command writes, and what it writes there.
         force: Whether files that the program does not know may be replaced. None if the command has no such option.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Names of files, runs and documents may come from strangers. In a terminal, an escape sequence could rewrite the screen,
 and a mark of writing direction could make a name look like another name. So everything that is printed for people
-passes through ``visible``. JSON keeps its content: the same characters are written as its own escapes.
+passes through ``visible``. In JSON the same characters are written as JSON's escapes, so the content stays the same.
 """
 
 import json
@@ -37,7 +37,7 @@ def visible_line(text: str) -> str:
 
 
 def visible_json(text: str) -> str:
-    r"""Return JSON with the same content, in which these characters are written as ``\u001b`` and so on."""
+    r"""Return JSON with the same content; characters that steer a terminal are written as ``\u001b`` and so on."""
     return _STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
@@ -82,10 +82,10 @@ def _print(text: str) -> None:
 def prepared() -> Iterator[None]:
     """Make the standard streams and Ctrl-C safe while a command runs.
 
-    A stream that is closed is replaced by the null device. Otherwise the next file that is opened would get its number,
-    and libraries would print into it. A character that a stream cannot encode is escaped. Ctrl-C while a module is
-    imported ends the program at once and silently: nothing is written yet, and libraries would turn it into other
-    errors. An OSError in a thread is not printed, because the main thread gets it.
+    A stream that is closed is replaced by the null device. Otherwise the next file that is opened would get the
+    stream's number, and libraries would print into this file. A character that a stream cannot encode is escaped.
+    Ctrl-C while a module is imported ends the program at once and silently: nothing is written yet, and libraries would
+    turn Ctrl-C into other errors. An OSError in a thread is not printed, because the main thread gets it.
     """
     _repair_streams()
     hook, threading.excepthook = threading.excepthook, _report_thread

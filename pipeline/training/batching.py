@@ -2,12 +2,13 @@
 
 World size does not matter: a rank takes ``batch[rank::size]`` of every batch. Sentences of similar length share a
 batch, because a student pads the rows of a batch to equal length, and a teacher needs as many sequential rounds as the
-longest sentence takes. Batches are then visited in random order.
+longest sentence takes. Batches are then visited in random order. For a student, a row of input takes the place of a
+sentence in this module: a row is one sentence, or several sentences of one document.
 
 A shuffle window gives the order locality. The split is cut into blocks of neighbouring sentences, and the blocks are
-put in random order. A window is a number of consecutive blocks, and the batches described above are made inside one
-window at a time. Windows are for dumps that are larger than memory or than the cache of remote files. A permutation of
-the whole split would need every shard all the time.
+put in random order. A window is a number of blocks that follow one another in this order, and the batches described
+above are made inside one window at a time. Windows are for dumps that are larger than memory or than the cache of
+remote files. A permutation of the whole split would need every shard all the time.
 """
 
 from collections.abc import Iterator
@@ -23,8 +24,8 @@ POOL_BATCHES = 50
 """Sentences are sorted by length within random pools of about this number of batches. So there is little padding, and
 the batches of each epoch are different."""
 SAMPLE_SIZE = 1000
-"""Number of items of the training split that are evaluated next to dev: enough for a loss to about 0.01 nats per
-position, and few compared with an epoch."""
+"""Number of sentences (or rows) of the training split that are evaluated next to dev: enough for a loss to about 0.01
+nats per position, and few compared with an epoch."""
 BLOCK_POSITIONS = 4096
 """Positions in a block of neighbouring sentences, which stay together in a shuffle window."""
 

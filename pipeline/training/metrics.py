@@ -2,8 +2,8 @@
 
 Rows have one of three splits. A row of ``train`` summarises the batches since the last row, with dropout and with the
 weights changing. At each evaluation there is a row of ``dev`` and one of ``train_sample``, a fixed sample of the
-training split, both without dropout. If the two losses are equal, the model underfits. If that of dev rises while the
-other falls, it overfits.
+training split, both without dropout. If the two losses are equal, the model underfits. If the dev loss rises while the
+other loss falls, the model overfits.
 
 Besides the loss by part, a row of ``train`` has these figures:
 
@@ -124,7 +124,7 @@ class Metrics:
 def _cut_back(run: Path, step: int) -> int:
     """Keep the rows up to ``step`` and remove the others. Return how many rows of train were written up to ``step``.
 
-    Rows are in the order of their steps. Rows that a gap says are missing count as written.
+    Rows are in the order of their steps. Rows that a row ``gap`` reports as missing count as written.
     """
     path, kept, num_rows = run / METRICS, 0, 0
     if not path.exists():

@@ -112,8 +112,9 @@ class StepBatch:
 class StepPlan:
     """The steps of a training run.
 
-    With ``max_steps``, an epoch is planned when its first step comes, so the first step never waits. Without it, the
-    number of steps, which the learning rate needs, is known only after all epochs are planned.
+    With ``max_steps``, an epoch is planned when its first step comes, so the first step does not wait for later epochs.
+    Without ``max_steps``, the number of steps, which the learning rate needs, is known only after all epochs are
+    planned.
 
     Args:
         task: The model and its batches.

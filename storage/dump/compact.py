@@ -1,10 +1,11 @@
 """Encode, decode and read the rows of a compact dump: log-probabilities as one byte per token.
 
-Log-probabilities fall along a row, from the most probable token on. The profile stores how far they fall from each
-token to the next, as the code of a gap: code d means d/16 + (d/64)³ nats, and 255 means a fall to probability 0. So
-decoded log-probabilities never rise, and a row keeps its order. Most codes are 0 or 1, which compress well. The encoder
-chooses each gap from the sum of the codes before it, so errors do not add up. The gaps of neighbouring codes differ
-by 1/16 nat, or a little more if they are large. A log-probability is off by at most half this difference.
+A row is one position, and its log-probabilities fall from the most probable token on. The profile stores how far they
+fall from each token to the next, as the code of a gap: code d means d/16 + (d/64)³ nats, and 255 means a fall to
+probability 0. So decoded log-probabilities never rise, and a row keeps its order. Most codes are 0 or 1, which compress
+well. The encoder chooses each gap from the sum of the codes before it, so errors do not add up. The gaps of
+neighbouring codes differ by 1/16 nat, or a little more if the codes are large. A log-probability is off by at most half
+this difference.
 
 The first log-probability and the normaliser are not stored. Both follow from the codes and the tail, since a
 distribution sums to 1 at every temperature,

@@ -69,7 +69,7 @@ class ArraySpec:
     layout: Layout
     dimensions: tuple[str, ...]
     compressed: bool = False
-    """Whether Blosc compresses its chunks: it transposes their bits, then applies zstd."""
+    """Whether Blosc compresses the array's chunks: Blosc transposes the bits of a chunk, then applies zstd."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ class ArraySpec:
 
     @property
     def fill(self) -> int | float:
-        """NaN, the highest value, or -1. No valid row holds only this, so a missing shard cannot look like data."""
+        """NaN, the highest value, or -1. No valid row has only this value, so a missing shard cannot look like data."""
         if self.dtype.kind == "f":
             return math.nan
         return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else -1

@@ -22,7 +22,8 @@ from storage.fingerprints import Json, canonical_json
 FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
-"""A cross-fitted dump has one fingerprint for each fold in place of ``teacher``; see ``teacher_names``."""
+"""A cross-fitted dump comes from one teacher for each fold of the split. It has a fingerprint for each of these
+teachers in place of ``teacher``; see ``teacher_names``."""
 GAPS = "gaps"
 """Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
@@ -59,7 +60,7 @@ class DumpSchema:
     vocab_size: int
     """V: size of the vocabulary."""
     k: int
-    """Columns per position: the number of kept ids, or with draws their largest number."""
+    """Columns per position: the number of kept ids or, with draws, the largest number that can be kept."""
     num_top: int = 0
     """Number of top tokens, which come first in a row: k for ``topk`` (0 then also means k), 0 for ``sampled``."""
     temperatures: tuple[float, ...]
@@ -87,7 +88,8 @@ class DumpSchema:
     """sha256 of dataset, split, tokenizer and teacher. A cross-fitted dump has a teacher for each fold; see
     ``teacher_names``."""
     computation: dict[str, str | int | float]
-    """Everything else that can change bits: threads, batch budget, dtype, device model, versions, beam sizes."""
+    """Everything else that can change the stored values: threads, batch budget, dtype, device model, versions, beam
+    sizes."""
 
     def __post_init__(self) -> None:
         if self.selection == "topk" and self.num_top == 0:
@@ -316,7 +318,8 @@ def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:
     if offsets.dtype != np.int64 or offsets.shape != (schema.num_sentences + 1,):
         raise ConfigError(f"dump: offsets are {offsets.dtype} {list(offsets.shape)}, expected {expected}")
     blocks = range(0, schema.num_sentences, _BLOCK)
-    # The offsets are compared, because a stranger's differences may overflow.
+    # Neighbours are compared, not subtracted: the offsets in a stranger's file may be so large that differences
+    # overflow.
     pieces = (offsets[start : start + _BLOCK + 1] for start in blocks)
     rising = all((piece[:-1] < piece[1:]).all() for piece in pieces)
     if offsets[0] != 0 or offsets[-1] != schema.num_positions or not rising:

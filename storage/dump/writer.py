@@ -1,11 +1,11 @@
 """Write a dump shard by shard, from any number of processes, which may be interrupted at any time.
 
-A shard is finished when the files of all its arrays and then its entry were renamed into place. Until then it is
-pending. So any number of processes can find the pending shards on the disk, and the bytes of the finished store depend
-only on the schema, the offsets and the rows. One process, the main one, holds the lock, writes the metadata and
-finishes the dump. The other processes only write shards, after the main process has opened the store and before it
-finishes. Hosts, times and commands do not belong to the bytes of the store, so they go to PATH.history.jsonl next to
-it. This history file is also the lock file.
+A shard is finished when the files of all its arrays, and then its entry (a file with their digests), were renamed into
+place. Until then it is pending. So any number of processes can find the pending shards on the disk, and the bytes of
+the finished store depend only on the schema, the offsets and the rows. One process, the main one, holds the lock,
+writes the metadata and finishes the dump. The other processes only write shards, after the main process has opened the
+store and before it finishes. Hosts, times and commands do not belong to the bytes of the store, so they go to
+PATH.history.jsonl next to the store. This history file is also the lock file.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,7 +60,7 @@ class DumpWriter:
             location: Location of the store.
             schema: The schema of the dump.
             offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
-            main: Whether this is the process that holds the lock (rank 0). Other processes open the store after it.
+            main: Whether this is the process that holds the lock (rank 0). Other processes open the store later.
 
         Raises:
             ConfigError: If the offsets do not match the schema.
@@ -89,10 +89,10 @@ class DumpWriter:
         return self._summary is not None
 
     def pending(self) -> list[int]:
-        """Return the pending shards: those whose entry or one of whose files is missing, truncated or altered.
+        """Return the pending shards: their entry or one of their files is missing, truncated or altered.
 
-        This hashes every finished shard (1.5 GB/s). If there are several processes, call it in one of them and send the
-        result to the others.
+        This hashes every finished shard (1.5 GB/s). If there are several processes, call this method in one of them and
+        send the result to the others.
         """
         if self.is_complete:
             return []

@@ -29,7 +29,8 @@ from storage.fingerprints import FileDigest
 from storage.remote.objects import CACHE_VARIABLE, NO_ROOM, no_room, plain_text
 
 DEFAULT_CACHE_BYTES = 10_000_000_000
-"""A dump of 10 million words at k=64 takes a third of it. Home folders on clusters often allow little more."""
+"""A dump of 10 million words at k=64 takes a third of this size. Home folders on clusters often have little more
+room."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REMEDY = (
     "Restore it from a copy, or run dump-teacher again with the same options: it rewrites only the missing and damaged "

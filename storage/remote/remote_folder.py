@@ -2,8 +2,9 @@
 
 A file is one object, written by one request, so there are no partial files: an object store shows an upload only when
 it is complete. An aborted upload may leave invisible parts, which cost money; a lifecycle rule of the bucket should
-remove them. The lease and the history are next to the store, like the lock of a local store. Reading copies whole
-files. Copying a shard for a single sentence is expensive, but training also reads the other sentences of the shard.
+remove them. The lease (the right to write, for a limited time) and the history are next to the store, like the lock of
+a local store. Reading copies whole files. Copying a shard for a single sentence is expensive, but training also reads
+the other sentences of the shard.
 """
 
 import logging
@@ -96,7 +97,7 @@ class RemoteFolder:
         """Return the problem with the object itself, not with a copy of it, as `Folder.problem_with` describes.
 
         Raises:
-            StoreError: If the object cannot be read. It may nevertheless be right.
+            StoreError: If the object cannot be read. The object may nevertheless be undamaged.
         """
         try:
             return digest.problem_with_bytes(self._objects.read(name))

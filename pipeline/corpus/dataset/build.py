@@ -6,8 +6,8 @@ counted by reason.
 
 Dev and test are read before train, so that each block of train can be compared with them when it arrives. The labels of
 the dataset are those of the kept training sentences, in alphabetical order. They are known only when all of train has
-been read. Until then the blocks of dev and test wait in memory. A control dataset gets other trees when its splits are
-finished, so it has exactly the same sentences as a dataset with the given trees.
+been read. Until then the blocks of dev and test wait in memory. A control dataset (``--trees shuffled`` or ``right``)
+gets other trees when its splits are finished, so it has exactly the same sentences as a dataset with the given trees.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -49,9 +49,9 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         progress: Called with the number of sentences done since the last call.
 
     Raises:
-        InputError: If a file is missing or malformed, trees and text do not pair, a split is left without a sentence,
-            dev or test has labels unseen in training and ``unseen_labels`` is "refuse", or a share is asked for and
-            the documents are not known, or there are more folds than documents and sentences to divide.
+        InputError: If a file is missing or malformed; if trees and text do not pair; if a split is left without a
+            sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if a share is
+            given and the documents are not known; or if there are too few documents and sentences for the folds.
         StoreError: If something exists at ``out``, or it cannot be written.
         WorkerError: If a worker process was killed.
     """
@@ -218,7 +218,7 @@ def _trained_on(
     text_sha256: str,
     statistics: Mapping[str, Any],
 ) -> list[TrainingText]:
-    """Return the words of the training split, and those that the tokenizer, the parser and so on were trained on."""
+    """Return the text of the training split, and the texts that the tokenizer, parser and others learned from."""
     files: dict[str, int | None] = {}
     others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))
     for stem in train.stems:

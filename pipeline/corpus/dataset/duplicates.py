@@ -79,7 +79,7 @@ def is_among(values: NDArray[np.uint64], members: NDArray[np.uint64]) -> NDArray
 
 
 def _shingles(words: Ragged) -> Ragged:
-    """Return the hash of every run of ``NUM_WORDS`` words in each row. A shorter row has no hashes."""
+    """Return the hash of every ``NUM_WORDS`` consecutive words of each text. A shorter text has no hashes."""
     num_starts = max(0, len(words.values) - NUM_WORDS + 1)
     hashes = np.zeros(num_starts, np.uint64)
     for i, power in enumerate(_POWERS):

@@ -148,7 +148,7 @@ class SplitBuilder:
         }
 
     def to_json(self) -> dict[str, Json]:
-        """Return the counts by reason, the figures of the alignment, and the sha256 of the text that was kept."""
+        """Return all counts (by reason, of phrases, of duplicates), and the sha256 of the text that was kept."""
         return {
             **self.counts.to_json(),
             "num_crossing_tokens": self._num_crossing,
@@ -169,7 +169,7 @@ def _most_frequent(label_counts: Counter[str]) -> str | None:
 
 
 def _with_labels_mapped(block: BuiltBlock, unseen: Sequence[int], fallback: str, rows: NDArray[np.int64]) -> BuiltBlock:
-    """Return a block with ``fallback`` in place of unseen labels, which occur in the sentences ``rows``.
+    """Return a block in which ``fallback`` replaces unseen labels. ``rows`` are the sentences that have such labels.
 
     As everywhere in a dataset, X directly over a single X becomes one X. So some of these sentences get fewer actions.
     """

@@ -2,11 +2,12 @@
 
     beta(A, i, j) = sum over rules A -> B C and over k of  p(A -> B C) beta(B, i, k) beta(C, k, j)      (Baker 1979)
 
-and p(x) = beta(start, 0, n). This is the sum over all derivations of the string: over all feature annotations,
-attachments and homographs. The grammar is binarised. A rule with more than two symbols becomes several binary rules.
-Their new symbols stand for the rest of the rule and expand with probability 1. With U as the matrix of unary rules,
-chains of unary rules are folded into the binary and lexical rules by U* = I + U + U^2 + ... This sum has finitely many
-terms because no chain returns to its first symbol. A grammar with such a chain is refused.
+Here beta(A, i, j) is the probability that A expands to words i to j - 1. For a string x of n words, p(x) = beta(start,
+0, n). This is a sum over all derivations of x: over all feature annotations, attachments and homographs. The grammar is
+binarised. A rule with more than two symbols becomes several binary rules. The new symbols in these rules stand for the
+rest of the original rule and expand with probability 1. With U as the matrix of unary rules, chains of unary rules are
+folded into the binary and lexical rules by U* = I + U + U^2 + ... A grammar with a chain that returns to its first
+symbol is refused, so this sum has finitely many terms.
 
 Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of items (position,
 symbol, value). Two lists are joined: an item of the first list with each item of the second list that begins where the
@@ -105,8 +106,8 @@ def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
 class Chart:
     """The inside probabilities of M sentences.
 
-    Their words have consecutive positions, and an empty position follows each sentence. The values of each word were
-    divided by a scale before.
+    The words of the batch have consecutive positions, with an empty position after each sentence. The values of each
+    word were divided by the scale of this word, its largest value.
     """
 
     starts: Ints
@@ -118,7 +119,7 @@ class Chart:
     lefts: list[Items]
     """For each width from 1: the constituents that can be the left part of a larger constituent."""
     prefixes: list[Items]
-    """For each width from 1: the start symbols over the first words of a sentence."""
+    """For each width w from 1: the constituents that are the start symbol over the first w words of a sentence."""
 
 
 class Inside:
@@ -142,7 +143,7 @@ class Inside:
         )
 
     def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
-        """Return for each symbol X a map: X, or a symbol that reaches X by unary chains → summed probability."""
+        """Return for each symbol X: the symbols that reach X by unary chains, X included → summed probability."""
         parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
         for parent, child, prob in unary:
             parents[child].append((parent, prob))
@@ -207,7 +208,7 @@ class Inside:
         return result
 
     def chart(self, sentences: Sequence[Sequence[str]]) -> Chart:
-        """Return the chart of a batch of terminal strings. Each has a word, and no word is unknown."""
+        """Return the chart of a batch of terminal strings, all with at least one word and without unknown words."""
         lengths = np.array([len(words) for words in sentences])
         # An empty position after each sentence prevents joins across sentences.
         starts = np.cumsum(lengths + 1) - lengths - 1

@@ -201,7 +201,7 @@ _BOLD = re.compile(r"(?<![\w=])=([^=]+)=(?![\w=])")
 
 
 def open_note(text: str) -> str:
-    """Return why a note or caption with an open bracket is left out; "" if the text has none."""
+    """Return why a note or caption whose bracket stays open is left out; "" if no bracket stays open."""
     for pattern, reason in (_ILLUSTRATION, "illustration"), (_NOTE, "note in brackets"):
         if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
             return reason

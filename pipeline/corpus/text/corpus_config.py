@@ -49,8 +49,8 @@ class ImportConfig:
     """Import only these sections of the Penn Treebank's wsj folders, for example 02-21 or 00,01,24. all: import every
     file."""
     split_list: Path | None = None
-    """Import only the files of the folder that this list names. It has one document per line, as GUM's splits.md. Lines
-    that begin with # are headings of splits."""
+    """Import only the documents that this file lists, one per line, as GUM's splits.md does. Lines that begin with #
+    are headings of splits."""
     split: str = ""
     """Import only the documents below this heading of the --split-list, for example dev."""
     documents: tuple[Path, ...] = ()

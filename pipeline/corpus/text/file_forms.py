@@ -22,7 +22,7 @@ from storage.errors import ConfigError, InputError
 HEAD_LINES: Final = 200
 """Lines at the beginning of a file that show its form."""
 HEAD_CHARS: Final = 1 << 20
-"""Most characters of these lines."""
+"""Maximum number of characters in these lines."""
 TEXT_FIELD: Final = "text"
 """The field of JSON lines that is read if no other is named."""
 
@@ -49,7 +49,7 @@ class Record(NamedTuple):
     """A JSON object or a row of a table."""
 
     number: int
-    """Number of its line, from 1; of its first line if a row has several."""
+    """Number of the record's line, from 1. If a row has several lines, the number of the first."""
     cells: Mapping[str, Any]
     """Values by field. Cells of a table are strings. They are also found by the number of their column, from "1"."""
     fault: str = ""
@@ -82,7 +82,7 @@ _SIGNATURES: Final = (
     (re.compile(r"\{\\rtf"), "an RTF document", "save it as plain text first"),
     (re.compile(r"\|[^\n]*\n\s*\|[ :|-]*---[ :|-]*(?:\n|$)"), "a Markdown table", "leave only the text"),
 )
-"""How a file begins that is neither text nor records; what it is; what to do."""
+"""For files that are neither text nor records: how the file begins, what it is, and what to do about it."""
 _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
 """Tags that text may have: those of subtitles and of Wikipedia."""
 _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
@@ -90,7 +90,7 @@ _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|im
 """An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
 _TIME = re.compile(r"(?:\d\d:)?\d\d:\d\d[,.]\d+ +-->")
 _MARKED_SHARE: Final = 0.1
-"""Share of the lines that have a tag or a time in a file that is not text. Some texts have a tag here and there."""
+"""A file is not text if at least this share of its lines has a tag or a time. Some texts have a tag here and there."""
 
 
 def form_of(head: Sequence[Line], path: Path) -> Form:

@@ -1,8 +1,8 @@
 """Recognise tables: rows of cells with tabs, commas, semicolons or vertical bars between them, as CSV and TSV have.
 
 Prose has commas too. A table with commas or semicolons is recognised by rows of equal length without spaces next to the
-delimiters, together with a header or a column of numbers. A table with tabs needs only rows of equal length, but an
-indent or a speaker before a tab is no cell.
+delimiters, together with a header or a column of numbers. A table with tabs needs only rows of equal length. But lines
+that have an indent or a speaker before the tab are text.
 """
 
 import csv
@@ -21,11 +21,12 @@ _NUMBER = re.compile(r"\s*[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?%?\s*")
 _NAME = re.compile(r"[^\W\d][\w.%()/#-]*(?: [\w.%()/#-]+){0,4}")
 """The name of a column: up to five words and no punctuation of sentences."""
 _SAME_WIDTH: Final = 0.95
-"""Share of the rows of a table that have as many cells as its first row."""
+"""At least this share of the rows of a table has the most frequent number of cells."""
 _COLUMNS_OF_TEXT: Final = frozenset({"text", "sentence", "sentences", "content", "utterance"})
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
-"""Also the wide forms of these characters, which some spreadsheets read like them."""
+"""How a formula begins. Includes the full-width forms of ``=``, ``+``, ``-`` and ``@``: some spreadsheets accept
+them."""
 _PLAIN_NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?%?")
 
 csv.field_size_limit(MAX_LINE_BYTES)  # a cell can hold a book; the default limit is 131,072 characters
@@ -43,7 +44,7 @@ class Table(NamedTuple):
 
 
 def as_cell(text: str) -> str:
-    """Return a text as a cell of a table that we write. A spreadsheet must not take it for a formula.
+    """Return a text as a cell of a table that we write. A spreadsheet must not take the cell for a formula.
 
     A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe in front, which
     spreadsheets do not show. Numbers stay as they are, and so do signs alone, such as a dash, which are no formula.
@@ -156,7 +157,7 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
 
 
 def _shows_quotes(texts: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str) -> bool:
-    """Return whether cells in quotes are the table's way of writing them, and not the quotes of a text."""
+    """Return whether the quotes around cells belong to the format of the table, and not to the text in the cells."""
     first = next(text for text in texts if text.strip())
     has_ends = any("\n" in cell or delimiter in cell or '"' in cell for row in rows for cell in row)
     return has_ends or all(cell[:1] == '"' == cell[-1:] for cell in first.split(delimiter))

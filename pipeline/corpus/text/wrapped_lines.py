@@ -11,16 +11,17 @@ from typing import Final
 WRAPPED_CHARS: Final = 100
 """Longest line of a hard-wrapped file in characters. One line in a hundred may be longer."""
 MIN_WRAPPED: Final = 0.4
-"""Least ``wrapped_share`` of hard-wrapped text. Prose of many kinds, wrapped at 50 to 100 characters, has 0.77 to 0.95.
-Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has next to nothing."""
+"""Smallest ``wrapped_share`` of hard-wrapped text. Prose of many kinds, wrapped at 50 to 100 characters, has 0.77 to
+0.95. Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has nearly 0."""
 MIN_LINES: Final = 3
-"""Fewest such lines in hard-wrapped text."""
+"""Smallest number of lines cut inside a sentence in hard-wrapped text."""
 _MIN_WIDTH: Final = 35
 """Width of the narrowest hard-wrapped text."""
 _SLACK: Final = 5
-"""Characters by which a line may be too short for the next word to fit in. Some programs even the lines out."""
+"""A line may end this many characters early, although the next word would have fitted. Some programs even the lines
+out."""
 _WIDEST: Final = 0.95
-"""Share of the lines that are at most as long as the width: a few lines may be longer."""
+"""The width of a text is the length that this share of its lines do not exceed: a few lines may be longer."""
 _ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LAST_CHARS: Final = 40
@@ -35,10 +36,10 @@ def is_wrapped(lines: Sequence[str]) -> bool:
 
 
 def wrapped_share(lines: Sequence[str]) -> float:
-    """Return the share of lines that seem to be cut inside a sentence at one width; 0 if that is not a whole layout.
+    """Return the share of lines that seem to be cut inside a sentence at one width; 0 if too few are cut.
 
-    Only lines count that another line follows. Such a line seems to be cut if no punctuation mark of sentences ends it,
-    the next line begins with a small letter, and the next line's first word would not have fitted in.
+    Only lines that are followed by another line count. Such a line seems to be cut if no punctuation mark of sentences
+    ends it, the next line begins with a small letter, and the next line's first word would not have fitted in.
 
     Args:
         lines: Lines of a text, blank ones included.

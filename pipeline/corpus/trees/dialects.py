@@ -30,7 +30,8 @@ SLASH_TAGS: Final = "word/TAG leaves"
 _NUM_TREES = 200
 _MOST = 0.8
 _MANY_TRACES = 0.25
-"""If more trees have a trace without ``-NONE-``, the dialect is historical. A few may come from a conversion."""
+"""If more than this share of the trees has a trace without ``-NONE-``, the dialect is historical. A few such traces may
+come from a conversion."""
 
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
@@ -67,7 +68,7 @@ class Dialect:
 
 
 def read_plain_trees(path: Path) -> Iterator[RawTree]:
-    """Yield the trees of a file as ``read_raw_trees`` does, each parsed and read as its dialect is.
+    """Yield the trees of a file as ``read_raw_trees`` does, but parsed by the rules of the file's dialect.
 
     A tree that cannot be parsed is yielded as it is. A tree without words has the fault ``ONLY_CODES``, and the mark
     between the texts of a file has the fault ``END_OF_TEXT``.
@@ -87,7 +88,7 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
     """Return the dialect of a file by its first trees.
 
     Raises:
-        InputError: If its leaves are not words, and their form is not known.
+        InputError: If the leaves of the file are not words, and their form is not known.
     """
     texts = [raw.text for raw in first if raw.text is not None]
     tokens = [leaf for text in texts for _, leaf in _TOKEN.findall(text) if leaf and not _TRACE.fullmatch(leaf)]
@@ -143,10 +144,10 @@ def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
 
 
 def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
-    """Return a tree as its dialect is read. What is left out is added to ``reasons``.
+    """Return a tree, read by the rules of its dialect. What is left out is added to ``reasons``.
 
     Raises:
-        MalformedTreeError: If it is no tree, or has no words.
+        MalformedTreeError: If the text is not a tree, or the tree has no words.
     """
     if len(text) < 80 and text.split() == ["(", "END_OF_TEXT_UNIT", ")"]:
         raise MalformedTreeError("no sentence", END_OF_TEXT)
@@ -203,7 +204,7 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
 
 
 def _join_split_words(words: list[str], present: list[int], without: set[int], reasons: dict[str, None]) -> None:
-    """Join the parts of a word, ``hest$ $inn``. Each mark of a split that is left alone is taken off its word."""
+    """Join the parts of split words, such as ``hest$ $inn``. Remove a mark whose other part is missing."""
     at = present[0] if present else -1
     for following in present[1:]:
         mark = words[at][-1:]
@@ -257,7 +258,7 @@ def _leaf_with_slash(found: re.Match[str]) -> str:
 
 
 def _without_lemma(leaf: str) -> str:
-    """Return the word of ``word-lemma``. If both may have hyphens, the lemma mostly begins as the word does."""
+    """Return the word of ``word-lemma``. With several hyphens, expect a lemma that begins as the word does."""
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts
     if not cuts:
@@ -267,7 +268,7 @@ def _without_lemma(leaf: str) -> str:
 
 
 def _without_metadata(text: str) -> str:
-    """Return the text of a tree without its nodes of metadata. They hold words without tags."""
+    """Return the text of a tree without its nodes of metadata. Such nodes hold words without tags."""
     while found := _METADATA.search(text):
         depth = 0
         for bracket in re.finditer("[()]", text[found.start() :]):
@@ -294,7 +295,7 @@ def _is_bare_trace(tag: str, word: str) -> bool:
 
 
 def _is_no_word(tag: str, word: str) -> bool:
-    """Return whether a leaf is no word if it is in a file of ``HISTORICAL``."""
+    """Return whether a leaf of a file in the dialect ``HISTORICAL`` is not a word."""
     if tag in _CODE_TAGS or tag in ("ID", "LEMMA", TRACE_TAG) or _CODE.fullmatch(word):
         return True
     return word.startswith("*") or (word == "0" and not _NUMBER_TAG.match(tag))

@@ -1,6 +1,7 @@
 """Choose how the text of a tree is rebuilt from its words, and notice a corpus that is not English.
 
-The rules of ``detokenisation`` are those of English. Other languages have the text itself, or one of two plain joiners.
+The rules of ``detokenisation`` are those of English. For other languages, give the text itself, or choose one of two
+plain joiners: a space between words, or nothing.
 """
 
 import unicodedata
@@ -13,7 +14,7 @@ from pipeline.corpus.text.corpus_config import Joiner
 from pipeline.corpus.trees.detokenisation import detokenise, spell
 
 Rebuild = Callable[[Sequence[str], Sequence[str]], str]
-"""Returns the text of words with their parts of speech."""
+"""Function that returns the text, given the words and their parts of speech."""
 
 JOINERS: Final[Mapping[Joiner, Rebuild]] = {
     "english": detokenise,
@@ -32,7 +33,8 @@ class EnglishCheck:
 
     A corpus is not English if most of its words have letters outside the Latin alphabet. It is not English either if
     fewer than 1 in 20 of its words, not counting 30 of them, are one of 16 frequent English words that are rare in
-    other languages. In every document of GUM, CRAFT and MASC that has 250 words or more, at least 1 in 10 are.
+    other languages. In every document of GUM, CRAFT and MASC that has 250 words or more, at least 1 in 10 words is one
+    of these 16.
     """
 
     num_words: int = 0

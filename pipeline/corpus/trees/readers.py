@@ -124,8 +124,8 @@ def read_sentences(
 
     Args:
         trees: Trees in brackets, plain or gzipped.
-        texts: One line for each tree. Blank lines are skipped if there are as many lines with text as trees. If this is
-            None, the text is rebuilt from the words of each tree without markup.
+        texts: One line for each tree. Blank lines are skipped if there are as many lines with text as trees. If
+            ``texts`` is None, the text is rebuilt from the words of each tree without markup.
         on_error: What to do at a malformed line.
         counts: Updated with each tree.
         read: Function that reads ``trees``.
@@ -208,7 +208,7 @@ def _pairs_of_running_text(
         try:
             tree, _ = _normalised(parse_raw_tree(raw), has_text=True)
         except MalformedTreeError:
-            pass  # the caller says what is wrong with it
+            pass  # the caller says what is wrong with the tree
         else:
             text, found = running.next(tree)
             num_trees += 1
@@ -286,7 +286,7 @@ def _sentence(pair: RawPair, counts: Counts, rebuild: Rebuild | None) -> Sentenc
 
 
 def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
-    """Return the normalised tree, and the indices of words without a visible character, which it leaves out."""
+    """Return the normalised tree, and the indices of the words left out because they have no visible character."""
     invisible = {i for i, word in enumerate(given.words) if not word.isascii() and not normalise_text(word)}
     return normalise_tree(given, invisible if has_text else invisible | _markup(given)), invisible
 

@@ -3,10 +3,10 @@
 A tree has words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order in
 which they open. This order is enough to rebuild the tree: if two phrases have the same span, the first of them is above
 the second. So removing words, collapsing chains and fitting phrases to tokens are loops over short tuples, and deep
-nesting needs no recursion. A span does not say which phrase an empty phrase is in, but normalisation removes empty
-phrases anyway.
+nesting needs no recursion. The spans do not tell which phrase contains a phrase without words, but normalisation
+removes such phrases anyway.
 
-A part-of-speech tag is not a phrase. It belongs to its word.
+A part-of-speech tag is not a phrase. A tag belongs to its word.
 """
 
 import re
@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from storage.errors import InputError
 
 ROOT: Final = "TOP"
-"""Label of the root of every normalised tree. No other phrase has it."""
+"""Label of the root of every normalised tree. No other phrase has this label."""
 ROOT_NAMES: Final = frozenset({"", "ROOT", "S1", "TOP", "VROOT"})
 """Labels that treebanks give to a root that is not a phrase."""
 TRACE_TAG: Final = "-NONE-"
@@ -142,7 +142,7 @@ def strip_label(label: str) -> str:
 
 
 def format_tree(tree: Tree) -> str:
-    """Return a tree as one line of brackets, with tags. It is the inverse of ``parse_tree``."""
+    """Return a tree as one line of brackets, with tags: the inverse of ``parse_tree``."""
     pieces: list[str] = []
     is_open: list[int] = []
     following = 0
@@ -172,7 +172,7 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
 
 
 def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
-    """Refuse an empty phrase whose label is not in capitals, as in ``(NN (dog))``: it must be a word."""
+    """Refuse an empty phrase whose label is not in capitals, as in ``(NN (dog))``: the label must be a word."""
     for label, start, stop in phrases:
         if start == stop and label and not (label[0].isupper() and not any(map(str.islower, label))):
             raise MalformedTreeError(

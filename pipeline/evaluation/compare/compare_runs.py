@@ -1,8 +1,8 @@
 """Compare seed groups on every benchmark that their runs were evaluated on, for ``compare`` and for the report.
 
-Students are compared with students and teachers with teachers. A seed group is compared on a benchmark if each of its
-runs has a result with item rows. Otherwise the group is left out of this benchmark, and ``Comparisons.notes`` reports
-it.
+A seed group is a set of runs that differ only in their seed. Students are compared with students and teachers with
+teachers. A seed group is compared on a benchmark if each of its runs has a result with item rows (the model's score on
+each item). Otherwise the group is left out of this benchmark, and ``Comparisons.notes`` reports it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class BenchmarkComparison:
     """``student`` or ``teacher``."""
     benchmark: Benchmark
     figures: Mapping[str, SeedMean]
-    """The mean over seeds of the overall figure, by seed group."""
+    """The mean over seeds of the value on the whole benchmark, by seed group."""
     pairs: Sequence[PairComparison]
     """Every pair of seed groups."""
 
@@ -72,7 +72,7 @@ def compare_runs(paths: Sequence[Path], *, normaliser: Normaliser) -> Comparison
 
     Args:
         paths: Run directories.
-        normaliser: The unit of perplexities.
+        normaliser: Whether perplexities are per token, per word or per byte.
 
     Raises:
         ConfigError: If no two seed groups have a benchmark in common, or two runs of one group have the same seed.
@@ -146,7 +146,7 @@ def _complete(
     """Yield each benchmark with the seed groups that can be compared on it.
 
     A group can be compared if all its runs have a result. The other groups are added to ``notes``. A benchmark is
-    skipped if fewer than two runs are in such groups.
+    skipped if fewer than two runs are in groups that can be compared.
     """
     for benchmark, by_name in found.items():
         without = [
