@@ -34,7 +34,7 @@ class Rows(Protocol):
         """
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return ``positions`` ``[n]``, in any order, at least one; raises as ``read``."""
+        """Return the rows of ``positions`` ``[n]``, at least one, in the order given; raises as ``read``."""
 
 
 def encoded(

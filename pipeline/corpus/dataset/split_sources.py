@@ -77,7 +77,7 @@ def choose_sources(
 
     Args:
         stems: STEMs by split. ``train`` is always among them.
-        shares: For each split that is drawn from train's files, its share of their trees.
+        shares: The share of train's trees that each split gets, for the splits without files of their own.
         seed: Seed of the random order.
 
     Raises:
