@@ -46,7 +46,7 @@ def dump_source(folder: Path, *, beam: Mapping[str, Any]) -> "CausalLmSource":
 
     Args:
         folder: The folder in Hugging Face's format.
-        beam: Sizes of a beam search. It must be empty, because a language model makes no beam search.
+        beam: Sizes of a beam search. No size may be given, because a language model makes no beam search.
 
     Raises:
         ConfigError: If ``beam`` is not empty.

@@ -83,7 +83,8 @@ def read_stimuli(
         path: The text or the table, plain or gzipped.
         tokenizer: The tokenizer of the model.
         config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line is faulty if it
-            is empty, not UTF-8 or too long, if the spans do not cover its words, or if a token has parts of two words.
+            is empty, not UTF-8 or too long, if the word spans in the file ``spans`` do not cover it, or if a token has
+            parts of two words.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
         context_positions: Positions that a sentence and the text before it may fill together.

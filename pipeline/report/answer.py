@@ -1,6 +1,6 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-A seed group is the runs that differ in nothing but the seed. Each seed group is compared with the baseline: the
+A seed group is the runs that differ only in their seed. Each seed group is compared with the baseline: the
 students without a dump. Only a group with the targets of an RNNG can show that distillation helps. A group with the
 exact targets of the grammar that wrote the corpus is the ceiling: no teacher can be better. All other groups are
 controls: shuffled targets, the dump of a student (born-again), or no dump.

@@ -25,7 +25,7 @@ CHUNK_ROWS_GPU = 4096
 
 
 class RowLoss(Protocol):
-    """A loss that computes its own gradient."""
+    """A loss that computes its own gradient. It may also return other sums, as figures to report."""
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient of the first sum, ``[R, V]``.

@@ -34,7 +34,7 @@ class Rows(Protocol):
         """
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return the rows of ``positions`` ``[n]``, at least one, in the order given; raises as ``read``."""
+        """Return the rows of ``positions`` ``[n]``, which are at least one and in any order; raises as ``read``."""
 
 
 def encoded(

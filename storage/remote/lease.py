@@ -9,9 +9,9 @@ again, and stops if another process holds it.
 
 The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between the
 check of the lease and the write. Such a late write does no harm: files are whole objects, and their bytes depend only
-on the work, so it writes the bytes that are already there. For the same reason, other ranks write shards without the
-lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` less a heartbeat, a living holder can lose its
-lease. It then stops.
+on the work. So a late write of a shard writes the bytes that are already there. For the same reason, other ranks write
+shards without the lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` less a heartbeat, a living
+holder can lose its lease. It then stops.
 """
 
 import json
