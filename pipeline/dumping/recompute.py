@@ -206,7 +206,7 @@ class _Compared:
         if gold > MAX_GOLD_DIFFERENCE:
             raise CorruptStoreError(
                 f"{where}, array gold_logp: differs by {gold:.3g} nats from the recomputed values, expected at most "
-                f"{MAX_GOLD_DIFFERENCE}; another machine or version cannot explain a larger one. {_REMEDY}"
+                f"{MAX_GOLD_DIFFERENCE}; another machine or version cannot explain this. {_REMEDY}"
             )
         mine, mine_logp = self._used(dump)
         other, other_logp = self._used(here)

@@ -235,7 +235,7 @@ def _no_acquisition(which: str, num_checkpoints: int) -> str:
     if num_checkpoints < LEAST:
         return (
             f"needs at least {LEAST} word checkpoints, found {num_checkpoints}; train with --word-checkpoints babylm, "
-            "or, for an export, give the folder main that export --all-checkpoints wrote"
+            "and, for an export, give the folder main that export --all-checkpoints wrote"
         )
     return ""
 

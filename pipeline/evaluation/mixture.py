@@ -7,9 +7,9 @@ distributions. λ is fitted by maximum likelihood on one half of a split's sente
 student alone is measured on the other half, so that a λ that fits by chance gives no gain. Only the log-probabilities
 of the gold tokens are needed.
 
-A gain with the teacher's distribution given the tree does not prove that the teacher knows more. The trees saw the
-whole sentence, so they can reveal later words (a leak), and no student sees a tree. The marginal by beam search has no
-leak.
+A gain with the teacher's distribution given the tree does not prove that the teacher knows more. The parser or
+annotator saw the whole sentence, so the trees can reveal later words (a leak), and no student sees a tree. The marginal
+by beam search has no leak.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Read SyntaxGym test suites from the JSON files they are released in, and build their sentences.
 
 A suite has items. An item is the same sentence in several conditions, and a sentence consists of numbered regions. The
-suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``). Every region that a
-formula names is looked up when the suite is read, so a later evaluation cannot miss one.
+suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``). If a formula names a
+region that an item does not have, the suite is refused when it is read, before anything is scored.
 
 Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
 become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region

@@ -1,4 +1,4 @@
-"""Choose between the two profiles: how the rows of a dump are encoded on the disk, ``exact`` or ``compact``.
+"""Choose the profile of a dump: rows as computed (``exact``), or rounded and compressed (``compact``).
 
 `encoded` makes the files of a shard, `as_read` rounds rows as a profile does, and `open_rows` reads the rows of all
 shards. Modules that need numcodecs are imported only for compact dumps, since its import takes a third of a second.

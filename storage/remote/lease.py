@@ -1,4 +1,4 @@
-"""Admit one writer to a store in an object store, by a lease.
+"""Admit one writer at a time to a store, such as a dump, that is kept in an object store, by a lease.
 
 The lease is an object next to the store. It names its holder and the time at which it expires. The holder renews it in
 a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired,

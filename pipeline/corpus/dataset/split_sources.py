@@ -1,6 +1,7 @@
 """Choose the files and documents of each split.
 
-A split has files of its own, or it consists of whole documents drawn at random from the training files. A document is
+A STEM is the common part of the paths of files that belong together: STEM.mrg has trees, and STEM.txt their text. A
+split has files of its own, or it consists of whole documents drawn at random from the training files. A document is
 never divided between splits, because its sentences resemble each other. If train had half of a document, the other half
 would not be new text for the model.
 """
