@@ -72,7 +72,7 @@ class Folder(Protocol):
     def renew(self, name: str, digest: FileDigest) -> bool:
         """Drop the local copy of a remote file if it is damaged. Return whether ``open`` will fetch the file again.
 
-        A local file is not a copy. A copy is dropped at most once.
+        For a local file the result is False, because there is no copy. A copy is dropped at most once.
         """
 
     @property

@@ -37,7 +37,7 @@ def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES,
         location: A path, a file:// URL, or another URL.
         cache_bytes: Limit on the local copies of remote files. Ignored for a path.
         take_over: Whether `Folder.lock` takes the lease from a writer that may still be alive. Ignored for a path,
-            whose lock ends with its process.
+            because the lock of a path ends with the process that holds the lock.
 
     Raises:
         ConfigError: If the URL is malformed or holds credentials.

@@ -1,11 +1,11 @@
 """Open a student for evaluation: a run, or a folder in Hugging Face's format (an export or another GPT-2).
 
-This module reads config.json, model.safetensors and tokenizer.json as transformers does, without importing it. The
-student cannot compute every model. Another architecture, another activation or untied output weights are errors. The
-folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does. Ordinary added tokens
-stay, so a text has the ids that transformers gives. Only the names of special tokens are read as characters. Converting
-an export's tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are
-comparable.
+This module reads config.json, model.safetensors and tokenizer.json as transformers does, without importing it. A model
+with another architecture, another activation or untied output weights is an error, because the student cannot compute
+such a model. The folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does.
+Ordinary added tokens stay, so a text has the ids that transformers gives. The exception is a text with the name of a
+special token, such as ``<|endoftext|>``, which is read as plain characters here. Converting an export's tokenizer gives
+the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,8 @@ class OpenedStudent:
     trained_context: str
     """The context of the training; ``not known`` if a folder does not record it."""
     num_trained_positions: int | None
-    """The number of positions that were trained; None if it is not known. Log-probabilities beyond are meaningless."""
+    """The number of position embeddings that were trained; None if it is not known. Log-probabilities at later
+    positions are meaningless."""
 
 
 def open_student_or_folder(path: Path, device: torch.device, which: Which = "best") -> OpenedStudent:

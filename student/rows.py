@@ -4,7 +4,8 @@ In the context ``sentence`` a row is one sentence. In the context ``document`` a
 document, as many as the position embeddings allow, and each sentence sees the sentences before it in the row. In both
 contexts a sentence has the inputs ``<bos> w1 .. wn`` and the gold tokens ``w1 .. wn <eos>``.
 
-Shape letters: M sentences, B rows, L positions of the longest row, P positions (n + 1 for a sentence of n tokens).
+Shape letters: M sentences, R rows of a split, B rows of a batch, L positions of the longest row of the batch, P
+positions (n + 1 for a sentence of n tokens).
 """
 
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ class StudentConfig:
 
     @property
     def num_weights(self) -> int:
-        """The number of weights in matrices and embeddings, which are nearly all."""
+        """The number of weights in matrices and embeddings. The other weights, biases and gains, are few."""
         in_blocks = self.num_blocks * self.embed_dim * (4 * self.embed_dim + 2 * self.inner_dim)
         return (self.vocab_size + self.max_length) * self.embed_dim + in_blocks
 
@@ -162,7 +162,7 @@ class ExportConfig:
     """Name these datasets of the hub in the model card, because the text comes from them."""
     push: str = ""
     """Also send the export to this repository of the hub, OWNER/NAME: the checkpoint to the branch main, and each word
-    checkpoint to a branch chck_1M and so on."""
+    checkpoint to a branch of its own, such as chck_1M."""
     private: bool = False
     """Make a new repository private."""
     dry_run: bool = False

@@ -215,7 +215,7 @@ def train_student(
             dumps, training = [], dataclasses.replace(training, targets="none")
         fingerprints, targets = dict(dataset.fingerprints), None
         readers = [DumpReader(each) for each in dumps]
-        # A student reads no trees, so a parser counts only if a teacher used it.
+        # A student reads no trees, so the text behind a parser counts only if a teacher read the parser's trees.
         trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
         trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
         if readers:
@@ -355,7 +355,7 @@ def compile_transformer(model: Student, device: torch.device) -> None:
     vocabulary is not compiled, because it has a backward pass of its own.
 
     Shapes are dynamic from the first batch on, because row lengths differ from batch to batch. torch makes one graph
-    for training and one for dev. For batches of a single row it makes another graph for each.
+    for training and one for dev. For batches of a single row it makes two more, again one for training and one for dev.
 
     Compiled code adds numbers in another order, so losses differ by rounding. With dropout they differ more, because
     compiled code draws other random numbers from the same seeds.

@@ -79,7 +79,8 @@ def best_successors(
 ) -> tuple[Hypotheses, np.ndarray]:
     """Return the best successors of each sentence's hypotheses, and the columns of their actions.
 
-    The actions are not executed: a successor has its new score, and the node and event of its hypothesis.
+    The actions are not executed: a successor has its new score, and the node and event of the hypothesis that it
+    succeeds.
 
     Args:
         hypotheses: n hypotheses of some of M sentences.

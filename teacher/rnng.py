@@ -1,7 +1,7 @@
 """Compute the stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017) level by level, for given trees.
 
-Both strategies of ``teacher.levels`` use this one model. In the binary strategy ``<bos>`` takes the place of TOP, there
-are no other nonterminals, and constituents have no labels.
+Both strategies of ``teacher.levels``, top-down and binary, use this one model. In the binary strategy ``<bos>`` takes
+the place of TOP, there are no other nonterminals, and constituents have no labels.
 
 ``u_t`` is the top state of the stack LSTM before action ``t``.
 

@@ -4,12 +4,12 @@
 and signatures. The folder takes the place of a run.
 
 The model must read the dataset's token ids, so its tokenizer must be the dataset's (``adopt-tokenizer``). It reads the
-dataset's ``<bos>`` and the tokens of a sentence, and predicts the tokens and ``<eos>``. Many models have more output
-rows than their tokenizer has entries, so that the number is round. These rows are left out: the dumped distribution is
-that of the model, renormalised over the entries of the tokenizer.
+dataset's ``<bos>`` and the tokens of a sentence, and predicts the tokens and ``<eos>``. The output layer of many models
+has more rows than their tokenizer has entries, so that the number is round. The surplus rows are left out: the dumped
+distribution is that of the model, renormalised over the entries of the tokenizer.
 
 No code of the folder is executed. Only safetensors are read, and a folder that needs code of its own is refused. All
-weights are computed in float32.
+weights are converted to float32.
 """
 
 import json
@@ -46,7 +46,7 @@ def dump_source(folder: Path, *, beam: Mapping[str, Any]) -> "CausalLmSource":
 
     Args:
         folder: The folder in Hugging Face's format.
-        beam: Sizes of a beam search. It must be empty, because a language model makes no beam search.
+        beam: Sizes of a beam search. No size may be given, because a language model makes no beam search.
 
     Raises:
         ConfigError: If ``beam`` is not empty.
@@ -165,8 +165,8 @@ class CausalLmSource:
 class CausalLm:
     """A causal language model of transformers as a ``NextTokenModel``.
 
-    Usually a state is the input of the output layer. If the model computes its logits in another way, such as with
-    capped logits, a state is a row of logits. This takes more memory, but works for every model.
+    The state of a position is usually the input of the output layer. If the model computes its logits in another way,
+    for example if it caps them, the state is the row of logits. Logits take more memory, but work for every model.
 
     Args:
         model: The model, on its device and in evaluation mode.

@@ -24,7 +24,8 @@ class DumpConfig:
     search sums over trees, so no tree can leak. A student knows no trees, so its condition is always none: the words
     alone. The condition of a sample corpus is always exact: the words alone, by an exact sum over all trees."""
     k: int = 64
-    """Keep this number of tokens per position, most probable first. With draws, fewer are kept if a draw repeats."""
+    """Keep this number of tokens per position, most probable first. With draws, fewer are kept if a token is drawn
+    twice."""
     selection: Literal["topk", "sampled", "stratified"] = field(default="topk", metadata={"aliases": ("--select",)})
     """How to choose the tokens. topk: the k most probable. sampled: k draws, which give a student unbiased gradients.
     stratified: the --num-top most probable tokens, and draws from the others."""
@@ -41,7 +42,7 @@ class DumpConfig:
     shard_positions: int = 65_536
     """Positions per shard. A shard is the unit of writing; one process computes it."""
     batch_tokens: int = 4096
-    """Positions to compute at a time. It must stay the same on resume, because it can change the last bits."""
+    """Positions to compute at a time. The number must stay the same on resume, because it can change the last bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: on a GPU if there is one."""
     threads: int = 1

@@ -5,11 +5,13 @@ A row has ``input_ids``, ``token_ids`` and ``top_values`` (github.com/arcee-ai/D
 ``<bos>`` and the tokens, and perhaps ``<eos>``. ``token_ids[i]`` are k distinct tokens, and ``top_values[i]`` their
 natural log-probabilities after ``input_ids[i]``.
 
-The files hold no more than this, so the dump has T = 1 alone, and some of its values are computed or estimated:
+The files hold no more than this, so the dump has the temperature 1 alone, and some of its arrays are computed or
+estimated:
 
 - ``tail`` is the log of 1 minus the sum of the k probabilities.
 - ``gold_logp`` of a gold token that is not among the k tokens is an even share of the tail: log(tail / (V - k)). A tail
-  below 1e-8 counts as 1e-8 for this. So the perplexity of the dump is an estimate. Training does not read it.
+  below 1e-8 counts as 1e-8 for this. So the perplexity of the dump is an estimate. Training does not read
+  ``gold_logp``.
 
 The condition of the dump is ``none``: distributions given the words before.
 """

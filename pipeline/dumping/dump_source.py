@@ -115,7 +115,7 @@ def plan_run(
 def verify_run(
     dump: Place, data: Place, sources: Sequence[DumpSource], *, num_shards: int, seed: int, device: str
 ) -> dict[str, Any]:
-    """Check every byte of a dump, then recompute some shards; return its figures, with the outcome as ``recomputed``.
+    """Check every byte of a dump, then recompute some shards. Return the figures, and the outcome as ``recomputed``.
 
     The computation uses the options and threads of the dump; see `pipeline.dumping.recompute`.
 

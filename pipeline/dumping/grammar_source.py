@@ -26,7 +26,7 @@ def dump_source(corpus: Path, *, beam: Mapping[str, Any]) -> "GrammarSource":
 
     Args:
         corpus: The folder that ``sample-corpus`` wrote.
-        beam: Sizes of a beam search. It must be empty, because the sum over trees is exact.
+        beam: Sizes of a beam search. No size may be given, because the sum over trees is exact.
 
     Raises:
         ConfigError: If ``beam`` is not empty.

@@ -35,7 +35,7 @@ from storage.locations import Location, as_folder
 MAX_GOLD_DIFFERENCE = 0.01
 """Bound in nats. With a trained teacher of 128 dimensions, another order of summation moves the log-probability of a
 gold token by at most 1e-6. Weights cut to TF32's 10 bits move it by 7e-4, and weights cut to bfloat16's 7 bits by 6e-3.
-Draws and float16 do not affect gold_logp, so the bound does not allow for them."""
+Draws and float16 do not affect gold_logp, so the bound need not allow for them."""
 _REMEDY = "The dump was altered after it was computed, or its writer failed. Delete it and dump again"
 
 
@@ -206,7 +206,7 @@ class _Compared:
         if gold > MAX_GOLD_DIFFERENCE:
             raise CorruptStoreError(
                 f"{where}, array gold_logp: differs by {gold:.3g} nats from the recomputed values, expected at most "
-                f"{MAX_GOLD_DIFFERENCE}; another machine or version does not explain more. {_REMEDY}"
+                f"{MAX_GOLD_DIFFERENCE}; another machine or version cannot explain this. {_REMEDY}"
             )
         mine, mine_logp = self._used(dump)
         other, other_logp = self._used(here)

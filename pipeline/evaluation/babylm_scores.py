@@ -1,12 +1,13 @@
 """Score BabyLM's zero-shot tasks, record the figures, and write the files of predictions that BabyLM collects.
 
 All figures are shares: 0.65 is BabyLM's 65.00. The accuracy of a task is the mean over its subsets. For entity
-tracking, it is the mean over the kinds of texts of the mean over the numbers of operations. A tie is never right. The
-2025 pipeline counts a tie as right, so ``score_ties_right`` is its figure. The 2026 pipeline draws at random.
+tracking, the accuracies are averaged over the numbers of operations, and then over the kinds of texts. An item is a tie
+if the right text and another are equally probable. A tie is never right here. The 2025 pipeline counts a tie as right,
+so its figure is ``score_ties_right``. The 2026 pipeline chooses one of the texts at random.
 
-``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that ``collate_preds.py`` reads. There
-a tie is the first text under the rules of 2025, and the last under those of 2026. The age of acquisition has
-``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` instead.
+``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that ``collate_preds.py`` reads. For a
+tie, the file names the first of the most probable texts under the rules of 2025, and the last under those of 2026. The
+age of acquisition has ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` instead.
 """
 
 import importlib
@@ -92,9 +93,10 @@ def evaluate_babylm(
         folder: ``full_eval`` or ``fast_eval``, with a folder for each task.
         rules: Which year's pipeline defines the items.
         out: Where to write the files of predictions; None for nowhere.
-        name: The model's name in the paths; empty: that of its folder, cut as the pipeline cuts it.
+        name: The model's name in the paths; empty: the name of its folder up to the last dot, as the pipeline has it.
         revision: The revision in the paths; empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
-        at_words: Opens the word checkpoints of the model, by their number of words in ascending order.
+        at_words: Opens the word checkpoints of the model, by the number of words that it was trained on until then, in
+            ascending order.
 
     Raises:
         InputError: If the folder has no task, or an item is malformed or too long for the model.
@@ -233,7 +235,7 @@ def _no_acquisition(which: str, num_checkpoints: int) -> str:
     if num_checkpoints < LEAST:
         return (
             f"needs at least {LEAST} word checkpoints, found {num_checkpoints}; train with --word-checkpoints babylm, "
-            "and of an export give the folder main of export --all-checkpoints"
+            "and, for an export, give the folder main that export --all-checkpoints wrote"
         )
     return ""
 
@@ -276,7 +278,7 @@ def _check_lengths(model: SentenceModel, choices: Sequence[Choice]) -> None:
 
 
 def _outcomes(model: SentenceModel, choices: Sequence[Choice]) -> list[Outcome]:
-    """Score the ends of all texts, each distinct text once."""
+    """Score the end of each text, which begins at ``Choice.starts``. A text that occurs twice is computed once."""
     texts = list(dict.fromkeys(text for choice in choices for text in choice.texts))
     encoded = dict(zip(texts, model.tokenizer.encode_batch_with_spans(texts), strict=True))
     scored = score_all(model.scorer, [ids for ids, _ in encoded.values()], block_sentences=model.block_sentences)
@@ -332,7 +334,7 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _mean(accuracies: Mapping[str, float]) -> float:
-    """Return the mean over the subsets; for entity tracking, over its kinds of texts first."""
+    """Return the mean over the subsets; for entity tracking, first within each kind of texts, then over the kinds."""
     by_kind: dict[str, list[float]] = {}
     for name, accuracy in accuracies.items():
         kind = next((kind for kind in _KINDS if name.startswith(kind) and name.endswith("_ops")), name)
@@ -374,7 +376,7 @@ def _rows(task: str, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
 
 
 def check_replaced(folder: Path) -> None:
-    """Check that the files of predictions that exist below a folder are such files.
+    """Check that each ``predictions.json`` below a folder holds predictions, so that it may be replaced.
 
     Raises:
         StoreError: If one of them holds something else.
@@ -391,6 +393,6 @@ def _write_predictions(folder: Path, predictions: Mapping[str, Any]) -> Path:
     for path, content in predictions.items():
         target = folder / "zero_shot" / "causal" / path
         make_directory(target.parent)
-        # The first words of the sentences of "reading" have no word before: NaN, as the pipeline writes it.
+        # In "reading", the first word of a sentence has no word before it: its prev_pred is NaN, as in the pipeline.
         write_atomically(target, json.dumps(content, ensure_ascii=False).encode())
     return folder

@@ -7,8 +7,9 @@ distributions. λ is fitted by maximum likelihood on one half of a split's sente
 student alone is measured on the other half, so that a λ that fits by chance gives no gain. Only the log-probabilities
 of the gold tokens are needed.
 
-A gain given the tree is no proof. The trees saw the whole sentence, so they can reveal later words, and no student sees
-a tree. A gain of the marginal by beam search is free of this.
+A gain with the teacher's distribution given the tree does not prove that the teacher knows more. The parser or
+annotator saw the whole sentence, so the trees can reveal later words (a leak), and no student sees a tree. The marginal
+by beam search has no leak.
 """
 
 import math
@@ -131,7 +132,7 @@ class MixtureFigures:
 
     @property
     def first(self) -> MixtureFigure:
-        """The figure that answers the question: without a leak if there is such a figure, else given the tree."""
+        """The figure to draw conclusions from: one without a leak if there is one, else the one given the tree."""
         return next(iter(self.by_distribution.values()))
 
     def to_json(self) -> dict[str, Any]:
@@ -243,7 +244,8 @@ def mixture_figure(
     """Fit the mixture on one half of the sentences, and measure its gain on the other half.
 
     The interval is the percentile bootstrap of the mean over sentences, as for a difference of perplexities
-    (``compare.significance``). A sentence counts with its gain over the mean number of positions per sentence.
+    (``compare.significance``). The value of a sentence is its gain divided by the mean number of positions per
+    sentence.
 
     Args:
         teacher: M rows of n + 1 natural logs, finite. The last value of a row is for ``<eos>``.

@@ -52,7 +52,7 @@ DATA: Final = {
     PERPLEXITY: "split", MINIMAL_PAIRS: "pairs", SYNTAXGYM: "suites", SURPRISAL: "text", PARSES: "trees",
     MIXTURE: "split", BABYLM: "data",
 }  # fmt: skip
-"""The fingerprint of the data of each kind of evaluation. Its first digits are part of the file name."""
+"""Kind of evaluation → name of the fingerprint of its data. The file name has the first digits of this fingerprint."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BEFORE_SENTENCE: Final = {"none": "no space", "space": "a space"}
 """What precedes a sentence, by the setting ``prefix`` of minimal pairs."""
@@ -193,7 +193,7 @@ def read_results(run: Path) -> dict[str, Result]:
 
 
 class SplitKey(NamedTuple):
-    """The text that a perplexity is of. The name is not enough, because two texts may both be called ``dev``."""
+    """The text whose perplexity was measured. The name is not enough, because two texts may both be called ``dev``."""
 
     name: str
     text_sha256: str
@@ -262,7 +262,7 @@ class PairResult(LoadedResult[MinimalPairFigures]):
 
     @property
     def reading(self) -> str:
-        """The part of the convention on how a sentence is read. The rest is on the distribution and its search."""
+        """The part of the convention that says how a sentence is read. The rest names the distribution and the beam."""
         return self.convention.partition("; ")[0]
 
     def pairs(self) -> Iterator[ScoredPair]:

@@ -8,8 +8,8 @@ r"""Read the sentences whose surprisals are wanted: their words, the text before
 
 The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
 sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,
-so a row is ``<bos> earlier sentence <bos> sentence``. If a row is too long, the oldest sentences are left out. The
-sentence next to the scored one is never left out, but it loses its first tokens if it does not fit.
+so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too long, the oldest sentences are left out.
+The sentence right before the scored one is never left out, but it loses its first tokens if it does not fit.
 """
 
 from collections import Counter, deque
@@ -45,7 +45,8 @@ class Stimulus:
     """A sentence as a model reads it."""
 
     number: int
-    """Number of the sentence, from 1: of its line in a text, of its row or item in a table."""
+    """Number of the sentence, from 1: the number of its line in a text, of its row in a table, or of its item if a
+    table has one row per region."""
     line: int
     """Number of its line in the file, from 1, for error messages."""
     text: str
@@ -82,7 +83,8 @@ def read_stimuli(
         path: The text or the table, plain or gzipped.
         tokenizer: The tokenizer of the model.
         config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line is faulty if it
-            is empty, not UTF-8 or too long, if the spans do not cover its words, or if a token has parts of two words.
+            is empty, not UTF-8 or too long, if the word spans in the file ``spans`` do not cover it, or if a token has
+            parts of two words.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
         context_positions: Positions that a sentence and the text before it may fill together.
@@ -92,7 +94,8 @@ def read_stimuli(
         InputError: If a file cannot be read or is not what ``config`` says, if ``spans`` or ``context`` do not belong
             to this text, or if the rows of an item are not together. If ``on_error`` is "stop", also at the first
             faulty line; the error names it.
-        ConfigError: If a column is named, but the file is running text; or ``context_sentences`` with a table.
+        ConfigError: If a column is named, but the file is running text; or if ``context_sentences`` is given for a
+            table.
     """
     faults = _Faults(path, config.on_error, dropped)
     raws = _raws(path, config)

@@ -1,14 +1,15 @@
 """Read SyntaxGym test suites from the JSON files they are released in, and build their sentences.
 
 A suite has items. An item is the same sentence in several conditions, and a sentence consists of numbered regions. The
-suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``). Every region that a
-formula names is looked up when the suite is read, so a later evaluation cannot miss one.
+suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``). If a formula names a
+region that an item does not have, the suite is refused when it is read, before anything is scored.
 
 Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
 become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region
 after it. The suites are written as tokens: ``studied the book , the nurse ...``. If ``joining`` is "text", the space
 before each of ``, . ; : ! ?`` that is a token by itself is removed, as in the running text that models are trained on.
-If ``joining`` is "tokens", the space stays. For the published figures, models also read the regions joined by spaces.
+If ``joining`` is "tokens", the space stays. The published figures come from models that read the regions joined by
+spaces, as with "tokens".
 
 Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
 Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of Language Models, ACL Demonstrations.
@@ -54,8 +55,8 @@ CIRCUITS: Final[Mapping[str, str]] = {
     "fgd": "Long-Distance Dependencies",
     "cleft": "Long-Distance Dependencies",
 }
-"""The circuit of a suite by the first part of its name, up to the first ``-``, ``_`` or digit. Taken from the notebook
-that drew the figures of Hu et al. (2020)."""
+"""First part of a suite's name, up to the first ``-``, ``_`` or digit → the circuit of the suite, which is its
+published group. Taken from the notebook that drew the figures of Hu et al. (2020)."""
 UNKNOWN_CIRCUIT: Final = "not known"
 _SPACE_BEFORE_MARK: Final = re.compile(r" (?=[,.;:!?](?: |$))")
 
@@ -138,7 +139,7 @@ def suites_sha256(suites: Sequence[Suite]) -> str:
 
 
 def read_suite(path: Path) -> Suite:
-    """Return the suite in a file. Other fields are ignored.
+    """Return the suite in a file. Fields of the file that are not needed here are ignored.
 
     Raises:
         InputError: If the file cannot be read or is not a suite, or a formula names a region that an item does not

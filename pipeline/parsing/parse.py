@@ -1,4 +1,4 @@
-"""Parse raw text into trees, shard by shard, with any number of processes. Each text shard is parsed once.
+"""Parse raw text into trees, shard by shard, with any number of processes. A shard is some successive sentences.
 
 Under torchrun each process takes the next shard that no process has taken. Without torchrun, ``--workers`` processes on
 one machine do the same. Every process computes on one CPU thread or one GPU. A sentence that cannot be parsed is never
@@ -51,7 +51,7 @@ _TREES_DEPEND_ON: Final = ("language", "max_words", "doc_sentences", "shard_sent
 
 
 def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> dict[str, Json] | None:
-    """Write ``OUT.mrg``, one tree per line, and ``OUT.txt`` with its sentence; also documents and speakers, if known.
+    """Write ``OUT.mrg``, one tree per line, and ``OUT.txt``, their sentences; also documents and speakers, if known.
 
     ``OUT.failures.tsv`` lists every sentence without a parse. ``OUT.parse.json`` records what made the trees. If the
     command is interrupted, run the same command again, with any number of processes. It continues, and the output is

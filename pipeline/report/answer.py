@@ -1,9 +1,9 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-Each seed group is compared with the baseline: the students without a dump. Only a group with the targets of an RNNG
-can show that distillation helps. A group with the exact targets of the grammar that wrote the corpus is the ceiling:
-no teacher can be better. All other groups are controls: shuffled targets, the dump of a student (born-again), or no
-dump.
+A seed group is the runs that differ only in their seed. Each seed group is compared with the baseline: the
+students without a dump. Only a group with the targets of an RNNG can show that distillation helps. A group with the
+exact targets of the grammar that wrote the corpus is the ceiling: no teacher can be better. All other groups are
+controls: shuffled targets, the dump of a student (born-again), or no dump.
 
 If both groups have two seeds or more, the 95 % interval of the difference is over seeds. If one of them has a single
 seed, the interval is over the evaluated sentences, paradigms or suites, and the page says that one seed cannot answer.
@@ -26,8 +26,8 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import plural
 
 _MOST_SENTENCES: Final = 3
-"""Up to this number of groups, each group gets a sentence. Beyond it, one sentence counts the better and the worse
-groups."""
+"""Up to this number of groups, each group gets a sentence. If there are more, one sentence says how many groups are
+better and how many are worse."""
 
 Verdict = Literal["better", "worse", "unclear"]
 Role = Literal["", "control", "ceiling"]
@@ -77,7 +77,8 @@ class Measure:
     """Short name, such as ``test perplexity``."""
     effects: Sequence[Effect]
     floor: float | None
-    """Change in percent from the baseline's perplexity to the floor; None if no floor is recorded."""
+    """Change in percent from the baseline's perplexity to the floor, which is the perplexity of the grammar that wrote
+    the corpus; None if no floor is recorded."""
 
     @property
     def unit(self) -> str:

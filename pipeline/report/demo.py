@@ -40,7 +40,8 @@ class _Stage:
 
     title: str
     about: Path
-    """What the command makes or measures. Its name precedes each line of a command that runs beside another one."""
+    """What the command makes or measures. The name of this path precedes each line of a command that runs beside
+    another one."""
     arguments: Sequence[object]
 
     @property

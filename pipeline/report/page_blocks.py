@@ -54,7 +54,8 @@ class TitledTable:
     """Heading or caption in Markdown, LaTeX and CSV. If the title is empty, these formats leave the table out."""
     table: Table
     note: str = ""
-    """Explains the numbers, in a sentence or more. The page shows ``Paragraph`` blocks instead."""
+    """Explains the numbers where the table is exported, in a sentence or more. The page has ``Paragraph`` blocks
+    instead."""
     style: str = ""
     """CSS class."""
 

@@ -34,9 +34,9 @@ class Cell:
     note: str = ""
     """Small print: under the content on the page, in parentheses elsewhere."""
     series: int | None = None
-    """Number of the mark before the content. Only the page draws it."""
+    """Number of the data series whose mark comes before the content. Only the page draws the mark."""
     bar: float | None = None
-    """Length of a bar before the content, from 0 to 1. Only the page draws it."""
+    """Length of a bar before the content, from 0 to 1. Only the page draws the bar."""
 
     def __str__(self) -> str:
         """Return the content and the note as one text."""

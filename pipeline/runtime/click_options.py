@@ -126,11 +126,11 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "transformers": "hf", "pyarrow": "parquet", "scipy": "babylm",
 }  # fmt: skip
-"""The extra of this package that installs a module which only some commands import."""
+"""Module that only some commands import → the extra of this package that installs the module."""
 
 
 class OneLineErrors(CheckedCommand, click.Group):
-    """A group of commands. An error that the user can fix is shown as one line, and so is an extra that is missing.
+    """A group of commands. An error that the user can fix is shown as one line, and so is a missing extra.
 
     An error of the operating system that no command expects (a disk that fails, a folder without permissions) is one
     line too. Any other error is a bug and shows its traceback. ``--help`` lists the commands in the order of their

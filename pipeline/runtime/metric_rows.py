@@ -13,7 +13,7 @@ Row: TypeAlias = dict[str, int | float | str | None]
 
 METRICS: Final = "metrics.jsonl"
 GAP: Final = "gap"
-"""The split of a row that says how many rows were lost before it: ``missing_rows``."""
+"""The value of ``split`` in a row that stands for lost rows. Its figure ``missing_rows`` is the number of lost rows."""
 _REMEDY: Final = "remove the line"
 _MAX_BYTES: Final = 1 << 30
 _NOT_FINITE: Final = re.compile(rb'": ?(NaN|-?Infinity)(?=[,}])')

@@ -25,7 +25,7 @@ CHUNK_ROWS_GPU = 4096
 
 
 class RowLoss(Protocol):
-    """A loss that computes its own gradient."""
+    """A loss that computes its own gradient. It may also return other sums, as figures to report."""
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient of the first sum, ``[R, V]``.
@@ -98,9 +98,10 @@ def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) ->
 def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return, per row, the softmax ``[R, V]``, the largest logit ``[R]``, and the log-sum-exp minus that logit ``[R]``.
 
-    The largest probability is exp(largest logit - log-sum-exp), so its logarithm gives the difference. This takes two
-    quick passes. Another pass of exponentials would take ten times as long on a CPU. The log-sum-exp is returned as two
-    numbers so that float32 keeps the digits of small differences when all logits are large.
+    The largest probability is exp(largest logit - log-sum-exp), so its logarithm gives the difference. Finding the two
+    maxima takes two quick passes. Computing the log-sum-exp itself would need another pass of exponentials, which takes
+    ten times as long on a CPU. The log-sum-exp is returned as two numbers so that float32 keeps the digits of small
+    differences when all logits are large.
     """
     probs = logits.softmax(1)
     return probs, logits.amax(1), -probs.amax(1).log()

@@ -1,8 +1,8 @@
 """Send the rows of ``metrics.jsonl`` to Weights & Biases or to Trackio as well, for ``--log-to``.
 
 ``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on a tracker. For Weights & Biases the
-step is one of the logged figures. It cannot be the own step of the service, which never goes back: a resumed training
-repeats the steps after its last checkpoint.
+step is one of the logged figures. The service also has a step of its own, but that step can only rise, and a resumed
+training repeats the steps after its last checkpoint.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def group_of(run: RunInfo) -> str:
 
 
 def _start_wandb(wandb: ModuleType, run: Path, about: Mapping[str, object]) -> None:
-    """Start or continue a run. The path and the host identify it, because no file of a run must change."""
+    """Start or continue a run. It is identified by its path and host, because no identifier is stored in a run."""
     identity = hashlib.sha256(f"{os.uname().nodename}:{run.resolve()}".encode()).hexdigest()[:16]
     try:
         wandb.init(

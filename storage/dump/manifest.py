@@ -244,7 +244,7 @@ def metadata_paths(schema: DumpSchema) -> list[str]:
 def refuse_foreign_files(
     store: Folder, schema: DumpSchema, *, is_complete: bool, companions: Collection[str] = COMPANIONS
 ) -> None:
-    """Check that the store holds no foreign files. ``companions`` are those that it may hold.
+    """Check that the store holds no foreign files. ``companions`` are the companion files that it may hold.
 
     Raises:
         StoreError: If it does. The message names up to three of them.

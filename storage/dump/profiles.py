@@ -1,4 +1,4 @@
-"""Choose between the two profiles: how the rows of a dump are encoded on the disk, ``exact`` or ``compact``.
+"""Choose the profile of a dump: rows as computed (``exact``), or rounded and compressed (``compact``).
 
 `encoded` makes the files of a shard, `as_read` rounds rows as a profile does, and `open_rows` reads the rows of all
 shards. Modules that need numcodecs are imported only for compact dumps, since its import takes a third of a second.
@@ -34,7 +34,7 @@ class Rows(Protocol):
         """
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return ``positions`` ``[n]``, in any order, at least one; raises as ``read``."""
+        """Return the rows of ``positions`` ``[n]``, which are at least one and in any order; raises as ``read``."""
 
 
 def encoded(

@@ -1,17 +1,17 @@
-"""Admit one writer to a store in an object store, by a lease.
+"""Admit one writer at a time to a store, such as a dump, that is kept in an object store, by a lease.
 
 The lease is an object next to the store. It names its holder and the time at which it expires. The holder renews it in
 a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired,
 `TIME_TO_LIVE_S` after the last renewal, or at once with ``take_over``. A process that takes the lease waits and reads
-it back. So if two processes take it at once, the later one keeps it, even if the object store has no conditional
-creation. Before every write and every line of the history the holder reads the lease again, and stops if another
-process holds it.
+it back. So if two processes take it at once, the later one keeps it, even if the object store cannot create an object
+only on condition that it does not exist. Before every write and every line of the history the holder reads the lease
+again, and stops if another process holds it.
 
 The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between the
-check of the lease and the write. That does no harm: files are whole objects, and their bytes depend only on the work.
-So a late write of a shard writes the bytes that are already there. For the same reason, other ranks write shards
-without the lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` less a heartbeat, a living holder can
-lose its lease. It then stops.
+check of the lease and the write. Such a late write does no harm: files are whole objects, and their bytes depend only
+on the work. So a late write of a shard writes the bytes that are already there. For the same reason, other ranks write
+shards without the lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` less a heartbeat, a living
+holder can lose its lease. It then stops.
 """
 
 import json

@@ -2,19 +2,20 @@
 
 Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
 (lowercase it, replace it by a similar one, leave it out), must add no token to a text, and must have entries for
-``<bos>`` and ``<eos>``. It may put a space before a text that has none, as RoBERTa's does. The normalizer is tried on
-every character of the first two planes of Unicode, on every pair of ASCII characters, on runs of one character, and on
-texts with things that some normalizers replace. A regular expression that matches none of these is not noticed here;
-``build-dataset`` then counts the sentences that do not come back.
+``<bos>`` and ``<eos>``. It may put a space before a text that does not begin with one, as RoBERTa's does. The
+normalizer is tried on every character of the first two planes of Unicode, on every pair of ASCII characters, on runs of
+one character, and on texts with things that some normalizers replace. A normalizer whose regular expression matches
+none of these texts is not noticed here; ``build-dataset`` then counts the sentences that decoding does not restore.
 
 The converted file records ``<bos>`` and ``<eos>`` in its template for pairs of texts, so nothing is added to a single
 text.
 
 The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
-anything else, so a text with the string ``<|endoftext|>`` would end at this string. The conversion makes special tokens
-plain entries with the same ids. No text produces these entries any more: ``<|endoftext|>`` is encoded by its
-characters. Ordinary added tokens (``"special": false``) stay as they are if decoding restores the text around them. For
-a model's folder all of them stay, so that a text has the ids that transformers gives.
+anything else, so the string ``<|endoftext|>`` inside a text would become the token that ends a text. The conversion
+makes special tokens plain entries with the same ids. No text produces these entries any more: ``<|endoftext|>`` is
+encoded by its characters. Ordinary added tokens (``"special": false``) stay as they are if decoding restores the text
+around them. If the tokenizer comes from the folder of a model (``adopted_tokenizer``), all ordinary added tokens stay,
+so that a text has the ids that transformers gives.
 """
 
 import json
@@ -91,7 +92,7 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
 
 
 def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
-    """Return the tokenizer of a model's folder, converted. If it adds tokens before or after a text, they are ignored.
+    """Return the converted tokenizer of a model's folder. It adds no tokens before or after a text.
 
     For a folder that ``export`` wrote, the result equals the tokenizer of the run, byte for byte.
 
@@ -166,7 +167,7 @@ def _ordinary(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_added_elsewhere(source: Path, content: Mapping[str, Any]) -> None:
-    """Check that no file beside a ``tokenizer.json`` adds ordinary tokens, as transformers would read it.
+    """Check that no file beside a ``tokenizer.json`` adds ordinary tokens that only transformers would see.
 
     Raises:
         InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` does, or is damaged.
@@ -245,7 +246,7 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
 
 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
-    """Return a text and what a normalizer makes of it, or None if it only adds a space before every text."""
+    """Return a text that a normalizer changes, and what it becomes. None if only a space is added before texts."""
     patterns = [step.get("pattern") or {} for step in _steps(json.loads(normalizer.__getstate__()), "normalizers")]
     own = [normalise_text(f"x {pattern['String']} y") for pattern in patterns if "String" in pattern]
     for probe in (*PROBES, *own, *_systematic_probes()):
@@ -298,5 +299,5 @@ def _kinds(part: Mapping[str, Any] | None, inside: str) -> list[str]:
 
 
 def _steps(part: Mapping[str, Any], inside: str) -> list[Mapping[str, Any]]:
-    """Return the members of a step if it is a sequence, with those of sequences inside it; else the step."""
+    """Return the members of a step that is a sequence, also those of sequences inside it; else the step alone."""
     return [step for each in part[inside] for step in _steps(each, inside)] if inside in part else [part]

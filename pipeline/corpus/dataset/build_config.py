@@ -105,5 +105,5 @@ class BuildConfig:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of each split that is drawn from the training documents."""
+        """The share of the training sentences that goes to dev or test, for each split without files of its own."""
         return {name: share for name, share in (("test", self.test_share), ("dev", self.dev_share)) if share}

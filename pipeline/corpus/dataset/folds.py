@@ -32,9 +32,9 @@ def assign_folds(
 ) -> NDArray[np.uint8]:
     """Return the fold of each of M sentences. The result depends only on the arguments.
 
-    A group is a document, or the sentences with one text whose documents are not known. Large groups come first, and
-    groups of similar size (within a factor of two) come in random order. Each group goes to the fold with the fewest
-    tokens so far. So two folds differ by no more tokens than the largest group has.
+    A group is one document, or all sentences with the same text whose documents are not known. Large groups come first,
+    and groups of similar size (within a factor of two) come in random order. Each group goes to the fold with the
+    fewest tokens so far. So two folds differ by no more tokens than the largest group has.
 
     Args:
         document_ids: ``[M]``, numbered from 1; 0 if the document is not known.
@@ -73,7 +73,7 @@ def assign_folds(
 
 
 def without_fold(dataset: Dataset, fold: int) -> tuple[Split, NDArray[np.int64]]:
-    """Return the split ``train`` without a fold, and int64 ``[M']``: the numbers of its sentences in ``train``.
+    """Return ``train`` without a fold, and int64 ``[M']``: the numbers that the remaining sentences have in ``train``.
 
     Args:
         dataset: The dataset.

@@ -1,6 +1,7 @@
 """Choose the files and documents of each split.
 
-A split has files of its own, or it consists of whole documents drawn at random from the training files. A document is
+A STEM is the common part of the paths of files that belong together: STEM.mrg has trees, and STEM.txt their text. A
+split has files of its own, or it consists of whole documents drawn at random from the training files. A document is
 never divided between splits, because its sentences resemble each other. If train had half of a document, the other half
 would not be new text for the model.
 """
@@ -77,7 +78,7 @@ def choose_sources(
 
     Args:
         stems: STEMs by split. ``train`` is always among them.
-        shares: For each split that is drawn from train's files, its share of their trees.
+        shares: The share of train's trees that each split gets, for the splits without files of their own.
         seed: Seed of the random order.
 
     Raises:

@@ -1,10 +1,10 @@
-r"""Train, read and apply the tokenizer: a reversible byte-level BPE that is complete in its ``tokenizer.json``.
+r"""Train, read and apply the tokenizer: a reversible byte-level BPE, stored whole in a ``tokenizer.json``.
 
 The text is first cut into pre-tokens, and no token crosses their edges. A pre-token is a punctuation mark or symbol, a
-sequence of letters, or a sequence of digits, with the space before it. So tokens hardly ever cross the edges of
+sequence of letters, or a sequence of digits, each with the space before it. So tokens hardly ever cross the edges of
 constituents. The tokenizer itself puts a space before the text, unless the text already begins with one. So a word has
-the same tokens at the start of a sentence and inside it, however other programs pass it: "dog" and " dog" have the same
-ids. The file gives the same ids in any program that reads it (docs/decisions/0015).
+the same tokens at the start of a sentence and in the middle of one, and the texts "dog" and " dog" have the same ids.
+The file gives the same ids in any program that reads it (docs/decisions/0015).
 
 In other programs, the file decodes each token with its space, so the text of a sentence begins with a space. Here,
 ``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it exactly.
@@ -12,9 +12,9 @@ Files of older versions put a space before every text, and their decoder removes
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` uses the file's
 template for pairs of texts to record which entries serve as ``<bos>`` and ``<eos>``. The special tokens are entries of
-the vocabulary, but they are not listed as "added tokens", because the library searches each text for added tokens. It
-would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text. ``export``
-lists them, because other programs write them into their input on purpose.
+the vocabulary, but they are not listed as "added tokens", because the library searches each text for added tokens. The
+library would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text.
+``export`` lists the special tokens as added tokens, because other programs write them into their input on purpose.
 """
 
 import json
@@ -96,7 +96,8 @@ class Tokenizer:
             )
         self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
         self.added_ids: frozenset[int] = frozenset(self._inner.get_added_tokens_decoder())
-        """The ids of ordinary added tokens, which an adopted tokenizer may have. A text that has one gets its id."""
+        """The ids of ordinary added tokens, which an adopted tokenizer may have. A text that contains such a token gets
+        its id."""
         self.vocab_size: int = self._inner.get_vocab_size()
         """V: the number of entries, including special tokens."""
         self.sha256: str = sha256_bytes(data)
@@ -236,7 +237,7 @@ class Tokenizer:
 
 
 def problem_with_ids(vocab: Mapping[str, int]) -> str | None:
-    """Return the problem as text if the ids of a vocabulary are not 0, 1, 2 and so on; models need one row per id."""
+    """Return the problem as text if the ids of a vocabulary have gaps, else None. Models need one embedding per id."""
     if sorted(vocab.values()) == list(range(len(vocab))):
         return None
     return f"its {len(vocab)} entries have ids up to {max(vocab.values(), default=0)}, expected ids without gaps"
@@ -254,7 +255,7 @@ def added_space(inner: Any) -> str:  # noqa: ANN401 - a tokenizer of the library
 
 
 def _bytes_of(entry: str) -> bytes:
-    """Return the bytes of an entry, as the library decodes it: an entry with a character that is no letter is text."""
+    """Return the bytes of an entry as the library decodes it. If a character stands for no byte, the entry is text."""
     if all(letter in _BYTE_OF_LETTER for letter in entry):
         return bytes(_BYTE_OF_LETTER[letter] for letter in entry)
     return entry.encode()
@@ -309,7 +310,7 @@ def train_tokenizer(
 ) -> dict[str, Json]:
     """Train a tokenizer on text files; return what ``train-tokenizer`` prints.
 
-    ``OUT.words.json`` records the words that it was trained on.
+    ``OUT.words.json`` records the files and the numbers of words that the tokenizer was trained on.
 
     Args:
         texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line. Blank lines are ignored.

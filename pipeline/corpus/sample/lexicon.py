@@ -4,7 +4,7 @@ Every list is ordered from frequent to rare. The word at rank r (from 0) has wei
 Mandelbrot's shift. Words are terminals of the grammar: they are inflected, spelt as in the middle of a sentence, and
 have no spaces. Regular forms are computed, and irregular forms are listed. There are homographs on purpose
 (``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is singular or plural, ``helped`` is a past
-form or a participle). The exact probability sums over them.
+form or a participle). The exact probability of a sentence sums over all readings of its words.
 
 The words obey two constraints. First, no two words differ only in the case of their first letter (there is no name
 ``Rose`` and no month ``May``). So no information is lost when the first word of a sentence is capitalised. ``Grammar``
@@ -31,8 +31,9 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
         "",
     ),
 }
-"""Agreement class of the singular → nouns of this class only, and nouns of both genders. An irregular plural is written
-as ``singular/plural``."""
+"""Agreement class of the singular → nouns of this class only, and nouns that ``he`` and ``she`` share. An agreement
+class is a set of nouns that take the same pronouns and verb forms, named after a pronoun or a noun. An irregular plural
+is written as ``singular/plural``."""
 
 PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
 """Agreement class of a singular noun → agreement class of its plural."""

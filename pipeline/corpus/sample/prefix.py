@@ -9,8 +9,9 @@ and Lafferty 1991). It is computed from left to right (Stolcke 1995), over symbo
     p(x_1 ... x_n end) = beta(start, 0, n)
 
 e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and expand next a symbol C that a
-rule A -> B C has introduced. (I - L)^-1 = I + L + L^2 + ... sums over all chains of first symbols, so left recursion is
-allowed. beta is the inside probability, from the chart of ``inside``.
+rule A -> B C has introduced. c_n[A] extends this to every symbol A that is expanded next: to C, to the first symbol of
+a rule of C, to the first symbol of a rule of that symbol. (I - L)^-1 = I + L + L^2 + ... sums over all these chains of
+first symbols, so left recursion is allowed. beta is the inside probability, from the chart of ``inside``.
 
 The sentences of a batch advance together. At each position one matrix product takes the e_n of all sentences to their
 c_n and to the next words. Each e_n is divided by its sum, whose log is kept, so long sentences do not underflow.
@@ -29,12 +30,12 @@ from pipeline.corpus.sample.pcfg import Grammar
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Branch:
-    """A prefix that leaves a sentence: its first words, then another word."""
+    """A prefix that departs from a sentence: some first words of the sentence, then another word."""
 
     sentence: int
     """Index of the sentence."""
     num_words: int
-    """Number of words of the sentence before the other word."""
+    """Number of words of the sentence before ``word``."""
     word: str
 
 
@@ -61,7 +62,7 @@ class NextWords:
         for word, symbols in rules.lexical.items():
             for a, prob in symbols.items():
                 lexical[a, column[word]] = prob
-        # Only the right symbols of rules have an e, and only the left-hand sides need a c.
+        # Except for the start, only the symbols C of rules A -> B C have an e, and only the symbols A need a c.
         triples.sort(key=lambda triple: triple[1])
         left, right, second = (np.array([triple[i] for triple in triples], dtype=np.int64) for i in (0, 2, 1))
         self._lhs, self._rule_lhs = np.unique(left, return_inverse=True)
@@ -91,7 +92,7 @@ class NextWords:
 
         Args:
             sentences: Terminal strings. Each has a word, and no word is unknown.
-            branches: Prefixes that leave one of these sentences.
+            branches: Prefixes that depart from one of these sentences.
 
         Returns:
             ``[sum of (n + 1) over sentences of n words, plus number of branches, W + 1]`` float64. The first row of a
@@ -143,7 +144,7 @@ class NextWords:
         log_sums: Floats,
         before: Floats,
     ) -> Floats:
-        """Return e_n of the reached strings, relative to the sum of the e of the prefix that is one word shorter."""
+        """Return e_n of the reached strings, relative to the sum that is kept for the prefix one word shorter."""
         strings, begins, symbols, values = items
         local, sources = np.searchsorted(reached, strings), base[strings] + begins
         values = values * np.exp(log_sums[sources] - before[local])
@@ -178,13 +179,14 @@ def _reachable(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ByEnd:
-    """The items of a chart, ordered by the number of words of the string before their end."""
+    """The items of a chart, ordered by the position where they end. An item is a symbol over a span of a string."""
 
     bounds: Ints
     columns: tuple[Ints, Ints, Ints, Floats]
-    """String, number of words before the item, symbol and value of each item."""
+    """String, number of words before the span, symbol and inside probability of each item."""
     prefixes: list[tuple[Ints, Floats]]
-    """For each width from 1: the strings whose first words are a start symbol, ascending, and the values."""
+    """For each number of words from 1: the strings whose first words the start symbol generates, ascending, and the
+    inside probabilities."""
 
     def at(self, end: int) -> tuple[Ints, Ints, Ints, Floats]:
         """Return the items that end after ``end`` words."""
@@ -193,7 +195,7 @@ class _ByEnd:
         return strings[at], begins[at], symbols[at], values[at]
 
     def whole(self, end: int) -> tuple[Ints, Floats]:
-        """Return the strings whose first ``end`` words are a start symbol, and its values."""
+        """Return the strings whose first ``end`` words the start symbol generates, and the inside probabilities."""
         return self.prefixes[end - 1]
 
 

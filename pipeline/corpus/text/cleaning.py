@@ -1,8 +1,9 @@
 """Clean raw text to one sentence per line, with the document and speaker of each sentence.
 
-Every line of the input is counted as text, blank, header or dropped. Changes that the rules of a source make are
-counted by reason, and examples of changes and dropped lines are written for people to read. Lines are read one at a
-time. Memory grows only with the number of documents, because all document names are kept to make new names different.
+Every line of the input is counted as text, blank, header or dropped. A source is a kind of text with rules of its own,
+such as one part of BabyLM. Changes that these rules make are counted by reason, and examples of changes and dropped
+lines are written for people to read. Lines are read one at a time. Memory grows only with the number of documents,
+because all document names are kept to make new names different.
 """
 
 import logging
@@ -163,8 +164,8 @@ def _clean_file(
     joins = config.wrapped or (source.may_be_wrapped and is_wrapped(texts))
     if name == "plain" and not joins and (share := wrapped_share(texts)):
         log.warning(
-            "%s: looks hard-wrapped: %.0f %% of its lines end inside a sentence, near one width. They become sentences "
-            "of their own. Give --wrapped to join the lines of each paragraph",
+            "%s: looks hard-wrapped: %.0f %% of its lines end inside a sentence, near one width. Each line becomes "
+            "a sentence of its own. Give --wrapped to join the lines of each paragraph",
             path,
             100 * share,
         )
@@ -190,7 +191,7 @@ def _paragraphs(
     joins: bool,
     ends_at_blank: bool,
 ) -> Iterator[Paragraph]:
-    """Yield each line that is language. If ``joins`` is set, yield the lines of each paragraph together.
+    """Yield each line that becomes text. If ``joins`` is set, yield the lines of each paragraph together.
 
     The function also begins documents, and counts all lines that it does not yield.
     """
@@ -223,7 +224,7 @@ def _paragraphs(
 
 
 def _draft(text: str, source: Source) -> Draft:
-    """Return a line after the rules of its source."""
+    """Return a line with the rules of its source applied."""
     draft = Draft(text)
     source.rules(draft)
     if not draft.dropped and not has_word(draft.text):

@@ -240,14 +240,14 @@ def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[TrainingText]]:
-    """Return the words of the files that the text of a STEM comes from, and what its parser or teacher was trained on.
+    """Return the word counts of the files behind the text of a STEM, and what its parser or teacher was trained on.
 
     Args:
         stem: STEM.
         texts: STEM.txt, plain or gzipped.
 
     Returns:
-        The number of words by the sha256 of the file, and the record of the parser or of the teacher that drew the
+        The number of words of each file, by its sha256, and the record of the parser or of the teacher that drew the
         text. For a treebank the file is STEM.txt, and the record is empty.
 
     Raises:

@@ -19,7 +19,7 @@ _CLOSING = "\"'\u201d\u2019\u00bb)\\]}"
 _STOP = re.compile(rf"([.!?\u2026]+)([{_CLOSING}]*)((?:\s?\[\d+\])*\s+)(?=\S)")
 _LAST_WORD = re.compile(r"[^\W_][\w.'\u2019]*$")
 _LAST_WORD_CHARS = 24
-"""Number of characters before a stop in which the word before it is searched. No abbreviation is longer."""
+"""Number of characters that are searched for the word before a stop. No abbreviation is longer."""
 _BRACKET = re.compile(r"[()\[\]]")
 _FIRST_WORD = re.compile(rf"[{re.escape(_OPENING)}\s]*([^\W_]+(?:['\u2019]\w+)?)?")
 _PAIRS = {")": "(", "]": "["}
@@ -47,8 +47,8 @@ _EITHER = _words(
     cm mm km kg ml spp sp var subsp ind calif fla mich minn okla penn tenn tex wis
     wm geo chas thos jas jno robt benj edw saml danl th chr ph"""
 )
-"""Abbreviations that end a sentence only if the next word is in ``_STARTERS`` and does not begin a long name.
-Abbreviations that are also words or names, such as "in", "sun" or "Max", are not listed."""
+"""Abbreviations that end a sentence only if the next word is in ``_STARTERS`` and is not the first of three capitalised
+words. Abbreviations that are also words or names, such as "in", "sun" or "Max", are not listed."""
 _STARTERS = _words(
     """the a an this that these those it he she we you they i its his her our your their my there here in on at as if
     when while after before since because although though however but and so then thus yet for from with by to of what

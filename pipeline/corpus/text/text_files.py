@@ -61,8 +61,8 @@ def escape_brackets(word: str) -> str:
 
 
 MAX_LINE_BYTES: Final = 1 << 24
-"""16 MiB, including the line end. No sentence, paragraph or tree is as long, not even a novel. Even a longer line takes
-at most twice this amount of memory to read."""
+"""16 MiB, including the line end. No sentence, paragraph or tree is as long; even a whole novel is shorter. Even a
+longer line takes at most twice this amount of memory to read."""
 MAX_SKIPPED_BYTES: Final = 1 << 29
 """512 MiB. A longer line is always an error. A gzip file of a few MB can hold one line of many GB."""
 
@@ -118,7 +118,7 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
 
 
 def _bounded_lines(file: IO[bytes] | gzip.GzipFile, on_long: OnError) -> Iterator[tuple[bytes | None, bool]]:
-    """Yield each line, or None for one that is longer than ``MAX_LINE_BYTES``; and whether it is too long to skip."""
+    """Yield each line, or None for one longer than ``MAX_LINE_BYTES``; and whether the line is too long to skip."""
     while data := file.readline(MAX_LINE_BYTES):
         if len(data) < MAX_LINE_BYTES or data.endswith(b"\n") or not (rest := file.readline(MAX_LINE_BYTES)):
             yield data, False
@@ -190,6 +190,6 @@ def find_file(stem: Path, suffix: str) -> Path:
     if len(found) != 1:
         plain = stem.name + suffix
         problem = f"both {plain} and {plain}.gz" if found else f"neither {plain} nor {plain}.gz"
-        remedy = "leave one of them" if found else f"give the path without {suffix}"
+        remedy = "keep only one of them" if found else f"give the path without {suffix}"
         raise InputError(f"{stem}: there is {problem}, expected one; {remedy}")
     return found[0]

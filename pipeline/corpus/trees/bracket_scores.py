@@ -24,8 +24,8 @@ A sentence without a parse has no predicted bracket. It lowers recall, is not an
 These are not the usual figures of the Penn Treebank, which EVALB computes with COLLINS.prm; ``evalb`` has those. EVALB
 removes words tagged as punctuation (comma, colon, quotes, full stop) before it counts spans. It lets ADVP match PRT,
 counts over words, and leaves out sentences that it cannot read. Here nothing is removed, a label matches only itself,
-and all sentences count. The spans here are over tokens. This does not change the gold brackets, but a predicted bracket
-can end inside a word.
+and all sentences count. The spans here are over tokens in place of words. The number of gold brackets stays the same,
+but a predicted bracket can end inside a word.
 
 Do not compare the figures for two treebanks, for annotated trees and a parser's trees, or for labelled and binary
 trees. The annotation decides how many brackets a sentence has, and so how easy they are to predict. For example, a

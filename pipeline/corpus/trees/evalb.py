@@ -6,20 +6,20 @@ EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/)
 2. A bracket is a phrase: its label, without function tags, and the words that are left in it. TOP is not a bracket, nor
    is a phrase without a word. A chain of unary phrases is several brackets. ADVP and PRT count as one label.
 3. A sentence is skipped if it has no parse, or if no word is left.
-4. Let G_m and P_m be the multisets of the gold and the predicted brackets of the other sentences, and M their number.
+4. M sentences are left. Let G_m and P_m be the multisets of the gold and the predicted brackets of the m-th of them.
 
     precision          Σ|G_m ∩ P_m| / Σ|P_m|
     recall             Σ|G_m ∩ P_m| / Σ|G_m|
     F1                 2 · precision · recall / (precision + recall)
     complete match     (number of sentences with G_m = P_m) / M
     average crossing   Σ (number of predicted brackets that cross a gold bracket) / M
-    no crossing        (number of sentences where that number is 0) / M
+    no crossing        (number of sentences without such a predicted bracket) / M
 
 There is a second set of these figures for sentences of at most 40 words, punctuation included.
 
 Two brackets cross if they have a word in common and each has a word that the other lacks. EVALB reads the tags of both
 trees. Here the tags of the treebank decide which words are deleted, as in EVALB when a parser is given these tags. A
-predicted bracket may end inside a word. It then matches no gold bracket, but it counts.
+predicted bracket may end inside a word. It then matches no gold bracket, but it counts as a predicted one.
 
 ``PYEVALB`` on PyPI is not used: it deletes nothing, counts TOP, and takes sets in place of multisets.
 """
@@ -36,7 +36,7 @@ from pipeline.corpus.trees.trees import ROOT, TRACE_TAG, Phrase, strip_label
 DELETED: Final = frozenset({ROOT, TRACE_TAG, ",", ":", "``", "''", "."})
 """Labels of brackets, and tags of words, that are deleted."""
 EQUAL: Final = {"PRT": "ADVP"}
-"""A label that counts as another one."""
+"""Label → the label that it counts as."""
 CUT_OFF: Final = 40
 """Number of words of the longest sentence in the second set of figures."""
 DEFINITIONS: Final = {
@@ -60,7 +60,7 @@ class GoldAndPredicted:
     gold: Sequence[Phrase]
     """Label, start and stop of each phrase of the treebank."""
     predicted: Sequence[Phrase] | None
-    """The same of the parse. None: no parse."""
+    """Label, start and stop of each phrase of the parse. None: no parse."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,7 +57,7 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
 
 
 def match_beginning(tree: Tree, text: str) -> int | None:
-    """Return the length of the beginning of a normalised text that is the words of a tree; None if there is none.
+    """Return how many characters at the beginning of a normalised text are the words of a tree; None if others are.
 
     The beginning ends at a space or at the end of the text.
     """
@@ -105,7 +105,8 @@ def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
 def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:
     """Return the positions where a word that begins at ``at`` may end. The text may have spaces inside the word.
 
-    With ``shares_period`` the word may also end before its last period, which is then the word after it.
+    With ``shares_period`` the word may also end before its last period. The text then has one period for this word and
+    for the next one, which is a period.
     """
     found = {at: None}
     for number, unit in enumerate(units):

@@ -2,8 +2,8 @@
 
 A text has one of three forms:
 
-    lines            one sentence per line, for each tree one line
-    CoNLL-U          the comments ``# text = ...`` of a .conllu file, for each tree one
+    lines            one sentence per line, one line for each tree
+    CoNLL-U          the comments ``# text = ...`` of a .conllu file, one for each tree
     running text     the Penn Treebank's raw files: ``.START``, then paragraphs. A line may hold several sentences, and
                      a sentence several lines. The words of the trees show where each sentence ends.
 """
@@ -25,14 +25,16 @@ _SUFFIXES: Final = (".txt", ".conllu", "")
 _START: Final = ".START"
 _COMMENT: Final = re.compile(r"# ?text ?= ?(.*)")
 _MOST_LINES_SKIPPED: Final = 20
-"""If the text of a tree does not begin where that of the tree before ends, it may begin in one of so many lines."""
+"""If the text of a tree does not begin where the text of the previous tree ends, it is searched at the beginnings of
+the next lines, at most this many."""
 
 
 def find_text(stem: Path, folder: Path) -> Path:
     """Return the text of a file of trees in a folder of texts.
 
     The text of ``02/wsj_0201`` is ``02/wsj_0201.txt``, ``02/wsj_0201.conllu`` or ``02/wsj_0201``, plain or gzipped. If
-    the folder has none of them, it is the file of this kind without the first folders of its path.
+    the folder has none of them, the first folders of the path are left out: it is ``wsj_0201.txt``, ``wsj_0201.conllu``
+    or ``wsj_0201``.
 
     Args:
         stem: Path of the file of trees relative to its source, without suffixes.
@@ -98,7 +100,7 @@ class RunningText:
         self._at = 0
 
     def next(self, tree: Tree) -> tuple[str, bool]:
-        """Return the text of the next tree and True. If the text has not these words, return what follows, and False.
+        """Return the text of the next tree and True. If other words come next, return them and False.
 
         Lines without a tree are passed over.
         """

@@ -3,8 +3,9 @@
 A difference depends on the items and on the trainings. There is a test for each, and a difference has to pass both:
 
     over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
-                     unit i. The mean of d_i gets a bootstrap interval and a permutation test that flips signs. They
-                     answer whether other items would show the same difference.
+                     unit i (a paradigm, suite, item or sentence; see below). The mean of d_i gets a bootstrap interval
+                     and a permutation test that flips signs. They answer whether other items would show the same
+                     difference.
     over trainings   The difference of the two means over seeds gets a t interval. It answers whether other seeds would
                      show the same difference.
 
