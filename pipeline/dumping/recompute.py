@@ -1,10 +1,10 @@
 """Recompute shards of a dump with the model that made it, and compare bytes or values.
 
 Digests show that a dump is what its writer wrote. Recomputing shows that the writer wrote what the model computes. If
-the ``computation`` of the dump equals the ``computation`` here, nothing differs that can change the bytes, and every file
-must be identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal tokens,
-the draws and the rounding to float16. Then values are compared, and the log-probabilities of the gold tokens must agree
-within a bound.
+the ``computation`` of the dump equals the ``computation`` here, nothing differs that can change the bytes, and every
+file must be identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal
+tokens, the draws and the rounding to float16. Then values are compared, and the log-probabilities of the gold tokens
+must agree within a bound.
 
 Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N
 shards contains it with probability N / S.
@@ -50,16 +50,16 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
 
     Returns:
         ``shards``: the recomputed shards. ``num_positions``: positions in these shards. ``is_identical``: whether all
-        their files are identical, byte for byte. ``computation_differences``: the settings that can change the bytes and
-        differ, key → values under ``dump`` and ``here``. ``max_differences``: largest absolute differences in nats of
-        ``gold_logp``, ``tail``, ``logz``, and ``logp`` of ids that agree. ``share_of_ids_that_agree``: share of the
+        their files are identical, byte for byte. ``computation_differences``: the settings that can change the bytes
+        and differ, key → values under ``dump`` and ``here``. ``max_differences``: largest absolute differences in nats
+        of ``gold_logp``, ``tail``, ``logz``, and ``logp`` of ids that agree. ``share_of_ids_that_agree``: share of the
         dump's ids that are also in the recomputed row of the same position; None if there are no positions.
 
     Raises:
         FingerprintMismatchError: As `check_origin`.
         StoreError: If other attributes of the dump do not match the dataset and the model.
-        CorruptStoreError: Naming shard and array, if bytes differ although nothing that can change the bytes differs, or if
-            values differ by more than `MAX_GOLD_DIFFERENCE`.
+        CorruptStoreError: Naming shard and array, if bytes differ although nothing that can change the bytes differs,
+            or if values differ by more than `MAX_GOLD_DIFFERENCE`.
     """
     manifest = Manifest.read(as_folder(dump))
     schema = manifest.schema
@@ -87,7 +87,9 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
             where, entry = f"{dump}: shard {shard}", manifest.shards[shard]
             altered = _altered(rows, num_effective, schema, entry, offsets, where=where)
             if altered and not differences:
-                raise CorruptStoreError(f"{where}, {altered}, although nothing that can change the bytes differs. {_REMEDY}")
+                raise CorruptStoreError(
+                    f"{where}, {altered}, although nothing that can change the bytes differs. {_REMEDY}"
+                )
             is_identical &= not altered
             positions = schema.layout.rows_of(shard)
             compared.add(reader.read_range(positions.start, positions.stop), as_read(rows, schema, where=where), where)
