@@ -62,9 +62,9 @@ class OpenedStudent:
     tokenizer: Tokenizer
     files: ModelFiles
     context: Context
-    """The context in which a sentence of a split is scored."""
+    """What the model reads before a sentence of a split: nothing, or the earlier sentences of its document."""
     trained_context: str
-    """The context of the training; ``not known`` if a folder does not record it."""
+    """The same in training; ``not known`` if a folder does not record it."""
     num_trained_positions: int | None
     """The number of position embeddings that were trained; None if it is not known. Log-probabilities at later
     positions are meaningless."""

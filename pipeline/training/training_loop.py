@@ -1,14 +1,13 @@
-"""Train a teacher or a student: run the steps, evaluate on dev, write figures and checkpoints.
+"""Train a teacher or a student: run the steps, evaluate on dev, write metrics and checkpoints.
 
 The loop does not know the model; a `Task` provides it. The model sums its loss over the positions of a batch. The loop
-divides by the number of positions in the step, over all its batches and all ranks. So a step is the same at any world
-size, and N accumulated batches equal one batch of N times the size.
+divides by the number of positions in the step, over all its batches and all ranks. So, without dropout and except for
+rounding, a step is the same at any world size, and N accumulated batches equal one batch of N times the size.
 
-A step depends only on weights, optimiser, seed and step number. Its batches follow from (seed, epoch, index), and every
-random generator is seeded from (seed, step, rank). So a training resumed from a checkpoint, with the same world size
-and threads, takes bit for bit the steps of an uninterrupted training. With another world size and dropout 0, the steps
-differ only by rounding. ``pipeline.runtime.checkpoint`` stores the state; ``finite_check`` stops at the first NaN or
-infinity.
+With a given world size, a step depends only on weights, optimiser, seed and step number. Its batches follow from (seed,
+epoch, index), and every random generator is seeded from (seed, step, rank). So a training resumed from a checkpoint,
+with the same world size and threads, takes bit for bit the steps of an uninterrupted training.
+``pipeline.runtime.checkpoint`` stores the state; ``finite_check`` stops at the first NaN or infinity.
 """
 
 import contextlib
@@ -327,9 +326,9 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         is_plain = parameter.dim() < 2 or any(part in name for part in ("bias", "embedding", ".wte.", ".wpe."))
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    # Some gradients are pure rounding noise (the bias of attention's keys). With a smaller eps, Adam would move these
-    # parameters at full speed. With eps = 1e-9, 1e-8 or 1e-7, a training in one process and a training in two processes
-    # agree to 2e-6 nats over 90 steps. The losses under these three values agree to 1e-3.
+    # Some gradients are pure rounding noise (the bias of attention's keys). With an eps far smaller than these three, Adam
+    # would move these parameters at full speed. With 1e-9, 1e-8 or 1e-7, a training in one process and a training in two
+    # processes agree to 2e-6 nats over 90 steps, and the losses under the three values agree to 1e-3.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
 
 

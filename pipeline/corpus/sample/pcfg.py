@@ -228,7 +228,8 @@ class Grammar:
     def words_of_text(self, text: str) -> list[str]:
         """Return the terminal string with this text, the inverse of ``text_of_words``. Unknown words stay as they are.
 
-        For a text that ``text_of_words`` cannot have written, the result has another text or an unknown word.
+        A caller can tell whether ``text_of_words`` could have written the text: if not, the returned words include an
+        unknown word, or ``text_of_words`` makes another text of them.
         """
         words = _TERMINAL.findall(text)
         if words:

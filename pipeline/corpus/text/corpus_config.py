@@ -20,8 +20,8 @@ class CleanConfig:
     all files."""
     column: str = ""
     """Read the text in this field of JSON lines or this column of a table (CSV, TSV). Each object or row is a document.
-    If a table has no header, give the number of the column, from 1. Without this option, the field text of JSON lines
-    is read."""
+    If a table has no header, give the number of the column, from 1. Without this option, the field named text
+    is read from JSON lines."""
     wrapped: bool = False
     """Join the lines of each paragraph. A blank line ends a paragraph. Each file is then one document. Only with
     --source plain."""
@@ -58,7 +58,8 @@ class ImportConfig:
     document_table: Path | None = None
     """Table (TSV) with the columns document, source and licence, and one row per document."""
     source_name: str = ""
-    """Source of all documents, in place of the sources of the folder or the table."""
+    """The source to record for all documents, that is, where they come from. Replaces what the folder or the table
+    says."""
     licence: str = ""
     """Licence of all documents, in place of the licences of the table."""
     on_error: OnError = "stop"

@@ -1,8 +1,8 @@
 """Import bracketed treebanks, with or without raw text, as OUT.mrg and OUT.txt. Line n of both is the same sentence.
 
-A source is a file of trees or a folder of such files. All tree files of the sources are listed, each with its text if
-there is a text. A tree file from a folder is one document. For a tree file that is a source itself, another file may
-give the document name of each tree.
+A source is a file of trees or a folder of such files. First, this module finds all tree files of the sources, and the
+text of each if there is a text. A tree file from a folder is one document. For a tree file that is a source itself,
+another file may give the document name of each tree.
 """
 
 import logging
