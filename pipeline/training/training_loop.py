@@ -326,8 +326,8 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         is_plain = parameter.dim() < 2 or any(part in name for part in ("bias", "embedding", ".wte.", ".wpe."))
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    # Some gradients are pure rounding noise (the bias of attention's keys). With an eps far smaller than these three, Adam
-    # would move these parameters at full speed. With 1e-9, 1e-8 or 1e-7, a training in one process and a training in two
+    # Some gradients are pure rounding noise (the bias of attention's keys). With an eps far below 1e-9, Adam would
+    # move these parameters at full speed. With 1e-9, 1e-8 or 1e-7, a training in one process and a training in two
     # processes agree to 2e-6 nats over 90 steps, and the losses under the three values agree to 1e-3.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
 
