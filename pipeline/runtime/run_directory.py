@@ -54,6 +54,7 @@ _WEIGHTS: Final = "weights_sha256"
 _METADATA: Final = "rnng-distill"
 """The only entry of a file's own metadata: our metadata as JSON. safetensors writes several entries in random order."""
 _BYTES_PER_WEIGHT: Final = 4
+_WEIGHTS_REMEDY: Final = "Restore the file from a copy, give another --checkpoint, or train again into another --out"
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
 
 
@@ -325,7 +326,7 @@ def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
         RunError: If the file is missing or damaged, or is a file of another run or of a model of other sizes.
     """
     path = run.checkpoint(which)
-    remedy = "Restore the file from a copy, give another --checkpoint, or train again into another --out"
+    remedy = _WEIGHTS_REMEDY
     try:
         data = read_file(path)  # read once, so that the sha256 is that of the loaded weights
         state = safetensors.torch.load(data)
@@ -357,9 +358,8 @@ def check_size(weights: Path, num_weights: int) -> None:
     """
     if weights.is_file() and (size := weights.stat().st_size) < num_weights * _BYTES_PER_WEIGHT:
         raise RunError(
-            f"{weights}: {size:,} bytes, too few for the sizes of the model, which has at least {num_weights:,} "
-            "weights: the description and the weights belong to different models, or one of them is damaged. Restore "
-            "both from a copy, or make them again"
+            f"{weights}: not a checkpoint of this model ({size:,} bytes, too few for the {num_weights:,} weights "
+            f"or more that the sizes in run.json make). {_WEIGHTS_REMEDY}"
         )
 
 
