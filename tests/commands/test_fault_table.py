@@ -275,6 +275,8 @@ def refused(line: Line, good: Good, outcome: Outcome, changed: set[str]) -> tupl
 MAY_LACK = re.compile(r"/results/|metrics\.jsonl$|words\.json$|README\.md$")
 """Files without which a run, dump or dataset is whole."""
 ABSENT = {"missing", "dangling", "loop"}
+UNUSABLE = {"dangling", "loop", "folder", "pipe", "unreadable"}
+"""What is there cannot be read, so it must not be taken for something that is absent."""
 NO_DIGEST = re.compile(r"/results/|metrics\.jsonl$|words\.json$|\.parts/\d+\.jsonl$")
 """Files without a digest: types and ranges are checked, but another value in range is believed."""
 OTHER_VALUE = {"bit", "huge", "string", "foreign", "sibling", "key", "twice"}
@@ -287,7 +289,7 @@ def compared(line: Line, good: Figures, found: Figures, file: str, fault: str, o
     different = sorted(key for key in good.keys() | found.keys() if good.get(key) != found.get(key))
     if not different:
         return "", "same"
-    if any(file.startswith(name) for name in line.own.split()):
+    if any(file.startswith(name) for name in line.own.split()) and fault not in UNUSABLE:
         return "", "own"
     if MAY_LACK.search(file) and fault in ABSENT:
         return "", "absent"
