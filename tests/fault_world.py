@@ -55,7 +55,7 @@ def build_world(world: Path, seed: int) -> None:
     run(f"build-dataset {stems} --tokenizer @tokenizer.json --out @dataset")
     run(f"train-parser @few.mrg --dev @few.mrg {PARSER} --out @parser.pt")
     (world / "half").mkdir()
-    run(f"parse @cleaned/few.txt {PARSE} --out @half/out", Interrupt("out.parts/", signal.SIGKILL, 8))
+    run(f"parse @cleaned/few.txt {PARSE} --out @half/out", Interrupt("00001.jsonl", signal.SIGKILL))
     train_models(run, at_checkpoint)
     for name in ("teacher", "half-student", "distilled"):
         shutil.copytree(world / name, world / "runs" / name)
@@ -70,7 +70,7 @@ def train_models(run: Callable[..., None], at_checkpoint: Interrupt) -> None:
     run(f"{teacher} --out @half-teacher {LONG}", at_checkpoint)
     run(f"{dump} --teacher @teacher --out @dump")
     run(f"{dump} --teacher @teacher --out @compact --profile compact")
-    run(f"{dump} --teacher @teacher --out @half-dump", Interrupt("finished/", signal.SIGKILL, 2))
+    run(f"{dump} --teacher @teacher --out @half-dump", Interrupt("finished/.", signal.SIGKILL, 3))
     run(f"{student} --out @baseline {SHORT}")
     run(f"{student} --out @other {SHORT} --seed 2")
     run(f"{student} --dump @dump --out @distilled {LONG} --word-checkpoints 100")

@@ -33,7 +33,14 @@ from pipeline.corpus.text.documents import (
 )
 from pipeline.corpus.text.table_forms import as_cell
 from pipeline.corpus.text.text_files import check_replaces_no_input
-from pipeline.corpus.text.word_budget import PARSER, count_words, parser_not_known, read_record, to_json
+from pipeline.corpus.text.word_budget import (
+    PARSER,
+    TrainingText,
+    count_words,
+    parser_not_known,
+    read_record,
+    to_json,
+)
 from pipeline.corpus.trees.trees import shortened
 from pipeline.parsing.parse_config import ParseConfig
 from pipeline.parsing.sentence_parser import SentenceParser, fingerprint, versions
@@ -139,6 +146,7 @@ def _prepare(store: TextShards, texts: Sequence[Path], config: ParseConfig, devi
         "device": device_model(device),
         **{name: getattr(config, name) for name in _TREES_DEPEND_ON},
     }
+    _words_of_parser(config, str(depends_on["model"]))  # a damaged record is found before the work
     if (found := store.description()) is None:
         SentenceParser(config, device)  # a model that cannot be loaded fails here, before anything is kept
         store.clear()
@@ -231,14 +239,17 @@ def _parse_by_workers(store: TextShards, shards: Sequence[TextShard], config: Pa
 def _words(texts: Sequence[Path], config: ParseConfig, depends_on: dict[str, Any]) -> dict[str, Json]:
     """Return the number of words of each text by its sha256, and what the parser was trained on."""
     files = input_files(texts, is_raw=True) if config.source else texts
-    model = depends_on["model"]
-    of_model = [] if config.flat else read_record(Path(config.model), ".json", of=PARSER, sha256=model)
-    if [text.num_words for text in of_model] == [None]:
-        of_model = [parser_not_known(config.model, sha256=model)]
     return {
         "files": {depends_on["texts"][str(file)]: count_words(file) for file in files},
-        PARSER: to_json(of_model),
+        PARSER: to_json(_words_of_parser(config, depends_on["model"])),
     }
+
+
+def _words_of_parser(config: ParseConfig, model: str) -> list[TrainingText]:
+    """Return what the parser was trained on."""
+    found = [] if config.flat else read_record(Path(config.model), ".json", of=PARSER, sha256=model)
+    is_known = [text.num_words for text in found] != [None]
+    return found if is_known else [parser_not_known(config.model, sha256=model)]
 
 
 def _finish(

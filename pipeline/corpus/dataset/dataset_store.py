@@ -372,7 +372,7 @@ class _SplitAttributes:
 def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
     """Return the record of training words. For a dataset of an older version, only the words of train are known."""
     record = path / WORDS
-    if record.is_file():
+    if is_there(record):
         value = read_json(record, list[Any], remedy="remove it, or build the dataset again")
         return from_json(value, of="text", name="train", where=str(record))
     text = [

@@ -25,7 +25,7 @@ from pipeline.corpus.text.table_forms import as_cell, text_of_cell
 from pipeline.corpus.text.text_files import find_file, not_utf8, read_lines, read_texts
 from pipeline.corpus.text.word_budget import PARSER, TrainingText, count_words, from_json
 from storage.errors import InputError
-from storage.files import beside
+from storage.files import beside, is_there
 from storage.fingerprints import sha256_file
 from storage.json_files import Count, convert, read_json
 
@@ -175,7 +175,7 @@ def find_companion(stem: Path, suffix: str) -> Path | None:
     Raises:
         InputError: If both files exist.
     """
-    exists = any(beside(stem, suffix + end).is_file() for end in ("", ".gz"))
+    exists = any(is_there(beside(stem, suffix + end)) for end in ("", ".gz"))
     return find_file(stem, suffix) if exists else None
 
 
@@ -233,7 +233,7 @@ _Record = TypeVar("_Record", _ParseRecord, _SampleRecord)
 
 def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
     """Return the record that parse or sample wrote next to its trees; None if there is none."""
-    if not path.exists():
+    if not is_there(path):
         return None
     remedy = "expected the record that parse or sample writes next to its trees; make the trees again, or remove this "
     return read_json(path, kind, remedy=remedy + "file if neither made them")

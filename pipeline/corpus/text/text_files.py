@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Final, Literal, NamedTuple
 
 from storage.errors import ConfigError, InputError
-from storage.files import beside, open_file
+from storage.files import beside, is_there, open_file
 
 OnError = Literal["stop", "skip"]
 """What to do at a malformed line or tree. stop: end with an error that names its line. skip: leave it out and count
@@ -186,7 +186,7 @@ def find_file(stem: Path, suffix: str) -> Path:
     Raises:
         InputError: If neither file exists, or both exist.
     """
-    found = [path for end in ("", ".gz") if (path := beside(stem, suffix + end)).is_file()]
+    found = [path for end in ("", ".gz") if is_there(path := beside(stem, suffix + end))]
     if len(found) != 1:
         plain = stem.name + suffix
         problem = f"both {plain} and {plain}.gz" if found else f"neither {plain} nor {plain}.gz"

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.corpus.text.text_files import read_lines
-from storage.files import beside, write_atomically
+from storage.files import beside, is_there, write_atomically
 from storage.fingerprints import Json, sha256_file
 from storage.json_files import Count, convert, read_json
 
@@ -137,7 +137,7 @@ def read_record(path: Path, suffix: str, *, of: str, sha256: str) -> list[Traini
         InputError: If the record is damaged.
     """
     record = beside(path, suffix)
-    if record.is_file():
+    if is_there(record):
         content = read_json(record, dict[str, Any], remedy=f"remove it, or make {path} again")
         if content.get("sha256") == sha256:
             return from_json(content.get("trained_on"), of=of, name=path.name, where=str(record))
