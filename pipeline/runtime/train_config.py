@@ -17,12 +17,12 @@ DECAY_SHARE: Final = 0.2
 """Default share of the steps in which the learning rate of ``wsd`` falls. Hu et al. (2024) take a tenth of a much
 longer training. Hägele et al. (2024) find that a decay over a fifth of the steps does as well as cosine."""
 MOST = 1e30
-"""Upper bound of a learning rate, norm or decay. A small multiple of the bound is still a float32."""
+"""Upper bound of learning rate, clipping norm and weight decay. Small multiples of it are finite in float32."""
 
 SUFFIXES: Final = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 BABYLM: Final = "babylm"
-"""Stands for the word counts of the BabyLM challenge (Charpentier et al. 2025): every 1M words up to 10M, every 10M up
-to 100M, every 100M up to 1,000M."""
+"""The value of ``--word-checkpoints`` that stands for the word counts of the BabyLM challenge (Charpentier et al. 2025):
+every 1M words up to 10M, every 10M up to 100M, every 100M up to 1,000M."""
 BABYLM_MILLIONS: Final = (*range(1, 10), *range(10, 100, 10), *range(100, 1001, 100))
 _COUNT = re.compile(r"([1-9][0-9]*)([kMB]?)")
 
@@ -34,7 +34,7 @@ class TrainConfig:
     num_epochs: int = 10
     """Passes over the training split."""
     max_steps: int = 0
-    """Stop after this number of optimiser steps. It replaces --num-epochs; 0: stop after --num-epochs."""
+    """Stop after this number of optimiser steps, whatever --num-epochs says; 0: stop after --num-epochs."""
     batch_tokens: int = 4096
     """Maximum number of positions (tokens and <eos>) per batch, over all processes."""
     batch_sentences: int = 0
@@ -62,7 +62,8 @@ class TrainConfig:
     patience: int = 0
     """Stop after this number of dev evaluations without a new best; 0: never stop early."""
     checkpoint_every: int = 0
-    """Number of steps between additional checkpoints; 0: write checkpoints only at each evaluation on dev."""
+    """Number of steps between additional checkpoints, besides those at each evaluation on dev; 0: write no additional
+    ones."""
     word_checkpoints: tuple[str, ...] = ()
     """Keep the weights after these numbers of words, for example 500k,1M,2M, in folders such as
     RUN/checkpoints/words_1M. The value babylm stands for every 1M up to 10M, every 10M up to 100M, every 100M up to
@@ -70,8 +71,8 @@ class TrainConfig:
     log_every: int = 10
     """Number of steps between rows of metrics.jsonl."""
     log_to: LogTo = "tensorboard"
-    """Where to show the figures. They are always written to metrics.jsonl and for TensorBoard. wandb, trackio: send
-    them to Weights & Biases or Trackio too."""
+    """Where to show the metrics. Every choice writes metrics.jsonl and the files of TensorBoard. wandb, trackio: also
+    send the metrics to Weights & Biases or Trackio."""
     log_project: str = "rnng-distill"
     """Name of the project in Weights & Biases or Trackio."""
     seed: int = 1
@@ -121,8 +122,8 @@ def lr_factor(
 ) -> float:
     """Return the factor in (0, 1] that multiplies the peak learning rate at a step.
 
-    The factor of the first step is ``1 / warmup_steps``. All schedules but ``constant`` would reach 0 one step after
-    the last step.
+    With a warm-up, the factor of the first step is ``1 / warmup_steps``. All schedules but ``constant`` would reach 0
+    one step after the last step.
 
     Args:
         step: Counted from 0.
@@ -145,10 +146,10 @@ def lr_factor(
 
 
 def word_thresholds(entries: Iterable[str]) -> list[int]:
-    """Return the word counts that ``--word-checkpoints`` lists, ascending and without repetitions.
+    """Return the word counts that entries of ``--word-checkpoints`` stand for, ascending and without repetitions.
 
     Raises:
-        ConfigError: Naming every entry that is not a number of words.
+        ConfigError: If an entry is neither a number of words nor ``babylm``. The message names every such entry.
     """
     found: set[int] = set()
     wrong = []

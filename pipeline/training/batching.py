@@ -1,14 +1,15 @@
-"""Choose the sentences of each batch. The choice depends only on the lengths, seed, epoch and batch budget.
+"""Choose the sentences of each batch. The choice depends only on the sentence lengths, the epoch and the options.
 
-World size does not matter: a rank takes ``batch[rank::size]`` of every batch. Sentences of similar length share a
-batch, because a student pads the rows of a batch to equal length, and a teacher needs as many sequential rounds as the
-longest sentence takes. Batches are then visited in random order. For a student, a row of input takes the place of a
-sentence in this module: a row is one sentence, or several sentences of one document.
+These options are the seed, the batch budgets and the shuffle window. World size does not matter: a rank takes
+``batch[rank::size]`` of every batch. Sentences of similar length share a batch, because a student pads the rows of a
+batch to equal length, and a teacher needs as many sequential rounds as the longest sentence of the batch takes. Batches
+are then visited in random order. For a student, a row of input takes the place of a sentence in this module: a row is
+one sentence, or several sentences of one document.
 
-A shuffle window gives the order locality. The split is cut into blocks of neighbouring sentences, and the blocks are
-put in random order. A window is a number of blocks that follow one another in this order, and the batches described
-above are made inside one window at a time. Windows are for dumps that are larger than memory or than the cache of
-remote files. A permutation of the whole split would need every shard all the time.
+A shuffle window limits how much of the split the next batches come from. The split is cut into blocks of neighbouring
+sentences, and the blocks are put in random order. A window is a number of blocks that follow one another in this order,
+and the batches described above are made inside one window at a time. Windows are for dumps that are larger than memory
+or than the cache of remote files. Without a window, training would need every file of the dump all the time.
 """
 
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ POOL_BATCHES = 50
 """Sentences are sorted by length within random pools of about this number of batches. So there is little padding, and
 the batches of each epoch are different."""
 SAMPLE_SIZE = 1000
-"""Number of sentences (or rows) of the training split that are evaluated next to dev: enough for a loss to about 0.01
-nats per position, and few compared with an epoch."""
+"""Number of sentences (or rows) of the training split that each evaluation on dev also evaluates. They give the loss to
+about 0.01 nats per position, and are few compared with an epoch."""
 BLOCK_POSITIONS = 4096
 """Positions in a block of neighbouring sentences, which stay together in a shuffle window."""
 
@@ -67,7 +68,7 @@ def plan_epoch(
 def _shuffled_batches(
     order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, *, batch_tokens: int, batch_sentences: int
 ) -> list[np.ndarray]:
-    """Return the batches, in random order, of sentences that come in the random ``order``."""
+    """Return batches of the sentences in ``order``, which is random. The batches are in random order too."""
     mean = float(lengths[order].mean())
     per_batch = max(1, int(batch_tokens / mean))
     if batch_sentences:
@@ -126,7 +127,7 @@ class BatchPlan:
 
         Args:
             epoch: Counted from 0.
-            first: Index of the first batch to yield. Skipped batches cost nothing.
+            first: Index of the first batch to yield. Earlier batches are skipped.
         """
         for batch in self.batches(epoch)[first:]:
             yield batch[self._world.rank :: self._world.size], int(self._lengths[batch].sum())

@@ -1,9 +1,10 @@
-"""Compute losses over the vocabulary in chunks of rows, so that ``[P, V]`` logits never exist at once.
+"""Compute losses over the vocabulary in chunks of rows, so that the ``[P, V]`` logits never exist all at once.
 
-The forward pass makes the logits of one chunk, reduces them to the loss, differentiates them and drops them. It keeps
-only the gradients of the states and of the output weights. They are as large as the states and weights. The cost:
-second derivatives are not available. Fused cross-entropies also take the gradient inside the forward pass (Hsu et al.
-2024, Liger Kernel). Here the loss of a chunk can be any loss that computes its own gradient.
+A row is the logits of one position. The forward pass makes the logits of one chunk, computes the loss and its gradient
+from them, and drops them. It keeps only the gradients of the states and of the output weights, which are as large as
+the states and the weights themselves. The cost: second derivatives are not available. Fused cross-entropies also take
+the gradient inside the forward pass (Hsu et al. 2024, Liger Kernel). Here the loss of a chunk can be any loss that
+computes its own gradient.
 
 Under autocast, products have autocast's type. Logits, losses and sums of gradients are float32.
 
@@ -25,12 +26,12 @@ CHUNK_ROWS_GPU = 4096
 
 
 class RowLoss(Protocol):
-    """A loss that computes its own gradient. It may also return other sums, as figures to report."""
+    """A loss that computes its own gradient. It may also return other sums, as metrics to report."""
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient of the first sum, ``[R, V]``.
 
-        Autograd is off. The gradient is None if it is not wanted. It may share the memory of ``logits``.
+        Autograd is off. The gradient is None unless ``with_gradient`` is true. It may share the memory of ``logits``.
 
         Args:
             logits: ``[R, V]``, float32 or float64. The function may overwrite them.
@@ -50,7 +51,7 @@ def vocabulary_loss(
 ) -> Tensor:
     """Return ``[num_parts]`` sums of ``row_loss`` over all rows of ``states @ weight.T + bias``.
 
-    Only part 0, the objective, is differentiable. The other parts are figures to report.
+    Only the first sum, the objective, is differentiable. The other sums are metrics to report.
 
     Args:
         states: ``[P, D]``; P may be 0.
@@ -68,7 +69,7 @@ def vocabulary_loss(
 
 
 class CrossEntropyRows:
-    """A row loss with one part: the summed cross-entropy with ``gold``, int64 ``[P]``."""
+    """A ``RowLoss`` with one sum: the cross-entropy with ``gold``, int64 ``[P]``."""
 
     def __init__(self, gold: Tensor) -> None:
         self._gold = gold
@@ -80,7 +81,7 @@ class CrossEntropyRows:
 
 
 def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the cross-entropy of each row, ``[R]`` in nats, and its gradient, ``[R, V]``, or None if not wanted.
+    """Return the cross-entropy of each row, ``[R]`` in nats, and its gradient, ``[R, V]`` or None.
 
     Args:
         logits: ``[R, V]``.
@@ -98,10 +99,10 @@ def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) ->
 def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return, per row, the softmax ``[R, V]``, the largest logit ``[R]``, and the log-sum-exp minus that logit ``[R]``.
 
-    The largest probability is exp(largest logit - log-sum-exp), so its logarithm gives the difference. Finding the two
-    maxima takes two quick passes. Computing the log-sum-exp itself would need another pass of exponentials, which takes
-    ten times as long on a CPU. The log-sum-exp is returned as two numbers so that float32 keeps the digits of small
-    differences when all logits are large.
+    The largest probability is exp(largest logit - log-sum-exp), so minus its logarithm is the third value. Finding the
+    two maxima takes two quick passes. Computing the log-sum-exp itself would need another pass of exponentials, which
+    takes ten times as long on a CPU. The log-sum-exp is returned as two numbers so that float32 keeps the digits of
+    small differences when all logits are large.
     """
     probs = logits.softmax(1)
     return probs, logits.amax(1), -probs.amax(1).log()
@@ -118,7 +119,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which every operation keeps the types of its inputs."""
+    """Return a context manager in which every operation keeps the types of its inputs."""
     if not torch.amp.is_autocast_available(device.type):  # such as ``meta``
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -136,7 +137,7 @@ class _VocabularyLoss(torch.autograd.Function):
         chunk_rows: int,
         with_gradient: bool,
     ) -> Tensor:
-        # Under autocast the states already have its narrow type, and their gradient must have that type too.
+        # Under autocast the states already have a narrow type, and their gradient must have that type too.
         exact = torch.promote_types(states.dtype, torch.float32)
         autocast = autocast_dtype(states.device)
         dtype = autocast or exact

@@ -1,15 +1,16 @@
-"""Compute the rows of figures of a training, and write them to ``metrics.jsonl`` and TensorBoard.
+"""Compute the metrics of a training, and write them row by row to ``metrics.jsonl`` and TensorBoard.
 
-Rows have one of three splits. A row of ``train`` summarises the batches since the last row, with dropout and with the
-weights changing. At each evaluation there is a row of ``dev`` and one of ``train_sample``, a fixed sample of the
-training split, both without dropout. If the two losses are equal, the model underfits. If the dev loss rises while the
-other loss falls, the model overfits.
+Rows of metrics have one of three splits. A row of ``train`` summarises the batches since the last row of ``train``,
+with dropout and with the weights changing. At each evaluation there is a row of ``dev`` and one of ``train_sample``, a
+fixed sample of the training split, both without dropout. If the losses of these two rows are equal, the model
+underfits. If the loss on dev rises while the loss on ``train_sample`` falls, the model overfits.
 
-Besides the loss by part, a row of ``train`` has these figures:
+A row of ``train`` has losses, the learning rate and others, and these metrics of speed:
 
-- ``model_flops_per_s``: the operations that the model needs (the task counts them), per second, summed over all ranks.
+- ``model_flops_per_s``: the operations that the model needs per second, summed over all ranks. Only if the task counts
+  them.
 - ``mfu``: model FLOPs utilisation (Chowdhery et al. 2022, appendix B). It is ``model_flops_per_s`` divided by the peak
-  rate of all devices together.
+  rate of all devices together, if that rate is known.
 - ``data_wait_share``: the share of the time that the main rank waited for batches.
 """
 
@@ -37,7 +38,7 @@ TRAIN_SAMPLE = "train_sample"
 
 
 class Metrics:
-    """Append rows of figures to ``metrics.jsonl`` and to TensorBoard. Only the main process has an instance.
+    """Append rows of metrics to ``metrics.jsonl`` and to TensorBoard. Only the main process has an instance.
 
     Args:
         run: The run directory.
@@ -45,7 +46,7 @@ class Metrics:
             are removed, as is an incomplete last line. TensorBoard hides its copies of these rows.
         elapsed_s: Seconds of training up to that step.
         expected_rows: The number of rows of train up to that step. If there are fewer, because somebody removed some, a
-            warning says so, and a row ``gap`` records it. The lost figures cannot be computed again.
+            warning says so, and a row ``gap`` records it. The lost metrics cannot be computed again.
         tracker: Gets every row too.
 
     Raises:
@@ -143,7 +144,8 @@ def _cut_back(run: Path, step: int) -> int:
 
 
 class Tally:
-    """Add up losses, times and rates since the last row. The sums stay on the device until a row is written."""
+    """Add up losses, positions, FLOPs and times since the last row. Losses stay on the device until a row is
+    written."""
 
     def __init__(self, parts: Sequence[str], device: torch.device, *, peak_flops: float | None = None) -> None:
         """Begin the first row. ``peak_flops`` is the peak rate of all devices together; None if unknown."""
@@ -170,7 +172,7 @@ class Tally:
         self._start += time.perf_counter() - self._skipped_from
 
     def close(self, world: World, *, wait_s: float) -> dict[str, float]:
-        """Return the figures of a row and begin the next one. Waits for the device. Every rank must call it.
+        """Return the metrics of a row and begin the next row. Waits for the device. Every rank must call it.
 
         Args:
             world: The ranks over which sums are added.
@@ -209,10 +211,10 @@ class Tally:
 
 
 def perplexity(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the perplexity per position from a row's ``cross_entropy``; empty without one, or if it exceeds 1e300.
+    """Return the perplexity per position from a row's ``cross_entropy``; empty if that is missing, or above log(1e300).
 
-    The losses of a teacher are joint with the tree, or given the tree. Their exponential is not the perplexity of a
-    language model.
+    A teacher's rows have no ``cross_entropy``: its losses are joint with the tree or given the tree, and their
+    exponential is not the perplexity of a language model.
     """
     cross_entropy = figures.get("cross_entropy", math.inf)
     return {"perplexity": math.exp(cross_entropy)} if cross_entropy < math.log(1e300) else {}

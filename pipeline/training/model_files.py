@@ -1,4 +1,4 @@
-"""Locate the files of a trained model, and check that it can read a dataset."""
+"""Describe the files of a model that is evaluated, and check that a dataset has the tokenizer of the model."""
 
 import os
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ from storage.errors import FingerprintMismatchError, StoreError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFiles:
-    """The model files that a result names, and the folder that the result is written to."""
+    """A model that is evaluated: where it is, and the fingerprints of its files, which its results record."""
 
     path: Path
     """A run directory or an exported folder. `results_folder` says where its results go."""
     loaded: str | None
     """The sha256 of the weight file that was loaded. None if no weights were loaded."""
     tokenizer_sha256: str
-    """sha256 of the tokenizer in this project's form, for an exported model too."""
+    """The sha256 of the tokenizer in this project's form. That of an exported folder is converted first."""
     which: Which = "best"
-    """The name of the checkpoint. The file name of a result contains it, except for ``best`` and exported folders."""
+    """The name of the checkpoint, or ``exported``. Results of other checkpoints than ``best`` have it in their file
+    names."""
 
     @property
     def weights_sha256(self) -> str:
@@ -33,7 +34,7 @@ class ModelFiles:
         """Check before scoring that results can be written, so that a missing permission does not cost hours of work.
 
         Raises:
-            StoreError: If the folder of results, or the folder that it will be in, cannot be written to.
+            StoreError: If the folder of results is a link, or cannot be created or written to.
         """
         folder = results_folder(self.path)
         if folder.is_symlink():
@@ -64,7 +65,7 @@ def check_tokenizer(model: ModelFiles, dataset: Dataset) -> None:
     """Check that a dataset has the tokenizer of the model.
 
     Raises:
-        FingerprintMismatchError: With both fingerprints, if it has another tokenizer.
+        FingerprintMismatchError: If it has another tokenizer. The message gives both fingerprints.
     """
     found, expected = dataset.tokenizer.sha256, model.tokenizer_sha256
     if found != expected:

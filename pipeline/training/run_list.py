@@ -1,7 +1,7 @@
 """List the training runs below a folder: the state of each, its best dev loss, and what differs between them.
 
 This reads only small files: ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes a row with an
-error. The lock of a run shows whether a process is training it now; the lock is released at once.
+error. To see whether a process is training a run now, this module takes the run's lock, and releases it at once.
 """
 
 import json
@@ -22,7 +22,8 @@ from storage.errors import InputError, RnngDistillError
 log = logging.getLogger(__name__)
 
 RunState: TypeAlias = Literal["finished", "stopped", "failed", "training", "interrupted"]
-"""In this order: ended by itself, by a signal, by an error; still training; killed without a record, as by kill -9."""
+"""In this order: ended by itself, by a signal, by an error; still training; killed without an entry in its history, as
+by kill -9."""
 Differences: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 """Kind → run → options and shortened fingerprints that are not equal in all runs of that kind."""
 
@@ -35,13 +36,13 @@ class RunRow:
     """A run in the list. A damaged run has only its path and the error."""
 
     path: str
-    """Relative to the folder."""
+    """Relative to the folder that was searched."""
     kind: str | None = None
     state: RunState | None = None
     reason: str | None = None
     """Why the run is in this state, if the history says so."""
     step: int | None = None
-    """Steps taken, from the history's end or from the last row of figures."""
+    """Number of steps taken, from the history or from the last row of ``metrics.jsonl``."""
     best_dev_loss: float | None = None
     """Lowest dev cross-entropy in nats per position. For a teacher it is the joint cross-entropy of words and tree."""
     best_dev_perplexity: float | None = None
@@ -51,7 +52,7 @@ class RunRow:
 
 
 def list_runs(folder: Path) -> tuple[list[RunRow], Differences]:
-    """Return a row for each run at or below ``folder``, sorted by path, and the differences between the runs.
+    """Return a row for each run at or below ``folder``, sorted by path, and what differs between runs of a kind.
 
     Raises:
         InputError: If the folder does not exist.
@@ -76,7 +77,7 @@ def runs_as_json(rows: Sequence[RunRow], differences: Differences) -> dict[str, 
 
 
 def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
-    """Return a list of runs as tables: one of their states, then one of the differences for each kind."""
+    """Return a list of runs as text: a table of states, then errors, then a table of differences for each kind."""
     if not rows:
         return "no runs here"
     cells = [
@@ -109,7 +110,7 @@ def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
 
 
 def _run_directories(folder: Path) -> Iterator[Path]:
-    """Yield the run directories below a folder, without searching inside runs and stores."""
+    """Yield the run directories at or below a folder, without searching inside runs and stores."""
 
     def left_out(error: OSError) -> None:
         log.warning("%s: cannot be read (%s), so runs in it are left out", error.filename, error.strerror)
@@ -157,7 +158,7 @@ def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
 
 
 def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
-    """Return the step of the last row of figures (0 without rows), and the best dev loss with its step."""
+    """Return the step of the last row of ``metrics.jsonl`` (0 without rows), and the best dev loss with its step."""
     if not (run / METRICS).exists():
         return 0, None
     rows, _ = read_rows(run)
@@ -167,7 +168,7 @@ def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
 
 
 def _differences(rows: Sequence[RunRow], made_by: Mapping[str, Mapping[str, Any]]) -> Differences:
-    """Return the options and fingerprints that are not equal in all runs of a kind; None if a run lacks one."""
+    """Return options and fingerprints that are not equal in all runs of a kind. What a run lacks is None."""
     found: Differences = {}
     for kind in dict.fromkeys(str(row.kind) for row in rows):
         made = {row.path: made_by[row.path] for row in rows if row.kind == kind}

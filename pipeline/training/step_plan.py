@@ -1,7 +1,8 @@
 """Define what the training loop needs from a model, and decide which batches make which step.
 
-A step takes ``accumulate_batches`` consecutive batches of one epoch. The last step of an epoch takes the batches that
-are left. This is arithmetic on the task's batch sizes, so training can begin at any step.
+A step takes ``accumulate_batches`` consecutive batches of one epoch. The last step of an epoch takes the remaining
+batches, which may be fewer. The steps follow by arithmetic from the number of batches of each epoch, so training can
+begin at any step.
 """
 
 import bisect
@@ -58,7 +59,8 @@ class Task(Protocol):
     def batch_flops(self, epoch: int) -> np.ndarray | None:
         """Return float64 ``[B]``: model FLOPs of each batch; None if the task does not count them.
 
-        Model FLOPs are what forward and backward pass of the model need. The program may spend more.
+        Model FLOPs are the operations that the forward and the backward pass of the model need. The program may do more
+        operations, for example on padding.
         """
 
     @property
@@ -112,7 +114,7 @@ class StepBatch:
 class StepPlan:
     """The steps of a training run.
 
-    With ``max_steps``, an epoch is planned when its first step comes, so the first step does not wait for later epochs.
+    With ``max_steps``, an epoch is planned when it is first needed, so the first step does not wait for later epochs.
     Without ``max_steps``, the number of steps, which the learning rate needs, is known only after all epochs are
     planned.
 
@@ -178,7 +180,7 @@ class StepPlan:
     def steps_reaching(self, thresholds: Sequence[int]) -> dict[int, int]:
         """Return, for each threshold, the first step after which that many words were seen.
 
-        Thresholds that training never reaches are left out.
+        Thresholds that training never reaches are not in the result.
         """
         found = {}
         for threshold in sorted(thresholds):

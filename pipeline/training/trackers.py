@@ -1,8 +1,8 @@
-"""Send the rows of ``metrics.jsonl`` to Weights & Biases or to Trackio as well, for ``--log-to``.
+"""Send the rows of ``metrics.jsonl`` also to Weights & Biases or Trackio, if ``--log-to`` asks for it.
 
-``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on a tracker. For Weights & Biases the
-step is one of the logged figures. The service also has a step of its own, but that step can only rise, and a resumed
-training repeats the steps after its last checkpoint.
+``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on these services. For Weights & Biases
+the step is logged as one of the metrics. The service also has a step of its own, but that step can only rise, and a
+resumed training repeats the steps after its last checkpoint.
 """
 
 import hashlib
@@ -24,13 +24,12 @@ _NOT_OF_A_GROUP = {*FREE, "seed", "out"}
 
 
 class Tracker:
-    """A run in Weights & Biases or Trackio. A resumed training continues it.
+    """The copy of a run in Weights & Biases or Trackio. A resumed training continues the same copy.
 
     Args:
         log_to: The service: ``wandb`` or ``trackio``.
         project: The project there.
-        run: The run. In the service it has the name of its directory. Its group is the same for all runs that differ
-            only in their seed.
+        run: The run. In the service it has the name of its directory, and the group of ``group_of``.
 
     Raises:
         ConfigError: If the service does not accept the run, for example because nobody is logged in.
@@ -58,7 +57,7 @@ class Tracker:
         self._try(self._module.finish)
 
     def _try(self, call: Callable[[], object]) -> None:
-        """Call the service. If it cannot be reached, say so and call it no more: training goes on."""
+        """Call the service. If it cannot be reached, log a warning and never call it again: training goes on."""
         if self._is_lost:
             return
         try:
@@ -82,7 +81,7 @@ def group_of(run: RunInfo) -> str:
 
 
 def _start_wandb(wandb: ModuleType, run: Path, about: Mapping[str, object]) -> None:
-    """Start or continue a run. It is identified by its path and host, because no identifier is stored in a run."""
+    """Start or continue a run. Its identifier there follows from its path and host, since the run stores none."""
     identity = hashlib.sha256(f"{os.uname().nodename}:{run.resolve()}".encode()).hexdigest()[:16]
     try:
         wandb.init(

@@ -1,13 +1,14 @@
 """Train a teacher or a student: run the steps, evaluate on dev, write metrics and checkpoints.
 
-The loop does not know the model; a `Task` provides it. The model sums its loss over the positions of a batch. The loop
-divides by the number of positions in the step, over all its batches and all ranks. So, without dropout and except for
-rounding, a step is the same at any world size, and N accumulated batches equal one batch of N times the size.
+The loop does not depend on the kind of model: a `Task` provides the model and its batches. The model sums its loss over
+the positions of a batch. The loop divides by the number of positions in the step, over all its batches and all ranks.
+So, without dropout and except for rounding, a step is the same at any world size, and N accumulated batches equal one
+batch of N times the size.
 
 With a given world size, a step depends only on weights, optimiser, seed and step number. Its batches follow from (seed,
 epoch, index), and every random generator is seeded from (seed, step, rank). So a training resumed from a checkpoint,
 with the same world size and threads, takes bit for bit the steps of an uninterrupted training.
-``pipeline.runtime.checkpoint`` stores the state; ``finite_check`` stops at the first NaN or infinity.
+``pipeline.runtime.checkpoint`` stores the state of a training; ``finite_check`` stops at the first NaN or infinity.
 """
 
 import contextlib
