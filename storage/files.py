@@ -1,10 +1,10 @@
-"""Write files so that each is either complete or absent, also after a power cut.
+"""Write files so that a path never holds half a file, even after a power cut.
 
 A file is written under a temporary name, synced and renamed; then its folder is synced. The price is two fsyncs per
 file, which is low for stores with few, large files. If a process is killed while it writes, a file or folder whose name
-ends in ``.partial`` remains. In a store or run, the next process that locks the store or run removes the leftover.
-Elsewhere, the writer itself locks the temporary file while it writes. So for the next writer of the same path, a
-temporary file without a lock is a leftover of a killed writer.
+ends in ``.partial`` remains. In a store (such as a dump) or a run directory, the next process that locks the store or
+run removes the leftover. Elsewhere, the writer itself locks the temporary file while it writes. So the next writer of
+the same path knows that a temporary file without a lock is a leftover, and removes it.
 """
 
 import errno
@@ -207,7 +207,7 @@ def open_file(path: Path) -> FileIO:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether there is anything at a path, also a broken link or something that may not be looked at."""
+    """Return whether there is anything at a path, even a broken link or something that this user may not inspect."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -221,7 +221,7 @@ def read_file(path: Path) -> bytes:
     """Return the content of a file.
 
     Raises:
-        OSError: As ``open_file``.
+        OSError: See ``open_file``.
     """
     with open_file(path) as file:
         return file.readall()
@@ -231,7 +231,7 @@ def list_files(root: Path) -> Iterator[str]:
     """Yield every file below ``root``, links included, as a relative path with slashes, sorted within its folder.
 
     Raises:
-        InputError: If a folder cannot be read, or a name is not UTF-8, so that it could not be written in a record.
+        InputError: If a folder cannot be read, or a name is not UTF-8, so that no UTF-8 file could hold it.
     """
     for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
         subfolders.sort()

@@ -1,7 +1,7 @@
 """Compute canonical JSON and sha256 fingerprints, to tell whether two things are equal or belong together.
 
 This module hashes. Its callers decide what goes into a fingerprint. sha256 runs at 1.5 GB/s per core, an eighth of the
-speed of crc32c. So a file is hashed when it is written and when a store is verified, but not when it is read.
+speed of crc32c. So a large file is hashed when it is written, copied or verified, but not when it is read.
 """
 
 import hashlib

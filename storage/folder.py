@@ -1,4 +1,4 @@
-"""Read and write the files of one store, on a disk or elsewhere, under a lock that admits one writer at a time.
+"""Read and write the files of one store, such as a dump, under a lock that admits one writer at a time.
 
 A dump's reader and writer use only the protocol `Folder`. `LocalFolder` is a directory;
 `storage.remote.remote_folder.RemoteFolder` has the same methods for an object store. Files are named by relative paths

@@ -1,8 +1,8 @@
 """Read JSON, lines of JSON, and TOML from files that may come from strangers.
 
-Every reader gets the type of the value that it expects: a dataclass, or a plain type such as ``dict[str, int]``.
+The caller of a function for JSON passes the type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
 msgspec checks the whole value against the type. So a caller never sees a value of another type, NaN, an infinity, or an
-integer that does not fit in 64 bits. Fields that the type lacks are ignored. Numbers keep their exact value.
+integer that does not fit in 64 bits. Keys for which the type has no field are ignored. Numbers keep their exact value.
 
 An error is one line: the file and line, the place in the value, what was found and expected, and a remedy. The caller
 chooses the class of the error. Files and lines have a maximum size, so that a huge file cannot fill the memory. A byte
@@ -54,7 +54,7 @@ def read_bytes(
         max_bytes: The size above which the file is refused.
 
     Raises:
-        RnngDistillError: ``error``, if the file cannot be read or is larger.
+        RnngDistillError: ``error``, if the file cannot be read or has more bytes.
     """
     try:
         with BufferedReader(open_file(path)) as file:
@@ -84,7 +84,8 @@ def read_json(
         max_bytes: As for ``read_bytes``.
 
     Raises:
-        RnngDistillError: ``error``, if the file cannot be read, is larger, or does not hold such a value.
+        RnngDistillError: ``error``, if the file cannot be read, has more than ``max_bytes``, or does not hold such a
+            value.
     """
     data = read_bytes(path, remedy=remedy, error=error, max_bytes=max_bytes)
     return decode(data, kind, where=str(path), remedy=remedy, error=error)
@@ -112,7 +113,7 @@ def read_json_lines(
 def read_lines(path: Path, *, remedy: str, error: type[RnngDistillError] = InputError) -> Iterator[tuple[str, bytes]]:
     """Yield ``FILE:LINE`` and each line that is not blank, with its line end.
 
-    The arguments are as in ``read_json_lines``.
+    The arguments are those of ``read_json_lines``.
 
     Raises:
         RnngDistillError: ``error``, if the file cannot be read, or a line has more than ``MAX_LINE_BYTES``.
@@ -147,7 +148,7 @@ def decode(data: bytes, kind: type[T], *, where: str, remedy: str, error: type[R
 
 
 def convert(value: object, kind: type[T], *, where: str, remedy: str, error: type[RnngDistillError] = InputError) -> T:
-    """Return a part of a parsed value as a ``kind``. The arguments are as in ``decode``.
+    """Return ``value``, a part of parsed JSON, as a ``kind``. The other arguments are those of ``decode``.
 
     Raises:
         RnngDistillError: ``error``, if it is not such a value.
@@ -210,7 +211,7 @@ def _problem(error: Exception) -> str:
 
 
 def _bounded(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    """Yield the lines of a file. The caller refuses a line that is longer than ``MAX_LINE_BYTES``."""
+    """Yield the lines of a file, cut after ``MAX_LINE_BYTES`` + 1 bytes. The caller refuses lines of that size."""
     while line := file.readline(MAX_LINE_BYTES + 1):
         yield line
 

@@ -26,7 +26,7 @@ _CONTAINER_FIRST = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
 
 
 def is_url(location: str | Path) -> TypeGuard[str]:
-    """Return whether a location is a URL, other than a file:// URL. A ``Path`` is not."""
+    """Return whether a location is a URL, other than a file:// URL. A ``Path`` is never a URL."""
     return isinstance(location, str) and "://" in location and not location.lower().startswith("file://")
 
 
@@ -36,8 +36,8 @@ def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES,
     Args:
         location: A path, a file:// URL, or another URL.
         cache_bytes: Limit on the local copies of remote files. Ignored for a path.
-        take_over: Whether `Folder.lock` takes the lease from a writer that may still be alive. Ignored for a path,
-            because the lock of a path ends with the process that holds the lock.
+        take_over: Whether `Folder.lock` takes the lease (the lock of a remote store) from a writer that may still be
+            alive. Ignored for a path, because the lock of a path ends with the process that holds the lock.
 
     Raises:
         ConfigError: If the URL is malformed or holds credentials.
@@ -57,7 +57,7 @@ def as_folder(location: Location) -> Folder:
 
 
 def local_path(location: str | Path) -> Path:
-    """Return the path of a path or a file:// URL."""
+    """Return a path or a file:// URL as a ``Path``."""
     text = str(location)
     return Path(unquote(text[len("file://") :])) if text.lower().startswith("file://") else Path(text)
 

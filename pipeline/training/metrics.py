@@ -144,8 +144,7 @@ def _cut_back(run: Path, step: int) -> int:
 
 
 class Tally:
-    """Add up losses, positions, FLOPs and times since the last row. Losses stay on the device until a row is
-    written."""
+    """Add up losses, positions, FLOPs and times since the last row. Losses stay on the device until then."""
 
     def __init__(self, parts: Sequence[str], device: torch.device, *, peak_flops: float | None = None) -> None:
         """Begin the first row. ``peak_flops`` is the peak rate of all devices together; None if unknown."""

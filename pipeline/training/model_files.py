@@ -21,8 +21,8 @@ class ModelFiles:
     tokenizer_sha256: str
     """The sha256 of the tokenizer in this project's form. That of an exported folder is converted first."""
     which: Which = "best"
-    """The name of the checkpoint, or ``exported``. Results of other checkpoints than ``best`` have it in their file
-    names."""
+    """The name of the checkpoint, or ``exported``. The file name of a result contains it, except for these two:
+    ``best`` and ``exported``."""
 
     @property
     def weights_sha256(self) -> str:

@@ -65,7 +65,7 @@ class Tracker:
         except OSError as error:
             self._is_lost = True
             service = self._module.__name__
-            log.warning("%s is lost (%s). Training goes on; metrics.jsonl has all figures", service, error)
+            log.warning("%s is lost (%s). Training goes on; metrics.jsonl has all metrics", service, error)
 
 
 def tracker_of(config: TrainConfig, run: Path) -> Tracker | None:

@@ -1,22 +1,24 @@
-"""Encode, decode and read the rows of a compact dump: log-probabilities as one byte per token.
+"""Encode, decode and read the rows of a compact dump, which stores a log-probability as one byte.
 
-A row is one position, and its log-probabilities fall from the most probable token on. The profile stores how far they
-fall from each token to the next, as the code of a gap: code d means d/16 + (d/64)³ nats, and 255 means a fall to
-probability 0. So decoded log-probabilities never rise, and a row keeps its order. Most codes are 0 or 1, which compress
-well. The encoder chooses each gap from the sum of the codes before it, so errors do not add up. The gaps of
-neighbouring codes differ by 1/16 nat, or a little more if the codes are large. A log-probability is off by at most half
-this difference.
+A row is one position: its k most probable tokens, the most probable one first. For each token the dump stores the gap,
+which is how far the log-probability falls from the token before to this one. Code d means a gap of d/16 + (d/64)³ nats,
+and code 255 means a fall to probability 0. So decoded log-probabilities never rise, and a row keeps its order. Most
+codes are 0 or 1, which compress well. The encoder chooses each code from the sum of the gaps before it, so errors do
+not add up. The gaps of neighbouring codes differ by 1/16 nat, or a little more if the codes are large. The fall from
+the first token to any other is off by about half this difference at most.
 
-The first log-probability and the normaliser are not stored. Both follow from the codes and the tail, since a
-distribution sums to 1 at every temperature,
+The first log-probability and the normalisers are not stored. They follow from the gaps and the tail, the log of the
+mass of all other tokens, since a distribution sums to 1 at every temperature,
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
-The tail, the tokens, the ids and the gold token's log-probability equal those of the exact profile bit for bit. So do
-the kept mass and the perplexity, which follow from them. `storage.dump.compressed_shards` compresses the bytes.
+The tail, the gold tokens, the ids and the gold tokens' log-probabilities equal those of an exact dump bit for bit. So
+do the kept mass and the perplexity of the dump, which follow from these arrays. `storage.dump.compressed_shards`
+compresses the bytes.
 
-A chunk is decompressed, and its checksum checked, when one of its rows is read. A few decompressed chunks are kept. So
-reading ranges is cheap, and reading single sentences at random is expensive. In return a dump has half as many bytes.
+To read a row, its whole chunk (1,024 rows by default) is decompressed and its checksum is checked, unless the chunk is
+among the few that are kept in memory. So reading ranges is cheap, and reading single sentences at random is expensive.
+In return a compact dump has about half as many bytes as an exact one.
 
 Legend: n positions, k ids kept, nT declared temperatures.
 """
@@ -46,7 +48,7 @@ TO_ZERO = 255
 a missing shard cannot look like rows."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
-"""Arrays that equal those of the exact profile."""
+"""Arrays that equal those of an exact dump."""
 _UNITS = 1 << 18
 """Units per nat. Every gap is a whole number of units, so that encoding gives the same codes on every machine."""
 _LUT_UNITS = 1 << 8
@@ -68,7 +70,8 @@ def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: s
         ``tokens``, ``ids``, ``gold_logp`` and ``tail`` unchanged; ``gaps`` ``[n, k]`` uint8, whose first column is 0.
 
     Raises:
-        StoreError: If a row and its tail do not sum to 1 at a declared temperature. Such a row could not be rebuilt.
+        StoreError: If a row and its tail do not sum to 1 at a declared temperature, or a tail alone is 1. Such a row
+            could not be rebuilt.
     """
     gaps = np.empty(positions.logp.shape, np.uint8)
     for start in range(0, len(positions), _BLOCK):
@@ -119,7 +122,7 @@ class CompactRows:
         folder: The folder of the dump.
         schema: The schema of the dump.
         shards: The entry of each shard in the manifest.
-        check_store: Called if a file is damaged. Raises if another dump has replaced this one.
+        check_store: Called if a file is damaged. It raises an error if another dump has replaced this one.
     """
 
     def __init__(

@@ -1,14 +1,15 @@
 """Encode one compressed Zarr v3 shard file, and read its rows chunk by chunk.
 
-The codec is ``sharding_indexed`` with inner codecs ``[bytes, blosc, crc32c]`` and the index at the end:
+A shard file holds a range of an array's rows, cut into chunks. The codec is ``sharding_indexed`` with inner codecs
+``[bytes, blosc, crc32c]`` and the index at the end:
 
     chunk 0 | crc32c | chunk 1 | crc32c | … | index: (offset, length) uint64 of every chunk of a full shard | crc32c
 
-The layout is that of `shards`, but each chunk is a Blosc buffer (bits transposed, then zstd) whose length varies. So
-the index is parsed. It must account for every byte of the file: chunks follow one another in order without gaps. The
-file's own claims are never trusted. A chunk is decoded only if its checksum is right and its header claims the size
-that the layout gives, and it is decoded into memory of that size. The bytes equal those of zarr-python for the same
-versions of Blosc and zstd (tested).
+The layout is that of uncompressed shards (`storage.dump.shards`), but each chunk is a Blosc buffer (bits transposed,
+then zstd) whose length varies. So this module parses the index. The index must account for every byte of the file:
+chunks follow one another in order without gaps. What a file says about itself is checked first. A chunk is decoded only
+if its checksum is correct and its header states the size that the layout gives, and it is decoded into memory of that
+size. The bytes equal those of zarr-python for the same versions of Blosc and zstd (tested).
 
 Reading one row decodes its whole chunk, so reading ranges of rows is efficient and reading single rows is not. A few
 decoded chunks are kept.
@@ -126,7 +127,7 @@ class CompressedShardView:
             shard: Number of the shard.
             where: File, array and shard, for messages.
             cache: Holds decoded chunks.
-            schema: The schema of the dump, if the values of decoded chunks are to be checked.
+            schema: The schema of the dump, to check the values of decoded chunks. None: they are not checked.
 
         Raises:
             CorruptStoreError: If the index is damaged, or does not account for every byte of the file.

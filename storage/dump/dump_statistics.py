@@ -1,8 +1,9 @@
-"""Compute the figures of a dump: kept mass, perplexity and entropy, from float64 sums and a histogram per shard.
+"""Compute the statistics of a dump: kept mass, perplexity and entropy, from float64 sums and a histogram per shard.
 
-The figures of a shard depend only on its rows, and shards are added up in their order. So the figures of a dump do not
-depend on which process wrote which shard. Given the tree, the teacher is almost certain of ``<eos>``, so some figures
-are also given without the positions of ``<eos>``.
+The kept mass of a position is the summed probability of its top tokens. A shard is a range of positions. Its sums
+depend only on its rows, and shards are added up in their order. So the statistics of a dump do not depend on which
+process wrote which shard. Given the tree, the teacher is almost certain of ``<eos>``, so some statistics are also given
+without the positions of ``<eos>``.
 
 The entropy of a position is computed over its top tokens and one bucket for all other tokens, at T = 1:
 
@@ -11,7 +12,7 @@ The entropy of a position is computed over its top tokens and one bucket for all
 Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5). The bound is exact if k = V. Entropies
 are rounded to whole numbers of a small unit (`ENTROPY_UNITS` of them are one nat), so that their sum is exact.
 Quantiles come from a histogram. They are exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact quantiles
-need the entropies of all positions.
+would need the entropies of all positions.
 """
 
 import math
@@ -42,7 +43,7 @@ _BLOCK = 2_048
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpSummary:
-    """Figures of a complete dump. All are about the dumped distributions at T = 1."""
+    """Statistics of a complete dump. Probabilities are those of the dumped distributions at T = 1."""
 
     num_positions: int
     num_sentences: int
@@ -53,13 +54,14 @@ class DumpSummary:
     mean_kept_mass_without_eos: float | None
     """``mean_kept_mass`` without the positions of ``<eos>``; None if there are no other positions."""
     kept_mass_by_k: dict[int, float]
-    """k' → mean of the summed probability of the first k' ids, for powers of two below ``num_top``, and ``num_top``."""
+    """k' → mean of the summed probability of the first k' ids. k' is ``num_top`` or a power of two below
+    ``num_top``."""
     gold_nats: float
     """Sum of the negative log-probabilities of all gold tokens."""
     eos_nats: float
     """Sum of the negative log-probabilities at the positions of ``<eos>``."""
     perplexity: float | None
-    """exp(gold_nats / num_positions); None above 1e308."""
+    """exp(gold_nats / num_positions); None without positions, or if it is too large for a float."""
     perplexity_without_eos: float | None
     """``perplexity`` without the positions of ``<eos>``; None if there are no other positions."""
     mean_entropy_nats: float | None
@@ -68,7 +70,7 @@ class DumpSummary:
     entropy_nats_quantiles: dict[int, float] | None
     """Percent → quantile of these entropies, to within 1/64 nat; None if ``mean_entropy_nats`` is None."""
     mean_num_effective: float | None = None
-    """Mean effective number of hypotheses in a position's mixture; None unless it is known for all shards."""
+    """Mean effective number of hypotheses in a position's mixture (beam search); None unless all shards have it."""
 
     def __post_init__(self) -> None:
         for name in ("kept_mass_by_k", "entropy_nats_quantiles"):  # JSON orders the keys as text
@@ -76,7 +78,7 @@ class DumpSummary:
                 object.__setattr__(self, name, dict(sorted(figures.items())))
 
     def to_json(self) -> dict[str, Json]:
-        """Return the figures as JSON values, without ``mean_num_effective`` if it is None."""
+        """Return the statistics as JSON values, without ``mean_num_effective`` if it is None."""
         quantiles, figures = self.entropy_nats_quantiles, asdict(self)
         if self.mean_num_effective is None:
             del figures["mean_num_effective"]
@@ -89,7 +91,7 @@ class DumpSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardFigures:
-    """Figures of one shard. `summarise` computes those of a dump from them."""
+    """Sums and a histogram of one shard. `summarise` turns those of all shards into the statistics of the dump."""
 
     sums: dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
     """Float64 sums over the rows; ``num_effective`` only if it is known."""
@@ -101,7 +103,7 @@ class ShardFigures:
 def shard_figures(
     positions: Positions, is_eos: NDArray[np.bool_], num_top: int, num_effective: NDArray[np.float32] | None = None
 ) -> ShardFigures:
-    """Return the figures of one shard.
+    """Return the sums and the histogram of one shard.
 
     Args:
         positions: The rows of the shard.
@@ -131,7 +133,7 @@ def shard_figures(
 
 
 def sum_names(schema: DumpSchema) -> set[str]:
-    """Return the names of the sums that the figures of every shard have."""
+    """Return the names of the sums that ``ShardFigures`` has for every shard."""
     names = {"kept_mass", "eos_kept_mass", "gold_nats", "eos_nats", *_kept_mass_by_k(schema).values()}
     return names | {"entropy_nats"} if schema.num_top else names
 
@@ -143,7 +145,7 @@ def _kept_mass_by_k(schema: DumpSchema) -> dict[int, str]:
 
 
 def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: int) -> DumpSummary:
-    """Return the figures of a dump from the figures of all its shards, in the order of the shards."""
+    """Return the statistics of a dump from the sums and histograms of all its shards, in the order of the shards."""
     names = sum_names(schema)
     # Shards that an older version wrote lack this sum. The mean over the other shards is not the mean of the dump.
     if shards and all("num_effective" in shard.sums for shard in shards):
@@ -170,7 +172,7 @@ def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: in
 
 
 def entropy_quantiles(histogram: Sequence[int]) -> dict[int, float] | None:
-    """Return percent → quantile in nats of the entropies in a histogram; None if it is empty.
+    """Return percent → quantile in nats of the entropies in a histogram; None if the histogram is empty.
 
     Like ``numpy.quantile``, this interpolates between the two entropies nearest in rank. Only the bin of each entropy
     is known, so the entropies of a bin are assumed to be spread evenly over it. The error is less than a bin, 1/64 nat.

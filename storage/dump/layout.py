@@ -83,7 +83,10 @@ class ArraySpec:
 
     @property
     def fill(self) -> int | float:
-        """NaN, the highest value, or -1. No valid row has only this value, so a missing shard cannot look like data."""
+        """NaN for floats, the highest value for unsigned integers, else -1.
+
+        No valid row has only this value, so a missing shard cannot look like data.
+        """
         if self.dtype.kind == "f":
             return math.nan
         return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else -1

@@ -1,8 +1,9 @@
 """Read and write the manifest of a dump: its schema, its state, and the sha256 of every other file.
 
-A manifest is canonical JSON and holds its own sha256. While a store is being written, each finished shard has a small
-entry file of the same kind under ``finished/``, so that no two processes write the same file. When the store is
-complete, the entries become part of the manifest. Paths are computed from the schema and never read from a manifest.
+A manifest is canonical JSON and holds its own sha256. So does an entry, a small file about one finished shard. While
+the store (the folder of the dump) is being written, entries are files under ``finished/``, so that no two processes
+write the same file. When the store is complete, the entries become part of the manifest. Paths are computed from the
+schema and never read from a manifest.
 """
 
 import re
@@ -30,7 +31,7 @@ _REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
-    """Entry of a finished shard: the digest of its file in each array, and its figures."""
+    """Entry of a finished shard: the digest of its file in each array, and its sums for the statistics of the dump."""
 
     shard: Count
     files: dict[str, FileDigest]
@@ -89,7 +90,7 @@ class Manifest:
     metadata: dict[str, FileDigest]
     """Path → digest of every ``zarr.json`` and of the offsets."""
     shards: tuple[ShardEntry, ...] = ()
-    """All shards in their order if the dump is complete, else empty."""
+    """The entries of all shards in their order if the dump is complete, else empty."""
     statistics: DumpSummary | None = None
     companions: dict[str, FileDigest] = field(default_factory=dict)
     """Name → digest of the ``COMPANIONS``. Empty while the dump is being written, and in dumps of older versions."""
@@ -177,7 +178,7 @@ class Manifest:
         return manifest
 
     def require_complete(self, store: Folder) -> DumpSummary:
-        """Return the figures of a complete dump.
+        """Return the statistics of a complete dump.
 
         Raises:
             IncompleteStoreError: If the store is still being written.
@@ -247,7 +248,7 @@ def refuse_foreign_files(
     """Check that the store holds no foreign files. ``companions`` are the companion files that it may hold.
 
     Raises:
-        StoreError: If it does. The message names up to three of them.
+        StoreError: If it holds foreign files. The message names up to three of them.
     """
     own = {MANIFEST, *companions, *metadata_paths(schema)}
     foreign = [

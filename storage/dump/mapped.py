@@ -1,13 +1,13 @@
 """Read the rows of a dump of profile ``exact`` from its mapped files, without copying them through Zarr.
 
-For each array, the files of all shards are mapped one after another into one address range, so that numpy sees one
-array over all shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and
-between the rows of a chunk. So arithmetic turns a position into an address. A sentence is usually one slice per array,
-and any set of positions is one gather per array. Without the common address range, a gather over S shards would be S
-gathers, with a sort before and a scatter after them. This would take three times as long for 512 sentences
-(docs/decisions/0006).
+A shard is a range of positions, with one file per array. Each file is cut into chunks of equal size. For each array,
+the files of all shards are mapped one after another into one address range, so that numpy sees one array over all
+shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and between the
+rows of a chunk. So arithmetic turns a position into an address. A sentence is usually one slice per array, and any set
+of positions is one gather per array. Without the common address range, a gather over S shards would be S gathers, with
+a sort before and a scatter after them. This would take three times as long for 512 sentences (docs/decisions/0006).
 
-A shard is mapped when it is first needed. Then its size and its index of chunks are checked, and whether it belongs to
+A shard is mapped when it is first needed. Then this module checks its size, its index of chunks, and that it belongs to
 the dump. The checksums and values of a chunk are checked in all arrays when one of its rows is first read. Files stay
 mapped until no array looks into their address range any more. A damaged copy of a remote file is fetched again once.
 """
@@ -63,8 +63,8 @@ class MappedRows:
         folder: The folder of the dump.
         schema: The schema of the dump.
         shards: The entry of each shard in the manifest.
-        verified: One byte per chunk of the dump: 1 if its checksums and values were found right. Updated in place.
-        check_store: Called if a file is damaged. Raises if another dump has replaced this one.
+        verified: One byte per chunk of the dump: 1 if its checksums and values were found correct. Updated in place.
+        check_store: Called if a file is damaged. It raises an error if another dump has replaced this one.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class MappedRows:
         return Positions(*[array.read(pieces, stop - start) for array in self._arrays])
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return copies of ``positions`` ``[n]``, in any order, at least one; raises as ``read``."""
+        """Return copies of ``positions`` ``[n]``: at least one, in any order. The errors are those of ``read``."""
         numbers = positions // self._chunk_rows
         is_ready = np.frombuffer(self._ready, np.bool_)[numbers]
         if not is_ready.all():

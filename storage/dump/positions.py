@@ -21,7 +21,7 @@ class Positions:
     tokens: NDArray[Any]
     """``[n]`` uint16 or uint32: the gold tokens."""
     ids: NDArray[Any]
-    """``[n, k]`` uint16 or uint32: the top tokens, then the distinct ids of the draws. Each part is ordered most
+    """``[n, k]`` uint16 or uint32: the top tokens, then the distinct ids of the draws. Both groups are ordered most
     probable first, ties by id. If draws repeat an id, the last columns are unused and hold the dtype's highest
     value."""
     logp: NDArray[np.float16]
@@ -33,7 +33,7 @@ class Positions:
     logz: NDArray[np.float32]
     """``[n, nT]`` float32: log Σ_w p(w)^(1/T) over the whole vocabulary."""
     counts: NDArray[np.uint8] | None = None
-    """``[n, k]`` uint8: number of draws of each id; 0 for top tokens and unused columns. None for ``topk``."""
+    """``[n, k]`` uint8: number of draws of each id; 0 for top tokens and unused columns. None without draws."""
 
     def __len__(self) -> int:
         return len(self.tokens)

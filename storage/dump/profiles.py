@@ -1,4 +1,4 @@
-"""Choose the profile of a dump: rows as computed (``exact``), or rounded and compressed (``compact``).
+"""Encode and read rows in the profile of a dump: as computed (``exact``), or rounded and compressed (``compact``).
 
 `encoded` makes the files of a shard, `as_read` rounds rows as a profile does, and `open_rows` reads the rows of all
 shards. Modules that need numcodecs are imported only for compact dumps, since its import takes a third of a second.
@@ -34,7 +34,7 @@ class Rows(Protocol):
         """
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return the rows of ``positions`` ``[n]``, which are at least one and in any order; raises as ``read``."""
+        """Return the rows of ``positions`` ``[n]``: at least one, in any order. The errors are those of ``read``."""
 
 
 def encoded(
@@ -118,7 +118,7 @@ def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Position
 
 
 def as_positions(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Positions:
-    """Return the positions that stored arrays of `stored_chunks` hold."""
+    """Return the positions that the arrays of a chunk, as `stored_chunks` yields them, hold."""
     if schema.profile == "exact":
         return Positions(**arrays)
     from storage.dump.compact import decode_positions  # noqa: PLC0415  see the module docstring
@@ -139,8 +139,8 @@ def open_rows(
         folder: The folder of the dump.
         schema: The schema of the dump.
         shards: The entry of each shard in the manifest.
-        verified: One byte per chunk of the dump: 1 if its checksums and values were found right. Updated in place.
-        check_store: Called if a file is damaged. Raises if another dump has replaced this one.
+        verified: One byte per chunk of the dump: 1 if its checksums and values were found correct. Updated in place.
+        check_store: Called if a file is damaged. It raises an error if another dump has replaced this one.
     """
     if schema.profile == "exact":
         return MappedRows(folder, schema, shards, verified, check_store)

@@ -1,13 +1,13 @@
 """Read positions of a complete dump: by sentence, by range, or any set of them, from mapped files.
 
-Opening checks the manifest, the metadata, the offsets and the size of every file. When a shard is mapped, its index is
-checked, and whether its files are those that the manifest lists. When a row of a chunk is first read, the chunk's
-checksums and values are checked. To check everything beforehand, call `verify_dump`. The reader does not use zarr,
-because zarr takes about a millisecond per access, 200 times as long as the reader.
+Opening checks the manifest, the metadata, the offsets and the size of every file. When a shard is mapped, the reader
+checks its index, and that its files are those that the manifest lists. When a row of a chunk is first read, the reader
+checks the chunk's checksums and values. To check everything beforehand, call `verify_dump`. The reader does not use
+zarr, because zarr takes about a millisecond per access, 200 times as long as the reader.
 
-A reader holds no rows. It returns copies, and the mapped pages belong to the system's page cache, which all readers
-share and which the system shrinks when it needs memory. Threads may share a reader. A forked process can go on using
-it; a spawned process opens the dump again.
+A reader holds no rows, except a few decoded chunks of a compact dump. It returns copies, and the mapped pages belong to
+the system's page cache, which all readers share and which the system shrinks when it needs memory. Threads may share a
+reader. A forked process can go on using it; a spawned process opens the dump again.
 """
 
 import functools
@@ -39,7 +39,7 @@ class DumpReader:
         folder: The folder of the dump.
         schema: The schema of the dump.
         offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
-        summary: The figures of the dump.
+        summary: The statistics of the dump.
         manifest_sha256: sha256 of the manifest. The manifest lists the digests of all other files.
     """
 
@@ -51,7 +51,8 @@ class DumpReader:
             manifest_sha256: The expected sha256 of the manifest; None accepts any dump.
 
         Raises:
-            StoreError: If there is no dump, or it is another dump, or has another format, codec or layout.
+            StoreError: If there is no dump, or its manifest has another sha256 than expected, or it has another format,
+                codec or layout.
             IncompleteStoreError: If the dump is still being written.
             CorruptStoreError: If its manifest or metadata are damaged, or a shard is missing or truncated.
         """
@@ -111,7 +112,7 @@ class DumpReader:
             indices: ``[R]`` int64 in ``[0, M)``, any order, repeats allowed.
 
         Returns:
-            Copies; ``n`` is the number of positions of these sentences together.
+            Copies; their number ``n`` is the number of positions of these sentences together.
 
         Raises:
             IndexError: If there is no such sentence.
@@ -210,10 +211,10 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
             the result.
 
     Returns:
-        The figures of the dump.
+        The statistics of the dump.
 
     Raises:
-        StoreError: As for `DumpReader`; also if there are foreign files.
+        StoreError: If `DumpReader` cannot open the dump, or there are foreign files.
         CorruptStoreError: If a file is damaged, or holds a value that no dump can have. The message names array, shard,
             position of the first such value, and remedy.
     """

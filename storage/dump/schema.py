@@ -1,10 +1,10 @@
 """Define the schema of a dump: its attributes as a frozen dataclass, its arrays, and their Zarr metadata.
 
 `DumpSchema` holds everything that determines the bytes of a store, apart from the offsets and the rows. Its JSON is
-both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived and never
-parsed: a reader compares them with those that it would have written. So no foreign codec, data type or extension can
-get in. The group's ``zarr.json`` repeats the metadata of the arrays (consolidated metadata), so that zarr lists the
-arrays without looking at foreign files.
+both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived from it
+and never parsed: a reader compares them with those that it would have written. So no foreign codec, data type or
+extension can get in. The group's ``zarr.json`` repeats the metadata of the arrays (consolidated metadata), so that zarr
+lists the arrays without looking at foreign files.
 """
 
 import math
@@ -22,8 +22,8 @@ from storage.fingerprints import Json, canonical_json
 FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
-"""A cross-fitted dump comes from one teacher for each fold of the split. It has a fingerprint for each of these
-teachers in place of ``teacher``; see ``teacher_names``."""
+"""The keys of ``DumpSchema.fingerprints``. A cross-fitted dump comes from one teacher for each fold of the split. It
+has a fingerprint for each of these teachers in place of ``teacher``; see ``teacher_names``."""
 GAPS = "gaps"
 """Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
@@ -85,8 +85,7 @@ class DumpSchema:
     split: str
     """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
-    """sha256 of dataset, split, tokenizer and teacher. A cross-fitted dump has a teacher for each fold; see
-    ``teacher_names``."""
+    """sha256 of each of ``FINGERPRINTS``. A cross-fitted dump has a teacher for each fold; see ``teacher_names``."""
     computation: dict[str, str | int | float]
     """Everything else that can change the stored values: threads, batch budget, dtype, device model, versions, beam
     sizes."""

@@ -1,13 +1,14 @@
-"""Encode one Zarr v3 shard file, and check it without decoding.
+"""Encode one uncompressed Zarr v3 shard file, and check it without decoding.
 
-The codec is ``sharding_indexed`` with inner codecs ``[bytes, crc32c]`` and the index at the end:
+A shard file holds a range of an array's rows, cut into chunks. The codec is ``sharding_indexed`` with inner codecs
+``[bytes, crc32c]`` and the index at the end:
 
     chunk 0 | crc32c | chunk 1 | crc32c | … | index: (offset, length) uint64 of every chunk of a full shard | crc32c
 
-A short last chunk is padded with the fill value. Chunks past the end of the array are left out, and all bits of their
-index entries are ones. Nothing is compressed, so the layout determines the place of every byte. The index is compared
-with the expected one instead of being parsed, and rows are read from the mapped file at a fixed stride. The bytes equal
-those of zarr-python (tested). This encoder is about five times faster.
+A short last chunk is padded with the fill value. Chunks past the end of the array are not stored, and all bits of their
+index entries are ones. Nothing is compressed, so the layout determines the place of every byte. So this module compares
+the index with the expected one instead of parsing it, and rows are read from the mapped file at a fixed stride. The
+bytes equal those of zarr-python (tested). This encoder is about five times faster than zarr-python.
 """
 
 from mmap import mmap
@@ -125,7 +126,7 @@ def check_belongs(
         where: File, array and shard, for the message.
 
     Raises:
-        CorruptStoreError: If it is another file.
+        CorruptStoreError: If the file is not that one.
     """
     found, expected = (sha256_bytes(checksums), expected) if expected else (sha256_bytes(data.data), digest.sha256)
     if found != expected:

@@ -1,9 +1,9 @@
 """Find values that no dump can have: ids outside the vocabulary, NaN, probabilities above 1, and others.
 
-A digest shows that bytes are those that were written. It does not show that the writer was right. So the same rules are
-checked before rows are written, when a reader first reads from a chunk, and by ``verify``. The rules that compare the
-values of a row with each other are too slow for readers. Of these rules, writers check only the order along a row, and
-``verify`` checks all.
+A digest shows that bytes are those that were written. It does not show that the writer was correct. So most rules are
+checked three times: before rows are written, when a reader first reads from a chunk, and by ``verify``. Three rules are
+too slow for readers: log-probabilities do not rise along a row, a row has no id twice, and a row and its tail sum to 1.
+``verify`` checks all three. Writers check the first and, for a compact dump, the last.
 
 Legend: n positions, k columns, nT declared temperatures.
 """
@@ -40,7 +40,7 @@ class ImpossibleValue(NamedTuple):
 
 
 def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Iterator[ImpossibleValue]:
-    """Yield the rules that rows break. This takes little time compared with reading the rows.
+    """Yield each rule that rows break, with the first such row. This takes little time compared with reading the rows.
 
     Args:
         arrays: Name → ``[n, ...]``, n at least 1: some or all arrays of the dump. A dump with draws needs all.

@@ -1,10 +1,10 @@
 """Write a dump shard by shard, from any number of processes, which may be interrupted at any time.
 
 A shard is finished when the files of all its arrays, and then its entry (a file with their digests), were renamed into
-place. Until then it is pending. So any number of processes can find the pending shards on the disk, and the bytes of
+place. Until then it is pending. So the files on the disk show any process which shards are pending, and the bytes of
 the finished store depend only on the schema, the offsets and the rows. One process, the main one, holds the lock,
 writes the metadata and finishes the dump. The other processes only write shards, after the main process has opened the
-store and before it finishes. Hosts, times and commands do not belong to the bytes of the store, so they go to
+store and before it finishes. Hosts, times and commands would make the bytes of equal dumps differ, so they go to
 PATH.history.jsonl next to the store. This history file is also the lock file.
 """
 
@@ -104,7 +104,7 @@ class DumpWriter:
         Args:
             shard: Number of the shard.
             positions: All positions of the shard, ``schema.layout.rows_of(shard)``.
-            num_effective: As for `figures_of_shard`.
+            num_effective: See `figures_of_shard`.
 
         Raises:
             StoreError: If the rows do not match the schema, or cannot be written. The shard stays pending.
@@ -133,11 +133,11 @@ class DumpWriter:
 
         Args:
             progress: Called with 1 after each shard.
-            companions: A function that makes the files of ``COMPANIONS``, such as the card, from the dump's figures. If
-                the dump is already complete, only files that are missing or damaged are written again.
+            companions: A function that makes the files of ``COMPANIONS``, such as the card, from the dump's statistics.
+                If the dump is already complete, only files that are missing or damaged are written again.
 
         Returns:
-            The figures of the dump.
+            The statistics of the dump.
 
         Raises:
             IncompleteStoreError: If a shard is not finished or is damaged.
@@ -205,10 +205,10 @@ def figures_of_shard(
     shard: int,
     num_effective: NDArray[np.float32] | None = None,
 ) -> ShardFigures:
-    """Return the figures of a shard from its rows ``positions``.
+    """Return the sums and the histogram of a shard from its rows ``positions``.
 
-    If each row is a mixture, ``num_effective`` ``[n]`` holds the effective number of hypotheses in each. Only the sum
-    is kept.
+    If each row is a mixture, ``num_effective`` ``[n]`` holds the effective number of hypotheses in each. The result has
+    only their sum.
     """
     rows = schema.layout.rows_of(shard)
     sentences = sentences_of_range(offsets, rows)

@@ -1,4 +1,4 @@
-"""Admit one writer at a time to a store, such as a dump, that is kept in an object store, by a lease.
+"""Admit one writer at a time to a dump (or another store of files) in an object store, by a lease.
 
 The lease is an object next to the store. It names its holder and the time at which it expires. The holder renews it in
 a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired,
@@ -8,10 +8,10 @@ only on condition that it does not exist. Before every write and every line of t
 again, and stops if another process holds it.
 
 The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between the
-check of the lease and the write. Such a late write does no harm: files are whole objects, and their bytes depend only
-on the work. So a late write of a shard writes the bytes that are already there. For the same reason, other ranks write
-shards without the lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` less a heartbeat, a living
-holder can lose its lease. It then stops.
+check of the lease and the write. Such a late write does no harm: files are whole objects, and their bytes do not depend
+on who computes them. So a late write of a shard writes the bytes that are already there. For the same reason, other
+ranks write shards without the lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` minus
+`HEARTBEAT_S`, a living holder can lose its lease. It then stops.
 """
 
 import json

@@ -4,8 +4,8 @@ An exception of fsspec or of a library under it becomes an error of one line wit
 an object does not exist. The original exception is not chained, and its text is searched for secrets first, since a
 server or a library may put a secret into a message. Listings are never cached.
 
-A write that returns is trusted: object stores acknowledge whole objects only, the libraries send a checksum with each,
-and every byte of a dump is read back once before the dump is marked complete.
+If the library reports that a write succeeded, this module trusts it: object stores acknowledge whole objects only, the
+libraries send a checksum with each, and every byte of a dump is read back once before the dump is marked complete.
 """
 
 import errno

@@ -53,7 +53,7 @@ class RemoteFolder:
         return str(self._objects)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle as the arguments of the folder. The lease stays with its holder."""
+        """Pickle only the arguments of the constructor. The unpickled folder does not hold the lease."""
         return partial(RemoteFolder, cache=self._cache, take_over=self._take_over), (str(self._objects),)
 
     def sizes(self) -> dict[str, int]:

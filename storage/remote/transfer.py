@@ -2,7 +2,7 @@
 
 A folder has no list of the digests of its files, so a copy is identified by the object store's listing: names, sizes,
 and the store's own tags or times. A changed folder is fetched again. The copy of an unchanged folder is hashed and used
-again. The folder's own reader checks that the content is right; every dataset holds the digests of its arrays. Copies
+again. Whoever reads the copy checks its content: every dataset holds the digests of its arrays. Copies
 of folders do not count towards the cache's limit, since a process may be reading them. Copies not used for `KEEP_DAYS`
 days are removed.
 """

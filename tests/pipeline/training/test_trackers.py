@@ -76,7 +76,7 @@ def test_training_goes_on_without_a_service_that_cannot_be_reached(run, monkeypa
     metrics.close()
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == len(ROWS)
     assert [record.message for record in caplog.records if "wandb is lost" in record.message] == [
-        "wandb is lost (reset by peer). Training goes on; metrics.jsonl has all figures"
+        "wandb is lost (reset by peer). Training goes on; metrics.jsonl has all metrics"
     ]
 
 
