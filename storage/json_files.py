@@ -54,7 +54,7 @@ def read_bytes(
         max_bytes: The size above which the file is refused.
 
     Raises:
-        RnngDistillError: ``error``, if the file cannot be read or has more bytes.
+        RnngDistillError: ``error``, if the file cannot be read or has more than ``max_bytes``.
     """
     try:
         with BufferedReader(open_file(path)) as file:

@@ -12,7 +12,8 @@ both versions returns ``token_type_ids`` by default under 4.x; GPT-2 would add t
 The tokenizer puts ``<bos>`` before a text and nothing after the text. In the exported folder ``<bos>``, ``<eos>`` and
 ``<pad>`` are special tokens. So the characters ``<eos>`` in a text are the special token. Other programs expect this,
 because they put special tokens into their input as text. In a run's ``tokenizer.json`` these three are ordinary
-entries, so that no sentence of a corpus can end itself. docs/decisions/0015 says why the folder and the run differ.
+entries, so that the characters ``<eos>`` in a corpus do not end a sentence. docs/decisions/0015 says why the folder and
+the run differ.
 """
 
 import json
@@ -52,14 +53,16 @@ def export(
 ) -> dict[str, Any]:
     """Write a finished student's run as a Hugging Face folder; return the summary that ``export`` prints.
 
-    With ``config.push``, also send the folders to the hub. If sending fails, the folders stay.
+    With ``config.push``, also send the folders to the hub. If sending fails, the folders stay. With ``config.dry_run``,
+    send nothing and leave no folder.
 
     Args:
         run: A run directory of train-student.
         out: The folder to make. If the export fails, it leaves no folder.
         which: The checkpoint.
-        all_checkpoints: Write the checkpoint ``which`` to OUT/main, and the word checkpoints to OUT/chck_1M and so on.
-            With ``config.push``, this is done whenever there are word checkpoints.
+        all_checkpoints: Write the checkpoint ``which`` to OUT/main, and the word checkpoints (weights kept after 1M
+            words and so on) to OUT/chck_1M and so on. With ``config.push``, this is done whenever there are word
+            checkpoints.
         config: The entries of the model card, and where to send the folders.
 
     Raises:
@@ -174,7 +177,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which, about: ExportConfig) -
 
 
 def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
-    """Return the three files of a tokenizer that returns ``<bos>`` and then the ids of ``tokenizer``."""
+    """Return the three files of a tokenizer that gives ``<bos>`` and then the ids of ``tokenizer``."""
     ids = _special_ids(tokenizer)
     names = {name.removesuffix("_id"): tokenizer.token(i) for name, i in ids.items()}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

@@ -42,7 +42,7 @@ off. The first entry whose words all occur in the name applies."""
 
 
 def num_matmul_parameters(config: StudentConfig) -> int:
-    """Return N."""
+    """Return N, the number of parameters of matrix products; see the module."""
     size = config.embed_dim
     return config.num_blocks * (4 * size**2 + 2 * size * config.inner_dim) + config.vocab_size * size
 

@@ -51,7 +51,7 @@ _DEFAULTS: Final = {
 OURS: Final = "rnng_distill"
 """Key of config.json for what ``export`` records about the training. transformers does not use it."""
 _BUFFERS: Final = (".attn.bias", ".attn.masked_bias")
-"""Ends of the names of the causal masks that old files contain. They are not weights."""
+"""Suffixes of the names of the causal masks that old files contain. They are not weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class OpenedStudent:
     context: Context
     """What the model reads before a sentence of a split: nothing, or the earlier sentences of its document."""
     trained_context: str
-    """The same in training; ``not known`` if a folder does not record it."""
+    """What the model read there in training; ``not known`` if a folder does not record it."""
     num_trained_positions: int | None
     """The number of position embeddings that were trained; None if it is not known. Log-probabilities at later
     positions are meaningless."""
@@ -183,7 +183,7 @@ def _special_id(path: Path, described: Mapping[str, Any], name: str) -> int:
 def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """Return the weights under the student's names, and the sha256 of the file.
 
-    A file of a ``GPT2Model`` has names without ``transformer.``.
+    The names in a file of a ``GPT2Model`` lack ``transformer.``, so this function adds it.
 
     Raises:
         InputError: If the file is damaged.

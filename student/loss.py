@@ -14,13 +14,14 @@ the dump has log p_T(rest) and the normaliser of p_T for each temperature. Neith
 other divergences can replace KL, with the same properties: KL(q || p) (``reverse-kl``) and the Jensen-Shannon
 divergence (``js``: the mean of KL(p || m) and KL(q || m) with m = (p + q) / 2).
 
-log q_T(rest) is a log-sum-exp over the tokens outside K, never log(1 - sum). In float32, log(1 - sum) has no correct
-digits if the rest is 1e-8. Two other treatments of the rest exist for comparison, and both are wrong at q = p.
-``renormalise`` rescales the teacher to sum to 1 over K, and then the loss is not 0. ``drop`` leaves the rest out, and
-then the gradient is not 0.
+log q_T(rest) is a log-sum-exp over the tokens outside K. It is never log(1 - sum of q_T over K), which has no correct
+digits in float32 if q_T(rest) is 1e-8. For comparison there are two other treatments of the rest. Both are wrong at
+q = p. ``renormalise`` rescales the teacher to sum to 1 over K, and then the divergence is not 0. ``drop`` leaves the
+rest out, and then the gradient is not 0.
 
-A dump with draws does not determine a divergence. It gives an estimate p^_T of the teacher's distribution
-(``student.targets``), and so an estimate of the part of KL that depends on the student, the soft cross-entropy:
+A dump with draws (tokens sampled from p) does not determine a divergence. It gives an estimate p^_T of the teacher's
+distribution (``student.targets``), and so an estimate of the part of KL that depends on the student, the soft
+cross-entropy:
 
     SCE  = -sum over w of p^_T(w) log q_T(w)                    loss = alpha CE + (1 - alpha) T^2 SCE
 
@@ -56,7 +57,7 @@ NUM_PARTS = 3
 
 
 class DistillationRows:
-    """A ``RowLoss`` of three parts: the loss, the cross-entropy and the soft part. ``part_names`` returns their names.
+    """A ``RowLoss`` with three sums: the loss, the cross-entropy and the soft part. ``part_names`` returns their names.
 
     Args:
         gold: int64 ``[P]`` in ``[0, V)``.
@@ -90,7 +91,7 @@ class DistillationRows:
         return terms.sum(1), gradient
 
     def terms(self, logits: Tensor, rows: slice, *, with_gradient: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the parts row by row, ``[3, R]``, in nats, and the gradient of the sum of the first part, ``[R, V]``.
+        """Return the three terms of each row, ``[3, R]``, in nats, and the gradient of the summed loss, ``[R, V]``.
 
         ``logits``, ``[R, V]``, float32 or float64, are overwritten.
         """
@@ -154,7 +155,7 @@ def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Student:
-    """The parts of q_T that the loss needs, for R rows. If no ids are selected, the rest is the whole vocabulary."""
+    """What the loss needs from q_T, for R rows. If no ids are selected, the rest is the whole vocabulary."""
 
     log_probs: Tensor
     """``[R, k]``: log q_T of the targets' ids."""

@@ -21,9 +21,9 @@ tokens that the teacher's dump does not keep. This has four consequences:
 - If k_d = V in all dumps, nothing is estimated, and the student that minimises the KL has the distribution m.
 
 The result keeps all tokens that at least one dump keeps. Rows of a batch need equally many columns. If several dumps
-keep the same token in a row, columns are left. They get other tokens of the vocabulary, with the estimates of these
-tokens. With an even spread this loses nothing. The mass outside the W columns of a row is (V - W) times the sum of w_d
-u_d.
+keep the same token in a row, the row has unused columns. These get other tokens of the vocabulary, with the estimates
+of these tokens. With an even spread this loses nothing. The mass of the tokens outside the W columns of a row is
+(V - W) times the sum of w_d u_d.
 
 The result could instead keep only the tokens that all dumps keep, and then each value would be exact. But a token that
 one teacher finds probable and another does not keep would teach nothing. In all simulations of

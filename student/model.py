@@ -2,7 +2,7 @@
 
 The blocks are pre-norm, with learned positions and tanh GELU. The output weights are tied to the token embedding.
 Parameters have the names and layouts of ``GPT2LMHeadModel.state_dict()`` (``Conv1D`` keeps ``[in, out]``), so an export
-copies them without renaming. Generation and key-value caches are left to transformers.
+copies them without renaming. This module has no text generation and no key-value cache: use transformers for them.
 
 A row holds one sentence or several (``student.rows``), then padding. Positions count from 0 in each row. The causal
 mask is the only attention mask. Padding comes after the last position of a row, so no position sees it, and nothing

@@ -1,7 +1,7 @@
 """Write the model card of an exported student: its origin, how to load it, and its results.
 
-Every figure comes from the run's ``run.json``, history and results. The card shows the results whose weights have the
-sha256 of the exported checkpoint. It shows only the number of the other results.
+Every number comes from the run's ``run.json``, history and results. The card shows the results whose weights have the
+sha256 of the exported checkpoint. Of the other results it shows only how many there are.
 """
 
 import math
@@ -183,7 +183,7 @@ def _end(run: Path) -> str:
 
 
 def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
-    """Yield the evaluation, the name of the figure, and the figure; None if the figure is not defined."""
+    """Yield the evaluation, the name of the metric, and its value; None if the value is not defined."""
     for pairs in results.pairs:
         ties = _ties(pairs.figures.overall.num_ties)
         evaluation = f"minimal pairs: {pairs.subject}, {pairs.convention}"

@@ -1,7 +1,7 @@
 """Send exported folders to the Hugging Face hub: ``main`` and one branch per word checkpoint (``chck_1M``, …).
 
-The package huggingface_hub speaks with the hub and finds the token (``HF_TOKEN``, or ``hf auth login``). It sends each
-file only if the hub does not have it yet, so the same command can be run again.
+The package huggingface_hub speaks with the hub and finds the access token (``HF_TOKEN``, or ``hf auth login``). It
+sends each file only if the hub does not have it yet, so the same command can be run again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ def check_repository(repository: str) -> None:
     """Check the form of a repository's name. Nothing is sent.
 
     Raises:
-        ConfigError: If it is not OWNER/NAME in the hub's characters.
+        ConfigError: If it is not OWNER/NAME in characters that the hub allows.
     """
     try:
         validate_repo_id(repository)
@@ -46,7 +46,7 @@ def planned(folders: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 def push(folders: Mapping[str, Path], repository: str, *, private: bool) -> dict[str, Any]:
     """Send each folder to its branch of a repository, which is created if it does not exist. Return what was sent.
 
-    ``main`` goes last. So if ``main`` is there, everything is there.
+    ``main`` goes last. So if a first push has sent ``main``, it has sent everything.
 
     Args:
         folders: The folders by branch.

@@ -1,8 +1,8 @@
 """Decide which sentences make a row of the student's input, and lay out the rows.
 
-In the context ``sentence`` a row is one sentence. In the context ``document`` a row is consecutive sentences of one
+With ``--context sentence`` a row is one sentence. With ``--context document`` a row is consecutive sentences of one
 document, as many as the position embeddings allow, and each sentence sees the sentences before it in the row. In both
-contexts a sentence has the inputs ``<bos> w1 .. wn`` and the gold tokens ``w1 .. wn <eos>``.
+cases a sentence has the inputs ``<bos> w1 .. wn`` and the gold tokens ``w1 .. wn <eos>``.
 
 Shape letters: M sentences, R rows of a split, B rows of a batch, L positions of the longest row of the batch, P
 positions (n + 1 for a sentence of n tokens).
@@ -31,7 +31,7 @@ class StudentInputs:
     input_ids: Tensor
     """int64 ``[B, L]``, with at least one row and one position. Padding is ``<bos>``."""
     valid: Tensor
-    """int64 ``[P]``: the indices of the positions among the B · L entries, sentence by sentence."""
+    """int64 ``[P]``: the indices of the positions among the B · L entries of ``input_ids``, sentence by sentence."""
 
     @classmethod
     def of(cls, tokens: Ragged, row_offsets: np.ndarray, *, bos_id: int) -> Self:
@@ -63,7 +63,7 @@ class Rows:
 
     Args:
         split: The sentences.
-        context: See the module.
+        context: ``sentence`` or ``document``; see the module.
         max_length: Largest number of positions of a row.
         truncate: Whether to cut a longer sentence to its first positions. Otherwise a longer sentence is an error.
 

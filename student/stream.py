@@ -29,7 +29,7 @@ class StudentBatch:
     """This process's share of a batch. It may have no sentences."""
 
     inputs: StudentInputs
-    """The rows of its sentences."""
+    """The rows of this share."""
     gold: Tensor
     """int64 ``[P]``: the gold tokens, sentence by sentence. Each sentence ends with ``<eos>``."""
     targets: Targets | None
@@ -85,7 +85,7 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: AnyTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield ``parts`` unchanged, but announce each part ``BATCHES_AHEAD`` batches early to the dump."""
+    """Yield ``parts``, one for each batch, and announce each to the dump up to ``BATCHES_AHEAD`` batches earlier."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])

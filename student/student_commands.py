@@ -1,4 +1,4 @@
-"""Do what the commands ask of a trained student: score sentences, evaluate and dump.
+"""Carry out the commands that use a trained student: score sentences, evaluate and dump.
 
 ``teacher.teacher_commands`` has entry points with the same names and signatures: ``open_scorer``,
 ``evaluate_perplexity``, ``score_split``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the
@@ -44,7 +44,7 @@ from student.student_run import load_student, student_config
 
 _READS_ONE = {
     "sentence": "trained with --context sentence, so it never saw text before a sentence",
-    "not known": "its config.json does not say how it was trained with documents",
+    "not known": "its config.json does not say whether it was trained with documents",
 }
 """Why a student reads no text before a sentence, by ``OpenedStudent.trained_context``."""
 
@@ -98,8 +98,8 @@ def evaluate_perplexity(
 ) -> dict[str, Any]:
     """Compute the perplexity of a split; write the result next to the model.
 
-    If the student was trained on documents, each sentence is scored after earlier sentences of its document: as many as
-    fit into the student's input together with the sentence.
+    If the student was trained on documents, each sentence is scored after the earlier sentences of its row: each
+    document is cut into rows that fit into the student's input, without overlap.
 
     Args:
         model: A run directory or a folder in Hugging Face's format.
@@ -264,7 +264,7 @@ def _log_probs_in_rows(
 ) -> tuple[Ragged, Ragged | None]:
     """Return the log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
 
-    The second value is the divergence from the truth at each position: float64 in nats, or None without a truth.
+    The second result is the divergence from the truth at each position: float64 in nats, or None without a truth.
 
     Args:
         student: In evaluation mode.
@@ -294,7 +294,7 @@ def _log_probs_in_rows(
 
 
 def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
-    """Return the settings of a result: what can change its figures, and how the student was trained.
+    """Return the settings of a result: what can change its numbers, and how the student was trained.
 
     The last two entries are the context and the number of positions that the student was trained with.
     """

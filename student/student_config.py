@@ -1,4 +1,4 @@
-"""Define the sizes and training options of the student. Imports no torch, so that ``--help`` is quick."""
+"""Define the sizes and training options of the student. This module imports no torch, so that ``--help`` is quick."""
 
 import math
 from dataclasses import dataclass
@@ -178,7 +178,8 @@ class StudentCommandConfig(ResumeConfig):
     """How ``train-student`` starts."""
 
     init: Path | None = None
-    """Start from the best weights of this student's run. All sizes must be equal, also those left at their defaults."""
+    """Start from the best weights of this student's run. All sizes must equal those of that run, even sizes left at
+    their defaults."""
     cache_gb: float = 10.0
     """For a dump at a URL: the size of the local cache in gigabytes."""
     dump_weights: tuple[float, ...] = ()

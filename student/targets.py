@@ -1,14 +1,15 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
-A dump of the top k has the teacher's own probabilities (``SoftTargets``). A dump with draws has estimates p^_T of them
-(``DrawnTargets``). For the top tokens p^_T is p_T. The rest is all other tokens, and p(rest) is their mass. If c_w of n
-draws from the rest gave the id w, then
+The teacher's distribution is p at T = 1, and p_T at the temperature T. A dump of the top k has the teacher's own
+probabilities (``SoftTargets``). From a dump with draws, this module computes estimates p^_T of p_T (``DrawnTargets``).
+For the top tokens p^_T is p_T. The rest is all other tokens, and p(rest) is their mass. If c_w of n draws from the rest
+gave the id w, then
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 
-The expectation of c_w / n is p(w) / p(rest), so the expectation of p^_T is p_T. This is importance sampling with p at
-T = 1 as the proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). p^_T does not sum to 1. Normalising
-it would make it biased.
+The expectation of c_w / n is p(w) / p(rest), so the expectation of p^_T is p_T. This is importance sampling with p as
+the proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). p^_T need not sum to 1. Normalising it would
+make it biased.
 
 A dump of another dataset is an error before the first step. In addition, the gold tokens of dump and dataset are
 compared in every batch, because nothing else would show that the targets belong to other positions.
@@ -146,7 +147,7 @@ class TargetOptions(TypedDict):
 
 
 class DumpTargets:
-    """The soft targets of a split, from a dump that belongs to it.
+    """The soft targets of a split, from a dump that was made from this split.
 
     Args:
         dump: The dump.
@@ -222,7 +223,7 @@ class DumpTargets:
 
         Args:
             sentences: int64 ``[M]``: the sentences.
-            num_positions: int64 ``[M]``: the number of positions of each sentence.
+            num_positions: int64 ``[M]``: the number of positions to read from each sentence.
             device: The device for the targets.
 
         Raises:

@@ -2,9 +2,10 @@
 
 This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has some hypotheses: its
 tokens x_<t with actions y_<t, and the score log p(x_<t, y_<t). The search extends them action by action. At each step
-the valid actions of all hypotheses compete, and the ``beam`` best successors survive. A survivor whose action is SHIFT
-becomes a candidate c of the position. Its score is log p(x_<t, y_<t) + log p(SHIFT | u_c), where u_c is the model's
-state before this SHIFT. The other survivors are executed. The best ``beam`` candidates are kept. Then
+every valid action of every hypothesis gives a successor, and the ``beam`` best successors of the sentence survive. A
+survivor whose action is SHIFT becomes a candidate c of the position. Let u_c be the model's state before this SHIFT.
+The candidate's score is log p(x_<t, y_<t) + log p(SHIFT | u_c). The actions of the other survivors are executed, and
+these survivors are extended at the next step. The best ``beam`` candidates are kept. Then
 
     w_c               = softmax of the candidates' scores
     p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
@@ -16,12 +17,13 @@ sentence either. Where x_t is ``<eos>``, the mixture is over all candidates, but
 not survive ``<eos>``. Only complete candidates, in which only TOP is open, are hypotheses of the whole sentence.
 
 Scores only fall. So dropping a hypothesis that is no better than the ``beam``-th best candidate does not change the
-result. A position of a sentence ends when all hypotheses of the sentence are dropped, or after ``max_actions`` NTs and
-REDUCEs, after which only SHIFT is valid. In a tie the earlier hypothesis wins, then the earlier action.
+result. The search at a position of a sentence ends when all hypotheses of the sentence are dropped, or after
+``max_actions`` NTs and REDUCEs, after which only SHIFT is valid. In a tie the earlier hypothesis wins, then the earlier
+action.
 
-Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own, and wider beams make the
-bounds tighter. The mixtures are a language model of their own: the log-probability of a sentence is the sum over its
-gold tokens.
+Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own, and wider beams usually make
+the bounds tighter. The mixtures are a language model of their own: the log-probability of a sentence is the sum over
+its gold tokens.
 
 Many sentences advance together, one action and one token at a time. ``stack_pool`` describes which results they share.
 

@@ -1,7 +1,7 @@
-"""Keep the hypotheses of a beam search as vectors, and find the best of each sentence. Integer work, in numpy.
+"""Keep the hypotheses of a beam search as vectors, and find the best of each sentence, with numpy on the host.
 
-Hypotheses are grouped by sentence. The hypotheses of a sentence are consecutive, so ``Hypotheses.sentence`` has
-one run of equal values per sentence.
+A hypothesis is a sequence of words and actions so far, with its probability. Hypotheses are grouped by sentence. The
+hypotheses of a sentence are consecutive, so ``Hypotheses.sentence`` has one run of equal values per sentence.
 
 Shape letters: n hypotheses, M sentences, A actions.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Hypotheses:
-    """n hypotheses of some sentences, grouped by sentence."""
+    """n hypotheses of some sentences, grouped by sentence unless a method says otherwise."""
 
     sentence: np.ndarray
     """int64 ``[n]``: the number of the sentence in the batch."""
@@ -49,7 +49,8 @@ class Hypotheses:
 class History:
     """The actions of all hypotheses ever made.
 
-    An event is an action together with the event before it. Event 0 is NT(TOP) or ``<bos>``.
+    An event is an action with a link to the event before it, so it stands for all actions up to this one. Event 0 is
+    NT(TOP) or ``<bos>``.
     """
 
     def __init__(self) -> None:

@@ -47,7 +47,7 @@ NO_TIME = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derivation:
-    """A batch of action sequences. Every array except ``last`` has T entries, one per action."""
+    """What each action of a batch does to the stack. Every array except ``last`` has T entries, one per action."""
 
     action: np.ndarray
     """int64: SHIFT 0, REDUCE 1, NT(label i) 2 + i."""

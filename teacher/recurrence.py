@@ -1,9 +1,9 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
 A level is all pushes of one depth, or all constituents of one height. Autograd would work round by round, where a round
-is one level or one step in a level. In this module one product gives the gates of all inputs, one product gives the
-gradient of each weight, and the states of all rounds are in one buffer that later rounds gather from. So a round has
-only one recurrent product and a few point-wise operations. Second derivatives are not available. docs/decisions/0007
+is one level or one step in a level. In this module a few large products give the gates of many inputs and the gradients
+of the weights, and the states of all rounds are in one buffer that later rounds gather from. So a round has little more
+than one recurrent product and a few point-wise operations. Second derivatives are not available. docs/decisions/0007
 has a comparison with the same arithmetic under autograd.
 
 Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Otherwise all have the type
@@ -256,7 +256,7 @@ def bilstm_composition(
         gates: ``[N, 8D]``: the tokens' products with the input weights, or None to compute them. If they are given,
             the result has no gradient.
         label_states: ``[2, 2, L, D]``: hidden and cell states after each label, in both directions.
-        mask: ``[K, D]``: a factor for each constituent, or None.
+        mask: ``[K, D]``: factors (dropout) for the vectors of the constituents, or None.
         weights: The input weight ``[D, 8D]`` (forward, then backward direction) and its bias ``[8D]``, the recurrent
             weight ``[2, D, 4D]``, the output weight ``[2D, D]`` and its bias ``[D]``.
         levels: Height 1 first.

@@ -40,7 +40,7 @@ from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gate
 from teacher.teacher_config import TeacherConfig
 
 PARTS = ("loss", "token_loss", "action_loss")
-"""The sums that ``Rnng.forward`` returns, in nats: -log p(x, y) and its two parts."""
+"""The sums that ``Rnng.forward`` returns, in nats: -log p(x, y), and its terms of tokens and of actions."""
 
 
 class StackLayer(nn.Module):
@@ -131,17 +131,17 @@ class Rnng(nn.Module):
         return build_schedule(tokens, actions, derive_top_down(actions), eos_id=self.eos_id)
 
     def states(self, inputs: Schedule) -> Tensor:
-        """Return ``[P, D]`` for the result of ``prepare``."""
+        """Return ``[P, D]``: the states that predict the tokens, for the result of ``prepare``."""
         return self._token_states(self._stack_states(inputs), inputs)
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return ``[R, V]`` for ``[R, D]``."""
+        """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
         return F.linear(states, self.token_embedding, self.token_bias)
 
     def states_and_action_log_probs(self, schedule: Schedule) -> tuple[Tensor, Ragged]:
         """Return the result of ``states``, and the log-probability of each action of each sentence.
 
-        A forced action has log-probability 0.
+        An action that is the only valid one has log-probability 0.
         """
         stack_states = self._stack_states(schedule)
         chosen = self._action_log_probs(stack_states, schedule).detach().cpu().numpy()

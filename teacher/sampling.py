@@ -8,9 +8,10 @@ as a whole.
 
 Many sentences advance together by one action at a time. Their stacks are in a ``StackPool``.
 
-Sentence n reads its own stream of random numbers, which depends on the seed and n alone. Rounding depends on the batch,
-and it moves each edge between two tokens in the cumulative sums. A draw changes if its number falls between the old and
-the new place of an edge. So use a model in float64, where edges move by about 1e-16 and this practically never happens.
+Sentence n reads its own stream of random numbers, which depends on the seed and n alone. Each draw compares one of
+these numbers with the cumulative sums of the probabilities. Rounding depends on the batch and moves these sums, so it
+can change a draw whose number is very close to a sum. So use a model in float64, where the sums move by about 1e-16 and
+this practically never happens.
 
 Shape letters: n sentences, V vocabulary, A actions.
 """

@@ -1,11 +1,11 @@
-"""Keep the stacks of a beam search as a trie of pushes in growing tensors. No stack is ever copied.
+"""Keep the stacks of a beam search or a sampler as a trie of pushes in growing tensors. No stack is ever copied.
 
 A **node** is a push, with a link to the node below. So a node is also a whole stack, and it holds the state of the
 stack LSTM over that stack. A push onto a node never changes the node. The links and counts of nodes are numpy arrays on
 the host. The states of nodes are rows of tensors on the device. An **item** is what a push adds: a head (a nonterminal,
 or ``<bos>`` in the binary strategy), a token or a constituent.
 
-Some results are the same for many nodes. They are computed once:
+Many nodes share results, which are then computed once:
 
 - The product of an item with the input weights of the first layer depends on the item alone.
 - The products of a node's state with the recurrent weights are computed at the first push onto the node. Many nodes
@@ -38,7 +38,7 @@ _FIRST_CAPACITY = 1024
 
 
 class StackPool:
-    """All stacks of the hypotheses of some sentences."""
+    """The stacks of all hypotheses of some sentences."""
 
     def __init__(self, model: Rnng, tokens: np.ndarray) -> None:
         """Make a pool with the bottom node.

@@ -1,11 +1,11 @@
-"""Do what the commands ask of a trained teacher: score sentences, evaluate, parse and dump.
+"""Carry out the commands that use a trained teacher: score sentences, evaluate, parse and dump.
 
 ``student.student_commands`` has entry points with the same names and signatures: ``open_scorer``,
 ``evaluate_perplexity``, ``score_split``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the
 two modules, according to the kind of the run. The argument ``beam`` holds only the sizes of the beam search that the
 user gave, so that an entry point can refuse sizes that it does not use.
 
-A teacher has several figures, which must never be mistaken for each other:
+A teacher gives a text several probabilities, which must never be mistaken for each other:
 
 given the tree    -log p(w_t | x_<t, y_<t, SHIFT), as in a dump. The tree can come from a parser that saw the whole
                   sentence, so the tree can reveal later words.
@@ -112,10 +112,11 @@ def evaluate_perplexity(
         model: The run directory.
         data: The dataset.
         split: Name of the split.
-        truth: The folder of sample-corpus, to add the figure of the true probabilities and the divergences from them.
+        truth: The folder of sample-corpus, to add the perplexity of the true probabilities and the divergences from
+            them.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint.
-        marginal: Whether to add the figures of the text without its trees, by beam search.
+        marginal: Whether to add the perplexities of the text without its trees, by beam search.
         beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
 
     Returns:
@@ -143,7 +144,7 @@ def score_split(
     max_sentences: int | None = None,
     truth: Path | None = None,
 ) -> ScoredSplit:
-    """Compute the log-probabilities of a split given its trees, jointly with its trees and without them.
+    """Compute the log-probabilities of a split given its trees, jointly with them and, if asked, without them.
 
     Args:
         model: The run directory.
@@ -205,7 +206,7 @@ def evaluate_parses(
     beam: BeamConfig,
     checkpoint: Which = "best",
 ) -> dict[str, Any]:
-    """Parse the text of a treebank, compare the parses with its trees, write the result, return the figures."""
+    """Parse the text of a treebank, compare the parses with its trees, write the result, return the scores."""
     with joined(device, threads=0) as (world, where):
         world.refuse_several("evaluate parses")
         teacher, run = load_teacher(model, where, checkpoint)
@@ -300,7 +301,7 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
     """Check that a dataset has the tokenizer and the labels of the teacher.
 
     Raises:
-        FingerprintMismatchError: With both fingerprints.
+        FingerprintMismatchError: If it does not. The message gives both fingerprints.
     """
     check_tokenizer(ModelFiles.of_run(run), dataset)
     expected = tuple(described_model(run).labels)
@@ -423,7 +424,7 @@ def _concatenated(parts: Sequence[Ragged]) -> Ragged:
 def _evalb_figures(
     sentences: Sequence[TokenSentence], predicted: Sequence[Sequence[TokenPhrase] | None], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the figures of EVALB. Spans of words and of tokens become spans of characters."""
+    """Return the scores of EVALB. Spans of words and of tokens become spans of characters."""
     of_all, up_to_cut_off = score_by_evalb(
         GoldAndPredicted(
             tags=sentence.sentence.tree.tags,

@@ -1,6 +1,6 @@
 """Define the options of the teacher: sizes, training, beam search and sampling.
 
-Imports no torch, so that ``--help`` is quick.
+This module imports no torch, so that ``--help`` is quick.
 """
 
 import math
@@ -82,7 +82,7 @@ class BeamConfig:
     """The sizes of the beam search over the trees of a sentence; see ``teacher.beam``."""
 
     beam: int = 50
-    """Beam search: number of hypotheses per sentence to keep after each action. The mixture sums over them."""
+    """Beam search: number of hypotheses per sentence to keep after each action, and to sum over in the mixture."""
     word_beam: int = 10
     """Beam search: number of hypotheses per sentence to keep after each token."""
     max_actions: int = 16

@@ -1,8 +1,8 @@
 """Define the schema of a dump: its attributes as a frozen dataclass, its arrays, and their Zarr metadata.
 
 `DumpSchema` holds everything that determines the bytes of a store, apart from the offsets and the rows. Its JSON is
-both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived from it
-and never parsed: a reader compares them with those that it would have written. So no foreign codec, data type or
+both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived from the
+schema and never parsed: a reader compares them with those that it would have written. So no foreign codec, data type or
 extension can get in. The group's ``zarr.json`` repeats the metadata of the arrays (consolidated metadata), so that zarr
 lists the arrays without looking at foreign files.
 """
