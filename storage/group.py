@@ -83,7 +83,7 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
     """Return a group's arrays and its attributes, including ``content_sha256``, after verifying every byte.
 
     Raises:
-        StoreError: If there is no group, or it has another format or codec.
+        StoreError: If there is no group, or its format or codec is not one of those that this module reads.
         CorruptStoreError: If an array or the attributes do not match their sha256. The message names the array.
     """
     if not is_there(path / "zarr.json"):

@@ -79,9 +79,9 @@ def read_json(
     Args:
         path: The file.
         kind: The type of the value.
-        remedy: As for ``read_bytes``.
-        error: As for ``read_bytes``.
-        max_bytes: As for ``read_bytes``.
+        remedy: See ``read_bytes``.
+        error: See ``read_bytes``.
+        max_bytes: See ``read_bytes``.
 
     Raises:
         RnngDistillError: ``error``, if the file cannot be read, has more than ``max_bytes``, or does not hold such a
@@ -99,8 +99,8 @@ def read_json_lines(
     Args:
         path: The file. If its name ends in ``.gz``, it is gzipped.
         kind: The type of each value.
-        remedy: As for ``read_bytes``.
-        error: As for ``read_bytes``.
+        remedy: See ``read_bytes``.
+        error: See ``read_bytes``.
 
     Raises:
         RnngDistillError: ``error``, if the file cannot be read, or a line is too long or does not hold such a value.
@@ -138,8 +138,8 @@ def decode(data: bytes, kind: type[T], *, where: str, remedy: str, error: type[R
         data: The text.
         kind: The type of the value.
         where: The place of the text, for an error message.
-        remedy: As for ``read_bytes``.
-        error: As for ``read_bytes``.
+        remedy: See ``read_bytes``.
+        error: See ``read_bytes``.
 
     Raises:
         RnngDistillError: ``error``, if it is not such a value.

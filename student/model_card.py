@@ -190,7 +190,7 @@ def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
         yield evaluation, f"accuracy, mean over paradigms{ties}", pairs.figures.macro_accuracy
     for perplexity in results.perplexities:
         for name, figure in perplexity.figures.items():
-            if name == FLOOR:  # a figure of the corpus, not of the model
+            if name == FLOOR:  # a property of the corpus, not of the model
                 continue
             for normaliser in ("per_token", "per_word", "bits_per_byte"):
                 label = f"{normaliser.replace('_', ' ')}, {name}"

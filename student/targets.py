@@ -116,7 +116,7 @@ def estimated_probabilities(
         counts: ``[R, k]``: draws of each id; 0 for the first ``num_top`` ids, the top tokens, and in unused columns.
         tail: float ``[R]``: log of the mass outside the top tokens at T = 1.
         logz: float ``[R]``: log of the sum over w of p(w)^(1/T).
-        num_top: Number of top tokens. The other k - ``num_top`` columns are for the same number of draws.
+        num_top: Number of top tokens. The other k - ``num_top`` columns are for draws, one for each draw.
         temperature: T.
     """
     # float16 stores a number below -65,504 as -inf. With a tail of -inf the difference below would be -inf - -inf.

@@ -274,7 +274,7 @@ def _manifest_sha256(dumps: Sequence[DumpReader]) -> str:
     """Return the sha256 of the dump's manifest or, for a mixture, of the list of the manifests' sha256.
 
     Raises:
-        ConfigError: If two dumps are the same.
+        ConfigError: If one dump was given twice.
     """
     found = [dump.manifest_sha256 for dump in dumps]
     if repeated := [str(dump.folder) for dump in dumps if found.count(dump.manifest_sha256) > 1]:

@@ -157,7 +157,7 @@ def _candidates_of(states: Tensor, beam: int) -> Tensor:
 
 
 class _Found:
-    """Collect results in the order in which the sentences were given. The search takes sentences in another order."""
+    """Collect results in the order in which the sentences were given. The search takes them longest first."""
 
     def __init__(self, model: Rnng, config: BeamConfig, gold: Ragged, *, with_states: bool) -> None:
         num_positions, num_sentences = len(gold.values), len(gold)

@@ -2,8 +2,8 @@
 
 This is integer work in numpy, vectorised over all actions of a batch. Nothing loops over the nodes of a tree.
 
-**Strategies.** Two strategies use the same action numbers. A sentence is ``NT(TOP)``, its actions, SHIFT of ``<eos>``,
-REDUCE.
+**Strategies.** There are two strategies, with the same numbers for the actions. The actions of a sentence are
+``NT(TOP)``, those of its tree, SHIFT of ``<eos>``, REDUCE.
 
 top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes all elements that are on the stack
            above the last open ``NT(X)`` (Dyer et al. 2016). The dataset holds these actions.

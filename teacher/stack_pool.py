@@ -1,9 +1,9 @@
 """Keep the stacks of a beam search or a sampler as a trie of pushes in growing tensors. No stack is ever copied.
 
 A **node** is a push, with a link to the node below. So a node is also a whole stack, and it holds the state of the
-stack LSTM over that stack. A push onto a node never changes the node. The links and counts of nodes are numpy arrays on
-the host. The states of nodes are rows of tensors on the device. An **item** is what a push adds: a head (a nonterminal,
-or ``<bos>`` in the binary strategy), a token or a constituent.
+stack LSTM over that stack. A push onto a node changes neither its stack nor its state. The links and counts of nodes
+are numpy arrays on the host. The states of nodes are rows of tensors on the device. An **item** is what a push adds: a
+head (a nonterminal, or ``<bos>`` in the binary strategy), a token or a constituent.
 
 Many nodes share results, which are then computed once:
 

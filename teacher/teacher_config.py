@@ -111,7 +111,7 @@ class SampleConfig:
     max_actions: int = 1_000
     """Drop and count a sentence whose tree has more actions (NT, SHIFT and REDUCE). Nothing is cut short."""
     seed: int = 1
-    """Seed of the draws. Sentence n of a seed is always the same, however many sentences are drawn."""
+    """Seed of the draws. Sentence n does not depend on how many sentences are drawn."""
     batch_sentences: int = 256
     """Number of sentences to draw at a time in each process. This number changes speed and memory, not the sample."""
     threads: int = 0

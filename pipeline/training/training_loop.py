@@ -7,8 +7,9 @@ batch of N times the size.
 
 With a given world size, a step depends only on weights, optimiser, seed and step number. Its batches follow from (seed,
 epoch, index), and every random generator is seeded from (seed, step, rank). So a training resumed from a checkpoint,
-with the same world size and threads, takes bit for bit the steps of an uninterrupted training.
-``pipeline.runtime.checkpoint`` stores the state of a training; ``finite_check`` stops at the first NaN or infinity.
+with the same world size and threads (on a GPU also with ``deterministic``), takes bit for bit the steps of an
+uninterrupted training. ``pipeline.runtime.checkpoint`` stores the state of a training; ``finite_check`` stops at the
+first NaN or infinity.
 """
 
 import contextlib

@@ -48,7 +48,7 @@ class DumpSummary:
     num_positions: int
     num_sentences: int
     size_bytes: int
-    """Bytes of all files except the manifest."""
+    """Bytes of all files except the manifest and the companions (tokenizer and card)."""
     mean_kept_mass: float | None
     """Mean of the summed probability of a position's top tokens. 0 if there are only draws; None without positions."""
     mean_kept_mass_without_eos: float | None

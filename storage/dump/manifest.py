@@ -129,7 +129,7 @@ class Manifest:
         """Return a store's manifest.
 
         Raises:
-            StoreError: If there is no manifest, or it has another format.
+            StoreError: If there is no manifest, or it has a format that this program does not read.
             CorruptStoreError: If its digest does not match, or its content is not that of a manifest.
         """
         path = f"{store}/{MANIFEST}"

@@ -149,7 +149,7 @@ class MappedRows:
     def _ready_pieces(self, start: int, stop: int) -> list[_Piece]:
         """Map and check all chunks of a range, and cut it into pieces that can each be copied in one operation.
 
-        A piece is a slice of the result and the index of the same rows in ``_MappedArray.rows``. Consecutive whole
+        A piece is a slice of the result and the index of its rows in ``_MappedArray.rows``. Consecutive whole
         chunks of a shard make one piece.
         """
         pieces: list[_Piece] = []

@@ -203,7 +203,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
     """Check every byte and value of a complete dump, and that the store holds no other files.
 
     The bytes are compared with the digests of the manifest. The values must be possible for probability distributions:
-    see `storage.dump.values`. Digests alone do not show that the writer was right.
+    see `storage.dump.values`. Digests alone do not show that the writer was correct.
 
     Args:
         location: Location of the dump.
