@@ -83,8 +83,8 @@ def _twice(path: Path, _other: Path, _rng: random.Random) -> bool:
 
 
 def _sparse(path: Path, _other: Path, _rng: random.Random) -> bool:
-    """Let the file end in 3 GiB of zeros. They take no room on the disk."""
-    os.truncate(path, 3 << 30)
+    """Let the file end in 2.25 GiB of zeros. They take no room on the disk."""
+    os.truncate(path, 9 << 28)
     return True
 
 

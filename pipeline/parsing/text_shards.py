@@ -12,6 +12,7 @@ folder once ``OUT.mrg`` is written.
 import fcntl
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -167,7 +168,8 @@ class TextShards:
         """
         make_directory(self.path)
         try:
-            file = (self.path / "lock").open("wb")
+            # Without O_NONBLOCK, a pipe of this name would block the command.
+            file = os.fdopen(os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "wb")
         except OSError as error:
             raise cannot_write(self.path, error) from error
         with file:

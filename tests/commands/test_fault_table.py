@@ -277,8 +277,8 @@ def refused(line: Line, good: Good, outcome: Outcome, changed: set[str]) -> tupl
 MAY_LACK = re.compile(r"/results/|metrics\.jsonl$|words\.json$|README\.md$")
 """Files without which a run, dump or dataset is whole."""
 ABSENT = {"missing", "dangling", "loop"}
-UNUSABLE = {"dangling", "loop", "folder", "pipe", "unreadable"}
-"""What is there cannot be read, so it must not be taken for something that is absent."""
+UNUSABLE = {"dangling", "loop", "pipe", "unreadable"}
+"""What is there cannot be read, so it must not be taken for something that is absent. A folder may hold folders."""
 NO_DIGEST = re.compile(r"/results/|metrics\.jsonl$|words\.json$|\.parts/\d+\.jsonl$")
 """Files without a digest: types and ranges are checked, but another value in range is believed."""
 OTHER_VALUE = {"bit", "huge", "string", "foreign", "sibling", "key", "twice"}

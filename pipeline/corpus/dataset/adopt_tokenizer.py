@@ -39,6 +39,7 @@ from pipeline.corpus.dataset.tokenizer import (
 )
 from pipeline.corpus.text.text_files import normalise_text
 from storage.errors import InputError
+from storage.files import is_there, read_file
 from storage.fingerprints import Json
 
 PROBES: Final = (
@@ -177,7 +178,7 @@ def _check_added_elsewhere(source: Path, content: Mapping[str, Any]) -> None:
     for name in ("tokenizer_config.json", "added_tokens.json"):
         path = source.with_name(name)
         try:
-            found = json.loads(path.read_bytes()) if path.exists() else {}
+            found = json.loads(read_file(path)) if is_there(path) else {}
             if name == "added_tokens.json":
                 listed = {int(i): {"content": token} for token, i in found.items()}
             else:
