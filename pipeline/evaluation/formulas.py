@@ -33,8 +33,8 @@ from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
 """Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both sides are smaller.
-It is about 10 times float32's precision, 6e-8, because sums of log-probabilities vary by so much with the batch they
-are computed in."""
+This number is about 10 times float32's precision, 6e-8, because sums of log-probabilities vary by so much with the
+batch they are computed in."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
@@ -96,7 +96,7 @@ class Formula:
         return _regions(self.expression)
 
     def evaluate(self, values: Values) -> Truth:
-        """Return whether the prediction is true."""
+        """Return whether the prediction is true, false or a tie."""
         return _truth(self.expression, values)
 
 

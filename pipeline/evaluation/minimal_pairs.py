@@ -3,7 +3,7 @@
 A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
 Ties are counted and reported but never right. If ties were right, a model that gives every token the same probability
 would reach 100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. No
-model can have these pairs right, so they are left out and counted.
+model can have these pairs right, so this module leaves them out and reports their number.
 
 Two conventions change accuracies, so every result names them (docs/decisions/0011):
 
@@ -21,7 +21,7 @@ Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``
 have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
 lines are ignored. Text is normalised as in a corpus, with one exception: line ends inside a sentence stay, as in
 BabyLM's pipeline. Some sentences of BabyLM's supplement have them. The other tasks of BabyLM's evaluation data compare
-endings or contexts, not sentences, and are refused by name.
+endings or contexts, not sentences. This module refuses their files and says which task they belong to.
 
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
@@ -281,9 +281,9 @@ def evaluate_minimal_pairs(
     max_tokens: int | None = None,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
-    """Score pairs, each distinct sentence once. Return the figures, and the two log-probabilities of each pair.
+    """Score pairs, each distinct sentence once. Return the accuracies, and the two log-probabilities of each pair.
 
-    The figures come from the sums of log-probabilities; their field ``per_token`` has the figures from the means.
+    The accuracies come from the sums of log-probabilities; their field ``per_token`` has the accuracies from the means.
 
     The scorer gives float32 log-probabilities. Their sums are float64.
 
@@ -359,7 +359,7 @@ def _stem(file: Path) -> str:
 
 
 def _refuse_twice(folder: Path, files: Sequence[Path]) -> None:
-    """Refuse two files of one name: their paradigms would be counted together."""
+    """Refuse two files of one name, because their paradigms would be counted together."""
     found: dict[str, Path] = {}
     for file in files:
         other = found.setdefault(_stem(file), file)

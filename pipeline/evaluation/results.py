@@ -7,8 +7,8 @@ in Hugging Face's format, so that nothing is added to a folder that is sent to t
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
 
 ``record`` writes both files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
-settings, and describes the convention of each result in words. Averages are computed again from the counts. Item rows
-are read only on request and row by row, because a split may have millions of sentences.
+settings, describes in words the convention of each result (how sentences were scored), and computes averages again from
+the counts. Item rows are read only on request and row by row, because a split may have millions of sentences.
 
 Results may come from strangers. So every value is checked before it is used, and errors name the file and the line.
 """
@@ -70,7 +70,8 @@ class Result:
     """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
     figures: list[Any] | dict[str, Any]
     """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
-    ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns."""
+    ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns;
+    for ``babylm``, the scores by task."""
     settings: dict[str, Any]
     """Everything that could change the figures: checkpoint, batch budget, device, dtype and so on."""
     fingerprints: dict[str, str]
@@ -148,7 +149,7 @@ def _file_name_part(text: str) -> str:
 
 
 def write_result(model: Path, name: str, result: Result) -> Path:
-    """Write ``NAME.json`` into the folder of results atomically and return its path. It replaces a file of that name.
+    """Write ``NAME.json`` into the folder of results atomically, in place of any such file, and return its path.
 
     Raises:
         RunError: If ``model`` is neither a run nor an exported folder.
@@ -251,7 +252,7 @@ class PerplexityResult(LoadedResult[Mapping[str, PerplexityFigure]]):
 
     @property
     def key(self) -> SplitKey:
-        """The split."""
+        """The name of the split and the sha256 of its text."""
         return SplitKey(self.subject, self.sha256_of("text"))
 
 
@@ -299,7 +300,8 @@ class Skipped(NamedTuple):
     """True if the best checkpoint has other weights by now. False if the result is of another checkpoint or of a kind
     that is not known."""
     note: str
-    """The path of the file in the run, why the result was skipped, and the command that evaluates again."""
+    """The path of the file in the run, why the result was skipped, and for an outdated result the command that
+    evaluates again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

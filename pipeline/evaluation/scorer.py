@@ -109,7 +109,7 @@ class NextTokenScorer:
         found: list[TokenScores] = []
         for first, stop in consecutive_batches(gold.lengths, self.batch_tokens):
             batch = slice(first, stop)
-            # The positions of a sentence are the last of its row.
+            # A row is the text before a sentence and the sentence, whose positions come last.
             places = concatenated_ranges(gold.offsets[1:][batch] - num_scored[batch], num_scored[batch])
             ends = np.cumsum(num_scored[batch])[:-1]
             scores = self._summaries(
@@ -142,7 +142,7 @@ class NextTokenScorer:
 def score_all(
     scorer: Scorer, sentences: Sequence[Sequence[int]], *, block_sentences: int = BLOCK_SENTENCES
 ) -> list[np.ndarray]:
-    """Return the result of ``Scorer.log_probs`` for all sentences. Scores block by block and shows a progress line."""
+    """Score all sentences block by block, with a progress line. Return what ``Scorer.log_probs`` returns for them."""
     found: list[np.ndarray] = [np.empty(0)] * len(sentences)
     order = _longest_first(sentences)
     with Progress("score", total=sum(map(len, sentences)), unit="tokens") as progress:

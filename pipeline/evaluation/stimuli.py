@@ -58,9 +58,9 @@ class Stimulus:
     words: NDArray[np.int64]
     """``[n]``: the number of the word that each token belongs to, from 0."""
     item: tuple[str, ...] = ()
-    """Values of the columns ``item``."""
+    """Values of the columns that ``SurprisalConfig.item`` names."""
     regions: tuple[str, ...] = ()
-    """Values of the column ``region``, one per word; empty if there is no such column."""
+    """Values of the column that ``SurprisalConfig.region`` names, one per word; empty if it names none."""
     before: list[int] = field(default_factory=list)
     """Token ids between the first ``<bos>`` and the sentence: those of the text before it, with a ``<bos>`` after each
     of its sentences. Empty if there is no such text."""
@@ -83,8 +83,8 @@ def read_stimuli(
         path: The text or the table, plain or gzipped.
         tokenizer: The tokenizer of the model.
         config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line is faulty if it
-            is empty, not UTF-8 or too long, if the word spans in the file ``spans`` do not cover it, or if a token has
-            parts of two words.
+            is empty (unless empty lines separate documents), not UTF-8 or too long, if the word spans in the file
+            ``spans`` do not cover it, or if a token has parts of two words.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
         context_positions: Positions that a sentence and the text before it may fill together.

@@ -8,7 +8,7 @@ Regions become a sentence in these steps. White space at the ends of a region is
 become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region
 after it. The suites are written as tokens: ``studied the book , the nurse ...``. If ``joining`` is "text", the space
 before each of ``, . ; : ! ?`` that is a token by itself is removed, as in the running text that models are trained on.
-If ``joining`` is "tokens", the space stays. The published figures come from models that read the regions joined by
+If ``joining`` is "tokens", the space stays. The published accuracies come from models that read the regions joined by
 spaces, as with "tokens".
 
 Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
@@ -82,7 +82,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The same sentence in every condition."""
+    """A sentence in each of its conditions."""
 
     number: int
     conditions: Mapping[str, Condition]

@@ -98,7 +98,7 @@ class Answer:
 
     sentences: Sequence[str]
     baseline: str
-    """Name of the seed group. Empty if there is no comparison."""
+    """Name of the seed group that is the baseline. Empty if there is no comparison."""
     measures: Sequence[Measure]
 
 

@@ -1,7 +1,7 @@
 """Connect the processes of a run, and choose their devices.
 
-Only this module reads torchrun's variables and mentions "cuda". All other code takes a ``World``. Without torchrun, the
-world has size 1 and nothing is initialised.
+Only this module reads torchrun's variables and chooses GPUs. All other code takes a ``World``: the place of this
+process among the processes of the run. Without torchrun, the world has size 1 and there is no process group.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0. Only rank 0 prints, logs and writes run files."""
+        """Whether this is rank 0. Only rank 0 prints, writes run files, and logs messages below WARNING."""
         return self.rank == 0
 
     def on_main(self, action: Callable[[], Result]) -> Result | None:

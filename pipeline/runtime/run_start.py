@@ -1,7 +1,7 @@
 """Start a training run in a new directory, or continue the run that the same command made there.
 
-Everything that decides the results must be equal: kind, configuration, model and fingerprints. All four are compared
-between the ranks and, if the run exists, with its ``run.json``. The `FREE` options may differ, because they do not
+Kind, configuration, model and fingerprints decide the results. All four must be equal on all ranks and, if the run
+exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ, because they do not
 decide what is computed. Each start is recorded in the run's history with its device, threads and world size. The lock
 of ``pipeline.runtime.run_history`` keeps other processes out.
 """
