@@ -1,4 +1,4 @@
-"""Compute intervals and tests for accuracies and for differences between models. Each function names its source.
+"""Compute intervals and tests for accuracies and for differences between models. Functions cite their papers.
 
 Two models are compared item by item. A paired test finds differences that two separate intervals hide, because some
 items are hard for all models and others are easy for all. The functions over items treat the items as independent

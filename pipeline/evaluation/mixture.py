@@ -59,7 +59,7 @@ class MixtureFigure:
     interval: Interval
     """95 % interval of ``gain_nats`` over sentences, by the bootstrap. λ stays as it was fitted."""
     gain_nats_without_eos: Number | None = None
-    """The same mean over the tokens; None if all sentences are empty."""
+    """The mean of ``gain_nats`` over the tokens alone; None if all sentences are empty."""
     student_nats: Number
     """Negative log-probability per position, the student alone."""
     teacher_nats: Number
@@ -108,7 +108,7 @@ class MixtureFigure:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MixtureFigure":
-        """Return the figure that ``to_json`` gave.
+        """Return the object whose ``to_json`` gave ``value``.
 
         Args:
             value: A parsed JSON object.
@@ -133,7 +133,7 @@ class MixtureFigures:
 
     @property
     def first(self) -> MixtureFigure:
-        """The figure to draw conclusions from: one without a leak if there is one, else the one given the tree."""
+        """The mixture to draw conclusions from: one without a leak if there is one, else the one given the tree."""
         return next(iter(self.by_distribution.values()))
 
     def to_json(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class MixtureFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MixtureFigures":
-        """Return the figures that ``to_json`` gave.
+        """Return the object whose ``to_json`` gave ``value``.
 
         Raises:
             InputError: If a value is missing or impossible.
@@ -217,7 +217,7 @@ def teacher_weight(teacher: NDArray[np.float64], student: NDArray[np.float64]) -
         student: ``[P]``, for the same tokens.
     """
     log_ratios = teacher - student
-    with np.errstate(over="ignore"):  # a ratio may be beyond any float; an infinite derivative has the right sign
+    with np.errstate(over="ignore"):  # a ratio may be beyond any float; an infinite derivative has the correct sign
         if np.expm1(log_ratios).sum() <= 0:  # at 0 the derivative is Σ (t / s - 1)
             return 0.0
         if np.expm1(-log_ratios).sum() <= 0:  # at 1 it is Σ (1 - s / t)

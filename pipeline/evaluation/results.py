@@ -1,9 +1,10 @@
 """Write and read the results of evaluations.
 
-An evaluation of MODEL writes two files, to ``MODEL/results`` for a run directory, and to ``MODEL-results`` for a folder
-in Hugging Face's format, so that nothing is added to a folder that is sent to the hub:
+An evaluation of MODEL writes the first of these files and, if it scores items, the second. They are in
+``MODEL/results`` for a run directory, and in ``MODEL-results`` for a folder in Hugging Face's format, so that nothing
+is added to a folder that is sent to the hub:
 
-    NAME.json     the result: figures, settings, fingerprints, versions and the command line
+    NAME.json     the result: figures (what was measured), settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
 
 ``record`` writes both files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
@@ -62,7 +63,7 @@ Figures = TypeVar("Figures")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The content of a result file. Its figures and settings are not checked yet."""
+    """The content of a result file. ``figures`` and ``settings`` are not checked yet."""
 
     kind: str
     """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``."""
@@ -73,7 +74,7 @@ class Result:
     ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns;
     for ``babylm``, the scores by task."""
     settings: dict[str, Any]
-    """Everything that could change the figures: checkpoint, batch budget, device, dtype and so on."""
+    """Everything that could change ``figures``: checkpoint, batch budget, device, dtype and so on."""
     fingerprints: dict[str, str]
     """The sha256 of the ``weights``, of the ``tokenizer`` and of the data (``DATA``). A mixture also has the sha256 of
     the weights of the ``teacher``."""
@@ -102,7 +103,7 @@ def record(
         kind: As ``Result.kind``.
         subject: As ``Result.subject``.
         figures: As ``Result.figures``.
-        settings: Everything that could change the figures, except the checkpoint.
+        settings: Everything that could change ``figures``, except the checkpoint.
         fingerprints: The sha256 of the data, by the names in ``DATA``, and of the ``teacher`` in a mixture.
         rows: Item rows; None for surprisals, parses and mixtures.
     """
@@ -180,7 +181,7 @@ def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Pat
 
 
 def read_results(run: Path) -> dict[str, Result]:
-    """Return the results of a run by file name, in alphabetical order. Figures and settings are not checked.
+    """Return the results of a run by file name, in alphabetical order. ``figures`` and ``settings`` are not checked.
 
     Raises:
         InputError: If ``write_result`` cannot have written one of the files.
@@ -202,7 +203,7 @@ class SplitKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedResult(Generic[Figures]):
-    """A result with figures and settings that are parsed and checked."""
+    """A result whose ``figures`` and ``settings`` are parsed and checked."""
 
     path: Path
     """The JSON file."""
@@ -213,7 +214,7 @@ class LoadedResult(Generic[Figures]):
     figures: Figures
     convention: str
     """How sentences were scored, in words. Results with different conventions are not comparable. The convention of a
-    perplexity has only the sizes of the beam search, because each figure of a perplexity names its distribution."""
+    perplexity has only the sizes of the beam search, because each ``PerplexityFigure`` names its distribution."""
     fingerprints: Mapping[str, str]
     command: str
     """The command line that made the result."""

@@ -86,7 +86,7 @@ class NextTokenScorer:
     batch_tokens: int = 8192
     """Largest number of positions per batch. A longer sentence is a batch by itself."""
     num_trained_positions: int | None = None
-    """As for ``warn_beyond``."""
+    """See ``warn_beyond``."""
 
     def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""

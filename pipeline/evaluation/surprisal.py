@@ -124,7 +124,7 @@ class SurprisalFigure:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SurprisalFigure":
-        """Return the figure that ``to_json`` gave. The mean is computed again from the sums.
+        """Return the object whose ``to_json`` gave ``value``. The mean is computed again from the sums.
 
         Raises:
             InputError: If a sum is missing or impossible.

@@ -165,7 +165,7 @@ class SyntaxGymFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SyntaxGymFigures":
-        """Return the figures that ``to_json`` gave. Averages are computed again from the counts.
+        """Return the object whose ``to_json`` gave ``value``. Averages are computed again from the counts.
 
         Raises:
             InputError: If something is missing or has the wrong type.

@@ -5,8 +5,8 @@
     OUT.parts/00012.jsonl     a finished shard: one JSON object per sentence, with its tree
 
 A shard file is complete or absent. Its contents depend only on what ``parse.json`` records. So the same command can
-continue an interrupted ``parse`` with any number of processes, and ends with the same trees as without the
-interruption. ``parse`` removes the folder once ``OUT.mrg`` is written.
+continue an interrupted ``parse`` with any number of processes, and makes the same trees as without the interruption.
+``parse`` removes the folder once ``OUT.mrg`` is written.
 """
 
 import fcntl

@@ -83,7 +83,7 @@ def figures_section(reported: ReportedRuns) -> Section:
             [f"{name.replace('_', ' ')} = {equation}" for name, equation in (NORMALISERS | DIVERGENCES).items()]
         )
         blocks.append(Details("All perplexities, by every normaliser", [titled, equations], style="data"))
-    return Section(name="comparison", title="All figures of the runs", link="All figures", blocks=blocks)
+    return Section(name="comparison", title="All metrics of the runs", link="All metrics", blocks=blocks)
 
 
 def figures_table(reported: ReportedRuns, kind: str, distributions: Sequence[str]) -> Table:

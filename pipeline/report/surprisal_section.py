@@ -1,7 +1,7 @@
 """Draw a teacher's surprisals against its students', token by token of the same split.
 
-The log-probabilities are in the item rows of ``evaluate perplexity``. ``<eos>`` is left out: a teacher that is given
-the tree is almost certain of ``<eos>``, which would distort the agreement.
+The log-probabilities come from the item rows that ``evaluate perplexity`` wrote. ``<eos>`` is left out: a teacher that
+is given the tree is almost certain of ``<eos>``, which would distort the agreement.
 
 Every plot names the teacher's distribution, because a teacher that is given the tree has information that no student
 has. In such a plot, a token far above the diagonal is one that the tree made easy to predict.

@@ -34,7 +34,7 @@ _COMPANIONS: Final = {
     ".parse.json": r'\{\s*"num_sentences"',
     ".sample.json": r'\{\s*"num_drawn"',
 }  # fmt: skip
-"""The suffixes of the files that describe STEM.txt and STEM.mrg, and how each begins."""
+"""The suffixes of the files that describe STEM.txt and STEM.mrg (a text and its trees), and how each begins."""
 _REPORT: Final = (
     r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|"
     r"% Needs \\usepackage\[T1\]\{fontenc\} and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"

@@ -64,7 +64,7 @@ Config = TypeVar("Config")
 
 
 class Truncated(TypedDict):
-    """How much of a split was cut off."""
+    """How much of a split was cut off, because sentences were too long."""
 
     num_sentences: int
     num_positions: int

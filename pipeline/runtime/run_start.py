@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 def training_run(
     path: Path, run: RunDescription, *, resume: Resume, device: torch.device, world: World
 ) -> Iterator[None]:
-    """Create the run directory, or open the run that the same command made, and lock it during the context.
+    """Create the run directory, or open the run that the same command made, and lock it during the ``with`` block.
 
     A directory is new if it does not exist, is empty, or a process was killed while creating it. With
     ``resume="never"`` it must be missing or empty.

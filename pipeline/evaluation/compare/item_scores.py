@@ -96,7 +96,7 @@ class ItemScores:
 
     @property
     def units(self) -> NDArray[np.float64]:
-        """``[U]`` float64: the numbers whose mean is the overall value.
+        """``[U]`` float64: the numbers whose mean is the overall value, one for each unit that ``significance`` tests.
 
         For outcomes, these are the accuracies of the groups, so every paradigm or suite has the same weight. For a
         perplexity, they are the nats of each sentence over the mean number of tokens, words or bytes per sentence.

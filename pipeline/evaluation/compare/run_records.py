@@ -1,4 +1,4 @@
-"""Read run directories for the report and for ``compare``: description, learning curves and results.
+"""Read run directories for the report and for ``compare``: ``run.json``, learning curves and results.
 
 Run directories may come from strangers, so every value is checked before it is used. A damaged file is an error that
 names the file. A missing result, or a missing file other than ``run.json``, is no error. ``RunRecord.missing`` lists
@@ -129,7 +129,7 @@ def split_titles(keys: Sequence[SplitKey]) -> dict[SplitKey, str]:
 
 
 def value(row: Row, name: str) -> float | None:
-    """Return a finite number of a row, or None. A run that diverged writes NaN."""
+    """Return the number of this name in a row; None if it is missing or not finite. A run that diverged writes NaN."""
     found = row.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None

@@ -10,14 +10,14 @@ the first if a group has a single seed:
     over trainings   The difference of the two means over seeds gets a t interval. It answers whether other seeds would
                      show the same difference.
 
-For an overall accuracy, a unit is a whole paradigm or suite. So it is for a term or a field, BLiMP's groups of
-paradigms. All units have the same weight. The items of a paradigm come from one template, so by chance even two
-trainings of one seed group differ on whole paradigms. A test that treated items as independent would call such
-differences real. The bootstrap draws whole paradigms and no items within them, because the mean of a paradigm already
-carries the variation of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). U
-paradigms have only 2^U flips, so with fewer than six paradigms the p-value can never reach 0.05. For a single paradigm
-or suite, a unit is an item, and the test is only about this template. For a perplexity, a unit is a sentence, even if
-several sentences belong to one document.
+For an overall accuracy, and for a term or a field (BLiMP's groups of paradigms), a unit is a whole paradigm or suite,
+and all units have the same weight. The items of a paradigm come from one template, so by chance even two trainings of
+one seed group differ on whole paradigms. A test that treated items as independent would call such differences real. The
+bootstrap draws whole paradigms and no items within them, because the mean of a paradigm already carries the variation
+of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). U paradigms have only 2^U
+flips, so with fewer than six paradigms the p-value can never reach 0.05. For a single paradigm or suite, a unit is an
+item, and the test is only about this template. For a perplexity, a unit is a sentence, even if several sentences belong
+to one document.
 
 The intervals over items and the p-values are about these trainings and not about other seeds. If a group has a single
 seed, there is no interval over trainings. Holm's correction adjusts the p-values of all pairs of seed groups together.
