@@ -1,10 +1,11 @@
 """Score BabyLM's zero-shot tasks, record the scores, and write the files of predictions that BabyLM collects.
 
-A score of 0.65 here is BabyLM's 65.00. For most tasks the score is an accuracy: the mean over the task's subsets, such
-as the paradigms of BLiMP. For entity tracking, the accuracies are averaged over the numbers of operations, and then
-over the kinds of texts. An item is a tie if the right text and another one are both the most probable. In ``score``, a
-tie is never right. The 2025 pipeline counts a tie as right, so its accuracy is recorded too, as ``score_ties_right``.
-The 2026 pipeline chooses one of the tied texts at random.
+A score of 0.65 here is BabyLM's 65.00. For most tasks the score is an accuracy: the mean of the accuracies on the
+task's subsets, such as the paradigms of BLiMP. For a wug test it is Spearman's correlation with the choices of people.
+For entity tracking, the accuracies are averaged over the numbers of operations, and then over the kinds of texts. An
+item is a tie if the right text and another one are both the most probable. In ``score``, a tie is never right. The 2025
+pipeline counts a tie as right, so its accuracy is recorded too, as ``score_ties_right``. The 2026 pipeline chooses one
+of the tied texts at random.
 
 ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that ``collate_preds.py`` reads. For a
 tie, the file has the first of the most probable texts under the rules of 2025, and the last under those of 2026. The

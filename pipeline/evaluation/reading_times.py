@@ -130,7 +130,10 @@ def word_surprisals(
 
 
 def reading_scores(data: ReadingData, surprisals: Surprisals) -> dict[str, float | None]:
-    """Return the scores ``eye_tracking`` and ``self_paced_reading``; None if the controls explain everything."""
+    """Return the scores ``eye_tracking`` and ``self_paced_reading``.
+
+    A score is None if no row has all its values, the measure is constant, or the controls explain everything.
+    """
     controls = {name: data.columns[name] for name in CONTROLS}
     eye = [_gain(data.columns[name], controls, surprisals.words) for name in EYE_TRACKING]
     known = [score for score in eye if score is not None]

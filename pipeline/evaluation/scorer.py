@@ -74,8 +74,8 @@ class DistributionScorer(Scorer, Protocol):
 class NextTokenScorer:
     """Scores sentences with an unconditional ``NextTokenModel``, batched by length.
 
-    The longest sentences go first, so a batch budget too large for memory fails at once. Sentences of similar length
-    share a batch, so there is little padding.
+    In each call, the longest sentences go first, so a batch budget too large for memory fails at the first batch.
+    Sentences of similar length share a batch, so there is little padding.
     """
 
     model: NextTokenModel

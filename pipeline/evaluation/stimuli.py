@@ -3,8 +3,9 @@ r"""Read the sentences whose surprisals are wanted: their words, the text before
     a text      one sentence per line. The number of a sentence is the number of its line, from 1
     a table     a column of a CSV or TSV file, or a field of JSON lines. Each row is a sentence. Its number is the
                 number of the row, from 1, without the header
-    regions     a table with one row per region, as experiments of self-paced reading have. The rows of an item follow
-                one another. Their texts, joined with spaces, are the sentence, and the regions are its words
+    regions     a table with one row per region, as experiments of self-paced reading have. The rows of an item must
+                follow one another. The texts of these rows, joined with spaces, are the sentence, and each row is a
+                word of it
 
 The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
 sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,

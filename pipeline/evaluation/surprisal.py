@@ -13,13 +13,13 @@ cannot be divided, so its sentence is a faulty line (``stimuli``). With strings 
 project makes such a token. But somebody may have added one, such as "New York", to the tokenizer of another model. Then
 the two words are one word in the table.
 
-The entropy of a word is that of the model's distribution over the next **token** at the first token of the word: what
-the model expects before it reads the word. It is not the entropy over words, which have several tokens.
+The entropy of a word is that of the model's distribution over the first **token** of the word, before the model reads
+the word. This is not the entropy over words, because a word may have several tokens.
 
 The table has tab-separated columns, a header, and no quoting, because no cell contains a tab. ``docs/surprisal.md``
 shows how to read the table and how to join it with reading times. The last row of each sentence is ``<eos>``. The
-surprisals of a sentence add up to -log2 p(sentence), except for the rounding to six decimals. ``SurprisalFigure`` has
-the sums without rounding.
+surprisals of a sentence, those of ``<eos>`` included, add up to -log2 p(sentence), except for the rounding to six
+decimals. ``SurprisalFigure`` has the sums without rounding.
 
 Pimentel and Meister (2024), How to Compute the Probability of a Word, EMNLP. Oh and Schuler (2024), Leading Whitespaces
 of Language Models' Subword Vocabulary Pose a Confound for Calculating Word Probabilities, EMNLP.

@@ -42,7 +42,7 @@ METRICS: Final[Mapping[str, Any]] = {
     "max": np.max,
     "min": np.min,
 }
-"""How the surprisals of a region's tokens become one value. A region without tokens has the sum 0; all other metrics
+"""How the surprisals of a region's tokens become one value. The sum of a region without tokens is 0; its other metrics
 are undefined."""
 CIRCUITS: Final[Mapping[str, str]] = {
     "number": "Agreement",

@@ -100,7 +100,7 @@ class Section:
     title: str
     blocks: Sequence[Block]
     link: str = ""
-    """Shorter title for the list of sections."""
+    """Shorter title for the list of sections; empty if ``title`` is short enough."""
 
 
 def tables_in(blocks: Iterable[Block]) -> Iterator[TitledTable]:

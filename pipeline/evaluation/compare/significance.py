@@ -5,10 +5,10 @@ the first if a group has a single seed:
 
     over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
                      unit i (a paradigm, suite, item or sentence; see below). The mean of d_i gets a bootstrap interval
-                     and a permutation test that flips signs. They answer whether other items would show the same
+                     and a permutation test that flips signs. Both answer whether other items would show such a
                      difference.
-    over trainings   The difference of the two means over seeds gets a t interval. It answers whether other seeds would
-                     show the same difference.
+    over trainings   The difference of the two means over seeds gets a t interval. The interval answers whether other
+                     seeds would show such a difference.
 
 For an overall accuracy, and for a term or a field (BLiMP's groups of paradigms), a unit is a whole paradigm or suite,
 and all units have the same weight. The items of a paradigm come from one template, so by chance even two trainings of
