@@ -10,8 +10,8 @@
 ``(5;%match_sing%)`` is the surprisal of region 5 in the condition ``match_sing``. ``(*;%match_sing%)`` is the surprisal
 of all regions in this condition. Operators bind in this order, tightest first: ``+`` and ``-`` from left to right,
 comparisons (which cannot be chained), ``&``, ``|``. Round and square brackets mean the same, and a bracket is closed by
-a bracket of its own kind. A value is a number or a truth value. The types are checked when a formula is parsed: only
-numbers are added and compared, only truth values are joined by ``&`` and ``|``, and a whole formula is a truth value.
+a bracket of its own kind. A value is a number or a truth value. ``parse_formula`` checks the types: only numbers are
+added and compared, only truth values are joined by ``&`` and ``|``, and a whole formula is a truth value.
 
 The parser of ``syntaxgym-core`` (at commit 09d3767) differs: it reads no square brackets, binds ``+`` tighter than
 ``-``, and evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` means ``A & B``. This

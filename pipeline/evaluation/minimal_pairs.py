@@ -1,9 +1,9 @@
 """Read minimal pairs in BLiMP's format, and measure how often a model prefers the grammatical sentence.
 
 A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
-Ties are counted and reported but never right. If ties were right, a model that gives every token the same probability
-would reach 100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. No
-model can have these pairs right, so this module leaves them out and reports their number.
+A tie is never right; results have the number of ties. If ties were right, a model that gives every token the same
+probability would reach 100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical
+sentences. No model can have these pairs right, so this module leaves them out and reports their number.
 
 Two conventions change accuracies, so every result names them (docs/decisions/0011):
 

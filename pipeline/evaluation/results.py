@@ -9,9 +9,11 @@ is added to a folder that is sent to the hub:
 
 ``record`` writes both files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
 settings, describes in words the convention of each result (how sentences were scored), and computes averages again from
-the counts. Item rows are read only on request and row by row, because a split may have millions of sentences.
+the counts. ``PairResult.pairs``, ``SuiteResult.items`` and ``read_sentence_rows`` read item rows, one by one, because a
+split may have millions of sentences.
 
-Results may come from strangers. So every value is checked before it is used, and errors name the file and the line.
+Results may come from strangers. So values are checked before they are used, and errors name the file and the line. Of
+the figures of parses and of BabyLM's tasks, ``load_results`` checks only that they are a JSON object.
 """
 
 import json

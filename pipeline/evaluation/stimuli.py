@@ -9,8 +9,8 @@ r"""Read the sentences whose surprisals are wanted: their words, the text before
 
 The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
 sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,
-so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too long, the oldest sentences are left out.
-If not even the sentence right before the scored one fits, it loses its first tokens.
+so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too long, this module leaves out the oldest
+sentences. If not even the sentence right before the scored one fits, it loses its first tokens.
 """
 
 from collections import Counter, deque

@@ -2,7 +2,7 @@
 
 A suite has items. An item is the same sentence in several conditions, and a sentence consists of numbered regions. The
 suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``). If a formula names a
-region that an item does not have, the suite is refused when it is read, before anything is scored.
+region that an item does not have, ``read_suite`` refuses the suite, before anything is scored.
 
 Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
 become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region
