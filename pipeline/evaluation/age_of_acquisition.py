@@ -3,23 +3,24 @@
 The data are two files. ``cdi_childes.json`` has words, each with its contexts: texts that the word may follow.
 ``cdi_human.csv`` has the share of children who know each word at 16 to 30 months.
 
-For each word, one logistic curve is fitted to the points of the model, and one to the points of the children:
+For each word, this module fits a logistic curve f to points (x, y) of the model, and another to points of the children:
 
     f(x) = a / (1 + exp(-b (x - c))) + d
 
-- Model: x is log10(1 + words of training), and the point of a checkpoint is the word's mean of log p(word | context).
-  The model knows the word where the curve is halfway between chance and the word's best point. Chance is
-  -n ln V for a word of n tokens and V entries of the vocabulary.
-- Children: x is the age in months, and the point is the share. They know the word where the curve is 0.5.
+- Model: there is a point for each checkpoint. x is log10(1 + words of training), and y is the mean of
+  log p(word | context) over the word's contexts. The model knows the word from the x where the curve is halfway between
+  chance and the word's highest y. Chance is -n ln V for a word of n tokens and V entries of the vocabulary.
+- Children: there is a point for each age. x is the age in months, and y is the share of children who know the word.
+  Children know the word from the x where the curve is 0.5.
 
 A word is left out if one of its two curves cannot be fitted, or if a curve does not reach, between its first and its
 last point, the value that counts as knowing the word. The score is Pearson's correlation of the two values of x over
 the remaining words.
 
-BabyLM's pipelines of 2025 and 2026 differ. That of 2026 does what is described above, and its score is 0 if p > 0.1.
-That of 2025 fits the curve to the points of all contexts, and its chance is -log2(300,000), which is in bits, while its
-points are in nats. So its threshold has no meaning. Both fit with ``scipy.optimize.curve_fit``, and so does this
-module.
+This module follows BabyLM's pipeline of 2026 or, if asked, that of 2025. The 2026 pipeline does what is described
+above, and its score is 0 if p > 0.1. The 2025 pipeline has a point for each checkpoint and context. Its chance is
+-log2(300,000), in bits, but its points are in nats, so halfway between the two has no meaning. Both pipelines and this
+module fit with ``scipy.optimize.curve_fit``.
 
 Chang and Bergen (2022), Word acquisition in neural language models, TACL 10. Frank et al. (2017), Wordbank.
 """
@@ -43,7 +44,7 @@ from storage.errors import InputError
 from storage.json_files import read_json
 
 FOLDERS: Final = ("aoa", "cdi_childes")
-"""The folders in which BabyLM's data have the two files: that of 2026, then that of 2025."""
+"""The folder of the two files in BabyLM's data of 2026, then in those of 2025."""
 LEAST: Final = 3
 """The smallest number of points for a curve, and of words for a correlation."""
 AGES: Final = tuple(range(16, 31))
@@ -53,7 +54,7 @@ CHANCE_OF_2025: Final = math.log2(300_000)
 
 
 Surprisals = Mapping[int, Sequence[NDArray[np.float64]]]
-"""Words of training at a checkpoint → for each word ``[contexts]`` in nats. Checkpoints are in ascending order."""
+"""Words of training at a checkpoint → for each word of the task ``[contexts]`` in nats. Checkpoints ascend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +76,7 @@ class AcquisitionTask:
         return self.files[0].parent.name
 
     def figures(self, surprisals: Surprisals, tokenizer: Tokenizer, rules: Rules) -> dict[str, Any]:
-        """Return the result of ``acquisition_scores`` by the rules of a year. Without children, the score is None."""
+        """Return what ``acquisition_scores`` returns; ``{"score": None}`` if there are no data of children."""
         if self.children is None:
             return {"score": None}
         by_word = dict(zip(self.contexts, zip(*surprisals.values(), strict=True), strict=True))
@@ -154,7 +155,7 @@ class _Context:
 
 
 def _read_words(path: Path) -> tuple[dict[str, list[str]], tuple[Choice, ...]]:
-    """Return the fields ``contexts`` and ``choices``. As in BabyLM's pipeline, words of one character are left out."""
+    """Return the task's ``contexts`` and ``choices``, without words of one character, as in BabyLM's pipeline."""
     content = read_json(path, dict[str, list[_Context]], remedy=_REMEDY)
     contexts = {word: [each.context for each in given] for word, given in content.items() if len(word) > 1 and given}
     if not contexts:
@@ -193,7 +194,7 @@ def read_children(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def age_of_children(shares: NDArray[np.float64]) -> float | None:
-    """Return the age in months at which half of the children know a word; None if it is not known."""
+    """Return the age in months at which half of the children know a word; None if the curve does not show it."""
     known = np.isfinite(shares)
     if known.sum() < LEAST:
         return None
@@ -212,12 +213,12 @@ def age_of_children(shares: NDArray[np.float64]) -> float | None:
 def age_of_model(
     surprisals: NDArray[np.float64], num_words: NDArray[np.float64], *, rules: Rules, chance: float
 ) -> float | None:
-    """Return log10(1 + words of training) when the model knows a word; None if it is not known.
+    """Return log10(1 + words of training) from which on the model knows a word; None if the curve does not show it.
 
     Args:
         surprisals: ``[checkpoints, contexts]`` in nats.
         num_words: ``[checkpoints]``, ascending: words of training.
-        rules: The year of the pipeline.
+        rules: The year of the pipeline to follow.
         chance: The surprisal of the word under a uniform distribution, in nats. Only the rules of 2026 use it.
     """
     x, y = np.log10(num_words + 1), -surprisals.mean(axis=1)
@@ -253,7 +254,7 @@ def _crossing(
     max_evaluations: int,
     flat: float = 0.0,
 ) -> float | None:
-    """Return where the fitted curve reaches the threshold; None if it does not, or cannot be fitted.
+    """Return the x where the fitted curve reaches the threshold; None if it does not, or cannot be fitted.
 
     Args:
         x: ``[P]``.
@@ -286,9 +287,9 @@ def _logistic(x: NDArray[np.float64], a: float, b: float, c: float, d: float) ->
 
 
 def acquisition_scores(pairs: Iterable[tuple[float | None, float | None]], rules: Rules) -> dict[str, Any]:
-    """Return the correlation of the values of x of model and children, over the words for which both are known.
+    """Return the correlation of the x of the model and the x of the children, over the words for which both are known.
 
-    ``score`` is what the pipeline reports: 0.0 for fewer than 3 words and, by the rules of 2026, for p > 0.1.
+    ``score`` is 0.0 for fewer than 3 words, if all x of one side are equal, and, by the rules of 2026, for p > 0.1.
     """
     from scipy.stats import pearsonr  # noqa: PLC0415  an extra installs it
 

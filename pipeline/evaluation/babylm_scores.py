@@ -1,13 +1,15 @@
-"""Score BabyLM's zero-shot tasks, record the figures, and write the files of predictions that BabyLM collects.
+"""Score BabyLM's zero-shot tasks, record the scores, and write the files of predictions that BabyLM collects.
 
-All figures are shares: 0.65 is BabyLM's 65.00. The accuracy of a task is the mean over its subsets. For entity
-tracking, the accuracies are averaged over the numbers of operations, and then over the kinds of texts. An item is a tie
-if the right text and another are equally probable. A tie is never right here. The 2025 pipeline counts a tie as right,
-so its figure is ``score_ties_right``. The 2026 pipeline chooses one of the texts at random.
+A score of 0.65 here is BabyLM's 65.00. For most tasks the score is an accuracy: the mean of the accuracies on the
+task's subsets, such as the paradigms of BLiMP. For a wug test it is Spearman's correlation with the choices of people.
+For entity tracking, the accuracies are averaged over the numbers of operations, and then over the kinds of texts. An
+item is a tie if the right text and another one are both the most probable. In ``score``, a tie is never right. The 2025
+pipeline counts a tie as right, so its accuracy is recorded too, as ``score_ties_right``. The 2026 pipeline chooses one
+of the tied texts at random.
 
 ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that ``collate_preds.py`` reads. For a
-tie, the file names the first of the most probable texts under the rules of 2025, and the last under those of 2026. The
-age of acquisition has ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` instead.
+tie, the file has the first of the most probable texts under the rules of 2025, and the last under those of 2026. The
+task of the age of acquisition has the files ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` instead.
 """
 
 import importlib
@@ -60,17 +62,17 @@ class Outcome:
 
     @property
     def is_tie(self) -> bool:
-        """Whether the first text and another are the most probable."""
+        """Whether the first text and another one are both the most probable."""
         return self.log_probs[0] == max(self.log_probs[1:])
 
     def answer(self, rules: Rules) -> int:
-        """Return the number of the text that the file of predictions names."""
+        """Return the index of the text that the file of predictions gives as the model's choice."""
         best = [i for i, value in enumerate(self.log_probs) if value == max(self.log_probs)]
         return best[0 if rules == "2025" else -1]
 
     @property
     def share_of_first(self) -> float:
-        """The probability of the first text if one of the texts must be chosen."""
+        """p(first text) divided by the sum of p over all texts of the item."""
         values = np.array(self.log_probs)
         weights = np.exp(values - values.max())
         return float(weights[0] / weights.sum())
@@ -86,17 +88,17 @@ def evaluate_babylm(
     revision: str,
     at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Score every task in a folder of BabyLM's evaluation data. Record the figures and return them.
+    """Score every task in a folder of BabyLM's evaluation data. Record the scores and return them.
 
     Args:
         model: The model.
         folder: ``full_eval`` or ``fast_eval``, with a folder for each task.
-        rules: Which year's pipeline defines the items.
+        rules: Which year's pipeline defines the items and their scoring.
         out: Where to write the files of predictions; None for nowhere.
         name: The model's name in the paths; empty: the name of its folder up to the last dot, as the pipeline has it.
         revision: The revision in the paths; empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
-        at_words: Opens the word checkpoints of the model, by the number of words that it was trained on until then, in
-            ascending order.
+        at_words: For each word checkpoint of the model, a function that opens it, by the number of words of training,
+            ascending.
 
     Raises:
         InputError: If the folder has no task, or an item is malformed or too long for the model.
@@ -146,7 +148,7 @@ class _Data:
 
     tasks: Mapping[str, Sequence[Choice]]
     by_other: Mapping[str, Sequence[Choice]]
-    """The items by the rules of the other year, for the tasks for which they differ."""
+    """The items by the rules of the other year, for the tasks in ``_DISPUTED``."""
     reading: ReadingData | None
     words: AcquisitionTask | None
     left_out: Mapping[str, str]
@@ -197,7 +199,7 @@ class _Scored:
     """What was scored so far."""
 
     figures: dict[str, Any] = field(default_factory=dict)
-    """The figures of each task."""
+    """The scores and counts of each task."""
     predictions: dict[str, Any] = field(default_factory=dict)
     """The contents of the files of predictions, by their path below ``zero_shot/causal``."""
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -245,7 +247,7 @@ def _at_checkpoints(
     at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]],
     choices: Sequence[Choice],
 ) -> tuple[Surprisals, dict[str, str]]:
-    """Return the surprisals of the ends of all texts at each word checkpoint, and the sha256 of its weights."""
+    """Return the surprisals of all scored ends, and the sha256 of the weights, for each word checkpoint."""
     surprisals, weights = {}, {}
     for num_words, opening in at_words.items():
         with opening() as opened:

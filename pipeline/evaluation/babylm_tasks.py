@@ -40,7 +40,7 @@ class Choice:
     starts: tuple[int, ...]
     """For each text, the first character that is scored."""
     answers: tuple[str, ...]
-    """For each text, what is written into BabyLM's file of predictions if this text is chosen."""
+    """For each text, what ``babylm_scores`` writes into the file of predictions if this text is chosen."""
     human: float | None = None
     """In a wug test, the share of people who chose the first form."""
     where: str = ""
@@ -161,4 +161,4 @@ READING: Final = "reading"
 LEFT_OUT: Final[Mapping[str, str]] = {
     "glue_filtered": "needs fine-tuning; run BabyLM's finetune.run",
 }
-"""Folders that are known and not evaluated, with the reason."""
+"""Folders of BabyLM's data that this project does not evaluate, with the reason."""

@@ -10,8 +10,8 @@
 ``(5;%match_sing%)`` is the surprisal of region 5 in the condition ``match_sing``. ``(*;%match_sing%)`` is the surprisal
 of all regions in this condition. Operators bind in this order, tightest first: ``+`` and ``-`` from left to right,
 comparisons (which cannot be chained), ``&``, ``|``. Round and square brackets mean the same, and a bracket is closed by
-a bracket of its own kind. A value is a number or a truth value. The types are checked when a formula is parsed: only
-numbers are added and compared, only truth values are joined by ``&`` and ``|``, and a whole formula is a truth value.
+a bracket of its own kind. A value is a number or a truth value. ``parse_formula`` checks the types: only numbers are
+added and compared, only truth values are joined by ``&`` and ``|``, and a whole formula is a truth value.
 
 The parser of ``syntaxgym-core`` (at commit 09d3767) differs: it reads no square brackets, binds ``+`` tighter than
 ``-``, and evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` means ``A & B``. This
@@ -33,8 +33,8 @@ from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
 """Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both sides are smaller.
-It is about 10 times float32's precision, 6e-8, because sums of log-probabilities vary by so much with the batch they
-are computed in."""
+This number is about 10 times float32's precision, 6e-8, because sums of log-probabilities vary by so much with the
+batch they are computed in."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
@@ -96,7 +96,7 @@ class Formula:
         return _regions(self.expression)
 
     def evaluate(self, values: Values) -> Truth:
-        """Return whether the prediction is true."""
+        """Return whether the prediction is true, false or a tie."""
         return _truth(self.expression, values)
 
 

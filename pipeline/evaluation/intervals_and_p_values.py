@@ -1,4 +1,4 @@
-"""Compute intervals and tests for accuracies and for differences between models. Each function names its source.
+"""Compute intervals and tests for accuracies and for differences between models. Functions cite their papers.
 
 Two models are compared item by item. A paired test finds differences that two separate intervals hide, because some
 items are hard for all models and others are easy for all. The functions over items treat the items as independent
@@ -23,7 +23,7 @@ LEVEL: Final = 0.95
 _BLOCK_DRAWS: Final = 1 << 22
 """Largest number of random numbers in memory at a time."""
 _NORMAL_FROM: Final = 5000
-"""Above this many differences a normal distribution replaces the random flips, because flips would be slow: 10,000
+"""Above this many differences a normal distribution may replace the random flips, because flips would be slow: 10,000
 flips of 20,000 differences draw 2e8 random numbers for each pair of seed groups."""
 
 
@@ -98,7 +98,8 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
       example of d is the number of seeds that have an item right, first model minus second model. For differences of
       +1 and -1 this is McNemar's exact test.
     - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips. This p-value is
-      valid for every B. If there are at most B different flips, each flip is counted once.
+      valid for every B. If there are at most B different flips, each of them is counted once instead, and the p-value
+      is exact.
     - For more than ``_NORMAL_FROM`` other numbers, the sum s d is treated as normal with variance sum d^2, unless a few
       differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above -0.002 and its
       skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). This error is
@@ -141,7 +142,7 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedMean:
-    """Mean and variation of a figure over trainings that differ only in their seed."""
+    """Mean and variation of a value over trainings that differ only in their seed."""
 
     num_seeds: int
     mean: float
@@ -152,7 +153,7 @@ class SeedMean:
 
 
 def mean_over_seeds(values: Sequence[float], *, level: float = LEVEL) -> SeedMean:
-    """Return the mean of a figure over seeds and its t interval, ``mean +- t_{n-1} s / sqrt(n)``.
+    """Return the mean of a value over seeds and the t interval of the mean, ``mean +- t_{n-1} s / sqrt(n)``.
 
     Student (1908), The probable error of a mean, Biometrika 6, 1-25.
 
@@ -171,7 +172,7 @@ def mean_over_seeds(values: Sequence[float], *, level: float = LEVEL) -> SeedMea
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedDifference:
-    """The difference of a figure between two sets of trainings, the first minus the second."""
+    """The difference of a value between two sets of trainings, the first minus the second."""
 
     difference: float
     """Difference of the means over seeds."""
@@ -190,7 +191,7 @@ class SeedDifference:
 def difference_over_seeds(
     first: Mapping[int, float], second: Mapping[int, float], *, level: float = LEVEL
 ) -> SeedDifference:
-    """Return the difference of two means over seeds and its t interval.
+    """Return the difference of two means over seeds and the t interval of the difference.
 
     If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of the
     mean of these differences. The reason is that a seed decides the order of the data and the initial weights in both
@@ -203,8 +204,8 @@ def difference_over_seeds(
     Biometrika 34, 28-35.
 
     Args:
-        first: The figure of each training by seed, at least one.
-        second: As ``first``.
+        first: The value of each training by seed, at least one.
+        second: The same for the second set.
         level: Level of confidence.
     """
     one, two = mean_over_seeds(list(first.values())), mean_over_seeds(list(second.values()))

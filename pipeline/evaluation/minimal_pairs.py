@@ -1,9 +1,9 @@
 """Read minimal pairs in BLiMP's format, and measure how often a model prefers the grammatical sentence.
 
 A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
-Ties are counted and reported but never right. If ties were right, a model that gives every token the same probability
-would reach 100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. No
-model can have these pairs right, so they are left out and counted.
+A tie is never right; results have the number of ties. If ties were right, a model that gives every token the same
+probability would reach 100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical
+sentences. No model can have these pairs right, so this module leaves them out and reports their number.
 
 Two conventions change accuracies, so every result names them (docs/decisions/0011):
 
@@ -18,10 +18,10 @@ A second accuracy, ``per_token``, compares means instead of sums: log p divided 
 sentence. But they depend on how the tokenizer divides words.
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
-have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other fields and blank
+have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other keys and blank
 lines are ignored. Text is normalised as in a corpus, with one exception: line ends inside a sentence stay, as in
 BabyLM's pipeline. Some sentences of BabyLM's supplement have them. The other tasks of BabyLM's evaluation data compare
-endings or contexts, not sentences, and are refused by name.
+endings or contexts, not sentences. This module refuses their files and says which task they belong to.
 
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
@@ -62,7 +62,7 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
     "Winoground": frozenset({"caption_0", "caption_1"}),
     "Global PIQA": frozenset({"solution0", "solution1"}),
 }
-"""The fields of tasks in BabyLM's evaluation data that are not minimal pairs."""
+"""The keys in the lines of BabyLM's tasks that are not minimal pairs."""
 _REMEDY: Final = "correct or remove the line, or fetch the file again"
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 
@@ -169,7 +169,7 @@ class MinimalPairFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MinimalPairFigures":
-        """Return the figures that ``to_json`` gave. Averages are computed again from the counts.
+        """Return the object whose ``to_json`` gave ``value``. Averages are computed again from the counts.
 
         Raises:
             InputError: If something is missing or has the wrong type.
@@ -236,7 +236,7 @@ class ScoredPair:
 def read_minimal_pairs(path: Path) -> list[MinimalPair]:
     """Return the pairs of a file, or of all ``*.jsonl`` and ``*.jsonl.gz`` files below a folder, ordered by name.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are not read.
 
     Raises:
         InputError: If there is no such file or no pair, if a file exists both plain and gzipped or in two folders, if a
@@ -281,9 +281,9 @@ def evaluate_minimal_pairs(
     max_tokens: int | None = None,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
-    """Score pairs, each distinct sentence once. Return the figures, and the two log-probabilities of each pair.
+    """Score pairs, each distinct sentence once. Return the accuracies, and the two log-probabilities of each pair.
 
-    The figures come from the sums of log-probabilities; their field ``per_token`` has the figures from the means.
+    The accuracies come from the sums of log-probabilities; their attribute ``per_token`` has those from the means.
 
     The scorer gives float32 log-probabilities. Their sums are float64.
 
@@ -359,7 +359,7 @@ def _stem(file: Path) -> str:
 
 
 def _refuse_twice(folder: Path, files: Sequence[Path]) -> None:
-    """Refuse two files of one name: their paradigms would be counted together."""
+    """Refuse two files of one name, because their paradigms would be counted together."""
     found: dict[str, Path] = {}
     for file in files:
         other = found.setdefault(_stem(file), file)
@@ -419,7 +419,7 @@ def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _text(value: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
     found = value.get(name)
     if found is None:
-        found = default  # null means the same as a missing field
+        found = default  # null means the same as a missing key
     if not isinstance(found, str):
         raise InputError(f"{where}: {name} is {found!r:.60}, expected a string; {_REMEDY}")
     # A name is one line, and a sentence keeps its line ends.

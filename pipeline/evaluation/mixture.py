@@ -2,10 +2,10 @@ r"""Mix the next-token distributions of a teacher and a student, and measure wha
 
     p_mix(w | x_<t) = λ p_teacher(w | x_<t) + (1 - λ) p_student(w | x_<t)        one λ in [0, 1] for all positions
 
-If no mixture predicts better than the student alone, the teacher knows nothing that the student could learn from its
-distributions. λ is fitted by maximum likelihood on one half of a split's sentences. The gain of the mixture over the
-student alone is measured on the other half, so that a λ that fits by chance gives no gain. Only the log-probabilities
-of the gold tokens are needed.
+If no mixture predicts better than the student alone, there is no sign that the student could learn more from the
+teacher's distributions. λ is fitted by maximum likelihood on one half of a split's sentences. The gain of the mixture
+over the student alone is measured on the other half, so that a λ that fits one half by chance does not count as a gain.
+Only the log-probabilities of the gold tokens are needed.
 
 A gain with the teacher's distribution given the tree does not prove that the teacher knows more. The parser or
 annotator saw the whole sentence, so the trees can reveal later words (a leak), and no student sees a tree. The marginal
@@ -33,7 +33,7 @@ NEXT_TOKEN: Final = (MARGINAL, UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE)
 first."""
 Halves = Literal["documents", "sentences"]
 LEAST_SENTENCES: Final = 4
-"""Two sentences in each half, because one sentence has no interval."""
+"""Enough for two halves of two sentences each, because one sentence has no interval."""
 _LEAST_SHARE: Final = 0.25
 """Whole documents make the halves if each half then gets at least this share of the sentences."""
 _SEED: Final = 1
@@ -45,7 +45,8 @@ _REMEDY: Final = "run evaluate mixture again"
 class MixtureFigure:
     """What a mixture gains over the student alone, under one distribution of the teacher.
 
-    Every figure except ``num_fitted`` is about the half of the sentences on which λ was not fitted.
+    ``teacher_weight`` and ``num_fitted`` are about the half of the sentences on which λ was fitted, all other numbers
+    about the other half.
     """
 
     distribution: str
@@ -58,7 +59,7 @@ class MixtureFigure:
     interval: Interval
     """95 % interval of ``gain_nats`` over sentences, by the bootstrap. λ stays as it was fitted."""
     gain_nats_without_eos: Number | None = None
-    """The same mean over the tokens; None if all sentences are empty."""
+    """The mean of ``gain_nats`` over the tokens alone; None if all sentences are empty."""
     student_nats: Number
     """Negative log-probability per position, the student alone."""
     teacher_nats: Number
@@ -84,7 +85,7 @@ class MixtureFigure:
 
     @property
     def conclusion(self) -> str:
-        """What the figures say about the teacher, in plain words."""
+        """What the gain says about the teacher, in plain words."""
         given = "Given the tree, the" if self.distribution == GIVEN_TREE else "The"
         form = "z.3f" if abs(self.gain_nats) >= 0.01 else "z.5f"
         ends = f"{self.interval.low:{form}} to {self.interval.high:{form}}"
@@ -102,12 +103,12 @@ class MixtureFigure:
         return f"{given} mixture gains {size}: the teacher knows something the student does not."
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures as a JSON object."""
+        """Return all fields as a JSON object."""
         return asdict(self) | {"interval": [self.interval.low, self.interval.high]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MixtureFigure":
-        """Return the figure that ``to_json`` gave.
+        """Return the object whose ``to_json`` gave ``value``.
 
         Args:
             value: A parsed JSON object.
@@ -132,7 +133,7 @@ class MixtureFigures:
 
     @property
     def first(self) -> MixtureFigure:
-        """The figure to draw conclusions from: one without a leak if there is one, else the one given the tree."""
+        """The mixture to draw conclusions from: one without a leak if there is one, else the one given the tree."""
         return next(iter(self.by_distribution.values()))
 
     def to_json(self) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class MixtureFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MixtureFigures":
-        """Return the figures that ``to_json`` gave.
+        """Return the object whose ``to_json`` gave ``value``.
 
         Raises:
             InputError: If a value is missing or impossible.
@@ -165,8 +166,8 @@ def halves_of(split: Split) -> tuple[NDArray[np.bool_], Halves]:
     """Divide a split into two halves. The same split always gives the same halves.
 
     If the documents are known, each document goes in turn to the half with fewer sentences so far, so that neighbours
-    in a document are never in different halves. If the documents are not known, or are too few to make two halves,
-    every second sentence goes to each half.
+    in a document are never in different halves. If the documents are not known, or do not make two halves of similar
+    size, the sentences go to the two halves in turn.
 
     Returns:
         ``[M]`` whether a sentence is in the half on which λ is fitted, and what the halves are made of.
@@ -216,7 +217,7 @@ def teacher_weight(teacher: NDArray[np.float64], student: NDArray[np.float64]) -
         student: ``[P]``, for the same tokens.
     """
     log_ratios = teacher - student
-    with np.errstate(over="ignore"):  # a ratio may be beyond any float; an infinite derivative has the right sign
+    with np.errstate(over="ignore"):  # a ratio may be beyond any float; an infinite derivative has the correct sign
         if np.expm1(log_ratios).sum() <= 0:  # at 0 the derivative is Σ (t / s - 1)
             return 0.0
         if np.expm1(-log_ratios).sum() <= 0:  # at 1 it is Σ (1 - s / t)
@@ -243,9 +244,8 @@ def mixture_figure(
 ) -> MixtureFigure:
     """Fit the mixture on one half of the sentences, and measure its gain on the other half.
 
-    The interval is the percentile bootstrap of the mean over sentences, as for a difference of perplexities
-    (``compare.significance``). The value of a sentence is its gain divided by the mean number of positions per
-    sentence.
+    The interval is the percentile bootstrap of the mean over sentences, as in ``compare.significance``. The value of a
+    sentence is its gain divided by the mean number of positions per sentence.
 
     Args:
         teacher: M rows of n + 1 natural logs, finite. The last value of a row is for ``<eos>``.

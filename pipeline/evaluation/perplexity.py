@@ -1,4 +1,4 @@
-r"""Compute the perplexity of a split. Every figure names its distribution and its normaliser.
+r"""Compute the perplexity of a split. Every value names its distribution and its normaliser.
 
 NLL is the negative natural log-probability of the split's M sentences, including every ``<eos>``:
 
@@ -7,13 +7,14 @@ NLL is the negative natural log-probability of the split's M sentences, includin
     per word               exp(NLL / (words + M))                   white-space-separated words; <eos> counts as a word
     bits per byte          NLL / ln 2 / (bytes + M)                 UTF-8 bytes of the text; one line end per sentence
 
-Figures per word and per byte are comparable across tokenizers. Figures per token are comparable only with the same
-tokenizer. A figure "given the tree" is not comparable with an unconditional figure. The parser or annotator who made
+Values per word and per byte are comparable across tokenizers. Values per token are comparable only with the same
+tokenizer. A perplexity "given the tree" is not comparable with an unconditional one. The parser or annotator who made
 the tree saw the whole sentence, so the tree can reveal later words.
 
 The floor of the built-in sample is the perplexity of the grammar that wrote the sample, on the same sentences. In
-expectation no model is below the floor. On a finite sample a model can be below the floor by chance, or because it was
-trained on that sample. ``truth`` computes the floor, and each model's divergence from the grammar.
+expectation no model that reads only the words is below the floor. On a finite sample such a model can be below the
+floor by chance, or because it was trained on that sample. ``truth`` computes the floor, and each model's divergence
+from the grammar.
 """
 
 import math
@@ -36,7 +37,8 @@ IN_DOCUMENT: Final = "given the document before it"
 """The product of p(x | previous sentences) over the sentences x of a split, of a student that was trained with
 --context document. The previous sentences are those of the same document, as many as the student can read at once."""
 GIVEN_TREE: Final = "given the tree"
-"""The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher. A dump with the condition ``tree`` holds these factors."""
+"""The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher: y are the actions that build the tree. A dump with the
+condition ``tree`` holds these factors."""
 JOINT: Final = "joint with the tree"
 """p(x, y), words and actions together, of a teacher."""
 MARGINAL: Final = "marginal by beam search"
@@ -48,7 +50,8 @@ perplexity is an upper bound."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
 OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
-"""The distributions of students. The --context of a student decides which of them it is measured under."""
+"""The distributions of students. The --context of a student's training decides under which of them the student is
+measured."""
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 LENGTHS: Final = (1, 6, 11, 21, 41, 81)
@@ -63,12 +66,12 @@ NORMALISERS: Final = {
     "per_word": "exp(nats / (num_words + num_sentences)): white-space-separated words and one <eos> per sentence",
     "bits_per_byte": "nats / ln 2 / (num_bytes + num_sentences): UTF-8 bytes and one line end per sentence",
 }
-"""The definition of each derived figure. The JSON has it next to the value."""
+"""The definition of each derived value. The JSON has the definition next to the value."""
 DIVERGENCES: Final = {
     "kl_per_position": "kl_nats / (num_tokens + num_sentences): mean KL(truth || model), in nats",
     "kl_per_position_without_eos": "(kl_nats - kl_nats_eos) / num_tokens: the same without the positions of <eos>",
 }
-"""The definition of the figures that exist only if the true distributions are known."""
+"""The definition of the values that exist only if the true distributions are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,11 +163,11 @@ class PerplexityFigure:
 
     @property
     def definitions(self) -> dict[str, str]:
-        """The definitions of the derived figures that can be computed from these sums."""
+        """The definitions of the derived values that can be computed from these sums."""
         return NORMALISERS | (DIVERGENCES if self.kl_nats is not None else {})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sums, and each derived figure with its definition. An undefined figure is null."""
+        """Return the sums, and each derived value with its definition. An undefined or infinite value is null."""
         derived = {}
         for name, normaliser in self.definitions.items():
             value = getattr(self, name)
@@ -173,7 +176,7 @@ class PerplexityFigure:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "PerplexityFigure":
-        """Return the figure that ``to_json`` gave. Derived figures are computed again from the sums.
+        """Return the object whose ``to_json`` gave ``value``. Derived values are computed again from the sums.
 
         Args:
             value: A parsed JSON object.
@@ -254,8 +257,8 @@ def _sums(values: Ragged) -> tuple[float, float]:
 def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, dict[str, PerplexityFigure]]:
     """Return the perplexity by length, and by source if the split has several sources.
 
-    The sums of each breakdown add up to the sums of ``perplexity_figure``. Ranges and sources without a sentence have
-    no figure.
+    The sums of each breakdown add up to the sums of ``perplexity_figure``. Ranges and sources without a sentence are
+    not in the result.
 
     Args:
         log_probs: Rows that ``perplexity_figure`` has accepted.
@@ -275,7 +278,7 @@ def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, 
 def _figures_by(
     group_of_sentence: NDArray[Any], names: list[str], log_probs: Ragged, split: Split, distribution: str
 ) -> dict[str, PerplexityFigure]:
-    """Return a figure for each group that has a sentence. ``group_of_sentence`` is an index into ``names``."""
+    """Return the perplexity of each group that has a sentence. ``group_of_sentence`` is an index into ``names``."""
     values, offsets = log_probs.values.astype(np.float64), log_probs.offsets
     nats, nats_eos = -np.add.reduceat(values, offsets[:-1]), -values[offsets[1:] - 1]
     of_sentences = (None, split.tokens.lengths, split.num_words, split.num_bytes, nats, nats_eos)

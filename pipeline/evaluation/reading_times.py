@@ -111,7 +111,7 @@ def read_reading_data(path: Path) -> ReadingData:
 def word_surprisals(
     scorer: Scorer, tokenizer: Tokenizer, data: ReadingData, *, max_tokens: int | None
 ) -> tuple[Surprisals, Surprisals]:
-    """Return the surprisals, and those that BabyLM's pipeline computes for the exported model.
+    """Return the surprisals as defined above, then those that BabyLM's pipeline computes for the exported model.
 
     Raises:
         InputError: If a text is too long for the model.
@@ -130,7 +130,10 @@ def word_surprisals(
 
 
 def reading_scores(data: ReadingData, surprisals: Surprisals) -> dict[str, float | None]:
-    """Return the scores ``eye_tracking`` and ``self_paced_reading``; None if the controls explain everything."""
+    """Return the scores ``eye_tracking`` and ``self_paced_reading``.
+
+    A score is None if no row has all its values, the measure is constant, or the controls explain everything.
+    """
     controls = {name: data.columns[name] for name in CONTROLS}
     eye = [_gain(data.columns[name], controls, surprisals.words) for name in EYE_TRACKING]
     known = [score for score in eye if score is not None]
@@ -144,7 +147,7 @@ def reading_scores(data: ReadingData, surprisals: Surprisals) -> dict[str, float
 def _gain(
     measure: NDArray[np.float64], controls: Mapping[str, NDArray[np.float64]], surprisal: NDArray[np.float64]
 ) -> float | None:
-    """Return the share of the remaining variance that the surprisal explains, over the rows without a missing value."""
+    """Return the score of a measure (see the module), over the rows without a missing value."""
     columns = list(controls.values())
     rows = np.isfinite(np.stack([measure, *columns, surprisal])).all(axis=0)
     if not rows.any():
@@ -191,7 +194,7 @@ def _sums(
 def _sums_of_pieces(
     scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_tokens: int | None
 ) -> dict[tuple[str, str], float]:
-    """Return the pipeline's surprisals. Each piece is scored after the decoded text before it, encoded again."""
+    """Return the pipeline's surprisals. Before each piece comes the decoded text before it, encoded again."""
     sentences: list[list[int]] = []
     owners: list[tuple[str, str]] = []
     for context, word in pairs:

@@ -1,16 +1,19 @@
 """Write and read the results of evaluations.
 
-An evaluation of MODEL writes two files, to ``MODEL/results`` for a run directory, and to ``MODEL-results`` for a folder
-in Hugging Face's format, so that nothing is added to a folder that is sent to the hub:
+An evaluation of MODEL writes the first of these files and, if it scores items, the second. They are in
+``MODEL/results`` for a run directory, and in ``MODEL-results`` for a folder in Hugging Face's format, so that nothing
+is added to a folder that is sent to the hub:
 
-    NAME.json     the result: figures, settings, fingerprints, versions and the command line
+    NAME.json     the result: figures (what was measured), settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
 
 ``record`` writes both files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
-settings, and describes the convention of each result in words. Averages are computed again from the counts. Item rows
-are read only on request and row by row, because a split may have millions of sentences.
+settings, describes in words the convention of each result (how sentences were scored), and computes averages again from
+the counts. ``PairResult.pairs``, ``SuiteResult.items`` and ``read_sentence_rows`` read item rows, one by one, because a
+split may have millions of sentences.
 
-Results may come from strangers. So every value is checked before it is used, and errors name the file and the line.
+Results may come from strangers. So values are checked before they are used, and errors name the file and the line. Of
+the figures of parses and of BabyLM's tasks, ``load_results`` checks only that they are a JSON object.
 """
 
 import json
@@ -62,7 +65,7 @@ Figures = TypeVar("Figures")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The content of a result file. Its figures and settings are not checked yet."""
+    """The content of a result file. ``figures`` and ``settings`` are not checked yet."""
 
     kind: str
     """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``."""
@@ -70,9 +73,10 @@ class Result:
     """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
     figures: list[Any] | dict[str, Any]
     """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
-    ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns."""
+    ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns;
+    for ``babylm``, the scores by task."""
     settings: dict[str, Any]
-    """Everything that could change the figures: checkpoint, batch budget, device, dtype and so on."""
+    """Everything that could change ``figures``: checkpoint, batch budget, device, dtype and so on."""
     fingerprints: dict[str, str]
     """The sha256 of the ``weights``, of the ``tokenizer`` and of the data (``DATA``). A mixture also has the sha256 of
     the weights of the ``teacher``."""
@@ -101,7 +105,7 @@ def record(
         kind: As ``Result.kind``.
         subject: As ``Result.subject``.
         figures: As ``Result.figures``.
-        settings: Everything that could change the figures, except the checkpoint.
+        settings: Everything that could change ``figures``, except the checkpoint.
         fingerprints: The sha256 of the data, by the names in ``DATA``, and of the ``teacher`` in a mixture.
         rows: Item rows; None for surprisals, parses and mixtures.
     """
@@ -148,7 +152,7 @@ def _file_name_part(text: str) -> str:
 
 
 def write_result(model: Path, name: str, result: Result) -> Path:
-    """Write ``NAME.json`` into the folder of results atomically and return its path. It replaces a file of that name.
+    """Write ``NAME.json`` into the folder of results atomically, in place of any such file, and return its path.
 
     Raises:
         RunError: If ``model`` is neither a run nor an exported folder.
@@ -179,7 +183,7 @@ def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Pat
 
 
 def read_results(run: Path) -> dict[str, Result]:
-    """Return the results of a run by file name, in alphabetical order. Figures and settings are not checked.
+    """Return the results of a run by file name, in alphabetical order. ``figures`` and ``settings`` are not checked.
 
     Raises:
         InputError: If ``write_result`` cannot have written one of the files.
@@ -201,7 +205,7 @@ class SplitKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedResult(Generic[Figures]):
-    """A result with figures and settings that are parsed and checked."""
+    """A result whose ``figures`` and ``settings`` are parsed and checked."""
 
     path: Path
     """The JSON file."""
@@ -212,7 +216,7 @@ class LoadedResult(Generic[Figures]):
     figures: Figures
     convention: str
     """How sentences were scored, in words. Results with different conventions are not comparable. The convention of a
-    perplexity has only the sizes of the beam search, because each figure of a perplexity names its distribution."""
+    perplexity has only the sizes of the beam search, because each ``PerplexityFigure`` names its distribution."""
     fingerprints: Mapping[str, str]
     command: str
     """The command line that made the result."""
@@ -251,7 +255,7 @@ class PerplexityResult(LoadedResult[Mapping[str, PerplexityFigure]]):
 
     @property
     def key(self) -> SplitKey:
-        """The split."""
+        """The name of the split and the sha256 of its text."""
         return SplitKey(self.subject, self.sha256_of("text"))
 
 
@@ -299,7 +303,8 @@ class Skipped(NamedTuple):
     """True if the best checkpoint has other weights by now. False if the result is of another checkpoint or of a kind
     that is not known."""
     note: str
-    """The path of the file in the run, why the result was skipped, and the command that evaluates again."""
+    """The path of the file in the run, why the result was skipped, and for an outdated result the command that
+    evaluates again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

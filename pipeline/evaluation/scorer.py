@@ -74,8 +74,8 @@ class DistributionScorer(Scorer, Protocol):
 class NextTokenScorer:
     """Scores sentences with an unconditional ``NextTokenModel``, batched by length.
 
-    The longest sentences go first, so a batch budget too large for memory fails at once. Sentences of similar length
-    share a batch, so there is little padding.
+    In each call, the longest sentences go first, so a batch budget too large for memory fails at the first batch.
+    Sentences of similar length share a batch, so there is little padding.
     """
 
     model: NextTokenModel
@@ -86,7 +86,7 @@ class NextTokenScorer:
     batch_tokens: int = 8192
     """Largest number of positions per batch. A longer sentence is a batch by itself."""
     num_trained_positions: int | None = None
-    """As for ``warn_beyond``."""
+    """See ``warn_beyond``."""
 
     def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
@@ -109,7 +109,7 @@ class NextTokenScorer:
         found: list[TokenScores] = []
         for first, stop in consecutive_batches(gold.lengths, self.batch_tokens):
             batch = slice(first, stop)
-            # The positions of a sentence are the last of its row.
+            # A row is the text before a sentence and the sentence, whose positions come last.
             places = concatenated_ranges(gold.offsets[1:][batch] - num_scored[batch], num_scored[batch])
             ends = np.cumsum(num_scored[batch])[:-1]
             scores = self._summaries(
@@ -142,7 +142,7 @@ class NextTokenScorer:
 def score_all(
     scorer: Scorer, sentences: Sequence[Sequence[int]], *, block_sentences: int = BLOCK_SENTENCES
 ) -> list[np.ndarray]:
-    """Return the result of ``Scorer.log_probs`` for all sentences. Scores block by block and shows a progress line."""
+    """Score all sentences block by block, with a progress line. Return what ``Scorer.log_probs`` returns for them."""
     found: list[np.ndarray] = [np.empty(0)] * len(sentences)
     order = _longest_first(sentences)
     with Progress("score", total=sum(map(len, sentences)), unit="tokens") as progress:

@@ -64,7 +64,7 @@ class ScoredSplit:
     settings: Mapping[str, Any]
     """Everything that could change the log-probabilities, except the checkpoint."""
     truth: Truth | None
-    """The true distributions of the split, or None."""
+    """The true distributions of the split; None if they are not known."""
     divergences: Mapping[str, Ragged]
     """For some of the distributions, the divergences from the truth: M rows of n + 1 values in nats."""
 
@@ -79,7 +79,8 @@ def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int6
 def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     """Record the perplexities of a split and each sentence's log-probabilities. Return a summary.
 
-    Only the first distribution is broken down by groups of sentences. If the truth is known, the floor is added.
+    Only the perplexity under the first distribution is also given by source and by length of the sentences. If the true
+    distributions are known, the floor is added.
 
     Raises:
         RunError: If a log-probability is not finite.
@@ -114,7 +115,7 @@ def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
 def evaluate_minimal_pairs(
     model: SentenceModel, pairs: Sequence[MinimalPair], subject: str, *, prefix: Prefix, eos: bool
 ) -> dict[str, Any]:
-    """Score pairs. Record the figures and the score of each pair under the name ``subject``. Return the figures."""
+    """Score pairs. Record the accuracies and the score of each pair under the name ``subject``. Return a summary."""
     figures, scored = score_pairs(
         model.scorer,
         model.tokenizer,
@@ -143,7 +144,7 @@ def evaluate_minimal_pairs(
 def evaluate_syntaxgym(
     model: SentenceModel, suites: Sequence[Suite], subject: str, *, joining: Joining
 ) -> dict[str, Any]:
-    """Score suites. Record the figures and the outcome of each item under the name ``subject``. Return the figures."""
+    """Score suites. Record the accuracies and each item's outcome under the name ``subject``. Return a summary."""
     figures, outcomes = evaluate_suites(
         model.scorer,
         model.tokenizer,

@@ -3,13 +3,14 @@ r"""Read the sentences whose surprisals are wanted: their words, the text before
     a text      one sentence per line. The number of a sentence is the number of its line, from 1
     a table     a column of a CSV or TSV file, or a field of JSON lines. Each row is a sentence. Its number is the
                 number of the row, from 1, without the header
-    regions     a table with one row per region, as experiments of self-paced reading have. The rows of an item follow
-                one another. Their texts, joined with spaces, are the sentence, and the regions are its words
+    regions     a table with one row per region, as experiments of self-paced reading have. The rows of an item must
+                follow one another. The texts of these rows, joined with spaces, are the sentence, and each row is a
+                word of it
 
 The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
 sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,
-so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too long, the oldest sentences are left out.
-If not even the sentence right before the scored one fits, it loses its first tokens.
+so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too long, this module leaves out the oldest
+sentences. If not even the sentence right before the scored one fits, it loses its first tokens.
 """
 
 from collections import Counter, deque
@@ -58,9 +59,9 @@ class Stimulus:
     words: NDArray[np.int64]
     """``[n]``: the number of the word that each token belongs to, from 0."""
     item: tuple[str, ...] = ()
-    """Values of the columns ``item``."""
+    """Values of the columns that ``SurprisalConfig.item`` names."""
     regions: tuple[str, ...] = ()
-    """Values of the column ``region``, one per word; empty if there is no such column."""
+    """Values of the column that ``SurprisalConfig.region`` names, one per word; empty if it names none."""
     before: list[int] = field(default_factory=list)
     """Token ids between the first ``<bos>`` and the sentence: those of the text before it, with a ``<bos>`` after each
     of its sentences. Empty if there is no such text."""
@@ -83,8 +84,8 @@ def read_stimuli(
         path: The text or the table, plain or gzipped.
         tokenizer: The tokenizer of the model.
         config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line is faulty if it
-            is empty, not UTF-8 or too long, if the word spans in the file ``spans`` do not cover it, or if a token has
-            parts of two words.
+            is empty (unless empty lines separate documents), not UTF-8 or too long, if the word spans in the file
+            ``spans`` do not cover it, or if a token has parts of two words.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
         context_positions: Positions that a sentence and the text before it may fill together.

@@ -8,17 +8,18 @@ A word is a string between spaces, including punctuation. Alternatively, a file 
 which characters are a word (``stimuli``). The text is normalised as a corpus is. The space before a word belongs to the
 word, as part of its first token or as a token by itself. So the probability that a word ends is part of the next word's
 surprisal. Oh and Schuler (2024) show how this affects fits to reading times. ``corrected_bits`` counts this probability
-with the word that ends. With spans or regions, a token may have parts of two words. Its surprisal cannot be divided, so
-its sentence is an error. With strings between spaces, no tokenizer of this project makes such a token. But somebody may
-have added one, such as "New York", to the tokenizer of another model. Then the two words are one word in the table.
+with the word that ends. With spans or regions, a token may have parts of two words. The surprisal of such a token
+cannot be divided, so its sentence is a faulty line (``stimuli``). With strings between spaces, no tokenizer of this
+project makes such a token. But somebody may have added one, such as "New York", to the tokenizer of another model. Then
+the two words are one word in the table.
 
-The entropy of a word is that of the model's distribution over the next **token** at the first token of the word: what
-the model expects before it reads the word. It is not the entropy over words, which have several tokens.
+The entropy of a word is that of the model's distribution over the first **token** of the word, before the model reads
+the word. This is not the entropy over words, because a word may have several tokens.
 
 The table has tab-separated columns, a header, and no quoting, because no cell contains a tab. ``docs/surprisal.md``
 shows how to read the table and how to join it with reading times. The last row of each sentence is ``<eos>``. The
-surprisals of a sentence add up to -log2 p(sentence), except for the rounding to six decimals. ``SurprisalFigure`` has
-the sums without rounding.
+surprisals of a sentence, those of ``<eos>`` included, add up to -log2 p(sentence), except for the rounding to six
+decimals. ``SurprisalFigure`` has the sums without rounding.
 
 Pimentel and Meister (2024), How to Compute the Probability of a Word, EMNLP. Oh and Schuler (2024), Leading Whitespaces
 of Language Models' Subword Vocabulary Pose a Confound for Calculating Word Probabilities, EMNLP.
@@ -63,8 +64,8 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
 """Numbers begin at 1. Tokens are written as in ``tokenizer.json``, with ``Ġ`` for a space. ``<eos>`` is not a word, but
 it is numbered as if it were the next word and token."""
 LOG_FREQUENCY: Final = "log_frequency"
-"""Next column of a table of words, if frequencies are given. Empty for ``<eos>`` and for words without a frequency. The
-columns ``item`` and ``region`` of the input come last, under their names."""
+"""The column after ``COLUMNS["word"]``, if frequencies are given. Empty for ``<eos>`` and for words without a
+frequency. The columns of the input that ``item`` and ``region`` name come last, under these names."""
 WordUnit = Literal["white space", "spans", "regions"]
 _WORD_UNITS: Final[Mapping[WordUnit, str]] = {
     "white space": "white-space-separated words",
@@ -95,7 +96,7 @@ class SurprisalFigure:
     num_with_less_context: Count = 0
     """Sentences for which the oldest part of the text before them was left out, because the whole text did not fit."""
     num_cut_tokens: Count = 0
-    """Tokens of that text that were left out, over all sentences."""
+    """Tokens that were left out of the texts before sentences, over all sentences."""
 
     def __post_init__(self) -> None:
         """Check that the counts are possible.
@@ -123,7 +124,7 @@ class SurprisalFigure:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SurprisalFigure":
-        """Return the figure that ``to_json`` gave. The mean is computed again from the sums.
+        """Return the object whose ``to_json`` gave ``value``. The mean is computed again from the sums.
 
         Raises:
             InputError: If a sum is missing or impossible.
@@ -140,12 +141,13 @@ def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.b
 
         p(t_1 .. t_k | before) * p(B | before, t_1 .. t_k) / p(B | before)
 
-    where p(B | ..) is the sum over B of the probabilities of the next token. The first factor p(B | ..) is the
-    probability that the word ends after t_k, and the second that the word before had ended. ``<eos>`` is in B and has
-    no end of its own: its probability is p(<eos> | before) / p(B | before). The factors cancel between neighbours. So
-    the sum over a sentence is -log2 p(sentence) + log2 p(B | <bos>), and p(B | <bos>) is almost 1.
+    where p(B | ..) is the sum over B of the probabilities of the next token. The factor in the numerator is the
+    probability that the word ends after t_k, and the divisor is the probability that the word before had ended.
+    ``<eos>`` is in B and has no end of its own: its probability is p(<eos> | before) / p(B | before). Between
+    neighbouring words these two cancel. So the sum over a sentence is -log2 p(sentence) + log2 p(B | <bos>), where the
+    last probability is almost 1.
 
-    Regions and spans may end where there is no space, as "dog" does in "dog.". Nothing is moved at such a place.
+    Regions and spans may end where there is no space, as "dog" does in "dog.". At such a place nothing is corrected.
 
     Args:
         stimulus: A sentence of n tokens and w words.
@@ -170,8 +172,8 @@ def rows_of_sentence(
 ) -> list[tuple[str | float | None, ...]]:
     """Return the rows of a sentence in the table. The last row is ``<eos>``.
 
-    The columns are ``COLUMNS[by]``, then ``LOG_FREQUENCY`` if there are frequencies, then the columns ``item`` and
-    ``region`` of the input.
+    The columns are ``COLUMNS[by]``, then ``LOG_FREQUENCY`` if there are frequencies, then the columns of the input that
+    ``item`` and ``region`` name.
 
     Args:
         stimulus: A sentence of n tokens.

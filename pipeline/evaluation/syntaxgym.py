@@ -1,16 +1,17 @@
-"""Measure whether a model's surprisals are as SyntaxGym suites predict.
+"""Measure how often a model's surprisals are as SyntaxGym suites predict.
 
     surprisal of a region       sum of -log2 p(x_t | x_<t) over its tokens, in bits; or another metric, if the suite
                                 names one
     an item is right            if every prediction about it is true
 
 A token belongs to the region that contains its characters. A space before these characters does not matter. A token
-with characters of two regions belongs to the region of its first character. Such tokens are counted. Tokenizers that
-keep words and punctuation apart make none. ``<eos>`` belongs to no region, so the surprisals of all regions add up to
-the surprisal of the sentence without ``<eos>``.
+with characters of two regions belongs to the region of its first character. Results have the number of such tokens.
+Tokenizers that keep words and punctuation apart make none. ``<eos>`` belongs to no region, so the sums over all regions
+add up to the surprisal of the sentence without ``<eos>``.
 
-A prediction whose truth depends on a comparison of equal values is a tie. Ties are reported and are never right
-(``formulas``). An item is a tie if none of its predictions is false and at least one is a tie.
+A prediction is a tie if its truth depends on a comparison of two values that are equal except for rounding. Ties are
+reported and are never right (``formulas``). An item is a tie if none of its predictions is false and at least one is a
+tie.
 
 Accuracies are over items, with Wilson intervals. For each circuit (a group of suites on related phenomena) and for all
 suites there is also the mean of the suites' accuracies, which Hu et al. (2020) report. This mean gives every suite the
@@ -150,7 +151,7 @@ class SyntaxGymFigures:
         return ItemCounts(**{name: sum(getattr(each, name) for each in counts) for name in ItemCounts.__slots__})
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object, and the figures of the circuits and of all suites together."""
+        """Return everything as a JSON object, and the accuracies of the circuits and of all suites together."""
         circuits: dict[str, dict[str, SuiteFigures]] = {}
         for name, figures in self.by_suite.items():
             circuits.setdefault(figures.circuit, {})[name] = figures
@@ -164,7 +165,7 @@ class SyntaxGymFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SyntaxGymFigures":
-        """Return the figures that ``to_json`` gave. Averages are computed again from the counts.
+        """Return the object whose ``to_json`` gave ``value``. Averages are computed again from the counts.
 
         Raises:
             InputError: If something is missing or has the wrong type.
@@ -222,7 +223,7 @@ def evaluate_suites(
     max_tokens: int | None = None,
     block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SyntaxGymFigures, list[ItemOutcome]]:
-    """Score every sentence of the suites once. Return the figures, and the outcome of each item.
+    """Score every distinct sentence of the suites once. Return the accuracies, and the outcome of each item.
 
     Args:
         scorer: Gives log-probabilities.

@@ -2,13 +2,13 @@
 
 A suite has items. An item is the same sentence in several conditions, and a sentence consists of numbered regions. The
 suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``). If a formula names a
-region that an item does not have, the suite is refused when it is read, before anything is scored.
+region that an item does not have, ``read_suite`` refuses the suite, before anything is scored.
 
 Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
 become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region
 after it. The suites are written as tokens: ``studied the book , the nurse ...``. If ``joining`` is "text", the space
 before each of ``, . ; : ! ?`` that is a token by itself is removed, as in the running text that models are trained on.
-If ``joining`` is "tokens", the space stays. The published figures come from models that read the regions joined by
+If ``joining`` is "tokens", the space stays. The published accuracies come from models that read the regions joined by
 spaces, as with "tokens".
 
 Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
@@ -42,7 +42,7 @@ METRICS: Final[Mapping[str, Any]] = {
     "max": np.max,
     "min": np.min,
 }
-"""How the surprisals of a region's tokens become one value. A region without tokens has the sum 0; all other metrics
+"""How the surprisals of a region's tokens become one value. The sum of a region without tokens is 0; its other metrics
 are undefined."""
 CIRCUITS: Final[Mapping[str, str]] = {
     "number": "Agreement",
@@ -82,7 +82,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The same sentence in every condition."""
+    """A sentence in each of its conditions."""
 
     number: int
     conditions: Mapping[str, Condition]

@@ -8,7 +8,7 @@ has three columns separated by tabs, no header, and one word per line:
 
 The sentence number is the number of the line in the text, from 1. ``start`` and ``stop`` count characters from 0, as
 Python does, in the line as the text has it; ``stop`` is one past the last character. Words come in the order of the
-text. Every character of a line except spaces belongs to one word, so the surprisals of the words add up to the
+text. Every character of a line except spaces must be in one word, so that the surprisals of the words add up to the
 surprisal of the sentence. A word may contain a space.
 
 With and without a file of spans, the spaces between two words belong to the second word.
@@ -182,7 +182,7 @@ class Frequencies:
     def log_frequency(self, word: str) -> float | None:
         """Return log2(count / sum of all counts), in bits and at most 0; None for a word that is not in the table.
 
-        Its negative is the surprisal of the word under the unigram distribution of the table.
+        The negative of this value is the surprisal of the word under the unigram distribution of the table.
         """
         count = self._counts.get(frequency_key(word))
         return None if count is None else math.log2(count) - self._log_total

@@ -1,9 +1,9 @@
 """Parse raw text into trees, shard by shard, with any number of processes. A shard is some successive sentences.
 
 Under torchrun each process takes the next shard that no process has taken. Without torchrun, ``--workers`` processes on
-one machine do the same. Every process computes on one CPU thread or one GPU. A sentence that cannot be parsed is never
-dropped silently: it is counted by reason and listed with its text. ``--on-failure`` decides whether the sentence gets a
-flat tree, is left out, or ends the command.
+one machine do the same. Every process computes on one CPU thread or one GPU. ``--on-failure`` decides whether a
+sentence that cannot be parsed gets a flat tree, is left out, or ends the command. In the first two cases,
+``OUT.failures.tsv`` has the sentence and the reason.
 """
 
 import json
@@ -237,7 +237,7 @@ def _parse_by_workers(store: TextShards, shards: Sequence[TextShard], config: Pa
 
 
 def _words(texts: Sequence[Path], config: ParseConfig, depends_on: dict[str, Any]) -> dict[str, Json]:
-    """Return the number of words of each text by its sha256, and what the parser was trained on."""
+    """Return the number of words of each text, by the sha256 of the text, and what the parser was trained on."""
     files = input_files(texts, is_raw=True) if config.source else texts
     return {
         "files": {depends_on["texts"][str(file)]: count_words(file) for file in files},

@@ -76,7 +76,7 @@ class SentenceParser:
             # Second line of defence: transformers would ask on the terminal whether to run a model's code.
             transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
             try:
-                # benepar loads the model onto the first GPU if there is one, so move it to the right device.
+                # benepar loads the model onto the first GPU if there is one, so move it to ``device``.
                 with _restricted_unpickler():
                     component: Any = self._nlp.add_pipe("benepar", config={"model": path})
                 parser: Any = component._parser.to(device)  # noqa: SLF001

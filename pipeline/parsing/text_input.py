@@ -37,7 +37,7 @@ from storage.fingerprints import Json
 
 NO_WORDS: Final = "no words"
 _TREE_LINES: Final = 100
-"""Lines at the beginning of a file of which none may be a tree."""
+"""This many lines at the beginning of a file must not be trees."""
 
 
 def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:

@@ -4,9 +4,9 @@
     OUT.parts/parse.json      everything that the trees depend on, and where each shard begins in text.txt
     OUT.parts/00012.jsonl     a finished shard: one JSON object per sentence, with its tree
 
-A shard file is complete or absent. Its contents depend only on the text, the model and the options. So the same command
-can continue an interrupted ``parse`` with any number of processes, and ends with the same trees. ``parse`` removes the
-folder once ``OUT.mrg`` is written.
+A shard file is complete or absent. Its contents depend only on what ``parse.json`` records. So the same command can
+continue an interrupted ``parse`` with any number of processes, and makes the same trees as without the interruption.
+``parse`` removes the folder once ``OUT.mrg`` is written.
 """
 
 import fcntl
@@ -54,7 +54,7 @@ class _Description:
     gathered: dict[str, Any]
     shards: list[tuple[Count, Count, Count, Count]]
     sha256: dict[str, str] = field(default_factory=dict)
-    """Digests of the files of the gathered text, by name. Older versions wrote none."""
+    """Digests of the files of the gathered text, by name; empty in a file that an older version wrote."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,8 @@
 """Train a benepar model on treebanks alone, for machines where no trained model can be downloaded.
 
 The model is benepar's chart parser (Kitaev and Klein 2018, https://arxiv.org/abs/1805.01052), with an LSTM over the
-characters of a word instead of a pretrained encoder. It is small, quick to train, and far less accurate than the
-published models. Its file has benepar's own format, so spaCy loads it by path.
+characters of a word instead of a pretrained encoder. The model is small, quick to train, and far less accurate than
+benepar's published models. Its file has benepar's own format, so spaCy loads the file by its path.
 """
 
 import io
@@ -79,12 +79,12 @@ def train_parser(
         on_error: What to do at a malformed tree.
 
     Returns:
-        The figures of the best epoch, the sizes of model and data, and counts of the trees that were left out.
+        The F1 scores of the best epoch, the sizes of model and data, and counts of the trees that were left out.
 
     Raises:
         InputError: If a file cannot be read, a tree is malformed, or no tree is left.
         ConfigError: If an output would replace an input.
-        RunError: If the loss is not finite.
+        RunError: If the loss, the norm of the gradients or a score is not finite.
         StoreError: If the model exists already, or cannot be written.
     """
     outputs = (out, beside(out, ".json"), beside(out, ".metrics.jsonl"))
@@ -253,7 +253,7 @@ def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart
 
 
 def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> tuple[ParseFigure, EvalbFigure]:
-    """Return how well a parser's trees agree with those of the examples: by our rules, and by EVALB's rules.
+    """Return how well a parser's trees agree with those of the examples, by the rules of ``score_parses`` and of EVALB.
 
     Brackets are over words, not tokens.
     """

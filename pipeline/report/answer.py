@@ -5,9 +5,9 @@ students without a dump. Only a group with the targets of an RNNG can show that 
 exact targets of the grammar that wrote the corpus is the ceiling: no teacher can be better. All other groups are
 controls: shuffled targets, the dump of a student (born-again), or no dump.
 
-If both groups have two seeds or more, the 95 % interval of the difference is over seeds. If one of them has a single
-seed, the interval is over the evaluated sentences, paradigms or suites, and the page says that one seed cannot answer.
-``significance.better_of`` decides which group is better.
+If the group and the baseline both have two seeds or more, the 95 % interval of their difference is over seeds. If one
+of the two has a single seed, the interval is over the evaluated sentences, paradigms or suites, and the page says that
+one seed cannot answer. ``significance.better_of`` decides which group is better.
 """
 
 import math
@@ -26,7 +26,7 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import plural
 
 _MOST_SENTENCES: Final = 3
-"""Up to this number of groups, each group gets a sentence. If there are more, one sentence says how many groups are
+"""Up to this number of groups, each group gets a sentence. With more groups, one sentence says how many of them are
 better and how many are worse."""
 
 Verdict = Literal["better", "worse", "unclear"]
@@ -98,7 +98,7 @@ class Answer:
 
     sentences: Sequence[str]
     baseline: str
-    """Name of the seed group. Empty if there is no comparison."""
+    """Name of the seed group that is the baseline. Empty if there is no comparison."""
     measures: Sequence[Measure]
 
 

@@ -29,7 +29,7 @@ _BEHIND_TEXT: Final = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
 
 
 def answer_section(reported: ReportedRuns, answer: Answer) -> Section:
-    """Return the section with the figure of differences and the table of the runs."""
+    """Return the section with the plot of differences and the table of the runs."""
     runs = TitledTable(title="Runs", table=_runs_table(reported), style="compact")
     blocks: list[Block] = [_forest_plot(reported, answer), runs] if answer.measures else [runs]
     title = f"Difference from {answer.baseline}" if answer.measures else "The runs"

@@ -1,7 +1,7 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
 A group is called better only if ``significance.better_of`` names this group. Each pair with a better group gets one
-sentence with the evidence. A last sentence reports that all other pairs show no difference.
+sentence with the evidence. One sentence for all other pairs reports that they show no difference.
 """
 
 import math
@@ -204,7 +204,7 @@ def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: s
 
 
 class _Form:
-    """Formats the figures of a benchmark."""
+    """Formats the numbers of a benchmark."""
 
     def __init__(self, benchmark: Benchmark, *, test_unit: str | None = None) -> None:
         self.benchmark = benchmark

@@ -25,7 +25,7 @@ _COST_NOTE: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """The cost of one run or dump. A figure that was not recorded is None or an empty sequence."""
+    """The cost of one run or dump. What was not recorded is None or an empty sequence."""
 
     label: Cell
     kind: str

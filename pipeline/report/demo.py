@@ -1,8 +1,8 @@
 """Run the demo: every stage on the built-in corpus, as commands that a user would type, then a closing table.
 
-The demo only runs commands; it imports no model. At the small sizes chosen here, it takes a few minutes on two cores:
-where two commands do not need each other, they run side by side with one thread each. All students have the same data,
-steps and seed, so the table compares like with like.
+The demo only runs commands; it imports no model. At the small sizes chosen here, it takes a few minutes on two cores.
+Two commands that do not need each other run side by side with one thread each. All students have the same data, steps
+and seed, so the table compares like with like.
 """
 
 import os

@@ -35,7 +35,7 @@ _FIRST: Final = (
     "size_bytes", "mean_kept_mass", "mean_kept_mass_without_eos", "mean_entropy_nats", "perplexity",
     "perplexity_without_eos",
 )  # fmt: skip
-"""The facts that are shown at once. A click opens all others."""
+"""The facts that the page shows without a click, in this order. A click opens all others."""
 _EXPLANATION: Final = (
     "A dump holds the next-token distribution of a teacher at every position: k tokens with their probabilities, and "
     "the probability of all other tokens together. A position is one predicted token or the end of a sentence. "

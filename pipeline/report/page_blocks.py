@@ -1,7 +1,7 @@
 """Define the blocks of the report's page: headings, paragraphs, lists, tables and figures, in sections.
 
-Each section's module returns a ``Section``. The template draws any section, and ``tables_in`` collects the tables of
-all sections, to export them as Markdown, LaTeX or CSV. So the same ``Section`` serves all formats.
+Each section's module returns a ``Section``. The template ``page.html.j2`` draws any section, and ``tables_in`` collects
+the tables of all sections, to export them as Markdown, LaTeX or CSV. So the same ``Section`` serves all formats.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,7 +100,7 @@ class Section:
     title: str
     blocks: Sequence[Block]
     link: str = ""
-    """Shorter title for the list of sections."""
+    """Shorter title for the list of sections; empty if ``title`` is short enough."""
 
 
 def tables_in(blocks: Iterable[Block]) -> Iterator[TitledTable]:

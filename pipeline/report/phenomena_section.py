@@ -1,6 +1,7 @@
-"""Draw the accuracies on minimal pairs and SyntaxGym by phenomenon, paradigm, circuit and suite.
+"""Draw the accuracies on minimal pairs by phenomenon and paradigm, and on SyntaxGym by circuit and suite.
 
-Each share of right answers has its 95 % Wilson interval. Ties are drawn beyond the bar, because they are not right.
+A circuit is a published group of suites. Each share of right answers has its 95 % Wilson interval, but a mean of shares
+has none. Ties are drawn beyond the bar, because they are not right.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Make the tables of runs: figures of students and teachers, all perplexities, settings that differ, commands.
+"""Make the tables of runs: metrics of students and teachers, all perplexities, settings that differ, commands.
 
 Students and teachers have separate tables. Each perplexity is in a column that names its distribution, because a
 teacher that is given the tree has a low perplexity for that reason alone.
@@ -59,7 +59,7 @@ _FIGURES_NOTE = (
 
 
 def figures_section(reported: ReportedRuns) -> Section:
-    """Return the section with the figures of all runs."""
+    """Return the section with the metrics of all runs."""
     blocks: list[Block] = []
     for kind, distributions, explanation in (
         ("student", OF_STUDENTS, _FIGURES_NOTE),
@@ -83,7 +83,7 @@ def figures_section(reported: ReportedRuns) -> Section:
             [f"{name.replace('_', ' ')} = {equation}" for name, equation in (NORMALISERS | DIVERGENCES).items()]
         )
         blocks.append(Details("All perplexities, by every normaliser", [titled, equations], style="data"))
-    return Section(name="comparison", title="All figures of the runs", link="All figures", blocks=blocks)
+    return Section(name="comparison", title="All metrics of the runs", link="All metrics", blocks=blocks)
 
 
 def figures_table(reported: ReportedRuns, kind: str, distributions: Sequence[str]) -> Table:

@@ -1,10 +1,10 @@
 """Draw a teacher's surprisals against its students', token by token of the same split.
 
-The log-probabilities are in the item rows of ``evaluate perplexity``. ``<eos>`` is left out: a teacher that is given
-the tree is almost certain of ``<eos>``, which would distort the agreement.
+The log-probabilities come from the item rows that ``evaluate perplexity`` wrote. ``<eos>`` is left out: a teacher that
+is given the tree is almost certain of ``<eos>``, which would distort the agreement.
 
-Every figure names the teacher's distribution, because a teacher that is given the tree has information that no student
-has. A token far above the diagonal was revealed by the tree.
+Every plot names the teacher's distribution, because a teacher that is given the tree has information that no student
+has. In such a plot, a token far above the diagonal is one that the tree made easy to predict.
 
 A panel is SVG with one path for each level of counts, not one mark per token. So a panel takes some kilobytes, however
 many tokens it shows.
@@ -34,7 +34,8 @@ _OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
 _REMEDY: Final = "run evaluate perplexity again"
 _AGREEMENT_HEADER: Final = ("difference", "Pearson", "Spearman")
 _LEVELS: Final = ("1\u20132", "3\u20139", "10\u201331", "32\u201399", "100\u2013315", "316 and more tokens per cell")
-"""Counts of each shade. Each shade starts at about √10 times the count at which the previous shade starts."""
+"""The numbers of tokens for which a cell gets each shade. Each shade starts at about √10 times the number at which the
+previous shade starts."""
 _LEVEL_STARTS: Final = np.array([1, 3, 10, 32, 100, 316])
 _OPACITY: Final = (0.13, 0.26, 0.42, 0.6, 0.8, 1.0)
 _MAX_BITS: Final = 20

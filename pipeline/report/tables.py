@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pipeline.evaluation.intervals_and_p_values import Interval
 
 NOTHING = "\u2013"
-"""The text of a cell without a figure."""
+"""The text of a cell without a value."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ DEPTH = 2
 
 
 class ReadAhead(Generic[Item]):
-    """Iterate over ``items``. One thread makes them a few ahead of the consumer, and ends with the context.
+    """Iterate over ``items``. One thread, which ends with the ``with`` block, makes them a few ahead.
 
     If making an item raises an exception, the consumer gets the exception in place of that item.
     """
@@ -58,7 +58,7 @@ class WriteBehind:
     """Do pieces of work in one thread, one after another, while the producer makes the next piece.
 
     No piece waits in a queue. So memory holds at most two pieces: the current piece and the next piece. If a piece
-    fails, its error is raised at the next ``submit`` or ``wait``, or at the end of the context.
+    fails, its error is raised at the next ``submit`` or ``wait``, or at the end of the ``with`` block.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Connect the processes of a run, and choose their devices.
 
-Only this module reads torchrun's variables and mentions "cuda". All other code takes a ``World``. Without torchrun, the
-world has size 1 and nothing is initialised.
+Only this module reads torchrun's variables and chooses GPUs. All other code takes a ``World``: the place of this
+process among the processes of the run. Without torchrun, the world has size 1 and there is no process group.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0. Only rank 0 prints, logs and writes run files."""
+        """Whether this is rank 0. Only rank 0 prints, writes run files, and logs messages below WARNING."""
         return self.rank == 0
 
     def on_main(self, action: Callable[[], Result]) -> Result | None:
@@ -231,12 +231,12 @@ class World:
 
 @contextlib.contextmanager
 def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterator[tuple[World, torch.device]]:
-    """Connect to the processes that torchrun started, if any, and disconnect at the end of the context.
+    """Connect to the processes that torchrun started, if any, and disconnect at the end of the ``with`` block.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of this process; 0 divides the machine's cores among its processes.
-        deterministic: Whether torch must use deterministic algorithms during the context.
+        deterministic: Whether torch must use deterministic algorithms inside the ``with`` block.
 
     Raises:
         ConfigError: If ``device`` is cuda and there is no GPU, or it is too late to make the GPU deterministic.
@@ -379,12 +379,12 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
 
 
 def _agreed_round(world: World, shared: Store) -> str:
-    """Return a key prefix that only the processes of this start of the group share.
+    """Return a key prefix that only the processes of this start of the run share.
 
-    When torchrun restarts a group, its store still has the keys of the earlier start. The restart count cannot be the
-    prefix: each machine counts its own failures, so the counts differ between machines. Instead, each process stores a
-    random word under its rank. Rank 0 publishes the words of all ranks until every process has found its own word among
-    them. The published word of rank 0 is the prefix.
+    When torchrun restarts all processes because one died, torchrun's store still has the keys of the earlier start. The
+    restart count cannot be the prefix: each machine counts its own failures, so the counts differ between machines.
+    Instead, each process stores a random word under its rank. Rank 0 publishes the words of all ranks until every
+    process has found its own word among them. The published word of rank 0 is the prefix.
 
     Raises:
         RunError: If a process did not join within `JOIN_TIMEOUT`.

@@ -1,4 +1,4 @@
-"""Read ``RUN/metrics.jsonl``, the rows of figures of a training. This module imports no torch."""
+"""Read ``RUN/metrics.jsonl``, the rows of metrics of a training. This module imports no torch."""
 
 import re
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from storage.errors import RunError
 from storage.json_files import Count, convert, decode, read_bytes
 
 Row: TypeAlias = dict[str, int | float | str | None]
-"""A row: its ``split`` and ``step``, and figures by name. A figure that was not finite is None."""
+"""A row: its ``split`` and ``step``, and metrics by name. A metric that was not finite is None."""
 
 METRICS: Final = "metrics.jsonl"
 GAP: Final = "gap"
-"""The value of ``split`` in a row that stands for lost rows. Its figure ``missing_rows`` is the number of lost rows."""
+"""The value of ``split`` in a row that stands for lost rows. The field ``missing_rows`` of such a row is their
+number."""
 _REMEDY: Final = "remove the line"
 _MAX_BYTES: Final = 1 << 30
 _NOT_FINITE: Final = re.compile(rb'": ?(NaN|-?Infinity)(?=[,}])')
@@ -39,7 +40,7 @@ def read_rows(run: Path) -> tuple[list[Row], bool]:
 
 
 def content(run: Path) -> bytes:
-    """Return the bytes of the file.
+    """Return the bytes of a run's ``metrics.jsonl``.
 
     Raises:
         RunError: If it cannot be read.
@@ -48,7 +49,7 @@ def content(run: Path) -> bytes:
 
 
 def parse_row(line: bytes, where: str) -> Row:
-    """Return a row.
+    """Return the row that a line holds.
 
     Raises:
         RunError: If the line is not a row.

@@ -120,7 +120,7 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
 
     Raises:
         ConfigError: If the file cannot be read or is not TOML, or a key is unknown, repeated or has a value of the
-            wrong type. All such keys are named.
+            wrong type. The error names all such keys.
     """
     table = read_table(path, remedy="give a TOML file of options", error=ConfigError)
     by_name = {option.name: option for option in options}

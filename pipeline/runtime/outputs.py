@@ -1,9 +1,9 @@
 """Check the paths that a command is given: what it reads can be read, and what it writes replaces nothing of value.
 
-A command may replace an existing file only with ``--force``, or if the content of this file shows that a command of the
-same kind wrote it. A file that the command reads is never replaced, under whatever spelling or link. So the same
-command can be repeated, and a mistyped name loses nothing. Only the content of a file counts: there is no list of
-written files, which could be lost.
+A command may replace an existing file only with ``--force``, or if the content of this file, or of the files next to
+it, shows that a command of the same kind wrote it. A file that is named as an input is never replaced, under whatever
+spelling or link. So the same command can be repeated, and a mistyped name loses nothing. Only the files themselves
+count: there is no list of written files, which could be lost.
 """
 
 import errno
@@ -34,7 +34,7 @@ _COMPANIONS: Final = {
     ".parse.json": r'\{\s*"num_sentences"',
     ".sample.json": r'\{\s*"num_drawn"',
 }  # fmt: skip
-"""The suffixes of the files that describe STEM.txt and STEM.mrg, and how each begins."""
+"""The suffixes of the files that describe STEM.txt and STEM.mrg (a text and its trees), and how each begins."""
 _REPORT: Final = (
     r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|"
     r"% Needs \\usepackage\[T1\]\{fontenc\} and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"
@@ -49,7 +49,7 @@ class Written:
     """What a command writes at an output path."""
 
     what: str
-    """For messages."""
+    """What the file is, for messages."""
     suffixes: tuple[str, ...] = ("",)
     """The files are the path with each of these suffixes. Empty: the path is a folder, and the command checks it."""
     is_own: Callable[[Path, str], bool] | None = None

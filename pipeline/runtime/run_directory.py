@@ -5,7 +5,7 @@
     RUN/checkpoints/{best,last,words_1M,…}/model.safetensors
     RUN/checkpoints/last/training_state.pt    the state from which training continues
     RUN/history.jsonl                         each start of the training, with its machine and device, and each end
-    RUN/metrics.jsonl, RUN/tensorboard/       figures by step
+    RUN/metrics.jsonl, RUN/tensorboard/       metrics by step
     RUN/results/*.json                        results of evaluations
 
 A directory belongs to one training run. If training is interrupted, a later process continues it in the same directory.
@@ -64,7 +64,7 @@ Config = TypeVar("Config")
 
 
 class Truncated(TypedDict):
-    """How much of a split was cut off."""
+    """How much of a split was cut off, because sentences were too long."""
 
     num_sentences: int
     num_positions: int
@@ -90,7 +90,7 @@ class Description:
 
     kind: Kind
     configuration: dict[str, Any]
-    """Every option, resolved."""
+    """The value of every option, defaults included."""
     model: dict[str, Any] = field(default_factory=dict)
     """What is needed besides options to rebuild the model: vocabulary size, labels, special tokens."""
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class RunInfo(Description):
 
     @property
     def identity(self) -> str:
-        """The sha256 of all that decides what is trained. It is the same for the same command in another folder."""
+        """The sha256 of all that decides what is trained. The same command in another folder has the same identity."""
         return identity_of(self)
 
     @property
@@ -397,7 +397,7 @@ def _no_checkpoint(run: RunInfo, path: Path) -> RunError:
 
 
 def holds_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> bool:
-    """Return whether a file holds exactly the weights of ``model``. Files of older versions may lack the metadata."""
+    """Return whether a file holds exactly the weights of ``model``, and no other values of ``metadata`` than these."""
     try:
         found, expected = safetensors.torch.load_file(path), model.state_dict()
         recorded = weights_metadata(path)
@@ -441,7 +441,7 @@ def command_line() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that can change a number."""
+    """Return the versions of Python and of the libraries that can change a result."""
     return {"python": platform.python_version()} | {
         name: metadata.version(name) for name in ("torch", "numpy", "zarr", "numcodecs", "tokenizers")
     }

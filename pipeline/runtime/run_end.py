@@ -48,10 +48,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catch SIGTERM inside the context, and restore the previous handler at its end.
+    """Catch SIGTERM inside the ``with`` block, and restore the previous handler at the end of the block.
 
-    Python lets only the main thread of a process set handlers. In another thread, the context catches nothing and
-    SIGTERM ends the process.
+    Python lets only the main thread of a process set handlers. In another thread, nothing is caught and SIGTERM ends
+    the process.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -77,9 +77,9 @@ class Ending:
 
 @contextlib.contextmanager
 def recorded_end(run: Path, world: World) -> Iterator[Ending]:
-    """Write into the run's history how the training in this context ends: finished, stopped by a signal, or failed.
+    """Write into the run's history how the training in this block ends: finished, stopped by a signal, or failed.
 
-    Every rank must enter the context.
+    Every rank must enter the ``with`` block.
 
     Raises:
         StoreError: If there is no room for the record. A training that fails raises its own error instead.

@@ -1,9 +1,9 @@
 """Start a training run in a new directory, or continue the run that the same command made there.
 
-Everything that decides the results must be equal: kind, configuration, model and fingerprints. All four are compared
-between the ranks and, if the run exists, with its ``run.json``. The `FREE` options may differ, because they do not
-decide what is computed. Each start is recorded in the run's history with its device, threads and world size. The lock
-of ``pipeline.runtime.run_history`` keeps other processes out.
+Kind, configuration, model and fingerprints decide the results. All four must be equal on all ranks and, if the run
+exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ, because they do not
+decide what is computed. Each start is added to the run's ``history.jsonl`` with its device, threads and world size. The
+lock of ``pipeline.runtime.run_history`` keeps other processes out.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 def training_run(
     path: Path, run: RunDescription, *, resume: Resume, device: torch.device, world: World
 ) -> Iterator[None]:
-    """Create the run directory, or open the run that the same command made, and lock it during the context.
+    """Create the run directory, or open the run that the same command made, and lock it during the ``with`` block.
 
     A directory is new if it does not exist, is empty, or a process was killed while creating it. With
     ``resume="never"`` it must be missing or empty.

@@ -1,4 +1,4 @@
-"""Keep the terminal safe: show control characters, and end quietly when a stream fails or Ctrl-C is pressed.
+"""Keep the terminal safe: escape control characters, and end quietly when a stream fails or Ctrl-C is pressed.
 
 Names of files, runs and documents may come from strangers. In a terminal, an escape sequence could rewrite the screen,
 and a mark of writing direction could make a name look like another name. So everything that is printed for people

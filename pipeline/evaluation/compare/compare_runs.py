@@ -1,8 +1,9 @@
 """Compare seed groups on every benchmark that their runs were evaluated on, for ``compare`` and for the report.
 
-A seed group is a set of runs that differ only in their seed. Students are compared with students and teachers with
-teachers. A seed group is compared on a benchmark if each of its runs has a result with item rows (the model's score on
-each item). Otherwise the group is left out of this benchmark, and ``Comparisons.notes`` reports it.
+A seed group is a set of runs that differ only in their seed. A benchmark is a set of minimal pairs or SyntaxGym suites,
+or the perplexity of a split. Students are compared with students and teachers with teachers. A seed group is compared
+on a benchmark if each of its runs has a result with item rows (the model's score on each item). Otherwise the group is
+left out of this benchmark, and ``Comparisons.notes`` reports it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +49,8 @@ class Comparisons:
     groups: Sequence[SeedGroup]
     benchmarks: Sequence[BenchmarkComparison]
     notes: Sequence[str]
-    """What was left out, and which dumps count as replicates. Each note says what to do about it."""
+    """What could not be compared, and which dumps count as replicates (``seed_groups``). Each note says what to do
+    about it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object. Each difference says which group is better, as ``better_of`` decides."""
@@ -126,7 +128,7 @@ def _scores_by_benchmark(groups: Sequence[SeedGroup], normaliser: Normaliser, no
 
 
 def _check_tokenizers(found: _Scores) -> None:
-    """Check that all perplexities per token come from one tokenizer."""
+    """Check that the perplexities per token of one split under one convention come from one tokenizer."""
     first: dict[tuple[str, str], ItemScores] = {}
     for benchmark, by_name in found.items():
         if benchmark.kind == PERPLEXITY:

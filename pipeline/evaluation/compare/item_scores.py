@@ -1,10 +1,10 @@
-"""Turn the item rows of results into arrays, so that runs are compared on the same items.
+"""Turn item rows (a model's score on each item) into arrays, so that runs are compared on the same items.
 
     minimal pairs    1 if log p(good) > log p(bad), strictly; else 0      groups: paradigms
     SyntaxGym        1 if every prediction of the item is true; else 0    groups: suites
     perplexity       -log p of a sentence and its <eos>, in nats          no groups
 
-The rows must add up to the figures of their result. A tie is never right.
+The rows must add up to the counts and sums of their result. A tie is never right.
 """
 
 import math
@@ -34,9 +34,10 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""Two sums of log-probabilities count as the same if they differ by at most ROUNDING times their size plus ROUNDING
-nats. float32 has seven digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six
-decimals. The nats that two models give to a sentence differ by far more than one part in 100,000."""
+"""The nats that two results give to a sentence count as equal if they differ by at most ROUNDING times their size plus
+ROUNDING nats. The total of the rows may differ from that of the result by ROUNDING times its size. float32 has seven
+digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six decimals. The nats that
+two models give to a sentence differ by far more than one part in 100,000."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +53,7 @@ class Benchmark:
     conventions: str
     """How sentences were scored, as in ``LoadedResult.convention``. For a perplexity, the distribution comes first."""
     unit: str
-    """Unit of the overall figure: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
+    """Unit of the overall value: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
     tokenizer: str = ""
     """sha256 of the tokenizer if the unit is per token, else empty."""
 
@@ -63,7 +64,7 @@ class Benchmark:
 
     @property
     def title(self) -> str:
-        """Return a readable name that no other benchmark has."""
+        """A readable name: kind, data and convention."""
         kind = {MINIMAL_PAIRS: "minimal pairs", SYNTAXGYM: "SyntaxGym", PERPLEXITY: "perplexity"}[self.kind]
         return f"{kind} on {self.subject} ({self.fingerprint[:8]}), {self.conventions}"
 
@@ -89,13 +90,13 @@ class ItemScores:
     """For minimal pairs: ``term`` maps each paradigm to its linguistic term, and ``field`` maps it to its field, as
     BLiMP names them. Empty for suites."""
     scale: float
-    """For a perplexity, the divisor: the sum of ``values`` divided by ``scale`` is the overall figure. The divisor is
+    """For a perplexity, the divisor: the sum of ``values`` divided by ``scale`` is the overall value. The divisor is
     the number of tokens, words or bytes of the split plus one for the end of each sentence, times ln 2 for bits. For
     outcomes it is 1."""
 
     @property
     def units(self) -> NDArray[np.float64]:
-        """``[U]`` float64: the numbers whose mean is the overall figure.
+        """``[U]`` float64: the numbers whose mean is the overall value, one for each unit that ``significance`` tests.
 
         For outcomes, these are the accuracies of the groups, so every paradigm or suite has the same weight. For a
         perplexity, they are the nats of each sentence over the mean number of tokens, words or bytes per sentence.
@@ -147,7 +148,7 @@ def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[s
             names the command to run again.
 
     Raises:
-        InputError: If a row is damaged, rows do not add up to the figures of their result, or two results of one
+        InputError: If a row is damaged, rows do not add up to the counts or sums of their result, or two results of one
             benchmark differ.
     """
     compared = {MINIMAL_PAIRS, SYNTAXGYM, PERPLEXITY}
@@ -177,10 +178,10 @@ def _scores(result: _Compared, normaliser: Normaliser) -> Iterable[ItemScores]:
 
 
 def outcomes(result: PairResult | SuiteResult) -> ItemScores:
-    """Return whether each pair or item is right.
+    """Return 1 for each pair or item that is right and 0 for the others, as ``ItemScores``.
 
     Raises:
-        InputError: If a row is missing or damaged, or the rows do not add up to the figures of the result.
+        InputError: If a row is missing or damaged, or the rows do not add up to the counts of the result.
     """
     categories: Mapping[str, Mapping[str, str]] = {}
     if isinstance(result, PairResult):
@@ -264,7 +265,7 @@ def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator
 
 
 def _check_sum(result: LoadedResult[Any], name: str, found: float, expected: float, *, tolerance: float = 0) -> None:
-    """Check that the rows add up to the figures. The check fails if an evaluation was cut off."""
+    """Check that a count or sum over the rows is the one in the result. It is not if, for example, rows are missing."""
     if not math.isclose(found, expected, rel_tol=tolerance):
         raise InputError(
             f"{result.rows}: {name} {found:,.10g}, but {result.path.name} has {expected:,.10g}; {result.remedy}"

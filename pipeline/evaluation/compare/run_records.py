@@ -1,8 +1,8 @@
-"""Read run directories for the report and for ``compare``: description, learning curves and results.
+"""Read run directories for the report and for ``compare``: ``run.json``, learning curves and results.
 
 Run directories may come from strangers, so every value is checked before it is used. A damaged file is an error that
-names the file. A missing file or result is no error. ``RunRecord.missing`` lists what is missing, and the report shows
-the list.
+names the file. A missing result, or a missing file other than ``run.json``, is no error. ``RunRecord.missing`` lists
+what is missing, and the report shows the list.
 """
 
 import sys
@@ -28,7 +28,7 @@ class RunRecord:
 
     path: Path
     name: str
-    """Name of the directory. If two runs share it, the name includes folders above."""
+    """Name of the directory. If two runs share it, the names of all runs include the folders above."""
     kind: str
     """``student`` or ``teacher``."""
     configuration: Mapping[str, Any]
@@ -44,14 +44,14 @@ class RunRecord:
     results: RunResults
     """The results of the best checkpoint."""
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
-    """Perplexities by title of the split, then by distribution. Among runs that were read together, a title always
-    stands for the same text."""
+    """Perplexities by title of the split, then by distribution. Runs that ``read_runs`` reads together have the same
+    title only for the same text."""
     splits: Mapping[str, PerplexityResult]
     """The result for each split, by title. If a split has several, the result with the most distributions."""
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
-    """A sentence for each missing thing, with the command that makes it."""
+    """A sentence for each thing that is missing, repeated or damaged. If a command makes it, the sentence names it."""
 
     @property
     def has_dump(self) -> bool:
@@ -60,7 +60,7 @@ class RunRecord:
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the run learned from the dump of an RNNG, alone or mixed, with each soft target at its own position.
+        """Whether the run learned from the dump of an RNNG, alone or with other dumps. Shuffled targets do not count.
 
         The condition of the dump shows which model wrote it: ``tree`` or ``beam`` an RNNG, ``none`` a language model.
         If the run does not record the condition, it does not count as distilled.
@@ -85,7 +85,7 @@ class RunRecord:
 
     @property
     def tokenizer(self) -> str:
-        """sha256 of the tokenizer. Figures per token are comparable only between runs with the same tokenizer."""
+        """sha256 of the tokenizer. Perplexities per token are comparable only between runs with the same tokenizer."""
         return str(self.fingerprints.get("tokenizer"))
 
     @property
@@ -129,7 +129,7 @@ def split_titles(keys: Sequence[SplitKey]) -> dict[SplitKey, str]:
 
 
 def value(row: Row, name: str) -> float | None:
-    """Return a finite number of a row, or None. A run that diverged writes NaN."""
+    """Return the number of this name in a row; None if it is missing or not finite. A run that diverged writes NaN."""
     found = row.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
@@ -187,10 +187,11 @@ def _record(
 def _by_split(
     results: Sequence[PerplexityResult], titles: Mapping[SplitKey, str], missing: list[str]
 ) -> tuple[dict[str, PerplexityResult], dict[str, dict[str, PerplexityFigure]]]:
-    """Return for each split the result with the most distributions, and the figures of all its results.
+    """Return for each split the result with the most distributions, and the perplexities of all its results.
 
-    A teacher's result with ``--marginal`` has all distributions. A result without ``--marginal`` repeats the figures
-    given the trees. If a run has both results, the figures of the result with ``--marginal`` are kept.
+    A teacher's result with ``--marginal`` has all distributions. A result without ``--marginal`` repeats the
+    perplexities given the trees. If a run has both results, the perplexities of the result with ``--marginal`` are
+    kept.
     """
     splits: dict[str, PerplexityResult] = {}
     figures: dict[str, dict[str, PerplexityFigure]] = {}

@@ -1,16 +1,17 @@
 """Group runs that differ only in their seed, and describe how the groups differ.
 
 Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
-every option except the options listed in ``_LEARNS_NOTHING``, and the fingerprints of dataset, tokenizer, dump and
-initial weights. So an unknown option counts as well, because it is safer to separate runs than to mix them. Without
-a dump, the options of distillation (alpha, temperature and so on) have no effect and do not count.
+the fingerprints of dataset, tokenizer, dump and initial weights, and every option that is not in ``_LEARNS_NOTHING``.
+So an unknown option counts as well, because it is safer to separate runs than to mix them. Without a dump, the options
+of distillation (alpha, temperature and so on) have no effect and do not count.
 
-Two dumps are the same if their manifests are the same. There is one exception: different dumps can count as replicates,
-and then their runs stay in one group. The conditions are that each seed has its own dump, that a different model wrote
-each dump, that the dumps are otherwise alike, and that the names of the runs differ only in the seed. An example is
-born-again distillation from one baseline per seed. The files alone do not show whether two teachers are replicates or
-models that the user wants to compare. The names of the runs show which of the two is meant, because people name runs by
-what differs. ``SeedGroup.note`` reports the decision. If one seed has two such dumps, each dump makes its own group.
+Two dumps are the same if their manifests, which have the sha256 of every file of a dump, are the same. There is one
+exception: different dumps can count as replicates, and then their runs stay in one group. The conditions are that each
+seed has its own dump, that a different model wrote each dump, that the dumps are otherwise alike, and that the names of
+the runs differ only in the seed. An example is born-again distillation from one baseline per seed. The files alone do
+not show whether two teachers are replicates or models that the user wants to compare. The names of the runs show which
+of the two is meant, because people name runs by what differs. ``SeedGroup.note`` reports the decision. If one seed has
+two such dumps, each dump makes its own group.
 """
 
 import json
@@ -55,7 +56,8 @@ class SeedGroup:
     """Runs that differ only in their seed."""
 
     name: str
-    """The common name of the runs' directories without the seed; ``settings`` if two groups would share this name."""
+    """The common name of the runs' directories without the seed. If these names do not tell all groups of the kind
+    apart, ``settings`` is the name of each group."""
     kind: str
     """``student`` or ``teacher``."""
     settings: str
@@ -145,7 +147,7 @@ def _schemas_but_teacher(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _settings(keys: Sequence[_Key]) -> list[str]:
-    """Return for each group what differs between the groups: ``dump 5bd6448f, alpha 0.7`` or ``no dump``."""
+    """Return each group's values of the settings that differ: ``dump 5bd6448f, alpha 0.7`` or ``no dump``."""
     names = dict.fromkeys(["dump", *(name for key in keys for name in key)])
     differing = [name for name in names if len({key.get(name) for key in keys if _applies(name, key)}) > 1]
     return [

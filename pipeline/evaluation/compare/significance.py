@@ -1,26 +1,28 @@
 """Test the differences between seed groups on the same items, and correct for the number of tests.
 
-A difference depends on the items and on the trainings. There is a test for each, and a difference has to pass both:
+A difference depends on the items and on the trainings. There is a test for each. A difference has to pass both, or only
+the first if a group has a single seed:
 
     over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
                      unit i (a paradigm, suite, item or sentence; see below). The mean of d_i gets a bootstrap interval
-                     and a permutation test that flips signs. They answer whether other items would show the same
+                     and a permutation test that flips signs. Both answer whether other items would show such a
                      difference.
-    over trainings   The difference of the two means over seeds gets a t interval. It answers whether other seeds would
-                     show the same difference.
+    over trainings   The difference of the two means over seeds gets a t interval. The interval answers whether other
+                     seeds would show such a difference.
 
-For an overall figure, a term or a field, a unit is a whole paradigm or suite, and all units have the same weight. The
-items of a paradigm come from one template, so by chance even two trainings of one seed group differ on whole paradigms.
-A test that treated items as independent would call such differences real. The bootstrap draws whole paradigms and no
-items within them, because the mean of a paradigm already carries the variation of its items (Davison and Hinkley 1997,
-Bootstrap Methods and their Application, section 3.8). U paradigms have only 2^U flips, so with fewer than six paradigms
-the p-value can never reach 0.05. For a single paradigm or suite, a unit is an item, and the test is only about this
-template. For a perplexity, a unit is a sentence, even if several sentences belong to one document.
+For an overall accuracy, and for a term or a field (BLiMP's groups of paradigms), a unit is a whole paradigm or suite,
+and all units have the same weight. The items of a paradigm come from one template, so by chance even two trainings of
+one seed group differ on whole paradigms. A test that treated items as independent would call such differences real. The
+bootstrap draws whole paradigms and no items within them, because the mean of a paradigm already carries the variation
+of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). U paradigms have only 2^U
+flips, so with fewer than six paradigms the p-value can never reach 0.05. For a single paradigm or suite, a unit is an
+item, and the test is only about this template. For a perplexity, a unit is a sentence, even if several sentences belong
+to one document.
 
-The intervals over items and the p-values are about these trainings and not about other seeds. With one seed per group
-there is no interval over trainings. Holm's correction adjusts the p-values of all pairs of seed groups together. In a
-table by paradigm, term, field or suite, it adjusts the p-values of all rows and all pairs together. The overall figures
-of a benchmark are one family of tests, and each table is another.
+The intervals over items and the p-values are about these trainings and not about other seeds. If a group has a single
+seed, there is no interval over trainings. Holm's correction adjusts the p-values of all pairs of seed groups together.
+In a table by paradigm, term, field or suite, it adjusts the p-values of all rows and all pairs together. The overall
+differences of a benchmark are one family of tests, and each table is another.
 """
 
 from collections.abc import Mapping
@@ -50,7 +52,7 @@ OVERALL: Final = "overall"
 _SEED: Final = 1
 """Seed of resampling, so that the same results give the same intervals and p-values."""
 _FLIPS_PER_TEST: Final = 200
-"""Random flips for each test of a family. With this number, an adjusted p-value can be as low as 0.005."""
+"""Random flips for each test of a family. With this number, an adjusted p-value can be as low as about 0.005."""
 _LEAST_FLIPS: Final = 10_000
 
 Better = Literal["first", "second", "neither"]
@@ -58,7 +60,7 @@ Better = Literal["first", "second", "neither"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """The difference of a figure between two seed groups, the first minus the second."""
+    """The difference of a mean score between two seed groups, the first minus the second."""
 
     first: float
     """Mean over the seeds of the first group."""
@@ -81,7 +83,7 @@ class Difference:
 
     @property
     def least_p_value(self) -> float:
-        """The lowest p-value that the test over U units can give, ``2^(1 - U)``, before the correction."""
+        """``2^(1 - U)``: before the correction, no p-value of a test over U units is lower."""
         return 2.0 ** (1 - self.num_units)
 
     def to_json(self) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def better_of(difference: Difference, *, more_is_better: bool) -> Better:
 
 
 def overall_over_seeds(scores: Mapping[int, ItemScores]) -> SeedMean:
-    """Return the overall figure of a seed group over its seeds."""
+    """Return the mean and the interval over seeds of a seed group's overall value."""
     return mean_over_seeds([float(one.units.mean()) for one in scores.values()])
 
 

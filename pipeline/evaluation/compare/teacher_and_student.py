@@ -1,9 +1,10 @@
 """Measure what a teacher knows that a student does not: by their mixture, and by the paradigms of minimal pairs.
 
-``evaluate_mixture`` takes the log-probabilities that both models give to a split. It records the result with the
-student's results. For minimal pairs nothing is scored: ``paradigms_of_both`` compares the results that both models
-already have. ``compare`` accepts only models of one kind, because a teacher's distribution is not a student's. Here the
-question is which of the two models knows a paradigm, whatever distribution each model decides by.
+``evaluate_mixture`` takes the log-probabilities that both models give to a split, fits their mixture
+(``evaluation.mixture``), and records it with the student's results. For minimal pairs nothing is scored:
+``paradigms_of_both`` compares the results that both models already have. The command ``compare`` compares only models
+of one kind, because the probabilities of a teacher and of a student are of different distributions. Here the question
+is which of the two models knows a paradigm, whatever distribution each model decides by.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,15 +32,16 @@ class ParadigmsOfBoth:
     all paradigms."""
 
     def better_by(self, which: Better) -> dict[str, Difference]:
-        """Return the paradigms on which a model is better: ``first`` for the teacher. The largest difference is first.
+        """Return the paradigms on which the teacher (``first``) or the student (``second``) is better.
 
-        This is about these two trained models, and not about other seeds.
+        ``neither`` returns those without a significant difference. The largest difference comes first.
+        The tests are about these two trained models, and not about other seeds.
         """
         found = {name: each for name, each in self.paradigms.items() if better_of(each, more_is_better=True) == which}
         return dict(sorted(found.items(), key=lambda item: -abs(item[1].difference)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return all paradigms, those where the teacher is ahead first."""
+        """Return all paradigms, ordered by the teacher's accuracy minus the student's, the largest first."""
         ordered = sorted(self.paradigms.items(), key=lambda item: -item[1].difference)
         return {
             "title": self.title,
@@ -74,7 +76,7 @@ class TeacherAndStudent:
     """The file of the result."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object, with the figures of the first distribution at the top level."""
+        """Return everything as a JSON object, with the metrics of the first distribution at the top level."""
         first, *_ = figures = self.figures.to_json()["by_distribution"]
         return {
             "teacher": self.figures.teacher,
@@ -100,7 +102,8 @@ def evaluate_mixture(
     Args:
         teacher: The teacher, or any model with the tokens of the student.
         student: The student, on the same sentences.
-        max_sentences: The limit that chose the sentences of the split.
+        max_sentences: The largest number of sentences that the caller took from the split; None for all. It is
+            recorded.
 
     Raises:
         InputError: If there are fewer than four sentences, or a result of minimal pairs is damaged.
