@@ -1,6 +1,6 @@
-"""Define the commands: each parses its options, makes one call, and prints what the call returns.
+"""Define the commands. A command parses its options, calls the code that does the work, and prints the result.
 
-Options live in configuration classes next to the code that uses them (``pipeline.runtime.options``). Heavy imports
+Most options live in configuration classes next to the code that uses them (``pipeline.runtime.options``). Heavy imports
 happen inside the commands, so that ``--help`` answers at once.
 """
 
@@ -61,10 +61,11 @@ from student.student_config import ExportConfig, StudentCommandConfig, StudentCo
 from teacher.teacher_config import BeamConfig, SampleConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 
 Values = dict[str, Any]
-"""Options that the command line or a TOML file sets, by field of the configuration classes."""
+"""Name of a field of a configuration class → value, for each option that the command line or a TOML file sets."""
 
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
-"""The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
+"""Kind of a run → the module that evaluates and dumps its model. Both modules define the functions that commands call
+through ``entry_points``."""
 GRAMMAR = "pipeline.dumping.grammar_source"
 """The module that dumps the grammar of a sample corpus. It defines only the functions that make dumps."""
 CAUSAL_LM = "pipeline.dumping.causal_lm_source"
@@ -79,7 +80,7 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
 
 
-def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - as for entry_points
+def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - a module, see entry_points
     """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a model of transformers."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
     from pipeline.runtime.run_directory import is_exported

@@ -1,7 +1,7 @@
 """Dump any causal language model of transformers, from a folder in Hugging Face's format, as if it were a teacher.
 
 ``grammar_source``, ``teacher.teacher_commands`` and ``student.student_commands`` have entry points with the same names
-and signatures. The folder takes the place of a run.
+and signatures: ``dump_source`` and ``verify_recomputing``. The folder takes the place of a run directory.
 
 The model must read the dataset's token ids, so its tokenizer must be the dataset's (``adopt-tokenizer``). It reads the
 dataset's ``<bos>`` and the tokens of a sentence, and predicts the tokens and ``<eos>``. The output layer of many models

@@ -110,8 +110,9 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
     whole words, and ``align`` restores its tokens.
 
     Two kinds of edges cannot be written in brackets, so they move. An edge between tokens that share a character moves
-    in front of this character. If a space is a token of its own, a phrase that starts at the next word also
-    gets the space. After that, a phrase that covers only spaces is left out, and X over a single X becomes one X.
+    in front of this character. If a space is a token of its own, a phrase that starts at the next word also gets the
+    space. After that, a phrase that covers only spaces is left out, and a phrase X whose only child is a phrase X is
+    merged with it.
 
     Args:
         phrases: The phrases over tokens, in opening order. The first covers all tokens.

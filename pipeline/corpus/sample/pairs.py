@@ -201,7 +201,7 @@ def sample_pairs(
         avoid: Texts that must not occur as a sentence of a pair, such as the training texts of a model.
 
     Raises:
-        ValueError: If the templates yield fewer pairs.
+        ValueError: If the templates yield fewer than ``num_pairs`` distinct pairs.
     """
     uniform = np.random.default_rng(seed).random
     instances = [list(assignments(variables_of(template), DOMAINS)) for template in paradigm.templates]

@@ -54,7 +54,7 @@ def as_cell(text: str) -> str:
 
 
 def text_of_cell(cell: str) -> str:
-    """Return the text that ``as_cell`` wrote."""
+    """Return the text from which ``as_cell`` made a cell."""
     return cell[1:] if cell.startswith("'") and _is_taken_for_formula(cell[1:]) else cell
 
 

@@ -1,8 +1,9 @@
 """Recognise the dialect of a file of trees, and keep only the words of its trees that were written or said.
 
-A dialect is recognised by what the first trees of a file contain. That of ``.psd`` files is also recognised by name.
-docs/treebanks.md lists the dialects. What a tree has besides its words is left out, and each kind is counted. If a file
-has leaves that are not words, and their form is not one of these dialects, the file is refused.
+A dialect is recognised by what the first trees of a file contain. For the historical corpora, the suffix ``.psd`` of
+the file is evidence too. docs/treebanks.md lists the dialects. This module leaves out what a tree has besides its
+words, and notes each kind, which the reader counts. If a file has leaves that are not words, in a form of no known
+dialect, it refuses the file.
 """
 
 import re

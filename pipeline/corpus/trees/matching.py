@@ -57,9 +57,9 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
 
 
 def match_beginning(tree: Tree, text: str) -> int | None:
-    """Return how many characters at the beginning of a normalised text are the words of a tree; None if others are.
+    """Return how many characters at the beginning of a normalised text are the words of a tree.
 
-    The beginning ends at a space or at the end of the text.
+    A space or the end of the text must follow them. If the text begins with other words, return None.
     """
     ends = [end for end in _all_ends(tree, text) if text[end : end + 1] in {"", " "}]
     return max(ends, default=None)

@@ -1,8 +1,9 @@
 """Read a file of trees and a file of text with the same sentences; pair each tree with its text and normalise both.
 
 If a treebank has no text, the text is rebuilt from the words. An error names the first line of a broken tree. A broken
-tree does not affect other trees, so trees and text stay aligned. Files are read once. If the text has blank lines, a
-second pass counts trees and lines. No file is ever in memory as a whole.
+tree keeps its place in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next
+ones, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
+lines: then another pass counts trees and lines. No file is ever in memory as a whole.
 """
 
 import re
@@ -147,8 +148,8 @@ def read_pairs(
 ) -> Iterator[RawPair]:
     """Yield each tree of a treebank, not parsed yet, with its line of text. Trees are numbered from ``first``.
 
-    The files are read once, side by side. At the first blank line of text, the trees and lines of both files are
-    counted, because the counts show whether a blank line is the text of a tree.
+    The files are read side by side. At the first blank line of text, another pass over both files counts trees and
+    lines, because the counts show whether a blank line is the text of a tree.
 
     Raises:
         InputError: As ``read_sentences``, except for malformed trees.
