@@ -289,8 +289,8 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level, and decoding must restore every text. The ids stay the same. The tokenizer may put
-    a space before a text, as RoBERTa's does. A tokenizer whose normalizer loses text is refused; the error shows an
+    The tokenizer must be byte-level, and decoding must restore every text. Every entry keeps its id. The tokenizer may
+    put a space before a text, as RoBERTa's does. A tokenizer whose normalizer loses text is refused; the error shows an
     example.
 
     \b
@@ -692,7 +692,7 @@ def export(run: Path, out: Path, which: str, all_checkpoints: bool, values: Valu
 @click.option("-o", "--out", type=OutPath(outputs.REPORT), required=True, help="The file to write.")
 @configured_by(ReportConfig, toml=False)
 def report(runs: tuple[Path, ...], out: Path, values: Values) -> None:
-    """Compare runs on one self-contained HTML page, or write its tables for a paper.
+    """Compare runs on one self-contained HTML page, or write only the tables of the page, for a paper.
 
     \b
     Example: python cli.py report runs/teacher runs/baseline runs/distilled --data dataset --out report.html
@@ -764,7 +764,8 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    On the kind of machine that made the dump, recomputed bytes must be equal. On another kind, values are compared.
+    On the device model and with the library versions that made the dump, recomputed bytes must be equal. Otherwise,
+    values are compared.
 
     \b
     Example: python cli.py verify dump

@@ -12,8 +12,8 @@ corpus within a fold, and each batch belongs to one fold.
 While the model computes a batch, one thread prepares the next batches, and another encodes and writes the previous
 shard. Together they hold in memory: two shards of rows, one row for each position (26 MB each at k = 64 and 65,536
 positions, with int32 ids); the ids of one shard in the token type of the dump, and one encoded array of that shard (8
-MB each); two batches; and a few arrays as large as the logits of 1,024 rows. A cross-fitted dump needs one more copy of
-the rows of a shard. None of this grows with the corpus.
+MB each); two batches; and a few arrays as large as the logits of ``LOGIT_ROWS`` rows. A cross-fitted dump needs one
+more copy of the rows of a shard. None of this grows with the corpus.
 
 ``pipeline.dumping.reduction`` decides what is kept of each distribution.
 """

@@ -3,10 +3,10 @@
 Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
 (for example lowercase it, replace it by a similar one or leave it out), must add no token to a text, and must have
 entries for ``<bos>`` and ``<eos>``. It may put a space before a text that does not begin with one, as RoBERTa's does.
-This module tries the normalizer on every character of the first two planes of Unicode, on every pair of ASCII
-characters, on runs of one character, and on texts with things that some normalizers replace. A normalizer whose regular
-expression matches none of these texts is not noticed here; ``build-dataset`` then drops and counts the sentences that
-decoding does not restore.
+This module tries the normalizer on every character of the first two planes of Unicode that normalised text can have, on
+every pair of ASCII characters, on runs of one character, and on texts with things that some normalizers replace. A
+normalizer whose regular expression matches none of these texts is not noticed here; ``build-dataset`` then drops and
+counts the sentences that decoding does not restore.
 
 The converted file records ``<bos>`` and ``<eos>`` in the template that its post-processor has for pairs of texts, so
 nothing is added to a single text.
@@ -264,7 +264,8 @@ def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
 
 @cache
 def _systematic_probes() -> Sequence[str]:
-    """Return normalised texts with every character, every pair of ASCII characters, and runs of ASCII characters."""
+    """Return texts with every character of normalised text, every pair of ASCII characters, and runs of one
+    character."""
     ascii_letters = [chr(code) for code in range(0x21, 0x7F)]
     characters = map(chr, range(0x80, 0x20000))
     words = [f"x{letter}y" for letter in characters if unicodedata.category(letter) not in _NOT_IN_TEXTS]

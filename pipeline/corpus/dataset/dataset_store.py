@@ -138,7 +138,7 @@ class Dataset:
     splits: dict[str, Split]
     trees: Trees
     tree_source: str
-    """A description of where the trees come from: given or a control, a digest of the tree files, the parsers."""
+    """A description of where the trees come from: given or a control, a digest of the tree files, parsers, teachers."""
     counts: dict[str, dict[str, Any]]
     """For each split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]

@@ -41,11 +41,11 @@ def split_statistics(
 
     Returns:
         For sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
-        height of a sentence is the number of phrases above its deepest token, including TOP. For phrases, without TOP:
-        the number of phrases of each label in ``labels``; the histogram ``children`` and its mean; and ``unary_share``,
-        the share of phrases with a phrase as their only child. ``sources``: the number of documents, sentences and
-        tokens of each source, and its licences. The source with the most tokens comes first. After the first
-        ``MAX_SOURCES``, all others are summed in one entry.
+        height of a sentence is the number of phrases above its deepest token, including TOP.
+        For phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
+        mean; and ``unary_share``, the share of phrases with a phrase as their only child.
+        ``sources``: the number of documents, sentences and tokens of each source, and its licences. The source with the
+        most tokens comes first. After the first ``MAX_SOURCES``, all others are summed in one entry.
     """
     lengths, action_offsets = np.diff(arrays["offsets"]), arrays["action_offsets"]
     heights = [np.zeros(0, np.int64)]

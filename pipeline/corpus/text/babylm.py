@@ -1,11 +1,11 @@
 """Define the rules of each source of BabyLM, 2023 and 2024/25: the text of a line, its speaker, where documents begin.
 
-A source is one of the corpora that BabyLM consists of, such as CHILDES. Rules remove what a file format or an editor
-added: tags, codes, entities, remarks, notes, spaces before punctuation marks. Rules do not change case and do not judge
-a sentence by its contents. They correct only one misread letter: an *l* that should be *I*. Rules drop a line without
-language. They note a reason for this and for each change, and ``cleaning`` counts them. Successive lines of a file may
-come from different places of the original, because the releases were sampled in blocks of some thousand lines, and
-nothing marks where a block begins.
+A source is a corpus of BabyLM, such as CHILDES, or one of two forms of other text, ``plain`` and ``sentences``. Rules
+remove what a file format or an editor added: tags, codes, entities, remarks, notes, spaces before punctuation marks.
+Rules do not change case and do not judge a sentence by its contents. They correct only one misread letter: an *l* that
+should be *I*. Rules drop a line without language. They note a reason for this and for each change, and ``cleaning``
+counts them. Successive lines of a file may come from different places of the original, because the releases were
+sampled in blocks of some thousand lines, and nothing marks where a block begins.
 """
 
 import html
@@ -31,6 +31,7 @@ class Source:
     is_prose: bool = False
     """Whether a line can hold several sentences."""
     has_speakers: bool = False
+    """Whether lines name their speakers."""
     may_be_wrapped: bool = False
     """Whether some releases have hard-wrapped lines, with a blank line between paragraphs."""
     has_notes: bool = False

@@ -1,4 +1,4 @@
-r"""Score predicted trees against a treebank as EVALB does with ``COLLINS.prm``, so that published scores compare.
+r"""Score predicted trees against a treebank as EVALB does with ``COLLINS.prm``, to compare with published scores.
 
 EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/). Let a sentence have words w_1 … w_n.
 
