@@ -96,7 +96,8 @@ class DumpCommandConfig:
     """What ``dump-teacher`` does besides writing: nothing here changes the bytes of a dump."""
 
     take_over: bool = False
-    """For a dump in an object store: write even if another process holds the lease."""
+    """For a dump in an object store: write even if another process holds the lease, that is, the
+    permission to write."""
     plan: bool = False
     """Write nothing: time a few batches, and estimate bytes and hours."""
     plan_processes: tuple[int, ...] = (1, 2, 4, 8)

@@ -29,7 +29,7 @@ from storage.fingerprints import FileDigest
 NUM_BATCHES = 8
 """Maximum number of batches to time."""
 MEASURE_S = 20.0
-"""Do not begin another batch after this number of seconds."""
+"""Number of seconds after which no other batch is begun."""
 
 
 def plan_dump(job: DumpJob, processes: Sequence[int]) -> dict[str, Any]:

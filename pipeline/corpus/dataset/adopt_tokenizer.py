@@ -247,7 +247,8 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
 
 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
-    """Return a text that a normalizer changes, and what it becomes. None if only a space is added before texts."""
+    """Return a text that a normalizer changes by more than a space before it, and what it becomes; None if none
+    does."""
     patterns = [step.get("pattern") or {} for step in _steps(json.loads(normalizer.__getstate__()), "normalizers")]
     own = [normalise_text(f"x {pattern['String']} y") for pattern in patterns if "String" in pattern]
     for probe in (*PROBES, *own, *_systematic_probes()):
@@ -264,8 +265,7 @@ def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
 
 @cache
 def _systematic_probes() -> Sequence[str]:
-    """Return texts with every character of normalised text, every pair of ASCII characters, and runs of one
-    character."""
+    """Return normalised texts to try: with every character, every pair of ASCII characters, runs of one character."""
     ascii_letters = [chr(code) for code in range(0x21, 0x7F)]
     characters = map(chr, range(0x80, 0x20000))
     words = [f"x{letter}y" for letter in characters if unicodedata.category(letter) not in _NOT_IN_TEXTS]

@@ -25,7 +25,7 @@ class BuildConfig:
 
     train: tuple[Path, ...]
     """STEM of the training files: STEM.mrg and STEM.txt, optionally STEM.docs and STEM.documents.tsv, each plain or
-    .gz. The files are read one after the other."""
+    .gz. The files of several STEMs are read one after the other."""
     dev: tuple[Path, ...] = ()
     """STEM of the dev files."""
     test: tuple[Path, ...] = ()

@@ -112,7 +112,8 @@ class _Shape:
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str) -> bool:
-        """Return whether a line begins a tree if all brackets before it are closed. ``first`` begins the block.
+        """Return whether a line after closed brackets begins a tree. ``first`` is the first line of the block of
+        `_cut`.
 
         If a tree ended too early, its remaining lines must not be taken for trees. If the trees have a root with a
         name, or the file has no indentation, only the label tells these lines from the beginning of a tree.
