@@ -122,7 +122,8 @@ def verify_run(
 
     Raises:
         ConfigError: If several runs do not cover the folds.
-        FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked first.
+        FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked
+            before any shard is read.
         CorruptStoreError: Naming what is damaged or differs from what the model computes.
     """
     config = computed_with(dump)

@@ -3,8 +3,8 @@
 Digests show that a dump is what its writer wrote. Recomputing shows that the writer wrote what the model computes. The
 ``computation`` of a dump records what can change its bytes, such as threads, batch size, kind of device and versions.
 If it equals the ``computation`` here, every file must be identical, byte for byte. Otherwise the last bits can differ.
-This can change the order of nearly equal tokens, the draws and the rounding to float16. Then values are compared, and
-the log-probabilities of the gold tokens must agree within a bound.
+This can change the order of nearly equal tokens, the draws and the rounding to float16. Then `recompute` compares
+values, and the log-probabilities of the gold tokens must agree within a bound.
 
 Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N
 shards contains it with probability N / S.

@@ -131,7 +131,7 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
 
 
 def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
-    """Return a tree with its words only. What is left out or changed is named in ``left_out``."""
+    """Return a tree with its words only. Its field ``left_out`` names what was left out or changed."""
     if raw.text is None:
         return raw
     reasons: dict[str, None] = {}
@@ -145,7 +145,7 @@ def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
 
 
 def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
-    """Return a tree, read by the rules of its dialect. What is left out is added to ``reasons``.
+    """Return a tree, read by the rules of its dialect, and add what it leaves out to ``reasons``.
 
     Raises:
         MalformedTreeError: If the text is not a tree, or the tree has no words.

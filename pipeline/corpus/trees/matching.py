@@ -2,8 +2,8 @@
 
 Words are matched by their characters. White space in words and text is ignored. Treebanks write some characters in
 their own way: ``-LRB-`` for a bracket, also inside a word; `` `` `` and ``''`` for quotes; ``--`` for a dash. They also
-contain markup that was never in the text (``<disfluency>``), which is skipped. The text is never changed to fit the
-tree.
+contain markup that was never in the text (``<disfluency>``); this module skips such markup. The text is never changed
+to fit the tree.
 """
 
 import re

@@ -120,8 +120,9 @@ def read_sentences(
 ) -> Iterator[Sentence]:
     """Yield the sentences of a treebank and its raw text, normalised. ``counts`` is updated.
 
-    A tree is dropped and counted if it has no words, or if its words are not the words of its line of text. If
-    ``on_error`` is "skip", pieces that are not trees and lines that are not UTF-8 are dropped and counted too.
+    A tree is dropped and counted for any reason of ``ALWAYS_DROPPED``, for example if it has no words, or if its words
+    are not the words of its line of text. If ``on_error`` is "skip", pieces that are not trees and lines that are not
+    UTF-8 are dropped and counted too.
 
     Args:
         trees: Trees in brackets, plain or gzipped.
