@@ -485,8 +485,9 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
 def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
-    Each command writes MODEL/results/NAME.json, and next to it a file with one line per item. Sentences without trees
-    are scored by beam search if the model is a teacher.
+    Each command writes results/NAME.json in the folder of the model (for mixture: of the student). Most commands also
+    write a file with one line per item next to it. Sentences without trees are scored by beam search if the model is a
+    teacher.
     """
 
 
@@ -575,7 +576,7 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
 
     The tasks are BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests, reading and the age of acquisition.
     FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in FOLDER is scored by the rules of BabyLM's
-    pipeline. Folders of other tasks are named and left out.
+    pipeline. The command names folders of other tasks and skips them.
 
     \b
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results

@@ -6,7 +6,7 @@ occur in other blocks. So each block lists its own labels, and its actions refer
 labels their numbers once all labels of train are known.
 
 A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
-uses one core. Only a few blocks per worker are in memory at a time.
+uses one core. At most ``_BLOCKS_AHEAD`` blocks per worker are in work, or wait to be yielded.
 """
 
 import gc

@@ -27,7 +27,8 @@ from pipeline.corpus.sample.pcfg import Grammar
 from storage.ragged import concatenated_ranges
 
 BATCH_POSITIONS = 8192
-"""Words per batch. The items of all widths of a batch are in memory at the same time."""
+"""Largest number of words per batch, with one more for each sentence; a longer sentence is a batch of its own. The
+items of all widths of a batch are in memory at the same time."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

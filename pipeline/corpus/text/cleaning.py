@@ -2,8 +2,8 @@
 
 Every line of the input is counted as text, blank, header or dropped. A source is a kind of text with rules of its own,
 such as one part of BabyLM. Changes that these rules make are counted by reason, and examples of changes and dropped
-lines are written for people to read. No file is ever in memory as a whole. Memory grows only with the number of
-documents and speakers: all their names are kept, to make new names of documents different and to count speakers.
+lines are written for people to read. Memory grows only with the number of documents and speakers: all their names are
+kept, to make new names of documents different and to count speakers.
 """
 
 import logging

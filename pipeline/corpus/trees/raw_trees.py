@@ -1,4 +1,5 @@
-"""Cut a file into trees by counting brackets. Nothing is parsed yet, and no file is ever in memory as a whole.
+"""Cut a file into trees by counting brackets. Nothing is parsed yet, and memory does not grow with the size of the
+file.
 
 A tree ends where its brackets close. So there may be several trees on one line, and a tree may go over several lines,
 whatever their indentation. If a tree stays open, the next bracket at the left margin begins the next tree. If brackets
