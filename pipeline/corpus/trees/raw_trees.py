@@ -1,5 +1,4 @@
-"""Cut a file into trees by counting brackets. Nothing is parsed yet, and memory does not grow with the size of the
-file.
+"""Cut a file into trees by counting brackets. Nothing is parsed yet. Memory does not grow with the file.
 
 A tree ends where its brackets close. So there may be several trees on one line, and a tree may go over several lines,
 whatever their indentation. If a tree stays open, the next bracket at the left margin begins the next tree. If brackets
