@@ -1,6 +1,6 @@
-"""Define the commands: each parses its options, makes one call, and prints what the call returns.
+"""Define the commands. A command parses its options, calls the code that does the work, and prints the result.
 
-Options live in configuration classes next to the code that uses them (``pipeline.runtime.options``). Heavy imports
+Most options live in configuration classes next to the code that uses them (``pipeline.runtime.options``). Heavy imports
 happen inside the commands, so that ``--help`` answers at once.
 """
 
@@ -61,10 +61,11 @@ from student.student_config import ExportConfig, StudentCommandConfig, StudentCo
 from teacher.teacher_config import BeamConfig, SampleConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 
 Values = dict[str, Any]
-"""Options that the command line or a TOML file sets, by field of the configuration classes."""
+"""Name of a field of a configuration class → value, for each option that the command line or a TOML file sets."""
 
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
-"""The module that evaluates and dumps a model, by the kind of its run. Both define the same functions."""
+"""Kind of a run → the module that evaluates and dumps its model. Both modules define the functions that commands call
+through ``entry_points``."""
 GRAMMAR = "pipeline.dumping.grammar_source"
 """The module that dumps the grammar of a sample corpus. It defines only the functions that make dumps."""
 CAUSAL_LM = "pipeline.dumping.causal_lm_source"
@@ -79,7 +80,7 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
 
 
-def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - as for entry_points
+def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - a module, see entry_points
     """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a model of transformers."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
     from pipeline.runtime.run_directory import is_exported
@@ -288,8 +289,8 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level, and decoding must restore every text. The ids stay the same. The tokenizer may put
-    a space before a text, as RoBERTa's does. A tokenizer whose normalizer loses text is refused; the error shows an
+    The tokenizer must be byte-level, and decoding must restore every text. Every entry keeps its id. The tokenizer may
+    put a space before a text, as RoBERTa's does. A tokenizer whose normalizer loses text is refused; the error shows an
     example.
 
     \b
@@ -484,8 +485,9 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
 def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
-    Each command writes MODEL/results/NAME.json, and next to it a file with one line per item. Sentences without trees
-    are scored by beam search if the model is a teacher.
+    Each command writes results/NAME.json in the folder of the model (for mixture: of the student). Most commands also
+    write a file with one line per item next to it. Sentences without trees are scored by beam search if the model is a
+    teacher.
     """
 
 
@@ -574,7 +576,7 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
 
     The tasks are BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests, reading and the age of acquisition.
     FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in FOLDER is scored by the rules of BabyLM's
-    pipeline. Folders of other tasks are named and left out.
+    pipeline. The command names folders of other tasks and skips them.
 
     \b
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
@@ -691,7 +693,7 @@ def export(run: Path, out: Path, which: str, all_checkpoints: bool, values: Valu
 @click.option("-o", "--out", type=OutPath(outputs.REPORT), required=True, help="The file to write.")
 @configured_by(ReportConfig, toml=False)
 def report(runs: tuple[Path, ...], out: Path, values: Values) -> None:
-    """Compare runs on one self-contained HTML page, or write its tables for a paper.
+    """Compare runs on one self-contained HTML page, or write only the tables of the page, for a paper.
 
     \b
     Example: python cli.py report runs/teacher runs/baseline runs/distilled --data dataset --out report.html
@@ -763,7 +765,8 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    On the kind of machine that made the dump, recomputed bytes must be equal. On another kind, values are compared.
+    On the device model and with the library versions that made the dump, recomputed bytes must be equal. Otherwise,
+    values are compared.
 
     \b
     Example: python cli.py verify dump

@@ -1,12 +1,12 @@
 """Dump any causal language model of transformers, from a folder in Hugging Face's format, as if it were a teacher.
 
 ``grammar_source``, ``teacher.teacher_commands`` and ``student.student_commands`` have entry points with the same names
-and signatures. The folder takes the place of a run.
+and signatures: ``dump_source`` and ``verify_recomputing``. The folder takes the place of a run directory.
 
 The model must read the dataset's token ids, so its tokenizer must be the dataset's (``adopt-tokenizer``). It reads the
 dataset's ``<bos>`` and the tokens of a sentence, and predicts the tokens and ``<eos>``. The output layer of many models
-has more rows than their tokenizer has entries, so that the number is round. The surplus rows are left out: the dumped
-distribution is that of the model, renormalised over the entries of the tokenizer.
+has more rows than their tokenizer has entries, so that the number of rows is round. The surplus rows are left out: the
+dumped distribution is that of the model, renormalised over the entries of the tokenizer.
 
 No code of the folder is executed. Only safetensors are read, and a folder that needs code of its own is refused. All
 weights are converted to float32.

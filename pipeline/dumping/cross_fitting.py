@@ -1,7 +1,8 @@
 """Check that runs that left out one fold each belong together, and put them in the order of the folds.
 
-A dump of ``train`` from these runs is cross-fitted: the rows of a sentence come from the run that left the fold of the
-sentence out, so no row comes from a teacher that was trained on its sentence.
+``build-dataset --folds`` divides the training sentences into folds. A dump of ``train`` from these runs is
+cross-fitted: the distributions of a sentence come from the run that left out the fold of the sentence, so they never
+come from a teacher that was trained on this sentence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,13 +30,14 @@ Source = TypeVar("Source", bound=_OfRun)
 
 
 def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -> list[Source]:
-    """Return the sources of a dump in the order of the folds that their runs left out. A single source stays as it is.
+    """Return the sources of a dump in the order of the folds that their runs left out; a single source as it is.
 
     The runs of several sources must have the same dataset and sizes, and each fold needs exactly one run. Options of
     training, such as the seed, may differ.
 
     Raises:
-        ConfigError: If one run alone left out a fold of the split, or several runs do not cover the folds.
+        ConfigError: If one run alone left out a fold of the split, or several runs do not cover the folds or differ in
+            their sizes.
         FingerprintMismatchError: If one of several runs was trained on another dataset. Both values are shown.
         InputError: If the dataset has no such split.
     """

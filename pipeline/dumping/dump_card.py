@@ -1,6 +1,6 @@
 """Write the two files that make a dump usable without its dataset: the tokenizer, and a card for people.
 
-The bytes of both files depend only on the dump, so a dump that was interrupted gets the same files.
+The bytes of both files depend only on the dump, so a dump that was interrupted gets the same files as one that was not.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Define the options of ``dump-teacher``. This module imports no torch, so that ``--help`` is quick."""
+"""Define the options of ``dump-teacher`` and ``verify``. This module imports no torch, so that ``--help`` is quick."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
 class DumpConfig:
     """What ``dump-teacher`` writes, and how it is computed.
 
-    A field that ``DumpSchema`` has too has the same name and meaning there.
+    Fields that ``DumpSchema`` also has mean the same there.
     """
 
     split: str = "train"
@@ -63,7 +63,7 @@ class DumpConfig:
             raise ConfigError("dump: " + "; ".join(problems))
 
     def schema_fields(self) -> dict[str, Any]:
-        """Return the fields that ``DumpSchema`` has too, as the dump records them, with defaults resolved."""
+        """Return the fields that ``DumpSchema`` also has, as the dump records them, with defaults resolved."""
         values = {name: value for name, value in asdict(self).items() if name not in _COMPUTATION}
         values["temperatures"] = (1.0, *(t for t in self.temperatures if t != 1))
         if self.selection == "topk":
@@ -96,7 +96,8 @@ class DumpCommandConfig:
     """What ``dump-teacher`` does besides writing: nothing here changes the bytes of a dump."""
 
     take_over: bool = False
-    """For a dump in an object store: write even if another process holds the lease."""
+    """For a dump in an object store: write even if another process holds the lease, that is, the
+    permission to write."""
     plan: bool = False
     """Write nothing: time a few batches, and estimate bytes and hours."""
     plan_processes: tuple[int, ...] = (1, 2, 4, 8)

@@ -1,7 +1,8 @@
-"""Describe a dump for people: its origin, content, state, size and figures.
+"""Describe a dump for people: its origin, content, state, size and statistics.
 
 This works on dumps that are still being written. It reads the manifest and, if there is one, the history next to the
-store. It does not read shards, except to verify them.
+store: a file with a line for each event, such as the begin and the end of writing. It does not read shards, except to
+verify them.
 """
 
 import re
@@ -27,7 +28,7 @@ _DISTRIBUTIONS = {
 
 
 def describe_dump(location: Location) -> dict[str, Any]:
-    """Return everything that is known about a dump, as JSON values.
+    """Return what the files of a dump say about it, as JSON values.
 
     This adds two entries to what ``inspect_dump`` returns: ``stored_bytes``, the size of all files now, and
     ``history``, the events that the writers logged, oldest first.
@@ -42,7 +43,7 @@ def describe_dump(location: Location) -> dict[str, Any]:
 
 
 def verify_dump_files(place: Place) -> dict[str, Any]:
-    """Check every byte of a dump against its manifest, with a progress line; return its figures.
+    """Check every byte of a dump against its manifest, with a progress line; return its statistics.
 
     Raises:
         CorruptStoreError: Naming what is damaged and what to do.

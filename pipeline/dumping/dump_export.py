@@ -3,16 +3,16 @@
     OUT/data/SPLIT-00000-of-00002.parquet, …       the rows, in the order of the split
     OUT/tokenizer.json, OUT/README.md              the tokenizer, and a card that names the columns
 
-``datasets.load_dataset("OUT")`` loads all three formats. k is the number of tokens per position, and a sentence of n
-tokens has n + 1 positions.
+``datasets.load_dataset("OUT")`` loads all three formats. k is the number of tokens that the dump keeps per position,
+and a sentence of n tokens has n + 1 positions.
 
 - ``datasets``: ``input_ids`` (``<bos>`` and the tokens), and the arrays of the dump under their names in
   docs/format.md, with n + 1 entries each. ``tail`` and ``logz`` have a column for each temperature. ``logp`` becomes
   float32.
-- ``distillkit`` (github.com/arcee-ai/DistillKit, ``compression/compressor.py``): ``input_ids`` as above, ``token_ids``,
-  and ``top_values`` (the log-probabilities at T = 1). Entry i is the distribution after ``input_ids[i]``. ``<eos>`` is
-  not in ``input_ids``, since no distribution follows it. So DistillKit's KL covers ``<eos>``, and its cross-entropy
-  does not.
+- ``distillkit`` (github.com/arcee-ai/DistillKit, ``compression/compressor.py``): ``input_ids`` (``<bos>`` and the
+  tokens), ``token_ids``, and ``top_values`` (the log-probabilities at T = 1). Entry i is the distribution after
+  ``input_ids[i]``. ``<eos>`` is not in ``input_ids``, since no distribution follows it. So DistillKit's KL covers
+  ``<eos>``, and its cross-entropy does not.
 - ``axolotl`` (github.com/axolotl-ai-cloud/axolotl, ``integrations/kd``): ``input_ids`` with ``<eos>``,
   ``attention_mask``, ``labels``, and ``target_token_ids``, ``target_logprobs`` and ``target_mask`` with n + 2 entries.
   The log-probabilities are renormalised over the k tokens, as axolotl's own loader does. The last entry, after
@@ -44,7 +44,7 @@ from storage.locations import Location
 from storage.ragged import concatenated_ranges
 
 POSITIONS_PER_FILE = 1 << 20
-"""About 400 MB before compression at k = 64."""
+"""Positions per file: about 400 MB before compression at k = 64."""
 POSITIONS_PER_BLOCK = 1 << 14
 """Positions that are in memory at a time. They make one row group of a file."""
 IGNORED, NO_LOGP = -100, -1e9
@@ -60,7 +60,7 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
     Args:
         dump: A complete dump.
         out: The folder to make. If the export fails, it leaves no folder.
-        form: The columns; see the module.
+        form: Which columns to write; see the docstring of the module.
         tokenizer: The tokenizer of a dump that does not hold its own.
 
     Raises:
@@ -111,7 +111,7 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
 
 
 def _blocks(reader: DumpReader, file: int, num_files: int) -> Iterator[range]:
-    """Yield the sentences of a file in blocks. A file has the sentences that start in its part of the positions."""
+    """Yield the sentences of a file in blocks. A file has the blocks that start in its part of the positions."""
     edges = sentence_blocks(reader.offsets, POSITIONS_PER_BLOCK).tolist()
     per_file = -(-reader.schema.num_positions // num_files)
     for first, stop in itertools.pairwise(edges):
@@ -211,8 +211,8 @@ configs:
 
 {schema.num_sentences:,} sentences, one per row, with {schema.num_positions:,} positions. k = {schema.k} tokens per
 position. Temperatures: {", ".join(f"{each:g}" for each in schema.temperatures)}. Log-probabilities are those at T = 1.
-rnng-distill exported it from the dump with the manifest `{reader.manifest_sha256}`. Its docs/format.md describes the
-columns.
+rnng-distill exported it from the dump with the manifest `{reader.manifest_sha256}`. The docs/format.md of rnng-distill
+describes the columns.
 
 | column | type |
 | --- | --- |

@@ -13,7 +13,7 @@ estimated:
   below 1e-8 counts as 1e-8 for this. So the perplexity of the dump is an estimate. Training does not read
   ``gold_logp``.
 
-The condition of the dump is ``none``: distributions given the words before.
+The condition of the dump is ``none``: its distributions depend on the previous words alone.
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def import_dump(source: Path, data: Place, out: Location, config: ImportDumpConf
 
     Args:
         source: A parquet file, or a folder with ``*.parquet`` or ``data/*.parquet``, which are read in order.
-        data: The dataset whose sentences the rows are.
+        data: The dataset. Row m of the files is sentence m of the split.
         out: The dump.
         config: The options.
 

@@ -1,18 +1,19 @@
 """Dump the next-token distributions of a model for a whole split, shard by shard, into a store.
 
-Batches are cut inside a shard, in the order of the corpus. The cut depends only on the dataset, the shard and the batch
-budget. A sentence that crosses a shard boundary is computed completely for both shards. So the bytes of a shard do not
-depend on rank, world size, order or interruptions. Each process claims the next free shard, so a slow process does not
-delay the others.
+A shard is a range of positions that is written as a whole. Batches are cut inside a shard, in the order of the corpus.
+The cut depends only on the dataset, the shard and the batch budget (``batch_tokens``, positions per batch). A sentence
+that crosses a shard boundary is computed completely for both shards. So the bytes of a shard do not depend on rank,
+world size, order or interruptions. Each process claims the next free shard, so a slow process does not delay the
+others.
 
 A cross-fitted dump has a model for each fold. The sentences of a shard are computed fold by fold, in the order of the
 corpus within a fold, and each batch belongs to one fold.
 
 While the model computes a batch, one thread prepares the next batches, and another encodes and writes the previous
-shard. Together they hold in memory: two shards of rows (26 MB each at k = 64 and 65,536 positions, with int32 ids); the
-ids of one shard in the token type of the dump, and one encoded array of that shard (8 MB each); two batches; and a few
-arrays as large as the logits of 1,024 rows. A cross-fitted dump needs one more copy of the rows of a shard. None of
-this grows with the corpus.
+shard. Together they hold in memory: two shards of rows, one row for each position (26 MB each at k = 64 and 65,536
+positions, with int32 ids); the ids of one shard in the token type of the dump, and one encoded array of that shard (8
+MB each); two batches; and a few arrays as large as the logits of ``LOGIT_ROWS`` rows. A cross-fitted dump needs one
+more copy of the rows of a shard. None of this grows with the corpus.
 
 ``pipeline.dumping.reduction`` decides what is kept of each distribution.
 """
@@ -64,7 +65,7 @@ class DumpJob:
     models: Sequence[NextTokenModel]
     """The model, or one model per fold of the split in the order of the folds; on ``device`` and in evaluation mode."""
     dataset: Dataset
-    """The training dataset of the models, or another with the same tokenizer and labels."""
+    """The training dataset of the models, or another dataset with the same tokenizer and labels."""
     config: DumpConfig
     """What to write."""
     teachers: Sequence[str]
@@ -127,7 +128,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
     ``OUT.history.jsonl`` next to the store records who wrote it and when. All processes of ``world`` share the work.
 
     Returns:
-        The figures of the finished dump on the main rank, None on the others.
+        The statistics of the finished dump on the main rank, None on the other ranks.
     """
     schema = job.schema
     with contextlib.ExitStack() as stack:

@@ -1,9 +1,10 @@
 """Predict the size and the hours of a dump before it is begun. Nothing is written.
 
-The size is arithmetic. The hours come from timing a few batches from different places of the split, because length and
-depth of sentences change along the split. The speed of the disk is not measured, so a slow disk makes the dump take
-longer. The hours for several processes assume that each process has its own cores or GPU and is as fast as this one.
-The hours are those of whole shards, so more processes than shards do not help.
+The size follows from the schema; with ``--profile compact`` it is estimated, because it depends on how well the values
+compress. The hours come from timing a few batches from different places of the split, because length and depth of
+sentences change along the split. The speed of the disk is not measured, so a slow disk makes the dump take longer. The
+hours for several processes assume that each process has its own cores or GPU and is as fast as this one. The hours are
+those of whole shards, so more processes than shards do not help.
 """
 
 import itertools
@@ -28,7 +29,7 @@ from storage.fingerprints import FileDigest
 NUM_BATCHES = 8
 """Maximum number of batches to time."""
 MEASURE_S = 20.0
-"""Do not begin another batch after this number of seconds."""
+"""Number of seconds after which no other batch is begun."""
 
 
 def plan_dump(job: DumpJob, processes: Sequence[int]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Dump, plan and verify with any source of distributions: a run, the grammar of a sample corpus, or a language model.
 
-Each kind of source decides which conditions its distributions can have; see ``condition`` in `storage.dump.schema`.
+A condition says what the distributions depend on besides the previous words; see ``condition`` in
+`storage.dump.schema`. Each kind of source decides which conditions its distributions can have.
 ``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students,
 ``grammar_source`` that of the grammar, and ``causal_lm_source`` that of a folder in Hugging Face's format.
 """
@@ -58,7 +59,7 @@ class DumpSource(Protocol):
         """Check that the model can read a split.
 
         Raises:
-            FingerprintMismatchError: If the dataset has other token ids or labels.
+            FingerprintMismatchError: If the dataset has other token ids or labels than the model.
             InputError: If the model cannot give a sentence of the split a probability, for example because the sentence
                 is too long.
         """
@@ -86,7 +87,7 @@ def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: 
     ``sources`` holds one run, or one for each fold of the split in any order; see `pipeline.dumping.cross_fitting`.
 
     Returns:
-        The figures of the finished dump on the main rank, None on the others.
+        The statistics of the finished dump on the main rank, None on the other ranks.
 
     Raises:
         ConfigError: If a source has no distributions under this condition, or the runs do not cover the folds.
@@ -115,13 +116,14 @@ def plan_run(
 def verify_run(
     dump: Place, data: Place, sources: Sequence[DumpSource], *, num_shards: int, seed: int, device: str
 ) -> dict[str, Any]:
-    """Check every byte of a dump, then recompute some shards. Return the figures, and the outcome as ``recomputed``.
+    """Check every byte of a dump, then recompute some shards. Return its statistics, and the outcome as ``recomputed``.
 
     The computation uses the options and threads of the dump; see `pipeline.dumping.recompute`.
 
     Raises:
         ConfigError: If several runs do not cover the folds.
-        FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked first.
+        FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked
+            before any shard is read.
         CorruptStoreError: Naming what is damaged or differs from what the model computes.
     """
     config = computed_with(dump)
@@ -141,7 +143,8 @@ def verify_run(
 def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, device: torch.device) -> DumpJob:
     """Check the dataset and the runs, load the models, and return the job.
 
-    A run may still be training. So its fingerprint is taken before and after loading, and must not change.
+    A run may still be training. So this function takes the fingerprint before and after it loads a model, and the
+    fingerprint must not change.
     """
     models, teachers = [], []
     search: Mapping[str, int | str] = {}

@@ -18,7 +18,8 @@ class ExportDumpConfig:
     a tokenized dataset with target_token_ids, target_logprobs and target_mask. distillkit and axolotl have only
     temperature 1."""
     tokenizer: Path | None = None
-    """The tokenizer.json of the dataset. Needed only for a dump of an older version, which does not hold it."""
+    """The tokenizer.json of the dataset. Needed only if an older version wrote the dump: such a dump holds no
+    tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

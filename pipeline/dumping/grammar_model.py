@@ -12,8 +12,8 @@ the probabilities of a sentence's tokens multiply to the probability that ``insi
 vocabulary that no word needs has probability 0 everywhere.
 
 The equation requires that the pieces of a text are the pieces of its words, one word after the other. This is so if the
-tokenizer cuts a text before every word. The requirement is checked for all pairs of letters at which two words of the
-grammar can meet, and for every sentence that is read.
+tokenizer cuts a text before every word. This module checks the requirement for all pairs of letters at which two words
+of the grammar can meet, and for every sentence that is read.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,10 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prefixes:
-    """The word and piece prefixes of all positions of a batch. R is the number of rows of ``NextWords.probs``."""
+    """The word and piece prefixes of all positions of a batch. Rows are those of ``NextWords.probs``.
+
+    A node of the trie is a sequence of pieces that begins a word.
+    """
 
     sentences: list[list[str]]
     branches: list[Branch]
@@ -99,7 +102,7 @@ class GrammarModel:
             name: What messages call a sentence.
 
         Raises:
-            InputError: If this is not so. The error names the first such sentence.
+            InputError: If a sentence fails the check. The error names the first such sentence.
         """
         sentences, texts = self._words_of(tokens)
         log_probs = self._next_words.inside.log_probs(sentences)
@@ -257,7 +260,7 @@ class _FirstPieces:
         self._num_columns = num_columns
 
     def sums(self, probs: Floats) -> Floats:
-        """Return ``[R, D]`` for ``[R, number of words]``."""
+        """Return ``[R, D]``: per first piece, the sum of ``probs``, ``[R, number of words]``, over its words."""
         found = np.zeros((len(probs), self._num_columns))
         found[:, self._columns] = np.add.reduceat(probs[:, self._order], self._bounds, axis=1)
         return found

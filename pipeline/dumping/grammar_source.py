@@ -1,7 +1,7 @@
 """Dump the exact distributions of the grammar that a sample corpus was drawn from, as if the grammar were a teacher.
 
 ``teacher.teacher_commands`` and ``student.student_commands`` have entry points with the same names and signatures:
-``dump_source`` and ``verify_recomputing``. The folder of the sample corpus takes the place of a run.
+``dump_source`` and ``verify_recomputing``. The folder of the sample corpus takes the place of a run directory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,8 @@ def check_sentences(dataset: Dataset, split: str) -> None:
     """Check that the grammar can produce every sentence of a split, and that the tokenizer fits.
 
     Raises:
-        InputError: If it cannot. The message names the split and the sentence.
+        InputError: If the grammar cannot produce a sentence, or its tokens are not the pieces of its words. The message
+            names the split and the sentence.
     """
     tokens = dataset.split(split).tokens
     grammar_model(dataset).check(tokens, lambda m: f"{dataset.location}: sentence {m} of split {split}")

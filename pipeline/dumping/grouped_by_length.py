@@ -27,15 +27,11 @@ class GroupedByLength:
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """V, the size of the vocabulary."""
         return self._model.vocab_size
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> tuple[list[Any], Tensor]:
-        """Return the prepared groups, and int64 ``[P]``.
-
-        The array has, for each position of the batch, its place if the positions of all groups are put one after
-        another.
-        """
+        """Return the prepared groups, and int64 ``[P]``: where each position is in the concatenated groups."""
         lengths = tokens.lengths + 1
         order = np.argsort(-lengths, kind="stable")
         groups = [

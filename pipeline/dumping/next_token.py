@@ -28,14 +28,15 @@ class NextTokenModel(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """V, the size of the vocabulary."""
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Any:  # noqa: ANN401  the model's own
         """Return the input of ``states``. This is integer work on the CPU and may run in any thread.
 
         Args:
             tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.
-            actions: Oracle actions of the same sentences. Models that are not conditioned on a tree ignore them.
+            actions: Oracle actions of the same sentences. Models that are not conditioned on a tree ignore them, and
+                accept None.
         """
 
     def states(self, inputs: Any) -> Tensor:  # noqa: ANN401  the model's own

@@ -1,10 +1,10 @@
 """Recompute shards of a dump with the model that made it, and compare bytes or values.
 
-Digests show that a dump is what its writer wrote. Recomputing shows that the writer wrote what the model computes. If
-the ``computation`` of the dump equals the ``computation`` here, nothing differs that can change the bytes, and every
-file must be identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal
-tokens, the draws and the rounding to float16. Then values are compared, and the log-probabilities of the gold tokens
-must agree within a bound.
+Digests show that a dump is what its writer wrote. Recomputing shows that the writer wrote what the model computes. The
+``computation`` of a dump records what can change its bytes, such as threads, batch size, kind of device and versions.
+If it equals the ``computation`` here, every file must be identical, byte for byte. Otherwise the last bits can differ.
+This can change the order of nearly equal tokens, the draws and the rounding to float16. Then `recompute` compares
+values, and the log-probabilities of the gold tokens must agree within a bound.
 
 Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N
 shards contains it with probability N / S.
@@ -56,7 +56,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
         dump's ids that are also in the recomputed row of the same position; None if there are no positions.
 
     Raises:
-        FingerprintMismatchError: As `check_origin`.
+        FingerprintMismatchError: As in `check_origin`.
         StoreError: If other attributes of the dump do not match the dataset and the model.
         CorruptStoreError: Naming shard and array, if bytes differ although nothing that can change the bytes differs,
             or if values differ by more than `MAX_GOLD_DIFFERENCE`.
@@ -135,7 +135,7 @@ def check_origin(dump: Location, dataset: Dataset, teachers: Sequence[str]) -> N
 
     Raises:
         FingerprintMismatchError: Naming every fingerprint that differs, with both values, or both numbers of teachers.
-        InputError: If the dataset has no such split.
+        InputError: If the dataset does not have the split of the dump.
     """
     schema = Manifest.read(as_folder(dump)).schema
     here = fingerprints(dataset, schema.split, teachers)

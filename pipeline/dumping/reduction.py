@@ -4,7 +4,7 @@ For a position with probabilities p over the vocabulary, m top tokens, n draws a
 
     logp       = log p(id), natural, at T = 1, not renormalised
     logz(T)    = log sum over w of p(w)^(1/T)                  so that p_T(w) = p(w)^(1/T) / exp(logz(T)); logz(1) = 0
-    tail(T)    = log sum over w not a top token of p_T(w)      0 if m = 0
+    tail(T)    = log sum over w not a top token of p_T(w)      0 if m = 0 (log 1)
     gold_logp  = log p(gold token)
     counts     = how often each drawn id was drawn: n draws, with replacement, from p at T = 1 without the top tokens
 
@@ -27,8 +27,7 @@ UNUSED = -1
 
 DRAW_ROWS = 256
 """Number of rows to draw for at a time. These rows take 25 MB of float64 at V = 12,000, and malloc serves this from its
-heap. Drawing for all 1,024 rows of a block of logits at once takes three times as long (150 against 50 us per row),
-mostly in page faults."""
+heap. Drawing for 1,024 rows at once takes three times as long (150 against 50 us per row), mostly in page faults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,14 +1,15 @@
 """Check a ``tokenizer.json`` made elsewhere, and convert it into the form that every command reads.
 
 Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
-(lowercase it, replace it by a similar one, leave it out), must add no token to a text, and must have entries for
-``<bos>`` and ``<eos>``. It may put a space before a text that does not begin with one, as RoBERTa's does. The
-normalizer is tried on every character of the first two planes of Unicode, on every pair of ASCII characters, on runs of
-one character, and on texts with things that some normalizers replace. A normalizer whose regular expression matches
-none of these texts is not noticed here; ``build-dataset`` then counts the sentences that decoding does not restore.
+(for example lowercase it, replace it by a similar one or leave it out), must add no token to a text, and must have
+entries for ``<bos>`` and ``<eos>``. It may put a space before a text that does not begin with one, as RoBERTa's does.
+This module tries the normalizer on every character of the first two planes of Unicode that normalised text can have, on
+every pair of ASCII characters, on runs of one character, and on texts with things that some normalizers replace. A
+normalizer whose regular expression matches none of these texts is not noticed here; ``build-dataset`` then drops and
+counts the sentences that decoding does not restore.
 
-The converted file records ``<bos>`` and ``<eos>`` in its template for pairs of texts, so nothing is added to a single
-text.
+The converted file records ``<bos>`` and ``<eos>`` in the template that its post-processor has for pairs of texts, so
+nothing is added to a single text.
 
 The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
 anything else, so the string ``<|endoftext|>`` inside a text would become the token that ends a text. The conversion
@@ -171,7 +172,7 @@ def _check_added_elsewhere(source: Path, content: Mapping[str, Any]) -> None:
     """Check that no file beside a ``tokenizer.json`` adds ordinary tokens that only transformers would see.
 
     Raises:
-        InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` does, or is damaged.
+        InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` adds such a token, or is damaged.
     """
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
     in_source = {token["id"]: flags | token for token in content.get("added_tokens") or ()}
@@ -247,7 +248,7 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
 
 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
-    """Return a text that a normalizer changes, and what it becomes. None if only a space is added before texts."""
+    """Return a text that a normalizer changes by more than a first space, and the result. None if it changes none."""
     patterns = [step.get("pattern") or {} for step in _steps(json.loads(normalizer.__getstate__()), "normalizers")]
     own = [normalise_text(f"x {pattern['String']} y") for pattern in patterns if "String" in pattern]
     for probe in (*PROBES, *own, *_systematic_probes()):
@@ -264,7 +265,7 @@ def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
 
 @cache
 def _systematic_probes() -> Sequence[str]:
-    """Return normalised texts with every character, every pair of ASCII characters, and runs of ASCII characters."""
+    """Return normalised texts to try: with every character, every pair of ASCII characters, runs of one character."""
     ascii_letters = [chr(code) for code in range(0x21, 0x7F)]
     characters = map(chr, range(0x80, 0x20000))
     words = [f"x{letter}y" for letter in characters if unicodedata.category(letter) not in _NOT_IN_TEXTS]

@@ -6,7 +6,7 @@ occur in other blocks. So each block lists its own labels, and its actions refer
 labels their numbers once all labels of train are known.
 
 A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
-uses one core. Only a few blocks per worker are in memory at a time.
+uses one core. At most ``_BLOCKS_AHEAD`` blocks per worker are in work, or wait to be yielded.
 """
 
 import gc
@@ -35,7 +35,7 @@ from pipeline.runtime.workers import WorkerError, start_pool, usable_cores
 BLOCK_SENTENCES: Final = 500
 _FEW_BLOCKS: Final = 4
 _BLOCKS_AHEAD: Final = 3
-"""Largest number of blocks per process that are submitted, or finished but not yet yielded."""
+"""Largest number of blocks per process that are submitted and not yet yielded, whether they are finished or not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -56,9 +56,9 @@ class BuiltBlock:
     tokens: NDArray[Any]
     """Token ids, in the dtype in which the dataset stores them."""
     actions: NDArray[np.int16]
-    """Actions as integers. 2 + i is NT(``labels[i]``)."""
+    """Oracle actions as integers: SHIFT is 0, REDUCE is 1, and NT(``labels[i]``), which opens a phrase, is 2 + i."""
     labels: tuple[str, ...]
-    """TOP, then the other labels in order of first appearance."""
+    """TOP, the label of every root, and then the other labels in order of first appearance."""
     columns: dict[str, NDArray[np.int32]]
     """Arrays ``[M]`` by name: ``document_ids``, ``num_tokens``, ``num_actions``, ``num_words``, ``num_bytes``,
     ``num_crossing`` and ``num_lost``. ``TokenTree`` explains the last two."""
@@ -93,7 +93,7 @@ class BlockBuilder:
         self.tokenizer, self.config = tokenizer, config
 
     def build(self, block: Block) -> BuiltBlock:
-        """Return the sentences of a block over their tokens.
+        """Return the kept sentences of a block, with their token ids and actions.
 
         Raises:
             InputError: At the first malformed line, if ``on_error`` is "stop".

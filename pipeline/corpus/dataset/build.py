@@ -5,9 +5,10 @@
 counted by reason.
 
 Dev and test are read before train, so that each block of train can be compared with them when it arrives. The labels of
-the dataset are those of the kept training sentences, in alphabetical order. They are known only when all of train has
-been read. Until then the blocks of dev and test wait in memory. A control dataset (``--trees shuffled`` or ``right``)
-gets other trees when its splits are finished, so it has exactly the same sentences as a dataset with the given trees.
+the dataset are TOP and those of the kept training sentences, in alphabetical order. They are known only when all of
+train has been read. Until then the blocks of dev and test wait in memory. A control dataset (``--trees shuffled`` or
+``right``) gets its own trees, and perhaps labels, when its splits are finished. So it has exactly the same sentences as
+a dataset with the given trees.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,7 @@ _ROWS_AT_ONCE: Final = 20_000
 
 
 def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = None) -> dict[str, Json]:
-    """Build a dataset; return what the command prints: the sizes and the counts by reason of each split.
+    """Build a dataset; return what the command prints: the sizes of each split, and its counts by reason.
 
     Args:
         config: The options of the command.
@@ -115,7 +116,7 @@ def _read(
     sources: Mapping[str, SplitSources],
     progress: Callable[[int], None] | None,
 ) -> dict[str, SplitBuilder]:
-    """Return all splits, filled with the sentences that are kept."""
+    """Return the builder of each split, which holds the sentences that are kept."""
     builders = {name: SplitBuilder() for name in sources}
     train = builders["train"]
     waiting: dict[str, list[BuiltBlock]] = {}
@@ -171,7 +172,7 @@ def _pairs(stem: StemSource, on_error: OnError) -> Iterator[RawPair]:
 
 
 def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generator) -> int:
-    """Give each sentence of a split another sentence's actions; return how many sentences kept their own actions."""
+    """Give each sentence the actions of another one of the same length; return how many had to keep their own."""
     source = permutation_within_lengths(np.diff(arrays["offsets"]), generator)
     actions = Ragged(arrays["actions"], arrays["action_offsets"])
     # In pieces, because each action needs an index of 8 bytes while it is moved.
@@ -182,7 +183,7 @@ def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generato
 
 
 def permutation_within_lengths(lengths: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Return for each sentence another sentence of the same length, to take the tree from.
+    """Return for each sentence the sentence whose tree it takes: if possible, another sentence of the same length.
 
     All sentences of the same length are put in a random circle, and each takes the tree of its neighbour. So each tree
     is used once. A sentence keeps its own tree if no other sentence has its length.

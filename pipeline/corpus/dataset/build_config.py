@@ -25,7 +25,7 @@ class BuildConfig:
 
     train: tuple[Path, ...]
     """STEM of the training files: STEM.mrg and STEM.txt, optionally STEM.docs and STEM.documents.tsv, each plain or
-    .gz. The files are read one after the other."""
+    .gz. The files of several STEMs are read one after the other."""
     dev: tuple[Path, ...] = ()
     """STEM of the dev files."""
     test: tuple[Path, ...] = ()
@@ -56,11 +56,11 @@ class BuildConfig:
     """Leave out training sentences that dev or test contains too. none: keep all. exact: leave out exact
     duplicates. near: leave out exact and near duplicates. Duplicates are counted in any case."""
     min_words: int = 0
-    """Leave out sentences with fewer words. Words are white-space-separated strings."""
+    """Leave out sentences with fewer words than this. Words are white-space-separated strings."""
     max_words: int = 0
-    """Leave out sentences with more words. 0: no limit."""
+    """Leave out sentences with more words than this. 0: no limit."""
     max_tokens: int = 0
-    """Leave out sentences with more tokens. 0: no limit."""
+    """Leave out sentences with more tokens than this. 0: no limit."""
     workers: int = 0
     """Number of worker processes. 0: one per core. The dataset is the same for any number."""
 

@@ -2,13 +2,14 @@
 
     DATASET/tokenizer.json
     DATASET/words.json              the words that tokenizer, parser and models are trained on (``word_budget``)
-    DATASET/dataset.zarr            attributes: labels, fingerprints and the source of the trees
+    DATASET/dataset.zarr            attributes: labels, sha256 digests, and where the trees come from
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
                                     documents (a table as UTF-8 bytes), folds (train only, if build-dataset had
                                     --folds); attributes: statistics, and counts of dropped and repaired sentences
 
-Each split is one Zarr group, and reading a dataset loads every split into memory. A token and an action take two bytes
-each, so 100 million words take about a gigabyte. Every byte is checked against a sha256 when it is read.
+Each split is one Zarr group, and reading a dataset loads every split into memory. An action takes two bytes, and a
+token two (four if the vocabulary has more than 65,535 entries), so 100 million words take about a gigabyte. Everything
+except ``words.json`` is checked against a sha256 when it is read.
 """
 
 import json
@@ -69,7 +70,7 @@ class Split:
     text_sha256: str
     """sha256 of the text in UTF-8, with a line end after each sentence."""
     sha256: str
-    """sha256 of all arrays above and of the counts by reason."""
+    """sha256 of all arrays and attributes of the split, as they are stored."""
     document_table: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     """The table of documents as it is stored. The property ``documents`` parses it on each access."""
 
@@ -117,7 +118,7 @@ class Split:
         return self.tokens.offsets + np.arange(len(self.tokens.offsets))
 
     def take(self, sentences: NDArray[np.int64]) -> "Split":
-        """Return a copy of some sentences, in that order. The digests stay those of the whole split."""
+        """Return a split with only the given sentences, in the given order, and the digests of the whole split."""
         rows = {name: getattr(self, name).take(sentences) for name in ("tokens", "actions")}
         columns = {name: getattr(self, name)[sentences] for name in ("document_ids", "num_words", "num_bytes")}
         return replace(self, **rows, **columns, folds=self.folds[sentences] if self.num_folds else self.folds)
@@ -128,16 +129,16 @@ class Dataset:
     """A dataset that ``build-dataset`` wrote, with every split in memory."""
 
     location: str
-    """The path or URL of the dataset, for messages."""
+    """The path or URL that the user gave, for messages."""
     path: Path
-    """The folder with its files. For a URL it is a copy in the cache."""
+    """The folder with the files of the dataset. For a URL, this folder is a copy in the cache."""
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     """Label 0 is TOP. The other labels are in alphabetical order."""
     splits: dict[str, Split]
     trees: Trees
     tree_source: str
-    """A description of where the trees come from: given or a control, a digest of the tree files, the parsers."""
+    """A description of where the trees come from: given or a control, a digest of the tree files, parsers, teachers."""
     counts: dict[str, dict[str, Any]]
     """For each split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]
@@ -248,7 +249,7 @@ def check_absent(location: Place) -> None:
 
 
 def load_dataset(location: Place) -> Dataset:
-    """Return a dataset after checking every byte of it. A dataset at a URL is first copied into the cache.
+    """Return a dataset after checking it against its sha256 digests. A dataset at a URL is first copied into the cache.
 
     If the copy is damaged, it is fetched once more. If that does not help, the message names the URL.
 
@@ -370,7 +371,7 @@ class _SplitAttributes:
 
 
 def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
-    """Return the record of training words. For a dataset of an older version, only the words of train are known."""
+    """Return the content of ``words.json``. If an older version wrote none, only the words of train are known."""
     record = path / WORDS
     if is_there(record):
         value = read_json(record, list[Any], remedy="remove it, or build the dataset again")

@@ -7,8 +7,7 @@ The share of 8-grams measures the containment of the sentence in the whole text 
 Resemblance and Containment of Documents).
 
 Only 64-bit hashes are kept: 8 bytes per word of dev and test. Two different strings have the same hash with probability
-2^-64.
-If a million sentences are compared with a million others, the expected number of false duplicates is about 5e-8.
+2^-64. If a million sentences are compared with a million others, the expected number of false duplicates is about 5e-8.
 """
 
 import re

@@ -1,11 +1,11 @@
 """Divide the training sentences into folds, so that a teacher can leave one fold out of its training.
 
 A teacher is overconfident on the sentences that it was trained on. If K teachers each leave out one of K folds, every
-sentence has a teacher that never saw it (cross-fitting; Chernozhukov et al. 2018, Double/debiased machine learning).
+sentence has a teacher that left it out (cross-fitting; Chernozhukov et al. 2018, Double/debiased machine learning).
 
-A document is never divided, because its sentences resemble each other. A sentence whose document is not known goes to
-the same fold as its exact duplicates. Duplicates in different documents may be in different folds: short sentences such
-as "Yes." are in most documents, so keeping all of them together would leave one large group.
+A document is never divided, because its sentences resemble each other. Sentences with the same text whose documents are
+not known go to the same fold. Duplicates in different documents may be in different folds: short sentences such as
+"Yes." are in most documents, so keeping all of them together would leave one large group.
 """
 
 import heapq

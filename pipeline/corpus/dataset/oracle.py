@@ -20,7 +20,7 @@ REDUCE: Final = 1
 FIRST_NT: Final = 2
 """NT(label) is ``FIRST_NT + label``."""
 MAX_LABELS: Final = 32_000
-"""The largest number of labels of a dataset, which stores actions in 16 bits. Treebanks have fewer than a hundred."""
+"""The largest number of labels of a dataset, which stores actions in 16 bits. Treebanks have at most a few hundred."""
 
 
 def check_num_labels(trees: str, num_labels: int) -> None:

@@ -26,8 +26,8 @@ from storage.ragged import Ragged
 
 _STORED_COLUMNS: Final = ("document_ids", "num_words", "num_bytes")
 _NO_LABEL: Final = -1
-"""The number that NT(X) gets if no kept sentence has the label X. So no kept sentence uses this number; if one did,
-``load_dataset`` would refuse the dataset."""
+"""The number of NT(X) for a label X that the dataset does not have. No kept sentence has such a label; if one did,
+``load_dataset`` would refuse the dataset, because the number is negative."""
 
 
 class SplitBuilder:
@@ -49,7 +49,7 @@ class SplitBuilder:
         }
 
     def count(self, block: BuiltBlock) -> None:
-        """Add the counts of a block that was read."""
+        """Add the counts of a block to those of the split. ``add`` adds its sentences."""
         self.counts.num_trees += block.counts.num_trees
         self.counts.num_kept += block.counts.num_kept
         self.counts.dropped.update(block.counts.dropped)
@@ -171,7 +171,8 @@ def _most_frequent(label_counts: Counter[str]) -> str | None:
 def _with_labels_mapped(block: BuiltBlock, unseen: Sequence[int], fallback: str, rows: NDArray[np.int64]) -> BuiltBlock:
     """Return a block in which ``fallback`` replaces unseen labels. ``rows`` are the sentences that have such labels.
 
-    As everywhere in a dataset, X directly over a single X becomes one X. So some of these sentences get fewer actions.
+    As everywhere in a dataset, a phrase X whose only child is a phrase X is merged with it. So some of these sentences
+    get fewer actions.
     """
     labels = (*block.labels, fallback)
     new = np.arange(FIRST_NT + len(labels), dtype=np.int16)

@@ -35,6 +35,7 @@ class StemFiles(NamedTuple):
     trees: Path
     texts: Path
     documents: Path | None
+    """STEM.docs, which names the document of each tree. None if the file does not exist."""
     runs: DocumentRuns | None
     """The content of the file ``documents``. None if the file does not exist."""
     parsed_by: str
@@ -73,8 +74,8 @@ def choose_sources(
     """Return the sources of each split, in the order train, dev, test.
 
     For ``shares``, the documents are visited in a random order. A document goes to the first split of ``shares`` that
-    has room for all its sentences, or else to train. So a split is never larger than its share, and it falls short of
-    its share by less than one document.
+    has room for all its sentences, or else to train. So a split is never larger than its share, rounded to whole trees,
+    and it falls short of its share by less than one document.
 
     Args:
         stems: STEMs by split. ``train`` is always among them.

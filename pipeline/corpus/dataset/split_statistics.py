@@ -1,9 +1,9 @@
 """Compute statistics of a split: lengths, tree heights, labels, branching, and the amount of text from each source.
 
-The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens. A control
-dataset, for example one with right-branching trees, is described with these trees and not with the trees of the
-treebank. numpy processes a few thousand sentences at a time. Entry i of a histogram counts the items of size i. Sizes
-above a limit are counted as the limit.
+The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens, except in the
+histogram ``words``. For a control dataset, for example one with right-branching trees, the statistics describe the
+trees of the control and not those of the treebank. They are computed for 20,000 sentences at a time. Entry i of a
+histogram counts the items of size i. Sizes above a limit are counted as the limit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +44,8 @@ def split_statistics(
         height of a sentence is the number of phrases above its deepest token, including TOP.
         For phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
         mean; and ``unary_share``, the share of phrases with a phrase as their only child.
-        ``sources``: the number of documents, sentences and tokens of each source, and its licences. The largest source
-        comes first.
+        ``sources``: the number of documents, sentences and tokens of each source, and its licences. The source with the
+        most tokens comes first. After the first ``MAX_SOURCES``, all others are summed in one entry.
     """
     lengths, action_offsets = np.diff(arrays["offsets"]), arrays["action_offsets"]
     heights = [np.zeros(0, np.int64)]

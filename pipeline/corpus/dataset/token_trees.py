@@ -6,8 +6,7 @@ if the phrase covers every word that the token touches. So the tokens of a phras
 searches find the first and the last token. The tokens of a word become siblings; the tree has no node for the word.
 
 ``build-dataset`` stores the trees over tokens as actions. ``evaluate parses`` reads gold trees with this module and
-compares predicted trees with them. If decoding does not restore the text of a sentence, the sentence is dropped and
-counted.
+compares predicted trees with them. Both drop and count sentences whose text decoding does not restore.
 """
 
 import re
@@ -110,8 +109,9 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
     whole words, and ``align`` restores its tokens.
 
     Two kinds of edges cannot be written in brackets, so they move. An edge between tokens that share a character moves
-    in front of this character. If a space is a token of its own, a phrase that starts at the next word also
-    gets the space. After that, a phrase that covers only spaces is left out, and X over a single X becomes one X.
+    in front of this character. If a space is a token of its own, a phrase that starts at the next word also gets the
+    space. After that, a phrase that covers only spaces is left out, and a phrase X whose only child is a phrase X is
+    merged with it.
 
     Args:
         phrases: The phrases over tokens, in opening order. The first covers all tokens.

@@ -6,9 +6,9 @@ constituents. The tokenizer itself puts a space before the text, unless the text
 the same tokens at the start of a sentence and in the middle of one, and the texts "dog" and " dog" have the same ids.
 The file gives the same ids in any program that reads it (docs/decisions/0015).
 
-In other programs, the file decodes each token with its space, so the text of a sentence begins with a space. Here,
-``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it exactly.
-Files of older versions put a space before every text, and their decoder removes it. They are read as they are.
+Other programs that read the file decode each token with its space, so for them the text of a sentence begins with a
+space. Here, ``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it
+exactly. Files of older versions put a space before every text, and their decoder removes it. They are read as they are.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` uses the file's
 template for pairs of texts to record which entries serve as ``<bos>`` and ``<eos>``. The special tokens are entries of
@@ -36,7 +36,7 @@ from storage.fingerprints import Json, sha256_bytes, sha256_file
 from storage.json_files import read_bytes
 
 SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
-"""The entries with the ids 0, 1 and 2. The 256 bytes follow."""
+"""The entries with the ids 0, 1 and 2 in a file of ``train-tokenizer``. The entries of the 256 bytes follow."""
 MIN_VOCAB_SIZE: Final = len(SPECIAL_TOKENS) + 256
 SPLIT_PATTERN: Final = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
 TWO_LEADING_SPACES: Final = r"(?<![\s\S])  "
@@ -47,7 +47,7 @@ _LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 _BYTE_OF_LETTER = {letter: ord(letter) for letter in _LETTERS if ord(letter) < 256}
 _OTHERS = sorted({*range(256)} - {*_BYTE_OF_LETTER.values()})
 _BYTE_OF_LETTER |= dict(zip(_LETTERS[len(_BYTE_OF_LETTER) :], _OTHERS, strict=True))
-"""The byte for which each letter of a vocabulary's entries stands."""
+"""Letter in the entries of a byte-level vocabulary → the byte that it stands for."""
 _PROBE = "Don't (ever) pay $5.00, naïve “friend” \U0001f600 <eos>!"
 
 
@@ -55,6 +55,7 @@ class Tokenizer:
     """A byte-level BPE that adds neither ``<bos>`` nor ``<eos>``.
 
     ``decode(encode(text)) == text`` for any normalised text, and for any other text that does not begin with a space.
+    The exceptions are texts with some of the added tokens that ``adopted_tokenizer`` keeps (``added_ids``).
     """
 
     def __init__(self, data: bytes, *, where: str = "tokenizer") -> None:
@@ -65,8 +66,8 @@ class Tokenizer:
             where: The name of the file, for errors.
 
         Raises:
-            InputError: If the file is not a tokenizer, its special tokens are not known, or it is not reversible. Files
-                of ``train-tokenizer`` and ``adopt-tokenizer`` pass these checks.
+            InputError: If the file is not a tokenizer, does not say which entries are special, or is not reversible.
+                Files of ``train-tokenizer`` and ``adopt-tokenizer`` pass these checks.
         """
         try:
             self._inner: Any = tokenizers.Tokenizer.from_str(data.decode())
@@ -313,7 +314,8 @@ def train_tokenizer(
     ``OUT.words.json`` records the files and the numbers of words that the tokenizer was trained on.
 
     Args:
-        texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line. Blank lines are ignored.
+        texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line, or JSON lines or tables. Blank lines
+            are ignored.
         out: The ``tokenizer.json`` to write.
         vocab_size: Largest number of entries.
         column: The field of JSON lines or the column of a table that holds the text, as for ``read_running_text``.

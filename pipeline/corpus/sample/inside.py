@@ -9,12 +9,12 @@ rest of the original rule and expand with probability 1. With U as the matrix of
 folded into the binary and lexical rules by U* = I + U + U^2 + ... A grammar with a chain that returns to its first
 symbol is refused, so this sum has finitely many terms.
 
-Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of items (position,
-symbol, value). Two lists are joined: an item of the first list with each item of the second list that begins where the
-first item ends. One numpy call does this for all sentences of a batch. So the time depends on the number of joined
-items and not on the size of the grammar. The price is index arithmetic. The values of each word are divided by the
-largest of these values, and the log of this divisor is added at the end, so long sentences do not underflow. Trees are
-not recovered.
+Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of items (first
+position, symbol, value). Two lists are joined: an item of the first list with each item of the second list that begins
+where the first item ends. One numpy call does this for all sentences of a batch. So the time depends on the number of
+joined items and not on the size of the grammar. The price is index arithmetic. The values of each word are divided by
+the largest of these values, and the log of this divisor is added at the end, so long sentences do not underflow. Trees
+are not recovered.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,8 @@ from pipeline.corpus.sample.pcfg import Grammar
 from storage.ragged import concatenated_ranges
 
 BATCH_POSITIONS = 8192
-"""Words per batch. The items of all widths of a batch are in memory at the same time."""
+"""Largest number of words per batch, with one more for each sentence; a longer sentence is a batch of its own. The
+items of all widths of a batch are in memory at the same time."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -88,7 +89,7 @@ class Items:
     """``[num_positions + 1]``: index of the first item at each position."""
 
     def select(self, mask: NDArray[np.bool_]) -> "Items":
-        """Return some of the items."""
+        """Return the items where ``mask`` is true."""
         return _items(self.positions[mask], self.symbols[mask], self.values[mask], len(self.first) - 1)
 
 

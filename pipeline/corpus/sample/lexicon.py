@@ -2,9 +2,9 @@
 
 Every list is ordered from frequent to rare. The word at rank r (from 0) has weight 1 / (r + 2): Zipf's law with
 Mandelbrot's shift. Words are terminals of the grammar: they are inflected, spelt as in the middle of a sentence, and
-have no spaces. Regular forms are computed, and irregular forms are listed. There are homographs on purpose
-(``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is singular or plural, ``helped`` is a past
-form or a participle). The exact probability of a sentence sums over all readings of its words.
+have no spaces. Functions of this module compute regular forms, and the lists spell out irregular forms. There are
+homographs on purpose (``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is singular or plural,
+``helped`` is a past form or a participle). The exact probability of a sentence sums over all readings of its words.
 
 The words obey two constraints. First, no two words differ only in the case of their first letter (there is no name
 ``Rose`` and no month ``May``). So no information is lost when the first word of a sentence is capitalised. ``Grammar``

@@ -2,9 +2,9 @@
 
 The grammar has a derivation for the good sentence of a pair, but not for the bad sentence, which differs in one word. A
 template is a line of grammar symbols. Each symbol is expanded by sampling from the grammar. The symbol marked ``*``
-yields the critical word. The bad sentence has another word in its place. A pair is kept only if the exact probabilities
-are p(good) > 0 and p(bad) = 0. For example, *the teacher helped himself* and *the teacher helped herself* are both
-possible, so this pair is dropped. A pair is also dropped if it is not new, or if one of its sentences is in ``avoid``.
+yields the critical word. The bad sentence has another word in its place. `sample_pairs` keeps a pair only if the exact
+probabilities are p(good) > 0 and p(bad) = 0. For example, *the teacher helped himself* and *the teacher helped herself*
+are both possible, so it drops this pair. It also drops a pair that it has already, or with a sentence in ``avoid``.
 
 Agreement paradigms have as many singular as plural templates, so a model gains nothing by always preferring one form.
 The exception is ``agreement_with_coordinated_subject``, which is always plural.
@@ -201,7 +201,7 @@ def sample_pairs(
         avoid: Texts that must not occur as a sentence of a pair, such as the training texts of a model.
 
     Raises:
-        ValueError: If the templates yield fewer pairs.
+        ValueError: If the templates yield fewer than ``num_pairs`` distinct pairs.
     """
     uniform = np.random.default_rng(seed).random
     instances = [list(assignments(variables_of(template), DOMAINS)) for template in paradigm.templates]

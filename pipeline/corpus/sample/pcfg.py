@@ -1,10 +1,10 @@
 """Read a probabilistic context-free grammar from rules with features, and sample derivations from it.
 
 A sentence is sampled by expanding symbols, beginning with the start symbol, until only words are left. No derivation is
-cut off or rejected, so a string has exactly the probability that ``inside`` computes. The matrix of expected children
-says how often each symbol is expected among the children of each symbol. If its spectral radius is below 1, sampling
-ends with probability 1, and the expected length of a sentence is finite (Booth and Thompson 1973). ``Grammar`` checks
-this, and drops symbols that the start symbol cannot reach.
+cut off or rejected, so a string has exactly the probability that ``inside`` computes. Entry (A, B) of the matrix of
+expected children is the mean number of children B of a symbol A. If its spectral radius is below 1, sampling ends with
+probability 1, and the expected length of a sentence is finite (Booth and Thompson 1973). ``Grammar`` checks this, and
+drops symbols that the start symbol cannot reach.
 
 Different terminal strings have different texts, so p(text) = p(terminal string). ``text_of_words`` only attaches
 punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar`` checks the two properties that

@@ -158,7 +158,8 @@ def write_sample_corpus(
     Raises:
         ConfigError: If a number is out of range.
         InputError: If ``out`` is not a folder.
-        StoreError: If a file cannot be written. Then the files of an earlier run are unchanged.
+        StoreError: If a file cannot be written. Then the files of an earlier run are unchanged, or ``entropy.json`` is
+            missing.
     """
     problems = []
     if num_sentences < 1:

@@ -1,10 +1,11 @@
 """Define the rules of each source of BabyLM, 2023 and 2024/25: the text of a line, its speaker, where documents begin.
 
-A rule removes only what the file format added: tags, codes, entities, spaces before punctuation marks. Rules do not
-change case and do not judge a sentence by its contents. They correct only one misread letter: an *l* that should be
-*I*. A line without language is dropped with a reason, and each change by a rule is counted under its reason.
-Successive lines of a file may come from different places of the original, because the releases were sampled in blocks
-of some thousand lines, and nothing marks where a block begins.
+A source is a corpus of BabyLM, such as CHILDES, or one of two forms of other text, ``plain`` and ``sentences``. Rules
+remove what a file format or an editor added: tags, codes, entities, remarks, notes, spaces before punctuation marks.
+Rules do not change case and do not judge a sentence by its contents. They correct only one misread letter: an *l* that
+should be *I*. Rules drop a line without language. They note a reason for this and for each change, and ``cleaning``
+counts them. Successive lines of a file may come from different places of the original, because the releases were
+sampled in blocks of some thousand lines, and nothing marks where a block begins.
 """
 
 import html
@@ -30,6 +31,7 @@ class Source:
     is_prose: bool = False
     """Whether a line can hold several sentences."""
     has_speakers: bool = False
+    """Whether lines name their speakers."""
     may_be_wrapped: bool = False
     """Whether some releases have hard-wrapped lines, with a blank line between paragraphs."""
     has_notes: bool = False
@@ -138,7 +140,7 @@ _NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\
 
 
 def _as_said(correction: re.Match[str]) -> str:
-    """Return nothing if the line has the word already, and else the word as it was said."""
+    """Return "" if the word also occurs earlier in the line, and else the word as it was said."""
     is_again = re.search(rf"\b{re.escape(correction[1])}\b", correction.string[: correction.start()], re.IGNORECASE)
     return "" if is_again else correction[1] + correction[2]
 
@@ -201,7 +203,7 @@ _BOLD = re.compile(r"(?<![\w=])=([^=]+)=(?![\w=])")
 
 
 def open_note(text: str) -> str:
-    """Return why a note or caption whose bracket stays open is left out; "" if no bracket stays open."""
+    """Return the reason to drop the note or caption whose bracket is still open at the end; "" if there is none."""
     for pattern, reason in (_ILLUSTRATION, "illustration"), (_NOTE, "note in brackets"):
         if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
             return reason

@@ -2,8 +2,8 @@
 
 Every line of the input is counted as text, blank, header or dropped. A source is a kind of text with rules of its own,
 such as one part of BabyLM. Changes that these rules make are counted by reason, and examples of changes and dropped
-lines are written for people to read. Lines are read one at a time. Memory grows only with the number of documents,
-because all document names are kept to make new names different.
+lines are written for people to read. Memory grows only with the number of documents and speakers: all their names are
+kept, to make new names of documents different and to count speakers.
 """
 
 import logging
@@ -45,9 +45,10 @@ MAX_WORD_CHARS = 200
 HEAD_LINES = 2000
 """Lines at the beginning of a file that show whether the file is hard-wrapped."""
 MAX_WRAPPED_LINES = 1000
-"""Lines of the longest hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this size."""
+"""Largest number of lines of a hard-wrapped paragraph. A longer one is not prose, and is read in pieces of this
+size."""
 MAX_NOTE_LINES = 20
-"""Lines of the longest note or caption in brackets."""
+"""Largest number of lines that follow the first line of a note or caption in brackets."""
 OVERLONG_LINE = f"a line of over {MAX_LINE_BYTES >> 20} MiB"
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
 

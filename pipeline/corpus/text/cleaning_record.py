@@ -74,7 +74,7 @@ class CleaningRecord:
         self._samples: defaultdict[tuple[str, str, str], _Sample] = defaultdict(_Sample)
 
     def begin(self, path: Path, source: str) -> None:
-        """Begin a file. Everything after this call is counted for its source."""
+        """Begin a file of a source. The calls of other methods that follow count for this source."""
         self._path, self._source, self._document = path, source, ""
         self._counts = self.by_source.setdefault(source, _Counts())
 
@@ -83,7 +83,7 @@ class CleaningRecord:
         self._counts.lines[kind] += 1
 
     def dropped(self, reason: str, line: Line) -> None:
-        """Count a line that is left out."""
+        """Count a line that is dropped, by reason."""
         self.line("dropped")
         self._counts.dropped[reason] += 1
         self._sample("dropped", reason, line, "")

@@ -37,8 +37,9 @@ class ImportConfig:
     """How ``import-trees`` reads treebanks."""
 
     text: tuple[Path, ...] = ()
-    """Raw text of a source, one sentence per line. Give one for each source, or none; for a folder of trees, give a
-    folder of texts. Without texts, the text is rebuilt from the words of the trees; see --joiner."""
+    """Raw text of one of the SOURCES, one sentence per line. Give --text once for each of them, or not at all; for a
+    folder of trees, give a folder of texts. Without texts, the text is rebuilt from the words of the trees; see
+    --joiner."""
     joiner: Joiner = "english"
     """How to rebuild the text of trees without --text. english: by rules of English. space: join the words with single
     spaces. none: join the words without spaces, as in Chinese and Japanese."""
@@ -54,12 +55,12 @@ class ImportConfig:
     split: str = ""
     """Import only the documents below this heading of the --split-list, for example dev."""
     documents: tuple[Path, ...] = ()
-    """File with the document name of each tree, one per line. Give one for each source, or none."""
+    """File with the document name of each tree, one per line. Give --documents once for each of the SOURCES, or not at
+    all."""
     document_table: Path | None = None
     """Table (TSV) with the columns document, source and licence, and one row per document."""
     source_name: str = ""
-    """The source to record for all documents, that is, where they come from. Replaces what the folder or the table
-    says."""
+    """Where all documents come from, to record as their source. Replaces what the folder or the table says."""
     licence: str = ""
     """Licence of all documents, in place of the licences of the table."""
     on_error: OnError = "stop"

@@ -1,4 +1,4 @@
-"""Read and write the files next to a text: the document of each sentence, and the source of each document.
+"""Read and write the files next to a text STEM.txt: the document of each sentence, and the source of each document.
 
     STEM.docs             one line per sentence: the name of its document; successive equal lines are one document
     STEM.documents.tsv    one row per document, in the order of STEM.docs: document, source, licence; no quoting

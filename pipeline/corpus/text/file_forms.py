@@ -1,9 +1,9 @@
 """Recognise files that are not running text, and read the text inside JSON lines and tables.
 
 People keep text as JSON lines, CSV and TSV, often next to trees, HTML and XML. If these files were read as running
-text, they would become sentences. Only the beginning of a file is examined, so a large file costs no more.
-The rules are meant never to take real text for anything else. So a table without a header, and with commas and spaces
-as in prose, may pass as text.
+text, they would become sentences. Only the beginning of a file is examined, so a large file costs no more than a small
+one. The rules are meant never to take real text for anything else. So a table without a header, and with commas and
+spaces as in prose, may pass as text.
 """
 
 import csv

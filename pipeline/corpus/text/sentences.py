@@ -3,15 +3,16 @@
 A sentence ends with a full stop, question mark, exclamation mark or ellipsis, together with the closing quotes and
 brackets that follow it. White space must come next, and then a word that can begin a sentence. There are exceptions: no
 sentence ends after certain abbreviations and initials, inside brackets, or before a verb of saying. Sentences inside a
-quotation are split, as in treebanks. A text without capitals or full stops is not split at all. This module does not
-handle line ends. ``python -m benchmarks.splitting`` measures how often the rules agree with people.
+quotation are split, as in treebanks. A paragraph is not cut before a small letter (except that of words such as
+"iPhone"), so a text without capitals is hardly ever split. This module does not handle line ends. ``python -m
+benchmarks.splitting`` measures how often the rules agree with people.
 """
 
 import re
 
 MAX_WORDS = 400
-"""Words of the longest sentence that is not cut. A parser reads at most 510 words. To a parser, punctuation marks are
-words as well."""
+"""Largest number of words of a sentence that ``split_long`` does not cut. A parser reads at most 510 words, and to a
+parser punctuation marks are words as well."""
 
 _OPENING = "\"'\u201c\u2018\u00ab([{\u2014\u2013*\u2022-"
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]}"
@@ -24,7 +25,8 @@ _BRACKET = re.compile(r"[()\[\]]")
 _FIRST_WORD = re.compile(rf"[{re.escape(_OPENING)}\s]*([^\W_]+(?:['\u2019]\w+)?)?")
 _PAIRS = {")": "(", "]": "["}
 MAX_BRACKETED = 600
-"""Characters of the longest text in brackets. A bracket that does not close within them is ignored as a mistake."""
+"""Largest number of characters between two brackets. A bracket that does not close within them is ignored as a
+mistake."""
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -35,7 +37,7 @@ _ALWAYS = _words(
     """mr mrs ms mx messrs mme mlle dr drs prof rev revd hon gen col capt cpt lt lieut sgt maj cmdr adm gov pres sen rep
     supt insp st mt ft v vv vs viz assoc ext chr cf e.g i.e eg ie ca approx esp incl resp al.e"""
 )
-"""Abbreviations that never end a sentence."""
+"""Abbreviations after which a full stop does not end a sentence, unless a double quote follows it."""
 _BEFORE_NUMBERS = _words(
     """no nos fig figs p pp vol vols ch chap sec sect eq eqs art par para app tab ref refs op ed eds n nn b d c
     lib bk ex ser supp suppl"""

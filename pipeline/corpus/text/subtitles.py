@@ -1,8 +1,8 @@
 """Clean subtitles: credits, tags, marks of music, descriptions of sounds, names of speakers, and the dashes of turns.
 
-Descriptions in square brackets are always removed. Speech can also be in round brackets. So text in round brackets is
-removed only if it is in capitals, names a sound, or is the whole line. A speaker's name comes before a colon. The name
-is in capitals, or is a role such as Narrator.
+Text in square brackets is a description, and is removed if it has two letters in a row. Round brackets can also hold
+speech. So text in round brackets is removed only if it is in capitals, names a sound, or is the whole line. A speaker's
+name comes before a colon. The name is in capitals, or is a role such as Narrator.
 """
 
 import re

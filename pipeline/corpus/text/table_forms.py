@@ -1,8 +1,9 @@
 """Recognise tables: rows of cells with tabs, commas, semicolons or vertical bars between them, as CSV and TSV have.
 
 Prose has commas too. A table with commas or semicolons is recognised by rows of equal length without spaces next to the
-delimiters, together with a header or a column of numbers. A table with tabs needs only rows of equal length. But lines
-that have an indent or a speaker before the tab are text.
+delimiters, together with a header or a column of numbers; with such spaces, it needs both. For a table with tabs or
+vertical bars, three rows of equal length are enough. But lines that have an indent or a speaker before the tab are
+text. Any file that is named .csv or .tsv is a table.
 """
 
 import csv
@@ -54,7 +55,7 @@ def as_cell(text: str) -> str:
 
 
 def text_of_cell(cell: str) -> str:
-    """Return the text that ``as_cell`` wrote."""
+    """Return the text from which ``as_cell`` made a cell."""
     return cell[1:] if cell.startswith("'") and _is_taken_for_formula(cell[1:]) else cell
 
 

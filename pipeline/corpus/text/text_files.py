@@ -1,8 +1,8 @@
 """Normalise text, and read text files line by line with the position of every fault.
 
 Text is normalised once, when it is read. Teacher, student, trees and evaluation all see the string that
-``normalise_text`` returns. Normalisation changes only white space, invisible characters and the Unicode form.
-Everything else stays as it was written: case, quotes, dashes and spelling.
+``normalise_text`` returns. Normalisation changes only white space, invisible characters, lone surrogates and the
+Unicode form. Everything else stays as it was written: case, quotes, dashes and spelling.
 """
 
 import gzip
@@ -61,10 +61,11 @@ def escape_brackets(word: str) -> str:
 
 
 MAX_LINE_BYTES: Final = 1 << 24
-"""16 MiB, including the line end. No sentence, paragraph or tree is as long; even a whole novel is shorter. Even a
-longer line takes at most twice this amount of memory to read."""
+"""Largest size of a line that is read: 16 MiB, including the line end. No sentence, paragraph or tree is as long; even
+a whole novel is shorter. Even a longer line takes at most twice this amount of memory to read."""
 MAX_SKIPPED_BYTES: Final = 1 << 29
-"""512 MiB. A longer line is always an error. A gzip file of a few MB can hold one line of many GB."""
+"""Largest size of a line that can be skipped: 512 MiB. A longer line is an error even with "skip". A gzip file of a few
+MB can hold one line of many GB."""
 
 
 class Line(NamedTuple):

@@ -8,9 +8,9 @@ records of everything that the run was made from. These files hold the records:
     PARSER.json             the description of a parser, written by train-parser
     STEM.parse.json         the texts that were parsed, and the parser's record
     STEM.sample.json        the record of the teacher from which text was drawn
-    DATASET/words.json      all of these, and the training split
+    DATASET/words.json      the records of the tokenizer, and of the parser or teacher of the trees; the training split
     DUMP.history.jsonl      the records of the teachers
-    RUN/run.json            everything
+    RUN/run.json            the records of everything that the run was made from
 
 Nothing is guessed. If a record is missing, the number of words is not known, and the total says so. Text is recognised
 by the sha256 of its files, and each text counts once. If two models read different parts of a file, the whole file
@@ -114,7 +114,7 @@ def budget(texts: Sequence[TrainingText]) -> WordBudget:
 
 
 def record_of_file(path: Path, of: str) -> TrainingText:
-    """Return the record of something that was trained on a whole text file, plain or gzipped."""
+    """Return a whole text file, plain or gzipped, as the training text of ``of``."""
     digest, num_words = sha256_file(path), count_words(path)
     return TrainingText(of=of, name=path.name, num_words=num_words, part=digest, files={digest: num_words})
 
@@ -145,14 +145,14 @@ def read_record(path: Path, suffix: str, *, of: str, sha256: str) -> list[Traini
 
 
 def not_known(of: str, name: str, *, sha256: str = "", note: str = "") -> TrainingText:
-    """Return the record of something whose training words are not known."""
+    """Return a training text whose number of words is not known."""
     return TrainingText(
         of=of, name=name, num_words=None, part=sha256, files={sha256: None} if sha256 else {}, note=note
     )
 
 
 def parser_not_known(model: str, *, sha256: str) -> TrainingText:
-    """Return the record of a parser without a record of its own, with what is published about benepar's models."""
+    """Return the training text of a parser without a record, with what is published about benepar's models."""
     note = ""
     if (encoder := PUBLISHED_PARSERS.get(model)) is not None:
         note = (
@@ -186,7 +186,7 @@ def renamed(texts: Iterable[TrainingText], of: str) -> list[TrainingText]:
 
 
 def budget_for_people(texts: Sequence[TrainingText]) -> dict[str, str]:
-    """Return a record and its sum in words, for the screen and the model card."""
+    """Return the words of each text of a record and their sum, as text for the screen and the model card."""
     lines: dict[str, str] = {}
     for text in texts:
         count = "not known" if text.num_words is None else f"{text.num_words:,}"

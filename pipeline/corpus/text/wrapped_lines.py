@@ -9,14 +9,14 @@ from itertools import pairwise
 from typing import Final
 
 WRAPPED_CHARS: Final = 100
-"""Longest line of a hard-wrapped file in characters. One line in a hundred may be longer."""
+"""Number of characters that at most one line in a hundred of a hard-wrapped file exceeds."""
 MIN_WRAPPED: Final = 0.4
-"""Smallest ``wrapped_share`` of hard-wrapped text. Prose of many kinds, wrapped at 50 to 100 characters, has 0.77 to
-0.95. Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has nearly 0."""
+"""Share of cut lines from which text counts as hard-wrapped. Prose of many kinds, wrapped at 50 to 100 characters, has
+0.77 to 0.95. Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has nearly 0."""
 MIN_LINES: Final = 3
 """Smallest number of lines cut inside a sentence in hard-wrapped text."""
 _MIN_WIDTH: Final = 35
-"""Width of the narrowest hard-wrapped text."""
+"""Smallest width, in characters, that hard-wrapped text is assumed to have."""
 _SLACK: Final = 5
 """A line may end this many characters early, although the next word would have fitted. Some programs even the lines
 out."""

@@ -11,8 +11,8 @@ multisets has the smaller count of each element.
     unlabelled F1    2 Σ|G°_m ∩ P°_m| / (Σ|G_m| + Σ|P_m|)
     exact match      (number of sentences with G_m = P_m) / M              G°_m = P°_m for trees without labels
 
-The sentence F1 is the figure of unsupervised parsing, as Kim et al. (2019, URNNG) compute it. Let g_m and p_m be the
-*sets* of spans of two tokens or more, without the span of the whole sentence.
+The sentence F1 is the usual metric of unsupervised parsing, as Kim et al. (2019, URNNG) compute it. Let g_m and p_m be
+the *sets* of spans of two tokens or more, without the span of the whole sentence.
 
     sentence F1      mean over sentences of two tokens or more of  2 |g_m ∩ p_m| / (|g_m| + |p_m|)
 
@@ -21,13 +21,13 @@ one token are left out. ``num_without_spans`` counts the sentences where g_m is 
 
 A sentence without a parse has no predicted bracket. It lowers recall, is not an exact match, and its sentence F1 is 0.
 
-These are not the usual figures of the Penn Treebank, which EVALB computes with COLLINS.prm; ``evalb`` has those. EVALB
+These are not the usual metrics of the Penn Treebank, which EVALB computes with COLLINS.prm; ``evalb`` has those. EVALB
 removes words tagged as punctuation (comma, colon, quotes, full stop) before it counts spans. It lets ADVP match PRT,
 counts over words, and leaves out sentences that it cannot read. Here nothing is removed, a label matches only itself,
 and all sentences count. The spans here are over tokens in place of words. The number of gold brackets stays the same,
 but a predicted bracket can end inside a word.
 
-Do not compare the figures for two treebanks, for annotated trees and a parser's trees, or for labelled and binary
+Do not compare the values for two treebanks, for annotated trees and a parser's trees, or for labelled and binary
 trees. The annotation decides how many brackets a sentence has, and so how easy they are to predict. For example, a
 binary tree over n tokens has n - 1 brackets.
 """
@@ -49,7 +49,7 @@ DEFINITIONS: Final = {
     "sentence_f1": "total_sentence_f1 / num_longer: mean over sentences of 2 tokens or more of the F1 of sets of "
     "spans, widths 1 and n left out; 1 where neither tree has such a span (Kim et al. 2019)",
 }
-"""Definition of each derived figure, written next to its value in the JSON."""
+"""Definition of each derived metric, written next to its value in the JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,22 +79,22 @@ class ParseFigure:
 
     @property
     def precision(self) -> float | None:
-        """None if there are no labels or no predicted bracket."""
+        """``num_matched / num_predicted``; None if there are no labels or no predicted bracket."""
         return _share(self.num_matched, self.num_predicted)
 
     @property
     def recall(self) -> float | None:
-        """None if there are no labels or the treebank has no bracket."""
+        """``num_matched / num_gold``; None if there are no labels or the treebank has no bracket."""
         return _share(self.num_matched, self.num_gold)
 
     @property
     def f1(self) -> float | None:
-        """None if there are no labels or no bracket."""
+        """The F1 of labelled brackets; None if there are no labels or no bracket."""
         return None if self.num_matched is None else _share(2 * self.num_matched, self.num_gold + self.num_predicted)
 
     @property
     def unlabelled_f1(self) -> float | None:
-        """None if there is no bracket."""
+        """The F1 of brackets without their labels; None if there is no bracket."""
         return _share(2 * self.num_matched_spans, self.num_gold + self.num_predicted)
 
     @property
@@ -104,11 +104,11 @@ class ParseFigure:
 
     @property
     def sentence_f1(self) -> float | None:
-        """None if all sentences have one token."""
+        """The mean F1 of sentences; None if all sentences have one token."""
         return _share(self.total_sentence_f1, self.num_longer)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sums, and each derived figure with its definition. An undefined figure is null."""
+        """Return the sums, and each derived metric with its definition. An undefined value is null."""
         return asdict(self) | {name: {"value": getattr(self, name), "is": text} for name, text in DEFINITIONS.items()}
 
 

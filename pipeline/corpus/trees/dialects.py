@@ -1,8 +1,9 @@
 """Recognise the dialect of a file of trees, and keep only the words of its trees that were written or said.
 
-A dialect is recognised by what the first trees of a file contain. That of ``.psd`` files is also recognised by name.
-docs/treebanks.md lists the dialects. What a tree has besides its words is left out, and each kind is counted. If a file
-has leaves that are not words, and their form is not one of these dialects, the file is refused.
+A dialect is recognised by what the first trees of a file contain. For the historical corpora, the suffix ``.psd`` of
+the file is evidence too. docs/treebanks.md lists the dialects. This module leaves out what a tree has besides its
+words, and notes each kind, which the reader counts. If a file has leaves that are not words, in a form of no known
+dialect, it refuses the file.
 """
 
 import re
@@ -130,7 +131,7 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
 
 
 def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
-    """Return a tree with its words only. What is left out or changed is named in ``left_out``."""
+    """Return a tree with its words only. Its field ``left_out`` names what was left out or changed."""
     if raw.text is None:
         return raw
     reasons: dict[str, None] = {}
@@ -144,7 +145,7 @@ def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
 
 
 def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
-    """Return a tree, read by the rules of its dialect. What is left out is added to ``reasons``.
+    """Return a tree, read by the rules of its dialect, and add what it leaves out to ``reasons``.
 
     Raises:
         MalformedTreeError: If the text is not a tree, or the tree has no words.

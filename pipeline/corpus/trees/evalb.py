@@ -1,4 +1,4 @@
-r"""Compare predicted trees with a treebank as EVALB does with ``COLLINS.prm``, for figures like the published ones.
+r"""Score predicted trees against a treebank as EVALB does with ``COLLINS.prm``, to compare with published scores.
 
 EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/). Let a sentence have words w_1 … w_n.
 
@@ -15,7 +15,7 @@ EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/)
     average crossing   Σ (number of predicted brackets that cross a gold bracket) / M
     no crossing        (number of sentences without such a predicted bracket) / M
 
-There is a second set of these figures for sentences of at most 40 words, punctuation included.
+All metrics are computed twice: over all sentences, and over those of at most 40 words, punctuation included.
 
 Two brackets cross if they have a word in common and each has a word that the other lacks. EVALB reads the tags of both
 trees. Here the tags of the treebank decide which words are deleted, as in EVALB when a parser is given these tags. A
@@ -38,7 +38,7 @@ DELETED: Final = frozenset({ROOT, TRACE_TAG, ",", ":", "``", "''", "."})
 EQUAL: Final = {"PRT": "ADVP"}
 """Label → the label that it counts as."""
 CUT_OFF: Final = 40
-"""Number of words of the longest sentence in the second set of figures."""
+"""Number of words of the longest sentence that counts in the second set of metrics."""
 DEFINITIONS: Final = {
     "precision": "num_matched / num_predicted",
     "recall": "num_matched / num_gold",
@@ -65,7 +65,7 @@ class GoldAndPredicted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalbFigure:
-    """The figures of EVALB. All but ``num_sentences`` are sums over the sentences that are not skipped."""
+    """The counts of EVALB, with its metrics as properties. All but ``num_sentences`` leave out skipped sentences."""
 
     num_sentences: int = 0
     """Sentences, also those that are skipped."""
@@ -83,41 +83,41 @@ class EvalbFigure:
 
     @property
     def precision(self) -> float | None:
-        """None if there is no predicted bracket."""
+        """``num_matched / num_predicted``; None if there is no predicted bracket."""
         return _share(self.num_matched, self.num_predicted)
 
     @property
     def recall(self) -> float | None:
-        """None if there is no gold bracket."""
+        """``num_matched / num_gold``; None if there is no gold bracket."""
         return _share(self.num_matched, self.num_gold)
 
     @property
     def f1(self) -> float | None:
-        """None if there is no bracket."""
+        """The harmonic mean of precision and recall; None if there is no bracket."""
         return _share(2 * self.num_matched, self.num_gold + self.num_predicted)
 
     @property
     def complete_match(self) -> float | None:
-        """None if all sentences are skipped."""
+        """``num_complete / num_valid``; None if all sentences are skipped."""
         return _share(self.num_complete, self.num_valid)
 
     @property
     def average_crossing(self) -> float | None:
-        """None if all sentences are skipped."""
+        """``num_crossing / num_valid``; None if all sentences are skipped."""
         return _share(self.num_crossing, self.num_valid)
 
     @property
     def no_crossing(self) -> float | None:
-        """None if all sentences are skipped."""
+        """``num_without_crossing / num_valid``; None if all sentences are skipped."""
         return _share(self.num_without_crossing, self.num_valid)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sums, and each derived figure with its definition. An undefined figure is null."""
+        """Return the counts, and each metric with its definition. An undefined value is null."""
         return asdict(self) | {name: {"value": getattr(self, name), "is": text} for name, text in DEFINITIONS.items()}
 
 
 def score_by_evalb(sentences: Iterable[GoldAndPredicted]) -> tuple[EvalbFigure, EvalbFigure]:
-    """Return the figures of all sentences, and those of the sentences of at most 40 words."""
+    """Return the counts over all sentences, and those over the sentences of at most 40 words."""
     of_all = up_to_cut_off = EvalbFigure()
     for sentence in sentences:
         figure = _of_sentence(sentence)

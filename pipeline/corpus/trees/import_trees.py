@@ -1,7 +1,7 @@
 """Import bracketed treebanks, with or without raw text, as OUT.mrg and OUT.txt. Line n of both is the same sentence.
 
 A source is a file of trees or a folder of such files. First, this module finds all tree files of the sources, and the
-text of each if there is a text. A tree file from a folder is one document. For a tree file that is a source itself,
+text of each if ``--text`` is given. A tree file from a folder is one document. For a tree file that is a source itself,
 another file may give the document name of each tree.
 """
 

@@ -2,8 +2,8 @@
 
 Words are matched by their characters. White space in words and text is ignored. Treebanks write some characters in
 their own way: ``-LRB-`` for a bracket, also inside a word; `` `` `` and ``''`` for quotes; ``--`` for a dash. They also
-contain markup that was never in the text (``<disfluency>``), which is skipped. The text is never changed to fit the
-tree.
+contain markup that was never in the text (``<disfluency>``); this module skips such markup. The text is never changed
+to fit the tree.
 """
 
 import re
@@ -57,9 +57,9 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
 
 
 def match_beginning(tree: Tree, text: str) -> int | None:
-    """Return how many characters at the beginning of a normalised text are the words of a tree; None if others are.
+    """Return how many characters at the beginning of a normalised text are the words of a tree.
 
-    The beginning ends at a space or at the end of the text.
+    A space or the end of the text must follow them. If the text begins with other words, return None.
     """
     ends = [end for end in _all_ends(tree, text) if text[end : end + 1] in {"", " "}]
     return max(ends, default=None)

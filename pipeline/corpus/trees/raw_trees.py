@@ -1,11 +1,12 @@
-"""Cut a file into trees by counting brackets. Nothing is parsed yet, and no file is ever in memory as a whole.
+"""Cut a file into trees by counting brackets. Nothing is parsed yet. Memory does not grow with the file.
 
 A tree ends where its brackets close. So there may be several trees on one line, and a tree may go over several lines,
 whatever their indentation. If a tree stays open, the next bracket at the left margin begins the next tree. If brackets
 close too early, everything up to the next beginning of a tree is one broken piece. So no part of a broken tree becomes
 a tree.
 
-Lines that belong to a file and not to its trees (a licence, SGML tags, comments) are left out and counted.
+Some lines belong to a file but not to its trees: a licence, SGML tags, comments. This module leaves them out, and names
+their kinds in the next tree, so that readers can count them.
 """
 
 import re
@@ -112,7 +113,7 @@ class _Shape:
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str) -> bool:
-        """Return whether a line begins a tree if all brackets before it are closed. ``first`` begins the block.
+        """Return whether a line after closed brackets begins a tree. ``first`` is the first line of its block (`_cut`).
 
         If a tree ended too early, its remaining lines must not be taken for trees. If the trees have a root with a
         name, or the file has no indentation, only the label tells these lines from the beginning of a tree.

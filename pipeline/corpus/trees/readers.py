@@ -1,8 +1,10 @@
 """Read a file of trees and a file of text with the same sentences; pair each tree with its text and normalise both.
 
 If a treebank has no text, the text is rebuilt from the words. An error names the first line of a broken tree. A broken
-tree does not affect other trees, so trees and text stay aligned. Files are read once. If the text has blank lines, a
-second pass counts trees and lines. No file is ever in memory as a whole.
+tree keeps its place in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next
+ones, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
+lines: then another pass counts trees and lines. Memory does not grow with the size of the files, except that
+``RunningText`` reads a text as a whole.
 """
 
 import re
@@ -119,8 +121,9 @@ def read_sentences(
 ) -> Iterator[Sentence]:
     """Yield the sentences of a treebank and its raw text, normalised. ``counts`` is updated.
 
-    A tree is dropped and counted if it has no words, or if its words are not the words of its line of text. If
-    ``on_error`` is "skip", pieces that are not trees and lines that are not UTF-8 are dropped and counted too.
+    A tree is dropped and counted for any reason of ``ALWAYS_DROPPED``, for example if it has no words, or if its words
+    are not the words of its line of text. If ``on_error`` is "skip", pieces that are not trees and lines that are not
+    UTF-8 are dropped and counted too.
 
     Args:
         trees: Trees in brackets, plain or gzipped.
@@ -147,8 +150,8 @@ def read_pairs(
 ) -> Iterator[RawPair]:
     """Yield each tree of a treebank, not parsed yet, with its line of text. Trees are numbered from ``first``.
 
-    The files are read once, side by side. At the first blank line of text, the trees and lines of both files are
-    counted, because the counts show whether a blank line is the text of a tree.
+    The files are read side by side. At the first blank line of text, another pass over both files counts trees and
+    lines, because the counts show whether a blank line is the text of a tree.
 
     Raises:
         InputError: As ``read_sentences``, except for malformed trees.

@@ -33,8 +33,8 @@ def find_text(stem: Path, folder: Path) -> Path:
     """Return the text of a file of trees in a folder of texts.
 
     The text of ``02/wsj_0201`` is ``02/wsj_0201.txt``, ``02/wsj_0201.conllu`` or ``02/wsj_0201``, plain or gzipped. If
-    the folder has none of them, the first folders of the path are left out: it is ``wsj_0201.txt``, ``wsj_0201.conllu``
-    or ``wsj_0201``.
+    the folder has none of them, the search goes on without the first folder of the path: for ``wsj_0201.txt``,
+    ``wsj_0201.conllu`` or ``wsj_0201``.
 
     Args:
         stem: Path of the file of trees relative to its source, without suffixes.
@@ -102,7 +102,7 @@ class RunningText:
     def next(self, tree: Tree) -> tuple[str, bool]:
         """Return the text of the next tree and True. If other words come next, return them and False.
 
-        Lines without a tree are passed over.
+        Up to ``_MOST_LINES_SKIPPED`` lines without a tree are passed over.
         """
         longest = sum(2 * len(word) + 4 for word in tree.words) + 40
         later = bisect_left(self._starts, self._at)

@@ -6,8 +6,8 @@ A source is a file or a folder. Its format is one of
     bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, one tree per line, or n-best lists
     brackets   any other files of trees in brackets
 
-To find files of trees, only the first lines of each file are read. Files that are passed over are counted by reason.
-docs/treebanks.md lists the assumptions about each format.
+To find files of trees, this module reads only the first lines of each file. It counts by reason
+the files that it passes over. docs/treebanks.md lists the assumptions about each format.
 """
 
 import math

@@ -112,7 +112,7 @@ def without_words(tree: Tree, without: Collection[int]) -> Tree:
 
 
 def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
-    """Return the tree that models see. The function is idempotent.
+    """Return the normalised tree, the only form that models see. The function is idempotent.
 
     Traces and the words with the indices ``without`` are removed, and then phrases without words. Function tags and
     indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains stay.
@@ -142,7 +142,7 @@ def strip_label(label: str) -> str:
 
 
 def format_tree(tree: Tree) -> str:
-    """Return a tree as one line of brackets, with tags: the inverse of ``parse_tree``."""
+    """Return a tree as one line of brackets, with tags. If no phrase is empty, ``parse_tree`` gives the tree back."""
     pieces: list[str] = []
     is_open: list[int] = []
     following = 0
