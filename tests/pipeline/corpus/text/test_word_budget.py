@@ -66,7 +66,7 @@ def test_a_record_belongs_to_the_bytes_of_its_file(tmp_path: Path) -> None:
     (other,) = read_record(tmp_path / "tokenizer.json", RECORD_SUFFIX, of="tokenizer", sha256="second")
     assert other.num_words is None
     (tmp_path / f"tokenizer.json{RECORD_SUFFIX}").write_text("{")
-    with pytest.raises(InputError, match=r"cannot be read .* remove it"):
+    with pytest.raises(InputError, match=r"not JSON .* remove it"):
         read_record(tmp_path / "tokenizer.json", RECORD_SUFFIX, of="tokenizer", sha256="first")
     broken = {"sha256": "first", "trained_on": [made.to_json() | {"num_words": "many"}]}
     (tmp_path / f"tokenizer.json{RECORD_SUFFIX}").write_text(json.dumps(broken))
