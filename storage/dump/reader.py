@@ -246,10 +246,12 @@ def inspect_dump(location: Location) -> dict[str, Json]:
 
     Raises:
         StoreError: If there is no dump.
-        CorruptStoreError: If its manifest is damaged.
+        CorruptStoreError: If its manifest is damaged, or is not that of the metadata next to it.
     """
     folder = as_folder(location)
     manifest = Manifest.read(folder)
+    if manifest.is_complete:
+        _read_metadata(folder, manifest)
     schema, arrays = manifest.schema, (*manifest.schema.stored_arrays, manifest.schema.offsets_array)
     num_shards = schema.layout.num_shards
     return {

@@ -1,6 +1,7 @@
 """A dataset or tokenizer that a stranger made is refused by one line, though its digests fit."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +132,20 @@ def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path: Path, data: bytes) ->
 def test_what_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "dataset")
 
-    def refuse(self: Path, *_: Any, **__: Any) -> Any:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
 
     def load_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer.load(path / "tokenizer.json")
 
-    for name, uses in (("open", (load_dataset, inspect_path, load_tokenizer)), ("stat", (load_dataset, inspect_path))):
+    opening, looking = ((Path, "open"), (os, "open")), ((Path, "stat"),)
+    for refused, uses in (
+        (opening, (load_dataset, inspect_path, load_tokenizer)),
+        (looking, (load_dataset, inspect_path)),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(Path, name, refuse)
+            for owner, name in refused:
+                patch.setattr(owner, name, refuse)
             for use in uses:
                 with pytest.raises(RnngDistillError, match="Permission denied"):
                     use(path)
