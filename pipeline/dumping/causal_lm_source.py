@@ -31,7 +31,7 @@ from pipeline.dumping.dump_source import ModelAndSearch, verify_run
 from pipeline.dumping.grouped_by_length import GroupedByLength
 from storage.errors import ConfigError, FingerprintMismatchError, InputError
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
-from storage.json_files import read_json
+from storage.json_files import names_code
 from storage.locations import Place
 from storage.ragged import Ragged
 
@@ -75,7 +75,7 @@ class CausalLmSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         for name in _CODE:
-            if (path / name).is_file() and "auto_map" in _read(path / name):
+            if (path / name).is_file() and names_code(path / name, remedy="save the model again, or fetch the file"):
                 raise InputError(
                     f"{path / name}: has auto_map, so the model needs code of its own, which is never run. Give a "
                     "model that is part of transformers"
@@ -231,10 +231,6 @@ def _transformers() -> Any:  # noqa: ANN401  a module
     library.utils.logging.set_verbosity_error()  # its warnings and bars would surround our one-line errors
     library.utils.logging.disable_progress_bar()
     return library
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    return read_json(path, dict[str, Any], remedy="save the model again, or fetch the file")
 
 
 def _text_to_ids(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -42,6 +42,12 @@ from storage.errors import InputError, RunError, StoreError
 from storage.files import make_directory, open_file, write_atomically
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 
+_MARKS: Final = {
+    "**/predictions.json": b'"predictions": [',
+    "AoA_word/surprisal.json": b'"target_word": "',
+    "AoA_word/aoa_score.json": b'"aoa": ',
+}
+"""What the first bytes of each file of predictions contain."""
 _DISPUTED: Final = ("ewok", "entity_tracking")
 """The tasks for which the rules of the two years differ."""
 _KINDS: Final = ("regular", "ambiref", "move_contents")
@@ -383,12 +389,13 @@ def check_replaced(folder: Path) -> None:
     Raises:
         StoreError: If one of them holds something else.
     """
-    for path in folder.glob("zero_shot/causal/**/predictions.json"):
-        with open_file(path) as file:
-            if b'"predictions": [' not in file.read(4096):
-                raise StoreError(
-                    f"{path}: already exists and does not hold predictions. Remove it, or give another --out"
-                )
+    for name, mark in _MARKS.items():
+        for path in folder.glob(f"zero_shot/causal/{name}"):
+            with open_file(path) as file:
+                if mark not in file.read(4096):
+                    raise StoreError(
+                        f"{path}: already exists and does not hold predictions. Remove it, or give another --out"
+                    )
 
 
 def _write_predictions(folder: Path, predictions: Mapping[str, Any]) -> Path:

@@ -33,7 +33,7 @@ from pipeline.parsing.parse_config import ParseConfig
 from storage.errors import ConfigError, InputError
 from storage.files import list_files
 from storage.fingerprints import sha256_bytes, sha256_file
-from storage.json_files import read_json
+from storage.json_files import names_code
 
 # Without this line torch warns for every chart.
 torch_struct.TreeCRF.arg_constraints = {}
@@ -171,7 +171,7 @@ def refuse_code(path: Path) -> None:
     """
     for name in ("config.json", "tokenizer_config.json", "processor_config.json"):
         file = path / name
-        if file.is_file() and "auto_map" in read_json(file, dict[str, Any], remedy="fetch the model again"):
+        if file.is_file() and names_code(file, remedy="fetch the model again"):
             raise InputError(
                 f"{file}: the model needs Python code of its own (auto_map), expected none, because code of a model is "
                 "never run. Use the --out of train-parser, or a model of benepar.download"

@@ -24,6 +24,8 @@ from storage.files import PARTIAL_SUFFIX, beside
 _MAX_BYTES: Final = 1 << 26
 """Bytes of the largest JSON file that is read to recognise it."""
 _HEAD_BYTES: Final = 1 << 14
+_MAX_LINE: Final = 1 << 22
+"""Characters of a longer line than any tree."""
 _MAX_NAME_BYTES: Final = 200
 """File systems allow 255 bytes. The temporary name of a file is longer than its name."""
 _COMPANIONS: Final = {
@@ -36,10 +38,10 @@ _COMPANIONS: Final = {
 }  # fmt: skip
 """The suffixes of the files that describe STEM.txt and STEM.mrg (a text and its trees), and how each begins."""
 _REPORT: Final = (
-    r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|"
+    r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|### Runs\n\n\| run \||"
     r"% Needs \\usepackage\[T1\]\{fontenc\} and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"
 )
-"""How a report begins as HTML, Markdown, LaTeX and CSV."""
+"""How a report begins as HTML, Markdown (also that of older versions), LaTeX and CSV."""
 _SAMPLED_LINES: Final = 20
 """Lines of trees that are examined."""
 
@@ -54,6 +56,8 @@ class Written:
     """The files are the path with each of these suffixes. Empty: the path is a folder, and the command checks it."""
     is_own: Callable[[Path, str], bool] | None = None
     """Whether the existing file PATH + suffix is one that such a command wrote. None: no file is ever replaced."""
+    kept: tuple[str, ...] = ()
+    """Suffixes of files that took hours to make: not even ``--force`` replaces them."""
 
     def file(self, path: Path, suffix: str) -> Path:
         """Return the file of a suffix. A suffix that begins with a slash is a file in the folder ``path``."""
@@ -102,9 +106,13 @@ def _num_lines(stem: Path, suffix: str) -> int:
 def _first_lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
+    lines: list[str] = []
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        lines = file.read(_HEAD_BYTES).split("\n")
-    return lines[:-1][:_SAMPLED_LINES] if len(lines) > 1 else []
+        while len(lines) < _SAMPLED_LINES and sum(map(len, lines)) < _HEAD_BYTES:
+            if not (line := file.readline(_MAX_LINE)).endswith("\n"):
+                break
+            lines.append(line[:-1])
+    return lines
 
 
 def _was_interrupted(path: Path) -> bool:
@@ -195,11 +203,11 @@ CORPUS: Final = Written(
 )
 TREES: Final = Written("a file of import-trees", _STEM, _is_of_trees)
 TEXT: Final = Written("a file of clean-text", tuple(s for s in _STEM if s != ".mrg"), _is_of_text)
-PARSED: Final = Written("a file of a parse that was interrupted", _STEM, _is_parsed)
+PARSED: Final = Written("a file of a parse that was interrupted", _STEM, _is_parsed, kept=(".mrg",))
 PARSES: Final = Written("a file of evaluate parses", (".mrg", ".txt"), _is_of_parses)
 SAMPLED: Final = Written("a file", _STEM)
 TOKENIZER: Final = Written("a tokenizer of this program", ("", ".words.json"), _is_tokenizer)
-PARSER: Final = Written("a description of a parser", ("", ".json", ".metrics.jsonl"), _is_parser)
+PARSER: Final = Written("a description of a parser", ("", ".json", ".metrics.jsonl"), _is_parser, kept=("",))
 REPORT: Final = Written("a report", ("",), lambda path, _: _begins(path, _REPORT))
 SURPRISALS: Final = Written(
     "a table of surprisals", ("",), lambda path, _: _begins(path, r"sentence_number\tword_number\t")
@@ -319,8 +327,9 @@ def _check_replaced(path: Path, suffix: str, written: Written, inputs: Sequence[
         return
     if any(same_file(file, below) for read in inputs if read.is_dir() for below in _files_below(read)):
         raise ConfigError(f"{file}: is read by this command and would be replaced; choose another name")
-    if not force:
-        remedy = "Remove it, or choose another name" + (", or replace it with --force" if force is not None else "")
+    if not force or suffix in written.kept:
+        can_force = force is not None and suffix not in written.kept
+        remedy = "Remove it, or choose another name" + (", or replace it with --force" if can_force else "")
         raise StoreError(f"{file}: already exists and is not {written.what}. {remedy}")
 
 

@@ -97,7 +97,8 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
             "--out"
         )
     for name in list_files(path):
-        if (path / name).is_symlink():
+        # Weights & Biases makes links in its own folder, and replaces them when it starts again.
+        if (path / name).is_symlink() and not name.startswith("wandb/"):
             raise RunError(
                 f"{path / name}: a link, and training would write to the file or folder it leads to. Replace it by a "
                 "copy of that, or remove it"

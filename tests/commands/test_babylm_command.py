@@ -219,12 +219,13 @@ def test_the_files_of_predictions_have_the_pipelines_form(found: tuple[dict[str,
     assert reading[1]["prev_pred"] == reading[0]["pred"]
 
 
-def test_only_files_of_predictions_are_replaced(found: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["blimp/predictions.json", "AoA_word/surprisal.json", "AoA_word/aoa_score.json"])
+def test_only_files_of_predictions_are_replaced(found: tuple[dict[str, Any], Path], tmp_path: Path, name: str) -> None:
     check_replaced(found[1].parents[1])
-    target = tmp_path / "zero_shot/causal/blimp/predictions.json"
+    target = tmp_path / "zero_shot/causal" / name
     target.parent.mkdir(parents=True)
     target.write_text('{"mine": 1}')
-    with pytest.raises(StoreError, match=r"predictions\.json: already exists and does not hold predictions"):
+    with pytest.raises(StoreError, match=rf"{name}: already exists and does not hold predictions"):
         check_replaced(tmp_path)
 
 

@@ -168,6 +168,45 @@ def test_only_a_file_of_this_program_is_replaced(name, folder, tmp_path, monkeyp
     assert written(tmp_path) == files
 
 
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (["parse", "text.txt", "--flat", "--out", "OUT"], "new.mrg"),
+        (["train-parser", "trees.mrg", "--dev", "trees.mrg", "--out", "OUT"], "new"),
+    ],
+)
+def test_what_took_hours_is_kept_and_no_option_is_offered_that_would_replace_it(
+    command, file, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(folder)
+    (tmp_path / file).write_text("the work of hours")
+    command = [str(tmp_path / "new") if word == "OUT" else word for word in command]
+    for more in [], ["--force"]:
+        line = refusal(*command, *more)
+        assert f"{file}: already exists" in line
+        assert "--force" not in line
+    assert (tmp_path / file).read_text() == "the work of hours"
+
+
+def test_trees_with_a_long_first_line_are_replaced_by_the_same_command(tmp_path):
+    words = " ".join(f"(NN word{i})" for i in range(3_000))
+    (tmp_path / "long.mrg").write_text(f"(TOP (S {words}))\n(TOP (S (NN a) (NN dog)))\n")
+    for _ in range(2):
+        assert run("import-trees", tmp_path / "long.mrg", "--out", tmp_path / "out").exit_code == 0
+
+
+def test_a_report_in_markdown_of_an_older_version_is_replaced(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    command = ["report", "run", "--format", "markdown", "--out", str(tmp_path / "page.md")]
+    assert run(*command).exit_code == 0
+    mark, rest = (tmp_path / "page.md").read_text().split("\n\n", 1)
+    assert mark == "<!-- rnng-distill report -->"
+    (tmp_path / "page.md").write_text(rest)
+    assert run(*command).exit_code == 0
+    (tmp_path / "page.md").write_text("### Runs\n\nMy own notes.\n")
+    assert "is not a report" in refusal(*command)
+
+
 @pytest.mark.parametrize("spelling", ["same", "dots", "link", "hard link"])
 @pytest.mark.parametrize(
     ("command", "source"),

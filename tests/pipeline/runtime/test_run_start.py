@@ -179,6 +179,15 @@ def test_training_writes_through_no_link_in_the_run(tmp_path, description, name)
     assert (elsewhere.stat().st_size, elsewhere.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
+def test_links_that_weights_and_biases_makes_in_its_folder_do_not_stop_a_resumption(tmp_path, description):
+    run = tmp_path / "run"
+    with start(run, description):
+        (run / "wandb" / "run-1").mkdir(parents=True)
+        (run / "wandb" / "latest-run").symlink_to("run-1")
+    with start(run, description):
+        pass
+
+
 def test_a_history_has_only_complete_events(tmp_path, description):
     with start(tmp_path / "run", description):
         pass
