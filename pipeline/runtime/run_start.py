@@ -12,7 +12,7 @@ import logging
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import torch
 
@@ -80,6 +80,10 @@ def training_run(
             lock.close()
 
 
+_WRITTEN: Final = {"run.json", HISTORY, "metrics.jsonl", "tokenizer.json", "checkpoints", "tensorboard"}
+"""The files and folders of a run that training writes."""
+
+
 def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Resume) -> BinaryIO:
     """Return the open history file, whose lock protects the run."""
     if path.exists() and not path.is_dir():
@@ -97,8 +101,7 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
             "--out"
         )
     for name in list_files(path):
-        # Weights & Biases makes links in its own folder, and replaces them when it starts again.
-        if (path / name).is_symlink() and not name.startswith("wandb/"):
+        if (path / name).is_symlink() and name.partition("/")[0] in _WRITTEN:
             raise RunError(
                 f"{path / name}: a link, and training would write to the file or folder it leads to. Replace it by a "
                 "copy of that, or remove it"
