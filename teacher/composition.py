@@ -63,7 +63,10 @@ class Composition(nn.Module, ABC):
         return values[..., : self.dim]
 
     def input_products(self, vectors: Tensor) -> Tensor | None:
-        """Return products of token vectors ``[V, D]`` that ``forward`` can use, one row per token, or None."""
+        """Return the products of vectors ``[V, D]`` of the vocabulary with the input weights, one row per entry.
+
+        ``forward`` can use them. None: this composition has no such products.
+        """
         del vectors
         return None
 
@@ -120,7 +123,8 @@ class BiLstmComposition(Composition):
         return partial(self._compose, self._label_states())
 
     def _compose(self, label_states: Tensor, values: Tensor, level: CompositionLevel) -> Tensor:
-        # A child of several constituents is multiplied once. `torch.unique` would make the host wait for a GPU.
+        # Hypotheses of a beam search can share a child, and it is multiplied once. `torch.unique` would make the host
+        # wait for a GPU.
         distinct, places = np.unique(level.children, return_inverse=True)
         gate_rows = (2 * places.reshape(2, -1) + np.array([[0], [1]])).reshape(-1)  # forward, then backward
         labels, children, gather = (on_device(each, values.device) for each in (level.labels, distinct, gate_rows))

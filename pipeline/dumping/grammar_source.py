@@ -79,8 +79,8 @@ def check_sentences(dataset: Dataset, split: str) -> None:
     """Check that the grammar can produce every sentence of a split, and that the tokenizer fits.
 
     Raises:
-        InputError: If the grammar cannot produce a sentence, or its tokens are not the pieces of its words. The message
-            names the split and the sentence.
+        InputError: If the grammar cannot produce a sentence, or the stored tokens of a sentence are not those that the
+            tokenizer gives for its words. The message names the split and the sentence.
     """
     tokens = dataset.split(split).tokens
     grammar_model(dataset).check(tokens, lambda m: f"{dataset.location}: sentence {m} of split {split}")

@@ -44,7 +44,8 @@ def comparisons_section(found: Comparisons) -> Section:
     """Return the section of the page."""
     blocks: list[Block] = [Paragraph(_INTRODUCTION), *comparison_blocks(found)]
     if found.notes:
-        summary = f"{plural(len(found.notes), 'note')} on results that were left out or runs that were put together"
+        about = "results that were left out, or on runs with different settings in one group"
+        summary = f"{plural(len(found.notes), 'note')} on {about}"
         blocks.append(Details(summary, [Items(found.notes)]))
     return Section(name="comparisons", title="Comparisons of groups", link="Comparisons", blocks=blocks)
 
@@ -160,12 +161,12 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
 
 
 def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: str) -> Block:
-    """Return the paradigms, suites or categories that show a difference, and how many at least would do so by chance.
+    """Return the paradigms, suites or categories that show a difference, with the number to expect by chance alone.
 
     The intervals over seeds are not corrected, because with so few seeds nothing would remain. Suppose that the
     settings have no effect, and groups differ only because their seeds do. Then the interval over seeds excludes 0 for
     a share of ``ALPHA`` of all differences. Among the differences that are significant over items, this share is
-    larger, because these are the largest differences.
+    larger, because these are the largest differences. So the number that the block gives is a lower bound.
     """
     test_unit = "item" if by == form.test_unit else form.test_unit
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]

@@ -43,8 +43,8 @@ _SPACED = re.compile(r"\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
 # A mark between a space and a word, as in "yes ,and". A stop counts only before a capitalised word.
 _MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
 # Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a
-# word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. After
-# other words than I, 'm is short for "I'm".
+# word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. 'm is joined
+# to a preceding I. After other words, 'm stands for "I'm", so it stays apart.
 _SPACED_PARTS = re.compile(
     r"(?:(?<=\w)\s+(?=(?:n['\u2019]t|['\u2019](?:s|d|re|ve|ll))\b(?!['\u2019](?!\w)))"
     r"|(?<=\bI)\s+(?=['\u2019]m\b(?!['\u2019]))"
@@ -125,7 +125,8 @@ def aochildes(draft: Draft) -> None:
 
 
 _SPEAKER = re.compile(r"([A-Z]):\s+")
-# A remark ends with its bracket, its second asterisk, a phrase that annotators use, its first sentence, or the line.
+# A remark starts at an asterisk. It reaches to a closing bracket, to a second asterisk, or to the end of a phrase that
+# annotators use ("typo"), of a sentence, or of the line.
 _REMARK = re.compile(
     r"(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))(?:\[+[^\[\]]*\]+|[^*]{0,200}(?<=[^\s*])\*+(?!\w)|[a-z]\w*\s?=\s?[a-z][\w']*\b[.,;]?|"
     r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b(?!\s*[;:,])[.?!]*|"

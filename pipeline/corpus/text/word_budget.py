@@ -8,7 +8,8 @@ records of everything that the run was made from. These files hold the records:
     PARSER.json             the description of a parser, written by train-parser
     STEM.parse.json         the texts that were parsed, and the parser's record
     STEM.sample.json        the record of the teacher from which text was drawn
-    DATASET/words.json      the records of the tokenizer, and of the parser or teacher of the trees; the training split
+    DATASET/words.json      a record of the training split, and the records of the tokenizer and of the parser, or the
+                            teacher, that made the trees
     DUMP.history.jsonl      the records of the teachers
     RUN/run.json            the records of everything that the run was made from
 
