@@ -43,8 +43,8 @@ _SPACED = re.compile(r"\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
 # A mark between a space and a word, as in "yes ,and". A stop counts only before a capitalised word.
 _MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
 # Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a
-# word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. 'm is joined
-# to a preceding I. After other words, 'm stands for "I'm", so it stays apart.
+# word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. 'm is
+# joined to a preceding I. After other words, 'm stands for "I'm", so it stays apart.
 _SPACED_PARTS = re.compile(
     r"(?:(?<=\w)\s+(?=(?:n['\u2019]t|['\u2019](?:s|d|re|ve|ll))\b(?!['\u2019](?!\w)))"
     r"|(?<=\bI)\s+(?=['\u2019]m\b(?!['\u2019]))"
