@@ -33,6 +33,7 @@ from pipeline.corpus.dataset.oracle import REDUCE
 from pipeline.dumping.reduction import reduce_logits
 from pipeline.runtime import distributed
 from pipeline.runtime.distributed import World
+from pipeline.runtime.run_end import StopRequest
 from pipeline.training.step_plan import Task
 from pipeline.training.training_loop import _Training
 from storage.dump.reader import DumpReader
@@ -110,7 +111,7 @@ def move(model: nn.Module) -> None:
 
 def training_step(task: Task, config: Any, run: Path) -> None:
     """Take one step of the training loop, up to where the loop itself waits for the device to write a row."""
-    training = _Training(task, config, run, World())
+    training = _Training(task, config, run, World(), StopRequest())
     with unset_fake_temporarily():  # batches are made on the host
         place = next(iter(training._plan.batches(after_step=0)))
     training._backward(place)

@@ -330,7 +330,8 @@ def _check_replaced(path: Path, suffix: str, written: Written, inputs: Sequence[
     if not force or suffix in written.kept:
         can_force = force is not None and suffix not in written.kept
         remedy = "Remove it, or choose another name" + (", or replace it with --force" if can_force else "")
-        raise StoreError(f"{file}: already exists and is not {written.what}. {remedy}")
+        found = f" and is not {written.what}" if written.is_own is not None else ""
+        raise StoreError(f"{file}: already exists{found}. {remedy}")
 
 
 def _ends(read: Path) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def test_bad_input_is_refused_in_one_line(teacher, sampled, tmp_path):
         message = refused("sample", teacher, *out, "--num-sentences", 1, "--temperature", temperature)
         assert f"temperature is {float(temperature)}, expected more than 0" in message
     message = refused("sample", teacher, "--out", sampled, "--num-sentences", 1)
-    assert f"{sampled}.mrg: already exists; remove it, or give another --out" in message
+    assert f"{sampled}.mrg: already exists. Remove it, or choose another name" in message
     message = refused("sample", teacher, *out, "--num-sentences", 1, "--checkpoint", "words_1M")
     assert "no checkpoint here" in message
 

@@ -52,7 +52,8 @@ def write_dump(path: Path, split: Split, *, seed: int = 3, **changes: Any) -> Du
     num_positions = len(gold.values)
     logits = generator.normal(size=(num_positions, VOCAB_SIZE)).astype(np.float32)
     ids = np.argsort(-logits, kind="stable")[:, :K]
-    logp = np.take_along_axis(logits - np.log(np.exp(logits).sum(1, keepdims=True)), ids, 1)
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    logp = np.take_along_axis(log_probs, ids, 1)
     tail = generator.uniform(-2, -1, (num_positions, 2)).astype(np.float32)
     positions = Positions(
         tokens=gold.values.astype(np.uint16),
@@ -60,7 +61,7 @@ def write_dump(path: Path, split: Split, *, seed: int = 3, **changes: Any) -> Du
         logp=logp.astype(np.float16),
         gold_logp=np.full(num_positions, -1, np.float32),
         tail=tail,
-        logz=np.abs(tail),
+        logz=np.stack([np.log(np.exp(log_probs / t).sum(1)) for t in (1, 2)], axis=1),
     )
     settings = {
         "num_positions": num_positions,

@@ -70,7 +70,7 @@ def test_a_record_belongs_to_the_bytes_of_its_file(tmp_path: Path) -> None:
         read_record(tmp_path / "tokenizer.json", RECORD_SUFFIX, of="tokenizer", sha256="first")
     broken = {"sha256": "first", "trained_on": [made.to_json() | {"num_words": "many"}]}
     (tmp_path / f"tokenizer.json{RECORD_SUFFIX}").write_text(json.dumps(broken))
-    with pytest.raises(InputError, match="not a record of training words"):
+    with pytest.raises(InputError, match="a record of training words: num_words: expected int"):
         read_record(tmp_path / "tokenizer.json", RECORD_SUFFIX, of="tokenizer", sha256="first")
 
 
