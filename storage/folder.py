@@ -36,7 +36,10 @@ class Folder(Protocol):
     """The files of one store. Messages name the store by ``str(folder)``, which never holds credentials."""
 
     def sizes(self) -> dict[str, int]:
-        """Return name → size in bytes of every file, partial files included; empty if there is no store."""
+        """Return name → size in bytes of every file; empty if there is no store.
+
+        This includes the partial files that interrupted writers left.
+        """
 
     def read(self, name: str) -> bytes:
         """Return a file's content.

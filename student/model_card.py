@@ -66,7 +66,8 @@ def model_card(
         tokenizer: The tokenizer of the run.
         weights: The bytes of the exported ``model.safetensors``.
         num_parameters: Number of parameters. Tied parameters count once.
-        num_trained: Number of trained positions; see ``student.student_run.num_trained_positions``.
+        num_trained: Number of position embeddings that were trained; None if it is not known. See
+            ``student.student_run.num_trained_positions``.
         config: Licence, language and datasets.
 
     Raises:

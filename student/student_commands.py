@@ -8,8 +8,8 @@ beam search.
 Scoring takes a run or a folder in Hugging Face's format. A dump is made from a run.
 
 A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows how much soft targets help if they
-come from a model without trees. So it is the control for a claim about grammars. The distributions are p(w | x_<t), and
-the condition of the dump is ``none``.
+come from a model without trees. So it is the control for a claim about grammars. The distributions are p(w | x_<t). The
+condition of a dump says what its distributions depend on besides the words before, so here it is ``none``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,8 +61,8 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
 
     Raises:
         ConfigError: If ``beam`` is not empty.
-        RunError: If ``model`` is neither a student's run nor a folder, or is damaged.
-        InputError: If a folder lacks a file, or does not hold a GPT-2.
+        RunError: If ``model`` is neither a student's run nor a folder in Hugging Face's format, or if a run is damaged.
+        InputError: If a folder in Hugging Face's format lacks a file, is damaged, or does not hold a GPT-2.
     """
     _refuse_teacher_options(model, beam)
     with joined(device, threads=0) as (world, where):

@@ -1,7 +1,8 @@
 """Compute the stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017) level by level, for given trees.
 
-Both strategies of ``teacher.levels``, top-down and binary, use this one model. In the binary strategy ``<bos>`` takes
-the place of TOP, there are no other nonterminals, and constituents have no labels.
+A level is a set of constituents of equal height, or of pushes at equal stack depth, that are computed at once. Both
+strategies of ``teacher.levels``, top-down and binary, use this one model. In the binary strategy ``<bos>`` takes the
+place of TOP, there are no other nonterminals, and constituents have no labels.
 
 ``u_t`` is the top state of the stack LSTM before action ``t``.
 
@@ -44,7 +45,7 @@ PARTS = ("loss", "token_loss", "action_loss")
 
 
 class StackLayer(nn.Module):
-    """One layer of the stack LSTM, run over a trie of pushes, depth by depth."""
+    """One layer of the stack LSTM, run depth by depth over a trie of stack states. A push on a state makes a child."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()

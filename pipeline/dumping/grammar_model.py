@@ -42,12 +42,14 @@ Floats: TypeAlias = NDArray[np.float64]
 class Prefixes:
     """The word and piece prefixes of all positions of a batch. Rows are those of ``NextWords.probs``.
 
-    A node of the trie is a sequence of pieces that begins a word.
+    ``GrammarModel`` has a trie of the pieces of all words. A node of this trie is a sequence of pieces that begins a
+    word.
     """
 
     sentences: list[list[str]]
     branches: list[Branch]
-    """The prefixes whose last word is complete, but is only the beginning of the word in the text."""
+    """The prefixes that end in a word of the grammar which is only the beginning of the word in the text, such as
+    *walk* where the text has *walks*."""
     num_positions: int
     starts: Ints
     """The position before each sentence's first piece."""

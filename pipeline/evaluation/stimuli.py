@@ -3,9 +3,9 @@ r"""Read the sentences whose surprisals are wanted: their words, the text before
     a text      one sentence per line. The number of a sentence is the number of its line, from 1
     a table     a column of a CSV or TSV file, or a field of JSON lines. Each row is a sentence. Its number is the
                 number of the row, from 1, without the header
-    regions     a table with one row per region, as experiments of self-paced reading have. The rows of an item must
-                follow one another. The texts of these rows, joined with spaces, are the sentence, and each row is a
-                word of it
+    regions     a table with one row per region, as experiments of self-paced reading have. The rows of one sentence
+                have the same item (the values of the columns ``SurprisalConfig.item``) and must follow one another.
+                The texts of these rows, joined with spaces, are the sentence, and each row is a word of it
 
 The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
 sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,
@@ -83,9 +83,11 @@ def read_stimuli(
     Args:
         path: The text or the table, plain or gzipped.
         tokenizer: The tokenizer of the model.
-        config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line is faulty if it
-            is empty (unless empty lines separate documents), not UTF-8 or too long, if the word spans in the file
-            ``spans`` do not cover it, or if a token has parts of two words.
+        config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line or row is
+            faulty if it is not UTF-8, is a malformed row (with regions, that is always an error), is empty (unless
+            empty lines separate documents), or has more than ``max_tokens`` tokens, or if a token has parts of two
+            words. With a file ``spans``, it is also faulty if the spans do not cover it, or if normalisation changes
+            it.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
         context_positions: Positions that a sentence and the text before it may fill together.

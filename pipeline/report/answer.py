@@ -1,9 +1,9 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-A seed group is the runs that differ only in their seed. Each seed group is compared with the baseline: the
-students without a dump. Only a group with the targets of an RNNG can show that distillation helps. A group with the
-exact targets of the grammar that wrote the corpus is the ceiling: no teacher can be better. All other groups are
-controls: shuffled targets, the dump of a student (born-again), or no dump.
+A seed group is the runs that differ only in their seed. Each seed group is compared with the baseline: the first seed
+group of students without a dump. Only a group with the targets of an RNNG can show that distillation helps. A group
+with the exact targets of the grammar that wrote the corpus is the ceiling: no teacher can be better. All other groups
+are controls: shuffled targets, the dump of a student (born-again), or another group without a dump.
 
 If the group and the baseline both have two seeds or more, the 95 % interval of their difference is over seeds. If one
 of the two has a single seed, the interval is over the evaluated sentences, paradigms or suites, and the page says that

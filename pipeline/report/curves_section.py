@@ -192,7 +192,7 @@ def _unit_of_time(longest_s: float) -> tuple[str, float]:
 
 
 def _settled(dev: _Points, train: _Points) -> float:
-    """Return the upper quartile of a curve's losses."""
+    """Return the upper quartile of a curve's losses: those on dev if there are at least three, else all."""
     points = dev if len(dev) > 2 else (*dev, *train)
     return float(np.quantile([y for _, y in points], 0.75)) if points else 0.0
 

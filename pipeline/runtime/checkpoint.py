@@ -90,7 +90,8 @@ def save_checkpoint(
     The weights are also written as ``best`` if this step has the best dev loss so far.
 
     Raises:
-        StoreError: If there is no room. The previous checkpoint then stays complete.
+        StoreError: If the disk is full. If the state was not written, the previous checkpoint stays complete. If it was
+            written, `repair_weights` writes the missing weight files when training continues.
     """
     path = state_path(run)
     make_directory(path.parent)
@@ -112,8 +113,8 @@ def repair_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Rewrite the weight files that `save_checkpoint` did not finish because its process was killed."""
-    # A weight file of an older version lacks some metadata. It is not rewritten, because results and dumps record its
-    # sha256.
+    # Older versions of this program wrote less metadata into a weight file. Such a file is not rewritten, because
+    # results and dumps record its sha256.
     expected = weights_of(open_run(run), metadata or {})
     for path in _weight_paths(run, state, also):
         if not holds_weights(path, model, expected):
@@ -191,7 +192,7 @@ def _checked(run: Path) -> bytes:
 
 
 def _parse(path: Path, data: bytes) -> tuple[TrainingState, str | None]:
-    """Return the state, and the identity of its run. Older versions wrote no identity."""
+    """Return the state, and the identity of its run; None if an older version of this program wrote the file."""
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except UnpicklingError as error:

@@ -137,7 +137,8 @@ class _VocabularyLoss(torch.autograd.Function):
         chunk_rows: int,
         with_gradient: bool,
     ) -> Tensor:
-        # Under autocast the states already have a narrow type, and their gradient must have that type too.
+        # Under autocast the states already have a narrow type. Their gradient must have that type too, but logits and
+        # sums are float32.
         exact = torch.promote_types(states.dtype, torch.float32)
         autocast = autocast_dtype(states.device)
         dtype = autocast or exact

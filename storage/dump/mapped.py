@@ -1,11 +1,12 @@
 """Read the rows of a dump of profile ``exact`` from its mapped files, without copying them through Zarr.
 
-A shard is a range of positions, with one file per array. Each file is cut into chunks of equal size. For each array,
-the files of all shards are mapped one after another into one address range, so that numpy sees one array over all
-shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and between the
-rows of a chunk. So arithmetic turns a position into an address. A sentence is usually one slice per array, and any set
-of positions is one gather per array. Without the common address range, a gather over S shards would be S gathers, with
-a sort before and a scatter after them. This would take three times as long for 512 sentences (docs/decisions/0006).
+In this profile the arrays are stored as they were computed, without compression. A shard is a range of positions, with
+one file per array. Each file is cut into chunks of equal size. For each array, the files of all shards are mapped one
+after another into one address range, so that numpy sees one array over all shards. The distance between shards is
+fixed, and so are the distances between the chunks of a shard and between the rows of a chunk. So arithmetic turns a
+position into an address. A sentence is usually one slice per array, and any set of positions is one gather per array.
+Without the common address range, a gather over S shards would be S gathers, with a sort before and a scatter after
+them. This would take three times as long for 512 sentences (docs/decisions/0006).
 
 A shard is mapped when it is first needed. Then this module checks its size, its index of chunks, and that it belongs to
 the dump. The checksums and values of a chunk are checked in all arrays when one of its rows is first read. Files stay
@@ -360,7 +361,7 @@ def mapped_file(descriptor: int) -> NDArray[np.uint8]:
 
 @contextmanager
 def opened_shard(folder: Folder, name: str, digest: FileDigest, *, where: str) -> Iterator[FileIO]:
-    """Open a shard's file, so that the block can map it.
+    """Open a shard's file, so that the body of the ``with`` statement can map it.
 
     Args:
         folder: The folder of the dump.

@@ -1,6 +1,10 @@
-"""Hold positions in memory, as writers take and readers return them, and check them before they are written.
+"""Hold the distributions of positions in memory, and check them before they are written.
 
-Legend: n positions, k columns (kept ids, or the largest number of distinct draws), nT declared temperatures.
+Writers of a dump take this form, and readers return it. At each position a dump keeps the top tokens, which are the
+most probable ones, or tokens drawn at random from the distribution (draws), or both.
+
+Legend: n positions, k columns (the largest number of ids that a position can keep), nT declared temperatures: those
+that the schema lists.
 """
 
 from dataclasses import dataclass

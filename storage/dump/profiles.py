@@ -76,7 +76,7 @@ def stored_chunks(
         files: Array → the whole file.
         schema: The schema of the dump.
         entry: The entry of the shard in the manifest.
-        names: Array → file, array and shard, for messages.
+        names: Array → the text that names its file, array and shard in messages.
 
     Raises:
         CorruptStoreError: If an index or a checksum is wrong.
@@ -118,7 +118,7 @@ def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Position
 
 
 def as_positions(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Positions:
-    """Return the positions that the arrays of a chunk, as `stored_chunks` yields them, hold."""
+    """Return the positions in the arrays of a chunk. The arrays come from `stored_chunks`."""
     if schema.profile == "exact":
         return Positions(**arrays)
     from storage.dump.compact import decode_positions  # noqa: PLC0415  see the module docstring
@@ -139,7 +139,8 @@ def open_rows(
         folder: The folder of the dump.
         schema: The schema of the dump.
         shards: The entry of each shard in the manifest.
-        verified: One byte per chunk of the dump: 1 if its checksums and values were found correct. Updated in place.
+        verified: One byte per chunk of the dump: 1 if its checksums and values were found correct. For the profile
+            ``exact`` it is updated in place; for ``compact`` it is not used.
         check_store: Called if a file is damaged. It raises an error if another dump has replaced this one.
     """
     if schema.profile == "exact":

@@ -116,7 +116,8 @@ def check_belongs(
     """Check that a shard's file is the one that the manifest lists, and not one of another dump of the same layout.
 
     The checksums of all chunks together identify the file. They are a few hundred bytes, so this reads hardly more than
-    the index. Dumps of older versions list only the sha256 of the whole file, which takes 0.7 seconds per gigabyte.
+    the index. In dumps of older versions, the manifest lists only the sha256 of the whole file. Computing this takes
+    0.7 seconds per gigabyte.
 
     Args:
         data: The whole file.
@@ -126,7 +127,7 @@ def check_belongs(
         where: File, array and shard, for the message.
 
     Raises:
-        CorruptStoreError: If the file is not that one.
+        CorruptStoreError: If the file is not the one that the manifest lists.
     """
     found, expected = (sha256_bytes(checksums), expected) if expected else (sha256_bytes(data.data), digest.sha256)
     if found != expected:

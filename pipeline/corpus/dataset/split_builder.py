@@ -1,7 +1,8 @@
 """Collect the blocks of one split into the arrays that the dataset stores.
 
-A growing split holds flat arrays of small numbers: no text, and no Python object per sentence. Labels get their numbers
-only in ``finish``, when all labels of train are known.
+A block is the built sentences of some trees of one file (``blocks.BuiltBlock``). A growing split holds flat arrays of
+small numbers: no text, and no Python object per sentence. Labels get their numbers only in ``finish``, when all labels
+of train are known.
 """
 
 import hashlib

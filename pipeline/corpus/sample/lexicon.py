@@ -58,7 +58,7 @@ VERBS: Mapping[str, str] = {
     "sv": "say/said/said ~think/thought/thought ~know/knew/known ~believe hope claim doubt",
     # With an infinitive whose subject is the subject of the verb.
     "cv": "~want try hope plan refuse",
-    # With a thing as subject: intransitive; with a living object; with a thing as object.
+    # With a thing as subject: "ti" is intransitive, "psy" has a living object, "cov" has a thing as object.
     "ti": "fall/fell/fallen vanish shine/shone/shone move break/broke/broken",
     "psy": "please surprise frighten annoy amuse",
     "cov": "cover touch hide/hid/hidden damage",

@@ -22,7 +22,7 @@ from storage.errors import ConfigError, InputError
 HEAD_LINES: Final = 200
 """Lines at the beginning of a file that show its form."""
 HEAD_CHARS: Final = 1 << 20
-"""Maximum number of characters in these lines."""
+"""After this number of characters, no further line of the beginning is read."""
 TEXT_FIELD: Final = "text"
 """The field of JSON lines that is read if no other is named."""
 
@@ -98,7 +98,8 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
 
     Args:
         head: The first lines of the file, at most ``HEAD_LINES``.
-        path: The file. A name that ends in ``.csv`` or ``.tsv`` is evidence of a table; otherwise the lines decide.
+        path: The file. A name that ends in ``.csv`` or ``.tsv`` makes it a table, unless the lines begin another kind
+            of file, such as JSON or trees.
     """
     texts = [line.text for line in head]
     full = [text for text in texts if text.strip()]

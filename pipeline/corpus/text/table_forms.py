@@ -1,9 +1,9 @@
 """Recognise tables: rows of cells with tabs, commas, semicolons or vertical bars between them, as CSV and TSV have.
 
-Prose has commas too. A table with commas or semicolons is recognised by rows of equal length without spaces next to the
-delimiters, together with a header or a column of numbers; with such spaces, it needs both. For a table with tabs or
-vertical bars, three rows of equal length are enough. But lines that have an indent or a speaker before the tab are
-text. Any file that is named .csv or .tsv is a table.
+Prose has commas too. So lines with commas or semicolons must have equal numbers of cells and also look like a table: if
+there are no spaces next to the delimiters, a header or a column of numbers is needed, and otherwise both. For lines
+with tabs or vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a
+speaker before the tab are text. ``find_table`` takes any file that is named .csv or .tsv for a table.
 """
 
 import csv
@@ -20,9 +20,10 @@ DELIMITERS: Final = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "verti
 
 _NUMBER = re.compile(r"\s*[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?%?\s*")
 _NAME = re.compile(r"[^\W\d][\w.%()/#-]*(?: [\w.%()/#-]+){0,4}")
-"""The name of a column: up to five words and no punctuation of sentences."""
+"""The name of a column: a letter or ``_`` first, up to five words, and no marks except ``. % ( ) / # - _``."""
 _SAME_WIDTH: Final = 0.95
-"""At least this share of the rows of a table has the most frequent number of cells."""
+"""At least this share of the rows of a table has the most frequent number of cells. Where no spaces are expected next
+to the delimiters, at least this share of the cells has none."""
 _COLUMNS_OF_TEXT: Final = frozenset({"text", "sentence", "sentences", "content", "utterance"})
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
@@ -110,7 +111,7 @@ def _reader(texts: Iterable[str], delimiter: str, *, quoted: bool, spaced: bool)
 
 
 def _head_rows(texts: Sequence[str], delimiter: str, *, quoted: bool, spaced: bool) -> list[list[str]]:
-    """Return the rows at the beginning of a file; none if they are not a table."""
+    """Return the rows at the beginning of a file; none if ``csv`` cannot read them with this delimiter."""
     rows: list[list[str]] = []
     try:
         for row in _reader((text + "\n" for text in texts if text.strip()), delimiter, quoted=quoted, spaced=spaced):
@@ -119,7 +120,7 @@ def _head_rows(texts: Sequence[str], delimiter: str, *, quoted: bool, spaced: bo
             if any(row) and not is_between:
                 rows.append(row)
     except csv.Error as error:
-        if "end of data" not in str(error):  # else the last row of the head is cut inside a cell
+        if "end of data" not in str(error):  # "end of data" only means that the last row is cut inside a cell
             return []
     return rows
 

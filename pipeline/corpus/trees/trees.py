@@ -172,7 +172,7 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
 
 
 def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
-    """Refuse an empty phrase whose label is not in capitals, as in ``(NN (dog))``: the label must be a word."""
+    """Refuse an empty phrase whose label is not in capitals. In ``(NN (dog))`` that label, ``dog``, is a word."""
     for label, start, stop in phrases:
         if start == stop and label and not (label[0].isupper() and not any(map(str.islower, label))):
             raise MalformedTreeError(
