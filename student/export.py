@@ -58,7 +58,7 @@ def export(
 
     Args:
         run: A run directory of train-student.
-        out: The folder to make. If the export fails, it leaves no folder.
+        out: The folder to make. If the files cannot be written, no folder is left.
         which: The checkpoint.
         all_checkpoints: Write the checkpoint ``which`` to OUT/main, and the word checkpoints (weights kept after 1M
             words and so on) to OUT/chck_1M and so on. With ``config.push``, this is done whenever there are word

@@ -155,7 +155,11 @@ def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Student:
-    """What the loss needs from q_T, for R rows. If no ids are selected, the rest is the whole vocabulary."""
+    """What the loss needs from q_T, for R rows.
+
+    The selected ids are those outside the rest: the tokens in K. For a dump with draws no ids are selected, and the
+    rest is the whole vocabulary.
+    """
 
     log_probs: Tensor
     """``[R, k]``: log q_T of the targets' ids."""

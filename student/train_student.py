@@ -215,7 +215,8 @@ def train_student(
             dumps, training = [], dataclasses.replace(training, targets="none")
         fingerprints, targets = dict(dataset.fingerprints), None
         readers = [DumpReader(each) for each in dumps]
-        # A student reads no trees, so the text behind a parser counts only if a teacher read the parser's trees.
+        # A student reads no trees. So the words that the dataset's parser was trained on count only if the teacher of a
+        # dump read the parser's trees; then the dump records these words.
         trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
         trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
         if readers:
@@ -245,7 +246,8 @@ def train_student(
             compile_transformer(model, device)
         run = RunDescription(
             kind="student",
-            # Only a mixture has the option, so that runs with one dump agree with those of older versions.
+            # ``dump_weights`` is recorded only for a mixture of several dumps, so that the configuration of a run with
+            # one dump equals that of older versions.
             configuration=options.to_json(config, training) | ({"dump_weights": weights} if len(readers) > 1 else {}),
             model={"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id},
             fingerprints=fingerprints,

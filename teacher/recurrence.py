@@ -1,17 +1,17 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
 A level is all pushes of one depth, or all constituents of one height. Autograd would work round by round, where a round
-is one level or one step in a level. In this module a few large products give the gates of many inputs and the gradients
-of the weights, and the states of all rounds are in one buffer that later rounds gather from. So a round has little more
-than one recurrent product and a few point-wise operations. Second derivatives are not available. docs/decisions/0007
-has a comparison with the same arithmetic under autograd.
+is one level or one step in a level. In this module a few large matrix products, each over many inputs, compute the part
+of the gates that depends on the inputs, and the gradients of the weights. The states of all rounds are in one buffer,
+from which later rounds gather. So a round has little more than one recurrent product and a few point-wise operations.
+Second derivatives are not available. docs/decisions/0007 has a comparison with the same arithmetic under autograd.
 
 Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Otherwise all have the type
 of the weights.
 
 Shape letters: S rows of the stack, Q distinct parents among them, H size of the LSTM, I size of its inputs; N tokens, K
-constituents, c children, L labels, D size of values. The order of gates is input, forget, output, candidate, so that
-one call applies the sigmoid to the first three.
+constituents, m constituents of a level and c children of these, L labels, D size of values. The order of gates is
+input, forget, output, candidate, so that one call applies the sigmoid to the first three.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,10 @@ def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[Stack
 
 
 def stack_lstm_from_gates(gates: Tensor, recurrent_weight: Tensor, levels: Sequence[StackLevel]) -> Tensor:
-    """Return the result of ``stack_lstm`` without a gradient. ``gates`` ``[S, 4H]``, of all inputs, are overwritten."""
+    """Return the result of ``stack_lstm`` without a gradient.
+
+    ``gates`` ``[S, 4H]`` are the products of all inputs with the input weight, plus the bias. They are overwritten.
+    """
     parents = _parents(levels, gates.device)
     hidden, _, _ = _run_stack(gates, recurrent_weight, levels, parents)
     return hidden
@@ -82,7 +85,7 @@ def _run_stack(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return hidden states, cell states and the tanh of the cell states, all ``[S, H]``.
 
-    The squashed gates overwrite ``gates``.
+    The gates after their non-linearities overwrite ``gates``.
     """
     size = gates.shape[1] // 4
     hidden, cell, squashed = (gates.new_empty(len(gates), size) for _ in range(3))
@@ -117,7 +120,7 @@ def _cell_backward(
     """Write the gradient of the gates before their non-linearities to ``out``.
 
     Args:
-        gates: ``[..., 4H]``: the gates after their non-linearities ("squashed").
+        gates: ``[..., 4H]``: the gates after their non-linearities.
         squashed: ``[..., H]``: tanh of the new cell state.
         below: ``[..., H]``: the cell state before, or None for zeros.
         grad_hidden: ``[..., H]``.

@@ -55,7 +55,10 @@ class TeacherConfig:
             raise ConfigError("teacher: " + "; ".join(problems))
 
     def least_weights(self, *, vocab_size: int, num_labels: int) -> int:
-        """Return a lower bound on the number of weights: of the composition, only one matrix of embed_dim² counts."""
+        """Return a lower bound on the number of weights, without biases.
+
+        The composition is counted as one matrix of embed_dim² weights, although it has more.
+        """
         stack = 4 * self.hidden_dim * (self.embed_dim + self.hidden_dim * (2 * self.num_layers - 1))
         labels = num_labels if self.strategy == "top-down" else 1
         return (vocab_size + labels + self.embed_dim) * self.embed_dim + stack
@@ -82,7 +85,8 @@ class BeamConfig:
     """The sizes of the beam search over the trees of a sentence; see ``teacher.beam``."""
 
     beam: int = 50
-    """Beam search: number of hypotheses per sentence to keep after each action, and to sum over in the mixture."""
+    """Beam search: number of hypotheses per sentence to keep after each action. A next-token distribution is the
+    weighted sum over at most this number of hypotheses."""
     word_beam: int = 10
     """Beam search: number of hypotheses per sentence to keep after each token."""
     max_actions: int = 16

@@ -35,8 +35,8 @@ class DumpConfig:
     draw_seed: int = 1
     """Seed of the draws."""
     profile: Literal["exact", "compact"] = "exact"
-    """How to store the distributions. exact: as computed. compact: in less than half the space, at a cost of 6e-5 nats
-    (docs/decisions/0005)."""
+    """How to store the distributions. exact: as computed. compact: in less than half the space. Compact
+    distributions differ from exact ones by 6e-5 nats per position (docs/decisions/0005)."""
     temperatures: tuple[float, ...] = (1.0,)
     """Temperatures that students may use, comma-separated. 1 must be among them."""
     shard_positions: int = 65_536
@@ -93,7 +93,7 @@ _COMPUTATION = ("batch_tokens", "device", "threads")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpCommandConfig:
-    """What ``dump-teacher`` does besides writing: nothing here changes the bytes of a dump."""
+    """The options of ``dump-teacher`` that do not change the bytes of a dump."""
 
     take_over: bool = False
     """For a dump in an object store: write even if another process holds the lease, that is, the

@@ -84,7 +84,8 @@ def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> st
 def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: DumpConfig) -> DumpSummary | None:
     """Write the distributions of a source over a split into the store ``out``; see `pipeline.dumping.dump_loop`.
 
-    ``sources`` holds one run, or one for each fold of the split in any order; see `pipeline.dumping.cross_fitting`.
+    ``sources`` holds one source, or one run for each fold of the split, in any order; see
+    `pipeline.dumping.cross_fitting`.
 
     Returns:
         The statistics of the finished dump on the main rank, None on the other ranks.
@@ -104,7 +105,7 @@ def plan_run(
     """Predict the size and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If there are several processes, or as ``dump_run``.
+        ConfigError: If the command itself runs in several processes. Also as ``dump_run``.
         FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
@@ -168,7 +169,11 @@ def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, de
 
 
 def _trained_on(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig) -> list[Json]:
-    """Return what the sources were trained on, and the parser of the trees that the distributions are given."""
+    """Return the texts that the sources were trained on.
+
+    If the distributions depend on the dataset's trees, the texts that the parser of these trees was trained on are
+    included.
+    """
     texts = [
         text
         for source in sources

@@ -1,10 +1,11 @@
 """Recompute shards of a dump with the model that made it, and compare bytes or values.
 
-Digests show that a dump is what its writer wrote. Recomputing shows that the writer wrote what the model computes. The
-``computation`` of a dump records what can change its bytes, such as threads, batch size, kind of device and versions.
-If it equals the ``computation`` here, every file must be identical, byte for byte. Otherwise the last bits can differ.
-This can change the order of nearly equal tokens, the draws and the rounding to float16. Then `recompute` compares
-values, and the log-probabilities of the gold tokens must agree within a bound.
+The digests in a dump (the sha256 of each file) show that the files are as they were written. Recomputing shows that the
+writer wrote what the model computes. The ``computation`` of a dump records what can change its bytes, such as threads,
+batch size, kind of device and versions. If the recomputation has the same ``computation``, every file must be
+identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal tokens, the
+draws and the rounding to float16. Then `recompute` compares values, and the log-probabilities of the gold tokens must
+agree within a bound.
 
 Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N
 shards contains it with probability N / S.
@@ -40,7 +41,7 @@ _REMEDY = "The dump was altered after it was computed, or its writer failed. Del
 
 
 def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> dict[str, Any]:
-    """Recompute shards of a complete dump, whose own digests were verified before, and compare.
+    """Recompute shards of a complete dump, and compare. The caller has already verified the dump's digests.
 
     Args:
         job: The models and dataset of the dump, with the configuration and the threads of `computed_with`.
@@ -179,7 +180,10 @@ def _altered(
     *,
     where: str,
 ) -> str | None:
-    """Return the first file of a shard that differs from the recomputed file, and how; None if all files are equal."""
+    """Return how a shard differs from the recomputed shard; None if it does not differ.
+
+    Files are compared first, then the shard's figures in the manifest. Only the first difference is named.
+    """
     for spec, data, _ in encoded(rows, schema, entry.shard, where=where):
         digest = FileDigest.of_bytes(data)
         if digest != entry.files[spec.name]:

@@ -8,7 +8,7 @@ pipeline counts a tie as right, so its accuracy is recorded too, as ``score_ties
 of the tied texts at random.
 
 ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that ``collate_preds.py`` reads. For a
-tie, the file has the first of the most probable texts under the rules of 2025, and the last under those of 2026. The
+tie, the file has the first of the most probable texts with ``--rules 2025``, and the last with ``--rules 2026``. The
 task of the age of acquisition has the files ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` instead.
 """
 
@@ -63,7 +63,7 @@ class Outcome:
 
     @property
     def is_right(self) -> bool:
-        """Whether the first text is more probable than every other."""
+        """Whether the first text, which is the right one, is more probable than every other."""
         return self.log_probs[0] > max(self.log_probs[1:])
 
     @property
@@ -253,7 +253,7 @@ def _at_checkpoints(
     at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]],
     choices: Sequence[Choice],
 ) -> tuple[Surprisals, dict[str, str]]:
-    """Return the surprisals of all scored ends, and the sha256 of the weights, for each word checkpoint."""
+    """Return the surprisals of all texts (of their scored ends), and the sha256 of the weights, by word checkpoint."""
     surprisals, weights = {}, {}
     for num_words, opening in at_words.items():
         with opening() as opened:
@@ -286,7 +286,7 @@ def _check_lengths(model: SentenceModel, choices: Sequence[Choice]) -> None:
 
 
 def _outcomes(model: SentenceModel, choices: Sequence[Choice]) -> list[Outcome]:
-    """Score the end of each text, which begins at ``Choice.starts``. A text that occurs twice is computed once."""
+    """Score each text from the character in ``Choice.starts`` to its end. A text that occurs twice is computed once."""
     texts = list(dict.fromkeys(text for choice in choices for text in choice.texts))
     encoded = dict(zip(texts, model.tokenizer.encode_batch_with_spans(texts), strict=True))
     scored = score_all(model.scorer, [ids for ids, _ in encoded.values()], block_sentences=model.block_sentences)
@@ -384,7 +384,7 @@ def _rows(task: str, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
 
 
 def check_replaced(folder: Path) -> None:
-    """Check that each ``predictions.json`` below a folder holds predictions, so that it may be replaced.
+    """Check that each existing file of predictions below a folder holds predictions, so that it may be replaced.
 
     Raises:
         StoreError: If one of them holds something else.

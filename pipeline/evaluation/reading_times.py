@@ -100,7 +100,7 @@ def read_reading_data(path: Path) -> ReadingData:
             ) from error
 
     return ReadingData(
-        # The sentence that begins with the word None is not a missing value.
+        # One sentence begins with the word None. After this word, ``item`` is "None", which is not a missing value.
         contexts=tuple("None" if row["item"] in MISSING else row["item"] for row in rows),
         words=tuple(row["word"] for row in rows),
         previous=tuple(None if row["prev_item"] in MISSING else (row["prev_item"], row["prev_word"]) for row in rows),
@@ -153,7 +153,8 @@ def _gain(
     if not rows.any():
         return None
     y = measure[rows]
-    # Standardised columns span the same space with their products and the constant, and are well conditioned.
+    # Standardised columns, their products and the constant span the same space as the original columns with theirs, and
+    # they are well conditioned.
     scaled = [_standardised(column[rows]) for column in columns]
     base = [np.ones_like(y), *scaled, *(one * other for one, other in combinations(scaled, 2))]
     without, with_it = (

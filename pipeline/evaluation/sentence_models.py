@@ -2,8 +2,8 @@
 
 Minimal pairs, SyntaxGym and surprisals score single sentences with a ``SentenceModel``: a student, a folder in Hugging
 Face's format (``student.student_commands``), or a teacher that sees no tree (``teacher.teacher_commands``). For a
-perplexity the model's own package computes the log-probabilities of the split, because some models also read the trees
-or documents of a split.
+perplexity, the code of the kind of model (``student`` or ``teacher``) computes the log-probabilities of the split,
+because some models also read the trees or documents of a split.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     """Record the perplexities of a split and each sentence's log-probabilities. Return a summary.
 
     Only the perplexity under the first distribution is also given by source and by length of the sentences. If the true
-    distributions are known, the floor is added.
+    distributions are known, the floor (the perplexity under the true distributions) is added.
 
     Raises:
         RunError: If a log-probability is not finite.

@@ -231,7 +231,10 @@ def _history(path: str, manifest_sha256: object) -> Sequence[Row]:
 
 
 def _flat(dump: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dump's schema and statistics on one level. A nested name gets its parent's name in front."""
+    """Return the dump's schema and statistics on one level.
+
+    A name that is nested deeper gets its parent's name in front, as in ``fingerprints: split``.
+    """
     flat: dict[str, Any] = {}
     for name, item in dump.items():
         if name in {"schema", "statistics"} and isinstance(item, dict):

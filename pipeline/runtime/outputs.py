@@ -25,7 +25,7 @@ _MAX_BYTES: Final = 1 << 26
 """Bytes of the largest JSON file that is read to recognise it."""
 _HEAD_BYTES: Final = 1 << 14
 _MAX_LINE: Final = 1 << 22
-"""Characters of a longer line than any tree."""
+"""Characters that are read of one line. No tree is as long."""
 _MAX_NAME_BYTES: Final = 200
 """File systems allow 255 bytes. The temporary name of a file is longer than its name."""
 _COMPANIONS: Final = {
@@ -55,7 +55,8 @@ class Written:
     suffixes: tuple[str, ...] = ("",)
     """The files are the path with each of these suffixes. Empty: the path is a folder, and the command checks it."""
     is_own: Callable[[Path, str], bool] | None = None
-    """Whether the existing file PATH + suffix is one that such a command wrote. None: no file is ever replaced."""
+    """Whether the existing file PATH + suffix is one that such a command wrote. None: no file is recognised, so only
+    ``--force`` replaces a file."""
     kept: tuple[str, ...] = ()
     """Suffixes of files that took hours to make: not even ``--force`` replaces them."""
 
@@ -75,7 +76,7 @@ def _is_companion(stem: Path, suffix: str) -> bool:
 
 
 def _is_of_trees(stem: Path, suffix: str) -> bool:
-    """Return whether import-trees wrote the pair: normalised trees, whose words are the lines of OUT.txt."""
+    """Return whether import-trees wrote the file: OUT.mrg has normalised trees, and OUT.txt has their words."""
     of_others = (stem.parent / "entropy.json", beside(stem, ".parse.json"), beside(stem, ".sample.json"))
     if any(file.exists() for file in of_others):  # those of sample-corpus, and of parse and sample, which take hours
         return False

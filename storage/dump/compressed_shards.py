@@ -7,9 +7,9 @@ A shard file holds a range of an array's rows, cut into chunks. The codec is ``s
 
 The layout is that of uncompressed shards (`storage.dump.shards`), but each chunk is a Blosc buffer (bits transposed,
 then zstd) whose length varies. So this module parses the index. The index must account for every byte of the file:
-chunks follow one another in order without gaps. What a file says about itself is checked first. A chunk is decoded only
-if its checksum is correct and its header states the size that the layout gives, and it is decoded into memory of that
-size. The bytes equal those of zarr-python for the same versions of Blosc and zstd (tested).
+chunks follow one another in order without gaps. A chunk is decoded only if its checksum is correct and its
+header states the size that the layout gives. It is decoded into memory of that size, so a wrong size in a file does no
+harm. The bytes equal those of zarr-python for the same versions of Blosc and zstd (tested).
 
 Reading one row decodes its whole chunk, so reading ranges of rows is efficient and reading single rows is not. A few
 decoded chunks are kept.
@@ -205,7 +205,7 @@ class CompressedShardView:
         return ends
 
     def chunk(self, chunk: int) -> NDArray[Any]:
-        """Return the rows of a chunk, with the padding of a short one. The caller must not change them.
+        """Return the rows of a chunk. A short chunk is padded to the full number of rows. Do not change the result.
 
         Raises:
             CorruptStoreError: If the chunk is damaged, or holds a value that no dump can have.

@@ -84,7 +84,11 @@ def unordered_rows(logp: NDArray[np.float16], counts: NDArray[np.uint8] | None, 
 
 
 def repeated_ids(ids: NDArray[Any], schema: DumpSchema) -> ImpossibleValue | None:
-    """Return the first row of ``ids`` ``[n, k]`` that has an id twice. Unused columns do not count."""
+    """Return the first row of ``ids`` ``[n, k]`` that has an id twice. Unused columns do not count.
+
+    A row with draws can have unused columns, for example if an id was drawn twice. These hold the fill value, which is
+    not in the vocabulary.
+    """
     ordered = np.sort(ids, axis=1)
     repeats = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < schema.vocab_size)
     return ImpossibleValue("ids", _first(repeats), "ids repeats an id in a row") if repeats.any() else None
@@ -131,7 +135,7 @@ def _impossible_log_probs(
     values: NDArray[np.float16], is_unused: NDArray[np.bool_] | None
 ) -> Iterator[ImpossibleValue]:
     # numpy emulates float16 comparisons, which is slow, so bit patterns are compared. As uint16, a NaN with a sign is
-    # above -inf. As int16, all values above 0 and all other NaN are above the largest that rounding allows.
+    # above -inf. As int16, values below 0 are negative, and every other NaN is above every number.
     bits = _bits(values, is_unused)
     highest = np.maximum.reduce(bits, axis=None)
     if highest > _HALF_NEGATIVE_INFINITY or np.maximum.reduce(bits.view(np.int16), axis=None) > _HALF_POSITIVE_TINY:

@@ -248,7 +248,10 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
 
 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
-    """Return a text that a normalizer changes by more than a first space, and the result. None if it changes none."""
+    """Return a text that a normalizer changes, and the result. None if it changes no text.
+
+    A space that it puts before a text is not a change.
+    """
     patterns = [step.get("pattern") or {} for step in _steps(json.loads(normalizer.__getstate__()), "normalizers")]
     own = [normalise_text(f"x {pattern['String']} y") for pattern in patterns if "String" in pattern]
     for probe in (*PROBES, *own, *_systematic_probes()):

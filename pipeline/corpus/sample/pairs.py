@@ -1,7 +1,8 @@
 """Sample minimal pairs from a grammar.
 
 The grammar has a derivation for the good sentence of a pair, but not for the bad sentence, which differs in one word. A
-template is a line of grammar symbols. Each symbol is expanded by sampling from the grammar. The symbol marked ``*``
+template is a line of grammar symbols with variables such as ``$hsg`` (see ``pipeline.corpus.sample.grammar``). First,
+values of the variables are drawn. Then each symbol is expanded by sampling from the grammar. The symbol marked ``*``
 yields the critical word. The bad sentence has another word in its place. `sample_pairs` keeps a pair only if the exact
 probabilities are p(good) > 0 and p(bad) = 0. For example, *the teacher helped himself* and *the teacher helped herself*
 are both possible, so it drops this pair. It also drops a pair that it has already, or with a sentence in ``avoid``.

@@ -89,7 +89,7 @@ class CleaningRecord:
         self._sample("dropped", reason, line, "")
 
     def repaired(self, reason: str, line: Line, result: str) -> None:
-        """Count a change of a line. A line may have several changes. The method ``line`` counts the line itself."""
+        """Count a change of a line. A line may have several changes. Call ``line`` to count the line itself."""
         self._counts.repaired[reason] += 1
         self._sample("repaired", reason, line, result)
 

@@ -11,8 +11,9 @@ from typing import Final
 WRAPPED_CHARS: Final = 100
 """Number of characters that at most one line in a hundred of a hard-wrapped file exceeds."""
 MIN_WRAPPED: Final = 0.4
-"""Share of cut lines from which text counts as hard-wrapped. Prose of many kinds, wrapped at 50 to 100 characters, has
-0.77 to 0.95. Text with a sentence or a paragraph per line, and verse whose lines begin with capitals, has nearly 0."""
+"""Text counts as hard-wrapped if at least this share of its lines is cut inside a sentence (``wrapped_share``). Prose
+of many kinds, wrapped at 50 to 100 characters, has 0.77 to 0.95. Text with a sentence or a paragraph per line, and
+verse whose lines begin with capitals, has nearly 0."""
 MIN_LINES: Final = 3
 """Smallest number of lines cut inside a sentence in hard-wrapped text."""
 _MIN_WIDTH: Final = 35
@@ -38,8 +39,9 @@ def is_wrapped(lines: Sequence[str]) -> bool:
 def wrapped_share(lines: Sequence[str]) -> float:
     """Return the share of lines that seem to be cut inside a sentence at one width; 0 if too few are cut.
 
-    Only lines that are followed by another line count. Such a line seems to be cut if no punctuation mark of sentences
-    ends it, the next line begins with a small letter, and the next line's first word would not have fitted in.
+    Only lines that are followed by another line count. Such a line seems to be cut if it ends with a letter, a digit,
+    a comma, a semicolon, an apostrophe or a hyphen, the next line begins with a small letter, and the next line's first
+    word would not have fitted in.
 
     Args:
         lines: Lines of a text, blank ones included.
@@ -71,8 +73,9 @@ def words_of(lines: Iterable[str]) -> frozenset[str]:
 def join_lines(lines: Iterable[tuple[str, str]], words: frozenset[str]) -> tuple[str, bool]:
     """Return the lines of a paragraph as one line, and whether hyphens were removed.
 
-    After a word with a hyphen, the next line follows without a space. The hyphen itself is removed if the joined word
-    is one of ``words``. Otherwise it stays, as in "well-known". A soft hyphen never stays.
+    If a line ends with a word and a hyphen, the next line follows without a space. The hyphen itself is removed if the
+    joined word is one of ``words``. Otherwise it stays, as in "well-known". After a soft hyphen the next line follows
+    without a space, too; cleaning has already removed the soft hyphen itself.
 
     Args:
         lines: The cleaned text of each line, and the line as it was in the file.

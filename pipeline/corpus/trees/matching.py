@@ -106,7 +106,7 @@ def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: boo
     """Return the positions where a word that begins at ``at`` may end. The text may have spaces inside the word.
 
     With ``shares_period`` the word may also end before its last period. The text then has one period for this word and
-    for the next one, which is a period.
+    for the next word, which is itself a period (as after "etc." at the end of a sentence).
     """
     found = {at: None}
     for number, unit in enumerate(units):

@@ -82,7 +82,8 @@ def find_trees(
 
     Raises:
         InputError: If the source does not exist, has no file of trees, or has no file of one of the sections or names.
-        ConfigError: If there are sections and the format is not ptb, or sections or names and the source is one file.
+        ConfigError: If ``sections`` is given and the format is not ptb, or if ``sections`` or ``names`` is given and
+            the source is one file.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder, expected trees in brackets")
@@ -148,12 +149,13 @@ def parse_sections(text: str) -> frozenset[int]:
 def read_split_list(path: Path, split: str) -> frozenset[str]:
     """Return the names that a list of documents has below the heading ``split``; all names if the list has no headings.
 
-    A heading is a line that begins with ``#``. A name is a line of one word, after a mark such as ``*`` or ``-``. A
-    suffix such as ``.mrg`` is removed. Lines of several words are comments.
+    A heading is a line that begins with ``#``. A name is a line of one word, with or without a mark such as ``*``
+    or ``-`` before it. A suffix such as ``.mrg`` is removed. Lines of several words are comments.
 
     Raises:
         InputError: If the file cannot be read, or has no name below the heading.
-        ConfigError: If there are headings and ``split`` is not one of them, or there is ``split`` and no heading.
+        ConfigError: If the list has headings and ``split`` is not one of them, or if ``split`` is not empty and the
+            list has no headings.
     """
     below: dict[str, set[str]] = {}
     heading = ""
@@ -314,7 +316,10 @@ def _format_of_file(path: Path) -> str:
 
 
 def _begins_with_list(path: Path) -> bool:
-    """Return whether a file begins with a line with a number and a name, and then a line with a score."""
+    """Return whether a file begins with an n-best list: a line with a number and a name, then a line with a score.
+
+    If the number of parses is 0, the second line may also be the first line of the next list.
+    """
     lines = [line for line in _beginning(path, 2) if _HEADER.fullmatch(line.text) or _score(line) is not None]
     if len(lines) != 2 or not (header := _HEADER.fullmatch(lines[0].text)):
         return False
