@@ -23,7 +23,7 @@ class RunError(RnngDistillError):
 
 
 class StoreError(RnngDistillError):
-    """A store on disk cannot be read or written."""
+    """A store (such as a dump) cannot be read or written, or any other file cannot be written."""
 
 
 class IncompleteStoreError(StoreError):

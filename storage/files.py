@@ -3,8 +3,9 @@
 A file is written under a temporary name, synced and renamed; then its folder is synced. The price is two fsyncs per
 file, which is low for stores with few, large files. If a process is killed while it writes, a file or folder whose name
 ends in ``.partial`` remains. In a store (such as a dump) or a run directory, the next process that locks the store or
-run removes the leftover. Elsewhere, the writer itself locks the temporary file while it writes. So the next writer of
-the same path knows that a temporary file without a lock is a leftover, and removes it.
+run removes the leftover. Elsewhere, it depends on the writer. ``written_whole`` and ``new_folder`` lock the temporary
+file or folder while they write. When one of them next writes the same path, it removes leftovers: temporary files and
+folders that are older than a minute and that no process locks. A leftover of ``write_atomically`` stays.
 """
 
 import errno
@@ -55,7 +56,8 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
     """Open a temporary text file for each of ``paths``; rename them in order at the end of the block.
 
     The files of ``stale`` are removed once all temporary files are on disk, before the first rename. If the last of
-    ``paths`` is also in ``stale``, then even a kill cannot leave this file next to files of another set.
+    ``paths`` is also in ``stale``, its old version is gone before a new file appears, and its new version appears last.
+    So whenever this file exists, even after a kill, the other files of ``paths`` are from the same call.
 
     If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception of the
     block itself, even an OSError, passes through unchanged.
@@ -231,7 +233,7 @@ def list_files(root: Path) -> Iterator[str]:
     """Yield every file below ``root``, links included, as a relative path with slashes, sorted within its folder.
 
     Raises:
-        InputError: If a folder cannot be read, or a name is not UTF-8, so that no UTF-8 file could hold it.
+        InputError: If this user may not read a folder, or a name is not UTF-8, so no UTF-8 text can hold it.
     """
     for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
         subfolders.sort()

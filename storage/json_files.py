@@ -188,7 +188,7 @@ class _NamedCode:
 
 
 def names_code(path: Path, *, remedy: str) -> bool:
-    """Return whether a configuration of transformers names code of the folder, which transformers would run.
+    """Return whether a configuration file makes the library transformers run Python code from the file's folder.
 
     Raises:
         InputError: If the file cannot be read or is not a JSON object.

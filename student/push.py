@@ -97,7 +97,7 @@ def _plain_errors(where: str) -> Iterator[None]:
 def _errors() -> tuple[type[Exception], ...]:
     """Return the errors of the hub and of the network.
 
-    huggingface_hub uses requests, from 1.0 on httpx, and now httpx2. The hub's errors derive from the errors of the
-    HTTP client in use.
+    Which HTTP client huggingface_hub uses depends on its version: requests before 1.0, then httpx, now httpx2.
+    ``HfHubHTTPError`` derives from the error class of that client, so its base classes cover the network's errors.
     """
     return (*HfHubHTTPError.__bases__, OSError)

@@ -1,9 +1,9 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
 The teacher's distribution is p at T = 1, and p_T at the temperature T. A dump of the top k has the teacher's own
-probabilities (``SoftTargets``). From a dump with draws, this module computes estimates p^_T of p_T (``DrawnTargets``).
-For the top tokens p^_T is p_T. The rest is all other tokens, and p(rest) is their mass. If c_w of n draws from the rest
-gave the id w, then
+probabilities (``SoftTargets``). A dump with draws has fewer top tokens or none. The rest is all other tokens, p(rest)
+is their mass, and the dump holds n random draws from the rest. From these draws this module computes estimates p^_T of
+p_T (``DrawnTargets``). For the top tokens p^_T is p_T. If c_w of the n draws gave the id w, then
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 
@@ -71,7 +71,8 @@ class DrawnTargets:
     """Estimates of the teacher's distributions for R rows, at one temperature T."""
 
     ids: Tensor
-    """int64 ``[R, k]``: the drawn and top tokens; an unused column has an arbitrary id of the vocabulary."""
+    """int64 ``[R, k]``: the top tokens, then the drawn ones. Equal draws share a column, so some columns can be unused;
+    these have an arbitrary id of the vocabulary."""
     weights: Tensor
     """float ``[R, k]``: p^_T(w); 0 in an unused column. A row need not sum to 1."""
 

@@ -65,8 +65,8 @@ class BeamResult:
     token_log_probs: Ragged
     """n + 1 values per sentence: the log-probability of each gold token and of ``<eos>`` under the mixture."""
     prefix_log_probs: Ragged
-    """n + 1 values per sentence: log of the summed probability of all hypotheses after the token. At ``<eos>`` only
-    complete hypotheses count; the value is -inf if none is complete."""
+    """n + 1 values per sentence: log of the summed probability of all candidates (up to ``beam``) with the token. At
+    ``<eos>`` only complete candidates count; the value is -inf if none is complete."""
     num_effective: Ragged
     """n + 1 values per sentence in [1, B]: the effective number of candidates, exp of the entropy of their weights."""
     phrases: list[list[TokenPhrase]]
@@ -247,7 +247,7 @@ class _Batch:
     def _candidates(self, hypotheses: Hypotheses) -> Hypotheses:
         """Return the best hypotheses that reach a SHIFT.
 
-        Their scores include the SHIFT. Their nodes and events are those before the SHIFT.
+        Their scores include the SHIFT. Their nodes (stacks) and events (last actions) are those before the SHIFT.
         """
         beam, max_actions = self._config.beam, self._config.max_actions
         candidates = hypotheses.take(np.arange(0))
@@ -349,7 +349,7 @@ class _Batch:
             self._found.actions[sentence] = [FIRST_NT, *self._history.actions(event), SHIFT, REDUCE]
 
     def _close(self, hypotheses: Hypotheses) -> Hypotheses:
-        """Return the hypotheses after REDUCEs that close all their constituents, and ``<eos>``."""
+        """Close all constituents but TOP with REDUCEs, then add ``<eos>``; return the resulting hypotheses."""
         hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # a copy, which is changed below
         while len(still_open := np.flatnonzero(~self._pool.is_complete(hypotheses.node))):
             hypotheses.score[still_open] += self._pool.action_log_probs(hypotheses.node[still_open])[:, REDUCE]

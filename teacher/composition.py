@@ -123,8 +123,8 @@ class BiLstmComposition(Composition):
         return partial(self._compose, self._label_states())
 
     def _compose(self, label_states: Tensor, values: Tensor, level: CompositionLevel) -> Tensor:
-        # Hypotheses of a beam search can share a child, and it is multiplied once. `torch.unique` would make the host
-        # wait for a GPU.
+        # Several hypotheses of a beam search can share a child. Each distinct child is multiplied by the weights once.
+        # numpy finds the distinct children, because `torch.unique` would make the host wait for a GPU.
         distinct, places = np.unique(level.children, return_inverse=True)
         gate_rows = (2 * places.reshape(2, -1) + np.array([[0], [1]])).reshape(-1)  # forward, then backward
         labels, children, gather = (on_device(each, values.device) for each in (level.labels, distinct, gate_rows))

@@ -71,7 +71,8 @@ class ParserConfig:
     num_heads: int = 4
     """Attention heads. embed-dim must be a multiple of twice this number."""
     ff_dim: int = 256
-    """Size of the feed-forward part of each layer. The hidden layer of the classifiers is half as large."""
+    """Size of the feed-forward part of each layer. The classifiers of labels and tags have a hidden layer half as
+    large."""
     char_embed_dim: int = 64
     """Size of a character's embedding."""
     dropout: float = 0.1

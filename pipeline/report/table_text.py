@@ -5,8 +5,9 @@ r"""Write the report's tables as text for papers and programs: Markdown, LaTeX o
     latex       One table environment per table, with booktabs' rules. The names of groups form a line above the header.
     csv         One table for everything, with the columns table, row_number, row, column and value.
 
-Marks and bars of cells are left out, notes follow in parentheses, and white space becomes single spaces. In CSV a cell
-without a value is empty. All other cells are written as on the page, thousands separators included.
+On the report's page, a cell can have a mark, a bar and a note in small print. Here marks and bars are left
+out, the note follows the content in parentheses, and white space becomes single spaces. In CSV a cell without a value
+is empty. All other contents are as on the page, thousands separators included.
 """
 
 import csv
@@ -23,7 +24,8 @@ from pipeline.report.tables import NOTHING, Table
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
 """``table`` is the title of the table. ``row_number`` counts from 1, because rows may share a name. ``row`` is the
-first cell of the row. ``column`` is the name of another column, after its group's name. ``value`` is the cell there."""
+first cell of the row. ``value`` is one of its other cells. ``column`` names the column of this cell, with the name of
+the column's group in front."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")

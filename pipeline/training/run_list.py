@@ -168,7 +168,7 @@ def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
 
 
 def _differences(rows: Sequence[RunRow], made_by: Mapping[str, Mapping[str, Any]]) -> Differences:
-    """Return options and fingerprints that are not equal in all runs of a kind. What a run lacks is None."""
+    """Return options and fingerprints that are not equal in all runs of a kind; None for one that a run lacks."""
     found: Differences = {}
     for kind in dict.fromkeys(str(row.kind) for row in rows):
         made = {row.path: made_by[row.path] for row in rows if row.kind == kind}

@@ -74,7 +74,10 @@ def tracker_of(config: TrainConfig, run: Path) -> Tracker | None:
 
 
 def group_of(run: RunInfo) -> str:
-    """Return a name that runs share if and only if they differ in nothing but seed, folder, machine and logging."""
+    """Return a name that runs share if and only if they differ in nothing but seed, ``--out`` and ``FREE``.
+
+    ``FREE`` holds the options that may change when a run is resumed, such as the device.
+    """
     deciding = {name: value for name, value in run.configuration.items() if name not in _NOT_OF_A_GROUP}
     text = json.dumps([run.kind, deciding, run.model, run.fingerprints], sort_keys=True)
     return f"{run.kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

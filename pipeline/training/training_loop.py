@@ -75,7 +75,10 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
 
 
 def evaluate(task: Task, batches: Iterable[Batch], world: World) -> dict[str, float]:
-    """Return nats per position for each of ``dev_parts``, over all ranks; computed in float32 without dropout."""
+    """Return nats per position for each of the task's ``dev_parts``: its loss, then other sums that it reports.
+
+    The sums are over all ranks, computed in float32 without dropout.
+    """
     parts = task.dev_parts
     total = torch.zeros(len(parts), dtype=torch.float64, device=_device(task.model))
     positions = 0

@@ -1,8 +1,8 @@
 """Compute where each row of an array is stored: its shard, its chunk, its file; and the array's Zarr metadata.
 
-Only the first dimension is cut. Rows (positions, or for the offsets sentence boundaries) go into shards of equal size,
-of which the last may be short, and each shard is cut into chunks. This is integer arithmetic without I/O. File names
-are computed here and never read from a store.
+Only the first dimension is cut. In most arrays a row belongs to a position; in the array of offsets it belongs to a
+sentence boundary. Rows go into shards of equal size, and only the last shard may be shorter. Each shard is cut into
+chunks. This is integer arithmetic without I/O. File names are computed here and never read from a store.
 """
 
 import math
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from storage.fingerprints import Json
 
 BLOSC_LEVEL = 3
-"""Compression level on Blosc's scale, 0 to 9, which is not zstd's."""
+"""Compression level on Blosc's scale, 0 to 9. zstd itself has another scale."""
 
 _CRC32C: Json = {"name": "crc32c"}
 _LITTLE_ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -155,7 +155,10 @@ def sentences_of_range(offsets: NDArray[np.int64], positions: range) -> range:
 
 
 def sentence_blocks(offsets: NDArray[np.int64], block_positions: int) -> NDArray[np.int64]:
-    """Return ``[B + 1]`` int64 edges: the sentences ``edges[b]:edges[b + 1]`` start in one block of positions.
+    """Return ``[B + 1]`` int64 edges that divide the sentences into B groups.
+
+    The positions are cut into blocks. The sentences ``edges[b]:edges[b + 1]`` are all sentences whose first position is
+    in one block. A block in which no sentence starts has no group.
 
     Args:
         offsets: ``[M + 1]`` int64, strictly rising.

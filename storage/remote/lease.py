@@ -3,9 +3,9 @@
 The lease is an object next to the store. It names its holder and the time at which it expires. The holder renews it in
 a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired,
 `TIME_TO_LIVE_S` after the last renewal, or at once with ``take_over``. A process that takes the lease waits and reads
-it back. So if two processes take it at once, the later one keeps it, even if the object store cannot create an object
-only on condition that it does not exist. Before every write and every line of the history the holder reads the lease
-again, and stops if another process holds it.
+it back. So if two processes take it at once, the process that wrote last keeps it. This also works on object stores
+that cannot refuse to create an object that already exists. Before every write and every line of the history the holder
+reads the lease again, and stops if another process holds it.
 
 The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between the
 check of the lease and the write. Such a late write does no harm: files are whole objects, and their bytes do not depend
@@ -51,7 +51,7 @@ class _Holder:
     """A random value that only one process knows. A process that reads back its own value holds the lease."""
     host: str
     since: str
-    """When the lease was first taken: ISO 8601, UTC."""
+    """When this holder took the lease: ISO 8601, UTC."""
     expires: str
     """When the lease expires unless it is renewed: ISO 8601, UTC."""
 

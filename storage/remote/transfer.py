@@ -1,9 +1,10 @@
 """Copy whole folders to and from an object store. Datasets need this, since they are read from a local path.
 
-A folder has no list of the digests of its files, so a copy is identified by the object store's listing: names, sizes,
-and the store's own tags or times. A changed folder is fetched again. The copy of an unchanged folder is hashed and used
-again. Whoever reads the copy checks its content: every dataset holds the digests of its arrays. Copies
-of folders do not count towards the cache's limit, since a process may be reading them. Copies not used for `KEEP_DAYS`
+At the URL there is no list with the sha256 of every file. So a copy is identified by the object store's listing: names,
+sizes, and the store's own tags or times. A folder with another listing is fetched again. If the listing is the same,
+the files of the copy are hashed, and the copy is used if they have not changed since they were fetched. This does not
+show whether the right bytes were fetched. Readers check that: every dataset holds the digests of its arrays. Copies of
+folders do not count towards the cache's limit, since a process may be reading them. Copies not used for `KEEP_DAYS`
 days are removed.
 """
 

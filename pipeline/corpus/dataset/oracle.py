@@ -5,8 +5,8 @@ actions are SHIFT, which generates ``<eos>`` as TOP's last child, and REDUCE. So
 SHIFTs, one per position.
 
 Actions are integers: SHIFT is 0, REDUCE is 1, NT of label i is 2 + i. Label 0 is TOP. A phrase is (label, first token,
-one past the last token). As in ``trees``, phrases are in the order in which they open, but their labels are
-numbers.
+one past the last token). TOP's phrase is (0, 0, n), without ``<eos>``. As in the module ``trees``, phrases are in the
+order in which they open, but here their labels are numbers.
 """
 
 from collections.abc import Iterable, Sequence

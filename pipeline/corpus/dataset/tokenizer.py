@@ -10,11 +10,12 @@ Other programs that read the file decode each token with its space, so for them 
 space. Here, ``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it
 exactly. Files of older versions put a space before every text, and their decoder removes it. They are read as they are.
 
-``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer`` uses the file's
-template for pairs of texts to record which entries serve as ``<bos>`` and ``<eos>``. The special tokens are entries of
-the vocabulary, but they are not listed as "added tokens", because the library searches each text for added tokens. The
-library would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text.
-``export`` lists the special tokens as added tokens, because other programs write them into their input on purpose.
+``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer``, which converts a
+tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. It does so in the file's
+template for pairs of texts, which no command uses otherwise. The special tokens are entries of the vocabulary, but they
+are not listed as "added tokens", because the library searches each text for added tokens. The library would turn the
+string ``<eos>`` in a text into the special token, and decoding could not restore the text. ``export`` lists the special
+tokens as added tokens, because other programs write them into their input on purpose.
 """
 
 import json
@@ -40,8 +41,8 @@ SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
 MIN_VOCAB_SIZE: Final = len(SPECIAL_TOKENS) + 256
 SPLIT_PATTERN: Final = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
 TWO_LEADING_SPACES: Final = r"(?<![\s\S])  "
-"""Matches only at the start of a text. ``^`` would also match after a line end. The pattern for the start of a text in
-other languages (backslash A) is not valid in JavaScript, where transformers.js reads the same file."""
+"""Matches only at the start of a text. ``^`` would also match after a line end. Backslash A, which other kinds of
+regular expressions have for the start, is not valid in JavaScript, where transformers.js reads the same file."""
 
 _LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 _BYTE_OF_LETTER = {letter: ord(letter) for letter in _LETTERS if ord(letter) < 256}

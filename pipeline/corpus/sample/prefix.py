@@ -9,12 +9,13 @@ and Lafferty 1991). It is computed from left to right (Stolcke 1995), over symbo
     p(x_1 ... x_n end) = beta(start, 0, n)
 
 e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and expand next a symbol C that a
-rule A -> B C has introduced. c_n[A] extends this to every symbol A that is expanded next: to C, to the first symbol of
-a rule of C, to the first symbol of a rule of that symbol. (I - L)^-1 = I + L + L^2 + ... sums over all these chains of
-first symbols, so left recursion is allowed. beta is the inside probability, from the chart of ``inside``.
+rule A -> B C has introduced. c_n[A] is the same for any symbol A that can be expanded next: C itself, the first symbol
+of a rule of C, the first symbol of a rule of that symbol, and so on. (I - L)^-1 = I + L + L^2 + ... sums over all these
+chains of first symbols, so left recursion is allowed. beta is the inside probability, from the chart of ``inside``.
 
 The sentences of a batch advance together. At each position one matrix product takes the e_n of all sentences to their
-c_n and to the next words. Each e_n is divided by its sum, whose log is kept, so long sentences do not underflow.
+c_n and to the next words. Each c_n is divided by the total probability of all next words and of the end, and the log
+of this total is kept, so long sentences do not underflow.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ class NextWords:
         """Return the distribution over the next word after every prefix of every sentence, and after the branches.
 
         Args:
-            sentences: Terminal strings. Each has a word, and no word is unknown.
+            sentences: Strings of one or more words, all of them in ``words``.
             branches: Prefixes that depart from one of these sentences.
 
         Returns:
@@ -144,7 +145,7 @@ class NextWords:
         log_sums: Floats,
         before: Floats,
     ) -> Floats:
-        """Return e_n of the reached strings, relative to the sum that is kept for the prefix one word shorter."""
+        """Return e_n of the reached strings, divided by the totals kept (as logs) for the prefixes one word shorter."""
         strings, begins, symbols, values = items
         local, sources = np.searchsorted(reached, strings), base[strings] + begins
         values = values * np.exp(log_sums[sources] - before[local])
@@ -185,22 +186,22 @@ class _ByEnd:
     columns: tuple[Ints, Ints, Ints, Floats]
     """String, number of words before the span, symbol and inside probability of each item."""
     prefixes: list[tuple[Ints, Floats]]
-    """For each number of words from 1: the strings whose first words the start symbol generates, ascending, and the
-    inside probabilities."""
+    """Entry n - 1 is for n words: the strings, ascending, whose first n words are a complete sentence of the grammar,
+    and the inside probabilities of these words under the start symbol."""
 
     def at(self, end: int) -> tuple[Ints, Ints, Ints, Floats]:
-        """Return the items that end after ``end`` words."""
+        """Return the items whose last word is word number ``end`` of the string, counted from 1."""
         at = slice(self.bounds[end], self.bounds[end + 1])
         strings, begins, symbols, values = self.columns
         return strings[at], begins[at], symbols[at], values[at]
 
     def whole(self, end: int) -> tuple[Ints, Floats]:
-        """Return the strings whose first ``end`` words the start symbol generates, and the inside probabilities."""
+        """Return the entry of ``prefixes`` for ``end`` words."""
         return self.prefixes[end - 1]
 
 
 def _by_end(chart: Chart, is_branch: NDArray[np.bool_]) -> _ByEnd:
-    """Order the items of a chart. A branch has only the items that end after its last word."""
+    """Order the items of a chart. Of a branch, keep only the items that include its last word."""
     widths = np.repeat(np.arange(1, len(chart.lefts) + 1), [len(items.positions) for items in chart.lefts])
     positions, symbols = (
         np.concatenate([getattr(items, name) for items in chart.lefts]) for name in ("positions", "symbols")

@@ -17,7 +17,7 @@ class Draft:
     text: str
     speaker: str = ""
     dropped: str = ""
-    """The reason for which the line is dropped as not language. Empty if the line is kept."""
+    """Why the line is dropped, for example because it is a page number. Empty if the line is kept."""
     repaired: list[str] = field(default_factory=list)
     """The reasons for all changes of the line, without repetitions."""
 
@@ -35,7 +35,7 @@ class Draft:
             self.replace(pattern, replacement, reason)
 
     def cut(self, pattern: re.Pattern[str], reason: str) -> None:
-        """Remove every match of the pattern. If no word is left, drop the line for this reason."""
+        """Remove every match of the pattern. If this removes the line's last words, drop the line for ``reason``."""
         text = pattern.sub(" ", self.text)
         if not self.dropped and has_word(self.text) and not has_word(text):
             self.dropped = reason

@@ -21,11 +21,11 @@ one token are left out. ``num_without_spans`` counts the sentences where g_m is 
 
 A sentence without a parse has no predicted bracket. It lowers recall, is not an exact match, and its sentence F1 is 0.
 
-These are not the usual metrics of the Penn Treebank, which EVALB computes with COLLINS.prm; ``evalb`` has those. EVALB
-removes words tagged as punctuation (comma, colon, quotes, full stop) before it counts spans. It lets ADVP match PRT,
-counts over words, and leaves out sentences that it cannot read. Here nothing is removed, a label matches only itself,
-and all sentences count. The spans here are over tokens in place of words. The number of gold brackets stays the same,
-but a predicted bracket can end inside a word.
+The usual metrics of the Penn Treebank differ. The program EVALB computes those with COLLINS.prm; in this package, the
+module ``evalb`` does. EVALB removes words tagged as punctuation (comma, colon, quotes, full stop) before it counts
+spans. It lets ADVP match PRT, counts over words, and leaves out sentences that it cannot read. Here nothing is removed,
+a label matches only itself, and all sentences count. The spans here are over tokens in place of words. The number of
+gold brackets stays the same, but a predicted bracket can end inside a word.
 
 Do not compare the values for two treebanks, for annotated trees and a parser's trees, or for labelled and binary
 trees. The annotation decides how many brackets a sentence has, and so how easy they are to predict. For example, a

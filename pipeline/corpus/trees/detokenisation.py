@@ -312,8 +312,8 @@ def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -
 
     Quotes that a treebank spells as `` `` `` or ``''`` show their side. Any other ``"`` may be on either side, and so
     may a ``'`` that is tagged as a quote. Such a quote opens if it is the first word and closes if it is the last word.
-    If the sentence has an even number of these quotes, the others open and close by turns. If the number is odd, the
-    others keep their tags, or open and close by turns if they are not tagged as quotes.
+    If the sentence has an even number of these quotes, the others open and close by turns. If the number is odd, each
+    of the others keeps its tag if that is the tag of an opening or closing quote, and opens or closes by turns if not.
     """
     found = [word if word in (OPENING, CLOSING) else tag for word, tag in zip(words, tags, strict=True)]
     for quote in ('"', "'"):

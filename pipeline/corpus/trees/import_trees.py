@@ -64,8 +64,8 @@ def import_trees(
         in a dialect other than the Penn Treebank's; ``lines_left_out``: how many lines of the files belong to no tree.
 
     Raises:
-        ConfigError: If there are not as many texts or files of names as sources, options do not go together, or an
-            output would replace an input.
+        ConfigError: If texts, or files of document names, are given but not one for each source; if options do not go
+            together; or if an output would replace an input.
         InputError: If an input is malformed (the message names the file and, if possible, the line), or if no sentence
             is left.
         StoreError: If the files cannot be written.

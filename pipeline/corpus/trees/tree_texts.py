@@ -5,7 +5,7 @@ A text has one of three forms:
     lines            one sentence per line, one line for each tree
     CoNLL-U          the comments ``# text = ...`` of a .conllu file, one for each tree
     running text     the Penn Treebank's raw files: ``.START``, then paragraphs. A line may hold several sentences, and
-                     a sentence several lines. The words of the trees show where each sentence ends.
+                     a sentence may span several lines. The words of the trees show where each sentence ends.
 """
 
 import re
@@ -57,7 +57,8 @@ def find_text(stem: Path, folder: Path) -> Path:
 def read_tree_texts(path: Path, on_error: OnError) -> Iterator[tuple[int, str | None]]:
     """Yield the line number and the normalised text of each sentence of a file of lines, or of CoNLL-U.
 
-    If ``on_error`` is "skip", the text of a line that is not UTF-8 or is too long is None.
+    The text is None for a line that is not UTF-8 (if ``on_error`` is "skip"), and in a file of lines also for a line
+    that is too long.
 
     Raises:
         InputError: As ``read_lines``; and if ``on_error`` is "stop", at the first line that is not UTF-8.

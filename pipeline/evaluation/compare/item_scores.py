@@ -4,7 +4,8 @@
     SyntaxGym        1 if every prediction of the item is true; else 0    groups: suites
     perplexity       -log p of a sentence and its <eos>, in nats          no groups
 
-The rows must add up to the counts and sums of their result. A tie is never right.
+A result is the file of an evaluation, with counts and sums. The rows next to it must add up to them. A tie is never
+right.
 """
 
 import math
@@ -34,8 +35,8 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""The nats that two results give to a sentence count as equal if they differ by at most ROUNDING times their size plus
-ROUNDING nats. The total of the rows may differ from that of the result by ROUNDING times its size. float32 has seven
+"""Two results agree on the nats of a sentence if the two numbers differ by at most ROUNDING times the number, plus
+ROUNDING nats. The sum over the rows may differ from the sum in the result by ROUNDING times this sum. float32 has seven
 digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six decimals. The nats that
 two models give to a sentence differ by far more than one part in 100,000."""
 
@@ -96,7 +97,7 @@ class ItemScores:
 
     @property
     def units(self) -> NDArray[np.float64]:
-        """``[U]`` float64: the numbers whose mean is the overall value, one for each unit that ``significance`` tests.
+        """``[U]`` float64: the numbers whose mean is the overall value. The module ``significance`` tests them.
 
         For outcomes, these are the accuracies of the groups, so every paradigm or suite has the same weight. For a
         perplexity, they are the nats of each sentence over the mean number of tokens, words or bytes per sentence.
@@ -222,7 +223,7 @@ def outcomes(result: PairResult | SuiteResult) -> ItemScores:
 
 
 def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator[ItemScores]:
-    """Yield the scores of each distribution. The floor is left out because no model produced it."""
+    """Yield the scores of each distribution except the floor, which is p(x) of the grammar and not of a model."""
     figures = {name: figure for name, figure in result.figures.items() if name != FLOOR}
     nats: dict[str, list[float]] = {name: [] for name in figures}
     for log_probs in read_sentence_rows(result.rows, remedy=result.remedy):
@@ -265,7 +266,7 @@ def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator
 
 
 def _check_sum(result: LoadedResult[Any], name: str, found: float, expected: float, *, tolerance: float = 0) -> None:
-    """Check that a count or sum over the rows is the one in the result. It is not if, for example, rows are missing."""
+    """Check that a count or sum over the rows equals the one in the result. They differ if, say, rows are missing."""
     if not math.isclose(found, expected, rel_tol=tolerance):
         raise InputError(
             f"{result.rows}: {name} {found:,.10g}, but {result.path.name} has {expected:,.10g}; {result.remedy}"

@@ -44,14 +44,15 @@ class RunRecord:
     results: RunResults
     """The results of the best checkpoint."""
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
-    """Perplexities by title of the split, then by distribution. Runs that ``read_runs`` reads together have the same
-    title only for the same text."""
+    """Perplexities by title of the split, then by distribution. In all runs of one call of ``read_runs``, a title
+    stands for the same text."""
     splits: Mapping[str, PerplexityResult]
     """The result for each split, by title. If a split has several, the result with the most distributions."""
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
-    """A sentence for each thing that is missing, repeated or damaged. If a command makes it, the sentence names it."""
+    """A sentence for each thing that is missing, repeated or damaged. If a command can make the thing, the sentence
+    names this command."""
 
     @property
     def has_dump(self) -> bool:

@@ -2,8 +2,8 @@
 
 Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
 the fingerprints of dataset, tokenizer, dump and initial weights, and every option that is not in ``_LEARNS_NOTHING``.
-So an unknown option counts as well, because it is safer to separate runs than to mix them. Without a dump, the options
-of distillation (alpha, temperature and so on) have no effect and do not count.
+An option that this module does not know counts as well: it is safer to separate runs than to mix them. Without a dump,
+the options of distillation (alpha, temperature and so on) have no effect and do not count.
 
 Two dumps are the same if their manifests, which have the sha256 of every file of a dump, are the same. There is one
 exception: different dumps can count as replicates, and then their runs stay in one group. The conditions are that each
